@@ -1,0 +1,1 @@
+"""The data plane of ThreadCluster: one process that owns shards of chat threads and serves them over HTTP."""

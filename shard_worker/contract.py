@@ -1,0 +1,167 @@
+"""What crosses a boundary between workers, and between a worker and the operator: one vocabulary, no behaviour.
+
+The gateway asks, the owner of the shard answers; whether a frame lies between the two is invisible here.  The answers
+that mean "not now" say exactly what is known about storage: `Unavailable` means nothing was stored, unless its code is
+``outcome-unknown``.
+"""
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+from shard_worker.domain.commands import Command
+from shard_worker.domain.ids import AccountId, MessageId, ThreadId
+from shard_worker.domain.refusals import Refusal
+
+
+class CommandRequest(Struct, frozen=True, gc=False, tag="command", array_like=True):
+    """One command on its way to the owner of its shard.
+
+    ``command_id`` is 16 random bytes minted by the gateway; ``key_hash`` is the first 16 bytes of
+    SHA-256(account id ``:`` Idempotency-Key), None without a key; ``body_hash`` is 16 bytes over the path and the JSON
+    body without ``createAt``, None without a key.
+    """
+
+    command: Command
+    command_id: bytes
+    key_hash: bytes | None = None
+    body_hash: bytes | None = None
+
+
+class ReadThread(Struct, frozen=True, gc=False, tag="read-thread", array_like=True):
+    """Ask for a thread's own fields."""
+
+    thread_id: ThreadId
+    account_id: AccountId
+    min_sequence_nr: int = 0
+
+
+class ExistsThread(Struct, frozen=True, gc=False, tag="exists-thread", array_like=True):
+    """Ask whether a thread exists, is not destroyed and is readable by the caller."""
+
+    thread_id: ThreadId
+    account_id: AccountId
+
+
+class GetAdministratorIds(Struct, frozen=True, gc=False, tag="get-administrators", array_like=True):
+    """Ask for a page of administrators, in the order of their ids, those after ``after`` when given."""
+
+    thread_id: ThreadId
+    account_id: AccountId
+    limit: int
+    offset: int = 0
+    after: AccountId | None = None
+    min_sequence_nr: int = 0
+
+
+class GetMemberIds(Struct, frozen=True, gc=False, tag="get-members", array_like=True):
+    """Ask for a page of members (the members alone), in the order of their ids, those after ``after`` when given."""
+
+    thread_id: ThreadId
+    account_id: AccountId
+    limit: int
+    offset: int = 0
+    after: AccountId | None = None
+    min_sequence_nr: int = 0
+
+
+class GetMessages(Struct, frozen=True, gc=False, tag="get-messages", array_like=True):
+    """Ask for a page of live messages, oldest first, those after the position (sequence number, index) ``after``."""
+
+    thread_id: ThreadId
+    account_id: AccountId
+    limit: int
+    offset: int = 0
+    after: tuple[int, int] | None = None
+    min_sequence_nr: int = 0
+
+
+Query = ReadThread | ExistsThread | GetAdministratorIds | GetMemberIds | GetMessages
+Request = CommandRequest | Query
+
+
+class Done(Struct, frozen=True, gc=False, tag="done", array_like=True):
+    """The command holds; all it was decided on is durable.  ``message_ids`` are those added, or really removed."""
+
+    sequence_nr: int
+    message_ids: tuple[MessageId, ...] = ()
+
+
+class ThreadView(Struct, frozen=True, gc=False, tag="thread", array_like=True):
+    """A thread's own fields; instants in epoch milliseconds of the server's clock."""
+
+    thread_id: ThreadId
+    creator_id: AccountId
+    parent_thread_id: ThreadId | None
+    title: str | None
+    remarks: str | None
+    created_at: int
+    updated_at: int
+    sequence_nr: int
+
+
+class Existence(Struct, frozen=True, gc=False, tag="existence", array_like=True):
+    """The answer to `ExistsThread`."""
+
+    exists: bool
+
+
+class AccountIdPage(Struct, frozen=True, gc=False, tag="accounts", array_like=True):
+    """A page of account ids; ``more`` is True when the list goes on after the last."""
+
+    account_ids: tuple[AccountId, ...]
+    more: bool
+
+
+class MessageView(Struct, frozen=True, gc=False, array_like=True):
+    """One live message; ``(sequence_nr, index)`` is its place in the thread."""
+
+    message_id: MessageId
+    sender_id: AccountId
+    text: str | None
+    reply_message_id: MessageId | None
+    to_account_ids: tuple[AccountId, ...]
+    created_at: int
+    updated_at: int
+    sequence_nr: int
+    index: int
+
+
+class MessagePage(Struct, frozen=True, gc=False, tag="messages", array_like=True):
+    """A page of live messages; ``more`` is True when the list goes on after the last."""
+
+    messages: tuple[MessageView, ...]
+    more: bool
+
+
+class UnavailableCode(StrEnum):
+    """Why a shard's owner cannot be had, or cannot say."""
+
+    SHARD_UNAVAILABLE = "shard-unavailable"
+    OVERLOADED = "overloaded"
+    LEAVING = "leaving"
+    THREAD_POISONED = "thread-poisoned"
+    """The thread's history cannot be read by this release; its neighbours are not concerned."""
+    OUTCOME_UNKNOWN = "outcome-unknown"
+    READ_MODEL_BEHIND = "read-model-behind"
+
+
+class Unavailable(Struct, frozen=True, gc=False, tag="unavailable", array_like=True):
+    """Not now.  Nothing was stored, unless ``code`` is ``outcome-unknown``."""
+
+    code: UnavailableCode
+    detail: str
+    retry_after_s: float = 1.0
+
+
+class Moved(Struct, frozen=True, gc=False, tag="moved", array_like=True):
+    """Not here, and nothing was admitted: the shard's owner is another, at this epoch as far as the sender knows."""
+
+    owner: str | None
+    epoch: int
+
+
+Answer = Done | ThreadView | Existence | AccountIdPage | MessagePage | Refusal | Unavailable
+"""What a gateway gets for a `Request`."""
+OwnerAnswer = Answer | Moved
+"""What the owner of a shard gives, or the worker that was taken for it."""

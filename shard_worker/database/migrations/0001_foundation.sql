@@ -1,0 +1,91 @@
+-- The journal, the ownership of shards, and what the workers know of each other.
+-- Additive only: a later migration may add, never change the meaning of what stands here.
+
+CREATE TABLE meta (
+    singleton      boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    cluster_id     text    NOT NULL,
+    shards         integer NOT NULL CHECK (shards BETWEEN 1 AND 4096)
+);
+
+CREATE TABLE worker (
+    id             text    PRIMARY KEY,
+    incarnation    text    NOT NULL,
+    attempt        integer NOT NULL DEFAULT 0,   -- the lock's key is (incarnation, attempt)
+    host           text    NOT NULL,
+    public_port    integer NOT NULL,
+    management_port integer NOT NULL,
+    beat           bigint  NOT NULL DEFAULT 0,
+    fenced         boolean NOT NULL DEFAULT false,
+    leaving        boolean NOT NULL DEFAULT false,
+    cordoned       boolean NOT NULL DEFAULT false,
+    capabilities   jsonb   NOT NULL DEFAULT '{}'
+) WITH (fillfactor = 50);
+
+-- Only append and ownership statements lock these rows; what the planner writes lives in shard_target.
+CREATE TABLE shard (
+    id             integer PRIMARY KEY,
+    epoch          bigint  NOT NULL DEFAULT 0,
+    owner          text,
+    incarnation    text,
+    database       smallint NOT NULL DEFAULT 0,
+    changed_at     timestamptz NOT NULL DEFAULT now(),
+    CHECK ((owner IS NULL) = (incarnation IS NULL))
+) WITH (fillfactor = 50);
+
+CREATE TABLE shard_target (
+    shard_id       integer PRIMARY KEY REFERENCES shard (id),
+    target         text,
+    reason         text    NOT NULL DEFAULT '',
+    plan_version   bigint  NOT NULL DEFAULT 0
+);
+
+CREATE TABLE plan (
+    singleton      boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    version        bigint  NOT NULL DEFAULT 0,
+    hash           text    NOT NULL DEFAULT '',
+    made_at        timestamptz NOT NULL DEFAULT now()
+);
+
+-- One row a claim: with the journal it proves one owner an epoch.
+CREATE TABLE shard_epoch (
+    shard_id       integer NOT NULL REFERENCES shard (id),
+    epoch          bigint  NOT NULL,
+    worker         text,
+    incarnation    text,
+    from_seq       bigint,
+    claimed_at     timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (shard_id, epoch)
+);
+
+CREATE TABLE journal (
+    shard_id       integer  NOT NULL,
+    shard_seq      bigint   NOT NULL CHECK (shard_seq > 0),
+    thread_id      uuid     NOT NULL,
+    seq_nr         bigint   NOT NULL CHECK (seq_nr > 0),
+    event_type     smallint NOT NULL,
+    event_version  smallint NOT NULL,
+    payload        bytea    NOT NULL,
+    metadata       bytea    NOT NULL,
+    key_hash       bytea    CHECK (octet_length(key_hash) = 16),
+    body_hash      bytea    CHECK (octet_length(body_hash) = 16),
+    epoch          bigint   NOT NULL,
+    written_at     timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (shard_id, thread_id, seq_nr),
+    CHECK ((key_hash IS NULL) = (body_hash IS NULL))
+) WITH (
+    autovacuum_vacuum_insert_threshold = 100000,
+    autovacuum_vacuum_insert_scale_factor = 0.05,
+    autovacuum_freeze_min_age = 0
+);
+CREATE UNIQUE INDEX journal_shard_seq ON journal (shard_id, shard_seq);
+CREATE UNIQUE INDEX journal_key ON journal (shard_id, thread_id, key_hash) WHERE key_hash IS NOT NULL;
+
+-- A cache of the fold; thrown away when state_version is not the reader's.
+CREATE TABLE snapshot (
+    shard_id       integer NOT NULL,
+    thread_id      uuid    NOT NULL,
+    seq_nr         bigint  NOT NULL,
+    state_version  smallint NOT NULL,
+    state          bytea   NOT NULL,
+    PRIMARY KEY (shard_id, thread_id)
+);
