@@ -1,0 +1,85 @@
+"""What all actors of a worker share: the bounds they keep, the clock, and the rooms below them as they see them."""
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+from uuid import UUID
+
+from shard_worker.domain.events import Event
+from shard_worker.domain.ids import ShardId, ThreadId
+from shard_worker.domain.limits import Limits
+from shard_worker.journal.keys import StoredKey
+from shard_worker.journal.replay import Poisoned, Recovered
+
+
+class Load(Protocol):
+    """Read a thread's history; see `shard_worker.journal.replay.Loader`."""
+
+    def __call__(self, shard_id: ShardId, thread_id: ThreadId) -> Awaitable[Recovered | Poisoned]: ...
+
+
+class LookUpKey(Protocol):
+    """Find the event that was stored with an idempotency key; see `shard_worker.journal.keys`."""
+
+    def __call__(self, shard_id: ShardId, thread_uuid: UUID, key_hash: bytes) -> Awaitable[StoredKey | None]: ...
+
+
+class ReadEvents(Protocol):
+    """Read events of one thread by their sequence numbers; see `shard_worker.journal.replay`."""
+
+    def __call__(self, shard_id: ShardId, thread_uuid: UUID, seq_nrs: Sequence[int]) -> Awaitable[dict[int, Event]]: ...
+
+
+class SaveSnapshot(Protocol):
+    """Keep a snapshot, some time, or drop it; see `shard_worker.journal.snapshots`."""
+
+    def __call__(self, shard_id: ShardId, thread_uuid: UUID, seq_nr: int, state: bytes) -> None: ...
+
+
+class Environment:
+    """Shared by all shards and actors of one worker; ``admitted`` counts the events on their way to the journal."""
+
+    __slots__ = (
+        "admitted",
+        "limits",
+        "load",
+        "look_up_key",
+        "max_pending_per_thread",
+        "max_pending_total",
+        "memory_reads_allowed",
+        "read_events",
+        "save_snapshot",
+        "snapshot_every_events",
+    )
+
+    def __init__(
+        self,
+        *,
+        load: Load,
+        look_up_key: LookUpKey,
+        read_events: ReadEvents,
+        save_snapshot: SaveSnapshot,
+        memory_reads_allowed: Callable[[], bool],
+        limits: Limits,
+        max_pending_per_thread: int,
+        max_pending_total: int,
+        snapshot_every_events: int,
+    ) -> None:
+        self.load = load
+        self.look_up_key = look_up_key
+        self.read_events = read_events
+        self.save_snapshot = save_snapshot
+        self.memory_reads_allowed = memory_reads_allowed
+        self.limits = limits
+        self.max_pending_per_thread = max_pending_per_thread
+        self.max_pending_total = max_pending_total
+        self.snapshot_every_events = snapshot_every_events
+        self.admitted = 0
+
+    def now_ms(self) -> int:
+        """The server's clock, epoch milliseconds."""
+        return time.time_ns() // 1_000_000
+
+    def may_admit(self) -> bool:
+        """Whether one more event may be on its way to the journal."""
+        return self.admitted < self.max_pending_total

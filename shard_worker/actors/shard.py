@@ -1,0 +1,242 @@
+"""One owned shard: its resident threads, its stream into the journal, and whether it serves.
+
+A shard admits only while it serves.  While an append's outcome is unknown it holds what comes; while it is being
+released it holds what comes and sends it on once the shard is gone.  What is held was not admitted, so it may always
+be asked elsewhere.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine
+from enum import Enum, auto
+from typing import Final
+
+import asyncpg
+
+from shard_worker.actors.ask import Ask
+from shard_worker.actors.environment import Environment
+from shard_worker.actors.reads import NeedsTexts
+from shard_worker.actors.residents import Residents
+from shard_worker.actors.thread_actor import OVERLOADED, ThreadActor
+from shard_worker.contract import Done
+from shard_worker.domain.decide import message_ids_of
+from shard_worker.domain.ids import ShardId, ThreadId
+from shard_worker.journal.appender import Appender
+from shard_worker.journal.replay import Poisoned
+from shard_worker.journal.stream import Row
+
+log = logging.getLogger(__name__)
+
+_RETRY_S: Final = 0.1
+_HELD_MOST: Final = 10_000
+
+
+class ShardState(Enum):
+    """What a shard does with an ask."""
+
+    SERVING = auto()
+    SUSPENDED = auto()
+    RELEASING = auto()
+    GONE = auto()
+
+
+class Shard:
+    """One owned shard.  Implements `shard_worker.journal.stream.StreamHost`."""
+
+    def __init__(
+        self,
+        shard_id: ShardId,
+        epoch: int,
+        head: int,
+        *,
+        env: Environment,
+        appender: Appender,
+        residents: Residents,
+        on_lost: "Callable[[Shard], None]",
+    ) -> None:
+        self.shard_id = shard_id
+        self.env = env
+        self.state = ShardState.SERVING
+        self.commands = 0
+        self.actors: dict[ThreadId, ThreadActor] = {}
+        self._residents = residents
+        self._on_lost = on_lost
+        self._held: deque[Ask] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.stream = appender.open(shard_id, epoch, head, self)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch this shard is owned at; an unknown outcome raises it."""
+        return self.stream.epoch
+
+    def take(self, ask: Ask, thread_id: ThreadId) -> None:
+        """Decide an ask of one of this shard's threads, now or when it can be."""
+        if self.state is not ShardState.SERVING:
+            self.hold(ask)
+            return
+        self.commands += 1
+        actor = self.actors.get(thread_id)
+        if actor is None:
+            if not self._residents.make_room():
+                ask.answer(OVERLOADED)
+                return
+            actor = ThreadActor(thread_id, self)
+            self.actors[thread_id] = actor
+            self._residents.add(actor)
+            self.load(actor)
+        else:
+            self._residents.touch(actor)
+        actor.take(ask)
+
+    def hold(self, ask: Ask) -> None:
+        """Keep an ask that must not be decided now; nothing of it is stored."""
+        if self.state is ShardState.GONE:
+            ask.not_here(None, self.epoch)
+        elif len(self._held) >= _HELD_MOST:
+            ask.answer(OVERLOADED)
+        else:
+            self._held.append(ask)
+
+    def retry_held(self) -> None:
+        """Decide what was held, when that is possible now."""
+        if self._held and self.state is ShardState.SERVING and self.env.memory_reads_allowed():
+            held, self._held = self._held, deque()
+            for ask in held:
+                if not ask.over:
+                    self.take(ask, _thread_of(ask))
+
+    def memory_reads_allowed(self) -> bool:
+        """Whether an answer may be given from memory alone, in this turn of the loop."""
+        return self.state is ShardState.SERVING and self.env.memory_reads_allowed()
+
+    def evict(self, actor: ThreadActor) -> None:
+        """Forget a resident thread that is not busy."""
+        del self.actors[actor.thread_id]
+
+    # --- the stream's host
+
+    def suspended(self) -> None:
+        if self.state is ShardState.SERVING:
+            self.state = ShardState.SUSPENDED
+
+    def resumed(self) -> None:
+        if self.state is ShardState.SUSPENDED:
+            self.state = ShardState.SERVING
+            self.retry_held()
+
+    def lost(self, in_flight: list[Row]) -> None:
+        """Another owner has the shard: everything still waiting was not stored, and is sent on."""
+        del in_flight  # their asks are known to their actors
+        self.close()
+        self._on_lost(self)
+
+    # --- leaving
+
+    async def drain(self) -> None:
+        """Stop admitting, and return when nothing is on its way to the journal.  Held asks stay held until `close`."""
+        if self.state is not ShardState.GONE:
+            self.state = ShardState.RELEASING
+        drained: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.stream.when_drained(lambda: drained.done() or drained.set_result(None))
+        await drained
+
+    def close(self) -> None:
+        """Forget everything; what waits is sent on to the next owner.
+
+        Rows at the server at this moment stay with their actors: the answer to their batch says what became of them.
+        """
+        self.state = ShardState.GONE
+        self.stream.close()
+        at_server = self.stream.in_flight > 0
+        for actor in self.actors.values():
+            self._residents.remove(actor)
+            if not (at_server and actor.pending):
+                actor.abandon(None, self.epoch)
+        if not at_server:
+            self.actors.clear()
+        for ask in self._held:
+            ask.not_here(None, self.epoch)
+        self._held.clear()
+        for task in self._tasks:
+            task.cancel()
+
+    # --- what takes a while
+
+    def load(self, actor: ThreadActor) -> None:
+        """Read an actor's history and hand it over; tried again for as long as somebody waits for it."""
+        self._spawn(self._load(actor), f"load-{actor.thread_id}")
+
+    async def _load(self, actor: ThreadActor) -> None:
+        while self.state is not ShardState.GONE:
+            try:
+                found = await self.env.load(self.shard_id, actor.thread_id)
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                log.warning("thread not loaded, trying again", extra={"shard": self.shard_id, "cause": repr(error)})
+                if all(ask.over for ask in actor.mailbox):
+                    actor.give_up_waiting()
+                    self.actors.pop(actor.thread_id, None)
+                    self._residents.remove(actor)
+                    return
+                await asyncio.sleep(_RETRY_S)
+                continue
+            if isinstance(found, Poisoned):
+                actor.poison(found.reason)
+            else:
+                actor.loaded(found.state, found.sequence_nr, found.snapshot_nr)
+            return
+
+    def look_up_key(self, actor: ThreadActor, ask: Ask, key_hash: bytes) -> None:
+        """Ask the journal for an idempotency key, then decide the ask afresh."""
+        self._spawn(self._look_up_key(actor, ask, key_hash), "look-up-key")
+
+    async def _look_up_key(self, actor: ThreadActor, ask: Ask, key_hash: bytes) -> None:
+        checked = (actor.keys, actor.sequence_nr)
+        while not ask.over:
+            try:
+                stored = await self.env.look_up_key(self.shard_id, actor.uuid, key_hash)
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                log.warning("key not looked up, trying again", extra={"shard": self.shard_id, "cause": repr(error)})
+                await asyncio.sleep(_RETRY_S)
+                continue
+            if stored is not None:
+                actor.key_found(ask, stored.body_hash, Done(stored.seq_nr, message_ids_of(stored.event)))
+            else:
+                ask.key_checked = checked
+                self.take(ask, actor.thread_id)
+            return
+
+    def fetch_texts(self, actor: ThreadActor, ask: Ask, needs: NeedsTexts) -> None:
+        """Fill a page of messages with their texts from the journal."""
+        self._spawn(self._fetch_texts(actor, ask, needs), "fetch-texts")
+
+    async def _fetch_texts(self, actor: ThreadActor, ask: Ask, needs: NeedsTexts) -> None:
+        while not ask.over:
+            try:
+                events = await self.env.read_events(self.shard_id, actor.uuid, needs.seq_nrs)
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                log.warning("texts not read, trying again", extra={"shard": self.shard_id, "cause": repr(error)})
+                await asyncio.sleep(_RETRY_S)
+                continue
+            ask.answer(needs.with_texts(events))
+            return
+
+    def save_snapshot(self, actor: ThreadActor, seq_nr: int, state: bytes) -> None:
+        """Keep a snapshot of durable state, some time."""
+        self.env.save_snapshot(self.shard_id, actor.uuid, seq_nr, state)
+
+    def _spawn(self, work: Coroutine[object, object, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a shard's task failed", exc_info=error, extra={"shard": self.shard_id, "task": task.get_name()})
+
+
+def _thread_of(ask: Ask) -> ThreadId:
+    request = ask.request
+    return request.command.thread_id if hasattr(request, "command") else request.thread_id

@@ -1,0 +1,432 @@
+"""The appender: one fenced statement for what all actors of a worker want stored at once.
+
+Group commit without linger: while one batch is at the server the next fills.  A worker has one to four *lanes*, each a
+connection of its own with at most one batch at the server; a shard is fixed to one lane, so its batches never
+overtake each other.  The statement locks those of the batch's shard rows that still carry this incarnation and epoch
+(``FOR SHARE … SKIP LOCKED``), inserts only their events and returns which it locked: returned means durable, not
+returned means not stored.  What the statement's failure means is decided in three ways:
+
+* the server refused it (an ERROR): nothing was stored; it is sent again shard by shard, then row by row, and only the
+  guilty row's writer hears of it;
+* the link broke, the watchdog ran out or the server was shutting down: nobody knows; `outcome` finds out;
+* a shard was not returned: its row is read again; ours still: in front of the queue again, else the shard is lost.
+
+The appender never interprets an event and never decides who owns a shard.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
+
+import asyncpg
+from asyncpg.prepared_stmt import PreparedStatement
+
+from shard_worker.domain.ids import ShardId
+from shard_worker.journal.outcome import Backend, BumpEpoch, OutcomeResolver, is_about_a_row, is_definite
+from shard_worker.journal.stream import Row, Stream, StreamHost, StreamState
+
+log = logging.getLogger(__name__)
+
+APPEND_SQL: Final = """
+WITH fence AS MATERIALIZED (
+    SELECT s.id, s.epoch
+      FROM unnest($1::int[], $2::bigint[]) AS b (id, epoch)
+      JOIN shard s ON s.id = b.id AND s.epoch = b.epoch
+     WHERE s.incarnation = $3
+       FOR SHARE OF s SKIP LOCKED
+), stored AS (
+    INSERT INTO journal (shard_id, shard_seq, thread_id, seq_nr, event_type, event_version,
+                         payload, metadata, key_hash, body_hash, epoch)
+    SELECT r.shard_id, r.shard_seq, r.thread_id, r.seq_nr, r.event_type, r.event_version,
+           r.payload, r.metadata, r.key_hash, r.body_hash, fence.epoch
+      FROM unnest($4::int[], $5::bigint[], $6::uuid[], $7::bigint[], $8::smallint[], $9::smallint[],
+                  $10::bytea[], $11::bytea[], $12::bytea[], $13::bytea[])
+           AS r (shard_id, shard_seq, thread_id, seq_nr, event_type, event_version,
+                 payload, metadata, key_hash, body_hash)
+      JOIN fence ON fence.id = r.shard_id
+)
+SELECT id FROM fence
+"""
+"""Parameters: shard ids and epochs of the batch, the incarnation, then the rows by column."""
+
+KEY_CONSTRAINT: Final = "journal_key"
+"""The unique index whose violation means that an idempotency key was used before."""
+
+_OWNERS_SQL: Final = "SELECT id, epoch, incarnation FROM shard WHERE id = ANY($1::int[])"
+_BACKEND_SQL: Final = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+_FIRST_BACK_OFF_S: Final = 0.005
+_LAST_BACK_OFF_S: Final = 0.1
+
+Part = tuple[Stream, list[Row]]
+"""The rows of one shard in a batch."""
+
+
+class AppendMetrics:
+    """What the appender counted since it started."""
+
+    __slots__ = ("batches", "events", "rejected", "seconds", "skipped", "unknown")
+
+    def __init__(self) -> None:
+        self.batches = 0
+        self.events = 0
+        self.rejected = 0
+        self.skipped = 0
+        self.unknown = 0
+        self.seconds = 0.0
+
+
+class Connect(Protocol):
+    """Open a checked connection, waiting for Postgres for as long as it takes."""
+
+    def __call__(self, purpose: str) -> Awaitable[asyncpg.Connection]: ...
+
+
+class Appender:
+    """All append lanes of one worker.  `open` a stream for each shard adopted; rows come in through the stream."""
+
+    def __init__(
+        self,
+        *,
+        connect: Connect,
+        bump_epoch: BumpEpoch,
+        incarnation: Callable[[], str],
+        lanes: int = 1,
+        batch_events: int = 512,
+        batch_bytes: int = 1 << 20,
+        watchdog_s: float = 2.0,
+    ) -> None:
+        self.metrics = AppendMetrics()
+        self._lanes = [
+            _Lane(
+                number,
+                connect=connect,
+                resolver=OutcomeResolver(connect=connect, bump_epoch=bump_epoch, incarnation=incarnation),
+                incarnation=incarnation,
+                batch_events=batch_events,
+                batch_bytes=batch_bytes,
+                watchdog_s=watchdog_s,
+                metrics=self.metrics,
+            )
+            for number in range(lanes)
+        ]
+
+    def open(self, shard_id: ShardId, epoch: int, head: int, host: StreamHost) -> Stream:
+        """A stream for a shard whose claim is acknowledged and whose head was read in a later statement."""
+        lane = self._lanes[shard_id % len(self._lanes)]
+        return Stream(shard_id, epoch, head, host, lane.schedule)
+
+    def start(self) -> None:
+        """Start the lanes; each connects when it first has something to do."""
+        for lane in self._lanes:
+            lane.start()
+
+    def fault(self) -> BaseException | None:
+        """Why a lane ended though it never should, or None."""
+        return next((fault for lane in self._lanes if (fault := lane.fault()) is not None), None)
+
+    async def close(self) -> None:
+        """Stop the lanes.  What is still queued is not sent; drain the streams first."""
+        for lane in self._lanes:
+            await lane.close()
+
+
+class _Lane:
+    """One append connection and the streams fixed to it."""
+
+    def __init__(
+        self,
+        number: int,
+        *,
+        connect: Connect,
+        resolver: OutcomeResolver,
+        incarnation: Callable[[], str],
+        batch_events: int,
+        batch_bytes: int,
+        watchdog_s: float,
+        metrics: AppendMetrics,
+    ) -> None:
+        self._name = f"append-{number}"
+        self._connect = connect
+        self._resolver = resolver
+        self._incarnation = incarnation
+        self._batch_events = batch_events
+        self._batch_bytes = batch_bytes
+        self._watchdog_s = watchdog_s
+        self._metrics = metrics
+        self._ready: deque[Stream] = deque()
+        self._wake: asyncio.Future[None] | None = None
+        self._connection: asyncpg.Connection | None = None
+        self._statement: PreparedStatement | None = None
+        self._backend: Backend | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name=self._name)
+
+    def fault(self) -> BaseException | None:
+        if self._task is None or not self._task.done() or self._task.cancelled():
+            return None
+        return self._task.exception()
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._resolver.close()
+        if self._connection is not None:
+            self._connection.terminate()
+
+    def schedule(self, stream: Stream) -> None:
+        stream.scheduled = True
+        self._ready.append(stream)
+        wake = self._wake
+        if wake is not None:
+            self._wake = None
+            if not wake.done():
+                wake.set_result(None)
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            if not self._ready:
+                self._wake = loop.create_future()
+                await self._wake
+            statement = self._statement
+            if statement is None:
+                # Before anything is taken: while Postgres is away rows stay queued, and nothing is unknown.
+                statement = await self._prepare()
+            batch = self._take()
+            if batch:
+                await self._commit(statement, batch)
+
+    async def _prepare(self) -> PreparedStatement:
+        """A connection with the statement prepared, however long it takes."""
+        pause_s = 0.05
+        while True:
+            connection = await self._connect(self._name)
+            try:
+                row = await connection.fetchrow(_BACKEND_SQL)
+                assert row is not None  # a backend always sees itself
+                statement = await connection.prepare(APPEND_SQL)
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                log.warning("append connection lost while being prepared", extra={"lane": self._name, "cause": repr(error)})
+                connection.terminate()
+                await asyncio.sleep(pause_s)
+                pause_s = min(1.0, pause_s * 2)
+                continue
+            self._connection = connection
+            self._backend = Backend(pid=row["pid"], started=row["backend_start"])
+            self._statement = statement
+            return statement
+
+    def _take(self) -> list[Part]:
+        """The next batch: the streams that are ready, in the order they became so, up to the caps."""
+        batch: list[Part] = []
+        events = 0
+        size = 0
+        while self._ready:
+            stream = self._ready.popleft()
+            stream.scheduled = False
+            if stream.state is not StreamState.OPEN:
+                continue
+            queue = stream.queue
+            rows: list[Row] = []
+            while queue and events < self._batch_events and (size < self._batch_bytes or not events):
+                row = queue.popleft()
+                rows.append(row)
+                events += 1
+                size += len(row.payload) + len(row.metadata)
+            if rows:
+                stream.in_flight = len(rows)
+                batch.append((stream, rows))
+            if queue:
+                stream.scheduled = True
+                self._ready.appendleft(stream)
+                break
+        return batch
+
+    async def _commit(self, statement: PreparedStatement, batch: list[Part]) -> None:
+        """Send one batch and act on what came of it.  Never raises but for cancellation and bugs."""
+        connection = self._connection
+        assert connection is not None  # set together with the statement
+        loop = asyncio.get_running_loop()
+        watchdog = loop.call_later(self._watchdog_s, connection.terminate)
+        began = loop.time()
+        try:
+            locked = await statement.fetch(*_columns(batch, self._incarnation()))
+        except asyncio.CancelledError:
+            connection.terminate()
+            raise
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+            watchdog.cancel()
+            if not is_definite(error) or connection.is_closed():
+                self._unknown(batch, error)
+            elif is_about_a_row(error):
+                await self._isolate(statement, batch, error)
+            else:
+                await self._pause(batch, error)
+            return
+        watchdog.cancel()
+        metrics = self._metrics
+        metrics.seconds += loop.time() - began
+        metrics.batches += 1
+        if len(locked) == len(batch):
+            for stream, rows in batch:
+                _settle(stream, rows)
+            metrics.events += sum([len(rows) for _, rows in batch])
+            return
+        durable = {record["id"] for record in locked}
+        skipped: list[Part] = []
+        for stream, rows in batch:
+            if stream.shard_id in durable:
+                _settle(stream, rows)
+                metrics.events += len(rows)
+            else:
+                skipped.append((stream, rows))
+        await self._ask_owner(skipped)
+
+    async def _ask_owner(self, skipped: list[Part]) -> None:
+        """Shards that were not locked: another transaction had the row for a moment, or another owner has the shard."""
+        self._metrics.skipped += len(skipped)
+        connection = self._connection
+        assert connection is not None  # a batch was just answered on it
+        incarnation = self._incarnation()
+        try:
+            records = await connection.fetch(
+                _OWNERS_SQL, [stream.shard_id for stream, _ in skipped], timeout=self._watchdog_s
+            )
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            # Nothing of these was stored, so nothing is unknown: on the next connection they are simply sent again.
+            self._disconnect(error)
+            for stream, rows in skipped:
+                _return(stream, rows)
+                stream.wake()
+            return
+        owners = {record["id"]: (record["epoch"], record["incarnation"]) for record in records}
+        loop = asyncio.get_running_loop()
+        for stream, rows in skipped:
+            if stream.state is StreamState.CLOSED or owners.get(stream.shard_id) != (stream.epoch, incarnation):
+                stream.in_flight = 0
+                stream.host.lost(rows)
+                continue
+            _return(stream, rows)
+            stream.back_off_s = min(_LAST_BACK_OFF_S, max(_FIRST_BACK_OFF_S, stream.back_off_s * 2))
+            stream.scheduled = True  # until the pause is over
+            loop.call_later(stream.back_off_s, self._reschedule, stream)
+
+    def _reschedule(self, stream: Stream) -> None:
+        stream.scheduled = False
+        stream.wake()
+
+    async def _isolate(self, statement: PreparedStatement, batch: list[Part], error: Exception) -> None:
+        """The server refused a batch and stored nothing: find the guilty row, and store the others."""
+        if len(batch) > 1:
+            for number, (stream, rows) in enumerate(batch):
+                if self._statement is not statement:  # the link broke meanwhile: the rest was never sent again
+                    for later, later_rows in batch[number:]:
+                        _return(later, later_rows)
+                        later.wake()
+                    return
+                await self._commit(statement, [(stream, rows)])
+            return
+        stream, rows = batch[0]
+        if len(rows) == 1:
+            row = rows[0]
+            self._metrics.rejected += 1
+            stream.in_flight = 0
+            if isinstance(error, asyncpg.UniqueViolationError) and error.constraint_name != KEY_CONSTRAINT:
+                # Our head or the actor's is behind the journal's: nothing in memory of this shard can be trusted.
+                log.critical("the journal is ahead of its owner", extra={"shard": stream.shard_id, "alarm": True})
+                stream.host.lost(rows)
+            else:
+                row.writer.rejected(row, error)
+            stream.settled()
+            stream.wake()
+            return
+        # One row at a time, in order.  A refused row's writer takes its later rows back from the queue by itself.
+        _return(stream, rows)
+        for row in rows:
+            if self._statement is not statement or stream.state is not StreamState.OPEN:
+                break
+            if not stream.queue or stream.queue[0] is not row:
+                continue  # withdrawn
+            stream.queue.popleft()
+            stream.in_flight = 1
+            await self._commit(statement, [(stream, [row])])
+        stream.wake()
+
+    async def _pause(self, batch: list[Part], error: Exception) -> None:
+        """The server refused for a reason of its own (disk full, read-only): nothing was stored; try again later."""
+        self._disconnect(error)
+        for stream, rows in batch:
+            _return(stream, rows)
+            stream.wake()
+        await asyncio.sleep(_LAST_BACK_OFF_S)
+
+    def _unknown(self, batch: list[Part], error: Exception) -> None:
+        """Nobody knows whether the batch was stored: its shards stand still until the resolver has found out."""
+        self._metrics.unknown += 1
+        backend = self._backend
+        assert backend is not None  # set together with the statement
+        self._disconnect(error)
+        for stream, _ in batch:
+            if stream.state is StreamState.OPEN:
+                stream.state = StreamState.UNKNOWN
+                stream.host.suspended()
+        self._resolver.resolve(backend, batch, error)
+
+    def _disconnect(self, error: Exception) -> None:
+        log.warning("append connection lost", extra={"lane": self._name, "cause": repr(error)})
+        if self._connection is not None:
+            self._connection.terminate()
+        self._connection = self._statement = self._backend = None
+
+
+def _settle(stream: Stream, rows: list[Row]) -> None:
+    """Durable: advance the head, then tell the writers in order."""
+    stream.head += len(rows)
+    stream.in_flight = 0
+    stream.back_off_s = 0.0
+    for row in rows:
+        row.writer.stored(row)
+    if stream.state is StreamState.CLOSED:
+        stream.host.lost([])  # what was queued behind these was not stored
+    stream.settled()
+
+
+def _return(stream: Stream, rows: list[Row]) -> None:
+    """Definitely not stored, and to be sent again: in front of what came since."""
+    stream.in_flight = 0
+    if stream.state is StreamState.CLOSED:
+        stream.host.lost(rows)
+    else:
+        stream.return_rows(rows)
+
+
+def _columns(batch: list[Part], incarnation: str) -> tuple[object, ...]:
+    """The statement's parameters; a row's ``shard_seq`` is allotted here, from the durable head."""
+    shard_ids: list[int] = []
+    sequence: list[int] = []
+    rows: list[Row] = []
+    for stream, part in batch:
+        count = len(part)
+        shard_ids += [stream.shard_id] * count
+        sequence += range(stream.head + 1, stream.head + 1 + count)
+        rows += part
+    return (
+        [stream.shard_id for stream, _ in batch],
+        [stream.epoch for stream, _ in batch],
+        incarnation,
+        shard_ids,
+        sequence,
+        [row.writer.uuid for row in rows],
+        [row.seq_nr for row in rows],
+        [row.event_type for row in rows],
+        [row.event_version for row in rows],
+        [row.payload for row in rows],
+        [row.metadata for row in rows],
+        [row.key_hash for row in rows],
+        [row.body_hash for row in rows],
+    )
