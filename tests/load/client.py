@@ -100,7 +100,7 @@ class Client:
             self._leave()
             if not lost.sent:
                 self._figures.unsend(operation)
-                return Attempt(Outcome.NOT_SENT, None, str(lost), {}, 0.0)
+                return Attempt(Outcome.NOT_SENT, None, str(lost), {}, 0.01)
             self._figures.lost(operation, f"lost: {lost}")
             return Attempt(Outcome.UNKNOWN, None, str(lost), {})
         except BaseException:

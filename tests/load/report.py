@@ -73,7 +73,7 @@ def draw(figures: Figures, title: str, path: Path) -> None:
         if any(series):
             over_time.step(range(len(series)), series, where="post", label=outcome, color=_COLOURS[outcome])
     over_time.set(xlabel="seconds since the start", ylabel="attempts a second", ylim=(0, None))
-    if figures.sent:
+    if any(figures.seconds.values()):
         over_time.legend()
     for name, found in sorted(figures.operations.items()):
         ordered = sorted(found.latencies_s)
@@ -82,6 +82,6 @@ def draw(figures: Figures, title: str, path: Path) -> None:
             latency.plot([percentile(ordered, f) * 1000 for f in fractions], fractions, label=name)
     latency.set(xscale="log", xlabel="latency, ms", ylabel="fraction of answers at most this long", ylim=(0, 1.01))
     latency.grid(True, which="both", alpha=0.25)
-    if figures.operations:
+    if any(found.latencies_s for found in figures.operations.values()):
         latency.legend()
     figure.savefig(path, dpi=120)
