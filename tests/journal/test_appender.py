@@ -1,0 +1,305 @@
+"""The fenced group commit, against a real Postgres."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from shard_worker.domain.ids import ShardId
+from shard_worker.journal.appender import Appender
+from shard_worker.journal.stream import Row, Stream, StreamState
+from tests.tcp_proxy import TcpProxy
+from tests.waiting import until
+
+INCARNATION = "01JZZZZZZZZZZZZZZZZZZZZZZZ"
+
+
+@dataclass
+class Scribe:
+    """A writer that remembers what it was told."""
+
+    uuid: UUID = field(default_factory=uuid4)
+    stored_rows: list[Row] = field(default_factory=list)
+    rejected_rows: list[tuple[Row, Exception]] = field(default_factory=list)
+    stream: Stream | None = None
+
+    def stored(self, row: Row) -> None:
+        self.stored_rows.append(row)
+
+    def rejected(self, row: Row, error: Exception) -> None:
+        self.rejected_rows.append((row, error))
+        assert self.stream is not None
+        self.stream.withdraw(self)
+
+
+@dataclass
+class Host:
+    """A shard that remembers what it was told."""
+
+    told: list[str] = field(default_factory=list)
+    stream: Stream | None = None
+
+    def suspended(self) -> None:
+        self.told.append("suspended")
+
+    def resumed(self) -> None:
+        self.told.append("resumed")
+
+    def lost(self, in_flight: list[Row]) -> None:
+        del in_flight
+        if "lost" not in self.told:
+            self.told.append("lost")
+        assert self.stream is not None
+        self.stream.close()
+
+
+def row_of(scribe: Scribe, seq_nr: int, key: bytes | None = None) -> Row:
+    """A row as an actor makes it."""
+    row = Row()
+    row.writer = scribe
+    row.seq_nr = seq_nr
+    row.event_type, row.event_version = 7, 1
+    row.payload, row.metadata = b'{"n":%d}' % seq_nr, b"{}"
+    row.key_hash = key
+    row.body_hash = None if key is None else b"b" * 16
+    return row
+
+
+async def bump(connection: asyncpg.Connection, shard_id: ShardId, epoch: int) -> int | None:
+    """Ownership's raise of an own epoch, in short."""
+    async with connection.transaction():
+        raised: int | None = await connection.fetchval(
+            "UPDATE shard SET epoch = epoch + 1 WHERE id = $1 AND epoch = $2 AND incarnation = $3 RETURNING epoch",
+            shard_id,
+            epoch,
+            INCARNATION,
+        )
+    return raised
+
+
+@dataclass
+class Bench:
+    """An appender with streams open on every shard of a fresh database."""
+
+    appender: Appender
+    streams: dict[int, Stream]
+    hosts: dict[int, Host]
+    admin: asyncpg.Connection
+
+    def scribe(self, shard: int) -> Scribe:
+        return Scribe(stream=self.streams[shard])
+
+    async def journal(self, shard: int) -> list[asyncpg.Record]:
+        return await self.admin.fetch("SELECT * FROM journal WHERE shard_id = $1 ORDER BY shard_seq", shard)
+
+    async def dense(self) -> bool:
+        bad = await self.admin.fetchval(
+            "SELECT count(*) FROM (SELECT shard_seq, row_number() OVER (PARTITION BY shard_id ORDER BY shard_seq) AS n"
+            " FROM journal) j WHERE shard_seq <> n"
+        )
+        return bool(bad == 0)
+
+
+@asynccontextmanager
+async def bench_on(dsn: str, through: str | None = None, **options: int | float) -> AsyncIterator[Bench]:
+    """Own every shard under INCARNATION, and append through ``through`` (a proxied DSN) when given."""
+    admin = await asyncpg.connect(dsn)
+    await admin.execute("UPDATE shard SET owner = 'w', incarnation = $1, epoch = epoch + 1", INCARNATION)
+    epochs = {record["id"]: record["epoch"] for record in await admin.fetch("SELECT id, epoch FROM shard")}
+
+    async def connect(purpose: str) -> asyncpg.Connection:
+        while True:
+            try:
+                return await asyncpg.connect(
+                    through or dsn,
+                    timeout=2,
+                    server_settings={"application_name": INCARNATION, "lock_timeout": "2000"},
+                )
+            except (OSError, TimeoutError, asyncpg.PostgresError):
+                await asyncio.sleep(0.02)
+
+    appender = Appender(connect=connect, bump_epoch=bump, incarnation=lambda: INCARNATION, **options)  # type: ignore[arg-type]  # bounds are numbers by name
+    hosts = {shard: Host() for shard in epochs}
+    streams = {shard: appender.open(ShardId(shard), epoch, 0, hosts[shard]) for shard, epoch in epochs.items()}
+    for shard, host in hosts.items():
+        host.stream = streams[shard]
+    appender.start()
+    try:
+        yield Bench(appender, streams, hosts, admin)
+    finally:
+        await appender.close()
+        await admin.close()
+
+
+async def test_what_gathers_while_a_batch_is_at_the_server_is_one_batch(dsn: str) -> None:
+    """A thousand rows submitted in one turn need three statements, not a thousand."""
+    async with bench_on(dsn) as bench:
+        scribes = [bench.scribe(n % 4) for n in range(1000)]
+        for n, scribe in enumerate(scribes):
+            bench.streams[n % 4].submit(row_of(scribe, 1))
+        await until(lambda: all(scribe.stored_rows for scribe in scribes))
+        assert bench.appender.metrics.batches <= 4
+        assert bench.appender.metrics.events == 1000
+        assert await bench.dense()
+
+
+async def test_an_owner_of_an_older_epoch_stores_nothing(dsn: str) -> None:
+    """Once another owner has the shard, the rows are given back as not stored and the shard is lost."""
+    async with bench_on(dsn) as bench:
+        await bench.admin.execute("UPDATE shard SET epoch = epoch + 1, owner = 'x', incarnation = 'other' WHERE id = 1")
+        mine, theirs = bench.scribe(0), bench.scribe(1)
+        bench.streams[0].submit(row_of(mine, 1))
+        bench.streams[1].submit(row_of(theirs, 1))
+        await until(lambda: "lost" in bench.hosts[1].told and bool(mine.stored_rows))
+        assert not theirs.stored_rows
+        assert await bench.journal(1) == []
+
+
+async def test_a_row_lock_held_by_another_delays_only_its_shard(dsn: str) -> None:
+    """A shard whose row is locked is skipped, the batch's others are stored, and it follows when the lock is gone."""
+    async with bench_on(dsn) as bench:
+        blocker = bench.admin.transaction()
+        await blocker.start()
+        await bench.admin.execute("UPDATE shard SET changed_at = now() WHERE id = 1")
+        held, free = bench.scribe(1), bench.scribe(0)
+        bench.streams[1].submit(row_of(held, 1))
+        bench.streams[0].submit(row_of(free, 1))
+        await until(lambda: bool(free.stored_rows))
+        assert not held.stored_rows
+        await blocker.rollback()
+        await until(lambda: bool(held.stored_rows))
+        assert bench.hosts[1].told == []
+
+
+async def test_a_used_key_is_rejected_alone(dsn: str) -> None:
+    """A repeated idempotency key discards its writer's rows; every other row of the batch is stored, densely."""
+    async with bench_on(dsn) as bench:
+        first = bench.scribe(0)
+        bench.streams[0].submit(row_of(first, 1, b"k" * 16))
+        await until(lambda: bool(first.stored_rows))
+        neighbours = [bench.scribe(n % 4) for n in range(40)]
+        for n, scribe in enumerate(neighbours[:20]):
+            bench.streams[n % 4].submit(row_of(scribe, 1))
+        bench.streams[0].submit(row_of(first, 2, b"k" * 16))
+        bench.streams[0].submit(row_of(first, 3))
+        for n, scribe in enumerate(neighbours[20:]):
+            bench.streams[n % 4].submit(row_of(scribe, 1))
+        await until(lambda: all(scribe.stored_rows for scribe in neighbours) and bool(first.rejected_rows))
+        assert [row.seq_nr for row, _ in first.rejected_rows] == [2]
+        assert [row.seq_nr for row in first.stored_rows] == [1]
+        assert await bench.dense()
+
+
+@pytest.mark.parametrize("arrives", [True, False], ids=["the-answer-is-lost", "the-statement-is-lost"])
+async def test_a_cut_in_mid_batch_is_decided_rightly(dsn: str, arrives: bool) -> None:
+    """Whether the statement or only its answer was lost, every row is stored exactly once and told so."""
+    parts = _address(dsn)
+    async with TcpProxy(*parts) as proxy, bench_on(dsn, _through(dsn, proxy.port)) as bench:
+        scribe = bench.scribe(2)
+        bench.streams[2].submit(row_of(scribe, 1))
+        await until(lambda: len(scribe.stored_rows) == 1)
+        if arrives:
+            proxy.stall(up=False)
+        else:
+            proxy.stall(down=False)
+        bench.streams[2].submit(row_of(scribe, 2))
+        if arrives:
+            await until(lambda: bench.streams[2].in_flight == 1)
+            async with asyncio.timeout(5):
+                while len(await bench.journal(2)) < 2:  # noqa: ASYNC110  # the database has no event to wait for
+                    await asyncio.sleep(0)
+        else:
+            await until(lambda: bench.streams[2].in_flight == 1)
+        proxy.cut()
+        proxy.heal()
+        await until(lambda: len(scribe.stored_rows) == 2)
+        assert bench.hosts[2].told == ["suspended", "resumed"]
+        assert bench.streams[2].head == 2
+        assert [record["seq_nr"] for record in await bench.journal(2)] == [1, 2]
+
+
+async def test_a_statement_that_commits_late_behind_a_blocker_is_waited_out(dsn: str) -> None:
+    """The link dies while the statement waits inside the server: nothing is decided before the server has ended it."""
+    async with TcpProxy(*_address(dsn)) as proxy, bench_on(dsn, _through(dsn, proxy.port)) as bench:
+        scribe = bench.scribe(3)
+        bench.streams[3].submit(row_of(scribe, 1))
+        await until(lambda: len(scribe.stored_rows) == 1)
+        # A competing insert of the same shard_seq holds the statement inside the server, its share lock taken.
+        blocker = bench.admin.transaction()
+        await blocker.start()
+        await bench.admin.execute(
+            "INSERT INTO journal (shard_id, shard_seq, thread_id, seq_nr, event_type, event_version, payload, metadata,"
+            " epoch) VALUES (3, 2, gen_random_uuid(), 1, 7, 1, '', '', 1)"
+        )
+        bench.streams[3].submit(row_of(scribe, 2))
+        await until(lambda: bench.streams[3].in_flight == 1)
+        proxy.cut()
+        await until(lambda: bench.streams[3].state is StreamState.UNKNOWN)
+        await blocker.rollback()
+        await until(lambda: len(scribe.stored_rows) == 2)
+        assert [record["seq_nr"] for record in await bench.journal(3)] == [1, 2]
+        assert await bench.dense()
+
+
+async def test_a_silent_link_is_given_up_by_the_watchdog(dsn: str) -> None:
+    """A black hole is noticed by the watchdog alone, and what it held is stored once."""
+    async with (
+        TcpProxy(*_address(dsn)) as proxy,
+        bench_on(dsn, _through(dsn, proxy.port), watchdog_s=0.3) as bench,
+    ):
+        scribe = bench.scribe(0)
+        bench.streams[0].submit(row_of(scribe, 1))
+        await until(lambda: len(scribe.stored_rows) == 1)
+        proxy.stall()
+        bench.streams[0].submit(row_of(scribe, 2))
+        await until(lambda: "suspended" in bench.hosts[0].told)
+        proxy.cut()
+        proxy.heal()
+        await until(lambda: len(scribe.stored_rows) == 2)
+        assert await bench.dense()
+
+
+async def test_an_unknown_outcome_under_another_owner_is_final_too(dsn: str) -> None:
+    """When the shard was taken meanwhile, the row is looked for all the same, and then the shard is lost."""
+    async with TcpProxy(*_address(dsn)) as proxy, bench_on(dsn, _through(dsn, proxy.port)) as bench:
+        scribe = bench.scribe(1)
+        bench.streams[1].submit(row_of(scribe, 1))
+        await until(lambda: len(scribe.stored_rows) == 1)
+        proxy.stall(up=False)
+        bench.streams[1].submit(row_of(scribe, 2))
+        async with asyncio.timeout(5):
+            while len(await bench.journal(1)) < 2:  # noqa: ASYNC110  # the database has no event to wait for
+                await asyncio.sleep(0)
+        await bench.admin.execute("UPDATE shard SET epoch = epoch + 1, owner = 'x', incarnation = 'other' WHERE id = 1")
+        proxy.cut()
+        proxy.heal()
+        await until(lambda: "lost" in bench.hosts[1].told)
+        assert [row.seq_nr for row in scribe.stored_rows] == [1, 2]
+
+
+async def test_a_drained_stream_says_so_once(dsn: str) -> None:
+    """`when_drained` calls after the last row is durable, and at once when nothing is on its way."""
+    async with bench_on(dsn) as bench:
+        scribe, calls = bench.scribe(0), list[int]()
+        bench.streams[0].submit(row_of(scribe, 1))
+        bench.streams[0].when_drained(lambda: calls.append(len(scribe.stored_rows)))
+        await until(lambda: calls == [1])
+        bench.streams[0].when_drained(lambda: calls.append(2))
+        assert calls == [1, 2]
+
+
+def _address(dsn: str) -> tuple[str, int]:
+    host_port = dsn.rsplit("@", 1)[-1].split("/", 1)[0]
+    host, port = host_port.rsplit(":", 1)
+    return host, int(port)
+
+
+def _through(dsn: str, port: int) -> str:
+    host, old = _address(dsn)
+    return dsn.replace(f"{host}:{old}", f"127.0.0.1:{port}")
+
+

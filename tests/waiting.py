@@ -1,0 +1,15 @@
+"""Awaiting a condition with a deadline, so that no test sleeps for a time somebody guessed."""
+
+import asyncio
+from collections.abc import Callable
+
+_LOOK_EVERY_S = 0.005
+
+
+async def until(condition: Callable[[], bool], *, within_s: float = 15.0, what: str = "") -> None:
+    """Return once ``condition()`` holds; fail after ``within_s`` seconds, naming ``what`` was awaited."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + within_s
+    while not condition():
+        assert loop.time() < deadline, f"not within {within_s} s: {what or condition}"
+        await asyncio.sleep(_LOOK_EVERY_S)
