@@ -38,7 +38,7 @@ _REFUSALS_BORNE: Final = 3
 """How often one command's event may be refused by the database before its caller is told to come back later."""
 
 POISONED: Final = Unavailable(
-    UnavailableCode.THREAD_POISONED, "this thread's history cannot be read by this release; others are not concerned", 30.0
+    UnavailableCode.THREAD_POISONED, "this thread's history cannot be read by this release", retry_after_s=30.0
 )
 KEY_REUSED: Final = Refusal(
     RefusalCode.IDEMPOTENCY_KEY_REUSED, "this Idempotency-Key was used before with another body or path"

@@ -1,0 +1,133 @@
+"""What an event does to a thread: total over what `decide` can emit, and deterministic for ever.
+
+Recovery folds a thread's whole history through `evolve`, so its cost follows the event, never the thread, and a rule
+that changed since must not show here.
+"""
+
+from typing import assert_never
+
+from shard_worker.domain.events import (
+    AdministratorIdsJoined,
+    AdministratorIdsLeft,
+    Event,
+    MemberIdsJoined,
+    MemberIdsLeft,
+    MessagesAdded,
+    MessagesRemoved,
+    ThreadCreated,
+    ThreadDestroyed,
+)
+from shard_worker.domain.ids import AccountId, MessageId, ThreadId
+from shard_worker.domain.thread import REMOVED_IDS_KEPT, LiveMessage, Thread, digest
+
+
+class IllegalEvent(Exception):
+    """An event that no history can hold: something before the creation, or a second creation."""
+
+
+def evolve(state: Thread | None, event: Event, seq_nr: int) -> Thread:
+    """The thread after ``event``, whose sequence number is ``seq_nr``.  Changes ``state`` in place and returns it.
+
+    Raises `IllegalEvent` when the history is broken.
+    """
+    if isinstance(event, ThreadCreated):
+        if state is not None:
+            raise IllegalEvent(f"event {seq_nr} creates a thread that exists")
+        return _created(event, seq_nr)
+    if state is None:
+        raise IllegalEvent(f"event {seq_nr} ({type(event).__name__}) comes before the creation")
+    match event:
+        case MessagesAdded():
+            _add(state, event, seq_nr)
+        case MessagesRemoved():
+            _remove(state, event)
+        case AdministratorIdsJoined():
+            state.administrators.update(dict.fromkeys(event.administrator_ids))
+        case AdministratorIdsLeft():
+            for account_id in event.administrator_ids:
+                del state.administrators[account_id]
+        case MemberIdsJoined():
+            state.members.update(dict.fromkeys(event.member_ids))
+        case MemberIdsLeft():
+            for account_id in event.member_ids:
+                del state.members[account_id]
+        case ThreadDestroyed():
+            state.destroyed = True
+        case _:
+            assert_never(event)
+    state.updated_at = event.at
+    state.sequence_nr = seq_nr
+    return state
+
+
+def _created(event: ThreadCreated, seq_nr: int) -> Thread:
+    return Thread(
+        creator_id=event.creator_id,
+        parent_thread_id=event.parent_thread_id,
+        title=event.title,
+        remarks=event.remarks,
+        creation=creation_digest(
+            event.creator_id,
+            event.parent_thread_id,
+            event.title,
+            event.remarks,
+            event.administrator_ids,
+            event.member_ids,
+        ),
+        created_at=event.at,
+        updated_at=event.at,
+        sequence_nr=seq_nr,
+        administrators=dict.fromkeys(event.administrator_ids),
+        members=dict.fromkeys(event.member_ids),
+        messages={},
+        removed={},
+    )
+
+
+def _add(state: Thread, event: MessagesAdded, seq_nr: int) -> None:
+    messages = state.messages
+    sender, at = event.sender_id, event.at
+    for index, message in enumerate(event.messages):
+        messages[message.message_id] = LiveMessage(
+            sender,
+            message.reply_message_id,
+            seq_nr,
+            index,
+            at,
+            content_digest(message.text, message.reply_message_id, message.to_account_ids),
+        )
+
+
+def _remove(state: Thread, event: MessagesRemoved) -> None:
+    removed = state.removed
+    for message_id in event.message_ids:
+        del state.messages[message_id]
+        removed[message_id] = None
+        if len(removed) > REMOVED_IDS_KEPT:
+            del removed[next(iter(removed))]
+
+
+def creation_digest(
+    creator_id: AccountId,
+    parent_thread_id: ThreadId | None,
+    title: str | None,
+    remarks: str | None,
+    administrator_ids: tuple[AccountId, ...],
+    member_ids: tuple[AccountId, ...],
+) -> int:
+    """What makes two creations of one thread equal: everything but ``createAt``; the order of ids does not count."""
+    return digest(
+        creator_id,
+        parent_thread_id,
+        title,
+        remarks,
+        " ".join(sorted(administrator_ids)),
+        " ".join(sorted(member_ids)),
+    )
+
+
+def content_digest(
+    text: str | None, reply_message_id: MessageId | None, to_account_ids: tuple[AccountId, ...]
+) -> int:
+    """What makes two posts under one message id equal."""
+    return digest(text, reply_message_id, *to_account_ids)

@@ -1,0 +1,60 @@
+"""The state of one thread: what its rules need to know, and no more.
+
+It holds no message text: a text is read from the journal.  The state belongs to one actor alone, so `evolve` changes it
+in place; everyone else only looks.  Its shape is `shard_worker.journal.codec.STATE_VERSION`'s business: whoever changes
+a field here raises it there.
+"""
+
+from hashlib import blake2b
+from typing import Final
+
+from msgspec import Struct
+
+from shard_worker.domain.ids import AccountId, MessageId, ThreadId
+
+REMOVED_IDS_KEPT: Final = 1_000
+"""How many removed message ids stay taken."""
+
+
+class LiveMessage(Struct, frozen=True, gc=False, array_like=True):
+    """One live message: who posted it, where it stands, and a digest of its content."""
+
+    sender_id: AccountId
+    reply_message_id: MessageId | None
+    sequence_nr: int
+    """The event that added it; with ``index`` its place in the thread."""
+    index: int
+    created_at: int
+    content: int
+    """64 bits over text, reply link and addressees: tells a repeated post from another one under the same id."""
+
+
+class Thread(Struct, array_like=True):
+    """A thread that was created.  Sets are dicts: they keep the order of joining, and copy and encode as they are."""
+
+    creator_id: AccountId
+    parent_thread_id: ThreadId | None
+    title: str | None
+    remarks: str | None
+    creation: int
+    """64 bits over what the creating command said: tells a repeated creation from another one."""
+    created_at: int
+    updated_at: int
+    sequence_nr: int
+    administrators: dict[AccountId, None]
+    members: dict[AccountId, None]
+    messages: dict[MessageId, LiveMessage]
+    removed: dict[MessageId, None]
+    """The last ids removed, oldest first, at most `REMOVED_IDS_KEPT`."""
+    destroyed: bool = False
+
+    def readable_by(self, account_id: AccountId) -> bool:
+        """Whether an account may read the thread: it is a member or an administrator."""
+        return account_id in self.administrators or account_id in self.members
+
+
+def digest(*parts: str | None) -> int:
+    """64 bits over strings, told apart from each other and from absence; never negative."""
+    # A length before each part keeps ("a", "bc") and ("ab", "c") apart; None has none.
+    text = "".join(["-" if part is None else f"{len(part)}:{part}" for part in parts])
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
