@@ -10,7 +10,7 @@ from msgspec import Struct
 from shard_worker.domain.ids import AccountId, MessageId, ThreadId
 
 
-class ThreadCreated(Struct, frozen=True, gc=False):
+class ThreadCreated(Struct, frozen=True, gc=False, rename="camel"):
     """The thread exists; its sequence number is 1."""
 
     creator_id: AccountId
@@ -23,7 +23,7 @@ class ThreadCreated(Struct, frozen=True, gc=False):
     create_at: int
 
 
-class ThreadDestroyed(Struct, frozen=True, gc=False):
+class ThreadDestroyed(Struct, frozen=True, gc=False, rename="camel"):
     """The thread is gone for its readers; nothing is erased."""
 
     destroyer_id: AccountId
@@ -31,7 +31,7 @@ class ThreadDestroyed(Struct, frozen=True, gc=False):
     create_at: int
 
 
-class AdministratorIdsJoined(Struct, frozen=True, gc=False):
+class AdministratorIdsJoined(Struct, frozen=True, gc=False, rename="camel"):
     """These accounts, none of them one before, became administrators."""
 
     adder_id: AccountId
@@ -40,7 +40,7 @@ class AdministratorIdsJoined(Struct, frozen=True, gc=False):
     create_at: int
 
 
-class AdministratorIdsLeft(Struct, frozen=True, gc=False):
+class AdministratorIdsLeft(Struct, frozen=True, gc=False, rename="camel"):
     """These accounts, all of them administrators before, no longer are."""
 
     remover_id: AccountId
@@ -49,7 +49,7 @@ class AdministratorIdsLeft(Struct, frozen=True, gc=False):
     create_at: int
 
 
-class MemberIdsJoined(Struct, frozen=True, gc=False):
+class MemberIdsJoined(Struct, frozen=True, gc=False, rename="camel"):
     """These accounts, none of them one before, became members."""
 
     adder_id: AccountId
@@ -58,7 +58,7 @@ class MemberIdsJoined(Struct, frozen=True, gc=False):
     create_at: int
 
 
-class MemberIdsLeft(Struct, frozen=True, gc=False):
+class MemberIdsLeft(Struct, frozen=True, gc=False, rename="camel"):
     """These accounts, all of them members before, no longer are."""
 
     remover_id: AccountId
@@ -67,7 +67,7 @@ class MemberIdsLeft(Struct, frozen=True, gc=False):
     create_at: int
 
 
-class PostedMessage(Struct, frozen=True, gc=False):
+class PostedMessage(Struct, frozen=True, gc=False, rename="camel"):
     """One message as it was posted."""
 
     message_id: MessageId
@@ -76,7 +76,7 @@ class PostedMessage(Struct, frozen=True, gc=False):
     to_account_ids: tuple[AccountId, ...] = ()
 
 
-class MessagesAdded(Struct, frozen=True, gc=False):
+class MessagesAdded(Struct, frozen=True, gc=False, rename="camel"):
     """These messages were posted by ``sender_id``, in this order."""
 
     sender_id: AccountId
@@ -85,7 +85,7 @@ class MessagesAdded(Struct, frozen=True, gc=False):
     create_at: int
 
 
-class MessagesRemoved(Struct, frozen=True, gc=False):
+class MessagesRemoved(Struct, frozen=True, gc=False, rename="camel"):
     """These messages, all of them live and the remover's own before, are no longer shown."""
 
     remover_id: AccountId

@@ -1,0 +1,106 @@
+"""How events and states become bytes, and how bytes of any age become events again.
+
+An event is stored as its type number, its version and a JSON payload with camelCase names.  Numbers and names are for
+ever; a changed shape is a new version with an upcaster from the one before.  A state (a snapshot) is a cache: it has
+one version, and any other is thrown away.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from shard_worker.domain.events import (
+    AdministratorIdsJoined,
+    AdministratorIdsLeft,
+    Event,
+    MemberIdsJoined,
+    MemberIdsLeft,
+    MessagesAdded,
+    MessagesRemoved,
+    ThreadCreated,
+    ThreadDestroyed,
+)
+from shard_worker.domain.thread import Thread
+
+STATE_VERSION: Final = 1
+"""Raised with every change of `Thread`'s shape; a snapshot of another version is not read."""
+
+_TYPES: Final[dict[int, type[Event]]] = {
+    1: ThreadCreated,
+    2: ThreadDestroyed,
+    3: AdministratorIdsJoined,
+    4: AdministratorIdsLeft,
+    5: MemberIdsJoined,
+    6: MemberIdsLeft,
+    7: MessagesAdded,
+    8: MessagesRemoved,
+}
+EVENT_NAMES: Final[dict[int, str]] = {number: event.__name__ for number, event in _TYPES.items()}
+"""The names that clients see, by type number."""
+EVENT_VERSIONS: Final[dict[int, int]] = dict.fromkeys(_TYPES, 1)
+"""The version that is written, by type number."""
+
+Upcaster = Callable[[dict[str, Any]], dict[str, Any]]  # a decoded JSON object has no narrower type
+"""From a payload of one version to the payload of the next."""
+UPCASTERS: Final[dict[tuple[int, int], Upcaster]] = {}
+"""By (type number, version it reads).  Every version from 1 to the written one less one has an entry."""
+
+
+class UndecodableEvent(Exception):
+    """A stored event that this release cannot read: its type, version or payload is unknown to it."""
+
+
+_NUMBERS: Final[dict[type[Event], int]] = {event: number for number, event in _TYPES.items()}
+_DECODERS: Final[dict[int, msgspec.json.Decoder[Event]]] = {
+    number: msgspec.json.Decoder(event) for number, event in _TYPES.items()
+}
+_encode_json: Final = msgspec.json.Encoder().encode
+_encode_state: Final = msgspec.msgpack.Encoder().encode
+_decode_state: Final = msgspec.msgpack.Decoder(Thread).decode
+
+
+def encode(event: Event) -> tuple[int, int, bytes]:
+    """The type number, the version and the payload that the journal stores."""
+    number = _NUMBERS[type(event)]
+    return number, EVENT_VERSIONS[number], _encode_json(event)
+
+
+def decode(event_type: int, event_version: int, payload: bytes) -> Event:
+    """An event as this release sees it, whatever its age.  Raises `UndecodableEvent`."""
+    return decode_with(event_type, event_version, payload, EVENT_VERSIONS, UPCASTERS)
+
+
+def decode_with(
+    event_type: int,
+    event_version: int,
+    payload: bytes,
+    versions: Mapping[int, int],
+    upcasters: Mapping[tuple[int, int], Upcaster],
+) -> Event:
+    """`decode`, with the versions and upcasters of another release."""
+    decoder = _DECODERS.get(event_type)
+    if decoder is None:
+        raise UndecodableEvent(f"event type {event_type} is unknown")
+    name, written = EVENT_NAMES[event_type], versions[event_type]
+    if not 1 <= event_version <= written:
+        raise UndecodableEvent(f"{name} version {event_version} is unknown; this release reads 1 to {written}")
+    try:
+        if event_version == written:
+            return decoder.decode(payload)
+        value = msgspec.json.decode(payload, type=dict[str, Any])
+        for version in range(event_version, written):
+            value = upcasters[event_type, version](value)
+        return msgspec.convert(value, _TYPES[event_type])
+    except (msgspec.DecodeError, UnicodeDecodeError, LookupError, TypeError, ValueError) as error:
+        raise UndecodableEvent(f"{name} version {event_version}: {error}") from error
+
+
+def encode_state(state: Thread) -> bytes:
+    """A snapshot's bytes, of `STATE_VERSION`."""
+    return _encode_state(state)
+
+
+def decode_state(raw: bytes) -> Thread:
+    """The state of a snapshot of `STATE_VERSION`.  Raises `msgspec.DecodeError` for bytes that are none."""
+    return _decode_state(raw)
