@@ -13,6 +13,7 @@ import gc
 import itertools
 import json
 import math
+import os
 import resource
 import shutil
 import subprocess
@@ -217,7 +218,10 @@ def _main() -> None:
     parser.add_argument("--connections", type=int, required=True)
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--warm-up", type=float, default=0.3)
+    parser.add_argument("--core", type=int, default=None, help="tie the generator to this core")
     asked = parser.parse_args()
+    if asked.core is not None:
+        os.sched_setaffinity(0, {asked.core})
     requests = [(path, body) for path, body in json.loads(asked.requests.read_text())]
     if asked.tool == "wrk":
         measured = drive_wrk(asked.host, asked.port, requests, asked.connections, asked.seconds)
