@@ -1,0 +1,1 @@
+"""The local platform: the same ThreadCluster, with worker processes instead of pods."""
