@@ -89,3 +89,16 @@ CREATE TABLE snapshot (
     state          bytea   NOT NULL,
     PRIMARY KEY (shard_id, thread_id)
 );
+
+-- What a slice is, in SQL as in shard_worker.domain.ids: the first 14 bits of SHA-256 of the id's 16 bytes.
+CREATE FUNCTION shard_of(thread_id uuid, shards integer) RETURNS integer
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN ((get_byte(sha256(uuid_send(thread_id)), 0) << 6) | (get_byte(sha256(uuid_send(thread_id)), 1) >> 2))
+           * shards / 16384;
+
+-- For people.
+CREATE VIEW journal_json AS
+    SELECT shard_id, shard_seq, thread_id, seq_nr, event_type, event_version,
+           convert_from(payload, 'UTF8')::jsonb AS payload, convert_from(metadata, 'UTF8')::jsonb AS metadata,
+           epoch, written_at
+      FROM journal;

@@ -1,0 +1,196 @@
+"""Connections to Postgres that may be trusted with a journal.
+
+Every connection is checked and set up the same way: fsync on, a primary, the same system as before, commits that wait
+for the disk, and time-outs that keep a dead peer or a forgotten transaction from holding a lock for long.  The DSN is
+read again at each connection when it is given as a file, so that a rotated password needs no restart.
+
+Errors form one small tree::
+
+    DatabaseError
+    ├── DatabaseUnreachable   nobody answers: try again
+    ├── DatabaseAuthFailed    it answers, and does not let us in
+    └── DatabaseUnsuitable    it may not carry a journal; the message names the setting
+"""
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+
+import asyncpg
+
+log = logging.getLogger(__name__)
+
+_CONNECT_S: Final = 5.0
+_FIRST_PAUSE_S: Final = 0.05
+_LAST_PAUSE_S: Final = 1.0
+_SAY_AGAIN_S: Final = 5.0
+
+_SETTINGS: Final = {
+    "synchronous_commit": "on",
+    "idle_in_transaction_session_timeout": "2000",
+    "lock_timeout": "2000",
+    "tcp_keepalives_idle": "2",
+    "tcp_keepalives_interval": "1",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "5000",
+    "timezone": "UTC",
+}
+_CHECK_SQL: Final = """
+SELECT current_setting('fsync') AS fsync, pg_is_in_recovery() AS in_recovery,
+       current_setting('synchronous_commit') AS synchronous_commit,
+       (pg_control_system()).system_identifier AS system, (pg_control_checkpoint()).timeline_id AS timeline
+"""
+
+
+class DatabaseError(Exception):
+    """The database cannot be used; the message is for people, and holds no password."""
+
+
+class DatabaseUnreachable(DatabaseError):
+    """Nobody answers at the address, or the server is starting or stopping: worth another try."""
+
+
+class DatabaseAuthFailed(DatabaseError):
+    """The server answers, and refuses the user, the password or the database."""
+
+
+class DatabaseUnsuitable(DatabaseError):
+    """The server may not carry a journal."""
+
+
+class ServerIdentity(NamedTuple):
+    """Which system this is, and how often it failed over."""
+
+    system: int
+    timeline: int
+
+
+class Database:
+    """Where the journal is.  Opens checked connections for named purposes, and notices another system or timeline.
+
+    ``dsn`` is a literal, or a path that is read at each connection.  ``on_failover`` is called, once for each change,
+    when the server shows a new timeline: what a fail-over lost is then unknown, and nothing in memory may be trusted.
+    """
+
+    def __init__(
+        self,
+        dsn: "str | Path",
+        *,
+        application_name: Callable[[], str],
+        on_failover: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._dsn = dsn
+        self._application_name = application_name
+        self._on_failover = on_failover
+        self._identity: ServerIdentity | None = None
+
+    @property
+    def dsn(self) -> str:
+        """The DSN as it is now."""
+        return self._dsn.read_text().strip() if isinstance(self._dsn, Path) else self._dsn
+
+    async def connect(self, purpose: str) -> asyncpg.Connection:
+        """A checked connection, however long it takes; says what it waits for.
+
+        Raises `DatabaseUnsuitable` only: that does not heal by waiting.
+        """
+        pause_s, said = _FIRST_PAUSE_S, 0.0
+        while True:
+            try:
+                return await self.connect_once(purpose)
+            except (DatabaseUnreachable, DatabaseAuthFailed) as error:
+                now = time.monotonic()
+                if now - said > _SAY_AGAIN_S:
+                    log.warning("waiting for Postgres", extra={"purpose": purpose, "cause": str(error)})
+                    said = now
+            await asyncio.sleep(pause_s)
+            pause_s = min(_LAST_PAUSE_S, pause_s * 2)
+
+    async def connect_once(self, purpose: str) -> asyncpg.Connection:
+        """A checked connection now, or one of the errors of this module."""
+        connection = await open_connection(self.dsn, self._application_name())
+        try:
+            self._compare(await check(connection))
+        except BaseException:
+            connection.terminate()
+            raise
+        log.debug("connected to Postgres", extra={"purpose": purpose})
+        return connection
+
+    async def pool(self, *, most: int) -> asyncpg.Pool:
+        """A pool for reads; a pooled connection is checked when it is opened."""
+
+        async def connect(*_: object, **__: object) -> asyncpg.Connection:
+            return await self.connect_once("read")
+
+        return await asyncpg.create_pool(min_size=0, max_size=most, connect=connect)
+
+    def _compare(self, identity: ServerIdentity) -> None:
+        before = self._identity
+        if before is None:
+            self._identity = identity
+        elif identity.system != before.system:
+            raise DatabaseUnsuitable(
+                f"the DSN now leads to another database system ({identity.system}, before {before.system})"
+            )
+        elif identity.timeline != before.timeline:
+            log.critical("fail-over", extra={"timeline": identity.timeline, "before": before.timeline, "alarm": True})
+            self._identity = identity
+            self._on_failover()
+
+
+async def open_connection(dsn: str, application_name: str) -> asyncpg.Connection:
+    """Connect and set the session up; the errors are this module's."""
+    where = address_of(dsn)
+    try:
+        connection = await asyncpg.connect(
+            dsn, timeout=_CONNECT_S, server_settings={**_SETTINGS, "application_name": application_name}
+        )
+    except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError) as error:
+        raise DatabaseAuthFailed(f"Postgres at {where} refuses the login: {error}") from error
+    except asyncpg.InvalidCatalogNameError as error:
+        raise DatabaseAuthFailed(f"Postgres at {where}: {error}") from error
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise DatabaseUnreachable(f"no Postgres at {where}: {error or type(error).__name__}") from error
+    _keep_alive(connection)
+    return connection
+
+
+async def check(connection: asyncpg.Connection) -> ServerIdentity:
+    """Whether the server may carry a journal.  Raises `DatabaseUnsuitable`, or `DatabaseUnreachable`."""
+    try:
+        row = await connection.fetchrow(_CHECK_SQL)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise DatabaseUnreachable(f"Postgres went away while it was checked: {error}") from error
+    assert row is not None  # a select without a table gives one row
+    if row["in_recovery"]:
+        raise DatabaseUnreachable("this Postgres is a standby (pg_is_in_recovery): waiting for a primary")
+    if row["fsync"] != "on":
+        raise DatabaseUnsuitable("fsync is off: a crash would lose acknowledged messages; set fsync = on")
+    if row["synchronous_commit"] != "on":
+        raise DatabaseUnsuitable("synchronous_commit cannot be set to on for this session")
+    return ServerIdentity(row["system"], row["timeline"])
+
+
+def address_of(dsn: str) -> str:
+    """Host, port and database of a DSN, without user and password: what a message may show."""
+    parts = urlsplit(dsn)
+    return f"{parts.hostname or 'localhost'}:{parts.port or 5432}{parts.path}"
+
+
+def _keep_alive(connection: asyncpg.Connection) -> None:
+    """Have the kernel notice a dead server, as the server notices a dead client."""
+    transport = connection._transport  # noqa: SLF001  # asyncpg has no other door to its socket
+    sock: socket.socket | None = transport.get_extra_info("socket")
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 2), ("TCP_KEEPINTVL", 1), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 5000)):
+        option = getattr(socket, name, None)
+        if option is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -1,0 +1,166 @@
+"""Bringing the schema to this release: once, in order, additive, and safe when two start at once.
+
+The first run claims the database for one cluster and one shard count; another cluster or another count is refused by
+name.  A schema newer than this release is refused too: the release that made it may write what this one cannot read.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable
+from importlib.resources import files
+from typing import Final, NamedTuple
+
+import asyncpg
+
+from shard_worker.database.connection import DatabaseError, DatabaseUnsuitable, check, open_connection
+from shard_worker.database.roles import grant_worker_role
+
+log = logging.getLogger(__name__)
+
+_LOCK: Final = 0x7463_6C75  # one migration at a time in a database; any fixed number will do
+_BOOK_SQL: Final = """
+CREATE TABLE IF NOT EXISTS schema_migration (
+    version integer PRIMARY KEY, name text NOT NULL, checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now()
+)
+"""
+
+
+class ClaimedByOther(DatabaseError):
+    """The database belongs to another cluster."""
+
+
+class ShardCountMismatch(DatabaseError):
+    """The database was made with another shard count, which never changes."""
+
+
+class SchemaTooNew(DatabaseError):
+    """The schema was made by a newer release."""
+
+
+class Migration(NamedTuple):
+    """One step of the schema."""
+
+    version: int
+    name: str
+    sql: str
+
+    @property
+    def checksum(self) -> str:
+        """Tells an edited migration from the one that ran."""
+        return hashlib.sha256(self.sql.encode()).hexdigest()
+
+
+def known_migrations() -> list[Migration]:
+    """All steps this release knows, in order."""
+    found = []
+    for file in sorted(files("shard_worker.database").joinpath("migrations").iterdir(), key=lambda file: file.name):
+        if file.name.endswith(".sql"):
+            number, _, name = file.name.removesuffix(".sql").partition("_")
+            found.append(Migration(int(number), name, file.read_text()))
+    return found
+
+
+SCHEMA_VERSION: Final = known_migrations()[-1].version
+"""The schema that this release writes."""
+
+
+async def migrate(dsn: str, *, cluster_id: str, shards: int, say: Callable[[str], None]) -> list[str]:
+    """Bring the database to `SCHEMA_VERSION` and claim it; returns the names of the steps that were run.
+
+    Raises `shard_worker.database.connection.DatabaseError` and the errors of this module; nothing is half done.
+    """
+    connection = await open_connection(dsn, "threadcluster-migrate")
+    try:
+        await check(connection)
+        await refuse_transaction_pooling(connection)
+        await connection.execute("SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0")
+        if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
+            say("another migration is running; waiting for it")
+            await connection.execute(f"SELECT pg_advisory_lock({_LOCK})")
+        return await _run(connection, cluster_id, shards, say)
+    finally:
+        connection.terminate()  # and with the session its lock
+
+
+async def _run(connection: asyncpg.Connection, cluster_id: str, shards: int, say: Callable[[str], None]) -> list[str]:
+    await connection.execute(_BOOK_SQL)
+    done = {row["version"]: row for row in await connection.fetch("SELECT * FROM schema_migration")}
+    known = known_migrations()
+    if done and max(done) > SCHEMA_VERSION:
+        raise SchemaTooNew(f"the schema is version {max(done)}, this release knows {SCHEMA_VERSION}: use a newer one")
+    ran = []
+    for migration in known:
+        before = done.get(migration.version)
+        if before is not None:
+            if before["checksum"] != migration.checksum:
+                raise DatabaseUnsuitable(f"migration {migration.version} ({migration.name}) ran in another wording")
+            continue
+        say(f"schema {migration.version}: {migration.name}")
+        async with connection.transaction():
+            await connection.execute(migration.sql)
+            await connection.execute(
+                "INSERT INTO schema_migration (version, name, checksum) VALUES ($1, $2, $3)",
+                migration.version,
+                migration.name,
+                migration.checksum,
+            )
+        ran.append(migration.name)
+    async with connection.transaction():
+        await _claim(connection, cluster_id, shards)
+    await grant_worker_role(connection, say)
+    return ran
+
+
+async def _claim(connection: asyncpg.Connection, cluster_id: str, shards: int) -> None:
+    await connection.execute(
+        "INSERT INTO meta (cluster_id, shards) VALUES ($1, $2) ON CONFLICT DO NOTHING", cluster_id, shards
+    )
+    meta = await connection.fetchrow("SELECT cluster_id, shards FROM meta")
+    assert meta is not None  # just inserted, or there before
+    if meta["cluster_id"] != cluster_id:
+        raise ClaimedByOther(f"the database belongs to cluster {meta['cluster_id']!r}, not to {cluster_id!r}")
+    if meta["shards"] != shards:
+        raise ShardCountMismatch(
+            f"the database was made with shards = {meta['shards']}, which never changes; {shards} was asked for"
+        )
+    await connection.execute(
+        "INSERT INTO shard (id) SELECT generate_series(0, $1::int - 1) ON CONFLICT DO NOTHING", shards
+    )
+    await connection.execute("INSERT INTO shard_target (shard_id) SELECT id FROM shard ON CONFLICT DO NOTHING")
+    await connection.execute("INSERT INTO plan DEFAULT VALUES ON CONFLICT DO NOTHING")
+
+
+async def refuse_transaction_pooling(connection: asyncpg.Connection) -> None:
+    """Refuse a proxy that gives each transaction another session: locks and fences are a session's."""
+    await connection.execute("SET threadcluster.probe = 'here'")
+    seen = {
+        (row["pid"], row["probe"])
+        for _ in range(3)
+        for row in await connection.fetch(
+            "SELECT pg_backend_pid() AS pid, current_setting('threadcluster.probe', true) AS probe"
+        )
+    }
+    if len(seen) != 1 or next(iter(seen))[1] != "here":
+        raise DatabaseUnsuitable(
+            "a proxy that pools transactions stands before this Postgres: connect to the server itself, or have the proxy"
+            " pool sessions"
+        )
+
+
+async def read_meta(connection: asyncpg.Connection, *, cluster_id: str, shards: int | None = None) -> int:
+    """The database's shard count, when it belongs to ``cluster_id`` and its schema is this release's or one newer."""
+    try:
+        meta = await connection.fetchrow("SELECT cluster_id, shards FROM meta")
+        version = await connection.fetchval("SELECT max(version) FROM schema_migration")
+    except asyncpg.UndefinedTableError as error:
+        raise DatabaseUnsuitable("the database has no schema yet: run `shard-worker migrate` first") from error
+    if meta is None or version < SCHEMA_VERSION:
+        raise DatabaseUnsuitable(f"the schema is version {version}, this release needs {SCHEMA_VERSION}: migrate first")
+    if version > SCHEMA_VERSION + 1:
+        raise SchemaTooNew(f"the schema is version {version}, this release reads at most {SCHEMA_VERSION + 1}")
+    if meta["cluster_id"] != cluster_id:
+        raise ClaimedByOther(f"the database belongs to cluster {meta['cluster_id']!r}, not to {cluster_id!r}")
+    count: int = meta["shards"]
+    if shards is not None and shards != count:
+        raise ShardCountMismatch(f"the database was made with shards = {count}, not {shards}")
+    return count

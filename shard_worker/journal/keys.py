@@ -1,0 +1,33 @@
+"""Idempotency keys that no actor remembers: what was stored with one, for ever."""
+
+from typing import Final, NamedTuple
+from uuid import UUID
+
+import asyncpg
+
+from shard_worker.domain.events import Event
+from shard_worker.domain.ids import ShardId
+from shard_worker.journal.codec import decode
+
+_KEY_SQL: Final = """
+SELECT body_hash, seq_nr, event_type, event_version, payload FROM journal
+ WHERE shard_id = $1 AND thread_id = $2 AND key_hash = $3
+"""
+
+
+class StoredKey(NamedTuple):
+    """The event stored with a key: it says what the first answer was."""
+
+    body_hash: bytes
+    seq_nr: int
+    event: Event
+
+
+async def look_up_key(
+    connection: asyncpg.Connection, shard_id: ShardId, thread_uuid: UUID, key_hash: bytes
+) -> StoredKey | None:
+    """What was stored with the key on this thread, or None when it is new."""
+    row = await connection.fetchrow(_KEY_SQL, shard_id, thread_uuid, key_hash)
+    if row is None:
+        return None
+    return StoredKey(row["body_hash"], row["seq_nr"], decode(row["event_type"], row["event_version"], row["payload"]))

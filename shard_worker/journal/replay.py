@@ -1,0 +1,160 @@
+"""Reading histories back: a thread's state, its events, a shard's head.
+
+Threads are loaded in groups: whoever asks while a query runs joins the next one, so that a restart that wakes ten
+thousand threads costs hundreds of queries, not tens of thousands.  A history that cannot be read poisons its own thread
+and nothing else.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from shard_worker.domain.events import Event
+from shard_worker.domain.evolve import evolve
+from shard_worker.domain.ids import ShardId, ThreadId, ulid_uuid
+from shard_worker.domain.thread import Thread
+from shard_worker.journal.codec import STATE_VERSION, UndecodableEvent, decode, decode_state
+
+log = logging.getLogger(__name__)
+
+GROUP: Final = 50
+"""How many threads one pair of queries loads at most."""
+
+HEAD_SQL: Final = "SELECT coalesce(max(shard_seq), 0) FROM journal WHERE shard_id = $1"
+_SNAPSHOTS_SQL: Final = """
+SELECT s.thread_id, s.seq_nr, s.state
+  FROM unnest($1::int[], $2::uuid[]) AS w (shard_id, thread_id)
+  JOIN snapshot s ON s.shard_id = w.shard_id AND s.thread_id = w.thread_id
+ WHERE s.state_version = $3
+"""
+_TAIL_SQL: Final = """
+SELECT j.thread_id, j.seq_nr, j.event_type, j.event_version, j.payload
+  FROM unnest($1::int[], $2::uuid[], $3::bigint[]) AS w (shard_id, thread_id, after)
+  JOIN journal j ON j.shard_id = w.shard_id AND j.thread_id = w.thread_id AND j.seq_nr > w.after
+ ORDER BY j.thread_id, j.seq_nr
+"""
+_EVENTS_SQL: Final = """
+SELECT seq_nr, event_type, event_version, payload FROM journal
+ WHERE shard_id = $1 AND thread_id = $2 AND seq_nr = ANY($3::bigint[])
+"""
+
+
+class Recovered(NamedTuple):
+    """A thread's state at ``sequence_nr``; None and 0 for a thread that was never created."""
+
+    state: Thread | None
+    sequence_nr: int
+    snapshot_nr: int
+    """Where the snapshot stood that was used, or 0."""
+
+
+class Poisoned(NamedTuple):
+    """A thread whose history this release cannot read, and why."""
+
+    reason: str
+
+
+Waiting = tuple[ShardId, UUID, "asyncio.Future[Recovered | Poisoned]"]
+
+
+class Loader:
+    """Loads threads in groups, at most ``at_once`` groups at a time."""
+
+    def __init__(self, pool: asyncpg.Pool, *, at_once: int = 4) -> None:
+        self._pool = pool
+        self._at_once = at_once
+        self._waiting: list[Waiting] = []
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def load(self, shard_id: ShardId, thread_id: ThreadId) -> Recovered | Poisoned:
+        """A thread's state now, read on the primary.  Raises what asyncpg raises when the database is away."""
+        future: asyncio.Future[Recovered | Poisoned] = asyncio.get_running_loop().create_future()
+        self._waiting.append((shard_id, ulid_uuid(thread_id), future))
+        self._start()
+        return await future
+
+    def _start(self) -> None:
+        while self._waiting and len(self._running) < self._at_once:
+            group, self._waiting = self._waiting[:GROUP], self._waiting[GROUP:]
+            task = asyncio.get_running_loop().create_task(self._run(group), name="load-threads")
+            self._running.add(task)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._running.discard(task)
+        self._start()
+
+    async def _run(self, group: list[Waiting]) -> None:
+        try:
+            async with self._pool.acquire() as connection:
+                found = await load_threads(connection, [(shard_id, uuid) for shard_id, uuid, _ in group])
+        except BaseException as error:
+            for _, _, future in group:
+                if not future.done():
+                    future.set_exception(
+                        error if isinstance(error, Exception) else ConnectionAbortedError("loading was cancelled")
+                    )
+            if not isinstance(error, Exception):
+                raise
+            return
+        for _, uuid, future in group:
+            if not future.done():
+                future.set_result(found[uuid])
+
+    async def close(self) -> None:
+        """Stop; whoever still waits gets an error."""
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        for _, _, future in self._waiting:
+            future.cancel()
+
+
+async def load_threads(
+    connection: asyncpg.Connection, wanted: Sequence[tuple[ShardId, UUID]]
+) -> dict[UUID, Recovered | Poisoned]:
+    """The states of several threads: snapshot, then the events after it."""
+    shard_ids = [shard_id for shard_id, _ in wanted]
+    uuids = [uuid for _, uuid in wanted]
+    states: dict[UUID, tuple[Thread, int]] = {}
+    for row in await connection.fetch(_SNAPSHOTS_SQL, shard_ids, uuids, STATE_VERSION):
+        try:
+            states[row["thread_id"]] = (decode_state(row["state"]), row["seq_nr"])
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            log.warning("snapshot thrown away", extra={"thread": str(row["thread_id"]), "cause": str(error)})
+    after = [states[uuid][1] if uuid in states else 0 for uuid in uuids]
+    tails: dict[UUID, list[asyncpg.Record]] = {}
+    for row in await connection.fetch(_TAIL_SQL, shard_ids, uuids, after):
+        tails.setdefault(row["thread_id"], []).append(row)
+    return {uuid: _replay(*states.get(uuid, (None, 0)), tails.get(uuid, ())) for uuid in uuids}
+
+
+def _replay(state: Thread | None, snapshot_nr: int, rows: Sequence[asyncpg.Record]) -> Recovered | Poisoned:
+    sequence_nr = snapshot_nr
+    for row in rows:
+        try:
+            if row["seq_nr"] != sequence_nr + 1:
+                return Poisoned(f"event {sequence_nr + 1} is missing before {row['seq_nr']}")
+            event = decode(row["event_type"], row["event_version"], row["payload"])
+            state = evolve(state, event, row["seq_nr"])
+        except UndecodableEvent as error:
+            return Poisoned(f"event {row['seq_nr']}: {error}")
+        except Exception as error:
+            # A bug in evolve, or a history that no rule allows: this thread's alone.
+            log.exception("event cannot be applied", extra={"seq_nr": row["seq_nr"]})
+            return Poisoned(f"event {row['seq_nr']} cannot be applied: {error!r}")
+        sequence_nr = row["seq_nr"]
+    return Recovered(state, sequence_nr, snapshot_nr)
+
+
+async def read_events(
+    connection: asyncpg.Connection, shard_id: ShardId, thread_uuid: UUID, seq_nrs: Sequence[int]
+) -> dict[int, Event]:
+    """Events of one thread by their sequence numbers."""
+    rows = await connection.fetch(_EVENTS_SQL, shard_id, thread_uuid, list(seq_nrs))
+    return {row["seq_nr"]: decode(row["event_type"], row["event_version"], row["payload"]) for row in rows}

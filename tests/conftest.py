@@ -1,0 +1,75 @@
+"""One embedded Postgres for each test process, and a fresh migrated database for each test."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from shard_worker.database.migration import migrate
+from threadcluster_operator.local.postgres import EmbeddedPostgres
+
+MakeDatabase = Callable[..., Awaitable[str]]
+
+_numbers = count()
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """A real server, for as long as the tests run."""
+    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
+    # Its own loop: the server outlives the loop of every test.
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(server.start())
+    yield server
+    loop.run_until_complete(server.stop())
+    loop.close()
+
+
+@pytest.fixture(scope="session")
+def templates(postgres: EmbeddedPostgres) -> dict[int, str]:
+    """Migrated databases to copy, by shard count."""
+    del postgres
+    return {}
+
+
+@pytest.fixture
+async def make_database(postgres: EmbeddedPostgres, templates: dict[int, str]) -> AsyncIterator[MakeDatabase]:
+    """Make a migrated database of cluster ``test`` with as many shards as asked; gives its DSN."""
+    made: list[str] = []
+
+    async def make(shards: int = 8) -> str:
+        admin = await asyncpg.connect(postgres.dsn_of("postgres"))
+        try:
+            if shards not in templates:
+                template = f"template_{shards}"
+                await admin.execute(f"CREATE DATABASE {template}")
+                await migrate(postgres.dsn_of(template), cluster_id="test", shards=shards, say=lambda _: None)
+                templates[shards] = template
+            name = f"test_{os.getpid()}_{next(_numbers)}"
+            await admin.execute(f"CREATE DATABASE {name} TEMPLATE {templates[shards]}")
+        finally:
+            await admin.close()
+        made.append(name)
+        return postgres.dsn_of(name)
+
+    yield make
+    admin = await asyncpg.connect(postgres.dsn_of("postgres"))
+    for name in made:
+        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await admin.close()
+
+
+@pytest.fixture
+async def dsn(make_database: MakeDatabase) -> str:
+    """A fresh migrated database with eight shards."""
+    return await make_database()
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """A folder for one test's cluster."""
+    return tmp_path / "data"
