@@ -40,7 +40,7 @@ How to read it
 
 async def _measure(settings: Settings, out: Path, url: str | None) -> Run:
     async with AsyncExitStack() as stack:
-        base = url if url is not None else await stack.enter_async_context(own_postgres(out / "postgres.log"))
+        base = url if url is not None else await stack.enter_async_context(own_postgres(out))
         return await benchmark(base, settings, out)
 
 

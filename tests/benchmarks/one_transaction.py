@@ -19,10 +19,12 @@ import uvloop
 
 from shard_worker.contract import Answer, CommandRequest, Done, Request, Unavailable, UnavailableCode
 from shard_worker.domain.commands import Command
+from shard_worker.domain.decide import Unchanged, decide, message_ids_of
+from shard_worker.domain.evolve import evolve
 from shard_worker.domain.ids import shard_of, ulid_uuid
-from shard_worker.domain.refusals import Refusal
 from shard_worker.domain.limits import Limits
-from shard_worker.domain.thread import Thread, Unchanged, decide, evolve, message_ids_of
+from shard_worker.domain.refusals import Refusal
+from shard_worker.domain.thread import Thread
 from shard_worker.journal.codec import encode
 
 POOL: Final = 8

@@ -17,6 +17,8 @@ class Program(Struct, frozen=True):
     pid: int
     port: int
     log: Path
+    ended: Callable[[], Awaitable[int]]
+    """Wait for its end; gives its exit status."""
 
     @property
     def url(self) -> str:
@@ -39,7 +41,7 @@ async def announced_port(process: asyncio.subprocess.Process) -> int:
         words = line.decode().split()
         if words[:1] == ["ready"]:
             return int(words[1])
-    raise ProgramFailed("ended before it was ready")
+    raise ProgramFailed(f"ended with status {await process.wait()} before it was ready")
 
 
 @asynccontextmanager
@@ -63,7 +65,7 @@ async def running(
         )
     try:
         port = await _ready(name, process, port_of, log)
-        yield Program(name, process.pid, port, log)
+        yield Program(name, process.pid, port, log, process.wait)
         if process.returncode is not None:
             raise ProgramFailed(f"{name}: ended by itself with status {process.returncode}\n{_tail(log)}")
     finally:
@@ -80,8 +82,10 @@ async def _ready(
     ending = asyncio.ensure_future(process.wait())
     try:
         await asyncio.wait({becoming, ending}, timeout=_READY_S, return_when=asyncio.FIRST_COMPLETED)
-        if becoming.done():
+        if becoming.done() and becoming.exception() is None:
             return becoming.result()
+        if becoming.done():
+            raise ProgramFailed(f"{name}: {becoming.exception()}\n{_tail(log)}")
         state = f"ended with status {process.returncode}" if ending.done() else f"not ready after {_READY_S:.0f} s"
         raise ProgramFailed(f"{name}: {state}\n{_tail(log)}")
     finally:

@@ -38,9 +38,12 @@ async def make_threads(url: str, count: int) -> Requests:
         finally:
             client.close()
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(count, _CONCURRENCY)):
-            group.create_task(maker(), name="thread maker")
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(count, _CONCURRENCY)):
+                group.create_task(maker(), name="thread maker")
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from failures
     return made
 
 
