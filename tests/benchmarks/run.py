@@ -6,10 +6,8 @@ every round.
 """
 
 import asyncio
-import os
-import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -19,14 +17,16 @@ import click
 from msgspec import Struct
 from psutil import Process  # type: ignore[import-untyped]  # ships no types, and no stubs are pinned
 
+from shard_worker.database.migration import migrate
 from tests.benchmarks.cpu import pin_tree
 from tests.benchmarks.fence import FenceBench, FenceRound, prepare_shards
 from tests.benchmarks.measure import Settings, sample
-from tests.benchmarks.programs import Program, ProgramFailed, running
+from tests.benchmarks.programs import Program, running
 from tests.benchmarks.report import Run, now, this_machine
 from tests.benchmarks.samples import HOT, NOOP, STATEMENT, TRANSACTION, WORKER, Sample
 from tests.benchmarks.threads import Requests, make_threads
 
+CLUSTER = "bench"
 SHARDS = 144
 _LIMIT = 1_000_000_000
 """Live messages a thread: out of the way."""
@@ -50,20 +50,23 @@ def database_url(base: str, name: str) -> str:
 
 
 async def _fresh_database(base: str, name: str) -> str:
+    """Drop and create it, with this release's schema, claimed for the benchmark."""
     connection = await asyncpg.connect(database_url(base, "postgres"))
     try:
         await connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
         await connection.execute(f'CREATE DATABASE "{name}"')
     finally:
         await connection.close()
-    return database_url(base, name)
+    dsn = database_url(base, name)
+    await migrate(dsn, cluster_id=CLUSTER, shards=SHARDS, say=lambda _: None)
+    return dsn
 
 
 def worker_environment(dsn: str, secret: Path) -> dict[str, str]:
     """The settings of a worker alone in its cluster."""
     return {
         "SHARD_WORKER_NAME": "bench-0",
-        "SHARD_WORKER_CLUSTER": "bench",
+        "SHARD_WORKER_CLUSTER": CLUSTER,
         "SHARD_WORKER_DSN": dsn,
         "SHARD_WORKER_HOST": "127.0.0.1",
         "SHARD_WORKER_PUBLIC_PORT": "0",
@@ -72,23 +75,6 @@ def worker_environment(dsn: str, secret: Path) -> dict[str, str]:
         "SHARD_WORKER_SHARDS": str(SHARDS),
         "SHARD_WORKER_MAX_MESSAGES": str(_LIMIT),
     }
-
-
-async def migrate(environment: Mapping[str, str], log: Path) -> None:
-    """``shard-worker migrate``; raises `ProgramFailed`."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "shard_worker.main",
-        "migrate",
-        env={**os.environ, **environment},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    said, _ = await process.communicate()
-    log.write_bytes(said)
-    if process.returncode != 0:
-        raise ProgramFailed(f"shard-worker migrate ended with {process.returncode}\n{said.decode()}")
 
 
 async def _registered_port(dsn: str) -> int:
@@ -132,7 +118,6 @@ async def _worker(base: str, scratch: Path, out: Path) -> AsyncIterator[Program]
     secret.write_text("0123456789abcdef" * 4)
     secret.chmod(0o600)
     environment = worker_environment(dsn, secret)
-    await migrate(environment, out / "migrate.log")
     async with running(
         "worker",
         ["-m", "shard_worker.main", "run"],
@@ -144,9 +129,8 @@ async def _worker(base: str, scratch: Path, out: Path) -> AsyncIterator[Program]
 
 
 @asynccontextmanager
-async def _baseline(base: str, form: str, scratch: Path, out: Path) -> AsyncIterator[Program]:
+async def _baseline(base: str, form: str, out: Path) -> AsyncIterator[Program]:
     dsn = await _fresh_database(base, f"bench_{form}")
-    await migrate(worker_environment(dsn, scratch / "secret"), out / "migrate.log")
     connection = await asyncpg.connect(dsn)
     await prepare_shards(connection)
     await connection.close()
@@ -165,8 +149,8 @@ async def _subjects(stack: AsyncExitStack, base: str, settings: Settings, scratc
         running("no-op", ["-m", "tests.benchmarks.noop"], environment={}, log=out / "noop.log")
     )
     worker = await stack.enter_async_context(_worker(base, scratch, out))
-    transaction = await stack.enter_async_context(_baseline(base, "transaction", scratch, out))
-    statement = await stack.enter_async_context(_baseline(base, "statement", scratch, out))
+    transaction = await stack.enter_async_context(_baseline(base, "transaction", out))
+    statement = await stack.enter_async_context(_baseline(base, "statement", out))
     if settings.pins.server is not None:
         for program in (noop, worker, transaction, statement):
             pin_tree(program.pid, settings.pins.server)
@@ -219,10 +203,9 @@ def _line(taken: Sample, rounds: int) -> str:
     return line
 
 
-async def _fence(base: str, settings: Settings, scratch: Path, out: Path) -> list[FenceRound]:
+async def _fence(base: str, settings: Settings) -> list[FenceRound]:
     click.echo("the fence", err=True)
     dsn = await _fresh_database(base, "bench_fence")
-    await migrate(worker_environment(dsn, scratch / "secret"), out / "migrate.log")
     fenced, unfenced = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
     try:
         bench = FenceBench(fenced, unfenced)
@@ -251,5 +234,5 @@ async def benchmark(base: str, settings: Settings, out: Path) -> Run:
         async with AsyncExitStack() as stack:
             subjects = await _subjects(stack, base, settings, scratch, out)
             samples = await _rounds(subjects, postgres_pid, settings, scratch)
-        fence = await _fence(base, settings, scratch, out)
+        fence = await _fence(base, settings)
     return Run(at, machine, settings, samples, fence)

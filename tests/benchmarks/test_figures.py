@@ -14,10 +14,8 @@ from tests.benchmarks.cpu import process_cpu_s, tree_cpu_s
 from tests.benchmarks.fence import FenceBench, FenceRound
 from tests.benchmarks.generator import Measured
 from tests.benchmarks.measure import Settings
-from tests.benchmarks.postgres import own_postgres
 from tests.benchmarks.samples import HOT, NOOP, TRANSACTION, WORKER, Sample, ratios, spread
-
-_SCHEMA = Path(__file__).parents[2] / "shard_worker" / "database" / "migrations"
+from tests.conftest import MakeDatabase
 
 
 def _sample(subject: str, number: int, rate: float, cpu_us: float, *, generator_s: float = 0.3) -> Sample:
@@ -108,25 +106,23 @@ def test_the_account_of_a_process_grows_with_its_work() -> None:
     assert process_cpu_s(os.getpid()) - before == pytest.approx(0.1, abs=0.05)
 
 
-async def test_the_fence_is_measured_on_dense_rows(tmp_path: Path) -> None:
-    """Both statements store what they are given: every shard's sequence is dense, at epoch 1, from one round to the next."""
-    async with own_postgres(tmp_path) as url:
-        fenced, unfenced = await asyncpg.connect(url), await asyncpg.connect(url)
-        for migration in sorted(_SCHEMA.glob("*.sql")):
-            await fenced.execute(migration.read_text())
-        bench = FenceBench(fenced, unfenced)
+async def test_the_fence_is_measured_on_dense_rows(make_database: MakeDatabase) -> None:
+    """Both statements store what they are given: sequences dense in every shard, at epoch 1, over several rounds."""
+    url = await make_database(144)
+    fenced, unfenced = await asyncpg.connect(url), await asyncpg.connect(url)
+    bench = FenceBench(fenced, unfenced)
+    await bench.prepare()
+    for shards in (1, 28):
+        measured = await bench.round(shards, 0.1)
+        assert measured.fenced_events_s > 0
+        assert measured.unfenced_events_s > 0
+    rows = await fenced.fetch(
+        "SELECT shard_id < 72 AS fenced, bool_and(last = n) AS dense FROM"
+        " (SELECT shard_id, count(*) AS n, max(shard_seq) AS last FROM journal GROUP BY 1) s GROUP BY 1"
+    )
+    assert {row["fenced"]: row["dense"] for row in rows} == {True: True, False: True}
+    assert await fenced.fetchval("SELECT array_agg(DISTINCT epoch) FROM journal") == [1]
+    with pytest.raises(RuntimeError, match="empty journal"):
         await bench.prepare()
-        for shards in (1, 28):
-            measured = await bench.round(shards, 0.1)
-            assert measured.fenced_events_s > 0
-            assert measured.unfenced_events_s > 0
-        rows = await fenced.fetch(
-            "SELECT shard_id < 72 AS fenced, count(*) AS n, bool_and(last = n) AS dense FROM"
-            " (SELECT shard_id, count(*) AS n, max(shard_seq) AS last FROM journal GROUP BY 1) s GROUP BY 1"
-        )
-        assert {row["fenced"]: row["dense"] for row in rows} == {True: True, False: True}
-        assert await fenced.fetchval("SELECT array_agg(DISTINCT epoch) FROM journal") == [1]
-        with pytest.raises(RuntimeError, match="empty journal"):
-            await bench.prepare()
-        await fenced.close()
-        await unfenced.close()
+    await fenced.close()
+    await unfenced.close()
