@@ -18,6 +18,7 @@ import asyncpg
 import uvloop
 
 from shard_worker.contract import Answer, CommandRequest, Done, Request, Unavailable, UnavailableCode
+from shard_worker.database.connection import open_connection
 from shard_worker.domain.commands import Command
 from shard_worker.domain.decide import Unchanged, decide, message_ids_of
 from shard_worker.domain.evolve import evolve
@@ -100,3 +101,12 @@ class OneTransaction:
 
 async def _no_reset(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
     """Leave a connection as it is between two users: they all do the same."""
+
+
+def make_pool(dsn: str) -> "asyncpg.Pool[asyncpg.Record]":
+    """The pool of 8, its sessions set up as the worker's; to be awaited or entered."""
+
+    async def connect(*_: object, **__: object) -> "asyncpg.Connection[asyncpg.Record]":
+        return await open_connection(dsn, "one-transaction")
+
+    return asyncpg.create_pool(min_size=POOL, max_size=POOL, connect=connect, reset=_no_reset)
