@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from tests.benchmarks.core import Core
 from tests.benchmarks.fence import FenceRound
 from tests.benchmarks.measure import Settings
 from tests.benchmarks.samples import Ratio, Sample, Spread, ratios, spread
@@ -38,10 +39,11 @@ class Run(Struct, frozen=True):
     settings: Settings
     samples: list[Sample]
     fence: list[FenceRound]
+    core: Core
 
     def ratios(self) -> list[Ratio]:
         """The ratios at the number of connections where they are judged."""
-        return ratios(self.samples, self.fence, self.settings.judged_at)
+        return ratios(self.samples, self.fence, self.settings.judged_at, self.core)
 
 
 def this_machine(postgres: str) -> Machine:
@@ -247,6 +249,10 @@ The subjects: *no-op* is an aiohttp `web.Application` POST that reads the body a
 The append statement of the worker at 32 events a batch, against the same insert without ownership check and lock; two connections take turns batch by batch. Cost is by how much the median append gets longer.
 
 {_markdown(_FENCE_HEAD, _fence_lines(run.fence))}
+
+## Without a server
+
+Replay (decode and evolve): {run.core.replay_events_s:,.0f} events a second. A resident thread of 10 members and 50 live messages: {run.core.thread_bytes:,.0f} bytes; the same facts in nested dicts: {run.core.nested_dict_bytes:,.0f} bytes.
 """
 
 

@@ -18,6 +18,7 @@ from msgspec import Struct
 from psutil import Process  # type: ignore[import-untyped]  # ships no types, and no stubs are pinned
 
 from shard_worker.database.migration import migrate
+from tests.benchmarks.core import measure_core
 from tests.benchmarks.cpu import pin_tree
 from tests.benchmarks.fence import FenceBench, FenceRound, prepare_shards
 from tests.benchmarks.measure import Settings, sample
@@ -235,4 +236,4 @@ async def benchmark(base: str, settings: Settings, out: Path) -> Run:
             subjects = await _subjects(stack, base, settings, scratch, out)
             samples = await _rounds(subjects, postgres_pid, settings, scratch)
         fence = await _fence(base, settings)
-    return Run(at, machine, settings, samples, fence)
+    return Run(at, machine, settings, samples, fence, measure_core())

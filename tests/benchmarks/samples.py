@@ -9,6 +9,7 @@ from statistics import median
 
 from msgspec import Struct
 
+from tests.benchmarks.core import Core
 from tests.benchmarks.fence import FenceRound
 from tests.benchmarks.generator import BOUND, Measured
 
@@ -92,7 +93,9 @@ def _postgres_cpu(sample: Sample) -> float:
     return sample.postgres_cpu_us or 0.0
 
 
-def ratios(samples: Sequence[Sample], fence: Sequence[FenceRound], connections: int) -> list[Ratio]:
+def ratios(
+    samples: Sequence[Sample], fence: Sequence[FenceRound], connections: int, core: Core | None = None
+) -> list[Ratio]:
     """Every ratio that the samples allow, at this number of connections: those with a bar first."""
     asked: list[tuple[str, list[float], float | None, float | None, bool]] = [
         (
@@ -143,4 +146,10 @@ def ratios(samples: Sequence[Sample], fence: Sequence[FenceRound], connections: 
         bare = median(each.fenced_events_s for each in fence if each.shards_a_batch == widest)
         many = [_rate(s) / bare for s in samples if s.subject == WORKER and s.connections == connections]
         asked.append((f"durable commands/s ÷ bare fenced append ({widest} shards a batch)", many, None, 0.5, False))
+    if core is not None:
+        weight = core.thread_bytes / core.nested_dict_bytes
+        asked += [
+            ("bytes a resident thread ÷ nested dicts", [weight], None, 0.45, True),
+            ("replayed events/s ÷ 200,000", [core.replay_events_s / 200_000], None, 1.0, False),
+        ]
     return [Ratio(name, spread(values), bar, goal, most) for name, values, bar, goal, most in asked if values]

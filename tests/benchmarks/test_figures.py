@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from tests.benchmarks import report
+from tests.benchmarks.core import Core, measure_core
 from tests.benchmarks.cpu import process_cpu_s, tree_cpu_s
 from tests.benchmarks.fence import FenceBench, FenceRound
 from tests.benchmarks.generator import Measured
@@ -74,7 +75,14 @@ def test_the_median_comes_with_its_spread() -> None:
 
 def test_a_run_is_told_in_every_form(tmp_path: Path) -> None:
     """Table, JSON, page and picture hold the subjects, the machine and the verdicts."""
-    run = report.Run(report.now(), report.this_machine("PostgreSQL 16"), Settings(connections=(64,)), _SAMPLES, _FENCE)
+    run = report.Run(
+        report.now(),
+        report.this_machine("PostgreSQL 16"),
+        Settings(connections=(64,)),
+        _SAMPLES,
+        _FENCE,
+        Core(3e5, 9e3, 2e4),
+    )
     assert "FAILS" in report.as_text(run)
     page = report.as_page(run)
     assert "PostgreSQL 16" in page
@@ -126,3 +134,11 @@ async def test_the_fence_is_measured_on_dense_rows(make_database: MakeDatabase) 
         await bench.prepare()
     await fenced.close()
     await unfenced.close()
+
+
+def test_the_core_is_measured_without_a_server() -> None:
+    """Replay and weight come out as figures of a plausible size."""
+    found = measure_core(0.05)
+    assert found.replay_events_s > 1_000
+    assert 1_000 < found.thread_bytes < 200_000
+    assert found.nested_dict_bytes > 1_000
