@@ -24,8 +24,8 @@ from shard_worker.contract import (
 )
 from shard_worker.domain.ids import ShardId, ThreadId, shard_of
 from shard_worker.journal.appender import Appender
-from shard_worker.ownership.membership import OwnerRecord
-from shard_worker.peers.client import PeerOverloaded, PeerUnreachable
+from shard_worker.ownership.owners import OwnerRecord
+from shard_worker.peers.errors import PeerOverloaded, PeerUnreachable
 
 log = logging.getLogger(__name__)
 

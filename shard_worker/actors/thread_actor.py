@@ -237,7 +237,7 @@ class ThreadActor:
         """The database refused the oldest pending event: decide it and all that came after again, from the journal."""
         log.warning(
             "event refused by the journal; the thread is loaded again",
-            extra={"shard": self.shard.shard_id, "thread": self.thread_id, "seq_nr": row.seq_nr, "cause": repr(error)},
+            extra={"shard": self.shard.shard_id, "thread_id": self.thread_id, "seq_nr": row.seq_nr, "cause": repr(error)},
         )
         self.shard.stream.withdraw(self)
         again = self._forget_pending()
@@ -266,7 +266,7 @@ class ThreadActor:
         log.error(
             "a command broke its thread's state; the thread is loaded again",
             exc_info=error,
-            extra={"shard": self.shard.shard_id, "thread": self.thread_id},
+            extra={"shard": self.shard.shard_id, "thread_id": self.thread_id},
         )
         ask.answer(POISONED)
         self.state = None
@@ -298,7 +298,7 @@ class ThreadActor:
     def poison(self, reason: str) -> None:
         """The history cannot be read: say so to everyone who asks, and leave the neighbours alone."""
         log.error(
-            "thread poisoned", extra={"shard": self.shard.shard_id, "thread": self.thread_id, "reason": reason}
+            "thread poisoned", extra={"shard": self.shard.shard_id, "thread_id": self.thread_id, "reason": reason}
         )
         self.phase = Phase.POISONED
         while self.mailbox:

@@ -126,7 +126,7 @@ async def load_threads(
         try:
             states[row["thread_id"]] = (decode_state(row["state"]), row["seq_nr"])
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            log.warning("snapshot thrown away", extra={"thread": str(row["thread_id"]), "cause": str(error)})
+            log.warning("snapshot thrown away", extra={"thread_id": str(row["thread_id"]), "cause": str(error)})
     after = [states[uuid][1] if uuid in states else 0 for uuid in uuids]
     tails: dict[UUID, list[asyncpg.Record]] = {}
     for row in await connection.fetch(_TAIL_SQL, shard_ids, uuids, after):

@@ -1,0 +1,53 @@
+"""What a worker knows of ownership: values, read from the database, that others look at and nobody changes."""
+
+from typing import NamedTuple
+
+from shard_worker.domain.ids import ShardId
+
+
+class OwnerRecord(NamedTuple):
+    """Who owns a shard, as of the last look, and where it can be asked."""
+
+    worker: str
+    incarnation: str
+    epoch: int
+    host: str
+    public_port: int
+    management_port: int
+
+
+class WorkerRow(NamedTuple):
+    """One worker as the database has it."""
+
+    id: str
+    incarnation: str
+    host: str
+    public_port: int
+    management_port: int
+    beat: int
+    fenced: bool
+    leaving: bool
+    cordoned: bool
+
+
+class ShardRow(NamedTuple):
+    """One shard as the database has it, with the target that a plan gave it."""
+
+    id: ShardId
+    epoch: int
+    owner: str | None
+    incarnation: str | None
+    target: str | None
+    reason: str
+
+
+class View(NamedTuple):
+    """One consistent look at all workers and shards."""
+
+    workers: dict[str, WorkerRow]
+    shards: dict[ShardId, ShardRow]
+    plan_version: int
+    plan_hash: str
+
+
+EMPTY = View({}, {}, 0, "")

@@ -1,0 +1,212 @@
+"""A worker's actors on a real journal, with ownership and peers played by the test."""
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import asyncpg
+from ulid import ULID
+
+from shard_worker.actors.environment import Environment
+from shard_worker.actors.region import ShardRegion
+from shard_worker.actors.residents import Residents
+from shard_worker.contract import Answer, CommandRequest, GetMessages, OwnerAnswer, Request
+from shard_worker.domain.commands import AddMessages, Command, CreateThread, NewMessage
+from shard_worker.domain.ids import AccountId, MessageId, ShardId, ThreadId
+from shard_worker.domain.limits import Limits
+from shard_worker.journal.appender import Appender
+from shard_worker.journal.keys import StoredKey, look_up_key
+from shard_worker.journal.replay import Loader, read_events
+from shard_worker.journal.snapshots import SnapshotWriter
+from shard_worker.ownership.owners import OwnerRecord
+
+SHARDS = 8
+
+
+def account() -> AccountId:
+    """A fresh account."""
+    return AccountId(str(ULID()))
+
+
+def thread() -> ThreadId:
+    """A fresh thread id."""
+    return ThreadId(str(ULID()))
+
+
+def message_id() -> MessageId:
+    """A fresh message id."""
+    return MessageId(str(ULID()))
+
+
+def create(thread_id: ThreadId, by: AccountId) -> CreateThread:
+    """A thread administered by its creator."""
+    return CreateThread(thread_id, by, "title", None, None, True, (by,), (), 1)
+
+
+def add(thread_id: ThreadId, by: AccountId, *texts: str) -> AddMessages:
+    """Messages with fresh ids."""
+    return AddMessages(thread_id, by, tuple(NewMessage(message_id(), text, None, ()) for text in texts), 1)
+
+
+def request(command: Command, key: str | None = None) -> CommandRequest:
+    """The command as a gateway sends it."""
+    if key is None:
+        return CommandRequest(command, os.urandom(16))
+    body = repr([getattr(command, name) for name in command.__struct_fields__ if name not in ("create_at", "messages")])
+    texts = [message.text for message in command.messages] if isinstance(command, AddMessages) else []
+    return CommandRequest(
+        command,
+        os.urandom(16),
+        hashlib.sha256(f"{command.account_id}:{key}".encode()).digest()[:16],
+        hashlib.sha256(f"{type(command).__name__}{body}{texts}".encode()).digest()[:16],
+    )
+
+
+@dataclass
+class Owners:
+    """What this worker believes about ownership."""
+
+    records: dict[int, OwnerRecord] = field(default_factory=dict)
+    refreshed: int = 0
+
+    def owner_of(self, shard_id: ShardId) -> OwnerRecord | None:
+        return self.records.get(shard_id)
+
+    async def refresh(self) -> None:
+        self.refreshed += 1
+
+
+@dataclass
+class Peers:
+    """Other workers of the same process, by port."""
+
+    regions: dict[int, ShardRegion] = field(default_factory=dict)
+    asked: int = 0
+
+    async def ask(
+        self, address: tuple[str, int], request: Request, *, budget_s: float, shard_id: int, epoch: int, hops: int
+    ) -> OwnerAnswer:
+        self.asked += 1
+        answer = self.regions[address[1]].serve(request, budget_s, epoch, hops)
+        return await answer if isinstance(answer, asyncio.Future) else answer
+
+
+@dataclass
+class Node:
+    """One worker's actors."""
+
+    name: str
+    incarnation: str
+    region: ShardRegion
+    env: Environment
+    appender: Appender
+    residents: Residents
+    owners: Owners
+    admin: asyncpg.Connection
+    lease: list[bool]
+
+    async def own(self, *shards: int) -> None:
+        """Claim shards and serve them."""
+        for shard in shards:
+            epoch = await self.admin.fetchval(
+                "UPDATE shard SET epoch = epoch + 1, owner = $2, incarnation = $3 WHERE id = $1 RETURNING epoch",
+                shard,
+                self.name,
+                self.incarnation,
+            )
+            head = await self.admin.fetchval("SELECT coalesce(max(shard_seq), 0) FROM journal WHERE shard_id = $1", shard)
+            self.region.adopt(ShardId(shard), epoch, head)
+
+    async def ask(self, what: Request | Command, key: str | None = None, budget_s: float = 5.0) -> Answer:
+        """What a gateway on this worker would be told."""
+        asked = what if hasattr(what, "command_id") or not hasattr(what, "create_at") else request(what, key)  # type: ignore[arg-type]  # a command has create_at
+        return await self.region.ask(asked, budget_s)  # type: ignore[arg-type]  # and all else is a request
+
+    async def texts(self, thread_id: ThreadId, by: AccountId) -> list[str | None]:
+        """The texts of a thread's live messages."""
+        page = await self.ask(GetMessages(thread_id, by, 1000))
+        return [message.text for message in page.messages]  # type: ignore[union-attr]  # a refusal fails the test
+
+
+async def bump(connection: asyncpg.Connection, shard_id: ShardId, epoch: int) -> int | None:
+    """Ownership's raise of an own epoch, in short."""
+    raised: int | None = await connection.fetchval(
+        "UPDATE shard SET epoch = epoch + 1 WHERE id = $1 AND epoch = $2 RETURNING epoch", shard_id, epoch
+    )
+    return raised
+
+
+@asynccontextmanager
+async def node_on(
+    dsn: str,
+    *,
+    name: str = "w0",
+    through: str | None = None,
+    peers: Peers | None = None,
+    residents_most: int = 1000,
+    idle_s: float = 1000.0,
+    max_pending_per_thread: int = 1000,
+    max_pending_total: int = 10_000,
+    snapshot_every_events: int = 100,
+    watchdog_s: float = 2.0,
+) -> AsyncIterator[Node]:
+    """A worker's actors on a database; ``through`` is the DSN that its appends take (a proxy's)."""
+    incarnation = str(ULID())
+    admin = await asyncpg.connect(dsn)
+    pool = await asyncpg.create_pool(dsn, min_size=1, max_size=4)
+
+    async def connect(purpose: str) -> asyncpg.Connection:
+        while True:
+            try:
+                return await asyncpg.connect(through or dsn, timeout=2)
+            except (OSError, TimeoutError, asyncpg.PostgresError):
+                await asyncio.sleep(0.02)
+
+    async def look_up(shard_id: ShardId, uuid: object, key_hash: bytes) -> StoredKey | None:
+        async with pool.acquire() as connection:
+            return await look_up_key(connection, shard_id, uuid, key_hash)  # type: ignore[arg-type]  # a UUID
+
+    async def events(shard_id: ShardId, uuid: object, seq_nrs: object) -> object:
+        async with pool.acquire() as connection:
+            return await read_events(connection, shard_id, uuid, seq_nrs)  # type: ignore[arg-type]  # as declared
+
+    loader, snapshots = Loader(pool), SnapshotWriter(pool)
+    lease = [True]
+    env = Environment(
+        load=loader.load,
+        look_up_key=look_up,
+        read_events=events,  # type: ignore[arg-type]  # as declared
+        save_snapshot=snapshots.save,
+        memory_reads_allowed=lambda: lease[0],
+        limits=Limits(),
+        max_pending_per_thread=max_pending_per_thread,
+        max_pending_total=max_pending_total,
+        snapshot_every_events=snapshot_every_events,
+    )
+    appender = Appender(connect=connect, bump_epoch=bump, incarnation=lambda: incarnation, watchdog_s=watchdog_s)
+    residents = Residents(most=residents_most, idle_s=idle_s, clock=asyncio.get_running_loop().time)
+    owners = Owners()
+    region = ShardRegion(
+        worker=name,
+        shards=SHARDS,
+        env=env,
+        appender=appender,
+        residents=residents,
+        owners=owners,
+        peers=peers or Peers(),
+    )
+    appender.start()
+    snapshots.start()
+    region.start()
+    try:
+        yield Node(name, incarnation, region, env, appender, residents, owners, admin, lease)
+    finally:
+        await region.close()
+        await appender.close()
+        await snapshots.close()
+        await loader.close()
+        pool.terminate()
+        await admin.close()
