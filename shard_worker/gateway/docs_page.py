@@ -1,0 +1,6 @@
+"""Docs page."""
+
+
+def docs_page() -> bytes:
+    """The page."""
+    return b""

@@ -1,0 +1,55 @@
+"""Idempotency: what a key and a body hash to, and the thread id that a keyed create has.
+
+The scope of a key is (thread, account): the journal's index holds the thread, the hash holds the account.  Bodies are
+compared as JSON values without ``createAt``: the order of names and white space do not count, and ``null`` for an
+optional field is the same as leaving it out.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Final
+
+from shard_worker.domain.ids import AccountId, ThreadId, ulid_text
+
+_KEY: Final = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+def key_failure(values: Sequence[str]) -> str | None:
+    """What is wrong with the ``Idempotency-Key`` fields of a request, or None."""
+    if len(values) > 1:
+        return "Idempotency-Key: given more than once"
+    if values and not _KEY.fullmatch(values[0]):
+        return "Idempotency-Key: must be 1 to 128 visible ASCII characters"
+    return None
+
+
+def _key_digest(account_id: AccountId, key: str) -> bytes:
+    return sha256(f"{account_id}:{key}".encode()).digest()
+
+
+def key_hash(account_id: AccountId, key: str) -> bytes:
+    """The 16 bytes under which the journal knows a key."""
+    return _key_digest(account_id, key)[:16]
+
+
+def thread_id_of(account_id: AccountId, key: str) -> ThreadId:
+    """The id of the thread that a keyed create without ``threadId`` makes: time part 0, the rest from the key."""
+    return ThreadId(ulid_text(bytes(6) + _key_digest(account_id, key)[:10]))
+
+
+def _without_nulls(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _without_nulls(member) for name, member in value.items() if member is not None}
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    return value
+
+
+def body_hash(path: str, value: dict[str, object]) -> bytes:
+    """The 16 bytes by which two requests with one key are told apart; ``path`` has its ids in canonical form."""
+    compared = {name: _without_nulls(member) for name, member in value.items() if name != "createAt"}
+    compared = {name: member for name, member in compared.items() if member is not None}
+    text = json.dumps(compared, sort_keys=True, separators=(",", ":"))
+    return sha256(f"{path}\n{text}".encode()).digest()[:16]

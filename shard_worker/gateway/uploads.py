@@ -1,0 +1,82 @@
+"""Uploads: the bytes of a body, within its limit and its time.
+
+A body that came with its head, nearly every one, is taken without waiting and without a timer.  Only one that is still
+on its way gets a deadline, and it is the whole request's, counted from its first byte.
+"""
+
+import asyncio
+from typing import Final
+
+from aiohttp import hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web_exceptions import HTTPException
+
+from shard_worker.gateway.connection import GatewayConnection
+from shard_worker.gateway.options import GatewayOptions
+from shard_worker.gateway.problems import Problem, ProblemCode, ProblemRaised
+
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def _is_json(content_type: str) -> bool:
+    media_type, *parameters = [part.strip().lower() for part in content_type.split(";")]
+    if media_type != "application/json":
+        return False
+    return all(parameter in ("charset=utf-8", 'charset="utf-8"') for parameter in parameters)
+
+
+def check_media_type(request: web.BaseRequest) -> None:
+    """Raise 415 unless the body is plain JSON."""
+    headers = request.headers
+    content_type = headers.get(hdrs.CONTENT_TYPE)
+    if content_type != "application/json" and (content_type is None or not _is_json(content_type)):
+        what = "must be application/json, with or without charset=utf-8"
+        raise ProblemRaised(Problem(code=ProblemCode.UNSUPPORTED_MEDIA_TYPE, detail=f"Content-Type: {what}"))
+    if hdrs.CONTENT_ENCODING in headers:
+        raise ProblemRaised(
+            Problem(code=ProblemCode.UNSUPPORTED_MEDIA_TYPE, detail="Content-Encoding: must be left out")
+        )
+
+
+async def read_body(request: web.BaseRequest, options: GatewayOptions) -> bytes:
+    """The whole body; raises 400 for bad chunks, 408 when it stops coming, 413 over the limit."""
+    content = request.content
+    if content.is_eof() and content.exception() is None:
+        body = content.read_nowait(-1) if content.total_bytes else b""
+        if len(body) > options.body_limit_bytes:
+            raise _too_large(options)
+        return body
+    return await _wait_for_body(request, options)
+
+
+def _too_large(options: GatewayOptions) -> ProblemRaised:
+    detail = f"body: must have at most {options.body_limit_bytes} bytes"
+    return ProblemRaised(Problem(code=ProblemCode.BODY_TOO_LARGE, detail=detail, close=True))
+
+
+async def _wait_for_body(request: web.BaseRequest, options: GatewayOptions) -> bytes:
+    content = request.content
+    if (request.content_length or 0) > options.body_limit_bytes:
+        raise _too_large(options)
+    protocol = request.protocol
+    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and not content.total_bytes:
+        if protocol.transport is not None:
+            protocol.transport.write(_CONTINUE)
+    loop = asyncio.get_running_loop()
+    begun = protocol.request_since if isinstance(protocol, GatewayConnection) else 0.0
+    body = bytearray()
+    try:
+        async with asyncio.timeout_at((begun or loop.time()) + options.request_timeout_s):
+            while chunk := await content.readany():
+                body += chunk
+                if len(body) > options.body_limit_bytes:
+                    raise _too_large(options)
+    except TimeoutError:
+        content.feed_eof()  # nothing more is expected, so the connection need not linger
+        detail = f"the body did not arrive within {options.request_timeout_s:g} s"
+        raise ProblemRaised(Problem(code=ProblemCode.REQUEST_TIMEOUT, detail=detail, close=True)) from None
+    except (HttpProcessingError, HTTPException):
+        content.feed_eof()
+        detail = "body: the transfer encoding is broken"
+        raise ProblemRaised(Problem(code=ProblemCode.MALFORMED_HTTP, detail=detail, close=True)) from None
+    return bytes(body)
