@@ -11,6 +11,7 @@ Only what the benchmark asks is served: commands; queries are answered as unavai
 
 import argparse
 import asyncio
+import signal
 import time
 from typing import Final
 
@@ -26,6 +27,8 @@ from shard_worker.domain.ids import shard_of, ulid_uuid
 from shard_worker.domain.limits import Limits
 from shard_worker.domain.refusals import Refusal
 from shard_worker.domain.thread import Thread
+from shard_worker.gateway.options import GatewayOptions
+from shard_worker.gateway.server import PublicGateway, listening_socket
 from shard_worker.journal.codec import encode
 
 POOL: Final = 8
@@ -110,3 +113,31 @@ def make_pool(dsn: str) -> "asyncpg.Pool[asyncpg.Record]":
         return await open_connection(dsn, "one-transaction")
 
     return asyncpg.create_pool(min_size=POOL, max_size=POOL, connect=connect, reset=_no_reset)
+
+
+async def _serve(dsn: str, form: str, shards: int, incarnation: str) -> None:
+    async with make_pool(dsn) as pool:
+        limits = Limits(messages=1_000_000_000)
+        service = OneTransaction(pool, shards=shards, incarnation=incarnation, limits=limits, form=form)
+        gateway = PublicGateway(service, GatewayOptions(cursor_key=bytes(32)))
+        with listening_socket("127.0.0.1", 0) as listening:
+            await gateway.start([listening])
+            stop = asyncio.Event()
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+            print(f"ready {listening.getsockname()[1]}", flush=True)
+            await stop.wait()
+            gateway.close()
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dsn", required=True)
+    parser.add_argument("--form", choices=["transaction", "statement"], default="transaction")
+    parser.add_argument("--shards", type=int, default=144)
+    parser.add_argument("--incarnation", default="bench")
+    asked = parser.parse_args()
+    uvloop.run(_serve(asked.dsn, asked.form, asked.shards, asked.incarnation))
+
+
+if __name__ == "__main__":
+    _main()
