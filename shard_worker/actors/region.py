@@ -235,10 +235,13 @@ class ShardRegion:
         for shard_id in list(self.shards):
             self.drop(shard_id)
 
-    def epoch_of(self, shard_id: ShardId) -> int | None:
-        """The epoch at which a shard is held here, or None when it is not."""
-        shard = self.shards.get(shard_id)
-        return shard.epoch if shard is not None else None
+    def present(self) -> set[ShardId]:
+        """The shards that are here, served or on their way out."""
+        return set(self.shards)
+
+    def serving(self) -> set[ShardId]:
+        """The shards that are here to stay; one whose append is being decided counts, one being released does not."""
+        return {shard_id for shard_id, shard in self.shards.items() if shard.state is not ShardState.RELEASING}
 
     def _lost(self, shard: Shard) -> None:
         if self.shards.get(shard.shard_id) is shard:

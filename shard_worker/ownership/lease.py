@@ -1,0 +1,78 @@
+"""The proof of life of one incarnation: a session-level lock, a beat, and the lease on memory reads that follows.
+
+The lease is measured on a clock that goes on while the machine sleeps, from the moment a beat was *sent*: whoever
+fences this incarnation waits longer than the lease after the answer that first showed the beat.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import asyncpg
+
+from shard_worker.ownership import store
+
+log = logging.getLogger(__name__)
+
+boottime: Callable[[], float] = (
+    (lambda: time.clock_gettime(time.CLOCK_BOOTTIME)) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+)
+"""Seconds on a clock that counts suspended time too, where the system has one."""
+
+
+class Fenced(Exception):
+    """This incarnation was ended by somebody else."""
+
+
+class OpenConnection(Protocol):
+    """Open a checked connection, waiting for Postgres for as long as it takes."""
+
+    async def __call__(self, purpose: str) -> asyncpg.Connection: ...
+
+
+class Lease:
+    """Beats for one worker.  `allows_memory_reads` is asked at every read, in the turn of the loop that answers it."""
+
+    def __init__(self, connect: OpenConnection, worker: str, *, beat_s: float, lease_s: float) -> None:
+        self._connect = connect
+        self._worker = worker
+        self._beat_s = beat_s
+        self._lease_s = lease_s
+        self._until = 0.0
+        self.lost_sessions = 0
+
+    def allows_memory_reads(self) -> bool:
+        """Whether nobody can have fenced this incarnation yet."""
+        return boottime() < self._until
+
+    async def keep(self, incarnation: str, locked: asyncio.Event) -> None:
+        """Lock and beat until the incarnation is fenced, which raises `Fenced`.  A lost session is replaced."""
+        try:
+            while True:
+                connection = await self._connect("lease")
+                try:
+                    await self._beat(connection, incarnation, locked)
+                except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                    self.lost_sessions += 1
+                    log.warning("lease session lost", extra={"worker": self._worker, "cause": repr(error)})
+                finally:
+                    connection.terminate()
+                await asyncio.sleep(self._beat_s)
+        finally:
+            self._until = 0.0
+
+    async def _beat(self, connection: asyncpg.Connection, incarnation: str, locked: asyncio.Event) -> None:
+        attempt = await store.next_attempt(connection, self._worker, incarnation)
+        if attempt is None:
+            raise Fenced(incarnation)
+        await store.lock(connection, incarnation, attempt)
+        while True:
+            sent = boottime()
+            async with asyncio.timeout(2.0):
+                if not await store.beat(connection, self._worker, incarnation):
+                    raise Fenced(incarnation)
+            self._until = sent + self._lease_s
+            locked.set()
+            await asyncio.sleep(self._beat_s)
