@@ -53,7 +53,7 @@ def problem_of_http(error: BaseException | None) -> Problem:
 class GatewayConnection(RequestHandler):
     """One client's connection."""
 
-    __slots__ = ("_head_timer", "_head_timeout_s", "request_since")
+    __slots__ = ("_head_timeout_s", "_head_timer", "request_since")
 
     def __init__(self, *args: Any, head_timeout_s: float, **kwargs: Any) -> None:  # Any: RequestHandler's own
         super().__init__(*args, **kwargs)

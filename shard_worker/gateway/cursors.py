@@ -19,7 +19,7 @@ Position = str | tuple[int, int]
 
 _DIGEST_BYTES: Final = 8
 _LONGEST: Final = 200
-_DECODER: Final = msgspec.msgpack.Decoder(str | tuple[int, int])
+_DECODER: Final = msgspec.msgpack.Decoder(Position)
 
 
 class Cursors:
@@ -52,6 +52,7 @@ class Cursors:
         if digest != self._digest(operation, thread_id, account_id, payload):
             return None
         try:
-            return _DECODER.decode(payload)
+            position: Position = _DECODER.decode(payload)
+            return position
         except msgspec.DecodeError:
             return None

@@ -62,7 +62,7 @@ class Dispatcher:
             elif isinstance(route, QueryRoute):
                 reply = await self._reading.answer(route, segment, query, request)
             elif isinstance(route, DocumentRoute):
-                reply = Reply(self._documents[route], fields=b"Content-Type: %b\r\n" % route.content_type.encode())
+                reply = Reply(self._documents[route], fields=route.fields)
             elif route is None:
                 reply = self._without_route(request, resource)
             else:
@@ -71,7 +71,7 @@ class Dispatcher:
             reply = problem_reply(raised.problem)
         except ConnectionError:
             reply = Reply(NO_CONTENT, close=True)  # the client has gone; nobody will read this
-        except Exception:
+        except Exception:  # noqa: BLE001 - the boundary: logged with its cause, answered as a 500
             operation_id = NO_OPERATION if route is None else route.operation_id
             _LOG.exception("request failed", extra={"operation": operation_id})
             reply = problem_reply(Problem(code=ProblemCode.INTERNAL_ERROR, detail="the worker failed; see its log"))

@@ -3,12 +3,12 @@
 from shard_worker.gateway.docs_page import docs_page
 from shard_worker.gateway.openapi import openapi_json
 from shard_worker.gateway.options import GatewayOptions
-from shard_worker.gateway.routes import COMMANDS, DOCS, OPENAPI, QUERIES, DocumentRoute, Route
+from shard_worker.gateway.routes import COMMANDS, DOCS, DOCUMENTS, OPENAPI, QUERIES, DocumentRoute, Route
 
 
 def routes_of(options: GatewayOptions) -> tuple[Route, ...]:
     """The routes that exist under these options."""
-    return (*COMMANDS, *QUERIES, OPENAPI, DOCS) if options.documentation else (*COMMANDS, *QUERIES)
+    return (*COMMANDS, *QUERIES, *DOCUMENTS) if options.documentation else (*COMMANDS, *QUERIES)
 
 
 def documents_of(options: GatewayOptions) -> dict[DocumentRoute, bytes]:

@@ -8,10 +8,10 @@ import time
 from typing import Any, Final, cast
 
 from aiohttp import web
-from multidict import istr
 from msgspec.structs import replace
+from multidict import istr
 
-from shard_worker.contract import Answer, CommandRequest, Done, ExistsThread, Existence, Unavailable
+from shard_worker.contract import Answer, CommandRequest, Done, Existence, ExistsThread, Unavailable
 from shard_worker.domain.commands import CreateThread
 from shard_worker.domain.ids import AccountId, ThreadId, canonical
 from shard_worker.domain.refusals import Refusal

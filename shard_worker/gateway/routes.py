@@ -9,8 +9,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from shard_worker.contract import AccountIdPage, Done, MessagePage, Query, ThreadView
-from shard_worker.contract import GetAdministratorIds, GetMemberIds, GetMessages, ReadThread
+from shard_worker.contract import (
+    AccountIdPage,
+    Done,
+    GetAdministratorIds,
+    GetMemberIds,
+    GetMessages,
+    MessagePage,
+    Query,
+    ReadThread,
+)
 from shard_worker.domain.ids import AccountId, ThreadId
 from shard_worker.domain.refusals import RefusalCode
 from shard_worker.gateway import answers, bodies, queries
@@ -62,6 +70,8 @@ class DocumentRoute:
     operation_id: str
     summary: str
     content_type: str
+    fields: bytes
+    """The header fields of its answer, ready-made."""
     method: str = "GET"
 
 
@@ -238,15 +248,22 @@ OPENAPI: Final = DocumentRoute(
     operation_id="getOpenApi",
     summary="This document",
     content_type="application/json",
+    fields=b"Content-Type: application/json\r\n",
 )
 DOCS: Final = DocumentRoute(
     template="/docs",
     operation_id="getDocs",
     summary="This document for people",
-    content_type="text/html; charset=utf-8",
+    content_type="text/html",
+    fields=(
+        b"Content-Type: text/html; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n"
+        b"Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+        b"connect-src 'self'; frame-ancestors 'none'\r\n"
+    ),
 )
 
-ROUTES: Final[tuple[Route, ...]] = (*COMMANDS, *QUERIES, OPENAPI, DOCS)
+DOCUMENTS: Final = (OPENAPI, DOCS)
+ROUTES: Final[tuple[Route, ...]] = (*COMMANDS, *QUERIES, *DOCUMENTS)
 
 
 @dataclass(slots=True)

@@ -59,9 +59,9 @@ async def _wait_for_body(request: web.BaseRequest, options: GatewayOptions) -> b
     if (request.content_length or 0) > options.body_limit_bytes:
         raise _too_large(options)
     protocol = request.protocol
-    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and not content.total_bytes:
-        if protocol.transport is not None:
-            protocol.transport.write(_CONTINUE)
+    expects = request.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
+    if expects and not content.total_bytes and protocol.transport is not None:
+        protocol.transport.write(_CONTINUE)
     loop = asyncio.get_running_loop()
     begun = protocol.request_since if isinstance(protocol, GatewayConnection) else 0.0
     body = bytearray()
