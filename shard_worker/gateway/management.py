@@ -1,11 +1,12 @@
 """The management port: probes, metrics, the cluster as this worker sees it, and what the operator asks and tells.
 
-``ManagementPort(view, secret, registry)``: ``port.protocol_factory()`` (after `start`, inside the running loop) makes the
-protocol of one HTTP connection, so that the peers' ``sniffing_factory`` can choose between it and frames on one socket.
-``await port.start(sockets)`` instead serves HTTP alone on these sockets.  ``await port.close()`` ends both.
+``ManagementPort(view, secret, metrics)``: ``port.protocol()``, called inside the running loop, makes the protocol of one
+HTTP connection, so that the peers' ``sniffing_factory`` can choose between it and frames on one socket.
+``await port.start(sockets)`` instead serves HTTP alone.  ``port.close()`` ends both.  Further collectors go into
+``port.registry``.
 
-``/livez`` and ``/readyz`` answer 200 or 503 with ``{"ok": …, "detail": …}``; ``/internal/…`` asks for
-``Authorization: Bearer <secret>``.
+``/livez`` and ``/readyz`` answer 200 or 503 with ``{"ok": …, "reason": …}``; everything under ``/internal/`` asks for
+``Authorization: Bearer <secret>``, before it says whether there is anything at the path.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ import hmac
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 import msgspec
 from aiohttp import hdrs, web
@@ -22,45 +23,43 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from shard_worker.gateway import json_values
 from shard_worker.gateway.connection import ConnectionFactory, GatewayConnection, check_aiohttp
+from shard_worker.gateway.metrics import RequestMetrics
 from shard_worker.gateway.options import GatewayOptions
 from shard_worker.gateway.problems import Problem, ProblemCode, ProblemRaised, invalid
-from shard_worker.gateway.replies import JSON, NO_CONTENT, Reply, problem_reply
+from shard_worker.gateway.replies import NO_CONTENT, Reply, problem_reply
 from shard_worker.gateway.uploads import check_media_type, read_body
 
 _LOG: Final = logging.getLogger(__name__)
 _METRICS_FIELDS: Final = b"Content-Type: %b\r\n" % CONTENT_TYPE_LATEST.encode()
 
-Document = dict[str, Any]  # Any: JSON; its shape is the cluster view's contract
-
-
-class Health(NamedTuple):
-    """What a probe is told; ``detail`` is for people."""
-
-    ok: bool
-    detail: str = ""
+Document = dict[str, object]
 
 
 class ClusterView(Protocol):
     """What the rest of the worker knows of itself and of the cluster."""
 
-    def livez(self) -> Health:
-        """Whether the event loop does its work."""
+    def fault(self) -> str | None:
+        """Why the process should be ended, or None."""
         ...
 
-    def readyz(self) -> Health:
-        """Whether requests should be sent here: registered, first assignment settled, not leaving."""
+    def ready(self) -> str | None:
+        """Why requests should not be sent here, not yet or no more; None when they should."""
         ...
 
     def cluster(self) -> Document:
-        """``{"workers": […], "shards": […]}`` for people and for ``threadcluster status``."""
+        """``{"workers": […], "shards": […]}``, for people and for ``threadcluster status``."""
         ...
 
     def ownership(self) -> Document:
-        """Owners, targets and load, for the operator's plan."""
+        """Owners, targets, load and the plan's version, for whoever plans."""
         ...
 
-    async def set_targets(self, plan_version: int, plan: Document) -> bool:
-        """Put a plan's targets in place of an older plan's, by compare-and-set; False when the plan is stale."""
+    async def set_targets(self, version: int, plan_hash: str, targets: list[tuple[int, str | None, str]]) -> int | None:
+        """Record (shard, target, reason)s of a plan made from plan ``version``: its own version, None when stale."""
+        ...
+
+    def plan_version(self) -> int:
+        """The present plan's version, as far as this worker knows."""
         ...
 
 
@@ -68,7 +67,7 @@ class TargetIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where a plan wants one shard."""
 
     shard: int
-    target: str
+    target: str | None
     reason: str
 
 
@@ -76,6 +75,7 @@ class PlanIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="ca
     """The body of ``PUT /internal/v1/targets``."""
 
     plan_version: int
+    """The version of the plan this one was made from."""
     hash: str
     targets: list[TargetIn]
 
@@ -90,7 +90,7 @@ class ManagementPort:
         self,
         view: ClusterView,
         secret: bytes,
-        registry: CollectorRegistry,
+        metrics: RequestMetrics | None = None,
         options: GatewayOptions | None = None,
     ) -> None:
         check_aiohttp()
@@ -98,7 +98,10 @@ class ManagementPort:
             raise ValueError("secret must not be empty")
         self._view = view
         self._authorization = b"Bearer " + secret
-        self._registry = registry
+        self.registry = CollectorRegistry()
+        """What ``/metrics`` shows."""
+        if metrics is not None:
+            self.registry.register(metrics)
         self._options = options or GatewayOptions()
         self._factory: ConnectionFactory | None = None
         self._servers: list[asyncio.Server] = []
@@ -111,7 +114,7 @@ class ManagementPort:
             "/internal/v1/targets": {"PUT": self._targets},
         }
 
-    def protocol_factory(self) -> GatewayConnection:
+    def protocol(self) -> GatewayConnection:
         """The protocol of one new HTTP connection; needs the running loop."""
         if self._factory is None:
             self._factory = ConnectionFactory(
@@ -125,7 +128,7 @@ class ManagementPort:
         """Serve HTTP alone on these bound sockets; they stay the caller's to close."""
         loop = asyncio.get_running_loop()
         for given in sockets:
-            self._servers.append(await loop.create_server(self.protocol_factory, sock=given.dup()))
+            self._servers.append(await loop.create_server(self.protocol, sock=given.dup()))
 
     def close(self) -> None:
         """Stop accepting, and end every HTTP connection."""
@@ -168,13 +171,13 @@ class ManagementPort:
             raise ProblemRaised(Problem(code=ProblemCode.UNAUTHORIZED, detail=detail))
 
     async def _livez(self, _: web.BaseRequest) -> Reply:
-        return _health(self._view.livez())
+        return _health(self._view.fault())
 
     async def _readyz(self, _: web.BaseRequest) -> Reply:
-        return _health(self._view.readyz())
+        return _health(self._view.ready())
 
     async def _metrics(self, _: web.BaseRequest) -> Reply:
-        return Reply(generate_latest(self._registry), fields=_METRICS_FIELDS)
+        return Reply(generate_latest(self.registry), fields=_METRICS_FIELDS)
 
     async def _cluster(self, _: web.BaseRequest) -> Reply:
         return Reply(msgspec.json.encode(self._view.cluster()))
@@ -191,11 +194,14 @@ class ManagementPort:
             raise invalid(*failures, str(error)) from None
         if failures:
             raise invalid(*failures)
-        if not await self._view.set_targets(plan.plan_version, msgspec.to_builtins(plan)):
-            detail = f"plan {plan.plan_version} is not newer than the one in force"
+        targets = [(target.shard, target.target, target.reason) for target in plan.targets]
+        version = await self._view.set_targets(plan.plan_version, plan.hash, targets)
+        if version is None:
+            detail = f"made from plan {plan.plan_version}, but plan {self._view.plan_version()} is in force"
             raise ProblemRaised(Problem(code=ProblemCode.PLAN_STALE, detail=detail))
-        return Reply(b'{"planVersion":%d}' % plan.plan_version)
+        return Reply(b'{"planVersion":%d}' % version)
 
 
-def _health(health: Health) -> Reply:
-    return Reply(msgspec.json.encode({"ok": health.ok, "detail": health.detail}), 200 if health.ok else 503, JSON)
+def _health(reason: str | None) -> Reply:
+    """200, or 503 with the reason why not."""
+    return Reply(msgspec.json.encode({"ok": reason is None, "reason": reason}), 200 if reason is None else 503)

@@ -91,6 +91,9 @@ _STATUS_AND_TITLE: Final[dict[ProblemCode, tuple[int, str]]] = {
     ProblemCode.READ_MODEL_BEHIND: (504, "The read model is behind"),
 }
 
+OF_MANAGEMENT: Final = frozenset({ProblemCode.UNAUTHORIZED, ProblemCode.PLAN_STALE})
+"""Codes that only the management port answers."""
+
 REFUSED_MESSAGES: Final = 1_000
 """How many failures one answer lists; what is beyond is counted in the last line."""
 
