@@ -254,6 +254,11 @@ class ShardRegion:
         """Start the one timer that serves all asks and all residents."""
         self._sweeper = asyncio.create_task(self._sweep(), name="region-sweep")
 
+    def fault(self) -> BaseException | None:
+        """Why the timer ended though it never should, or None."""
+        task = self._sweeper
+        return task.exception() if task is not None and task.done() and not task.cancelled() else None
+
     async def close(self) -> None:
         """Stop the timer and forget every shard."""
         if self._sweeper is not None:

@@ -1,0 +1,312 @@
+"""`threadcluster local …`: a cluster on this machine, in one command."""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from threadcluster_operator.local.control import ControlClient, ControlServer, NotRunning
+from threadcluster_operator.local.datadir import DataDir, DataDirBusy, choose
+from threadcluster_operator.local.supervisor import Supervisor, UpFailed
+from threadcluster_operator.model import ResourceRefused, Resources, parse_resources, read_resources
+
+_SAMPLE = Path("manifests/samples/demo.yaml")
+_DEFAULT = """
+apiVersion: threadcluster.io/v1alpha1
+kind: ThreadCluster
+metadata: {name: demo}
+spec: {replicas: 2}
+"""
+_DEFAULT_PORT = 8080
+_data_dir_option = click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the cluster keeps everything [default: ./.threadcluster/<name>].",
+)
+
+
+@click.group()
+def local() -> None:
+    """A cluster on this machine: worker processes instead of pods, and a Postgres of its own.
+
+    \b
+    threadcluster local up                    run the demo cluster in the foreground
+    threadcluster local up -f my.yaml         run another one, or hand a running one its new resource
+    threadcluster local status                what runs, and who owns what
+    threadcluster local down                  stop it; the data stays
+    """
+
+
+@local.command()
+@click.option("-f", "--file", type=click.Path(path_type=Path), help="A ThreadCluster, and the Secrets it refers to.")
+@_data_dir_option
+@click.option("--port", type=click.IntRange(0, 65535), help="The public port [default: the resource's, else 8080].")
+@click.option("--database-url", help="Use this Postgres instead of an embedded one.")
+@click.option("--detach", is_flag=True, help="Return when the cluster serves, and leave it running.")
+def up(file: Path | None, data_dir: Path | None, port: int | None, database_url: str | None, detach: bool) -> None:
+    """Run a cluster, or hand a running one its new resource and wait until that holds.
+
+    In the foreground Ctrl-C stops everything in order; a second one does not wait.  The data stays, and the next `up` on
+    the same directory goes on with it.
+    """
+    try:
+        text = _text(file)
+        source = str(file or _SAMPLE)
+        resources = parse_resources(text, source)
+        resources.database_url()
+        place = DataDir(choose(data_dir, resources.cluster.name))
+        _refuse_other_cluster(place, resources)
+        if place.is_locked():
+            asyncio.run(_hand_over(place, text))
+        elif detach:
+            _detach(place, text, _port(port, resources, text), database_url)
+        else:
+            logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+            asyncio.run(_foreground(place, resources, text, _port(port, resources, text), database_url))
+    except (ResourceRefused, UpFailed, DataDirBusy, NotRunning) as error:
+        raise click.ClickException(str(error)) from error
+
+
+@local.command()
+@_data_dir_option
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def status(data_dir: Path | None, output: str) -> None:
+    """What runs, and who owns what.  Exit code 3 when no supervisor lives on the data directory."""
+    place = DataDir(choose(data_dir, None))
+    try:
+        found = asyncio.run(ControlClient(place).status())
+    except NotRunning as error:
+        if output == "json":
+            click.echo(json.dumps(_not_running(place), indent=2))
+        click.echo(str(error), err=True)
+        sys.exit(3)
+    click.echo(json.dumps(found, indent=2) if output == "json" else _table(found))
+
+
+@local.command()
+@_data_dir_option
+@click.option("-f", "--follow", is_flag=True, help="Go on as lines come.")
+@click.argument("process", required=False)
+def logs(data_dir: Path | None, follow: bool, process: str | None) -> None:
+    """Show the logs of PROCESS (a worker, `supervisor`, `postgres`), or of all workers."""
+    place = DataDir(choose(data_dir, None))
+    paths = {path.stem: path for path in sorted(place.logs.glob("*.log"))} if place.logs.is_dir() else {}
+    paths["postgres"] = place.postgres / "server.log"
+    if process is not None and process not in paths:
+        raise click.ClickException(f"no log of {process!r}; there are {', '.join(paths) or 'none'}")
+    wanted = [paths[process]] if process is not None else [path for name, path in paths.items() if name != "postgres"]
+    present = [str(path) for path in wanted if path.exists()]
+    if present:
+        sys.exit(subprocess.run(["tail", "-n", "200", *(["-F"] if follow else []), *present], check=False).returncode)
+
+
+@local.command()
+@_data_dir_option
+def down(data_dir: Path | None) -> None:
+    """Stop the cluster in order and wait until it is down; the data stays."""
+    place = DataDir(choose(data_dir, None))
+    try:
+        asyncio.run(ControlClient(place).down())
+    except NotRunning as error:
+        click.echo(str(error))
+        return
+    deadline = time.monotonic() + 60
+    while place.is_locked():
+        if time.monotonic() > deadline:
+            raise click.ClickException("the supervisor has not ended within 60 s; see `threadcluster local logs supervisor`")
+        time.sleep(0.1)
+    click.echo(f"down; the data stays in {place.path}")
+
+
+# --- up
+
+
+def _text(file: Path | None) -> str:
+    if file is None:
+        return _SAMPLE.read_text() if _SAMPLE.exists() else _DEFAULT
+    try:
+        return file.read_text()
+    except OSError as error:
+        raise ResourceRefused(f"{file}: {error.strerror}") from error
+
+
+def _port(port: int | None, resources: Resources, text: str) -> int:
+    """The port asked for: the option, else what the resource says itself, else 8080 (80 is not for ordinary users)."""
+    if port is not None:
+        return port
+    given = "gateway" in resources.cluster.spec.model_fields_set
+    del text
+    return resources.cluster.spec.gateway.service.port if given else _DEFAULT_PORT
+
+
+def _refuse_other_cluster(place: DataDir, resources: Resources) -> None:
+    """A data directory belongs to one cluster of one shard count."""
+    if not place.cluster_yaml.exists():
+        return
+    before = read_resources(place.cluster_yaml).cluster
+    new = resources.cluster
+    if before.name != new.name:
+        raise UpFailed(f"metadata.name: {place.path} is {before.name!r}'s, not {new.name!r}'s")
+    if before.spec.shards != new.spec.shards:
+        raise UpFailed(
+            f"spec.shards: {place.path} was made with {before.spec.shards}, which never changes; {new.spec.shards} was asked"
+            " for"
+        )
+
+
+async def _foreground(
+    place: DataDir, resources: Resources, text: str, port: int, database_url: str | None
+) -> None:
+    place.make()
+    place.lock()
+    began = time.monotonic()
+
+    def say(line: str) -> None:
+        click.echo(f"[{time.monotonic() - began:5.1f} s] {line}")
+
+    supervisor = Supervisor(place, resources, port=port, database_url=database_url, say=say)
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+
+    def stop() -> None:
+        if stopping.is_set():
+            supervisor.kill()
+        stopping.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stop)
+    control = ControlServer(supervisor, place, stop)
+    say(f"cluster {resources.cluster.name!r} in {place.path}")
+    try:
+        bringing = asyncio.ensure_future(_bring_up(supervisor, control, place, text, say))
+        ending = asyncio.ensure_future(stopping.wait())
+        await asyncio.wait((bringing, ending), return_when=asyncio.FIRST_COMPLETED)
+        if bringing.done():
+            bringing.result()
+            await ending
+        else:
+            bringing.cancel()
+            await asyncio.gather(bringing, return_exceptions=True)
+    finally:
+        await control.close()
+        await supervisor.down()
+    say("down; the data stays")
+
+
+async def _bring_up(
+    supervisor: Supervisor, control: ControlServer, place: DataDir, text: str, say: Any  # a plain callable
+) -> None:
+    await supervisor.up()
+    place.write_private(place.cluster_yaml, text)
+    await control.start()
+    await supervisor.await_converged()
+    say(f"ready: http://127.0.0.1:{supervisor.port}")
+    click.echo(_curl_lines(f"http://127.0.0.1:{supervisor.port}"))
+
+
+def _curl_lines(url: str) -> str:
+    account = "01HZZZZZZZZZZZZZZZZZZZZZZZ"
+    json_type = "-H 'Content-Type: application/json'"
+    return f"""
+Try it, in another terminal:
+
+  THREAD=$(curl -s {json_type} {url}/v1/threads/create -d '{{"accountId":"{account}","title":"hello","administratorIds":["{account}"],"memberIds":[]}}' | sed 's/.*"threadId":"\\([^"]*\\)".*/\\1/'); echo $THREAD
+  curl -s {json_type} {url}/v1/threads/$THREAD/messages/add -d '{{"accountId":"{account}","messages":[{{"text":"hi there"}}]}}'
+  curl -s "{url}/v1/threads/$THREAD/messages?account_id={account}"
+"""
+
+
+def _detach(place: DataDir, text: str, port: int, database_url: str | None) -> None:
+    """Run `up` in a process of its own, and follow what it says until the cluster serves or it ends."""
+    place.make()
+    handed = place.path / "wanted.yaml"
+    place.write_private(handed, text)
+    said = place.logs / "supervisor.log"
+    from_here = said.stat().st_size if said.exists() else 0
+    command = [sys.executable, "-m", "threadcluster_operator.main", "local", "up", "-f", str(handed)]
+    command += ["--data-dir", str(place.path), "--port", str(port)]
+    with said.open("ab") as out:
+        process = subprocess.Popen(
+            [*command, *(["--database-url", database_url] if database_url is not None else [])],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+    with said.open() as follow:
+        follow.seek(from_here)
+        ready = False
+        while True:
+            ended = process.poll() is not None
+            for line in follow:
+                click.echo(line, nl=False)
+                ready = ready or "] ready: " in line
+            if ready:
+                return
+            if ended:
+                raise UpFailed(f"the cluster did not come up; see {said}")
+            time.sleep(0.05)
+
+
+async def _hand_over(place: DataDir, text: str) -> None:
+    client = ControlClient(place)
+    before = await client.status()
+    changes = await client.accept(text)
+    click.echo("\n".join(changes) if changes else "nothing changes")
+    shown = None
+    while True:
+        found = await client.status()
+        line = ", ".join(f"{worker['name']} {worker['state']} ({len(worker['shards'])})" for worker in found["workers"])
+        if line != shown:
+            click.echo(line or "no workers")
+            shown = line
+        if found["ready"]:
+            break
+        await asyncio.sleep(0.2)
+    click.echo(f"converged: {before['replicas']} → {found['replicas']} workers, {found['url']}")
+
+
+# --- status
+
+
+def _not_running(place: DataDir) -> dict[str, Any]:  # JSON
+    resources = read_resources(place.cluster_yaml) if place.cluster_yaml.exists() else None
+    return {
+        "name": resources.cluster.name if resources is not None else None,
+        "ready": False,
+        "url": None,
+        "replicas": resources.cluster.spec.replicas if resources is not None else 0,
+        "dataDir": str(place.path),
+        "supervisor": {"pid": None},
+        "postgres": {"pid": None, "dsn": None, "dataDir": str(place.postgres)},
+        "workers": [],
+    }
+
+
+def _table(found: dict[str, Any]) -> str:  # JSON
+    rows = [("WORKER", "STATE", "PID", "SHARDS", "ADDRESS", "MANAGEMENT")]
+    rows += [
+        (
+            worker["name"],
+            worker["state"],
+            str(worker["pid"] or "-"),
+            str(len(worker["shards"])),
+            worker["address"] or "-",
+            worker["managementAddress"] or "-",
+        )
+        for worker in found["workers"]
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    state = "ready" if found["ready"] else "not ready"
+    head = f"{found['name']}: {state}, {found['url']}, Postgres {found['postgres']['pid'] or 'elsewhere'}"
+    return "\n".join([head, "", *lines])

@@ -1,0 +1,352 @@
+"""The supervisor of a local cluster: it keeps Postgres and the workers running, and the shards where they belong.
+
+It is to processes what the Kubernetes operator is to pods: it observes, asks the pure planner, and acts, a little at a
+time, again and again.  The data plane does not need it: workers go on while it is away, and leave in order when it dies.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import aiohttp
+
+from shard_worker.domain.ids import ShardId
+from threadcluster_operator.local.datadir import DataDir
+from threadcluster_operator.local.plan import NewPlan, Observed, next_steps
+from threadcluster_operator.local.postgres import EmbeddedPostgres, PostgresFailed
+from threadcluster_operator.local.workers import WorkerProcess, ask
+from threadcluster_operator.model import Resources
+
+log = logging.getLogger(__name__)
+
+_TURN_S: Final = 0.2
+_RESTART_S: Final = 0.3
+
+Say = Callable[[str], None]
+
+
+class UpFailed(Exception):
+    """The cluster cannot be brought up; the message says why and what to do."""
+
+
+class Supervisor:
+    """One local cluster, from its Postgres to its workers."""
+
+    def __init__(
+        self, data_dir: DataDir, resources: Resources, *, port: int, database_url: str | None, say: Say
+    ) -> None:
+        self.data_dir = data_dir
+        self.resources = resources
+        self.port = port
+        self._database_url = database_url if database_url is not None else resources.database_url()
+        self._say = say
+        self._postgres: EmbeddedPostgres | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._control: asyncio.Task[None] | None = None
+        self._socket: socket.socket | None = None
+        self._session: aiohttp.ClientSession | None = None
+        self._workers: dict[str, WorkerProcess] = {}
+        self._observed: Observed | None = None
+        self._answers: dict[str, dict[str, Any]] = {}  # JSON objects
+        self._stops: set[asyncio.Task[None]] = set()
+        self.converged = asyncio.Event()
+        self.generation = 1
+
+    # --- up and down
+
+    async def up(self) -> None:
+        """Bring everything up; returns when the cluster serves.  Raises `UpFailed`."""
+        self.data_dir.make()
+        orphans = await asyncio.to_thread(self.data_dir.end_orphans)
+        if orphans:
+            self._say(f"ended workers of an earlier supervisor: {', '.join(orphans)}")
+        self._bind()
+        if self._database_url is None:
+            await self._start_postgres()
+        else:
+            self.data_dir.write_private(self.data_dir.dsn_file, self._database_url)
+        await self._migrate()
+        self._session = aiohttp.ClientSession()
+        self._control = asyncio.create_task(self._run(), name="control")
+        self._say(f"starting {self.resources.cluster.spec.replicas} workers")
+
+    async def await_converged(self) -> None:
+        """Return when every wanted worker serves its share.  Raises when the control loop has ended."""
+        assert self._control is not None  # up was called
+        waiting = asyncio.ensure_future(self.converged.wait())
+        await asyncio.wait((waiting, self._control), return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if self._control.done():
+            self._control.result()
+
+    def accept(self, resources: Resources) -> list[str]:
+        """Take a new resource; says what changes.  Raises `UpFailed` for what may not."""
+        old, new = self.resources.cluster, resources.cluster
+        if new.name != old.name:
+            raise UpFailed(f"metadata.name: this data directory is {old.name!r}'s, not {new.name!r}'s")
+        if new.spec.shards != old.spec.shards:
+            raise UpFailed(f"spec.shards: {old.spec.shards} was given when the database was made, and never changes")
+        changes = []
+        if new.spec.replicas != old.spec.replicas:
+            changes.append(f"replicas {old.spec.replicas} → {new.spec.replicas}")
+        if new.spec.worker != old.spec.worker:
+            changes.append("worker settings: each worker takes them at its next start")
+        self.resources = resources
+        self.generation += 1
+        if changes:
+            self.converged.clear()
+        return changes
+
+    async def down(self) -> None:
+        """Stop the workers in order, then Postgres; the data stays."""
+        if self._control is not None:
+            self._control.cancel()
+            await asyncio.gather(self._control, return_exceptions=True)
+        if self._workers:
+            self._say(f"stopping {len(self._workers)} workers")
+        await asyncio.gather(*[worker.stop() for worker in self._workers.values()], *self._stops)
+        if self._session is not None:
+            await self._session.close()
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        if self._postgres is not None:
+            self._say("stopping Postgres")
+            await self._postgres.stop()
+        if self._socket is not None:
+            self._socket.close()
+
+    def kill(self) -> None:
+        """End every worker at once; nothing acknowledged is lost."""
+        for worker in self._workers.values():
+            worker.kill()
+
+    # --- the pieces
+
+    def _bind(self) -> None:
+        bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind(("127.0.0.1", self.port))
+        except OSError as error:
+            bound.close()
+            raise UpFailed(f"port {self.port} is taken: stop what listens there, or choose another with --port") from error
+        bound.listen(1024)
+        self.port = bound.getsockname()[1]
+        self._socket = bound
+
+    async def _start_postgres(self) -> None:
+        self._postgres = EmbeddedPostgres(self.data_dir.postgres)
+        self._say("starting Postgres")
+        try:
+            await self._postgres.start()
+        except PostgresFailed as error:
+            raise UpFailed(str(error)) from error
+        self.data_dir.write_private(self.data_dir.dsn_file, self._postgres.dsn)
+        self._keeper = asyncio.create_task(self._keep_postgres(self._postgres), name="keep-postgres")
+
+    async def _keep_postgres(self, postgres: EmbeddedPostgres) -> None:
+        while True:
+            code = await postgres.wait()
+            log.warning("Postgres ended; starting it again", extra={"exit": code, "log": str(postgres.log_path)})
+            started = False
+            while not started:
+                try:
+                    await postgres.start()
+                    started = True
+                except PostgresFailed as error:
+                    log.error("Postgres does not start", extra={"cause": str(error)})
+                    await asyncio.sleep(_RESTART_S * 10)
+            self.data_dir.write_private(self.data_dir.dsn_file, postgres.dsn)
+
+    async def _migrate(self) -> None:
+        spec = self.resources.cluster.spec
+        began = time.monotonic()
+        while True:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "shard_worker.main", "migrate", "--dsn-file", str(self.data_dir.dsn_file)),
+                *("--cluster", self.resources.cluster.name, "--shards", str(spec.shards)),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+            )
+            out, _ = await process.communicate()
+            said = out.decode(errors="replace").strip()
+            if process.returncode == 0:
+                for line in said.splitlines():
+                    self._say(line)
+                return
+            reason = said.removeprefix("Error: ")
+            if not reason.startswith("no Postgres at"):
+                raise UpFailed(reason)
+            self._say(f"waiting for Postgres ({time.monotonic() - began:.0f} s): {reason}")
+            await asyncio.sleep(2.0)
+
+    def _environment(self) -> dict[str, str]:
+        cluster = self.resources.cluster
+        passivation = cluster.spec.worker.passivation
+        return {
+            "SHARD_WORKER_CLUSTER": cluster.name,
+            "SHARD_WORKER_DSN_FILE": str(self.data_dir.dsn_file),
+            "SHARD_WORKER_SECRET_FILE": str(self.data_dir.secret_file),
+            "SHARD_WORKER_SHARDS": str(cluster.spec.shards),
+            "SHARD_WORKER_HOST": "127.0.0.1",
+            "SHARD_WORKER_BIND": "127.0.0.1",
+            "SHARD_WORKER_PUBLIC_PORT": "0",
+            "SHARD_WORKER_MANAGEMENT_PORT": "0",
+            "SHARD_WORKER_PASSIVATION_IDLE_SECONDS": str(passivation.idle_seconds),
+            "SHARD_WORKER_MAX_RESIDENT_THREADS": str(passivation.max_resident_threads),
+        }
+
+    # --- the control loop
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._turn()
+            except (aiohttp.ClientError, OSError) as error:
+                log.warning("a turn failed; the next will try again", extra={"cause": repr(error)})
+            await asyncio.sleep(_TURN_S)
+
+    async def _turn(self) -> None:
+        await self._observe()
+        cluster = self.resources.cluster
+        steps = next_steps(
+            cluster.name, cluster.spec.replicas, frozenset(self._workers), self._observed
+        )
+        for name in steps.run:
+            if name not in self._workers:
+                assert self._socket is not None  # bound before the control loop starts
+                worker = WorkerProcess(name, self.data_dir, self._environment(), self._socket.fileno())
+                self._workers[name] = worker
+                worker.start()
+        if steps.plan is not None:
+            await self._set_targets(steps.plan)
+        for name in steps.stop:
+            worker = self._workers[name]
+            if not worker.stopping:
+                self._say(f"{name} owns nothing; stopping it")
+                task = asyncio.create_task(self._stop(worker), name=f"stop-{name}")
+                self._stops.add(task)
+                task.add_done_callback(self._stops.discard)
+        for worker in self._workers.values():
+            worker.kill_if_frozen()
+        self.data_dir.remember_workers({worker.name: worker.pid for worker in self._workers.values() if worker.pid})
+        if steps.converged:
+            self.converged.set()
+        else:
+            self.converged.clear()
+
+    async def _stop(self, worker: WorkerProcess) -> None:
+        await worker.stop()
+        self._workers.pop(worker.name, None)
+
+    async def _observe(self) -> None:
+        """Ask every worker; the newest view of them all counts, and each for what it serves itself."""
+        assert self._session is not None  # made by up
+        secret = self.data_dir.secret_file.read_text().strip()
+        workers = list(self._workers.values())
+        found = await asyncio.gather(
+            *[ask(self._session, worker, "/internal/v1/ownership", secret) for worker in workers]
+        )
+        self._answers = {
+            worker.name: answer for worker, answer in zip(workers, found, strict=True) if answer is not None
+        }
+        usable = [answer for answer in self._answers.values() if answer["shards"]]
+        if not usable:
+            self._observed = None
+            return
+        newest = max(usable, key=_freshness)
+        self._observed = Observed(
+            newest["planVersion"],
+            {ShardId(row["id"]): row["owner"] for row in newest["shards"]},
+            {ShardId(row["id"]): row["target"] for row in newest["shards"]},
+            {name: frozenset(answer["serving"]) for name, answer in self._answers.items()},
+        )
+
+    async def _set_targets(self, plan: NewPlan) -> None:
+        assert self._session is not None  # made by up
+        secret = self.data_dir.secret_file.read_text().strip()
+        body = {
+            "planVersion": plan.made_from,
+            "hash": plan.hash,
+            "targets": [
+                {"shard": shard_id, "target": target, "reason": "balance"} for shard_id, target in plan.targets.items()
+            ],
+        }
+        for name in self._answers:
+            bound = self._workers[name].bound() if name in self._workers else None
+            if bound is None:
+                continue
+            async with self._session.put(
+                f"http://127.0.0.1:{bound['managementPort']}/internal/v1/targets",
+                json=body,
+                headers={"Authorization": f"Bearer {secret}"},
+                timeout=aiohttp.ClientTimeout(total=5.0),
+            ) as response:
+                if response.status == 200:
+                    if plan.moves:
+                        self._say(f"plan {plan.hash}: moving {plan.moves} shards")
+                else:
+                    log.info("plan not taken", extra={"status": response.status, "answer": await response.text()})
+            return
+
+    # --- what it tells
+
+    def status(self) -> dict[str, Any]:  # JSON
+        """The whole cluster, from the last observation."""
+        postgres = self._postgres
+        return {
+            "name": self.resources.cluster.name,
+            "ready": self.converged.is_set(),
+            "url": f"http://127.0.0.1:{self.port}",
+            "replicas": self.resources.cluster.spec.replicas,
+            "dataDir": str(self.data_dir.path),
+            "supervisor": {"pid": os.getpid()},
+            "postgres": {
+                "pid": postgres.pid if postgres is not None else None,
+                "dsn": self.data_dir.dsn_file.read_text().strip(),
+                "dataDir": str(postgres.data_dir) if postgres is not None else None,
+            },
+            "workers": [self._worker_status(worker) for _, worker in sorted(self._workers.items())],
+        }
+
+    def _worker_status(self, worker: WorkerProcess) -> dict[str, Any]:  # JSON
+        answer = self._answers.get(worker.name)
+        bound = worker.bound() or {}
+        mine = [row for row in answer["workers"] if row["name"] == worker.name] if answer is not None else []
+        incarnation = mine[0]["incarnation"] if mine else None
+        owned = self._owned_by(worker.name)
+        return {
+            "name": worker.name,
+            "pid": worker.pid,
+            "state": _state(worker, answer, owned),
+            "incarnation": incarnation,
+            "address": f"http://127.0.0.1:{bound['publicPort']}" if bound else None,
+            "managementAddress": f"http://127.0.0.1:{bound['managementPort']}" if bound else None,
+            "shards": owned,
+        }
+
+    def _owned_by(self, name: str) -> list[int]:
+        owners = self._observed.owners if self._observed is not None else {}
+        return sorted(shard_id for shard_id, owner in owners.items() if owner == name)
+
+
+def _freshness(answer: dict[str, Any]) -> tuple[int, int]:
+    """Of two views, the one with the newer plan and the higher epochs was read later."""
+    return answer["planVersion"], sum(row["epoch"] for row in answer["shards"])
+
+
+def _state(worker: WorkerProcess, answer: dict[str, Any] | None, owned: list[int]) -> str:
+    if worker.stopping:
+        return "stopping"
+    if worker.pid is None:
+        return "dead"
+    if answer is None:
+        return "silent" if worker.bound() is not None else "starting"
+    return "ready" if set(owned) <= set(answer["serving"]) else "recovering"

@@ -1,0 +1,175 @@
+"""Worker processes of a local cluster: started with their environment, started again when they die, stopped in order."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+
+from threadcluster_operator.local.datadir import DataDir
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE_S: Final = 0.2
+_LAST_PAUSE_S: Final = 5.0
+_STEADY_S: Final = 10.0
+_STOP_S: Final = 27.0
+_FROZEN_S: Final = 30.0
+_LOG_MOST_BYTES: Final = 32 << 20
+
+
+class WorkerProcess:
+    """One worker of the cluster, through all its processes."""
+
+    def __init__(self, name: str, data_dir: DataDir, environment: dict[str, str], public_fd: int) -> None:
+        self.name = name
+        self._data_dir = data_dir
+        self._environment = environment
+        self._public_fd = public_fd
+        self._process: asyncio.subprocess.Process | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._stopping = False
+        self.answered_at = time.monotonic()
+        self.restarts = 0
+
+    @property
+    def pid(self) -> int | None:
+        """The process that serves, while one does."""
+        process = self._process
+        return process.pid if process is not None and process.returncode is None else None
+
+    @property
+    def log_path(self) -> Path:
+        """Where it logs."""
+        return self._data_dir.logs / f"{self.name}.log"
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it was told to end."""
+        return self._stopping
+
+    def bound(self) -> dict[str, int] | None:
+        """The ports of the process that serves, once it has written them."""
+        try:
+            found = json.loads(self._ready_file.read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+        return found if found["pid"] == self.pid else None
+
+    @property
+    def _ready_file(self) -> Path:
+        return self._data_dir.run / f"{self.name}.json"
+
+    def start(self) -> None:
+        """Keep one process running until `stop`."""
+        self._keeper = asyncio.create_task(self._keep(), name=f"keep-{self.name}")
+
+    async def stop(self) -> None:
+        """Tell it to leave, and wait; killed when it takes too long."""
+        self._stopping = True
+        process = self._process
+        if process is not None and process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+                process.send_signal(signal.SIGCONT)
+            try:
+                async with asyncio.timeout(_STOP_S):
+                    await process.wait()
+            except TimeoutError:
+                log.warning("worker does not leave; killed", extra={"worker": self.name})
+                self.kill()
+                await process.wait()
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        self._ready_file.unlink(missing_ok=True)
+
+    def kill(self) -> None:
+        """End the process at once."""
+        process = self._process
+        if process is not None and process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+
+    def kill_if_frozen(self) -> None:
+        """End a process that has not answered for long: another will take its place under a new incarnation."""
+        if self.pid is not None and time.monotonic() - self.answered_at > _FROZEN_S:
+            log.warning("worker does not answer; killed", extra={"worker": self.name, "after_s": _FROZEN_S})
+            self.kill()
+
+    async def _keep(self) -> None:
+        pause_s = _FIRST_PAUSE_S
+        while not self._stopping:
+            began = time.monotonic()
+            self.answered_at = began
+            code = await self._run_once()
+            if self._stopping:
+                return
+            lived_s = time.monotonic() - began
+            pause_s = _FIRST_PAUSE_S if lived_s > _STEADY_S else min(_LAST_PAUSE_S, pause_s * 2)
+            self.restarts += 1
+            log.warning(
+                "worker ended; starting it again",
+                extra={"worker": self.name, "exit": code, "log": str(self.log_path), "pause_s": round(pause_s, 1)},
+            )
+            await asyncio.sleep(pause_s)
+
+    async def _run_once(self) -> int:
+        self._ready_file.unlink(missing_ok=True)
+        if self.log_path.exists() and self.log_path.stat().st_size > _LOG_MOST_BYTES:
+            self.log_path.replace(self.log_path.with_suffix(".log.1"))
+        read_end, write_end = os.pipe()  # its end tells the worker that the supervisor is gone, however it went
+        with self.log_path.open("ab") as out:
+            try:
+                self._process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    "shard_worker.main",
+                    "run",
+                    env={
+                        **os.environ,
+                        **self._environment,
+                        "SHARD_WORKER_NAME": self.name,
+                        "SHARD_WORKER_PUBLIC_FD": str(self._public_fd),
+                        "SHARD_WORKER_PARENT_FD": str(read_end),
+                        "SHARD_WORKER_READY_FILE": str(self._ready_file),
+                    },
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=out,
+                    pass_fds=(self._public_fd, read_end),
+                    start_new_session=True,  # a Ctrl-C at the terminal is for the supervisor
+                )
+            finally:
+                os.close(read_end)
+            try:
+                return await self._process.wait()
+            finally:
+                os.close(write_end)
+
+
+async def ask(
+    session: aiohttp.ClientSession, worker: WorkerProcess, path: str, secret: str, *, within_s: float = 1.0
+) -> dict[str, object] | None:
+    """A worker's answer on its management port, or None when it has none for us now."""
+    bound = worker.bound()
+    if bound is None:
+        return None
+    try:
+        async with session.get(
+            f"http://127.0.0.1:{bound['managementPort']}{path}",
+            headers={"Authorization": f"Bearer {secret}"},
+            timeout=aiohttp.ClientTimeout(total=within_s),
+        ) as response:
+            worker.answered_at = time.monotonic()
+            found = await response.json(content_type=None)
+            return found if response.status == 200 and isinstance(found, dict) else None
+    except (aiohttp.ClientError, TimeoutError, json.JSONDecodeError):
+        return None

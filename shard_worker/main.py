@@ -1,0 +1,90 @@
+"""The `shard-worker` program: its command line."""
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+
+import click
+
+from shard_worker.database.connection import DatabaseError
+from shard_worker.database.migration import migrate as run_migrations
+from shard_worker.logs import configure_logging
+from shard_worker.settings import PREFIX, SettingsRefused, load_settings
+from shard_worker.worker import WorkerFailed, run_worker
+
+log = logging.getLogger("shard_worker")
+
+
+def _event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop where it is to be had; the standard loop elsewhere."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="threadcluster")
+def main() -> None:
+    """One worker of a ThreadCluster: it owns shards of chat threads and serves them over HTTP.
+
+    A worker takes all its settings from the environment; docs/configuration.md lists them.
+    """
+
+
+@main.command()
+def run() -> None:
+    """Serve until SIGTERM, then give the shards up in order and end.
+
+    Least environment: SHARD_WORKER_NAME, SHARD_WORKER_CLUSTER, SHARD_WORKER_DSN (or _DSN_FILE), SHARD_WORKER_SECRET (or
+    _SECRET_FILE).  Exit codes: 0 left in order, 1 a fault, 2 settings refused.
+    """
+    try:
+        settings = load_settings()
+    except SettingsRefused as error:
+        raise click.UsageError(str(error)) from error
+    configure_logging(settings.log_level, settings.log_format)
+    try:
+        with asyncio.Runner(loop_factory=_event_loop) as runner:
+            runner.run(run_worker(settings))
+    except (WorkerFailed, DatabaseError, SettingsRefused, OSError) as error:
+        log.critical("the worker cannot go on", extra={"cause": str(error)})
+        sys.exit(1)
+
+
+@main.command()
+@click.option("--dsn", envvar=f"{PREFIX}DSN", help="Where Postgres is; the login must be allowed to make tables.")
+@click.option(
+    "--dsn-file",
+    envvar=f"{PREFIX}DSN_FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A file with the DSN.",
+)
+@click.option("--cluster", envvar=f"{PREFIX}CLUSTER", required=True, help="The cluster that claims the database.")
+@click.option(
+    "--shards",
+    envvar=f"{PREFIX}SHARDS",
+    type=click.IntRange(1, 4096),
+    default=144,
+    show_default=True,
+    help="How many shards a new database gets; never changes afterwards.",
+)
+def migrate(dsn: str | None, dsn_file: Path | None, cluster: str, shards: int) -> None:
+    """Bring the database's schema to this release; safe to run twice, and twice at once."""
+    try:
+        ran = asyncio.run(run_migrations(_one_dsn(dsn, dsn_file), cluster_id=cluster, shards=shards, say=click.echo))
+    except DatabaseError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"schema is current ({len(ran)} steps run)")
+
+
+def _one_dsn(dsn: str | None, dsn_file: Path | None) -> str:
+    if (dsn is None) == (dsn_file is None):
+        raise click.UsageError("give exactly one of --dsn and --dsn-file")
+    return dsn if dsn is not None else Path(str(dsn_file)).read_text().strip()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,285 @@
+"""One worker process: the rooms wired together, from the first socket to the last flush.
+
+Order matters twice.  Starting: sockets are bound before the worker is registered, so that no peer learns an address
+that refuses.  Stopping: the public port stops accepting, shards are flushed and released while this worker still
+forwards, what is in flight is answered, and only then do the connections close.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+import asyncpg
+
+from shard_worker.actors.environment import Environment
+from shard_worker.actors.region import ShardRegion
+from shard_worker.actors.residents import Residents
+from shard_worker.cluster_view import WorkerView
+from shard_worker.database.connection import Database
+from shard_worker.database.migration import read_meta
+from shard_worker.domain.events import Event
+from shard_worker.domain.ids import ShardId
+from shard_worker.domain.limits import Limits
+from shard_worker.gateway.management import ManagementPort
+from shard_worker.gateway.options import GatewayOptions
+from shard_worker.gateway.server import PublicGateway, inherited_socket, listening_socket
+from shard_worker.journal.appender import Appender
+from shard_worker.journal.keys import StoredKey, look_up_key
+from shard_worker.journal.replay import Loader, read_events
+from shard_worker.journal.snapshots import SnapshotWriter
+from shard_worker.ownership.membership import Ownership
+from shard_worker.ownership.store import Address
+from shard_worker.peers.client import PeerClient
+from shard_worker.peers.server import PeerServer, sniffing_factory
+from shard_worker.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+_WATCH_S: Final = 0.5
+_FORWARD_GRACE_S: Final = 0.3
+
+
+class WorkerFailed(Exception):
+    """A part that must never end has ended; the process ends too, and its supervisor starts another."""
+
+
+async def run_worker(settings: WorkerSettings) -> None:
+    """Run one worker until SIGTERM, SIGINT or the end of its supervisor; returns when it has left in order.
+
+    Raises `WorkerFailed` when a part of it broke, `shard_worker.database.connection.DatabaseError` when the database
+    may not carry a journal or is another cluster's, `OSError` when a port is taken.
+    """
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    if settings.parent_fd is not None:
+        loop.add_reader(settings.parent_fd, _parent_gone, loop, settings.parent_fd, stopping)
+    async with AsyncExitStack() as stack:
+        worker = await _build(settings, stack, stopping)
+        if worker is not None:
+            await worker.until(stopping)
+            await worker.leave()
+
+
+def _parent_gone(loop: asyncio.AbstractEventLoop, fd: int, stopping: asyncio.Event) -> None:
+    if not os.read(fd, 1):
+        loop.remove_reader(fd)
+        log.warning("the supervisor is gone; leaving")
+        stopping.set()
+
+
+async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyncio.Event) -> "Worker | None":
+    """Bind, connect and wire; None when it was told to stop meanwhile."""
+    public = stack.enter_context(listening_socket(settings.bind, settings.public_port))
+    management = stack.enter_context(listening_socket(settings.bind, settings.management_port))
+    sockets = [public]
+    if settings.public_fd is not None:
+        sockets.append(stack.enter_context(inherited_socket(settings.public_fd)))
+    secret = settings.cluster_secret()
+    incarnation = "starting"
+
+    def failover() -> None:
+        region.drop_all()  # the membership adopts again what still names this incarnation
+
+    database = Database(settings.database, application_name=lambda: incarnation_now(), on_failover=failover)
+
+    def incarnation_now() -> str:
+        return ownership.incarnation or incarnation
+
+    address = Address(settings.host, public.getsockname()[1], management.getsockname()[1])
+    ownership = Ownership(
+        database.connect, settings.name, address, beat_s=settings.beat_seconds, lease_s=settings.lease_seconds
+    )
+    shards = await _unless(stopping, _shards(database, settings))
+    if shards is None:
+        return None
+    pool = await database.pool(most=settings.read_connections)
+    stack.callback(pool.terminate)
+    loader = Loader(pool, at_once=settings.concurrent_loads)
+    stack.push_async_callback(loader.close)
+    snapshots = SnapshotWriter(pool)
+    stack.push_async_callback(snapshots.close)
+
+    async def key_of(shard_id: ShardId, thread_uuid: UUID, key_hash: bytes) -> StoredKey | None:
+        async with pool.acquire() as connection:
+            return await look_up_key(connection, shard_id, thread_uuid, key_hash)
+
+    async def events_of(shard_id: ShardId, thread_uuid: UUID, seq_nrs: Sequence[int]) -> dict[int, Event]:
+        async with pool.acquire() as connection:
+            return await read_events(connection, shard_id, thread_uuid, seq_nrs)
+
+    env = Environment(
+        load=loader.load,
+        look_up_key=key_of,
+        read_events=events_of,
+        save_snapshot=snapshots.save,
+        memory_reads_allowed=ownership.lease.allows_memory_reads,
+        limits=Limits(
+            messages=settings.max_messages, administrators=settings.max_administrators, members=settings.max_members
+        ),
+        max_pending_per_thread=settings.max_pending_per_thread,
+        max_pending_total=settings.max_pending_total,
+        snapshot_every_events=settings.snapshot_every_events,
+    )
+    appender = Appender(
+        connect=database.connect,
+        bump_epoch=ownership.bump_epoch,
+        incarnation=lambda: ownership.incarnation,
+        lanes=settings.append_connections,
+        batch_events=settings.batch_max_events,
+        batch_bytes=settings.batch_max_bytes,
+        watchdog_s=settings.append_watchdog_seconds,
+    )
+    peers = PeerClient(secret)
+    stack.push_async_callback(peers.close)
+    region = ShardRegion(
+        worker=settings.name,
+        shards=shards,
+        env=env,
+        appender=appender,
+        residents=Residents(
+            most=settings.max_resident_threads, idle_s=settings.passivation_idle_seconds, clock=time.monotonic
+        ),
+        owners=ownership,
+        peers=peers,
+    )
+    gateway = PublicGateway(
+        region,
+        GatewayOptions(
+            request_timeout_s=settings.body_seconds,
+            budget_s=settings.command_budget_seconds,
+            documentation=settings.docs_enabled,
+            cors_origins=settings.cors_origins,
+            cursor_key=secret,
+        ),
+    )
+    stack.callback(gateway.close)
+    worker = Worker(settings, ownership, region, appender, gateway, PeerServer(region.serve, secret))
+    snapshots.start()
+    stack.push_async_callback(appender.close)
+    stack.push_async_callback(region.close)
+    stack.push_async_callback(ownership.close)
+    await worker.start(sockets, management, secret)
+    return worker
+
+
+async def _unless(stopping: asyncio.Event, work: "asyncio._CoroutineLike[int]") -> int | None:
+    """The result of ``work``, or None when the worker is told to stop before."""
+    task = asyncio.ensure_future(work)
+    stopped = asyncio.ensure_future(stopping.wait())
+    await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not task.done():
+        task.cancel()
+        return None
+    return task.result()
+
+
+async def _shards(database: Database, settings: WorkerSettings) -> int:
+    """The shard count, once Postgres answers; says what it waits for."""
+    while True:
+        connection = await database.connect("start")
+        try:
+            return await read_meta(connection, cluster_id=settings.cluster, shards=settings.shards)
+        except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError) as error:
+            log.warning("Postgres went away at the start; trying again", extra={"cause": repr(error)})
+            await asyncio.sleep(0.1)
+        finally:
+            connection.terminate()
+
+
+class Worker:
+    """The running parts, and the two things done to all of them: watching and leaving."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        ownership: Ownership,
+        region: ShardRegion,
+        appender: Appender,
+        gateway: PublicGateway,
+        peer_server: PeerServer,
+    ) -> None:
+        self._settings = settings
+        self._ownership = ownership
+        self._region = region
+        self._appender = appender
+        self._gateway = gateway
+        self._peer_server = peer_server
+        self._management: asyncio.Server | None = None
+
+    async def start(self, sockets: Sequence[socket.socket], management: socket.socket, secret: bytes) -> None:
+        """Open the ports and join the cluster."""
+        view = WorkerView(self._settings.name, self._ownership, self._region, self._appender)
+        port = ManagementPort(view, secret=secret, metrics=self._gateway.metrics)
+        self._management = await asyncio.get_running_loop().create_server(
+            sniffing_factory(port.protocol, self._peer_server.protocol), sock=management.dup()
+        )
+        self._appender.start()
+        self._region.start()
+        self._ownership.start(self._region)
+        await self._gateway.start(sockets)
+        log.info(
+            "serving",
+            extra={
+                "worker": self._settings.name,
+                "public_port": sockets[0].getsockname()[1],
+                "management_port": management.getsockname()[1],
+            },
+        )
+        if self._settings.ready_file is not None:
+            _write_ready(self._settings.ready_file, self._settings.name, sockets[0], management)
+
+    async def until(self, stopping: asyncio.Event) -> None:
+        """Return when told to stop.  Raises `WorkerFailed` when a part has ended by itself."""
+        while not stopping.is_set():
+            try:
+                async with asyncio.timeout(_WATCH_S):
+                    await stopping.wait()
+            except TimeoutError:
+                fault = self._appender.fault() or self._ownership.fault() or self._region.fault()
+                if fault is not None:
+                    raise WorkerFailed(f"a part of the worker ended: {fault!r}") from fault
+
+    async def leave(self) -> None:
+        """Give everything up in order, within the drain time."""
+        log.info("leaving", extra={"worker": self._settings.name})
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._settings.drain_seconds
+        self._gateway.leave()
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._ownership.leave()
+        except TimeoutError:
+            log.error("shards not given up in time", extra={"worker": self._settings.name})
+        await self._gateway.drain(max(_FORWARD_GRACE_S, min(deadline - loop.time(), self._settings.drain_seconds)))
+        await self._peer_server.close(_FORWARD_GRACE_S)
+        if self._management is not None:
+            self._management.close()
+        log.info("left", extra={"worker": self._settings.name})
+
+
+def _write_ready(path: Path, name: str, public: socket.socket, management: socket.socket) -> None:
+    """Tell the supervisor what was bound, in one atomic step."""
+    fresh = path.with_suffix(".new")
+    fresh.write_text(
+        json.dumps(
+            {
+                "name": name,
+                "pid": os.getpid(),
+                "publicPort": public.getsockname()[1],
+                "managementPort": management.getsockname()[1],
+            }
+        )
+    )
+    fresh.replace(path)
