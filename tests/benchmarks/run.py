@@ -63,30 +63,29 @@ async def _fresh_database(base: str, name: str) -> str:
     return dsn
 
 
-def worker_environment(dsn: str, secret: Path) -> dict[str, str]:
+def worker_environment(dsn: str, secret: Path, *, cluster: str = CLUSTER, shards: int = SHARDS) -> dict[str, str]:
     """The settings of a worker alone in its cluster."""
     return {
         "SHARD_WORKER_NAME": "bench-0",
-        "SHARD_WORKER_CLUSTER": CLUSTER,
+        "SHARD_WORKER_CLUSTER": cluster,
         "SHARD_WORKER_DSN": dsn,
         "SHARD_WORKER_HOST": "127.0.0.1",
         "SHARD_WORKER_PUBLIC_PORT": "0",
         "SHARD_WORKER_MANAGEMENT_PORT": "0",
         "SHARD_WORKER_SECRET_FILE": str(secret),
-        "SHARD_WORKER_SHARDS": str(SHARDS),
+        "SHARD_WORKER_SHARDS": str(shards),
         "SHARD_WORKER_MAX_MESSAGES": str(_LIMIT),
     }
 
 
-async def _registered_port(dsn: str) -> int:
-    """Where the worker listens, as soon as its row says so and it serves all shards."""
+async def registered_port(dsn: str) -> int:
+    """Where the only worker of a database listens, as soon as its row says so and it owns all shards."""
     connection = await asyncpg.connect(dsn)
     try:
         while True:
             port = await connection.fetchval(
-                "SELECT w.public_port FROM worker w WHERE (SELECT count(*) FROM shard WHERE incarnation = w.incarnation)"
-                " = $1",
-                SHARDS,
+                "SELECT public_port FROM worker w WHERE NOT EXISTS"
+                " (SELECT FROM shard WHERE incarnation IS DISTINCT FROM w.incarnation)"
             )
             if port:
                 return int(port)
@@ -124,7 +123,7 @@ async def _worker(base: str, scratch: Path, out: Path) -> AsyncIterator[Program]
         ["-m", "shard_worker.main", "run"],
         environment=environment,
         log=out / "worker.log",
-        port_of=lambda _: _registered_port(dsn),
+        port_of=lambda _: registered_port(dsn),
     ) as program:
         yield program
 

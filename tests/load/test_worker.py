@@ -1,0 +1,35 @@
+"""The load client against a real worker on a real Postgres: its picture of the API is the API."""
+
+from pathlib import Path
+
+from tests.benchmarks.programs import running
+from tests.benchmarks.run import registered_port, worker_environment
+from tests.conftest import MakeDatabase
+from tests.load.chat import drive, verify
+from tests.load.figures import Figures
+from tests.load.reference import simulate
+from tests.load.target import parse_target
+
+
+async def test_both_scenarios_pass_against_a_worker(make_database: MakeDatabase, tmp_path: Path) -> None:
+    """Chat and the reference run clean: everything sent is accepted, and all that was acknowledged is read back."""
+    dsn = await make_database(16)
+    secret = tmp_path / "secret"
+    secret.write_text("0123456789abcdef" * 4)
+    async with running(
+        "worker",
+        ["-m", "shard_worker.main", "run"],
+        environment=worker_environment(dsn, secret, cluster="test", shards=16),
+        log=tmp_path / "worker.log",
+        port_of=lambda _: registered_port(dsn),
+    ) as worker:
+        chatting = Figures(limit=1_000)
+        record = await drive(worker.url, clients=16, duration_s=20, seed=5, figures=chatting)
+        assert await verify(worker.url, record) == []
+        assert {done.sent.operation for done in record.acknowledged} == {"create", "add", "remove", "join", "leave"}
+        creating = Figures(limit=100)
+        await simulate([parse_target(worker.url)], creating, users=4, ramp_s=0, pause_s=0, hold_s=20)
+    for figures in (chatting, creating):
+        assert figures.balance() is None
+        assert figures.total("accepted") == figures.sent
+        assert not figures.check_failures
