@@ -17,7 +17,7 @@ log = logging.getLogger("shard_worker")
 
 
 def _event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop where it is to be had; the standard loop elsewhere."""
+    """Uvloop where it is to be had; the standard loop elsewhere."""
     try:
         import uvloop
     except ImportError:

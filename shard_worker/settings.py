@@ -23,47 +23,140 @@ class WorkerSettings(BaseSettings):
 
     name: Annotated[str, Field(min_length=1, max_length=63, description="The worker's stable id, e.g. `chat-0`.")]
     cluster: Annotated[str, Field(min_length=1, max_length=63, description="The cluster that the database belongs to.")]
-    dsn: Annotated[SecretStr | None, Field(description="Where Postgres is: `postgresql://user:password@host:port/database`. Exactly one of this and the file.")] = None
-    dsn_file: Annotated[Path | None, Field(description="A file with the DSN, read again at every connection, so that a rotated password needs no restart.")] = None
-    shards: Annotated[int | None, Field(ge=1, le=4096, description="The shard count the database must have; unset: whatever it has.")] = None
+    dsn: Annotated[
+        SecretStr | None,
+        Field(
+            description="Where Postgres is: `postgresql://user:password@host:port/database`. Exactly one of this and the file."
+        ),
+    ] = None
+    dsn_file: Annotated[
+        Path | None,
+        Field(
+            description="A file with the DSN, read again at every connection, so that a rotated password needs no restart."
+        ),
+    ] = None
+    shards: Annotated[
+        int | None, Field(ge=1, le=4096, description="The shard count the database must have; unset: whatever it has.")
+    ] = None
 
     host: Annotated[str, Field(description="The address under which other workers reach this one.")] = "127.0.0.1"
     bind: Annotated[str, Field(description="The address to listen on.")] = "127.0.0.1"
-    public_port: Annotated[int, Field(ge=0, le=65535, description="The port of the public API; 0 chooses a free one.")] = 8080
-    public_fd: Annotated[int | None, Field(ge=3, description="An inherited listening socket to serve the public API on as well.")] = None
-    management_port: Annotated[int, Field(ge=0, le=65535, description="The port of probes, metrics, the internal API and the other workers' frames; 0 chooses a free one.")] = 8081
-    secret: Annotated[SecretStr | None, Field(min_length=16, description="The cluster's secret, by which workers and the operator know each other. Exactly one of this and the file.")] = None
+    public_port: Annotated[
+        int, Field(ge=0, le=65535, description="The port of the public API; 0 chooses a free one.")
+    ] = 8080
+    public_fd: Annotated[
+        int | None, Field(ge=3, description="An inherited listening socket to serve the public API on as well.")
+    ] = None
+    management_port: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=65535,
+            description="The port of probes, metrics, the internal API and the other workers' frames; 0 chooses a free one.",
+        ),
+    ] = 8081
+    secret: Annotated[
+        SecretStr | None,
+        Field(
+            min_length=16,
+            description="The cluster's secret, by which workers and the operator know each other. Exactly one of this and the file.",
+        ),
+    ] = None
     secret_file: Annotated[Path | None, Field(description="A file with the cluster's secret.")] = None
-    parent_fd: Annotated[int | None, Field(ge=3, description="An inherited pipe whose end means that the supervisor is gone: the worker then leaves in order.")] = None
-    ready_file: Annotated[Path | None, Field(description="A file to write, as JSON, what was bound and under which incarnation.")] = None
+    parent_fd: Annotated[
+        int | None,
+        Field(
+            ge=3,
+            description="An inherited pipe whose end means that the supervisor is gone: the worker then leaves in order.",
+        ),
+    ] = None
+    ready_file: Annotated[
+        Path | None, Field(description="A file to write, as JSON, what was bound and under which incarnation.")
+    ] = None
 
-    append_connections: Annotated[int, Field(ge=1, le=4, description="Connections that append; each shard is fixed to one. More help only where a commit takes milliseconds.")] = 1
-    read_connections: Annotated[int, Field(ge=1, le=64, description="Connections that load threads, look up keys and keep snapshots.")] = 4
+    append_connections: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=4,
+            description="Connections that append; each shard is fixed to one. More help only where a commit takes milliseconds.",
+        ),
+    ] = 1
+    read_connections: Annotated[
+        int, Field(ge=1, le=64, description="Connections that load threads, look up keys and keep snapshots.")
+    ] = 4
     batch_max_events: Annotated[int, Field(ge=1, le=4096, description="Events in one append at most.")] = 512
-    batch_max_bytes: Annotated[int, Field(ge=65536, le=16 << 20, description="Bytes of payload in one append, about, at most.")] = 1 << 20
-    append_watchdog_seconds: Annotated[float, Field(ge=0.1, le=30, description="After how long an unanswered append's connection is given up and its outcome found out on a new one.")] = 2.0
+    batch_max_bytes: Annotated[
+        int, Field(ge=65536, le=16 << 20, description="Bytes of payload in one append, about, at most.")
+    ] = 1 << 20
+    append_watchdog_seconds: Annotated[
+        float,
+        Field(
+            ge=0.1,
+            le=30,
+            description="After how long an unanswered append's connection is given up and its outcome found out on a new one.",
+        ),
+    ] = 2.0
 
-    command_budget_seconds: Annotated[float, Field(ge=0.1, le=60, description="Within how long a request is answered, if only by 503.")] = 5.0
-    beat_seconds: Annotated[float, Field(ge=0.02, le=0.4, description="How often the worker shows that it lives.")] = 0.15
-    lease_seconds: Annotated[float, Field(ge=0.1, le=0.6, description="How long after sending an acknowledged beat reads are served from memory. Must stay below the 0.7 s after which peers may take over.")] = 0.5
-    drain_seconds: Annotated[float, Field(ge=1, le=600, description="How long leaving may take before the worker ends all the same.")] = 20.0
-    body_seconds: Annotated[float, Field(ge=0.1, le=600, description="Within how long a request must be complete; else 408.")] = 30.0
+    command_budget_seconds: Annotated[
+        float, Field(ge=0.1, le=60, description="Within how long a request is answered, if only by 503.")
+    ] = 5.0
+    beat_seconds: Annotated[float, Field(ge=0.02, le=0.4, description="How often the worker shows that it lives.")] = (
+        0.15
+    )
+    lease_seconds: Annotated[
+        float,
+        Field(
+            ge=0.1,
+            le=0.6,
+            description="How long after sending an acknowledged beat reads are served from memory. Must stay below the 0.7 s after which peers may take over.",
+        ),
+    ] = 0.5
+    drain_seconds: Annotated[
+        float, Field(ge=1, le=600, description="How long leaving may take before the worker ends all the same.")
+    ] = 20.0
+    body_seconds: Annotated[
+        float, Field(ge=0.1, le=600, description="Within how long a request must be complete; else 408.")
+    ] = 30.0
 
-    passivation_idle_seconds: Annotated[float, Field(ge=1, le=86400, description="After how long without a request a thread leaves memory.")] = 120.0
-    max_resident_threads: Annotated[int, Field(ge=1, le=10_000_000, description="Threads in memory at most; beyond it the least recently asked leaves.")] = 20_000
-    snapshot_every_events: Annotated[int, Field(ge=1, le=100_000, description="Events of a thread between two snapshots.")] = 100
-    concurrent_loads: Annotated[int, Field(ge=1, le=64, description="Groups of up to 50 threads that are loaded at once.")] = 4
-    max_pending_per_thread: Annotated[int, Field(ge=1, le=1_000_000, description="Commands of one thread on their way at most; beyond it 503.")] = 2_000
-    max_pending_total: Annotated[int, Field(ge=1, le=1_000_000, description="Events of this worker on their way to the journal at most; beyond it 503.")] = 20_000
+    passivation_idle_seconds: Annotated[
+        float, Field(ge=1, le=86400, description="After how long without a request a thread leaves memory.")
+    ] = 120.0
+    max_resident_threads: Annotated[
+        int,
+        Field(ge=1, le=10_000_000, description="Threads in memory at most; beyond it the least recently asked leaves."),
+    ] = 20_000
+    snapshot_every_events: Annotated[
+        int, Field(ge=1, le=100_000, description="Events of a thread between two snapshots.")
+    ] = 100
+    concurrent_loads: Annotated[
+        int, Field(ge=1, le=64, description="Groups of up to 50 threads that are loaded at once.")
+    ] = 4
+    max_pending_per_thread: Annotated[
+        int, Field(ge=1, le=1_000_000, description="Commands of one thread on their way at most; beyond it 503.")
+    ] = 2_000
+    max_pending_total: Annotated[
+        int,
+        Field(
+            ge=1, le=1_000_000, description="Events of this worker on their way to the journal at most; beyond it 503."
+        ),
+    ] = 20_000
 
     max_messages: Annotated[int, Field(ge=1, description="Live messages in a thread at most.")] = 5_000
     max_administrators: Annotated[int, Field(ge=1, description="Administrators of a thread at most.")] = 100
     max_members: Annotated[int, Field(ge=1, description="Members of a thread at most.")] = 10_000
 
     docs_enabled: Annotated[bool, Field(description="Serve `/openapi.json` and `/docs`.")] = True
-    cors_origins: Annotated[tuple[str, ...], Field(description="Origins that browsers may call from, as a JSON list; none: CORS is off.")] = ()
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="The least level that is logged.")] = "info"
-    log_format: Annotated[Literal["auto", "json", "text"], Field(description="JSON lines, readable text, or by whether the output is a terminal.")] = "auto"
+    cors_origins: Annotated[
+        tuple[str, ...], Field(description="Origins that browsers may call from, as a JSON list; none: CORS is off.")
+    ] = ()
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Field(description="The least level that is logged.")
+    ] = "info"
+    log_format: Annotated[
+        Literal["auto", "json", "text"],
+        Field(description="JSON lines, readable text, or by whether the output is a terminal."),
+    ] = "auto"
 
     @model_validator(mode="after")
     def _one_of_each(self) -> Self:
@@ -92,7 +185,7 @@ class WorkerSettings(BaseSettings):
 def load_settings() -> WorkerSettings:
     """The settings of this process.  Raises `SettingsRefused` with all failures."""
     try:
-        return WorkerSettings()  # type: ignore[call-arg]  # the fields come from the environment
+        return WorkerSettings()
     except ValidationError as error:
         raise SettingsRefused("\n".join(_failure(dict(item)) for item in error.errors())) from error
 

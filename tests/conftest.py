@@ -8,9 +8,9 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from threadcluster_operator.local.postgres import EmbeddedPostgres
 
 from shard_worker.database.migration import migrate
-from threadcluster_operator.local.postgres import EmbeddedPostgres
 
 MakeDatabase = Callable[..., Awaitable[str]]
 

@@ -139,7 +139,12 @@ class Shard:
         if self.state is not ShardState.GONE:
             self.state = ShardState.RELEASING
         drained: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.stream.when_drained(lambda: drained.done() or drained.set_result(None))
+
+        def tell() -> None:
+            if not drained.done():
+                drained.set_result(None)
+
+        self.stream.when_drained(tell)
         await drained
 
     def close(self) -> None:

@@ -118,22 +118,21 @@ class ThreadActor:
                 self.mailbox.append(ask)
             return
         request = ask.request
-        if type(request) is CommandRequest:
+        if isinstance(request, CommandRequest):
             try:
                 self._command(ask, request)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  # a bug in a rule is this thread's alone; logged with its cause
                 self._lost_state(ask, error)
         else:
             try:
                 answer = answer_query(self.state, request)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  # as above
                 self._lost_state(ask, error)
                 return
-            if type(answer) is NeedsTexts:
+            if isinstance(answer, NeedsTexts):
                 needs = answer
                 self._after_pending(ask, lambda: self.shard.fetch_texts(self, ask, needs))
             else:
-                assert not isinstance(answer, NeedsTexts)
                 self._answer(ask, answer)
 
     def _command(self, ask: Ask, request: CommandRequest) -> None:
@@ -237,7 +236,12 @@ class ThreadActor:
         """The database refused the oldest pending event: decide it and all that came after again, from the journal."""
         log.warning(
             "event refused by the journal; the thread is loaded again",
-            extra={"shard": self.shard.shard_id, "thread_id": self.thread_id, "seq_nr": row.seq_nr, "cause": repr(error)},
+            extra={
+                "shard": self.shard.shard_id,
+                "thread_id": self.thread_id,
+                "seq_nr": row.seq_nr,
+                "cause": repr(error),
+            },
         )
         self.shard.stream.withdraw(self)
         again = self._forget_pending()

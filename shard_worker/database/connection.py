@@ -22,6 +22,7 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 import asyncpg
+from asyncpg.pool import PoolConnectionProxy
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,10 @@ SELECT current_setting('fsync') AS fsync, pg_is_in_recovery() AS in_recovery,
        current_setting('synchronous_commit') AS synchronous_commit,
        (pg_control_system()).system_identifier AS system, (pg_control_checkpoint()).timeline_id AS timeline
 """
+
+
+Session = asyncpg.Connection | PoolConnectionProxy
+"""A connection of one's own, or one lent by a pool."""
 
 
 class DatabaseError(Exception):
@@ -185,7 +190,7 @@ def address_of(dsn: str) -> str:
 
 def _keep_alive(connection: asyncpg.Connection) -> None:
     """Have the kernel notice a dead server, as the server notices a dead client."""
-    transport = connection._transport  # noqa: SLF001  # asyncpg has no other door to its socket
+    transport: asyncio.BaseTransport = getattr(connection, "_transport")  # noqa: B009  # asyncpg has no other door to it
     sock: socket.socket | None = transport.get_extra_info("socket")
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return

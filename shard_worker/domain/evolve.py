@@ -126,8 +126,6 @@ def creation_digest(
     )
 
 
-def content_digest(
-    text: str | None, reply_message_id: MessageId | None, to_account_ids: tuple[AccountId, ...]
-) -> int:
+def content_digest(text: str | None, reply_message_id: MessageId | None, to_account_ids: tuple[AccountId, ...]) -> int:
     """What makes two posts under one message id equal."""
     return digest(text, reply_message_id, *to_account_ids)

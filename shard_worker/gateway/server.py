@@ -82,6 +82,11 @@ class PublicGateway:
         """How many connections are open."""
         return 0 if self._factory is None else len(self._factory.connections)
 
+    @property
+    def accepting(self) -> bool:
+        """Whether new connections are taken."""
+        return bool(self._servers)
+
     def leave(self) -> None:
         """From now on every answer asks its client to leave; connections are still accepted."""
         self._dispatcher.draining = True

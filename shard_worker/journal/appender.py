@@ -211,7 +211,9 @@ class _Lane:
                 assert row is not None  # a backend always sees itself
                 statement = await connection.prepare(APPEND_SQL)
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                log.warning("append connection lost while being prepared", extra={"lane": self._name, "cause": repr(error)})
+                log.warning(
+                    "append connection lost while being prepared", extra={"lane": self._name, "cause": repr(error)}
+                )
                 connection.terminate()
                 await asyncio.sleep(pause_s)
                 pause_s = min(1.0, pause_s * 2)

@@ -3,8 +3,7 @@
 from typing import Final, NamedTuple
 from uuid import UUID
 
-import asyncpg
-
+from shard_worker.database.connection import Session
 from shard_worker.domain.events import Event
 from shard_worker.domain.ids import ShardId
 from shard_worker.journal.codec import decode
@@ -23,9 +22,7 @@ class StoredKey(NamedTuple):
     event: Event
 
 
-async def look_up_key(
-    connection: asyncpg.Connection, shard_id: ShardId, thread_uuid: UUID, key_hash: bytes
-) -> StoredKey | None:
+async def look_up_key(connection: Session, shard_id: ShardId, thread_uuid: UUID, key_hash: bytes) -> StoredKey | None:
     """What was stored with the key on this thread, or None when it is new."""
     row = await connection.fetchrow(_KEY_SQL, shard_id, thread_uuid, key_hash)
     if row is None:

@@ -14,6 +14,7 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
+from shard_worker.database.connection import Session
 from shard_worker.domain.events import Event
 from shard_worker.domain.evolve import evolve
 from shard_worker.domain.ids import ShardId, ThreadId, ulid_uuid
@@ -115,9 +116,7 @@ class Loader:
             future.cancel()
 
 
-async def load_threads(
-    connection: asyncpg.Connection, wanted: Sequence[tuple[ShardId, UUID]]
-) -> dict[UUID, Recovered | Poisoned]:
+async def load_threads(connection: Session, wanted: Sequence[tuple[ShardId, UUID]]) -> dict[UUID, Recovered | Poisoned]:
     """The states of several threads: snapshot, then the events after it."""
     shard_ids = [shard_id for shard_id, _ in wanted]
     uuids = [uuid for _, uuid in wanted]
@@ -131,7 +130,11 @@ async def load_threads(
     tails: dict[UUID, list[asyncpg.Record]] = {}
     for row in await connection.fetch(_TAIL_SQL, shard_ids, uuids, after):
         tails.setdefault(row["thread_id"], []).append(row)
-    return {uuid: _replay(*states.get(uuid, (None, 0)), tails.get(uuid, ())) for uuid in uuids}
+    found: dict[UUID, Recovered | Poisoned] = {}
+    for uuid in uuids:
+        state, snapshot_nr = states.get(uuid, (None, 0))
+        found[uuid] = _replay(state, snapshot_nr, tails.get(uuid, ()))
+    return found
 
 
 def _replay(state: Thread | None, snapshot_nr: int, rows: Sequence[asyncpg.Record]) -> Recovered | Poisoned:
@@ -153,7 +156,7 @@ def _replay(state: Thread | None, snapshot_nr: int, rows: Sequence[asyncpg.Recor
 
 
 async def read_events(
-    connection: asyncpg.Connection, shard_id: ShardId, thread_uuid: UUID, seq_nrs: Sequence[int]
+    connection: Session, shard_id: ShardId, thread_uuid: UUID, seq_nrs: Sequence[int]
 ) -> dict[int, Event]:
     """Events of one thread by their sequence numbers."""
     rows = await connection.fetch(_EVENTS_SQL, shard_id, thread_uuid, list(seq_nrs))

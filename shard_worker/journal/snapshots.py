@@ -76,7 +76,7 @@ class SnapshotWriter:
                     STATE_VERSION,
                 )
                 self.saved += len(batch)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  # a snapshot is only a cache; logged with its cause
                 self.dropped += len(batch)
                 log.warning("snapshots dropped", extra={"count": len(batch), "cause": repr(error)})
                 await asyncio.sleep(0.5)

@@ -80,7 +80,19 @@ class Stream:
     queued and nothing is at the server.
     """
 
-    __slots__ = ("_on_drained", "_schedule", "back_off_s", "epoch", "head", "host", "in_flight", "queue", "scheduled", "shard_id", "state")
+    __slots__ = (
+        "_on_drained",
+        "_schedule",
+        "back_off_s",
+        "epoch",
+        "head",
+        "host",
+        "in_flight",
+        "queue",
+        "scheduled",
+        "shard_id",
+        "state",
+    )
 
     def __init__(
         self, shard_id: ShardId, epoch: int, head: int, host: StreamHost, schedule: "Callable[[Stream], None]"

@@ -7,9 +7,8 @@ with what the sender has left and what it knows: budget in milliseconds, shard, 
 
 import asyncio
 import hmac
+import struct
 from hashlib import sha256
-from struct import Struct as Packing
-from struct import error as PackingError
 from typing import Final, NamedTuple
 
 import msgspec
@@ -29,8 +28,8 @@ ANSWER: Final = 2
 PING: Final = 3
 PONG: Final = 4
 
-_HEADER: Final = Packing(">IBI")
-_ENVELOPE: Final = Packing(">IIQB")
+_HEADER: Final = struct.Struct(">IBI")
+_ENVELOPE: Final = struct.Struct(">IIQB")
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode_request: Final = msgspec.msgpack.Decoder(Request).decode
@@ -77,16 +76,17 @@ def read_request(body: bytes) -> Envelope:
     try:
         budget_ms, shard_id, epoch, hops = _ENVELOPE.unpack_from(body)
         return Envelope(_decode_request(body[_ENVELOPE.size :]), budget_ms / 1000, shard_id, epoch, hops)
-    except (msgspec.DecodeError, PackingError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, struct.error, UnicodeDecodeError) as error:
         raise BadFrame(str(error)) from error
 
 
 def read_answer(body: bytes) -> OwnerAnswer:
     """The answer in a frame's body.  Raises `BadFrame`."""
     try:
-        return _decode_answer(body)
+        answer: OwnerAnswer = _decode_answer(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadFrame(str(error)) from error
+    return answer
 
 
 class FrameReader:

@@ -3,9 +3,10 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from uuid import UUID
 
 import asyncpg
 from ulid import ULID
@@ -15,6 +16,7 @@ from shard_worker.actors.region import ShardRegion
 from shard_worker.actors.residents import Residents
 from shard_worker.contract import Answer, CommandRequest, GetMessages, OwnerAnswer, Request
 from shard_worker.domain.commands import AddMessages, Command, CreateThread, NewMessage
+from shard_worker.domain.events import Event
 from shard_worker.domain.ids import AccountId, MessageId, ShardId, ThreadId
 from shard_worker.domain.limits import Limits
 from shard_worker.journal.appender import Appender
@@ -117,7 +119,9 @@ class Node:
                 self.name,
                 self.incarnation,
             )
-            head = await self.admin.fetchval("SELECT coalesce(max(shard_seq), 0) FROM journal WHERE shard_id = $1", shard)
+            head = await self.admin.fetchval(
+                "SELECT coalesce(max(shard_seq), 0) FROM journal WHERE shard_id = $1", shard
+            )
             self.region.adopt(ShardId(shard), epoch, head)
 
     async def ask(self, what: Request | Command, key: str | None = None, budget_s: float = 5.0) -> Answer:
@@ -165,20 +169,20 @@ async def node_on(
             except (OSError, TimeoutError, asyncpg.PostgresError):
                 await asyncio.sleep(0.02)
 
-    async def look_up(shard_id: ShardId, uuid: object, key_hash: bytes) -> StoredKey | None:
+    async def look_up(shard_id: ShardId, thread_uuid: UUID, key_hash: bytes) -> StoredKey | None:
         async with pool.acquire() as connection:
-            return await look_up_key(connection, shard_id, uuid, key_hash)  # type: ignore[arg-type]  # a UUID
+            return await look_up_key(connection, shard_id, thread_uuid, key_hash)
 
-    async def events(shard_id: ShardId, uuid: object, seq_nrs: object) -> object:
+    async def events(shard_id: ShardId, thread_uuid: UUID, seq_nrs: Sequence[int]) -> dict[int, Event]:
         async with pool.acquire() as connection:
-            return await read_events(connection, shard_id, uuid, seq_nrs)  # type: ignore[arg-type]  # as declared
+            return await read_events(connection, shard_id, thread_uuid, seq_nrs)
 
     loader, snapshots = Loader(pool), SnapshotWriter(pool)
     lease = [True]
     env = Environment(
         load=loader.load,
         look_up_key=look_up,
-        read_events=events,  # type: ignore[arg-type]  # as declared
+        read_events=events,
         save_snapshot=snapshots.save,
         memory_reads_allowed=lambda: lease[0],
         limits=Limits(),

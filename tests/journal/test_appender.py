@@ -301,5 +301,3 @@ def _address(dsn: str) -> tuple[str, int]:
 def _through(dsn: str, port: int) -> str:
     host, old = _address(dsn)
     return dsn.replace(f"{host}:{old}", f"127.0.0.1:{port}")
-
-

@@ -35,7 +35,7 @@ _data_dir_option = click.option(
 
 @click.group()
 def local() -> None:
-    """A cluster on this machine: worker processes instead of pods, and a Postgres of its own.
+    r"""Run a cluster on this machine: worker processes instead of pods, and a Postgres of its own.
 
     \b
     threadcluster local up                    run the demo cluster in the foreground
@@ -121,7 +121,9 @@ def down(data_dir: Path | None) -> None:
     deadline = time.monotonic() + 60
     while place.is_locked():
         if time.monotonic() > deadline:
-            raise click.ClickException("the supervisor has not ended within 60 s; see `threadcluster local logs supervisor`")
+            raise click.ClickException(
+                "the supervisor has not ended within 60 s; see `threadcluster local logs supervisor`"
+            )
         time.sleep(0.1)
     click.echo(f"down; the data stays in {place.path}")
 
@@ -162,9 +164,7 @@ def _refuse_other_cluster(place: DataDir, resources: Resources) -> None:
         )
 
 
-async def _foreground(
-    place: DataDir, resources: Resources, text: str, port: int, database_url: str | None
-) -> None:
+async def _foreground(place: DataDir, resources: Resources, text: str, port: int, database_url: str | None) -> None:
     place.make()
     place.lock()
     began = time.monotonic()
@@ -202,7 +202,11 @@ async def _foreground(
 
 
 async def _bring_up(
-    supervisor: Supervisor, control: ControlServer, place: DataDir, text: str, say: Any  # a plain callable
+    supervisor: Supervisor,
+    control: ControlServer,
+    place: DataDir,
+    text: str,
+    say: Any,  # a plain callable
 ) -> None:
     await supervisor.up()
     place.write_private(place.cluster_yaml, text)

@@ -1,6 +1,5 @@
 """The supervisor's own door, on loopback and behind a token: status, a new resource, the end."""
 
-import asyncio
 import secrets
 from collections.abc import Callable
 from typing import Any, Final
@@ -109,5 +108,5 @@ class ControlClient:
             ):
                 answer: dict[str, Any] = await response.json(content_type=None)
                 return answer
-        except (aiohttp.ClientError, TimeoutError, asyncio.TimeoutError) as error:
+        except (aiohttp.ClientError, TimeoutError) as error:
             raise NotRunning(f"the supervisor of {self._data_dir.path} does not answer: {error!r}") from error

@@ -147,7 +147,9 @@ class DataDir:
 
 def _is_worker(pid: int) -> bool:
     """Whether a process is a shard worker, and not another program under a reused id."""
-    line = subprocess.run(["ps", "-o", "stat=,args=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
+    line = subprocess.run(
+        ["ps", "-o", "stat=,args=", "-p", str(pid)], capture_output=True, text=True, check=False
+    ).stdout
     return "shard_worker.main" in line and not line.lstrip().startswith("Z")
 
 

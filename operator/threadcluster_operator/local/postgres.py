@@ -154,7 +154,7 @@ class EmbeddedPostgres:
         end_orphan(self._cluster)
 
     def _initialise(self, password: Path) -> None:
-        """initdb into a folder beside, renamed when it is whole: a start that was killed leaves nothing half made."""
+        """Initdb into a folder beside, renamed when it is whole: a start that was killed leaves nothing half made."""
         fresh = self.data_dir / "cluster.new"
         shutil.rmtree(fresh, ignore_errors=True)
         done = subprocess.run(
@@ -199,9 +199,13 @@ class EmbeddedPostgres:
                 connection = await asyncpg.connect(self.dsn_of("postgres"), timeout=2)
             except (OSError, TimeoutError, asyncpg.PostgresError) as error:
                 if process.returncode is not None:
-                    raise PostgresFailed(f"Postgres ended at once; the end of {self.log_path}:\n{self._log_tail()}") from error
+                    raise PostgresFailed(
+                        f"Postgres ended at once; the end of {self.log_path}:\n{self._log_tail()}"
+                    ) from error
                 if time.monotonic() > deadline:
-                    raise PostgresFailed(f"Postgres did not accept connections within {within_s:.0f} s: {error}") from error
+                    raise PostgresFailed(
+                        f"Postgres did not accept connections within {within_s:.0f} s: {error}"
+                    ) from error
                 await asyncio.sleep(0.03)
                 continue
             try:

@@ -135,7 +135,9 @@ class Supervisor:
             bound.bind(("127.0.0.1", self.port))
         except OSError as error:
             bound.close()
-            raise UpFailed(f"port {self.port} is taken: stop what listens there, or choose another with --port") from error
+            raise UpFailed(
+                f"port {self.port} is taken: stop what listens there, or choose another with --port"
+            ) from error
         bound.listen(1024)
         self.port = bound.getsockname()[1]
         self._socket = bound
@@ -216,9 +218,7 @@ class Supervisor:
     async def _turn(self) -> None:
         await self._observe()
         cluster = self.resources.cluster
-        steps = next_steps(
-            cluster.name, cluster.spec.replicas, frozenset(self._workers), self._observed
-        )
+        steps = next_steps(cluster.name, cluster.spec.replicas, frozenset(self._workers), self._observed)
         for name in steps.run:
             if name not in self._workers:
                 assert self._socket is not None  # bound before the control loop starts
@@ -229,7 +229,7 @@ class Supervisor:
             await self._set_targets(steps.plan)
         for name in steps.stop:
             worker = self._workers[name]
-            if not worker.stopping:
+            if not worker.stopping():
                 self._say(f"{name} owns nothing; stopping it")
                 task = asyncio.create_task(self._stop(worker), name=f"stop-{name}")
                 self._stops.add(task)
@@ -343,7 +343,7 @@ def _freshness(answer: dict[str, Any]) -> tuple[int, int]:
 
 
 def _state(worker: WorkerProcess, answer: dict[str, Any] | None, owned: list[int]) -> str:
-    if worker.stopping:
+    if worker.stopping():
         return "stopping"
     if worker.pid is None:
         return "dead"

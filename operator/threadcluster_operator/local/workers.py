@@ -50,7 +50,6 @@ class WorkerProcess:
         """Where it logs."""
         return self._data_dir.logs / f"{self.name}.log"
 
-    @property
     def stopping(self) -> bool:
         """Whether it was told to end."""
         return self._stopping
@@ -106,11 +105,11 @@ class WorkerProcess:
 
     async def _keep(self) -> None:
         pause_s = _FIRST_PAUSE_S
-        while not self._stopping:
+        while not self.stopping():
             began = time.monotonic()
             self.answered_at = began
             code = await self._run_once()
-            if self._stopping:
+            if self.stopping():
                 return
             lived_s = time.monotonic() - began
             pause_s = _FIRST_PAUSE_S if lived_s > _STEADY_S else min(_LAST_PAUSE_S, pause_s * 2)

@@ -1,0 +1,51 @@
+# The two commands of the README are `make up` and `make test`; `make help` lists the rest.
+PYTHON_FOUND := $(or $(PYTHON),$(shell command -v python3 || command -v python))
+BIN := .venv/bin
+ARGS ?=
+
+.PHONY: help setup up down status test lint pytest load bench soak lock docs
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: ## Make .venv from the hashed lock file (the others do it by themselves)
+	@test -n "$(PYTHON_FOUND)" || { echo "make setup: no python3 found: install Python 3.11 to 3.14" >&2; exit 1; }
+	@$(PYTHON_FOUND) tools/setup.py
+
+up: setup ## Run the demo cluster here: Postgres, workers, one URL (ARGS="-f my.yaml --port 9000")
+	@exec $(BIN)/threadcluster local up $(ARGS)
+
+down: setup ## Stop it; the data stays
+	@$(BIN)/threadcluster local down $(ARGS)
+
+status: setup ## What runs, and who owns what
+	@$(BIN)/threadcluster local status $(ARGS)
+
+test: setup lint pytest ## The gate: format, lint, types, imports, all tests (at most 10 minutes on two cores)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+pytest: setup
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not soak" $(ARGS)
+	$(BIN)/python -m pytest -q -p no:cacheprovider --override-ini addopts= tests/domain --cov-pure
+
+soak: setup ## The long, repeated and million-row checks (about 40 minutes)
+	$(BIN)/python -m pytest -m soak $(ARGS)
+
+load: setup ## Load against a URL: ARGS="reference --url http://127.0.0.1:8080" or ARGS=--help
+	@$(BIN)/python -m tests.load $(ARGS)
+
+bench: setup ## The benchmark: own Postgres, worker and load; figures into docs/performance.md with ARGS=--write-docs
+	@$(BIN)/python -m tests.benchmarks $(ARGS)
+
+docs: setup ## Write what is generated: docs/configuration.md
+	$(BIN)/python -m shard_worker.settings > docs/configuration.md
+
+lock: ## Choose new versions of all packages, with hashes, for every platform
+	@python3 -m venv build/uv && build/uv/bin/pip install --quiet uv
+	build/uv/bin/uv pip compile --universal --upgrade --generate-hashes --no-emit-index-url --no-header --quiet \
+	    --all-extras --group dev --python-version 3.11 pyproject.toml -o requirements.lock
