@@ -324,7 +324,7 @@ async def drive(
     async def live(user: _User, delay_s: float) -> None:
         try:
             await _wait(stop, delay_s)
-            while not stop.is_set() and not figures.spent:
+            while not stop.is_set() and not figures.is_spent():
                 await user.step(give_up)
                 await _wait(stop, pause_s * user.rng.uniform(0.5, 1.5))
         finally:

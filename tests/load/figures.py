@@ -68,8 +68,7 @@ class Figures:
             found = self.operations[name] = Operation()
         return found
 
-    @property
-    def spent(self) -> bool:
+    def is_spent(self) -> bool:
         """Whether the bound on attempts is reached."""
         return self.limit is not None and self.sent >= self.limit
 

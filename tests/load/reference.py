@@ -20,7 +20,7 @@ from tests.load.target import Target
 
 async def _user(client: Client, figures: Figures, rng: random.Random, pause_s: float, end_at: float) -> None:
     loop = asyncio.get_running_loop()
-    while loop.time() < end_at and not figures.spent:
+    while loop.time() < end_at and not figures.is_spent():
         account_id = random_ulid(rng)
         body = {
             "accountId": account_id,
@@ -36,7 +36,7 @@ async def _user(client: Client, figures: Figures, rng: random.Random, pause_s: f
         thread_id = created.document.get("thread_id")
         if not figures.check(isinstance(thread_id, str), "create: $['thread_id'] is present"):
             continue
-        if figures.spent:
+        if figures.is_spent():
             return
         got = await client.send("get", "GET", f"/v1/threads/{thread_id}?account_id={account_id}")
         if not figures.check(got.outcome is Outcome.ACCEPTED, "get: status is 200"):

@@ -91,7 +91,7 @@ class Exchange(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport to write to."""
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's transports are no subclass
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's transports are no subclass
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the heir once."""
