@@ -15,7 +15,7 @@ from typing import Final
 from aiohttp import ClientConnectionResetError, web
 from aiohttp.abc import AbstractStreamWriter
 
-from shard_worker.gateway.problems import Problem, body_of
+from shard_worker.gateway.problems import Problem, ProblemCode, body_of
 
 JSON: Final = b"Content-Type: application/json\r\n"
 PROBLEM: Final = b"Content-Type: application/problem+json\r\n"
@@ -81,7 +81,7 @@ class Reply(web.StreamResponse):
             else head + b"Content-Length: %d\r\n\r\n" % len(self.content)
         )
         if protocol.writing_paused:
-            await protocol._drain_helper()
+            await protocol._drain_helper()  # noqa: SLF001 - the only way to wait for a slow reader
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:
@@ -100,6 +100,8 @@ def problem_reply(problem: Problem) -> Reply:
         fields += b"Retry-After: %d\r\n" % max(1, ceil(problem.retry_after_s))
     if problem.allow is not None:
         fields += b"Allow: %b\r\n" % problem.allow.encode()
+    if problem.code is ProblemCode.UNAUTHORIZED:
+        fields += b"WWW-Authenticate: Bearer\r\n"
     return Reply(body_of(problem), problem.status, fields, close=problem.close)
 
 

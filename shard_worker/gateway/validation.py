@@ -53,11 +53,29 @@ def _sentences(error: ValidationError) -> list[str]:
     return sentences
 
 
+def _with_printable_names(value: object) -> object:
+    if isinstance(value, dict):
+        return {name.encode("utf-8", "replace").decode(): _with_printable_names(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_with_printable_names(each) for each in value]
+    return value
+
+
+def _past_bad_names(body: type[CommandBody], value: object, error: ValidationError) -> ValidationError:
+    """Pydantic stops at a name with a lone surrogate; with that name made printable it finds the rest as well."""
+    if any(failure["type"] == "string_unicode" for failure in error.errors(include_url=False, include_input=False)):
+        try:
+            body.__pydantic_validator__.validate_python(_with_printable_names(value))
+        except ValidationError as fuller:
+            return fuller
+    return error
+
+
 def validate(body: type[Body], value: object) -> tuple[Body | None, list[str]]:
     """The body a JSON value is, or all that is wrong with it."""
     cross = body.cross_failures(value) if isinstance(value, dict) else []
     try:
         valid = body.__pydantic_validator__.validate_python(value)
     except ValidationError as error:
-        return None, _sentences(error) + cross
+        return None, _sentences(_past_bad_names(body, value, error)) + cross
     return (None, cross) if cross else (valid, cross)

@@ -1,0 +1,21 @@
+"""What most tests of the gateway begin with."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.gateway.serving import Served, serving
+from tests.gateway.threads import MemoryThreads
+
+
+@pytest.fixture
+def threads() -> MemoryThreads:
+    """Threads in memory."""
+    return MemoryThreads()
+
+
+@pytest.fixture
+async def api(threads: MemoryThreads) -> AsyncIterator[Served]:
+    """A client of a gateway in front of them."""
+    async with serving(threads) as served:
+        yield served

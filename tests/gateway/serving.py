@@ -1,0 +1,43 @@
+"""The real gateway over a real socket, for one test."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from shard_worker.gateway.options import GatewayOptions
+from shard_worker.gateway.server import PublicGateway, listening_socket
+from shard_worker.gateway.service import ThreadService
+from tests.gateway.wire import Answered, Api
+
+ADA, BOB, CAI, DAN = (f"01ARZ3NDEKTSV4RRFFQ69G5FA{last}" for last in "ABCD")
+THREAD = "01BX5ZZKBKACTAV9WEVGEMMVRZ"
+PARENT = "01BX5ZZKBKACTAV9WEVGEMMVR0"
+
+
+class Served(Api):
+    """A client of one gateway."""
+
+    def __init__(self, gateway: PublicGateway, port: int) -> None:
+        super().__init__(port)
+        self.gateway = gateway
+
+    async def create(self, **changed: object) -> Answered:
+        """Create the usual thread, but for what is changed: Ada administers, Bob is a member."""
+        body = {"accountId": ADA, "title": "t", "administratorIds": [ADA], "memberIds": [BOB], "threadId": THREAD}
+        return await self.post("/v1/threads/create", body | changed)
+
+    async def add(self, *texts: str, account: str = BOB) -> Answered:
+        """Post messages to the usual thread."""
+        body = {"accountId": account, "messages": [{"text": text} for text in texts]}
+        return await self.post(f"/v1/threads/{THREAD}/messages/add", body)
+
+
+@asynccontextmanager
+async def serving(service: ThreadService, options: GatewayOptions | None = None) -> AsyncIterator[Served]:
+    """Serve on a free port of loopback."""
+    gateway = PublicGateway(service, options)
+    with listening_socket("127.0.0.1", 0) as bound:
+        await gateway.start([bound])
+        try:
+            yield Served(gateway, bound.getsockname()[1])
+        finally:
+            gateway.close()

@@ -1,0 +1,108 @@
+"""Idempotency keys, from the header to what the owner is asked."""
+
+from hashlib import sha256
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shard_worker.domain.ids import AccountId, canonical
+from shard_worker.gateway.idempotency import body_hash, key_failure, key_hash, thread_id_of
+from tests.gateway.serving import ADA, BOB, THREAD, Served
+from tests.gateway.test_error_table import check
+from tests.gateway.threads import MemoryThreads
+
+BASE = f"/v1/threads/{THREAD}"
+KEY = ("Idempotency-Key", "k-1")
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=10,
+)
+bodies = st.dictionaries(st.text(max_size=5), json_values, max_size=5)
+
+
+async def test_a_retry_gets_the_first_answer(api: Served, threads: MemoryThreads) -> None:
+    """One effect, one answer: even the minted message ids are those of the first time."""
+    await api.create()
+    body = {"accountId": BOB, "messages": [{"text": "a"}]}
+    first = await api.post(BASE + "/messages/add", body, KEY)
+    again = await api.post(BASE + "/messages/add", body | {"createAt": 7}, KEY)
+    assert first.json == again.json
+    assert len(threads.texts) == 1
+    other = await api.post(BASE + "/messages/add", {"accountId": BOB, "messages": [{"text": "b"}]}, KEY)
+    check(other, 409, "idempotency-key-reused")
+
+
+async def test_the_same_key_on_another_path_is_another_request(api: Served) -> None:
+    """The path counts as much as the body does."""
+    await api.create()
+    body = {"accountId": ADA, "accountIds": ["01ARZ3NDEKTSV4RRFFQ69G5FAX"]}
+    assert (await api.post(BASE + "/member-ids/join", body, KEY)).status == 200
+    check(await api.post(BASE + "/administrator-ids/join", body, KEY), 409, "idempotency-key-reused")
+
+
+async def test_a_keyed_create_reaches_the_same_thread(api: Served) -> None:
+    """Its id comes from account and key: time part 0, then the first 80 bits of their hash."""
+    first = await api.create(threadId=None)
+    keyed = {"accountId": ADA, "title": "t", "administratorIds": [ADA], "memberIds": []}
+    answers = [await api.post("/v1/threads/create", keyed, KEY) for _ in range(2)]
+    assert answers[0].json == answers[1].json
+    thread_id = answers[0].json["threadId"]
+    assert thread_id != first.json["threadId"]
+    assert thread_id.startswith("0" * 10)
+    assert thread_id == thread_id_of(AccountId(ADA), "k-1")
+
+
+async def test_the_owner_is_asked_by_hashes(api: Served, threads: MemoryThreads) -> None:
+    """The key itself goes nowhere; without one there is nothing to compare."""
+    await api.create()
+    assert (threads.last_command.key_hash, threads.last_command.body_hash) == (None, None)
+    await api.post(BASE + "/destroy", {"accountId": ADA.lower()}, KEY)
+    asked = threads.last_command
+    assert asked.key_hash == sha256(f"{ADA}:k-1".encode()).digest()[:16]
+    assert asked.body_hash == body_hash(BASE + "/destroy", {"accountId": ADA.lower()})
+
+
+@pytest.mark.parametrize("keys", [("",), ("a b",), ("a" * 129,), ("é",), ("a", "a")], ids=repr)
+async def test_a_bad_key_is_refused(api: Served, keys: tuple[str, ...]) -> None:
+    """1 to 128 visible ASCII characters, once."""
+    answered = await api.post(BASE + "/destroy", {"accountId": ADA}, *[("Idempotency-Key", key) for key in keys])
+    messages = check(answered, 400, "validation-failed").json["error_messages"]
+    assert [message.partition(":")[0] for message in messages] == ["Idempotency-Key"]
+
+
+@given(key=st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=128))
+def test_every_visible_key_is_good(key: str) -> None:
+    """And makes a thread id that is a ULID, and a hash of 16 bytes."""
+    assert key_failure([key]) is None
+    thread_id = thread_id_of(AccountId(ADA), key)
+    assert canonical(thread_id) == thread_id
+    assert len(key_hash(AccountId(ADA), key)) == 16
+
+
+@given(body=bodies, create_at=json_values, seed=st.randoms(use_true_random=False))
+def test_bodies_are_compared_as_values(body: dict[str, object], create_at: object, seed: object) -> None:
+    """Neither ``createAt`` nor the order of names nor a ``null`` makes a body another one."""
+    body.pop("createAt", None)
+    names = sorted(body, reverse=True)
+    other: dict[str, object] = {"createAt": create_at, "left out": None} | {name: body[name] for name in names}
+    assert body_hash("/p", body | ({"left out": None} if "left out" not in body else {})) == body_hash("/p", other)
+
+
+@given(body=bodies, other=bodies)
+def test_different_bodies_have_different_hashes(body: dict[str, object], other: dict[str, object]) -> None:
+    """As far as the values differ by more than what is not compared."""
+
+    def compared(value: object) -> object:
+        if isinstance(value, dict):
+            return {name: compared(member) for name, member in value.items() if member is not None}
+        if isinstance(value, list):
+            return [compared(item) for item in value]
+        return (type(value), value)
+
+    for each in (body, other):
+        each.pop("createAt", None)
+    assert (compared(body) == compared(other)) == (body_hash("/p", body) == body_hash("/p", other))
+    assert body_hash("/p", body) != body_hash("/q", body)

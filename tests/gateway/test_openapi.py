@@ -1,0 +1,133 @@
+"""The OpenAPI document: valid, equal to the table of routes, and true of the real answers."""
+
+import json
+
+import jsonschema_rs
+import pytest
+import schemathesis
+
+from shard_worker.gateway.openapi import codes_of, document
+from shard_worker.gateway.options import GatewayOptions
+from shard_worker.gateway.problems import OF_MANAGEMENT, ProblemCode, status_of
+from shard_worker.gateway.routes import COMMANDS, QUERIES, ROUTES, CommandRoute, Route, Router
+from tests.gateway.serving import ADA, BOB, THREAD, Served, serving
+from tests.gateway.test_error_table import check
+from tests.gateway.threads import MemoryThreads
+from tests.gateway.wire import Answered
+
+API = document()
+
+
+def schema_of(name: str) -> dict[str, object]:
+    """One of the document's schemas, with what it refers to."""
+    return {"$ref": f"#/components/schemas/{name}", "components": API["components"]}
+
+
+def test_the_document_is_openapi_3_1() -> None:
+    """By its own meta-schema, and every schema in it by JSON Schema's."""
+    loaded = schemathesis.openapi.from_dict(API)
+    assert loaded.specification.version == "3.1.0"
+    assert not list(loaded.validate() or ())
+    for name in API["components"]["schemas"]:
+        jsonschema_rs.Draft202012Validator(schema_of(name))
+
+
+def test_the_document_equals_the_table() -> None:
+    """The same methods, paths and operations, none more and none less."""
+    documented = {
+        (method.upper(), path, operation["operationId"])
+        for path, methods in API["paths"].items()
+        for method, operation in methods.items()
+    }
+    assert documented == {(route.method, route.template, route.operation_id) for route in ROUTES}
+
+
+def test_operations_are_named_once() -> None:
+    """Clients are generated from these names."""
+    names = [route.operation_id for route in ROUTES]
+    assert len(names) == len(set(names))
+
+
+def test_a_route_is_in_the_table_once() -> None:
+    """A second one of the same method and path is a mistake."""
+    with pytest.raises(ValueError, match="twice"):
+        Router([*ROUTES, ROUTES[0]])
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.operation_id)
+def test_every_status_is_declared_with_its_codes(route: Route) -> None:
+    """What an operation can answer is what the document says of it."""
+    responses = API["paths"][route.template][route.method.lower()]["responses"]
+    codes = codes_of(route)
+    assert set(responses) == {"200", *(str(status_of(code)) for code in codes)}
+    for status, response in responses.items():
+        if status != "200":
+            enum = response["content"]["application/problem+json"]["schema"]["allOf"][1]["properties"]["code"]["enum"]
+            assert enum == [code.value for code in codes if status_of(code) == int(status)]
+
+
+def test_every_code_is_used() -> None:
+    """But for the two that have no operation, and those of the management port."""
+    used = {code for route in ROUTES for code in codes_of(route)}
+    without = {ProblemCode.ROUTE_NOT_FOUND, ProblemCode.METHOD_NOT_ALLOWED}
+    assert used | without | OF_MANAGEMENT == set(ProblemCode)
+
+
+def test_the_document_says_that_accounts_are_trusted() -> None:
+    """Nobody should learn this from an incident."""
+    assert "`accountId` is trusted" in API["info"]["description"]
+
+
+@pytest.mark.parametrize("route", COMMANDS, ids=lambda route: route.operation_id)
+def test_bodies_are_closed(route: CommandRoute) -> None:
+    """The schema refuses what the server refuses: unknown and missing fields."""
+    validator = jsonschema_rs.Draft202012Validator(schema_of(route.body.__name__))
+    assert not validator.is_valid({})
+    assert not validator.is_valid({"accountId": ADA, "unknown": 1})
+
+
+async def test_real_answers_fit_their_schemas(api: Served) -> None:
+    """Every operation's 200, from the real server."""
+
+    def fits(answered: Answered, operation_id: str) -> None:
+        route = next(route for route in (*COMMANDS, *QUERIES) if route.operation_id == operation_id)
+        assert answered.status == 200
+        jsonschema_rs.Draft202012Validator(schema_of(route.answer_schema)).validate(answered.json)
+
+    base = f"/v1/threads/{THREAD}"
+    fits(await api.create(remarks="r"), "createThread")
+    join = {"accountId": ADA, "accountIds": [BOB]}
+    fits(await api.post(base + "/administrator-ids/join", join), "joinAdministratorIds")
+    fits(await api.post(base + "/administrator-ids/leave", join), "leaveAdministratorIds")
+    fits(await api.post(base + "/member-ids/join", join), "joinMemberIds")
+    added = await api.add("a", "b")
+    fits(added, "addMessages")
+    removal = {"accountId": BOB, "messageIds": added.json["messageIds"][:1]}
+    fits(await api.post(base + "/messages/remove", removal), "removeMessages")
+    for tail, operation_id in (
+        ("", "getThread"),
+        ("/administrator-ids", "getAdministratorIds"),
+        ("/member-ids", "getMemberIds"),
+        ("/messages", "getMessages"),
+    ):
+        fits(await api.get(f"{base}{tail}?account_id={ADA}"), operation_id)
+    fits(await api.post(base + "/member-ids/leave", join), "leaveMemberIds")
+    fits(await api.post(base + "/destroy", {"accountId": ADA}), "destroyThread")
+
+
+async def test_the_document_and_its_page_are_served(api: Served) -> None:
+    """The page needs nothing from the internet."""
+    served = await api.get("/openapi.json")
+    assert json.loads(served.body) == API
+    page = await api.get("/docs")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert b"ThreadCluster" in page.body
+    assert b"http://" not in page.body
+    assert b"https://" not in page.body
+
+
+async def test_a_setting_turns_both_off(threads: MemoryThreads) -> None:
+    """Then they are not there at all."""
+    async with serving(threads, GatewayOptions(documentation=False)) as api:
+        for path in ("/openapi.json", "/docs"):
+            check(await api.get(path), 404, "route-not-found")

@@ -1,0 +1,137 @@
+"""Threads in memory, by the real rules: what stands behind the gateway in its tests instead of a region.
+
+Keys, texts and pages are kept in plain dicts; one answer can be put in place of the next real one.
+"""
+
+from collections.abc import Callable
+
+from shard_worker.contract import (
+    AccountIdPage,
+    Answer,
+    CommandRequest,
+    Done,
+    Existence,
+    ExistsThread,
+    GetAdministratorIds,
+    GetMemberIds,
+    GetMessages,
+    MessagePage,
+    MessageView,
+    ReadThread,
+    Request,
+    ThreadView,
+)
+from shard_worker.domain.commands import CreateThread
+from shard_worker.domain.decide import Unchanged, decide, message_ids_of, refuse_reader
+from shard_worker.domain.events import MessagesAdded
+from shard_worker.domain.evolve import evolve
+from shard_worker.domain.ids import AccountId, MessageId, ThreadId
+from shard_worker.domain.limits import Limits
+from shard_worker.domain.refusals import Refusal, RefusalCode
+from shard_worker.domain.thread import Thread
+
+NOW_MS = 1_700_000_000_000
+
+
+class MemoryThreads:
+    """A `ThreadService` without a journal."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self.threads: dict[ThreadId, Thread] = {}
+        self.texts: dict[MessageId, tuple[str | None, tuple[AccountId, ...]]] = {}
+        self.keys: dict[tuple[ThreadId, bytes], tuple[bytes | None, Done]] = {}
+        self.asked: list[Request] = []
+        self.instead: Callable[[Request], Answer | None] = lambda _: None
+        """Gives an answer in place of the real one, or None."""
+
+    async def ask(self, request: Request, budget_s: float) -> Answer:
+        """Answer at once."""
+        assert budget_s > 0
+        self.asked.append(request)
+        instead = self.instead(request)
+        if instead is not None:
+            return instead
+        return self._command(request) if isinstance(request, CommandRequest) else self._query(request)
+
+    @property
+    def last_command(self) -> CommandRequest:
+        """The newest command that arrived here."""
+        return next(request for request in reversed(self.asked) if isinstance(request, CommandRequest))
+
+    def _command(self, request: CommandRequest) -> Answer:
+        command = request.command
+        state = self.threads.get(command.thread_id)
+        if request.key_hash is not None:
+            known = self.keys.get((command.thread_id, request.key_hash))
+            if known is not None:
+                same = known[0] == request.body_hash
+                return known[1] if same else Refusal(RefusalCode.IDEMPOTENCY_KEY_REUSED, "the key was used before")
+        decided = decide(state, command, NOW_MS, self.limits)
+        match decided:
+            case Refusal():
+                return decided
+            case Unchanged(sequence_nr, message_ids):
+                return Done(sequence_nr, message_ids)
+        sequence_nr = 1 if isinstance(command, CreateThread) or state is None else state.sequence_nr + 1
+        self.threads[command.thread_id] = evolve(state, decided, sequence_nr)
+        if isinstance(decided, MessagesAdded):
+            for message in decided.messages:
+                self.texts[message.message_id] = (message.text, message.to_account_ids)
+        done = Done(sequence_nr, message_ids_of(decided))
+        if request.key_hash is not None:
+            self.keys[command.thread_id, request.key_hash] = (request.body_hash, done)
+        return done
+
+    def _query(self, query: ReadThread | ExistsThread | GetAdministratorIds | GetMemberIds | GetMessages) -> Answer:
+        state = self.threads.get(query.thread_id)
+        refusal = refuse_reader(state, query.account_id)
+        if isinstance(query, ExistsThread):
+            return Existence(refusal is None)
+        if refusal is not None:
+            return refusal
+        assert state is not None  # an unknown thread was refused
+        match query:
+            case ReadThread():
+                return ThreadView(
+                    query.thread_id,
+                    state.creator_id,
+                    state.parent_thread_id,
+                    state.title,
+                    state.remarks,
+                    state.created_at,
+                    state.updated_at,
+                    state.sequence_nr,
+                )
+            case GetAdministratorIds():
+                return _accounts(query, state.administrators)
+            case GetMemberIds():
+                return _accounts(query, state.members)
+            case GetMessages():
+                return self._messages(query, state)
+
+    def _messages(self, query: GetMessages, state: Thread) -> MessagePage:
+        views = [
+            MessageView(
+                message_id,
+                live.sender_id,
+                self.texts[message_id][0],
+                live.reply_message_id,
+                self.texts[message_id][1],
+                live.created_at,
+                live.created_at,
+                live.sequence_nr,
+                live.index,
+            )
+            for message_id, live in state.messages.items()
+        ]
+        after = query.after
+        if after is not None:
+            views = [view for view in views if (view.sequence_nr, view.index) > after]
+        views = views[query.offset :]
+        return MessagePage(tuple(views[: query.limit]), len(views) > query.limit)
+
+
+def _accounts(query: GetAdministratorIds | GetMemberIds, accounts: dict[AccountId, None]) -> AccountIdPage:
+    ids = sorted(account for account in accounts if query.after is None or account > query.after)[query.offset :]
+    return AccountIdPage(tuple(ids[: query.limit]), len(ids) > query.limit)
