@@ -17,6 +17,7 @@ class TcpProxy:
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
         self._links: set[_Link] = set()
+        self._silent: list[_Link] = []
         self._server: asyncio.Server | None = None
         self.port = 0
         self.refusing = False
@@ -38,6 +39,8 @@ class TcpProxy:
         assert self._server is not None
         self._server.close()
         self.cut()
+        for link in self._silent:
+            link.reset()
         tasks = [task for link in list(self._links) for task in link.tasks]
         for task in tasks:
             task.cancel()
@@ -49,6 +52,14 @@ class TcpProxy:
             self.up.clear()
         if down:
             self.down.clear()
+
+    def blackhole(self) -> None:
+        """Have every connection of now fall silent for ever, without closing it; new ones are forwarded."""
+        for link in list(self._links):
+            for task in link.tasks:
+                task.cancel()
+            self._links.discard(link)
+            self._silent.append(link)
 
     def heal(self) -> None:
         """Forward again, what was held first, and accept new connections."""
@@ -84,6 +95,8 @@ class TcpProxy:
         try:
             await asyncio.wait(link.tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            if link in self._silent:
+                return
             self._links.discard(link)
             for task in link.tasks:
                 task.cancel()

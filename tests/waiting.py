@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Callable
 
+from tests.load.record import Recorder
+
 _LOOK_EVERY_S = 0.005
 
 
@@ -13,3 +15,9 @@ async def until(condition: Callable[[], bool], *, within_s: float = 15.0, what: 
     while not condition():
         assert loop.time() < deadline, f"not within {within_s} s: {what or condition}"
         await asyncio.sleep(_LOOK_EVERY_S)
+
+
+async def more_acknowledged(recorder: Recorder, count: int, *, within_s: float = 60.0) -> None:
+    """Return once ``count`` more commands were acknowledged: load is on its way."""
+    wanted = recorder.acknowledged_count + count
+    await until(lambda: recorder.acknowledged_count >= wanted, within_s=within_s, what=f"{count} more acknowledged")

@@ -50,7 +50,7 @@ async def test_what_was_answered_survives_forgetting(dsn: str) -> None:
             await node.ask(add(chat, me, f"m{n}"))
         saved = "SELECT count(*) FROM snapshot"
         async with asyncio.timeout(5):
-            while not await node.admin.fetchval(saved):  # noqa: ASYNC110  # the database has no event to wait for
+            while not await node.admin.fetchval(saved):  # the database has no event to wait for
                 await asyncio.sleep(0)
         await node.own(*ALL)
         assert await node.texts(chat, me) == [f"m{n}" for n in range(25)]

@@ -210,7 +210,7 @@ async def test_a_cut_in_mid_batch_is_decided_rightly(dsn: str, arrives: bool) ->
         if arrives:
             await until(lambda: bench.streams[2].in_flight == 1)
             async with asyncio.timeout(5):
-                while len(await bench.journal(2)) < 2:  # noqa: ASYNC110  # the database has no event to wait for
+                while len(await bench.journal(2)) < 2:  # the database has no event to wait for
                     await asyncio.sleep(0)
         else:
             await until(lambda: bench.streams[2].in_flight == 1)
@@ -272,7 +272,7 @@ async def test_an_unknown_outcome_under_another_owner_is_final_too(dsn: str) -> 
         proxy.stall(up=False)
         bench.streams[1].submit(row_of(scribe, 2))
         async with asyncio.timeout(5):
-            while len(await bench.journal(1)) < 2:  # noqa: ASYNC110  # the database has no event to wait for
+            while len(await bench.journal(1)) < 2:  # the database has no event to wait for
                 await asyncio.sleep(0)
         await bench.admin.execute("UPDATE shard SET epoch = epoch + 1, owner = 'x', incarnation = 'other' WHERE id = 1")
         proxy.cut()

@@ -1,0 +1,132 @@
+"""A local cluster as a user runs it: real processes, through the command line alone."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.waiting import until
+
+_YAML = """
+apiVersion: threadcluster.io/v1alpha1
+kind: ThreadCluster
+metadata: {{name: test}}
+spec: {{shards: {shards}, replicas: {replicas}}}
+"""
+
+
+class LocalCluster:
+    """One cluster on one data directory."""
+
+    def __init__(self, data_dir: Path, *, database_url: str | None = None, shards: int = 16) -> None:
+        self.data_dir = data_dir
+        self.file = data_dir.with_suffix(".yaml")
+        self._shards = shards
+        self._database_url = database_url
+        self._port = 0
+
+    async def up(self, replicas: int = 2, *, shards: int | None = None) -> str:
+        """Bring it up, or hand it a new number of workers; what the command said.  Fails as the command fails."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.file.write_text(_YAML.format(shards=shards or self._shards, replicas=replicas))
+        more = ["--database-url", self._database_url] if self._database_url is not None else []
+        code, said = await self.command("up", "-f", str(self.file), "--port", str(self._port), "--detach", *more)
+        assert code == 0, said
+        self._port = int((await self.status())["url"].rsplit(":", 1)[1])
+        return said
+
+    async def down(self) -> None:
+        """Stop it in order."""
+        code, said = await self.command("down")
+        assert code == 0, said
+
+    async def status(self) -> dict[str, Any]:
+        """What `status -o json` says."""
+        code, said = await self.command("status", "-o", "json")
+        assert code in (0, 3), said
+        found: dict[str, Any] = json.loads(said[said.index("{") : said.rindex("}") + 1])
+        return found
+
+    async def command(self, *words: str) -> tuple[int, str]:
+        """Run `threadcluster local …` on the data directory: its exit code and what it said."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "threadcluster_operator.main", "local", words[0], "--data-dir", str(self.data_dir), *words[1:]),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            stdin=asyncio.subprocess.DEVNULL,
+        )
+        async with asyncio.timeout(120):
+            out, _ = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, out.decode()
+
+    async def urls(self) -> list[str]:
+        """Each worker's own URL, the public one first."""
+        found = await self.status()
+        return [found["url"], *(worker["address"] for worker in found["workers"])]
+
+    async def ready(self, *, within_s: float = 60.0) -> dict[str, Any]:
+        """The status, once it says ready."""
+        last: dict[str, Any] = {}
+        async with asyncio.timeout(within_s):
+            while not last.get("ready"):
+                last = await self.status()
+        return last
+
+    async def kill_everything(self) -> None:
+        """SIGKILL to the supervisor, Postgres with all its backends, and every worker, as a power cut does."""
+        found = await self.status()
+        pids = {found["supervisor"]["pid"], found["postgres"]["pid"], *(worker["pid"] for worker in found["workers"])}
+        processes = [psutil.Process(pid) for pid in pids if pid is not None]
+        everything = [*processes, *(child for process in processes for child in _children(process))]
+        for process in everything:
+            with suppress(psutil.NoSuchProcess):
+                os.kill(process.pid, signal.SIGKILL)
+        await until(lambda: not any(_lives(process) for process in everything), what="every process is gone")
+
+    async def fsck(self) -> None:
+        """Fail unless the journal proves itself."""
+        dsn = (self.data_dir / "dsn").read_text().strip()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "shard_worker.main", "fsck", "--dsn", dsn),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        out, _ = await process.communicate()
+        assert process.returncode == 0, out.decode()
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    with suppress(psutil.NoSuchProcess):
+        return process.children(recursive=True)
+    return []
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@asynccontextmanager
+async def local_cluster(
+    data_dir: Path, replicas: int = 2, *, database_url: str | None = None, shards: int = 16
+) -> AsyncIterator[LocalCluster]:
+    """A running cluster, taken down at the end."""
+    cluster = LocalCluster(data_dir, database_url=database_url, shards=shards)
+    await cluster.up(replicas)
+    try:
+        yield cluster
+    finally:
+        code, said = await cluster.command("down")
+        assert code == 0, said
