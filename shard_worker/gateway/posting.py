@@ -11,7 +11,7 @@ from aiohttp import web
 from msgspec.structs import replace
 from multidict import istr
 
-from shard_worker.contract import Answer, CommandRequest, Done, Existence, ExistsThread, Unavailable
+from shard_worker.contract import Answer, CommandRequest, Done, Existence, ExistsThread, Unavailable, UnavailableCode
 from shard_worker.domain.commands import CreateThread
 from shard_worker.domain.ids import AccountId, ThreadId, canonical
 from shard_worker.domain.refusals import Refusal
@@ -98,7 +98,10 @@ class Posting:
             readable = found
         asked = replace(asked, command=replace(command, parent_readable=readable))
         left = self._options.budget_s - (time.monotonic() - begun)
-        return await self._service.ask(asked, max(left, 0.0))
+        if left <= 0:
+            detail = "asking for the parent thread took all the time there was"
+            return Unavailable(UnavailableCode.SHARD_UNAVAILABLE, detail)
+        return await self._service.ask(asked, left)
 
     async def _parent_found(self, parent: ThreadId, account_id: AccountId) -> bool | Unavailable:
         answer = await self._service.ask(ExistsThread(parent, account_id), self._options.budget_s)

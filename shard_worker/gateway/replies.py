@@ -6,6 +6,7 @@ nothing more: no cookies, no compression, no chunks.  Every reply has a ``Conten
 knows where the next answer begins.
 """
 
+import asyncio
 import time
 from email.utils import formatdate
 from http import HTTPStatus
@@ -20,6 +21,8 @@ from shard_worker.gateway.problems import Problem, ProblemCode, body_of
 JSON: Final = b"Content-Type: application/json\r\n"
 PROBLEM: Final = b"Content-Type: application/problem+json\r\n"
 NO_CONTENT: Final = b""
+READER_PATIENCE_S: Final = 30.0
+"""How long a client may take to read what is beyond the transport's buffer; then the connection is cut."""
 
 _CLOSE: Final = b"Connection: close\r\n"
 _KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
@@ -81,7 +84,12 @@ class Reply(web.StreamResponse):
             else head + b"Content-Length: %d\r\n\r\n" % len(self.content)
         )
         if protocol.writing_paused:
-            await protocol._drain_helper()  # noqa: SLF001 - the only way to wait for a slow reader
+            try:
+                async with asyncio.timeout(READER_PATIENCE_S):
+                    await protocol._drain_helper()  # noqa: SLF001 - the only way to wait for a slow reader
+            except TimeoutError:
+                transport.abort()
+                raise ClientConnectionResetError("the client does not read its answer") from None
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:

@@ -42,11 +42,6 @@ class CommandRoute:
     creates: bool = False
     method: str = "POST"
 
-    @property
-    def path_tail(self) -> str:
-        """What follows the thread id, or the whole path of a create."""
-        return self.template.removeprefix(THREAD)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryRoute:

@@ -1,10 +1,13 @@
 """Every command, as a client sees it when it holds."""
 
+import asyncio
+
 import pytest
 
-from shard_worker.contract import CommandRequest
+from shard_worker.contract import Answer, CommandRequest, Request
 from shard_worker.domain.commands import AddMessages, CreateThread, JoinMemberIds, LeaveAdministratorIds
-from tests.gateway.serving import ADA, BOB, CAI, DAN, PARENT, THREAD, Served
+from shard_worker.gateway.options import GatewayOptions
+from tests.gateway.serving import ADA, BOB, CAI, DAN, PARENT, THREAD, Served, serving
 from tests.gateway.threads import MemoryThreads
 
 MESSAGE = "01CX5ZZKBKACTAV9WEVGEMMVRZ"
@@ -127,6 +130,21 @@ async def test_a_parent_is_asked_for_first(api: Served, readable: bool) -> None:
     assert answered.status == (200 if readable else 409)
     if not readable:
         assert answered.json["code"] == "parent-not-readable"
+
+
+async def test_a_parent_that_takes_all_the_time_leaves_none_for_the_create() -> None:
+    """Then nothing is sent to the new thread's owner, so nothing is stored."""
+
+    class Late(MemoryThreads):
+        async def ask(self, request: Request, budget_s: float) -> Answer:
+            await asyncio.sleep(budget_s)
+            return await super().ask(request, budget_s)
+
+    late = Late()
+    async with serving(late, GatewayOptions(budget_s=0.01)) as api:
+        answered = await api.create(parentThreadId=PARENT)
+    assert (answered.status, answered.json["code"]) == (503, "shard-unavailable")
+    assert len(late.asked) == 1
 
 
 async def test_a_thread_is_not_its_own_parent(api: Served, threads: MemoryThreads) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -12,6 +13,7 @@ from tests.gateway.serving import ADA, THREAD, Served, serving
 from tests.gateway.test_error_table import check
 from tests.gateway.threads import MemoryThreads
 from tests.gateway.wire import JSON_TYPE, Wire, request_bytes
+from tests.waiting import until
 
 PATH = f"/v1/threads/{THREAD}/messages/add"
 LIMIT = 1024 * 1024
@@ -170,28 +172,56 @@ async def test_400_a_bad_chunk(api: Served, apart: bool) -> None:
     wire = await Wire.open(api.port)
     wire.send(request_bytes("POST", PATH, headers=(JSON_TYPE, ("Transfer-Encoding", "chunked"))) + b"1\r\n{\r\n")
     if apart:
-        await asyncio.wait_for(_one_in_flight(api), 5)
+        await until(lambda: api.gateway.metrics.in_flight == 1)
     wire.send(b"zz\r\n")
     answered = check(await wire.answer(), 400, "malformed-http")
     assert answered.headers["connection"] == "close"
     assert await wire.ended()
 
 
-async def _one_in_flight(api: Served) -> None:
-    while not api.gateway.metrics.in_flight:
-        await asyncio.sleep(0.005)
-
-
 async def test_a_client_that_leaves_harms_nobody(api: Served, caplog: pytest.LogCaptureFixture) -> None:
     """A connection lost in the middle of a body is no fault worth an error in the log."""
     wire = await Wire.open(api.port)
     wire.send(request_bytes("POST", PATH, headers=(JSON_TYPE, ("Content-Length", "100"))) + b"{")
-    await asyncio.wait_for(_one_in_flight(api), 5)
+    await until(lambda: api.gateway.metrics.in_flight == 1)
     await wire.close()
-    async with asyncio.timeout(5):
-        while api.gateway.metrics.in_flight:
-            await asyncio.sleep(0.005)
+    await until(lambda: api.gateway.metrics.in_flight == 0)
     assert not [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")]
+
+
+async def test_a_client_that_leaves_in_the_middle_of_a_head_is_forgotten(api: Served) -> None:
+    """With its timer."""
+    wire = await Wire.open(api.port)
+    wire.send(b"GET /docs HT")
+    await until(lambda: api.gateway.connections == 1)
+    await wire.close()
+    await until(lambda: api.gateway.connections == 0)
+
+
+async def test_a_slow_reader_gets_everything(api: Served) -> None:
+    """Answers wait for the client to read; none is lost, and the next request waits too."""
+    await api.create()
+    for _ in range(5):
+        await api.add(*["x" * 4_000] * 100)
+    wire = await Wire.open(api.port)
+    get = request_bytes("GET", f"/v1/threads/{THREAD}/messages?account_id={ADA}&limit=500")
+    wire.send(get * 8)
+    sizes = {len((await wire.answer()).body) for _ in range(8)}
+    assert len(sizes) == 1
+    await wire.close()
+
+
+async def test_a_client_that_never_reads_is_cut_off(api: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot hold its answers in our memory for ever."""
+    monkeypatch.setattr("shard_worker.gateway.replies.READER_PATIENCE_S", 0.1)
+    await api.create()
+    for _ in range(5):
+        await api.add(*["x" * 4_000] * 100)
+    with socket.create_connection(("127.0.0.1", api.port)) as mute:
+        get = request_bytes("GET", f"/v1/threads/{THREAD}/messages?account_id={ADA}&limit=500")
+        mute.sendall(get * 8)
+        await until(lambda: api.gateway.connections == 1)
+        await until(lambda: api.gateway.connections == 0)
 
 
 async def test_pipelined_requests_are_answered_in_order(api: Served) -> None:
