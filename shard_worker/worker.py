@@ -111,12 +111,10 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
     stack.push_async_callback(snapshots.close)
 
     async def key_of(shard_id: ShardId, thread_uuid: UUID, key_hash: bytes) -> StoredKey | None:
-        async with pool.acquire() as connection:
-            return await look_up_key(connection, shard_id, thread_uuid, key_hash)
+        return await pool.run(lambda connection: look_up_key(connection, shard_id, thread_uuid, key_hash))
 
     async def events_of(shard_id: ShardId, thread_uuid: UUID, seq_nrs: Sequence[int]) -> dict[int, Event]:
-        async with pool.acquire() as connection:
-            return await read_events(connection, shard_id, thread_uuid, seq_nrs)
+        return await pool.run(lambda connection: read_events(connection, shard_id, thread_uuid, seq_nrs))
 
     env = Environment(
         load=loader.load,

@@ -16,9 +16,9 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -26,7 +26,12 @@ from asyncpg.pool import PoolConnectionProxy
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _CONNECT_S: Final = 5.0
+_STATEMENT_S: Final = 4.0
+"""No statement of a worker takes so long but on a link that has fallen silent; more than `lock_timeout`."""
+_READ_S: Final = 2.0
 _FIRST_PAUSE_S: Final = 0.05
 _LAST_PAUSE_S: Final = 1.0
 _SAY_AGAIN_S: Final = 5.0
@@ -127,13 +132,13 @@ class Database:
         log.debug("connected to Postgres", extra={"purpose": purpose})
         return connection
 
-    async def pool(self, *, most: int) -> asyncpg.Pool:
+    async def pool(self, *, most: int) -> "ReadPool":
         """A pool for reads; a pooled connection is checked when it is opened."""
 
         async def connect(*_: object, **__: object) -> asyncpg.Connection:
             return await self.connect_once("read")
 
-        return await asyncpg.create_pool(min_size=0, max_size=most, connect=connect)
+        return ReadPool(await asyncpg.create_pool(min_size=0, max_size=most, connect=connect))
 
     def _compare(self, identity: ServerIdentity) -> None:
         before = self._identity
@@ -149,12 +154,45 @@ class Database:
             self._on_failover()
 
 
-async def open_connection(dsn: str, application_name: str) -> asyncpg.Connection:
-    """Connect and set the session up; the errors are this module's."""
+class ReadPool:
+    """Lends connections for short reads, each bounded in time.
+
+    A connection on which a read failed or was given up is in a state that nobody knows: it is closed, never put back.
+    """
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    async def run(self, work: Callable[[Session], Awaitable[T]], *, within_s: float = _READ_S) -> T:
+        """The result of ``work`` on a lent connection.  Raises what it raises, and `TimeoutError`."""
+        async with asyncio.timeout(within_s + _CONNECT_S), self._pool.acquire() as connection:
+            try:
+                async with asyncio.timeout(within_s):
+                    return await work(connection)
+            except BaseException as error:
+                if not isinstance(error, asyncpg.PostgresError):
+                    connection.terminate()
+                raise
+
+    def terminate(self) -> None:
+        """Close every connection at once."""
+        self._pool.terminate()
+
+
+async def open_connection(
+    dsn: str, application_name: str, *, statement_s: float | None = _STATEMENT_S
+) -> asyncpg.Connection:
+    """Connect and set the session up; the errors are this module's.
+
+    A statement that takes longer than ``statement_s`` seconds raises `TimeoutError`; None: no bound.
+    """
     where = address_of(dsn)
     try:
         connection = await asyncpg.connect(
-            dsn, timeout=_CONNECT_S, server_settings={**_SETTINGS, "application_name": application_name}
+            dsn,
+            timeout=_CONNECT_S,
+            command_timeout=statement_s,
+            server_settings={**_SETTINGS, "application_name": application_name},
         )
     except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError) as error:
         raise DatabaseAuthFailed(f"Postgres at {where} refuses the login: {error}") from error

@@ -69,7 +69,7 @@ async def migrate(dsn: str, *, cluster_id: str, shards: int, say: Callable[[str]
 
     Raises `shard_worker.database.connection.DatabaseError` and the errors of this module; nothing is half done.
     """
-    connection = await open_connection(dsn, "threadcluster-migrate")
+    connection = await open_connection(dsn, "threadcluster-migrate", statement_s=None)
     try:
         await check(connection)
         await refuse_transaction_pooling(connection)

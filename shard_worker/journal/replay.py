@@ -14,7 +14,7 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from shard_worker.database.connection import Session
+from shard_worker.database.connection import ReadPool, Session
 from shard_worker.domain.events import Event
 from shard_worker.domain.evolve import evolve
 from shard_worker.domain.ids import ShardId, ThreadId, ulid_uuid
@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 
 GROUP: Final = 50
 """How many threads one pair of queries loads at most."""
+
+_LOAD_S: Final = 10.0
+"""How long a group may take: its threads can have long histories without snapshots."""
 
 HEAD_SQL: Final = "SELECT coalesce(max(shard_seq), 0) FROM journal WHERE shard_id = $1"
 _SNAPSHOTS_SQL: Final = """
@@ -66,7 +69,7 @@ Waiting = tuple[ShardId, UUID, "asyncio.Future[Recovered | Poisoned]"]
 class Loader:
     """Loads threads in groups, at most ``at_once`` groups at a time."""
 
-    def __init__(self, pool: asyncpg.Pool, *, at_once: int = 4) -> None:
+    def __init__(self, pool: ReadPool, *, at_once: int = 4) -> None:
         self._pool = pool
         self._at_once = at_once
         self._waiting: list[Waiting] = []
@@ -92,8 +95,8 @@ class Loader:
 
     async def _run(self, group: list[Waiting]) -> None:
         try:
-            async with self._pool.acquire() as connection:
-                found = await load_threads(connection, [(shard_id, uuid) for shard_id, uuid, _ in group])
+            wanted = [(shard_id, uuid) for shard_id, uuid, _ in group]
+            found = await self._pool.run(lambda connection: load_threads(connection, wanted), within_s=_LOAD_S)
         except BaseException as error:
             for _, _, future in group:
                 if not future.done():

@@ -5,11 +5,11 @@ A snapshot is only a cache of the fold, so losing one costs a longer replay and 
 
 import asyncio
 import logging
+from functools import partial
 from typing import Final
 from uuid import UUID
 
-import asyncpg
-
+from shard_worker.database.connection import ReadPool, Session
 from shard_worker.domain.ids import ShardId
 from shard_worker.journal.codec import STATE_VERSION
 
@@ -29,7 +29,7 @@ SELECT shard_id, thread_id, seq_nr, $5, state
 class SnapshotWriter:
     """Writes snapshots one batch at a time; keeps at most ``most`` waiting, the newest of each thread."""
 
-    def __init__(self, pool: asyncpg.Pool, *, most: int = 1_000) -> None:
+    def __init__(self, pool: ReadPool, *, most: int = 1_000) -> None:
         self._pool = pool
         self._most = most
         self._waiting: dict[tuple[ShardId, UUID], tuple[int, bytes]] = {}
@@ -67,16 +67,20 @@ class SnapshotWriter:
             # In the order of their keys: two workers that meet in a batch must not wait for each other in a ring.
             batch.sort(key=lambda item: item[0])
             try:
-                await self._pool.execute(
-                    _SAVE_SQL,
-                    [key[0] for key, _ in batch],
-                    [key[1] for key, _ in batch],
-                    [seq_nr for _, (seq_nr, _) in batch],
-                    [state for _, (_, state) in batch],
-                    STATE_VERSION,
-                )
+                await self._pool.run(partial(_save, batch=batch))
                 self.saved += len(batch)
             except Exception as error:  # noqa: BLE001  # a snapshot is only a cache; logged with its cause
                 self.dropped += len(batch)
                 log.warning("snapshots dropped", extra={"count": len(batch), "cause": repr(error)})
                 await asyncio.sleep(0.5)
+
+
+async def _save(connection: Session, batch: list[tuple[tuple[ShardId, UUID], tuple[int, bytes]]]) -> None:
+    await connection.execute(
+        _SAVE_SQL,
+        [key[0] for key, _ in batch],
+        [key[1] for key, _ in batch],
+        [seq_nr for _, (seq_nr, _) in batch],
+        [state for _, (_, state) in batch],
+        STATE_VERSION,
+    )

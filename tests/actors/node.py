@@ -15,6 +15,7 @@ from shard_worker.actors.environment import Environment
 from shard_worker.actors.region import ShardRegion
 from shard_worker.actors.residents import Residents
 from shard_worker.contract import Answer, CommandRequest, GetMessages, OwnerAnswer, Request
+from shard_worker.database.connection import ReadPool
 from shard_worker.domain.commands import AddMessages, Command, CreateThread, NewMessage
 from shard_worker.domain.events import Event
 from shard_worker.domain.ids import AccountId, MessageId, ShardId, ThreadId
@@ -160,7 +161,7 @@ async def node_on(
     """A worker's actors on a database; ``through`` is the DSN that its appends take (a proxy's)."""
     incarnation = str(ULID())
     admin = await asyncpg.connect(dsn)
-    pool = await asyncpg.create_pool(dsn, min_size=1, max_size=4)
+    pool = ReadPool(await asyncpg.create_pool(dsn, min_size=1, max_size=4))
 
     async def connect(purpose: str) -> asyncpg.Connection:
         while True:
@@ -170,12 +171,10 @@ async def node_on(
                 await asyncio.sleep(0.02)
 
     async def look_up(shard_id: ShardId, thread_uuid: UUID, key_hash: bytes) -> StoredKey | None:
-        async with pool.acquire() as connection:
-            return await look_up_key(connection, shard_id, thread_uuid, key_hash)
+        return await pool.run(lambda connection: look_up_key(connection, shard_id, thread_uuid, key_hash))
 
     async def events(shard_id: ShardId, thread_uuid: UUID, seq_nrs: Sequence[int]) -> dict[int, Event]:
-        async with pool.acquire() as connection:
-            return await read_events(connection, shard_id, thread_uuid, seq_nrs)
+        return await pool.run(lambda connection: read_events(connection, shard_id, thread_uuid, seq_nrs))
 
     loader, snapshots = Loader(pool), SnapshotWriter(pool)
     lease = [True]
