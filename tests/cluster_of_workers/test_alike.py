@@ -1,0 +1,98 @@
+"""Three workers, one cluster: whichever is asked gives the same answer (the talk's test with several JVMs)."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from ulid import ULID
+
+from tests.local.cluster import local_cluster
+
+ME = str(ULID())
+FRIEND = str(ULID())
+
+
+class Workers:
+    """The three workers' own addresses, and a session to ask them."""
+
+    def __init__(self, session: aiohttp.ClientSession, addresses: list[str]) -> None:
+        self._session = session
+        self.addresses = addresses
+
+    async def post(self, worker: int, path: str, body: dict[str, Any], key: str | None = None) -> tuple[int, Any]:
+        """A command through one worker: status and JSON."""
+        headers = {"Idempotency-Key": key} if key is not None else {}
+        async with self._session.post(self.addresses[worker % 3] + path, json=body, headers=headers) as response:
+            return response.status, await response.json(content_type=None)
+
+    async def get_everywhere(self, path: str) -> tuple[int, bytes]:
+        """A query through every worker; fails unless all answer alike, byte for byte."""
+        answers = set()
+        for address in self.addresses:
+            async with self._session.get(address + path) as response:
+                answers.add((response.status, await response.read()))
+        assert len(answers) == 1, answers
+        return answers.pop()
+
+
+@pytest.fixture
+async def workers(data_dir: Path) -> AsyncIterator[Workers]:
+    """A cluster of three, each asked by its own port."""
+    async with local_cluster(data_dir, 3, shards=12) as cluster, aiohttp.ClientSession() as session:
+        yield Workers(session, (await cluster.urls())[1:])
+
+
+async def test_every_route_through_every_worker_gives_the_same_answer(workers: Workers) -> None:
+    """Twelve threads, each command sent through another worker than the one before; reads agree byte for byte."""
+    for number in range(12):
+        status, made = await workers.post(
+            number,
+            "/v1/threads/create",
+            {"accountId": ME, "title": f"t{number}", "administratorIds": [ME], "memberIds": []},
+        )
+        assert status == 200, made
+        thread = made["threadId"]
+        steps: list[tuple[str, dict[str, Any]]] = [
+            ("member-ids/join", {"accountIds": [FRIEND]}),
+            ("administrator-ids/join", {"accountIds": [FRIEND]}),
+            ("administrator-ids/leave", {"administratorIds": [FRIEND]}),
+            ("messages/add", {"messages": [{"text": "one"}, {"text": "two"}]}),
+        ]
+        for step, (path, body) in enumerate(steps):
+            status, answer = await workers.post(
+                number + step + 1, f"/v1/threads/{thread}/{path}", {"accountId": ME, **body}
+            )
+            assert status == 200, (path, answer)
+            assert answer["sequenceNr"] == step + 2
+        removed = answer["messageIds"][0]
+        status, answer = await workers.post(
+            number + 1, f"/v1/threads/{thread}/messages/remove", {"accountId": ME, "messageIds": [removed]}
+        )
+        assert (status, answer["messageIds"]) == (200, [removed])
+        status, answer = await workers.post(
+            number + 2, f"/v1/threads/{thread}/member-ids/leave", {"accountId": FRIEND, "accountIds": [FRIEND]}
+        )
+        assert (status, answer["sequenceNr"]) == (200, 7)
+        for query in ("", "/administrator-ids", "/member-ids", "/messages"):
+            status, raw = await workers.get_everywhere(f"/v1/threads/{thread}{query}?account_id={ME}&min_sequence_nr=7")
+            assert status == 200, raw
+        assert b'"two"' in raw
+        assert b'"one"' not in raw
+        assert (await workers.get_everywhere(f"/v1/threads/{thread}?account_id={FRIEND}"))[0] == 404
+        status, answer = await workers.post(number, f"/v1/threads/{thread}/destroy", {"accountId": ME})
+        assert status == 200, answer
+        assert (await workers.get_everywhere(f"/v1/threads/{thread}/messages?account_id={ME}"))[0] == 410
+
+
+async def test_a_parent_on_another_worker_is_asked_there(workers: Workers) -> None:
+    """A thread's parent is looked at by its owner, wherever that is; an unreadable one is refused."""
+    body = {"accountId": ME, "title": "parent", "administratorIds": [ME], "memberIds": []}
+    _, parent = await workers.post(0, "/v1/threads/create", body)
+    for number in range(6):
+        child = {**body, "title": "child", "parentThreadId": parent["threadId"]}
+        assert (await workers.post(number, "/v1/threads/create", child))[0] == 200
+        stranger = {**child, "accountId": FRIEND}
+        status, refused = await workers.post(number, "/v1/threads/create", stranger)
+        assert (status, refused["code"]) == (409, "parent-not-readable")
