@@ -1,0 +1,105 @@
+"""The frames themselves: whatever the network does to the bytes, the same frames come out."""
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shard_worker.contract import (
+    AccountIdPage,
+    CommandRequest,
+    Done,
+    Existence,
+    ExistsThread,
+    GetAdministratorIds,
+    GetMemberIds,
+    GetMessages,
+    MessagePage,
+    MessageView,
+    Moved,
+    OwnerAnswer,
+    ReadThread,
+    Request,
+    ThreadView,
+    Unavailable,
+    UnavailableCode,
+)
+from shard_worker.domain.commands import AddMessages, CreateThread, NewMessage
+from shard_worker.domain.ids import AccountId, MessageId, ThreadId
+from shard_worker.domain.refusals import Refusal, RefusalCode
+from shard_worker.peers import frames
+from shard_worker.peers.frames import BadFrame, Envelope, FrameReader
+
+T, A, M = (
+    ThreadId("01HZZZZZZZZZZZZZZZZZZZZZZZ"),
+    AccountId("01HYYYYYYYYYYYYYYYYYYYYYYY"),
+    MessageId("01HXXXXXXXXXXXXXXXXXXXXXXX"),
+)
+REQUESTS: list[Request] = [
+    CommandRequest(CreateThread(T, A, "t", None, T, True, (A,), (), 5), os.urandom(16)),
+    CommandRequest(AddMessages(T, A, (NewMessage(M, "hé", M, (A,)),), 5), os.urandom(16), b"k" * 16, b"b" * 16),
+    ReadThread(T, A, 7),
+    ExistsThread(T, A),
+    GetAdministratorIds(T, A, 10, 0, A),
+    GetMemberIds(T, A, 10, 3),
+    GetMessages(T, A, 10, 0, (4, 2)),
+]
+ANSWERS: list[OwnerAnswer] = [
+    Done(3, (M,)),
+    ThreadView(T, A, None, "t", None, 1, 2, 3),
+    Existence(False),
+    AccountIdPage((A,), True),
+    MessagePage((MessageView(M, A, None, M, (A,), 1, 2, 3, 0),), False),
+    Refusal(RefusalCode.NOT_MEMBER, "no"),
+    Unavailable(UnavailableCode.OUTCOME_UNKNOWN, "?", 0.5),
+    Moved("w1", 9),
+    Moved(None, 0),
+]
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: type(request).__name__)
+def test_every_request_survives_the_wire(request_: Request) -> None:
+    """With its budget, and what its sender knew."""
+    raw = frames.request_frame(7, Envelope(request_, 1.5, 143, 2**40, 2))
+    [(kind, stream, body)] = FrameReader().feed(raw)
+    assert (kind, stream) == (frames.REQUEST, 7)
+    assert frames.read_request(body) == Envelope(request_, 1.5, 143, 2**40, 2)
+
+
+@pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: type(answer).__name__)
+def test_every_answer_survives_the_wire(answer: OwnerAnswer) -> None:
+    """As it was given."""
+    [(kind, stream, body)] = FrameReader().feed(frames.answer_frame(9, answer))
+    assert (kind, stream, frames.read_answer(body)) == (frames.ANSWER, 9, answer)
+
+
+@given(st.lists(st.binary(max_size=50), max_size=10), st.lists(st.integers(1, 40), max_size=60))
+def test_any_chunking_gives_the_same_frames(bodies: list[bytes], cuts: list[int]) -> None:
+    """Bytes may arrive one by one or all at once."""
+    raw = b"".join(frames.frame(frames.PING, n, body) for n, body in enumerate(bodies))
+    reader, found = FrameReader(), []
+    at = 0
+    for cut in [*cuts, len(raw)]:
+        found += reader.feed(raw[at : at + cut])
+        at += cut
+    assert found == [(frames.PING, n, body) for n, body in enumerate(bodies)]
+
+
+@pytest.mark.parametrize(
+    "raw", [b"\xff" * 9, frames.frame(9, 1), b"\x00\x00\x00\x00\x00" * 2], ids=["huge", "unknown-kind", "zeros"]
+)
+def test_what_is_no_frame_is_refused(raw: bytes) -> None:
+    """Before a buffer grows for it."""
+    with pytest.raises(BadFrame):
+        FrameReader().feed(raw)
+
+
+@given(st.binary(max_size=60))
+def test_garbage_in_a_body_is_refused(body: bytes) -> None:
+    """As a bad frame, never as anything else."""
+    for read in (frames.read_request, frames.read_answer):
+        try:
+            read(body)
+        except BadFrame:
+            continue

@@ -1,0 +1,201 @@
+"""Client and server of frames over real sockets, on asyncio's loop and on uvloop."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+import pytest
+import uvloop
+from aiohttp import web
+
+from shard_worker.contract import Done, OwnerAnswer, ReadThread, Request
+from shard_worker.domain.ids import AccountId, ThreadId
+from shard_worker.peers import client as client_module
+from shard_worker.peers.client import PeerClient
+from shard_worker.peers.errors import PeerOverloaded, PeerUnreachable
+from shard_worker.peers.server import PeerServer, sniffing_factory
+from tests.tcp_proxy import TcpProxy
+from tests.waiting import until
+
+SECRET = b"a secret of the cluster"
+READ = ReadThread(ThreadId("01HZZZZZZZZZZZZZZZZZZZZZZZ"), AccountId("01HYYYYYYYYYYYYYYYYYYYYYYY"), 0)
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
+    """Every test here runs on both loops."""
+    return uvloop.EventLoopPolicy() if request.param == "uvloop" else asyncio.DefaultEventLoopPolicy()
+
+
+@dataclass
+class Owner:
+    """Answers with the request's own number, at once or when told."""
+
+    held: list[tuple[int, "asyncio.Future[OwnerAnswer]"]] = field(default_factory=list)
+    hold: bool = False
+    served: int = 0
+
+    def __call__(
+        self, request: Request, budget_s: float, epoch_known: int, hops: int
+    ) -> "OwnerAnswer | asyncio.Future[OwnerAnswer]":
+        self.served += 1
+        if not self.hold:
+            return Done(epoch_known)
+        future: asyncio.Future[OwnerAnswer] = asyncio.get_running_loop().create_future()
+        self.held.append((epoch_known, future))
+        return future
+
+
+@asynccontextmanager
+async def listening(owner: Owner, secret: bytes = SECRET) -> AsyncIterator[tuple[int, PeerServer]]:
+    """A port that carries frames and HTTP."""
+
+    async def hello(_: web.BaseRequest) -> web.Response:
+        return web.Response(text="http")
+
+    http = web.Server(hello)
+    peers = PeerServer(owner, secret)
+    server = await asyncio.get_running_loop().create_server(sniffing_factory(http, peers.protocol), "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1], peers
+    finally:
+        server.close()
+        await peers.close(0.1)
+        await http.shutdown(0.1)
+
+
+async def ask(peer: PeerClient, port: int, number: int = 1, budget_s: float = 5.0) -> OwnerAnswer:
+    """One request that says its number where the epoch stands."""
+    return await peer.ask(("127.0.0.1", port), READ, budget_s=budget_s, shard_id=0, epoch=number, hops=1)
+
+
+async def test_a_thousand_requests_share_one_connection() -> None:
+    """Answered out of order, each caller gets its own answer."""
+    owner, peer = Owner(hold=True), PeerClient(SECRET)
+    async with listening(owner) as (port, _):
+        asks = [asyncio.create_task(ask(peer, port, number)) for number in range(1000)]
+        await until(lambda: len(owner.held) == 1000)
+        for number, future in reversed(owner.held):
+            future.set_result(Done(number))
+        assert await asyncio.gather(*asks) == [Done(number) for number in range(1000)]
+        await peer.close()
+
+
+async def test_http_and_frames_share_one_port() -> None:
+    """The first bytes decide."""
+    owner, peer = Owner(), PeerClient(SECRET)
+    async with listening(owner) as (port, _):
+        assert await ask(peer, port, 5) == Done(5)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert (await reader.read()).endswith(b"http")
+        writer.close()
+        await peer.close()
+
+
+async def test_a_wrong_secret_gets_nothing_and_says_nothing_was_sent() -> None:
+    """Neither side trusts the other."""
+    owner, peer = Owner(), PeerClient(b"another secret entirely")
+    async with listening(owner) as (port, _):
+        with pytest.raises(PeerUnreachable) as caught:
+            await ask(peer, port)
+        assert not caught.value.sent
+        assert owner.served == 0
+        await peer.close()
+
+
+@pytest.mark.parametrize("raw", [b"TCF1\x09" + b"n" * 16, b"TCF1\x01" + b"n" * 16 + b"p" * 32], ids=["version", "proof"])
+async def test_a_stranger_is_disconnected(raw: bytes) -> None:
+    """Another version, or a proof that is none."""
+    owner = Owner()
+    async with listening(owner) as (port, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(raw)
+        with suppress(ConnectionResetError):
+            async with asyncio.timeout(5):
+                while await reader.read(100):
+                    pass
+        assert owner.served == 0
+        writer.close()
+
+
+async def test_an_unreachable_peer_was_sent_nothing() -> None:
+    """So the request may be asked elsewhere."""
+    peer = PeerClient(SECRET)
+    async with listening(Owner()) as (port, _):
+        pass
+    with pytest.raises(PeerUnreachable) as caught:
+        await ask(peer, port)
+    assert not caught.value.sent
+    await peer.close()
+
+
+async def test_a_peer_that_dies_in_between_may_have_been_told() -> None:
+    """So a command's outcome is unknown; and the next request finds a new connection."""
+    owner, peer = Owner(hold=True), PeerClient(SECRET)
+    async with listening(owner) as (port, _), TcpProxy("127.0.0.1", port) as proxy:
+        asking = asyncio.create_task(ask(peer, proxy.port))
+        await until(lambda: bool(owner.held))
+        proxy.cut()
+        with pytest.raises(PeerUnreachable) as caught:
+            await asking
+        assert caught.value.sent
+        owner.hold = False
+        assert await ask(peer, proxy.port, 3) == Done(3)
+        await peer.close()
+
+
+async def test_a_budget_ends_a_wait() -> None:
+    """A request that is not answered in time may have been done."""
+    owner, peer = Owner(hold=True), PeerClient(SECRET)
+    async with listening(owner) as (port, _):
+        with pytest.raises(PeerUnreachable) as caught:
+            await ask(peer, port, budget_s=0.1)
+        assert caught.value.sent
+        owner.held[0][1].set_result(Done(1))  # too late: nobody waits, and nothing breaks
+        owner.hold = False
+        assert await ask(peer, port, 2) == Done(2)
+        await peer.close()
+
+
+async def test_a_silent_peer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that is open and dead does not hold its callers until their budgets end."""
+    monkeypatch.setattr(client_module, "_SILENT_S", 0.3)
+    owner, peer = Owner(), PeerClient(SECRET)
+    async with listening(owner) as (port, _), TcpProxy("127.0.0.1", port) as proxy:
+        assert await ask(peer, proxy.port) == Done(1)
+        proxy.stall()
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(PeerUnreachable):
+            await ask(peer, proxy.port, budget_s=30.0)
+        assert asyncio.get_running_loop().time() - began < 10
+        await peer.close()
+
+
+async def test_more_than_the_window_is_refused_unsent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Back-pressure instead of a queue without end."""
+    monkeypatch.setattr(client_module, "_WINDOW", 3)
+    owner, peer = Owner(hold=True), PeerClient(SECRET)
+    async with listening(owner) as (port, _):
+        asks = [asyncio.create_task(ask(peer, port, number)) for number in range(3)]
+        await until(lambda: len(owner.held) == 3)
+        with pytest.raises(PeerOverloaded):
+            await ask(peer, port)
+        for number, future in owner.held:
+            future.set_result(Done(number))
+        await asyncio.gather(*asks)
+        await peer.close()
+
+
+async def test_a_server_that_closes_answers_first_what_it_took() -> None:
+    """What was asked before the close is answered within its grace."""
+    owner, peer = Owner(hold=True), PeerClient(SECRET)
+    async with listening(owner) as (port, server):
+        asking = asyncio.create_task(ask(peer, port, 8))
+        await until(lambda: bool(owner.held))
+        closing = asyncio.create_task(server.close(5.0))
+        owner.held[0][1].set_result(Done(8))
+        assert await asking == Done(8)
+        await closing
+        await peer.close()
