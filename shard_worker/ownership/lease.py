@@ -8,13 +8,15 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 import asyncpg
 
 from shard_worker.ownership import store
 
 log = logging.getLogger(__name__)
+
+_STATEMENT_S: Final = 2.0
 
 boottime: Callable[[], float] = (
     (lambda: time.clock_gettime(time.CLOCK_BOOTTIME)) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
@@ -39,7 +41,7 @@ class Lease:
         self._connect = connect
         self._worker = worker
         self._beat_s = beat_s
-        self._lease_s = lease_s
+        self.lease_s = lease_s
         self._until = 0.0
         self.lost_sessions = 0
 
@@ -64,15 +66,16 @@ class Lease:
             self._until = 0.0
 
     async def _beat(self, connection: asyncpg.Connection, incarnation: str, locked: asyncio.Event) -> None:
-        attempt = await store.next_attempt(connection, self._worker, incarnation)
-        if attempt is None:
-            raise Fenced(incarnation)
-        await store.lock(connection, incarnation, attempt)
+        async with asyncio.timeout(_STATEMENT_S):
+            attempt = await store.next_attempt(connection, self._worker, incarnation)
+            if attempt is None:
+                raise Fenced(incarnation)
+            await store.lock(connection, incarnation, attempt)
         while True:
             sent = boottime()
-            async with asyncio.timeout(2.0):
+            async with asyncio.timeout(_STATEMENT_S):
                 if not await store.beat(connection, self._worker, incarnation):
                     raise Fenced(incarnation)
-            self._until = sent + self._lease_s
+            self._until = sent + self.lease_s
             locked.set()
             await asyncio.sleep(self._beat_s)

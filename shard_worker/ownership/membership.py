@@ -1,48 +1,40 @@
 """A worker's membership: incarnations one after another, and in each the shards it claims, serves and gives up.
 
-Two sessions: one only beats (`lease`), the other looks, decides (`decisions`, pure) and acts, so that waiting for a
-shard to drain never costs a beat.  When either finds that the incarnation was fenced, all shards are dropped at once
-and the process goes on under a new incarnation.
+Two sessions each: one only beats (`lease`), the other looks and acts (`steward`), so that waiting for a lock never
+costs a beat.  When either finds that the incarnation was fenced, all shards are dropped at once and the process goes
+on under a new incarnation.
+
+A name belongs to the process that registered it last.  One that lost its name to another process waits for as long as
+that one beats: two that took it from each other in turn would serve nobody.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import suppress
-from typing import Final, Protocol
+from typing import Final
 
 import asyncpg
 from ulid import ULID
 
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import store
-from shard_worker.ownership.decisions import Steps, next_steps
 from shard_worker.ownership.lease import Fenced, Lease, OpenConnection
-from shard_worker.ownership.owners import EMPTY, OwnerRecord, View
+from shard_worker.ownership.owners import OwnerRecord, View
+from shard_worker.ownership.sight import Sight
+from shard_worker.ownership.steward import SESSION_LOST, STATEMENT_S, ShardHost, Steward
+
+__all__ = ["Ownership", "ShardHost"]
 
 log = logging.getLogger(__name__)
 
-_LOOK_S: Final = 0.25
-_LOOK_AFTER_STEPS_S: Final = 0.02
+_RETRY_S: Final = 0.1
+_RETIRE_S: Final = 1.0
+_LEASE_OVER_S: Final = 0.2
+"""How much longer than its lease a predecessor's shards are left to it: clocks run at slightly different speeds."""
 _SILENT_S: Final = 3.0
-"""A worker that did not beat for so long gets nothing by itself, and nothing is released for it."""
-
-
-class ShardHost(Protocol):
-    """Who serves the shards: the shard region."""
-
-    def adopt(self, shard_id: ShardId, epoch: int, head: int) -> None: ...
-
-    async def release(self, shard_id: ShardId) -> None: ...
-
-    def drop(self, shard_id: ShardId) -> None: ...
-
-    def drop_all(self) -> None: ...
-
-    def present(self) -> set[ShardId]: ...
-
-    def serving(self) -> set[ShardId]: ...
+"""Another process with our name that did not beat for so long has lost it again."""
+_SAY_AGAIN_S: Final = 10.0
 
 
 class Ownership:
@@ -53,7 +45,6 @@ class Ownership:
     ) -> None:
         self.worker = worker
         self.incarnation = ""
-        self.view: View = EMPTY
         self.fencings = 0
         self.leaving = False
         self.registered = asyncio.Event()
@@ -61,13 +52,20 @@ class Ownership:
         self._connect = connect
         self._address = address
         self._host: ShardHost | None = None
-        self._wake = asyncio.Event()
-        self._looked: asyncio.Future[None] | None = None
-        self._unowned_since: dict[ShardId, float] = {}
-        self._beats: dict[str, tuple[str, int, float]] = {}
+        self._past: set[str] = set()
+        self._sight = Sight()
         self._task: asyncio.Task[None] | None = None
 
     # --- what others ask
+
+    @property
+    def view(self) -> View:
+        """All workers and shards, as of the last look."""
+        return self._sight.view
+
+    def memory_reads_allowed(self) -> bool:
+        """Whether nobody can have fenced this incarnation yet; to be asked in the turn of the loop that reads."""
+        return self.lease.allows_memory_reads()
 
     def owner_of(self, shard_id: ShardId) -> OwnerRecord | None:
         """Who owns a shard, as of the last look; None while nobody does."""
@@ -82,11 +80,8 @@ class Ownership:
         )
 
     async def refresh(self) -> None:
-        """Look again, and return when that look is done."""
-        if self._looked is None:
-            self._looked = asyncio.get_running_loop().create_future()
-        self._wake.set()
-        await asyncio.shield(self._looked)
+        """Look again, and return when that look is done.  While Postgres is away this waits: give it a time-out."""
+        await self._sight.refresh()
 
     def settled(self) -> bool:
         """Whether every shard that targets this worker, and every one that names it, is served here."""
@@ -104,166 +99,157 @@ class Ownership:
 
     async def bump_epoch(self, connection: asyncpg.Connection, shard_id: ShardId, epoch: int) -> int | None:
         """Raise the epoch of an own shard after an unknown outcome; see `shard_worker.journal.outcome`."""
-        return await store.bump(connection, self.incarnation, shard_id, epoch)
+        return (await store.bump(connection, self.incarnation, {shard_id: epoch})).get(shard_id)
 
     async def set_targets(self, version: int, plan_hash: str, targets: Sequence[store.Target]) -> int | None:
-        """Record a plan made from plan ``version``; its own version, or None when another came first."""
-        connection = await self._connect("targets")
-        try:
-            return await store.set_targets(connection, version, plan_hash, targets)
-        finally:
-            connection.terminate()
+        """Record a plan made from plan ``version``; its own version, or None when another came first.
+
+        Raises `TimeoutError` when Postgres does not answer: whether the plan was recorded is then not known.
+        """
+        async with asyncio.timeout(STATEMENT_S):
+            connection = await self._connect("targets")
+            try:
+                return await store.set_targets(connection, version, plan_hash, targets)
+            finally:
+                connection.terminate()
 
     # --- life
 
     def start(self, host: ShardHost) -> None:
         """Register, and go on until `leave`."""
+        if self._task is not None:
+            raise RuntimeError("the membership was started before")
         self._host = host
-        self._task = asyncio.create_task(self._run(), name="membership")
+        self._task = asyncio.create_task(self._run(host), name="membership")
+        self._task.add_done_callback(self._ended)
 
     async def leave(self) -> None:
         """Give up every shard in order, once what is in flight is durable; safe to cancel at a deadline."""
         self.leaving = True
-        self._wake.set()
+        self._sight.ring()
         while self._task is not None and not self._task.done() and self._owns_something():
-            await self.refresh()
+            await self._sight.next_turn()
 
     async def close(self) -> None:
-        """End the membership; what is still held stays with this incarnation in the database."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _run(self) -> None:
-        while True:
-            self.incarnation = str(ULID())
-            await self._register()
-            locked = asyncio.Event()
-            beating = asyncio.create_task(self.lease.keep(self.incarnation, locked), name="lease")
-            stewarding = asyncio.create_task(self._steward(locked), name="steward")
+        """End the membership.  After `leave` the incarnation ends with it, and what it could not give up in time is freed;
+        else what is still held stays with it in the database, as after a crash.
+        """
+        task = self._task
+        if task is None:
+            return
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        if self.leaving and self.incarnation:
             try:
-                await asyncio.wait((beating, stewarding), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                self._hosting.drop_all()
-                beating.cancel()
-                stewarding.cancel()
-                ended = await asyncio.gather(beating, stewarding, return_exceptions=True)
-            for error in ended:
-                if isinstance(error, Exception) and not isinstance(error, Fenced):
-                    raise error
-            self.fencings += 1
-            log.warning("fenced; going on as a new incarnation", extra={"worker": self.worker, "was": self.incarnation})
+                async with asyncio.timeout(_RETIRE_S):
+                    await self._retire()
+            except SESSION_LOST as error:
+                log.warning("left without saying so", extra={"worker": self.worker, "cause": repr(error)})
+
+    async def _retire(self) -> None:
+        connection = await self._connect("retire")
+        try:
+            freed = await store.retire(connection, self.worker, self.incarnation)
+        finally:
+            connection.terminate()
+        if freed:
+            log.warning("shards freed that were not given up", extra={"worker": self.worker, "count": freed})
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._sight.stopped()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.critical("the membership ended", exc_info=error, extra={"worker": self.worker})
+
+    # --- incarnations
+
+    async def _run(self, host: ShardHost) -> None:
+        while True:
+            await self._register()
+            try:
+                await self._live(host)
+            except Fenced:
+                self.fencings += 1
+                log.warning("fenced", extra={"worker": self.worker, "was": self.incarnation})
+
+    async def _live(self, host: ShardHost) -> None:
+        """One incarnation, until it is fenced, which raises `Fenced`."""
+        locked = asyncio.Event()
+        steward = Steward(
+            self._connect,
+            self.worker,
+            self.incarnation,
+            host=host,
+            sight=self._sight,
+            leaving=lambda: self.leaving,
+        )
+        beating = asyncio.create_task(self.lease.keep(self.incarnation, locked), name="lease")
+        stewarding = asyncio.create_task(steward.run(locked), name="steward")
+        try:
+            await asyncio.wait((beating, stewarding), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            host.drop_all()
+            beating.cancel()
+            stewarding.cancel()
+            ended = await asyncio.gather(beating, stewarding, return_exceptions=True)
+        errors = [error for error in ended if isinstance(error, Exception)]
+        raise next((error for error in errors if not isinstance(error, Fenced)), Fenced(self.incarnation))
 
     async def _register(self) -> None:
+        """Become a new incarnation, however long Postgres takes."""
+        fresh = str(ULID())
         while True:
             connection = await self._connect("register")
             try:
-                freed = await store.register(connection, self.worker, self.incarnation, self._address, {"schema": 1})
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                if self._past:
+                    await self._await_name(connection)
+                self.incarnation = fresh
+                freed = await self._succeed(connection, fresh)
+            except SESSION_LOST as error:
                 log.warning("not registered, trying again", extra={"worker": self.worker, "cause": repr(error)})
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(_RETRY_S)
                 continue
             finally:
                 connection.terminate()
-            log.info(
-                "registered", extra={"worker": self.worker, "incarnation": self.incarnation, "freed_shards": freed}
-            )
+            self._past.add(fresh)
+            self.registered.set()
+            log.info("registered", extra={"worker": self.worker, "incarnation": fresh, "freed_shards": freed})
             return
 
-    async def _steward(self, locked: asyncio.Event) -> None:
-        await locked.wait()
+    async def _succeed(self, connection: asyncpg.Connection, incarnation: str) -> int:
+        """Take the name, and what earlier incarnations hold once none of them can serve a read from memory."""
+        async with asyncio.timeout(STATEMENT_S):
+            before = await store.register(connection, self.worker, incarnation, self._address, {"schema": 1})
+        if before is not None and before not in self._past:
+            await asyncio.sleep(self.lease.lease_s + _LEASE_OVER_S)
+        async with asyncio.timeout(STATEMENT_S):
+            return await store.free_predecessors(connection, self.worker, incarnation)
+
+    async def _await_name(self, connection: asyncpg.Connection) -> None:
+        """Return once no other process lives under our name; meanwhile the view is kept, so that we can still forward."""
+        seen, seen_at, said_at = ("", -1), 0.0, 0.0
         while True:
-            connection = await self._connect("steward")
+            asked, view = self._sight.begin(), None
             try:
-                await connection.add_listener(store.CHANNEL, lambda *_: self._wake.set())
-                if self.leaving:
-                    await store.mark_leaving(connection, self.worker, self.incarnation)
-                await self._tend(connection)
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                log.warning("steward session lost", extra={"worker": self.worker, "cause": repr(error)})
+                async with asyncio.timeout(STATEMENT_S):
+                    view = await store.look(connection)
             finally:
-                connection.terminate()
-            await asyncio.sleep(0.05)
-
-    async def _tend(self, connection: asyncpg.Connection) -> None:
-        marked = self.leaving
-        while True:
-            if self.leaving and not marked:
-                await store.mark_leaving(connection, self.worker, self.incarnation)
-                marked = True
-            self._wake.clear()
-            looked, self._looked = self._looked, None
-            try:
-                async with asyncio.timeout(5.0):
-                    self.view = await store.look(connection)
-            finally:
-                if looked is not None and not looked.done():
-                    looked.set_result(None)
-            self.registered.set()
-            acted = await self._act(connection, self._decide())
-            if self._looked is None:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_LOOK_AFTER_STEPS_S if acted else _LOOK_S):
-                        await self._wake.wait()
-
-    def _decide(self) -> Steps:
-        now = time.monotonic()
-        view = self.view
-        me = view.workers.get(self.worker)
-        if me is None or me.incarnation != self.incarnation or me.fenced:
-            raise Fenced(self.incarnation)
-        for row in view.shards.values():
-            if row.owner is not None:
-                self._unowned_since.pop(row.id, None)
-            else:
-                self._unowned_since.setdefault(row.id, now)
-        live = set()
-        for worker in view.workers.values():
-            seen = self._beats.get(worker.id)
-            if seen is None or seen[:2] != (worker.incarnation, worker.beat):
-                self._beats[worker.id] = seen = (worker.incarnation, worker.beat, now)
-            if not worker.fenced and not worker.leaving and now - seen[2] < _SILENT_S:
-                live.add(worker.id)
-        return next_steps(
-            view,
-            worker=self.worker,
-            incarnation=self.incarnation,
-            present=self._hosting.present(),
-            serving=self._hosting.serving(),
-            unowned_s={shard_id: now - since for shard_id, since in self._unowned_since.items()},
-            live=live,
-            leaving=self.leaving,
-        )
-
-    async def _act(self, connection: asyncpg.Connection, steps: Steps) -> bool:
-        host = self._hosting
-        for shard_id in steps.drop:
-            host.drop(shard_id)
-        if steps.release:
-            await asyncio.gather(*[host.release(shard_id) for shard_id in steps.release])
-            await store.release(connection, self.incarnation, steps.release)
-            for shard_id in steps.release:
-                host.drop(shard_id)
-        epochs: dict[ShardId, int] = {}
-        for shard_id in steps.adopt:
-            epoch = await store.bump(connection, self.incarnation, shard_id, self.view.shards[shard_id].epoch)
-            if epoch is not None:
-                epochs[shard_id] = epoch
-        if steps.claim:
-            epochs |= await store.claim(connection, self.worker, self.incarnation, steps.claim)
-        if epochs:
-            for shard_id, head in (await store.heads(connection, epochs)).items():
-                host.adopt(shard_id, epochs[shard_id], head)
-            log.info("shards adopted", extra={"worker": self.worker, "count": len(epochs)})
-        return bool(steps.drop or steps.release or epochs)
-
-    @property
-    def _hosting(self) -> ShardHost:
-        if self._host is None:
-            raise RuntimeError("the membership was not started")
-        return self._host
+                self._sight.end(asked, view)
+                self._sight.turned()
+            row, now = view.workers.get(self.worker), time.monotonic()
+            if row is None or row.fenced or row.incarnation in self._past or row.incarnation == self.incarnation:
+                return
+            if (row.incarnation, row.beat) != seen:
+                seen, seen_at = (row.incarnation, row.beat), now
+            elif now - seen_at > _SILENT_S:
+                return
+            if now - said_at > _SAY_AGAIN_S:
+                log.error(
+                    "another process has taken this worker's name; waiting for it to end",
+                    extra={"worker": self.worker, "incarnation": row.incarnation},
+                )
+                said_at = now
+            await self._sight.rest(_RETRY_S * 5)
 
     def _owns_something(self) -> bool:
-        return bool(self._hosting.present()) or any(
-            row.incarnation == self.incarnation for row in self.view.shards.values()
-        )
+        present = self._host.present() if self._host is not None else set()
+        return bool(present) or any(row.incarnation == self.incarnation for row in self.view.shards.values())

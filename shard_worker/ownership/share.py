@@ -20,8 +20,13 @@ class Candidate(NamedTuple):
 
 
 def share(owners: Mapping[ShardId, str | None], workers: Iterable[Candidate]) -> dict[ShardId, str | None]:
-    """The target of every shard in ``owners`` (its present owner, or None); None only without any receiver."""
+    """The target of every shard in ``owners`` (its present owner, or None); None only without any receiver.
+
+    Costs O(S log S + W log W).  Raises `ValueError` when two workers have one name.
+    """
     workers = list(workers)
+    if len({worker.name for worker in workers}) != len(workers):
+        raise ValueError("two workers have one name")
     staying = {worker.name for worker in workers if not worker.leaving}
     open_to_more = sorted(worker.name for worker in workers if not worker.leaving and not worker.cordoned)
     held: dict[str, list[ShardId]] = {name: [] for name in staying}

@@ -1,10 +1,14 @@
 """All SQL of ownership.  Whoever locks shard rows does so in ascending order, the worker row before them.
 
-Every change of a shard's owner, also to nobody, raises its epoch and leaves a row in ``shard_epoch``.
+Every change of a shard's owner, also to nobody, raises its epoch and leaves a row in ``shard_epoch``; its ``from_seq``
+is known for claims and adoptions only, and null where the answer that told the head was lost.
+
+A function that failed or was cancelled in the middle of a transaction leaves its connection terminated.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
 
 import asyncpg
@@ -15,29 +19,41 @@ from shard_worker.ownership.owners import ShardRow, View, WorkerRow
 CHANNEL: Final = "threadcluster_ownership"
 _NOTIFY_SQL: Final = f"SELECT pg_notify('{CHANNEL}', '')"
 
-_OLD_SQL: Final = "SELECT incarnation FROM worker WHERE id = $1 FOR UPDATE"
+_ENSURE_WORKER_SQL: Final = """
+INSERT INTO worker (id, incarnation, host, public_port, management_port, fenced) VALUES ($1, '', '', 0, 0, true)
+    ON CONFLICT DO NOTHING
+"""
+_PREDECESSOR_SQL: Final = "SELECT incarnation, fenced FROM worker WHERE id = $1 FOR UPDATE"
+# Only our own role's sessions: another's may not be terminated, and need not be, for the epoch fences them too.
 _TERMINATE_SQL: Final = """
-SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1 AND pid <> pg_backend_pid()
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+ WHERE application_name = $1 AND usename = current_user AND pid <> pg_backend_pid()
 """
 _REGISTER_SQL: Final = """
-INSERT INTO worker (id, incarnation, host, public_port, management_port, capabilities)
-VALUES ($1, $2, $3, $4, $5, $6)
-    ON CONFLICT (id) DO UPDATE
-   SET incarnation = excluded.incarnation, attempt = 0, host = excluded.host, public_port = excluded.public_port,
-       management_port = excluded.management_port, capabilities = excluded.capabilities, beat = worker.beat + 1,
-       fenced = false, leaving = false
+UPDATE worker
+   SET incarnation = $2, attempt = 0, host = $3, public_port = $4, management_port = $5, capabilities = $6,
+       beat = beat + 1, fenced = false, leaving = false
+ WHERE id = $1
 """
-_LOCK_SHARDS_SQL: Final = "SELECT id FROM shard WHERE incarnation = $1 ORDER BY id FOR UPDATE"
+# $3 says whether incarnation $2 is the only one meant, or the only one not meant: by the worker's name, so that nothing
+# stays with an incarnation that no row of ``worker`` knows any more.
+_LOCK_SHARDS_SQL: Final = """
+SELECT id FROM shard WHERE owner = $1 AND (incarnation = $2) = $3 ORDER BY id FOR UPDATE
+"""
 _FREE_SQL: Final = """
 WITH freed AS (
     UPDATE shard SET epoch = epoch + 1, owner = NULL, incarnation = NULL, changed_at = now()
-     WHERE incarnation = $1 RETURNING id, epoch
+     WHERE owner = $1 AND (incarnation = $2) = $3 RETURNING id, epoch
 )
 INSERT INTO shard_epoch (shard_id, epoch) SELECT id, epoch FROM freed RETURNING shard_id
 """
-_FENCE_SQL: Final = """
-UPDATE worker SET fenced = true WHERE id = $1 AND incarnation = $2 AND beat = $3 AND NOT fenced RETURNING id
+# FOR UPDATE waits for a claim that holds the row FOR KEY SHARE, so that what it won is freed too; and it reads ``beat``
+# again after the wait.
+_SILENT_SQL: Final = """
+SELECT id FROM worker WHERE id = $1 AND incarnation = $2 AND beat = $3 AND NOT fenced FOR UPDATE
 """
+_MINE_SQL: Final = "SELECT id FROM worker WHERE id = $1 AND incarnation = $2 AND NOT fenced FOR UPDATE"
+_END_SQL: Final = "UPDATE worker SET fenced = true WHERE id = $1"
 _ATTEMPT_SQL: Final = """
 UPDATE worker SET attempt = attempt + 1 WHERE id = $1 AND incarnation = $2 AND NOT fenced RETURNING attempt
 """
@@ -45,10 +61,11 @@ _BEAT_SQL: Final = """
 UPDATE worker SET beat = beat + 1 WHERE id = $1 AND incarnation = $2 AND NOT fenced RETURNING beat
 """
 _LEAVING_SQL: Final = "UPDATE worker SET leaving = true WHERE id = $1 AND incarnation = $2"
+# FOR KEY SHARE lets the worker's own beats pass while a claim waits for a shard row; a fence waits for the claim.
 _CLAIM_SQL: Final = """
 WITH me AS (
     SELECT id, incarnation FROM worker
-     WHERE id = $1 AND incarnation = $2 AND NOT fenced AND NOT leaving FOR SHARE
+     WHERE id = $1 AND incarnation = $2 AND NOT fenced AND NOT leaving FOR KEY SHARE
 ), free AS (
     SELECT s.id FROM shard s, me WHERE s.id = ANY($3::int[]) AND s.owner IS NULL ORDER BY s.id FOR UPDATE OF s
 ), won AS (
@@ -60,20 +77,24 @@ SELECT id, epoch, $1, $2 FROM won RETURNING shard_id, epoch
 """
 _RELEASE_SQL: Final = """
 WITH mine AS (
-    SELECT id FROM shard WHERE id = ANY($1::int[]) AND incarnation = $2 ORDER BY id FOR UPDATE
+    SELECT s.id FROM shard s JOIN unnest($1::int[], $2::bigint[]) AS held (id, epoch) USING (id, epoch)
+     WHERE s.incarnation = $3 ORDER BY s.id FOR UPDATE OF s
 ), freed AS (
     UPDATE shard SET epoch = epoch + 1, owner = NULL, incarnation = NULL, changed_at = now()
       FROM mine WHERE shard.id = mine.id RETURNING shard.id, shard.epoch
 )
 INSERT INTO shard_epoch (shard_id, epoch) SELECT id, epoch FROM freed RETURNING shard_id
 """
-_BUMP_SQL: Final = """
-WITH raised AS (
+_RAISE_SQL: Final = """
+WITH mine AS (
+    SELECT s.id FROM shard s JOIN unnest($1::int[], $2::bigint[]) AS held (id, epoch) USING (id, epoch)
+     WHERE s.incarnation = $3 ORDER BY s.id FOR UPDATE OF s
+), raised AS (
     UPDATE shard SET epoch = epoch + 1, changed_at = now()
-     WHERE id = $1 AND epoch = $2 AND incarnation = $3 RETURNING id, epoch, owner, incarnation
+      FROM mine WHERE shard.id = mine.id RETURNING shard.id, shard.epoch, shard.owner, shard.incarnation
 )
 INSERT INTO shard_epoch (shard_id, epoch, worker, incarnation)
-SELECT id, epoch, owner, incarnation FROM raised RETURNING epoch
+SELECT id, epoch, owner, incarnation FROM raised RETURNING shard_id, epoch
 """
 _HEADS_SQL: Final = """
 SELECT s.id, (SELECT coalesce(max(j.shard_seq), 0) FROM journal j WHERE j.shard_id = s.id) AS head
@@ -119,35 +140,77 @@ class Target(NamedTuple):
     reason: str
 
 
+@asynccontextmanager
+async def _transaction(connection: asyncpg.Connection, begin: str = "BEGIN") -> AsyncIterator[None]:
+    """A transaction on a session that is thrown away when it fails, or is cancelled.
+
+    A rollback would have to be waited for, and on a link that fell silent for ever.
+    """
+    try:
+        await connection.execute(begin)
+        yield
+        await connection.execute("COMMIT")
+    except BaseException:
+        connection.terminate()
+        raise
+
+
 async def register(
     connection: asyncpg.Connection, worker: str, incarnation: str, address: Address, capabilities: Mapping[str, object]
-) -> int:
-    """Begin a new incarnation; whatever the one before still holds is taken from it.  Returns how many shards."""
-    async with connection.transaction():
-        old = await connection.fetchval(_OLD_SQL, worker)
+) -> str | None:
+    """Begin a new incarnation; the one before can beat no more, and its sessions are ended.
+
+    Returns that one, unless it was fenced: it may serve reads from memory until its lease is over, so its shards are
+    still its own until `free_predecessors`.  After a lost answer, asked again, it returns ``incarnation`` itself.
+    """
+    async with _transaction(connection):
+        await connection.execute(_ENSURE_WORKER_SQL, worker)
+        before = await connection.fetchrow(_PREDECESSOR_SQL, worker)
+        assert before is not None  # inserted, or there before
         await connection.execute(_REGISTER_SQL, worker, incarnation, *address, json.dumps(dict(capabilities)))
-        if old is None:
-            return 0
-        await connection.fetch(_TERMINATE_SQL, old)
-        freed = await _free(connection, old)
+        if before["incarnation"] not in ("", incarnation):
+            await connection.fetch(_TERMINATE_SQL, before["incarnation"])
         await connection.execute(_NOTIFY_SQL)
-    return freed
+    return None if before["fenced"] else before["incarnation"]
+
+
+async def free_predecessors(connection: asyncpg.Connection, worker: str, incarnation: str) -> int:
+    """Take from this worker's earlier incarnations what they still hold.  Returns how many shards."""
+    async with _transaction(connection):
+        if await connection.fetchval(_MINE_SQL, worker, incarnation) is None:
+            return 0
+        return await _free(connection, worker, incarnation, itself=False)
 
 
 async def fence(connection: asyncpg.Connection, worker: str, incarnation: str, beat: int) -> bool:
     """End an incarnation that was last seen at ``beat``; False when it moved on, or another was first."""
-    async with connection.transaction():
-        if await connection.fetchval(_FENCE_SQL, worker, incarnation, beat) is None:
+    async with _transaction(connection):
+        if await connection.fetchval(_SILENT_SQL, worker, incarnation, beat) is None:
             return False
+        await connection.execute(_END_SQL, worker)
         await connection.fetch(_TERMINATE_SQL, incarnation)
-        await _free(connection, incarnation)
+        await _free(connection, worker, "", itself=False)
         await connection.execute(_NOTIFY_SQL)
     return True
 
 
-async def _free(connection: asyncpg.Connection, incarnation: str) -> int:
-    await connection.fetch(_LOCK_SHARDS_SQL, incarnation)
-    return len(await connection.fetch(_FREE_SQL, incarnation))
+async def retire(connection: asyncpg.Connection, worker: str, incarnation: str) -> int:
+    """End one's own incarnation, so that nobody waits for its next beat.  Returns how many shards it still held."""
+    async with _transaction(connection):
+        if await connection.fetchval(_MINE_SQL, worker, incarnation) is None:
+            return 0
+        await connection.execute(_END_SQL, worker)
+        freed = await _free(connection, worker, incarnation, itself=True)
+        await connection.execute(_NOTIFY_SQL)
+    return freed
+
+
+async def _free(connection: asyncpg.Connection, worker: str, incarnation: str, *, itself: bool) -> int:
+    await connection.fetch(_LOCK_SHARDS_SQL, worker, incarnation, itself)
+    freed = len(await connection.fetch(_FREE_SQL, worker, incarnation, itself))
+    if freed:
+        await connection.execute(_NOTIFY_SQL)
+    return freed
 
 
 async def next_attempt(connection: asyncpg.Connection, worker: str, incarnation: str) -> int | None:
@@ -168,7 +231,7 @@ async def beat(connection: asyncpg.Connection, worker: str, incarnation: str) ->
 
 async def mark_leaving(connection: asyncpg.Connection, worker: str, incarnation: str) -> None:
     """Tell everyone that this incarnation takes no more shards."""
-    async with connection.transaction():
+    async with _transaction(connection):
         await connection.execute(_LEAVING_SQL, worker, incarnation)
         await connection.execute(_NOTIFY_SQL)
 
@@ -177,9 +240,10 @@ async def claim(
     connection: asyncpg.Connection, worker: str, incarnation: str, shard_ids: Sequence[ShardId]
 ) -> dict[ShardId, int]:
     """Take those of the shards that are nobody's; the epoch of each one won."""
-    async with connection.transaction():
+    async with _transaction(connection):
         won = await connection.fetch(_CLAIM_SQL, worker, incarnation, sorted(shard_ids))
-        await connection.execute(_NOTIFY_SQL)
+        if won:
+            await connection.execute(_NOTIFY_SQL)
     return {ShardId(row["shard_id"]): row["epoch"] for row in won}
 
 
@@ -195,22 +259,31 @@ async def heads(connection: asyncpg.Connection, epochs: Mapping[ShardId, int]) -
     return found
 
 
-async def release(connection: asyncpg.Connection, incarnation: str, shard_ids: Iterable[ShardId]) -> None:
-    """Give shards up; those that are no longer this incarnation's are left alone."""
-    async with connection.transaction():
-        await connection.execute(_RELEASE_SQL, sorted(shard_ids), incarnation)
-        await connection.execute(_NOTIFY_SQL)
+async def release(connection: asyncpg.Connection, incarnation: str, held: Mapping[ShardId, int]) -> set[ShardId]:
+    """Give up shards, each at the epoch it is held at; those that are no longer so are left alone.
+
+    A release whose answer was lost may be sent again, and one that arrives late frees nothing that was adopted since.
+    """
+    async with _transaction(connection):
+        freed = await connection.fetch(_RELEASE_SQL, *_columns(held), incarnation)
+        if freed:
+            await connection.execute(_NOTIFY_SQL)
+    return {ShardId(row["shard_id"]) for row in freed}
 
 
-async def bump(connection: asyncpg.Connection, incarnation: str, shard_id: ShardId, epoch: int) -> int | None:
-    """Raise the epoch of an own shard, committed; None when it is not ``epoch``, or not this incarnation's."""
-    raised: int | None = await connection.fetchval(_BUMP_SQL, shard_id, epoch, incarnation)
-    return raised
+async def bump(connection: asyncpg.Connection, incarnation: str, held: Mapping[ShardId, int]) -> dict[ShardId, int]:
+    """Raise the epoch of own shards, each from the one it is held at, committed; the new epoch of each one raised."""
+    raised = await connection.fetch(_RAISE_SQL, *_columns(held), incarnation)
+    return {ShardId(row["shard_id"]): row["epoch"] for row in raised}
+
+
+def _columns(held: Mapping[ShardId, int]) -> tuple[list[ShardId], list[int]]:
+    return list(held), list(held.values())
 
 
 async def look(connection: asyncpg.Connection) -> View:
     """All workers and shards, as of one moment."""
-    async with connection.transaction(isolation="repeatable_read", readonly=True):
+    async with _transaction(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"):
         plan = await connection.fetchrow(_PLAN_SQL)
         workers = await connection.fetch(_WORKERS_SQL)
         shards = await connection.fetch(_SHARDS_SQL)
@@ -227,7 +300,7 @@ async def set_targets(
     connection: asyncpg.Connection, version: int, plan_hash: str, targets: Sequence[Target]
 ) -> int | None:
     """Make a plan that was made from plan ``version`` the present one; None when that is no longer the present."""
-    async with connection.transaction():
+    async with _transaction(connection):
         new: int | None = await connection.fetchval(_NEXT_PLAN_SQL, version, plan_hash)
         if new is not None:
             await connection.execute(
