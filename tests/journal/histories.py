@@ -1,0 +1,136 @@
+"""Histories written into a real journal by plain SQL, as an owner would have: for tests that read them back."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+import asyncpg
+from ulid import ULID
+
+from shard_worker.domain.events import (
+    AdministratorIdsJoined,
+    AdministratorIdsLeft,
+    Event,
+    MemberIdsJoined,
+    MemberIdsLeft,
+    MessagesAdded,
+    MessagesRemoved,
+    PostedMessage,
+    ThreadCreated,
+    ThreadDestroyed,
+)
+from shard_worker.domain.evolve import evolve
+from shard_worker.domain.ids import AccountId, MessageId, ShardId, ThreadId, shard_of, ulid_uuid
+from shard_worker.domain.thread import Thread
+from shard_worker.journal.codec import STATE_VERSION, encode, encode_state
+
+SHARDS = 8
+INCARNATION = "01JZZZZZZZZZZZZZZZZZZZZZZZ"
+ANN = AccountId("01JAAAAAAAAAAAAAAAAAAAAAAA")
+BOB = AccountId("01JBBBBBBBBBBBBBBBBBBBBBBB")
+
+
+def new_thread(shard: int | None = None) -> ThreadId:
+    """A fresh thread, on ``shard`` when given."""
+    while True:
+        thread_id = ThreadId(str(ULID()))
+        if shard is None or shard_of(thread_id, SHARDS) == shard:
+            return thread_id
+
+
+def message_id() -> MessageId:
+    """A fresh message id."""
+    return MessageId(str(ULID()))
+
+
+def created() -> ThreadCreated:
+    """Ann opens a thread."""
+    return ThreadCreated(
+        creator_id=ANN,
+        title="title",
+        remarks=None,
+        parent_thread_id=None,
+        administrator_ids=(ANN,),
+        member_ids=(),
+        at=1,
+        create_at=1,
+    )
+
+
+def posted(*ids: MessageId, by: AccountId = ANN, at: int = 2) -> MessagesAdded:
+    """``by`` posts a message for each id, or one."""
+    messages = tuple([PostedMessage(id, f"text of {id}") for id in ids or (message_id(),)])
+    return MessagesAdded(sender_id=by, messages=messages, at=at, create_at=at)
+
+
+def whole_life() -> list[Event]:
+    """One event of every type, legal from creation to destruction."""
+    kept, gone = message_id(), message_id()
+    return [
+        created(),
+        MemberIdsJoined(adder_id=ANN, member_ids=(BOB,), at=2, create_at=2),
+        posted(kept, gone, by=BOB, at=3),
+        AdministratorIdsJoined(adder_id=ANN, administrator_ids=(BOB,), at=4, create_at=4),
+        AdministratorIdsLeft(remover_id=BOB, administrator_ids=(ANN,), at=5, create_at=5),
+        MessagesRemoved(remover_id=BOB, message_ids=(gone,), at=6, create_at=6),
+        MemberIdsLeft(remover_id=BOB, member_ids=(BOB,), at=7, create_at=7),
+        ThreadDestroyed(destroyer_id=BOB, at=8, create_at=8),
+    ]
+
+
+def folded(events: Sequence[Event]) -> Thread:
+    """The state after ``events``."""
+    state: Thread | None = None
+    for seq_nr, event in enumerate(events, 1):
+        state = evolve(state, event, seq_nr)
+    assert state is not None
+    return state
+
+
+class Pen:
+    """Writes rows as an owner does: dense sequences, under a claimed epoch."""
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self.connection = connection
+        self._heads: dict[int, int] = {}
+        self._last: dict[UUID, int] = {}
+        self._epochs: dict[int, int] = {}
+
+    async def claim(self, shard: int, *, incarnation: str | None = INCARNATION) -> int:
+        """Raise the shard's epoch with its record, as a claim does; without ``incarnation``, as a release does."""
+        epoch = self._epochs[shard] = self._epochs.get(shard, 0) + 1
+        owner = None if incarnation is None else "w"
+        await self.connection.execute(
+            "UPDATE shard SET epoch = $2, owner = $3, incarnation = $4 WHERE id = $1", shard, epoch, owner, incarnation
+        )
+        await self.connection.execute(
+            "INSERT INTO shard_epoch (shard_id, epoch, worker, incarnation, from_seq) VALUES ($1, $2, $3, $4, $5)",
+            *(shard, epoch, owner, incarnation, None if incarnation is None else self._heads.get(shard, 0) + 1),
+        )
+        return epoch
+
+    async def write(self, thread_id: ThreadId, *events: Event, key: bytes | None = None) -> ShardId:
+        """Append events of one thread; ``key`` goes with the last.  Its shard."""
+        shard, uuid = shard_of(thread_id, SHARDS), ulid_uuid(thread_id)
+        if shard not in self._epochs:
+            await self.claim(shard)
+        for number, event in enumerate(events, 1):
+            self._heads[shard] = self._heads.get(shard, 0) + 1
+            self._last[uuid] = self._last.get(uuid, 0) + 1
+            event_type, version, payload = encode(event)
+            keyed = key if number == len(events) else None
+            await self.connection.execute(
+                "INSERT INTO journal (shard_id, shard_seq, thread_id, seq_nr, event_type, event_version, payload,"
+                " metadata, key_hash, body_hash, epoch) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+                *(shard, self._heads[shard], uuid, self._last[uuid], event_type, version, payload),
+                b'{"commandId":"%b"}' % ULID().hex.encode(),
+                *(keyed, None if keyed is None else b"b" * 16, self._epochs[shard]),
+            )
+        return shard
+
+    async def snapshot(self, thread_id: ThreadId, state: Thread, *, seq_nr: int | None = None) -> None:
+        """Keep a snapshot of ``state``, at its own sequence number or another."""
+        await self.connection.execute(
+            "INSERT INTO snapshot (shard_id, thread_id, seq_nr, state_version, state) VALUES ($1, $2, $3, $4, $5)",
+            *(shard_of(thread_id, SHARDS), ulid_uuid(thread_id)),
+            *(state.sequence_nr if seq_nr is None else seq_nr, STATE_VERSION, encode_state(state)),
+        )
