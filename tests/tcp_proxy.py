@@ -95,13 +95,12 @@ class TcpProxy:
         try:
             await asyncio.wait(link.tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            if link in self._silent:
-                return
-            self._links.discard(link)
-            for task in link.tasks:
-                task.cancel()
-            writer.close()
-            far_writer.close()
+            if link not in self._silent:
+                self._links.discard(link)
+                for task in link.tasks:
+                    task.cancel()
+                writer.close()
+                far_writer.close()
 
     async def _pump(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event, *, watched: bool

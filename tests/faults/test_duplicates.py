@@ -57,9 +57,7 @@ async def test_a_keyed_command_has_one_effect_and_one_answer_for_ever(data_dir: 
         await cluster.fsck()
 
 
-async def _json(
-    session: aiohttp.ClientSession, url: str, path: str, body: dict[str, Any], key: str
-) -> dict[str, Any]:
+async def _json(session: aiohttp.ClientSession, url: str, path: str, body: dict[str, Any], key: str) -> dict[str, Any]:
     async with session.post(url + path, json=body, headers={"Idempotency-Key": key}) as response:
         found: dict[str, Any] = await response.json(content_type=None)
         return found

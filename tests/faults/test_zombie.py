@@ -24,7 +24,9 @@ async def test_a_fenced_zombie_writes_nothing_more_and_serves_again(data_dir: Pa
         database = await asyncpg.connect(found["postgres"]["dsn"])
         stop, recorder = asyncio.Event(), Recorder(seed=seed, clients=32)
         driving = asyncio.create_task(
-            drive([zombie["address"], other["address"]], clients=32, until=stop, seed=seed, grace_s=60, recorder=recorder)
+            drive(
+                [zombie["address"], other["address"]], clients=32, until=stop, seed=seed, grace_s=60, recorder=recorder
+            )
         )
         await more_acknowledged(recorder, 500)
         os.kill(zombie["pid"], signal.SIGSTOP)

@@ -127,7 +127,11 @@ async def test_a_busy_port_is_named_with_its_remedy(data_dir: Path) -> None:
 
 HEAD = "apiVersion: threadcluster.io/v1alpha1\nkind: ThreadCluster\n"
 WRONG = {
-    "unknown-field": (HEAD + "metadata: {name: a}\nspec: {worker: {passivation: {idleSecond: 3}}}", "idleSecond", "unknown"),
+    "unknown-field": (
+        HEAD + "metadata: {name: a}\nspec: {worker: {passivation: {idleSecond: 3}}}",
+        "idleSecond",
+        "unknown",
+    ),
     "wrong-type": (HEAD + "metadata: {name: a}\nspec: {shards: many}", "spec.shards", "integer"),
     "out-of-range": (HEAD + "metadata: {name: a}\nspec: {shards: 5000}", "spec.shards", "4096"),
     "no-name": (HEAD + "metadata: {}", "metadata.name", "required"),
@@ -191,7 +195,7 @@ async def test_ctrl_c_stops_everything_in_order(data_dir: Path) -> None:
 
 
 async def test_workers_outlive_a_killed_supervisor_only_to_leave(data_dir: Path) -> None:
-    """kill -9 of the supervisor alone: its workers leave in order by themselves, and the next `up` goes on."""
+    """Kill -9 of the supervisor alone: its workers leave in order by themselves, and the next `up` goes on."""
     cluster = LocalCluster(data_dir)
     await cluster.up(2)
     found = await cluster.status()

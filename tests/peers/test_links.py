@@ -105,7 +105,9 @@ async def test_a_wrong_secret_gets_nothing_and_says_nothing_was_sent() -> None:
         await peer.close()
 
 
-@pytest.mark.parametrize("raw", [b"TCF1\x09" + b"n" * 16, b"TCF1\x01" + b"n" * 16 + b"p" * 32], ids=["version", "proof"])
+@pytest.mark.parametrize(
+    "raw", [b"TCF1\x09" + b"n" * 16, b"TCF1\x01" + b"n" * 16 + b"p" * 32], ids=["version", "proof"]
+)
 async def test_a_stranger_is_disconnected(raw: bytes) -> None:
     """Another version, or a proof that is none."""
     owner = Owner()

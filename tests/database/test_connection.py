@@ -1,0 +1,106 @@
+"""Connections that may be trusted, and those that may not."""
+
+from pathlib import Path
+
+import asyncpg
+import pytest
+from threadcluster_operator.local.postgres import EmbeddedPostgres
+
+from shard_worker.database.connection import (
+    Database,
+    DatabaseAuthFailed,
+    DatabaseUnreachable,
+    DatabaseUnsuitable,
+    ServerIdentity,
+    address_of,
+    check,
+)
+from tests.tcp_proxy import TcpProxy
+
+
+def database(dsn: str | Path) -> Database:
+    """As a worker has one."""
+    return Database(dsn, application_name=lambda: "me")
+
+
+async def test_every_session_waits_for_the_disk_and_gives_up_on_locks(dsn: str) -> None:
+    """The settings that the journal relies on."""
+    connection = await database(dsn).connect("test")
+    shown = {
+        name: await connection.fetchval(f"SHOW {name}")
+        for name in ("synchronous_commit", "lock_timeout", "idle_in_transaction_session_timeout", "application_name")
+    }
+    assert shown == {
+        "synchronous_commit": "on",
+        "lock_timeout": "2s",
+        "idle_in_transaction_session_timeout": "2s",
+        "application_name": "me",
+    }
+    await connection.close()
+
+
+async def test_a_file_with_the_dsn_is_read_again_each_time(dsn: str, tmp_path: Path) -> None:
+    """A rotated password needs no restart."""
+    file = tmp_path / "dsn"
+    rotating = database(file)
+    file.write_text(dsn.replace("@", "wrong@"))
+    with pytest.raises(DatabaseAuthFailed):
+        await rotating.connect_once("test")
+    file.write_text(dsn + "\n")
+    await (await rotating.connect_once("test")).close()
+
+
+async def test_nobody_at_the_address_is_told_from_a_refused_login(dsn: str) -> None:
+    """And neither message holds the password."""
+    async with TcpProxy("127.0.0.1", 1) as proxy:
+        proxy.refusing = True
+        away = f"postgresql://u:secret-word@127.0.0.1:{proxy.port}/d"
+        with pytest.raises(DatabaseUnreachable) as caught:
+            await database(away).connect_once("test")
+    assert "secret-word" not in str(caught.value)
+    with pytest.raises(DatabaseAuthFailed):
+        await database(dsn + "_that_is_not_there").connect_once("test")
+    assert address_of(away) == f"127.0.0.1:{proxy.port}/d"
+
+
+async def test_a_server_that_may_lose_commits_is_refused(tmp_path: Path) -> None:
+    """Fsync off is for toys."""
+    server = EmbeddedPostgres(tmp_path / "careless")
+    await server.start()
+    try:
+        connection = await asyncpg.connect(server.dsn)
+        await connection.execute("ALTER SYSTEM SET fsync = off")
+        await connection.close()
+        await server.stop()
+        await server.start()
+        with pytest.raises(DatabaseUnsuitable, match="fsync"):
+            await database(server.dsn).connect_once("test")
+    finally:
+        await server.stop()
+
+
+async def test_a_fail_over_is_noticed_once_and_another_system_refused(dsn: str) -> None:
+    """A new timeline means that nothing in memory can be trusted; another system means another journal."""
+    told: list[int] = []
+    seen = Database(dsn, application_name=lambda: "me", on_failover=lambda: told.append(1))
+    connection = await seen.connect("test")
+    identity = await check(connection)
+    await connection.close()
+    seen._identity = ServerIdentity(identity.system, identity.timeline - 1)
+    for _ in range(2):
+        await (await seen.connect("test")).close()
+    assert told == [1]
+    seen._identity = ServerIdentity(identity.system + 1, identity.timeline)
+    with pytest.raises(DatabaseUnsuitable, match="another database system"):
+        await seen.connect("test")
+
+
+async def test_a_read_that_hangs_is_given_up_and_its_connection_closed(dsn: str) -> None:
+    """A connection in an unknown state is never put back."""
+    pool = await database(dsn).pool(most=1)
+    pids = [await pool.run(lambda connection: connection.fetchval("SELECT pg_backend_pid()")) for _ in range(2)]
+    assert pids[0] == pids[1]
+    with pytest.raises(TimeoutError):
+        await pool.run(lambda connection: connection.execute("SELECT pg_sleep(20)"), within_s=0.1)
+    assert await pool.run(lambda connection: connection.fetchval("SELECT pg_backend_pid()")) != pids[0]
+    pool.terminate()

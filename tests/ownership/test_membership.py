@@ -1,0 +1,230 @@
+"""Memberships on a real Postgres, each with a played host for its shards."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import asyncpg
+import pytest
+
+from shard_worker.database.connection import Database
+from shard_worker.domain.ids import ShardId
+from shard_worker.ownership import store
+from shard_worker.ownership.membership import Ownership
+from shard_worker.ownership.store import Address, Target
+from tests.waiting import until
+
+SHARDS = 8
+EVERY = frozenset(ShardId(number) for number in range(SHARDS))
+
+
+@dataclass
+class Host:
+    """Serves shards by remembering them."""
+
+    shards: dict[ShardId, tuple[int, int]] = field(default_factory=dict)
+    releasing: set[ShardId] = field(default_factory=set)
+    dropped_all: int = 0
+
+    def adopt(self, shard_id: ShardId, epoch: int, head: int) -> None:
+        self.shards[shard_id] = (epoch, head)
+        self.releasing.discard(shard_id)
+
+    async def release(self, shard_id: ShardId) -> None:
+        self.releasing.add(shard_id)
+
+    def drop(self, shard_id: ShardId) -> None:
+        self.shards.pop(shard_id, None)
+        self.releasing.discard(shard_id)
+
+    def drop_all(self) -> None:
+        self.dropped_all += 1
+        self.shards.clear()
+        self.releasing.clear()
+
+    def present(self) -> set[ShardId]:
+        return set(self.shards)
+
+    def serving(self) -> set[ShardId]:
+        return set(self.shards) - self.releasing
+
+
+@dataclass
+class Member:
+    """One worker's membership and its host."""
+
+    ownership: Ownership
+    host: Host
+
+    @property
+    def shards(self) -> frozenset[ShardId]:
+        return frozenset(self.host.serving())
+
+    async def target(self, *targets: tuple[int, str]) -> int | None:
+        """Record a plan made from what is in force now."""
+        await self.ownership.refresh()
+        wanted = [Target(ShardId(shard), worker, "test") for shard, worker in targets]
+        return await self.ownership.set_targets(self.ownership.view.plan_version, "hash", wanted)
+
+
+@asynccontextmanager
+async def member(dsn: str, name: str) -> AsyncIterator[Member]:
+    """A worker that has joined."""
+    database = Database(dsn, application_name=lambda: ownership.incarnation or "starting")
+    ownership = Ownership(database.connect, name, Address("127.0.0.1", 1, 2), beat_s=0.05, lease_s=0.5)
+    host = Host()
+    ownership.start(host)
+    await until(ownership.registered.is_set)
+    try:
+        yield Member(ownership, host)
+    finally:
+        await ownership.close()
+
+
+async def test_a_shard_is_claimed_by_the_worker_it_targets(dsn: str) -> None:
+    """Each with an epoch of its own, and a row in the book of epochs."""
+    async with member(dsn, "a") as a:
+        assert await a.target(*[(shard, "a") for shard in range(SHARDS)]) == 1
+        await until(lambda: a.shards == EVERY)
+        connection = await asyncpg.connect(dsn)
+        book = await connection.fetch("SELECT * FROM shard_epoch ORDER BY shard_id")
+        assert [(row["epoch"], row["worker"], row["from_seq"]) for row in book] == [(1, "a", 1)] * SHARDS
+        await connection.close()
+
+
+async def test_a_shard_that_nobody_was_told_to_take_finds_an_owner(dsn: str) -> None:
+    """Without any plan, every shard is claimed by somebody, and by one only."""
+    async with member(dsn, "a") as a, member(dsn, "b") as b:
+        await until(lambda: a.shards | b.shards == EVERY)
+        assert not a.shards & b.shards
+
+
+async def test_a_new_target_moves_the_shard(dsn: str) -> None:
+    """Released by the one, claimed by the other, at higher epochs; back again when the plan is taken back."""
+    async with member(dsn, "a") as a, member(dsn, "b") as b:
+        await a.target(*[(shard, "a") for shard in range(SHARDS)])
+        await until(lambda: a.shards == EVERY)
+        await b.target((3, "b"))
+        await until(lambda: b.shards == {3} and 3 not in a.shards)
+        assert b.host.shards[ShardId(3)][0] > 1
+        await b.target((3, "a"))
+        await until(lambda: a.shards == EVERY and not b.shards)
+
+
+async def test_a_stale_plan_is_refused(dsn: str) -> None:
+    """A plan is made from the one in force, or it is not taken."""
+    async with member(dsn, "a") as a:
+        assert await a.ownership.set_targets(0, "one", []) == 1
+        assert await a.ownership.set_targets(0, "two", []) is None
+        assert await a.ownership.set_targets(1, "two", []) == 2
+
+
+async def test_a_second_process_of_the_same_name_ends_the_first_incarnation(dsn: str) -> None:
+    """Its shards are freed before the newcomer claims them, and the first finds out."""
+    async with member(dsn, "a") as first:
+        await first.target(*[(shard, "a") for shard in range(SHARDS)])
+        await until(lambda: first.shards == EVERY)
+        old = first.ownership.incarnation
+        connection = await asyncpg.connect(dsn)
+        assert await store.register(connection, "a", "usurper", Address("127.0.0.1", 3, 4), {}) == old
+        assert await store.free_predecessors(connection, "a", "usurper") == SHARDS
+        await until(lambda: first.ownership.fencings > 0)
+        await until(lambda: first.shards == EVERY)
+        assert first.ownership.incarnation not in (old, "usurper")
+        await connection.close()
+
+
+async def test_a_fenced_worker_goes_on_as_a_new_incarnation(dsn: str) -> None:
+    """It drops everything at once, registers again, and claims what targets it."""
+    async with member(dsn, "a") as a:
+        await a.target(*[(shard, "a") for shard in range(SHARDS)])
+        await until(lambda: a.shards == EVERY)
+        old = a.ownership.incarnation
+        connection = await asyncpg.connect(dsn)
+        async with asyncio.timeout(5):
+            fenced = False
+            while not fenced:
+                beat = await connection.fetchval("SELECT beat FROM worker WHERE id = 'a'")
+                fenced = await store.fence(connection, "a", old, beat)
+        await until(lambda: a.ownership.incarnation != old and a.shards == EVERY)
+        assert a.host.dropped_all >= 1
+        assert min(epoch for epoch, _ in a.host.shards.values()) > 2
+        await connection.close()
+
+
+async def test_a_lost_session_is_no_death(dsn: str) -> None:
+    """All sessions are ended by the server: the same incarnation goes on, with all its shards."""
+    async with member(dsn, "a") as a:
+        await a.target(*[(shard, "a") for shard in range(SHARDS)])
+        await until(lambda: a.shards == EVERY)
+        before = a.ownership.incarnation
+        connection = await asyncpg.connect(dsn)
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1", before
+        )
+        await until(lambda: a.ownership.lease.lost_sessions > 0)
+        await until(a.ownership.lease.allows_memory_reads)
+        await a.ownership.refresh()
+        assert a.ownership.incarnation == before
+        assert a.shards == EVERY
+        assert a.host.dropped_all == 0
+        await connection.close()
+
+
+async def test_the_lease_ends_when_beats_do(dsn: str) -> None:
+    """While the worker row cannot be written, nothing may be read from memory; afterwards it may."""
+    async with member(dsn, "a") as a:
+        await until(a.ownership.lease.allows_memory_reads)
+        connection = await asyncpg.connect(dsn)
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute("SELECT 1 FROM worker WHERE id = 'a' FOR UPDATE")
+        await until(lambda: not a.ownership.lease.allows_memory_reads())
+        await transaction.rollback()
+        await until(a.ownership.lease.allows_memory_reads)
+        await connection.close()
+
+
+async def test_leaving_gives_every_shard_up(dsn: str) -> None:
+    """Nothing is owned afterwards, and a leaving worker claims nothing more."""
+    async with member(dsn, "a") as a:
+        await a.target(*[(shard, "a") for shard in range(SHARDS)])
+        await until(lambda: a.shards == EVERY)
+        async with asyncio.timeout(5):
+            await a.ownership.leave()
+        connection = await asyncpg.connect(dsn)
+        assert await connection.fetchval("SELECT count(*) FROM shard WHERE owner IS NOT NULL") == 0
+        assert await connection.fetchval("SELECT leaving FROM worker WHERE id = 'a'")
+        await a.ownership.refresh()
+        assert not a.shards
+        await connection.close()
+
+
+async def test_a_row_that_names_a_worker_which_does_not_serve_is_adopted_anew(dsn: str) -> None:
+    """As after a lost answer to a claim: the epoch is raised, and the shard served."""
+    async with member(dsn, "a") as a:
+        await a.target(*[(shard, "a") for shard in range(SHARDS)])
+        await until(lambda: a.shards == EVERY)
+        epoch, _ = a.host.shards[ShardId(5)]
+        a.host.drop(ShardId(5))
+        await until(lambda: a.shards == EVERY)
+        assert a.host.shards[ShardId(5)][0] == epoch + 1
+
+
+@pytest.mark.parametrize("attempt", range(3))
+async def test_two_workers_never_win_the_same_shard(dsn: str, attempt: int) -> None:
+    """Eight claims of every shard at once: each shard has one winner."""
+    del attempt
+    connections = [await asyncpg.connect(dsn) for _ in range(8)]
+    for number, connection in enumerate(connections):
+        await store.register(connection, f"w{number}", f"i{number}", Address("h", 1, 2), {})
+    won = await asyncio.gather(
+        *[
+            store.claim(connection, f"w{number}", f"i{number}", sorted(EVERY))
+            for number, connection in enumerate(connections)
+        ]
+    )
+    assert sorted(shard for claimed in won for shard in claimed) == sorted(EVERY)
+    for connection in connections:
+        await connection.close()
