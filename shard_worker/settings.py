@@ -3,13 +3,16 @@
 `docs/configuration.md` is generated from this module (`python -m shard_worker.settings`).
 """
 
+import json
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, ModelWrapValidatorHandler, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX: Final = "SHARD_WORKER_"
+_SECRET_LEAST: Final = 16
 
 
 class SettingsRefused(Exception):
@@ -17,9 +20,15 @@ class SettingsRefused(Exception):
 
 
 class WorkerSettings(BaseSettings):
-    """One worker's settings; each is the environment variable ``SHARD_WORKER_<NAME>``."""
+    """One worker's settings; each is the environment variable ``SHARD_WORKER_<NAME>``.
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+    An empty variable counts as one that is not set.  Variables of other names are ignored, not refused: Kubernetes puts
+    ``SHARD_WORKER_SERVICE_HOST`` and its kin into every pod beside a Service called ``shard-worker``.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="ignore", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     name: Annotated[str, Field(min_length=1, max_length=63, description="The worker's stable id, e.g. `chat-0`.")]
     cluster: Annotated[str, Field(min_length=1, max_length=63, description="The cluster that the database belongs to.")]
@@ -58,11 +67,13 @@ class WorkerSettings(BaseSettings):
     secret: Annotated[
         SecretStr | None,
         Field(
-            min_length=16,
+            min_length=_SECRET_LEAST,
             description="The cluster's secret, by which workers and the operator know each other. Exactly one of this and the file.",
         ),
     ] = None
-    secret_file: Annotated[Path | None, Field(description="A file with the cluster's secret.")] = None
+    secret_file: Annotated[Path | None, Field(description="A file with the cluster's secret, at least 16 bytes.")] = (
+        None
+    )
     parent_fd: Annotated[
         int | None,
         Field(
@@ -148,7 +159,9 @@ class WorkerSettings(BaseSettings):
 
     docs_enabled: Annotated[bool, Field(description="Serve `/openapi.json` and `/docs`.")] = True
     cors_origins: Annotated[
-        tuple[str, ...], Field(description="Origins that browsers may call from, as a JSON list; none: CORS is off.")
+        tuple[str, ...],
+        NoDecode,
+        Field(description="Origins that browsers may call from, as a JSON list; none: CORS is off."),
     ] = ()
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="The least level that is logged.")
@@ -158,13 +171,57 @@ class WorkerSettings(BaseSettings):
         Field(description="JSON lines, readable text, or by whether the output is a terminal."),
     ] = "auto"
 
-    @model_validator(mode="after")
-    def _one_of_each(self) -> Self:
-        if (self.dsn is None) == (self.dsn_file is None):
-            raise ValueError(f"exactly one of {PREFIX}DSN and {PREFIX}DSN_FILE must be set")
-        if (self.secret is None) == (self.secret_file is None):
-            raise ValueError(f"exactly one of {PREFIX}SECRET and {PREFIX}SECRET_FILE must be set")
-        return self
+    @field_validator("dsn")
+    @classmethod
+    def _dsn_is_a_url(cls, dsn: SecretStr | None) -> SecretStr | None:
+        if dsn is not None:
+            _check_dsn(dsn.get_secret_value())
+        return dsn
+
+    @field_validator("dsn_file")
+    @classmethod
+    def _dsn_file_holds_a_url(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            _check_dsn(_content(path).decode(errors="replace"))
+        return path
+
+    @field_validator("secret_file")
+    @classmethod
+    def _secret_file_holds_enough(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            _secret_in(path)
+        return path
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _origins_are_a_list(cls, given: object) -> object:
+        if not isinstance(given, str):
+            return given
+        try:
+            return json.loads(given)
+        except ValueError as error:
+            raise ValueError('must be a JSON list, e.g. ["https://chat.example"]') from error
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _all_failures_at_once(cls, given: dict[str, object], handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """What concerns two settings is refused in the same breath as what concerns one."""
+        refused = [
+            _refusal((), f"exactly one of {PREFIX}{name.upper()} and {PREFIX}{name.upper()}_FILE must be set")
+            for name in ("dsn", "secret")
+            if (given.get(name) is None) == (given.get(f"{name}_file") is None)
+        ]
+        try:
+            settings = handler(given)
+        except ValidationError as error:
+            refused += [_refusal(item["loc"], item["msg"].removeprefix("Value error, ")) for item in error.errors()]
+        else:
+            if settings.lease_seconds <= settings.beat_seconds:
+                reason = f"must be more than {PREFIX}BEAT_SECONDS, or no read is ever served from memory"
+                refused.append(_refusal(("lease_seconds",), reason))
+            if not refused:
+                return settings
+        raise ValidationError.from_exception_data(cls.__name__, refused, hide_input=True)
 
     @property
     def database(self) -> str | Path:
@@ -177,24 +234,60 @@ class WorkerSettings(BaseSettings):
             return self.secret.get_secret_value().encode()
         assert self.secret_file is not None  # one of the two is set
         try:
-            return self.secret_file.read_bytes().strip()
-        except OSError as error:
+            return _secret_in(self.secret_file)
+        except ValueError as error:
             raise SettingsRefused(f"{PREFIX}SECRET_FILE: {error}") from error
 
 
 def load_settings() -> WorkerSettings:
-    """The settings of this process.  Raises `SettingsRefused` with all failures."""
+    """The settings of this process.  Raises `SettingsRefused` with all failures, a line each."""
     try:
         return WorkerSettings()
     except ValidationError as error:
-        raise SettingsRefused("\n".join(_failure(dict(item)) for item in error.errors())) from error
+        raise SettingsRefused("\n".join(_failure(item["loc"], item["msg"]) for item in error.errors())) from error
 
 
-def _failure(item: dict[str, object]) -> str:
-    place = item["loc"]
-    assert isinstance(place, tuple)
-    name = f"{PREFIX}{'.'.join(str(part) for part in place).upper()}: " if place else ""
-    return f"{name}{str(item['msg']).removeprefix('Value error, ')}"
+def _failure(place: tuple[int | str, ...], reason: str) -> str:
+    return f"{PREFIX}{'.'.join(str(part) for part in place).upper()}: {reason}" if place else reason
+
+
+def _refusal(place: tuple[int | str, ...], reason: str) -> InitErrorDetails:
+    """A failure without the value that failed: it may be a secret."""
+    return InitErrorDetails(type=PydanticCustomError("refused", "{reason}", {"reason": reason}), loc=place, input=None)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes().strip()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _secret_in(path: Path) -> bytes:
+    """The secret in a file.  An empty one would let everybody in, so it is refused like a missing one."""
+    secret = _content(path)
+    if len(secret) < _SECRET_LEAST:
+        raise ValueError(f"{path} must hold at least {_SECRET_LEAST} bytes, not {len(secret)}")
+    return secret
+
+
+def _check_dsn(dsn: str) -> None:
+    if not dsn.startswith(("postgresql://", "postgres://")):
+        raise ValueError("must begin with postgresql:// (its value is not shown: it may hold a password)")
+
+
+def _allowed(schema: dict[str, Any]) -> str:
+    """What a setting may be, in the words of the reference.  ``Any``: a JSON schema has no better type."""
+    merged = {**schema, **next(iter(schema.get("anyOf", ())), {})}  # an optional setting: its type without null
+    if merged.get("type") == "boolean":
+        return "`true`, `false`"
+    bounds = {"minimum": "≥ {}", "maximum": "≤ {}", "minLength": "≥ {} characters", "maxLength": "≤ {} characters"}
+    limits = [
+        words.format(f"{merged[key]:g}" if isinstance(merged[key], float) else merged[key])
+        for key, words in bounds.items()
+        if key in merged
+    ]
+    return ", ".join(limits or [f"`{choice}`" for choice in merged.get("enum", ())])
 
 
 def reference() -> str:
@@ -202,14 +295,19 @@ def reference() -> str:
     lines = [
         "# Configuration of a worker",
         "",
-        "Generated from `shard_worker/settings.py` by `python -m shard_worker.settings`; do not edit.",
+        "Generated from `shard_worker/settings.py` by `make docs`; do not edit. `shard-worker run` checks all of it before",
+        "it opens a socket or a connection, and names every setting that it refuses at once. An empty variable counts as",
+        "one that is not set.",
         "",
-        "| variable | default | meaning |",
-        "| --- | --- | --- |",
+        "| variable | default | allowed | meaning |",
+        "| --- | --- | --- | --- |",
     ]
+    schemas = WorkerSettings.model_json_schema()["properties"]
     for name, field in WorkerSettings.model_fields.items():
         default = "required" if field.is_required() else "–" if field.default in (None, ()) else f"`{field.default}`"
-        lines.append(f"| `{PREFIX}{name.upper()}` | {default} | {field.description} |")
+        if isinstance(field.default, bool):
+            default = default.lower()
+        lines.append(f"| `{PREFIX}{name.upper()}` | {default} | {_allowed(schemas[name])} | {field.description} |")
     return "\n".join(lines) + "\n"
 
 

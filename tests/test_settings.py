@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from shard_worker.settings import SettingsRefused, load_settings, reference
+from shard_worker.settings import SettingsRefused, WorkerSettings, load_settings, reference
 
 GOOD = {"NAME": "w", "CLUSTER": "c", "DSN": "postgresql://h/d", "SECRET": "0123456789abcdef"}
 
@@ -36,6 +36,84 @@ def test_all_failures_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         assert f"SHARD_WORKER_{name}: " in str(caught.value)
 
 
+def test_what_concerns_two_settings_is_told_with_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing pair does not hide a bad port, nor the other way round."""
+    environment(monkeypatch, PUBLIC_PORT="99999", SECRET=None)
+    with pytest.raises(SettingsRefused) as caught:
+        load_settings()
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_no_refusal_shows_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was refused may be a password that landed in the wrong variable."""
+    environment(monkeypatch, DSN="mysql://u:hunter2@h/d", SECRET="hunter2", CORS_ORIGINS="hunter2", SHARDS="hunter2")
+    with pytest.raises(SettingsRefused) as caught:
+        load_settings()
+    assert len(str(caught.value).splitlines()) == 4
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"too-short\n"], ids=["empty", "blank", "short"])
+def test_a_secret_file_that_keeps_nobody_out_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes
+) -> None:
+    """An empty secret would be everybody's."""
+    (tmp_path / "secret").write_bytes(content)
+    environment(monkeypatch, SECRET=None, SECRET_FILE=str(tmp_path / "secret"))
+    with pytest.raises(SettingsRefused, match=r"SHARD_WORKER_SECRET_FILE: .* at least 16 bytes"):
+        load_settings()
+
+
+def test_secrets_come_from_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without the line end that editors put there; a secret file that vanishes later is refused by name."""
+    (tmp_path / "secret").write_text("0123456789abcdef\n")
+    (tmp_path / "dsn").write_text("postgresql://h/d\n")
+    environment(
+        monkeypatch, SECRET=None, SECRET_FILE=str(tmp_path / "secret"), DSN=None, DSN_FILE=str(tmp_path / "dsn")
+    )
+    settings = load_settings()
+    assert settings.cluster_secret() == b"0123456789abcdef"
+    assert settings.database == tmp_path / "dsn"
+    (tmp_path / "secret").unlink()
+    with pytest.raises(SettingsRefused, match=r"SHARD_WORKER_SECRET_FILE: .* cannot be read"):
+        settings.cluster_secret()
+
+
+def test_a_dsn_file_is_looked_into(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A file that is missing or holds something else is found before the first connection."""
+    (tmp_path / "dsn").write_text("host=h dbname=d")
+    for path, reason in ((tmp_path / "dsn", "must begin with"), (tmp_path / "none", "cannot be read")):
+        environment(monkeypatch, DSN=None, DSN_FILE=str(path))
+        with pytest.raises(SettingsRefused, match=f"SHARD_WORKER_DSN_FILE: .*{reason}"):
+            load_settings()
+
+
+def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Templates leave empty ones behind."""
+    environment(monkeypatch, DSN_FILE="", SHARDS="", PUBLIC_PORT="")
+    settings = load_settings()
+    assert (settings.dsn_file, settings.shards, settings.public_port) == (None, None, 8080)
+
+
+def test_a_lease_outlasts_a_beat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise every read would find the lease over."""
+    environment(monkeypatch, BEAT_SECONDS="0.3", LEASE_SECONDS="0.3")
+    with pytest.raises(
+        SettingsRefused, match="SHARD_WORKER_LEASE_SECONDS: must be more than SHARD_WORKER_BEAT_SECONDS"
+    ):
+        load_settings()
+
+
+def test_origins_are_a_json_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what is none is refused by the variable's name."""
+    environment(monkeypatch, CORS_ORIGINS='["https://chat.example"]')
+    assert load_settings().cors_origins == ("https://chat.example",)
+    for wrong in ("https://chat.example", '{"a": 1}', "[1]"):
+        environment(monkeypatch, CORS_ORIGINS=wrong)
+        with pytest.raises(SettingsRefused, match="SHARD_WORKER_CORS_ORIGINS"):
+            load_settings()
+
+
 @pytest.mark.parametrize("pair", ["DSN", "SECRET"])
 def test_exactly_one_of_a_value_and_its_file(monkeypatch: pytest.MonkeyPatch, pair: str) -> None:
     """Both or none is refused with both names."""
@@ -47,4 +125,9 @@ def test_exactly_one_of_a_value_and_its_file(monkeypatch: pytest.MonkeyPatch, pa
 
 def test_the_reference_is_what_the_code_says() -> None:
     """docs/configuration.md is generated: `make docs`."""
-    assert Path("docs/configuration.md").read_text() == reference()
+    assert (Path(__file__).parents[1] / "docs" / "configuration.md").read_text() == reference()
+
+
+def test_every_setting_is_documented() -> None:
+    """A setting without a description has no place in the reference."""
+    assert [name for name, field in WorkerSettings.model_fields.items() if not field.description] == []
