@@ -94,6 +94,21 @@ async def test_workers_come_and_go_while_clients_chat(data_dir: Path) -> None:
         await cluster.fsck()
 
 
+async def test_changed_worker_settings_reach_every_worker(data_dir: Path) -> None:
+    """The workers are started anew, one after another; afterwards each runs with them, and serves."""
+    async with local_cluster(data_dir, 2, shards=8) as cluster:
+        before = {worker["pid"] for worker in (await cluster.status())["workers"]}
+        text = cluster.file.read_text().replace("shards: 8", "shards: 8, worker: {passivation: {idleSeconds: 7}}")
+        cluster.file.write_text(text)
+        code, said = await cluster.command("up", "-f", str(cluster.file), "--detach")
+        assert code == 0, said
+        assert "worker settings" in said
+        after = [worker["pid"] for worker in (await cluster.status())["workers"]]
+        assert not before & set(after)
+        for pid in after:
+            assert psutil.Process(pid).environ()["SHARD_WORKER_PASSIVATION_IDLE_SECONDS"] == "7"
+
+
 async def test_what_may_not_change_is_refused_by_name(data_dir: Path) -> None:
     """Another shard count or another cluster's name on the same data: refused while it runs and when it does not."""
     cluster = LocalCluster(data_dir, shards=8)

@@ -95,7 +95,7 @@ class Supervisor:
         if new.spec.replicas != old.spec.replicas:
             changes.append(f"replicas {old.spec.replicas} → {new.spec.replicas}")
         if new.spec.worker != old.spec.worker:
-            changes.append("worker settings: each worker takes them at its next start")
+            changes.append("worker settings: the workers are started anew, one after another")
         self.resources = resources
         self.generation += 1
         if changes:
@@ -237,10 +237,24 @@ class Supervisor:
         for worker in self._workers.values():
             worker.kill_if_frozen()
         self.data_dir.remember_workers({worker.name: worker.pid for worker in self._workers.values() if worker.pid})
-        if steps.converged:
+        recycling = self._recycle_one(may_begin=steps.converged)
+        if steps.converged and not recycling:
             self.converged.set()
         else:
             self.converged.clear()
+
+    def _recycle_one(self, *, may_begin: bool) -> bool:
+        """Bring workers to the present settings, one at a time, each when all the others serve."""
+        environment = self._environment()
+        outdated = []
+        for worker in self._workers.values():
+            worker.configure(environment)
+            if worker.outdated() and not worker.stopping():
+                outdated.append(worker)
+        if outdated and may_begin:
+            self._say(f"{outdated[0].name}: starting it anew with the new settings")
+            outdated[0].recycle()
+        return bool(outdated)
 
     async def _stop(self, worker: WorkerProcess) -> None:
         await worker.stop()

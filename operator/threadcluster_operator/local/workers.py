@@ -32,6 +32,7 @@ class WorkerProcess:
         self.name = name
         self._data_dir = data_dir
         self._environment = environment
+        self._started_with: dict[str, str] = environment
         self._public_fd = public_fd
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -90,6 +91,21 @@ class WorkerProcess:
             await asyncio.gather(self._keeper, return_exceptions=True)
         self._ready_file.unlink(missing_ok=True)
 
+    def configure(self, environment: dict[str, str]) -> None:
+        """Give it another environment, from its next process on."""
+        self._environment = environment
+
+    def outdated(self) -> bool:
+        """Whether its process runs with an environment of before."""
+        return self._started_with != self._environment
+
+    def recycle(self) -> None:
+        """Tell its process to leave; another is started in its place."""
+        process = self._process
+        if process is not None and process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+
     def kill(self) -> None:
         """End the process at once."""
         process = self._process
@@ -114,11 +130,23 @@ class WorkerProcess:
             lived_s = time.monotonic() - began
             pause_s = _FIRST_PAUSE_S if lived_s > _STEADY_S else min(_LAST_PAUSE_S, pause_s * 2)
             self.restarts += 1
+            if code == 0:
+                continue  # it left because it was told to
             log.warning(
-                "worker ended; starting it again",
-                extra={"worker": self.name, "exit": code, "log": str(self.log_path), "pause_s": round(pause_s, 1)},
+                "%s ended (%s); starting it again in %.1f s; its last words: %s",
+                self.name,
+                signal.Signals(-code).name if code < 0 else f"exit code {code}",
+                pause_s,
+                self._last_words(),
             )
             await asyncio.sleep(pause_s)
+
+    def _last_words(self) -> str:
+        try:
+            lines = self.log_path.read_text(errors="replace").splitlines()
+        except OSError:
+            return "none"
+        return lines[-1][:500] if lines else "none"
 
     async def _run_once(self) -> int:
         self._ready_file.unlink(missing_ok=True)
@@ -127,6 +155,7 @@ class WorkerProcess:
         read_end, write_end = os.pipe()  # its end tells the worker that the supervisor is gone, however it went
         with self.log_path.open("ab") as out:
             try:
+                self._started_with = self._environment
                 self._process = await asyncio.create_subprocess_exec(
                     sys.executable,
                     "-m",
