@@ -31,7 +31,6 @@ lint: setup
 
 pytest: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not soak" $(ARGS)
-	$(BIN)/python -m pytest -q -p no:cacheprovider --override-ini addopts= tests/domain --cov-pure
 
 soak: setup ## The long, repeated and million-row checks (about 40 minutes)
 	$(BIN)/python -m pytest -m soak $(ARGS)

@@ -88,7 +88,7 @@ class LocalCluster:
         processes = [psutil.Process(pid) for pid in pids if pid is not None]
         everything = [*processes, *(child for process in processes for child in _children(process))]
         for process in everything:
-            with suppress(psutil.NoSuchProcess):
+            with suppress(psutil.NoSuchProcess, ProcessLookupError):
                 os.kill(process.pid, signal.SIGKILL)
         await until(lambda: not any(_lives(process) for process in everything), what="every process is gone")
 
