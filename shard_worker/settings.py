@@ -138,7 +138,13 @@ class WorkerSettings(BaseSettings):
         Field(ge=1, le=10_000_000, description="Threads in memory at most; beyond it the least recently asked leaves."),
     ] = 20_000
     snapshot_every_events: Annotated[
-        int, Field(ge=1, le=100_000, description="Events of a thread between two snapshots.")
+        int,
+        Field(
+            ge=1,
+            le=100_000,
+            description="Events of a thread between two snapshots; in a thread with more than twice as many messages,"
+            " half as many as those.",
+        ),
     ] = 100
     concurrent_loads: Annotated[
         int, Field(ge=1, le=64, description="Groups of up to 50 threads that are loaded at once.")

@@ -20,7 +20,7 @@ UNKNOWN: Final = Unavailable(
 class Ask:
     """A request, its answer to be, and what is known of its storage."""
 
-    __slots__ = ("admitted", "future", "key_checked", "refused_by_journal", "request")
+    __slots__ = ("admitted", "future", "key_checked", "refused_by_journal", "request", "watched")
 
     def __init__(self, request: Request, future: "asyncio.Future[OwnerAnswer]") -> None:
         self.request = request
@@ -29,6 +29,8 @@ class Ask:
         self.key_checked: tuple[object, int] | None = None
         """The actor's memory of keys, and its sequence number, when the journal was asked for this ask's key."""
         self.refused_by_journal = 0
+        self.watched: set[Ask] | None = None
+        """The bucket of `Deadlines` it leaves when it is answered."""
 
     @property
     def over(self) -> bool:
@@ -39,6 +41,8 @@ class Ask:
         """Answer, unless that was done before."""
         if not self.future.done():
             self.future.set_result(answer)
+            if self.watched is not None:
+                self.watched.discard(self)
 
     def not_here(self, owner: str | None, epoch: int) -> None:
         """Nothing of it was stored, and another worker should be asked."""
@@ -50,25 +54,30 @@ class Ask:
 
 
 class Deadlines:
-    """Ends asks whose budget has run out, at most a bucket (0.1 s) late: no timer of its own for each."""
+    """Ends asks whose budget has run out, at most a bucket (0.1 s) late: no timer of its own for each.
+
+    Holds nothing that was answered: kept to the end of their budgets, answered asks would be most of what a busy
+    worker has in memory, and what its garbage collections take long for.
+    """
 
     def __init__(self) -> None:
-        self._buckets: dict[int, list[Ask]] = {}
-        self._due = 0
+        self._buckets: dict[int, set[Ask]] = {}
+
+    def __len__(self) -> int:
+        return sum([len(bucket) for bucket in self._buckets.values()])
 
     def add(self, ask: Ask, deadline: float) -> None:
         """Watch an ask until ``deadline`` (loop time, seconds)."""
         number = int(deadline / _BUCKET_S) + 1
         bucket = self._buckets.get(number)
         if bucket is None:
-            self._buckets[number] = [ask]
-        else:
-            bucket.append(ask)
+            bucket = self._buckets[number] = set()
+        bucket.add(ask)
+        ask.watched = bucket
 
     def sweep(self, now: float) -> None:
         """End what is due at ``now`` (loop time, seconds)."""
         due = int(now / _BUCKET_S)
         for number in [number for number in self._buckets if number <= due]:
-            for ask in self._buckets.pop(number):
-                if not ask.future.done():
-                    ask.expire()
+            for ask in list(self._buckets.pop(number)):
+                ask.expire()

@@ -83,15 +83,13 @@ class ShardRegion:
     async def ask(self, request: Request, budget_s: float) -> Answer:
         """The answer of the shard's owner, wherever it is, within ``budget_s`` seconds.  Never raises for a fault."""
         thread_id = request.command.thread_id if type(request) is CommandRequest else request.thread_id  # type: ignore[union-attr]  # narrowed by the exact type
-        shard_id = shard_of(thread_id, self._count)
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + budget_s
-        shard = self.shards.get(shard_id)
+        deadline = asyncio.get_running_loop().time() + budget_s
+        shard = self._residents.shard_of(thread_id) or self.shards.get(shard_of(thread_id, self._count))
         if shard is not None:
             answer = await self._local(shard, request, thread_id, deadline)
             if type(answer) is not Moved:
                 return answer  # type: ignore[return-value]  # everything but Moved
-        return await self._seek(request, thread_id, shard_id, deadline)
+        return await self._seek(request, thread_id, shard_of(thread_id, self._count), deadline)
 
     def _local(
         self, shard: Shard, request: Request, thread_id: ThreadId, deadline: float

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from shard_worker.domain.ids import ThreadId
 
 if TYPE_CHECKING:
+    from shard_worker.actors.shard import Shard
     from shard_worker.actors.thread_actor import ThreadActor
 
 
@@ -31,6 +32,11 @@ class Residents:
         """A thread becomes resident."""
         actor.touched = self._clock()
         self._actors[actor.thread_id] = actor
+
+    def shard_of(self, thread_id: ThreadId) -> "Shard | None":
+        """The shard in which a thread is resident, or None when it is not: cheaper than hashing its id."""
+        actor = self._actors.get(thread_id)
+        return None if actor is None else actor.shard
 
     def touch(self, actor: "ThreadActor") -> None:
         """A resident thread is asked."""

@@ -148,7 +148,7 @@ class ThreadActor:
         env = self.shard.env
         state = self.state
         decided = decide(state, request.command, env.now_ms(), env.limits)
-        if isinstance(decided, Refusal | Unchanged):
+        if isinstance(decided, (Refusal, Unchanged)):  # the union would be built anew for every command
             if key is not None and not self._knows_keys_of(ask):
                 self.shard.look_up_key(self, ask, key)
             elif isinstance(decided, Unchanged):
@@ -171,7 +171,8 @@ class ThreadActor:
         row.ask = ask
         row.answer = answer = Done(seq_nr, message_ids_of(decided))
         row.followers = None
-        if seq_nr - self.snapshot_nr >= env.snapshot_every_events:
+        # A snapshot costs as much as the thread holds; at half as many events the cost an event has a bound.
+        if seq_nr - self.snapshot_nr >= max(env.snapshot_every_events, len(self.state.messages) // 2):
             row.snapshot = encode_state(self.state)
             self.snapshot_nr = seq_nr
         else:

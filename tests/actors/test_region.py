@@ -1,13 +1,14 @@
 """Region, shard and actor together, on a real journal."""
 
 import asyncio
+from uuid import UUID
 
 import asyncpg
 import pytest
 
 from shard_worker.actors.thread_actor import Phase
 from shard_worker.contract import Done, ReadThread, ThreadView, Unavailable, UnavailableCode
-from shard_worker.domain.ids import ThreadId, shard_of, ulid_uuid
+from shard_worker.domain.ids import ShardId, ThreadId, shard_of, ulid_uuid
 from shard_worker.domain.refusals import Refusal, RefusalCode
 from shard_worker.ownership.owners import OwnerRecord
 from tests.actors.node import SHARDS, Peers, account, add, create, node_on, request, thread
@@ -55,6 +56,25 @@ async def test_what_was_answered_survives_forgetting(dsn: str) -> None:
         await node.own(*ALL)
         assert await node.texts(chat, me) == [f"m{n}" for n in range(25)]
         assert isinstance(await node.ask(add(chat, me, "more")), Done)
+
+
+async def test_a_big_thread_is_kept_more_seldom(dsn: str) -> None:
+    """The distance between two snapshots grows with the thread, so that their cost an event does not."""
+    async with node_on(dsn, snapshot_every_events=2) as node:
+        taken: list[int] = []
+        keep = node.env.save_snapshot
+
+        def save(shard_id: ShardId, thread_uuid: UUID, seq_nr: int, state: bytes) -> None:
+            taken.append(seq_nr)
+            keep(shard_id, thread_uuid, seq_nr, state)
+
+        node.env.save_snapshot = save
+        await node.own(*ALL)
+        me, chat = account(), thread()
+        await node.ask(create(chat, me))
+        for n in range(66):
+            await node.ask(add(chat, me, f"m{n}"))
+        assert taken == [2, 4, 6, 10, 18, 34, 66]
 
 
 async def test_one_key_has_one_effect_and_one_answer(dsn: str) -> None:
