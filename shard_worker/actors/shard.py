@@ -12,14 +12,13 @@ from collections.abc import Callable, Coroutine
 from enum import Enum, auto
 from typing import Final
 
-import asyncpg
-
 from shard_worker.actors.ask import Ask
 from shard_worker.actors.environment import Environment
 from shard_worker.actors.reads import NeedsTexts
 from shard_worker.actors.residents import Residents
 from shard_worker.actors.thread_actor import OVERLOADED, ThreadActor
 from shard_worker.contract import Done
+from shard_worker.database.connection import LINK_FAULTS
 from shard_worker.domain.decide import message_ids_of
 from shard_worker.domain.ids import ShardId, ThreadId
 from shard_worker.journal.appender import Appender
@@ -177,7 +176,7 @@ class Shard:
         while self.state is not ShardState.GONE:
             try:
                 found = await self.env.load(self.shard_id, actor.thread_id)
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except LINK_FAULTS as error:
                 log.warning("thread not loaded, trying again", extra={"shard": self.shard_id, "cause": repr(error)})
                 if all(ask.over for ask in actor.mailbox):
                     actor.give_up_waiting()
@@ -201,7 +200,7 @@ class Shard:
         while not ask.over:
             try:
                 stored = await self.env.look_up_key(self.shard_id, actor.uuid, key_hash)
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except LINK_FAULTS as error:
                 log.warning("key not looked up, trying again", extra={"shard": self.shard_id, "cause": repr(error)})
                 await asyncio.sleep(_RETRY_S)
                 continue
@@ -220,7 +219,7 @@ class Shard:
         while not ask.over:
             try:
                 events = await self.env.read_events(self.shard_id, actor.uuid, needs.seq_nrs)
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except LINK_FAULTS as error:
                 log.warning("texts not read, trying again", extra={"shard": self.shard_id, "cause": repr(error)})
                 await asyncio.sleep(_RETRY_S)
                 continue

@@ -57,6 +57,14 @@ Session = asyncpg.Connection | PoolConnectionProxy
 """A connection of one's own, or one lent by a pool."""
 
 
+LINK_FAULTS: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What any use of a connection may raise when the link or the server fails: the connection is closed, and another opened.
+
+`TimeoutError` is an `OSError`.  asyncpg's internal error comes when a cancelled operation and a late answer cross, as
+after a pause of the whole process.
+"""
+
+
 class DatabaseError(Exception):
     """The database cannot be used; the message is for people, and holds no password."""
 
@@ -198,7 +206,7 @@ async def open_connection(
         raise DatabaseAuthFailed(f"Postgres at {where} refuses the login: {error}") from error
     except asyncpg.InvalidCatalogNameError as error:
         raise DatabaseAuthFailed(f"Postgres at {where}: {error}") from error
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except LINK_FAULTS as error:
         raise DatabaseUnreachable(f"no Postgres at {where}: {error or type(error).__name__}") from error
     _keep_alive(connection)
     return connection
@@ -208,7 +216,7 @@ async def check(connection: asyncpg.Connection) -> ServerIdentity:
     """Whether the server may carry a journal.  Raises `DatabaseUnsuitable`, or `DatabaseUnreachable`."""
     try:
         row = await connection.fetchrow(_CHECK_SQL)
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except LINK_FAULTS as error:
         raise DatabaseUnreachable(f"Postgres went away while it was checked: {error}") from error
     assert row is not None  # a select without a table gives one row
     if row["in_recovery"]:

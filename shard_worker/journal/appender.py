@@ -23,6 +23,7 @@ from typing import Final, Protocol
 import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
 
+from shard_worker.database.connection import LINK_FAULTS
 from shard_worker.domain.ids import ShardId
 from shard_worker.journal.outcome import Backend, BumpEpoch, OutcomeResolver, is_about_a_row, is_definite
 from shard_worker.journal.stream import Row, Stream, StreamHost, StreamState
@@ -210,7 +211,7 @@ class _Lane:
                 row = await connection.fetchrow(_BACKEND_SQL)
                 assert row is not None  # a backend always sees itself
                 statement = await connection.prepare(APPEND_SQL)
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except LINK_FAULTS as error:
                 log.warning(
                     "append connection lost while being prepared", extra={"lane": self._name, "cause": repr(error)}
                 )
@@ -261,7 +262,7 @@ class _Lane:
         except asyncio.CancelledError:
             connection.terminate()
             raise
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        except LINK_FAULTS as error:
             watchdog.cancel()
             if not is_definite(error) or connection.is_closed():
                 self._unknown(batch, error)
@@ -299,7 +300,7 @@ class _Lane:
             records = await connection.fetch(
                 _OWNERS_SQL, [stream.shard_id for stream, _ in skipped], timeout=self._watchdog_s
             )
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except LINK_FAULTS as error:
             # Nothing of these was stored, so nothing is unknown: on the next connection they are simply sent again.
             self._disconnect(error)
             for stream, rows in skipped:

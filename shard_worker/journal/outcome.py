@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import asyncpg
 
+from shard_worker.database.connection import LINK_FAULTS
 from shard_worker.domain.ids import ShardId
 from shard_worker.journal.stream import Row, Stream, StreamState
 
@@ -109,7 +110,7 @@ class OutcomeResolver:
                 while waiting:
                     await self._decide(connection, *waiting[0])
                     waiting.pop(0)
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except LINK_FAULTS as error:
                 log.warning("append outcome still unknown", extra={"cause": repr(error), "shards_left": len(waiting)})
                 await asyncio.sleep(pause_s)
                 pause_s = min(0.5, pause_s * 2)

@@ -100,7 +100,7 @@ def next_steps(
     steps = Steps([], [], [], [], [])
     me = view.workers.get(worker)
     idle = leaving or (me is not None and me.cordoned)
-    ranked = {worker, *(name for name in live if not view.workers[name].cordoned)}
+    ranked = {worker, *(row.id for row in view.workers.values() if row.id in live and not row.cordoned)}
     for shard_id in sorted(view.shards):
         row = view.shards[shard_id]
         if row.incarnation == incarnation:

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 import asyncpg
 
+from shard_worker.database.connection import LINK_FAULTS
 from shard_worker.ownership import store
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class Lease:
                 connection = await self._connect("lease")
                 try:
                     await self._beat(connection, incarnation, locked)
-                except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                except LINK_FAULTS as error:
                     self.lost_sessions += 1
                     log.warning("lease session lost", extra={"worker": self._worker, "cause": repr(error)})
                 finally:

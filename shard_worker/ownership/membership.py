@@ -17,12 +17,13 @@ from typing import Final
 import asyncpg
 from ulid import ULID
 
+from shard_worker.database.connection import LINK_FAULTS
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import store
 from shard_worker.ownership.lease import Fenced, Lease, OpenConnection
 from shard_worker.ownership.owners import OwnerRecord, View
 from shard_worker.ownership.sight import Sight
-from shard_worker.ownership.steward import SESSION_LOST, STATEMENT_S, ShardHost, Steward
+from shard_worker.ownership.steward import STATEMENT_S, ShardHost, Steward
 
 __all__ = ["Ownership", "ShardHost"]
 
@@ -143,7 +144,7 @@ class Ownership:
             try:
                 async with asyncio.timeout(_RETIRE_S):
                     await self._retire()
-            except SESSION_LOST as error:
+            except LINK_FAULTS as error:
                 log.warning("left without saying so", extra={"worker": self.worker, "cause": repr(error)})
 
     async def _retire(self) -> None:
@@ -204,7 +205,7 @@ class Ownership:
                     await self._await_name(connection)
                 self.incarnation = fresh
                 freed = await self._succeed(connection, fresh)
-            except SESSION_LOST as error:
+            except LINK_FAULTS as error:
                 log.warning("not registered, trying again", extra={"worker": self.worker, "cause": repr(error)})
                 await asyncio.sleep(_RETRY_S)
                 continue

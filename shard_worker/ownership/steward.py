@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 import asyncpg
 
+from shard_worker.database.connection import LINK_FAULTS
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import store
 from shard_worker.ownership.decisions import Observer, Steps, next_steps
@@ -21,8 +22,6 @@ from shard_worker.ownership.sight import Sight
 
 log = logging.getLogger(__name__)
 
-SESSION_LOST: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
-"""What a session that cannot be used any more raises."""
 STATEMENT_S: Final = 5.0
 """How long any statement of ownership may take; it is more than the session's ``lock_timeout``."""
 
@@ -89,7 +88,7 @@ class Steward:
                     while True:
                         acted = await self._turn(connection)
                         await self._sight.rest(_LOOK_AFTER_STEPS_S if acted else _LOOK_S)
-                except SESSION_LOST as error:
+                except LINK_FAULTS as error:
                     log.warning("steward session lost", extra={"worker": self._worker, "cause": repr(error)})
                 finally:
                     connection.terminate()

@@ -61,7 +61,7 @@ async def test_status_answers_while_workers_are_stopped_or_dead(data_dir: Path) 
         async with asyncio.timeout(5):
             found = await cluster.status()
         assert found["ready"] in (False, True)
-        states = {}
+        states: dict[str, str] = {}
         async with asyncio.timeout(20):
             while states.get(frozen["name"]) != "silent":
                 async with asyncio.timeout(5):
