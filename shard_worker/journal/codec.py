@@ -92,7 +92,7 @@ def decode_with(
         for version in range(event_version, written):
             value = upcasters[event_type, version](value)
         return msgspec.convert(value, _TYPES[event_type])
-    except (msgspec.DecodeError, UnicodeDecodeError, LookupError, TypeError, ValueError) as error:
+    except (msgspec.DecodeError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UndecodableEvent(f"{name} version {event_version}: {error}") from error
 
 

@@ -7,7 +7,9 @@ and nothing else.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -26,8 +28,11 @@ log = logging.getLogger(__name__)
 GROUP: Final = 50
 """How many threads one pair of queries loads at most."""
 
+SLICE: Final = 500
+"""How many events are folded before the loop turns: a few milliseconds, far below a beat."""
+
 _LOAD_S: Final = 10.0
-"""How long a group may take: its threads can have long histories without snapshots."""
+"""How long reading a group may take: its threads can have long histories without snapshots."""
 
 HEAD_SQL: Final = "SELECT coalesce(max(shard_seq), 0) FROM journal WHERE shard_id = $1"
 _SNAPSHOTS_SQL: Final = """
@@ -63,6 +68,13 @@ class Poisoned(NamedTuple):
     reason: str
 
 
+class _Read(NamedTuple):
+    """What a group's two queries gave: usable snapshots with where they stand, and the rows after them."""
+
+    snapshots: Mapping[UUID, tuple[Thread, int]]
+    tails: Mapping[UUID, Sequence[asyncpg.Record]]
+
+
 Waiting = tuple[ShardId, UUID, "asyncio.Future[Recovered | Poisoned]"]
 
 
@@ -72,7 +84,7 @@ class Loader:
     def __init__(self, pool: ReadPool, *, at_once: int = 4) -> None:
         self._pool = pool
         self._at_once = at_once
-        self._waiting: list[Waiting] = []
+        self._waiting: deque[Waiting] = deque()
         self._running: set[asyncio.Task[None]] = set()
 
     async def load(self, shard_id: ShardId, thread_id: ThreadId) -> Recovered | Poisoned:
@@ -84,19 +96,35 @@ class Loader:
 
     def _start(self) -> None:
         while self._waiting and len(self._running) < self._at_once:
-            group, self._waiting = self._waiting[:GROUP], self._waiting[GROUP:]
+            group = self._take()
             task = asyncio.get_running_loop().create_task(self._run(group), name="load-threads")
             self._running.add(task)
-            task.add_done_callback(self._ended)
+            task.add_done_callback(partial(self._ended, group))
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
+    def _take(self) -> list[Waiting]:
+        """The next group.  No thread is in it twice: each who asks owns the state he gets, and may change it."""
+        group: dict[UUID, Waiting] = {}
+        later: list[Waiting] = []
+        while self._waiting and len(group) < GROUP:
+            waiting = self._waiting.popleft()
+            if waiting[1] in group:
+                later.append(waiting)
+            else:
+                group[waiting[1]] = waiting
+        self._waiting.extendleft(reversed(later))
+        return list(group.values())
+
+    def _ended(self, group: list[Waiting], task: "asyncio.Task[None]") -> None:
         self._running.discard(task)
+        for _, _, future in group:  # a task that is cancelled before its first step runs none of its handlers
+            future.cancel()
         self._start()
 
     async def _run(self, group: list[Waiting]) -> None:
         try:
             wanted = [(shard_id, uuid) for shard_id, uuid, _ in group]
-            found = await self._pool.run(lambda connection: load_threads(connection, wanted), within_s=_LOAD_S)
+            read = await self._pool.run(lambda connection: _read(connection, wanted), within_s=_LOAD_S)
+            found = await _replay_all([uuid for _, uuid in wanted], read)  # the connection is not needed for this
         except BaseException as error:
             for _, _, future in group:
                 if not future.done():
@@ -112,36 +140,59 @@ class Loader:
 
     async def close(self) -> None:
         """Stop; whoever still waits gets an error."""
+        while self._waiting:  # first, for a group that ends starts the next
+            self._waiting.popleft()[2].cancel()
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
-        for _, _, future in self._waiting:
-            future.cancel()
 
 
-async def load_threads(connection: Session, wanted: Sequence[tuple[ShardId, UUID]]) -> dict[UUID, Recovered | Poisoned]:
-    """The states of several threads: snapshot, then the events after it."""
+async def _read(connection: Session, wanted: Sequence[tuple[ShardId, UUID]]) -> _Read:
+    """Snapshots, then the events after them, of threads each named once."""
     shard_ids = [shard_id for shard_id, _ in wanted]
     uuids = [uuid for _, uuid in wanted]
-    states: dict[UUID, tuple[Thread, int]] = {}
+    snapshots: dict[UUID, tuple[Thread, int]] = {}
     for row in await connection.fetch(_SNAPSHOTS_SQL, shard_ids, uuids, STATE_VERSION):
+        uuid, seq_nr = row["thread_id"], row["seq_nr"]
         try:
-            states[row["thread_id"]] = (decode_state(row["state"]), row["seq_nr"])
+            state = decode_state(row["state"])
+            if state.sequence_nr != seq_nr:
+                raise msgspec.ValidationError(f"it is the state at {state.sequence_nr}, kept as that at {seq_nr}")
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            log.warning("snapshot thrown away", extra={"thread_id": str(row["thread_id"]), "cause": str(error)})
-    after = [states[uuid][1] if uuid in states else 0 for uuid in uuids]
+            log.warning("snapshot thrown away", extra={"thread_id": str(uuid), "cause": str(error)})
+        else:
+            snapshots[uuid] = (state, seq_nr)
+    after = [snapshots[uuid][1] if uuid in snapshots else 0 for uuid in uuids]
     tails: dict[UUID, list[asyncpg.Record]] = {}
     for row in await connection.fetch(_TAIL_SQL, shard_ids, uuids, after):
         tails.setdefault(row["thread_id"], []).append(row)
+    return _Read(snapshots, tails)
+
+
+async def _replay_all(uuids: Sequence[UUID], read: _Read) -> dict[UUID, Recovered | Poisoned]:
+    """Fold each thread, letting the loop turn every `SLICE` events."""
     found: dict[UUID, Recovered | Poisoned] = {}
+    folded = 0
     for uuid in uuids:
-        state, snapshot_nr = states.get(uuid, (None, 0))
-        found[uuid] = _replay(state, snapshot_nr, tails.get(uuid, ()))
+        state, snapshot_nr = read.snapshots.get(uuid, (None, 0))
+        sofar: Recovered | Poisoned = Recovered(state, snapshot_nr, snapshot_nr)
+        rows = read.tails.get(uuid, ())
+        start = 0
+        while start < len(rows) and isinstance(sofar, Recovered):
+            end = start + SLICE - folded
+            sofar = _replay(sofar, rows[start:end])
+            folded += len(rows[start:end])
+            start = end
+            if folded >= SLICE:
+                folded = 0
+                await asyncio.sleep(0)
+        found[uuid] = sofar
     return found
 
 
-def _replay(state: Thread | None, snapshot_nr: int, rows: Sequence[asyncpg.Record]) -> Recovered | Poisoned:
-    sequence_nr = snapshot_nr
+def _replay(before: Recovered, rows: Sequence[asyncpg.Record]) -> Recovered | Poisoned:
+    """The state after ``rows``; ``before`` is changed in place."""
+    state, sequence_nr, snapshot_nr = before
     for row in rows:
         try:
             if row["seq_nr"] != sequence_nr + 1:
