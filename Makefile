@@ -3,10 +3,10 @@ PYTHON_FOUND := $(or $(PYTHON),$(shell command -v python3 || command -v python))
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help setup up down status test lint pytest load bench soak lock docs
+.PHONY: help setup up down status test lint pytest coverage-pure load bench soak lock docs
 
 help: ## This list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
 
 setup: ## Make .venv from the hashed lock file (the others do it by themselves)
 	@test -n "$(PYTHON_FOUND)" || { echo "make setup: no python3 found: install Python 3.11 to 3.14" >&2; exit 1; }
@@ -21,7 +21,7 @@ down: setup ## Stop it; the data stays
 status: setup ## What runs, and who owns what
 	@$(BIN)/threadcluster local status $(ARGS)
 
-test: setup lint pytest ## The gate: format, lint, types, imports, all tests (at most 10 minutes on two cores)
+test: setup lint pytest coverage-pure ## The gate: format, lint, types, imports, all tests (at most 10 minutes on two cores)
 
 lint: setup
 	$(BIN)/ruff check .
@@ -31,6 +31,13 @@ lint: setup
 
 pytest: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not soak" $(ARGS)
+
+PURE := shard_worker/domain/*,shard_worker/ownership/share.py,shard_worker/ownership/decisions.py,operator/threadcluster_operator/local/plan.py
+
+coverage-pure: setup ## The pure rules: every branch of them is taken by their own tests
+	$(BIN)/coverage run --branch --include='$(PURE)' -m pytest -q \
+	    tests/domain tests/ownership/test_share.py tests/ownership/test_decisions.py tests/local/test_plan.py
+	$(BIN)/coverage report --fail-under=100
 
 soak: setup ## The long, repeated and million-row checks (about 40 minutes)
 	$(BIN)/python -m pytest -m soak $(ARGS)
