@@ -7,7 +7,7 @@ So the tree's total (the living, plus that account) never falls while nothing ou
 import os
 from contextlib import suppress
 
-from psutil import NoSuchProcess, Process  # type: ignore[import-untyped]  # ships no types, and no stubs are pinned
+from psutil import NoSuchProcess, Process
 
 
 def process_cpu_s(pid: int) -> float:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 import click
 from msgspec import Struct
-from psutil import Process  # type: ignore[import-untyped]  # ships no types, and no stubs are pinned
+from psutil import Process
 
 from shard_worker.database.migration import migrate
 from tests.benchmarks.core import measure_core
