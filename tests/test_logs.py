@@ -74,7 +74,11 @@ def test_a_cause_beside_a_field_of_that_name_is_its_traceback() -> None:
     assert (line["cause"], "KeyError" in line["traceback"]) == ("short", True)
 
 
-@pytest.mark.parametrize("value", ["\ud800", object(), b"\xff", {"a": {1, 2}}, float("inf"), {(1, 2): 3}], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    ["\ud800", object(), b"\xff", {"a": {1, 2}}, float("inf"), {(1, 2): 3}],
+    ids=["surrogate", "object", "bytes", "set", "infinity", "tuple-key"],
+)
 def test_any_value_makes_a_line_that_can_be_written(value: object) -> None:
     """A log call must not fail for what it is given."""
     line = JsonLines().format(record("event", value=value))
