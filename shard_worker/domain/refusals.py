@@ -16,7 +16,6 @@ class RefusalCode(StrEnum):
     """No such thread, or the caller may not read it: the two are told apart nowhere."""
     THREAD_DESTROYED = "thread-destroyed"
     NOT_ADMINISTRATOR = "not-administrator"
-    NOT_MEMBER = "not-member"
     NOT_SENDER = "not-sender"
     ALREADY_EXISTS = "already-exists"
     PARENT_NOT_READABLE = "parent-not-readable"

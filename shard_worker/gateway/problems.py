@@ -35,7 +35,6 @@ class ProblemCode(StrEnum):
     THREAD_NOT_FOUND = "thread-not-found"
     THREAD_DESTROYED = "thread-destroyed"
     NOT_ADMINISTRATOR = "not-administrator"
-    NOT_MEMBER = "not-member"
     NOT_SENDER = "not-sender"
     ALREADY_EXISTS = "already-exists"
     PARENT_NOT_READABLE = "parent-not-readable"
@@ -72,7 +71,6 @@ _STATUS_AND_TITLE: Final[dict[ProblemCode, tuple[int, str]]] = {
     ProblemCode.THREAD_NOT_FOUND: (404, "No such thread"),
     ProblemCode.THREAD_DESTROYED: (410, "The thread was destroyed"),
     ProblemCode.NOT_ADMINISTRATOR: (403, "Only an administrator may do this"),
-    ProblemCode.NOT_MEMBER: (403, "Only a member may do this"),
     ProblemCode.NOT_SENDER: (403, "Only the sender may remove a message"),
     ProblemCode.ALREADY_EXISTS: (409, "The thread exists already"),
     ProblemCode.PARENT_NOT_READABLE: (409, "The parent thread cannot be read"),

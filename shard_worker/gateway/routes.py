@@ -186,7 +186,6 @@ COMMANDS: Final = (
         answer_schema="MessagesChangedAnswer",
         refusals=(
             *_ON_A_THREAD,
-            RefusalCode.NOT_MEMBER,
             RefusalCode.MESSAGE_LIMIT,
             RefusalCode.MESSAGE_ID_TAKEN,
             RefusalCode.REPLY_NOT_LIVE,
@@ -199,7 +198,7 @@ COMMANDS: Final = (
         body=bodies.RemoveMessagesBody,
         render=answers.messages_changed,
         answer_schema="MessagesChangedAnswer",
-        refusals=(*_ON_A_THREAD, RefusalCode.NOT_MEMBER, RefusalCode.NOT_SENDER),
+        refusals=(*_ON_A_THREAD, RefusalCode.NOT_SENDER),
     ),
 )
 

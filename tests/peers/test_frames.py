@@ -51,7 +51,7 @@ ANSWERS: list[OwnerAnswer] = [
     Existence(False),
     AccountIdPage((A,), True),
     MessagePage((MessageView(M, A, None, M, (A,), 1, 2, 3, 0),), False),
-    Refusal(RefusalCode.NOT_MEMBER, "no"),
+    Refusal(RefusalCode.NOT_SENDER, "no"),
     Unavailable(UnavailableCode.OUTCOME_UNKNOWN, "?", 0.5),
     Moved("w1", 9),
     Moved(None, 0),
