@@ -77,13 +77,15 @@ class ShardRegion:
         self._deadlines = Deadlines()
         self._changed: asyncio.Event = asyncio.Event()
         self._sweeper: asyncio.Task[None] | None = None
+        # Kept, not asked for: before Python 3.12 each `get_running_loop` costs a system call.
+        self._loop = asyncio.get_running_loop()
 
     # --- the gateway's side
 
     async def ask(self, request: Request, budget_s: float) -> Answer:
         """The answer of the shard's owner, wherever it is, within ``budget_s`` seconds.  Never raises for a fault."""
         thread_id = request.command.thread_id if type(request) is CommandRequest else request.thread_id  # type: ignore[union-attr]  # narrowed by the exact type
-        deadline = asyncio.get_running_loop().time() + budget_s
+        deadline = self._loop.time() + budget_s
         shard = self._residents.shard_of(thread_id) or self.shards.get(shard_of(thread_id, self._count))
         if shard is not None:
             answer = await self._local(shard, request, thread_id, deadline)
@@ -94,7 +96,7 @@ class ShardRegion:
     def _local(
         self, shard: Shard, request: Request, thread_id: ThreadId, deadline: float
     ) -> "asyncio.Future[OwnerAnswer]":
-        ask = Ask(request, asyncio.get_running_loop().create_future())
+        ask = Ask(request, self._loop.create_future())
         shard.take(ask, thread_id)
         if not ask.over:
             self._deadlines.add(ask, deadline)
@@ -102,7 +104,7 @@ class ShardRegion:
 
     async def _seek(self, request: Request, thread_id: ThreadId, shard_id: ShardId, deadline: float) -> Answer:
         """Ask whoever owns the shard, until somebody answers or the budget is gone."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         stale: tuple[str, int] | None = None  # an owner and epoch that turned out not to serve
         while (left := deadline - loop.time()) > 0:
             shard = self.shards.get(shard_id)
@@ -167,7 +169,7 @@ class ShardRegion:
         thread_id = request.command.thread_id if type(request) is CommandRequest else request.thread_id  # type: ignore[union-attr]  # narrowed by the exact type
         shard_id = shard_of(thread_id, self._count)
         shard = self.shards.get(shard_id)
-        deadline = asyncio.get_running_loop().time() + budget_s
+        deadline = self._loop.time() + budget_s
         if shard is not None:
             return self._local(shard, request, thread_id, deadline)
         record = self._owners.owner_of(shard_id)
@@ -179,7 +181,7 @@ class ShardRegion:
     async def _serve_later(
         self, request: Request, thread_id: ThreadId, shard_id: ShardId, deadline: float
     ) -> OwnerAnswer:
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         await self._refresh(deadline - loop.time())
         record = self._owners.owner_of(shard_id)
         while shard_id not in self.shards and record is not None and record.worker == self._worker:
@@ -265,7 +267,7 @@ class ShardRegion:
         self.drop_all()
 
     async def _sweep(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         while True:
             await asyncio.sleep(_SWEEP_S)
             self._deadlines.sweep(loop.time())

@@ -18,7 +18,7 @@ from shard_worker.domain.events import (
     ThreadDestroyed,
 )
 from shard_worker.domain.ids import AccountId, MessageId, ThreadId
-from shard_worker.domain.thread import REMOVED_IDS_KEPT, LiveMessage, Thread, digest
+from shard_worker.domain.thread import REMOVED_IDS_KEPT, LiveMessage, Thread, digest, digest_of_joined
 
 
 class IllegalEvent(Exception):
@@ -128,4 +128,6 @@ def creation_digest(
 
 def content_digest(text: str | None, reply_message_id: MessageId | None, to_account_ids: tuple[AccountId, ...]) -> int:
     """What makes two posts under one message id equal."""
+    if text is not None and reply_message_id is None and not to_account_ids:
+        return digest_of_joined(f"{len(text)}:{text}-")  # the usual message, without a list in between
     return digest(text, reply_message_id, *to_account_ids)

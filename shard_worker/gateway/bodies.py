@@ -97,6 +97,10 @@ class CommandBody(_Body):
         """What is wrong with fields together, each failure naming its field."""
         return []
 
+    def names(self) -> int | None:
+        """How many names the JSON had, or None when fields together must be checked on the JSON value."""
+        return len(self.model_fields_set)
+
     def command(self, thread_id: ThreadId, now: int, mint: Mint) -> Command:
         """The command on ``thread_id``; ``now`` (epoch milliseconds) stands in for a missing ``createAt``."""
         raise NotImplementedError
@@ -171,6 +175,9 @@ class LeaveAdministratorIdsBody(CommandBody):
             return ["accountIds: must be left out when administratorIds is given"]
         return [] if any(given) else ["administratorIds: is required"]
 
+    def names(self) -> None:
+        """Two lists, of which one must be given."""
+
     def command(self, thread_id: ThreadId, now: int, mint: Mint) -> LeaveAdministratorIds:
         """The leave."""
         at = now if self.create_at is None else self.create_at
@@ -230,6 +237,13 @@ class AddMessagesBody(CommandBody):
                 failures.append(f"messages[{index}].messageId: was given before")
             seen.add(message_id.upper())
         return failures
+
+    def names(self) -> int | None:
+        """Those of a lone message too; ids of several must be told apart."""
+        messages = self.messages
+        if len(messages) > 1:
+            return None
+        return len(self.model_fields_set) + len(messages[0].model_fields_set)
 
     def command(self, thread_id: ThreadId, now: int, mint: Mint) -> AddMessages:
         """The add; ids that the client left out are minted."""

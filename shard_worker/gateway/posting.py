@@ -24,7 +24,7 @@ from shard_worker.gateway.routes import THREAD, CommandRoute
 from shard_worker.gateway.service import ThreadService
 from shard_worker.gateway.ulids import Mint
 from shard_worker.gateway.uploads import check_media_type, read_body
-from shard_worker.gateway.validation import validate
+from shard_worker.gateway.validation import faultless, validate
 
 IDEMPOTENCY_KEY: Final = istr("Idempotency-Key")
 BAD_THREAD_ID: Final = "threadId: must be a ULID: 26 Crockford characters, the first at most 7"
@@ -42,12 +42,17 @@ class Posting:
         """The reply to one command; ``segment`` is the path's thread id as written, "" for a create."""
         check_media_type(request)
         raw = await read_body(request, self._options)
-        value, failures = json_values.decode(raw)
-        body, found = validate(route.body, value)
+        keys = request.headers.getall(IDEMPOTENCY_KEY, None)
+        value: object = None
+        failures: list[str] = []
+        found: list[str] = []
+        body = faultless(route.body, raw) if keys is None else None  # the hash of a keyed body needs its value
+        if body is None:
+            value, failures = json_values.decode(raw)
+            body, found = validate(route.body, value)
         thread_id = None if route.creates else canonical(segment)
         key: str | None = None
-        if IDEMPOTENCY_KEY in request.headers:
-            keys = request.headers.getall(IDEMPOTENCY_KEY)
+        if keys is not None:
             if (failure := idempotency.key_failure(keys)) is not None:
                 failures.append(failure)
             key = keys[0]

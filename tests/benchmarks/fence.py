@@ -17,7 +17,7 @@ import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
 from msgspec import Struct
 
-from shard_worker.journal.appender import APPEND_SQL
+from shard_worker.journal.appender import APPEND_SESSION_SQL, APPEND_SQL, fence_key
 from tests.benchmarks.cpu import process_cpu_s
 
 BATCH: Final = 32
@@ -106,6 +106,8 @@ class FenceBench:
         if await fenced.fetchval("SELECT EXISTS (SELECT FROM journal)"):
             raise RuntimeError("the fence is measured on an empty journal alone")
         await prepare_shards(fenced)
+        for connection in self._connections:
+            await connection.execute(APPEND_SESSION_SQL)
         self._statements = (await fenced.prepare(APPEND_SQL), await unfenced.prepare(UNFENCED_SQL))
 
     async def round(self, shards: int, seconds: float) -> FenceRound:
@@ -143,7 +145,7 @@ class FenceBench:
 
 def _fenced_arguments(columns: tuple[list[object], ...]) -> tuple[object, ...]:
     shards = sorted({int(str(shard)) for shard in columns[0]})
-    return (shards, [1] * len(shards), "bench", *columns)
+    return (shards, [fence_key(shard, 1) for shard in shards], "bench", *columns)
 
 
 def _unfenced_arguments(columns: tuple[list[object], ...]) -> tuple[object, ...]:

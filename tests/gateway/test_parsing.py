@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from shard_worker.domain.commands import AddMessages, CreateThread
 from shard_worker.domain.ids import AccountId, ThreadId, canonical, ulid_text
 from shard_worker.gateway import queries
-from shard_worker.gateway.bodies import AddMessagesBody, CreateThreadBody
+from shard_worker.gateway.bodies import AddMessagesBody, CommandBody, CreateThreadBody, LeaveAdministratorIdsBody
 from shard_worker.gateway.cursors import Cursors
 from shard_worker.gateway.json_values import decode
 from shard_worker.gateway.problems import ProblemCode, ProblemRaised
 from shard_worker.gateway.queries import read_parameters
 from shard_worker.gateway.ulids import Mint, RandomBytes
-from shard_worker.gateway.validation import validate
+from shard_worker.gateway.validation import faultless, validate
 from tests.gateway.serving import ADA, BOB, THREAD
 
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=40)
@@ -67,6 +67,50 @@ def test_any_value_is_a_body_or_failures(value: object) -> None:
     """Validation is total."""
     body, failures = validate(AddMessagesBody, value)
     assert (body is None) == bool(failures)
+
+
+_FRAGMENTS = [
+    f'"{ADA}"', f'"{BOB.lower()}"', f'["{ADA}"]', f'["{ADA}", "{BOB}"]', "[]", "null", "0", "1700000000000", "-0", "1.0",
+    "1e3", "01", "9007199254740992", "1" * 5_000, "NaN", "Infinity", "true", '"a"', '""', '"a: b"', r'"\u003a"', r'"\u0000"',
+    r'"\ud83d\ude00"', r'"\ud83d"', '"e\u0301"', '"\t"', '"' + "x" * 4_001 + '"', '[{"text":"a"}]', '[{"text":"a","text":"b"}]',
+    f'[{{"text":"a","messageId":"{THREAD}"}}]', f'[{{"text":"a","messageId":"{THREAD}"}},{{"text":"b","messageId":"{THREAD}"}}]',
+    '[{"text":"a","what":1}]', '[{"text":"a"},{"text":"b"}]', "[" * 3_000,
+]  # fmt: skip
+_NAMES = ["accountId", "account_id", "messages", "title", "administratorIds", "accountIds", "createAt", "threadId", "x"]
+_PLAIN = [
+    (AddMessagesBody, [("accountId", f'"{ADA}"'), ("messages", '[{"text":"a"}]')]),
+    (CreateThreadBody, [("accountId", f'"{ADA}"'), ("title", '"a"'), ("administratorIds", f'["{ADA}"]'), ("memberIds", "[]")]),
+    (LeaveAdministratorIdsBody, [("accountId", f'"{ADA}"'), ("administratorIds", f'["{ADA}"]')]),
+]  # fmt: skip
+
+
+@given(
+    plain=st.sampled_from(_PLAIN),
+    more=st.lists(st.tuples(st.sampled_from(_NAMES), st.sampled_from(_FRAGMENTS)), max_size=2),
+    colon=st.sampled_from([":", " : ", "\n:\t", "::", ""]) | st.just(":"),
+    cut=st.integers(0, 6) | st.just(0),
+    tail=st.sampled_from([b"", b" ", b"x", b"\xff", b"\0"]) | st.just(b""),
+    head=st.sampled_from([b"", b"\n", b"\xef\xbb\xbf"]) | st.just(b""),
+)
+def test_the_short_cut_finds_nothing_that_the_long_way_refuses(
+    plain: tuple[type[CommandBody], list[tuple[str, str]]],
+    more: list[tuple[str, str]],
+    colon: str,
+    cut: int,
+    tail: bytes,
+    head: bytes,
+) -> None:
+    """Bodies that are right, nearly right and not JSON at all; names given twice."""
+    body, fields = plain
+    text = "{" + ",".join(f'"{name}"{colon}{value}' for name, value in fields + more) + "}"
+    raw = head + text.encode()[: len(text) - cut] + tail
+    found = faultless(body, raw)
+    if found is not None:
+        value, twice = decode(raw)
+        assert twice == []
+        assert validate(body, value) == (found, [])
+    elif not more and colon == ":" and not cut and not tail and not head:
+        assert body is LeaveAdministratorIdsBody, "the usual body takes the short cut"
 
 
 @given(title=texts, account=any_case_ids, administrators=st.lists(any_case_ids, min_size=1, max_size=5))
