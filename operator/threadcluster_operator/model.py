@@ -6,11 +6,14 @@ Unknown fields are refused with their path; whoever reads a newer resource lenie
 import base64
 import binascii
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from threadcluster_operator.placement import Mode, Strategy
 
 API_VERSION = "threadcluster.io/v1alpha1"
 KIND = "ThreadCluster"
@@ -65,6 +68,23 @@ class GatewaySpec(_Part):
     service: ServiceSpec = ServiceSpec()
 
 
+class PinSpec(_Part):
+    """A shard that belongs on one worker, whatever balance says."""
+
+    shard: Annotated[int, Field(ge=0)]
+    worker: Annotated[str, Field(min_length=1, max_length=63)]
+
+
+class RebalanceSpec(_Part):
+    """When shards move between workers, and how many at a time."""
+
+    mode: Mode = "Auto"
+    strategy: Strategy = "Count"
+    max_concurrent_moves: Annotated[int, Field(ge=1, le=256)] = 4
+    imbalance_threshold_percent: Annotated[int, Field(ge=0, le=100)] = 10
+    pins: Annotated[list[PinSpec], Field(max_length=4096)] = Field(default_factory=list)
+
+
 class ThreadClusterSpec(_Part):
     """What the user wants."""
 
@@ -73,6 +93,26 @@ class ThreadClusterSpec(_Part):
     database: DatabaseSpec | None = None
     worker: WorkerSpec = WorkerSpec()
     gateway: GatewaySpec = GatewaySpec()
+    rebalance: RebalanceSpec = RebalanceSpec()
+
+    @model_validator(mode="after")
+    def _check_pins(self) -> Self:
+        pinned: dict[int, int] = {}
+        wrong: list[InitErrorDetails] = []
+        for position, pin in enumerate(self.rebalance.pins):
+            reason = ""
+            if pin.shard >= self.shards:
+                reason = f"the cluster has shards 0 to {self.shards - 1}"
+            elif (first := pinned.setdefault(pin.shard, position)) != position:
+                reason = f"spec.rebalance.pins.{first} pins this shard already"
+            if reason:
+                error = PydanticCustomError("pin", "{reason}", {"reason": reason})
+                wrong.append(
+                    InitErrorDetails(type=error, loc=("rebalance", "pins", position, "shard"), input=pin.shard)
+                )
+        if wrong:
+            raise ValidationError.from_exception_data(type(self).__name__, wrong)
+        return self
 
 
 class Metadata(_Part):

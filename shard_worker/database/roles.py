@@ -14,10 +14,10 @@ WORKER_ROLE: Final = "threadcluster_worker"
 
 _GRANTS: Final = f"""
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO {WORKER_ROLE};
-GRANT INSERT ON journal, shard_epoch TO {WORKER_ROLE};
+GRANT INSERT ON journal, shard_epoch, shard_load TO {WORKER_ROLE};
 GRANT INSERT, UPDATE ON worker, snapshot TO {WORKER_ROLE};
 GRANT DELETE ON snapshot TO {WORKER_ROLE};
-GRANT UPDATE ON shard, shard_target, plan, shard_epoch TO {WORKER_ROLE};
+GRANT UPDATE ON shard, shard_target, plan, shard_epoch, shard_load TO {WORKER_ROLE};
 """
 
 

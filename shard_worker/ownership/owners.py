@@ -1,5 +1,6 @@
 """What a worker knows of ownership: values, read from the database, that others look at and nobody changes."""
 
+from datetime import datetime
 from typing import NamedTuple
 
 from shard_worker.domain.ids import ShardId
@@ -28,6 +29,10 @@ class WorkerRow(NamedTuple):
     fenced: bool
     leaving: bool
     cordoned: bool
+    draining: bool = False
+    """It must own nothing, and gets no more."""
+    locked: bool = True
+    """Whether the session-level lock of its present incarnation is held."""
 
 
 class ShardRow(NamedTuple):
@@ -39,6 +44,12 @@ class ShardRow(NamedTuple):
     incarnation: str | None
     target: str | None
     reason: str
+    since: datetime | None = None
+    """When it last changed its owner."""
+    load: float = 0.0
+    """Commands a second, exponentially averaged by its owner."""
+    append_ms: float = 0.0
+    """How long an append takes that carries its events, averaged likewise."""
 
 
 class View(NamedTuple):

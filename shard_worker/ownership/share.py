@@ -62,9 +62,9 @@ def _quotas(counts: Mapping[str, int], shards: int) -> dict[str, int]:
     return {name: least + (position < odd) for position, name in enumerate(order)}
 
 
-def rendezvous(shard_id: ShardId, workers: Iterable[str]) -> list[str]:
-    """Workers in the order in which they may claim a shard that nobody was told to take."""
-    return sorted(workers, key=lambda name: hashlib.sha256(f"{shard_id}:{name}".encode()).digest())
+def rendezvous(about: ShardId | str, workers: Iterable[str]) -> list[str]:
+    """Workers in the order in which they may claim a shard that nobody was told to take, or fence a dead worker."""
+    return sorted(workers, key=lambda name: hashlib.sha256(f"{about}:{name}".encode()).digest())
 
 
 def plan_hash(targets: Mapping[ShardId, str | None]) -> str:

@@ -1,12 +1,14 @@
 """The view of ownership that a worker goes by, and the bell that has it read again.
 
 One reader (the steward) reads it; everybody else only looks at what was read, or rings and waits for the next reading.
+What a worker is told between two readings (`learn`) counts until a reading is as new.
 """
 
 import asyncio
 from contextlib import suppress
 
-from shard_worker.ownership.owners import EMPTY, View
+from shard_worker.domain.ids import ShardId
+from shard_worker.ownership.owners import EMPTY, OwnerRecord, View
 
 
 class Sight:
@@ -14,21 +16,51 @@ class Sight:
 
     def __init__(self) -> None:
         self.view: View = EMPTY
+        self.wanted = False
+        """Whether somebody rang since the last reading began."""
         self._bell = asyncio.Event()
         self._asked: asyncio.Future[None] | None = None
         self._turn: asyncio.Future[None] | None = None
+        self._told: dict[ShardId, tuple[str, int]] = {}
 
     # --- for those who look
 
+    def owner_of(self, shard_id: ShardId) -> OwnerRecord | None:
+        """Who owns a shard, as far as is known; None while nobody does."""
+        row = self.view.shards.get(shard_id)
+        if row is None:
+            return None
+        name, epoch = row.owner, row.epoch
+        told = self._told.get(shard_id)
+        if told is not None and told[1] > epoch:
+            name, epoch = told
+        worker = self.view.workers.get(name) if name is not None else None
+        if worker is None:
+            return None
+        incarnation = row.incarnation if name == row.owner and row.incarnation is not None else worker.incarnation
+        return OwnerRecord(
+            worker.id, incarnation, epoch, worker.host, worker.public_port, worker.management_port
+        )
+
+    def learn(self, shard_id: ShardId, worker: str, epoch: int) -> None:
+        """Somebody who must know says who owns a shard since that epoch."""
+        if epoch > self._told.get(shard_id, ("", 0))[1]:
+            self._told[shard_id] = (worker, epoch)
+
     def ring(self) -> None:
         """Something may have changed: have it read again soon."""
+        self.wanted = True
+        self._bell.set()
+
+    def nudge(self) -> None:
+        """Have the reader turn at once, without reading again."""
         self._bell.set()
 
     async def refresh(self) -> None:
         """Return when a reading that began after this call is over, or could not be made."""
         if self._asked is None:
             self._asked = asyncio.get_running_loop().create_future()
-        self._bell.set()
+        self.ring()
         await asyncio.shield(self._asked)
 
     async def next_turn(self) -> None:
@@ -41,7 +73,7 @@ class Sight:
 
     def begin(self) -> "asyncio.Future[None] | None":
         """A reading begins; hand what this returns to `end`."""
-        self._bell.clear()
+        self.wanted = False
         asked, self._asked = self._asked, None
         return asked
 
@@ -49,6 +81,11 @@ class Sight:
         """The reading is over; without a view it failed, and what was known stays."""
         if view is not None:
             self.view = view
+            self._told = {
+                shard_id: told
+                for shard_id, told in self._told.items()
+                if shard_id in view.shards and told[1] > view.shards[shard_id].epoch
+            }
         _tell(asked)
 
     def turned(self) -> None:
@@ -66,6 +103,7 @@ class Sight:
         with suppress(TimeoutError):
             async with asyncio.timeout(most_s):
                 await self._bell.wait()
+        self._bell.clear()
 
 
 def _tell(future: "asyncio.Future[None] | None") -> None:

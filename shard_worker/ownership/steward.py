@@ -1,14 +1,18 @@
 """The steward of one incarnation: it looks, decides (`decisions`, pure) and acts, on one session, one step at a time.
 
-One session and one step at a time are what keeps it simple: what it sends arrives in the order it was sent.  Only the
-draining of shards goes on beside it, so that one slow shard holds up neither the others nor the view.  After a lost
-session nothing it had under way is assumed: the next look says what became of it.
+One session and one step at a time are what keeps it simple: what it sends arrives in the order it was sent.  Only what
+takes its time goes on beside it (having a target prepared, draining, waiting until a target serves), so that one slow
+shard holds up neither the others nor the view.  After a lost session nothing it had under way is assumed: the next look
+says what became of it.
+
+Two steps do not wait for a look, because a shard stands still until they are taken: giving one that is drained, and
+serving one that was given.  The database checks both.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Final, Protocol
 
 import asyncpg
@@ -16,31 +20,51 @@ import asyncpg
 from shard_worker.database.connection import LINK_FAULTS
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import store
-from shard_worker.ownership.decisions import Observer, Steps, next_steps
+from shard_worker.ownership.decisions import Handoff, Held, Observer, Phase, Steps, Suspect, heirs, next_steps
 from shard_worker.ownership.lease import Fenced, OpenConnection
+from shard_worker.ownership.owners import OwnerRecord
 from shard_worker.ownership.sight import Sight
 
 log = logging.getLogger(__name__)
 
 STATEMENT_S: Final = 5.0
 """How long any statement of ownership may take; it is more than the session's ``lock_timeout``."""
+TOLD_S: Final = 5.0
+"""How long a giver waits to hear that its shard is served again; for the record only."""
 
 _LOOK_S: Final = 0.25
-_LOOK_AFTER_STEPS_S: Final = 0.02
+_LOOK_AT_SILENCE_S: Final = 0.05
+_SILENCE_S: Final = 0.4
+_LOOK_WHILE_MOVING_S: Final = 0.05
+_LOOKS_APART_S: Final = 0.02
 _RECONNECT_S: Final = 0.05
+_KEEP_LOAD_S: Final = 2.0
+_KEEP_PAUSES_S: Final = 0.5
 
 
 class ShardHost(Protocol):
     """Who serves the shards: the shard region."""
 
     def adopt(self, shard_id: ShardId, epoch: int, head: int) -> None:
-        """Serve a shard whose claim is acknowledged and whose head was read later; replaces one that is here."""
+        """Serve a shard whose change of owner is acknowledged and whose head was read later; replaces one that is here."""
+
+    async def catch_up(self, heads: Mapping[ShardId, int]) -> None:
+        """Bring what was prepared for these shards up to their heads, if anything was; never raises for a fault."""
+
+    async def prepare(self, shard_id: ShardId, receiver: OwnerRecord) -> bool:
+        """Have a worker read what it will need of a shard that is served here; False when it is not to be had."""
+
+    async def tell(self, shard_id: ShardId, receiver: OwnerRecord) -> bool:
+        """Tell a worker that it owns a shard at ``receiver.epoch``; True when it says that it serves it."""
 
     async def release(self, shard_id: ShardId) -> None:
         """Stop admitting, and return when nothing is on its way.  May be cancelled, and may be called again."""
 
-    def drop(self, shard_id: ShardId) -> None:
-        """Forget a shard at once."""
+    def resume(self, shard_id: ShardId) -> None:
+        """Admit again for a shard that was being released."""
+
+    def drop(self, shard_id: ShardId, owner: str | None = None, epoch: int = 0) -> None:
+        """Forget a shard at once; what it holds is sent on to its owner, if that is known."""
 
     def drop_all(self) -> None:
         """Forget every shard at once."""
@@ -50,6 +74,9 @@ class ShardHost(Protocol):
 
     def serving(self) -> set[ShardId]:
         """Those of them that are here to stay: without those being released."""
+
+    def loads(self) -> dict[ShardId, store.Load]:
+        """How busy the shards that are served here are."""
 
 
 class Steward:
@@ -73,7 +100,21 @@ class Steward:
         self._leaving = leaving
         self._marked_leaving = False
         self._observer = Observer()
+        self._handoffs: dict[ShardId, Handoff] = {}
+        self._failed_at: dict[ShardId, float] = {}
         self._drains: dict[ShardId, asyncio.Task[None]] = {}
+        self._stopped_at: dict[ShardId, float] = {}
+        self._asides: set[asyncio.Task[None]] = set()
+        self._told: dict[ShardId, int] = {}
+        self._adopted: dict[ShardId, int] = {}
+        self._pauses: dict[tuple[ShardId, int], float] = {}
+        self._pauses_at = self._load_at = time.monotonic()
+
+    def told(self, shard_id: ShardId, epoch: int) -> None:
+        """Another worker says that it gave a shard to this one."""
+        if epoch > self._adopted.get(shard_id, 0):
+            self._told[shard_id] = epoch
+            self._sight.nudge()
 
     async def run(self, locked: asyncio.Event) -> None:
         """Go on until the incarnation is fenced, which raises `Fenced`.  Begins once the first beat is acknowledged."""
@@ -82,26 +123,38 @@ class Steward:
             while True:
                 connection = await self._connect("steward")
                 try:
-                    self._observer.restart()
-                    async with asyncio.timeout(STATEMENT_S):
-                        await connection.add_listener(store.CHANNEL, lambda *_: self._sight.ring())
-                    while True:
-                        acted = await self._turn(connection)
-                        await self._sight.rest(_LOOK_AFTER_STEPS_S if acted else _LOOK_S)
+                    await self._serve(connection)
                 except LINK_FAULTS as error:
                     log.warning("steward session lost", extra={"worker": self._worker, "cause": repr(error)})
                 finally:
                     connection.terminate()
                 await asyncio.sleep(_RECONNECT_S)
         finally:
-            drains = list(self._drains.values())
-            for drain in drains:
-                drain.cancel()
-            await asyncio.gather(*drains, return_exceptions=True)
+            beside = [*self._drains.values(), *self._asides]
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
             self._sight.stopped()
 
-    async def _turn(self, connection: asyncpg.Connection) -> bool:
-        """Look, decide, act; whether there was anything to do in the database."""
+    async def _serve(self, connection: asyncpg.Connection) -> None:
+        """Look and act on one session."""
+        self._observer.restart()
+        async with asyncio.timeout(STATEMENT_S):
+            await connection.add_listener(store.CHANNEL, lambda *_: self._sight.ring())
+        not_before = next_look = 0.0
+        while True:
+            await self._adopt_told(connection)
+            await self._give(connection)
+            now = time.monotonic()
+            if now >= not_before and (self._sight.wanted or now >= next_look):
+                pause_s = await self._turn(connection)
+                now = time.monotonic()
+                not_before, next_look = now + _LOOKS_APART_S, now + pause_s
+            await self._keep_books(connection)
+            await self._sight.rest(max(0.0, (not_before if self._sight.wanted else next_look) - time.monotonic()))
+
+    async def _turn(self, connection: asyncpg.Connection) -> float:
+        """Look, decide, act; how long the next look may wait."""
         if self._leaving() and not self._marked_leaving:
             async with asyncio.timeout(STATEMENT_S):
                 await store.mark_leaving(connection, self._worker, self._incarnation)
@@ -112,65 +165,200 @@ class Steward:
                 view = await store.look(connection)
         finally:
             self._sight.end(asked, view)
-        acted = await self._act(connection, self._decide())
-        self._sight.turned()
-        return acted
-
-    def _decide(self) -> Steps:
         now = time.monotonic()
-        view = self._sight.view
         me = view.workers.get(self._worker)
         if me is None or me.incarnation != self._incarnation or me.fenced:
             raise Fenced(self._incarnation)
         self._observer.note(view, now)
+        live = self._observer.live(view, now)
+        for suspect in self._observer.suspects(view, self._worker, now):
+            await self._fence(connection, suspect, live | {self._worker})
+        acted = await self._act(connection, self._decide(live, now))
+        self._sight.turned()
+        if acted or self._handoffs:
+            return _LOOK_WHILE_MOVING_S
+        quiet = self._observer.quiet_s(view, self._worker, now) > _SILENCE_S
+        return _LOOK_AT_SILENCE_S if quiet else _LOOK_S
+
+    def _decide(self, live: frozenset[str], now: float) -> Steps:
         return next_steps(
-            view,
+            self._sight.view,
             worker=self._worker,
             incarnation=self._incarnation,
-            present=self._host.present(),
-            serving=self._host.serving(),
-            drained=self._drained(),
+            held=Held(self._host.present(), self._host.serving(), self._drained()),
+            handoffs=self._handoffs,
+            failed_s={shard_id: now - at for shard_id, at in self._failed_at.items()},
             unowned_s=self._observer.unowned_s(now),
-            live=self._observer.live(view, now),
+            live=live,
             leaving=self._leaving(),
+            now=now,
         )
 
     async def _act(self, connection: asyncpg.Connection, steps: Steps) -> bool:
-        for shard_id in steps.drop:
-            self._drop(shard_id)
-        for shard_id in steps.drain:
-            if shard_id not in self._drains:
-                self._drain(shard_id)
+        """Take the steps; whether anything was changed in the database or is about to be."""
         shards = self._sight.view.shards
+        for shard_id in steps.drop:
+            self._drop(shard_id, shards[shard_id].owner, shards[shard_id].epoch)
+        for shard_id in steps.abandon:
+            self._abandon(shard_id)
+        for shard_id, target in steps.prepare:
+            self._prepare(shard_id, target)
+        for shard_id in steps.drain:
+            self._drain(shard_id)
         if steps.release:
             held = {shard_id: shards[shard_id].epoch for shard_id in steps.release}
             async with asyncio.timeout(STATEMENT_S):
-                released = await store.release(connection, self._incarnation, held)
+                released = await store.release(connection, self._worker, self._incarnation, held)
             for shard_id in released:
-                self._drop(shard_id)
+                self._drop(shard_id, None, 0)
         epochs: dict[ShardId, int] = {}
         if steps.adopt:
-            held = {shard_id: shards[shard_id].epoch for shard_id in steps.adopt}
-            async with asyncio.timeout(STATEMENT_S):
-                epochs |= await store.bump(connection, self._incarnation, held)
+            # Ours since that epoch and never ours before: nothing of ours can be on its way at it.
+            epochs = {shard_id: shards[shard_id].epoch for shard_id in steps.adopt if shard_id not in self._adopted}
+            held = {shard_id: shards[shard_id].epoch for shard_id in steps.adopt if shard_id in self._adopted}
+            if held:
+                async with asyncio.timeout(STATEMENT_S):
+                    epochs |= await store.bump(connection, self._incarnation, held)
         if steps.claim:
             async with asyncio.timeout(STATEMENT_S):
                 epochs |= await store.claim(connection, self._worker, self._incarnation, steps.claim)
         if epochs:
             async with asyncio.timeout(STATEMENT_S):
-                heads = await store.heads(connection, epochs)
-            for shard_id in sorted(heads):
-                self._forget_drain(shard_id)
-                self._host.adopt(shard_id, epochs[shard_id], heads[shard_id])
-            log.info("shards adopted", extra={"worker": self._worker, "count": len(heads)})
+                heads = await store.named(connection, self._incarnation, epochs)
+            await self._adopt(connection, epochs, heads)
         return bool(steps.drop or steps.release or epochs)
+
+    async def _fence(self, connection: asyncpg.Connection, suspect: Suspect, live: frozenset[str]) -> None:
+        gone = {(suspect.worker, suspect.incarnation)}
+        reason = f"{suspect.worker} died"
+        async with asyncio.timeout(STATEMENT_S):
+            freed = await store.fence(
+                connection,
+                suspect.worker,
+                suspect.incarnation,
+                suspect.beat,
+                heirs(self._sight.view, gone, live),
+                reason,
+            )
+        if freed is not None:
+            log.warning(
+                "worker fenced",
+                extra={"peer": suspect.worker, "incarnation": suspect.incarnation, "shards": len(freed)},
+            )
+            self._sight.ring()
+
+    # --- serving what is ours
+
+    async def _adopt_told(self, connection: asyncpg.Connection) -> None:
+        """Serve what other workers say they gave us, when the database says so too."""
+        if not self._told:
+            return
+        told, self._told = self._told, {}
+        async with asyncio.timeout(STATEMENT_S):
+            heads = await store.named(connection, self._incarnation, told)
+        await self._adopt(connection, told, heads)
+
+    async def _adopt(
+        self, connection: asyncpg.Connection, epochs: Mapping[ShardId, int], heads: Mapping[ShardId, int]
+    ) -> None:
+        if not heads:
+            return
+        await self._host.catch_up(heads)
+        for shard_id in sorted(heads):
+            self._forget_drain(shard_id)
+            self._handoffs.pop(shard_id, None)
+            self._adopted[shard_id] = epochs[shard_id]
+            self._host.adopt(shard_id, epochs[shard_id], heads[shard_id])
+        log.info("shards adopted", extra={"worker": self._worker, "count": len(heads)})
+        async with asyncio.timeout(STATEMENT_S):
+            await store.note_heads(connection, epochs, heads)
+
+    # --- handing over
+
+    def _prepare(self, shard_id: ShardId, target: str) -> None:
+        """Begin a handoff: have the target read what it will need, while the shard is served on."""
+        row, worker = self._sight.view.shards[shard_id], self._sight.view.workers[target]
+        handoff = Handoff(target, worker.incarnation, row.epoch, Phase.PREPARING, time.monotonic())
+        self._handoffs[shard_id] = handoff
+        receiver = OwnerRecord(
+            target, worker.incarnation, row.epoch, worker.host, worker.public_port, worker.management_port
+        )
+
+        async def prepare() -> None:
+            ready = await self._host.prepare(shard_id, receiver)
+            self._advance(shard_id, handoff, Phase.PREPARED if ready else Phase.FAILED)
+
+        self._aside(prepare(), f"prepare-{shard_id}")
+
+    def _advance(self, shard_id: ShardId, handoff: Handoff, phase: Phase) -> None:
+        """A handoff that was not given up meanwhile enters its next phase."""
+        if self._handoffs.get(shard_id) == handoff:
+            self._handoffs[shard_id] = handoff._replace(phase=phase, since=time.monotonic())
+            if phase is Phase.DRAINED:
+                self._sight.nudge()
+            else:
+                self._sight.ring()
+
+    async def _give(self, connection: asyncpg.Connection) -> None:
+        """Give what is drained to its targets; the database refuses what may not be given any more."""
+        drained = {shard_id: each for shard_id, each in self._handoffs.items() if each.phase is Phase.DRAINED}
+        if not drained:
+            return
+        shards = self._sight.view.shards
+        gifts = [
+            store.Gift(shard_id, each.epoch, each.worker, each.incarnation, shards[shard_id].reason)
+            for shard_id, each in sorted(drained.items())
+        ]
+        async with asyncio.timeout(STATEMENT_S):
+            given = await store.give(connection, self._worker, self._incarnation, gifts)
+        for shard_id, handoff in drained.items():
+            epoch = given.get(shard_id)
+            if epoch is None:
+                self._handoffs[shard_id] = handoff._replace(phase=Phase.FAILED)
+                self._sight.ring()
+                continue
+            stopped_at = self._stopped_at.get(shard_id, time.monotonic())
+            self._sight.learn(shard_id, handoff.worker, epoch)
+            self._drop(shard_id, handoff.worker, epoch)
+            self._aside(self._tell(shard_id, handoff, epoch, stopped_at), f"tell-{shard_id}")
+
+    async def _tell(self, shard_id: ShardId, handoff: Handoff, epoch: int, stopped_at: float) -> None:
+        worker = self._sight.view.workers[handoff.worker]
+        receiver = OwnerRecord(
+            worker.id, handoff.incarnation, epoch, worker.host, worker.public_port, worker.management_port
+        )
+        if await self._host.tell(shard_id, receiver):
+            self._pauses[(shard_id, epoch)] = (time.monotonic() - stopped_at) * 1000
+
+    def _abandon(self, shard_id: ShardId) -> None:
+        """Give a handoff up and serve on."""
+        handoff = self._handoffs.pop(shard_id)
+        self._failed_at[shard_id] = time.monotonic()
+        self._forget_drain(shard_id)
+        self._host.resume(shard_id)
+        log.warning(
+            "shard not handed over",
+            extra={"shard": shard_id, "target": handoff.worker, "phase": handoff.phase.name.lower()},
+        )
 
     # --- drains
 
     def _drain(self, shard_id: ShardId) -> None:
+        if shard_id in self._drains:
+            return
+        handoff = self._handoffs.get(shard_id)
+        if handoff is not None:
+            handoff = self._handoffs[shard_id] = handoff._replace(phase=Phase.DRAINING, since=time.monotonic())
+        self._stopped_at[shard_id] = time.monotonic()
         task = asyncio.create_task(self._host.release(shard_id), name=f"drain-{shard_id}")
         self._drains[shard_id] = task
-        task.add_done_callback(lambda _: self._sight.ring())
+
+        def ended(done: "asyncio.Task[None]") -> None:
+            if handoff is not None and not done.cancelled():
+                self._advance(shard_id, handoff, Phase.FAILED if done.exception() is not None else Phase.DRAINED)
+            self._sight.nudge()
+
+        task.add_done_callback(ended)
 
     def _drained(self) -> set[ShardId]:
         """The shards that have nothing on its way; a drain that failed is begun again."""
@@ -186,11 +374,40 @@ class Steward:
             log.error("a shard was not drained", exc_info=error, extra={"shard": shard_id})
         return drained
 
-    def _drop(self, shard_id: ShardId) -> None:
+    def _drop(self, shard_id: ShardId, owner: str | None, epoch: int) -> None:
         self._forget_drain(shard_id)
-        self._host.drop(shard_id)
+        self._handoffs.pop(shard_id, None)
+        self._host.drop(shard_id, owner, epoch)
 
     def _forget_drain(self, shard_id: ShardId) -> None:
+        self._stopped_at.pop(shard_id, None)
         task = self._drains.pop(shard_id, None)
         if task is not None:
             task.cancel()
+
+    # --- beside it
+
+    def _aside(self, work: Coroutine[object, object, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._asides.add(task)
+        task.add_done_callback(self._aside_ended)
+
+    def _aside_ended(self, task: "asyncio.Task[None]") -> None:
+        self._asides.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a step of a handoff failed", exc_info=error, extra={"step": task.get_name()})
+
+    async def _keep_books(self, connection: asyncpg.Connection) -> None:
+        """Write down, now and then, what nobody waits for."""
+        now = time.monotonic()
+        if self._pauses and now - self._pauses_at >= _KEEP_PAUSES_S:
+            self._pauses_at = now
+            pauses, self._pauses = self._pauses, {}
+            async with asyncio.timeout(STATEMENT_S):
+                await store.note_pauses(connection, pauses)
+        if now - self._load_at >= _KEEP_LOAD_S:
+            self._load_at = now
+            loads = self._host.loads()
+            if loads:
+                async with asyncio.timeout(STATEMENT_S):
+                    await store.keep_load(connection, loads)

@@ -9,6 +9,7 @@ A function that failed or was cancelled in the middle of a transaction leaves it
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Final, NamedTuple
 
 import asyncpg
@@ -45,13 +46,14 @@ WITH freed AS (
     UPDATE shard SET epoch = epoch + 1, owner = NULL, incarnation = NULL, changed_at = now()
      WHERE owner = $1 AND (incarnation = $2) = $3 RETURNING id, epoch
 )
-INSERT INTO shard_epoch (shard_id, epoch) SELECT id, epoch FROM freed RETURNING shard_id
+INSERT INTO shard_epoch (shard_id, epoch, kind, source, reason) SELECT id, epoch, $4, $1, $5 FROM freed RETURNING shard_id
 """
 # FOR UPDATE waits for a claim that holds the row FOR KEY SHARE, so that what it won is freed too; and it reads ``beat``
 # again after the wait.
 _SILENT_SQL: Final = """
 SELECT id FROM worker WHERE id = $1 AND incarnation = $2 AND beat = $3 AND NOT fenced FOR UPDATE
 """
+_REPLACED_SQL: Final = "SELECT id FROM worker WHERE id = $1 AND incarnation <> $2 FOR UPDATE"
 _MINE_SQL: Final = "SELECT id FROM worker WHERE id = $1 AND incarnation = $2 AND NOT fenced FOR UPDATE"
 _END_SQL: Final = "UPDATE worker SET fenced = true WHERE id = $1"
 _ATTEMPT_SQL: Final = """
@@ -72,8 +74,39 @@ WITH me AS (
     UPDATE shard SET epoch = epoch + 1, owner = $1, incarnation = $2, changed_at = now()
       FROM free WHERE shard.id = free.id RETURNING shard.id, shard.epoch
 )
-INSERT INTO shard_epoch (shard_id, epoch, worker, incarnation)
-SELECT id, epoch, $1, $2 FROM won RETURNING shard_id, epoch
+INSERT INTO shard_epoch (shard_id, epoch, worker, incarnation, kind)
+SELECT id, epoch, $1, $2, 'claim' FROM won RETURNING shard_id, epoch
+"""
+# The receivers first: a fence of one of them waits for the gift, or the gift sees the fence.
+_GIVE_SQL: Final = """
+WITH wanted AS (
+    SELECT * FROM unnest($1::int[], $2::bigint[], $3::text[], $4::text[], $5::text[])
+        AS w (id, epoch, worker, incarnation, reason)
+), receiver AS MATERIALIZED (
+    SELECT r.id, r.incarnation FROM worker r
+     WHERE r.id = ANY($3::text[]) AND r.incarnation = ANY($4::text[]) AND NOT r.fenced AND NOT r.leaving
+     ORDER BY r.id FOR KEY SHARE OF r
+), mine AS (
+    SELECT s.id, wanted.worker, wanted.incarnation, wanted.reason
+      FROM shard s
+      JOIN wanted USING (id, epoch)
+      JOIN receiver r ON r.id = wanted.worker AND r.incarnation = wanted.incarnation
+     WHERE s.incarnation = $6 ORDER BY s.id FOR UPDATE OF s
+), given AS (
+    UPDATE shard SET epoch = epoch + 1, owner = mine.worker, incarnation = mine.incarnation, changed_at = now()
+      FROM mine WHERE shard.id = mine.id RETURNING shard.id, shard.epoch, mine.worker, mine.incarnation, mine.reason
+)
+INSERT INTO shard_epoch (shard_id, epoch, worker, incarnation, kind, source, reason)
+SELECT id, epoch, worker, incarnation, 'handoff', $7, reason FROM given RETURNING shard_id, epoch
+"""
+_PAUSES_SQL: Final = """
+UPDATE shard_epoch e SET pause_ms = p.pause_ms
+  FROM unnest($1::int[], $2::bigint[], $3::real[]) AS p (shard_id, epoch, pause_ms)
+ WHERE e.shard_id = p.shard_id AND e.epoch = p.epoch
+"""
+_NAMED_SQL: Final = """
+SELECT s.id, (SELECT coalesce(max(j.shard_seq), 0) FROM journal j WHERE j.shard_id = s.id) AS head
+  FROM shard s JOIN unnest($1::int[], $2::bigint[]) AS told (id, epoch) USING (id, epoch) WHERE s.incarnation = $3
 """
 _RELEASE_SQL: Final = """
 WITH mine AS (
@@ -83,7 +116,8 @@ WITH mine AS (
     UPDATE shard SET epoch = epoch + 1, owner = NULL, incarnation = NULL, changed_at = now()
       FROM mine WHERE shard.id = mine.id RETURNING shard.id, shard.epoch
 )
-INSERT INTO shard_epoch (shard_id, epoch) SELECT id, epoch FROM freed RETURNING shard_id
+INSERT INTO shard_epoch (shard_id, epoch, kind, source)
+SELECT id, epoch, 'release', $4 FROM freed RETURNING shard_id
 """
 _RAISE_SQL: Final = """
 WITH mine AS (
@@ -93,8 +127,8 @@ WITH mine AS (
     UPDATE shard SET epoch = epoch + 1, changed_at = now()
       FROM mine WHERE shard.id = mine.id RETURNING shard.id, shard.epoch, shard.owner, shard.incarnation
 )
-INSERT INTO shard_epoch (shard_id, epoch, worker, incarnation)
-SELECT id, epoch, owner, incarnation FROM raised RETURNING shard_id, epoch
+INSERT INTO shard_epoch (shard_id, epoch, worker, incarnation, kind, source)
+SELECT id, epoch, owner, incarnation, 'adopt', owner FROM raised RETURNING shard_id, epoch
 """
 _HEADS_SQL: Final = """
 SELECT s.id, (SELECT coalesce(max(j.shard_seq), 0) FROM journal j WHERE j.shard_id = s.id) AS head
@@ -105,16 +139,41 @@ UPDATE shard_epoch e SET from_seq = h.head + 1
   FROM unnest($1::int[], $2::bigint[], $3::bigint[]) AS h (shard_id, epoch, head)
  WHERE e.shard_id = h.shard_id AND e.epoch = h.epoch AND e.from_seq IS NULL
 """
+# The locks are looked at, never waited for: a waiter pins the horizon of vacuum.
 _WORKERS_SQL: Final = """
-SELECT id, incarnation, host, public_port, management_port, beat, fenced, leaving, cordoned FROM worker
+SELECT id, incarnation, host, public_port, management_port, beat, fenced, leaving, cordoned, draining,
+       hashtextextended(incarnation || ':' || attempt, 0) IN (
+           SELECT classid::bigint << 32 | objid::bigint FROM pg_locks
+            WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+              AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+  FROM worker
 """
 _SHARDS_SQL: Final = """
-SELECT s.id, s.epoch, s.owner, s.incarnation, t.target, t.reason FROM shard s LEFT JOIN shard_target t ON t.shard_id = s.id
+SELECT s.id, s.epoch, s.owner, s.incarnation, t.target, t.reason, s.changed_at,
+       coalesce(l.commands_s, 0), coalesce(l.append_ms, 0)
+  FROM shard s LEFT JOIN shard_target t ON t.shard_id = s.id LEFT JOIN shard_load l ON l.shard_id = s.id
+"""
+_CORDON_SQL: Final = "UPDATE worker SET cordoned = $2, draining = $3 WHERE id = $1 RETURNING id"
+_LOAD_SQL: Final = """
+INSERT INTO shard_load (shard_id, commands_s, append_ms)
+SELECT * FROM unnest($1::int[], $2::real[], $3::real[]) AS l (shard_id, commands_s, append_ms) ORDER BY shard_id
+    ON CONFLICT (shard_id) DO UPDATE
+   SET commands_s = excluded.commands_s, append_ms = excluded.append_ms, measured_at = now()
+"""
+# A claim tells from whom only through the row before it, which says how the shard came to be free.
+_HISTORY_SQL: Final = """
+SELECT e.claimed_at, e.shard_id, e.epoch, coalesce(e.source, before.source),
+       e.worker, CASE WHEN e.kind = 'claim' AND before.worker IS NULL THEN coalesce(before.kind, e.kind) ELSE e.kind END,
+       CASE WHEN e.reason = '' THEN coalesce(before.reason, '') ELSE e.reason END, e.pause_ms
+  FROM shard_epoch e LEFT JOIN shard_epoch before ON before.shard_id = e.shard_id AND before.epoch = e.epoch - 1
+ WHERE $2::int IS NULL OR e.shard_id = $2
+ ORDER BY e.claimed_at DESC, e.shard_id, e.epoch DESC LIMIT $1
 """
 _PLAN_SQL: Final = "SELECT version, hash FROM plan"
 _NEXT_PLAN_SQL: Final = """
 UPDATE plan SET version = version + 1, hash = $2, made_at = now() WHERE version = $1 RETURNING version
 """
+_TAKEOVER_PLAN_SQL: Final = "UPDATE plan SET version = version + 1, made_at = now() RETURNING version"
 _TARGETS_SQL: Final = """
 INSERT INTO shard_target (shard_id, target, reason, plan_version)
 SELECT shard_id, target, reason, $4 FROM unnest($1::int[], $2::text[], $3::text[]) AS t (shard_id, target, reason)
@@ -130,6 +189,36 @@ class Address(NamedTuple):
     host: str
     public_port: int
     management_port: int
+
+
+class Gift(NamedTuple):
+    """A shard, at the epoch it is held at, and the incarnation that gets it."""
+
+    shard_id: ShardId
+    epoch: int
+    worker: str
+    incarnation: str
+    reason: str
+
+
+class Load(NamedTuple):
+    """How busy a shard is: commands a second, and how long the appends take that carry its events."""
+
+    commands_s: float
+    append_ms: float
+
+
+class Change(NamedTuple):
+    """One change of a shard's owner, as the book of epochs has it."""
+
+    at: datetime
+    shard_id: ShardId
+    epoch: int
+    source: str | None
+    worker: str | None
+    kind: str
+    reason: str
+    pause_ms: float | None
 
 
 class Target(NamedTuple):
@@ -179,19 +268,38 @@ async def free_predecessors(connection: asyncpg.Connection, worker: str, incarna
     async with _transaction(connection):
         if await connection.fetchval(_MINE_SQL, worker, incarnation) is None:
             return 0
-        return await _free(connection, worker, incarnation, itself=False)
+        return len(await _free(connection, worker, incarnation, "restart", f"{worker} was started anew", itself=False))
 
 
-async def fence(connection: asyncpg.Connection, worker: str, incarnation: str, beat: int) -> bool:
-    """End an incarnation that was last seen at ``beat``; False when it moved on, or another was first."""
+async def fence(
+    connection: asyncpg.Connection,
+    worker: str,
+    incarnation: str,
+    beat: int | None,
+    heirs: Mapping[ShardId, str | None],
+    reason: str,
+) -> list[ShardId] | None:
+    """End an incarnation last seen at ``beat`` (None: one that was replaced) and free its shards for their ``heirs``.
+
+    Returns the shards, or None when it moved on, or another was first.  The plan gets a new version, for plans made
+    before know nothing of this.
+    """
     async with _transaction(connection):
-        if await connection.fetchval(_SILENT_SQL, worker, incarnation, beat) is None:
-            return False
-        await connection.execute(_END_SQL, worker)
+        if beat is None:
+            ended = await connection.fetchval(_REPLACED_SQL, worker, incarnation)
+        elif (ended := await connection.fetchval(_SILENT_SQL, worker, incarnation, beat)) is not None:
+            await connection.execute(_END_SQL, worker)
+        if ended is None:
+            return None
         await connection.fetch(_TERMINATE_SQL, incarnation)
-        await _free(connection, worker, "", itself=False)
+        freed = await _free(connection, worker, incarnation, "takeover", reason, itself=True)
+        if freed:
+            version = await connection.fetchval(_TAKEOVER_PLAN_SQL)
+            await connection.execute(
+                _TARGETS_SQL, freed, [heirs.get(shard_id) for shard_id in freed], [reason] * len(freed), version
+            )
         await connection.execute(_NOTIFY_SQL)
-    return True
+    return freed
 
 
 async def retire(connection: asyncpg.Connection, worker: str, incarnation: str) -> int:
@@ -200,17 +308,19 @@ async def retire(connection: asyncpg.Connection, worker: str, incarnation: str) 
         if await connection.fetchval(_MINE_SQL, worker, incarnation) is None:
             return 0
         await connection.execute(_END_SQL, worker)
-        freed = await _free(connection, worker, incarnation, itself=True)
+        freed = await _free(connection, worker, incarnation, "release", f"{worker} left", itself=True)
         await connection.execute(_NOTIFY_SQL)
-    return freed
+    return len(freed)
 
 
-async def _free(connection: asyncpg.Connection, worker: str, incarnation: str, *, itself: bool) -> int:
+async def _free(
+    connection: asyncpg.Connection, worker: str, incarnation: str, kind: str, reason: str, *, itself: bool
+) -> list[ShardId]:
     await connection.fetch(_LOCK_SHARDS_SQL, worker, incarnation, itself)
-    freed = len(await connection.fetch(_FREE_SQL, worker, incarnation, itself))
-    if freed:
+    rows = await connection.fetch(_FREE_SQL, worker, incarnation, itself, kind, reason)
+    if rows:
         await connection.execute(_NOTIFY_SQL)
-    return freed
+    return sorted(ShardId(row["shard_id"]) for row in rows)
 
 
 async def next_attempt(connection: asyncpg.Connection, worker: str, incarnation: str) -> int | None:
@@ -248,24 +358,73 @@ async def claim(
 
 
 async def heads(connection: asyncpg.Connection, epochs: Mapping[ShardId, int]) -> dict[ShardId, int]:
-    """The last sequence number of each claimed shard, kept in ``shard_epoch``.
+    """The last sequence number of each claimed shard.
 
     To be called after the claim is acknowledged: in the claim's own statement the snapshot would be older than its wait
     for the owner before.
     """
     rows = await connection.fetch(_HEADS_SQL, list(epochs))
-    found = {ShardId(row["id"]): int(row["head"]) for row in rows}
-    await connection.execute(_FROM_SQL, list(found), [epochs[shard_id] for shard_id in found], list(found.values()))
-    return found
+    return {ShardId(row["id"]): int(row["head"]) for row in rows}
 
 
-async def release(connection: asyncpg.Connection, incarnation: str, held: Mapping[ShardId, int]) -> set[ShardId]:
+async def named(
+    connection: asyncpg.Connection, incarnation: str, epochs: Mapping[ShardId, int]
+) -> dict[ShardId, int]:
+    """The last sequence number of each of these shards that this incarnation owns at just that epoch.
+
+    To be called after the change of owner is acknowledged, like `heads`, which keeps the numbers.
+    """
+    rows = await connection.fetch(_NAMED_SQL, *_columns(epochs), incarnation)
+    return {ShardId(row["id"]): int(row["head"]) for row in rows}
+
+
+async def note_heads(
+    connection: asyncpg.Connection, epochs: Mapping[ShardId, int], heads: Mapping[ShardId, int]
+) -> None:
+    """Keep in ``shard_epoch`` where each epoch begins."""
+    numbers = list(heads.values())
+    await connection.execute(_FROM_SQL, list(heads), [epochs[shard_id] for shard_id in heads], numbers)
+
+
+async def give(
+    connection: asyncpg.Connection, worker: str, incarnation: str, gifts: Sequence[Gift]
+) -> dict[ShardId, int]:
+    """Give shards to other incarnations, in one step; the new epoch of each one given.
+
+    One whose receiver was fenced, replaced or leaves, or that is no longer ours at that epoch, stays as it is.
+    """
+    async with _transaction(connection):
+        given = await connection.fetch(
+            _GIVE_SQL,
+            [gift.shard_id for gift in gifts],
+            [gift.epoch for gift in gifts],
+            [gift.worker for gift in gifts],
+            [gift.incarnation for gift in gifts],
+            [gift.reason for gift in gifts],
+            incarnation,
+            worker,
+        )
+        if given:
+            await connection.execute(_NOTIFY_SQL)
+    return {ShardId(row["shard_id"]): row["epoch"] for row in given}
+
+
+async def note_pauses(connection: asyncpg.Connection, pauses: Mapping[tuple[ShardId, int], float]) -> None:
+    """Keep how long the handoffs that led to these (shard, epoch)s stopped their shards, in milliseconds."""
+    await connection.execute(
+        _PAUSES_SQL, [shard for shard, _ in pauses], [epoch for _, epoch in pauses], list(pauses.values())
+    )
+
+
+async def release(
+    connection: asyncpg.Connection, worker: str, incarnation: str, held: Mapping[ShardId, int]
+) -> set[ShardId]:
     """Give up shards, each at the epoch it is held at; those that are no longer so are left alone.
 
     A release whose answer was lost may be sent again, and one that arrives late frees nothing that was adopted since.
     """
     async with _transaction(connection):
-        freed = await connection.fetch(_RELEASE_SQL, *_columns(held), incarnation)
+        freed = await connection.fetch(_RELEASE_SQL, *_columns(held), incarnation, worker)
         if freed:
             await connection.execute(_NOTIFY_SQL)
     return {ShardId(row["shard_id"]) for row in freed}
@@ -279,6 +438,26 @@ async def bump(connection: asyncpg.Connection, incarnation: str, held: Mapping[S
 
 def _columns(held: Mapping[ShardId, int]) -> tuple[list[ShardId], list[int]]:
     return list(held), list(held.values())
+
+
+async def set_cordon(connection: asyncpg.Connection, worker: str, *, cordoned: bool, draining: bool) -> bool:
+    """Say whether a worker gets more shards, and whether it keeps those it has; False for a name nobody has had."""
+    async with _transaction(connection):
+        found = await connection.fetchval(_CORDON_SQL, worker, cordoned, draining)
+        await connection.execute(_NOTIFY_SQL)
+    return found is not None
+
+
+async def keep_load(connection: asyncpg.Connection, loads: Mapping[ShardId, Load]) -> None:
+    """Tell everyone how busy shards are."""
+    await connection.execute(
+        _LOAD_SQL, list(loads), [load.commands_s for load in loads.values()], [load.append_ms for load in loads.values()]
+    )
+
+
+async def history(connection: asyncpg.Connection, limit: int, shard_id: ShardId | None) -> list[Change]:
+    """The last changes of owner, newest first."""
+    return [Change(*row) for row in await connection.fetch(_HISTORY_SQL, limit, shard_id)]
 
 
 async def look(connection: asyncpg.Connection) -> View:

@@ -1,22 +1,32 @@
 """The local supervisor's next steps: one case at a time, and followed to the end from anywhere."""
 
+from collections import Counter
 from collections.abc import Mapping
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from threadcluster_operator.local.plan import Next, Observed, next_steps
+from threadcluster_operator.local.plan import NewPlan, Next, Observed, next_steps, preview, same_plan
+from threadcluster_operator.model import PinSpec, RebalanceSpec, ResourceRefused, ThreadClusterSpec, parse_resources
+from threadcluster_operator.placement import Worker
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.share import Candidate, plan_hash, share
+from shard_worker.ownership.share import plan_hash
 
 Owners = dict[ShardId, str | None]
 
 NAMES = [f"c-{number}" for number in range(5)]
+ALL = frozenset(NAMES)
 
 
 def owners(*names: str | None) -> Owners:
     """The owner of each shard, from 0."""
     return {ShardId(number): name for number, name in enumerate(names)}
+
+
+def seen(*workers: Worker) -> dict[str, Worker]:
+    """Workers by name."""
+    return {worker.name: worker for worker in workers}
 
 
 def observed(
@@ -25,16 +35,25 @@ def observed(
     *,
     serving: Mapping[str, frozenset[ShardId]] | None = None,
     version: int = 4,
+    workers: Mapping[str, Worker] | None = None,
+    loads: Mapping[ShardId, float] | None = None,
 ) -> Observed:
     """A cluster whose targets are where the shards are, and that serves what it owns, where nothing else is said."""
     if serving is None:
         serving = {name: frozenset(s for s, owner in owned.items() if owner == name) for name in NAMES}
-    return Observed(version, owned, owned if targets is None else targets, serving)
+    return Observed(version, owned, owned if targets is None else targets, serving, workers or {}, loads or {})
 
 
-def steps(replicas: int, running: int, seen: Observed | None) -> Next:
+def wanted(replicas: int, rebalance: RebalanceSpec | None = None) -> ThreadClusterSpec:
+    """A cluster of so many workers."""
+    return ThreadClusterSpec(replicas=replicas, rebalance=rebalance or RebalanceSpec())
+
+
+def steps(
+    replicas: int, running: int, now: Observed | None, rebalance: RebalanceSpec | None = None, *, told: bool = False
+) -> Next:
     """The next steps of the cluster ``c``, of which the first ``running`` workers run."""
-    return next_steps("c", replicas, frozenset(NAMES[:running]), seen)
+    return next_steps("c", wanted(replicas, rebalance), frozenset(NAMES[:running]), now, rebalance_now=told)
 
 
 def test_a_settled_cluster_needs_nothing() -> None:
@@ -49,25 +68,123 @@ def test_nothing_is_stopped_or_planned_without_an_observation() -> None:
 
 def test_nobody_wanted_means_everyone_ends() -> None:
     """There is no receiver, and what runs is stopped without waiting for one."""
-    for seen in (None, observed(owners("c-0", "c-1"))):
-        assert steps(0, 2, seen) == Next((), None, ("c-0", "c-1"), converged=False)
-        assert steps(0, 0, seen) == Next((), None, (), converged=True)
+    for now in (None, observed(owners("c-0", "c-1"))):
+        assert steps(0, 2, now) == Next((), None, ("c-0", "c-1"), converged=False)
+        assert steps(0, 0, now) == Next((), None, (), converged=True)
 
 
 def test_a_new_cluster_gets_its_first_plan() -> None:
-    """Shards that nobody owns are no moves."""
-    plan = steps(2, 2, observed(owners(None, None, None), {}, version=0)).plan
+    """Shards that nobody owns are no moves, and wait for no limit; workers that are starting get their share."""
+    plan = steps(2, 1, observed(owners(*[None] * 12), {}, version=0), RebalanceSpec(max_concurrent_moves=1)).plan
     assert plan is not None
-    targets = share(owners(None, None, None), [Candidate("c-0"), Candidate("c-1")])
-    assert plan == (0, plan_hash(targets), targets, 0)
+    assert plan == NewPlan(
+        0, plan_hash(plan.targets), plan.targets, {ShardId(number): "no owner" for number in range(12)}, 0
+    )
+    assert Counter(plan.targets.values()) == {"c-0": 6, "c-1": 6}
 
 
 def test_one_more_worker_gets_its_share() -> None:
-    """As few moves as that takes, from the plan that was seen."""
+    """As few moves as that takes, from the plan that was seen; only what changes is said."""
     plan = steps(3, 2, observed(owners("c-0", "c-1", "c-0", "c-1", "c-0", "c-1"), version=7)).plan
     assert plan is not None
     assert (plan.made_from, plan.moves) == (7, 2)
-    assert list(plan.targets.values()).count("c-2") == 2
+    assert list(plan.targets.values()) == ["c-2", "c-2"]
+    assert set(plan.reasons.values()) == {"c-0 holds 3 of 2 shards", "c-1 holds 3 of 2 shards"}
+    assert set(plan.reasons) == set(plan.targets)
+
+
+def test_moves_are_ordered_a_few_at_a_time() -> None:
+    """All are parts of one plan; the caller is told to go on, and when no more."""
+    rebalance = RebalanceSpec(max_concurrent_moves=2)
+    holding: Owners = owners(*["c-0", "c-1"] * 6)
+    whole = preview("c", wanted(3, rebalance), frozenset(NAMES[:3]), observed(holding))
+    assert len(whole.moves) == 4
+    first = steps(3, 3, observed(holding), rebalance)
+    assert first.balancing
+    assert first.plan is not None
+    assert (first.plan.moves, first.plan.hash) == (2, whole.hash)
+    targets = {**holding, **first.plan.targets}
+    waiting = steps(3, 3, observed(holding, targets), rebalance, told=True)
+    assert waiting == Next(("c-0", "c-1", "c-2"), None, (), converged=False, balancing=True)
+    second = steps(3, 3, observed(dict(targets)), rebalance, told=True)
+    assert second.plan is not None
+    assert (second.plan.moves, second.plan.hash) == (2, whole.hash)
+    targets |= second.plan.targets
+    assert targets == whole.targets
+    assert not steps(3, 3, observed(dict(holding), targets), rebalance, told=True).balancing
+
+
+def test_a_wish_to_balance_outlives_a_blind_moment() -> None:
+    """Nothing was seen, so nothing is done with it yet."""
+    assert steps(1, 1, None, told=True).balancing
+    assert not steps(1, 1, None).balancing
+
+
+def test_a_preview_is_known_by_its_hash() -> None:
+    """It is the same plan until something else would be done."""
+    now = observed(owners("c-0", "c-0", "c-0", "c-0"))
+    whole = preview("c", wanted(2), ALL, now)
+    assert same_plan(whole.hash, preview("c", wanted(2), ALL, now))
+    assert not same_plan(whole.hash, preview("c", wanted(3), ALL, now))
+    assert len(preview("c", wanted(2, RebalanceSpec(mode="Manual")), ALL, now).moves) == 0
+    assert len(preview("c", wanted(2, RebalanceSpec(mode="Manual")), ALL, now, rebalance_now=True).moves) == 2
+
+
+def test_the_spec_says_how_shards_move() -> None:
+    """Mode, strategy, threshold and pins each count."""
+    two = owners("c-0", "c-0", "c-0", "c-1")
+    assert steps(2, 2, observed(two)).plan is not None
+    for quiet in (
+        RebalanceSpec(mode="Manual"),
+        RebalanceSpec(mode="Paused"),
+        RebalanceSpec(imbalance_threshold_percent=50),
+    ):
+        assert steps(2, 2, observed(two), quiet).plan is None
+    by_load = RebalanceSpec(strategy="Load")
+    assert steps(2, 2, observed(two, loads={ShardId(3): 3.0}), by_load).plan is None
+    pinned = steps(2, 2, observed(two), RebalanceSpec(pins=[PinSpec(shard=3, worker="c-0")], mode="Manual")).plan
+    assert pinned is not None
+    assert pinned.targets == {3: "c-0"}
+    assert pinned.reasons == {3: "pinned to c-0"}
+
+
+def test_cordoned_and_drained_workers_get_nothing() -> None:
+    """The first keeps what it has; the second is emptied; both count as settled."""
+    two = owners("c-0", "c-0", "c-0", "c-1")
+    cordoned = observed(two, workers=seen(Worker("c-1", cordoned=True)))
+    assert steps(2, 2, cordoned).converged
+    drained = steps(2, 2, observed(two, workers=seen(Worker("c-1", draining=True)))).plan
+    assert drained is not None
+    assert drained.targets == {3: "c-0"}
+    assert drained.reasons == {3: "c-1 is draining"}
+    empty = observed(owners("c-0", "c-0"), workers=seen(Worker("c-1", draining=True)))
+    assert steps(2, 2, empty).converged
+
+
+def test_a_dead_worker_gets_nothing_and_its_shards_wait_for_no_limit() -> None:
+    """It is wanted, and there is no use in waiting for it."""
+    rebalance = RebalanceSpec(max_concurrent_moves=1)
+    dead = observed(owners("c-0", "c-1", "c-1", "c-1"), workers=seen(Worker("c-1", live=False)))
+    plan = steps(2, 2, dead, rebalance).plan
+    assert plan is not None
+    assert plan.targets == {1: "c-0", 2: "c-0", 3: "c-0"}
+    assert plan.moves == 0
+
+
+def test_nobody_who_may_have_it_is_said() -> None:
+    """A target at a worker that is dead is taken back, even when there is no other."""
+    plan = steps(1, 1, observed(owners(None), owners("c-0"), workers=seen(Worker("c-0", live=False)))).plan
+    assert plan is not None
+    assert plan.targets == {0: None}
+    assert plan.reasons == {0: "nobody may have it"}
+    assert steps(1, 1, observed(owners(None), workers=seen(Worker("c-0", live=False)))).plan is None
+
+
+def test_an_owner_that_has_no_target_is_told_to_stay() -> None:
+    """That is no move."""
+    plan = steps(1, 1, observed(owners("c-0"), {})).plan
+    assert plan is not None
+    assert (plan.targets, plan.reasons, plan.moves) == ({0: "c-0"}, {0: "stays on c-0"}, 0)
 
 
 def test_a_plan_that_is_under_way_is_not_made_again() -> None:
@@ -80,7 +197,8 @@ def test_a_wish_that_was_withdrawn_leaves_nothing_behind() -> None:
     """Targets at a worker that is wanted no more go back to the owners that are."""
     plan = steps(2, 3, observed(owners("c-0", "c-1", "c-0"), owners("c-0", "c-1", "c-2"))).plan
     assert plan is not None
-    assert plan.targets == owners("c-0", "c-1", "c-0")
+    assert plan.targets == {2: "c-0"}
+    assert plan.reasons == {2: "stays on c-0"}
     assert plan.moves == 0
 
 
@@ -112,29 +230,92 @@ def test_it_is_not_settled_before_every_owner_serves() -> None:
     assert not steps(2, 1, observed(good)).converged
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(
     st.lists(st.sampled_from([None, *NAMES]), min_size=1, max_size=12),
     st.lists(st.sampled_from([None, *NAMES]), min_size=12, max_size=12),
     st.frozensets(st.sampled_from(NAMES)),
     st.integers(1, 5),
+    st.integers(1, 4),
 )
 def test_from_anywhere_the_steps_lead_to_a_settled_cluster(
-    owned: list[str | None], wanted: list[str | None], running: frozenset[str], replicas: int
+    owned: list[str | None], told: list[str | None], running: frozenset[str], replicas: int, limit: int
 ) -> None:
     """Carried out one after the other, and no worker is stopped while it has a shard; then nothing moves any more."""
-    holding, targets = owners(*owned), owners(*wanted[: len(owned)])
-    version = 1
-    for _ in range(6):
-        now = next_steps("c", replicas, running, observed(holding, targets, version=version))
+    holding, targets = owners(*owned), owners(*told[: len(owned)])
+    rebalance = RebalanceSpec(max_concurrent_moves=limit)
+    version, balancing = 1, False
+    for _ in range(60):
+        seen_now = observed(holding, targets, version=version)
+        now = next_steps("c", wanted(replicas, rebalance), running, seen_now, rebalance_now=balancing)
         if now.converged:
             break
-        assert not set(now.stop) & {*holding.values(), *now.run}
+        balancing = now.balancing
+        assert not set(now.stop) & {*holding.values(), *targets.values(), *now.run}
         running = (running | set(now.run)) - set(now.stop)
         if now.plan is not None:
             assert now.plan.made_from == version
-            targets, version = dict(now.plan.targets), version + 1
+            assert now.plan.moves <= limit or version == 1  # what was under way at first is sent elsewhere at once
+            targets, version = {**targets, **now.plan.targets}, version + 1
         else:
             holding = dict(targets)
     assert now == Next(tuple(NAMES[:replicas]), None, (), converged=True)
     assert running == set(now.run)
+
+
+# --- the resource
+
+
+RESOURCE = """
+apiVersion: threadcluster.io/v1alpha1
+kind: ThreadCluster
+metadata: {name: c}
+spec:
+  shards: 12
+  rebalance: %s
+"""
+
+
+def test_a_resource_says_how_shards_move() -> None:
+    """Every field has a default."""
+    assert parse_resources(RESOURCE % "{}", "file").cluster.spec.rebalance == RebalanceSpec(
+        mode="Auto", strategy="Count", max_concurrent_moves=4, imbalance_threshold_percent=10, pins=[]
+    )
+    text = RESOURCE % (
+        "{mode: Manual, strategy: Load, maxConcurrentMoves: 256, imbalanceThresholdPercent: 0,"
+        " pins: [{shard: 11, worker: c-2}]}"
+    )
+    assert parse_resources(text, "file").cluster.spec.rebalance == RebalanceSpec(
+        mode="Manual",
+        strategy="Load",
+        max_concurrent_moves=256,
+        imbalance_threshold_percent=0,
+        pins=[PinSpec(shard=11, worker="c-2")],
+    )
+
+
+@pytest.mark.parametrize(
+    ("rebalance", "message"),
+    [
+        pytest.param("{mode: Often}", "spec.rebalance.mode: Input should be 'Auto', 'Manual' or 'Paused'", id="mode"),
+        pytest.param(
+            "{maxConcurrentMoves: 0}", "spec.rebalance.maxConcurrentMoves: Input should be greater", id="limit"
+        ),
+        pytest.param("{speed: 1}", "spec.rebalance.speed: unknown field", id="unknown"),
+        pytest.param(
+            "{pins: [{shard: 12, worker: c-0}]}",
+            "spec.rebalance.pins.0.shard: the cluster has shards 0 to 11 (given: 12)",
+            id="no such shard",
+        ),
+        pytest.param(
+            "{pins: [{shard: 1, worker: c-0}, {shard: 2, worker: c-0}, {shard: 1, worker: c-1}]}",
+            "spec.rebalance.pins.2.shard: spec.rebalance.pins.0 pins this shard already (given: 1)",
+            id="pinned twice",
+        ),
+    ],
+)
+def test_a_wrong_resource_is_refused_with_the_path(rebalance: str, message: str) -> None:
+    """The user sees which field is wrong, and what was given."""
+    with pytest.raises(ResourceRefused) as refused:
+        parse_resources(RESOURCE % rebalance, "file")
+    assert message in str(refused.value)

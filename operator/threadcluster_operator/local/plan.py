@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.share import Candidate, plan_hash, share
+from threadcluster_operator.model import ThreadClusterSpec
+from threadcluster_operator.placement import Placement, Policy, Shard, Worker, due, place
 
 
 class Observed(NamedTuple):
@@ -19,15 +20,22 @@ class Observed(NamedTuple):
     targets: Mapping[ShardId, str | None]
     serving: Mapping[str, frozenset[ShardId]]
     """By worker, the shards it says it serves."""
+    workers: Mapping[str, Worker]
+    """By name.  A worker that is wanted and not among them is starting: its share waits for it."""
+    loads: Mapping[ShardId, float]
+    """Commands/s; a shard that is not among them is idle."""
 
 
 class NewPlan(NamedTuple):
-    """Targets to record, made from plan ``made_from``."""
+    """Targets to record, made from plan ``made_from``: only those that change now."""
 
     made_from: int
     hash: str
+    """Of the whole plan that these targets are a part of."""
     targets: Mapping[ShardId, str | None]
+    reasons: Mapping[ShardId, str]
     moves: int
+    """How many of the shards have an owner that is alive, and another target than that."""
 
 
 class Next(NamedTuple):
@@ -40,31 +48,88 @@ class Next(NamedTuple):
     """Workers that own nothing, are wanted no more, and may be stopped."""
     converged: bool
     """Every wanted worker serves its share, and nothing else runs."""
+    balancing: bool = False
+    """Balance has begun and is not all ordered: ask with ``rebalance_now`` until this is false."""
 
 
-def next_steps(name: str, replicas: int, running: frozenset[str], observed: Observed | None) -> Next:
+def next_steps(
+    name: str,
+    spec: ThreadClusterSpec,
+    running: frozenset[str],
+    observed: Observed | None,
+    *,
+    rebalance_now: bool = False,
+) -> Next:
     """The next steps of the cluster ``name``; nothing destructive without an observation."""
-    wanted = tuple(f"{name}-{number}" for number in range(replicas))
+    wanted = _wanted(name, spec)
     surplus = sorted(running - set(wanted))
     if not wanted:
         # Nobody is left to receive a shard: every worker releases what it has, and ends.
         return Next((), None, tuple(surplus), not surplus)
     if observed is None:
-        return Next(wanted, None, (), converged=False)
-    candidates = [Candidate(worker) for worker in wanted]
-    base = {
-        shard_id: observed.targets.get(shard_id) if observed.targets.get(shard_id) in wanted else owner
-        for shard_id, owner in observed.owners.items()
-    }
-    targets = share(base, candidates)
-    plan = None
-    if dict(observed.targets) != targets:
-        moves = sum(1 for shard_id, target in targets.items() if observed.owners[shard_id] not in (None, target))
-        plan = NewPlan(observed.plan_version, plan_hash(targets), targets, moves)
-    owning = set(observed.owners.values()) | (set(observed.targets.values()) if plan is None else set(surplus))
-    stop = tuple(worker for worker in surplus if worker not in owning)
+        return Next(wanted, None, (), converged=False, balancing=rebalance_now)
+    placement = preview(name, spec, running, observed, rebalance_now=rebalance_now)
+    plan = _new_plan(placement, observed, spec.rebalance.max_concurrent_moves)
+    named = {*observed.owners.values(), *observed.targets.values(), *placement.targets.values()}
+    stop = tuple(worker for worker in surplus if worker not in named)
     settled = all(
-        owner is not None and owner == targets[shard_id] and shard_id in observed.serving.get(owner, frozenset())
+        owner is not None and owner == placement.targets[shard_id] and shard_id in observed.serving.get(owner, ())
         for shard_id, owner in observed.owners.items()
     )
-    return Next(wanted, plan, stop, converged=plan is None and settled and not surplus and set(wanted) <= running)
+    converged = plan is None and settled and not surplus and set(wanted) <= running
+    return Next(wanted, plan, stop, converged, placement.balancing)
+
+
+def preview(
+    name: str, spec: ThreadClusterSpec, running: frozenset[str], observed: Observed, *, rebalance_now: bool = False
+) -> Placement:
+    """The whole plan that `next_steps` orders little by little."""
+    wanted = _wanted(name, spec)
+    workers = [observed.workers.get(worker, Worker(worker)) for worker in wanted]
+    for worker in sorted((running | set(observed.workers)) - set(wanted)):
+        workers.append(observed.workers.get(worker, Worker(worker))._replace(draining=True))
+    rebalance = spec.rebalance
+    policy = Policy(
+        strategy=rebalance.strategy,
+        mode=rebalance.mode,
+        max_concurrent_moves=rebalance.max_concurrent_moves,
+        imbalance_threshold_percent=rebalance.imbalance_threshold_percent,
+        pins={pin.shard: pin.worker for pin in rebalance.pins},
+        rebalance_now=rebalance_now,
+    )
+    shards = [
+        Shard(shard_id, owner, observed.targets.get(shard_id), observed.loads.get(shard_id, 0.0))
+        for shard_id, owner in observed.owners.items()
+    ]
+    return place(shards, workers, policy)
+
+
+def same_plan(hash: str, placement: Placement) -> bool:
+    """The plan that somebody saw is still the one that would be carried out."""
+    return hash == placement.hash
+
+
+def _wanted(name: str, spec: ThreadClusterSpec) -> tuple[str, ...]:
+    return tuple(f"{name}-{number}" for number in range(spec.replicas))
+
+
+def _new_plan(placement: Placement, observed: Observed, max_concurrent_moves: int) -> NewPlan | None:
+    """The targets to change now; one that leads nowhere but to the present owner is no move, and waits for nothing."""
+    pending = {move.shard for move in placement.moves}
+    targets = {
+        shard_id: target
+        for shard_id, target in placement.targets.items()
+        if shard_id not in pending and (shard_id not in observed.targets or observed.targets[shard_id] != target)
+    }
+    reasons = {
+        shard_id: "nobody may have it" if target is None else f"stays on {target}"
+        for shard_id, target in targets.items()
+    }
+    moves = due(placement, observed.owners, observed.targets, max_concurrent_moves)
+    for move in moves:
+        targets[move.shard] = move.target
+        reasons[move.shard] = move.reason
+    if not targets:
+        return None
+    ordered = sum(1 for move in moves if move.source is not None)
+    return NewPlan(observed.plan_version, placement.hash, targets, reasons, ordered)

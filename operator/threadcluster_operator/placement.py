@@ -1,0 +1,487 @@
+"""Which worker should have which shard, and which shards move for it, most urgent first: pure, for every platform.
+
+`shard_worker.ownership.share` is the rule by which workers help themselves; this is the planner's, which also knows of
+capacity, pins, load and patience.  It keeps five invariants:
+
+* It follows from the present alone.  A shard that is on its way to a worker that may have it counts as being there.
+* The order of the inputs does not matter; ties go to the name or number that sorts first.
+* A shard moves only off a worker that may not keep it, to its pin, or for balance; every move for balance leaves its
+  receiver clearly below where its source was.
+* Whoever orders the first moves of a plan by count and asks again, with `rebalance_now` while `Placement.balancing`,
+  gets the rest of the same plan.
+* Balance by load settles: what it has balanced stays while loads wobble by 5 %.
+
+Balance is one greedy rule for both strategies: each step takes from the worker with the most, by capacity, the shard
+that evens it out best with the worker with the least.  A count is a load of 1 for each shard.
+"""
+
+from bisect import bisect_right, insort
+from collections.abc import Iterable, Iterator, Mapping
+from enum import IntEnum
+from heapq import heapify, heappop, heappush
+from operator import attrgetter
+from typing import Final, Literal, NamedTuple
+
+from shard_worker.domain.ids import ShardId
+from shard_worker.ownership.share import plan_hash
+
+Mode = Literal["Auto", "Manual", "Paused"]
+Strategy = Literal["Count", "Load"]
+
+BASE_LOAD: Final = 1.0
+"""Commands/s that every shard counts at least, so that idle shards spread by count."""
+
+_BEGIN: Final[Mapping[Strategy, float]] = {"Count": 1e-9, "Load": 0.12}
+"""Balancing begins for a move that leaves its receiver this part below where its source was."""
+_GO_ON: Final[Mapping[Strategy, float]] = {"Count": 1e-9, "Load": 0.02}
+"""Once begun, it goes on while there is a move that gains this part.
+
+Loads that wobble by 5 % turn a gain of 2 % into at most 1 - 0.98 * 0.95 / 1.05 = 11.4 %, which begins nothing.
+"""
+
+_HARDLY_ANYTHING: Final = 0.5
+"""A worker with less than this part of its share gets more whatever the threshold: it is new, or its filling was
+interrupted, and where there are many others none of them is far above its own share for that."""
+
+
+class Shard(NamedTuple):
+    """A shard as it is: who has it, where it was told to go, and its commands/s."""
+
+    id: ShardId
+    owner: str | None
+    target: str | None
+    load: float = 0.0
+
+
+class Worker(NamedTuple):
+    """A worker as it is.  One that leaves, drains or is dead keeps nothing; a cordoned one gets no more."""
+
+    name: str
+    capacity: float = 1.0
+    """Its part of the whole, relative to the other workers' capacities."""
+    live: bool = True
+    leaving: bool = False
+    cordoned: bool = False
+    draining: bool = False
+
+    @property
+    def may_keep(self) -> bool:
+        """It may keep the shards that it has."""
+        return self.live and not self.leaving and not self.draining
+
+
+class Policy(NamedTuple):
+    """What the user wants of moves.
+
+    Auto does all; Manual balances only when told to; Paused orders no move of a shard whose owner is alive.  Shards
+    without an owner are placed in every mode.
+    """
+
+    strategy: Strategy = "Count"
+    mode: Mode = "Auto"
+    max_concurrent_moves: int = 4
+    imbalance_threshold_percent: float = 10.0
+    """How far above its share a worker may be before shards move for balance."""
+    pins: Mapping[int, str] = {}
+    rebalance_now: bool = False
+    """Balance without regard to the threshold, and also in mode Manual."""
+
+
+class Move(NamedTuple):
+    """A shard that should change its owner, and why; without a source nobody serves it."""
+
+    shard: ShardId
+    source: str | None
+    target: str
+    reason: str
+
+
+class Placement(NamedTuple):
+    """Where every shard should be."""
+
+    targets: Mapping[ShardId, str | None]
+    """None only for a shard that nobody has, while nobody may have it."""
+    moves: tuple[Move, ...]
+    """What is not there yet, most urgent first; orders under way are among them."""
+    hash: str
+    """Of the targets: tells one plan from another."""
+    imbalance_percent: float
+    """How far the worker with the most is above its share, before any move for balance."""
+    balancing: bool
+    """Some moves are for balance, and were not ordered yet: ask with `Policy.rebalance_now` until this is false."""
+
+
+class _Urgency(IntEnum):
+    UNOWNED = 0
+    LEAVING = 1
+    DRAINING = 2
+    PINNED = 3
+    BALANCE = 4
+
+
+class _Held(NamedTuple):
+    """A shard that may leave the site where it is."""
+
+    load: float
+    coming: bool
+    """It is not there yet: to send it elsewhere costs no move."""
+    id: ShardId
+
+
+class _Site:
+    """A worker that may get shards, filled in thought."""
+
+    __slots__ = ("bound", "capacity", "load", "name", "queue")
+
+    def __init__(self, worker: Worker) -> None:
+        self.name = worker.name
+        self.capacity = worker.capacity
+        self.load = 0.0
+        self.bound = 0.0
+        """The part of its load that is pinned here."""
+        self.queue: list[_Held] = []
+        """What may leave; from `_Scales` on sorted: lightest first, and of equals last what is still on its way here."""
+
+    @property
+    def level(self) -> float:
+        """Load by capacity."""
+        return self.load / self.capacity
+
+    @property
+    def floor(self) -> float:
+        """The level that no move can lower: its pins, or its heaviest shard."""
+        return max(self.bound, self.queue[-1].load if self.queue else 0.0) / self.capacity
+
+    def take(self, held: _Held) -> None:
+        """Add a shard that may leave again, in its place."""
+        self.load += held.load
+        insort(self.queue, held)
+
+    def give(self, index: int) -> _Held:
+        """Take the shard at a place of the queue away."""
+        held = self.queue.pop(index)
+        self.load -= held.load
+        return held
+
+
+class _Step(NamedTuple):
+    """A move in thought; the least is the best one."""
+
+    level: float
+    """Of the higher one of the two, afterwards."""
+    receiver: str
+    place: int
+    """Of the shard in the source's queue."""
+
+
+class _Scales:
+    """All sites, and at hand the one with the least load of each capacity."""
+
+    def __init__(self, sites: Mapping[str, _Site]) -> None:
+        self.sites = sites
+        self._least: dict[float, list[tuple[float, str]]] = {}
+        for site in sites.values():
+            site.queue.sort()
+            self._least.setdefault(site.capacity, []).append((site.load, site.name))
+        for heap in self._least.values():
+            heapify(heap)
+        self.fair = 0.0
+        """The level of all without what no move can lower, where that is above it."""
+
+    def settle_fair(self) -> None:
+        """Work out `fair`, from the sites as they are."""
+        load = sum(site.load for site in self.sites.values())
+        capacity = sum(site.capacity for site in self.sites.values())
+        floors = sorted(((site.floor, site.name) for site in self.sites.values()), reverse=True)
+        for floor, name in floors[:-1]:
+            if floor <= load / capacity:
+                break
+            load -= floor * self.sites[name].capacity
+            capacity -= self.sites[name].capacity
+        self.fair = load / capacity if self.sites else 0.0
+
+    def imbalance_percent(self) -> float:
+        """How far the highest site is above the fair level; what no move can lower is no imbalance."""
+        highest = max((site.level for site in self.sites.values() if site.level > site.floor), default=0.0)
+        return max(0.0, (highest - self.fair) / self.fair * 100.0) if self.fair > 0 else 0.0
+
+    def has_hot(self, site: _Site) -> bool:
+        """Its heaviest shard alone is more than a fair share, and no pin keeps others beside it."""
+        return bool(site.queue) and not site.bound and site.queue[-1].load / site.capacity > self.fair
+
+    def changed(self, site: _Site) -> None:
+        """A site's load is another one."""
+        heappush(self._least[site.capacity], (site.load, site.name))
+
+    def _receivers(self) -> Iterator[_Site]:
+        for heap in self._least.values():
+            while heap[0][0] != self.sites[heap[0][1]].load:
+                heappop(heap)
+            yield self.sites[heap[0][1]]
+
+    def roomiest(self, weight: float) -> _Site:
+        """The site that would be lowest with this much more."""
+        return min(self._receivers(), key=lambda site: ((site.load + weight) / site.capacity, site.name))
+
+    def unbalanced(self, policy: Policy) -> bool:
+        """There is a move to begin with: off a worker too far above its share, or to one that has hardly anything."""
+        tolerable = self.fair * (1.0 + policy.imbalance_threshold_percent / 100.0)
+        for site in self.sites.values():
+            step = self.best_step(site, _BEGIN[policy.strategy])
+            if step is not None and (
+                policy.rebalance_now
+                or site.level > tolerable
+                or self.sites[step.receiver].level < _HARDLY_ANYTHING * self.fair
+            ):
+                return True
+        return False
+
+    def best_step(self, source: _Site, gain: float) -> _Step | None:
+        """The move off a site that evens it out best, with at least this gain.
+
+        A shard hotter than a fair share is left where it is, unless for a greater worker: the others go.
+        """
+        if not source.queue or not self._may_gain(source, gain):
+            return None
+        hot = self.has_hot(source)
+        free = len(source.queue) - hot
+        steps = [step for site in self._receivers() for step in _steps(source, site, 0, free, gain)]
+        if not steps and hot:
+            steps = [
+                step
+                for site in self._receivers()
+                if site.capacity > source.capacity
+                for step in _steps(source, site, free, free + 1, gain)
+            ]
+        return min(steps, default=None)
+
+    def _may_gain(self, source: _Site, gain: float) -> bool:
+        lightest = source.queue[0].load
+        limit = source.level * (1.0 - gain)
+        return any((site.load + lightest) / site.capacity < limit for site in self._receivers())
+
+    def balance(self, gain: float) -> dict[ShardId, str]:
+        """Even the sites out; where the shards that moved have come to, in the order of the moves."""
+        moved: dict[ShardId, str] = {}
+        moving = True
+        while moving:  # a second time only where capacities differ: a site may become the better receiver late
+            moving = False
+            highest = [(-site.level, site.name) for site in self.sites.values()]
+            heapify(highest)
+            while highest:
+                level, name = heappop(highest)
+                source = self.sites[name]
+                if -level != source.level:
+                    continue
+                step = self.best_step(source, gain)
+                if step is None:
+                    continue
+                receiver = self.sites[step.receiver]
+                held = source.give(step.place)
+                receiver.take(held._replace(coming=True))
+                moved[held.id] = receiver.name
+                moving = True
+                for site in (source, receiver):
+                    self.changed(site)
+                    heappush(highest, (-site.level, site.name))
+        return moved
+
+
+_load_of = attrgetter("load")
+
+
+def _steps(source: _Site, receiver: _Site, begin: int, end: int, gain: float) -> Iterator[_Step]:
+    """Of the shards at these places of the queue, the two nearest to what would level both sites."""
+    limit = source.level * (1.0 - gain)
+    queue = source.queue
+    if begin == end or (receiver.load + queue[begin].load) / receiver.capacity >= limit:
+        return
+    ideal = min(
+        (source.load * receiver.capacity - receiver.load * source.capacity) / (source.capacity + receiver.capacity),
+        limit * receiver.capacity - receiver.load,
+    )
+    heavier = bisect_right(queue, ideal, begin, end, key=_load_of)
+    nearest = [max(heavier - 1, begin)]
+    if heavier < end:
+        nearest.append(bisect_right(queue, queue[heavier].load, heavier, end, key=_load_of) - 1)
+    for index in nearest:
+        weight = queue[index].load
+        after = (receiver.load + weight) / receiver.capacity
+        if after < limit:
+            yield _Step(max((source.load - weight) / source.capacity, after), receiver.name, index)
+
+
+def place(shards: Iterable[Shard], workers: Iterable[Worker], policy: Policy) -> Placement:
+    """Where every shard should be, and the moves for it.
+
+    Costs O(S log S + S K + M (log W + K)), for S shards, W workers of K different capacities, and M moves for balance.
+    Raises `ValueError` when two workers have one name, two shards have one id, or a capacity is not above 0.
+    """
+    plan = _Plan(sorted(shards, key=attrgetter("id")), sorted(workers, key=attrgetter("name")), policy)
+    plan.settle_homes()
+    scales = _Scales(plan.sites)
+    plan.place_homeless(scales)
+    scales.settle_fair()
+    imbalance_percent = scales.imbalance_percent()
+    moves = plan.balance(scales)
+    return Placement(plan.targets, plan.in_order(moves), plan_hash(plan.targets), imbalance_percent, bool(moves))
+
+
+class _Plan:
+    """One run of `place`."""
+
+    def __init__(self, shards: list[Shard], workers: list[Worker], policy: Policy) -> None:
+        self.shards = shards
+        self.workers = {worker.name: worker for worker in workers}
+        self.policy = policy
+        if len(self.workers) != len(workers):
+            raise ValueError("two workers have one name")
+        if len({shard.id for shard in shards}) != len(shards):
+            raise ValueError("two shards have one id")
+        for worker in workers:
+            if not worker.capacity > 0:
+                raise ValueError(f"{worker.name}: capacity {worker.capacity} is not above 0")
+        self.live = {worker.name for worker in workers if worker.live}
+        self.keepers = {worker.name for worker in workers if worker.may_keep}
+        self.sites = {worker.name: _Site(worker) for worker in workers if worker.may_keep and not worker.cordoned}
+        self.targets: dict[ShardId, str | None] = {}
+        self.homeless: list[tuple[_Urgency, float, Shard]] = []
+
+    def settle_homes(self) -> None:
+        """Give every shard the place that it has, was told to go to, or is pinned to, where it may have that."""
+        paused = self.policy.mode == "Paused"
+        pins, live, keepers, sites = self.policy.pins, self.live, self.keepers, self.sites
+        for shard in self.shards:
+            shard_id, owner, target, _ = shard
+            weight = self._weight(shard)
+            pin = pins.get(shard_id)
+            still = paused and owner in live
+            pinned = pin in keepers and not still
+            if pinned:
+                home = pin
+            elif target in sites:
+                home = target
+            elif owner in keepers or still:
+                home = owner
+            else:
+                self.homeless.append((self._urgency(owner)[0], -weight, shard))
+                continue
+            self.targets[shard_id] = home
+            if home not in sites:
+                continue
+            site = sites[home]
+            site.load += weight
+            if pinned:
+                site.bound += weight
+            else:
+                site.queue.append(_Held(weight, home != owner, shard_id))
+
+    def place_homeless(self, scales: _Scales) -> None:
+        """Give every other shard to whoever would then have the least; without a receiver, its live owner goes on."""
+        self.homeless.sort()
+        for _, negative, shard in self.homeless:
+            if not self.sites:
+                self.targets[shard.id] = shard.owner if shard.owner in self.live else None
+                continue
+            site = scales.roomiest(-negative)
+            site.take(_Held(-negative, coming=True, id=shard.id))
+            scales.changed(site)
+            self.targets[shard.id] = site.name
+
+    def balance(self, scales: _Scales) -> dict[ShardId, str]:
+        """Move shards for balance, if the mode allows that and it is worth it; the reason of each, in order."""
+        mode, strategy = self.policy.mode, self.policy.strategy
+        if mode == "Paused" or (mode == "Manual" and not self.policy.rebalance_now):
+            return {}
+        if not scales.unbalanced(self.policy):
+            return {}
+        before = {site.name: site.load for site in self.sites.values()}
+        hot = {site.name: site.queue[-1].id for site in self.sites.values() if scales.has_hot(site)}
+        average = sum(before.values()) / sum(site.capacity for site in self.sites.values())
+        reasons: dict[ShardId, str] = {}
+        moved = scales.balance(_GO_ON[strategy])
+        for shard_id, receiver in {id: name for id, name in moved.items() if name != self.targets[id]}.items():
+            home = self.targets[shard_id]
+            assert home is not None  # only what is at a site moves off it
+            self.targets[shard_id] = receiver
+            if strategy == "Count":
+                fair = average * self.sites[home].capacity
+                reasons[shard_id] = f"{home} holds {before[home]:.0f} of {round(fair, 1):g} shards"
+            elif hot.get(home, shard_id) != shard_id:
+                reasons[shard_id] = f"leaves shard {hot[home]} alone on {home}: hotter than a fair share"
+            else:
+                reasons[shard_id] = f"{home} carries {before[home]:.0f} commands/s, {receiver} {before[receiver]:.0f}"
+        return reasons
+
+    def in_order(self, balancing: Mapping[ShardId, str]) -> tuple[Move, ...]:
+        """What is not where it should be, most urgent first; ``balancing`` has reasons, in the order of the moves."""
+        position = {shard_id: number for number, shard_id in enumerate(balancing)}
+        ranked: list[tuple[_Urgency, int, float, Move]] = []
+        for shard in self.shards:
+            target = self.targets[shard.id]
+            source = shard.owner if shard.owner in self.live else None
+            if target is None or target == source:
+                continue
+            urgency, reason = self._why(shard, target, balancing)
+            order = position.get(shard.id, -1) if urgency is _Urgency.BALANCE else 0
+            ranked.append((urgency, order, -self._weight(shard), Move(shard.id, source, target, reason)))
+        ranked.sort()
+        return tuple(move for _, _, _, move in ranked)
+
+    def _why(self, shard: Shard, target: str, balancing: Mapping[ShardId, str]) -> tuple[_Urgency, str]:
+        urgency, reason = self._urgency(shard.owner)
+        pin = self.policy.pins.get(shard.id)
+        if pin is not None and pin == target:
+            if urgency is _Urgency.BALANCE:
+                return _Urgency.PINNED, f"pinned to {pin}"
+            return urgency, f"{reason}; pinned to {pin}"
+        if urgency is _Urgency.BALANCE:
+            reason = balancing.get(shard.id, f"on its way to {target}")
+        if pin is not None and pin not in self.keepers:
+            _, trouble = self._urgency(pin)
+            reason = f"{reason} (pinned, but {trouble})"
+        return urgency, reason
+
+    def _urgency(self, owner: str | None) -> tuple[_Urgency, str]:
+        if owner is None:
+            return _Urgency.UNOWNED, "no owner"
+        worker = self.workers.get(owner)
+        if worker is None or not worker.live:
+            return _Urgency.UNOWNED, f"{owner} has left"
+        if worker.leaving:
+            return _Urgency.LEAVING, f"{owner} is leaving"
+        if worker.draining:
+            return _Urgency.DRAINING, f"{owner} is draining"
+        return _Urgency.BALANCE, ""
+
+    def _weight(self, shard: Shard) -> float:
+        return 1.0 if self.policy.strategy == "Count" else max(shard.load, BASE_LOAD)
+
+
+def due(
+    placement: Placement,
+    owners: Mapping[ShardId, str | None],
+    targets: Mapping[ShardId, str | None],
+    max_concurrent_moves: int,
+) -> list[Move]:
+    """The moves to order now, most urgent first, so that never more than so many are under way.
+
+    A shard that nobody serves waits for nothing, and a shard that is under way may be sent elsewhere at once.
+    """
+    without_source = {move.shard for move in placement.moves if move.source is None}
+    under_way = {
+        shard_id
+        for shard_id, owner in owners.items()
+        if owner is not None and targets.get(shard_id) not in (None, owner) and shard_id not in without_source
+    }
+    left = max_concurrent_moves - len(under_way)
+    now: list[Move] = []
+    for move in placement.moves:
+        if targets.get(move.shard) == move.target:
+            continue
+        if move.source is not None and move.shard not in under_way:
+            if left <= 0:
+                continue
+            left -= 1
+        now.append(move)
+    return now

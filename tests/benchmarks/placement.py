@@ -1,0 +1,46 @@
+"""How long one plan takes: `python -m tests.benchmarks.placement` prints seconds, the best of three."""
+
+from time import perf_counter
+
+from threadcluster_operator.placement import Placement, Policy, Shard, Strategy, Worker, place
+
+from shard_worker.domain.ids import ShardId
+
+SHARDS = 100_000
+WORKERS = 1_000
+
+
+def settled(strategy: Strategy) -> list[Shard]:
+    """Shards of unlike loads where a plan for `WORKERS` workers puts them."""
+    shards = [Shard(ShardId(number), None, None, load=5.0 + number * 7919 % 1009 / 100.0) for number in range(SHARDS)]
+    targets = place(shards, there(WORKERS), Policy(strategy)).targets
+    return [shard._replace(owner=targets[shard.id], target=targets[shard.id]) for shard in shards]
+
+
+def there(count: int) -> list[Worker]:
+    """So many workers."""
+    return [Worker(f"w-{number}") for number in range(count)]
+
+
+def measure(strategy: Strategy, shards: list[Shard], workers: int) -> tuple[float, Placement]:
+    """Seconds for one plan."""
+    best = float("inf")
+    for _ in range(3):
+        began = perf_counter()
+        placement = place(shards, there(workers), Policy(strategy))
+        best = min(best, perf_counter() - began)
+    return best, placement
+
+
+def main() -> None:
+    """Both strategies, in the three cases that matter."""
+    strategies: tuple[Strategy, ...] = ("Count", "Load")
+    for strategy in strategies:
+        shards = settled(strategy)
+        for case, workers in (("steady", WORKERS), ("one more worker", WORKERS + 1), ("one less", WORKERS - 1)):
+            seconds, placement = measure(strategy, shards, workers)
+            print(f"{strategy:5}  {case:16} {seconds:.3f} s  {len(placement.moves)} moves")
+
+
+if __name__ == "__main__":
+    main()
