@@ -161,7 +161,31 @@ class Moved(Struct, frozen=True, gc=False, tag="moved", array_like=True):
     epoch: int
 
 
+class PrepareShard(Struct, frozen=True, gc=False, tag="prepare-shard", array_like=True):
+    """A shard's owner to the next: read what you will need; these threads are in my memory, the last asked first."""
+
+    shard_id: int
+    thread_ids: tuple[ThreadId, ...]
+
+
+class ShardGiven(Struct, frozen=True, gc=False, tag="shard-given", array_like=True):
+    """A shard's owner of before to the present one: the database says since ``epoch`` that it is yours; serve it."""
+
+    shard_id: int
+    epoch: int
+
+
+class Received(Struct, frozen=True, gc=False, tag="received", array_like=True):
+    """The answer to `PrepareShard` and `ShardGiven`: ``ready`` when what was asked is done."""
+
+    ready: bool
+
+
 Answer = Done | ThreadView | Existence | AccountIdPage | MessagePage | Refusal | Unavailable
 """What a gateway gets for a `Request`."""
 OwnerAnswer = Answer | Moved
 """What the owner of a shard gives, or the worker that was taken for it."""
+PeerRequest = Request | PrepareShard | ShardGiven
+"""What one worker asks another."""
+PeerAnswer = OwnerAnswer | Received
+"""What it gets."""

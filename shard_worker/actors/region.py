@@ -1,37 +1,50 @@
 """The shard region: a worker's router from a request to the owner of its shard, here or elsewhere.
 
 Three cases: the shard is served here; another worker owns it; or it is moving, and the request waits, within its
-budget, until one of the first two holds.  A request that was not admitted anywhere may be asked again anywhere; one
-that may have been admitted is never sent twice.
+budget, until one of the first two holds.  A request that was not admitted anywhere may be asked again anywhere.  A
+command that may have been admitted is sent again only if it carries an idempotency key, and then only the answer that
+it is done is believed: any other would be about the second sending alone.
 """
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from typing import Final, Protocol
 
 from shard_worker.actors.ask import NOT_SERVED, UNKNOWN, Ask, Deadlines
 from shard_worker.actors.environment import Environment
 from shard_worker.actors.residents import Residents
 from shard_worker.actors.shard import Shard, ShardState
+from shard_worker.actors.warm import Warmth
 from shard_worker.contract import (
     Answer,
     CommandRequest,
+    Done,
     Moved,
     OwnerAnswer,
+    PeerAnswer,
+    PeerRequest,
+    PrepareShard,
+    Received,
     Request,
+    ShardGiven,
     Unavailable,
     UnavailableCode,
 )
 from shard_worker.domain.ids import ShardId, ThreadId, shard_of
 from shard_worker.journal.appender import Appender
-from shard_worker.ownership.owners import OwnerRecord
+from shard_worker.ownership.owners import Load, OwnerRecord
 from shard_worker.peers.errors import PeerOverloaded, PeerUnreachable
 
 log = logging.getLogger(__name__)
 
 _SWEEP_S: Final = 0.1
-_LOOK_AGAIN_S: Final = 0.02
+_MEASURE_S: Final = 1.0
 _HOPS_MOST: Final = 3
+_WARM_MOST: Final = 500
+"""Threads of one shard that are read before it moves."""
+_PREPARE_S: Final = 1.8
+_TELL_S: Final = 4.0
 
 _PEER_OVERLOADED: Final = Unavailable(UnavailableCode.OVERLOADED, "the shard's owner is overloaded", 1.0)
 
@@ -41,15 +54,21 @@ class Owners(Protocol):
 
     def owner_of(self, shard_id: ShardId) -> OwnerRecord | None: ...
 
-    async def refresh(self) -> None: ...
+    def learn(self, shard_id: ShardId, worker: str, epoch: int) -> None: ...
+
+    def told(self, shard_id: ShardId, epoch: int) -> None: ...
+
+    def ring(self) -> None: ...
+
+    def next_change(self) -> "asyncio.Future[None]": ...
 
 
 class Peers(Protocol):
     """What the region wants of the other workers; see `shard_worker.peers.client.PeerClient`."""
 
     async def ask(
-        self, address: tuple[str, int], request: Request, *, budget_s: float, shard_id: int, epoch: int, hops: int
-    ) -> OwnerAnswer: ...
+        self, address: tuple[str, int], request: PeerRequest, *, budget_s: float, shard_id: int, epoch: int, hops: int
+    ) -> PeerAnswer: ...
 
 
 class ShardRegion:
@@ -75,7 +94,9 @@ class ShardRegion:
         self._owners = owners
         self._peers = peers
         self._deadlines = Deadlines()
-        self._changed: asyncio.Event = asyncio.Event()
+        self._warmth = Warmth(env)
+        self._measured_at = asyncio.get_running_loop().time()
+        self._arrival: asyncio.Future[None] | None = None
         self._sweeper: asyncio.Task[None] | None = None
         # Kept, not asked for: before Python 3.12 each `get_running_loop` costs a system call.
         self._loop = asyncio.get_running_loop()
@@ -104,21 +125,22 @@ class ShardRegion:
 
     async def _seek(self, request: Request, thread_id: ThreadId, shard_id: ShardId, deadline: float) -> Answer:
         """Ask whoever owns the shard, until somebody answers or the budget is gone."""
-        loop = self._loop
+        keyed = type(request) is CommandRequest and request.key_hash is not None
+        maybe_stored = False
         stale: tuple[str, int] | None = None  # an owner and epoch that turned out not to serve
-        while (left := deadline - loop.time()) > 0:
+        while (left := deadline - self._loop.time()) > 0:
             shard = self.shards.get(shard_id)
             if shard is not None:
-                answer = await self._local(shard, request, thread_id, deadline)
+                answer: PeerAnswer = await self._local(shard, request, thread_id, deadline)
                 if not isinstance(answer, Moved):
-                    return answer
+                    return _certain(answer, maybe_stored=maybe_stored)
                 continue
             record = self._owners.owner_of(shard_id)
             if record is None or record.worker == self._worker or (record.worker, record.epoch) == stale:
-                await self._await_change(min(left, _LOOK_AGAIN_S))
                 if record is not None:
-                    await self._refresh(left)
-                    stale = None
+                    self._owners.ring()
+                await self._await_change(left)
+                stale = None
                 continue
             try:
                 answer = await self._peers.ask(
@@ -130,79 +152,90 @@ class ShardRegion:
                     hops=1,
                 )
             except PeerOverloaded:
-                return _PEER_OVERLOADED
+                return _certain(_PEER_OVERLOADED, maybe_stored=maybe_stored)
             except PeerUnreachable as error:
                 if error.sent and type(request) is CommandRequest:
-                    return UNKNOWN
+                    if not keyed:
+                        return UNKNOWN
+                    maybe_stored = True
                 stale = (record.worker, record.epoch)
                 continue
             if not isinstance(answer, Moved):
-                return answer
-            if answer.owner == record.worker or answer.owner is None or answer.epoch <= record.epoch:
+                return _certain(answer, maybe_stored=maybe_stored)
+            if answer.owner is None or answer.epoch <= record.epoch:
                 stale = (record.worker, record.epoch)
             else:
-                await self._refresh(left)
-        return NOT_SERVED
+                self._owners.learn(shard_id, answer.owner, answer.epoch)
+        return _certain(NOT_SERVED, maybe_stored=maybe_stored)
 
     async def _await_change(self, most_s: float) -> None:
-        """Wait until a shard arrives here, or a moment has passed."""
-        try:
-            async with asyncio.timeout(most_s):
-                await self._changed.wait()
-        except TimeoutError:
-            pass
-
-    async def _refresh(self, most_s: float) -> None:
-        """Read the owners again; an unreachable database leaves what is known."""
-        try:
-            async with asyncio.timeout(min(most_s, 1.0)):
-                await self._owners.refresh()
-        except TimeoutError:
-            log.warning("owners not read in time")
+        """Wait until a shard arrives here, or ownership is read again, or the time is over."""
+        if self._arrival is None:
+            self._arrival = self._loop.create_future()
+        await asyncio.wait(
+            (self._arrival, self._owners.next_change()), timeout=most_s, return_when=asyncio.FIRST_COMPLETED
+        )
 
     # --- the peers' side
 
     def serve(
-        self, request: Request, budget_s: float, epoch_known: int, hops: int
-    ) -> "OwnerAnswer | asyncio.Future[OwnerAnswer]":
-        """Answer a request that another worker sent because it takes this one for the owner."""
-        thread_id = request.command.thread_id if type(request) is CommandRequest else request.thread_id  # type: ignore[union-attr]  # narrowed by the exact type
+        self, request: PeerRequest, budget_s: float, epoch_known: int, hops: int
+    ) -> "PeerAnswer | asyncio.Future[PeerAnswer]":
+        """Answer what another worker asks of this one, which it takes for the owner, or for the next."""
+        kind = type(request)
+        if kind is PrepareShard:
+            return asyncio.ensure_future(self._prepare_here(request, budget_s))  # type: ignore[arg-type]  # narrowed by the exact type
+        if kind is ShardGiven:
+            return asyncio.ensure_future(self._receive(request, budget_s))  # type: ignore[arg-type]  # as above
+        thread_id = request.command.thread_id if kind is CommandRequest else request.thread_id  # type: ignore[union-attr]  # as above
         shard_id = shard_of(thread_id, self._count)
         shard = self.shards.get(shard_id)
         deadline = self._loop.time() + budget_s
         if shard is not None:
-            return self._local(shard, request, thread_id, deadline)
+            return self._local(shard, request, thread_id, deadline)  # type: ignore[arg-type, return-value]  # as above
         record = self._owners.owner_of(shard_id)
         if hops < _HOPS_MOST and epoch_known > (record.epoch if record is not None else -1):
             # The sender knows more than we do: perhaps the shard is ours and not yet adopted.
-            return asyncio.ensure_future(self._serve_later(request, thread_id, shard_id, deadline))
+            return asyncio.ensure_future(self._serve_later(request, thread_id, shard_id, epoch_known, deadline))  # type: ignore[arg-type]  # as above
         return Moved(record.worker if record is not None else None, record.epoch if record is not None else 0)
 
     async def _serve_later(
-        self, request: Request, thread_id: ThreadId, shard_id: ShardId, deadline: float
-    ) -> OwnerAnswer:
-        loop = self._loop
-        await self._refresh(deadline - loop.time())
-        record = self._owners.owner_of(shard_id)
-        while shard_id not in self.shards and record is not None and record.worker == self._worker:
-            left = deadline - loop.time()
-            if left <= 0:
-                return NOT_SERVED
-            await self._await_change(min(left, _LOOK_AGAIN_S))
+        self, request: Request, thread_id: ThreadId, shard_id: ShardId, epoch_known: int, deadline: float
+    ) -> PeerAnswer:
+        while (left := deadline - self._loop.time()) > 0:
+            shard = self.shards.get(shard_id)
+            if shard is not None:
+                return await self._local(shard, request, thread_id, deadline)
             record = self._owners.owner_of(shard_id)
-        shard = self.shards.get(shard_id)
-        if shard is not None:
-            return await self._local(shard, request, thread_id, deadline)
-        return Moved(record.worker if record is not None else None, record.epoch if record is not None else 0)
+            if record is not None and record.epoch >= epoch_known and record.worker != self._worker:
+                return Moved(record.worker, record.epoch)
+            self._owners.ring()
+            await self._await_change(left)
+        return NOT_SERVED
+
+    async def _prepare_here(self, request: PrepareShard, budget_s: float) -> PeerAnswer:
+        return Received(await self._warmth.prepare(ShardId(request.shard_id), request.thread_ids, budget_s))
+
+    async def _receive(self, request: ShardGiven, budget_s: float) -> PeerAnswer:
+        """Serve a shard that was given to us, as soon as the database says so too."""
+        shard_id = ShardId(request.shard_id)
+        deadline = self._loop.time() + budget_s
+        self._owners.told(shard_id, request.epoch)
+        while (left := deadline - self._loop.time()) > 0:
+            shard = self.shards.get(shard_id)
+            if shard is not None and shard.epoch >= request.epoch:
+                return Received(ready=True)
+            await self._await_change(left)
+        return Received(ready=False)
 
     # --- ownership's side
 
     def adopt(self, shard_id: ShardId, epoch: int, head: int) -> None:
-        """Serve a shard whose claim is acknowledged and whose head was read in a later statement."""
+        """Serve a shard whose change of owner is acknowledged and whose head was read in a later statement."""
         old = self.shards.pop(shard_id, None)
         if old is not None:
             old.close()
-        self.shards[shard_id] = Shard(
+        shard = Shard(
             shard_id,
             epoch,
             head,
@@ -211,29 +244,72 @@ class ShardRegion:
             residents=self._residents,
             on_lost=self._lost,
         )
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+        self.shards[shard_id] = shard
+        shard.welcome(self._warmth.take(shard_id, head))
+        arrival, self._arrival = self._arrival, None
+        if arrival is not None:
+            arrival.set_result(None)
+
+    async def catch_up(self, heads: Mapping[ShardId, int]) -> None:
+        """Bring what was prepared for these shards up to their heads; never raises for a fault."""
+        await self._warmth.catch_up(heads)
+
+    async def prepare(self, shard_id: ShardId, receiver: OwnerRecord) -> bool:
+        """Have a worker read what it will need of a shard that is served here; False when it is not to be had."""
+        shard = self.shards.get(shard_id)
+        if shard is None:
+            return False
+        hot = shard.hot_threads(self._residents.now(), _WARM_MOST)
+        return await self._ready(receiver, PrepareShard(shard_id, hot), _PREPARE_S)
+
+    async def tell(self, shard_id: ShardId, receiver: OwnerRecord) -> bool:
+        """Tell a worker that it owns a shard at ``receiver.epoch``; True when it says that it serves it."""
+        return await self._ready(receiver, ShardGiven(shard_id, receiver.epoch), _TELL_S)
+
+    async def _ready(self, receiver: OwnerRecord, request: PrepareShard | ShardGiven, budget_s: float) -> bool:
+        try:
+            answer = await self._peers.ask(
+                (receiver.host, receiver.management_port),
+                request,
+                budget_s=budget_s,
+                shard_id=request.shard_id,
+                epoch=receiver.epoch,
+                hops=1,
+            )
+        except (PeerOverloaded, PeerUnreachable) as error:
+            log.warning(
+                "peer not to be had", extra={"shard": request.shard_id, "peer": receiver.worker, "cause": repr(error)}
+            )
+            return False
+        return isinstance(answer, Received) and answer.ready
 
     async def release(self, shard_id: ShardId) -> None:
         """Stop admitting for a shard and return when nothing of it is on its way to the journal.
 
-        The shard stays here, holding what comes, until `drop`: the asks it holds are sent on only when somebody else
-        may own it.
+        The shard stays here, holding what comes, until `drop` or `resume`: the asks it holds are sent on only when
+        somebody else may own it.
         """
         shard = self.shards.get(shard_id)
         if shard is not None:
             await shard.drain()
 
-    def drop(self, shard_id: ShardId) -> None:
-        """Forget a shard, at once; what waits is sent on to the next owner."""
+    def resume(self, shard_id: ShardId) -> None:
+        """Admit again for a shard that was being released."""
+        shard = self.shards.get(shard_id)
+        if shard is not None:
+            shard.resume()
+
+    def drop(self, shard_id: ShardId, owner: str | None = None, epoch: int = 0) -> None:
+        """Forget a shard, at once; what waits is sent on to its owner, if that is known."""
         shard = self.shards.pop(shard_id, None)
         if shard is not None:
-            shard.close()
+            shard.close(owner, epoch)
 
     def drop_all(self) -> None:
         """Forget every shard, at once: this incarnation was fenced."""
         for shard_id in list(self.shards):
             self.drop(shard_id)
+        self._warmth.forget_all()
 
     def present(self) -> set[ShardId]:
         """The shards that are here, served or on their way out."""
@@ -242,6 +318,10 @@ class ShardRegion:
     def serving(self) -> set[ShardId]:
         """The shards that are here to stay; one whose append is being decided counts, one being released does not."""
         return {shard_id for shard_id, shard in self.shards.items() if shard.state is not ShardState.RELEASING}
+
+    def loads(self) -> dict[ShardId, Load]:
+        """How busy the shards that are served here are."""
+        return {shard_id: shard.measured for shard_id, shard in self.shards.items()}
 
     def _lost(self, shard: Shard) -> None:
         if self.shards.get(shard.shard_id) is shard:
@@ -275,3 +355,15 @@ class ShardRegion:
             for shard in self.shards.values():
                 if shard.state is ShardState.SERVING:
                     shard.retry_held()
+            elapsed_s = loop.time() - self._measured_at
+            if elapsed_s >= _MEASURE_S:
+                self._measured_at = loop.time()
+                for shard in self.shards.values():
+                    shard.measure(elapsed_s)
+
+
+def _certain(answer: PeerAnswer, *, maybe_stored: bool) -> Answer:
+    """The answer, or, for a command that was sent before and perhaps stored, that only a success is certain."""
+    if maybe_stored and type(answer) is not Done:
+        return UNKNOWN
+    return answer  # type: ignore[return-value]  # an owner's answer to a request of a gateway that is not `Moved`

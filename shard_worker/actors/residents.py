@@ -52,6 +52,15 @@ class Residents:
         """Have at least one place free, by passivating an idle thread; False when every resident one is busy."""
         return len(self._actors) < self._most or self._passivate_first(self._clock())
 
+    def now(self) -> float:
+        """The time by which threads are touched."""
+        return self._clock()
+
+    @property
+    def full(self) -> bool:
+        """Whether one more would make another leave."""
+        return len(self._actors) >= self._most
+
     def sweep(self) -> None:
         """Passivate what was not asked for the idle time."""
         before = self._clock() - self._idle_s

@@ -7,8 +7,9 @@ be asked elsewhere.
 
 import asyncio
 import logging
+import math
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from enum import Enum, auto
 from typing import Final
 
@@ -16,19 +17,24 @@ from shard_worker.actors.ask import Ask
 from shard_worker.actors.environment import Environment
 from shard_worker.actors.reads import NeedsTexts
 from shard_worker.actors.residents import Residents
-from shard_worker.actors.thread_actor import OVERLOADED, ThreadActor
+from shard_worker.actors.thread_actor import OVERLOADED, Phase, ThreadActor
 from shard_worker.contract import Done
 from shard_worker.database.connection import LINK_FAULTS
 from shard_worker.domain.decide import message_ids_of
 from shard_worker.domain.ids import ShardId, ThreadId
 from shard_worker.journal.appender import Appender
-from shard_worker.journal.replay import Poisoned
-from shard_worker.journal.stream import Row
+from shard_worker.journal.replay import Poisoned, Recovered
+from shard_worker.journal.stream import Row, StreamState
+from shard_worker.ownership.owners import Load
 
 log = logging.getLogger(__name__)
 
 _RETRY_S: Final = 0.1
 _HELD_MOST: Final = 10_000
+_MEMORY_S: Final = 10.0
+"""How long the averages of a shard's load remember."""
+_HOT_S: Final = 30.0
+"""A thread that was asked within this time is worth being read before the shard moves."""
 
 
 class ShardState(Enum):
@@ -58,9 +64,12 @@ class Shard:
         self.env = env
         self.state = ShardState.SERVING
         self.commands = 0
+        self.measured = Load(0.0, 0.0)
         self.actors: dict[ThreadId, ThreadActor] = {}
         self._residents = residents
         self._on_lost = on_lost
+        self._counted = (0, 0, 0.0)
+        self._successor: tuple[str | None, int] = (None, epoch)
         self._held: deque[Ask] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self.stream = appender.open(shard_id, epoch, head, self)
@@ -92,7 +101,7 @@ class Shard:
     def hold(self, ask: Ask) -> None:
         """Keep an ask that must not be decided now; nothing of it is stored."""
         if self.state is ShardState.GONE:
-            ask.not_here(None, self.epoch)
+            ask.not_here(*self._successor)
         elif len(self._held) >= _HELD_MOST:
             ask.answer(OVERLOADED)
         else:
@@ -131,7 +140,43 @@ class Shard:
         self.close()
         self._on_lost(self)
 
-    # --- leaving
+    # --- how busy it is
+
+    def measure(self, elapsed_s: float) -> None:
+        """Take in what happened since the last call, which is so long ago."""
+        commands, batches, append_s = self._counted
+        self._counted = (self.commands, self.stream.batches, self.stream.append_s)
+        weight = 1.0 - math.exp(-elapsed_s / _MEMORY_S)
+        rate, append_ms = self.measured
+        rate += weight * ((self.commands - commands) / elapsed_s - rate)
+        if self.stream.batches > batches:
+            now_ms = (self.stream.append_s - append_s) / (self.stream.batches - batches) * 1000.0
+            append_ms = append_ms + weight * (now_ms - append_ms) if append_ms else now_ms
+        self.measured = Load(rate, append_ms)
+
+    # --- moving
+
+    def welcome(self, threads: Mapping[ThreadId, Recovered]) -> None:
+        """Make threads resident that were read before the shard came; the last asked comes first in ``threads``."""
+        for thread_id, found in reversed(list(threads.items())):
+            if self._residents.full:
+                return
+            actor = ThreadActor(thread_id, self)
+            self.actors[thread_id] = actor
+            self._residents.add(actor)
+            actor.loaded(found.state, found.sequence_nr, found.snapshot_nr)
+
+    def hot_threads(self, now: float, most: int) -> tuple[ThreadId, ...]:
+        """The resident threads that were asked lately, the last one first."""
+        hot = [actor for actor in self.actors.values() if actor.phase is Phase.ACTIVE and now - actor.touched < _HOT_S]
+        hot.sort(key=lambda actor: -actor.touched)
+        return tuple(actor.thread_id for actor in hot[:most])
+
+    def resume(self) -> None:
+        """Admit again: nobody takes the shard after all."""
+        if self.state is ShardState.RELEASING:
+            self.state = ShardState.SUSPENDED if self.stream.state is StreamState.UNKNOWN else ShardState.SERVING
+            self.retry_held()
 
     async def drain(self) -> None:
         """Stop admitting, and return when nothing is on its way to the journal.  Held asks stay held until `close`."""
@@ -146,22 +191,25 @@ class Shard:
         self.stream.when_drained(tell)
         await drained
 
-    def close(self) -> None:
-        """Forget everything; what waits is sent on to the next owner.
+    def close(self, owner: str | None = None, epoch: int = 0) -> None:
+        """Forget everything; what waits is sent on to the next owner, which is named where it is known.
 
         Rows at the server at this moment stay with their actors: the answer to their batch says what became of them.
         """
         self.state = ShardState.GONE
         self.stream.close()
+        if epoch > self._successor[1]:
+            self._successor = (owner, epoch)
+        successor = self._successor
         at_server = self.stream.in_flight > 0
         for actor in self.actors.values():
             self._residents.remove(actor)
             if not (at_server and actor.pending):
-                actor.abandon(None, self.epoch)
+                actor.abandon(*successor)
         if not at_server:
             self.actors.clear()
         for ask in self._held:
-            ask.not_here(None, self.epoch)
+            ask.not_here(*successor)
         self._held.clear()
         for task in self._tasks:
             task.cancel()
@@ -187,9 +235,18 @@ class Shard:
                 continue
             if isinstance(found, Poisoned):
                 actor.poison(found.reason)
+            elif self.state is ShardState.RELEASING:
+                self._hold_all(actor)  # to decide now would put more on its way to the journal
             else:
                 actor.loaded(found.state, found.sequence_nr, found.snapshot_nr)
             return
+
+    def _hold_all(self, actor: ThreadActor) -> None:
+        """Keep what waits for a thread, and forget the thread."""
+        del self.actors[actor.thread_id]
+        self._residents.remove(actor)
+        while actor.mailbox:
+            self.hold(actor.mailbox.popleft())
 
     def look_up_key(self, actor: ThreadActor, ask: Ask, key_hash: bytes) -> None:
         """Ask the journal for an idempotency key, then decide the ask afresh."""

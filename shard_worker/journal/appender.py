@@ -287,18 +287,19 @@ class _Lane:
             return
         watchdog.cancel()
         metrics = self._metrics
-        metrics.seconds += loop.time() - began
+        took_s = loop.time() - began
+        metrics.seconds += took_s
         metrics.batches += 1
         if len(locked) == len(batch):
             for stream, rows in batch:
-                _settle(stream, rows)
+                _settle(stream, rows, took_s)
             metrics.events += sum([len(rows) for _, rows in batch])
             return
         durable = {record["id"] for record in locked}
         skipped: list[Part] = []
         for stream, rows in batch:
             if stream.shard_id in durable:
-                _settle(stream, rows)
+                _settle(stream, rows, took_s)
                 metrics.events += len(rows)
             else:
                 skipped.append((stream, rows))
@@ -401,8 +402,10 @@ class _Lane:
         self._connection = self._statement = self._backend = None
 
 
-def _settle(stream: Stream, rows: list[Row]) -> None:
+def _settle(stream: Stream, rows: list[Row], took_s: float) -> None:
     """Durable: advance the head, then tell the writers in order."""
+    stream.batches += 1
+    stream.append_s += took_s
     stream.head += len(rows)
     stream.in_flight = 0
     stream.back_off_s = 0.0

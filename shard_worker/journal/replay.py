@@ -47,6 +47,14 @@ SELECT j.thread_id, j.seq_nr, j.event_type, j.event_version, j.payload
   JOIN journal j ON j.shard_id = w.shard_id AND j.thread_id = w.thread_id AND j.seq_nr > w.after
  ORDER BY j.thread_id, j.seq_nr
 """
+# LATERAL with its own order: each shard's tail by the index on its sequence, whatever the planner believes of its size.
+_SHARD_TAILS_SQL: Final = """
+SELECT w.shard_id, j.thread_id, j.seq_nr, j.event_type, j.event_version, j.payload
+  FROM unnest($1::int[], $2::bigint[], $3::bigint[]) AS w (shard_id, after, upto)
+ CROSS JOIN LATERAL (
+        SELECT * FROM journal
+         WHERE shard_id = w.shard_id AND shard_seq > w.after AND shard_seq <= w.upto ORDER BY shard_seq) j
+"""
 _EVENTS_SQL: Final = """
 SELECT seq_nr, event_type, event_version, payload FROM journal
  WHERE shard_id = $1 AND thread_id = $2 AND seq_nr = ANY($3::bigint[])
@@ -207,6 +215,36 @@ def _replay(before: Recovered, rows: Sequence[asyncpg.Record]) -> Recovered | Po
             return Poisoned(f"event {row['seq_nr']} cannot be applied: {error!r}")
         sequence_nr = row["seq_nr"]
     return Recovered(state, sequence_nr, snapshot_nr)
+
+
+def follow(threads: Mapping[UUID, Recovered], tail: Sequence[asyncpg.Record]) -> dict[UUID, Recovered]:
+    """The threads after a shard's tail, in place; one that the tail does not fit, or whose event is bad, is left out."""
+    rows: dict[UUID, list[asyncpg.Record]] = {}
+    for row in tail:
+        known = threads.get(row["thread_id"])
+        if known is not None and row["seq_nr"] > known.sequence_nr:
+            rows.setdefault(row["thread_id"], []).append(row)
+    followed = {uuid: _replay(before, rows.get(uuid, ())) for uuid, before in threads.items()}
+    return {uuid: found for uuid, found in followed.items() if isinstance(found, Recovered)}
+
+
+async def read_head(connection: Session, shard_id: ShardId) -> int:
+    """The sequence number of a shard's last event."""
+    head: int = await connection.fetchval(HEAD_SQL, shard_id)
+    return head
+
+
+async def read_tails(
+    connection: Session, spans: Mapping[ShardId, tuple[int, int]]
+) -> dict[ShardId, list[asyncpg.Record]]:
+    """The events of each shard after the first and up to the second of its two sequence numbers, in their order."""
+    tails: dict[ShardId, list[asyncpg.Record]] = {shard_id: [] for shard_id in spans}
+    ends = list(spans.values())
+    for row in await connection.fetch(
+        _SHARD_TAILS_SQL, list(spans), [after for after, _ in ends], [upto for _, upto in ends]
+    ):
+        tails[row["shard_id"]].append(row)
+    return tails
 
 
 async def read_events(

@@ -83,7 +83,9 @@ class Stream:
     __slots__ = (
         "_on_drained",
         "_schedule",
+        "append_s",
         "back_off_s",
+        "batches",
         "epoch",
         "head",
         "host",
@@ -106,6 +108,9 @@ class Stream:
         self.state = StreamState.OPEN
         self.scheduled = False
         self.back_off_s = 0.0
+        self.batches = 0
+        """How many batches carried events of this shard, and how long they took in all."""
+        self.append_s = 0.0
         self._schedule = schedule
         self._on_drained: Callable[[], None] | None = None
 

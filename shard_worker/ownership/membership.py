@@ -21,7 +21,7 @@ from shard_worker.database.connection import LINK_FAULTS
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import store
 from shard_worker.ownership.lease import Fenced, Lease, OpenConnection
-from shard_worker.ownership.owners import OwnerRecord, View
+from shard_worker.ownership.owners import EMPTY, OwnerRecord, View
 from shard_worker.ownership.sight import Sight
 from shard_worker.ownership.steward import STATEMENT_S, ShardHost, Steward
 
@@ -55,6 +55,7 @@ class Ownership:
         self._host: ShardHost | None = None
         self._past: set[str] = set()
         self._sight = Sight()
+        self._steward: Steward | None = None
         self._task: asyncio.Task[None] | None = None
 
     # --- what others ask
@@ -69,16 +70,25 @@ class Ownership:
         return self.lease.allows_memory_reads()
 
     def owner_of(self, shard_id: ShardId) -> OwnerRecord | None:
-        """Who owns a shard, as of the last look; None while nobody does."""
-        row = self.view.shards.get(shard_id)
-        if row is None or row.owner is None or row.incarnation is None:
-            return None
-        worker = self.view.workers.get(row.owner)
-        if worker is None:
-            return None
-        return OwnerRecord(
-            row.owner, row.incarnation, row.epoch, worker.host, worker.public_port, worker.management_port
-        )
+        """Who owns a shard, as far as is known; None while nobody does."""
+        return self._sight.owner_of(shard_id)
+
+    def learn(self, shard_id: ShardId, worker: str, epoch: int) -> None:
+        """Somebody who must know says who owns a shard since that epoch."""
+        self._sight.learn(shard_id, worker, epoch)
+
+    def told(self, shard_id: ShardId, epoch: int) -> None:
+        """Another worker says that it gave us a shard."""
+        if self._steward is not None:
+            self._steward.told(shard_id, epoch)
+
+    def ring(self) -> None:
+        """Ownership seems to be another than is known: have it read again soon."""
+        self._sight.ring()
+
+    def next_change(self) -> "asyncio.Future[None]":
+        """Done when something of ownership is next read or learned; shared, never to be cancelled."""
+        return self._sight.next_change()
 
     async def refresh(self) -> None:
         """Look again, and return when that look is done.  While Postgres is away this waits: give it a time-out."""
@@ -175,7 +185,7 @@ class Ownership:
     async def _live(self, host: ShardHost) -> None:
         """One incarnation, until it is fenced, which raises `Fenced`."""
         locked = asyncio.Event()
-        steward = Steward(
+        steward = self._steward = Steward(
             self._connect,
             self.worker,
             self.incarnation,
@@ -188,6 +198,7 @@ class Ownership:
         try:
             await asyncio.wait((beating, stewarding), return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self._steward = None
             host.drop_all()
             beating.cancel()
             stewarding.cancel()
@@ -232,7 +243,7 @@ class Ownership:
             asked, view = self._sight.begin(), None
             try:
                 async with asyncio.timeout(STATEMENT_S):
-                    view = await store.look(connection)
+                    view = await store.look(connection, EMPTY)
             finally:
                 self._sight.end(asked, view)
                 self._sight.turned()

@@ -46,19 +46,25 @@ class ShardRow(NamedTuple):
     reason: str
     since: datetime | None = None
     """When it last changed its owner."""
-    load: float = 0.0
-    """Commands a second, exponentially averaged by its owner."""
-    append_ms: float = 0.0
-    """How long an append takes that carries its events, averaged likewise."""
+
+
+class Load(NamedTuple):
+    """How busy a shard is, averaged exponentially by its owner."""
+
+    commands_s: float
+    """Commands a second."""
+    append_ms: float
+    """How long an append takes that carries its events."""
 
 
 class View(NamedTuple):
-    """One consistent look at all workers and shards."""
+    """One consistent look at all workers and shards; the loads may be some seconds older."""
 
     workers: dict[str, WorkerRow]
     shards: dict[ShardId, ShardRow]
     plan_version: int
     plan_hash: str
+    loads: dict[ShardId, Load] = {}  # noqa: RUF012  # never changed, only replaced
 
 
 EMPTY = View({}, {}, 0, "")

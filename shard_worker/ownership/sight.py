@@ -21,6 +21,7 @@ class Sight:
         self._bell = asyncio.Event()
         self._asked: asyncio.Future[None] | None = None
         self._turn: asyncio.Future[None] | None = None
+        self._change: asyncio.Future[None] | None = None
         self._told: dict[ShardId, tuple[str, int]] = {}
 
     # --- for those who look
@@ -38,14 +39,23 @@ class Sight:
         if worker is None:
             return None
         incarnation = row.incarnation if name == row.owner and row.incarnation is not None else worker.incarnation
-        return OwnerRecord(
-            worker.id, incarnation, epoch, worker.host, worker.public_port, worker.management_port
-        )
+        return OwnerRecord(worker.id, incarnation, epoch, worker.host, worker.public_port, worker.management_port)
 
     def learn(self, shard_id: ShardId, worker: str, epoch: int) -> None:
         """Somebody who must know says who owns a shard since that epoch."""
         if epoch > self._told.get(shard_id, ("", 0))[1]:
             self._told[shard_id] = (worker, epoch)
+            self._changed()
+
+    def next_change(self) -> "asyncio.Future[None]":
+        """Done when something is next learned or read.  It is shared: wait for it, never cancel it."""
+        if self._change is None:
+            self._change = asyncio.get_running_loop().create_future()
+        return self._change
+
+    def _changed(self) -> None:
+        change, self._change = self._change, None
+        _tell(change)
 
     def ring(self) -> None:
         """Something may have changed: have it read again soon."""
@@ -86,6 +96,7 @@ class Sight:
                 for shard_id, told in self._told.items()
                 if shard_id in view.shards and told[1] > view.shards[shard_id].epoch
             }
+            self._changed()
         _tell(asked)
 
     def turned(self) -> None:

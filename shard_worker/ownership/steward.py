@@ -22,7 +22,7 @@ from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import store
 from shard_worker.ownership.decisions import Handoff, Held, Observer, Phase, Steps, Suspect, heirs, next_steps
 from shard_worker.ownership.lease import Fenced, OpenConnection
-from shard_worker.ownership.owners import OwnerRecord
+from shard_worker.ownership.owners import EMPTY, Load, OwnerRecord
 from shard_worker.ownership.sight import Sight
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ _LOOKS_APART_S: Final = 0.02
 _RECONNECT_S: Final = 0.05
 _KEEP_LOAD_S: Final = 2.0
 _KEEP_PAUSES_S: Final = 0.5
+_IDLE: Final = Load(0.0, 0.0)
 
 
 class ShardHost(Protocol):
@@ -75,7 +76,7 @@ class ShardHost(Protocol):
     def serving(self) -> set[ShardId]:
         """Those of them that are here to stay: without those being released."""
 
-    def loads(self) -> dict[ShardId, store.Load]:
+    def loads(self) -> dict[ShardId, Load]:
         """How busy the shards that are served here are."""
 
 
@@ -100,6 +101,9 @@ class Steward:
         self._leaving = leaving
         self._marked_leaving = False
         self._observer = Observer()
+        self._known = EMPTY
+        """The last view of this session; the next look reads what has changed since."""
+        self._loads_kept: dict[ShardId, Load] = {}
         self._handoffs: dict[ShardId, Handoff] = {}
         self._failed_at: dict[ShardId, float] = {}
         self._drains: dict[ShardId, asyncio.Task[None]] = {}
@@ -139,17 +143,18 @@ class Steward:
     async def _serve(self, connection: asyncpg.Connection) -> None:
         """Look and act on one session."""
         self._observer.restart()
+        self._known = EMPTY
         async with asyncio.timeout(STATEMENT_S):
             await connection.add_listener(store.CHANNEL, lambda *_: self._sight.ring())
         not_before = next_look = 0.0
         while True:
             await self._adopt_told(connection)
             await self._give(connection)
-            now = time.monotonic()
-            if now >= not_before and (self._sight.wanted or now >= next_look):
+            began = time.monotonic()
+            if began >= not_before and (self._sight.wanted or began >= next_look):
                 pause_s = await self._turn(connection)
                 now = time.monotonic()
-                not_before, next_look = now + _LOOKS_APART_S, now + pause_s
+                not_before, next_look = now + max(_LOOKS_APART_S, now - began), now + pause_s
             await self._keep_books(connection)
             await self._sight.rest(max(0.0, (not_before if self._sight.wanted else next_look) - time.monotonic()))
 
@@ -162,7 +167,7 @@ class Steward:
         asked, view = self._sight.begin(), None
         try:
             async with asyncio.timeout(STATEMENT_S):
-                view = await store.look(connection)
+                view = self._known = await store.look(connection, self._known)
         finally:
             self._sight.end(asked, view)
         now = time.monotonic()
@@ -407,7 +412,18 @@ class Steward:
                 await store.note_pauses(connection, pauses)
         if now - self._load_at >= _KEEP_LOAD_S:
             self._load_at = now
-            loads = self._host.loads()
-            if loads:
-                async with asyncio.timeout(STATEMENT_S):
+            loads = {
+                shard_id: load
+                for shard_id, load in self._host.loads().items()
+                if _differs(load, self._loads_kept.get(shard_id, _IDLE))
+            }
+            async with asyncio.timeout(STATEMENT_S):
+                if loads:
                     await store.keep_load(connection, loads)
+                    self._loads_kept |= loads
+                self._known = self._known._replace(loads=await store.read_loads(connection))
+
+
+def _differs(load: Load, kept: Load) -> bool:
+    """Whether a shard's load is worth being written again."""
+    return abs(load.commands_s - kept.commands_s) > max(0.1, 0.1 * kept.commands_s)

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import asyncpg
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.owners import ShardRow, View, WorkerRow
+from shard_worker.ownership.owners import Load, ShardRow, View, WorkerRow
 
 CHANNEL: Final = "threadcluster_ownership"
 _NOTIFY_SQL: Final = f"SELECT pg_notify('{CHANNEL}', '')"
@@ -97,7 +97,8 @@ WITH wanted AS (
       FROM mine WHERE shard.id = mine.id RETURNING shard.id, shard.epoch, mine.worker, mine.incarnation, mine.reason
 )
 INSERT INTO shard_epoch (shard_id, epoch, worker, incarnation, kind, source, reason)
-SELECT id, epoch, worker, incarnation, 'handoff', $7, reason FROM given RETURNING shard_id, epoch
+SELECT id, epoch, worker, incarnation, 'handoff', $7, reason FROM given
+RETURNING shard_id, epoch, pg_notify($8, '')
 """
 _PAUSES_SQL: Final = """
 UPDATE shard_epoch e SET pause_ms = p.pause_ms
@@ -139,20 +140,22 @@ UPDATE shard_epoch e SET from_seq = h.head + 1
   FROM unnest($1::int[], $2::bigint[], $3::bigint[]) AS h (shard_id, epoch, head)
  WHERE e.shard_id = h.shard_id AND e.epoch = h.epoch AND e.from_seq IS NULL
 """
-# The locks are looked at, never waited for: a waiter pins the horizon of vacuum.
-_WORKERS_SQL: Final = """
-SELECT id, incarnation, host, public_port, management_port, beat, fenced, leaving, cordoned, draining,
-       hashtextextended(incarnation || ':' || attempt, 0) IN (
-           SELECT classid::bigint << 32 | objid::bigint FROM pg_locks
-            WHERE locktype = 'advisory' AND objsubid = 1 AND granted
-              AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
-  FROM worker
+# One statement is one snapshot.  The locks are looked at, never waited for: a waiter pins the horizon of vacuum.  A shard
+# whose epoch is known, and a target whose plan is known, cannot have changed: $1 has the known epochs by shard id, $2
+# the known plan's version.
+_LOOK_SQL: Final = """
+SELECT p.version, p.hash,
+       (SELECT array_agg(ROW(id, incarnation, host, public_port, management_port, beat, fenced, leaving, cordoned,
+               draining, hashtextextended(incarnation || ':' || attempt, 0) IN (
+                   SELECT classid::bigint << 32 | objid::bigint FROM pg_locks
+                    WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+                      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())))) FROM worker),
+       (SELECT array_agg(ROW(s.id, s.epoch, s.owner, s.incarnation, t.target, t.reason, s.changed_at))
+          FROM shard s LEFT JOIN shard_target t ON t.shard_id = s.id
+         WHERE s.epoch IS DISTINCT FROM ($1::bigint[])[s.id + 1] OR t.plan_version > $2)
+  FROM plan p
 """
-_SHARDS_SQL: Final = """
-SELECT s.id, s.epoch, s.owner, s.incarnation, t.target, t.reason, s.changed_at,
-       coalesce(l.commands_s, 0), coalesce(l.append_ms, 0)
-  FROM shard s LEFT JOIN shard_target t ON t.shard_id = s.id LEFT JOIN shard_load l ON l.shard_id = s.id
-"""
+_LOADS_SQL: Final = "SELECT shard_id, commands_s, append_ms FROM shard_load"
 _CORDON_SQL: Final = "UPDATE worker SET cordoned = $2, draining = $3 WHERE id = $1 RETURNING id"
 _LOAD_SQL: Final = """
 INSERT INTO shard_load (shard_id, commands_s, append_ms)
@@ -169,7 +172,6 @@ SELECT e.claimed_at, e.shard_id, e.epoch, coalesce(e.source, before.source),
  WHERE $2::int IS NULL OR e.shard_id = $2
  ORDER BY e.claimed_at DESC, e.shard_id, e.epoch DESC LIMIT $1
 """
-_PLAN_SQL: Final = "SELECT version, hash FROM plan"
 _NEXT_PLAN_SQL: Final = """
 UPDATE plan SET version = version + 1, hash = $2, made_at = now() WHERE version = $1 RETURNING version
 """
@@ -199,13 +201,6 @@ class Gift(NamedTuple):
     worker: str
     incarnation: str
     reason: str
-
-
-class Load(NamedTuple):
-    """How busy a shard is: commands a second, and how long the appends take that carry its events."""
-
-    commands_s: float
-    append_ms: float
 
 
 class Change(NamedTuple):
@@ -239,6 +234,16 @@ async def _transaction(connection: asyncpg.Connection, begin: str = "BEGIN") -> 
         await connection.execute(begin)
         yield
         await connection.execute("COMMIT")
+    except BaseException:
+        connection.terminate()
+        raise
+
+
+@asynccontextmanager
+async def _statement(connection: asyncpg.Connection) -> AsyncIterator[None]:
+    """One statement that is a transaction of its own: a shard stands still meanwhile.  Its session is thrown away alike."""
+    try:
+        yield
     except BaseException:
         connection.terminate()
         raise
@@ -367,9 +372,7 @@ async def heads(connection: asyncpg.Connection, epochs: Mapping[ShardId, int]) -
     return {ShardId(row["id"]): int(row["head"]) for row in rows}
 
 
-async def named(
-    connection: asyncpg.Connection, incarnation: str, epochs: Mapping[ShardId, int]
-) -> dict[ShardId, int]:
+async def named(connection: asyncpg.Connection, incarnation: str, epochs: Mapping[ShardId, int]) -> dict[ShardId, int]:
     """The last sequence number of each of these shards that this incarnation owns at just that epoch.
 
     To be called after the change of owner is acknowledged, like `heads`, which keeps the numbers.
@@ -393,7 +396,7 @@ async def give(
 
     One whose receiver was fenced, replaced or leaves, or that is no longer ours at that epoch, stays as it is.
     """
-    async with _transaction(connection):
+    async with _statement(connection):
         given = await connection.fetch(
             _GIVE_SQL,
             [gift.shard_id for gift in gifts],
@@ -403,9 +406,8 @@ async def give(
             [gift.reason for gift in gifts],
             incarnation,
             worker,
+            CHANNEL,
         )
-        if given:
-            await connection.execute(_NOTIFY_SQL)
     return {ShardId(row["shard_id"]): row["epoch"] for row in given}
 
 
@@ -451,7 +453,10 @@ async def set_cordon(connection: asyncpg.Connection, worker: str, *, cordoned: b
 async def keep_load(connection: asyncpg.Connection, loads: Mapping[ShardId, Load]) -> None:
     """Tell everyone how busy shards are."""
     await connection.execute(
-        _LOAD_SQL, list(loads), [load.commands_s for load in loads.values()], [load.append_ms for load in loads.values()]
+        _LOAD_SQL,
+        list(loads),
+        [load.commands_s for load in loads.values()],
+        [load.append_ms for load in loads.values()],
     )
 
 
@@ -460,19 +465,30 @@ async def history(connection: asyncpg.Connection, limit: int, shard_id: ShardId 
     return [Change(*row) for row in await connection.fetch(_HISTORY_SQL, limit, shard_id)]
 
 
-async def look(connection: asyncpg.Connection) -> View:
-    """All workers and shards, as of one moment."""
-    async with _transaction(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"):
-        plan = await connection.fetchrow(_PLAN_SQL)
-        workers = await connection.fetch(_WORKERS_SQL)
-        shards = await connection.fetch(_SHARDS_SQL)
-    assert plan is not None  # made by the migration
+async def look(connection: asyncpg.Connection, known: View) -> View:
+    """All workers and shards, as of one moment; what cannot have changed since ``known`` is taken from there."""
+    epochs: list[int | None] = [None] * (max(known.shards, default=-1) + 1)
+    for shard_id, row in known.shards.items():
+        epochs[shard_id] = row.epoch
+    found = await connection.fetchrow(_LOOK_SQL, epochs, known.plan_version)
+    assert found is not None  # the plan's row is made by the migration
+    version, plan_hash, workers, shards = found
+    changed = {ShardId(row[0]): ShardRow(*row) for row in shards or ()}
     return View(
-        {row["id"]: WorkerRow(*row) for row in workers},
-        {ShardId(row["id"]): ShardRow(*row) for row in shards},
-        plan["version"],
-        plan["hash"],
+        {row[0]: WorkerRow(*row) for row in workers or ()},
+        known.shards | changed if changed else known.shards,
+        version,
+        plan_hash,
+        known.loads,
     )
+
+
+async def read_loads(connection: asyncpg.Connection) -> dict[ShardId, Load]:
+    """How busy each shard is, by its owner."""
+    return {
+        ShardId(shard_id): Load(commands_s, append_ms)
+        for shard_id, commands_s, append_ms in await connection.fetch(_LOADS_SQL)
+    }
 
 
 async def set_targets(

@@ -10,7 +10,7 @@ import os
 from itertools import count
 from typing import Final, cast
 
-from shard_worker.contract import OwnerAnswer, Request
+from shard_worker.contract import PeerAnswer, PeerRequest
 from shard_worker.peers import frames
 from shard_worker.peers.errors import PeerOverloaded, PeerUnreachable
 from shard_worker.peers.frames import BadFrame, Envelope, FrameReader, Outbox
@@ -21,6 +21,8 @@ _CONNECT_S: Final = 1.0
 _SWEEP_S: Final = 0.1
 _PING_S: Final = 1.0
 _SILENT_S: Final = 4.0
+_AGAIN_S: Final = 0.05
+"""An address that could not be connected to is not tried again sooner."""
 _WINDOW: Final = 4_096
 """Requests outstanding at one peer at most."""
 
@@ -33,18 +35,24 @@ class PeerClient:
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
         self._links: dict[Address, asyncio.Task[_ClientLink]] = {}
+        self._failed_at: dict[Address, float] = {}
 
     async def ask(
-        self, address: Address, request: Request, *, budget_s: float, shard_id: int, epoch: int, hops: int
-    ) -> OwnerAnswer:
+        self, address: Address, request: PeerRequest, *, budget_s: float, shard_id: int, epoch: int, hops: int
+    ) -> PeerAnswer:
         """The peer's answer.  Raises `PeerUnreachable`, which says whether anything left, or `PeerOverloaded`."""
         link = await self._link(address, min(budget_s, _CONNECT_S))
         return await link.send(Envelope(request, budget_s, shard_id, epoch, hops))
 
     async def _link(self, address: Address, within_s: float) -> "_ClientLink":
         task = self._links.get(address)
-        if task is not None and task.done() and (task.cancelled() or task.exception() or task.result().closed):
-            task = None
+        if task is not None and task.done():
+            if task.cancelled() or task.exception():
+                if asyncio.get_running_loop().time() - self._failed_at.get(address, 0.0) < _AGAIN_S:
+                    raise PeerUnreachable(f"{address[0]}:{address[1]}: no connection a moment ago", sent=False)
+                task = None
+            elif task.result().closed:
+                task = None
         if task is None:
             task = asyncio.create_task(self._connect(address), name=f"peer-{address[0]}:{address[1]}")
             task.add_done_callback(lambda done: done.cancelled() or done.exception())  # somebody looked
@@ -59,13 +67,17 @@ class PeerClient:
 
     async def _connect(self, address: Address) -> "_ClientLink":
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(_CONNECT_S):
-            _, link = await loop.create_connection(lambda: _ClientLink(self._secret), *address)
-            try:
-                await link.ready
-            except BaseException:
-                link.abort()
-                raise
+        try:
+            async with asyncio.timeout(_CONNECT_S):
+                _, link = await loop.create_connection(lambda: _ClientLink(self._secret), *address)
+                try:
+                    await link.ready
+                except BaseException:
+                    link.abort()
+                    raise
+        except BaseException:
+            self._failed_at[address] = loop.time()
+            raise
         return link
 
     async def close(self) -> None:
@@ -88,7 +100,7 @@ class _ClientLink(asyncio.Protocol):
         self._nonce = os.urandom(frames.NONCE)
         self._hello = bytearray()
         self._reader = FrameReader()
-        self._streams: dict[int, tuple[asyncio.Future[OwnerAnswer], float]] = {}
+        self._streams: dict[int, tuple[asyncio.Future[PeerAnswer], float]] = {}
         self._numbers = count(1)
         self._transport: asyncio.Transport | None = None
         self._outbox: Outbox | None = None
@@ -96,18 +108,19 @@ class _ClientLink(asyncio.Protocol):
         self._heard = 0.0
         self._pinged = 0.0
         self.ready: asyncio.Future[None] = loop.create_future()
-        self.closed = False
+        self.closed: bool = False
+        """Asks nothing more: the connection is lost, or the peer said goodbye."""
 
     # --- asking
 
-    async def send(self, envelope: Envelope) -> OwnerAnswer:
+    async def send(self, envelope: Envelope) -> PeerAnswer:
         """The answer to one request on this connection."""
         if self.closed or self._outbox is None:
             raise PeerUnreachable("the connection is closed", sent=False)
         if len(self._streams) >= _WINDOW:
             raise PeerOverloaded(f"{_WINDOW} requests are outstanding")
         stream = next(self._numbers) & 0xFFFF_FFFF
-        future: asyncio.Future[OwnerAnswer] = self._loop.create_future()
+        future: asyncio.Future[PeerAnswer] = self._loop.create_future()
         if not self._streams:
             self._heard = self._loop.time()
         self._streams[stream] = (future, self._loop.time() + envelope.budget_s)
@@ -116,6 +129,12 @@ class _ClientLink(asyncio.Protocol):
             return await future
         finally:
             self._streams.pop(stream, None)
+            self._hang_up_if_done()
+
+    def _hang_up_if_done(self) -> None:
+        """After a goodbye the last answer ends the connection."""
+        if self.closed and not self._streams and self._transport is not None:
+            self._transport.close()
 
     def abort(self) -> None:
         """Close at once."""
@@ -150,6 +169,9 @@ class _ClientLink(asyncio.Protocol):
             for kind, stream, body in self._reader.feed(data):
                 if kind == frames.ANSWER:
                     self._answered(stream, body)
+                elif kind == frames.BYE:
+                    self.closed = True
+                    self._hang_up_if_done()
                 elif kind != frames.PONG:
                     raise BadFrame(f"kind {kind} is not for a client")
         except BadFrame as error:
@@ -191,5 +213,5 @@ class _ClientLink(asyncio.Protocol):
         elif self._streams and now - max(self._heard, self._pinged) > _PING_S and self._outbox is not None:
             self._pinged = now
             self._outbox.put(frames.frame(frames.PING, 0))
-        if not self.closed:
+        if self._transport is not None and not self._transport.is_closing():
             self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from shard_worker.contract import OwnerAnswer, Request
+from shard_worker.contract import PeerAnswer, PeerRequest
 
 MAGIC: Final = b"TCF1"
 VERSION: Final = 1
@@ -27,13 +27,15 @@ REQUEST: Final = 1
 ANSWER: Final = 2
 PING: Final = 3
 PONG: Final = 4
+BYE: Final = 5
+"""The server will take no further connection, and closes this one once the client has its answers and asks no more."""
 
 _HEADER: Final = struct.Struct(">IBI")
 _ENVELOPE: Final = struct.Struct(">IIQB")
 
 _encode: Final = msgspec.msgpack.Encoder().encode
-_decode_request: Final = msgspec.msgpack.Decoder(Request).decode
-_decode_answer: Final = msgspec.msgpack.Decoder(OwnerAnswer).decode
+_decode_request: Final = msgspec.msgpack.Decoder(PeerRequest).decode
+_decode_answer: Final = msgspec.msgpack.Decoder(PeerAnswer).decode
 
 
 class BadFrame(Exception):
@@ -43,7 +45,7 @@ class BadFrame(Exception):
 class Envelope(NamedTuple):
     """A request and what its sender has left and knows."""
 
-    request: Request
+    request: PeerRequest
     budget_s: float
     shard_id: int
     epoch: int
@@ -66,7 +68,7 @@ def request_frame(stream: int, envelope: Envelope) -> bytes:
     return frame(REQUEST, stream, head + _encode(envelope.request))
 
 
-def answer_frame(stream: int, answer: OwnerAnswer) -> bytes:
+def answer_frame(stream: int, answer: PeerAnswer) -> bytes:
     """An answer as a frame."""
     return frame(ANSWER, stream, _encode(answer))
 
@@ -80,10 +82,10 @@ def read_request(body: bytes) -> Envelope:
         raise BadFrame(str(error)) from error
 
 
-def read_answer(body: bytes) -> OwnerAnswer:
+def read_answer(body: bytes) -> PeerAnswer:
     """The answer in a frame's body.  Raises `BadFrame`."""
     try:
-        answer: OwnerAnswer = _decode_answer(body)
+        answer: PeerAnswer = _decode_answer(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadFrame(str(error)) from error
     return answer
@@ -103,7 +105,7 @@ class FrameReader:
         at = 0
         while len(buffer) - at >= _HEADER.size:
             length, kind, stream = _HEADER.unpack_from(buffer, at)
-            if length > FRAME_MOST or not REQUEST <= kind <= PONG:
+            if length > FRAME_MOST or not REQUEST <= kind <= BYE:
                 raise BadFrame(f"kind {kind}, {length} bytes")
             end = at + _HEADER.size + length
             if len(buffer) < end:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Final, Protocol, cast
 
-from shard_worker.contract import OwnerAnswer, Request, Unavailable, UnavailableCode
+from shard_worker.contract import PeerAnswer, PeerRequest, Unavailable, UnavailableCode
 from shard_worker.peers import frames
 from shard_worker.peers.frames import BadFrame, FrameReader, Outbox
 
@@ -21,8 +21,8 @@ class Handler(Protocol):
     """Answers a request at once, or gives a future of the answer; never raises for anything foreseen."""
 
     def __call__(
-        self, request: Request, budget_s: float, epoch_known: int, hops: int
-    ) -> "OwnerAnswer | asyncio.Future[OwnerAnswer]": ...
+        self, request: PeerRequest, budget_s: float, epoch_known: int, hops: int
+    ) -> "PeerAnswer | asyncio.Future[PeerAnswer]": ...
 
 
 class PeerServer:
@@ -32,15 +32,19 @@ class PeerServer:
         self._handler = handler
         self._secret = secret
         self._links: set[_ServerLink] = set()
+        self._closing = False
 
     def protocol(self) -> asyncio.Protocol:
         """A protocol for one accepted connection."""
-        return _ServerLink(self._handler, self._secret, self._links)
+        return _ServerLink(self._handler, self._secret, self._links, welcome=not self._closing)
 
     async def close(self, within_s: float) -> None:
-        """Finish what was asked, at most so long, and close every connection."""
+        """Say goodbye, go on answering until every peer has hung up, at most so long, and close what is left."""
+        self._closing = True
+        for link in list(self._links):
+            link.say_goodbye()
         deadline = asyncio.get_running_loop().time() + within_s
-        while any(link.outstanding for link in self._links) and asyncio.get_running_loop().time() < deadline:
+        while self._links and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.01)
         for link in list(self._links):
             link.close()
@@ -49,8 +53,9 @@ class PeerServer:
 class _ServerLink(asyncio.Protocol):
     """One connection of a peer."""
 
-    def __init__(self, handler: Handler, secret: bytes, links: "set[_ServerLink]") -> None:
+    def __init__(self, handler: Handler, secret: bytes, links: "set[_ServerLink]", *, welcome: bool) -> None:
         self._handler = handler
+        self._welcome = welcome
         self._secret = secret
         self._links = links
         self._reader = FrameReader()
@@ -60,10 +65,12 @@ class _ServerLink(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._outbox: Outbox | None = None
         self._patience: asyncio.TimerHandle | None = None
-        self.outstanding = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        if not self._welcome:
+            self._transport.abort()
+            return
         self._outbox = Outbox(self._transport)
         self._links.add(self)
         self._patience = asyncio.get_running_loop().call_later(_HANDSHAKE_S, self._refuse, "no handshake in time")
@@ -120,18 +127,16 @@ class _ServerLink(asyncio.Protocol):
             envelope = frames.read_request(body)
             answer = self._handler(envelope.request, envelope.budget_s, envelope.epoch, envelope.hops)
             if isinstance(answer, asyncio.Future):
-                self.outstanding += 1
                 answer.add_done_callback(lambda done: self._answer_later(stream, done))
             else:
                 self._outbox.put(frames.answer_frame(stream, answer))
         else:
             raise BadFrame(f"kind {kind} is not for a server")
 
-    def _answer_later(self, stream: int, done: "asyncio.Future[OwnerAnswer]") -> None:
-        self.outstanding -= 1
+    def _answer_later(self, stream: int, done: "asyncio.Future[PeerAnswer]") -> None:
         assert self._outbox is not None  # set with the connection
         if done.cancelled():
-            answer: OwnerAnswer = _BROKEN
+            answer: PeerAnswer = _BROKEN
         elif (error := done.exception()) is not None:
             log.error("a forwarded request failed", exc_info=error)
             answer = _BROKEN
@@ -145,6 +150,13 @@ class _ServerLink(asyncio.Protocol):
                 "peer connection closed", extra={"reason": reason, "peer": self._transport.get_extra_info("peername")}
             )
             self._transport.abort()
+
+    def say_goodbye(self) -> None:
+        """Have the peer ask nothing more, and hang up when it has its answers."""
+        if not self._trusted:
+            self._refuse("leaving")
+        elif self._outbox is not None:
+            self._outbox.put(frames.frame(frames.BYE, 0))
 
     def close(self) -> None:
         """Write what is gathered, and close."""

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -14,7 +14,7 @@ from ulid import ULID
 from shard_worker.actors.environment import Environment
 from shard_worker.actors.region import ShardRegion
 from shard_worker.actors.residents import Residents
-from shard_worker.contract import Answer, CommandRequest, GetMessages, OwnerAnswer, Request
+from shard_worker.contract import Answer, CommandRequest, GetMessages, PeerAnswer, PeerRequest, Request
 from shard_worker.database.connection import ReadPool
 from shard_worker.domain.commands import AddMessages, Command, CreateThread, NewMessage
 from shard_worker.domain.events import Event
@@ -22,7 +22,7 @@ from shard_worker.domain.ids import AccountId, MessageId, ShardId, ThreadId
 from shard_worker.domain.limits import Limits
 from shard_worker.journal.appender import Appender
 from shard_worker.journal.keys import StoredKey, look_up_key
-from shard_worker.journal.replay import Loader, read_events
+from shard_worker.journal.replay import Loader, read_events, read_head, read_tails
 from shard_worker.journal.snapshots import SnapshotWriter
 from shard_worker.ownership.owners import OwnerRecord
 
@@ -73,13 +73,36 @@ class Owners:
     """What this worker believes about ownership."""
 
     records: dict[int, OwnerRecord] = field(default_factory=dict)
-    refreshed: int = 0
+    rung: int = 0
+    heard: list[tuple[int, int]] = field(default_factory=list)
+    change: "asyncio.Future[None] | None" = None
 
     def owner_of(self, shard_id: ShardId) -> OwnerRecord | None:
         return self.records.get(shard_id)
 
-    async def refresh(self) -> None:
-        self.refreshed += 1
+    def learn(self, shard_id: ShardId, worker: str, epoch: int) -> None:
+        record = self.records.get(shard_id)
+        if record is not None:
+            self.records[shard_id] = record._replace(worker=worker, epoch=epoch)
+        self.announce()
+
+    def told(self, shard_id: ShardId, epoch: int) -> None:
+        self.heard.append((shard_id, epoch))
+
+    def ring(self) -> None:
+        self.rung += 1
+        asyncio.get_running_loop().call_soon(self.announce)
+
+    def next_change(self) -> "asyncio.Future[None]":
+        if self.change is None:
+            self.change = asyncio.get_running_loop().create_future()
+        return self.change
+
+    def announce(self) -> None:
+        """What a look that found something does."""
+        change, self.change = self.change, None
+        if change is not None:
+            change.set_result(None)
 
 
 @dataclass
@@ -90,8 +113,8 @@ class Peers:
     asked: int = 0
 
     async def ask(
-        self, address: tuple[str, int], request: Request, *, budget_s: float, shard_id: int, epoch: int, hops: int
-    ) -> OwnerAnswer:
+        self, address: tuple[str, int], request: PeerRequest, *, budget_s: float, shard_id: int, epoch: int, hops: int
+    ) -> PeerAnswer:
         self.asked += 1
         answer = self.regions[address[1]].serve(request, budget_s, epoch, hops)
         return await answer if isinstance(answer, asyncio.Future) else answer
@@ -176,12 +199,20 @@ async def node_on(
     async def events(shard_id: ShardId, thread_uuid: UUID, seq_nrs: Sequence[int]) -> dict[int, Event]:
         return await pool.run(lambda connection: read_events(connection, shard_id, thread_uuid, seq_nrs))
 
+    async def head(shard_id: ShardId) -> int:
+        return await pool.run(lambda connection: read_head(connection, shard_id))
+
+    async def tails(spans: Mapping[ShardId, tuple[int, int]]) -> Mapping[ShardId, Sequence[asyncpg.Record]]:
+        return await pool.run(lambda connection: read_tails(connection, spans))
+
     loader, snapshots = Loader(pool), SnapshotWriter(pool)
     lease = [True]
     env = Environment(
         load=loader.load,
         look_up_key=look_up,
         read_events=events,
+        read_head=head,
+        read_tails=tails,
         save_snapshot=snapshots.save,
         memory_reads_allowed=lambda: lease[0],
         limits=Limits(),

@@ -41,10 +41,10 @@ async def test_a_fenced_zombie_writes_nothing_more_and_serves_again(data_dir: Pa
         os.kill(zombie["pid"], signal.SIGSTOP)
         # The first look may fall between two beats that are still being committed.
         async with asyncio.timeout(10):
-            fenced = False
-            while not fenced:
+            fenced = None
+            while fenced is None:
                 beat = await database.fetchval("SELECT beat FROM worker WHERE id = $1", zombie["name"])
-                fenced = await store.fence(database, zombie["name"], zombie["incarnation"], beat)
+                fenced = await store.fence(database, zombie["name"], zombie["incarnation"], beat, {}, "by hand")
         written = await database.fetchval(rows, zombie["incarnation"])
         assert written > 0
         await more_acknowledged(recorder, 100)

@@ -1,7 +1,7 @@
 """Memberships on a real Postgres, each with a played host for its shards."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -12,6 +12,7 @@ from shard_worker.database.connection import Database
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import store
 from shard_worker.ownership.membership import Ownership
+from shard_worker.ownership.owners import Load, OwnerRecord
 from shard_worker.ownership.store import Address, Target
 from tests.waiting import until
 
@@ -19,22 +20,57 @@ SHARDS = 8
 EVERY = frozenset(ShardId(number) for number in range(SHARDS))
 
 
+_MEMBERS: "dict[str, dict[str, Ownership]]" = {}
+"""Who can be reached by whom: the members of each test's database."""
+
+
 @dataclass
 class Host:
     """Serves shards by remembering them."""
 
+    name: str
     shards: dict[ShardId, tuple[int, int]] = field(default_factory=dict)
     releasing: set[ShardId] = field(default_factory=set)
     dropped_all: int = 0
+    peers: "dict[str, Ownership]" = field(default_factory=dict)
+    """The others, as far as they can be reached."""
+    steps: list[tuple[str, ShardId]] = field(default_factory=list)
+    """What it was asked to do, in order."""
+    stuck: asyncio.Event | None = None
+    """While it is there and not set, nothing is ever drained."""
 
     def adopt(self, shard_id: ShardId, epoch: int, head: int) -> None:
         self.shards[shard_id] = (epoch, head)
         self.releasing.discard(shard_id)
 
     async def release(self, shard_id: ShardId) -> None:
+        self.steps.append(("release", shard_id))
         self.releasing.add(shard_id)
+        if self.stuck is not None:
+            await self.stuck.wait()
 
-    def drop(self, shard_id: ShardId) -> None:
+    def resume(self, shard_id: ShardId) -> None:
+        self.steps.append(("resume", shard_id))
+        self.releasing.discard(shard_id)
+
+    async def prepare(self, shard_id: ShardId, receiver: OwnerRecord) -> bool:
+        self.steps.append(("prepare", shard_id))
+        return receiver.worker in self.peers
+
+    async def tell(self, shard_id: ShardId, receiver: OwnerRecord) -> bool:
+        self.steps.append(("tell", shard_id))
+        if receiver.worker in self.peers:
+            self.peers[receiver.worker].told(shard_id, receiver.epoch)
+        return True
+
+    async def catch_up(self, heads: Mapping[ShardId, int]) -> None:
+        self.steps += [("catch up", shard_id) for shard_id in heads]
+
+    def loads(self) -> dict[ShardId, Load]:
+        return {shard_id: Load(2.0 + shard_id, 1.0) for shard_id in self.shards}
+
+    def drop(self, shard_id: ShardId, owner: str | None = None, epoch: int = 0) -> None:
+        self.steps.append((f"drop for {owner}", shard_id))
         self.shards.pop(shard_id, None)
         self.releasing.discard(shard_id)
 
@@ -73,7 +109,8 @@ async def member(dsn: str, name: str) -> AsyncIterator[Member]:
     """A worker that has joined."""
     database = Database(dsn, application_name=lambda: ownership.incarnation or "starting")
     ownership = Ownership(database.connect, name, Address("127.0.0.1", 1, 2), beat_s=0.05, lease_s=0.5)
-    host = Host()
+    host = Host(name, peers=_MEMBERS.setdefault(dsn, {}))
+    host.peers[name] = ownership
     ownership.start(host)
     await until(ownership.registered.is_set)
     try:
@@ -143,10 +180,10 @@ async def test_a_fenced_worker_goes_on_as_a_new_incarnation(dsn: str) -> None:
         old = a.ownership.incarnation
         connection = await asyncpg.connect(dsn)
         async with asyncio.timeout(5):
-            fenced = False
-            while not fenced:
+            fenced = None
+            while fenced is None:
                 beat = await connection.fetchval("SELECT beat FROM worker WHERE id = 'a'")
-                fenced = await store.fence(connection, "a", old, beat)
+                fenced = await store.fence(connection, "a", old, beat, {}, "by hand")
         await until(lambda: a.ownership.incarnation != old and a.shards == EVERY)
         assert a.host.dropped_all >= 1
         assert min(epoch for epoch, _ in a.host.shards.values()) > 2

@@ -14,7 +14,7 @@ import aiohttp
 import uvloop
 from aiohttp import web
 
-from shard_worker.contract import CommandRequest, Done, OwnerAnswer, Request
+from shard_worker.contract import CommandRequest, Done, PeerAnswer, PeerRequest
 from shard_worker.domain.commands import AddMessages, NewMessage
 from shard_worker.domain.ids import AccountId, MessageId, ThreadId
 from shard_worker.peers.client import PeerClient
@@ -55,11 +55,11 @@ async def measure(rounds: int = _ROUNDS, asks: int = _ASKS, posts: int = _POSTS)
     later = False
 
     def handler(
-        request: Request, budget_s: float, epoch_known: int, hops: int
-    ) -> "OwnerAnswer | asyncio.Future[OwnerAnswer]":
+        request: PeerRequest, budget_s: float, epoch_known: int, hops: int
+    ) -> "PeerAnswer | asyncio.Future[PeerAnswer]":
         if not later:
             return _ANSWER
-        future: asyncio.Future[OwnerAnswer] = loop.create_future()
+        future: asyncio.Future[PeerAnswer] = loop.create_future()
         loop.call_soon(future.set_result, _ANSWER)
         return future
 

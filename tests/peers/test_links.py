@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 from aiohttp import web
 
-from shard_worker.contract import Done, OwnerAnswer, ReadThread, Request
+from shard_worker.contract import Done, PeerAnswer, PeerRequest, ReadThread
 from shard_worker.domain.ids import AccountId, ThreadId
 from shard_worker.peers import client as client_module
 from shard_worker.peers.client import PeerClient
@@ -25,17 +25,17 @@ READ = ReadThread(ThreadId("01HZZZZZZZZZZZZZZZZZZZZZZZ"), AccountId("01HYYYYYYYY
 class Owner:
     """Answers with the request's own number, at once or when told."""
 
-    held: list[tuple[int, "asyncio.Future[OwnerAnswer]"]] = field(default_factory=list)
+    held: list[tuple[int, "asyncio.Future[PeerAnswer]"]] = field(default_factory=list)
     hold: bool = False
     served: int = 0
 
     def __call__(
-        self, request: Request, budget_s: float, epoch_known: int, hops: int
-    ) -> "OwnerAnswer | asyncio.Future[OwnerAnswer]":
+        self, request: PeerRequest, budget_s: float, epoch_known: int, hops: int
+    ) -> "PeerAnswer | asyncio.Future[PeerAnswer]":
         self.served += 1
         if not self.hold:
             return Done(epoch_known)
-        future: asyncio.Future[OwnerAnswer] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[PeerAnswer] = asyncio.get_running_loop().create_future()
         self.held.append((epoch_known, future))
         return future
 
@@ -58,7 +58,7 @@ async def listening(owner: Owner, secret: bytes = SECRET) -> AsyncIterator[tuple
         await http.shutdown(0.1)
 
 
-async def ask(peer: PeerClient, port: int, number: int = 1, budget_s: float = 5.0) -> OwnerAnswer:
+async def ask(peer: PeerClient, port: int, number: int = 1, budget_s: float = 5.0) -> PeerAnswer:
     """One request that says its number where the epoch stands."""
     return await peer.ask(("127.0.0.1", port), READ, budget_s=budget_s, shard_id=0, epoch=number, hops=1)
 

@@ -1,0 +1,118 @@
+"""What a worker reads of a shard before it owns it, so that the shard stands still only for the last few events.
+
+The head is noted *before* the threads are loaded.  What is stored meanwhile stands after it, so the tail from there
+brings every thread to the head that is read once the change of owner is acknowledged; events that a thread already has
+are skipped.  Whatever goes wrong here costs warmth and nothing else: the shard is adopted cold.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from shard_worker.actors.environment import Environment
+from shard_worker.database.connection import LINK_FAULTS
+from shard_worker.domain.ids import ShardId, ThreadId, ulid_uuid
+from shard_worker.journal.replay import Poisoned, Recovered, follow
+
+log = logging.getLogger(__name__)
+
+_CATCH_UP_S: Final = 1.0
+_KEPT_S: Final = 10.0
+"""A shard that did not come within this time after it was prepared is forgotten."""
+_TAIL_MOST: Final = 5_000
+"""A longer tail than this, in events, costs more than reading anew what is asked for."""
+_BUDGET_PART: Final = 0.7
+"""Of the time it may take, loading gets so much; what is not loaded then stays cold."""
+
+
+class _Prepared:
+    """One shard's threads, brought up to ``head``."""
+
+    def __init__(self, head: int, at: float) -> None:
+        self.head = head
+        self.at = at
+        self.threads: dict[ThreadId, Recovered] = {}
+
+
+class Warmth:
+    """The shards that this worker has read and does not own yet."""
+
+    def __init__(self, env: Environment) -> None:
+        self._env = env
+        self._prepared: dict[ShardId, _Prepared] = {}
+
+    async def prepare(self, shard_id: ShardId, thread_ids: Sequence[ThreadId], budget_s: float) -> bool:
+        """Read these threads; False when the journal is not to be had."""
+        loop = asyncio.get_running_loop()
+        self._forget_old(loop.time())
+        try:
+            async with asyncio.timeout(budget_s):
+                prepared = _Prepared(await self._env.read_head(shard_id), loop.time())
+        except LINK_FAULTS as error:
+            log.warning("shard not prepared", extra={"shard": shard_id, "cause": repr(error)})
+            return False
+        self._prepared[shard_id] = prepared
+        loads = [asyncio.ensure_future(self._load(prepared, shard_id, thread_id)) for thread_id in thread_ids]
+        if loads:
+            try:
+                await asyncio.wait(loads, timeout=budget_s * _BUDGET_PART)
+            finally:
+                for load in loads:
+                    load.cancel()
+        return True
+
+    async def _load(self, prepared: _Prepared, shard_id: ShardId, thread_id: ThreadId) -> None:
+        try:
+            found = await self._env.load(shard_id, thread_id)
+        except LINK_FAULTS as error:
+            log.warning("thread not prepared", extra={"shard": shard_id, "cause": repr(error)})
+            return
+        if not isinstance(found, Poisoned):
+            prepared.threads[thread_id] = found
+
+    async def catch_up(self, heads: Mapping[ShardId, int]) -> None:
+        """Bring what was prepared of these shards up to their heads."""
+        behind = {}
+        for shard_id, head in heads.items():
+            prepared = self._prepared.get(shard_id)
+            if prepared is None or prepared.head == head:
+                continue
+            if not prepared.threads or not 0 <= head - prepared.head <= _TAIL_MOST:
+                del self._prepared[shard_id]
+            else:
+                behind[shard_id] = (prepared.head, head)
+        if not behind:
+            return
+        try:
+            async with asyncio.timeout(_CATCH_UP_S):
+                tails = await self._env.read_tails(behind)
+        except LINK_FAULTS as error:
+            log.warning("shards adopted cold", extra={"shards": list(behind), "cause": repr(error)})
+            tails = {}
+        for shard_id, (_, head) in behind.items():
+            prepared = self._prepared.get(shard_id)
+            if prepared is None:
+                continue
+            if shard_id not in tails:
+                del self._prepared[shard_id]
+                continue
+            by_uuid = {ulid_uuid(thread_id): thread_id for thread_id in prepared.threads}
+            threads = {uuid: prepared.threads[thread_id] for uuid, thread_id in by_uuid.items()}
+            followed = follow(threads, tails[shard_id])
+            prepared.threads = {by_uuid[uuid]: found for uuid, found in followed.items()}
+            prepared.head = head
+
+    def take(self, shard_id: ShardId, head: int) -> dict[ThreadId, Recovered]:
+        """The shard's threads at its head, the last asked first; the caller owns them from now on."""
+        prepared = self._prepared.pop(shard_id, None)
+        return prepared.threads if prepared is not None and prepared.head == head else {}
+
+    def forget_all(self) -> None:
+        """Forget everything."""
+        self._prepared.clear()
+
+    def _forget_old(self, now: float) -> None:
+        self._prepared = {
+            shard_id: prepared for shard_id, prepared in self._prepared.items() if now - prepared.at < _KEPT_S
+        }
