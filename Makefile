@@ -32,11 +32,11 @@ lint: setup
 pytest: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not soak" $(ARGS)
 
-PURE := shard_worker/domain/*,shard_worker/ownership/share.py,shard_worker/ownership/decisions.py,operator/threadcluster_operator/local/plan.py
+PURE := shard_worker/domain/*,shard_worker/ownership/share.py,shard_worker/ownership/decisions.py,operator/threadcluster_operator/placement.py,operator/threadcluster_operator/local/plan.py
 
 coverage-pure: setup ## The pure rules: every branch of them is taken by their own tests
 	$(BIN)/coverage run --branch --include='$(PURE)' -m pytest -q \
-	    tests/domain tests/ownership/test_share.py tests/ownership/test_decisions.py tests/local/test_plan.py
+	    tests/domain tests/ownership/test_share.py tests/ownership/test_decisions.py tests/operator/test_placement.py tests/local/test_plan.py
 	$(BIN)/coverage report --fail-under=100
 
 soak: setup ## The long, repeated and million-row checks (about 40 minutes)

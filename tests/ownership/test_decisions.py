@@ -1,126 +1,316 @@
-"""The rules of claiming, serving and giving up: one case at a time."""
+"""The rules of claiming, handing over, leaving and fencing: one case at a time, with nobody's clock but the test's."""
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
+
+import pytest
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.decisions import LIVE_S, RANK_S, UNOWNED_S, Observer, Steps, next_steps
+from shard_worker.ownership import decisions
+from shard_worker.ownership.decisions import (
+    AGAIN_S,
+    DRAIN_S,
+    LIVE_S,
+    LOCK_GONE_S,
+    PREPARE_S,
+    RANK_S,
+    TTL_S,
+    UNOWNED_S,
+    Handoff,
+    Held,
+    Observer,
+    Phase,
+    Steps,
+    Suspect,
+    heirs,
+    next_steps,
+    rendezvous_rank,
+)
 from shard_worker.ownership.owners import ShardRow, View, WorkerRow
 from shard_worker.ownership.share import rendezvous
 
-S0 = ShardId(0)
+S0, S1 = ShardId(0), ShardId(1)
 NAMES = ["a", "b", "c"]
+ALL = frozenset(NAMES)
+NOTHING = Steps([], [], [], [], [], [], [], [])
+HERE = frozenset({S0})
+NOWHERE: frozenset[ShardId] = frozenset()
 
 
-def worker(name: str, beat: int = 0, *, leaving: bool = False, cordoned: bool = False) -> WorkerRow:
-    """A worker's row."""
-    return WorkerRow(name, f"{name}1", "h", 1, 2, beat, False, leaving, cordoned)
+def worker(
+    name: str,
+    beat: int = 0,
+    *,
+    incarnation: str | None = None,
+    fenced: bool = False,
+    leaving: bool = False,
+    cordoned: bool = False,
+    draining: bool = False,
+    locked: bool = True,
+) -> WorkerRow:
+    """A worker's row; its incarnation is its name and a 1 where nothing else is said."""
+    life = f"{name}1" if incarnation is None else incarnation
+    return WorkerRow(name, life, "h", 1, 2, beat, fenced, leaving, cordoned, draining, locked)
 
 
-def view(owner: str | None, target: str | None, *workers: WorkerRow) -> View:
-    """One shard, at epoch 5."""
-    row = ShardRow(S0, 5, owner, owner and f"{owner}1", target, "")
-    return View({row.id: row for row in workers or map(worker, NAMES)}, {S0: row}, 1, "")
+def shard(
+    owner: str | None, target: str | None = None, *, id: ShardId = S0, incarnation: str | None = None
+) -> ShardRow:
+    """A shard's row, at epoch 5."""
+    return ShardRow(id, 5, owner, incarnation or (owner and f"{owner}1"), target, "")
+
+
+def look(*rows: ShardRow | WorkerRow) -> View:
+    """A view of these shards and workers; of `NAMES`, where no worker is given."""
+    workers = [row for row in rows if isinstance(row, WorkerRow)] or [worker(name) for name in NAMES]
+    return View({row.id: row for row in workers}, {row.id: row for row in rows if isinstance(row, ShardRow)}, 1, "")
 
 
 def steps(
     seen: View,
     *,
-    present: Set[ShardId] = frozenset(),
+    present: Set[ShardId] = NOWHERE,
     serving: Set[ShardId] | None = None,
-    drained: Set[ShardId] = frozenset(),
+    drained: Set[ShardId] = NOWHERE,
+    handoffs: Mapping[ShardId, Handoff] | None = None,
+    failed_s: Mapping[ShardId, float] | None = None,
     unowned_s: float = 0.0,
-    live: Set[str] = frozenset(NAMES),
+    live: Set[str] = ALL,
     leaving: bool = False,
 ) -> Steps:
-    """What worker ``a`` does."""
+    """What worker ``a`` does at second 10."""
     return next_steps(
         seen,
         worker="a",
         incarnation="a1",
-        present=present,
-        serving=present if serving is None else serving,
-        drained=drained,
+        held=Held(present, present if serving is None else serving, drained),
+        handoffs=handoffs or {},
+        failed_s=failed_s or {},
         unowned_s={S0: unowned_s},
         live=live,
         leaving=leaving,
+        now=10.0,
     )
 
 
-NOTHING = Steps([], [], [], [], [])
-HERE = frozenset({S0})
+def under_way(phase: Phase, since: float = 9.9, *, to: str = "b", epoch: int = 5) -> dict[ShardId, Handoff]:
+    """The handoff of the first shard to worker ``to``."""
+    return {S0: Handoff(to, f"{to}1", epoch, phase, since)}
+
+
+def watched(*looks: tuple[float, View]) -> Observer:
+    """An observer that has seen all this."""
+    observer = Observer()
+    for now, seen in looks:
+        observer.note(seen, now)
+    return observer
+
+
+# --- what is served, claimed and dropped
 
 
 def test_what_is_served_where_it_should_be_stays() -> None:
-    """No step where database, target and memory agree."""
-    assert steps(view("a", "a"), present=HERE) == NOTHING
-    assert steps(view("a", None), present=HERE) == NOTHING
-    assert steps(view("b", "b")) == NOTHING
-
-
-def test_a_free_shard_is_claimed_at_once_by_its_target() -> None:
-    """Nobody else is asked."""
-    assert steps(view(None, "a")).claim == [S0]
-    assert steps(view(None, "a", worker("a", cordoned=True))).claim == [S0]
-
-
-def test_a_free_shard_of_nobody_waits_for_its_rank() -> None:
-    """Half a second, and a fifth of a second more for each worker before us."""
-    rank = rendezvous(S0, NAMES).index("a")
-    due = UNOWNED_S + rank * RANK_S
-    for target in (None, "b"):
-        assert steps(view(None, target), unowned_s=due - 0.01) == NOTHING
-        assert steps(view(None, target), unowned_s=due).claim == [S0]
-    assert steps(view(None, None), unowned_s=UNOWNED_S, live=frozenset()).claim == [S0]
-
-
-def test_a_worker_that_leaves_or_is_cordoned_takes_nothing_it_was_not_told_to() -> None:
-    """And a leaving one not even that."""
-    assert steps(view(None, None, worker("a", cordoned=True)), unowned_s=60, live=frozenset()) == NOTHING
-    assert steps(view(None, "a"), unowned_s=60, leaving=True) == NOTHING
-
-
-def test_a_shard_wanted_elsewhere_is_drained_and_then_released() -> None:
-    """First nothing of it is on its way any more, then it is given up in the database."""
-    assert steps(view("a", "b"), present=HERE).drain == [S0]
-    assert steps(view("a", "b"), present=HERE, serving=frozenset()).drain == [S0]
-    assert steps(view("a", "b"), present=HERE, serving=frozenset(), drained=HERE).release == [S0]
-    assert steps(view("a", "b")).release == [S0]
-
-
-def test_a_shard_is_kept_while_its_target_does_not_live() -> None:
-    """Better here than nowhere."""
-    assert steps(view("a", "b"), present=HERE, live=frozenset({"c"})) == NOTHING
-
-
-def test_a_move_that_was_taken_back_ends_with_the_shard_served_anew() -> None:
-    """A shard that no longer admits, and is wanted here after all, is adopted at a higher epoch."""
-    assert steps(view("a", "a"), present=HERE, serving=frozenset()).adopt == [S0]
+    """No step where database, target and memory agree, or where it is another's affair."""
+    assert steps(look(shard("a", "a")), present=HERE) == NOTHING
+    assert steps(look(shard("a")), present=HERE) == NOTHING
+    assert steps(look(shard("b", "b"))) == NOTHING
 
 
 def test_what_the_database_says_is_ours_is_served() -> None:
-    """As after a lost answer to a claim."""
-    assert steps(view("a", "a")).adopt == [S0]
-    assert steps(view("a", None)).adopt == [S0]
+    """As after a lost answer to a claim, or a gift that we were not told of."""
+    assert steps(look(shard("a", "a"))) == NOTHING._replace(adopt=[S0])
+    assert steps(look(shard("a")), present=HERE, serving=NOWHERE) == NOTHING._replace(adopt=[S0])
+
+
+def test_what_an_older_incarnation_of_ours_has_is_not_ours() -> None:
+    """It is not adopted, and what is here of it is dropped."""
+    seen = look(shard("a", "a", incarnation="a0"))
+    assert steps(seen) == NOTHING
+    assert steps(seen, present=HERE) == NOTHING._replace(drop=[S0])
 
 
 def test_what_another_has_is_dropped() -> None:
-    """Also when it is nobody's."""
-    assert steps(view("b", "a"), present=HERE).drop == [S0]
-    assert steps(view(None, "b"), present=HERE) == NOTHING._replace(drop=[S0])
-    assert steps(view(None, "a"), present=HERE) == NOTHING._replace(drop=[S0], claim=[S0])
+    """Also when it is nobody's, and then it is claimed anew where it was meant for us."""
+    assert steps(look(shard("b", "a")), present=HERE) == NOTHING._replace(drop=[S0])
+    assert steps(look(shard(None, "b")), present=HERE) == NOTHING._replace(drop=[S0])
+    assert steps(look(shard(None, "a")), present=HERE) == NOTHING._replace(drop=[S0], claim=[S0])
 
 
-def test_leaving_gives_up_everything() -> None:
-    """Whatever the target, and whether or not anybody lives to take it."""
-    assert steps(view("a", "a"), present=HERE, live=frozenset(), leaving=True).drain == [S0]
-    assert steps(view("a", "a"), present=HERE, drained=HERE, live=frozenset(), leaving=True).release == [S0]
+def test_a_free_shard_is_claimed_at_once_by_its_target() -> None:
+    """Nobody else is asked, and a cordon does not undo what was ordered."""
+    assert steps(look(shard(None, "a"))).claim == [S0]
+    assert steps(look(shard(None, "a"), worker("a", cordoned=True))).claim == [S0]
+
+
+@pytest.mark.parametrize("target", [None, "b"])
+def test_a_free_shard_of_nobody_waits_for_its_rank(target: str | None) -> None:
+    """Half a second, and a fifth of a second more for each worker before us that could take it."""
+    due = UNOWNED_S + rendezvous(S0, NAMES).index("a") * RANK_S
+    assert steps(look(shard(None, target)), unowned_s=due - 0.01) == NOTHING
+    assert steps(look(shard(None, target)), unowned_s=due).claim == [S0]
+
+
+def test_only_who_could_take_a_free_shard_goes_before_us() -> None:
+    """A worker that is silent, cordoned or draining holds nobody up."""
+    assert steps(look(shard(None)), unowned_s=UNOWNED_S, live=frozenset()).claim == [S0]
+    seen = look(shard(None), worker("a"), worker("b", cordoned=True), worker("c", draining=True))
+    assert steps(seen, unowned_s=UNOWNED_S).claim == [S0]
+
+
+def test_a_worker_that_should_get_no_more_takes_nothing_it_was_not_told_to() -> None:
+    """And a leaving one not even that."""
+    for idle in (worker("a", cordoned=True), worker("a", draining=True)):
+        assert steps(look(shard(None), idle), unowned_s=60.0, live=frozenset()) == NOTHING
+    assert steps(look(shard(None, "a")), unowned_s=60.0, leaving=True) == NOTHING
+
+
+def test_a_worker_without_a_row_may_still_claim() -> None:
+    """Its own row may be younger than the view."""
+    assert steps(look(shard(None), worker("b")), unowned_s=60.0).claim == [S0]
+
+
+# --- handing over
+
+
+def test_a_shard_wanted_elsewhere_is_prepared_there_and_served_on() -> None:
+    """Its target must be live; else it is better here than nowhere."""
+    assert steps(look(shard("a", "b")), present=HERE) == NOTHING._replace(prepare=[(S0, "b")])
+    assert steps(look(shard("a", "b")), present=HERE, live=frozenset({"c"})) == NOTHING
+
+
+def test_a_handoff_waits_while_its_target_prepares() -> None:
+    """And while what is on its way gets durable."""
+    for phase in (Phase.PREPARING, Phase.DRAINING):
+        assert steps(look(shard("a", "b")), present=HERE, handoffs=under_way(phase)) == NOTHING
+
+
+def test_a_target_that_is_ready_has_the_shard_drained_and_then_given() -> None:
+    """First nothing more is admitted, then nothing is on its way, then the database is asked."""
+    seen = look(shard("a", "b"))
+    assert steps(seen, present=HERE, handoffs=under_way(Phase.PREPARED)) == NOTHING._replace(drain=[S0])
+    assert steps(seen, present=HERE, handoffs=under_way(Phase.DRAINED)) == NOTHING._replace(give=[S0])
+
+
+@pytest.mark.parametrize(
+    ("phase", "limit_s"), [(Phase.PREPARING, PREPARE_S), (Phase.PREPARED, PREPARE_S), (Phase.DRAINING, DRAIN_S)]
+)
+def test_a_phase_that_takes_too_long_ends_the_handoff(phase: Phase, limit_s: float) -> None:
+    """The shard is served on."""
+    late = under_way(phase, 10.0 - limit_s)
+    assert steps(look(shard("a", "b")), present=HERE, handoffs=late) == NOTHING._replace(abandon=[S0])
+    in_time = under_way(phase, 10.01 - limit_s)
+    assert steps(look(shard("a", "b")), present=HERE, handoffs=in_time).abandon == []
+
+
+def test_a_drained_shard_is_given_however_long_that_took() -> None:
+    """Nobody serves it, so the only way on is forward."""
+    assert steps(look(shard("a", "b")), present=HERE, handoffs=under_way(Phase.DRAINED, 0.0)).give == [S0]
+
+
+@pytest.mark.parametrize(
+    ("others", "live"),
+    [([], ALL), ([worker("b", incarnation="b2")], ALL), ([worker("b")], frozenset({"a", "c"}))],
+    ids=["gone", "another incarnation", "silent"],
+)
+@pytest.mark.parametrize("phase", list(Phase))
+def test_a_handoff_ends_when_its_receiver_is_lost(phase: Phase, others: list[WorkerRow], live: Set[str]) -> None:
+    """Whatever its phase."""
+    seen = look(shard("a", "b"), worker("a"), *others)
+    assert steps(seen, present=HERE, handoffs=under_way(phase), live=live) == NOTHING._replace(abandon=[S0])
+
+
+def test_a_handoff_that_failed_or_is_of_an_older_epoch_ends() -> None:
+    """The database refused it, or would."""
+    assert steps(look(shard("a", "b")), present=HERE, handoffs=under_way(Phase.FAILED)).abandon == [S0]
+    assert steps(look(shard("a", "b")), present=HERE, handoffs=under_way(Phase.DRAINED, epoch=4)).abandon == [S0]
+
+
+@pytest.mark.parametrize("target", ["a", "c", None])
+def test_a_handoff_that_is_wanted_no_more_ends_while_the_shard_is_served(target: str | None) -> None:
+    """Once it is not, the quickest way to have it served is to give it."""
+    seen = look(shard("a", target))
+    for phase in (Phase.PREPARING, Phase.PREPARED):
+        assert steps(seen, present=HERE, handoffs=under_way(phase)) == NOTHING._replace(abandon=[S0])
+    assert steps(seen, present=HERE, handoffs=under_way(Phase.DRAINED)) == NOTHING._replace(give=[S0])
+
+
+def test_a_handoff_that_came_to_nothing_is_begun_again_after_a_while() -> None:
+    """Not at once, or a target that is not to be had would be asked without end."""
+    seen = look(shard("a", "b"))
+    assert steps(seen, present=HERE, failed_s={S0: AGAIN_S - 0.01}) == NOTHING
+    assert steps(seen, present=HERE, failed_s={S0: AGAIN_S}).prepare == [(S0, "b")]
+
+
+def test_only_so_many_shards_are_handed_over_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those under way count; the others are served until their turn comes."""
+    monkeypatch.setattr(decisions, "HANDOFFS_AT_ONCE", 2)
+    both = look(shard("a", "b"), shard("a", "b", id=S1), shard("a", "b", id=ShardId(2)))
+    here = frozenset(both.shards)
+    assert steps(both, present=here).prepare == [(S0, "b"), (S1, "b")]
+    assert steps(both, present=here, handoffs=under_way(Phase.PREPARING)).prepare == [(S1, "b")]
+
+
+# --- leaving
+
+
+def test_who_leaves_has_its_shards_prepared_elsewhere() -> None:
+    """By the plan, where it names another that lives, else by the rule of shares."""
+    seen = look(shard("a", "c"), shard("a", "a", id=S1), shard("b", id=ShardId(2)))
+    assert steps(seen, present=frozenset({S0, S1}), leaving=True).prepare == [(S0, "c"), (S1, "b")]
+
+
+def test_who_leaves_sticks_to_a_receiver_once_chosen() -> None:
+    """The shares shift with every shard that arrives."""
+    seen = look(shard("a", "c"))
+    going = under_way(Phase.PREPARED)
+    assert steps(seen, present=HERE, handoffs=going, leaving=True) == NOTHING._replace(drain=[S0])
+
+
+def test_who_leaves_without_a_receiver_drains_and_then_releases() -> None:
+    """What is not here has nothing on its way."""
+    seen, alone = look(shard("a", "a")), frozenset({"a"})
+    assert steps(seen, present=HERE, live=alone, leaving=True) == NOTHING._replace(drain=[S0])
+    drained = steps(seen, present=HERE, serving=NOWHERE, drained=HERE, live=alone, leaving=True)
+    assert drained == NOTHING._replace(release=[S0])
+    assert steps(seen, live=alone, leaving=True) == NOTHING._replace(release=[S0])
+
+
+def test_who_leaves_serves_what_waits_for_its_turn() -> None:
+    """A shard that is to be handed over later, and is ours, is adopted meanwhile."""
+    assert steps(look(shard("a", "b")), failed_s={S0: 0.0}, leaving=True) == NOTHING._replace(adopt=[S0])
+
+
+def test_heirs_share_what_the_dead_had_among_the_living() -> None:
+    """Nobody else's shards move for it, and a target that lives counts as an owner."""
+    rows = [
+        shard("a"),
+        shard("a", id=S1),
+        shard("a", id=ShardId(2)),
+        shard("b", "c", id=ShardId(3)),
+        shard(None, id=ShardId(4)),
+    ]
+    assert heirs(look(*rows), {("a", "a1")}, ALL) == {S0: "b", S1: "b", ShardId(2): "c"}
+
+
+def test_heirs_are_none_where_nobody_may_have_more() -> None:
+    """A cordoned or draining worker inherits nothing, nor does another incarnation of the dead one's name."""
+    seen = look(shard("a"), worker("a"), worker("b", cordoned=True), worker("c", draining=True))
+    assert heirs(seen, {("a", "a1")}, ALL) == {S0: None}
+    assert heirs(look(shard("a", incarnation="a0")), {("a", "a0")}, frozenset({"a"})) == {S0: None}
+
+
+def test_heirs_are_of_the_incarnation_that_is_gone() -> None:
+    """What its successor has stays with it."""
+    assert heirs(look(shard("a", incarnation="a2")), {("a", "a1")}, ALL) == {}
+
+
+# --- who lives
 
 
 def test_a_worker_lives_only_while_its_beat_is_seen_to_move() -> None:
     """The first sight of a row proves nothing: it may be a dead worker's."""
     observer = Observer()
     for now, beat, expected in [(0.0, 7, False), (0.2, 8, True), (0.2 + LIVE_S, 8, False), (5.0, 9, True)]:
-        seen = view("a", "a", worker("a"), worker("b", beat))
+        seen = look(worker("b", beat))
         observer.note(seen, now)
         assert ("b" in observer.live(seen, now)) is expected
     observer.restart()
@@ -128,19 +318,108 @@ def test_a_worker_lives_only_while_its_beat_is_seen_to_move() -> None:
     assert observer.live(seen, 5.1) == frozenset(), "what went by between two sessions is not known"
 
 
-def test_who_leaves_does_not_live() -> None:
+def test_who_leaves_or_was_fenced_does_not_live() -> None:
     """Nothing is given to it."""
-    observer = Observer()
-    for beat in (1, 2):
-        seen = view("a", "a", worker("b", beat, leaving=True), worker("c", beat))
-        observer.note(seen, 0.1 * beat)
-    assert observer.live(seen, 0.2) == {"c"}
+    first, second = (
+        look(worker("a", beat, fenced=True), worker("b", beat, leaving=True), worker("c", beat)) for beat in (1, 2)
+    )
+    assert watched((0.1, first), (0.2, second)).live(second, 0.2) == {"c"}
 
 
 def test_how_long_a_shard_is_unowned_begins_anew_with_each_owner() -> None:
     """Seen by this observer, without a gap."""
-    observer = Observer()
-    observer.note(view(None, None), 1.0)
+    observer = watched((1.0, look(shard(None))), (1.2, look(shard(None))))
     assert observer.unowned_s(1.5) == {S0: 0.5}
-    observer.note(view("b", None), 2.0)
+    observer.note(look(shard("b")), 2.0)
     assert observer.unowned_s(2.0) == {}
+
+
+def test_the_longest_silence_is_that_of_another_who_should_beat() -> None:
+    """Our own beat and those of the fenced do not count; without others there is no silence."""
+    early = look(worker("a", 1), worker("b", 1), worker("c", 1, fenced=True))
+    late = look(worker("a", 1), worker("b", 2), worker("c", 1, fenced=True))
+    observer = watched((0.0, early), (1.0, late))
+    assert observer.quiet_s(late, "a", 1.5) == 0.5
+    alone = look(worker("a", 1))
+    assert watched((0.0, alone)).quiet_s(alone, "a", 9.0) == 0.0
+
+
+# --- whom to fence
+
+
+def first_for(name: str, live: Set[str] = ALL) -> str:
+    """Who is first to fence ``name``, among the others that live."""
+    return rendezvous(name, live - {name})[0]
+
+
+def test_a_beat_that_stands_still_is_suspect_after_the_ttl() -> None:
+    """The others beat; the first in the rendezvous order fences, by the beat last seen."""
+    observer, me = watched((0.0, look(*map(worker, NAMES)))), first_for("c")
+    late = look(*(worker(name, 0 if name == "c" else 1) for name in NAMES))
+    observer.note(late, TTL_S - 0.01)
+    assert observer.suspects(late, me, TTL_S - 0.01) == []
+    assert observer.suspects(late, me, TTL_S) == [Suspect("c", "c1", 0)]
+
+
+def test_the_next_in_the_order_waits_for_the_first() -> None:
+    """Longer by one rank, among those that live."""
+    observer = watched((0.0, look(*map(worker, NAMES))))
+    late = look(*(worker(name, 0 if name == "c" else 1) for name in NAMES))
+    observer.note(late, TTL_S)
+    second = rendezvous("c", {"a", "b"})[1]
+    assert observer.suspects(late, second, TTL_S + RANK_S - 0.01) == []
+    assert observer.suspects(late, second, TTL_S + RANK_S) == [Suspect("c", "c1", 0)]
+    assert rendezvous_rank("c", second, {"a", "b"}) == 1
+
+
+def test_a_lock_seen_held_and_then_gone_makes_the_wait_short() -> None:
+    """One that was never seen held says nothing: the worker may not have got so far."""
+    me = first_for("c")
+    for seen_locked, expected in ((True, [Suspect("c", "c1", 0)]), (False, [])):
+        observer = watched((0.0, look(*map(worker, ["a", "b"]), worker("c", locked=seen_locked))))
+        late = look(worker("a", 1), worker("b", 1), worker("c", locked=False))
+        observer.note(late, LOCK_GONE_S)
+        assert observer.suspects(late, me, LOCK_GONE_S - 0.01) == []
+        assert observer.suspects(late, me, LOCK_GONE_S) == expected
+
+
+def test_a_new_session_begins_to_count_anew() -> None:
+    """Neither the silence nor the lock of before is held against anybody."""
+    observer, me = watched((0.0, look(*map(worker, NAMES)))), first_for("c")
+    observer.restart()
+    gone = look(*(worker(name, locked=False) for name in NAMES))
+    observer.note(gone, TTL_S)
+    assert observer.suspects(gone, me, 2 * TTL_S - 0.01) == []
+
+
+def test_when_most_look_dead_the_observer_waits_one_more_ttl() -> None:
+    """It may itself be at fault; one of one is not most."""
+    seen = look(*map(worker, NAMES))
+    observer = watched((0.0, seen))
+    assert observer.suspects(seen, "a", 2 * TTL_S - 0.01) == []
+    assert observer.suspects(seen, "a", 2 * TTL_S) == [Suspect("b", "b1", 0), Suspect("c", "c1", 0)]
+    pair = look(*map(worker, ["a", "b"]))
+    assert watched((0.0, pair)).suspects(pair, "a", TTL_S) == [Suspect("b", "b1", 0)]
+
+
+def test_who_was_fenced_or_never_lived_is_no_suspect() -> None:
+    """There is nothing to end."""
+    seen = look(worker("a"), worker("b", fenced=True), worker("c", incarnation=""))
+    assert watched((0.0, seen)).suspects(seen, "a", 60.0) == []
+
+
+@pytest.mark.parametrize("others", [[worker("c", 1, incarnation="c2")], []], ids=["replaced", "without a row"])
+def test_an_incarnation_that_was_replaced_is_suspect_while_it_owns_a_shard(others: list[WorkerRow]) -> None:
+    """Whatever its beat, after a wait longer than its lease; its successor's name counts for the order too."""
+    seen = look(shard("c"), worker("a", 1), *others)
+    observer = watched((0.0, seen))
+    assert observer.suspects(seen, "a", LOCK_GONE_S - 0.01) == []
+    assert observer.suspects(seen, "a", LOCK_GONE_S) == [Suspect("c", "c1", None)]
+    observer.note(look(shard(None), worker("a", 1), *others), LOCK_GONE_S)
+    assert observer.suspects(seen, "a", LOCK_GONE_S) == []
+
+
+def test_nobody_fences_its_own_older_incarnation() -> None:
+    """It frees what that one had by itself."""
+    seen = look(shard("a", incarnation="a0"), worker("a"))
+    assert watched((0.0, seen)).suspects(seen, "a", 60.0) == []
