@@ -71,7 +71,8 @@ class Shard:
         self._counted = (0, 0, 0.0)
         self._successor: tuple[str | None, int] = (None, epoch)
         self._held: deque[Ask] = deque()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], Ask | None] = {}
+        """What takes a while, each with the ask that it alone would answer."""
         self.stream = appender.open(shard_id, epoch, head, self)
 
     @property
@@ -211,8 +212,10 @@ class Shard:
         for ask in self._held:
             ask.not_here(*successor)
         self._held.clear()
-        for task in self._tasks:
+        for task, ask in list(self._tasks.items()):
             task.cancel()
+            if ask is not None:
+                ask.not_here(*successor)
 
     # --- what takes a while
 
@@ -250,7 +253,7 @@ class Shard:
 
     def look_up_key(self, actor: ThreadActor, ask: Ask, key_hash: bytes) -> None:
         """Ask the journal for an idempotency key, then decide the ask afresh."""
-        self._spawn(self._look_up_key(actor, ask, key_hash), "look-up-key")
+        self._spawn(self._look_up_key(actor, ask, key_hash), "look-up-key", ask)
 
     async def _look_up_key(self, actor: ThreadActor, ask: Ask, key_hash: bytes) -> None:
         checked = (actor.keys, actor.sequence_nr)
@@ -270,7 +273,7 @@ class Shard:
 
     def fetch_texts(self, actor: ThreadActor, ask: Ask, needs: NeedsTexts) -> None:
         """Fill a page of messages with their texts from the journal."""
-        self._spawn(self._fetch_texts(actor, ask, needs), "fetch-texts")
+        self._spawn(self._fetch_texts(actor, ask, needs), "fetch-texts", ask)
 
     async def _fetch_texts(self, actor: ThreadActor, ask: Ask, needs: NeedsTexts) -> None:
         while not ask.over:
@@ -287,13 +290,13 @@ class Shard:
         """Keep a snapshot of durable state, some time."""
         self.env.save_snapshot(self.shard_id, actor.uuid, seq_nr, state)
 
-    def _spawn(self, work: Coroutine[object, object, None], name: str) -> None:
+    def _spawn(self, work: Coroutine[object, object, None], name: str, ask: Ask | None = None) -> None:
         task = asyncio.get_running_loop().create_task(work, name=name)
-        self._tasks.add(task)
+        self._tasks[task] = ask
         task.add_done_callback(self._ended)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
+        del self._tasks[task]
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a shard's task failed", exc_info=error, extra={"shard": self.shard_id, "task": task.get_name()})
 

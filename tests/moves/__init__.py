@@ -1,0 +1,1 @@
+"""Shards that move between real worker processes, planned and forced, while clients chat."""
