@@ -1,26 +1,50 @@
-"""What the management port shows: this worker's health, and the cluster as this worker sees it."""
+"""What the management port shows and has changed: this worker's health, and the cluster as this worker sees it."""
 
+import asyncio
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from typing import Final
 
 from shard_worker.actors.region import ShardRegion
+from shard_worker.database.connection import LINK_FAULTS
 from shard_worker.domain.ids import ShardId
+from shard_worker.gateway.cluster import DatabaseAway
 from shard_worker.journal.appender import Appender
 from shard_worker.ownership.membership import Ownership
-from shard_worker.ownership.owners import ShardRow, WorkerRow
-from shard_worker.ownership.store import Target
+from shard_worker.ownership.owners import Load, ShardRow, View, WorkerRow
+from shard_worker.ownership.store import Change, Target
 
 _SETTLE_MOST_S: Final = 10.0
+_REFRESH_S: Final = 2.0
+"""How long a change that is recorded may take to be seen by this worker; then it is answered all the same."""
+_IDLE: Final = Load(0.0, 0.0)
+
+
+def _nothing() -> None:
+    """For a view whose worker cannot be told to leave."""
 
 
 class WorkerView:
-    """Implements the gateway's `ClusterView`."""
+    """Implements the gateway's `ClusterView`.
 
-    def __init__(self, worker: str, ownership: Ownership, region: ShardRegion, appender: Appender) -> None:
+    ``leave`` has the worker begin to leave by itself, as SIGTERM does; it may be called again, and must not wait.
+    """
+
+    def __init__(
+        self,
+        worker: str,
+        ownership: Ownership,
+        region: ShardRegion,
+        appender: Appender,
+        leave: Callable[[], None] = _nothing,
+    ) -> None:
         self._worker = worker
         self._ownership = ownership
         self._region = region
         self._appender = appender
+        self._leave = leave
         self._started = time.monotonic()
         self._ready = False
 
@@ -63,9 +87,9 @@ class WorkerView:
                     "owner": row.owner,
                     "epoch": row.epoch,
                     "state": _shard_state(row),
-                    "load": self._load(row.id),
+                    "load": _load(view, row),
                 }
-                for row in sorted(view.shards.values())
+                for row in _by_id(view)
             ],
         }
 
@@ -88,6 +112,7 @@ class WorkerView:
                     "beat": row.beat,
                     "leaving": row.leaving,
                     "cordoned": row.cordoned,
+                    "draining": row.draining,
                 }
                 for row in sorted(view.workers.values())
             ],
@@ -100,26 +125,98 @@ class WorkerView:
                     "state": _shard_state(row),
                     "target": row.target,
                     "reason": row.reason,
-                    "load": self._load(row.id),
+                    "since": None if row.since is None else _instant(row.since),
+                    "load": _load(view, row),
                 }
-                for row in sorted(view.shards.values())
+                for row in _by_id(view)
             ],
             "serving": sorted(self._region.serving()),
         }
 
+    async def shard_count(self) -> int:
+        """How many shards the cluster has, also before the first look."""
+        if not self._ownership.view.shards:
+            await self._refresh()
+        if not self._ownership.view.shards:
+            raise DatabaseAway("this worker has not read the shards yet")
+        return len(self._ownership.view.shards)
+
     async def set_targets(self, version: int, plan_hash: str, targets: list[tuple[int, str | None, str]]) -> int | None:
         """Record a plan made from plan ``version``: its own version, or None when another came first."""
-        return await self._ownership.set_targets(
-            version, plan_hash, [Target(ShardId(shard), worker, reason) for shard, worker, reason in targets]
-        )
+        wanted = [Target(ShardId(shard), worker, reason) for shard, worker, reason in targets]
+        with _postgres():
+            new = await self._ownership.set_targets(version, plan_hash, wanted)
+        await self._refresh()
+        return new
 
     def plan_version(self) -> int:
         """The present plan's version, as far as this worker knows."""
         return self._ownership.view.plan_version
 
-    def _load(self, shard_id: ShardId) -> int | None:
-        shard = self._region.shards.get(shard_id)
-        return None if shard is None else shard.commands
+    def worker_names(self) -> list[str]:
+        """Every name that a worker has had, as far as this worker knows."""
+        return sorted(self._ownership.view.workers)
+
+    async def set_cordon(self, worker: str, *, cordoned: bool, draining: bool) -> bool:
+        """Say whether a worker gets more shards and keeps those it has; False for a name nobody has had."""
+        with _postgres():
+            found = await self._ownership.set_cordon(worker, cordoned=cordoned, draining=draining)
+        await self._refresh()
+        return found
+
+    def leave(self) -> int:
+        """Begin to leave; how many shards are still this incarnation's in the database, or still here."""
+        self._leave()
+        incarnation = self._ownership.incarnation
+        owned = {row.id for row in self._ownership.view.shards.values() if row.incarnation == incarnation}
+        return len(owned | self._region.present())
+
+    async def history(self, limit: int, shard: int | None) -> list[dict[str, object]]:
+        """The last changes of owner, newest first."""
+        with _postgres():
+            changes = await self._ownership.history(limit, None if shard is None else ShardId(shard))
+        return [_change(change) for change in changes]
+
+    async def _refresh(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_REFRESH_S):
+                await self._ownership.refresh()
+
+
+@contextmanager
+def _postgres() -> Iterator[None]:
+    try:
+        yield
+    except LINK_FAULTS as error:
+        raise DatabaseAway("Postgres did not answer in time: ask again, which does no harm") from error
+
+
+def _by_id(view: View) -> list[ShardRow]:
+    return [view.shards[shard_id] for shard_id in sorted(view.shards)]
+
+
+def _load(view: View, row: ShardRow) -> dict[str, float]:
+    """What the shard's owner wrote of its load; nothing for one that was never busy."""
+    load = view.loads.get(row.id, _IDLE)
+    return {"commandsPerSecond": round(load.commands_s, 2), "appendMilliseconds": round(load.append_ms, 2)}
+
+
+def _change(change: Change) -> dict[str, object]:
+    return {
+        "at": _instant(change.at),
+        "shard": change.shard_id,
+        "epoch": change.epoch,
+        "from": change.source,
+        "to": change.worker,
+        "kind": change.kind,
+        "reason": change.reason,
+        "pauseMilliseconds": None if change.pause_ms is None else round(change.pause_ms, 1),
+    }
+
+
+def _instant(at: datetime) -> str:
+    """In ISO 8601, UTC, to the millisecond."""
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _worker_state(row: WorkerRow) -> str:

@@ -12,8 +12,10 @@ import click
 from shard_worker.database.connection import DatabaseError
 from shard_worker.database.migration import migrate as run_migrations
 from shard_worker.journal.fsck import fsck as check_journal
+from shard_worker.leaving import NotLeft
+from shard_worker.leaving import leave as ask_to_leave
 from shard_worker.logs import configure_logging
-from shard_worker.settings import PREFIX, SettingsRefused, load_settings
+from shard_worker.settings import PREFIX, SettingsRefused, WorkerSettings, load_settings
 from shard_worker.worker import WorkerFailed, run_worker
 
 log = logging.getLogger("shard_worker")
@@ -69,6 +71,67 @@ def run() -> None:
     except (WorkerFailed, DatabaseError, SettingsRefused, OSError) as error:
         log.critical("the worker cannot go on", extra={"cause": str(error)})
         sys.exit(1)
+
+
+@main.command()
+@click.option(
+    "--address",
+    metavar="HOST:PORT",
+    help="The worker's management port"
+    f" [default: {PREFIX}MANAGEMENT_PORT, else 8081, at {PREFIX}BIND, else 127.0.0.1].",
+)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    metavar="SECONDS",
+    envvar=f"{PREFIX}DRAIN_SECONDS",
+    type=click.FloatRange(0, 3600),
+    default=WorkerSettings.model_fields["drain_seconds"].default,
+    show_default=True,
+    help=f"How long to wait until it owns nothing; {PREFIX}DRAIN_SECONDS is taken where it is set.",
+)
+@click.option("--bind", envvar=f"{PREFIX}BIND", hidden=True, default="127.0.0.1")
+@click.option("--port", envvar=f"{PREFIX}MANAGEMENT_PORT", hidden=True, type=click.IntRange(0, 65535), default=8081)
+@click.option("--secret", envvar=f"{PREFIX}SECRET", hidden=True)
+@click.option(
+    "--secret-file",
+    envvar=f"{PREFIX}SECRET_FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help=f"A file with the cluster's secret [default: {PREFIX}SECRET_FILE, or {PREFIX}SECRET itself].",
+)
+def leave(
+    address: str | None, timeout_s: float, bind: str, port: int, secret: str | None, secret_file: Path | None
+) -> None:
+    r"""Have the worker of this pod hand its shards over, and wait until it owns nothing.
+
+    This is what a preStop hook calls: run in the worker's own environment it needs no options.  The worker goes on
+    forwarding requests meanwhile, and ends by itself; asking twice does no harm.
+
+    
+    lifecycle:
+      preStop:
+        exec: {command: [shard-worker, leave]}
+
+    Exit codes: 0 it owns nothing, 1 it still owns shards when the time is over, or no worker answers, 2 wrong options.
+    """
+    host, port = (bind, port) if address is None else _host_and_port(address)
+    if port == 0:
+        raise click.UsageError(f"give --address: {PREFIX}MANAGEMENT_PORT is 0, so the worker chose a port by itself")
+    if (secret is None) == (secret_file is None):
+        raise click.UsageError(f"set exactly one of {PREFIX}SECRET and {PREFIX}SECRET_FILE (or --secret-file)")
+    known = secret if secret is not None else Path(str(secret_file)).read_text().strip()
+    host = "127.0.0.1" if host in ("", "0.0.0.0", "::") else host  # noqa: S104 - it is replaced, not bound
+    try:
+        ask_to_leave(host, port, known, timeout_s=timeout_s, say=click.echo)
+    except NotLeft as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise click.UsageError(f"--address: {address!r} is not HOST:PORT")
+    return host.strip("[]"), int(port)
 
 
 @main.command()

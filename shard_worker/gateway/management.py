@@ -13,74 +13,24 @@ import asyncio
 import hmac
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Final, Protocol
+from collections.abc import Iterable
+from typing import Final
 
 import msgspec
 from aiohttp import hdrs, web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from shard_worker.gateway import json_values
+from shard_worker.gateway.cluster import ClusterView
 from shard_worker.gateway.connection import ConnectionFactory, GatewayConnection, check_aiohttp
+from shard_worker.gateway.internal import Handler, InternalApi
 from shard_worker.gateway.metrics import RequestMetrics
 from shard_worker.gateway.options import GatewayOptions
-from shard_worker.gateway.problems import Problem, ProblemCode, ProblemRaised, invalid
+from shard_worker.gateway.problems import Problem, ProblemCode, ProblemRaised
 from shard_worker.gateway.replies import NO_CONTENT, Reply, problem_reply
-from shard_worker.gateway.uploads import check_media_type, read_body
 
 _LOG: Final = logging.getLogger(__name__)
 _METRICS_FIELDS: Final = b"Content-Type: %b\r\n" % CONTENT_TYPE_LATEST.encode()
-
-Document = dict[str, object]
-
-
-class ClusterView(Protocol):
-    """What the rest of the worker knows of itself and of the cluster."""
-
-    def fault(self) -> str | None:
-        """Why the process should be ended, or None."""
-        ...
-
-    def ready(self) -> str | None:
-        """Why requests should not be sent here, not yet or no more; None when they should."""
-        ...
-
-    def cluster(self) -> Document:
-        """``{"workers": […], "shards": […]}``, for people and for ``threadcluster status``."""
-        ...
-
-    def ownership(self) -> Document:
-        """Owners, targets, load and the plan's version, for whoever plans."""
-        ...
-
-    async def set_targets(self, version: int, plan_hash: str, targets: list[tuple[int, str | None, str]]) -> int | None:
-        """Record (shard, target, reason)s of a plan made from plan ``version``: its own version, None when stale."""
-        ...
-
-    def plan_version(self) -> int:
-        """The present plan's version, as far as this worker knows."""
-        ...
-
-
-class TargetIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where a plan wants one shard."""
-
-    shard: int
-    target: str | None
-    reason: str
-
-
-class PlanIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """The body of ``PUT /internal/v1/targets``."""
-
-    plan_version: int
-    """The version of the plan this one was made from."""
-    hash: str
-    targets: list[TargetIn]
-
-
-_Handler = Callable[[web.BaseRequest], Awaitable[Reply]]
 
 
 class ManagementPort:
@@ -105,13 +55,12 @@ class ManagementPort:
         self._options = options or GatewayOptions()
         self._factory: ConnectionFactory | None = None
         self._servers: list[asyncio.Server] = []
-        self._paths: dict[str, dict[str, _Handler]] = {
+        self.internal = InternalApi(view, self._options)
+        self._paths: dict[str, dict[str, Handler]] = {
             "/livez": {"GET": self._livez},
             "/readyz": {"GET": self._readyz},
             "/metrics": {"GET": self._metrics},
             "/cluster": {"GET": self._cluster},
-            "/internal/v1/ownership": {"GET": self._ownership},
-            "/internal/v1/targets": {"PUT": self._targets},
         }
 
     def protocol(self) -> GatewayConnection:
@@ -140,7 +89,7 @@ class ManagementPort:
 
     async def _answer(self, request: web.BaseRequest) -> Reply:
         path = request.raw_path.partition("?")[0]
-        methods = self._paths.get(path)
+        methods, name = self.internal.find(path) if path.startswith("/internal/") else (self._paths.get(path), "")
         method = "GET" if request.method == "HEAD" else request.method
         try:
             if path.startswith("/internal/"):
@@ -154,7 +103,7 @@ class ManagementPort:
             if handler is None:
                 problem = Problem(code=ProblemCode.METHOD_NOT_ALLOWED, detail=f"this path allows {allow}", allow=allow)
                 return problem_reply(problem)
-            return await handler(request)
+            return await handler(request, name)
         except ProblemRaised as raised:
             return problem_reply(raised.problem)
         except ConnectionError:
@@ -170,36 +119,17 @@ class ManagementPort:
             detail = "Authorization: must be Bearer and the cluster's secret"
             raise ProblemRaised(Problem(code=ProblemCode.UNAUTHORIZED, detail=detail))
 
-    async def _livez(self, _: web.BaseRequest) -> Reply:
+    async def _livez(self, _: web.BaseRequest, __: str) -> Reply:
         return _health(self._view.fault())
 
-    async def _readyz(self, _: web.BaseRequest) -> Reply:
+    async def _readyz(self, _: web.BaseRequest, __: str) -> Reply:
         return _health(self._view.ready())
 
-    async def _metrics(self, _: web.BaseRequest) -> Reply:
+    async def _metrics(self, _: web.BaseRequest, __: str) -> Reply:
         return Reply(generate_latest(self.registry), fields=_METRICS_FIELDS)
 
-    async def _cluster(self, _: web.BaseRequest) -> Reply:
+    async def _cluster(self, _: web.BaseRequest, __: str) -> Reply:
         return Reply(msgspec.json.encode(self._view.cluster()))
-
-    async def _ownership(self, _: web.BaseRequest) -> Reply:
-        return Reply(msgspec.json.encode(self._view.ownership()))
-
-    async def _targets(self, request: web.BaseRequest) -> Reply:
-        check_media_type(request)
-        value, failures = json_values.decode(await read_body(request, self._options))
-        try:
-            plan = msgspec.convert(value, PlanIn)
-        except msgspec.ValidationError as error:
-            raise invalid(*failures, str(error)) from None
-        if failures:
-            raise invalid(*failures)
-        targets = [(target.shard, target.target, target.reason) for target in plan.targets]
-        version = await self._view.set_targets(plan.plan_version, plan.hash, targets)
-        if version is None:
-            detail = f"made from plan {plan.plan_version}, but plan {self._view.plan_version()} is in force"
-            raise ProblemRaised(Problem(code=ProblemCode.PLAN_STALE, detail=detail))
-        return Reply(b'{"planVersion":%d}' % version)
 
 
 def _health(reason: str | None) -> Reply:

@@ -30,6 +30,8 @@ class ProblemCode(StrEnum):
     HEADERS_TOO_LARGE = "headers-too-large"
     UNAUTHORIZED = "unauthorized"
     PLAN_STALE = "plan-stale"
+    WORKER_NOT_FOUND = "worker-not-found"
+    DATABASE_AWAY = "database-away"
     INTERNAL_ERROR = "internal-error"
 
     THREAD_NOT_FOUND = "thread-not-found"
@@ -67,6 +69,8 @@ _STATUS_AND_TITLE: Final[dict[ProblemCode, tuple[int, str]]] = {
     ProblemCode.HEADERS_TOO_LARGE: (431, "The header fields are too large"),
     ProblemCode.UNAUTHORIZED: (401, "The cluster's secret is missing or wrong"),
     ProblemCode.PLAN_STALE: (409, "A newer plan is in force"),
+    ProblemCode.WORKER_NOT_FOUND: (404, "No such worker"),
+    ProblemCode.DATABASE_AWAY: (503, "Postgres does not answer"),
     ProblemCode.INTERNAL_ERROR: (500, "The worker failed"),
     ProblemCode.THREAD_NOT_FOUND: (404, "No such thread"),
     ProblemCode.THREAD_DESTROYED: (410, "The thread was destroyed"),
@@ -89,7 +93,9 @@ _STATUS_AND_TITLE: Final[dict[ProblemCode, tuple[int, str]]] = {
     ProblemCode.READ_MODEL_BEHIND: (504, "The read model is behind"),
 }
 
-OF_MANAGEMENT: Final = frozenset({ProblemCode.UNAUTHORIZED, ProblemCode.PLAN_STALE})
+OF_MANAGEMENT: Final = frozenset(
+    {ProblemCode.UNAUTHORIZED, ProblemCode.PLAN_STALE, ProblemCode.WORKER_NOT_FOUND, ProblemCode.DATABASE_AWAY}
+)
 """Codes that only the management port answers."""
 
 REFUSED_MESSAGES: Final = 1_000

@@ -1,14 +1,17 @@
 """The management port: probes, metrics, the cluster, and the operator's door."""
 
+import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
+from shard_worker.gateway.cluster import DatabaseAway
 from shard_worker.gateway.management import ManagementPort
 from shard_worker.gateway.metrics import RequestMetrics
 from shard_worker.gateway.server import listening_socket
 from tests.gateway.test_error_table import check
-from tests.gateway.wire import JSON_TYPE, Api, request_bytes
+from tests.gateway.wire import JSON_TYPE, Answered, Api, request_bytes
 
 SECRET = ("Authorization", "Bearer swordfish")
 PLAN = b'{"planVersion": 4, "hash": "h", "targets": [{"shard": 0, "target": "w-0", "reason": "up"}]}'
@@ -21,6 +24,10 @@ class View:
         self.why_not: str | None = None
         self.targets: object = None
         self.broken = False
+        self.away = False
+        self.cordons: dict[str, tuple[bool, bool]] = {"w-0": (False, False), "w 1": (False, False)}
+        self.left = 0
+        self.asked: object = None
 
     def fault(self) -> str | None:
         return self.why_not
@@ -40,10 +47,38 @@ class View:
         return 4
 
     async def set_targets(self, version: int, plan_hash: str, targets: list[tuple[int, str | None, str]]) -> int | None:
+        self._check_database()
         if version != 4:
             return None
         self.targets = (plan_hash, targets)
         return 5
+
+    async def shard_count(self) -> int:
+        self._check_database()
+        return 8
+
+    def worker_names(self) -> list[str]:
+        return sorted(self.cordons)
+
+    async def set_cordon(self, worker: str, *, cordoned: bool, draining: bool) -> bool:
+        self._check_database()
+        if worker not in self.cordons:
+            return False
+        self.cordons[worker] = (cordoned, draining)
+        return True
+
+    def leave(self) -> int:
+        self.left += 1
+        return 3
+
+    async def history(self, limit: int, shard: int | None) -> list[dict[str, object]]:
+        self._check_database()
+        self.asked = (limit, shard)
+        return [{"shard": shard}]
+
+    def _check_database(self) -> None:
+        if self.away:
+            raise DatabaseAway("not there")
 
 
 @pytest.fixture
@@ -68,6 +103,12 @@ async def management(view: View) -> AsyncIterator[Api]:
 def put(body: bytes, *headers: tuple[str, str]) -> bytes:
     """PUT the targets."""
     return request_bytes("PUT", "/internal/v1/targets", headers=(JSON_TYPE, *headers), body=body)
+
+
+async def post(management: Api, path: str, body: bytes | None = None) -> Answered:
+    """POST under /internal/v1."""
+    headers = (SECRET,) if body is None else (SECRET, JSON_TYPE)
+    return await management.send(request_bytes("POST", f"/internal/v1/{path}", headers=headers, body=body))
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])
@@ -124,24 +165,140 @@ async def test_targets_are_taken_from_the_newest_plan_alone(management: Api, vie
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("body", "field"),
     [
-        b"{}",
-        b"[]",
-        PLAN.replace(b"4", b'"4"'),
-        PLAN.replace(b'"h"', b'"h", "x": 1'),
-        PLAN.replace(b"{", b'{"hash": "h",', 1),
+        pytest.param(b"{}", "planVersion", id="empty"),
+        pytest.param(b"[]", "object", id="list"),
+        pytest.param(PLAN.replace(b"4", b'"4"'), "$.planVersion", id="wrong type"),
+        pytest.param(PLAN.replace(b'"h"', b'"h", "x": 1'), "`x`", id="unknown field"),
+        pytest.param(PLAN.replace(b'"up"', b'"up", "y": 1'), "`y` - at `$.targets[0]`", id="unknown field within"),
+        pytest.param(PLAN.replace(b"{", b'{"hash": "h",', 1), "hash: duplicate", id="twice"),
+        pytest.param(PLAN.replace(b": 0", b": 8"), "targets[0].shard: there is no shard 8, only 0 to 7", id="no shard"),
+        pytest.param(PLAN.replace(b": 0", b": -1"), "targets[0].shard: there is no shard -1", id="below 0"),
+        pytest.param(
+            PLAN.replace(b"}]", b'}, {"shard": 0, "target": null, "reason": ""}]'),
+            "targets[1].shard: shard 0 is at targets[0] already",
+            id="shard twice",
+        ),
+        pytest.param(PLAN.replace(b'"w-0"', b'""'), "targets[0].target: must be", id="no name"),
+        pytest.param(PLAN.replace(b"up", b"\\u0000"), "targets[0].reason: must be", id="no text"),
+        pytest.param(PLAN.replace(b'"h"', b'"\\ud800"'), "hash: must be", id="no hash"),
     ],
 )
-async def test_400_a_plan_of_another_shape(management: Api, view: View, body: bytes) -> None:
-    """Nothing is taken by halves."""
-    check(await management.send(put(body, SECRET)), 400, "validation-failed")
+async def test_400_a_plan_that_is_not_understood(management: Api, view: View, body: bytes, field: str) -> None:
+    """Nothing is taken by halves, and the answer says what is wrong."""
+    answered = check(await management.send(put(body, SECRET)), 400, "validation-failed")
+    assert any(field in message for message in answered.json["error_messages"]), answered.json
     assert view.targets is None
 
 
 async def test_400_a_plan_that_is_not_json(management: Api) -> None:
     """As on the public port."""
     check(await management.send(put(b"{", SECRET)), 400, "malformed-json")
+
+
+@pytest.mark.parametrize(
+    ("verb", "flags"), [("cordon", (True, False)), ("drain", (True, True)), ("uncordon", (False, False))]
+)
+async def test_workers_are_cordoned_and_drained(
+    management: Api, view: View, verb: str, flags: tuple[bool, bool]
+) -> None:
+    """By name, as often as one likes; an empty body and an empty object are the same."""
+    for body in (None, b"", b"{}"):
+        answered = await post(management, f"workers/w%201/{verb}", body)
+        assert (answered.status, answered.json) == (
+            200,
+            {"name": "w 1", "cordoned": flags[0], "draining": flags[1]},
+        )
+    assert view.cordons == {"w-0": (False, False), "w 1": flags}
+
+
+@pytest.mark.parametrize("name", ["nobody", "w%00", "{name}"])
+async def test_404_a_worker_that_never_was(management: Api, name: str) -> None:
+    """The answer lists those that were."""
+    answered = check(await post(management, f"workers/{name}/drain"), 404, "worker-not-found")
+    assert "known are: w 1, w-0" in answered.json["detail"]
+
+
+@pytest.mark.parametrize("path", ["workers/w-0/stop", "workers//drain", "workers/w-0/drain/", "workers/w-0", "nothing"])
+async def test_404_another_path(management: Api, view: View, path: str) -> None:
+    """As on the public port."""
+    check(await post(management, path), 404, "route-not-found")
+    assert view.cordons["w-0"] == (False, False)
+
+
+async def test_leaving_is_begun_and_asked_after_alike(management: Api, view: View) -> None:
+    """Whoever asks again learns what is left."""
+    for _ in range(2):
+        answered = await post(management, "leave")
+        assert (answered.status, answered.json) == (200, {"owned": 3, "leaving": True})
+    assert view.left == 2
+
+
+@pytest.mark.parametrize("path", ["leave", "workers/w-0/drain"])
+async def test_400_fields_where_none_are_known(management: Api, view: View, path: str) -> None:
+    """A wish that is not understood changes nothing."""
+    answered = check(await post(management, path, b'{"force": true}'), 400, "validation-failed")
+    assert answered.json["error_messages"] == ["force: is not a field of this request"]
+    check(await post(management, path, b"[]"), 400, "validation-failed")
+    check(await post(management, path, b"{"), 400, "malformed-json")
+    answered = check(await post(management, f"{path}?force"), 400, "validation-failed")
+    assert answered.json["error_messages"] == ["force: is not a parameter of this request"]
+    assert (view.left, view.cordons["w-0"]) == (0, (False, False))
+
+
+@pytest.mark.parametrize(
+    ("query", "asked"),
+    [("", (50, None)), ("?limit=7", (7, None)), ("?shard=0", (50, 0)), ("?limit=1000&shard=7", (1000, 7))],
+)
+async def test_history_is_asked_for_by_limit_and_shard(
+    management: Api, view: View, query: str, asked: tuple[int, int | None]
+) -> None:
+    """Both can be left out."""
+    answered = await management.get(f"/internal/v1/history{query}", SECRET)
+    assert (answered.status, answered.json) == (200, {"changes": [{"shard": asked[1]}]})
+    assert view.asked == asked
+
+
+@pytest.mark.parametrize(
+    ("query", "failure"),
+    [
+        ("limit=0", "limit: must be an integer from 1 to 1000"),
+        ("limit=1001", "limit: must be an integer from 1 to 1000"),
+        ("limit=", "limit: must be an integer from 1 to 1000"),
+        ("shard=8", "shard: must be an integer from 0 to 7"),
+        ("shard=one", "shard: must be an integer from 0 to 7"),
+        ("shard=1&shard=2", "shard: is given twice"),
+        ("worker=w-0", "worker: is not a parameter of this request"),
+    ],
+)
+async def test_400_a_history_that_cannot_be(management: Api, view: View, query: str, failure: str) -> None:
+    """Nothing is clamped or overlooked."""
+    answered = check(await management.get(f"/internal/v1/history?{query}", SECRET), 400, "validation-failed")
+    assert answered.json["error_messages"] == [failure]
+    assert view.asked is None
+
+
+async def test_503_without_the_database(management: Api, view: View) -> None:
+    """What is known is still told; what has to be asked or recorded is not pretended."""
+    view.away = True
+    assert (await management.get("/internal/v1/ownership", SECRET)).status == 200
+    assert (await post(management, "leave")).status == 200
+    check(await management.get("/internal/v1/history", SECRET), 503, "database-away")
+    check(await management.get("/internal/v1/history?shard=1", SECRET), 503, "database-away")
+    check(await post(management, "workers/w-0/cordon"), 503, "database-away")
+    answered = check(await management.send(put(PLAN, SECRET)), 503, "database-away")
+    assert answered.headers["retry-after"] == "1"
+
+
+def test_the_document_and_the_routes_say_the_same() -> None:
+    """Each route has its heading in docs/internal-api.md, and there is no other."""
+    text = (Path(__file__).parents[2] / "docs" / "internal-api.md").read_text()
+    documented = re.findall(r"^## `([A-Z]+) (/\S*)`$", text, re.MULTILINE)
+    routes = {
+        (method, path) for path, methods in ManagementPort(View(), b"s").internal.routes.items() for method in methods
+    }
+    assert sorted(documented) == sorted(routes)
 
 
 async def test_paths_and_methods_are_exact(management: Api) -> None:

@@ -1,0 +1,60 @@
+"""What the management port asks the rest of the worker: a protocol, so that the gateway knows nothing of ownership."""
+
+from typing import Protocol
+
+Document = dict[str, object]
+
+
+class DatabaseAway(Exception):
+    """Postgres did not answer in time; a change that was asked for may hold or not."""
+
+
+class ClusterView(Protocol):
+    """What the worker knows of itself and of the cluster, and what it can have changed there.
+
+    Whatever waits for Postgres may raise `DatabaseAway`.  What was changed is in the next `ownership` of this worker.
+    """
+
+    def fault(self) -> str | None:
+        """Why the process should be ended, or None."""
+        ...
+
+    def ready(self) -> str | None:
+        """Why requests should not be sent here, not yet or no more; None when they should."""
+        ...
+
+    def cluster(self) -> Document:
+        """``{"workers": […], "shards": […]}``, for people and for ``threadcluster status``."""
+        ...
+
+    def ownership(self) -> Document:
+        """Owners, targets, load and the plan's version, for whoever plans."""
+        ...
+
+    async def shard_count(self) -> int:
+        """How many shards the cluster has: their ids are 0 to one less."""
+        ...
+
+    async def set_targets(self, version: int, plan_hash: str, targets: list[tuple[int, str | None, str]]) -> int | None:
+        """Record (shard, target, reason)s of a plan made from plan ``version``: its own version, None when stale."""
+        ...
+
+    def plan_version(self) -> int:
+        """The present plan's version, as far as this worker knows."""
+        ...
+
+    def worker_names(self) -> list[str]:
+        """Every name that a worker has had, as far as this worker knows."""
+        ...
+
+    async def set_cordon(self, worker: str, *, cordoned: bool, draining: bool) -> bool:
+        """Say whether a worker gets more shards and keeps those it has; False for a name nobody has had."""
+        ...
+
+    def leave(self) -> int:
+        """Begin to leave, if that has not begun; how many shards are still here or this worker's in the database."""
+        ...
+
+    async def history(self, limit: int, shard: int | None) -> list[Document]:
+        """The last changes of owner, of one shard or of all, newest first."""
+        ...

@@ -1,0 +1,63 @@
+"""Asking a worker to leave, and waiting until it owns nothing: what a pod's preStop hook does, from beside the worker.
+
+It needs the management port and the cluster's secret, nothing else: no database, no Kubernetes.  It is synchronous and
+imports little, for a hook that starts slowly eats of the time that the shards have.
+"""
+
+import http.client
+import json
+import time
+from collections.abc import Callable
+from typing import Final
+
+_ASK_EVERY_S: Final = 0.1
+_ANSWER_S: Final = 2.0
+
+Say = Callable[[str], None]
+
+
+class NotLeft(Exception):
+    """The worker was not brought to leave; the message says why."""
+
+
+def leave(host: str, port: int, secret: str, *, timeout_s: float, say: Say) -> None:
+    """Have the worker at an address leave, and return when it owns nothing.  Raises `NotLeft`."""
+    deadline = time.monotonic() + timeout_s
+    owned = None
+    while True:
+        try:
+            left = _ask(host, port, secret)
+        except (OSError, http.client.HTTPException) as error:
+            if owned is None:
+                raise NotLeft(f"no worker answers at {host}:{port}: {error or type(error).__name__}") from error
+            if isinstance(error, ConnectionRefusedError):
+                say("the worker has ended")
+                return
+            left = owned  # it is busy, or is closing: the next answer, or the refusal to give one, tells
+        if left != owned:
+            say(f"leaving: {left} shards still here" if left else "left: the worker owns nothing")
+        owned = left
+        if owned == 0:
+            return
+        if time.monotonic() >= deadline:
+            raise NotLeft(f"the worker at {host}:{port} still owns {owned} shards after {timeout_s:g} s")
+        time.sleep(_ASK_EVERY_S)
+
+
+def _ask(host: str, port: int, secret: str) -> int:
+    """Ask once; how many shards the worker still owns."""
+    connection = http.client.HTTPConnection(host, port, timeout=_ANSWER_S)
+    try:
+        connection.request("POST", "/internal/v1/leave", headers={"Authorization": f"Bearer {secret}"})
+        response = connection.getresponse()
+        text = response.read().decode(errors="replace")
+    finally:
+        connection.close()
+    try:
+        found = json.loads(text)
+        if response.status == http.HTTPStatus.OK:
+            return int(found["owned"])
+        reason = str(found["detail"])
+    except (ValueError, KeyError, TypeError):
+        reason = "this is not a worker's management port"
+    raise NotLeft(f"the worker at {host}:{port} refuses ({response.status}): {reason}")

@@ -1,0 +1,128 @@
+"""`shard-worker leave`: what a preStop hook calls, against a played worker."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from shard_worker.gateway.management import ManagementPort
+from shard_worker.gateway.server import listening_socket
+from shard_worker.main import main
+from tests.gateway.test_management import View
+
+
+class LeavingView(View):
+    """A worker whose shards go one by one, as often as it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.owned = [5, 5, 2, 0]
+        self.port: ManagementPort | None = None
+        """Of the worker."""
+        self.ends = False
+        """Whether its process ends when it is asked a second time."""
+
+    def leave(self) -> int:
+        self.left += 1
+        if self.ends and self.left > 1 and self.port is not None:
+            self.port.close()
+        return self.owned.pop(0) if len(self.owned) > 1 else self.owned[0]
+
+
+@pytest.fixture
+def view() -> LeavingView:
+    """The worker."""
+    return LeavingView()
+
+
+@pytest.fixture
+async def environment(view: LeavingView) -> AsyncIterator[dict[str, str]]:
+    """Of the worker's pod."""
+    port = ManagementPort(view, b"sixteen-letters!")
+    with listening_socket("127.0.0.1", 0) as bound:
+        await port.start([bound])
+        view.port = port
+        number = str(bound.getsockname()[1])
+        bound.close()  # only the server's own copy listens from here on
+        yield {
+            "SHARD_WORKER_MANAGEMENT_PORT": number,
+            "SHARD_WORKER_BIND": "0.0.0.0",
+            "SHARD_WORKER_SECRET": "sixteen-letters!",
+        }
+        port.close()
+
+
+async def leave(environment: dict[str, str], *words: str) -> Result:
+    """Run the command while the loop goes on serving."""
+    return await asyncio.to_thread(CliRunner().invoke, main, ["leave", *words], env=environment)
+
+
+async def test_it_waits_until_the_worker_owns_nothing(environment: dict[str, str], view: LeavingView) -> None:
+    """It needs no option in the worker's own environment, and says how it goes on."""
+    result = await leave(environment)
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines() == [
+        "leaving: 5 shards still here",
+        "leaving: 2 shards still here",
+        "left: the worker owns nothing",
+    ]
+    assert view.left == 4
+
+
+async def test_the_secret_may_be_in_a_file(environment: dict[str, str], tmp_path: Path) -> None:
+    """As for the worker itself; and the address may be given."""
+    (tmp_path / "secret").write_text("sixteen-letters!\n")
+    port = environment["SHARD_WORKER_MANAGEMENT_PORT"]
+    result = await leave({"SHARD_WORKER_SECRET_FILE": str(tmp_path / "secret")}, "--address", f"localhost:{port}")
+    assert result.exit_code == 0, result.output
+
+
+async def test_a_worker_that_ends_has_left(environment: dict[str, str], view: LeavingView) -> None:
+    """Its port is closed last of all."""
+    view.owned, view.ends = [5], True
+    result = await leave(environment)
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines()[-1] == "the worker has ended"
+
+
+async def test_exit_1_when_the_time_is_over(environment: dict[str, str], view: LeavingView) -> None:
+    """With what is left, and after how long."""
+    view.owned = [7]
+    result = await leave({**environment, "SHARD_WORKER_DRAIN_SECONDS": "0.3"})
+    assert result.exit_code == 1
+    assert "still owns 7 shards after 0.3 s" in result.output
+    assert (await leave(environment, "--timeout", "0")).exit_code == 1
+
+
+async def test_exit_1_when_no_worker_answers(environment: dict[str, str]) -> None:
+    """Nobody there, somebody else there, or the wrong secret."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        result = await leave(environment, "--address", f"127.0.0.1:{port}")
+    assert result.exit_code == 1
+    assert f"no worker answers at 127.0.0.1:{port}" in result.output
+    result = await leave({**environment, "SHARD_WORKER_SECRET": "another-secret-16"})
+    assert result.exit_code == 1
+    assert "refuses (401)" in result.output
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "message"),
+    [
+        pytest.param({"SHARD_WORKER_SECRET": ""}, [], "exactly one of SHARD_WORKER_SECRET", id="no secret"),
+        pytest.param({"SHARD_WORKER_MANAGEMENT_PORT": "0"}, [], "give --address", id="chosen port"),
+        pytest.param({}, ["--address", "nowhere"], "is not HOST:PORT", id="no port"),
+        pytest.param({}, ["--timeout", "-1"], "timeout", id="no time"),
+    ],
+)
+async def test_exit_2_for_wrong_options(
+    environment: dict[str, str], change: dict[str, str], words: list[str], message: str
+) -> None:
+    """Each is named."""
+    result = await leave({**environment, **change}, *words)
+    assert result.exit_code == 2
+    assert message in result.output
