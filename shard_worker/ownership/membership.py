@@ -124,6 +124,27 @@ class Ownership:
             finally:
                 connection.terminate()
 
+    async def set_cordon(self, worker: str, *, cordoned: bool, draining: bool) -> bool:
+        """Say whether a worker gets more shards, and whether it keeps those it has; False for a name nobody has had.
+
+        Raises `TimeoutError` when Postgres does not answer: whether it was recorded is then not known.
+        """
+        async with asyncio.timeout(STATEMENT_S):
+            connection = await self._connect("cordon")
+            try:
+                return await store.set_cordon(connection, worker, cordoned=cordoned, draining=draining)
+            finally:
+                connection.terminate()
+
+    async def history(self, limit: int, shard_id: ShardId | None) -> list[store.Change]:
+        """The last changes of owner, newest first.  Raises `TimeoutError` when Postgres does not answer."""
+        async with asyncio.timeout(STATEMENT_S):
+            connection = await self._connect("history")
+            try:
+                return await store.history(connection, limit, shard_id)
+            finally:
+                connection.terminate()
+
     # --- life
 
     def start(self, host: ShardHost) -> None:
