@@ -212,10 +212,10 @@ class Shard:
         for ask in self._held:
             ask.not_here(*successor)
         self._held.clear()
-        for task, ask in list(self._tasks.items()):
+        for task, waiting in list(self._tasks.items()):
             task.cancel()
-            if ask is not None:
-                ask.not_here(*successor)
+            if waiting is not None:
+                waiting.not_here(*successor)
 
     # --- what takes a while
 

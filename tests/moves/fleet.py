@@ -86,7 +86,7 @@ class WorkerProcess:
             return await self._process.wait()
 
     async def kill(self) -> None:
-        """kill -9, and wait until it is gone."""
+        """Kill it with SIGKILL, and wait until it is gone."""
         self.signal(signal.SIGKILL)
         await self.ended()
 
