@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
@@ -34,7 +34,7 @@ from shard_worker.gateway.options import GatewayOptions
 from shard_worker.gateway.server import PublicGateway, inherited_socket, listening_socket
 from shard_worker.journal.appender import Appender
 from shard_worker.journal.keys import StoredKey, look_up_key
-from shard_worker.journal.replay import Loader, read_events, read_head, read_tails
+from shard_worker.journal.replay import Loader, read_events, read_head
 from shard_worker.journal.snapshots import SnapshotWriter
 from shard_worker.ownership.membership import Ownership
 from shard_worker.ownership.store import Address
@@ -119,15 +119,11 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
     async def head_of(shard_id: ShardId) -> int:
         return await pool.run(lambda connection: read_head(connection, shard_id))
 
-    async def tails_of(spans: Mapping[ShardId, tuple[int, int]]) -> Mapping[ShardId, Sequence[asyncpg.Record]]:
-        return await pool.run(lambda connection: read_tails(connection, spans))
-
     env = Environment(
         load=loader.load,
         look_up_key=key_of,
         read_events=events_of,
         read_head=head_of,
-        read_tails=tails_of,
         save_snapshot=snapshots.save,
         memory_reads_allowed=ownership.lease.allows_memory_reads,
         limits=Limits(

@@ -1,11 +1,9 @@
 """What all actors of a worker share: the bounds they keep, the clock, and the rooms below them as they see them."""
 
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 from uuid import UUID
-
-import asyncpg
 
 from shard_worker.domain.events import Event
 from shard_worker.domain.ids import ShardId, ThreadId
@@ -38,14 +36,6 @@ class ReadHead(Protocol):
     def __call__(self, shard_id: ShardId) -> Awaitable[int]: ...
 
 
-class ReadTails(Protocol):
-    """Read what was stored of shards between two sequence numbers; see `shard_worker.journal.replay`."""
-
-    def __call__(
-        self, spans: Mapping[ShardId, tuple[int, int]]
-    ) -> Awaitable[Mapping[ShardId, Sequence[asyncpg.Record]]]: ...
-
-
 class SaveSnapshot(Protocol):
     """Keep a snapshot, some time, or drop it; see `shard_worker.journal.snapshots`."""
 
@@ -65,7 +55,6 @@ class Environment:
         "memory_reads_allowed",
         "read_events",
         "read_head",
-        "read_tails",
         "save_snapshot",
         "snapshot_every_events",
     )
@@ -77,7 +66,6 @@ class Environment:
         look_up_key: LookUpKey,
         read_events: ReadEvents,
         read_head: ReadHead,
-        read_tails: ReadTails,
         save_snapshot: SaveSnapshot,
         memory_reads_allowed: Callable[[], bool],
         limits: Limits,
@@ -89,7 +77,6 @@ class Environment:
         self.look_up_key = look_up_key
         self.read_events = read_events
         self.read_head = read_head
-        self.read_tails = read_tails
         self.save_snapshot = save_snapshot
         self.memory_reads_allowed = memory_reads_allowed
         self.limits = limits

@@ -11,6 +11,8 @@ import logging
 from collections.abc import Mapping
 from typing import Final, Protocol
 
+import asyncpg
+
 from shard_worker.actors.ask import NOT_SERVED, UNKNOWN, Ask, Deadlines
 from shard_worker.actors.environment import Environment
 from shard_worker.actors.residents import Residents
@@ -250,9 +252,9 @@ class ShardRegion:
         if arrival is not None:
             arrival.set_result(None)
 
-    async def catch_up(self, heads: Mapping[ShardId, int]) -> None:
-        """Bring what was prepared for these shards up to their heads; never raises for a fault."""
-        await self._warmth.catch_up(heads)
+    async def catch_up(self, connection: asyncpg.Connection, heads: Mapping[ShardId, int]) -> None:
+        """Bring what was prepared for these shards up to their heads."""
+        await self._warmth.catch_up(connection, heads)
 
     async def prepare(self, shard_id: ShardId, receiver: OwnerRecord) -> bool:
         """Have a worker read what it will need of a shard that is served here; False when it is not to be had."""

@@ -11,13 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from shard_worker.actors.environment import Environment
-from shard_worker.database.connection import LINK_FAULTS
+from shard_worker.database.connection import LINK_FAULTS, Session
 from shard_worker.domain.ids import ShardId, ThreadId, ulid_uuid
-from shard_worker.journal.replay import Poisoned, Recovered, follow
+from shard_worker.journal.replay import Poisoned, Recovered, follow, read_tails
 
 log = logging.getLogger(__name__)
 
-_CATCH_UP_S: Final = 1.0
 _KEPT_S: Final = 10.0
 """A shard that did not come within this time after it was prepared is forgotten."""
 _TAIL_MOST: Final = 5_000
@@ -71,8 +70,8 @@ class Warmth:
         if not isinstance(found, Poisoned):
             prepared.threads[thread_id] = found
 
-    async def catch_up(self, heads: Mapping[ShardId, int]) -> None:
-        """Bring what was prepared of these shards up to their heads."""
+    async def catch_up(self, connection: Session, heads: Mapping[ShardId, int]) -> None:
+        """Bring what was prepared of these shards up to their heads.  Raises what asyncpg raises when the link fails."""
         behind = {}
         for shard_id, head in heads.items():
             prepared = self._prepared.get(shard_id)
@@ -84,18 +83,10 @@ class Warmth:
                 behind[shard_id] = (prepared.head, head)
         if not behind:
             return
-        try:
-            async with asyncio.timeout(_CATCH_UP_S):
-                tails = await self._env.read_tails(behind)
-        except LINK_FAULTS as error:
-            log.warning("shards adopted cold", extra={"shards": list(behind), "cause": repr(error)})
-            tails = {}
+        tails = await read_tails(connection, behind)
         for shard_id, (_, head) in behind.items():
             prepared = self._prepared.get(shard_id)
             if prepared is None:
-                continue
-            if shard_id not in tails:
-                del self._prepared[shard_id]
                 continue
             by_uuid = {ulid_uuid(thread_id): thread_id for thread_id in prepared.threads}
             threads = {uuid: prepared.threads[thread_id] for uuid, thread_id in by_uuid.items()}

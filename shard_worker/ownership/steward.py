@@ -49,8 +49,8 @@ class ShardHost(Protocol):
     def adopt(self, shard_id: ShardId, epoch: int, head: int) -> None:
         """Serve a shard whose change of owner is acknowledged and whose head was read later; replaces one that is here."""
 
-    async def catch_up(self, heads: Mapping[ShardId, int]) -> None:
-        """Bring what was prepared for these shards up to their heads, if anything was; never raises for a fault."""
+    async def catch_up(self, connection: asyncpg.Connection, heads: Mapping[ShardId, int]) -> None:
+        """Bring what was prepared for these shards up to their heads, if anything was, on the steward's own session."""
 
     async def prepare(self, shard_id: ShardId, receiver: OwnerRecord) -> bool:
         """Have a worker read what it will need of a shard that is served here; False when it is not to be had."""
@@ -268,7 +268,8 @@ class Steward:
     ) -> None:
         if not heads:
             return
-        await self._host.catch_up(heads)
+        async with asyncio.timeout(STATEMENT_S):
+            await self._host.catch_up(connection, heads)
         for shard_id in sorted(heads):
             self._forget_drain(shard_id)
             self._handoffs.pop(shard_id, None)
@@ -332,8 +333,21 @@ class Steward:
         receiver = OwnerRecord(
             worker.id, handoff.incarnation, epoch, worker.host, worker.public_port, worker.management_port
         )
+        given_at = time.monotonic()
         if await self._host.tell(shard_id, receiver):
-            self._pauses[(shard_id, epoch)] = (time.monotonic() - stopped_at) * 1000
+            pause_ms = (time.monotonic() - stopped_at) * 1000
+            self._pauses[(shard_id, epoch)] = pause_ms
+            log.info(
+                "shard handed over",
+                extra={
+                    "shard": shard_id,
+                    "epoch": epoch,
+                    "target": worker.id,
+                    "drain_ms": round((handoff.since - stopped_at) * 1000, 1),
+                    "give_ms": round((given_at - handoff.since) * 1000, 1),
+                    "pause_ms": round(pause_ms, 1),
+                },
+            )
 
     def _abandon(self, shard_id: ShardId) -> None:
         """Give a handoff up and serve on."""

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -22,7 +22,7 @@ from shard_worker.domain.ids import AccountId, MessageId, ShardId, ThreadId
 from shard_worker.domain.limits import Limits
 from shard_worker.journal.appender import Appender
 from shard_worker.journal.keys import StoredKey, look_up_key
-from shard_worker.journal.replay import Loader, read_events, read_head, read_tails
+from shard_worker.journal.replay import Loader, read_events, read_head
 from shard_worker.journal.snapshots import SnapshotWriter
 from shard_worker.ownership.owners import OwnerRecord
 
@@ -202,9 +202,6 @@ async def node_on(
     async def head(shard_id: ShardId) -> int:
         return await pool.run(lambda connection: read_head(connection, shard_id))
 
-    async def tails(spans: Mapping[ShardId, tuple[int, int]]) -> Mapping[ShardId, Sequence[asyncpg.Record]]:
-        return await pool.run(lambda connection: read_tails(connection, spans))
-
     loader, snapshots = Loader(pool), SnapshotWriter(pool)
     lease = [True]
     env = Environment(
@@ -212,7 +209,6 @@ async def node_on(
         look_up_key=look_up,
         read_events=events,
         read_head=head,
-        read_tails=tails,
         save_snapshot=snapshots.save,
         memory_reads_allowed=lambda: lease[0],
         limits=Limits(),

@@ -63,7 +63,7 @@ class Host:
             self.peers[receiver.worker].told(shard_id, receiver.epoch)
         return True
 
-    async def catch_up(self, heads: Mapping[ShardId, int]) -> None:
+    async def catch_up(self, connection: asyncpg.Connection, heads: Mapping[ShardId, int]) -> None:
         self.steps += [("catch up", shard_id) for shard_id in heads]
 
     def loads(self) -> dict[ShardId, Load]:
