@@ -6,9 +6,9 @@ from collections.abc import Mapping
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from threadcluster_operator.local.plan import NewPlan, Next, Observed, next_steps, preview, same_plan
+from threadcluster_operator.local.plan import NewPlan, Next, Observed, Shown, next_steps, preview, same_plan, same_world
 from threadcluster_operator.model import PinSpec, RebalanceSpec, ResourceRefused, ThreadClusterSpec, parse_resources
-from threadcluster_operator.placement import Worker
+from threadcluster_operator.placement import Move, Worker
 
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership.share import plan_hash
@@ -50,10 +50,18 @@ def wanted(replicas: int, rebalance: RebalanceSpec | None = None) -> ThreadClust
 
 
 def steps(
-    replicas: int, running: int, now: Observed | None, rebalance: RebalanceSpec | None = None, *, told: bool = False
+    replicas: int,
+    running: int,
+    now: Observed | None,
+    rebalance: RebalanceSpec | None = None,
+    *,
+    told: bool = False,
+    agreed: tuple[Move, ...] = (),
 ) -> Next:
     """The next steps of the cluster ``c``, of which the first ``running`` workers run."""
-    return next_steps("c", wanted(replicas, rebalance), frozenset(NAMES[:running]), now, rebalance_now=told)
+    return next_steps(
+        "c", wanted(replicas, rebalance), frozenset(NAMES[:running]), now, rebalance_now=told, agreed=agreed
+    )
 
 
 def test_a_settled_cluster_needs_nothing() -> None:
@@ -128,6 +136,70 @@ def test_a_preview_is_known_by_its_hash() -> None:
     assert not same_plan(whole.hash, preview("c", wanted(3), ALL, now))
     assert len(preview("c", wanted(2, RebalanceSpec(mode="Manual")), ALL, now).moves) == 0
     assert len(preview("c", wanted(2, RebalanceSpec(mode="Manual")), ALL, now, rebalance_now=True).moves) == 2
+
+
+MANUAL = RebalanceSpec(mode="Manual", max_concurrent_moves=1)
+
+
+def test_agreed_moves_are_ordered_to_the_end_and_nothing_beside_them() -> None:
+    """As they were shown: a few at a time, with their reasons, and until each is recorded."""
+    holding = owners("c-0", "c-0", "c-0", "c-0", "c-0")
+    shown = preview("c", wanted(2, MANUAL), frozenset(NAMES[:2]), observed(holding), rebalance_now=True)
+    assert len(shown.moves) == 2
+    first = steps(2, 2, observed(holding), MANUAL, agreed=shown.moves)
+    assert first.agreed == shown.moves
+    assert first.plan is not None
+    assert (first.plan.hash, first.plan.moves) == (shown.hash, 1)
+    [(shard, target)] = first.plan.targets.items()
+    assert (target, first.plan.reasons) == ("c-1", {shard: "c-0 holds 5 of 2.5 shards"})
+    waiting = steps(2, 2, observed(holding, {**holding, shard: target}), MANUAL, agreed=first.agreed)
+    assert waiting.plan is None
+    assert [move.shard for move in waiting.agreed] == [move.shard for move in shown.moves if move.shard != shard]
+    holding[shard] = target
+    second = steps(2, 2, observed(holding), MANUAL, agreed=waiting.agreed)
+    assert second.plan is not None
+    assert second.plan.hash == shown.hash
+    holding.update(second.plan.targets)
+    assert steps(2, 2, observed(holding), MANUAL, agreed=second.agreed) == Next(
+        ("c-0", "c-1"), None, (), converged=True
+    )
+
+
+def test_while_moves_are_agreed_no_other_is_made_for_balance() -> None:
+    """Also in mode Auto, where others would be."""
+    agreed = (Move(ShardId(0), "c-0", "c-1", "because"),)
+    plan = steps(2, 2, observed(owners("c-0", "c-0", "c-0", "c-0", "c-0", "c-0")), agreed=agreed, told=True).plan
+    assert plan is not None
+    assert (plan.targets, plan.reasons) == ({0: "c-1"}, {0: "because"})
+
+
+def test_agreed_moves_that_nobody_can_want_any_more_are_given_up() -> None:
+    """Their receiver may get nothing, the shard was pinned elsewhere, or the mode says that nothing moves."""
+    agreed = (Move(ShardId(0), "c-0", "c-1", "because"),)
+    now = observed(owners("c-0", "c-0"))
+    assert steps(2, 2, now, MANUAL, agreed=agreed).agreed == agreed
+    assert steps(1, 1, now, MANUAL, agreed=agreed).agreed == ()
+    assert steps(2, 2, now, RebalanceSpec(mode="Paused"), agreed=agreed).agreed == ()
+    pinned = RebalanceSpec(mode="Manual", pins=[PinSpec(shard=0, worker="c-0")])
+    assert steps(2, 2, now, pinned, agreed=agreed).agreed == ()
+    for worker in (Worker("c-1", cordoned=True), Worker("c-1", draining=True), Worker("c-1", live=False)):
+        changed = observed(owners("c-0", "c-0"), workers=seen(worker))
+        found = steps(2, 2, changed, MANUAL, agreed=agreed)
+        assert (found.plan, found.agreed, found.converged) == (None, (), worker.live)
+    assert steps(2, 2, None, MANUAL, agreed=agreed).agreed == agreed
+
+
+def test_a_shown_plan_holds_while_only_loads_change() -> None:
+    """Owners, targets, workers and wishes must be the same."""
+    now = observed(owners("c-0", "c-0"), loads={ShardId(0): 5.0})
+    spec, running = wanted(2), frozenset(NAMES[:2])
+    shown = Shown(preview("c", spec, running, now), spec, running, now)
+    assert same_world(shown, spec, running, now._replace(loads={}, plan_version=9, serving={}))
+    assert not same_world(shown, wanted(3), running, now)
+    assert not same_world(shown, spec, frozenset(NAMES[:1]), now)
+    assert not same_world(shown, spec, running, now._replace(owners=owners("c-0", "c-1")))
+    assert not same_world(shown, spec, running, now._replace(targets=owners("c-0", "c-1")))
+    assert not same_world(shown, spec, running, now._replace(workers=seen(Worker("c-1", cordoned=True))))
 
 
 def test_the_spec_says_how_shards_move() -> None:
@@ -227,6 +299,9 @@ def test_it_is_not_settled_before_every_owner_serves() -> None:
     assert not steps(2, 2, observed(owners("c-0", None), good)).converged
     assert not steps(2, 2, observed(good, serving={"c-0": frozenset({ShardId(0)}), "c-1": frozenset()})).converged
     assert not steps(2, 2, observed(good, serving={"c-0": frozenset({ShardId(0)})})).converged
+    assert not steps(
+        2, 2, observed(owners("c-0", "c-0"), serving={"c-0": frozenset({ShardId(0), ShardId(1)})})
+    ).converged
     assert not steps(2, 1, observed(good)).converged
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from shard_worker.domain.ids import ShardId
 from threadcluster_operator.model import ThreadClusterSpec
-from threadcluster_operator.placement import Placement, Policy, Shard, Worker, due, place
+from threadcluster_operator.placement import Move, Placement, Policy, Shard, Worker, due, place
 
 
 class Observed(NamedTuple):
@@ -19,7 +19,7 @@ class Observed(NamedTuple):
     owners: Mapping[ShardId, str | None]
     targets: Mapping[ShardId, str | None]
     serving: Mapping[str, frozenset[ShardId]]
-    """By worker, the shards it says it serves."""
+    """By worker, the shards it says it serves; a worker that is not a member yet says nothing."""
     workers: Mapping[str, Worker]
     """By name.  A worker that is wanted and not among them is starting: its share waits for it."""
     loads: Mapping[ShardId, float]
@@ -47,9 +47,20 @@ class Next(NamedTuple):
     stop: tuple[str, ...]
     """Workers that own nothing, are wanted no more, and may be stopped."""
     converged: bool
-    """Every wanted worker serves its share, and nothing else runs."""
+    """Every wanted worker lives and serves its share, and nothing else runs."""
     balancing: bool = False
     """Balance has begun and is not all ordered: ask with ``rebalance_now`` until this is false."""
+    agreed: tuple[Move, ...] = ()
+    """The agreed moves that are not recorded yet and still possible: ask with them until there are none."""
+
+
+class Shown(NamedTuple):
+    """A plan that somebody was shown, and the world that it was made from."""
+
+    placement: Placement
+    spec: ThreadClusterSpec
+    running: frozenset[str]
+    observed: Observed
 
 
 def next_steps(
@@ -59,16 +70,21 @@ def next_steps(
     observed: Observed | None,
     *,
     rebalance_now: bool = False,
+    agreed: tuple[Move, ...] = (),
 ) -> Next:
-    """The next steps of the cluster ``name``; nothing destructive without an observation."""
+    """The next steps of the cluster ``name``; nothing destructive without an observation.
+
+    While there are ``agreed`` moves, just those are ordered for balance: somebody saw them and said yes.
+    """
     wanted = _wanted(name, spec)
     surplus = sorted(running - set(wanted))
     if not wanted:
         # Nobody is left to receive a shard: every worker releases what it has, and ends.
         return Next((), None, tuple(surplus), not surplus)
     if observed is None:
-        return Next(wanted, None, (), converged=False, balancing=rebalance_now)
-    placement = preview(name, spec, running, observed, rebalance_now=rebalance_now)
+        return Next(wanted, None, (), converged=False, balancing=rebalance_now, agreed=agreed)
+    agreed = _still_wanted(agreed, wanted, spec, observed)
+    placement = _place(name, spec, running, observed, rebalance_now=rebalance_now, agreed=agreed)
     plan = _new_plan(placement, observed, spec.rebalance.max_concurrent_moves)
     named = {*observed.owners.values(), *observed.targets.values(), *placement.targets.values()}
     stop = tuple(worker for worker in surplus if worker not in named)
@@ -76,37 +92,88 @@ def next_steps(
         owner is not None and owner == placement.targets[shard_id] and shard_id in observed.serving.get(owner, ())
         for shard_id, owner in observed.owners.items()
     )
-    converged = plan is None and settled and not surplus and set(wanted) <= running
-    return Next(wanted, plan, stop, converged, placement.balancing)
+    present = all(name in observed.serving and observed.workers.get(name, Worker(name)).live for name in wanted)
+    converged = plan is None and settled and present and not surplus and set(wanted) <= running
+    return Next(wanted, plan, stop, converged, placement.balancing, agreed)
 
 
 def preview(
     name: str, spec: ThreadClusterSpec, running: frozenset[str], observed: Observed, *, rebalance_now: bool = False
 ) -> Placement:
     """The whole plan that `next_steps` orders little by little."""
-    wanted = _wanted(name, spec)
-    workers = [observed.workers.get(worker, Worker(worker)) for worker in wanted]
-    for worker in sorted((running | set(observed.workers)) - set(wanted)):
-        workers.append(observed.workers.get(worker, Worker(worker))._replace(draining=True))
-    rebalance = spec.rebalance
-    policy = Policy(
-        strategy=rebalance.strategy,
-        mode=rebalance.mode,
-        max_concurrent_moves=rebalance.max_concurrent_moves,
-        imbalance_threshold_percent=rebalance.imbalance_threshold_percent,
-        pins={pin.shard: pin.worker for pin in rebalance.pins},
-        rebalance_now=rebalance_now,
-    )
-    shards = [
-        Shard(shard_id, owner, observed.targets.get(shard_id), observed.loads.get(shard_id, 0.0))
-        for shard_id, owner in observed.owners.items()
-    ]
-    return place(shards, workers, policy)
+    return _place(name, spec, running, observed, rebalance_now=rebalance_now, agreed=())
 
 
 def same_plan(hash: str, placement: Placement) -> bool:
     """The plan that somebody saw is still the one that would be carried out."""
     return hash == placement.hash
+
+
+def same_world(shown: Shown, spec: ThreadClusterSpec, running: frozenset[str], observed: Observed) -> bool:
+    """Nothing that somebody wants or does has changed since a plan was shown; loads may have, as they always do."""
+    then = shown.observed
+    return (shown.spec, shown.running) == (spec, running) and (
+        (then.owners, then.targets, then.workers) == (observed.owners, observed.targets, observed.workers)
+    )
+
+
+def _place(
+    name: str,
+    spec: ThreadClusterSpec,
+    running: frozenset[str],
+    observed: Observed,
+    *,
+    rebalance_now: bool,
+    agreed: tuple[Move, ...],
+) -> Placement:
+    """Where every shard should be; what was agreed is pinned until it is recorded, and nothing else moves for balance."""
+    wanted = _wanted(name, spec)
+    workers = [observed.workers.get(worker, Worker(worker)) for worker in wanted]
+    for worker in sorted((running | set(observed.workers)) - set(wanted)):
+        workers.append(observed.workers.get(worker, Worker(worker))._replace(draining=True))
+    rebalance = spec.rebalance
+    pins: dict[int, str] = {move.shard: move.target for move in agreed}
+    policy = Policy(
+        strategy=rebalance.strategy,
+        mode="Manual" if agreed else rebalance.mode,
+        max_concurrent_moves=rebalance.max_concurrent_moves,
+        imbalance_threshold_percent=rebalance.imbalance_threshold_percent,
+        pins=pins | _pins(spec),
+        rebalance_now=rebalance_now and not agreed,
+    )
+    shards = [
+        Shard(shard_id, owner, observed.targets.get(shard_id), observed.loads.get(shard_id, 0.0))
+        for shard_id, owner in observed.owners.items()
+    ]
+    placement = place(shards, workers, policy)
+    reasons = {(move.shard, move.target): move.reason for move in agreed}
+    moves = tuple(move._replace(reason=reasons.get((move.shard, move.target), move.reason)) for move in placement.moves)
+    return placement._replace(moves=moves)
+
+
+def _still_wanted(
+    agreed: tuple[Move, ...], wanted: tuple[str, ...], spec: ThreadClusterSpec, observed: Observed
+) -> tuple[Move, ...]:
+    """The agreed moves that are not recorded yet, without those that nobody could want any more."""
+    if spec.rebalance.mode == "Paused":
+        return ()
+    pins = _pins(spec)
+    receivers = {worker for worker in wanted if _may_receive(observed.workers.get(worker, Worker(worker)))}
+    return tuple(
+        move
+        for move in agreed
+        if move.target in receivers
+        and pins.get(move.shard, move.target) == move.target
+        and observed.targets.get(move.shard) != move.target
+    )
+
+
+def _may_receive(worker: Worker) -> bool:
+    return worker.may_keep and not worker.cordoned
+
+
+def _pins(spec: ThreadClusterSpec) -> dict[int, str]:
+    return {pin.shard: pin.worker for pin in spec.rebalance.pins}
 
 
 def _wanted(name: str, spec: ThreadClusterSpec) -> tuple[str, ...]:

@@ -15,12 +15,15 @@ from typing import Any, Final
 
 import aiohttp
 
-from shard_worker.domain.ids import ShardId
 from threadcluster_operator.local.datadir import DataDir
-from threadcluster_operator.local.plan import NewPlan, Observed, next_steps
+from threadcluster_operator.local.moves import Moves
+from threadcluster_operator.local.plan import NewPlan
 from threadcluster_operator.local.postgres import EmbeddedPostgres, PostgresFailed
-from threadcluster_operator.local.workers import WorkerProcess, ask
-from threadcluster_operator.model import Resources
+from threadcluster_operator.local.recycling import Recycling
+from threadcluster_operator.local.watch import Watch
+from threadcluster_operator.local.workers import WorkerProcess
+from threadcluster_operator.model import RebalanceSpec, Resources
+from threadcluster_operator.workers import NobodyAnswers, WorkerRefused, target_in
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +54,9 @@ class Supervisor:
         self._socket: socket.socket | None = None
         self._session: aiohttp.ClientSession | None = None
         self._workers: dict[str, WorkerProcess] = {}
-        self._observed: Observed | None = None
-        self._answers: dict[str, dict[str, Any]] = {}  # JSON objects
+        self._watch: Watch | None = None
+        self.moves = Moves(resources.cluster.name)
+        self._recycling = Recycling(self.moves, say)
         self._stops: set[asyncio.Task[None]] = set()
         self.converged = asyncio.Event()
         self.generation = 1
@@ -72,6 +76,7 @@ class Supervisor:
             self.data_dir.write_private(self.data_dir.dsn_file, self._database_url)
         await self._migrate()
         self._session = aiohttp.ClientSession()
+        self._watch = Watch(self._session, self.data_dir.secret_file.read_text().strip())
         self._control = asyncio.create_task(self._run(), name="control")
         self._say(f"starting {self.resources.cluster.spec.replicas} workers")
 
@@ -95,7 +100,11 @@ class Supervisor:
         if new.spec.replicas != old.spec.replicas:
             changes.append(f"replicas {old.spec.replicas} → {new.spec.replicas}")
         if new.spec.worker != old.spec.worker:
-            changes.append("worker settings: the workers are started anew, one after another")
+            until = ", once the mode is not Paused any more" if new.spec.rebalance.mode == "Paused" else ""
+            changes.append(f"worker settings: the workers are started anew, one after another{until}")
+        if new.spec.rebalance != old.spec.rebalance:
+            changes += _rebalance_changes(old.spec.rebalance, new.spec.rebalance)
+            self.moves.forget()
         self.resources = resources
         self.generation += 1
         if changes:
@@ -216,9 +225,10 @@ class Supervisor:
             await asyncio.sleep(_TURN_S)
 
     async def _turn(self) -> None:
-        await self._observe()
-        cluster = self.resources.cluster
-        steps = next_steps(cluster.name, cluster.spec.replicas, frozenset(self._workers), self._observed)
+        assert self._watch is not None  # made by up
+        await self._watch.look(self._workers.values(), self._recycling.emptying())
+        spec, observed = self.resources.cluster.spec, self._watch.observed
+        steps = self.moves.steps(spec, self._running(), observed)
         for name in steps.run:
             if name not in self._workers:
                 assert self._socket is not None  # bound before the control loop starts
@@ -235,80 +245,63 @@ class Supervisor:
                 self._stops.add(task)
                 task.add_done_callback(self._stops.discard)
         for worker in self._workers.values():
-            worker.kill_if_frozen()
+            if observed is None or worker.name not in observed.owners.values():
+                worker.kill_if_frozen()
         self.data_dir.remember_workers({worker.name: worker.pid for worker in self._workers.values() if worker.pid})
-        recycling = self._recycle_one(may_begin=steps.converged)
-        if steps.converged and not recycling:
+        recycling = self._recycling.turn(
+            self._workers, self._environment(), observed, spec.rebalance.mode, converged=steps.converged
+        )
+        if steps.converged and not recycling and not self.moves.busy():
             self.converged.set()
         else:
             self.converged.clear()
 
-    def _recycle_one(self, *, may_begin: bool) -> bool:
-        """Bring workers to the present settings, one at a time, each when all the others serve."""
-        environment = self._environment()
-        outdated = []
-        for worker in self._workers.values():
-            worker.configure(environment)
-            if worker.outdated() and not worker.stopping():
-                outdated.append(worker)
-        if outdated and may_begin:
-            self._say(f"{outdated[0].name}: starting it anew with the new settings")
-            outdated[0].recycle()
-        return bool(outdated)
+    def _running(self) -> frozenset[str]:
+        return frozenset(self._workers)
 
     async def _stop(self, worker: WorkerProcess) -> None:
         await worker.stop()
         self._workers.pop(worker.name, None)
 
-    async def _observe(self) -> None:
-        """Ask every worker; the newest view of them all counts, and each for what it serves itself."""
-        assert self._session is not None  # made by up
-        secret = self.data_dir.secret_file.read_text().strip()
-        workers = list(self._workers.values())
-        found = await asyncio.gather(
-            *[ask(self._session, worker, "/internal/v1/ownership", secret) for worker in workers]
-        )
-        self._answers = {
-            worker.name: answer for worker, answer in zip(workers, found, strict=True) if answer is not None
-        }
-        usable = [answer for answer in self._answers.values() if answer["shards"]]
-        if not usable:
-            self._observed = None
-            return
-        newest = max(usable, key=_freshness)
-        self._observed = Observed(
-            newest["planVersion"],
-            {ShardId(row["id"]): row["owner"] for row in newest["shards"]},
-            {ShardId(row["id"]): row["target"] for row in newest["shards"]},
-            {name: frozenset(answer["serving"]) for name, answer in self._answers.items()},
-        )
-
     async def _set_targets(self, plan: NewPlan) -> None:
-        assert self._session is not None  # made by up
-        secret = self.data_dir.secret_file.read_text().strip()
-        body = {
-            "planVersion": plan.made_from,
-            "hash": plan.hash,
-            "targets": [
-                {"shard": shard_id, "target": target, "reason": "balance"} for shard_id, target in plan.targets.items()
-            ],
-        }
-        for name in self._answers:
-            bound = self._workers[name].bound() if name in self._workers else None
-            if bound is None:
-                continue
-            async with self._session.put(
-                f"http://127.0.0.1:{bound['managementPort']}/internal/v1/targets",
-                json=body,
-                headers={"Authorization": f"Bearer {secret}"},
-                timeout=aiohttp.ClientTimeout(total=5.0),
-            ) as response:
-                if response.status == 200:
-                    if plan.moves:
-                        self._say(f"plan {plan.hash}: moving {plan.moves} shards")
-                else:
-                    log.info("plan not taken", extra={"status": response.status, "answer": await response.text()})
-            return
+        assert self._watch is not None  # made by up
+        targets = [target_in(shard, target, plan.reasons[shard]) for shard, target in plan.targets.items()]
+        try:
+            await self._watch.workers(self._workers.values()).set_targets(plan.made_from, plan.hash, targets)
+        except (NobodyAnswers, WorkerRefused) as error:
+            log.info("plan not taken", extra={"plan": plan.hash, "cause": str(error)})
+        else:
+            if plan.moves:
+                self._say(f"plan {plan.hash}: moving {plan.moves} shards")
+
+    # --- moves that somebody asks for
+
+    async def plan(self) -> dict[str, Any]:  # JSON
+        """What `rebalance` would do now.  Raises `MovesRefused`."""
+        watch = await self._look_now()
+        return self.moves.show(self.resources.cluster.spec, self._running(), watch.observed)
+
+    async def rebalance(self, plan_hash: str | None) -> dict[str, Any]:  # JSON
+        """Balance now, or carry out just the plan with this hash.  Raises `MovesRefused`."""
+        watch = await self._look_now()
+        found = self.moves.begin(self.resources.cluster.spec, self._running(), watch.observed, plan_hash)
+        self.converged.clear()
+        return found
+
+    def progress(self) -> dict[str, Any]:  # JSON
+        """How far the last `rebalance` is."""
+        return self.moves.progress(self._watch.observed if self._watch is not None else None)
+
+    def known_workers(self) -> list[str]:
+        """Every worker that there is, or is to be."""
+        wanted = {f"{self.resources.cluster.name}-{number}" for number in range(self.resources.cluster.spec.replicas)}
+        return sorted(wanted | set(self._workers))
+
+    async def _look_now(self) -> Watch:
+        """What was seen may be a turn old, and whoever asks may just have changed something."""
+        assert self._watch is not None  # made by up, before anyone can ask
+        await self._watch.look(self._workers.values(), self._recycling.emptying())
+        return self._watch
 
     # --- what it tells
 
@@ -331,7 +324,7 @@ class Supervisor:
         }
 
     def _worker_status(self, worker: WorkerProcess) -> dict[str, Any]:  # JSON
-        answer = self._answers.get(worker.name)
+        answer = self._watch.answers.get(worker.name) if self._watch is not None else None
         bound = worker.bound() or {}
         mine = [row for row in answer["workers"] if row["name"] == worker.name] if answer is not None else []
         incarnation = mine[0]["incarnation"] if mine else None
@@ -347,13 +340,26 @@ class Supervisor:
         }
 
     def _owned_by(self, name: str) -> list[int]:
-        owners = self._observed.owners if self._observed is not None else {}
-        return sorted(shard_id for shard_id, owner in owners.items() if owner == name)
+        observed = self._watch.observed if self._watch is not None else None
+        return sorted(shard_id for shard_id, owner in (observed.owners if observed else {}).items() if owner == name)
 
 
-def _freshness(answer: dict[str, Any]) -> tuple[int, int]:
-    """Of two views, the one with the newer plan and the higher epochs was read later."""
-    return answer["planVersion"], sum(row["epoch"] for row in answer["shards"])
+def _rebalance_changes(old: RebalanceSpec, new: RebalanceSpec) -> list[str]:
+    """What is said of each field that changes."""
+    changes = [
+        f"rebalance.{label} {before} → {after}"
+        for label, before, after in (
+            ("mode", old.mode, new.mode),
+            ("strategy", old.strategy, new.strategy),
+            ("maxConcurrentMoves", old.max_concurrent_moves, new.max_concurrent_moves),
+            ("imbalanceThresholdPercent", old.imbalance_threshold_percent, new.imbalance_threshold_percent),
+        )
+        if before != after
+    ]
+    was, will = ({pin.shard: pin.worker for pin in spec.pins} for spec in (old, new))
+    changes += [f"shard {shard} is pinned to {will[shard]}" for shard in sorted(will) if was.get(shard) != will[shard]]
+    changes += [f"shard {shard} is pinned no more" for shard in sorted(was.keys() - will.keys())]
+    return changes
 
 
 def _state(worker: WorkerProcess, answer: dict[str, Any] | None, owned: list[int]) -> str:
@@ -363,4 +369,9 @@ def _state(worker: WorkerProcess, answer: dict[str, Any] | None, owned: list[int
         return "dead"
     if answer is None:
         return "silent" if worker.bound() is not None else "starting"
-    return "ready" if set(owned) <= set(answer["serving"]) else "recovering"
+    if not set(owned) <= set(answer["serving"]):
+        return "recovering"
+    mine = next((row for row in answer["workers"] if row["name"] == worker.name), None)
+    if mine is None:
+        return "starting"
+    return "draining" if mine["draining"] else "cordoned" if mine["cordoned"] else "ready"

@@ -22,6 +22,7 @@ _LAST_PAUSE_S: Final = 5.0
 _STEADY_S: Final = 10.0
 _STOP_S: Final = 27.0
 _FROZEN_S: Final = 30.0
+_STARTING_MOST_S: Final = 30.0
 _LOG_MOST_BYTES: Final = 32 << 20
 
 
@@ -39,6 +40,9 @@ class WorkerProcess:
         self._stopping = False
         self.answered_at = time.monotonic()
         self.restarts = 0
+        self.joined = False
+        """Whether a process of this worker has been a member of the cluster."""
+        self._first_start = time.monotonic()
 
     @property
     def pid(self) -> int | None:
@@ -50,6 +54,10 @@ class WorkerProcess:
     def log_path(self) -> Path:
         """Where it logs."""
         return self._data_dir.logs / f"{self.name}.log"
+
+    def starting(self) -> bool:
+        """Whether it is still to become a member for the first time, and may be hoped for."""
+        return not self.joined and not self._stopping and time.monotonic() - self._first_start < _STARTING_MOST_S
 
     def stopping(self) -> bool:
         """Whether it was told to end."""
@@ -114,7 +122,11 @@ class WorkerProcess:
                 process.kill()
 
     def kill_if_frozen(self) -> None:
-        """End a process that has not answered for long: another will take its place under a new incarnation."""
+        """End a process that has not answered for long: another will take its place under a new incarnation.
+
+        To be asked only while it owns nothing, or while nobody knows who owns what: its peers have taken its shards long
+        before, and where there are none, nobody else can serve them.
+        """
         if self.pid is not None and time.monotonic() - self.answered_at > _FROZEN_S:
             log.warning("worker does not answer; killed", extra={"worker": self.name, "after_s": _FROZEN_S})
             self.kill()

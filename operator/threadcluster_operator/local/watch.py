@@ -1,0 +1,96 @@
+"""What the supervisor sees of its workers: asks all of them, and makes of their answers what the planner goes by.
+
+A worker that is frozen still looks alive to the operating system, and a row in the database outlives its process; what
+counts as alive here is what may be given a shard.
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Set
+from typing import Any
+
+import aiohttp
+
+from shard_worker.domain.ids import ShardId
+from threadcluster_operator.local.plan import Observed
+from threadcluster_operator.local.workers import WorkerProcess, ask
+from threadcluster_operator.placement import Worker
+from threadcluster_operator.workers import Workers, newest
+
+Answers = dict[str, dict[str, Any]]  # JSON objects, by the worker that gave them
+
+
+class Watch:
+    """The last answers of the workers, and what follows from them."""
+
+    def __init__(self, session: aiohttp.ClientSession, secret: str) -> None:
+        self._session = session
+        self._secret = secret
+        self.answers: Answers = {}
+        self.observed: Observed | None = None
+
+    async def look(self, processes: Iterable[WorkerProcess], emptying: Set[str]) -> None:
+        """Ask every worker; the newest view of them all counts, and each for what it serves itself.
+
+        ``emptying`` are workers that shall own nothing, though nobody asked for that in the database.
+        """
+        workers = list(processes)
+        found = await asyncio.gather(
+            *[ask(self._session, worker, "/internal/v1/ownership", self._secret) for worker in workers]
+        )
+        self.answers = {
+            worker.name: answer for worker, answer in zip(workers, found, strict=True) if answer is not None
+        }
+        for worker in workers:
+            worker.joined = worker.joined or _is_member(worker.name, self.answers.get(worker.name))
+        self.observed = observed_from(
+            self.answers,
+            running={worker.name for worker in workers if worker.pid is not None},
+            starting={worker.name for worker in workers if worker.starting()},
+            emptying=emptying,
+        )
+
+    def workers(self, processes: Iterable[WorkerProcess]) -> Workers:
+        """A client of those that answered last; of all that run when none did."""
+        running = [worker for worker in processes if worker.bound() is not None]
+        answering = [worker for worker in running if worker.name in self.answers] or running
+        addresses = [
+            f"http://127.0.0.1:{bound['managementPort']}" for bound in (each.bound() for each in answering) if bound
+        ]
+        return Workers(self._session, addresses, self._secret)
+
+
+def observed_from(
+    answers: Mapping[str, Mapping[str, Any]], *, running: Set[str], starting: Set[str], emptying: Set[str]
+) -> Observed | None:
+    """What the planner goes by, or None when nobody knows.
+
+    A worker that is ``starting`` is still to become what it was or more: its share waits for it.  One that is fenced or
+    not ``running`` gets nothing, and its peers take what it had.
+    """
+    found = newest(dict(answer) for answer in answers.values())
+    if found is None:
+        return None
+    workers = {}
+    for row in found["workers"]:
+        name = row["name"]
+        alive = name in running and row["state"] != "fenced"
+        workers[name] = Worker(
+            name,
+            live=alive or name in starting,
+            leaving=alive and row["leaving"],
+            cordoned=row["cordoned"],
+            draining=row["draining"] or name in emptying,
+        )
+    return Observed(
+        found["planVersion"],
+        {ShardId(row["id"]): row["owner"] for row in found["shards"]},
+        {ShardId(row["id"]): row["target"] for row in found["shards"]},
+        {name: frozenset(answer["serving"]) for name, answer in answers.items() if _is_member(name, answer)},
+        workers,
+        {ShardId(row["id"]): row["load"]["commandsPerSecond"] for row in found["shards"]},
+    )
+
+
+def _is_member(name: str, answer: Mapping[str, Any] | None) -> bool:
+    """A worker reads the database only after it has registered there, so its own row in its answer is its own."""
+    return answer is not None and any(row["name"] == name and row["state"] != "fenced" for row in answer["workers"])
