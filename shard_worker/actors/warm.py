@@ -28,7 +28,8 @@ _BUDGET_PART: Final = 0.7
 class _Prepared:
     """One shard's threads, brought up to ``head``."""
 
-    def __init__(self, head: int, at: float) -> None:
+    def __init__(self, order: Sequence[ThreadId], head: int, at: float) -> None:
+        self.order = order
         self.head = head
         self.at = at
         self.threads: dict[ThreadId, Recovered] = {}
@@ -47,7 +48,7 @@ class Warmth:
         self._forget_old(loop.time())
         try:
             async with asyncio.timeout(budget_s):
-                prepared = _Prepared(await self._env.read_head(shard_id), loop.time())
+                prepared = _Prepared(thread_ids, await self._env.read_head(shard_id), loop.time())
         except LINK_FAULTS as error:
             log.warning("shard not prepared", extra={"shard": shard_id, "cause": repr(error)})
             return False
@@ -97,7 +98,9 @@ class Warmth:
     def take(self, shard_id: ShardId, head: int) -> dict[ThreadId, Recovered]:
         """The shard's threads at its head, the last asked first; the caller owns them from now on."""
         prepared = self._prepared.pop(shard_id, None)
-        return prepared.threads if prepared is not None and prepared.head == head else {}
+        if prepared is None or prepared.head != head:
+            return {}
+        return {thread_id: prepared.threads[thread_id] for thread_id in prepared.order if thread_id in prepared.threads}
 
     def forget_all(self) -> None:
         """Forget everything."""
