@@ -102,18 +102,18 @@ def run() -> None:
 def leave(
     address: str | None, timeout_s: float, bind: str, port: int, secret: str | None, secret_file: Path | None
 ) -> None:
-    r"""Have the worker of this pod hand its shards over, and wait until it owns nothing.
+    """Have the worker of this pod hand its shards over, and wait until it owns nothing.
 
     This is what a preStop hook calls: run in the worker's own environment it needs no options.  The worker goes on
     forwarding requests meanwhile, and ends by itself; asking twice does no harm.
 
-    
+    \b
     lifecycle:
       preStop:
         exec: {command: [shard-worker, leave]}
 
     Exit codes: 0 it owns nothing, 1 it still owns shards when the time is over, or no worker answers, 2 wrong options.
-    """
+    """  # noqa: D301 - click takes \b for a block to leave as it is
     host, port = (bind, port) if address is None else _host_and_port(address)
     if port == 0:
         raise click.UsageError(f"give --address: {PREFIX}MANAGEMENT_PORT is 0, so the worker chose a port by itself")

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ _YAML = """
 apiVersion: threadcluster.io/v1alpha1
 kind: ThreadCluster
 metadata: {{name: test}}
-spec: {{shards: {shards}, replicas: {replicas}}}
+spec: {{shards: {shards}, replicas: {replicas}{more}}}
 """
 
 
@@ -32,10 +33,14 @@ class LocalCluster:
         self._database_url = database_url
         self._port = 0
 
-    async def up(self, replicas: int = 2, *, shards: int | None = None) -> str:
-        """Bring it up, or hand it a new number of workers; what the command said.  Fails as the command fails."""
+    async def up(self, replicas: int = 2, *, shards: int | None = None, rebalance: str = "") -> str:
+        """Bring it up, or hand it a new number of workers, and how its shards are to move; what the command said.
+
+        Fails as the command fails.
+        """
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        self.file.write_text(_YAML.format(shards=shards or self._shards, replicas=replicas))
+        wanted = f", rebalance: {rebalance}" if rebalance else ""
+        self.file.write_text(_YAML.format(shards=shards or self._shards, replicas=replicas, more=wanted))
         more = ["--database-url", self._database_url] if self._database_url is not None else []
         code, said = await self.command("up", "-f", str(self.file), "--port", str(self._port), "--detach", *more)
         assert code == 0, said
@@ -56,9 +61,14 @@ class LocalCluster:
 
     async def command(self, *words: str) -> tuple[int, str]:
         """Run `threadcluster local …` on the data directory: its exit code and what it said."""
+        return await self.verb("local", *words)
+
+    async def verb(self, *words: str) -> tuple[int, str]:
+        """Run `threadcluster …` on the data directory: its exit code and what it said."""
+        known = 2 if words[0] == "local" else 1
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", "threadcluster_operator.main", "local", words[0], "--data-dir", str(self.data_dir), *words[1:]),
+            *("-m", "threadcluster_operator.main", *words[:known], "--data-dir", str(self.data_dir), *words[known:]),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             stdin=asyncio.subprocess.DEVNULL,
@@ -67,6 +77,38 @@ class LocalCluster:
             out, _ = await process.communicate()
         assert process.returncode is not None
         return process.returncode, out.decode()
+
+    async def does(self, *words: str) -> str:
+        """Run `threadcluster …`, which must succeed; what it said."""
+        code, said = await self.verb(*words)
+        assert code == 0, said
+        return said
+
+    async def refuses(self, *words: str, code: int = 1) -> str:
+        """Run `threadcluster …`, which must fail with a sentence; that."""
+        found, said = await self.verb(*words)
+        assert found == code, said
+        assert "Traceback" not in said
+        return said
+
+    async def shards(self) -> list[dict[str, Any]]:
+        """What `shards -o json` says."""
+        found: list[dict[str, Any]] = json.loads(await self.does("shards", "-o", "json"))["shards"]
+        return found
+
+    async def owners(self) -> list[str]:
+        """The owner of each shard, from 0."""
+        return [row["owner"] for row in await self.shards()]
+
+    async def owned(self, wanted: dict[str, int], *, within_s: float = 20.0) -> None:
+        """Return once each worker owns so many shards; fail with what they own instead."""
+        found: Counter[str] = Counter()
+        try:
+            async with asyncio.timeout(within_s):
+                while found != Counter(wanted):
+                    found = Counter(await self.owners())
+        except TimeoutError:
+            raise AssertionError(f"{found}, not {wanted}, within {within_s} s") from None
 
     async def urls(self) -> list[str]:
         """Each worker's own URL, the public one first."""

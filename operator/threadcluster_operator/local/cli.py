@@ -17,6 +17,7 @@ from threadcluster_operator.local.control import ControlClient, ControlServer, N
 from threadcluster_operator.local.datadir import DataDir, DataDirBusy, choose
 from threadcluster_operator.local.supervisor import Supervisor, UpFailed
 from threadcluster_operator.model import ResourceRefused, Resources, parse_resources, read_resources
+from threadcluster_operator.verbs.table import table
 
 _SAMPLE = Path("manifests/samples/demo.yaml")
 _DEFAULT = """
@@ -35,14 +36,14 @@ _data_dir_option = click.option(
 
 @click.group()
 def local() -> None:
-    r"""Run a cluster on this machine: worker processes instead of pods, and a Postgres of its own.
+    """Run a cluster on this machine: worker processes instead of pods, and a Postgres of its own.
 
     \b
     threadcluster local up                    run the demo cluster in the foreground
     threadcluster local up -f my.yaml         run another one, or hand a running one its new resource
     threadcluster local status                what runs, and who owns what
     threadcluster local down                  stop it; the data stays
-    """
+    """  # noqa: D301 - click takes \b for a block to leave as it is
 
 
 @local.command()
@@ -55,14 +56,19 @@ def up(file: Path | None, data_dir: Path | None, port: int | None, database_url:
     """Run a cluster, or hand a running one its new resource and wait until that holds.
 
     In the foreground Ctrl-C stops everything in order; a second one does not wait.  The data stays, and the next `up` on
-    the same directory goes on with it.
+    the same directory goes on with it: without -f as the cluster last was, pins set by `threadcluster pin` and all; with -f
+    the file replaces that resource, and pins that shall stay must be in it.
+
+    With fewer replicas the surplus workers are drained first, and each is stopped when it owns nothing.
     """
     try:
-        text = _text(file)
-        source = str(file or _SAMPLE)
+        text, source = _text(file), str(file or _SAMPLE)
+        place = DataDir(choose(data_dir, parse_resources(text, source).cluster.name))
+        if file is None and place.cluster_yaml.exists():
+            click.echo(f"going on with {place.cluster_yaml} (-f hands over another resource)")
+            text, source = place.cluster_yaml.read_text(), str(place.cluster_yaml)
         resources = parse_resources(text, source)
         resources.database_url()
-        place = DataDir(choose(data_dir, resources.cluster.name))
         _refuse_other_cluster(place, resources)
         if place.is_locked():
             asyncio.run(_hand_over(place, text))
@@ -79,7 +85,11 @@ def up(file: Path | None, data_dir: Path | None, port: int | None, database_url:
 @_data_dir_option
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def status(data_dir: Path | None, output: str) -> None:
-    """What runs, and who owns what.  Exit code 3 when no supervisor lives on the data directory."""
+    """What runs, and who owns what.  Exit code 3 when no supervisor lives on the data directory.
+
+    A worker is ready, cordoned (it gets no more shards), draining (it keeps none), recovering (it does not serve all its
+    shards yet), starting, silent (it does not answer), dead (it is started anew) or stopping.
+    """
     place = DataDir(choose(data_dir, None))
     try:
         found = asyncio.run(ControlClient(place).status())
@@ -297,20 +307,18 @@ def _not_running(place: DataDir) -> dict[str, Any]:  # JSON
 
 
 def _table(found: dict[str, Any]) -> str:  # JSON
-    rows = [("WORKER", "STATE", "PID", "SHARDS", "ADDRESS", "MANAGEMENT")]
+    rows: list[tuple[object, ...]] = [("WORKER", "STATE", "PID", "SHARDS", "ADDRESS", "MANAGEMENT")]
     rows += [
         (
             worker["name"],
             worker["state"],
-            str(worker["pid"] or "-"),
-            str(len(worker["shards"])),
-            worker["address"] or "-",
-            worker["managementAddress"] or "-",
+            worker["pid"],
+            len(worker["shards"]),
+            worker["address"],
+            worker["managementAddress"],
         )
         for worker in found["workers"]
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     state = "ready" if found["ready"] else "not ready"
     head = f"{found['name']}: {state}, {found['url']}, Postgres {found['postgres']['pid'] or 'elsewhere'}"
-    return "\n".join([head, "", *lines])
+    return f"{head}\n\n{table(rows)}"

@@ -1,5 +1,6 @@
-"""The supervisor's own door, on loopback and behind a token: status, a new resource, the end."""
+"""The supervisor's own door, on loopback and behind a token: status, a new resource, moves, the end."""
 
+import json
 import secrets
 from collections.abc import Callable
 from typing import Any, Final
@@ -8,8 +9,10 @@ import aiohttp
 from aiohttp import web
 
 from threadcluster_operator.local.datadir import DataDir
+from threadcluster_operator.local.moves import MovesRefused
 from threadcluster_operator.local.supervisor import Supervisor, UpFailed
 from threadcluster_operator.model import ResourceRefused, parse_resources
+from threadcluster_operator.pins import with_pin
 
 _ANSWER_S: Final = 4.0
 
@@ -29,6 +32,10 @@ class ControlServer:
         app = web.Application(middlewares=[self._check])
         app.router.add_get("/status", self._status)
         app.router.add_put("/cluster", self._accept)
+        app.router.add_put("/pins", self._pin)
+        app.router.add_get("/plan", self._plan)
+        app.router.add_get("/rebalance", self._progress)
+        app.router.add_post("/rebalance", self._rebalance)
         app.router.add_post("/down", self._down)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
@@ -54,17 +61,49 @@ class ControlServer:
         return web.json_response(self._supervisor.status())
 
     async def _accept(self, request: web.Request) -> web.Response:
+        return self._take(await request.text())
+
+    def _take(self, text: str) -> web.Response:
         try:
-            text = await request.text()
             changes = self._supervisor.accept(parse_resources(text, "the new resource"))
         except (ResourceRefused, UpFailed) as error:
-            return web.json_response({"refused": str(error)}, status=409)
+            return _refused(error)
         self._data_dir.write_private(self._data_dir.cluster_yaml, text)
         return web.json_response({"changes": changes})
+
+    async def _pin(self, request: web.Request) -> web.Response:
+        asked = await request.json()
+        shard, worker = int(asked["shard"]), asked["worker"]
+        known = self._supervisor.known_workers()
+        if worker is not None and worker not in known:
+            return _refused(f"no worker is called {worker!r}; there are {', '.join(known)}")
+        shards = self._supervisor.resources.cluster.spec.shards
+        if not 0 <= shard < shards:
+            return _refused(f"there is no shard {shard}; the cluster has shards 0 to {shards - 1}")
+        return self._take(with_pin(self._data_dir.cluster_yaml.read_text(), shard, worker))
+
+    async def _plan(self, _: web.Request) -> web.Response:
+        try:
+            return web.json_response(await self._supervisor.plan())
+        except MovesRefused as error:
+            return _refused(error)
+
+    async def _rebalance(self, request: web.Request) -> web.Response:
+        try:
+            return web.json_response(await self._supervisor.rebalance((await request.json())["plan"]))
+        except MovesRefused as error:
+            return _refused(error)
+
+    async def _progress(self, _: web.Request) -> web.Response:
+        return web.json_response(self._supervisor.progress())
 
     async def _down(self, _: web.Request) -> web.Response:
         self._stop()
         return web.json_response({})
+
+
+def _refused(why: object) -> web.Response:
+    return web.json_response({"refused": str(why)}, status=409)
 
 
 class NotRunning(Exception):
@@ -83,10 +122,23 @@ class ControlClient:
 
     async def accept(self, text: str) -> list[str]:
         """Hand over a new resource; what changes.  Raises `UpFailed` when it is refused."""
-        answer = await self._call("PUT", "/cluster", text)
-        if "refused" in answer:
-            raise UpFailed(answer["refused"])
-        return list(answer["changes"])
+        return list((await self._call("PUT", "/cluster", text))["changes"])
+
+    async def pin(self, shard: int, worker: str | None) -> list[str]:
+        """Pin a shard to a worker, or with None to nobody; what changes.  Raises `UpFailed` when that is refused."""
+        return list((await self._call("PUT", "/pins", json.dumps({"shard": shard, "worker": worker})))["changes"])
+
+    async def plan(self) -> dict[str, Any]:  # JSON
+        """What `rebalance` would do now.  Raises `UpFailed` when nobody knows."""
+        return await self._call("GET", "/plan")
+
+    async def rebalance(self, plan: str | None) -> dict[str, Any]:  # JSON
+        """Balance now, or carry out just this plan.  Raises `UpFailed` when that is refused."""
+        return await self._call("POST", "/rebalance", json.dumps({"plan": plan}))
+
+    async def progress(self) -> dict[str, Any]:  # JSON
+        """How far the last `rebalance` is."""
+        return await self._call("GET", "/rebalance")
 
     async def down(self) -> None:
         """Ask for the end; it has only begun when this returns."""
@@ -107,6 +159,8 @@ class ControlClient:
                 ) as response,
             ):
                 answer: dict[str, Any] = await response.json(content_type=None)
-                return answer
         except (aiohttp.ClientError, TimeoutError) as error:
             raise NotRunning(f"the supervisor of {self._data_dir.path} does not answer: {error!r}") from error
+        if "refused" in answer:
+            raise UpFailed(answer["refused"])
+        return answer

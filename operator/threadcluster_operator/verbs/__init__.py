@@ -1,0 +1,1 @@
+"""What a user does to a running cluster: one noun a file, each a command of `threadcluster`."""
