@@ -1,0 +1,163 @@
+"""Shards that change their owner, planned and forced, between memberships with played hosts."""
+
+import asyncio
+from collections import Counter
+
+import asyncpg
+
+from shard_worker.domain.ids import ShardId
+from shard_worker.ownership.owners import Load
+from tests.ownership.members import EVERY, SHARDS, Member, member
+from tests.waiting import until
+
+S3 = ShardId(3)
+
+
+async def settle(a: Member, *others: Member) -> None:
+    """Every shard is with ``a``, and all know each other to be alive."""
+    await a.target(*[(shard, "a") for shard in range(SHARDS)])
+    await until(lambda: a.shards == EVERY)
+    names = {each.ownership.worker for each in (a, *others)}
+    for each in (a, *others):
+        await until(lambda each=each: names <= set(each.ownership.view.workers))  # type: ignore[misc]  # bound now
+
+
+async def kinds(dsn: str, shard: int = 3) -> list[tuple[str, str | None, str | None]]:
+    """How a shard changed its owner, in order: kind, from whom, to whom."""
+    connection = await asyncpg.connect(dsn)
+    rows = await connection.fetch(
+        "SELECT kind, source, worker FROM shard_epoch WHERE shard_id = $1 ORDER BY epoch", shard
+    )
+    await connection.close()
+    return [tuple(row) for row in rows]
+
+
+async def test_a_planned_move_is_prepared_drained_given_and_told(dsn: str) -> None:
+    """In this order; the shard is never without an owner, and the pause is kept."""
+    async with member(dsn, "a") as a, member(dsn, "b") as b:
+        await settle(a, b)
+        a.host.steps.clear()
+        await b.target((3, "b"))
+        await until(lambda: b.shards == {S3} and ("tell", S3) in a.host.steps)
+        assert a.host.steps == [("prepare", S3), ("release", S3), ("drop for b", S3), ("tell", S3)]
+        assert ("catch up", S3) in b.host.steps
+        assert (await kinds(dsn))[-1] == ("handoff", "a", "b")
+        assert a.ownership.owner_of(S3) is not None
+        assert a.ownership.owner_of(S3).worker == "b"  # type: ignore[union-attr]  # as above
+        connection = await asyncpg.connect(dsn)
+        pause = "SELECT pause_ms FROM shard_epoch WHERE shard_id = 3 AND kind = 'handoff'"
+        async with asyncio.timeout(5):
+            while await connection.fetchval(pause) is None:
+                await asyncio.sleep(0.01)
+        await connection.close()
+
+
+async def test_a_shard_that_does_not_drain_is_served_on_and_moved_later(dsn: str) -> None:
+    """The handoff is given up within its deadline, and begun again."""
+    async with member(dsn, "a") as a, member(dsn, "b") as b:
+        await settle(a, b)
+        a.host.stuck = asyncio.Event()
+        await b.target((3, "b"))
+        await until(lambda: ("resume", S3) in a.host.steps)
+        assert a.host.serving() >= {S3}
+        assert not b.shards
+        a.host.stuck.set()
+        await until(lambda: b.shards == {S3})
+
+
+async def test_a_shard_is_not_given_to_a_worker_that_cannot_be_told(dsn: str) -> None:
+    """While the target does not answer the owner serves on; when it does, the shard moves."""
+    async with member(dsn, "a") as a, member(dsn, "b") as b:
+        await settle(a, b)
+        there = a.host.peers.pop("b")
+        await b.target((3, "b"))
+        await until(lambda: Counter(a.host.steps)[("prepare", S3)] >= 2)
+        assert a.shards == EVERY
+        assert ("release", S3) not in a.host.steps
+        a.host.peers["b"] = there
+        await until(lambda: b.shards == {S3})
+
+
+async def test_a_lost_message_costs_a_look_and_nothing_else(dsn: str) -> None:
+    """The target finds out by itself that it owns the shard."""
+    async with member(dsn, "a") as a, member(dsn, "b") as b:
+        await settle(a, b)
+
+        async def deaf(shard_id: ShardId, receiver: object) -> bool:
+            del shard_id, receiver
+            return False
+
+        a.host.tell = deaf  # type: ignore[method-assign]  # the message is lost
+        await b.target((3, "b"))
+        await until(lambda: b.shards == {S3})
+
+
+async def test_a_plan_that_is_taken_back_ends_the_handoff(dsn: str) -> None:
+    """A to B to A ends as A."""
+    async with member(dsn, "a") as a, member(dsn, "b") as b:
+        await settle(a, b)
+        a.host.stuck = asyncio.Event()
+        await b.target((3, "b"))
+        await until(lambda: ("release", S3) in a.host.steps)
+        await b.target((3, "a"))
+        a.host.stuck.set()
+        await until(lambda: a.shards == EVERY and not b.shards)
+
+
+async def test_who_leaves_hands_everything_over(dsn: str) -> None:
+    """To the others, in equal shares, and without any plan."""
+    async with member(dsn, "a") as a, member(dsn, "b") as b, member(dsn, "c") as c:
+        await settle(a, b, c)
+        async with asyncio.timeout(10):
+            await a.ownership.leave()
+        await until(lambda: b.shards | c.shards == EVERY)
+        assert len(b.shards) == len(c.shards) == SHARDS // 2
+        for shard in range(SHARDS):
+            kind, source, _ = (await kinds(dsn, shard))[-1]
+            assert (kind, source) == ("handoff", "a")
+
+
+async def test_who_leaves_goes_through_with_it_whatever_a_plan_says(dsn: str) -> None:
+    """A cordoned or draining worker is no receiver; a worker nobody can take over from releases."""
+    async with member(dsn, "a") as a, member(dsn, "b") as b:
+        await settle(a, b)
+        assert await b.ownership.set_cordon("b", cordoned=True, draining=True)
+        await a.ownership.refresh()
+        async with asyncio.timeout(10):
+            await a.ownership.leave()
+        assert not b.shards
+        assert (await kinds(dsn))[-1][0] == "release"
+
+
+async def test_the_dead_are_taken_over_by_the_living(dsn: str) -> None:
+    """Its session's lock is gone: one survivor fences it, and its shards are shared among all."""
+    async with member(dsn, "b") as b, member(dsn, "c") as c, member(dsn, "a") as a:
+        await settle(a, b, c)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        a.ownership._task.cancel()  # type: ignore[union-attr]  # as kill -9: its sessions end, it says nothing
+        await until(lambda: b.shards | c.shards == EVERY, within_s=5.0)
+        print(f"served again after {loop.time() - began:.2f} s")
+        assert len(b.shards) == len(c.shards) == SHARDS // 2
+        steps = await kinds(dsn)
+        assert [kind for kind, _, _ in steps[-2:]] == ["takeover", "claim"]
+        assert sum(kind == "takeover" for kind, _, _ in steps) == 1
+
+
+async def test_the_silent_are_taken_over_when_their_time_is_over(dsn: str) -> None:
+    """A beat that stands still while the session lives is waited for longer; the fenced one goes on as another."""
+    async with member(dsn, "a") as a, member(dsn, "b") as b:
+        await settle(a, b)
+        old = a.ownership.incarnation
+        a.ownership.lease._beat_s = 60.0  # its beats stop, its session stays
+        await until(lambda: b.shards == EVERY, within_s=10.0)
+        await until(lambda: a.ownership.incarnation != old)
+        assert a.host.dropped_all >= 1
+
+
+async def test_how_busy_shards_are_is_known_to_all(dsn: str) -> None:
+    """Each owner writes down its own; every worker reads them all."""
+    async with member(dsn, "a") as a, member(dsn, "b") as b:
+        await settle(a, b)
+        await until(lambda: b.ownership.view.loads.get(S3) == Load(5.0, 1.0))
+        assert len(b.ownership.view.loads) == SHARDS
