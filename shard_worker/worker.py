@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 
 _WATCH_S: Final = 0.5
 _FORWARD_GRACE_S: Final = 0.3
+_GOODBYE_S: Final = 1.0
+"""How long peers may take to have their answers and hang up."""
 
 
 class WorkerFailed(Exception):
@@ -219,10 +221,11 @@ class Worker:
         self._gateway = gateway
         self._peer_server = peer_server
         self._management: asyncio.Server | None = None
+        self._leaving: asyncio.Task[None] | None = None
 
     async def start(self, sockets: Sequence[socket.socket], management: socket.socket, secret: bytes) -> None:
         """Open the ports and join the cluster."""
-        view = WorkerView(self._settings.name, self._ownership, self._region, self._appender)
+        view = WorkerView(self._settings.name, self._ownership, self._region, self._appender, self.begin_leaving)
         port = ManagementPort(view, secret=secret, metrics=self._gateway.metrics)
         self._management = await asyncio.get_running_loop().create_server(
             sniffing_factory(port.protocol, self._peer_server.protocol), sock=management.dup()
@@ -253,19 +256,29 @@ class Worker:
                 if fault is not None:
                     raise WorkerFailed(f"a part of the worker ended: {fault!r}") from fault
 
+    def begin_leaving(self) -> None:
+        """Hand the shards over, and ask clients to go elsewhere, while requests are still forwarded.
+
+        SIGTERM and `shard-worker leave` begin alike; only SIGTERM ends the process.  May be called again.
+        """
+        if self._leaving is None:
+            log.info("leaving", extra={"worker": self._settings.name})
+            self._gateway.leave()
+            self._leaving = asyncio.create_task(self._ownership.leave(), name="leave")
+
     async def leave(self) -> None:
-        """Give everything up in order, within the drain time."""
-        log.info("leaving", extra={"worker": self._settings.name})
+        """Give everything up in order, within the drain time, and close."""
+        self.begin_leaving()
+        assert self._leaving is not None  # begun
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._settings.drain_seconds
-        self._gateway.leave()
         try:
             async with asyncio.timeout_at(deadline):
-                await self._ownership.leave()
+                await self._leaving
         except TimeoutError:
             log.error("shards not given up in time", extra={"worker": self._settings.name})
         await self._gateway.drain(max(_FORWARD_GRACE_S, min(deadline - loop.time(), self._settings.drain_seconds)))
-        await self._peer_server.close(_FORWARD_GRACE_S)
+        await self._peer_server.close(_GOODBYE_S)
         if self._management is not None:
             self._management.close()
         log.info("left", extra={"worker": self._settings.name})
