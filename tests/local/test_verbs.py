@@ -11,8 +11,22 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
+from threadcluster_operator.main import main
 
 from tests.local.cluster import LocalCluster
+
+
+class Quick(LocalCluster):
+    """A cluster whose commands run in this process: real ones of real workers, without the start of an interpreter."""
+
+    async def verb(self, *words: str) -> tuple[int, str]:
+        known = 2 if words[0] == "local" else 1
+        line = [*words[:known], "--data-dir", str(self.data_dir), *words[known:]]
+        result = await asyncio.to_thread(CliRunner().invoke, main, line)
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.output
+        return result.exit_code, result.output
+
 
 EVEN = {"test-0": 4, "test-1": 4, "test-2": 4}
 MANUAL = "{mode: Manual}"
@@ -21,7 +35,7 @@ MANUAL = "{mode: Manual}"
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     """Three workers and twelve shards.  It is only ever talked to, so it needs no loop of its own."""
-    cluster = LocalCluster(tmp_path_factory.mktemp("verbs") / "data", shards=12)
+    cluster = Quick(tmp_path_factory.mktemp("verbs") / "data", shards=12)
     asyncio.run(cluster.up(3))
     yield cluster
     asyncio.run(cluster.down())
@@ -257,6 +271,6 @@ async def test_fewer_workers_are_emptied_before_they_are_stopped(cluster: LocalC
 )
 async def test_exit_3_without_a_cluster(data_dir: Path, verb: tuple[str, ...]) -> None:
     """As `local status`: a sentence, and nothing is made."""
-    said = await LocalCluster(data_dir).refuses(*verb, code=3)
+    said = await Quick(data_dir).refuses(*verb, code=3)
     assert said == f"no cluster is running on {data_dir}\n"
     assert not data_dir.exists()

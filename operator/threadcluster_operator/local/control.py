@@ -58,7 +58,7 @@ class ControlServer:
         return answer
 
     async def _status(self, _: web.Request) -> web.Response:
-        return web.json_response(self._supervisor.status())
+        return web.json_response(await self._supervisor.status())
 
     async def _accept(self, request: web.Request) -> web.Response:
         return self._take(await request.text())

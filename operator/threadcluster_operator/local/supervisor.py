@@ -60,6 +60,7 @@ class Supervisor:
         self._stops: set[asyncio.Task[None]] = set()
         self.converged = asyncio.Event()
         self.generation = 1
+        """Counts what was asked for: a turn that began before the last of it says nothing of whether it holds."""
 
     # --- up and down
 
@@ -107,8 +108,7 @@ class Supervisor:
             self.moves.forget()
         self.resources = resources
         self.generation += 1
-        if changes:
-            self.converged.clear()
+        self.converged.clear()
         return changes
 
     async def down(self) -> None:
@@ -226,6 +226,7 @@ class Supervisor:
 
     async def _turn(self) -> None:
         assert self._watch is not None  # made by up
+        generation = self.generation
         await self._watch.look(self._workers.values(), self._recycling.emptying())
         spec, observed = self.resources.cluster.spec, self._watch.observed
         steps = self.moves.steps(spec, self._running(), observed)
@@ -252,7 +253,8 @@ class Supervisor:
             self._workers, self._environment(), observed, spec.rebalance.mode, converged=steps.converged
         )
         if steps.converged and not recycling and not self.moves.busy():
-            self.converged.set()
+            if generation == self.generation:  # else what was seen may be older than what is wanted
+                self.converged.set()
         else:
             self.converged.clear()
 
@@ -285,6 +287,7 @@ class Supervisor:
         """Balance now, or carry out just the plan with this hash.  Raises `MovesRefused`."""
         watch = await self._look_now()
         found = self.moves.begin(self.resources.cluster.spec, self._running(), watch.observed, plan_hash)
+        self.generation += 1
         self.converged.clear()
         return found
 
@@ -305,8 +308,9 @@ class Supervisor:
 
     # --- what it tells
 
-    def status(self) -> dict[str, Any]:  # JSON
-        """The whole cluster, from the last observation."""
+    async def status(self) -> dict[str, Any]:  # JSON
+        """The whole cluster, as it is now."""
+        await self._look_now()
         postgres = self._postgres
         return {
             "name": self.resources.cluster.name,
