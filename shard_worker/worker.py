@@ -107,7 +107,12 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         return None
     pool = await database.pool(most=settings.read_connections)
     stack.callback(pool.terminate)
-    loader = Loader(pool, at_once=settings.concurrent_loads)
+
+    def heat(shard_id: ShardId) -> float:
+        load = ownership.view.loads.get(shard_id)
+        return 0.0 if load is None else load.commands_s
+
+    loader = Loader(pool, at_once=settings.concurrent_loads, heat=heat)
     stack.push_async_callback(loader.close)
     snapshots = SnapshotWriter(pool)
     stack.push_async_callback(snapshots.close)

@@ -1,15 +1,17 @@
 """Reading histories back: a thread's state, its events, a shard's head.
 
 Threads are loaded in groups: whoever asks while a query runs joins the next one, so that a restart that wakes ten
-thousand threads costs hundreds of queries, not tens of thousands.  A history that cannot be read poisons its own thread
-and nothing else.
+thousand threads costs hundreds of queries, not tens of thousands.  Only so many groups are read at once, so that a
+takeover does not take everything from the shards that are served already; threads of busy shards have a head start.  A
+history that cannot be read poisons its own thread and nothing else.
 """
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from heapq import heappop, heappush
+from itertools import count
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -30,6 +32,11 @@ GROUP: Final = 50
 
 SLICE: Final = 500
 """How many events are folded before the loop turns: a few milliseconds, far below a beat."""
+
+HEAD_START_S: Final = 1.0
+"""By how much earlier than asked a thread of a busy shard is taken, at most."""
+_HEAD_START_A_COMMAND_S: Final = 0.01
+"""By how much for each command a second of its shard."""
 
 _LOAD_S: Final = 10.0
 """How long reading a group may take: its threads can have long histories without snapshots."""
@@ -83,22 +90,37 @@ class _Read(NamedTuple):
     tails: Mapping[UUID, Sequence[asyncpg.Record]]
 
 
-Waiting = tuple[ShardId, UUID, "asyncio.Future[Recovered | Poisoned]"]
+class _Waiting(NamedTuple):
+    """Somebody who waits for a thread; the least is the next."""
+
+    turn: float
+    number: int
+    shard_id: ShardId
+    uuid: UUID
+    future: "asyncio.Future[Recovered | Poisoned]"
 
 
 class Loader:
-    """Loads threads in groups, at most ``at_once`` groups at a time."""
+    """Loads threads in groups, at most ``at_once`` groups at a time.
 
-    def __init__(self, pool: ReadPool, *, at_once: int = 4) -> None:
+    ``heat`` gives a shard's commands a second.  A thread of a busy shard is taken as if it had been asked earlier, by
+    `HEAD_START_S` at most: so hot shards come first after a takeover, and nobody waits for ever.
+    """
+
+    def __init__(self, pool: ReadPool, *, at_once: int = 4, heat: Callable[[ShardId], float] = lambda _: 0.0) -> None:
         self._pool = pool
         self._at_once = at_once
-        self._waiting: deque[Waiting] = deque()
+        self._heat = heat
+        self._numbers = count()
+        self._waiting: list[_Waiting] = []
         self._running: set[asyncio.Task[None]] = set()
 
     async def load(self, shard_id: ShardId, thread_id: ThreadId) -> Recovered | Poisoned:
         """A thread's state now, read on the primary.  Raises what asyncpg raises when the database is away."""
-        future: asyncio.Future[Recovered | Poisoned] = asyncio.get_running_loop().create_future()
-        self._waiting.append((shard_id, ulid_uuid(thread_id), future))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Recovered | Poisoned] = loop.create_future()
+        turn = loop.time() - min(HEAD_START_S, self._heat(shard_id) * _HEAD_START_A_COMMAND_S)
+        heappush(self._waiting, _Waiting(turn, next(self._numbers), shard_id, ulid_uuid(thread_id), future))
         self._start()
         return await future
 
@@ -109,47 +131,48 @@ class Loader:
             self._running.add(task)
             task.add_done_callback(partial(self._ended, group))
 
-    def _take(self) -> list[Waiting]:
+    def _take(self) -> list[_Waiting]:
         """The next group.  No thread is in it twice: each who asks owns the state he gets, and may change it."""
-        group: dict[UUID, Waiting] = {}
-        later: list[Waiting] = []
+        group: dict[UUID, _Waiting] = {}
+        later: list[_Waiting] = []
         while self._waiting and len(group) < GROUP:
-            waiting = self._waiting.popleft()
-            if waiting[1] in group:
+            waiting = heappop(self._waiting)
+            if waiting.uuid in group:
                 later.append(waiting)
             else:
-                group[waiting[1]] = waiting
-        self._waiting.extendleft(reversed(later))
+                group[waiting.uuid] = waiting
+        for waiting in later:
+            heappush(self._waiting, waiting)
         return list(group.values())
 
-    def _ended(self, group: list[Waiting], task: "asyncio.Task[None]") -> None:
+    def _ended(self, group: list[_Waiting], task: "asyncio.Task[None]") -> None:
         self._running.discard(task)
-        for _, _, future in group:  # a task that is cancelled before its first step runs none of its handlers
-            future.cancel()
+        for waiting in group:  # a task that is cancelled before its first step runs none of its handlers
+            waiting.future.cancel()
         self._start()
 
-    async def _run(self, group: list[Waiting]) -> None:
+    async def _run(self, group: list[_Waiting]) -> None:
         try:
-            wanted = [(shard_id, uuid) for shard_id, uuid, _ in group]
+            wanted = [(waiting.shard_id, waiting.uuid) for waiting in group]
             read = await self._pool.run(lambda connection: _read(connection, wanted), within_s=_LOAD_S)
             found = await _replay_all([uuid for _, uuid in wanted], read)  # the connection is not needed for this
         except BaseException as error:
-            for _, _, future in group:
-                if not future.done():
-                    future.set_exception(
+            for waiting in group:
+                if not waiting.future.done():
+                    waiting.future.set_exception(
                         error if isinstance(error, Exception) else ConnectionAbortedError("loading was cancelled")
                     )
             if not isinstance(error, Exception):
                 raise
             return
-        for _, uuid, future in group:
-            if not future.done():
-                future.set_result(found[uuid])
+        for waiting in group:
+            if not waiting.future.done():
+                waiting.future.set_result(found[waiting.uuid])
 
     async def close(self) -> None:
         """Stop; whoever still waits gets an error."""
         while self._waiting:  # first, for a group that ends starts the next
-            self._waiting.popleft()[2].cancel()
+            self._waiting.pop().future.cancel()
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)

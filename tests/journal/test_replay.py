@@ -167,6 +167,29 @@ async def test_threads_that_wait_together_are_loaded_together(books: Books, monk
     assert most <= 2
 
 
+async def test_threads_of_busy_shards_come_first(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When more wait than are read at once, the shard with the most commands a second goes before."""
+    heat: dict[ShardId, float] = {}
+    loader = Loader(books.pool, at_once=1, heat=lambda shard_id: heat.get(shard_id, 0.0))
+    asked: list[ThreadId] = [new_thread() for _ in range(GROUP + 10)]
+    first, *cold = asked[:-1]
+    hot = asked[-1]
+    heat[shard_of(hot, SHARDS)] = 200.0
+    cold = [thread for thread in cold if shard_of(thread, SHARDS) != shard_of(hot, SHARDS)]
+    groups: list[set[object]] = []
+    read = replay._read
+
+    async def watched(connection: Session, wanted: list[tuple[ShardId, object]]) -> object:
+        groups.append({uuid for _, uuid in wanted})
+        return await read(connection, wanted)  # type: ignore[arg-type]  # what it is given
+
+    monkeypatch.setattr(replay, "_read", watched)
+    monkeypatch.setattr(replay, "GROUP", 5)
+    await asyncio.gather(*[loader.load(shard_of(thread, SHARDS), thread) for thread in [first, *cold, hot]])
+    assert ulid_uuid(hot) in groups[1], "the first group was on its way before it asked"
+    await loader.close()
+
+
 async def test_a_long_replay_lets_the_loop_turn(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beats and reads go on while a long history is folded: no turn takes longer than a slice of it."""
     monkeypatch.setattr(replay, "SLICE", 50)
