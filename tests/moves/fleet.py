@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -19,11 +20,12 @@ SECRET = "a secret for tests"
 class WorkerProcess:
     """One worker: its process of now, and where it can be asked."""
 
-    def __init__(self, name: str, folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, name: str, folder: Path, environment: Mapping[str, str], shared_fd: int) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
         self._ready = folder / f"{name}.json"
         self._environment = environment
+        self._shared_fd = shared_fd
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
@@ -38,7 +40,9 @@ class WorkerProcess:
                     **self._environment,
                     "SHARD_WORKER_NAME": self.name,
                     "SHARD_WORKER_READY_FILE": str(self._ready),
+                    "SHARD_WORKER_PUBLIC_FD": str(self._shared_fd),
                 },
+                pass_fds=(self._shared_fd,),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -94,11 +98,14 @@ class WorkerProcess:
 class Fleet:
     """The workers by name, and what may be asked of any of them."""
 
-    def __init__(self, folder: Path, dsn: str, shards: int, session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, folder: Path, dsn: str, shards: int, session: aiohttp.ClientSession, shared: socket.socket
+    ) -> None:
         self.shards = shards
         self.workers: dict[str, WorkerProcess] = {}
         self._folder = folder
         self._session = session
+        self._shared = shared
         self._dsn_file = folder / "dsn"
         self._dsn_file.write_text(dsn)
         secret = folder / "secret"
@@ -121,8 +128,13 @@ class Fleet:
             if dsn is not None:
                 environment["SHARD_WORKER_DSN_FILE"] = str(self._folder / f"{name}.dsn")
                 (self._folder / f"{name}.dsn").write_text(dsn)
-            self.workers.setdefault(name, WorkerProcess(name, self._folder, environment))
+            self.workers.setdefault(name, WorkerProcess(name, self._folder, environment, self._shared.fileno()))
         await asyncio.gather(*[self.workers[name].start() for name in names])
+
+    @property
+    def url(self) -> str:
+        """The address that all workers serve, as they do under a supervisor; it outlives every one of them."""
+        return f"http://127.0.0.1:{self._shared.getsockname()[1]}"
 
     @property
     def urls(self) -> list[str]:
@@ -230,7 +242,8 @@ async def fleet_on(dsn: str, folder: Path, *names: str, shards: int = 8) -> Asyn
     """Workers that share all shards; ended at the end, whatever happened."""
     folder.mkdir(parents=True, exist_ok=True)
     async with aiohttp.ClientSession() as session:
-        fleet = Fleet(folder, dsn, shards, session)
+        shared = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        fleet = Fleet(folder, dsn, shards, session, shared)
         try:
             await fleet.start(*names)
             if names:
@@ -240,3 +253,4 @@ async def fleet_on(dsn: str, folder: Path, *names: str, shards: int = 8) -> Asyn
             for worker in fleet.workers.values():
                 if worker.alive:
                     await worker.kill()
+            shared.close()

@@ -1,0 +1,108 @@
+"""One round: a kind of fault, drawn by a seed, while 64 clients chat; afterwards everything is accounted for.
+
+A round is a function of its kind and its seed as far as the test goes: who fails, when, for how long, and what the
+clients choose.  How the machine interleaves it is its own affair, so a failing round may need some tries to fail again;
+`Round` prints the line that plays it.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from tests.load.chat import drive, verify
+from tests.load.figures import Figures
+from tests.load.record import Recorder
+from tests.moves.book import Change, Mark
+from tests.moves.ground import Ground
+from tests.waiting import more_acknowledged
+
+CLIENTS = 64
+PACE_S = 0.03
+"""How long a client thinks between two commands: the machine shall be busy, not drowned."""
+ANSWER_S = 4.0
+"""A client that waits longer asks again: its connection may lead to a frozen worker."""
+ROUND_VARIABLE = "THREADCLUSTER_ROUND"
+
+
+class Round:
+    """What a fault may use: the ground, its dice, the book since the round began."""
+
+    def __init__(self, ground: Ground, kind: str, seed: int, mark: Mark, recorder: Recorder) -> None:
+        self.ground = ground
+        self.kind = kind
+        self.dice = random.Random(f"{kind}/{seed}")
+        self.mark = mark
+        self.recorder = recorder
+
+    async def changes(self) -> list[Change]:
+        """Every change of owner since the round began."""
+        return await self.ground.book.since(self.mark)
+
+    async def more_acknowledged(self, count: int = 50) -> None:
+        """Return when clients had their answers ``count`` more times."""
+        await more_acknowledged(self.recorder, count, within_s=30.0)
+
+    async def lasts(self, seconds: float) -> None:
+        """Let a fault last: what is tried is a fault of a length."""
+        loop = asyncio.get_running_loop()
+        over_at = loop.time() + seconds
+        while loop.time() < over_at:
+            await asyncio.sleep(min(0.02, over_at - loop.time()))
+
+
+Fault = Callable[[Round], Awaitable[None]]
+"""Causes the fault, sees what follows from it, and asserts what must have."""
+
+
+@asynccontextmanager
+async def chatting(ground: Ground, seed: int) -> AsyncIterator[Recorder]:
+    """64 clients that chat for as long as the block runs: lost 0, duplicates 0, reordered 0, and all sums are right."""
+    stop, recorder, figures = asyncio.Event(), Recorder(seed=seed, clients=CLIENTS), Figures()
+    driving = asyncio.create_task(
+        drive(
+            ground.fleet.url,
+            clients=CLIENTS,
+            until=stop,
+            seed=seed,
+            grace_s=30.0,
+            timeout_s=ANSWER_S,
+            pause_s=PACE_S,
+            recorder=recorder,
+            figures=figures,
+        )
+    )
+    try:
+        await more_acknowledged(recorder, 100)
+        yield recorder
+        await more_acknowledged(recorder, 100)
+    finally:
+        stop.set()
+        record = await driving
+    print("acknowledged", len(record.acknowledged), time.monotonic())
+    assert await verify(ground.fleet.url, record) == []
+    print("verified", time.monotonic())
+    assert figures.balance() is None
+    assert record.unresolved == ()
+
+
+async def play(ground: Ground, kind: str, fault: Fault, seed: int) -> None:
+    """One round, from a whole ground to a whole ground."""
+    began = time.monotonic()
+    print(f"round {kind}:{seed}", flush=True)
+    T = lambda w: print(f"   {w} {time.monotonic()-began:.1f}", flush=True)
+    try:
+        await ground.mend()
+        mark = await ground.book.mark()
+        T("mended")
+        async with chatting(ground, seed) as recorder:
+            T("chatting")
+            await fault(Round(ground, kind, seed, mark, recorder))
+            T("fault")
+            await ground.mend()
+            T("mended")
+    except BaseException:
+        print(f"again: {ROUND_VARIABLE}={kind}:{seed} make soak ARGS=tests/moves/test_soak.py", flush=True)
+        raise
+    print(f"round {kind}:{seed} took {time.monotonic() - began:.1f} s", flush=True)

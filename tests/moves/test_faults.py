@@ -1,0 +1,18 @@
+"""One round of each fault of a process, a link or the server, under 64 clients."""
+
+import random
+
+import pytest
+
+from tests.moves.faults import FAULTS
+from tests.moves.ground import Ground
+from tests.moves.round import play
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+async def test_nothing_is_lost_doubled_or_reordered(ground: Ground, kind: str) -> None:
+    """Whatever fails, every client is told the truth, and what became of the shards is what should have."""
+    await play(ground, kind, FAULTS[kind], seed=random.randrange(2**32))
+    await ground.fleet.fsck()
