@@ -1,0 +1,44 @@
+"""Rounds of faults by the hundred, each drawn by a seed.
+
+``THREADCLUSTER_ROUNDS`` says how many; ``THREADCLUSTER_ROUND=kind:seed`` plays one alone, as a failing round asks for.
+"""
+
+import os
+import random
+import time
+
+import pytest
+
+from tests.moves.faults import FAULTS
+from tests.moves.ground import Ground
+from tests.moves.round import ROUND_VARIABLE, Fault, play
+
+KINDS: dict[str, Fault] = FAULTS
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.soak]
+
+
+def _drawn() -> list[tuple[str, int]]:
+    """Every kind as often as every other, in an order of its own each time."""
+    alone = os.environ.get(ROUND_VARIABLE)
+    if alone is not None:
+        kind, _, seed = alone.partition(":")
+        return [(kind, int(seed))]
+    rounds = int(os.environ.get("THREADCLUSTER_ROUNDS", "200"))
+    dice = random.SystemRandom()
+    drawn: list[str] = []
+    while len(drawn) < rounds:
+        drawn += dice.sample(list(KINDS), len(KINDS))
+    return [(kind, dice.randrange(2**32)) for kind in drawn[:rounds]]
+
+
+@pytest.mark.timeout(3000)
+async def test_rounds_of_all_kinds(ground: Ground) -> None:
+    """Nothing is lost, doubled or reordered, whatever failed and whenever."""
+    drawn, began = _drawn(), time.monotonic()
+    for number, (kind, seed) in enumerate(drawn, start=1):
+        print(f"{number} of {len(drawn)}, {time.monotonic() - began:.0f} s", flush=True)
+        await play(ground, kind, KINDS[kind], seed)
+        if number % 20 == 0:
+            await ground.fleet.fsck()
+    await ground.fleet.fsck()
