@@ -38,6 +38,7 @@ from shard_worker.journal.replay import Loader, read_events, read_head
 from shard_worker.journal.snapshots import SnapshotWriter
 from shard_worker.ownership.membership import Ownership
 from shard_worker.ownership.store import Address
+from shard_worker.ownership_metrics import OwnershipMetrics
 from shard_worker.peers.client import PeerClient
 from shard_worker.peers.server import PeerServer, sniffing_factory
 from shard_worker.settings import WorkerSettings
@@ -232,6 +233,7 @@ class Worker:
         """Open the ports and join the cluster."""
         view = WorkerView(self._settings.name, self._ownership, self._region, self._appender, self.begin_leaving)
         port = ManagementPort(view, secret=secret, metrics=self._gateway.metrics)
+        port.registry.register(OwnershipMetrics(self._ownership, self._region, self._appender))
         self._management = await asyncio.get_running_loop().create_server(
             sniffing_factory(port.protocol, self._peer_server.protocol), sock=management.dup()
         )

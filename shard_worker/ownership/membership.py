@@ -21,6 +21,7 @@ from shard_worker.database.connection import LINK_FAULTS
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import store
 from shard_worker.ownership.lease import Fenced, Lease, OpenConnection
+from shard_worker.ownership.moves import Moves
 from shard_worker.ownership.owners import EMPTY, OwnerRecord, View
 from shard_worker.ownership.sight import Sight
 from shard_worker.ownership.steward import STATEMENT_S, ShardHost, Steward
@@ -47,6 +48,7 @@ class Ownership:
         self.worker = worker
         self.incarnation = ""
         self.fencings = 0
+        self.moves = Moves()
         self.leaving = False
         self.registered = asyncio.Event()
         self.lease = Lease(connect, worker, beat_s=beat_s, lease_s=lease_s)
@@ -212,6 +214,7 @@ class Ownership:
             self.incarnation,
             host=host,
             sight=self._sight,
+            moves=self.moves,
             leaving=lambda: self.leaving,
         )
         beating = asyncio.create_task(self.lease.keep(self.incarnation, locked), name="lease")

@@ -22,6 +22,7 @@ from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import store
 from shard_worker.ownership.decisions import Handoff, Held, Observer, Phase, Steps, Suspect, heirs, next_steps
 from shard_worker.ownership.lease import Fenced, OpenConnection
+from shard_worker.ownership.moves import Moves
 from shard_worker.ownership.owners import EMPTY, Load, OwnerRecord
 from shard_worker.ownership.sight import Sight
 
@@ -91,8 +92,10 @@ class Steward:
         *,
         host: ShardHost,
         sight: Sight,
+        moves: Moves,
         leaving: Callable[[], bool],
     ) -> None:
+        self._moves = moves
         self._connect = connect
         self._worker = worker
         self._incarnation = incarnation
@@ -246,6 +249,7 @@ class Steward:
                 reason,
             )
         if freed is not None:
+            self._moves.takeovers += 1
             log.warning(
                 "worker fenced",
                 extra={"peer": suspect.worker, "incarnation": suspect.incarnation, "shards": len(freed)},
@@ -323,6 +327,7 @@ class Steward:
                 self._handoffs[shard_id] = handoff._replace(phase=Phase.FAILED)
                 self._sight.ring()
                 continue
+            self._moves.given += 1
             stopped_at = self._stopped_at.get(shard_id, time.monotonic())
             self._sight.learn(shard_id, handoff.worker, epoch)
             self._drop(shard_id, handoff.worker, epoch)
@@ -337,6 +342,7 @@ class Steward:
         if await self._host.tell(shard_id, receiver):
             pause_ms = (time.monotonic() - stopped_at) * 1000
             self._pauses[(shard_id, epoch)] = pause_ms
+            self._moves.paused(pause_ms)
             log.info(
                 "shard handed over",
                 extra={
@@ -352,6 +358,7 @@ class Steward:
     def _abandon(self, shard_id: ShardId) -> None:
         """Give a handoff up and serve on."""
         handoff = self._handoffs.pop(shard_id)
+        self._moves.abandoned += 1
         self._failed_at[shard_id] = time.monotonic()
         self._forget_drain(shard_id)
         self._host.resume(shard_id)

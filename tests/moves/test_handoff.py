@@ -45,6 +45,11 @@ async def test_shards_move_to_and_fro_and_no_client_sees_an_error(dsn: str, tmp_
             for round_ in range(5):
                 names = ("a", "b") if round_ % 2 else ("b", "a")
                 await fleet.spread(*names)
+        counted = [await fleet.metrics(of=name) for name in ("a", "b")]
+        assert sum(each['threadcluster_handoffs_total{outcome="given"}'] for each in counted) == 5 * fleet.shards
+        assert sum(each["threadcluster_handoff_pause_seconds_count"] for each in counted) == 5 * fleet.shards
+        assert sum(each["threadcluster_shards_serving"] for each in counted) == fleet.shards
+        assert all(each["threadcluster_takeovers_total"] == 0.0 for each in counted)
         for row in figures.summaries():
             print(row)
         assert figures.balance() is None
