@@ -169,6 +169,13 @@ class Fleet:
         """Who owns what, as a worker sees it."""
         return await self.ask("GET", "/internal/v1/ownership", of=of)
 
+    async def metrics(self, *, of: str) -> dict[str, float]:
+        """What a worker counts, by the name and labels of each sample."""
+        async with self._session.get(f"{self.workers[of].management}/metrics") as response:
+            lines = (await response.text()).splitlines()
+        samples = [line.rsplit(" ", 1) for line in lines if line and not line.startswith("#")]
+        return {name: float(value) for name, value in samples}
+
     async def plan(self, targets: Mapping[int, str]) -> None:
         """Have shards go where ``targets`` says; tried again while other plans come first."""
         wanted = [{"shard": shard, "target": worker, "reason": "test"} for shard, worker in targets.items()]

@@ -8,18 +8,20 @@ clients choose.  How the machine interleaves it is its own affair, so a failing 
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+from shard_worker.domain.ids import ThreadId, shard_of
 from tests.load.chat import drive, verify
 from tests.load.figures import Figures
 from tests.load.record import Recorder
 from tests.moves.book import Change, Mark
-from tests.moves.ground import Ground
+from tests.moves.ground import SHARDS, Ground
 from tests.waiting import more_acknowledged
 
 CLIENTS = 64
-PACE_S = 0.03
+PACE_S = 0.05
 """How long a client thinks between two commands: the machine shall be busy, not drowned."""
 ANSWER_S = 4.0
 """A client that waits longer asks again: its connection may lead to a frozen worker."""
@@ -43,6 +45,11 @@ class Round:
     async def more_acknowledged(self, count: int = 50) -> None:
         """Return when clients had their answers ``count`` more times."""
         await more_acknowledged(self.recorder, count, within_s=30.0)
+
+    def busy(self) -> dict[int, int]:
+        """How many rooms of the clients each shard has that has any."""
+        rooms = Counter(done.thread_id for done in self.recorder.record().acknowledged)
+        return Counter(shard_of(ThreadId(room), SHARDS) for room in rooms)
 
     async def lasts(self, seconds: float) -> None:
         """Let a fault last: what is tried is a fault of a length."""
@@ -80,29 +87,24 @@ async def chatting(ground: Ground, seed: int) -> AsyncIterator[Recorder]:
     finally:
         stop.set()
         record = await driving
-    print("acknowledged", len(record.acknowledged), time.monotonic())
     assert await verify(ground.fleet.url, record) == []
-    print("verified", time.monotonic())
     assert figures.balance() is None
     assert record.unresolved == ()
 
 
 async def play(ground: Ground, kind: str, fault: Fault, seed: int) -> None:
-    """One round, from a whole ground to a whole ground."""
+    """One round, on a ground that is whole when it begins."""
     began = time.monotonic()
     print(f"round {kind}:{seed}", flush=True)
-    T = lambda w: print(f"   {w} {time.monotonic()-began:.1f}", flush=True)
     try:
         await ground.mend()
         mark = await ground.book.mark()
-        T("mended")
+        mended_s = time.monotonic() - began
         async with chatting(ground, seed) as recorder:
-            T("chatting")
             await fault(Round(ground, kind, seed, mark, recorder))
-            T("fault")
-            await ground.mend()
-            T("mended")
+            faulted_s = time.monotonic() - began
     except BaseException:
         print(f"again: {ROUND_VARIABLE}={kind}:{seed} make soak ARGS=tests/moves/test_soak.py", flush=True)
         raise
-    print(f"round {kind}:{seed} took {time.monotonic() - began:.1f} s", flush=True)
+    took_s = time.monotonic() - began
+    print(f"  mended in {mended_s:.1f} s, fault over after {faulted_s:.1f} s, took {took_s:.1f} s", flush=True)
