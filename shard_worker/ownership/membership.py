@@ -112,7 +112,10 @@ class Ownership:
 
     async def bump_epoch(self, connection: asyncpg.Connection, shard_id: ShardId, epoch: int) -> int | None:
         """Raise the epoch of an own shard after an unknown outcome; see `shard_worker.journal.outcome`."""
-        return (await store.bump(connection, self.incarnation, {shard_id: epoch})).get(shard_id)
+        raised = (await store.bump(connection, self.incarnation, {shard_id: epoch})).get(shard_id)
+        if raised is not None and self._steward is not None:
+            self._steward.raised(shard_id, raised)
+        return raised
 
     async def set_targets(self, version: int, plan_hash: str, targets: Sequence[store.Target]) -> int | None:
         """Record a plan made from plan ``version``; its own version, or None when another came first.

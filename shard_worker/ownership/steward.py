@@ -113,15 +113,20 @@ class Steward:
         self._stopped_at: dict[ShardId, float] = {}
         self._asides: set[asyncio.Task[None]] = set()
         self._told: dict[ShardId, int] = {}
-        self._adopted: dict[ShardId, int] = {}
+        self._used: dict[ShardId, int] = {}
+        """The last epoch at which something of ours was, or may have been, sent to the journal."""
         self._pauses: dict[tuple[ShardId, int], float] = {}
         self._pauses_at = self._load_at = time.monotonic()
 
     def told(self, shard_id: ShardId, epoch: int) -> None:
         """Another worker says that it gave a shard to this one."""
-        if epoch > self._adopted.get(shard_id, 0):
+        if epoch > self._used.get(shard_id, 0):
             self._told[shard_id] = epoch
             self._sight.nudge()
+
+    def raised(self, shard_id: ShardId, epoch: int) -> None:
+        """An unknown outcome raised the epoch of a shard that is served here; it will be used from now on."""
+        self._used[shard_id] = epoch
 
     async def run(self, locked: asyncio.Event) -> None:
         """Go on until the incarnation is fenced, which raises `Fenced`.  Begins once the first beat is acknowledged."""
@@ -221,9 +226,10 @@ class Steward:
                 self._drop(shard_id, None, 0)
         epochs: dict[ShardId, int] = {}
         if steps.adopt:
-            # Ours since that epoch and never ours before: nothing of ours can be on its way at it.
-            epochs = {shard_id: shards[shard_id].epoch for shard_id in steps.adopt if shard_id not in self._adopted}
-            held = {shard_id: shards[shard_id].epoch for shard_id in steps.adopt if shard_id in self._adopted}
+            named = {shard_id: shards[shard_id].epoch for shard_id in steps.adopt}
+            # At an epoch that was never used here nothing of ours can be on its way; any other is raised first.
+            epochs = {shard_id: epoch for shard_id, epoch in named.items() if epoch > self._used.get(shard_id, 0)}
+            held = {shard_id: epoch for shard_id, epoch in named.items() if shard_id not in epochs}
             if held:
                 async with asyncio.timeout(STATEMENT_S):
                     epochs |= await store.bump(connection, self._incarnation, held)
@@ -277,7 +283,7 @@ class Steward:
         for shard_id in sorted(heads):
             self._forget_drain(shard_id)
             self._handoffs.pop(shard_id, None)
-            self._adopted[shard_id] = epochs[shard_id]
+            self._used[shard_id] = epochs[shard_id]
             self._host.adopt(shard_id, epochs[shard_id], heads[shard_id])
         log.info("shards adopted", extra={"worker": self._worker, "count": len(heads)})
         async with asyncio.timeout(STATEMENT_S):

@@ -28,6 +28,8 @@ from threadcluster_operator.workers import NobodyAnswers, WorkerRefused, target_
 log = logging.getLogger(__name__)
 
 _TURN_S: Final = 0.2
+_TURN_WHILE_MOVING_S: Final = 0.05
+"""A few shards are ordered to move at a time, and most take less than this."""
 _RESTART_S: Final = 0.3
 
 Say = Callable[[str], None]
@@ -218,13 +220,15 @@ class Supervisor:
 
     async def _run(self) -> None:
         while True:
+            moving = False
             try:
-                await self._turn()
+                moving = await self._turn()
             except (aiohttp.ClientError, OSError) as error:
                 log.warning("a turn failed; the next will try again", extra={"cause": repr(error)})
-            await asyncio.sleep(_TURN_S)
+            await asyncio.sleep(_TURN_WHILE_MOVING_S if moving else _TURN_S)
 
-    async def _turn(self) -> None:
+    async def _turn(self) -> bool:
+        """Observe, plan, act; whether there are more moves to order."""
         assert self._watch is not None  # made by up
         generation = self.generation
         await self._watch.look(self._workers.values(), self._recycling.emptying())
@@ -248,6 +252,8 @@ class Supervisor:
         for worker in self._workers.values():
             if observed is None or worker.name not in observed.owners.values():
                 worker.kill_if_frozen()
+                if observed is not None and worker.name in observed.workers and observed.workers[worker.name].leaving:
+                    self._end(worker)
         self.data_dir.remember_workers({worker.name: worker.pid for worker in self._workers.values() if worker.pid})
         recycling = self._recycling.turn(
             self._workers, self._environment(), observed, spec.rebalance.mode, converged=steps.converged
@@ -257,9 +263,15 @@ class Supervisor:
                 self.converged.set()
         else:
             self.converged.clear()
+        return steps.plan is not None or steps.balancing or self.moves.busy()
 
     def _running(self) -> frozenset[str]:
         return frozenset(self._workers)
+
+    def _end(self, worker: WorkerProcess) -> None:
+        """End a worker that has left by itself: until then it only forwards."""
+        if not worker.stopping() and worker.recycle():
+            self._say(f"{worker.name} has left; starting it anew")
 
     async def _stop(self, worker: WorkerProcess) -> None:
         await worker.stop()
