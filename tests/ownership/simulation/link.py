@@ -1,0 +1,174 @@
+"""A session with the database over a link that loses, delays and stalls.
+
+What is sent on one session arrives in order.  A session that the client closes may still deliver what is on its way: the
+server learns of the end later, and until then executes what arrives.  That is why the protocol raises epochs.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from tests.ownership.simulation.database import Append, Backend, Transaction
+from tests.ownership.simulation.task import LinkFault, Process, Sleep, Task, Work
+
+if TYPE_CHECKING:
+    from shard_worker.domain.ids import ShardId
+    from tests.ownership.simulation.world import World
+
+T = TypeVar("T")
+
+
+class Session:
+    """One connection: at most one statement is under way on it."""
+
+    __slots__ = ("_arrives", "_answers", "_turn", "_waiting", "backend", "open", "process", "world")
+
+    def __init__(self, world: "World", process: Process, backend: Backend) -> None:
+        self.world = world
+        self.process = process
+        self.backend = backend
+        self.open = True
+        self._waiting: Task | None = None
+        self._turn = 0
+        self._arrives = self._answers = world.timeline.now
+        backend.lost = self._told_lost
+
+    # --- the client's side
+
+    def close(self) -> None:
+        """The client is done with it, or gave it up; the server learns of it in time."""
+        if self.open:
+            self.open = False
+            self.world.sessions.pop(self, None)
+            self.world.timeline.after(self.world.server_learns_s(), lambda: self.world.db.end(self.backend))
+
+    def cut(self) -> None:
+        """The link breaks: who waits for an answer hears so."""
+        self.close()
+        self.process.deliver(self._fail)
+
+    def _fail(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.resume(self._turn, error=LinkFault())
+
+    def _told_lost(self) -> None:
+        """The server ended the session; word of it comes behind the answers that are on their way."""
+        self._answers = max(self._answers, self.world.travels(self.process))
+        self.world.timeline.at(self._answers, lambda: self.process.deliver(self._lost))
+
+    def _lost(self) -> None:
+        if self.open:
+            self.open = False
+            self.world.sessions.pop(self, None)
+            self._fail()
+
+    # --- statements
+
+    def send(self, task: Task, at_server: Callable[[Callable[[object], None]], None], timeout_s: float) -> None:
+        """Send what is done at the server with a function that answers; the task is resumed by that."""
+        if not self.open:
+            task.process.later(0.0, lambda turn=task.turn: task.resume(turn, error=LinkFault()))  # type: ignore[misc]  # a lambda's default has no type
+            return
+        world, turn = self.world, task.turn
+        self._waiting, self._turn = task, turn
+        self._arrives = max(self._arrives, world.travels(self.process))
+
+        def received(value: object) -> None:
+            if self.open:
+                task.resume(turn, value)
+
+        def answer(value: object) -> None:
+            if self.backend.alive:
+                self._answers = max(self._answers, world.travels(self.process))
+                world.timeline.at(self._answers, lambda: self.process.deliver(lambda: received(value)))
+
+        def arrive() -> None:
+            if self.backend.alive:
+                at_server(answer)
+
+        def too_long() -> None:
+            if self.open and task.turn == turn:
+                self.close()
+                task.resume(turn, error=LinkFault())
+
+        world.timeline.at(self._arrives, arrive)
+        task.process.later(timeout_s, too_long)
+
+    def execute(self, transaction: Transaction[T], timeout_s: float) -> Work[T]:
+        """Run a transaction, and wait for its answer.  Raises `LinkFault`."""
+        return cast("T", (yield _Statement(self, transaction, timeout_s)))
+
+    def append(self, append: Append, timeout_s: float) -> "Work[list[ShardId]]":
+        """Send a batch of appends.  Raises `LinkFault`."""
+        return cast("list[ShardId]", (yield _Appending(self, append, timeout_s)))
+
+    def lock(self, incarnation: str, attempt: int) -> Work[None]:
+        """Take the session-level lock that shows that an incarnation's session lives.  Raises `LinkFault`."""
+        yield _Locking(self, (incarnation, attempt))
+
+    def listen(self, ring: Callable[[], None]) -> None:
+        """Have the server's bell rung here; a ring travels, and may be lost when the session is."""
+
+        def rung() -> None:
+            if self.world.rng.random() < 0.7:
+                when = self.world.travels(self.process)
+                self.world.timeline.at(when, lambda: self.process.deliver(lambda: ring() if self.open else None))
+
+        self.backend.listens = rung
+
+
+class _Statement:
+    __slots__ = ("session", "timeout_s", "transaction")
+
+    def __init__(self, session: Session, transaction: Transaction[T], timeout_s: float) -> None:
+        self.session = session
+        self.transaction = cast("Transaction[object]", transaction)
+        self.timeout_s = timeout_s
+
+    def arm(self, task: Task) -> None:
+        session, transaction = self.session, self.transaction
+        session.send(task, lambda answer: session.world.db.execute(session.backend, transaction, answer), self.timeout_s)
+
+
+class _Appending:
+    __slots__ = ("append", "session", "timeout_s")
+
+    def __init__(self, session: Session, append: Append, timeout_s: float) -> None:
+        self.session = session
+        self.append = append
+        self.timeout_s = timeout_s
+
+    def arm(self, task: Task) -> None:
+        session, append = self.session, self.append
+        takes_s = session.world.append_takes_s()
+        session.send(
+            task, lambda answer: session.world.db.append(session.backend, append, takes_s, answer), self.timeout_s
+        )
+
+
+class _Locking:
+    __slots__ = ("key", "session")
+
+    def __init__(self, session: Session, key: tuple[str, int]) -> None:
+        self.session = session
+        self.key = key
+
+    def arm(self, task: Task) -> None:
+        session, db = self.session, self.session.world.db
+
+        def at_server(answer: Callable[[object], None]) -> None:
+            db.locks[self.key] = session.backend
+            session.backend.lock, session.backend.locked_at = self.key, session.world.timeline.now
+            answer(None)
+
+        session.send(task, at_server, 2.0)
+
+
+def connect(world: "World", process: Process, name: str) -> Work[Session]:
+    """A session; waits for the database for as long as it takes."""
+    while True:
+        yield Sleep(world.connect_s(process))
+        if world.db.up and not world.stalled(process):
+            session = Session(world, process, world.db.connect(name))
+            world.sessions[session] = None
+            return session

@@ -1,0 +1,183 @@
+"""Schedules: what is chosen from a seed, and what is asked of its end.
+
+Once faults stop, a schedule must settle within `SETTLES_S`: everything served where the plan wants it.  That is the sum
+of what the protocol may wait for one after another: two times the TTL, when most workers look dead at once, the wait for
+a free shard and its ranks (2 s), a handoff that fails for a lost frame, and is begun again, twice (2 × 3 s), and as much
+as that again for the moves of a plan, which wait for each other.  Then nothing may move any more.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from random import Random
+from typing import Final, NamedTuple
+
+from shard_worker.ownership import decisions
+from tests.ownership.simulation import transactions
+from tests.ownership.simulation.faults import FAULTS
+from tests.ownership.simulation.host import Shard
+from tests.ownership.simulation.planner import CLUSTER
+from tests.ownership.simulation.violation import Violation
+from tests.ownership.simulation.world import HANDOFFS_AT_ONCE, Size, World
+from shard_worker.ownership.owners import EMPTY
+
+SETTLES_S: Final = 20.0
+_FAULTS_BEGIN_S: Final = 1.0
+_FAULTS_END_S: Final = 4.5
+_LOOK_S: Final = 0.25
+_STILL_S: Final = 1.0
+
+
+class Outcome(NamedTuple):
+    """What a schedule came to."""
+
+    seen: Counter[str]
+    settled_s: float
+    """How long after the last fault."""
+    fences: int
+
+
+@contextmanager
+def small_limits() -> Iterator[None]:
+    """So few handoffs at once that a schedule of few shards reaches the limit."""
+    before = decisions.HANDOFFS_AT_ONCE
+    decisions.HANDOFFS_AT_ONCE = HANDOFFS_AT_ONCE  # type: ignore[misc]  # final for everybody else
+    try:
+        yield
+    finally:
+        decisions.HANDOFFS_AT_ONCE = before  # type: ignore[misc]  # as above
+
+
+def size_of(rng: Random) -> Size:
+    """How large the schedule of a seed is."""
+    return Size(rng.choice((2, 2, 3, 3, 3, 4, 4, 5)), rng.randint(4, 8), rng.randint(1, 3))
+
+
+def run(
+    seed: int,
+    *,
+    bugs: frozenset[str] = frozenset(),
+    faults: Sequence[str] = tuple(FAULTS),
+    tell: Callable[[str], None] | None = None,
+) -> Outcome:
+    """One schedule.  Raises `Violation`."""
+    rng = Random(seed)
+    with small_limits():
+        world = World(rng, size_of(rng), _stamped(tell, lambda: world.timeline.now), bugs)
+        world.begin()
+        ends = _FAULTS_BEGIN_S
+        world.timeline.run_until(_FAULTS_BEGIN_S)
+        while (now := world.timeline.now) < _FAULTS_END_S:
+            ends = max(ends, now + FAULTS[rng.choice(faults)](world))
+            world.timeline.run_until(now + rng.expovariate(1.5))
+        world.timeline.run_until(max(ends, world.timeline.now))
+        return _settle(world)
+
+
+def grow(seed: int) -> tuple[int, int]:
+    """No faults, and one worker more: how many shards moved, and how many may."""
+    rng = Random(seed)
+    with small_limits():
+        size = size_of(rng)
+        world = World(rng, size, None, frozenset())
+        world.begin()
+        world.timeline.run_until(1.0)
+        _settle(world)
+        before = len(world.watch.changes)
+        world.replicas += 1
+        world.timeline.run_until(world.timeline.now + 1.0)
+        _settle(world)
+        moves = sum(kind == "handoff" for _, _, kind, _ in world.watch.changes[before:])
+        if len(world.watch.changes) - before != moves:
+            raise Violation("moves", "something else than planned moves happened without a fault")
+        return moves, math.ceil(size.shards / (size.workers + 1))
+
+
+def _settle(world: World) -> Outcome:
+    """What must come to pass once nothing goes wrong any more."""
+    watch, began = world.watch, world.timeline.now
+    if watch.tell is not None:
+        watch.tell("--- no more faults")
+    _lift_cordons(world)
+    quiet_from: int | None = None
+    while (why := _unsettled(world)) is not None:
+        if world.timeline.now - began > SETTLES_S:
+            raise Violation("served", f"not settled {SETTLES_S} s after the last fault: {why}")
+        if quiet_from is None and _all_there(world):  # before that, whoever comes or goes makes moves
+            quiet_from = len(watch.changes)
+        world.mend()
+        world.timeline.run_until(world.timeline.now + _LOOK_S)
+    settled_s = world.timeline.now - began
+    if watch.tell is not None:
+        watch.tell("--- settled")
+    if quiet_from is not None:
+        _no_returns(world, quiet_from)
+    before = (len(watch.changes), world.db.plan_version)
+    world.timeline.run_until(world.timeline.now + _STILL_S)
+    if (len(watch.changes), world.db.plan_version) != before:
+        raise Violation("moves", f"a settled cluster moves again: {watch.changes[before[0] :]}, {before} plans")
+    return Outcome(watch.seen, settled_s, watch.fences)
+
+
+def _lift_cordons(world: World) -> None:
+    """Where nobody who is up may have a shard, nothing could be served: somebody would see that."""
+    up = [world.db.workers[each.name] for each in world.processes if each.name in world.db.workers]
+    if all(row.cordoned or row.draining for row in up):
+        for row in world.db.workers.values():
+            row.cordoned = row.draining = False
+
+
+def _served(world: World, shard: Shard | None, epoch: int) -> bool:
+    del world
+    return shard is not None and shard.admits and shard.epoch == epoch
+
+
+def _unsettled(world: World) -> str | None:
+    """Why the cluster is not settled, or None when it is."""
+    for number in range(world.replicas):
+        if not world.named(name := f"{CLUSTER}-{number}") and name not in world.lost:
+            return f"{name} is not up"
+    for process in world.processes:
+        row_of = world.db.workers.get(process.name)
+        if process.steward is None or row_of is None or row_of.incarnation != process.incarnation or row_of.fenced:
+            return f"{process.name}/{process.number} is not a member"
+    for row in world.db.shards.values():
+        host = world.watch.hosts.get(row.incarnation or "")
+        if host is None or not host.may_read() or not _served(world, host.shards.get(row.id), row.epoch):
+            return f"shard {row.id} of {row.incarnation} at epoch {row.epoch}, for {row.target}, is not served"
+        if row.target != row.owner:
+            return f"shard {row.id} of {row.owner} is wanted on {row.target}"
+    for planner in world.planners:
+        if planner.balancing:
+            return "the plan is not all ordered"
+        view = transactions.look(EMPTY).run(world.db)
+        steps = planner.decide(frozenset(world.running), view)
+        if steps.plan is not None or steps.stop or set(steps.run) - set(world.running):
+            return f"there is more to do: {steps}"
+    return None
+
+
+def _all_there(world: World) -> bool:
+    """Everybody who should be is up and looks, and every shard has an owner."""
+    up = {each.name for each in world.processes if each.steward is not None and not each.leaving}
+    rows = world.db.workers.values()
+    dead = [row for row in rows if not row.fenced and row.id not in up]
+    return set(world.running) <= up and not dead and all(row.owner is not None for row in world.db.shards.values())
+
+
+def _no_returns(world: World, begin: int) -> None:
+    """No shard comes back to a worker that it left since."""
+    left: dict[int, list[str | None]] = {}
+    for _, shard_id, kind, owner in world.watch.changes[begin:]:
+        path = left.setdefault(shard_id, [])
+        if kind == "handoff":
+            if owner in path:
+                raise Violation("moves", f"shard {shard_id} comes back to {owner}: {path}")
+            path.append(owner)
+
+
+def _stamped(tell: Callable[[str], None] | None, now: Callable[[], float]) -> Callable[[str], None] | None:
+    if tell is None:
+        return None
+    return lambda line: tell(f"{now():8.3f}  {line}")
