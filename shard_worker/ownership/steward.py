@@ -268,7 +268,11 @@ class Steward:
         """Serve what other workers say they gave us, when the database says so too."""
         if not self._told:
             return
-        told, self._told = self._told, {}
+        # What was adopted from a look while the telling came must not be adopted anew: rows of it may be on their way.
+        told = {shard_id: epoch for shard_id, epoch in self._told.items() if epoch > self._used.get(shard_id, 0)}
+        self._told = {}
+        if not told:
+            return
         async with asyncio.timeout(STATEMENT_S):
             heads = await store.named(connection, self._incarnation, told)
         await self._adopt(connection, told, heads)
