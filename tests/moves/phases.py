@@ -63,13 +63,13 @@ async def _plan(this: Round, move: Move) -> None:
 
 @asynccontextmanager
 async def _locked(this: Round, statement: str, *arguments: object) -> AsyncIterator[asyncpg.Connection]:
-    """A lock held by a session of ours for as long as the block runs, or until it rolls back itself."""
-    async with this.ground.book.connected() as session:
+    """A lock held for as long as the block runs; gives another session, to watch who waits for it."""
+    async with this.ground.book.connected() as session, this.ground.book.connected() as watch:
         await session.execute("BEGIN")
         await session.execute("SET LOCAL lock_timeout = '3s'")
         await session.execute(statement, *arguments)
         try:
-            yield session
+            yield watch
         finally:
             with suppress(asyncpg.PostgresError, asyncpg.InterfaceError):
                 await session.execute("ROLLBACK")
@@ -78,11 +78,11 @@ async def _locked(this: Round, statement: str, *arguments: object) -> AsyncItera
 @asynccontextmanager
 async def preparing(this: Round, move: Move) -> AsyncIterator[None]:
     """The receiver's loads wait; the giver serves."""
-    async with _locked(this, "LOCK TABLE snapshot IN ACCESS EXCLUSIVE MODE") as session:
+    async with _locked(this, "LOCK TABLE snapshot IN ACCESS EXCLUSIVE MODE") as watch:
         await _plan(this, move)
 
         async def waits() -> bool:
-            return bool(await session.fetchval(_WAITS_FOR_SNAPSHOTS_SQL, this.mark.incarnations[move.receiver]))
+            return bool(await watch.fetchval(_WAITS_FOR_SNAPSHOTS_SQL, this.mark.incarnations[move.receiver]))
 
         await _until(waits, "the receiver reads snapshots", within_s=5.0)
         yield
@@ -91,7 +91,9 @@ async def preparing(this: Round, move: Move) -> AsyncIterator[None]:
 @asynccontextmanager
 async def draining(this: Round, move: Move) -> AsyncIterator[None]:
     """The giver admits nothing more; what is on its way stays there, for its shards' rows are locked."""
-    async with _locked(this, "SELECT FROM shard WHERE id = ANY($1::int[]) ORDER BY id FOR UPDATE", list(move.shards)):
+    async with _locked(
+        this, "SELECT FROM shard WHERE id = ANY($1::int[]) ORDER BY id FOR NO KEY UPDATE", list(move.shards)
+    ):
         await _plan(this, move)
 
         async def stopped() -> bool:
@@ -104,14 +106,15 @@ async def draining(this: Round, move: Move) -> AsyncIterator[None]:
 @asynccontextmanager
 async def giving(this: Round, move: Move) -> AsyncIterator[None]:
     """The statement that gives the shards waits at the server for the receiver's row, and its beats with it."""
-    async with this.ground.book.connected() as session:
+    # Watched from outside of the transaction: within one, a session sees what others do as of its first look.
+    async with this.ground.book.connected() as session, this.ground.book.connected() as watch:
         await session.execute("BEGIN")
         async with preparing(this, move):
             # Not before now: a receiver that does not beat is soon given nothing more.
             await session.execute("SELECT FROM worker WHERE id = $1 FOR UPDATE", move.receiver)
 
         async def waits() -> bool:
-            return bool(await session.fetchval(_GIVE_WAITS_SQL, this.mark.incarnations[move.giver]))
+            return bool(await watch.fetchval(_GIVE_WAITS_SQL, this.mark.incarnations[move.giver]))
 
         await _until(waits, "the giver gives", within_s=2.0)
         try:

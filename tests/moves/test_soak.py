@@ -1,8 +1,10 @@
 """Rounds of faults by the hundred, each drawn by a seed.
 
-``THREADCLUSTER_ROUNDS`` says how many; ``THREADCLUSTER_ROUND=kind:seed`` plays one alone, as a failing round asks for.
+``THREADCLUSTER_ROUNDS`` says how many.  ``THREADCLUSTER_ROUND=kind:seed`` plays one alone, as a failing round asks for;
+without a seed it is a pattern of the kinds to draw from, such as ``draining-*``.
 """
 
+import fnmatch
 import os
 import random
 import time
@@ -11,24 +13,26 @@ import pytest
 
 from tests.moves.faults import FAULTS
 from tests.moves.ground import Ground
+from tests.moves.handoff_faults import KILLS, OTHER_BLOWS
 from tests.moves.round import ROUND_VARIABLE, Fault, play
 
-KINDS: dict[str, Fault] = FAULTS
+KINDS: dict[str, Fault] = FAULTS | KILLS | OTHER_BLOWS
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.soak]
 
 
 def _drawn() -> list[tuple[str, int]]:
     """Every kind as often as every other, in an order of its own each time."""
-    alone = os.environ.get(ROUND_VARIABLE)
-    if alone is not None:
-        kind, _, seed = alone.partition(":")
-        return [(kind, int(seed))]
+    pattern, _, seed = os.environ.get(ROUND_VARIABLE, "*").partition(":")
+    kinds = fnmatch.filter(KINDS, pattern)
+    assert kinds, f"{ROUND_VARIABLE}: no kind is called {pattern}; there are {', '.join(KINDS)}"
+    if seed:
+        return [(kinds[0], int(seed))]
     rounds = int(os.environ.get("THREADCLUSTER_ROUNDS", "200"))
     dice = random.SystemRandom()
     drawn: list[str] = []
     while len(drawn) < rounds:
-        drawn += dice.sample(list(KINDS), len(KINDS))
+        drawn += dice.sample(kinds, len(kinds))
     return [(kind, dice.randrange(2**32)) for kind in drawn[:rounds]]
 
 
