@@ -31,12 +31,13 @@ ROUND_VARIABLE = "THREADCLUSTER_ROUND"
 class Round:
     """What a fault may use: the ground, its dice, the book since the round began."""
 
-    def __init__(self, ground: Ground, kind: str, seed: int, mark: Mark, recorder: Recorder) -> None:
+    def __init__(self, ground: Ground, kind: str, seed: int, mark: Mark, recorder: Recorder, figures: Figures) -> None:
         self.ground = ground
         self.kind = kind
         self.dice = random.Random(f"{kind}/{seed}")
         self.mark = mark
         self.recorder = recorder
+        self.figures = figures
 
     async def changes(self) -> list[Change]:
         """Every change of owner since the round began."""
@@ -64,7 +65,7 @@ Fault = Callable[[Round], Awaitable[None]]
 
 
 @asynccontextmanager
-async def chatting(ground: Ground, seed: int) -> AsyncIterator[Recorder]:
+async def chatting(ground: Ground, seed: int) -> AsyncIterator[tuple[Recorder, Figures]]:
     """64 clients that chat for as long as the block runs: lost 0, duplicates 0, reordered 0, and all sums are right."""
     stop, recorder, figures = asyncio.Event(), Recorder(seed=seed, clients=CLIENTS), Figures()
     driving = asyncio.create_task(
@@ -82,7 +83,7 @@ async def chatting(ground: Ground, seed: int) -> AsyncIterator[Recorder]:
     )
     try:
         await more_acknowledged(recorder, 100)
-        yield recorder
+        yield recorder, figures
         await more_acknowledged(recorder, 100)
     finally:
         stop.set()
@@ -100,8 +101,8 @@ async def play(ground: Ground, kind: str, fault: Fault, seed: int) -> None:
         await ground.mend()
         mark = await ground.book.mark()
         mended_s = time.monotonic() - began
-        async with chatting(ground, seed) as recorder:
-            await fault(Round(ground, kind, seed, mark, recorder))
+        async with chatting(ground, seed) as (recorder, figures):
+            await fault(Round(ground, kind, seed, mark, recorder, figures))
             faulted_s = time.monotonic() - began
     except BaseException:
         print(f"again: {ROUND_VARIABLE}={kind}:{seed} make soak ARGS=tests/moves/test_soak.py", flush=True)

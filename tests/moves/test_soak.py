@@ -11,12 +11,13 @@ import time
 
 import pytest
 
+from tests.moves.departures import DEPARTURES
 from tests.moves.faults import FAULTS
 from tests.moves.ground import Ground
 from tests.moves.handoff_faults import KILLS, OTHER_BLOWS
 from tests.moves.round import ROUND_VARIABLE, Fault, play
 
-KINDS: dict[str, Fault] = FAULTS | KILLS | OTHER_BLOWS
+KINDS: dict[str, Fault] = FAULTS | KILLS | OTHER_BLOWS | DEPARTURES
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.soak]
 
