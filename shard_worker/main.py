@@ -105,7 +105,8 @@ def leave(
     """Have the worker of this pod hand its shards over, and wait until it owns nothing.
 
     This is what a preStop hook calls: run in the worker's own environment it needs no options.  The worker goes on
-    forwarding requests meanwhile, and ends by itself; asking twice does no harm.
+    forwarding requests until it is sent SIGTERM, which is what follows the hook.  It does not change its mind; asking
+    twice does no harm.
 
     \b
     lifecycle:

@@ -14,6 +14,7 @@ import yaml
 from click.testing import CliRunner
 from threadcluster_operator.main import main
 
+from shard_worker.main import main as shard_worker
 from tests.local.cluster import LocalCluster
 
 
@@ -63,6 +64,11 @@ async def history(cluster: LocalCluster, *words: str) -> list[dict[str, Any]]:
     return found
 
 
+async def moves(cluster: LocalCluster, *words: str) -> list[dict[str, Any]]:
+    """The changes of owner that were one: an owner may also raise its own epoch."""
+    return [change for change in await history(cluster, *words) if change["kind"] != "adopt"]
+
+
 async def unbalanced(cluster: LocalCluster) -> None:
     """Everything off test-1, which may have it again, and nobody balances by himself."""
     await cluster.up(3, rebalance=MANUAL)
@@ -81,10 +87,10 @@ async def test_a_drained_worker_owns_nothing_and_a_cordoned_one_gets_nothing(clu
     assert await states(cluster) == {"test-0": "ready", "test-1": "cordoned", "test-2": "draining"}
     _, table = await cluster.command("status")
     assert "test-2  draining" in table
-    moved = [each for each in await history(cluster, "--limit", "4") if each["from"] == "test-2"]
-    assert len(moved) == 4
-    assert {(each["to"], each["kind"], each["reason"]) for each in moved} == {
-        ("test-0", "handoff", "test-2 is draining")
+    moved = (await moves(cluster))[:4]
+    assert len({each["shard"] for each in moved}) == 4
+    assert {(each["from"], each["to"], each["kind"], each["reason"]) for each in moved} == {
+        ("test-2", "test-0", "handoff", "test-2 is draining")
     }
     for worker in ("test-1", "test-2"):
         assert f"{worker} may have shards again" in await cluster.does("uncordon", worker)
@@ -237,10 +243,35 @@ async def test_a_dead_workers_shards_stay_with_those_who_took_them(cluster: Loca
     assert {worker["name"]: worker["pid"] for worker in after["workers"]}["test-1"] not in (None, before["test-1"])
     assert Counter(await cluster.owners()) == {"test-0": 6, "test-2": 6}
     for shard in had:
-        assert {each["kind"] for each in await history(cluster, "--shard", str(shard), "--limit", "1")} <= {
-            "takeover",
-            "restart",
-        }
+        assert (await moves(cluster, "--shard", str(shard)))[0]["kind"] in ("takeover", "restart")
+
+
+async def test_a_worker_leaves_by_itself(cluster: LocalCluster) -> None:
+    """As a pod's preStop hook has it do: its shards are handed over, and the process that follows gets its share."""
+    found = (await cluster.status())["workers"][2]
+    had = [number for number, owner in enumerate(await cluster.owners()) if owner == "test-2"]
+    words = ["--address", found["managementAddress"].removeprefix("http://")]
+    words += ["--secret-file", str(cluster.data_dir / "secret")]
+    result = await asyncio.to_thread(CliRunner().invoke, shard_worker, ["leave", *words])
+    assert result.exit_code == 0, result.output
+    assert "leaving: 4 shards still here" in result.output
+    changes = [each for each in await moves(cluster) if each["from"] == "test-2"][:4]
+    assert sorted(each["shard"] for each in changes) == had
+    assert {each["kind"] for each in changes} == {"handoff"}
+    await cluster.owned(EVEN)
+
+
+async def test_changed_settings_leave_every_shard_where_it_was(cluster: LocalCluster) -> None:
+    """Each worker is emptied, started anew and given back what it had, also in mode Manual."""
+    await cluster.up(3, rebalance=MANUAL)
+    before = await cluster.owners()
+    cluster.file.write_text(
+        cluster.file.read_text().replace("replicas:", "worker: {passivation: {idleSeconds: 7}}, replicas:")
+    )
+    said = await cluster.does("local", "up", "-f", str(cluster.file))
+    assert "worker settings: the workers are started anew, one after another" in said
+    assert await cluster.owners() == before
+    assert {each["kind"] for each in (await moves(cluster, "--limit", "40"))[:24]} == {"handoff"}
 
 
 async def test_fewer_workers_are_emptied_before_they_are_stopped(cluster: LocalCluster) -> None:
@@ -249,7 +280,7 @@ async def test_fewer_workers_are_emptied_before_they_are_stopped(cluster: LocalC
     said = await cluster.up(2)
     assert "converged: 3 → 2 workers" in said
     for shard in had:
-        [last] = await history(cluster, "--shard", str(shard), "--limit", "1")
+        last = (await moves(cluster, "--shard", str(shard)))[0]
         assert (last["from"], last["kind"]) == ("test-2", "handoff"), last
     assert set(await states(cluster)) == {"test-0", "test-1"}
 

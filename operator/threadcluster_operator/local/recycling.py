@@ -20,8 +20,6 @@ class Recycling:
         self._say = say
         self._name: str | None = None
         self._had: tuple[Move, ...] = ()
-        self._ended: int | None = None
-        """The process that was told to end."""
 
     def emptying(self) -> frozenset[str]:
         """The worker that shall own nothing now."""
@@ -50,7 +48,7 @@ class Recycling:
         if converged and observed is not None:
             worker = outdated[0]
             self._say(f"{worker.name}: starting it anew with the new settings")
-            self._name, self._ended = worker.name, None
+            self._name = worker.name
             self._had = tuple(
                 Move(shard_id, None, worker.name, f"back on {worker.name}, which was started anew")
                 for shard_id, owner in observed.owners.items()
@@ -63,11 +61,10 @@ class Recycling:
             self._name = None
         elif observed is None:
             return
-        elif worker.outdated() and self._ended != worker.pid:
-            if worker.pid is not None and _may_end(worker.name, observed):
-                self._ended = worker.pid
+        elif worker.outdated():
+            if _may_end(worker.name, observed):
                 worker.recycle()
-        elif not worker.outdated() and worker.name in observed.serving and observed.workers[worker.name].live:
+        elif worker.name in observed.serving and observed.workers[worker.name].live:
             self._moves.add(self._had)
             self._name = None
 

@@ -43,6 +43,8 @@ class WorkerProcess:
         self.joined = False
         """Whether a process of this worker has been a member of the cluster."""
         self._first_start = time.monotonic()
+        self._recycled: int | None = None
+        """The process that was told to leave for another."""
 
     @property
     def pid(self) -> int | None:
@@ -107,12 +109,15 @@ class WorkerProcess:
         """Whether its process runs with an environment of before."""
         return self._started_with != self._environment
 
-    def recycle(self) -> None:
-        """Tell its process to leave; another is started in its place."""
+    def recycle(self) -> bool:
+        """Tell its process to leave; another is started in its place.  False when that process was told before."""
         process = self._process
-        if process is not None and process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
+        if process is None or process.returncode is not None or process.pid == self._recycled:
+            return False
+        self._recycled = process.pid
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        return True
 
     def kill(self) -> None:
         """End the process at once."""
