@@ -261,6 +261,17 @@ async def test_a_worker_leaves_by_itself(cluster: LocalCluster) -> None:
     await cluster.owned(EVEN)
 
 
+async def test_fewer_workers_are_emptied_before_they_are_stopped(cluster: LocalCluster) -> None:
+    """Every shard of the surplus worker is handed over by a live one, and none is only let go of."""
+    had = [number for number, owner in enumerate(await cluster.owners()) if owner == "test-2"]
+    said = await cluster.up(2)
+    assert "converged: 3 → 2 workers" in said
+    for shard in had:
+        last = (await moves(cluster, "--shard", str(shard)))[0]
+        assert (last["from"], last["kind"]) == ("test-2", "handoff"), last
+    assert set(await states(cluster)) == {"test-0", "test-1"}
+
+
 async def test_changed_settings_leave_every_shard_where_it_was(cluster: LocalCluster) -> None:
     """Each worker is emptied, started anew and given back what it had, also in mode Manual."""
     await cluster.up(3, rebalance=MANUAL)
@@ -272,17 +283,6 @@ async def test_changed_settings_leave_every_shard_where_it_was(cluster: LocalClu
     assert "worker settings: the workers are started anew, one after another" in said
     assert await cluster.owners() == before
     assert {each["kind"] for each in (await moves(cluster, "--limit", "40"))[:24]} == {"handoff"}
-
-
-async def test_fewer_workers_are_emptied_before_they_are_stopped(cluster: LocalCluster) -> None:
-    """Every shard of the surplus worker is handed over by a live one, and none is only let go of."""
-    had = [number for number, owner in enumerate(await cluster.owners()) if owner == "test-2"]
-    said = await cluster.up(2)
-    assert "converged: 3 → 2 workers" in said
-    for shard in had:
-        last = (await moves(cluster, "--shard", str(shard)))[0]
-        assert (last["from"], last["kind"]) == ("test-2", "handoff"), last
-    assert set(await states(cluster)) == {"test-0", "test-1"}
 
 
 @pytest.mark.parametrize(
