@@ -64,6 +64,8 @@ class Owners(Protocol):
 
     def next_change(self) -> "asyncio.Future[None]": ...
 
+    def deserted(self) -> bool: ...
+
 
 class Peers(Protocol):
     """What the region wants of the other workers; see `shard_worker.peers.client.PeerClient`."""
@@ -139,6 +141,8 @@ class ShardRegion:
                 continue
             record = self._owners.owner_of(shard_id)
             if record is None or record.worker == self._worker or (record.worker, record.epoch) == stale:
+                if record is None and self._owners.deserted():
+                    break
                 if record is not None:
                     self._owners.ring()
                 await self._await_change(left)

@@ -96,6 +96,11 @@ class Ownership:
         """Look again, and return when that look is done.  While Postgres is away this waits: give it a time-out."""
         await self._sight.refresh()
 
+    def deserted(self) -> bool:
+        """Whether this worker leaves and nobody stays who could own a shard: waiting for an owner is in vain."""
+        workers = self.view.workers.values()
+        return self.leaving and all(row.fenced or row.leaving for row in workers if row.id != self.worker)
+
     def settled(self) -> bool:
         """Whether every shard that targets this worker, and every one that names it, is served here."""
         serving = self._host.serving() if self._host is not None else set()

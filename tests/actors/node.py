@@ -76,6 +76,7 @@ class Owners:
     rung: int = 0
     heard: list[tuple[int, int]] = field(default_factory=list)
     change: "asyncio.Future[None] | None" = None
+    nobody_stays: bool = False
 
     def owner_of(self, shard_id: ShardId) -> OwnerRecord | None:
         return self.records.get(shard_id)
@@ -92,6 +93,9 @@ class Owners:
     def ring(self) -> None:
         self.rung += 1
         asyncio.get_running_loop().call_soon(self.announce)
+
+    def deserted(self) -> bool:
+        return self.nobody_stays
 
     def next_change(self) -> "asyncio.Future[None]":
         if self.change is None:

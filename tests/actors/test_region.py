@@ -250,6 +250,19 @@ async def test_a_moving_shard_delays_and_loses_nothing(dsn: str) -> None:
         assert len(await right.texts(chat, me)) == 100
 
 
+async def test_who_leaves_last_keeps_nobody_waiting_for_an_owner(dsn: str) -> None:
+    """Where nobody stays who could own the shard, what waits is refused at once, and nothing of it is stored."""
+    async with node_on(dsn) as node:
+        waiting = asyncio.ensure_future(node.ask(create(thread(), account())))
+        await until(lambda: node.owners.change is not None)
+        node.owners.nobody_stays = True
+        node.owners.announce()
+        async with asyncio.timeout(1.0):
+            answer = await waiting
+        assert isinstance(answer, Unavailable)
+        assert answer.code is UnavailableCode.SHARD_UNAVAILABLE
+
+
 async def test_a_fenced_worker_stores_nothing_more(dsn: str) -> None:
     """When another incarnation took the shard, commands are sent on and no row of the old one appears."""
     async with node_on(dsn) as node:
