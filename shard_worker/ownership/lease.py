@@ -17,7 +17,8 @@ from shard_worker.ownership import store
 
 log = logging.getLogger(__name__)
 
-_STATEMENT_S: Final = 2.0
+_STATEMENT_S: Final = 1.5
+"""A beat that is not answered for so long is given up with its session: half of the TTL is left to connect and beat anew."""
 
 boottime: Callable[[], float] = (
     (lambda: time.clock_gettime(time.CLOCK_BOOTTIME)) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
