@@ -466,7 +466,9 @@ def due(
 ) -> list[Move]:
     """The moves to order now, most urgent first, so that never more than so many are under way.
 
-    A shard that nobody serves waits for nothing, and a shard that is under way may be sent elsewhere at once.
+    A shard that nobody serves waits for nothing, and a shard that is under way may be sent elsewhere at once.  Orders
+    beyond the limit, as a worker leaves them behind that handed its shards over by itself, are taken back before they
+    are sent elsewhere: they wait for their turn with their owner.
     """
     without_source = {move.shard for move in placement.moves if move.source is None}
     under_way = {
@@ -475,9 +477,17 @@ def due(
         if owner is not None and targets.get(shard_id) not in (None, owner) and shard_id not in without_source
     }
     left = max_concurrent_moves - len(under_way)
+    elsewhere = [
+        move.shard for move in placement.moves if move.shard in under_way and targets[move.shard] != move.target
+    ]
+    too_many = set(elsewhere[max(0, len(elsewhere) + min(0, left)) :])
     now: list[Move] = []
     for move in placement.moves:
         if targets.get(move.shard) == move.target:
+            continue
+        if move.shard in too_many:
+            assert move.source is not None  # what is under way has an owner that is alive
+            now.append(Move(move.shard, move.source, move.source, "waits for its turn"))
             continue
         if move.source is not None and move.shard not in under_way:
             if left <= 0:

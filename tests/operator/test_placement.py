@@ -337,6 +337,38 @@ def test_a_shard_on_its_way_is_sent_elsewhere_at_once() -> None:
     assert due(placement, *_maps(shards), 1) == [Move(ShardId(0), "w-0", "w-2", "pinned to w-2")]
 
 
+def test_of_orders_beyond_the_limit_some_are_taken_back() -> None:
+    """A worker that left by itself left orders behind that nobody counted; sent elsewhere, they would all move at once."""
+    shards = [Shard(ShardId(number), "w-0", "w-1") for number in range(4)]
+    there = [Worker("w-0", draining=True), Worker("w-1", leaving=True), Worker("w-2")]
+    now = due(place(shards, there, Policy()), *_maps(shards), 1)
+    assert [(move.shard, move.target) for move in now] == [(0, "w-2"), (1, "w-0"), (2, "w-0"), (3, "w-0")]
+    assert {move.reason for move in now[1:]} == {"waits for its turn"}
+    shards = ordered(shards, now)
+    assert due(place(shards, there, Policy()), *_maps(shards), 1) == []
+
+
+def test_of_orders_beyond_the_limit_those_that_stand_stay() -> None:
+    """They are under way: all others wait, and are taken back before they are sent elsewhere."""
+    shards = [Shard(ShardId(number), "w-0", "w-1" if number < 3 else "w-3") for number in range(4)]
+    there = [Worker("w-0", draining=True), Worker("w-1"), Worker("w-2")]
+    assert due(place(shards, there, Policy(mode="Manual")), *_maps(shards), 2) == [
+        Move(ShardId(3), "w-0", "w-0", "waits for its turn")
+    ]
+
+
+@given(some_shards, some_workers, some_policies, st.integers(1, 5))
+def test_what_is_ordered_is_never_more_than_allowed(
+    shards: list[Shard], there: list[Worker], policy: Policy, limit: int
+) -> None:
+    """Whatever orders there were: those that stand, and those that are given, are within the limit, or none is given."""
+    live = {worker.name for worker in there if worker.live}
+    now = due(place(shards, there, policy), *_maps(shards), limit)
+    after = ordered(shards, now)
+    moving = [shard.id for shard in after if shard.owner in live and shard.target not in (None, shard.owner)]
+    assert len(moving) <= limit or not {move.shard for move in now} & set(moving)
+
+
 def test_a_takeover_is_not_held_up_by_moves() -> None:
     """Even one whose dead owner is still on record counts for nothing."""
     shards = [Shard(ShardId(0), "w-1", "w-0"), Shard(ShardId(1), "w-1", "w-1"), *settled(*["w-0"] * 4)[2:]]
