@@ -16,6 +16,8 @@ from shard_worker.ownership.share import Candidate, rendezvous, share
 
 UNOWNED_S: Final = 0.5
 """How long a shard stays without owner before anyone may claim it."""
+LAST_RESORT_S: Final = 2.0
+"""How long it stays so before a cordoned or draining worker claims it, when no other worker beats that may have it."""
 RANK_S: Final = 0.2
 """How much longer for each place in the rendezvous order, of claims and of fencing alike."""
 LIVE_S: Final = 0.7
@@ -239,7 +241,7 @@ def next_steps(
     """
     steps = Steps([], [], [], [], [], [], [], [])
     me = view.workers.get(worker)
-    idle = leaving or (me is not None and (me.cordoned or me.draining))
+    idle = me is not None and (me.cordoned or me.draining)
     receivers = {row.id for row in view.workers.values() if row.id in live and not row.cordoned and not row.draining}
     ranked = receivers | {worker}
     wanted = _wanted(view, worker, incarnation, live, leaving=leaving)
@@ -265,7 +267,12 @@ def next_steps(
             steps.drop.append(shard_id)
         if row.owner is not None or leaving:
             continue
-        if row.target == worker or (not idle and _may_claim(shard_id, worker, ranked, unowned_s.get(shard_id, 0.0))):
+        waited_s = unowned_s.get(shard_id, 0.0)
+        if idle:  # better served by a worker that should get no more than by nobody
+            may_claim = not receivers and waited_s >= LAST_RESORT_S
+        else:
+            may_claim = _may_claim(shard_id, worker, ranked, waited_s)
+        if row.target == worker or may_claim:
             steps.claim.append(shard_id)
     return steps
 

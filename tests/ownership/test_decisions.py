@@ -9,6 +9,7 @@ from shard_worker.ownership import decisions
 from shard_worker.ownership.decisions import (
     AGAIN_S,
     DRAIN_S,
+    LAST_RESORT_S,
     LIVE_S,
     LOCK_GONE_S,
     PREPARE_S,
@@ -159,8 +160,18 @@ def test_only_who_could_take_a_free_shard_goes_before_us() -> None:
 def test_a_worker_that_should_get_no_more_takes_nothing_it_was_not_told_to() -> None:
     """And a leaving one not even that."""
     for idle in (worker("a", cordoned=True), worker("a", draining=True)):
-        assert steps(look(shard(None), idle), unowned_s=60.0, live=frozenset()) == NOTHING
+        assert steps(look(shard(None), idle, worker("b")), unowned_s=60.0, live=frozenset("b")) == NOTHING
     assert steps(look(shard(None, "a")), unowned_s=60.0, leaving=True) == NOTHING
+
+
+def test_a_shard_that_nobody_else_can_have_is_better_with_a_cordoned_worker_than_with_nobody() -> None:
+    """After a while, when no worker beats that may have it; another that is cordoned as well is no such worker."""
+    for idle in (worker("a", cordoned=True), worker("a", draining=True)):
+        for other in (worker("b", leaving=True), worker("b", cordoned=True)):
+            seen = look(shard(None), idle, other)
+            live = frozenset() if other.leaving else frozenset("b")
+            assert steps(seen, unowned_s=LAST_RESORT_S - 0.01, live=live) == NOTHING
+            assert steps(seen, unowned_s=LAST_RESORT_S, live=live).claim == [S0]
 
 
 def test_a_worker_without_a_row_may_still_claim() -> None:
