@@ -1,6 +1,7 @@
 """Memberships: incarnations, claims, releases, fences, on a real Postgres with played hosts."""
 
 import asyncio
+from collections.abc import Mapping
 
 import asyncpg
 import pytest
@@ -21,6 +22,23 @@ async def test_a_shard_is_claimed_by_the_worker_it_targets(dsn: str) -> None:
         book = await connection.fetch("SELECT * FROM shard_epoch ORDER BY shard_id")
         assert [(row["epoch"], row["worker"], row["from_seq"]) for row in book] == [(1, "a", 1)] * SHARDS
         await connection.close()
+
+
+async def test_a_shard_told_of_while_it_is_adopted_is_adopted_once(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adopted again at the same epoch it would miss the rows that are on their way since the first time."""
+    async with member(dsn, "a") as a:
+        catch_up = a.host.catch_up
+
+        async def told_meanwhile(connection: asyncpg.Connection, heads: Mapping[ShardId, int]) -> None:
+            await catch_up(connection, heads)
+            for shard_id in heads:
+                a.ownership.told(shard_id, 1)
+
+        monkeypatch.setattr(a.host, "catch_up", told_meanwhile)
+        await a.target(*[(shard, "a") for shard in range(SHARDS)])
+        await until(lambda: a.shards == EVERY)
+        await a.ownership.refresh()
+        assert sorted(a.host.steps) == [("catch up", shard) for shard in sorted(EVERY)]
 
 
 async def test_a_shard_that_nobody_was_told_to_take_finds_an_owner(dsn: str) -> None:
