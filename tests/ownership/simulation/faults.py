@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from tests.ownership.simulation import transactions
-from tests.ownership.simulation.link import connect
-from tests.ownership.simulation.task import LinkFault, Task, Work
 from tests.ownership.simulation.worker import WorkerProcess
 from tests.ownership.simulation.world import World
 
@@ -52,9 +50,9 @@ def _back(world: World, name: str) -> None:
 
 
 def lose(world: World) -> float:
-    """Killed, and nobody starts it again, as a pod on a node that is gone."""
+    """Killed, and nobody starts it again, as a pod on a node that is gone.  A worker that never was is still awaited."""
     process = _victim(world)
-    if process is None or len({each.name for each in world.processes}) < 3:
+    if process is None or process.name not in world.db.workers or len({each.name for each in world.processes}) < 3:
         return 0.0
     world.kill(process)
     if not world.named(process.name):
@@ -200,21 +198,10 @@ def cordon(world: World) -> float:
     if process is None:
         return 0.0
     cordoned, draining = world.rng.choice(((True, False), (True, True), (False, True), (False, False), (False, False)))
-    about, through = process.name, process
     if world.watch.tell is not None:
-        world.watch.tell(f"--- {about}: cordoned {cordoned}, draining {draining}")
-
-    def say() -> Work[None]:
-        session = yield from connect(world, through, "cordon")
-        try:
-            yield from session.execute(transactions.set_cordon(about, cordoned=cordoned, draining=draining), 5.0)
-        except LinkFault:
-            pass
-        finally:
-            session.close()
-
-    Task(through, say())
-    return 0.1
+        world.watch.tell(f"--- {process.name}: cordoned {cordoned}, draining {draining}")
+    transactions.set_cordon(process.name, cordoned=cordoned, draining=draining).run(world.db)
+    return 0.0
 
 
 FAULTS: Final[Mapping[str, Fault]] = {

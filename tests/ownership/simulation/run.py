@@ -99,7 +99,7 @@ def _settle(world: World) -> Outcome:
     watch, began = world.watch, world.timeline.now
     if watch.tell is not None:
         watch.tell("--- no more faults")
-    _lift_cordons(world)
+    world.lossy = 0.0
     quiet_from: int | None = None
     while (why := _unsettled(world)) is not None:
         if world.timeline.now - began > SETTLES_S:
@@ -107,6 +107,7 @@ def _settle(world: World) -> Outcome:
         if quiet_from is None and _all_there(world):  # before that, whoever comes or goes makes moves
             quiet_from = len(watch.changes)
         world.mend()
+        _lift_cordons(world)
         world.timeline.run_until(world.timeline.now + _LOOK_S)
     settled_s = world.timeline.now - began
     if watch.tell is not None:
@@ -142,6 +143,8 @@ def _unsettled(world: World) -> str | None:
         row_of = world.db.workers.get(process.name)
         if process.steward is None or row_of is None or row_of.incarnation != process.incarnation or row_of.fenced:
             return f"{process.name}/{process.number} is not a member"
+        if process.leaving:
+            return f"{process.name}/{process.number} is leaving"
     for row in world.db.shards.values():
         host = world.watch.hosts.get(row.incarnation or "")
         if host is None or not host.may_read() or not _served(world, host.shards.get(row.id), row.epoch):
