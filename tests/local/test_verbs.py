@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -215,6 +216,49 @@ async def test_an_unknown_worker_is_refused_with_those_there_are(running: LocalC
     said = await running.refuses(*verb, "test-9")
     assert "'test-9'" in said
     assert "test-0, test-1, test-2" in said
+
+
+async def test_every_worker_tells_the_same_and_what_it_was_just_told(cluster: LocalCluster) -> None:
+    """The internal API: a change made through a worker is in its next answer, and soon in everybody's."""
+    secret = (cluster.data_dir / "secret").read_text()
+    addresses = [worker["managementAddress"] for worker in (await cluster.status())["workers"]]
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {secret}"}) as session:
+
+        async def ask(method: str, address: str, path: str, body: object = None) -> Any:  # JSON
+            async with session.request(method, f"{address}/internal/v1/{path}", json=body) as response:
+                assert response.status == 200, await response.text()
+                return await response.json()
+
+        async def cordoned(address: str) -> tuple[bool, bool]:
+            [row] = [row for row in (await ask("GET", address, "ownership"))["workers"] if row["name"] == "test-1"]
+            return row["cordoned"], row["draining"]
+
+        for address in addresses:
+            await ask("POST", address, "workers/test-1/cordon")
+            assert await cordoned(address) == (True, False)
+            await ask("POST", address, "workers/test-1/uncordon")
+            assert await cordoned(address) == (False, False)
+            version = (await ask("GET", address, "ownership"))["planVersion"]
+            told = await ask("PUT", address, "targets", {"planVersion": version, "hash": "mine", "targets": []})
+            assert told == {"planVersion": version + 1}
+            found = await ask("GET", address, "ownership")
+            assert (found["planVersion"], found["planHash"]) == (version + 1, "mine")
+
+        async def told_alike() -> set[str]:
+            answers = set()
+            for address in addresses:
+                found = await ask("GET", address, "ownership")
+                assert len(found["serving"]) == 4
+                del found["answeredBy"], found["serving"]
+                for row in found["workers"]:
+                    del row["beat"]
+                answers.add(json.dumps(found))
+            return answers
+
+        async with asyncio.timeout(10):
+            while len(await told_alike()) > 1:
+                pass
+        assert len({json.dumps(await ask("GET", address, "history?limit=9")) for address in addresses}) == 1
 
 
 async def test_cordons_need_no_supervisor(cluster: LocalCluster) -> None:
