@@ -69,10 +69,8 @@ class Lease:
 
     async def _beat(self, connection: asyncpg.Connection, incarnation: str, locked: asyncio.Event) -> None:
         async with asyncio.timeout(_STATEMENT_S):
-            attempt = await store.next_attempt(connection, self._worker, incarnation)
-            if attempt is None:
+            if not await store.lock(connection, self._worker, incarnation):
                 raise Fenced(incarnation)
-            await store.lock(connection, incarnation, attempt)
         while True:
             sent = boottime()
             async with asyncio.timeout(_STATEMENT_S):

@@ -56,8 +56,12 @@ SELECT id FROM worker WHERE id = $1 AND incarnation = $2 AND beat = $3 AND NOT f
 _REPLACED_SQL: Final = "SELECT id FROM worker WHERE id = $1 AND incarnation <> $2 FOR UPDATE"
 _MINE_SQL: Final = "SELECT id FROM worker WHERE id = $1 AND incarnation = $2 AND NOT fenced FOR UPDATE"
 _END_SQL: Final = "UPDATE worker SET fenced = true WHERE id = $1"
-_ATTEMPT_SQL: Final = """
-UPDATE worker SET attempt = attempt + 1 WHERE id = $1 AND incarnation = $2 AND NOT fenced RETURNING attempt
+# In one statement: the lock is held before anybody can read its number.  Read before that, the number would look like one
+# whose lock is gone, and a worker that was only reconnecting would be fenced.  The lock is tried, not waited for: a
+# session that half died may hold this number too, and then the next one is taken.
+_LOCK_SQL: Final = """
+UPDATE worker SET attempt = attempt + 1 WHERE id = $1 AND incarnation = $2 AND NOT fenced
+RETURNING pg_try_advisory_lock(hashtextextended(incarnation || ':' || attempt, 0))
 """
 _BEAT_SQL: Final = """
 UPDATE worker SET beat = beat + 1 WHERE id = $1 AND incarnation = $2 AND NOT fenced RETURNING beat
@@ -328,15 +332,12 @@ async def _free(
     return sorted(ShardId(row["shard_id"]) for row in rows)
 
 
-async def next_attempt(connection: asyncpg.Connection, worker: str, incarnation: str) -> int | None:
-    """The number for this session's lock, or None when the incarnation was ended."""
-    attempt: int | None = await connection.fetchval(_ATTEMPT_SQL, worker, incarnation)
-    return attempt
-
-
-async def lock(connection: asyncpg.Connection, incarnation: str, attempt: int) -> None:
-    """Hold the session-level lock whose disappearance shows that this incarnation's session ended."""
-    await connection.execute("SELECT pg_advisory_lock(hashtextextended($1, 0))", f"{incarnation}:{attempt}")
+async def lock(connection: asyncpg.Connection, worker: str, incarnation: str) -> bool:
+    """Hold a session-level lock whose disappearance shows that this incarnation's session ended; False when it was ended."""
+    while True:
+        held: bool | None = await connection.fetchval(_LOCK_SQL, worker, incarnation)
+        if held is not False:
+            return held is True
 
 
 async def beat(connection: asyncpg.Connection, worker: str, incarnation: str) -> bool:

@@ -8,6 +8,7 @@ import pytest
 
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import store
+from shard_worker.ownership.owners import EMPTY
 from shard_worker.ownership.store import Address
 from tests.ownership.members import EVERY, SHARDS, member
 from tests.waiting import until
@@ -118,6 +119,40 @@ async def test_a_lost_session_is_no_death(dsn: str) -> None:
         assert a.shards == EVERY
         assert a.host.dropped_all == 0
         await connection.close()
+
+
+async def test_a_session_holds_its_lock_before_anybody_can_read_its_number(dsn: str) -> None:
+    """Else a look in between would take a worker that connects anew for one whose session has ended."""
+    session, peer = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
+    try:
+        await store.register(session, "a", "first", Address("127.0.0.1", 1, 2), {})
+        assert await store.lock(session, "a", "first")
+        before = (await store.look(peer, EMPTY)).workers["a"]
+        async with session.transaction():
+            await store.lock(session, "a", "first")
+            numbers = await peer.fetch("SELECT attempt FROM worker")
+            locks = await peer.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted")
+        assert before.locked
+        assert [row["attempt"] for row in numbers] == [1]
+        assert locks == 2
+        assert (await store.look(peer, EMPTY)).workers["a"].locked
+    finally:
+        session.terminate()
+        peer.terminate()
+
+
+async def test_a_number_whose_lock_is_taken_is_passed_over(dsn: str) -> None:
+    """A session of before that half died keeps nobody from locking anew."""
+    session, half_dead = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
+    try:
+        await store.register(session, "a", "first", Address("127.0.0.1", 1, 2), {})
+        await half_dead.execute("SELECT pg_advisory_lock(hashtextextended('first:1', 0))")
+        assert await store.lock(session, "a", "first")
+        assert await session.fetchval("SELECT attempt FROM worker") == 2
+        assert not await store.lock(session, "a", "another")
+    finally:
+        session.terminate()
+        half_dead.terminate()
 
 
 async def test_the_lease_ends_when_beats_do(dsn: str) -> None:
