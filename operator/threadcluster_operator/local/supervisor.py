@@ -219,19 +219,20 @@ class Supervisor:
     # --- the control loop
 
     async def _run(self) -> None:
+        moving = False
         while True:
-            moving = False
+            briefly, moving = moving, False
             try:
-                moving = await self._turn()
+                moving = await self._turn(briefly=briefly)
             except (aiohttp.ClientError, OSError) as error:
                 log.warning("a turn failed; the next will try again", extra={"cause": repr(error)})
             await asyncio.sleep(_TURN_WHILE_MOVING_S if moving else _TURN_S)
 
-    async def _turn(self) -> bool:
-        """Observe, plan, act; whether there are more moves to order."""
+    async def _turn(self, *, briefly: bool) -> bool:
+        """Observe, plan, act; whether there are more moves to order.  ``briefly``: only to order the next of them."""
         assert self._watch is not None  # made by up
         generation = self.generation
-        await self._watch.look(self._workers.values(), self._recycling.emptying())
+        await self._watch.look(self._workers.values(), self._recycling.emptying(), briefly=briefly)
         spec, observed = self.resources.cluster.spec, self._watch.observed
         steps = self.moves.steps(spec, self._running(), observed)
         for name in steps.run:
@@ -255,10 +256,11 @@ class Supervisor:
                 if observed is not None and worker.name in observed.workers and observed.workers[worker.name].leaving:
                     self._end(worker)
         self.data_dir.remember_workers({worker.name: worker.pid for worker in self._workers.values() if worker.pid})
+        converged = steps.converged and not briefly
         recycling = self._recycling.turn(
-            self._workers, self._environment(), observed, spec.rebalance.mode, converged=steps.converged
+            self._workers, self._environment(), observed, spec.rebalance.mode, converged=converged
         )
-        if steps.converged and not recycling and not self.moves.busy():
+        if converged and not recycling and not self.moves.busy():
             if generation == self.generation:  # else what was seen may be older than what is wanted
                 self.converged.set()
         else:

@@ -5,7 +5,7 @@ counts as alive here is what may be given a shard.
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import aiohttp
@@ -25,21 +25,23 @@ class Watch:
     def __init__(self, session: aiohttp.ClientSession, secret: str) -> None:
         self._session = session
         self._secret = secret
+        self._turn = 0
         self.answers: Answers = {}
         self.observed: Observed | None = None
 
-    async def look(self, processes: Iterable[WorkerProcess], emptying: Set[str]) -> None:
+    async def look(self, processes: Iterable[WorkerProcess], emptying: Set[str], *, briefly: bool = False) -> None:
         """Ask every worker; the newest view of them all counts, and each for what it serves itself.
 
-        ``emptying`` are workers that shall own nothing, though nobody asked for that in the database.
+        ``emptying`` are workers that shall own nothing, though nobody asked for that in the database.  ``briefly``
+        asks one worker alone, each in turn, and takes the others at their last word: enough to see where shards are,
+        not to say that all is well.
         """
         workers = list(processes)
-        found = await asyncio.gather(
-            *[ask(self._session, worker, "/internal/v1/ownership", self._secret) for worker in workers]
-        )
-        self.answers = {
-            worker.name: answer for worker, answer in zip(workers, found, strict=True) if answer is not None
-        }
+        answers = await self._ask_one(workers) if briefly else None
+        if answers is None:
+            found = await asyncio.gather(*[self._ask(worker) for worker in workers])
+            answers = {worker.name: answer for worker, answer in zip(workers, found, strict=True) if answer is not None}
+        self.answers = answers
         for worker in workers:
             worker.joined = worker.joined or _is_member(worker.name, self.answers.get(worker.name))
         self.observed = observed_from(
@@ -48,6 +50,18 @@ class Watch:
             starting={worker.name for worker in workers if worker.starting()},
             emptying=emptying,
         )
+
+    async def _ask_one(self, workers: Sequence[WorkerProcess]) -> Answers | None:
+        """All answers, one of them new; None when all must be asked."""
+        if {worker.name for worker in workers} != set(self.answers):
+            return None
+        self._turn += 1
+        worker = workers[self._turn % len(workers)]
+        answer = await self._ask(worker)
+        return None if answer is None else self.answers | {worker.name: answer}
+
+    async def _ask(self, worker: WorkerProcess) -> dict[str, Any] | None:  # JSON
+        return await ask(self._session, worker, "/internal/v1/ownership", self._secret)
 
     def workers(self, processes: Iterable[WorkerProcess]) -> Workers:
         """A client of those that answered last; of all that run when none did."""
