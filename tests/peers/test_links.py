@@ -194,3 +194,23 @@ async def test_a_server_that_closes_answers_first_what_it_took() -> None:
         assert await asking == Done(8)
         await closing
         await peer.close()
+
+
+async def test_after_a_goodbye_nothing_more_is_sent_and_nothing_is_lost() -> None:
+    """The client has its answers, hangs up, and finds no other way in: what comes next was never sent."""
+    owner, peer = Owner(hold=True), PeerClient(SECRET)
+    async with listening(owner) as (port, server):
+        asked = asyncio.create_task(ask(peer, port, 1))
+        await until(lambda: len(owner.held) == 1)
+        closing = asyncio.create_task(server.close(5.0))
+        (link,) = [task.result() for task in peer._links.values()]
+        await until(lambda: link.closed)
+        with pytest.raises(PeerUnreachable) as refused:
+            await ask(peer, port, 2)
+        assert not refused.value.sent
+        assert not closing.done(), "an answer is still owed"
+        owner.held[0][1].set_result(Done(1))
+        assert await asked == Done(1)
+        async with asyncio.timeout(2):
+            await closing
+    await peer.close()

@@ -1,0 +1,115 @@
+"""Asking the owner of a shard elsewhere: what is sent again, and what may be believed then."""
+
+import asyncio
+
+from shard_worker.actors.ask import NOT_SERVED, UNKNOWN
+from shard_worker.contract import Done, PeerAnswer, PeerRequest, ReadThread, ThreadView
+from shard_worker.domain.ids import shard_of
+from shard_worker.domain.refusals import Refusal
+from shard_worker.ownership.owners import OwnerRecord
+from shard_worker.peers.errors import PeerOverloaded, PeerUnreachable
+from tests.actors.node import SHARDS, Node, Peers, account, add, create, node_on, thread
+
+ALL = range(SHARDS)
+
+
+class Breaking(Peers):
+    """A link that breaks after a request left, so many times; the owner gets what left, or does not."""
+
+    breaks = 0
+    arrives = True
+    overloaded = False
+
+    async def ask(
+        self, address: tuple[str, int], request: PeerRequest, *, budget_s: float, shard_id: int, epoch: int, hops: int
+    ) -> PeerAnswer:
+        if self.overloaded:
+            raise PeerOverloaded("enough")
+        if self.breaks == 0:
+            return await super().ask(address, request, budget_s=budget_s, shard_id=shard_id, epoch=epoch, hops=hops)
+        self.breaks -= 1
+        if self.arrives:
+            answer = self.regions[address[1]].serve(request, budget_s, epoch, hops)
+            assert isinstance(answer, asyncio.Future)
+            await answer
+        raise PeerUnreachable("broken", sent=True)
+
+
+def knows(node: Node, owner: Node) -> None:
+    """The one takes the other for the owner of everything."""
+    for shard in ALL:
+        node.owners.records[shard] = OwnerRecord(owner.name, owner.incarnation, 1, "127.0.0.1", 0, 1)
+
+
+async def test_a_keyed_command_whose_answer_was_lost_is_asked_for_again(dsn: str) -> None:
+    """Whether it arrived or not it is stored once, and its client hears that it is done."""
+    peers = Breaking()
+    async with node_on(dsn, name="w0", peers=peers) as left, node_on(dsn, name="w1", peers=peers) as right:
+        peers.regions = {1: left.region}
+        await left.own(*ALL)
+        knows(right, left)
+        me, chat = account(), thread()
+        await right.ask(create(chat, me))
+        for arrives in (True, False):
+            peers.arrives, peers.breaks = arrives, 2
+            assert isinstance(await right.ask(add(chat, me, f"{arrives}"), f"key {arrives}"), Done)
+        assert await left.texts(chat, me) == ["True", "False"]
+
+
+async def test_a_command_without_a_key_is_never_sent_twice(dsn: str) -> None:
+    """Nobody knows what became of it, and its client is told so."""
+    peers = Breaking()
+    async with node_on(dsn, name="w0", peers=peers) as left, node_on(dsn, name="w1", peers=peers) as right:
+        peers.regions = {1: left.region}
+        await left.own(*ALL)
+        knows(right, left)
+        me, chat = account(), thread()
+        await right.ask(create(chat, me))
+        peers.breaks = 1
+        assert await right.ask(add(chat, me, "x")) == UNKNOWN
+        assert await left.texts(chat, me) == ["x"]
+
+
+async def test_after_a_lost_answer_only_a_success_is_certain(dsn: str) -> None:
+    """A refusal, an overload or a budget that ran out would speak of the second sending alone."""
+    peers = Breaking()
+    async with node_on(dsn, name="w0", peers=peers) as left, node_on(dsn, name="w1", peers=peers) as right:
+        peers.regions = {1: left.region}
+        await left.own(*ALL)
+        knows(right, left)
+        me, stranger, chat = account(), account(), thread()
+        await right.ask(create(chat, me))
+        assert isinstance(await right.ask(add(chat, stranger, "x"), "key"), Refusal)
+        peers.breaks = 1
+        assert await right.ask(add(chat, stranger, "x"), "another key") == UNKNOWN
+        peers.breaks = 10**9
+        assert await right.ask(add(chat, me, "x"), "third key", budget_s=0.3) == UNKNOWN
+        peers.breaks, peers.overloaded = 0, True
+        answer = await right.ask(add(chat, me, "x"), "fourth key")
+        assert answer != UNKNOWN, "nothing of it had left"
+
+
+async def test_a_read_is_asked_for_again_whatever_became_of_the_first(dsn: str) -> None:
+    """It stores nothing."""
+    peers = Breaking()
+    async with node_on(dsn, name="w0", peers=peers) as left, node_on(dsn, name="w1", peers=peers) as right:
+        peers.regions = {1: left.region}
+        await left.own(*ALL)
+        knows(right, left)
+        me, chat = account(), thread()
+        await right.ask(create(chat, me))
+        peers.breaks = 2
+        assert isinstance(await right.ask(ReadThread(chat, me)), ThreadView)
+
+
+async def test_a_worker_that_nobody_can_take_over_from_keeps_nobody_waiting(dsn: str) -> None:
+    """It leaves, and so does everyone else: nothing is stored, and that is said at once."""
+    async with node_on(dsn, name="w0") as node:
+        me, chat = account(), thread()
+        waiting = asyncio.ensure_future(node.ask(create(chat, me), budget_s=60.0))
+        await asyncio.sleep(0)
+        node.owners.nobody_stays = True
+        node.owners.announce()
+        async with asyncio.timeout(5):
+            assert await waiting == NOT_SERVED
+        assert shard_of(chat, SHARDS) not in node.region.shards
