@@ -1,4 +1,4 @@
-"""One ground for all rounds of a module."""
+"""One ground for all rounds."""
 
 from collections.abc import AsyncIterator
 
@@ -8,7 +8,7 @@ import pytest_asyncio
 from tests.moves.ground import Ground, own_ground
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(scope="package", loop_scope="package")
 async def ground(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ground]:
     """Three workers on a Postgres of their own."""
     async with own_ground(tmp_path_factory.mktemp("ground")) as made:

@@ -13,6 +13,7 @@ from pathlib import Path
 from threadcluster_operator.local.postgres import EmbeddedPostgres
 
 from shard_worker.database.migration import migrate
+from shard_worker.journal.fsck import fsck
 from tests.moves.book import Book
 from tests.moves.fleet import Fleet, fleet_on
 from tests.tcp_proxy import TcpProxy
@@ -44,6 +45,11 @@ class Ground:
     async def _spread(self) -> None:
         await self.fleet.spread(*NAMES)
         await self.fleet.served(*NAMES)
+
+    async def fsck(self) -> None:
+        """Fail unless the journal proves itself; as `shard-worker fsck` does, without a process of its own."""
+        report = await fsck(self.postgres.dsn, progress=lambda _: None)
+        assert report.clean, "\n".join(report.lines())
 
     async def served_by(self, names: Sequence[str], *, within_s: float = 20.0) -> float:
         """Return once these workers alone serve every shard; how long that took, in seconds."""

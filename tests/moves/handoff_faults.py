@@ -33,14 +33,15 @@ async def _strike(this: Round, *, phase: str, blow: str, side: str) -> None:
     if move.receiver not in victims:
         this.ground.fleet.workers[move.receiver].signal(signal.SIGCONT)  # a phase may have frozen it
     await follow(this, victims)
-    _expect_owners(await this.changes(), phase, blow, move, victims)
+    _expect_owners(await this.changes(), this.mark.incarnations[move.receiver], phase, blow, move, victims)
     await this.more_acknowledged()
 
 
-def _expect_owners(changes: list[Change], phase: str, blow: str, move: Move, victims: list[str]) -> None:
+def _expect_owners(changes: list[Change], receiver: str, phase: str, blow: str, move: Move, victims: list[str]) -> None:
     """What was given is the receiver's, until it dies; what was not is the giver's, until it dies."""
     fatal = blow in _FATAL
-    handed = {change.shard for change in of_kind(changes, "handoff")}
+    # A receiver that comes back is given, as a new incarnation, what the plan still wants there.
+    handed = {change.shard for change in of_kind(changes, "handoff") if change.incarnation == receiver}
     taken = {(change.shard, change.source) for change in of_kind(changes, "takeover")}
     assert handed <= set(move.shards)
     if phase == "preparing" and fatal:

@@ -19,7 +19,7 @@ from tests.moves.round import ROUND_VARIABLE, Fault, play
 
 KINDS: dict[str, Fault] = FAULTS | KILLS | OTHER_BLOWS | DEPARTURES
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.soak]
+pytestmark = [pytest.mark.asyncio(loop_scope="package"), pytest.mark.soak]
 
 
 def _drawn() -> list[tuple[str, int]]:
@@ -45,5 +45,5 @@ async def test_rounds_of_all_kinds(ground: Ground) -> None:
         print(f"{number} of {len(drawn)}, {time.monotonic() - began:.0f} s", flush=True)
         await play(ground, kind, KINDS[kind], seed)
         if number % 20 == 0:
-            await ground.fleet.fsck()
-    await ground.fleet.fsck()
+            await ground.fsck()
+    await ground.fsck()
