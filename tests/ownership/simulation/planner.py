@@ -75,7 +75,7 @@ class Planner(Process):
             newest = max((each.view for each in answers), key=_freshness)
             steps = self.decide(running, newest)
             if steps.plan is not None:
-                yield Sleep(rng.random() * (0.05 if rng.random() < 0.8 else 1.0))
+                yield Sleep(rng.random() * max(0.05, world.dawdles_s if rng.random() < 0.2 else 0.0))
                 through = rng.choice(answers)
                 if through.alive:
                     through.deliver(lambda through=through, steps=steps, view=newest: self._record(through, steps, view))  # type: ignore[misc]  # a lambda's defaults have no types

@@ -13,16 +13,17 @@ from contextlib import contextmanager
 from random import Random
 from typing import Final, NamedTuple
 
+from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import decisions
+from shard_worker.ownership.owners import EMPTY
 from tests.ownership.simulation import transactions
 from tests.ownership.simulation.faults import FAULTS
 from tests.ownership.simulation.host import Shard
 from tests.ownership.simulation.planner import CLUSTER
 from tests.ownership.simulation.violation import Violation
-from tests.ownership.simulation.world import HANDOFFS_AT_ONCE, Size, World
-from shard_worker.ownership.owners import EMPTY
+from tests.ownership.simulation.world import DAWDLES_S, HANDOFFS_AT_ONCE, Size, World
 
-SETTLES_S: Final = 20.0
+SETTLES_S: Final = 15.0
 _FAULTS_BEGIN_S: Final = 1.0
 _FAULTS_END_S: Final = 4.5
 _LOOK_S: Final = 0.25
@@ -39,10 +40,10 @@ class Outcome(NamedTuple):
 
 
 @contextmanager
-def small_limits() -> Iterator[None]:
+def small_limits(*, none: bool = False) -> Iterator[None]:
     """So few handoffs at once that a schedule of few shards reaches the limit."""
     before = decisions.HANDOFFS_AT_ONCE
-    decisions.HANDOFFS_AT_ONCE = HANDOFFS_AT_ONCE  # type: ignore[misc]  # final for everybody else
+    decisions.HANDOFFS_AT_ONCE = before if none else HANDOFFS_AT_ONCE  # type: ignore[misc]  # final for everybody else
     try:
         yield
     finally:
@@ -63,7 +64,7 @@ def run(
 ) -> Outcome:
     """One schedule.  Raises `Violation`."""
     rng = Random(seed)
-    with small_limits():
+    with small_limits(none="handoffs without limit" in bugs):
         world = World(rng, size_of(rng), _stamped(tell, lambda: world.timeline.now), bugs)
         world.begin()
         ends = _FAULTS_BEGIN_S
@@ -88,7 +89,7 @@ def grow(seed: int) -> tuple[int, int]:
         world.replicas += 1
         world.timeline.run_until(world.timeline.now + 1.0)
         _settle(world)
-        moves = sum(kind == "handoff" for _, _, kind, _ in world.watch.changes[before:])
+        moves = sum(change.kind == "handoff" for change in world.watch.changes[before:])
         if len(world.watch.changes) - before != moves:
             raise Violation("moves", "something else than planned moves happened without a fault")
         return moves, math.ceil(size.shards / (size.workers + 1))
@@ -100,20 +101,21 @@ def _settle(world: World) -> Outcome:
     if watch.tell is not None:
         watch.tell("--- no more faults")
     world.lossy = 0.0
-    quiet_from: int | None = None
-    while (why := _unsettled(world)) is not None:
+    world.dawdles_s = 0.0
+    quiet_at: float | None = None
+    while (why := _unsettled(world)) is not None or world.timeline.now < began + DAWDLES_S:
         if world.timeline.now - began > SETTLES_S:
             raise Violation("served", f"not settled {SETTLES_S} s after the last fault: {why}")
-        if quiet_from is None and _all_there(world):  # before that, whoever comes or goes makes moves
-            quiet_from = len(watch.changes)
+        if quiet_at is None and _all_there(world):  # before that, whoever comes or goes makes moves
+            quiet_at = world.timeline.now
         world.mend()
         _lift_cordons(world)
         world.timeline.run_until(world.timeline.now + _LOOK_S)
     settled_s = world.timeline.now - began
     if watch.tell is not None:
         watch.tell("--- settled")
-    if quiet_from is not None:
-        _no_returns(world, quiet_from)
+    if quiet_at is not None:
+        _no_returns(world, quiet_at + DAWDLES_S)
     before = (len(watch.changes), world.db.plan_version)
     world.timeline.run_until(world.timeline.now + _STILL_S)
     if (len(watch.changes), world.db.plan_version) != before:
@@ -169,15 +171,15 @@ def _all_there(world: World) -> bool:
     return set(world.running) <= up and not dead and all(row.owner is not None for row in world.db.shards.values())
 
 
-def _no_returns(world: World, begin: int) -> None:
-    """No shard comes back to a worker that it left since."""
-    left: dict[int, list[str | None]] = {}
-    for _, shard_id, kind, owner in world.watch.changes[begin:]:
-        path = left.setdefault(shard_id, [])
-        if kind == "handoff":
-            if owner in path:
-                raise Violation("moves", f"shard {shard_id} comes back to {owner}: {path}")
-            path.append(owner)
+def _no_returns(world: World, since: float) -> None:
+    """No shard comes back to a worker that it left by an order given since."""
+    left: dict[ShardId, list[str | None]] = {}
+    for change in world.watch.changes:
+        if change.kind == "handoff" and change.ordered_at >= since:
+            path = left.setdefault(change.shard_id, [change.source])
+            if change.owner in path:
+                raise Violation("moves", f"shard {change.shard_id} comes back to {change.owner}: {path}")
+            path.append(change.owner)
 
 
 def _stamped(tell: Callable[[str], None] | None, now: Callable[[], float]) -> Callable[[str], None] | None:

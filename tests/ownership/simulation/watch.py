@@ -15,7 +15,7 @@ limit         so many planned moves at once, and so many handoffs a worker at on
 
 from collections import Counter
 from collections.abc import Callable, Sized
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership.decisions import LOCK_GONE_S, TTL_S
@@ -34,6 +34,18 @@ _HURT_S: Final = 15.0
 """For so long after something happened to a worker, that it is fenced may come of it."""
 
 
+class Change(NamedTuple):
+    """A shard changed its owner."""
+
+    at: float
+    shard_id: ShardId
+    kind: str
+    source: str | None
+    owner: str | None
+    ordered_at: float
+    """When it got the target that it then had."""
+
+
 class Watch:
     """Sees everything at once, which nobody in a cluster does."""
 
@@ -43,8 +55,9 @@ class Watch:
         self.hosts: dict[str, Host] = {}
         """By incarnation, where its shards are served."""
         self.hurt_at: dict[str, float] = {}
-        self.changes: list[tuple[float, ShardId, str, str | None]] = []
-        """Every change of owner: when, which, how, to whom."""
+        self.changes: list[Change] = []
+        self._owners: dict[ShardId, str | None] = {}
+        self._ordered_at: dict[ShardId, float] = {}
         self.fences = 0
         self.seen: Counter[str] = Counter()
         """What happened how often: a simulation in which nothing happens proves nothing."""
@@ -98,7 +111,9 @@ class Watch:
 
     def changed(self, db: "Database", row: "ShardRecord", before: str | None, kind: str) -> None:
         """A shard changed its owner; ``before`` is the incarnation that had it."""
-        self.changes.append((self.now(), row.id, kind, row.owner))
+        source, ordered_at = self._owners.get(row.id), self._ordered_at.get(row.id, 0.0)
+        self.changes.append(Change(self.now(), row.id, kind, source, row.owner, ordered_at))
+        self._owners[row.id] = row.owner
         self.seen[kind] += 1
         if self.tell is not None:
             self.tell(f"shard {row.id}: {kind}, epoch {row.epoch}, {before} → {row.incarnation}")
@@ -163,8 +178,8 @@ class Watch:
 
     def targeted(self, row: "ShardRecord") -> None:
         """A shard has a target, perhaps another than before: an order of before is no more."""
-        if row.id in self._moving:
-            self._moving.discard(row.id)
+        self._moving.discard(row.id)
+        self._ordered_at[row.id] = self.now()
 
     def ordered(self, db: "Database", moves: frozenset[ShardId]) -> None:
         """A planner ordered these moves of shards that have an owner."""
@@ -173,8 +188,14 @@ class Watch:
             if row.owner is not None and row.target is not None and row.owner != row.target:
                 self._moving.add(shard_id)
         self.seen["plan"] += 1
-        if len(self._moving) > self._most_moves:
-            raise Violation("limit", f"{sorted(self._moving)} move at once, {self._most_moves} may")
+        moving = sorted(shard_id for shard_id in self._moving if self._owner_lives(db, db.shards[shard_id]))
+        if len(moving) > self._most_moves:
+            raise Violation("limit", f"{moving} move at once, {self._most_moves} may")
+
+    def _owner_lives(self, db: "Database", row: "ShardRecord") -> bool:
+        """Else it is no move any more, but waits for a takeover."""
+        worker = db.workers.get(row.owner or "")
+        return worker is not None and worker.incarnation == row.incarnation and not worker.fenced
 
     def handoffs(self, host: "Host", under_way: Sized) -> None:
         """How many shards a worker hands over now."""

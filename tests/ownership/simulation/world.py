@@ -18,6 +18,8 @@ from tests.ownership.simulation.worker import WorkerProcess
 
 HANDOFFS_AT_ONCE: Final = 3
 """What `decisions.HANDOFFS_AT_ONCE` is in a schedule: there are few shards, and the limit must be reached."""
+DAWDLES_S: Final = 1.2
+"""How old what a planner saw may be when its plan is recorded."""
 _PREPARE_TIMEOUT_S: Final = 1.5
 
 
@@ -48,6 +50,8 @@ class World:
         self.sessions: dict[Session, None] = {}
         self.lossy = rng.choice((0.0, 0.1, 0.4))
         """How many frames between workers are lost."""
+        self.dawdles_s = DAWDLES_S - 0.2
+        """For how long a planner at times sits on its plan."""
         self.slow = rng.choice((0.02, 0.1))
         """How many messages take long."""
         self.planners = [Planner(self, "planner"), Planner(self, "twin")]

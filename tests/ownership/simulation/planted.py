@@ -1,0 +1,126 @@
+"""Bugs planted on purpose, one protocol step each: what the simulation does not catch here, it would not catch there.
+
+Some change the model of a shell or of a transaction, by a name that is asked for at that place (``bugs``); the others
+patch the real decisions.  Each names the invariants that may say so first, and which faults bring it out.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final, NamedTuple
+
+import pytest
+from threadcluster_operator.local import plan
+from threadcluster_operator.placement import Move, Placement
+
+from shard_worker.domain.ids import ShardId
+from shard_worker.ownership import decisions
+from tests.ownership.simulation import steward
+from tests.ownership.simulation.faults import FAULTS
+
+
+class Planted(NamedTuple):
+    """One bug."""
+
+    name: str
+    says: frozenset[str]
+    """The invariants one of which must be the first that breaks."""
+    faults: tuple[str, ...] = tuple(FAULTS)
+    patches: bool = False
+    """It changes the real decisions (`patched`), not a name in ``bugs``."""
+
+
+def _bug(name: str, *says: str, faults: tuple[str, ...] = tuple(FAULTS), patches: bool = False) -> Planted:
+    return Planted(name, frozenset(says), faults, patches)
+
+
+_LINKS: Final = ("cut", "terminate", "stall", "suspend")
+_DEATHS: Final = ("pause", "suspend", "stall", "crash", "terminate")
+
+PLANTED: Final = (
+    # transactions
+    _bug("fence without the beat", "patience", faults=_DEATHS),
+    _bug("claim by the fenced", "ended", faults=("roll", "stall", "cut", "restart_database", "pause")),
+    _bug("claim of what is owned", "lease", "journal", "handoff"),
+    _bug("give to anyone", "ended"),
+    _bug("give at the same epoch", "journal", "acknowledged"),
+    _bug("release at the same epoch", "journal"),
+    _bug("release at any epoch", "lease", faults=("roll", "cut", "terminate", "stall")),
+    _bug("named by an older incarnation", "lease", "journal", faults=("crash", "usurp", "suspend")),
+    _bug("targets without the version", "limit"),
+    # appends
+    _bug("append without the epoch", "journal", "outcome", faults=_LINKS),
+    _bug("append without the incarnation", "journal", "outcome", "acknowledged"),
+    _bug("append without the lock", "journal", "acknowledged", "outcome"),
+    _bug("unknown decided at the same epoch", "outcome", "journal", faults=_LINKS),
+    # the steward's shell
+    _bug("head with the claim", "journal", "acknowledged"),
+    _bug("give before drained", "handoff"),
+    _bug("give while served", "handoff"),
+    _bug("drop forgotten", "lease", "handoff"),
+    _bug("observer not restarted", "takeover", faults=("restart_database",)),
+    _bug("told twice", "journal", "acknowledged"),
+    _bug("adopt at the same epoch", "journal", "acknowledged", "outcome"),
+    # the lease and the membership
+    _bug("lease from the answer", "lease", faults=_DEATHS),
+    _bug("no wait for the predecessor", "lease", faults=("usurp",)),
+    # the real decisions
+    _bug("suspects ignore the wait", "patience", patches=True),
+    _bug("suspects ignore the lock", "patience", patches=True),
+    _bug("a live worker is whoever has a row", "served", patches=True),
+    _bug("nobody claims what nobody owns", "served", patches=True),
+    _bug("a handoff is never given up", "served", patches=True),
+    _bug("a drop is never decided", "lease", "handoff", patches=True),
+    _bug("handoffs without limit", "limit"),
+    _bug("the planner forgets what is under way", "limit", patches=True),
+    _bug("orders beyond the limit are sent elsewhere", "limit", patches=True),
+)
+
+
+@contextmanager
+def patched(bug: Planted) -> Iterator[None]:
+    """The real decisions with a bug in them."""
+    real = decisions.next_steps
+    with pytest.MonkeyPatch.context() as patch:
+        match bug.name if bug.patches else "":
+            case "suspects ignore the wait":
+                patch.setattr(decisions, "TTL_S", 0.2)
+                patch.setattr(decisions, "LOCK_GONE_S", 0.2)
+            case "suspects ignore the lock":
+                patch.setattr(decisions, "TTL_S", decisions.LOCK_GONE_S)
+            case "a live worker is whoever has a row":
+                patch.setattr(decisions.Observer, "live", lambda _self, view, _now: frozenset(view.workers))
+            case "nobody claims what nobody owns":
+                patch.setattr(decisions, "_may_claim", lambda *_: False)
+            case "a handoff is never given up":
+                patch.setattr(steward, "next_steps", lambda *a, **k: real(*a, **k)._replace(abandon=[]))
+            case "a drop is never decided":
+                patch.setattr(steward, "next_steps", lambda *a, **k: real(*a, **k)._replace(drop=[]))
+            case "the planner forgets what is under way":
+                patch.setattr(plan, "due", _due_forgetting)
+            case "orders beyond the limit are sent elsewhere":
+                patch.setattr(plan, "due", _due_elsewhere)
+        yield
+
+
+def _due_forgetting(
+    placement: Placement, owners: Mapping[ShardId, str | None], targets: Mapping[ShardId, str | None], most: int
+) -> list[Move]:
+    """So many moves each time, whatever was ordered before."""
+    del owners
+    new = [move for move in placement.moves if targets.get(move.shard) != move.target]
+    return [move for move in new if move.source is None] + [move for move in new if move.source is not None][:most]
+
+
+def _due_elsewhere(
+    placement: Placement, owners: Mapping[ShardId, str | None], targets: Mapping[ShardId, str | None], most: int
+) -> list[Move]:
+    """As `due` was: what has an order may be sent elsewhere, however many orders there are."""
+    under_way = {
+        move.shard
+        for move in placement.moves
+        if move.source is not None and targets.get(move.shard) not in (None, owners[move.shard])
+    }
+    new = [move for move in placement.moves if targets.get(move.shard) != move.target]
+    fresh = [move for move in new if move.source is not None and move.shard not in under_way]
+    waiting = set(fresh[max(0, most - len(under_way)) :])
+    return [move for move in new if move not in waiting]
