@@ -113,6 +113,8 @@ class Database:
         self.up = True
         self.watch = watch
         self.bugs = bugs
+        self.terminates = rng.random() < 0.6
+        """Whether sessions can be ended by others: those of another role cannot, nor those behind a proxy."""
         self.rng = rng
         self._after = after
         self._shared: dict[ShardId, int] = {}
@@ -153,6 +155,8 @@ class Database:
 
     def signal(self, backend: Backend) -> None:
         """``pg_terminate_backend``: returns before it has taken effect."""
+        if not self.terminates:
+            return
         if self.rng.random() < 0.6:
             self.end(backend)
         else:
@@ -212,7 +216,7 @@ class Database:
         for shard_id, epoch, _, _ in append.parts:
             row = self.shards[shard_id]
             at_epoch = row.epoch == epoch or "append without the epoch" in self.bugs
-            mine = row.incarnation == append.incarnation or "append without the incarnation" in self.bugs
+            mine = row.incarnation == append.incarnation
             if at_epoch and mine and shard_id not in self._kept:
                 append.locked.append(shard_id)
                 if "append without the lock" not in self.bugs:

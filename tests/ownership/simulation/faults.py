@@ -17,6 +17,9 @@ Fault = Callable[[World], float]
 
 def _victim(world: World) -> WorkerProcess | None:
     found = [each for each in world.processes if each.alive and not each.paused]
+    busy = [each for each in found if world.busy(each)]
+    if busy and world.rng.random() < 0.5:
+        found = busy
     return world.rng.choice(found) if found else None
 
 
@@ -120,6 +123,18 @@ def cut(world: World) -> float:
     return _note(world, process, "its sessions break", 1.0)
 
 
+def hang(world: World) -> float:
+    """Some of its sessions stand still, and go on later; new ones work."""
+    process = _victim(world)
+    if process is None:
+        return 0.0
+    seconds = _span_s(world)
+    for session in [each for each in world.sessions if each.process is process]:
+        if world.rng.random() < 0.5:
+            session.hangs_until = world.timeline.now + seconds
+    return _note(world, process, "some of its sessions hang", seconds)
+
+
 def terminate(world: World) -> float:
     """The server ends some of its sessions."""
     process = _victim(world)
@@ -207,6 +222,6 @@ def cordon(world: World) -> float:
 FAULTS: Final[Mapping[str, Fault]] = {
     each.__name__: each
     for each in (
-        *(crash, lose, pause, suspend, leap, stall, cut, terminate, restart_database, usurp, roll, edit, cordon),
+        *(crash, lose, pause, suspend, leap, stall, cut, hang, terminate, restart_database, usurp, roll, edit, cordon),
     )
 }

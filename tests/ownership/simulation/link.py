@@ -20,13 +20,15 @@ T = TypeVar("T")
 class Session:
     """One connection: at most one statement is under way on it."""
 
-    __slots__ = ("_arrives", "_answers", "_turn", "_waiting", "backend", "open", "process", "world")
+    __slots__ = ("_answers", "_arrives", "_turn", "_waiting", "backend", "hangs_until", "open", "process", "world")
 
     def __init__(self, world: "World", process: Process, backend: Backend) -> None:
         self.world = world
         self.process = process
         self.backend = backend
         self.open = True
+        self.hangs_until = 0.0
+        """Packets are lost and sent again: this session stands still, others do not."""
         self._waiting: Task | None = None
         self._turn = 0
         self._arrives = self._answers = world.timeline.now
@@ -35,16 +37,23 @@ class Session:
     # --- the client's side
 
     def close(self) -> None:
-        """The client is done with it, or gave it up; the server learns of it in time."""
+        """The client is done with it, or gave it up; the server learns of it behind what was sent before."""
+        self._end(max(self.world.timeline.now + self.world.server_learns_s(), self._arrives))
+
+    def cut(self) -> None:
+        """The link breaks: who waits for an answer hears so, and what is on its way may be lost or not."""
+        learns = self.world.timeline.now + self.world.server_learns_s()
+        self._end(learns if self.world.rng.random() < 0.3 else max(learns, self._arrives))
+        self.process.deliver(self._fail)
+
+    def _end(self, learns: float) -> None:
         if self.open:
             self.open = False
             self.world.sessions.pop(self, None)
-            self.world.timeline.after(self.world.server_learns_s(), lambda: self.world.db.end(self.backend))
+            self.world.timeline.at(learns, lambda: self.world.db.end(self.backend))
 
-    def cut(self) -> None:
-        """The link breaks: who waits for an answer hears so."""
-        self.close()
-        self.process.deliver(self._fail)
+    def _travels(self) -> float:
+        return max(self.world.travels(self.process), self.hangs_until)
 
     def _fail(self) -> None:
         waiting, self._waiting = self._waiting, None
@@ -53,7 +62,7 @@ class Session:
 
     def _told_lost(self) -> None:
         """The server ended the session; word of it comes behind the answers that are on their way."""
-        self._answers = max(self._answers, self.world.travels(self.process))
+        self._answers = max(self._answers, self._travels())
         self.world.timeline.at(self._answers, lambda: self.process.deliver(self._lost))
 
     def _lost(self) -> None:
@@ -71,7 +80,7 @@ class Session:
             return
         world, turn = self.world, task.turn
         self._waiting, self._turn = task, turn
-        self._arrives = max(self._arrives, world.travels(self.process))
+        self._arrives = max(self._arrives, self._travels())
 
         def received(value: object) -> None:
             if self.open:
@@ -79,7 +88,7 @@ class Session:
 
         def answer(value: object) -> None:
             if self.backend.alive:
-                self._answers = max(self._answers, world.travels(self.process))
+                self._answers = max(self._answers, self._travels())
                 world.timeline.at(self._answers, lambda: self.process.deliver(lambda: received(value)))
 
         def arrive() -> None:
@@ -111,7 +120,7 @@ class Session:
 
         def rung() -> None:
             if self.world.rng.random() < 0.7:
-                when = self.world.travels(self.process)
+                when = self._travels()
                 self.world.timeline.at(when, lambda: self.process.deliver(lambda: ring() if self.open else None))
 
         self.backend.listens = rung

@@ -33,30 +33,29 @@ def _bug(name: str, *says: str, faults: tuple[str, ...] = tuple(FAULTS), patches
     return Planted(name, frozenset(says), faults, patches)
 
 
-_LINKS: Final = ("cut", "terminate", "stall", "suspend")
+_LINKS: Final = ("cut", "hang", "terminate", "stall")
 _DEATHS: Final = ("pause", "suspend", "stall", "crash", "terminate")
 
 PLANTED: Final = (
     # transactions
     _bug("fence without the beat", "patience", faults=_DEATHS),
-    _bug("claim by the fenced", "ended", faults=("roll", "stall", "cut", "restart_database", "pause")),
+    _bug("claim by the fenced", "ended", faults=("roll", "stall", "hang", "restart_database", "pause")),
     _bug("claim of what is owned", "lease", "journal", "handoff"),
     _bug("give to anyone", "ended"),
-    _bug("give at the same epoch", "journal", "acknowledged"),
-    _bug("release at the same epoch", "journal"),
+    _bug("give at the same epoch", "journal", "acknowledged", "served"),
+    _bug("release at the same epoch", "journal", "served"),
     _bug("release at any epoch", "lease", faults=("roll", "cut", "terminate", "stall")),
-    _bug("named by an older incarnation", "lease", "journal", faults=("crash", "usurp", "suspend")),
     _bug("targets without the version", "limit"),
     # appends
     _bug("append without the epoch", "journal", "outcome", faults=_LINKS),
-    _bug("append without the incarnation", "journal", "outcome", "acknowledged"),
     _bug("append without the lock", "journal", "acknowledged", "outcome"),
     _bug("unknown decided at the same epoch", "outcome", "journal", faults=_LINKS),
+    _bug("outcome read with the raise", "outcome", "journal", faults=_LINKS),
     # the steward's shell
-    _bug("head with the claim", "journal", "acknowledged"),
+    _bug("head of the preparation", "journal", "acknowledged"),
     _bug("give before drained", "handoff"),
     _bug("give while served", "handoff"),
-    _bug("drop forgotten", "lease", "handoff"),
+    _bug("drop forgotten", "lease", "handoff", "served"),
     _bug("observer not restarted", "takeover", faults=("restart_database",)),
     _bug("told twice", "journal", "acknowledged"),
     _bug("adopt at the same epoch", "journal", "acknowledged", "outcome"),
@@ -66,10 +65,9 @@ PLANTED: Final = (
     # the real decisions
     _bug("suspects ignore the wait", "patience", patches=True),
     _bug("suspects ignore the lock", "patience", patches=True),
-    _bug("a live worker is whoever has a row", "served", patches=True),
     _bug("nobody claims what nobody owns", "served", patches=True),
     _bug("a handoff is never given up", "served", patches=True),
-    _bug("a drop is never decided", "lease", "handoff", patches=True),
+    _bug("a drop is never decided", "lease", "handoff", "served", patches=True),
     _bug("handoffs without limit", "limit"),
     _bug("the planner forgets what is under way", "limit", patches=True),
     _bug("orders beyond the limit are sent elsewhere", "limit", patches=True),
@@ -87,8 +85,6 @@ def patched(bug: Planted) -> Iterator[None]:
                 patch.setattr(decisions, "LOCK_GONE_S", 0.2)
             case "suspects ignore the lock":
                 patch.setattr(decisions, "TTL_S", decisions.LOCK_GONE_S)
-            case "a live worker is whoever has a row":
-                patch.setattr(decisions.Observer, "live", lambda _self, view, _now: frozenset(view.workers))
             case "nobody claims what nobody owns":
                 patch.setattr(decisions, "_may_claim", lambda *_: False)
             case "a handoff is never given up":

@@ -71,7 +71,9 @@ def run(
         world.timeline.run_until(_FAULTS_BEGIN_S)
         while (now := world.timeline.now) < _FAULTS_END_S:
             ends = max(ends, now + FAULTS[rng.choice(faults)](world))
-            world.timeline.run_until(now + rng.expovariate(1.5))
+            world.timeline.run_until(now + rng.expovariate(2.0))
+            if rng.random() < 0.5:
+                _await_stir(world, now + 1.0)
         world.timeline.run_until(max(ends, world.timeline.now))
         return _settle(world)
 
@@ -82,6 +84,7 @@ def grow(seed: int) -> tuple[int, int]:
     with small_limits():
         size = size_of(rng)
         world = World(rng, size, None, frozenset())
+        world.planned = True
         world.begin()
         world.timeline.run_until(1.0)
         _settle(world)
@@ -123,6 +126,12 @@ def _settle(world: World) -> Outcome:
     return Outcome(watch.seen, settled_s, watch.fences)
 
 
+def _await_stir(world: World, until: float) -> None:
+    """Go on to a moment at which a fault does more than at others."""
+    while not world.astir() and world.timeline.now < until:
+        world.timeline.run_until(world.timeline.now + 0.02)
+
+
 def _lift_cordons(world: World) -> None:
     """Where nobody who is up may have a shard, nothing could be served: somebody would see that."""
     up = [world.db.workers[each.name] for each in world.processes if each.name in world.db.workers]
@@ -151,9 +160,13 @@ def _unsettled(world: World) -> str | None:
         host = world.watch.hosts.get(row.incarnation or "")
         if host is None or not host.may_read() or not _served(world, host.shards.get(row.id), row.epoch):
             return f"shard {row.id} of {row.incarnation} at epoch {row.epoch}, for {row.target}, is not served"
-        if row.target != row.owner:
+        if world.planned and row.target != row.owner:
             return f"shard {row.id} of {row.owner} is wanted on {row.target}"
-    for planner in world.planners:
+    for process in world.processes:
+        for shard_id in process.host.shards:
+            if world.db.shards[shard_id].incarnation != process.incarnation:
+                return f"shard {shard_id} is still in the memory of {process.name}"
+    for planner in world.planners if world.planned else ():
         if planner.balancing:
             return "the plan is not all ordered"
         view = transactions.look(EMPTY).run(world.db)

@@ -49,6 +49,8 @@ class Steward:
         self._failed_at: dict[ShardId, float] = {}
         self._drains: dict[ShardId, list[bool]] = {}
         """Whether each drain is done."""
+        self.prepared: dict[ShardId, int] = {}
+        """The heads of the shards that this worker was asked to prepare."""
         self._told: dict[ShardId, int] = {}
         self._adopted: dict[ShardId, int] = {}
 
@@ -155,7 +157,6 @@ class Steward:
             for shard_id in sorted(released):
                 self._drop(shard_id)
         epochs: dict[ShardId, int] = {}
-        heads: dict[ShardId, int] = {}
         if steps.adopt:
             epochs = {shard_id: shards[shard_id].epoch for shard_id in steps.adopt if shard_id not in self._adopted}
             held = {shard_id: shards[shard_id].epoch for shard_id in steps.adopt if shard_id in self._adopted}
@@ -166,13 +167,9 @@ class Steward:
                     epochs |= yield from session.execute(transactions.bump(self._incarnation, held), _STATEMENT_S)
         if steps.claim:
             claim = transactions.claim(process.name, self._incarnation, steps.claim)
-            won = yield from session.execute(claim, _STATEMENT_S)
-            epochs |= {shard_id: epoch for shard_id, (epoch, _) in won.items()}
-            heads = {shard_id: head for shard_id, (_, head) in won.items()}
+            epochs |= yield from session.execute(claim, _STATEMENT_S)
         if epochs:
             found = yield from session.execute(transactions.named(self._incarnation, epochs), _STATEMENT_S)
-            if "head with the claim" in self._world.bugs:
-                found |= {shard_id: heads[shard_id] for shard_id in found if shard_id in heads}
             yield from self._adopt(epochs, found)
         return bool(steps.drop or steps.release or epochs)
 
@@ -200,7 +197,10 @@ class Steward:
             self._drains.pop(shard_id, None)
             self.handoffs.pop(shard_id, None)
             self._adopted[shard_id] = epochs[shard_id]
-            self._host.adopt(shard_id, epochs[shard_id], heads[shard_id])
+            head = heads[shard_id]
+            if "head of the preparation" in self._world.bugs:
+                head = self.prepared.get(shard_id, head)
+            self._host.adopt(shard_id, epochs[shard_id], head)
 
     # --- handing over
 
@@ -212,7 +212,7 @@ class Steward:
         def prepared(ready: bool) -> None:
             self._advance(shard_id, handoff, Phase.PREPARED if ready else Phase.FAILED)
 
-        self._world.prepare(self._process, target, self._alive(prepared))
+        self._world.prepare(self._process, target, shard_id, self._alive(prepared))
 
     def _alive(self, call: Callable[[bool], None]) -> Callable[[bool], None]:
         return lambda ready: call(ready) if self._process.steward is self else None

@@ -145,22 +145,21 @@ def mark_leaving(worker: str, incarnation: str) -> Transaction[None]:
     return Transaction("mark leaving", run, lambda _: (worker, False, ()))
 
 
-def claim(worker: str, incarnation: str, shard_ids: Sequence[ShardId]) -> Transaction[dict[ShardId, tuple[int, int]]]:
-    """Take those of the shards that are nobody's: the epoch of each, and its head in this statement's snapshot."""
+def claim(worker: str, incarnation: str, shard_ids: Sequence[ShardId]) -> Transaction[dict[ShardId, int]]:
+    """Take those of the shards that are nobody's; the epoch of each one won."""
 
     def may(db: Database) -> bool:
         row = db.workers[worker]
         unfenced = not row.fenced or "claim by the fenced" in db.bugs
         return row.incarnation == incarnation and unfenced and not row.leaving
 
-    def run(db: Database) -> dict[ShardId, tuple[int, int]]:
+    def run(db: Database) -> dict[ShardId, int]:
         won = {}
         for shard_id in shard_ids if may(db) else ():
             row = db.shards[shard_id]
             if row.owner is None or "claim of what is owned" in db.bugs:
                 db.change(row, worker, incarnation, "claim")
-                heads = transaction.heads
-                won[shard_id] = (row.epoch, db.head(shard_id) if heads is None else heads[shard_id])
+                won[shard_id] = row.epoch
         if won:
             db.notify()
         return won
@@ -168,8 +167,7 @@ def claim(worker: str, incarnation: str, shard_ids: Sequence[ShardId]) -> Transa
     def locks(db: Database) -> Locked:
         return worker, False, tuple(shard_ids) if may(db) else ()
 
-    transaction = Transaction("claim", run, locks)
-    return transaction
+    return Transaction("claim", run, locks)
 
 
 def named(incarnation: str, epochs: Mapping[ShardId, int]) -> Transaction[dict[ShardId, int]]:
@@ -180,7 +178,7 @@ def named(incarnation: str, epochs: Mapping[ShardId, int]) -> Transaction[dict[S
             shard_id: db.head(shard_id)
             for shard_id, epoch in epochs.items()
             if db.shards[shard_id].epoch == epoch
-            and (db.shards[shard_id].incarnation == incarnation or "named by an older incarnation" in db.bugs)
+            and db.shards[shard_id].incarnation == incarnation
         }
 
     return Transaction("named", run)

@@ -54,6 +54,8 @@ class World:
         """For how long a planner at times sits on its plan."""
         self.slow = rng.choice((0.02, 0.1))
         """How many messages take long."""
+        self.planned = rng.random() < 0.75
+        """Whether there is a control plane at all: what is owned and served does not hang on it."""
         self.planners = [Planner(self, "planner"), Planner(self, "twin")]
         self._stalled: dict[Process, float] = {}
         self._numbers = 0
@@ -65,7 +67,7 @@ class World:
         """The platform starts its workers and both planners."""
         for number in range(self.replicas):
             self.want(f"{CLUSTER}-{number}")
-        for planner in self.planners:
+        for planner in self.planners if self.planned else ():
             planner.start()
         self.timeline.after(0.1, self._command)
 
@@ -115,6 +117,16 @@ class World:
         if process in self.processes:
             self.processes.remove(process)
 
+    def busy(self, process: WorkerProcess) -> bool:
+        """Whether it hands something over, gets something, or waits for the journal."""
+        targets = {each.worker for other in self.processes if other.steward for each in other.steward.handoffs.values()}
+        return process.name in targets or any(shard.in_flight for shard in process.host.shards.values())
+
+    def astir(self) -> bool:
+        """Whether something of ownership is under way: a moment at which a fault does more than at others."""
+        moving = any(each.steward is not None and each.steward.handoffs for each in self.processes)
+        return moving or any(row.owner is None for row in self.db.shards.values())
+
     # --- links
 
     def travels(self, process: Process) -> float:
@@ -136,8 +148,8 @@ class World:
         return self.rng.random() * (0.02 if self.rng.random() < 0.6 else 1.2)
 
     def append_takes_s(self) -> float:
-        """How long an append holds its locks."""
-        return 0.001 + self.rng.random() * (0.005 if self.rng.random() < 0.9 else 0.3)
+        """How long an append holds its locks: at times a flush to the disk takes long."""
+        return 0.001 + self.rng.random() * (0.005 if self.rng.random() < 0.92 else self.rng.choice((0.1, 0.3, 1.2)))
 
     def connect_s(self, process: Process) -> float:
         """How long it takes to open a session, or to find that none can be had."""
@@ -146,11 +158,17 @@ class World:
 
     # --- frames between workers
 
-    def prepare(self, sender: WorkerProcess, target: str, answer: Callable[[bool], None]) -> None:
+    def prepare(self, sender: WorkerProcess, target: str, shard_id: ShardId, answer: Callable[[bool], None]) -> None:
         """Ask a worker to read what it will need of a shard."""
-        there = [each for each in self.named(target) if not each.paused]
+        up = self.named(target)
+        there = [each for each in up if not each.paused]
         lost = not there or self.rng.random() < self.lossy
-        takes_s = _PREPARE_TIMEOUT_S if lost else 0.003 + self.rng.random() * (0.02 if self.rng.random() < 0.9 else 1.0)
+        takes_s = 0.003 + self.rng.random() * (0.02 if self.rng.random() < 0.9 else 1.0)
+        if lost and up:
+            takes_s = _PREPARE_TIMEOUT_S  # nobody is there to refuse it at once
+        for process in there:
+            if process.steward is not None and not lost:
+                process.steward.prepared[shard_id] = self.db.head(shard_id)
         sender.later(takes_s, lambda: answer(not lost))
 
     def tell(self, sender: WorkerProcess, target: str, shard_id: ShardId, epoch: int) -> None:
@@ -160,7 +178,7 @@ class World:
             return
         for process in self.named(target):
             self.timeline.after(
-                0.001 + self.rng.random() * 0.01,
+                0.001 + self.rng.random() * (0.01 if self.rng.random() < 0.9 else 0.5),
                 lambda process=process: process.deliver(  # type: ignore[misc]  # a lambda's default has no type
                     lambda: process.steward.told(shard_id, epoch) if process.steward is not None else None
                 ),
