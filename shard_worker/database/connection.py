@@ -141,10 +141,14 @@ class Database:
         return connection
 
     async def pool(self, *, most: int) -> "ReadPool":
-        """A pool for reads; a pooled connection is checked when it is opened."""
+        """A pool for reads; a pooled connection is checked when it is opened, and one that cannot be had is a link fault."""
 
         async def connect(*_: object, **__: object) -> asyncpg.Connection:
-            return await self.connect_once("read")
+            try:
+                return await self.connect_once("read")
+            except DatabaseError as error:
+                # Who reads knows one kind of fault only, the link's, and tries again.
+                raise ConnectionError(str(error)) from error
 
         return ReadPool(await asyncpg.create_pool(min_size=0, max_size=most, connect=connect))
 

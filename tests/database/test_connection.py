@@ -7,6 +7,7 @@ import pytest
 from threadcluster_operator.local.postgres import EmbeddedPostgres
 
 from shard_worker.database.connection import (
+    LINK_FAULTS,
     Database,
     DatabaseAuthFailed,
     DatabaseUnreachable,
@@ -61,6 +62,20 @@ async def test_nobody_at_the_address_is_told_from_a_refused_login(dsn: str) -> N
     with pytest.raises(DatabaseAuthFailed):
         await database(dsn + "_that_is_not_there").connect_once("test")
     assert address_of(away) == f"127.0.0.1:{proxy.port}/d"
+
+
+async def test_a_read_finds_a_server_that_is_away_to_be_a_link_fault(dsn: str) -> None:
+    """Nobody who reads has to know how connections are opened: what fails is tried again."""
+    async with TcpProxy("127.0.0.1", 1) as proxy:
+        proxy.refusing = True
+        pool = await database(f"postgresql://u:p@127.0.0.1:{proxy.port}/d").pool(most=1)
+        with pytest.raises(LINK_FAULTS):
+            await pool.run(lambda connection: connection.fetchval("SELECT 1"))
+        pool.terminate()
+    wrong = await database(dsn.replace("@", "wrong@")).pool(most=1)
+    with pytest.raises(LINK_FAULTS):
+        await wrong.run(lambda connection: connection.fetchval("SELECT 1"))
+    wrong.terminate()
 
 
 async def test_a_server_that_may_lose_commits_is_refused(tmp_path: Path) -> None:
