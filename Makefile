@@ -3,7 +3,7 @@ PYTHON_FOUND := $(or $(PYTHON),$(shell command -v python3 || command -v python))
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help setup up down status test lint pytest coverage-pure load bench soak lock docs
+.PHONY: help setup up down status test lint pytest coverage-pure load bench bench-moves soak lock docs
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -38,6 +38,9 @@ coverage-pure: setup ## The pure rules: every branch of them is taken by their o
 	$(BIN)/coverage run --branch --include='$(PURE)' -m pytest -q \
 	    tests/domain tests/ownership/test_share.py tests/ownership/test_decisions.py tests/operator/test_placement.py tests/local/test_plan.py
 	$(BIN)/coverage report --fail-under=100
+
+bench-moves: setup ## What moving shards costs, as distributions: figures into docs/moves-performance.md with ARGS=--write-docs
+	@$(BIN)/python -m tests.benchmarks.moves $(ARGS)
 
 soak: setup ## The long, repeated and million-row checks (about 40 minutes)
 	$(BIN)/python -m pytest -m soak $(ARGS)

@@ -10,10 +10,10 @@ SHARDS = 100_000
 WORKERS = 1_000
 
 
-def settled(strategy: Strategy) -> list[Shard]:
-    """Shards of unlike loads where a plan for `WORKERS` workers puts them."""
-    shards = [Shard(ShardId(number), None, None, load=5.0 + number * 7919 % 1009 / 100.0) for number in range(SHARDS)]
-    targets = place(shards, there(WORKERS), Policy(strategy)).targets
+def settled(strategy: Strategy, count: int = SHARDS, workers: int = WORKERS) -> list[Shard]:
+    """Shards of unlike loads where a plan for so many workers puts them."""
+    shards = [Shard(ShardId(number), None, None, load=5.0 + number * 7919 % 1009 / 100.0) for number in range(count)]
+    targets = place(shards, there(workers), Policy(strategy)).targets
     return [shard._replace(owner=targets[shard.id], target=targets[shard.id]) for shard in shards]
 
 
@@ -22,14 +22,11 @@ def there(count: int) -> list[Worker]:
     return [Worker(f"w-{number}") for number in range(count)]
 
 
-def measure(strategy: Strategy, shards: list[Shard], workers: int) -> tuple[float, Placement]:
-    """Seconds for one plan."""
-    best = float("inf")
-    for _ in range(3):
-        began = perf_counter()
-        placement = place(shards, there(workers), Policy(strategy))
-        best = min(best, perf_counter() - began)
-    return best, placement
+def timed(strategy: Strategy, shards: list[Shard], workers: int) -> tuple[float, Placement]:
+    """Seconds for one plan, and the plan."""
+    began = perf_counter()
+    placement = place(shards, there(workers), Policy(strategy))
+    return perf_counter() - began, placement
 
 
 def main() -> None:
@@ -38,7 +35,7 @@ def main() -> None:
     for strategy in strategies:
         shards = settled(strategy)
         for case, workers in (("steady", WORKERS), ("one more worker", WORKERS + 1), ("one less", WORKERS - 1)):
-            seconds, placement = measure(strategy, shards, workers)
+            seconds, placement = min((timed(strategy, shards, workers) for _ in range(3)), key=lambda run: run[0])
             print(f"{strategy:5}  {case:16} {seconds:.3f} s  {len(placement.moves)} moves")
 
 

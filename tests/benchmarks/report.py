@@ -177,12 +177,14 @@ def _ratio_cells(ratio: Ratio) -> list[str]:
     ]
 
 
-def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table for a page."""
     body = [" | ".join(line) for line in (head, ["---"] * len(head), *lines)]
     return "\n".join(f"| {line} |" for line in body)
 
 
-def _text(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def text(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table for a terminal."""
     widths = [max(len(line[column]) for line in (head, *lines)) for column in range(len(head))]
     return "\n".join(
         "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in (head, *lines)
@@ -191,12 +193,12 @@ def _text(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def as_text(run: Run) -> str:
     """Everything for a terminal."""
-    parts = [_text(_HEAD, [_cells(row) for row in rows(run.samples)])] if run.samples else []
+    parts = [text(_HEAD, [_cells(row) for row in rows(run.samples)])] if run.samples else []
     if run.fence:
-        parts.append(_text(_FENCE_HEAD, _fence_lines(run.fence)))
+        parts.append(text(_FENCE_HEAD, _fence_lines(run.fence)))
     judged = [_ratio_cells(ratio) for ratio in run.ratios()]
     if judged:
-        parts.append(_text(_RATIO_HEAD, judged))
+        parts.append(text(_RATIO_HEAD, judged))
     return "\n\n".join(parts)
 
 
@@ -232,14 +234,14 @@ A figure is true of one machine; the ratios are what carries over, and what the 
 
 Each is formed within a round; the median over the rounds is judged, the spread is in brackets. The bar must hold; the goal is where this is going.
 
-{_markdown(_RATIO_HEAD, [_ratio_cells(ratio) for ratio in run.ratios()])}
+{markdown(_RATIO_HEAD, [_ratio_cells(ratio) for ratio in run.ratios()])}
 
 ## Figures
 
 Medians over the rounds, least and greatest in brackets. A command adds one message of 48 characters to a thread of five people, without an idempotency key, and is answered when it is durable. CPU is per request, from the kernel's accounts of the server process and of the whole Postgres tree.
 "Generator" is its share of one core: from 95 % on it, and not the subject, sets the pace.
 
-{_markdown(_HEAD, [_cells(row) for row in rows(run.samples)])}
+{markdown(_HEAD, [_cells(row) for row in rows(run.samples)])}
 
 The subjects: *no-op* is an aiohttp `web.Application` POST that reads the body and answers; *worker* is `shard-worker run` as it ships, the commands going round {settings.threads:,} threads; *one hot thread* sends every command to the same thread (its message limit raised);
 *one transaction a command* is the same gateway and the same domain over `BEGIN`, fenced insert, `COMMIT` on a pool of 8; *one statement a command* is the same with the insert alone, committing by itself.
@@ -248,7 +250,7 @@ The subjects: *no-op* is an aiohttp `web.Application` POST that reads the body a
 
 The append statement of the worker at 32 events a batch, against the same insert without ownership check and lock; two connections take turns batch by batch. Cost is by how much the median append gets longer.
 
-{_markdown(_FENCE_HEAD, _fence_lines(run.fence))}
+{markdown(_FENCE_HEAD, _fence_lines(run.fence))}
 
 ## Without a server
 

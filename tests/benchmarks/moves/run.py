@@ -1,0 +1,62 @@
+"""One whole run: figure after figure, each on what it needs."""
+
+import asyncio
+from collections.abc import Set
+from pathlib import Path
+
+import asyncpg
+import click
+import psutil
+
+from tests.benchmarks.moves import handoffs, joining, leaving, planner, takeovers
+from tests.benchmarks.moves.figures import Figure
+from tests.benchmarks.moves.report import Run
+from tests.benchmarks.moves.settings import Settings
+from tests.benchmarks.moves.stage import stage_on
+from tests.benchmarks.report import now, this_machine
+
+ALL = frozenset(range(1, 9))
+_HANDOFFS, _TAKEOVERS, _KILLED, _FROZEN = {1, 2}, {2, 3, 4, 7}, {2, 3, 7}, {4}
+_LISTEN_S = 2.0
+
+
+async def benchmark(out: Path, settings: Settings, wanted: Set[int] = ALL) -> Run:
+    """Measure the figures with these numbers; logs go to ``out``.  Figure 2 needs kills as well, for its cold side."""
+    at, neighbours = now(), await _neighbours()
+    found: list[Figure] = []
+    postgres, saturated = "", 0.0
+    if wanted & {1, 2, 3, 4, 6, 7}:
+        async with stage_on(out, settings) as stage:
+            postgres, saturated = await _version(stage.dsn), stage.saturated_per_s
+            moved = await handoffs.hand_over(stage) if wanted & _HANDOFFS else None
+            killed = await takeovers.kills(stage) if wanted & _KILLED else []
+            frozen = await takeovers.freezes(stage) if wanted & _FROZEN else []
+            if moved is not None:
+                found += handoffs.figures(moved, [value for each in killed for value in each.cold_ms])
+            found += takeovers.figures(killed, frozen)
+            if 6 in wanted:
+                found.append(await leaving.leave(stage))
+            await stage.fleet.fsck()
+    if 5 in wanted:
+        found.append(joining.figure(await joining.join(out, settings), settings))
+    if 8 in wanted:
+        found.append(planner.plan(settings))
+    figures = sorted((each for each in found if each.number in wanted), key=lambda each: each.number)
+    return Run(at, this_machine(postgres), settings, neighbours, saturated, figures)
+
+
+async def _neighbours() -> float:
+    """Cores that others keep busy."""
+    psutil.cpu_percent()
+    await asyncio.sleep(_LISTEN_S)
+    busy = psutil.cpu_percent() / 100 * (psutil.cpu_count() or 1)
+    click.echo(f"others keep {busy:.2f} cores busy", err=True)
+    return busy
+
+
+async def _version(dsn: str) -> str:
+    connection = await asyncpg.connect(dsn)
+    try:
+        return " ".join(str(await connection.fetchval("SELECT version()")).split()[:2])
+    finally:
+        await connection.close()
