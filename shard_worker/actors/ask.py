@@ -20,7 +20,7 @@ UNKNOWN: Final = Unavailable(
 class Ask:
     """A request, its answer to be, and what is known of its storage."""
 
-    __slots__ = ("admitted", "future", "key_checked", "refused_by_journal", "request", "watched")
+    __slots__ = ("admitted", "future", "key_checked", "key_doubted", "refused_by_journal", "request", "watched")
 
     def __init__(self, request: Request, future: "asyncio.Future[OwnerAnswer]") -> None:
         self.request = request
@@ -28,6 +28,8 @@ class Ask:
         self.admitted = False
         self.key_checked: tuple[object, int] | None = None
         """The actor's memory of keys, and its sequence number, when the journal was asked for this ask's key."""
+        self.key_doubted = False
+        """Another key of its thread turned out to be in the journal already: ask for this one before deciding."""
         self.refused_by_journal = 0
         self.watched: set[Ask] | None = None
         """The bucket of `Deadlines` it leaves when it is answered."""

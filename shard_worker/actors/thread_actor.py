@@ -148,7 +148,7 @@ class ThreadActor:
             if known is not None:
                 self._answer(ask, known[1] if known[0] == request.body_hash else KEY_REUSED)
                 return
-            if ask.refused_by_journal and not self._knows_keys_of(ask):
+            if ask.key_doubted and not self._knows_keys_of(ask):
                 self.shard.look_up_key(self, ask, key)
                 return
         env = self.shard.env
@@ -254,6 +254,7 @@ class ThreadActor:
         again = self._forget_pending()
         for ask in again:
             ask.admitted = False
+            ask.key_doubted = True  # after a takeover many are sent again at once: one reload for all of them
         guilty = again[0]
         guilty.refused_by_journal += 1
         if guilty.refused_by_journal > _REFUSALS_BORNE:

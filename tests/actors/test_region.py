@@ -10,6 +10,7 @@ from shard_worker.actors.thread_actor import Phase
 from shard_worker.contract import Done, ReadThread, ThreadView, Unavailable, UnavailableCode
 from shard_worker.domain.ids import ShardId, ThreadId, shard_of, ulid_uuid
 from shard_worker.domain.refusals import Refusal, RefusalCode
+from shard_worker.journal.replay import Poisoned, Recovered
 from shard_worker.ownership.owners import OwnerRecord
 from tests.actors.node import SHARDS, Peers, account, add, create, node_on, request, thread
 from tests.waiting import until
@@ -104,6 +105,29 @@ async def test_a_forgotten_key_with_fresh_message_ids_is_still_recognised(dsn: s
         assert again == first
         assert all(isinstance(other, Done) for other in others)
         assert sorted(text or "" for text in await node.texts(chat, me)) == ["n0", "n1", "n2", "n3", "n4", "once"]
+
+
+async def test_many_forgotten_keys_at_once_cost_one_reading_of_their_thread(dsn: str) -> None:
+    """As after a takeover, when every client sends again: the first refusal has all the other keys looked up."""
+    async with node_on(dsn) as node:
+        await node.own(*ALL)
+        me, chat = account(), thread()
+        await node.ask(create(chat, me))
+        first = [await node.ask(add(chat, me, f"m{n}"), f"k{n}") for n in range(12)]
+        await node.own(*ALL)
+        loads = 0
+        load = node.env.load
+
+        async def counted(shard_id: ShardId, thread_id: ThreadId) -> Recovered | Poisoned:
+            nonlocal loads
+            loads += 1
+            return await load(shard_id, thread_id)
+
+        node.env.load = counted
+        again = await asyncio.gather(*[node.ask(add(chat, me, f"m{n}"), f"k{n}") for n in range(12)])
+        assert again == first
+        assert loads == 2, "once because it was asked, once because a key was refused"
+        assert len(await node.texts(chat, me)) == 12
 
 
 async def test_a_key_used_for_something_else_is_refused(dsn: str) -> None:
