@@ -66,7 +66,8 @@ async def _locked(this: Round, statement: str, *arguments: object) -> AsyncItera
     """A lock held for as long as the block runs; gives another session, to watch who waits for it."""
     async with this.ground.book.connected() as session, this.ground.book.connected() as watch:
         await session.execute("BEGIN")
-        await session.execute("SET LOCAL lock_timeout = '3s'")
+        # A session that an earlier round silenced may hold what it had until the server finds it dead (5 s).
+        await session.execute("SET LOCAL lock_timeout = '10s'")
         await session.execute(statement, *arguments)
         try:
             yield watch
