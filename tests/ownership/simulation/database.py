@@ -56,12 +56,15 @@ class ShardRecord:
 class Transaction(Generic[T]):
     """Something that happens at one moment, once it has its locks."""
 
-    __slots__ = ("heads", "locks", "name", "run")
+    __slots__ = ("changes", "heads", "locks", "name", "run")
 
-    def __init__(self, name: str, run: "Callable[[Database], T]", locks: "Callable[[Database], Locked] | None" = None) -> None:
+    def __init__(
+        self, name: str, run: "Callable[[Database], T]", locks: "Callable[[Database], Locked] | None" = None
+    ) -> None:
         self.name = name
         self.run = run
         self.locks = locks
+        self.changes = locks is not None and name != "beat"
         self.heads: dict[ShardId, int] | None = None
         """The journal as its snapshot had it, when it began to wait."""
 
@@ -99,7 +102,12 @@ class Database:
     """All rows, and who waits for which."""
 
     def __init__(
-        self, shards: int, rng: Random, watch: "Watch", after: Callable[[float, Callable[[], None]], None], bugs: frozenset[str]
+        self,
+        shards: int,
+        rng: Random,
+        watch: "Watch",
+        after: Callable[[float, Callable[[], None]], None],
+        bugs: frozenset[str],
     ) -> None:
         self.workers: dict[str, WorkerRecord] = {}
         self.shards = {ShardId(number): ShardRecord(ShardId(number)) for number in range(shards)}
@@ -199,7 +207,7 @@ class Database:
     def _may(self, worker: str | None, alone: bool, shard_ids: Iterable[ShardId]) -> bool:
         if worker in self._kept_workers:
             return False
-        obtained = []
+        obtained: list[ShardId] = []
         for shard_id in shard_ids:
             if shard_id in self._shared or shard_id in self._kept:
                 self._kept.update(obtained)
@@ -251,7 +259,9 @@ class Database:
 
     # --- changes of owner
 
-    def change(self, row: ShardRecord, worker: str | None, incarnation: str | None, kind: str, *, raised: bool = True) -> None:
+    def change(
+        self, row: ShardRecord, worker: str | None, incarnation: str | None, kind: str, *, raised: bool = True
+    ) -> None:
         """Another owner, or nobody, at the next epoch."""
         before = row.incarnation
         if raised:

@@ -4,15 +4,19 @@ Not among them: a monotonic clock that leaps ahead of true time, or a boot-time 
 built on those two, and no protocol without them could serve reads from memory.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Final, Protocol
 
 from tests.ownership.simulation import transactions
+from tests.ownership.simulation.link import Session
 from tests.ownership.simulation.worker import WorkerProcess
 from tests.ownership.simulation.world import World
 
-Fault = Callable[[World], float]
-"""Does something; returns for how long that goes on."""
+
+class Fault(Protocol):
+    """Does something, to a process if one is named; returns for how long that goes on."""
+
+    def __call__(self, world: World, process: WorkerProcess | None = None) -> float: ...
 
 
 def _victim(world: World) -> WorkerProcess | None:
@@ -24,9 +28,10 @@ def _victim(world: World) -> WorkerProcess | None:
 
 
 def _span_s(world: World) -> float:
-    """Mostly around the short waits of the protocol, at times beyond the long one."""
+    """Often around the waits of the protocol."""
     rng = world.rng
-    return rng.uniform(0.1, 1.2) if rng.random() < 0.7 else rng.uniform(1.0, 5.0)
+    least, most = rng.choice(((0.1, 0.6), (0.5, 1.3), (0.6, 1.0), (1.0, 2.8), (2.8, 3.6), (3.0, 5.0)))
+    return rng.uniform(least, most)
 
 
 def _note(world: World, process: WorkerProcess, what: str, seconds: float) -> float:
@@ -36,9 +41,9 @@ def _note(world: World, process: WorkerProcess, what: str, seconds: float) -> fl
     return seconds
 
 
-def crash(world: World) -> float:
+def crash(world: World, process: WorkerProcess | None = None) -> float:
     """Killed; a new process under the same name comes a little later."""
-    process = _victim(world)
+    process = process or _victim(world)
     if process is None:
         return 0.0
     name, back_s = process.name, world.rng.uniform(0.1, 2.0)
@@ -52,9 +57,9 @@ def _back(world: World, name: str) -> None:
         world.start(name)
 
 
-def lose(world: World) -> float:
+def lose(world: World, process: WorkerProcess | None = None) -> float:
     """Killed, and nobody starts it again, as a pod on a node that is gone.  A worker that never was is still awaited."""
-    process = _victim(world)
+    process = process or _victim(world)
     if process is None or process.name not in world.db.workers or len({each.name for each in world.processes}) < 3:
         return 0.0
     world.kill(process)
@@ -63,9 +68,9 @@ def lose(world: World) -> float:
     return _note(world, process, "lost", 0.0)
 
 
-def pause(world: World) -> float:
+def pause(world: World, process: WorkerProcess | None = None) -> float:
     """Stopped and continued; what reaches it is held."""
-    process = _victim(world)
+    process = process or _victim(world)
     if process is None:
         return 0.0
     seconds = _span_s(world)
@@ -74,9 +79,9 @@ def pause(world: World) -> float:
     return _note(world, process, "paused", seconds)
 
 
-def suspend(world: World) -> float:
+def suspend(world: World, process: WorkerProcess | None = None) -> float:
     """The same, and its monotonic clock stands still; what it says on the wire may be ended meanwhile."""
-    process = _victim(world)
+    process = process or _victim(world)
     if process is None:
         return 0.0
     seconds = _span_s(world)
@@ -92,18 +97,18 @@ def suspend(world: World) -> float:
     return _note(world, process, "suspended", seconds)
 
 
-def leap(world: World) -> float:
+def leap(world: World, process: WorkerProcess | None = None) -> float:
     """The clock of its lease leaps ahead."""
-    process = _victim(world)
+    process = process or _victim(world)
     if process is not None:
         process.clocks.leap(world.rng.random())
         _note(world, process, "its clock leaps", 0.0)
     return 0.0
 
 
-def stall(world: World) -> float:
+def stall(world: World, process: WorkerProcess | None = None) -> float:
     """Its link to the database holds everything back, and then delivers it; the server may end its sessions meanwhile."""
-    process = _victim(world)
+    process = process or _victim(world)
     if process is None:
         return 0.0
     seconds = _span_s(world)
@@ -112,9 +117,9 @@ def stall(world: World) -> float:
     return _note(world, process, "its link stalls", seconds)
 
 
-def cut(world: World) -> float:
+def cut(world: World, process: WorkerProcess | None = None) -> float:
     """Some of its sessions break; what was sent on them may still arrive."""
-    process = _victim(world)
+    process = process or _victim(world)
     if process is None:
         return 0.0
     for session in [each for each in world.sessions if each.process is process]:
@@ -123,9 +128,9 @@ def cut(world: World) -> float:
     return _note(world, process, "its sessions break", 1.0)
 
 
-def hang(world: World) -> float:
+def hang(world: World, process: WorkerProcess | None = None) -> float:
     """Some of its sessions stand still, and go on later; new ones work."""
-    process = _victim(world)
+    process = process or _victim(world)
     if process is None:
         return 0.0
     seconds = _span_s(world)
@@ -135,9 +140,9 @@ def hang(world: World) -> float:
     return _note(world, process, "some of its sessions hang", seconds)
 
 
-def terminate(world: World) -> float:
+def terminate(world: World, process: WorkerProcess | None = None) -> float:
     """The server ends some of its sessions."""
-    process = _victim(world)
+    process = process or _victim(world)
     if process is None:
         return 0.0
     _end_sessions(world, process, 0.6)
@@ -150,8 +155,9 @@ def _end_sessions(world: World, process: WorkerProcess, likely: float) -> None:
             world.db.end(session.backend)
 
 
-def restart_database(world: World) -> float:
+def restart_database(world: World, process: WorkerProcess | None = None) -> float:
     """All sessions and locks are lost at once, and none can be had for a while."""
+    del process
     seconds = world.rng.uniform(0.05, 2.0)
     if not world.db.up:
         return 0.0
@@ -166,9 +172,9 @@ def restart_database(world: World) -> float:
     return seconds
 
 
-def usurp(world: World) -> float:
+def usurp(world: World, process: WorkerProcess | None = None) -> float:
     """A second process under the same name, while the first is still there; that one is killed some time later."""
-    process = _victim(world)
+    process = process or _victim(world)
     if process is None or len(world.named(process.name)) > 1 or process.leaving:
         return 0.0
     seconds = world.rng.uniform(0.2, 2.5)
@@ -180,9 +186,9 @@ def usurp(world: World) -> float:
     return _note(world, process, "another process has its name", seconds)
 
 
-def roll(world: World) -> float:
+def roll(world: World, process: WorkerProcess | None = None) -> float:
     """It leaves by itself, and comes back as a new process."""
-    process = _victim(world)
+    process = process or _victim(world)
     if process is None or process.leaving:
         return 0.0
     name, back_s = process.name, world.rng.uniform(0.5, 3.0)
@@ -199,17 +205,18 @@ def roll(world: World) -> float:
     return _note(world, process, "leaves", back_s)
 
 
-def edit(world: World) -> float:
+def edit(world: World, process: WorkerProcess | None = None) -> float:
     """Other replicas are wanted."""
+    del process
     world.replicas = world.rng.randint(2, 5)
     if world.watch.tell is not None:
         world.watch.tell(f"--- {world.replicas} replicas are wanted")
     return 0.0
 
 
-def cordon(world: World) -> float:
+def cordon(world: World, process: WorkerProcess | None = None) -> float:
     """A worker gets no more shards, or must own none, or may again."""
-    process = _victim(world)
+    process = process or _victim(world)
     if process is None:
         return 0.0
     cordoned, draining = world.rng.choice(((True, False), (True, True), (False, True), (False, False), (False, False)))
@@ -217,6 +224,27 @@ def cordon(world: World) -> float:
         world.watch.tell(f"--- {process.name}: cordoned {cordoned}, draining {draining}")
     transactions.set_cordon(process.name, cordoned=cordoned, draining=draining).run(world.db)
     return 0.0
+
+
+def at_step(world: World, faults: Sequence[str], session: Session) -> None:
+    """A statement that changes ownership was just sent: its session hangs or breaks, or something else happens now."""
+    process, now = session.process, world.timeline.now
+    if not isinstance(process, WorkerProcess) or not session.open:
+        return
+    may = [each for each in ("hang", "hang", "cut", "pause", "roll", "crash") if each in faults]
+    for _ in range(world.rng.choice((1, 1, 2))):
+        match world.rng.choice([*may, "any"]):
+            case "hang":
+                session.hangs_until = now + _span_s(world)
+                ends = now + _note(world, process, "a statement hangs", session.hangs_until - now)
+            case "cut":
+                session.cut()
+                ends = now + _note(world, process, "a statement is cut off", 1.0)
+            case "any":
+                ends = now + FAULTS[world.rng.choice(faults)](world)
+            case fault:
+                ends = now + FAULTS[fault](world, process)
+        world.steps_end = max(world.steps_end, ends)
 
 
 FAULTS: Final[Mapping[str, Fault]] = {

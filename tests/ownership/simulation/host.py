@@ -162,7 +162,9 @@ class Host:
             if not batch:
                 yield Sleep(0.005)
                 continue
-            append = Append(self.incarnation, [(each.id, each.epoch, each.head + 1, list(rows)) for each, rows in batch])
+            append = Append(
+                self.incarnation, [(each.id, each.epoch, each.head + 1, list(rows)) for each, rows in batch]
+            )
             try:
                 locked = yield from session.append(append, _WATCHDOG_S)
             except LinkFault:
@@ -251,11 +253,17 @@ class Host:
             if "unknown decided at the same epoch" in self._world.bugs:
                 epoch = at
                 break
-            raised = yield from session.execute(raises := transactions.bump(self.incarnation, {shard.id: at}), _WATCHDOG_S)
+            raised = yield from session.execute(
+                raises := transactions.bump(self.incarnation, {shard.id: at}), _WATCHDOG_S
+            )
             epoch = raised.get(shard.id)
             snapshot = raises.heads
         first, head = yield from session.execute(transactions.journal_from(shard.id, shard.head + 1), _WATCHDOG_S)
-        if "outcome read with the raise" in self._world.bugs and snapshot is not None and snapshot[shard.id] <= shard.head:
+        if (
+            "outcome read with the raise" in self._world.bugs
+            and snapshot is not None
+            and snapshot[shard.id] <= shard.head
+        ):
             first, head = None, shard.head
         stored = first is not None and (first[0], first[2]) == (shard.epoch, rows[0])
         if not stored:

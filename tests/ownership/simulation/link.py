@@ -5,6 +5,7 @@ server learns of the end later, and until then executes what arrives.  That is w
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from tests.ownership.simulation.database import Append, Backend, Transaction
@@ -38,19 +39,21 @@ class Session:
 
     def close(self) -> None:
         """The client is done with it, or gave it up; the server learns of it behind what was sent before."""
-        self._end(max(self.world.timeline.now + self.world.server_learns_s(), self._arrives))
+        if self.open:  # else nothing, not even a number drawn: a generator that is thrown away may close it at any time
+            self._end(max(self.world.timeline.now + self.world.server_learns_s(), self._arrives))
 
     def cut(self) -> None:
         """The link breaks: who waits for an answer hears so, and what is on its way may be lost or not."""
+        if not self.open:
+            return
         learns = self.world.timeline.now + self.world.server_learns_s()
         self._end(learns if self.world.rng.random() < 0.3 else max(learns, self._arrives))
         self.process.deliver(self._fail)
 
     def _end(self, learns: float) -> None:
-        if self.open:
-            self.open = False
-            self.world.sessions.pop(self, None)
-            self.world.timeline.at(learns, lambda: self.world.db.end(self.backend))
+        self.open = False
+        self.world.sessions.pop(self, None)
+        self.world.timeline.at(learns, lambda: self.world.db.end(self.backend))
 
     def _travels(self) -> float:
         return max(self.world.travels(self.process), self.hangs_until)
@@ -76,7 +79,7 @@ class Session:
     def send(self, task: Task, at_server: Callable[[Callable[[object], None]], None], timeout_s: float) -> None:
         """Send what is done at the server with a function that answers; the task is resumed by that."""
         if not self.open:
-            task.process.later(0.0, lambda turn=task.turn: task.resume(turn, error=LinkFault()))  # type: ignore[misc]  # a lambda's default has no type
+            task.process.later(0.0, partial(task.resume, task.turn, error=LinkFault()))
             return
         world, turn = self.world, task.turn
         self._waiting, self._turn = task, turn
@@ -135,8 +138,11 @@ class _Statement:
         self.timeout_s = timeout_s
 
     def arm(self, task: Task) -> None:
-        session, transaction = self.session, self.transaction
-        session.send(task, lambda answer: session.world.db.execute(session.backend, transaction, answer), self.timeout_s)
+        session, transaction, world = self.session, self.transaction, self.session.world
+        session.send(task, lambda answer: world.db.execute(session.backend, transaction, answer), self.timeout_s)
+        if transaction.changes and world.at_step is not None and world.rng.random() < world.steps:
+            at_step = world.at_step
+            world.timeline.after(0.0, lambda: at_step(session))
 
 
 class _Appending:

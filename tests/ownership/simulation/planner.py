@@ -4,6 +4,7 @@ There are two of them, as when a leader does not know that it is none any more. 
 what keeps them apart is the plan version alone.
 """
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from threadcluster_operator.local.plan import Next, Observed, next_steps
@@ -75,10 +76,10 @@ class Planner(Process):
             newest = max((each.view for each in answers), key=_freshness)
             steps = self.decide(running, newest)
             if steps.plan is not None:
-                yield Sleep(rng.random() * max(0.05, world.dawdles_s if rng.random() < 0.2 else 0.0))
+                yield Sleep(rng.random() * max(0.05, world.dawdles_s if rng.random() < 0.35 else 0.0))
                 through = rng.choice(answers)
                 if through.alive:
-                    through.deliver(lambda through=through, steps=steps, view=newest: self._record(through, steps, view))  # type: ignore[misc]  # a lambda's defaults have no types
+                    through.deliver(partial(self._record, through, steps, newest))
             for name in steps.run:
                 world.want(name)
             for name in steps.stop:

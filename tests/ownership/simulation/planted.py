@@ -4,18 +4,20 @@ Some change the model of a shell or of a transaction, by a name that is asked fo
 patch the real decisions.  Each names the invariants that may say so first, and which faults bring it out.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from typing import Final, NamedTuple
 
 import pytest
 from threadcluster_operator.local import plan
-from threadcluster_operator.placement import Move, Placement
+from threadcluster_operator.placement import Move, Placement, Policy, Shard, Worker, place
 
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import decisions
 from tests.ownership.simulation import steward
 from tests.ownership.simulation.faults import FAULTS
+from tests.ownership.simulation.run import STEPS
 
 
 class Planted(NamedTuple):
@@ -25,12 +27,21 @@ class Planted(NamedTuple):
     says: frozenset[str]
     """The invariants one of which must be the first that breaks."""
     faults: tuple[str, ...] = tuple(FAULTS)
+    steps: float = STEPS
+    """How often something goes wrong with a change of ownership, see `run`."""
     patches: bool = False
     """It changes the real decisions (`patched`), not a name in ``bugs``."""
 
+    @property
+    def named(self) -> frozenset[str]:
+        """What the model is told."""
+        return frozenset() if self.patches else frozenset({self.name})
 
-def _bug(name: str, *says: str, faults: tuple[str, ...] = tuple(FAULTS), patches: bool = False) -> Planted:
-    return Planted(name, frozenset(says), faults, patches)
+
+def _bug(
+    name: str, *says: str, faults: tuple[str, ...] = tuple(FAULTS), steps: float = STEPS, patches: bool = False
+) -> Planted:
+    return Planted(name, frozenset(says), faults, steps, patches)
 
 
 _LINKS: Final = ("cut", "hang", "terminate", "stall")
@@ -39,13 +50,11 @@ _DEATHS: Final = ("pause", "suspend", "stall", "crash", "terminate")
 PLANTED: Final = (
     # transactions
     _bug("fence without the beat", "patience", faults=_DEATHS),
-    _bug("claim by the fenced", "ended", faults=("roll", "stall", "hang", "restart_database", "pause")),
+    _bug("claim by the fenced", "ended", faults=("roll", "hang", "crash"), steps=0.3),
     _bug("claim of what is owned", "lease", "journal", "handoff"),
-    _bug("give to anyone", "ended"),
+    _bug("give to anyone", "ended", faults=("roll", "hang", "crash", "edit"), steps=0.2),
     _bug("give at the same epoch", "journal", "acknowledged", "served"),
-    _bug("release at the same epoch", "journal", "served"),
-    _bug("release at any epoch", "lease", faults=("roll", "cut", "terminate", "stall")),
-    _bug("targets without the version", "limit"),
+    _bug("targets without the version", "limit", faults=("edit", "cordon", "crash", "roll")),
     # appends
     _bug("append without the epoch", "journal", "outcome", faults=_LINKS),
     _bug("append without the lock", "journal", "acknowledged", "outcome"),
@@ -58,7 +67,7 @@ PLANTED: Final = (
     _bug("drop forgotten", "lease", "handoff", "served"),
     _bug("observer not restarted", "takeover", faults=("restart_database",)),
     _bug("told twice", "journal", "acknowledged"),
-    _bug("adopt at the same epoch", "journal", "acknowledged", "outcome"),
+    _bug("adopt at the same epoch", "journal", "acknowledged", "outcome", faults=("roll", "cut", "terminate")),
     # the lease and the membership
     _bug("lease from the answer", "lease", faults=_DEATHS),
     _bug("no wait for the predecessor", "lease", faults=("usurp",)),
@@ -67,10 +76,20 @@ PLANTED: Final = (
     _bug("suspects ignore the lock", "patience", patches=True),
     _bug("nobody claims what nobody owns", "served", patches=True),
     _bug("a handoff is never given up", "served", patches=True),
-    _bug("a drop is never decided", "lease", "handoff", "served", patches=True),
+    _bug(
+        *("a drop is never decided", "lease", "handoff", "served"),
+        faults=("cut", "edit", "roll"),
+        steps=0.3,
+        patches=True,
+    ),
     _bug("handoffs without limit", "limit"),
     _bug("the planner forgets what is under way", "limit", patches=True),
-    _bug("orders beyond the limit are sent elsewhere", "limit", patches=True),
+    _bug("the planner changes its mind", "moves", patches=True),
+    _bug(
+        *("orders beyond the limit are sent elsewhere", "limit"),
+        faults=("edit", "cordon", "roll", "terminate"),
+        patches=True,
+    ),
 )
 
 
@@ -93,9 +112,21 @@ def patched(bug: Planted) -> Iterator[None]:
                 patch.setattr(steward, "next_steps", lambda *a, **k: real(*a, **k)._replace(drop=[]))
             case "the planner forgets what is under way":
                 patch.setattr(plan, "due", _due_forgetting)
+            case "the planner changes its mind":
+                patch.setattr(plan, "place", _place_anew(count()))
             case "orders beyond the limit are sent elsewhere":
                 patch.setattr(plan, "due", _due_elsewhere)
         yield
+
+
+def _place_anew(calls: Iterator[int]) -> Callable[[Iterable[Shard], Iterable[Worker], Policy], Placement]:
+    """Each time a plan is made, the first shard should be somewhere else."""
+
+    def placed(shards: Iterable[Shard], workers: Iterable[Worker], policy: Policy) -> Placement:
+        there = list(workers)
+        return place(shards, there, policy._replace(pins={0: there[next(calls) % len(there)].name}))
+
+    return placed
 
 
 def _due_forgetting(

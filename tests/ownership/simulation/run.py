@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from random import Random
 from typing import Final, NamedTuple
 
@@ -17,14 +18,15 @@ from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import decisions
 from shard_worker.ownership.owners import EMPTY
 from tests.ownership.simulation import transactions
-from tests.ownership.simulation.faults import FAULTS
+from tests.ownership.simulation.faults import FAULTS, at_step
 from tests.ownership.simulation.host import Shard
 from tests.ownership.simulation.planner import CLUSTER
 from tests.ownership.simulation.violation import Violation
 from tests.ownership.simulation.world import DAWDLES_S, HANDOFFS_AT_ONCE, Size, World
 
 SETTLES_S: Final = 15.0
-_FAULTS_BEGIN_S: Final = 1.0
+STEPS: Final = 0.04
+_FAULTS_BEGIN_S: Final = (0.15, 1.0, 1.0)
 _FAULTS_END_S: Final = 4.5
 _LOOK_S: Final = 0.25
 _STILL_S: Final = 1.0
@@ -60,26 +62,29 @@ def run(
     *,
     bugs: frozenset[str] = frozenset(),
     faults: Sequence[str] = tuple(FAULTS),
+    steps: float = STEPS,
     tell: Callable[[str], None] | None = None,
 ) -> Outcome:
-    """One schedule.  Raises `Violation`."""
+    """One schedule; ``steps`` is how often something goes wrong with a change of ownership.  Raises `Violation`."""
     rng = Random(seed)
     with small_limits(none="handoffs without limit" in bugs):
         world = World(rng, size_of(rng), _stamped(tell, lambda: world.timeline.now), bugs)
         world.begin()
-        ends = _FAULTS_BEGIN_S
-        world.timeline.run_until(_FAULTS_BEGIN_S)
+        ends = rng.choice(_FAULTS_BEGIN_S)
+        world.timeline.run_until(ends)
+        world.at_step, world.steps = partial(at_step, world, faults), steps
         while (now := world.timeline.now) < _FAULTS_END_S:
             ends = max(ends, now + FAULTS[rng.choice(faults)](world))
             world.timeline.run_until(now + rng.expovariate(2.0))
             if rng.random() < 0.5:
                 _await_stir(world, now + 1.0)
-        world.timeline.run_until(max(ends, world.timeline.now))
+        world.at_step = None
+        world.timeline.run_until(max(ends, world.steps_end, world.timeline.now))
         return _settle(world)
 
 
-def grow(seed: int) -> tuple[int, int]:
-    """No faults, and one worker more: how many shards moved, and how many may."""
+def grow(seed: int) -> tuple[int, int, int]:
+    """No faults, and one worker more: how many shards must move, how many do, and how many may."""
     rng = Random(seed)
     with small_limits():
         size = size_of(rng)
@@ -95,7 +100,7 @@ def grow(seed: int) -> tuple[int, int]:
         moves = sum(change.kind == "handoff" for change in world.watch.changes[before:])
         if len(world.watch.changes) - before != moves:
             raise Violation("moves", "something else than planned moves happened without a fault")
-        return moves, math.ceil(size.shards / (size.workers + 1))
+        return size.shards // (size.workers + 1), moves, math.ceil(size.shards / (size.workers + 1))
 
 
 def _settle(world: World) -> Outcome:
@@ -108,6 +113,7 @@ def _settle(world: World) -> Outcome:
     quiet_at: float | None = None
     while (why := _unsettled(world)) is not None or world.timeline.now < began + DAWDLES_S:
         if world.timeline.now - began > SETTLES_S:
+            _no_returns(world, (quiet_at or math.inf) + DAWDLES_S)
             raise Violation("served", f"not settled {SETTLES_S} s after the last fault: {why}")
         if quiet_at is None and _all_there(world):  # before that, whoever comes or goes makes moves
             quiet_at = world.timeline.now
@@ -160,7 +166,7 @@ def _unsettled(world: World) -> str | None:
         host = world.watch.hosts.get(row.incarnation or "")
         if host is None or not host.may_read() or not _served(world, host.shards.get(row.id), row.epoch):
             return f"shard {row.id} of {row.incarnation} at epoch {row.epoch}, for {row.target}, is not served"
-        if world.planned and row.target != row.owner:
+        if row.target != row.owner and (world.planned or world.named(row.target or "")):
             return f"shard {row.id} of {row.owner} is wanted on {row.target}"
     for process in world.processes:
         for shard_id in process.host.shards:

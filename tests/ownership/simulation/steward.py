@@ -234,7 +234,9 @@ class Steward:
         drained = {shard_id: each for shard_id, each in self.handoffs.items() if each.phase in ready}
         if not drained:
             return
-        gifts = [Gift(shard_id, each.epoch, each.worker, each.incarnation) for shard_id, each in sorted(drained.items())]
+        gifts = [
+            Gift(shard_id, each.epoch, each.worker, each.incarnation) for shard_id, each in sorted(drained.items())
+        ]
         given = yield from session.execute(transactions.give(self._incarnation, gifts), _STATEMENT_S)
         for shard_id, handoff in drained.items():
             epoch = given.get(shard_id)

@@ -71,7 +71,9 @@ class Task:
 
     __slots__ = ("_ended", "_turn", "_work", "cleanup", "process")
 
-    def __init__(self, process: Process, work: Work[None], ended: Callable[[Exception | None], None] | None = None) -> None:
+    def __init__(
+        self, process: Process, work: Work[None], ended: Callable[[Exception | None], None] | None = None
+    ) -> None:
         self.process = process
         self.cleanup: Callable[[], None] | None = None
         """Called when the task is cancelled while it waits."""

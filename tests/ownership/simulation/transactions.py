@@ -177,8 +177,7 @@ def named(incarnation: str, epochs: Mapping[ShardId, int]) -> Transaction[dict[S
         return {
             shard_id: db.head(shard_id)
             for shard_id, epoch in epochs.items()
-            if db.shards[shard_id].epoch == epoch
-            and db.shards[shard_id].incarnation == incarnation
+            if db.shards[shard_id].epoch == epoch and db.shards[shard_id].incarnation == incarnation
         }
 
     return Transaction("named", run)
@@ -218,14 +217,13 @@ def release(incarnation: str, held: Mapping[ShardId, int]) -> Transaction[set[Sh
         return [
             db.shards[shard_id]
             for shard_id, epoch in held.items()
-            if db.shards[shard_id].incarnation == incarnation
-            and (db.shards[shard_id].epoch == epoch or "release at any epoch" in db.bugs)
+            if db.shards[shard_id].incarnation == incarnation and db.shards[shard_id].epoch == epoch
         ]
 
     def run(db: Database) -> set[ShardId]:
         freed = mine(db)
         for row in freed:
-            db.change(row, None, None, "release", raised="release at the same epoch" not in db.bugs)
+            db.change(row, None, None, "release")
         if freed:
             db.notify()
         return {row.id for row in freed}

@@ -49,7 +49,9 @@ class Change(NamedTuple):
 class Watch:
     """Sees everything at once, which nobody in a cluster does."""
 
-    def __init__(self, now: Callable[[], float], tell: Callable[[str], None] | None, most_moves: int, most_handoffs: int) -> None:
+    def __init__(
+        self, now: Callable[[], float], tell: Callable[[str], None] | None, most_moves: int, most_handoffs: int
+    ) -> None:
         self.now = now
         self.tell = tell
         self.hosts: dict[str, Host] = {}
@@ -82,11 +84,15 @@ class Watch:
         if self.tell is not None:
             self.tell(f"journal: shard {shard_id} stores {first}… at epoch {epoch} by {append.incarnation}")
         if first != head + 1:
-            raise Violation("journal", f"shard {shard_id}: {append.incarnation} stores {first} at epoch {epoch} after {head}")
+            raise Violation(
+                "journal", f"shard {shard_id}: {append.incarnation} stores {first} at epoch {epoch} after {head}"
+            )
         if epoch < before[0] or (epoch == before[0] and append.incarnation != before[1]):
             raise Violation("journal", f"shard {shard_id}: {(epoch, append.incarnation)} writes after {before}")
         if shard_id in append.denied:
-            raise Violation("outcome", f"shard {shard_id}: {first} is stored, which {append.incarnation} was told is not")
+            raise Violation(
+                "outcome", f"shard {shard_id}: {first} is stored, which {append.incarnation} was told is not"
+            )
         self._epochs[shard_id] = (epoch, append.incarnation)
         self.seen["append"] += 1
 
@@ -94,7 +100,9 @@ class Watch:
         """The owner at an epoch tells clients that everything up to a number is stored."""
         since, seen = self._adopted.get(shard_id, (0, 0))
         if epoch < since and seen < head:
-            raise Violation("acknowledged", f"shard {shard_id}: {head} is acknowledged, its owner since {since} saw {seen}")
+            raise Violation(
+                "acknowledged", f"shard {shard_id}: {head} is acknowledged, its owner since {since} saw {seen}"
+            )
         self._acknowledged.setdefault(shard_id, {})[epoch] = head
 
     def adopted(self, shard_id: ShardId, epoch: int, head: int) -> None:
@@ -117,12 +125,11 @@ class Watch:
         self.seen[kind] += 1
         if self.tell is not None:
             self.tell(f"shard {row.id}: {kind}, epoch {row.epoch}, {before} → {row.incarnation}")
-        if row.incarnation is not None:
-            worker = db.workers.get(row.owner or "")
-            if worker is None or worker.incarnation != row.incarnation or worker.fenced:
-                ended = kind != "adopt" or worker is None or worker.fenced
-                if ended:
-                    raise Violation("ended", f"shard {row.id}: {kind} to {row.incarnation}, which was ended")
+        taken = (
+            row.incarnation is not None and kind != "adopt"
+        )  # what an ended incarnation has is its own until it is freed
+        if taken and not self._owner_lives(db, row):
+            raise Violation("ended", f"shard {row.id}: {kind} to {row.incarnation}, which was ended")
         if kind == "handoff":
             self._handed_over(row, before)
         if row.owner is None or row.owner == row.target:
@@ -141,7 +148,9 @@ class Watch:
         """Whether this host could answer from memory what another may have changed."""
         shard = host.shards.get(shard_id)
         if shard is not None and shard.admits and host.may_read() and db.shards[shard_id].last != host.incarnation:
-            raise Violation("lease", f"shard {shard_id}: {host.incarnation} reads, {db.shards[shard_id].last} may have written")
+            raise Violation(
+                "lease", f"shard {shard_id}: {host.incarnation} reads, {db.shards[shard_id].last} may have written"
+            )
 
     def all_reads(self, db: "Database", host: "Host") -> None:
         """The same of all its shards."""
@@ -200,4 +209,6 @@ class Watch:
     def handoffs(self, host: "Host", under_way: Sized) -> None:
         """How many shards a worker hands over now."""
         if len(under_way) > self._most_handoffs:
-            raise Violation("limit", f"{host.incarnation} hands over {len(under_way)} at once, {self._most_handoffs} may")
+            raise Violation(
+                "limit", f"{host.incarnation} hands over {len(under_way)} at once, {self._most_handoffs} may"
+            )

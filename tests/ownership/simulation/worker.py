@@ -72,9 +72,15 @@ class WorkerProcess(Process):
         """Give up every shard in order, and end."""
         if not self.leaving and self.alive:
             self.leaving = True
+            self.world.watch.hurt(self.name, self.timeline.now + _LEAVE_S)
             if self.steward is not None:
                 self.steward.ring()
             Task(self, self._leave())
+
+    def told(self, shard_id: ShardId, epoch: int) -> None:
+        """Another worker says that it gave us a shard."""
+        if self.steward is not None:
+            self.steward.told(shard_id, epoch)
 
     def turned(self) -> None:
         """The steward has looked and acted."""
@@ -111,7 +117,11 @@ class WorkerProcess(Process):
                 self.incarnation = self.host.incarnation = fresh
                 self.world.watch.hosts[fresh] = self.host
                 before = yield from session.execute(transactions.register(self.name, fresh), _STATEMENT_S)
-                if before is not None and before not in self._past and "no wait for the predecessor" not in self.world.bugs:
+                if (
+                    before is not None
+                    and before not in self._past
+                    and "no wait for the predecessor" not in self.world.bugs
+                ):
                     yield Sleep(LEASE_S + _LEASE_OVER_S)
                 yield from session.execute(transactions.free_predecessors(self.name, fresh), _STATEMENT_S)
                 break
@@ -191,7 +201,3 @@ class WorkerProcess(Process):
     def _owns_something(self) -> bool:
         mine = any(row.incarnation == self.incarnation for row in self.view.shards.values())
         return bool(self.host.shards) or mine
-
-    def owns(self, shard_id: ShardId) -> bool:
-        """It serves a shard now."""
-        return shard_id in self.host.shards

@@ -4,6 +4,7 @@ Nothing here decides anything of ownership.  It holds who is there, how long thi
 """
 
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Final, NamedTuple
 
@@ -45,6 +46,12 @@ class World:
         self.processes: list[WorkerProcess] = []
         self.running: dict[str, None] = {}
         """The names that the platform keeps running, whether or not a process is up just now."""
+        self.at_step: Callable[[Session], None] | None = None
+        """What may go wrong just when a statement that changes ownership is on its way."""
+        self.steps = 0.0
+        """How often it does."""
+        self.steps_end = 0.0
+        """When that is over."""
         self.lost: set[str] = set()
         """Those of them that nobody starts again."""
         self.sessions: dict[Session, None] = {}
@@ -177,12 +184,8 @@ class World:
         if self.rng.random() < self.lossy:
             return
         for process in self.named(target):
-            self.timeline.after(
-                0.001 + self.rng.random() * (0.01 if self.rng.random() < 0.9 else 0.5),
-                lambda process=process: process.deliver(  # type: ignore[misc]  # a lambda's default has no type
-                    lambda: process.steward.told(shard_id, epoch) if process.steward is not None else None
-                ),
-            )
+            takes_s = 0.001 + self.rng.random() * (0.01 if self.rng.random() < 0.9 else 0.5)
+            self.timeline.after(takes_s, partial(process.deliver, partial(process.told, shard_id, epoch)))
 
     # --- clients
 
