@@ -21,7 +21,10 @@ T = TypeVar("T")
 class Session:
     """One connection: at most one statement is under way on it."""
 
-    __slots__ = ("_answers", "_arrives", "_turn", "_waiting", "backend", "hangs_until", "open", "process", "world")
+    __slots__ = (
+        *("_answers", "_arrives", "_deadline", "_timed", "_turn", "_waiting"),
+        *("backend", "hangs_until", "open", "process", "world"),
+    )
 
     def __init__(self, world: "World", process: Process, backend: Backend) -> None:
         self.world = world
@@ -32,6 +35,9 @@ class Session:
         """Packets are lost and sent again: this session stands still, others do not."""
         self._waiting: Task | None = None
         self._turn = 0
+        self._deadline = 0.0
+        self._timed = False
+        """A timer runs: there is one a session, for most statements are answered long before."""
         self._arrives = self._answers = world.timeline.now
         backend.lost = self._told_lost
 
@@ -83,10 +89,15 @@ class Session:
             return
         world, turn = self.world, task.turn
         self._waiting, self._turn = task, turn
+        self._deadline = self.process.mono() + timeout_s
+        if not self._timed:
+            self._timed = True
+            self.process.later(timeout_s, self._check)
         self._arrives = max(self._arrives, self._travels())
 
         def received(value: object) -> None:
             if self.open:
+                self._waiting = None
                 task.resume(turn, value)
 
         def answer(value: object) -> None:
@@ -98,13 +109,20 @@ class Session:
             if self.backend.alive:
                 at_server(answer)
 
-        def too_long() -> None:
-            if self.open and task.turn == turn:
-                self.close()
-                task.resume(turn, error=LinkFault())
-
         world.timeline.at(self._arrives, arrive)
-        task.process.later(timeout_s, too_long)
+
+    def _check(self) -> None:
+        """Whether the statement that is under way has taken too long."""
+        self._timed = False
+        if not self.open or self._waiting is None:
+            return
+        left = self._deadline - self.process.mono()
+        if left > 1e-6:
+            self._timed = True
+            self.process.later(left, self._check)
+        else:
+            self.close()
+            self._fail()
 
     def execute(self, transaction: Transaction[T], timeout_s: float) -> Work[T]:
         """Run a transaction, and wait for its answer.  Raises `LinkFault`."""
