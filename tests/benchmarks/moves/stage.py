@@ -148,7 +148,7 @@ class Stage:
         )
 
     def load(
-        self, urls: Sequence[str], *, think_s: float | None = None, timeout_s: float = 10.0, seed: int = 0
+        self, urls: Sequence[str], *, think_s: float | None = None, seed: int = 0
     ) -> Any:  # an asynchronous context manager of a Load
         """One lane a shard, over these addresses."""
         settings = self.settings
@@ -158,7 +158,7 @@ class Stage:
             per_shard=1,
             think_s=self.think_s if think_s is None else think_s,
             probe_think_s=settings.probe_think_s,
-            timeout_s=timeout_s,
+            timeout_s=10.0,
             seed=settings.seed + seed,
         )
         return lanes(self._folder, orders)

@@ -20,8 +20,6 @@ from tests.benchmarks.moves.tape import Row, Tape, first_commands_ms, served_aga
 
 _DEAF_S: Final = 0.2
 """Within this after a fault an answer may be of before it; no peer may take over within 0.7 s."""
-_IMPATIENT_S: Final = 0.3
-"""A client of a frozen worker's shard asks anew after so long: its command may lie at the frozen one."""
 
 
 class Takeover(Struct, frozen=True):
@@ -40,7 +38,7 @@ class Takeover(Struct, frozen=True):
 async def kills(stage: Stage) -> list[Takeover]:
     """SIGKILL to one worker after another."""
     return [
-        await _round(stage, number, victim, signal.SIGKILL, 10.0)
+        await _round(stage, number, victim, signal.SIGKILL)
         for number, victim in enumerate(_victims(stage, stage.settings.kill_rounds))
     ]
 
@@ -48,7 +46,7 @@ async def kills(stage: Stage) -> list[Takeover]:
 async def freezes(stage: Stage) -> list[Takeover]:
     """SIGSTOP to one worker after another; each goes on afterwards."""
     return [
-        await _round(stage, 1_000 + number, victim, signal.SIGSTOP, _IMPATIENT_S)
+        await _round(stage, 1_000 + number, victim, signal.SIGSTOP)
         for number, victim in enumerate(_victims(stage, stage.settings.freeze_rounds))
     ]
 
@@ -58,7 +56,7 @@ def _victims(stage: Stage, rounds: int) -> list[str]:
     return [chance.choice(NAMES) for _ in range(rounds)]
 
 
-async def _round(stage: Stage, number: int, victim: str, fault: signal.Signals, timeout_s: float) -> Takeover:
+async def _round(stage: Stage, number: int, victim: str, fault: signal.Signals) -> Takeover:
     settings, fleet = stage.settings, stage.fleet
     await stage.spread()
     survivors = [name for name in NAMES if name != victim]
@@ -68,7 +66,7 @@ async def _round(stage: Stage, number: int, victim: str, fault: signal.Signals, 
         rows = await connection.fetch("SELECT id FROM shard WHERE owner = $1", victim)
         orphans = {int(row["id"]) for row in rows}
         urls = [fleet.workers[name].url for name in survivors]
-        async with stage.load(urls, timeout_s=timeout_s, seed=number) as load:
+        async with stage.load(urls, seed=number) as load:
             began = time.monotonic() + min(0.5, settings.steady_s / 2)
             await asyncio.sleep(settings.steady_s)
             struck = time.monotonic()
@@ -163,7 +161,7 @@ def figures(killed: list[Takeover], frozen: list[Takeover]) -> list[Figure]:
             "A worker is frozen",
             (stop_s, distribution("SIGSTOP to each of its shards", "s", [v for each in frozen for v in each.shards_s])),
             (Bar("the last of its shards is served, max", "s", stop_s.at("max"), 5.0),),
-            (f"{_told(frozen)}; clients ask anew after {_IMPATIENT_S} s",),
+            (f"{_told(frozen)}; a command that lay at the frozen worker is waited for until its answer comes",),
             tuple(what for each in frozen for what in each.broken),
         ),
         Figure(
