@@ -20,6 +20,8 @@ _WAITS_FOR_SNAPSHOTS_SQL: Final = """
 SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid)
                 WHERE l.relation = 'snapshot'::regclass AND NOT l.granted AND a.application_name = $1)
 """
+_ATTEMPTS: Final = 4
+"""How often a handoff may pass by before it is held in the phase that is asked for."""
 _GIVE_WAITS_SQL: Final = """
 SELECT EXISTS (SELECT FROM pg_stat_activity
                 WHERE application_name = $1 AND wait_event_type = 'Lock' AND query LIKE '%receiver AS MATERIALIZED%')
@@ -55,6 +57,16 @@ async def _until(condition: Callable[[], Awaitable[bool]], what: str, *, within_
     while not await condition():
         assert loop.time() < deadline, f"not within {within_s} s: {what}"
         await asyncio.sleep(0.005)
+
+
+async def _beats(session: asyncpg.Connection, worker: str) -> None:
+    """Return when a worker has beaten again."""
+    beat = await session.fetchval("SELECT beat FROM worker WHERE id = $1", worker)
+
+    async def more() -> bool:
+        return bool(await session.fetchval("SELECT beat > $2 + 3 FROM worker WHERE id = $1", worker, beat))
+
+    await _until(more, f"{worker} beats", within_s=5.0)
 
 
 async def _plan(this: Round, move: Move) -> None:
@@ -109,15 +121,25 @@ async def giving(this: Round, move: Move) -> AsyncIterator[None]:
     """The statement that gives the shards waits at the server for the receiver's row, and its beats with it."""
     # Watched from outside of the transaction: within one, a session sees what others do as of its first look.
     async with this.ground.book.connected() as session, this.ground.book.connected() as watch:
-        await session.execute("BEGIN")
-        async with preparing(this, move):
-            # Not before now: a receiver that does not beat is soon given nothing more.
-            await session.execute("SELECT FROM worker WHERE id = $1 FOR UPDATE", move.receiver)
+        for attempt in range(_ATTEMPTS):
+            await session.execute("BEGIN")
+            async with preparing(this, move):
+                # Not before now: a receiver that does not beat is soon given nothing more.
+                await session.execute("SELECT FROM worker WHERE id = $1 FOR UPDATE", move.receiver)
 
-        async def waits() -> bool:
-            return bool(await watch.fetchval(_GIVE_WAITS_SQL, this.mark.incarnations[move.giver]))
+            async def waits() -> bool:
+                return bool(await watch.fetchval(_GIVE_WAITS_SQL, this.mark.incarnations[move.giver]))
 
-        await _until(waits, "the giver gives", within_s=2.0)
+            try:
+                await _until(waits, "the giver gives", within_s=2.0)
+                break
+            except AssertionError:
+                # On a busy machine the drain may take longer than a silent receiver counts as alive: once more.
+                if attempt == _ATTEMPTS - 1:
+                    raise
+            await this.ground.fleet.plan(dict.fromkeys(move.shards, move.giver))
+            await session.execute("ROLLBACK")
+            await _beats(watch, move.receiver)
         try:
             yield
         finally:
