@@ -12,9 +12,10 @@ from shard_worker.database.connection import LINK_FAULTS
 from shard_worker.domain.ids import ShardId
 from shard_worker.gateway.cluster import DatabaseAway
 from shard_worker.journal.appender import Appender
+from shard_worker.ownership.books import Change
 from shard_worker.ownership.membership import Ownership
 from shard_worker.ownership.owners import Load, ShardRow, View, WorkerRow
-from shard_worker.ownership.store import Change, Target
+from shard_worker.ownership.store import Target
 
 _SETTLE_MOST_S: Final = 10.0
 _REFRESH_S: Final = 2.0

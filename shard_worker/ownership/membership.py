@@ -19,7 +19,7 @@ from ulid import ULID
 
 from shard_worker.database.connection import LINK_FAULTS
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership import store
+from shard_worker.ownership import books, store
 from shard_worker.ownership.lease import Fenced, Lease, OpenConnection
 from shard_worker.ownership.moves import Moves
 from shard_worker.ownership.owners import EMPTY, OwnerRecord, View
@@ -142,16 +142,16 @@ class Ownership:
         async with asyncio.timeout(STATEMENT_S):
             connection = await self._connect("cordon")
             try:
-                return await store.set_cordon(connection, worker, cordoned=cordoned, draining=draining)
+                return await books.set_cordon(connection, worker, cordoned=cordoned, draining=draining)
             finally:
                 connection.terminate()
 
-    async def history(self, limit: int, shard_id: ShardId | None) -> list[store.Change]:
+    async def history(self, limit: int, shard_id: ShardId | None) -> list[books.Change]:
         """The last changes of owner, newest first.  Raises `TimeoutError` when Postgres does not answer."""
         async with asyncio.timeout(STATEMENT_S):
             connection = await self._connect("history")
             try:
-                return await store.history(connection, limit, shard_id)
+                return await books.history(connection, limit, shard_id)
             finally:
                 connection.terminate()
 

@@ -19,7 +19,7 @@ import asyncpg
 
 from shard_worker.database.connection import LINK_FAULTS
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership import store
+from shard_worker.ownership import books, store
 from shard_worker.ownership.decisions import Handoff, Held, Observer, Phase, Steps, Suspect, heirs, next_steps
 from shard_worker.ownership.lease import Fenced, OpenConnection
 from shard_worker.ownership.moves import Moves
@@ -440,7 +440,7 @@ class Steward:
             self._pauses_at = now
             pauses, self._pauses = self._pauses, {}
             async with asyncio.timeout(STATEMENT_S):
-                await store.note_pauses(connection, pauses)
+                await books.note_pauses(connection, pauses)
         if now - self._load_at >= _KEEP_LOAD_S:
             self._load_at = now
             loads = {
@@ -450,9 +450,9 @@ class Steward:
             }
             async with asyncio.timeout(STATEMENT_S):
                 if loads:
-                    await store.keep_load(connection, loads)
+                    await books.keep_load(connection, loads)
                     self._loads_kept |= loads
-                self._known = self._known._replace(loads=await store.read_loads(connection))
+                self._known = self._known._replace(loads=await books.read_loads(connection))
 
 
 def _differs(load: Load, kept: Load) -> bool:

@@ -1,4 +1,6 @@
-"""All SQL of ownership.  Whoever locks shard rows does so in ascending order, the worker row before them.
+"""The SQL that decides ownership; `books` has the rest.
+
+Whoever locks shard rows does so in ascending order, the worker row before them.
 
 Every change of a shard's owner, also to nobody, raises its epoch and leaves a row in ``shard_epoch``; its ``from_seq``
 is known for claims and adoptions only, and null where the answer that told the head was lost.
@@ -9,13 +11,12 @@ A function that failed or was cancelled in the middle of a transaction leaves it
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
 from typing import Final, NamedTuple
 
 import asyncpg
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.owners import Load, ShardRow, View, WorkerRow
+from shard_worker.ownership.owners import ShardRow, View, WorkerRow
 
 CHANNEL: Final = "threadcluster_ownership"
 _NOTIFY_SQL: Final = f"SELECT pg_notify('{CHANNEL}', '')"
@@ -104,11 +105,6 @@ INSERT INTO shard_epoch (shard_id, epoch, worker, incarnation, kind, source, rea
 SELECT id, epoch, worker, incarnation, 'handoff', $7, reason FROM given
 RETURNING shard_id, epoch, pg_notify($8, '')
 """
-_PAUSES_SQL: Final = """
-UPDATE shard_epoch e SET pause_ms = p.pause_ms
-  FROM unnest($1::int[], $2::bigint[], $3::real[]) AS p (shard_id, epoch, pause_ms)
- WHERE e.shard_id = p.shard_id AND e.epoch = p.epoch
-"""
 _NAMED_SQL: Final = """
 SELECT s.id, (SELECT coalesce(max(j.shard_seq), 0) FROM journal j WHERE j.shard_id = s.id) AS head
   FROM shard s JOIN unnest($1::int[], $2::bigint[]) AS told (id, epoch) USING (id, epoch) WHERE s.incarnation = $3
@@ -159,23 +155,6 @@ SELECT p.version, p.hash,
          WHERE s.epoch IS DISTINCT FROM ($1::bigint[])[s.id + 1] OR t.plan_version > $2)
   FROM plan p
 """
-_LOADS_SQL: Final = "SELECT shard_id, commands_s, append_ms FROM shard_load"
-_CORDON_SQL: Final = "UPDATE worker SET cordoned = $2, draining = $3 WHERE id = $1 RETURNING id"
-_LOAD_SQL: Final = """
-INSERT INTO shard_load (shard_id, commands_s, append_ms)
-SELECT * FROM unnest($1::int[], $2::real[], $3::real[]) AS l (shard_id, commands_s, append_ms) ORDER BY shard_id
-    ON CONFLICT (shard_id) DO UPDATE
-   SET commands_s = excluded.commands_s, append_ms = excluded.append_ms, measured_at = now()
-"""
-# A claim tells from whom only through the row before it, which says how the shard came to be free.
-_HISTORY_SQL: Final = """
-SELECT e.claimed_at, e.shard_id, e.epoch, coalesce(e.source, before.source),
-       e.worker, CASE WHEN e.kind = 'claim' AND before.worker IS NULL THEN coalesce(before.kind, e.kind) ELSE e.kind END,
-       CASE WHEN e.reason = '' THEN coalesce(before.reason, '') ELSE e.reason END, e.pause_ms
-  FROM shard_epoch e LEFT JOIN shard_epoch before ON before.shard_id = e.shard_id AND before.epoch = e.epoch - 1
- WHERE $2::int IS NULL OR e.shard_id = $2
- ORDER BY e.claimed_at DESC, e.shard_id, e.epoch DESC LIMIT $1
-"""
 _NEXT_PLAN_SQL: Final = """
 UPDATE plan SET version = version + 1, hash = $2, made_at = now() WHERE version = $1 RETURNING version
 """
@@ -205,19 +184,6 @@ class Gift(NamedTuple):
     worker: str
     incarnation: str
     reason: str
-
-
-class Change(NamedTuple):
-    """One change of a shard's owner, as the book of epochs has it."""
-
-    at: datetime
-    shard_id: ShardId
-    epoch: int
-    source: str | None
-    worker: str | None
-    kind: str
-    reason: str
-    pause_ms: float | None
 
 
 class Target(NamedTuple):
@@ -412,13 +378,6 @@ async def give(
     return {ShardId(row["shard_id"]): row["epoch"] for row in given}
 
 
-async def note_pauses(connection: asyncpg.Connection, pauses: Mapping[tuple[ShardId, int], float]) -> None:
-    """Keep how long the handoffs that led to these (shard, epoch)s stopped their shards, in milliseconds."""
-    await connection.execute(
-        _PAUSES_SQL, [shard for shard, _ in pauses], [epoch for _, epoch in pauses], list(pauses.values())
-    )
-
-
 async def release(
     connection: asyncpg.Connection, worker: str, incarnation: str, held: Mapping[ShardId, int]
 ) -> set[ShardId]:
@@ -443,29 +402,6 @@ def _columns(held: Mapping[ShardId, int]) -> tuple[list[ShardId], list[int]]:
     return list(held), list(held.values())
 
 
-async def set_cordon(connection: asyncpg.Connection, worker: str, *, cordoned: bool, draining: bool) -> bool:
-    """Say whether a worker gets more shards, and whether it keeps those it has; False for a name nobody has had."""
-    async with _transaction(connection):
-        found = await connection.fetchval(_CORDON_SQL, worker, cordoned, draining)
-        await connection.execute(_NOTIFY_SQL)
-    return found is not None
-
-
-async def keep_load(connection: asyncpg.Connection, loads: Mapping[ShardId, Load]) -> None:
-    """Tell everyone how busy shards are."""
-    await connection.execute(
-        _LOAD_SQL,
-        list(loads),
-        [load.commands_s for load in loads.values()],
-        [load.append_ms for load in loads.values()],
-    )
-
-
-async def history(connection: asyncpg.Connection, limit: int, shard_id: ShardId | None) -> list[Change]:
-    """The last changes of owner, newest first."""
-    return [Change(*row) for row in await connection.fetch(_HISTORY_SQL, limit, shard_id)]
-
-
 async def look(connection: asyncpg.Connection, known: View) -> View:
     """All workers and shards, as of one moment; what cannot have changed since ``known`` is taken from there."""
     epochs: list[int | None] = [None] * (max(known.shards, default=-1) + 1)
@@ -482,14 +418,6 @@ async def look(connection: asyncpg.Connection, known: View) -> View:
         plan_hash,
         known.loads,
     )
-
-
-async def read_loads(connection: asyncpg.Connection) -> dict[ShardId, Load]:
-    """How busy each shard is, by its owner."""
-    return {
-        ShardId(shard_id): Load(commands_s, append_ms)
-        for shard_id, commands_s, append_ms in await connection.fetch(_LOADS_SQL)
-    }
 
 
 async def set_targets(

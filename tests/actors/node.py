@@ -244,3 +244,15 @@ async def node_on(
         await loader.close()
         pool.terminate()
         await admin.close()
+
+
+@asynccontextmanager
+async def two_nodes(dsn: str, peers: Peers | None = None) -> AsyncIterator[tuple[Node, Node]]:
+    """Workers w0 and w1, at the ports 1 and 2; w0 owns every shard, and w1 knows that."""
+    peers = peers or Peers()
+    async with node_on(dsn, name="w0", peers=peers) as left, node_on(dsn, name="w1", peers=peers) as right:
+        peers.regions = {1: left.region, 2: right.region}
+        await left.own(*range(SHARDS))
+        for shard in range(SHARDS):
+            right.owners.records[shard] = OwnerRecord("w0", left.incarnation, 1, "127.0.0.1", 0, 1)
+        yield left, right

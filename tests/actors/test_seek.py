@@ -6,11 +6,8 @@ from shard_worker.actors.ask import NOT_SERVED, UNKNOWN
 from shard_worker.contract import Done, PeerAnswer, PeerRequest, ReadThread, ThreadView
 from shard_worker.domain.ids import shard_of
 from shard_worker.domain.refusals import Refusal
-from shard_worker.ownership.owners import OwnerRecord
 from shard_worker.peers.errors import PeerOverloaded, PeerUnreachable
-from tests.actors.node import SHARDS, Node, Peers, account, add, create, node_on, thread
-
-ALL = range(SHARDS)
+from tests.actors.node import SHARDS, Peers, account, add, create, node_on, thread, two_nodes
 
 
 class Breaking(Peers):
@@ -35,19 +32,10 @@ class Breaking(Peers):
         raise PeerUnreachable("broken", sent=True)
 
 
-def knows(node: Node, owner: Node) -> None:
-    """The one takes the other for the owner of everything."""
-    for shard in ALL:
-        node.owners.records[shard] = OwnerRecord(owner.name, owner.incarnation, 1, "127.0.0.1", 0, 1)
-
-
 async def test_a_keyed_command_whose_answer_was_lost_is_asked_for_again(dsn: str) -> None:
     """Whether it arrived or not it is stored once, and its client hears that it is done."""
     peers = Breaking()
-    async with node_on(dsn, name="w0", peers=peers) as left, node_on(dsn, name="w1", peers=peers) as right:
-        peers.regions = {1: left.region}
-        await left.own(*ALL)
-        knows(right, left)
+    async with two_nodes(dsn, peers) as (left, right):
         me, chat = account(), thread()
         await right.ask(create(chat, me))
         for arrives in (True, False):
@@ -59,10 +47,7 @@ async def test_a_keyed_command_whose_answer_was_lost_is_asked_for_again(dsn: str
 async def test_a_command_without_a_key_is_never_sent_twice(dsn: str) -> None:
     """Nobody knows what became of it, and its client is told so."""
     peers = Breaking()
-    async with node_on(dsn, name="w0", peers=peers) as left, node_on(dsn, name="w1", peers=peers) as right:
-        peers.regions = {1: left.region}
-        await left.own(*ALL)
-        knows(right, left)
+    async with two_nodes(dsn, peers) as (left, right):
         me, chat = account(), thread()
         await right.ask(create(chat, me))
         peers.breaks = 1
@@ -73,10 +58,7 @@ async def test_a_command_without_a_key_is_never_sent_twice(dsn: str) -> None:
 async def test_after_a_lost_answer_only_a_success_is_certain(dsn: str) -> None:
     """A refusal, an overload or a budget that ran out would speak of the second sending alone."""
     peers = Breaking()
-    async with node_on(dsn, name="w0", peers=peers) as left, node_on(dsn, name="w1", peers=peers) as right:
-        peers.regions = {1: left.region}
-        await left.own(*ALL)
-        knows(right, left)
+    async with two_nodes(dsn, peers) as (_, right):
         me, stranger, chat = account(), account(), thread()
         await right.ask(create(chat, me))
         assert isinstance(await right.ask(add(chat, stranger, "x"), "key"), Refusal)
@@ -92,10 +74,7 @@ async def test_after_a_lost_answer_only_a_success_is_certain(dsn: str) -> None:
 async def test_a_read_is_asked_for_again_whatever_became_of_the_first(dsn: str) -> None:
     """It stores nothing."""
     peers = Breaking()
-    async with node_on(dsn, name="w0", peers=peers) as left, node_on(dsn, name="w1", peers=peers) as right:
-        peers.regions = {1: left.region}
-        await left.own(*ALL)
-        knows(right, left)
+    async with two_nodes(dsn, peers) as (_, right):
         me, chat = account(), thread()
         await right.ask(create(chat, me))
         peers.breaks = 2

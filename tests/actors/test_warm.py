@@ -9,7 +9,7 @@ from shard_worker.contract import Done, Moved, PrepareShard, ReadThread, Receive
 from shard_worker.domain.ids import AccountId, ShardId, ThreadId, shard_of
 from shard_worker.journal.replay import read_head
 from shard_worker.ownership.owners import OwnerRecord
-from tests.actors.node import SHARDS, Node, Peers, account, add, create, node_on, request, thread
+from tests.actors.node import SHARDS, Node, Peers, account, add, create, node_on, request, thread, two_nodes
 
 ALL = range(SHARDS)
 
@@ -52,10 +52,7 @@ async def take(node: Node, shard: ShardId) -> None:
 
 async def test_threads_read_before_the_move_are_at_the_journals_end_after_it(dsn: str) -> None:
     """The last asked first; what was stored meanwhile follows from the tail; a thread that was not named stays cold."""
-    peers = Peers()
-    async with node_on(dsn, name="w0", peers=peers) as left, node_on(dsn, name="w1", peers=peers) as right:
-        peers.regions = {1: left.region, 2: right.region}
-        await left.own(*ALL)
+    async with two_nodes(dsn) as (left, right):
         me = account()
         shard, chats = threads_of_one_shard(3)
         for chat in chats:
@@ -120,10 +117,7 @@ async def test_a_thread_that_the_tail_does_not_fit_stays_cold(dsn: str) -> None:
 
 async def test_a_worker_without_its_journal_is_not_ready(dsn: str) -> None:
     """The shard stays where it is."""
-    peers = Peers()
-    async with node_on(dsn, name="w0", peers=peers) as left, node_on(dsn, name="w1", peers=peers) as right:
-        peers.regions = {1: left.region, 2: right.region}
-        await left.own(*ALL)
+    async with two_nodes(dsn) as (left, right):
 
         async def away(shard_id: ShardId) -> int:
             del shard_id
@@ -192,10 +186,7 @@ async def test_asks_held_during_a_handoff_that_fails_are_decided_here(dsn: str) 
 
 async def test_a_thread_that_is_being_read_when_its_shard_drains_decides_nothing_more(dsn: str) -> None:
     """What waited for it is held, and sent on with the shard."""
-    peers = Peers()
-    async with node_on(dsn, name="w0", peers=peers) as left, node_on(dsn, name="w1", peers=peers) as right:
-        peers.regions = {1: left.region, 2: right.region}
-        await left.own(*ALL)
+    async with two_nodes(dsn) as (left, right):
         me = account()
         shard, chats = threads_of_one_shard(1)
         gate = asyncio.Event()
@@ -225,10 +216,7 @@ async def test_a_thread_that_is_being_read_when_its_shard_drains_decides_nothing
 
 async def test_a_page_of_texts_under_way_is_fetched_again_by_the_next_owner(dsn: str) -> None:
     """A read that waits for the journal when its shard goes is sent on, not forgotten."""
-    peers = Peers()
-    async with node_on(dsn, name="w0", peers=peers) as left, node_on(dsn, name="w1", peers=peers) as right:
-        peers.regions = {1: left.region, 2: right.region}
-        await left.own(*ALL)
+    async with two_nodes(dsn) as (left, right):
         me = account()
         shard, chats = threads_of_one_shard(1)
         await left.ask(create(chats[0], me))

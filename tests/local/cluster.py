@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 
+from tests.fsck import prove
 from tests.waiting import until
 
 _YAML = """
@@ -136,15 +137,7 @@ class LocalCluster:
 
     async def fsck(self) -> None:
         """Fail unless the journal proves itself."""
-        dsn = (self.data_dir / "dsn").read_text().strip()
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", "shard_worker.main", "fsck", "--dsn", dsn),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        out, _ = await process.communicate()
-        assert process.returncode == 0, out.decode()
+        await prove((self.data_dir / "dsn").read_text().strip())
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:

@@ -1,0 +1,16 @@
+"""The proof of a journal, as whoever runs it sees it."""
+
+import asyncio
+import sys
+
+
+async def prove(dsn: str) -> None:
+    """Fail unless the journal at ``dsn`` proves itself."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "shard_worker.main", "fsck", "--dsn", dsn),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    out, _ = await process.communicate()
+    assert process.returncode == 0, out.decode()
