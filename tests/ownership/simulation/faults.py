@@ -5,6 +5,7 @@ built on those two, and no protocol without them could serve reads from memory.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Final, Protocol
 
 from tests.ownership.simulation import transactions
@@ -175,7 +176,7 @@ def restart_database(world: World, process: WorkerProcess | None = None) -> floa
 def usurp(world: World, process: WorkerProcess | None = None) -> float:
     """A second process under the same name, while the first is still there; that one is killed some time later."""
     process = process or _victim(world)
-    if process is None or len(world.named(process.name)) > 1 or process.leaving:
+    if process is None or len(world.named(process.name)) != 1 or process.leaving:
         return 0.0
     seconds = world.rng.uniform(0.2, 2.5)
     world.start(process.name)
@@ -227,24 +228,34 @@ def cordon(world: World, process: WorkerProcess | None = None) -> float:
 
 
 def at_step(world: World, faults: Sequence[str], session: Session) -> None:
-    """A statement that changes ownership was just sent: its session hangs or breaks, or something else happens now."""
-    process, now = session.process, world.timeline.now
-    if not isinstance(process, WorkerProcess) or not session.open:
+    """A statement that matters was just sent: its session hangs or breaks, or something else happens, one to three times."""
+    process = session.process
+    if not isinstance(process, WorkerProcess):
         return
-    may = [each for each in ("hang", "hang", "cut", "pause", "roll", "crash") if each in faults]
-    for _ in range(world.rng.choice((1, 1, 2))):
-        match world.rng.choice([*may, "any"]):
-            case "hang":
-                session.hangs_until = now + _span_s(world)
-                ends = now + _note(world, process, "a statement hangs", session.hangs_until - now)
-            case "cut":
-                session.cut()
-                ends = now + _note(world, process, "a statement is cut off", 1.0)
-            case "any":
-                ends = now + FAULTS[world.rng.choice(faults)](world)
-            case fault:
-                ends = now + FAULTS[fault](world, process)
-        world.steps_end = max(world.steps_end, ends)
+    _go_wrong(world, faults, session, process)
+    for _ in range(world.rng.choice((0, 0, 1, 2))):
+        after_s = world.rng.random() * 0.4
+        world.steps_end = max(world.steps_end, world.timeline.now + after_s)
+        world.timeline.after(after_s, partial(_go_wrong, world, faults, session, process))
+
+
+def _go_wrong(world: World, faults: Sequence[str], session: Session, process: WorkerProcess) -> None:
+    may = [each for each in ("hang", "hang", "cut", "pause", "roll", "crash", "usurp") if each in faults]
+    now, seconds = world.timeline.now, 0.0
+    if not process.alive:
+        return
+    match world.rng.choice([*may, "any"]):
+        case "hang":
+            seconds = _note(world, process, "a statement hangs", _span_s(world))
+            session.hangs_until = now + seconds
+        case "cut":
+            session.cut()
+            seconds = _note(world, process, "a statement is cut off", 1.0)
+        case "any":
+            seconds = FAULTS[world.rng.choice(faults)](world)
+        case fault:
+            seconds = FAULTS[fault](world, process)
+    world.steps_end = max(world.steps_end, now + seconds)
 
 
 FAULTS: Final[Mapping[str, Fault]] = {

@@ -158,9 +158,8 @@ class _Statement:
     def arm(self, task: Task) -> None:
         session, transaction, world = self.session, self.transaction, self.session.world
         session.send(task, lambda answer: world.db.execute(session.backend, transaction, answer), self.timeout_s)
-        if transaction.changes and world.at_step is not None and world.rng.random() < world.steps:
-            at_step = world.at_step
-            world.timeline.after(0.0, lambda: at_step(session))
+        if transaction.changes:
+            world.sent(session, world.steps)
 
 
 class _Appending:
@@ -177,6 +176,7 @@ class _Appending:
         session.send(
             task, lambda answer: session.world.db.append(session.backend, append, takes_s, answer), self.timeout_s
         )
+        session.world.sent(session, session.world.steps / 4)
 
 
 class _Locking:

@@ -50,7 +50,7 @@ _DEATHS: Final = ("pause", "suspend", "stall", "crash", "terminate")
 PLANTED: Final = (
     # transactions
     _bug("fence without the beat", "patience", faults=_DEATHS),
-    _bug("claim by the fenced", "ended", faults=("roll", "hang", "crash"), steps=0.3),
+    _bug("claim by the fenced", "ended", faults=("roll", "hang"), steps=0.5),
     _bug("claim of what is owned", "lease", "journal", "handoff"),
     _bug("give to anyone", "ended", faults=("roll", "hang", "crash", "edit"), steps=0.2),
     _bug("give at the same epoch", "journal", "acknowledged", "served"),
@@ -60,6 +60,7 @@ PLANTED: Final = (
     _bug("append without the lock", "journal", "acknowledged", "outcome"),
     _bug("unknown decided at the same epoch", "outcome", "journal", faults=_LINKS),
     _bug("outcome read with the raise", "outcome", "journal", faults=_LINKS),
+    _bug("outcome of a closed shard", "outcome", faults=("usurp", "hang", "cut"), steps=0.4),
     # the steward's shell
     _bug("head of the preparation", "journal", "acknowledged"),
     _bug("give before drained", "handoff"),

@@ -79,7 +79,8 @@ def run(
             if rng.random() < 0.5:
                 _await_stir(world, now + 1.0)
         world.at_step = None
-        world.timeline.run_until(max(ends, world.steps_end, world.timeline.now))
+        while (end := max(ends, world.steps_end)) > world.timeline.now:
+            world.timeline.run_until(end)
         return _settle(world)
 
 

@@ -94,7 +94,9 @@ class World:
         return process
 
     def mend(self) -> None:
-        """The platform starts what should run and does not."""
+        """The platform starts what should run and does not; a node that was lost comes back when all are."""
+        if self.lost.issuperset(f"{CLUSTER}-{number}" for number in range(self.replicas)):
+            self.lost.clear()
         for number in range(self.replicas):
             name = f"{CLUSTER}-{number}"
             if name not in self.lost and not self.named(name):
@@ -123,6 +125,11 @@ class World:
         process.kill()
         if process in self.processes:
             self.processes.remove(process)
+
+    def sent(self, session: Session, likely: float) -> None:
+        """Something that matters was just sent: at times something goes wrong right now."""
+        if self.at_step is not None and self.rng.random() < likely:
+            self.timeline.after(0.0, partial(self.at_step, session))
 
     def busy(self, process: WorkerProcess) -> bool:
         """Whether it hands something over, gets something, or waits for the journal."""
