@@ -84,10 +84,16 @@ def _survivors(victims: list[str]) -> list[str]:
 
 async def _taken_over(this: Round, victims: list[str]) -> None:
     await this.ground.served_by(_survivors(victims))
-    taken = of_kind(await this.changes(), "takeover")
-    assert {change.source for change in taken} == set(victims)
+    changes = await this.changes()
+    taken = of_kind(changes, "takeover")
+    held = {victim: this.mark.owned_by(victim) for victim in victims}
+    for change in of_kind(changes, "handoff"):
+        held.get(change.source or "", set()).discard(change.shard)
+        held.get(change.worker or "", set()).add(change.shard)
+    # One that had given away all it owned has nothing that could be taken over.
+    assert {change.source for change in taken} == {victim for victim, shards in held.items() if shards}, (held, taken)
     assert len({(change.shard, change.source) for change in taken}) == len(taken), "taken over twice"
-    assert len(taken) >= len(this.mark.owned_by(*victims)) - len(of_kind(await this.changes(), "handoff"))
+    assert len(taken) >= len(this.mark.owned_by(*victims)) - len(of_kind(changes, "handoff"))
 
 
 async def _dead(this: Round, victims: list[str]) -> None:
