@@ -64,7 +64,7 @@ class Transaction(Generic[T]):
         self.name = name
         self.run = run
         self.locks = locks
-        self.changes = locks is not None and name != "beat"
+        self.changes = locks is not None and name not in ("beat", "lock")
         self.heads: dict[ShardId, int] | None = None
         """The journal as its snapshot had it, when it began to wait."""
 

@@ -75,10 +75,13 @@ Part = tuple[Shard, list[int]]
 class Host:
     """All shards of one process, whatever its incarnation."""
 
-    def __init__(self, world: "World", process: Process, may_read: Callable[[], bool]) -> None:
+    def __init__(
+        self, world: "World", process: Process, may_read: Callable[[], bool], raised: Callable[[ShardId, int], None]
+    ) -> None:
         self.shards: dict[ShardId, Shard] = {}
         self.incarnation = ""
         self.may_read = may_read
+        self._raised = raised
         self._world = world
         self.process = process
         self._wake = Bell()
@@ -261,6 +264,12 @@ class Host:
             bump = transactions.bump(append.incarnation, {shard.id: at})
             epoch = (yield from session.execute(bump, _WATCHDOG_S)).get(shard.id)
             snapshot = bump.heads
+            if (
+                epoch is not None
+                and append.incarnation == self.incarnation
+                and "raised unnoticed" not in self._world.bugs
+            ):
+                self._raised(shard.id, epoch)
         first, head = yield from session.execute(transactions.journal_from(shard.id, shard.head + 1), _WATCHDOG_S)
         if (
             "outcome read with the raise" in self._world.bugs

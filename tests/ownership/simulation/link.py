@@ -132,10 +132,6 @@ class Session:
         """Send a batch of appends.  Raises `LinkFault`."""
         return cast("list[ShardId]", (yield _Appending(self, append, timeout_s)))
 
-    def lock(self, incarnation: str, attempt: int) -> Work[None]:
-        """Take the session-level lock that shows that an incarnation's session lives.  Raises `LinkFault`."""
-        yield _Locking(self, (incarnation, attempt))
-
     def listen(self, ring: Callable[[], None]) -> None:
         """Have the server's bell rung here; a ring travels, and may be lost when the session is."""
 
@@ -177,24 +173,6 @@ class _Appending:
             task, lambda answer: session.world.db.append(session.backend, append, takes_s, answer), self.timeout_s
         )
         session.world.sent(session, session.world.steps / 4)
-
-
-class _Locking:
-    __slots__ = ("key", "session")
-
-    def __init__(self, session: Session, key: tuple[str, int]) -> None:
-        self.session = session
-        self.key = key
-
-    def arm(self, task: Task) -> None:
-        session, db = self.session, self.session.world.db
-
-        def at_server(answer: Callable[[object], None]) -> None:
-            db.locks[self.key] = session.backend
-            session.backend.lock, session.backend.locked_at = self.key, session.world.timeline.now
-            answer(None)
-
-        session.send(task, at_server, 2.0)
 
 
 def connect(world: "World", process: Process, name: str) -> Work[Session]:

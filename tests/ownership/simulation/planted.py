@@ -69,6 +69,7 @@ PLANTED: Final = (
     _bug("observer not restarted", "takeover", faults=("restart_database",)),
     _bug("told twice", "journal", "acknowledged"),
     _bug("adopt at the same epoch", "journal", "acknowledged", "outcome", faults=("roll", "cut", "terminate")),
+    _bug("raised unnoticed", "journal", "acknowledged", "outcome", faults=("cut", "hang", "roll"), steps=0.2),
     # the lease and the membership
     _bug("lease from the answer", "lease", faults=_DEATHS),
     _bug("no wait for the predecessor", "lease", faults=("usurp",)),

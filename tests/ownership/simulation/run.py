@@ -1,9 +1,9 @@
 """Schedules: what is chosen from a seed, and what is asked of its end.
 
-Once faults stop, a schedule must settle within `SETTLES_S`: everything served where the plan wants it.  That is the sum
-of what the protocol may wait for one after another: two times the TTL, when most workers look dead at once, the wait for
-a free shard and its ranks (2 s), a handoff that fails for a lost frame, and is begun again, twice (2 × 3 s), and as much
-as that again for the moves of a plan, which wait for each other.  Then nothing may move any more.
+Once faults stop, a schedule must settle within `SETTLES_S`: everything served, where the plan wants it.  That is what the
+protocol may wait for one after another: two times the TTL when most workers look dead at once (6 s), a last resort's wait
+for a shard that nobody may have (2 s), a handoff that ends at its deadline and is begun anew (3 s), and a worker that
+leaves until its own deadline (4 s).  Then nothing may move any more.
 """
 
 import math
@@ -119,7 +119,6 @@ def _settle(world: World) -> Outcome:
         if quiet_at is None and _all_there(world):  # before that, whoever comes or goes makes moves
             quiet_at = world.timeline.now
         world.mend()
-        _lift_cordons(world)
         world.timeline.run_until(world.timeline.now + _LOOK_S)
     settled_s = world.timeline.now - began
     if watch.tell is not None:
@@ -139,16 +138,7 @@ def _await_stir(world: World, until: float) -> None:
         world.timeline.run_until(world.timeline.now + 0.02)
 
 
-def _lift_cordons(world: World) -> None:
-    """Where nobody who is up may have a shard, nothing could be served: somebody would see that."""
-    up = [world.db.workers[each.name] for each in world.processes if each.name in world.db.workers]
-    if all(row.cordoned or row.draining for row in up):
-        for row in world.db.workers.values():
-            row.cordoned = row.draining = False
-
-
-def _served(world: World, shard: Shard | None, epoch: int) -> bool:
-    del world
+def _served(shard: Shard | None, epoch: int) -> bool:
     return shard is not None and shard.admits and shard.epoch == epoch
 
 
@@ -165,7 +155,7 @@ def _unsettled(world: World) -> str | None:
             return f"{process.name}/{process.number} is leaving"
     for row in world.db.shards.values():
         host = world.watch.hosts.get(row.incarnation or "")
-        if host is None or not host.may_read() or not _served(world, host.shards.get(row.id), row.epoch):
+        if host is None or not host.may_read() or not _served(host.shards.get(row.id), row.epoch):
             return f"shard {row.id} of {row.incarnation} at epoch {row.epoch}, for {row.target}, is not served"
         if row.target != row.owner and (world.planned or world.named(row.target or "")):
             return f"shard {row.id} of {row.owner} is wanted on {row.target}"

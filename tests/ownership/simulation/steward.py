@@ -52,13 +52,18 @@ class Steward:
         self.prepared: dict[ShardId, int] = {}
         """The heads of the shards that this worker was asked to prepare."""
         self._told: dict[ShardId, int] = {}
-        self._adopted: dict[ShardId, int] = {}
+        self._used: dict[ShardId, int] = {}
+        """The last epoch at which something of ours was, or may have been, sent to the journal."""
 
     def told(self, shard_id: ShardId, epoch: int) -> None:
         """Another worker says that it gave a shard to this one."""
-        if epoch > self._adopted.get(shard_id, 0):
+        if epoch > self._used.get(shard_id, 0):
             self._told[shard_id] = epoch
             self._bell.ring()
+
+    def raised(self, shard_id: ShardId, epoch: int) -> None:
+        """An unknown outcome raised the epoch of a shard that is served here; it will be used from now on."""
+        self._used[shard_id] = epoch
 
     def ring(self) -> None:
         """Something may have changed."""
@@ -158,8 +163,9 @@ class Steward:
                 self._drop(shard_id)
         epochs: dict[ShardId, int] = {}
         if steps.adopt:
-            epochs = {shard_id: shards[shard_id].epoch for shard_id in steps.adopt if shard_id not in self._adopted}
-            held = {shard_id: shards[shard_id].epoch for shard_id in steps.adopt if shard_id in self._adopted}
+            named = {shard_id: shards[shard_id].epoch for shard_id in steps.adopt}
+            epochs = {shard_id: epoch for shard_id, epoch in named.items() if epoch > self._used.get(shard_id, 0)}
+            held = {shard_id: epoch for shard_id, epoch in named.items() if shard_id not in epochs}
             if held:
                 if "adopt at the same epoch" in self._world.bugs:
                     epochs |= held
@@ -185,7 +191,9 @@ class Steward:
     def _adopt_told(self, session: Session) -> Work[None]:
         told, self._told = self._told, {}
         if "told twice" not in self._world.bugs:
-            told = {shard_id: epoch for shard_id, epoch in told.items() if epoch > self._adopted.get(shard_id, 0)}
+            told = {shard_id: epoch for shard_id, epoch in told.items() if epoch > self._used.get(shard_id, 0)}
+        if not told:
+            return
         heads = yield from session.execute(transactions.named(self._incarnation, told), _STATEMENT_S)
         yield from self._adopt(told, heads)
 
@@ -196,7 +204,7 @@ class Steward:
         for shard_id in sorted(heads):
             self._drains.pop(shard_id, None)
             self.handoffs.pop(shard_id, None)
-            self._adopted[shard_id] = epochs[shard_id]
+            self._used[shard_id] = epochs[shard_id]
             head = heads[shard_id]
             if "head of the preparation" in self._world.bugs:
                 head = self.prepared.get(shard_id, head)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership.owners import ShardRow, View, WorkerRow
-from tests.ownership.simulation.database import Database, Locked, ShardRecord, Transaction, WorkerRecord
+from tests.ownership.simulation.database import Backend, Database, Locked, ShardRecord, Transaction, WorkerRecord
 
 
 class Gift(NamedTuple):
@@ -107,16 +107,19 @@ def retire(worker: str, incarnation: str) -> Transaction[int]:
     return Transaction("retire", run, locks)
 
 
-def next_attempt(worker: str, incarnation: str) -> Transaction[int | None]:
-    """The number for this session's lock, or None when the incarnation was ended."""
+def lock(worker: str, incarnation: str, backend: Backend) -> Transaction[bool]:
+    """Hold a session-level lock, under a number that is read by nobody before; False when the incarnation was ended."""
 
-    def run(db: Database) -> int | None:
+    def run(db: Database) -> bool:
         if not _alive(db, worker, incarnation):
-            return None
-        db.workers[worker].attempt += 1
-        return db.workers[worker].attempt
+            return False
+        row = db.workers[worker]
+        row.attempt += 1
+        backend.lock, backend.locked_at = (incarnation, row.attempt), db.watch.now()
+        db.locks[backend.lock] = backend
+        return True
 
-    return Transaction("next attempt", run, lambda _: (worker, False, ()))
+    return Transaction("lock", run, lambda _: (worker, False, ()))
 
 
 def beat(worker: str, incarnation: str) -> Transaction[bool]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 BEAT_S: Final = 0.15
 LEASE_S: Final = 0.5
-_BEAT_TIMEOUT_S: Final = 2.0
+_BEAT_TIMEOUT_S: Final = 1.5
 _STATEMENT_S: Final = 5.0
 _RETRY_S: Final = 0.1
 _RETIRE_S: Final = 1.0
@@ -40,7 +40,7 @@ class WorkerProcess(Process):
         self.steward: Steward | None = None
         self.view: View = EMPTY
         """What it answers to a planner that asks."""
-        self.host = Host(world, self, self.may_read)
+        self.host = Host(world, self, self.may_read, self.raised)
         self._until = 0.0
         self._past: set[str] = set()
         self._tasks: list[Task] = []
@@ -81,6 +81,11 @@ class WorkerProcess(Process):
         """Another worker says that it gave us a shard."""
         if self.steward is not None:
             self.steward.told(shard_id, epoch)
+
+    def raised(self, shard_id: ShardId, epoch: int) -> None:
+        """An unknown outcome raised the epoch of a shard."""
+        if self.steward is not None:
+            self.steward.raised(shard_id, epoch)
 
     def turned(self) -> None:
         """The steward has looked and acted."""
@@ -160,10 +165,9 @@ class WorkerProcess(Process):
             yield Sleep(BEAT_S)
 
     def _beat(self, session: Session, incarnation: str) -> Work[None]:
-        attempt = yield from session.execute(transactions.next_attempt(self.name, incarnation), _BEAT_TIMEOUT_S)
-        if attempt is None:
+        lock = transactions.lock(self.name, incarnation, session.backend)
+        if not (yield from session.execute(lock, _BEAT_TIMEOUT_S)):
             raise Fenced
-        yield from session.lock(incarnation, attempt)
         while True:
             sent = self.clocks.boottime(self.timeline.now)
             if not (yield from session.execute(transactions.beat(self.name, incarnation), _BEAT_TIMEOUT_S)):
