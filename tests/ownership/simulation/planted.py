@@ -60,7 +60,7 @@ PLANTED: Final = (
     _bug("append without the lock", "journal", "acknowledged", "outcome"),
     _bug("unknown decided at the same epoch", "outcome", "journal", faults=_LINKS),
     _bug("outcome read with the raise", "outcome", "journal", faults=_LINKS),
-    _bug("outcome of a closed shard", "outcome", faults=("usurp", "hang", "cut"), steps=0.4),
+    _bug("outcome of a closed shard", "outcome", faults=("usurp", "hang", "cut"), steps=0.15),
     # the steward's shell
     _bug("head of the preparation", "journal", "acknowledged"),
     _bug("give before drained", "handoff"),

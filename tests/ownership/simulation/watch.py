@@ -162,7 +162,7 @@ class Watch:
     def registered(self, worker: str, before: str, incarnation: str) -> None:
         """A new incarnation takes the place of another."""
         self.seen["register"] += 1
-        self._replaced_at[before] = self.now()
+        self._replaced_at.setdefault(before, self.now())
         if self.tell is not None:
             self.tell(f"{worker}: {before or 'nobody'} → {incarnation}")
 
