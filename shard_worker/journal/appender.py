@@ -116,7 +116,7 @@ class Appender:
             _Lane(
                 number,
                 connect=connect,
-                resolver=OutcomeResolver(connect=connect, bump_epoch=bump_epoch, incarnation=incarnation),
+                resolver=OutcomeResolver(connect=connect, bump_epoch=bump_epoch),
                 incarnation=incarnation,
                 batch_events=batch_events,
                 batch_bytes=batch_bytes,
@@ -269,17 +269,18 @@ class _Lane:
         connection = self._connection
         assert connection is not None  # set together with the statement
         loop = asyncio.get_running_loop()
+        incarnation = self._incarnation()
         watchdog = loop.call_later(self._watchdog_s, connection.terminate)
         began = loop.time()
         try:
-            locked = await statement.fetch(*_columns(batch, self._incarnation()))
+            locked = await statement.fetch(*_columns(batch, incarnation))
         except asyncio.CancelledError:
             connection.terminate()
             raise
         except LINK_FAULTS as error:
             watchdog.cancel()
             if not is_definite(error) or connection.is_closed():
-                self._unknown(batch, error)
+                self._unknown(incarnation, batch, error)
             elif is_about_a_row(error):
                 await self._isolate(statement, batch, error)
             else:
@@ -383,7 +384,7 @@ class _Lane:
             stream.wake()
         await asyncio.sleep(_LAST_BACK_OFF_S)
 
-    def _unknown(self, batch: list[Part], error: Exception) -> None:
+    def _unknown(self, incarnation: str, batch: list[Part], error: Exception) -> None:
         """Nobody knows whether the batch was stored: its shards stand still until the resolver has found out."""
         self._metrics.unknown += 1
         backend = self._backend
@@ -393,7 +394,7 @@ class _Lane:
             if stream.state is StreamState.OPEN:
                 stream.state = StreamState.UNKNOWN
                 stream.host.suspended()
-        self._resolver.resolve(backend, batch, error)
+        self._resolver.resolve(backend, incarnation, batch, error)
 
     def _disconnect(self, error: Exception) -> None:
         log.warning("append connection lost", extra={"lane": self._name, "cause": repr(error)})

@@ -14,7 +14,7 @@ did the same work, and step 3 is just as final.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
@@ -48,9 +48,11 @@ class Backend(NamedTuple):
 
 
 class BumpEpoch(Protocol):
-    """Raise the epoch of a shard of ours from ``epoch`` to the next, committed; the new one, or None if not ours."""
+    """Raise a shard of ``incarnation`` from ``epoch`` to the next, committed; the new one, or None if it is not so."""
 
-    def __call__(self, connection: asyncpg.Connection, shard_id: ShardId, epoch: int) -> Awaitable[int | None]: ...
+    def __call__(
+        self, connection: asyncpg.Connection, incarnation: str, shard_id: ShardId, epoch: int
+    ) -> Awaitable[int | None]: ...
 
 
 def is_definite(error: Exception) -> bool:
@@ -73,17 +75,16 @@ def is_about_a_row(error: Exception) -> bool:
 class OutcomeResolver:
     """Decides unknown batches, each in a task of its own, on a connection of its own."""
 
-    def __init__(self, *, connect: "Connect", bump_epoch: BumpEpoch, incarnation: Callable[[], str]) -> None:
+    def __init__(self, *, connect: "Connect", bump_epoch: BumpEpoch) -> None:
         self._connect = connect
         self._bump_epoch = bump_epoch
-        self._incarnation = incarnation
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def resolve(self, backend: Backend, batch: "list[Part]", error: Exception) -> None:
-        """Find out, and tell the streams; their state is UNKNOWN until then."""
+    def resolve(self, backend: Backend, incarnation: str, batch: "list[Part]", error: Exception) -> None:
+        """Find out what became of a batch that ``incarnation`` sent, and tell the streams; they are UNKNOWN until then."""
         shards = [stream.shard_id for stream, _ in batch]
         log.warning("append outcome unknown", extra={"shards": shards, "cause": repr(error)})
-        task = asyncio.create_task(self._run(backend, batch), name=f"append-outcome-{backend.pid}")
+        task = asyncio.create_task(self._run(backend, incarnation, batch), name=f"append-outcome-{backend.pid}")
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
@@ -98,7 +99,7 @@ class OutcomeResolver:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _run(self, backend: Backend, batch: "list[Part]") -> None:
+    async def _run(self, backend: Backend, incarnation: str, batch: "list[Part]") -> None:
         waiting = sorted(batch, key=lambda part: part[0].shard_id)  # ownership statements lock in ascending order
         pause_s = 0.02
         while waiting:
@@ -108,7 +109,7 @@ class OutcomeResolver:
                 await connection.execute("SET synchronous_commit = on")
                 await connection.fetch(_TERMINATE_SQL, backend.pid, backend.started)
                 while waiting:
-                    await self._decide(connection, *waiting[0])
+                    await self._decide(connection, incarnation, *waiting[0])
                     waiting.pop(0)
             except LINK_FAULTS as error:
                 log.warning("append outcome still unknown", extra={"cause": repr(error), "shards_left": len(waiting)})
@@ -118,14 +119,20 @@ class OutcomeResolver:
                 if connection is not None:
                     connection.terminate()
 
-    async def _decide(self, connection: asyncpg.Connection, stream: Stream, rows: list[Row]) -> None:
-        """One shard of the batch; raises when the connection fails, and may then be called again."""
+    async def _decide(self, connection: asyncpg.Connection, incarnation: str, stream: Stream, rows: list[Row]) -> None:
+        """One shard of the batch; raises when the connection fails, and may then be called again.
+
+        While the row is as the batch was sent with, the batch may still commit: also when the shard was dropped here
+        since, or another process has our name and has not freed what we held.
+        """
         epoch: int | None = None
         while epoch is None:
             owner = await connection.fetchrow(_OWNER_SQL, stream.shard_id)
-            if owner is None or owner["incarnation"] != self._incarnation() or stream.state is StreamState.CLOSED:
+            if owner is None or owner["incarnation"] != incarnation:
                 break
-            epoch = await self._bump_epoch(connection, stream.shard_id, owner["epoch"])
+            if stream.state is StreamState.CLOSED and owner["epoch"] != stream.epoch:
+                break
+            epoch = await self._bump_epoch(connection, incarnation, stream.shard_id, owner["epoch"])
         first = await connection.fetchrow(_ROW_SQL, stream.shard_id, stream.head + 1)
         stored = first is not None and (first["thread_id"], first["seq_nr"], first["epoch"]) == (
             rows[0].writer.uuid,

@@ -115,10 +115,12 @@ class Ownership:
         task = self._task
         return task.exception() if task is not None and task.done() and not task.cancelled() else None
 
-    async def bump_epoch(self, connection: asyncpg.Connection, shard_id: ShardId, epoch: int) -> int | None:
-        """Raise the epoch of an own shard after an unknown outcome; see `shard_worker.journal.outcome`."""
-        raised = (await store.bump(connection, self.incarnation, {shard_id: epoch})).get(shard_id)
-        if raised is not None and self._steward is not None:
+    async def bump_epoch(
+        self, connection: asyncpg.Connection, incarnation: str, shard_id: ShardId, epoch: int
+    ) -> int | None:
+        """Raise the epoch of a shard after an unknown outcome; see `shard_worker.journal.outcome`."""
+        raised = (await store.bump(connection, incarnation, {shard_id: epoch})).get(shard_id)
+        if raised is not None and incarnation == self.incarnation and self._steward is not None:
             self._steward.raised(shard_id, raised)
         return raised
 

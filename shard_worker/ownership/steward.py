@@ -164,7 +164,8 @@ class Steward:
                 now = time.monotonic()
                 not_before, next_look = now + max(_LOOKS_APART_S, now - began), now + pause_s
             await self._keep_books(connection)
-            await self._sight.rest(max(0.0, (not_before if self._sight.wanted else next_look) - time.monotonic()))
+            until = not_before if self._sight.wanted else max(not_before, next_look)
+            await self._sight.rest(max(0.0, until - time.monotonic()))
 
     async def _turn(self, connection: asyncpg.Connection) -> float:
         """Look, decide, act; how long the next look may wait."""
@@ -380,21 +381,26 @@ class Steward:
     # --- drains
 
     def _drain(self, shard_id: ShardId) -> None:
-        if shard_id in self._drains:
-            return
         handoff = self._handoffs.get(shard_id)
         if handoff is not None:
-            handoff = self._handoffs[shard_id] = handoff._replace(phase=Phase.DRAINING, since=time.monotonic())
-        self._stopped_at[shard_id] = time.monotonic()
-        task = asyncio.create_task(self._host.release(shard_id), name=f"drain-{shard_id}")
-        self._drains[shard_id] = task
+            self._handoffs[shard_id] = handoff._replace(phase=Phase.DRAINING, since=time.monotonic())
+        task = self._drains.get(shard_id)
+        if task is None:
+            self._stopped_at[shard_id] = time.monotonic()
+            task = asyncio.create_task(self._host.release(shard_id), name=f"drain-{shard_id}")
+            self._drains[shard_id] = task
+            task.add_done_callback(lambda done: self._drain_ended(shard_id, done))
+        elif task.done():  # begun when there was no receiver yet
+            self._drain_ended(shard_id, task)
 
-        def ended(done: "asyncio.Task[None]") -> None:
-            if handoff is not None and not done.cancelled():
-                self._advance(shard_id, handoff, Phase.FAILED if done.exception() is not None else Phase.DRAINED)
-            self._sight.nudge()
-
-        task.add_done_callback(ended)
+    def _drain_ended(self, shard_id: ShardId, done: "asyncio.Task[None]") -> None:
+        if self._drains.get(shard_id) is not done:
+            return
+        handoff = self._handoffs.get(shard_id)
+        if handoff is not None and handoff.phase is Phase.DRAINING:
+            failed = done.cancelled() or done.exception() is not None
+            self._advance(shard_id, handoff, Phase.FAILED if failed else Phase.DRAINED)
+        self._sight.nudge()
 
     def _drained(self) -> set[ShardId]:
         """The shards that have nothing on its way; a drain that failed is begun again."""

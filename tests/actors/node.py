@@ -163,10 +163,13 @@ class Node:
         return [message.text for message in page.messages]  # type: ignore[union-attr]  # a refusal fails the test
 
 
-async def bump(connection: asyncpg.Connection, shard_id: ShardId, epoch: int) -> int | None:
+async def bump(connection: asyncpg.Connection, incarnation: str, shard_id: ShardId, epoch: int) -> int | None:
     """Ownership's raise of an own epoch, in short."""
     raised: int | None = await connection.fetchval(
-        "UPDATE shard SET epoch = epoch + 1 WHERE id = $1 AND epoch = $2 RETURNING epoch", shard_id, epoch
+        "UPDATE shard SET epoch = epoch + 1 WHERE id = $1 AND epoch = $2 AND incarnation = $3 RETURNING epoch",
+        shard_id,
+        epoch,
+        incarnation,
     )
     return raised
 

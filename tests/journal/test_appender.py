@@ -69,14 +69,14 @@ def row_of(scribe: Scribe, seq_nr: int, key: bytes | None = None) -> Row:
     return row
 
 
-async def bump(connection: asyncpg.Connection, shard_id: ShardId, epoch: int) -> int | None:
+async def bump(connection: asyncpg.Connection, incarnation: str, shard_id: ShardId, epoch: int) -> int | None:
     """Ownership's raise of an own epoch, in short."""
     async with connection.transaction():
         raised: int | None = await connection.fetchval(
             "UPDATE shard SET epoch = epoch + 1 WHERE id = $1 AND epoch = $2 AND incarnation = $3 RETURNING epoch",
             shard_id,
             epoch,
-            INCARNATION,
+            incarnation,
         )
     return raised
 
@@ -243,6 +243,24 @@ async def test_a_statement_that_commits_late_behind_a_blocker_is_waited_out(dsn:
         await until(lambda: len(scribe.stored_rows) == 2)
         assert [record["seq_nr"] for record in await bench.journal(3)] == [1, 2]
         assert await bench.dense()
+
+
+async def test_a_batch_of_a_shard_that_was_dropped_meanwhile_is_waited_out_all_the_same(dsn: str) -> None:
+    """While the shard's row is as the batch was sent with, it may still commit: the epoch is raised before anyone is told."""
+    async with TcpProxy(*_address(dsn)) as proxy, bench_on(dsn, _through(dsn, proxy.port)) as bench:
+        scribe = bench.scribe(3)
+        bench.streams[3].submit(row_of(scribe, 1))
+        await until(lambda: len(scribe.stored_rows) == 1)
+        before = await bench.admin.fetchval("SELECT epoch FROM shard WHERE id = 3")
+        proxy.stall(down=False)  # what is sent does not arrive, as far as this worker can tell
+        bench.streams[3].submit(row_of(scribe, 2))
+        await until(lambda: bench.streams[3].in_flight == 1)
+        bench.streams[3].close()
+        proxy.cut()
+        proxy.heal()
+        await until(lambda: bench.streams[3].in_flight == 0)
+        assert await bench.admin.fetchval("SELECT epoch FROM shard WHERE id = 3") == before + 1
+        assert len(await bench.journal(3)) == len(scribe.stored_rows)
 
 
 async def test_a_silent_link_is_given_up_by_the_watchdog(dsn: str) -> None:
