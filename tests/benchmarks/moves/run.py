@@ -12,43 +12,54 @@ from tests.benchmarks.moves import handoffs, joining, leaving, planner, takeover
 from tests.benchmarks.moves.figures import Figure
 from tests.benchmarks.moves.report import Run
 from tests.benchmarks.moves.settings import Settings
-from tests.benchmarks.moves.stage import stage_on
+from tests.benchmarks.moves.stage import Stage, stage_on
 from tests.benchmarks.report import now, this_machine
 
 ALL = frozenset(range(1, 9))
-_HANDOFFS, _TAKEOVERS, _KILLED, _FROZEN = {1, 2}, {2, 3, 4, 7}, {2, 3, 7}, {4}
-_LISTEN_S = 2.0
+_HANDOFFS, _KILLED, _FROZEN = {1, 2}, {2, 3, 7}, {4}
+_STAGED = {1, 2, 3, 4, 6, 7}
 
 
 async def benchmark(out: Path, settings: Settings, wanted: Set[int] = ALL) -> Run:
     """Measure the figures with these numbers; logs go to ``out``.  Figure 2 needs kills as well, for its cold side."""
-    at, neighbours = now(), await _neighbours()
+    at, neighbours = now(), await _neighbours(settings.listen_s)
     found: list[Figure] = []
     postgres, saturated = "", 0.0
-    if wanted & {1, 2, 3, 4, 6, 7}:
-        async with stage_on(out, settings) as stage:
-            postgres, saturated = await _version(stage.dsn), stage.saturated_per_s
-            moved = await handoffs.hand_over(stage) if wanted & _HANDOFFS else None
-            killed = await takeovers.kills(stage) if wanted & _KILLED else []
-            frozen = await takeovers.freezes(stage) if wanted & _FROZEN else []
-            if moved is not None:
-                found += handoffs.figures(moved, [value for each in killed for value in each.cold_ms])
-            found += takeovers.figures(killed, frozen)
-            if 6 in wanted:
-                found.append(await leaving.leave(stage))
-            await stage.fleet.fsck()
-    if 5 in wanted:
-        found.append(joining.figure(await joining.join(out, settings), settings))
+    async with asyncio.TaskGroup() as group:
+        beside = group.create_task(_join(out, settings), name="join") if settings.beside and 5 in wanted else None
+        if wanted & _STAGED:
+            async with stage_on(out, settings) as stage:
+                postgres, saturated = await _version(stage.dsn), stage.saturated_per_s
+                found += await _on_stage(stage, wanted)
+        if 5 in wanted:
+            found.append(await (beside or _join(out, settings)))
     if 8 in wanted:
         found.append(planner.plan(settings))
     figures = sorted((each for each in found if each.number in wanted), key=lambda each: each.number)
     return Run(at, this_machine(postgres), settings, neighbours, saturated, figures)
 
 
-async def _neighbours() -> float:
+async def _on_stage(stage: Stage, wanted: Set[int]) -> list[Figure]:
+    moved = await handoffs.hand_over(stage) if wanted & _HANDOFFS else None
+    killed = await takeovers.kills(stage) if wanted & _KILLED else []
+    frozen = await takeovers.freezes(stage) if wanted & _FROZEN else []
+    found = takeovers.figures(killed, frozen)
+    if moved is not None:
+        found += handoffs.figures(moved, [value for each in killed for value in each.cold_ms])
+    if 6 in wanted:
+        found.append(await leaving.leave(stage))
+    await stage.fleet.fsck()
+    return found
+
+
+async def _join(out: Path, settings: Settings) -> Figure:
+    return joining.figure(await joining.join(out, settings), settings)
+
+
+async def _neighbours(listen_s: float) -> float:
     """Cores that others keep busy."""
     psutil.cpu_percent()
-    await asyncio.sleep(_LISTEN_S)
+    await asyncio.sleep(listen_s)
     busy = psutil.cpu_percent() / 100 * (psutil.cpu_count() or 1)
     click.echo(f"others keep {busy:.2f} cores busy", err=True)
     return busy
