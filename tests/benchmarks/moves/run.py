@@ -7,6 +7,7 @@ from pathlib import Path
 import asyncpg
 import click
 import psutil
+from msgspec.structs import replace
 
 from tests.benchmarks.moves import handoffs, joining, leaving, planner, takeovers
 from tests.benchmarks.moves.figures import Figure
@@ -48,8 +49,15 @@ async def _on_stage(stage: Stage, wanted: Set[int]) -> list[Figure]:
         found += handoffs.figures(moved, [value for each in killed for value in each.cold_ms])
     if 6 in wanted:
         found.append(await leaving.leave(stage))
-    await stage.fleet.fsck()
-    return found
+    return [*found[:-1], replace(found[-1], broken=(*found[-1].broken, *await _unproven(stage)))]
+
+
+async def _unproven(stage: Stage) -> list[str]:
+    try:
+        await stage.fleet.fsck()
+    except AssertionError as error:  # what was measured is told all the same
+        return [f"fsck: {error}"]
+    return []
 
 
 async def _join(out: Path, settings: Settings) -> Figure:
