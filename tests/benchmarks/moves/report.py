@@ -111,7 +111,7 @@ Three worker processes, one Postgres and the clients share the machine; a figure
 - Machine: {machine.cores} cores, {machine.cpu}, {machine.memory_gib} GiB, {machine.kernel}; before the run others kept {run.neighbours:.2f} cores busy
 - Python {machine.python}, {packages}; {machine.postgres}; fsync on, `synchronous_commit` on
 - {settings.shards} shards, {settings.threads_per_shard} threads each at most; one client a shard, closed loop with thinking time; seed {settings.seed}
-- {run.saturated_per_s:,.0f} commands a second saturate the machine; the load is {settings.load_share:.0%} of that, probes apart
+- {run.saturated_per_s:,.0f} commands a second saturate the machine; the load is what keeps {settings.cpu_share:.0%} of the cores busy
 
 ## Bars
 

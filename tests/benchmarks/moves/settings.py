@@ -14,8 +14,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     shards: int = 144
     """The default of a cluster."""
     threads_per_shard: int = 8
-    load_share: float = 0.35
-    """Of the rate that saturates the machine; four probes add about a seventh."""
+    cpu_share: float = 0.6
+    """Of all cores, for workers, Postgres and the load together: busy, but not saturated."""
     probe_think_s: float = 0.002
     saturate_s: float = 4.0
     steady_s: float = 3.0
