@@ -35,8 +35,8 @@ class Handoffs(Struct, frozen=True):
     broken: list[str]
 
 
-async def hand_over(stage: Stage) -> Handoffs:
-    """Run the load and move shards to and fro."""
+async def hand_over(stage: Stage, rounds: int, think_s: float) -> Handoffs:
+    """Run the load, whose lanes think for so long, and move shards to and fro."""
     settings, chance = stage.settings, random.Random(stage.settings.seed)
     await stage.spread()
     events = await stage.events()
@@ -44,9 +44,9 @@ async def hand_over(stage: Stage) -> Handoffs:
     singles: set[tuple[int, int]] = set()
     async with stage.database() as connection:
         began_at = await connection.fetchval("SELECT clock_timestamp()")
-        async with stage.load(stage.fleet.urls) as load:
+        async with stage.load(stage.fleet.urls, think_s=think_s) as load:
             meter = stage.meter()
-            for _ in range(settings.handoff_rounds):
+            for _ in range(rounds):
                 load.probe(chance.sample(range(settings.shards), settings.together))
                 await asyncio.sleep(_PROBE_AHEAD_S)
                 began = time.monotonic()
@@ -84,7 +84,7 @@ async def hand_over(stage: Stage) -> Handoffs:
         waits.append(longest_wait_ms(rows, at) or 0.0)
         served_at = next(row.answered for row in rows if row.outcome == ACCEPTED and row.answered > at + 0.001)
         first += first_commands_ms(rows, served_at, served_at + settings.watch_s)
-    expected = settings.handoff_rounds * (settings.singles + settings.groups * settings.together)
+    expected = rounds * (settings.singles + settings.groups * settings.together)
     broken = await unaccounted(stage, tape, events)
     if tape.errors:
         broken.append(f"{tape.errors} attempts failed: {tape.account.codes}")
@@ -138,8 +138,8 @@ def _probe_latency_ms(tape: Tape) -> float:
     return median([row.latency_s * 1000 for row in tape.rows if row.probe and row.outcome == ACCEPTED] or [0.0])
 
 
-def figures(found: Handoffs, cold_ms: list[float]) -> list[Figure]:
-    """Figures 1 and 2; ``cold_ms`` are first commands after a takeover."""
+def figures(found: Handoffs, full: Handoffs, cold_ms: list[float]) -> list[Figure]:
+    """Figures 1 and 2; ``full`` is found while nothing is to spare, ``cold_ms`` are first commands after a takeover."""
     seen = distribution("pause, as a probe saw it", "ms", found.gaps_ms)
     told = distribution("pause, as the giver measured it", "ms", found.told_ms)
     first = distribution("first command after a handoff", "ms", found.first_ms)
@@ -153,16 +153,17 @@ def figures(found: Handoffs, cold_ms: list[float]) -> list[Figure]:
                 distribution("  of single shards", "ms", found.singles_ms),
                 told,
                 distribution("longest wait of a command", "ms", found.waits_ms),
+                distribution("pause, as a probe saw it, nothing to spare", "ms", full.gaps_ms),
             ),
             (
                 Bar("pause, as a probe saw it, p50", "ms", seen.at("p50"), 20.0),
                 Bar("pause, as a probe saw it, p99", "ms", seen.at("p99"), 100.0),
                 Bar("pause, as the giver measured it, p50", "ms", told.at("p50"), 20.0),
                 Bar("pause, as the giver measured it, p99", "ms", told.at("p99"), 100.0),
-                Bar("attempts that failed", "", float(found.errors), 0.0),
+                Bar("attempts that failed", "", float(found.errors + full.errors), 0.0),
             ),
-            tuple(found.notes),
-            tuple(found.broken),
+            (*found.notes, *(f"nothing to spare: {note}" for note in full.notes)),
+            (*found.broken, *full.broken),
         ),
         Figure(
             2,

@@ -20,6 +20,8 @@ async def leave(stage: Stage) -> Figure:
     codes: list[int] = []
     async with stage.load([fleet.url], seed=2_000) as load:
         for number in range(settings.leave_rounds):
+            if number:
+                await stage.spread()
             began = time.monotonic()
             await asyncio.sleep(settings.steady_s)
             steady.append((began, time.monotonic()))
@@ -29,7 +31,6 @@ async def leave(stage: Stage) -> Figure:
             codes.append(await worker.ended(60.0))
             leaving.append((told, time.monotonic()))
             click.echo(f"SIGTERM {worker.name}: gone after {leaving[-1][1] - told:.2f} s", err=True)
-            await stage.spread()
         tape = await load.stop()
     failed = len(tape.rows) - tape.outcomes["accepted"]
     broken = await unaccounted(stage, tape, before)

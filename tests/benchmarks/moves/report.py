@@ -129,6 +129,7 @@ A command adds a message to a thread, carries an idempotency key, and is sent ag
 The load is a process of its own; it and whoever orders the moves note times by the same clock, and everything is read off its record afterwards.
 
 - *Pause, as a probe saw it*: a client that writes to the shard again {settings.probe_think_s * 1000:g} ms after each answer; the gap between two answers that contains the instant of the gift, less the probe's median latency.
+- *Nothing to spare*: the same at a load that keeps {settings.full_share:.0%} of the cores busy; told, not judged.
 - *Longest wait*: the greatest latency of any command of the shard that was on its way at that instant.
 - *First command*: for each thread of a moved shard, the first command that was sent once the shard was served again. Those that waited for the shard are left out, since their latency is the pause.
 - *Steady*: the same load in the seconds before each round, without moves.

@@ -41,12 +41,16 @@ async def benchmark(out: Path, settings: Settings, wanted: Set[int] = ALL) -> Ru
 
 
 async def _on_stage(stage: Stage, wanted: Set[int]) -> list[Figure]:
-    moved = await handoffs.hand_over(stage) if wanted & _HANDOFFS else None
+    settings, moved = stage.settings, None
+    if wanted & _HANDOFFS:
+        usual = await handoffs.hand_over(stage, settings.handoff_rounds, stage.think_s)
+        full_s = await stage.thinking_for(settings.full_share)
+        moved = usual, await handoffs.hand_over(stage, settings.full_rounds, full_s)
     killed = await takeovers.kills(stage) if wanted & _KILLED else []
     frozen = await takeovers.freezes(stage) if wanted & _FROZEN else []
     found = takeovers.figures(killed, frozen)
     if moved is not None:
-        found += handoffs.figures(moved, [value for each in killed for value in each.cold_ms])
+        found += handoffs.figures(*moved, [value for each in killed for value in each.cold_ms])
     if 6 in wanted:
         found.append(await leaving.leave(stage))
     return [*found[:-1], replace(found[-1], broken=(*found[-1].broken, *await _unproven(stage)))]

@@ -16,12 +16,17 @@ class Settings(Struct, frozen=True, kw_only=True):
     threads_per_shard: int = 8
     cpu_share: float = 0.6
     """Of all cores, for workers, Postgres and the load together: busy, but not saturated."""
+    full_share: float = 0.9
+    """The same, for a second look at handoffs, which is told and not judged: nothing to spare."""
+    guesses: int = 3
+    """How often the load is tried that keeps so much busy."""
     probe_think_s: float = 0.002
     saturate_s: float = 4.0
     steady_s: float = 3.0
     """Before each round, with probes and without moves: what moves are compared with."""
 
     handoff_rounds: int = 10
+    full_rounds: int = 3
     singles: int = 20
     """Of one shard, in a round."""
     groups: int = 6
@@ -52,7 +57,9 @@ QUICK = Settings(
     threads_per_shard=3,
     saturate_s=0.5,
     steady_s=0.5,
+    guesses=0,
     handoff_rounds=1,
+    full_rounds=1,
     singles=3,
     groups=1,
     watch_s=0.2,

@@ -30,7 +30,6 @@ from tests.moves.fleet import Fleet, fleet_on
 NAMES: Final = ("a", "b", "c")
 _STOP_S: Final = 60.0
 _FIRST_GUESS: Final = 0.15
-_GUESSES: Final = 3
 
 
 class Load:
@@ -144,20 +143,19 @@ class Stage:
             await asyncio.sleep(settings.saturate_s)
             tape = await load.stop()
         self.saturated_per_s = tape.per_second
-        await self._find_load()
+        self.think_s = await self.thinking_for(settings.cpu_share)
 
-    async def _find_load(self) -> None:
-        """Choose how long lanes think, so that all together keep the wished share of the cores busy, and no more.
+    async def thinking_for(self, cpu_share: float) -> float:
+        """How long lanes must think so that all together keep this share of the cores busy.
 
         By processor time and not by the rate, because commands that come one by one cost more than those that share a
         batch: a third of the rate that saturates the machine keeps nine tenths of it busy.
         """
         settings = self.settings
-        wanted = settings.cpu_share * (psutil.cpu_count() or 1)
+        wanted = cpu_share * (psutil.cpu_count() or 1)
         rate = _FIRST_GUESS * self.saturated_per_s
-        for _ in range(_GUESSES):
-            self.think_s = settings.shards / rate
-            async with self.load(self.fleet.urls) as load:
+        for _ in range(settings.guesses):
+            async with self.load(self.fleet.urls, think_s=settings.shards / rate) as load:
                 load.probe([0])
                 meter = self.meter()
                 await asyncio.sleep(settings.saturate_s / 2)
@@ -165,12 +163,13 @@ class Stage:
                 tape = await load.stop()
             used = cpu.workers + cpu.postgres + tape.account.core_share
             rate *= min(2.0, max(0.5, wanted / used))
-        self.think_s = settings.shards / rate
+        think_s = settings.shards / rate
         click.echo(
             f"saturated at {self.saturated_per_s:,.0f} commands/s; lanes send {rate:,.0f}/s, thinking"
-            f" {self.think_s * 1e3:.0f} ms, to keep {wanted:.1f} cores busy",
+            f" {think_s * 1e3:.0f} ms, to keep {wanted:.1f} cores busy",
             err=True,
         )
+        return think_s
 
     def load(
         self, urls: Sequence[str], *, think_s: float | None = None, seed: int = 0
