@@ -3,7 +3,7 @@ PYTHON_FOUND := $(or $(PYTHON),$(shell command -v python3 || command -v python))
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help setup up down status test lint pytest coverage-pure load bench bench-moves soak lock docs
+.PHONY: help setup up down status test lint pytest coverage-pure load bench bench-moves soak explore lock docs
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -45,8 +45,15 @@ coverage-pure: setup ## The pure rules: every branch of them is taken by their o
 bench-moves: setup ## What moving shards costs, as distributions: figures into docs/moves-performance.md with ARGS=--write-docs
 	@$(BIN)/python -m tests.benchmarks.moves $(ARGS)
 
-soak: setup ## The long, repeated and million-row checks (about 40 minutes)
+soak: setup explore ## The long, repeated and million-row checks (about 40 minutes)
 	$(BIN)/python -m pytest -m soak $(ARGS)
+
+explore: setup ## The properties again, ten times with examples that were never tried before
+	@for round in 1 2 3 4 5 6 7 8 9 10; do \
+	    echo "explore: round $$round of 10" && \
+	    $(BIN)/python -m pytest -q --hypothesis-profile=explore $(PURE_TESTS) tests/peers/test_frames.py tests/journal/test_codec.py \
+	        -p no:cacheprovider || exit 1; \
+	done
 
 load: setup ## Load against a URL: ARGS="reference --url http://127.0.0.1:8080" or ARGS=--help
 	@$(BIN)/python -m tests.load $(ARGS)

@@ -8,9 +8,15 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from hypothesis import settings
 from threadcluster_operator.local.postgres import EmbeddedPostgres
 
 from shard_worker.database.migration import migrate
+
+# The gate tries the same examples every time: what it finds is what a change did.  `make soak` looks further.
+settings.register_profile("gate", derandomize=True)
+settings.register_profile("explore", derandomize=False, print_blob=True)
+settings.load_profile("gate")
 
 MakeDatabase = Callable[..., Awaitable[str]]
 

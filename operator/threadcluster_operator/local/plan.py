@@ -35,7 +35,7 @@ class NewPlan(NamedTuple):
     targets: Mapping[ShardId, str | None]
     reasons: Mapping[ShardId, str]
     moves: int
-    """How many of the shards have an owner that is alive, and another target than that."""
+    """How many of the shards have an owner that is alive, and another target than that; one taken back is none."""
 
 
 class Next(NamedTuple):
@@ -198,5 +198,5 @@ def _new_plan(placement: Placement, observed: Observed, max_concurrent_moves: in
         reasons[move.shard] = move.reason
     if not targets:
         return None
-    ordered = sum(1 for move in moves if move.source is not None)
+    ordered = sum(1 for move in moves if move.source not in (None, move.target))
     return NewPlan(observed.plan_version, placement.hash, targets, reasons, ordered)
