@@ -79,10 +79,10 @@ class Ownership:
         """Somebody who must know says who owns a shard since that epoch."""
         self._sight.learn(shard_id, worker, epoch)
 
-    def told(self, shard_id: ShardId, epoch: int) -> None:
-        """Another worker says that it gave us a shard."""
+    def told(self, shard_id: ShardId, epoch: int, incarnation: str, head: int | None) -> None:
+        """Another worker says that it gave one of our incarnations a shard, which it had drained at ``head``."""
         if self._steward is not None:
-            self._steward.told(shard_id, epoch)
+            self._steward.told(shard_id, epoch, incarnation, head)
 
     def ring(self) -> None:
         """Ownership seems to be another than is known: have it read again soon."""
