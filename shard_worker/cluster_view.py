@@ -7,6 +7,8 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Final
 
+import msgspec
+
 from shard_worker.actors.region import ShardRegion
 from shard_worker.database.connection import LINK_FAULTS
 from shard_worker.domain.ids import ShardId
@@ -48,6 +50,9 @@ class WorkerView:
         self._leave = leave
         self._started = time.monotonic()
         self._ready = False
+        self._recorded = 0
+        """The version of the last plan that was recorded here."""
+        self._rows: dict[ShardId, tuple[ShardRow, Load, msgspec.Raw]] = {}
 
     def fault(self) -> str | None:
         """Why the process should be ended, or None."""
@@ -94,8 +99,11 @@ class WorkerView:
             ],
         }
 
-    def ownership(self) -> dict[str, object]:
+    async def ownership(self) -> dict[str, object]:
         """What a planner needs: workers, incarnations, shards, targets and the plan's version."""
+        if self._recorded > self._ownership.view.plan_version:
+            await self._refresh()
+            self._recorded = 0
         view = self._ownership.view
         return {
             "apiVersion": 1,
@@ -117,7 +125,18 @@ class WorkerView:
                 }
                 for row in sorted(view.workers.values())
             ],
-            "shards": [
+            "shards": [self._shard(view, row) for row in _by_id(view)],
+            "serving": sorted(self._region.serving()),
+        }
+
+    def _shard(self, view: View, row: ShardRow) -> msgspec.Raw:
+        """One element of `ownership`.  Hardly any changes from one look to the next, and there may be thousands."""
+        load = view.loads.get(row.id, _IDLE)
+        kept = self._rows.get(row.id)
+        if kept is not None and kept[0] is row and kept[1] == load:
+            return kept[2]
+        raw = msgspec.Raw(
+            msgspec.json.encode(
                 {
                     "id": row.id,
                     "owner": row.owner,
@@ -129,10 +148,10 @@ class WorkerView:
                     "since": None if row.since is None else _instant(row.since),
                     "load": _load(view, row),
                 }
-                for row in _by_id(view)
-            ],
-            "serving": sorted(self._region.serving()),
-        }
+            )
+        )
+        self._rows[row.id] = row, load, raw
+        return raw
 
     async def shard_count(self) -> int:
         """How many shards the cluster has, also before the first look."""
@@ -147,7 +166,10 @@ class WorkerView:
         wanted = [Target(ShardId(shard), worker, reason) for shard, worker, reason in targets]
         with _postgres():
             new = await self._ownership.set_targets(version, plan_hash, wanted)
-        await self._refresh()
+        if new is None:
+            await self._refresh()
+        else:
+            self._recorded = new  # the look that the change rings for will show it; `ownership` waits for that
         return new
 
     def plan_version(self) -> int:

@@ -169,10 +169,16 @@ class PrepareShard(Struct, frozen=True, gc=False, tag="prepare-shard", array_lik
 
 
 class ShardGiven(Struct, frozen=True, gc=False, tag="shard-given", array_like=True):
-    """A shard's owner of before to the present one: the database says since ``epoch`` that it is yours; serve it."""
+    """A shard's owner of before to the present one: the database says since ``epoch`` that it is yours; serve it.
+
+    It is true of ``incarnation`` alone.  ``head`` is the last sequence number of the shard, which the owner of before
+    knows for certain when it has drained it; None when it does not know.
+    """
 
     shard_id: int
     epoch: int
+    incarnation: str
+    head: int | None
 
 
 class Received(Struct, frozen=True, gc=False, tag="received", array_like=True):

@@ -5,12 +5,12 @@ worker that does not answer only means that the next one is asked.
 """
 
 import asyncio
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
 import aiohttp
+import msgspec
 
 from shard_worker.domain.ids import ShardId
 
@@ -91,9 +91,9 @@ class Workers:
                 headers=self._headers,
                 timeout=aiohttp.ClientTimeout(total=within_s),
             ) as response:
-                found = await response.json(content_type=None)
+                found = msgspec.json.decode(await response.read())
                 return (response.status, found) if isinstance(found, dict) else None
-        except (aiohttp.ClientError, TimeoutError, json.JSONDecodeError):
+        except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError):
             return None
 
 

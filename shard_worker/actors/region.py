@@ -58,7 +58,7 @@ class Owners(Protocol):
 
     def learn(self, shard_id: ShardId, worker: str, epoch: int) -> None: ...
 
-    def told(self, shard_id: ShardId, epoch: int) -> None: ...
+    def told(self, shard_id: ShardId, epoch: int, incarnation: str, head: int | None) -> None: ...
 
     def ring(self) -> None: ...
 
@@ -223,10 +223,10 @@ class ShardRegion:
         return Received(await self._warmth.prepare(ShardId(request.shard_id), request.thread_ids, budget_s))
 
     async def _receive(self, request: ShardGiven, budget_s: float) -> PeerAnswer:
-        """Serve a shard that was given to us, as soon as the database says so too."""
+        """Serve a shard that was given to us, and answer once it is served."""
         shard_id = ShardId(request.shard_id)
         deadline = self._loop.time() + budget_s
-        self._owners.told(shard_id, request.epoch)
+        self._owners.told(shard_id, request.epoch, request.incarnation, request.head)
         while (left := deadline - self._loop.time()) > 0:
             shard = self.shards.get(shard_id)
             if shard is not None and shard.epoch >= request.epoch:
@@ -268,9 +268,9 @@ class ShardRegion:
         hot = shard.hot_threads(self._residents.now(), _WARM_MOST)
         return await self._ready(receiver, PrepareShard(shard_id, hot), _PREPARE_S)
 
-    async def tell(self, shard_id: ShardId, receiver: OwnerRecord) -> bool:
-        """Tell a worker that it owns a shard at ``receiver.epoch``; True when it says that it serves it."""
-        return await self._ready(receiver, ShardGiven(shard_id, receiver.epoch), _TELL_S)
+    async def tell(self, shard_id: ShardId, receiver: OwnerRecord, head: int | None) -> bool:
+        """Tell a worker that it owns a shard at ``receiver.epoch``, up to ``head``; True when it says that it serves it."""
+        return await self._ready(receiver, ShardGiven(shard_id, receiver.epoch, receiver.incarnation, head), _TELL_S)
 
     async def _ready(self, receiver: OwnerRecord, request: PrepareShard | ShardGiven, budget_s: float) -> bool:
         try:
@@ -289,15 +289,14 @@ class ShardRegion:
             return False
         return isinstance(answer, Received) and answer.ready
 
-    async def release(self, shard_id: ShardId) -> None:
-        """Stop admitting for a shard and return when nothing of it is on its way to the journal.
+    async def release(self, shard_id: ShardId) -> int | None:
+        """Stop admitting for a shard and return its head when nothing of it is on its way to the journal.
 
         The shard stays here, holding what comes, until `drop` or `resume`: the asks it holds are sent on only when
         somebody else may own it.
         """
         shard = self.shards.get(shard_id)
-        if shard is not None:
-            await shard.drain()
+        return None if shard is None else await shard.drain()
 
     def resume(self, shard_id: ShardId) -> None:
         """Admit again for a shard that was being released."""

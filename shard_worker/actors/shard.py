@@ -179,8 +179,8 @@ class Shard:
             self.state = ShardState.SUSPENDED if self.stream.state is StreamState.UNKNOWN else ShardState.SERVING
             self.retry_held()
 
-    async def drain(self) -> None:
-        """Stop admitting, and return when nothing is on its way to the journal.  Held asks stay held until `close`."""
+    async def drain(self) -> int:
+        """Stop admitting, and return the head when nothing is on its way to the journal.  Held asks stay held until `close`."""
         if self.state is not ShardState.GONE:
             self.state = ShardState.RELEASING
         drained: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -191,6 +191,7 @@ class Shard:
 
         self.stream.when_drained(tell)
         await drained
+        return self.stream.head
 
     def close(self, owner: str | None = None, epoch: int = 0) -> None:
         """Forget everything; what waits is sent on to the next owner, which is named where it is known.

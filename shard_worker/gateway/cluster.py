@@ -27,7 +27,7 @@ class ClusterView(Protocol):
         """``{"workers": […], "shards": […]}``, for people and for ``threadcluster status``."""
         ...
 
-    def ownership(self) -> Document:
+    async def ownership(self) -> Document:
         """Owners, targets, load and the plan's version, for whoever plans."""
         ...
 

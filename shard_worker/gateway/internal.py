@@ -73,7 +73,7 @@ class InternalApi:
 
     async def _ownership(self, request: web.BaseRequest, _: str) -> Reply:
         _parameters(request, ())
-        return Reply(msgspec.json.encode(self._view.ownership()))
+        return Reply(msgspec.json.encode(await self._view.ownership()))
 
     async def _targets(self, request: web.BaseRequest, _: str) -> Reply:
         _parameters(request, ())

@@ -20,6 +20,7 @@ from ulid import ULID
 from shard_worker.database.connection import LINK_FAULTS
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import books, store
+from shard_worker.ownership.desk import Desk
 from shard_worker.ownership.lease import Fenced, Lease, OpenConnection
 from shard_worker.ownership.moves import Moves
 from shard_worker.ownership.owners import EMPTY, OwnerRecord, View
@@ -53,6 +54,7 @@ class Ownership:
         self.registered = asyncio.Event()
         self.lease = Lease(connect, worker, beat_s=beat_s, lease_s=lease_s)
         self._connect = connect
+        self._desk = Desk(connect, STATEMENT_S)
         self._address = address
         self._host: ShardHost | None = None
         self._past: set[str] = set()
@@ -79,10 +81,10 @@ class Ownership:
         """Somebody who must know says who owns a shard since that epoch."""
         self._sight.learn(shard_id, worker, epoch)
 
-    def told(self, shard_id: ShardId, epoch: int) -> None:
-        """Another worker says that it gave us a shard."""
+    def told(self, shard_id: ShardId, epoch: int, incarnation: str, head: int | None) -> None:
+        """Another worker says that it gave one of our incarnations a shard, which it had drained at ``head``."""
         if self._steward is not None:
-            self._steward.told(shard_id, epoch)
+            self._steward.told(shard_id, epoch, incarnation, head)
 
     def ring(self) -> None:
         """Ownership seems to be another than is known: have it read again soon."""
@@ -129,33 +131,21 @@ class Ownership:
 
         Raises `TimeoutError` when Postgres does not answer: whether the plan was recorded is then not known.
         """
-        async with asyncio.timeout(STATEMENT_S):
-            connection = await self._connect("targets")
-            try:
-                return await store.set_targets(connection, version, plan_hash, targets)
-            finally:
-                connection.terminate()
+        async with self._desk.session() as connection:
+            return await store.set_targets(connection, version, plan_hash, targets)
 
     async def set_cordon(self, worker: str, *, cordoned: bool, draining: bool) -> bool:
         """Say whether a worker gets more shards, and whether it keeps those it has; False for a name nobody has had.
 
         Raises `TimeoutError` when Postgres does not answer: whether it was recorded is then not known.
         """
-        async with asyncio.timeout(STATEMENT_S):
-            connection = await self._connect("cordon")
-            try:
-                return await books.set_cordon(connection, worker, cordoned=cordoned, draining=draining)
-            finally:
-                connection.terminate()
+        async with self._desk.session() as connection:
+            return await books.set_cordon(connection, worker, cordoned=cordoned, draining=draining)
 
     async def history(self, limit: int, shard_id: ShardId | None) -> list[books.Change]:
         """The last changes of owner, newest first.  Raises `TimeoutError` when Postgres does not answer."""
-        async with asyncio.timeout(STATEMENT_S):
-            connection = await self._connect("history")
-            try:
-                return await books.history(connection, limit, shard_id)
-            finally:
-                connection.terminate()
+        async with self._desk.session() as connection:
+            return await books.history(connection, limit, shard_id)
 
     # --- life
 
@@ -183,6 +173,7 @@ class Ownership:
             return
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+        self._desk.close()
         if self.leaving and self.incarnation:
             try:
                 async with asyncio.timeout(_RETIRE_S):

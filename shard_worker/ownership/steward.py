@@ -5,8 +5,10 @@ takes its time goes on beside it (having a target prepared, draining, waiting un
 shard holds up neither the others nor the view.  After a lost session nothing it had under way is assumed: the next look
 says what became of it.
 
-Two steps do not wait for a look, because a shard stands still until they are taken: giving one that is drained, and
-serving one that was given.  The database checks both.
+Two steps do not wait for a look, because a shard stands still until they are taken: giving one that is drained, which
+the database checks, and serving one that was given.  That needs no question: the gift was committed before it was told
+of, only this incarnation itself can have parted with the shard since (or it was fenced, and then its lease is over and
+its appends are refused), and the giver knew the head when nothing of its own was on its way any more.
 """
 
 import asyncio
@@ -56,11 +58,14 @@ class ShardHost(Protocol):
     async def prepare(self, shard_id: ShardId, receiver: OwnerRecord) -> bool:
         """Have a worker read what it will need of a shard that is served here; False when it is not to be had."""
 
-    async def tell(self, shard_id: ShardId, receiver: OwnerRecord) -> bool:
-        """Tell a worker that it owns a shard at ``receiver.epoch``; True when it says that it serves it."""
+    async def tell(self, shard_id: ShardId, receiver: OwnerRecord, head: int | None) -> bool:
+        """Tell a worker that it owns a shard at ``receiver.epoch``, up to ``head``; True when it says that it serves it."""
 
-    async def release(self, shard_id: ShardId) -> None:
-        """Stop admitting, and return when nothing is on its way.  May be cancelled, and may be called again."""
+    async def release(self, shard_id: ShardId) -> int | None:
+        """Stop admitting, and return the head when nothing is on its way; None when the shard is not here.
+
+        May be cancelled, and may be called again.
+        """
 
     def resume(self, shard_id: ShardId) -> None:
         """Admit again for a shard that was being released."""
@@ -109,19 +114,26 @@ class Steward:
         self._loads_kept: dict[ShardId, Load] = {}
         self._handoffs: dict[ShardId, Handoff] = {}
         self._failed_at: dict[ShardId, float] = {}
-        self._drains: dict[ShardId, asyncio.Task[None]] = {}
+        self._drains: dict[ShardId, asyncio.Task[int | None]] = {}
         self._stopped_at: dict[ShardId, float] = {}
         self._asides: set[asyncio.Task[None]] = set()
-        self._told: dict[ShardId, int] = {}
+        self._told: dict[ShardId, tuple[int, int]] = {}
+        """Epoch and head of what was given to this incarnation and is not served yet."""
         self._used: dict[ShardId, int] = {}
-        """The last epoch at which something of ours was, or may have been, sent to the journal."""
+        """The last epoch at which something of ours was, or may have been, sent to the journal, or which we gave up.
+
+        What was given to us and given on, or released, before it was served here must not be served when the telling
+        comes after all.
+        """
         self._pauses: dict[tuple[ShardId, int], float] = {}
         self._pauses_at = self._load_at = time.monotonic()
 
-    def told(self, shard_id: ShardId, epoch: int) -> None:
-        """Another worker says that it gave a shard to this one."""
-        if epoch > self._used.get(shard_id, 0):
-            self._told[shard_id] = epoch
+    def told(self, shard_id: ShardId, epoch: int, incarnation: str, head: int | None) -> None:
+        """Another worker says that it gave a shard to an incarnation of this one; see `ShardGiven`."""
+        if incarnation != self._incarnation or head is None:
+            self._sight.ring()  # the next look says what is ours
+        elif epoch > self._used.get(shard_id, 0):
+            self._told[shard_id] = epoch, head
             self._sight.nudge()
 
     def raised(self, shard_id: ShardId, epoch: int) -> None:
@@ -221,6 +233,7 @@ class Steward:
             self._drain(shard_id)
         if steps.release:
             held = {shard_id: shards[shard_id].epoch for shard_id in steps.release}
+            self._part_with(held)
             async with asyncio.timeout(STATEMENT_S):
                 released = await store.release(connection, self._worker, self._incarnation, held)
             for shard_id in released:
@@ -266,17 +279,15 @@ class Steward:
     # --- serving what is ours
 
     async def _adopt_told(self, connection: asyncpg.Connection) -> None:
-        """Serve what other workers say they gave us, when the database says so too."""
-        if not self._told:
-            return
+        """Serve what other workers gave us."""
         # What was adopted from a look while the telling came must not be adopted anew: rows of it may be on their way.
-        told = {shard_id: epoch for shard_id, epoch in self._told.items() if epoch > self._used.get(shard_id, 0)}
+        told = {shard_id: each for shard_id, each in self._told.items() if each[0] > self._used.get(shard_id, 0)}
         self._told = {}
-        if not told:
-            return
-        async with asyncio.timeout(STATEMENT_S):
-            heads = await store.named(connection, self._incarnation, told)
-        await self._adopt(connection, told, heads)
+        await self._adopt(
+            connection,
+            {shard_id: epoch for shard_id, (epoch, _) in told.items()},
+            {shard_id: head for shard_id, (_, head) in told.items()},
+        )
 
     async def _adopt(
         self, connection: asyncpg.Connection, epochs: Mapping[ShardId, int], heads: Mapping[ShardId, int]
@@ -330,10 +341,11 @@ class Steward:
             store.Gift(shard_id, each.epoch, each.worker, each.incarnation, shards[shard_id].reason)
             for shard_id, each in sorted(drained.items())
         ]
+        self._part_with({gift.shard_id: gift.epoch for gift in gifts})
         async with asyncio.timeout(STATEMENT_S):
             given = await store.give(connection, self._worker, self._incarnation, gifts)
         for shard_id, handoff in drained.items():
-            epoch = given.get(shard_id)
+            epoch, head = given.get(shard_id), self._drains[shard_id].result()
             if epoch is None:
                 self._handoffs[shard_id] = handoff._replace(phase=Phase.FAILED)
                 self._sight.ring()
@@ -342,15 +354,15 @@ class Steward:
             stopped_at = self._stopped_at.get(shard_id, time.monotonic())
             self._sight.learn(shard_id, handoff.worker, epoch)
             self._drop(shard_id, handoff.worker, epoch)
-            self._aside(self._tell(shard_id, handoff, epoch, stopped_at), f"tell-{shard_id}")
+            self._aside(self._tell(shard_id, handoff, epoch, head, stopped_at), f"tell-{shard_id}")
 
-    async def _tell(self, shard_id: ShardId, handoff: Handoff, epoch: int, stopped_at: float) -> None:
+    async def _tell(self, shard_id: ShardId, handoff: Handoff, epoch: int, head: int | None, stopped_at: float) -> None:
         worker = self._sight.view.workers[handoff.worker]
         receiver = OwnerRecord(
             worker.id, handoff.incarnation, epoch, worker.host, worker.public_port, worker.management_port
         )
         given_at = time.monotonic()
-        if await self._host.tell(shard_id, receiver):
+        if await self._host.tell(shard_id, receiver, head):
             pause_ms = (time.monotonic() - stopped_at) * 1000
             self._pauses[(shard_id, epoch)] = pause_ms
             self._moves.paused(pause_ms)
@@ -378,6 +390,11 @@ class Steward:
             extra={"shard": shard_id, "target": handoff.worker, "phase": handoff.phase.name.lower()},
         )
 
+    def _part_with(self, held: Mapping[ShardId, int]) -> None:
+        """Serve these shards no more at the epochs they are held at."""
+        for shard_id, epoch in held.items():
+            self._used[shard_id] = max(epoch, self._used.get(shard_id, 0))
+
     # --- drains
 
     def _drain(self, shard_id: ShardId) -> None:
@@ -393,7 +410,7 @@ class Steward:
         elif task.done():  # begun when there was no receiver yet
             self._drain_ended(shard_id, task)
 
-    def _drain_ended(self, shard_id: ShardId, done: "asyncio.Task[None]") -> None:
+    def _drain_ended(self, shard_id: ShardId, done: "asyncio.Task[int | None]") -> None:
         if self._drains.get(shard_id) is not done:
             return
         handoff = self._handoffs.get(shard_id)

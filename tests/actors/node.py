@@ -74,7 +74,7 @@ class Owners:
 
     records: dict[int, OwnerRecord] = field(default_factory=dict)
     rung: int = 0
-    heard: list[tuple[int, int]] = field(default_factory=list)
+    heard: list[tuple[int, int, str, int | None]] = field(default_factory=list)
     change: "asyncio.Future[None] | None" = None
     nobody_stays: bool = False
 
@@ -87,8 +87,8 @@ class Owners:
             self.records[shard_id] = record._replace(worker=worker, epoch=epoch)
         self.announce()
 
-    def told(self, shard_id: ShardId, epoch: int) -> None:
-        self.heard.append((shard_id, epoch))
+    def told(self, shard_id: ShardId, epoch: int, incarnation: str, head: int | None) -> None:
+        self.heard.append((shard_id, epoch, incarnation, head))
 
     def ring(self) -> None:
         self.rung += 1

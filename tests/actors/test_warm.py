@@ -147,12 +147,12 @@ async def test_full_memory_keeps_what_it_has(dsn: str) -> None:
 async def test_being_told_of_a_shard_waits_until_it_is_served(dsn: str) -> None:
     """The answer is yes once the shard is here at that epoch; no when it does not come within the budget."""
     async with node_on(dsn, name="w0") as node:
-        told = node.region.serve(ShardGiven(3, 1), 5.0, 1, 1)
+        told = node.region.serve(ShardGiven(3, 1, "i", 0), 5.0, 1, 1)
         assert isinstance(told, asyncio.Future)
         await node.own(3)
         assert await told == Received(ready=True)
-        assert node.owners.heard == [(3, 1)]
-        late = node.region.serve(ShardGiven(3, 7), 0.05, 7, 1)
+        assert node.owners.heard == [(3, 1, "i", 0)]
+        late = node.region.serve(ShardGiven(3, 7, "i", 0), 0.05, 7, 1)
         assert isinstance(late, asyncio.Future)
         assert await late == Received(ready=False)
 

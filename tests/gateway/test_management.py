@@ -40,7 +40,7 @@ class View:
             raise RuntimeError("inner secret")
         return {"workers": [], "shards": []}
 
-    def ownership(self) -> dict[str, object]:
+    async def ownership(self) -> dict[str, object]:
         return {"planVersion": 4}
 
     def plan_version(self) -> int:

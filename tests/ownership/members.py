@@ -41,11 +41,12 @@ class Host:
         self.shards[shard_id] = (epoch, head)
         self.releasing.discard(shard_id)
 
-    async def release(self, shard_id: ShardId) -> None:
+    async def release(self, shard_id: ShardId) -> int | None:
         self.steps.append(("release", shard_id))
         self.releasing.add(shard_id)
         if self.stuck is not None:
             await self.stuck.wait()
+        return self.shards[shard_id][1] if shard_id in self.shards else None
 
     def resume(self, shard_id: ShardId) -> None:
         self.steps.append(("resume", shard_id))
@@ -55,10 +56,10 @@ class Host:
         self.steps.append(("prepare", shard_id))
         return receiver.worker in self.peers
 
-    async def tell(self, shard_id: ShardId, receiver: OwnerRecord) -> bool:
+    async def tell(self, shard_id: ShardId, receiver: OwnerRecord, head: int | None) -> bool:
         self.steps.append(("tell", shard_id))
         if receiver.worker in self.peers:
-            self.peers[receiver.worker].told(shard_id, receiver.epoch)
+            self.peers[receiver.worker].told(shard_id, receiver.epoch, receiver.incarnation, head)
         return True
 
     async def catch_up(self, connection: asyncpg.Connection, heads: Mapping[ShardId, int]) -> None:

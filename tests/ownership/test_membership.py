@@ -33,7 +33,7 @@ async def test_a_shard_told_of_while_it_is_adopted_is_adopted_once(dsn: str, mon
         async def told_meanwhile(connection: asyncpg.Connection, heads: Mapping[ShardId, int]) -> None:
             await catch_up(connection, heads)
             for shard_id in heads:
-                a.ownership.told(shard_id, 1)
+                a.ownership.told(shard_id, 1, a.ownership.incarnation, 0)
 
         monkeypatch.setattr(a.host, "catch_up", told_meanwhile)
         await a.target(*[(shard, "a") for shard in range(SHARDS)])

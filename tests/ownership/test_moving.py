@@ -52,6 +52,28 @@ async def test_a_planned_move_is_prepared_drained_given_and_told(dsn: str) -> No
         await connection.close()
 
 
+async def test_what_is_told_of_another_incarnation_is_not_served(dsn: str) -> None:
+    """Nor what is told without a head; both are looked up, and the database knows nothing of them."""
+    async with member(dsn, "a") as a, member(dsn, "b") as b:
+        await settle(a, b)
+        b.ownership.told(S3, 9, "an earlier one", 0)
+        b.ownership.told(S3, 9, b.ownership.incarnation, None)
+        await b.ownership.refresh()
+        assert not b.shards
+
+
+async def test_what_was_given_up_is_not_served_when_the_telling_comes_late(dsn: str) -> None:
+    """It is told of at the epoch at which it was released again."""
+    async with member(dsn, "a") as a:
+        await settle(a)
+        epoch = a.ownership.view.shards[S3].epoch
+        await a.ownership.leave()
+        assert not a.shards
+        a.ownership.told(S3, epoch, a.ownership.incarnation, 0)
+        await a.ownership.refresh()
+        assert not a.shards
+
+
 async def test_a_shard_that_does_not_drain_is_served_on_and_moved_later(dsn: str) -> None:
     """The handoff is given up within its deadline, and begun again."""
     async with member(dsn, "a") as a, member(dsn, "b") as b:
@@ -83,8 +105,8 @@ async def test_a_lost_message_costs_a_look_and_nothing_else(dsn: str) -> None:
     async with member(dsn, "a") as a, member(dsn, "b") as b:
         await settle(a, b)
 
-        async def deaf(shard_id: ShardId, receiver: object) -> bool:
-            del shard_id, receiver
+        async def deaf(shard_id: ShardId, receiver: object, head: int | None) -> bool:
+            del shard_id, receiver, head
             return False
 
         a.host.tell = deaf  # type: ignore[method-assign]  # the message is lost

@@ -28,7 +28,7 @@ from threadcluster_operator.workers import NobodyAnswers, WorkerRefused, target_
 log = logging.getLogger(__name__)
 
 _TURN_S: Final = 0.2
-_TURN_WHILE_MOVING_S: Final = 0.05
+_TURN_WHILE_MOVING_S: Final = 0.02
 """A few shards are ordered to move at a time, and most take less than this."""
 _RESTART_S: Final = 0.3
 

@@ -25,7 +25,6 @@ class Watch:
     def __init__(self, session: aiohttp.ClientSession, secret: str) -> None:
         self._session = session
         self._secret = secret
-        self._turn = 0
         self.answers: Answers = {}
         self.observed: Observed | None = None
 
@@ -33,8 +32,8 @@ class Watch:
         """Ask every worker; the newest view of them all counts, and each for what it serves itself.
 
         ``emptying`` are workers that shall own nothing, though nobody asked for that in the database.  ``briefly``
-        asks one worker alone, each in turn, and takes the others at their last word: enough to see where shards are,
-        not to say that all is well.
+        asks one worker alone, that which records plans, and takes the others at their last word: enough to see where
+        shards are, not to say that all is well.
         """
         workers = list(processes)
         answers = await self._ask_one(workers) if briefly else None
@@ -55,8 +54,7 @@ class Watch:
         """All answers, one of them new; None when all must be asked."""
         if {worker.name for worker in workers} != set(self.answers):
             return None
-        self._turn += 1
-        worker = workers[self._turn % len(workers)]
+        worker = workers[0]  # `workers` gives it the plans, so it knows of the last one
         answer = await self._ask(worker)
         return None if answer is None else self.answers | {worker.name: answer}
 

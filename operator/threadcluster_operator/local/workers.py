@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import aiohttp
+import msgspec
 
 from threadcluster_operator.local.datadir import DataDir
 
@@ -214,7 +215,7 @@ async def ask(
             timeout=aiohttp.ClientTimeout(total=within_s),
         ) as response:
             worker.answered_at = time.monotonic()
-            found = await response.json(content_type=None)
+            found = msgspec.json.decode(await response.read())
             return found if response.status == 200 and isinstance(found, dict) else None
-    except (aiohttp.ClientError, TimeoutError, json.JSONDecodeError):
+    except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError):
         return None

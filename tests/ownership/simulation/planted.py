@@ -68,6 +68,27 @@ PLANTED: Final = (
     _bug("drop forgotten", "lease", "handoff", "served"),
     _bug("observer not restarted", "takeover", faults=("restart_database",)),
     _bug("told twice", "journal", "acknowledged"),
+    _bug(
+        "told to another incarnation",
+        "lease",
+        "journal",
+        "acknowledged",
+        "handoff",
+        faults=("roll", "terminate", "hang"),
+    ),
+    _bug(
+        "told after the release",
+        "lease",
+        "journal",
+        "acknowledged",
+        "handoff",
+        faults=("roll", "edit", "hang"),
+        steps=0.2,
+    ),
+    _bug(
+        "told after the gift", "lease", "journal", "acknowledged", "handoff", faults=("roll", "edit", "hang"), steps=0.2
+    ),
+    _bug("head before the last batch", "journal", "acknowledged", "lease"),
     _bug("adopt at the same epoch", "journal", "acknowledged", "outcome", faults=("roll", "cut", "terminate")),
     _bug("raised unnoticed", "journal", "acknowledged", "outcome", faults=("cut", "hang", "roll"), steps=0.2),
     # the lease and the membership

@@ -51,14 +51,17 @@ class Steward:
         """Whether each drain is done."""
         self.prepared: dict[ShardId, int] = {}
         """The heads of the shards that this worker was asked to prepare."""
-        self._told: dict[ShardId, int] = {}
+        self._told: dict[ShardId, tuple[int, int]] = {}
+        """Epoch and head of what was given to this incarnation and is not served yet."""
         self._used: dict[ShardId, int] = {}
-        """The last epoch at which something of ours was, or may have been, sent to the journal."""
+        """The last epoch at which something of ours was, or may have been, sent to the journal, or which we gave up."""
 
-    def told(self, shard_id: ShardId, epoch: int) -> None:
-        """Another worker says that it gave a shard to this one."""
-        if epoch > self._used.get(shard_id, 0):
-            self._told[shard_id] = epoch
+    def told(self, shard_id: ShardId, epoch: int, incarnation: str, head: int) -> None:
+        """Another worker says that it gave a shard to an incarnation of this one."""
+        if incarnation != self._incarnation and "told to another incarnation" not in self._world.bugs:
+            self.ring()
+        elif epoch > self._used.get(shard_id, 0):
+            self._told[shard_id] = epoch, head
             self._bell.ring()
 
     def raised(self, shard_id: ShardId, epoch: int) -> None:
@@ -91,7 +94,7 @@ class Steward:
         mono = self._process.mono
         while True:
             if self._told:
-                yield from self._adopt_told(session)
+                yield from self._adopt_told()
             if self.handoffs:
                 yield from self._give(session)
             began = mono()
@@ -158,6 +161,8 @@ class Steward:
             self._drain(shard_id)
         if steps.release:
             held = {shard_id: shards[shard_id].epoch for shard_id in steps.release}
+            if "told after the release" not in self._world.bugs:
+                self._part_with(held)
             released = yield from session.execute(transactions.release(self._incarnation, held), _STATEMENT_S)
             for shard_id in sorted(released):
                 self._drop(shard_id)
@@ -188,14 +193,12 @@ class Steward:
 
     # --- serving what is ours
 
-    def _adopt_told(self, session: Session) -> Work[None]:
+    def _adopt_told(self) -> Work[None]:
         told, self._told = self._told, {}
         if "told twice" not in self._world.bugs:
-            told = {shard_id: epoch for shard_id, epoch in told.items() if epoch > self._used.get(shard_id, 0)}
-        if not told:
-            return
-        heads = yield from session.execute(transactions.named(self._incarnation, told), _STATEMENT_S)
-        yield from self._adopt(told, heads)
+            told = {shard_id: each for shard_id, each in told.items() if each[0] > self._used.get(shard_id, 0)}
+        epochs = {shard_id: epoch for shard_id, (epoch, _) in told.items()}
+        yield from self._adopt(epochs, {shard_id: head for shard_id, (_, head) in told.items()})
 
     def _adopt(self, epochs: Mapping[ShardId, int], heads: Mapping[ShardId, int]) -> Work[None]:
         if not heads:
@@ -245,6 +248,8 @@ class Steward:
         gifts = [
             Gift(shard_id, each.epoch, each.worker, each.incarnation) for shard_id, each in sorted(drained.items())
         ]
+        if "told after the gift" not in self._world.bugs:
+            self._part_with({gift.shard_id: gift.epoch for gift in gifts})
         given = yield from session.execute(transactions.give(self._incarnation, gifts), _STATEMENT_S)
         for shard_id, handoff in drained.items():
             epoch = given.get(shard_id)
@@ -252,14 +257,23 @@ class Steward:
                 self.handoffs[shard_id] = handoff._replace(phase=Phase.FAILED)
                 self.ring()
                 continue
+            served = self._host.shards.get(shard_id)
+            head = served.head if served is not None else None
             self._drop(shard_id)
-            self._world.tell(self._process, handoff.worker, shard_id, epoch)
+            if head is not None:
+                if "head before the last batch" in self._world.bugs:
+                    head = max(0, head - 1)
+                self._world.tell(self._process, handoff.worker, shard_id, epoch, handoff.incarnation, head)
 
     def _abandon(self, shard_id: ShardId) -> None:
         self.handoffs.pop(shard_id)
         self._failed_at[shard_id] = self._process.mono()
         self._drains.pop(shard_id, None)
         self._host.resume(shard_id)
+
+    def _part_with(self, held: Mapping[ShardId, int]) -> None:
+        for shard_id, epoch in held.items():
+            self._used[shard_id] = max(epoch, self._used.get(shard_id, 0))
 
     # --- drains
 

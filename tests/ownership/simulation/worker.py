@@ -77,10 +77,10 @@ class WorkerProcess(Process):
                 self.steward.ring()
             Task(self, self._leave())
 
-    def told(self, shard_id: ShardId, epoch: int) -> None:
-        """Another worker says that it gave us a shard."""
+    def told(self, shard_id: ShardId, epoch: int, incarnation: str, head: int) -> None:
+        """Another worker says that it gave one of our incarnations a shard."""
         if self.steward is not None:
-            self.steward.told(shard_id, epoch)
+            self.steward.told(shard_id, epoch, incarnation, head)
 
     def raised(self, shard_id: ShardId, epoch: int) -> None:
         """An unknown outcome raised the epoch of a shard."""

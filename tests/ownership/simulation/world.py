@@ -185,14 +185,18 @@ class World:
                 process.steward.prepared[shard_id] = self.db.head(shard_id)
         sender.later(takes_s, lambda: answer(not lost))
 
-    def tell(self, sender: WorkerProcess, target: str, shard_id: ShardId, epoch: int) -> None:
-        """Tell a worker that it was given a shard; it looks by itself too."""
+    def tell(
+        self, sender: WorkerProcess, target: str, shard_id: ShardId, epoch: int, incarnation: str, head: int
+    ) -> None:
+        """Tell a worker that an incarnation of it was given a shard up to its head; it looks by itself too."""
         del sender
         if self.rng.random() < self.lossy:
             return
         for process in self.named(target):
             takes_s = 0.001 + self.rng.random() * (0.01 if self.rng.random() < 0.9 else 0.5)
-            self.timeline.after(takes_s, partial(process.deliver, partial(process.told, shard_id, epoch)))
+            self.timeline.after(
+                takes_s, partial(process.deliver, partial(process.told, shard_id, epoch, incarnation, head))
+            )
 
     # --- clients
 

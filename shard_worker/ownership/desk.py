@@ -1,0 +1,54 @@
+"""The session at which a worker answers whoever plans: one, kept for the next who asks, and ended when nobody does.
+
+A planner that moves many shards asks many times a second, and to connect takes longer than what it asks for.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import asyncpg
+
+from shard_worker.ownership.lease import OpenConnection
+
+_KEPT_S: Final = 5.0
+
+
+class Desk:
+    """One at a time is served; `close` it at the end."""
+
+    def __init__(self, connect: OpenConnection, within_s: float) -> None:
+        self._connect = connect
+        self._within_s = within_s
+        self._free = asyncio.Lock()
+        self._kept: asyncpg.Connection | None = None
+        self._ending: asyncio.TimerHandle | None = None
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[asyncpg.Connection]:
+        """A session for one statement or transaction; one in which anything went wrong is thrown away.
+
+        Raises `TimeoutError` when it is not had, and what it is for not done, within the time that a statement may take.
+        """
+        async with asyncio.timeout(self._within_s), self._free:
+            if self._ending is not None:
+                self._ending.cancel()
+            connection, self._kept = self._kept, None
+            if connection is None or connection.is_closed():
+                connection = await self._connect("desk")
+            try:
+                yield connection
+            except BaseException:
+                connection.terminate()
+                raise
+            self._kept = connection
+            self._ending = asyncio.get_running_loop().call_later(_KEPT_S, self.close)
+
+    def close(self) -> None:
+        """End the session that is kept, if one is."""
+        if self._ending is not None:
+            self._ending.cancel()
+        connection, self._kept = self._kept, None
+        if connection is not None:
+            connection.terminate()
