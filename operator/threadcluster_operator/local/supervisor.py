@@ -214,6 +214,7 @@ class Supervisor:
             "SHARD_WORKER_MANAGEMENT_PORT": "0",
             "SHARD_WORKER_PASSIVATION_IDLE_SECONDS": str(passivation.idle_seconds),
             "SHARD_WORKER_MAX_RESIDENT_THREADS": str(passivation.max_resident_threads),
+            "SHARD_WORKER_SNAPSHOT_EVERY_EVENTS": str(cluster.spec.worker.snapshot_every_events),
         }
 
     # --- the control loop

@@ -1,0 +1,115 @@
+"""What every part of the resource is made of: one base, one kind of rule for every platform, the shared kinds of value.
+
+Names, bounds, defaults, texts and rules are written once, on the model; `threadcluster_operator.crd` makes the schema of
+the Kubernetes API from them, and `docs/threadcluster.md` is generated from that.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Final, NamedTuple, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
+from pydantic.alias_generators import to_camel
+from pydantic.annotated_handlers import GetJsonSchemaHandler
+from pydantic.config import JsonDict
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
+
+LOCAL_MARK: Final = "x-local"
+LOCAL: Final[JsonDict] = {LOCAL_MARK: True}
+"""Marks a field that the local platform acts on as well; every other field is for Kubernetes alone."""
+
+ATOMIC: Final[JsonDict] = {"x-kubernetes-list-type": "atomic"}
+"""A list that is set as a whole."""
+
+
+def keyed_by(key: str) -> JsonDict:
+    """A list whose items are told apart by one of their fields, so that several writers can each own some of them."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
+
+
+class Rule(NamedTuple):
+    """A rule that no single field can state, for both who checks it.
+
+    ``cel`` is what the Kubernetes API server evaluates, ``holds`` is the same for the local platform and the operator;
+    None where a validator of the part's own says it with more detail.  Defaults are in place when either is asked.
+    """
+
+    cel: str
+    message: str
+    field: tuple[str, ...] = ()
+    """The field to blame, as the user writes it; the part itself when empty."""
+    holds: Callable[[Any], bool] | None = None  # each rule knows the part it belongs to, and Python cannot say so
+    missing: bool = False
+    """Whether it is broken by a field's absence, which Kubernetes' clients show apart from a wrong value."""
+
+
+class Part(BaseModel):
+    """A part of the resource.  It refuses unknown fields, unless who reads it says otherwise (`parse_spec`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True, strict=True)
+
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
+        wrong = [
+            refusal(rule.field, rule.message) for rule in self.rules if rule.holds is not None and not rule.holds(self)
+        ]
+        if wrong:
+            raise ValidationError.from_exception_data(type(self).__name__, wrong)
+        return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The part's rules beside its fields; pydantic asks for this."""
+        schema = handler(core_schema)
+        if cls.rules:
+            handler.resolve_ref_schema(schema)["x-kubernetes-validations"] = [
+                {"rule": rule.cel, "message": rule.message}
+                | ({"fieldPath": "".join(f".{name}" for name in rule.field)} if rule.field else {})
+                | ({"reason": "FieldValueRequired"} if rule.missing else {})
+                for rule in cls.rules
+            ]
+        return schema
+
+
+def refusal(where: tuple[str | int, ...], reason: str, given: object = None) -> InitErrorDetails:
+    """A failure at a field of the part that raises it."""
+    error = PydanticCustomError("rule", "{reason}", {"reason": reason})
+    return InitErrorDetails(type=error, loc=where, input=given)
+
+
+def _check_quantity(given: object) -> object:
+    if isinstance(given, int) and not isinstance(given, bool) and given >= 0:
+        return given
+    if isinstance(given, str) and re.fullmatch(_QUANTITY, given):
+        return given
+    raise PydanticCustomError("quantity", "a quantity is wanted, as Kubernetes writes them: 500m, 2Gi, 4")
+
+
+_QUANTITY: Final = (
+    r"^\+?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$"
+)
+
+Quantity = Annotated[
+    int | str,
+    BeforeValidator(_check_quantity),
+    WithJsonSchema({"x-kubernetes-int-or-string": True, "pattern": _QUANTITY, "maxLength": 32, "minimum": 0}),
+]
+"""An amount of processor or memory; Kubernetes' own notation, without a sign."""
+
+Free = Annotated[
+    dict[str, Any],  # Kubernetes' own objects, which its API server checks when they are used
+    Field(max_length=64),
+    WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True, "maxProperties": 64}),
+]
+"""An object of Kubernetes' own, passed on as it is."""
+
+ClusterName = Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$")]
+ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")]
+DataKey = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
+LabelKey = Annotated[str, Field(min_length=1, max_length=317)]
+LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")]
+Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=64)]
+Annotations = Annotated[dict[LabelKey, Annotated[str, Field(max_length=16_384)]], Field(max_length=64)]
