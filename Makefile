@@ -61,8 +61,10 @@ load: setup ## Load against a URL: ARGS="reference --url http://127.0.0.1:8080" 
 bench: setup ## The benchmark: own Postgres, worker and load; figures into docs/performance.md with ARGS=--write-docs
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
 
-docs: setup ## Write what is generated: docs/configuration.md
+docs: setup ## Write what is generated: docs/configuration.md, docs/threadcluster.md, crds/
 	$(BIN)/python -m shard_worker.settings > docs/configuration.md
+	$(BIN)/python -m threadcluster_operator.reference > docs/threadcluster.md
+	$(BIN)/python -m threadcluster_operator.crd > crds/threadclusters.yaml
 
 lock: ## Choose new versions of all packages, with hashes, for every platform
 	@python3 -m venv build/uv && build/uv/bin/pip install --quiet uv
