@@ -75,9 +75,9 @@ BAD = {
         "Input should be 'Disable'",
     ),
     "too-few-connections": Bad(
-        "database: {urlSecretKeyRef: {name: db}, maxConnectionsPerWorker: 1}",
+        "database: {urlSecretKeyRef: {name: db}, maxConnectionsPerWorker: 4}",
         "spec.database.maxConnectionsPerWorker",
-        "greater than or equal to 4",
+        "greater than or equal to 5",
     ),
     "quantity": Bad(
         "worker: {resources: {requests: {cpu: half}}}",

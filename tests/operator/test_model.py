@@ -14,6 +14,7 @@ from threadcluster_operator.model import (
     ThreadClusterStatus,
     parse_resources,
     parse_spec,
+    without_local_effect,
 )
 
 from tests.operator.bad_documents import BAD, GOOD, Bad
@@ -137,6 +138,25 @@ def test_what_kubernetes_checks_itself_is_passed_on_as_it_is() -> None:
     """Affinity and its kin are no business of ours."""
     affinity = {"nodeAffinity": {"anything": [{"goes": 1}]}}
     assert local({"podTemplate": {"spec": {"affinity": affinity}}}).pod_template.spec.affinity == affinity
+
+
+def test_what_has_no_effect_here_is_told() -> None:
+    """A file made for Kubernetes is taken, and nobody believes that all of it counts."""
+    given = {
+        **GOOD,
+        "shards": 4,
+        "worker": {"env": [], "snapshotEveryEvents": 5},
+        "gateway": {"service": {"type": "NodePort"}},
+    }
+    given["database"] = {**GOOD["database"], "clusterID": "a"}
+    given["replicas"] = 2
+    assert without_local_effect(local(given), "spec") == [
+        "spec.database.clusterID",
+        "spec.gateway.service.type",
+        "spec.image",
+        "spec.worker.env",
+    ]
+    assert without_local_effect(local({}), "spec") == []
 
 
 def test_a_status_may_be_empty_or_whole() -> None:

@@ -105,6 +105,19 @@ class Part(BaseModel):
         return found
 
 
+def without_local_effect(part: Part, path: str) -> list[str]:
+    """The fields given in a part, itself at ``path``, that the local platform checks and then leaves alone."""
+    found: list[str] = []
+    for name in type(part).model_fields.keys() & part.model_fields_set:
+        field, value = type(part).model_fields[name], getattr(part, name)
+        here = f"{path}.{field.alias}"
+        if not (isinstance(field.json_schema_extra, dict) and LOCAL_MARK in field.json_schema_extra):
+            found.append(here)
+        elif isinstance(value, Part):
+            found += without_local_effect(value, here)
+    return sorted(found)
+
+
 def refusal(where: tuple[str | int, ...], reason: str, given: object = None) -> InitErrorDetails:
     """A failure at a field of the part that raises it."""
     error = PydanticCustomError("rule", "{reason}", {"reason": reason})
