@@ -29,9 +29,10 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-PURE := shard_worker/domain/*,shard_worker/ownership/share.py,shard_worker/ownership/decisions.py,operator/threadcluster_operator/placement.py,operator/threadcluster_operator/local/plan.py
+PURE := shard_worker/domain/*,shard_worker/ownership/share.py,shard_worker/ownership/decisions.py,operator/threadcluster_operator/placement.py,operator/threadcluster_operator/local/plan.py,operator/threadcluster_operator/model/*,operator/threadcluster_operator/crd.py,operator/threadcluster_operator/reference.py
 PURE_TESTS := tests/domain tests/ownership/test_share.py tests/ownership/test_decisions.py \
-    tests/operator/test_placement.py tests/local/test_plan.py
+    tests/operator/test_placement.py tests/operator/test_model.py tests/operator/test_reading.py tests/operator/test_crd.py \
+    tests/local/test_plan.py
 
 # The pure rules' tests run once, where their branches are counted (coverage-pure).
 pytest: setup
