@@ -68,7 +68,7 @@ class ControlPlane:
         self.audit_log = folder / "audit.log"
         self._programs = programs
         self._tokens = {user: (secrets.token_hex(16), groups) for user, groups in {**_USERS, **(users or {})}.items()}
-        etcd_port, peer_port, self._port, manager_port, scheduler_port = _free_ports(address, 5)
+        etcd_port, peer_port, self._port, manager_port, scheduler_port = free_ports(address, 5)
         self._certificates = folder / "certificates"
         self.etcd = self._program("etcd", _etcd(folder, address, etcd_port, peer_port))
         self._etcd_health = f"http://{address}:{etcd_port}/health"
@@ -124,16 +124,16 @@ class ControlPlane:
         tokens = [f'{token},{user},{user},"{",".join(groups)}"' for user, (token, groups) in self._tokens.items()]
         (self.folder / "tokens.csv").touch(mode=0o600)
         (self.folder / "tokens.csv").write_text("\n".join(tokens) + "\n")
-        self.etcd.start(partial(_answers, self._etcd_health))
+        self.etcd.start(partial(answers, self._etcd_health))
         self.start_api_server()
         for wanted, program in ((controller_manager, self.controller_manager), (scheduler, self.scheduler)):
             if wanted:
                 self.kubeconfig_for(f"system:{program.name}")
-                program.start(partial(_answers, self._health[program.name]))
+                program.start(partial(answers, self._health[program.name]))
 
     def start_api_server(self) -> None:
         """Start the API server, for the first time or again, and return when it is ready.  Raises `ProgramFailed`."""
-        self.api_server.start(partial(_answers, f"{self.server}/readyz"))
+        self.api_server.start(partial(answers, f"{self.server}/readyz"))
 
     def stop(self) -> None:
         """End everything; the logs stay, the data does not."""
@@ -163,6 +163,7 @@ class ControlPlane:
             f"--service-cluster-ip-range={SERVICE_RANGE}",
             f"--audit-policy-file={self.folder / 'audit-policy.yaml'}",
             f"--audit-log-path={self.audit_log}",
+            "--kubelet-preferred-address-types=InternalIP",  # nobody here can resolve a node's name
         ]
 
     def _client_flags(self, user: str, port: int) -> list[str]:
@@ -200,7 +201,7 @@ def _etcd(folder: Path, address: str, port: int, peer_port: int) -> list[str]:
     ]
 
 
-def _free_ports(address: str, count: int) -> list[int]:
+def free_ports(address: str, count: int) -> list[int]:
     """Ports that nobody has; all are held until the last is found, so that they differ."""
     held = [socket.create_server((address, 0)) for _ in range(count)]
     ports = [each.getsockname()[1] for each in held]
@@ -209,7 +210,7 @@ def _free_ports(address: str, count: int) -> list[int]:
     return ports
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
     """Whether a health page says ok.  Raises `OSError` while nobody listens.
 
     It asks only whether the program is up: whose certificate that is, its clients check.
