@@ -19,6 +19,7 @@ from threadcluster_operator.model.network import (
     NetworkPolicySpec,
     ServiceSpec,
 )
+from threadcluster_operator.model.part import without_local_effect
 from threadcluster_operator.model.pods import (
     ImagePullSecret,
     MonitoringSpec,
@@ -109,4 +110,5 @@ __all__ = [
     "parse_resources",
     "parse_spec",
     "read_resources",
+    "without_local_effect",
 ]

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from threadcluster_operator.model.part import LOCAL, Part, Rule, keyed_by
+from threadcluster_operator.model.part import LOCAL, KeyedBy, Part, Rule
 from threadcluster_operator.placement import Mode, Strategy
 
 
@@ -50,8 +50,9 @@ class RebalanceSpec(Part):
         Field(
             max_length=4096,
             description="Shards that stay on one worker while it lives. A shard is pinned once at most.",
-            json_schema_extra={**LOCAL, **keyed_by("shard")},
+            json_schema_extra=LOCAL,
         ),
+        KeyedBy("shard"),
     ] = Field(default_factory=list)
 
 

@@ -28,7 +28,7 @@ class ServiceSpec(Part):
         Field(
             ge=1,
             le=65_535,
-            description="The port of the HTTP API. Locally: that of this machine, 8080 when gateway is left out.",
+            description="The port of the HTTP API. Locally: that of this machine, 8080 when it is left out.",
             json_schema_extra=LOCAL,
         ),
     ] = 80

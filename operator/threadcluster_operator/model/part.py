@@ -6,14 +6,24 @@ the Kubernetes API from them, and `docs/threadcluster.md` is generated from that
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final, NamedTuple, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
-from pydantic.annotated_handlers import GetJsonSchemaHandler
 from pydantic.config import JsonDict
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
 LOCAL_MARK: Final = "x-local"
 LOCAL: Final[JsonDict] = {LOCAL_MARK: True}
@@ -23,9 +33,30 @@ ATOMIC: Final[JsonDict] = {"x-kubernetes-list-type": "atomic"}
 """A list that is set as a whole."""
 
 
-def keyed_by(key: str) -> JsonDict:
-    """A list whose items are told apart by one of their fields, so that several writers can each own some of them."""
-    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
+@dataclass(frozen=True)
+class KeyedBy:
+    """Marks a list whose items are told apart by one of their fields, so that several writers can each own some of them."""
+
+    key: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:  # any type at all
+        """The list, without two items of one key; pydantic asks for this."""
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The list, as one that has a key; pydantic asks for this."""
+        return handler(schema) | {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [self.key]}
+
+    def _check(self, items: list[BaseModel]) -> list[BaseModel]:
+        first: dict[object, int] = {}
+        wrong = [
+            refusal((position, self.key), f"item {first[key]} has this {self.key} already", key)
+            for position, key in enumerate(getattr(item, self.key) for item in items)
+            if first.setdefault(key, position) != position
+        ]
+        if wrong:
+            raise ValidationError.from_exception_data("list", wrong)
+        return items
 
 
 class Rule(NamedTuple):
@@ -61,17 +92,30 @@ class Part(BaseModel):
         return self
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         """The part's rules beside its fields; pydantic asks for this."""
-        schema = handler(core_schema)
+        found = handler(schema)
         if cls.rules:
-            handler.resolve_ref_schema(schema)["x-kubernetes-validations"] = [
+            handler.resolve_ref_schema(found)["x-kubernetes-validations"] = [
                 {"rule": rule.cel, "message": rule.message}
                 | ({"fieldPath": "".join(f".{name}" for name in rule.field)} if rule.field else {})
                 | ({"reason": "FieldValueRequired"} if rule.missing else {})
                 for rule in cls.rules
             ]
-        return schema
+        return found
+
+
+def without_local_effect(part: Part, path: str) -> list[str]:
+    """The fields given in a part, itself at ``path``, that the local platform checks and then leaves alone."""
+    found: list[str] = []
+    for name in type(part).model_fields.keys() & part.model_fields_set:
+        field, value = type(part).model_fields[name], getattr(part, name)
+        here = f"{path}.{field.alias}"
+        if not (isinstance(field.json_schema_extra, dict) and LOCAL_MARK in field.json_schema_extra):
+            found.append(here)
+        elif isinstance(value, Part):
+            found += without_local_effect(value, here)
+    return sorted(found)
 
 
 def refusal(where: tuple[str | int, ...], reason: str, given: object = None) -> InitErrorDetails:
@@ -83,11 +127,12 @@ def refusal(where: tuple[str | int, ...], reason: str, given: object = None) -> 
 def _check_quantity(given: object) -> object:
     if isinstance(given, int) and not isinstance(given, bool) and given >= 0:
         return given
-    if isinstance(given, str) and re.fullmatch(_QUANTITY, given):
+    if isinstance(given, str) and len(given) <= _QUANTITY_LENGTH and re.fullmatch(_QUANTITY, given):
         return given
     raise PydanticCustomError("quantity", "a quantity is wanted, as Kubernetes writes them: 500m, 2Gi, 4")
 
 
+_QUANTITY_LENGTH: Final = 32
 _QUANTITY: Final = (
     r"^\+?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$"
 )
@@ -95,7 +140,9 @@ _QUANTITY: Final = (
 Quantity = Annotated[
     int | str,
     BeforeValidator(_check_quantity),
-    WithJsonSchema({"x-kubernetes-int-or-string": True, "pattern": _QUANTITY, "maxLength": 32, "minimum": 0}),
+    WithJsonSchema(
+        {"x-kubernetes-int-or-string": True, "pattern": _QUANTITY, "maxLength": _QUANTITY_LENGTH, "minimum": 0}
+    ),
 ]
 """An amount of processor or memory; Kubernetes' own notation, without a sign."""
 
@@ -106,7 +153,11 @@ Free = Annotated[
 ]
 """An object of Kubernetes' own, passed on as it is."""
 
-ClusterName = Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$")]
+NAME_LENGTH: Final = 40
+"""What leaves room, within the 63 characters of a label, for what names of pods, Services and Jobs add."""
+NAME_PATTERN: Final = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
+
+ClusterName = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH, pattern=NAME_PATTERN)]
 ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")]
 DataKey = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
 LabelKey = Annotated[str, Field(min_length=1, max_length=317)]

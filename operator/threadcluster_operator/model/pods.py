@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from threadcluster_operator.model.part import ATOMIC, Annotations, Free, Labels, ObjectName, Part, keyed_by
+from threadcluster_operator.model.part import ATOMIC, Annotations, Free, KeyedBy, Labels, ObjectName, Part
 
 
 class ImagePullSecret(Part):
@@ -13,7 +13,7 @@ class ImagePullSecret(Part):
     name: Annotated[ObjectName, Field(description="The Secret's name.")]
 
 
-ImagePullSecrets = Annotated[list[ImagePullSecret], Field(max_length=16, json_schema_extra=keyed_by("name"))]
+ImagePullSecrets = Annotated[list[ImagePullSecret], Field(max_length=16), KeyedBy("name")]
 
 
 class PodMetadata(Part):

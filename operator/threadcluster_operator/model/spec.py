@@ -3,7 +3,6 @@
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
-from pydantic_core import InitErrorDetails
 
 from threadcluster_operator.model.database import DatabaseSpec
 from threadcluster_operator.model.moves import AutoscalingSpec, DrainSpec, RebalanceSpec, RolloutSpec
@@ -102,16 +101,13 @@ class ThreadClusterSpec(Part):
 
     @model_validator(mode="after")
     def _check_pins(self) -> Self:
-        pinned: dict[int, int] = {}
-        wrong: list[InitErrorDetails] = []
-        for position, pin in enumerate(self.rebalance.pins):
-            reason = ""
-            if pin.shard >= self.shards:
-                reason = f"the cluster has shards 0 to {self.shards - 1}"
-            elif (first := pinned.setdefault(pin.shard, position)) != position:
-                reason = f"spec.rebalance.pins.{first} pins this shard already"
-            if reason:
-                wrong.append(refusal(("rebalance", "pins", position, "shard"), reason, pin.shard))
+        wrong = [
+            refusal(
+                ("rebalance", "pins", position, "shard"), f"the cluster has shards 0 to {self.shards - 1}", pin.shard
+            )
+            for position, pin in enumerate(self.rebalance.pins)
+            if pin.shard >= self.shards
+        ]
         if wrong:
             raise ValidationError.from_exception_data(type(self).__name__, wrong)
         return self

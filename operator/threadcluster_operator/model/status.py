@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from threadcluster_operator.model.part import Part, keyed_by
+from threadcluster_operator.model.part import KeyedBy, Part
 
 Count = Annotated[int, Field(ge=0)]
 Word = Annotated[str, Field(max_length=63, pattern=r"^[A-Za-z]([A-Za-z0-9]*)$")]
@@ -78,13 +78,13 @@ class ThreadClusterStatus(Part):
     plan: Annotated[PlanStatus | None, Field()] = None
     workers: Annotated[
         list[WorkerStatus],
-        Field(max_length=256, description="The workers, in order.", json_schema_extra=keyed_by("name")),
+        Field(max_length=256, description="The workers, in order."),
+        KeyedBy("name"),
     ] = Field(default_factory=list)
     conditions: Annotated[
         list[Condition],
         Field(
-            max_length=16,
-            description="Ready, Available, Progressing, Stalled, Draining, AutoscalingActive and Paused.",
-            json_schema_extra=keyed_by("type"),
+            max_length=16, description="Ready, Available, Progressing, Stalled, Draining, AutoscalingActive and Paused."
         ),
+        KeyedBy("type"),
     ] = Field(default_factory=list)

@@ -4,7 +4,7 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from threadcluster_operator.model.part import LOCAL, DataKey, ObjectName, Part, Quantity, Rule, keyed_by
+from threadcluster_operator.model.part import LOCAL, DataKey, KeyedBy, ObjectName, Part, Quantity, Rule
 
 OWN_PREFIX: Final = "SHARD_WORKER_"
 """Of the environment variables that the operator sets itself, from the rest of the resource."""
@@ -112,11 +112,8 @@ class WorkerSpec(Part):
     resources: Annotated[ResourcesSpec, Field()] = ResourcesSpec()
     env: Annotated[
         list[EnvVar],
-        Field(
-            max_length=64,
-            description="Variables for the environment of every worker.",
-            json_schema_extra=keyed_by("name"),
-        ),
+        Field(max_length=64, description="Variables for the environment of every worker."),
+        KeyedBy("name"),
     ] = Field(default_factory=list)
     passivation: Annotated[PassivationSpec, Field(json_schema_extra=LOCAL)] = PassivationSpec()
     snapshot_every_events: Annotated[
