@@ -37,10 +37,10 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-PURE := shard_worker/domain/*,shard_worker/ownership/share.py,shard_worker/ownership/decisions.py,operator/threadcluster_operator/placement.py,operator/threadcluster_operator/local/plan.py,operator/threadcluster_operator/model/*,operator/threadcluster_operator/crd.py,operator/threadcluster_operator/reference.py,operator/threadcluster_operator/desired/*
+PURE := shard_worker/domain/*,shard_worker/ownership/share.py,shard_worker/ownership/decisions.py,operator/threadcluster_operator/placement.py,operator/threadcluster_operator/planner.py,operator/threadcluster_operator/model/*,operator/threadcluster_operator/crd.py,operator/threadcluster_operator/reference.py,operator/threadcluster_operator/desired/*
 PURE_TESTS := tests/domain tests/ownership/test_share.py tests/ownership/test_decisions.py \
     tests/operator/test_placement.py tests/operator/test_model.py tests/operator/test_reading.py tests/operator/test_crd.py \
-    tests/operator/desired tests/local/test_plan.py
+    tests/operator/desired tests/operator/test_planner.py
 
 # The pure rules' tests run once, where their branches are counted (coverage-pure).
 pytest: setup

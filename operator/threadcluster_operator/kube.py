@@ -109,13 +109,20 @@ _BY_STATUS: Final[Mapping[int, type[KubeError]]] = {
 }
 
 
+class Listed(NamedTuple):
+    """All objects of a kind, as of a version."""
+
+    items: list[Object]
+    version: str
+
+
 class Kube(Protocol):
     """The API server; every method raises `KubeError`."""
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
         """One object, or None when it is not there."""
 
-    async def list(self, kind: Kind, namespace: str | None, labels: str = "") -> list[Object]:
+    async def list(self, kind: Kind, namespace: str | None, labels: str = "") -> Listed:
         """All objects with these labels (``a=b,c``), in one namespace or in all."""
 
     async def create(self, kind: Kind, body: Object) -> Object:
@@ -140,15 +147,16 @@ class KubeApi:
     async def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
         """See `Kube`."""
         try:
-            return await self._ask("get", kind.path(namespace, name))
+            found = await self._ask("get", kind.path(namespace, name))
         except NotThere:
             return None
+        return {"apiVersion": kind.group_version, "kind": kind.kind} | found
 
-    async def list(self, kind: Kind, namespace: str | None, labels: str = "") -> list[Object]:
+    async def list(self, kind: Kind, namespace: str | None, labels: str = "") -> Listed:
         """See `Kube`."""
         found = await self._ask("get", kind.path(namespace), label_selector=labels or None)
         head = {"apiVersion": kind.group_version, "kind": kind.kind}
-        return [head | item for item in found["items"]]
+        return Listed([head | item for item in found["items"]], found["metadata"]["resourceVersion"])
 
     async def create(self, kind: Kind, body: Object) -> Object:
         """See `Kube`."""

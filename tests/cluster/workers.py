@@ -90,7 +90,12 @@ class MemoryWorkers:
 
     async def ownership(self) -> Document:
         """Who owns what.  Raises `NobodyAnswers`."""
-        return self.knobs.distort(self._answer())
+        return self.knobs.distort(self._answer(self._somebody()))
+
+    async def answers(self) -> dict[str, Document]:
+        """Who owns what, as each live worker says."""
+        live = {} if self.knobs.silent else self._live()
+        return {name: self.knobs.distort(self._answer(live[name])) for name in sorted(live)}
 
     async def set_targets(self, version: int, plan_hash: str, targets: Iterable[Mapping[str, Any]]) -> int:
         """Record targets of a plan made from plan ``version``; its own version.  Raises as the real one does."""
@@ -268,8 +273,7 @@ class MemoryWorkers:
         shard.incarnation = receiver.incarnation if receiver else None
         shard.under_way = 0
 
-    def _answer(self) -> Document:
-        by = self._somebody()
+    def _answer(self, by: _Worker) -> Document:
         return {
             "apiVersion": 1,
             "answeredBy": by.name,

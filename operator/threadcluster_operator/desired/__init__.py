@@ -15,12 +15,14 @@ from threadcluster_operator.desired.children import KINDS, Kind, children, kind_
 from threadcluster_operator.desired.comparison import differences, same
 from threadcluster_operator.desired.migration import migrated, migration_job
 from threadcluster_operator.desired.objects import Object, selector_of
-from threadcluster_operator.desired.wanted import MANAGEMENT_PORT, PUBLIC_PORT, Wanted
+from threadcluster_operator.desired.pod import SECRET_KEY
+from threadcluster_operator.desired.wanted import MANAGEMENT_PORT, PUBLIC_PORT, Wanted, secret_of
 
 __all__ = [
     "KINDS",
     "MANAGEMENT_PORT",
     "PUBLIC_PORT",
+    "SECRET_KEY",
     "Kind",
     "Object",
     "Wanted",
@@ -30,6 +32,7 @@ __all__ = [
     "migrated",
     "migration_job",
     "same",
+    "secret_of",
     "selector_of",
     "unwanted",
 ]

@@ -48,4 +48,9 @@ class Wanted(NamedTuple):
     @property
     def secret(self) -> str:
         """The Secret by which workers and operator know each other."""
-        return f"{self.name}-internal"
+        return secret_of(self.name)
+
+
+def secret_of(name: str) -> str:
+    """The name of the Secret by which the workers of the cluster ``name`` and the operator know each other."""
+    return f"{name}-internal"

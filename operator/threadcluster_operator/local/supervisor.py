@@ -17,12 +17,12 @@ import aiohttp
 
 from threadcluster_operator.local.datadir import DataDir
 from threadcluster_operator.local.moves import Moves
-from threadcluster_operator.local.plan import NewPlan
 from threadcluster_operator.local.postgres import EmbeddedPostgres, PostgresFailed
 from threadcluster_operator.local.recycling import Recycling
 from threadcluster_operator.local.watch import Watch
 from threadcluster_operator.local.workers import WorkerProcess
 from threadcluster_operator.model import RebalanceSpec, Resources, ThreadCluster
+from threadcluster_operator.planner import NewPlan
 from threadcluster_operator.workers import NobodyAnswers, WorkerRefused, target_in
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ what keeps them apart is the plan version alone.
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from threadcluster_operator.local.plan import Next, Observed, next_steps
+from threadcluster_operator.planner import Next, Observed, next_steps
 from threadcluster_operator.model import RebalanceSpec, ThreadClusterSpec
 from threadcluster_operator.placement import Worker
 
