@@ -19,10 +19,10 @@ RUN python3 tools/image_lock.py "threadcluster[operator]" > runtime.lock \
 COPY README.md LICENSE ./
 COPY shard_worker shard_worker
 COPY operator operator
-# pip itself is not needed where nothing is ever installed.
+# What installs is not needed where nothing is ever installed.
 RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist . \
     && /opt/threadcluster/bin/pip install --no-deps /dist/*.whl \
-    && /opt/threadcluster/bin/pip uninstall --yes pip \
+    && /opt/threadcluster/bin/pip uninstall --yes setuptools pip \
     && /opt/threadcluster/bin/shard-worker --version \
     && /opt/threadcluster/bin/threadcluster --version
 
