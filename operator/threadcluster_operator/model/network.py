@@ -117,8 +117,8 @@ class NetworkPolicySpec(Part):
     mode: Annotated[
         Literal["Off", "Ingress", "Full"],
         Field(
-            description="Off: no policy. Ingress: the API is open to allowFrom, the workers' inner port to the cluster itself"
-            " and its operator. Full: besides, workers reach only each other, name servers, and egressTo."
+            description="Off: no policy. Ingress: the API is open to allowFrom, the workers' inner port to each other, the"
+            " operator and Prometheus. Full: besides, workers reach only each other, name servers, and egressTo."
         ),
     ] = "Ingress"
     allow_from: Annotated[
