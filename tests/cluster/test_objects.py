@@ -47,7 +47,7 @@ async def owner(api: Api, namespace: str) -> Object:
         SERVICE_MONITORS["metadata"]["name"],
         lambda crd: any(
             each["type"] == "Established" and each["status"] == "True"
-            for each in crd.get("status", {}).get("conditions", ())
+            for each in crd.get("status", {}).get("conditions") or ()
         ),
     )
     return await api.apply(
