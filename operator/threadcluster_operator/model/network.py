@@ -107,7 +107,7 @@ class NetworkPolicySpec(Part):
 
     rules = (
         Rule(
-            "self.mode != 'Full' || (has(self.egressTo) && self.egressTo.size() > 0)",
+            "!has(self.mode) || self.mode != 'Full' || (has(self.egressTo) && self.egressTo.size() > 0)",
             "mode Full closes the way to the database as well: name where it is",
             ("egressTo",),
             lambda policy: policy.mode != "Full" or bool(policy.egress_to),
