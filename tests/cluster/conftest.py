@@ -98,6 +98,6 @@ async def _apply_crd(cluster: Cluster) -> None:
                 document["metadata"]["name"],
                 lambda crd: any(
                     each["type"] == "Established" and each["status"] == "True"
-                    for each in crd.get("status", {}).get("conditions", ())
+                    for each in crd.get("status", {}).get("conditions") or ()
                 ),
             )

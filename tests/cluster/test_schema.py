@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.cluster.api import Api, Refused
-from tests.cluster.build import kubectl
 from threadcluster_operator.model import API_VERSION, KIND, parse_spec
 
+from tests.cluster.api import Api, Refused
+from tests.cluster.build import kubectl
 from tests.operator.bad_documents import AT_MOST_SHARDS, BAD, GOOD, Bad
 from tests.operator.test_samples import LOCAL, SAMPLES
 

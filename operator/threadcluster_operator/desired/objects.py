@@ -38,7 +38,7 @@ def child(
     *,
     annotations: dict[str, str] | None = None,
 ) -> Object:
-    """An object that belongs to the cluster, and goes with it."""
+    """An object that belongs to the cluster, and goes with it; it shares nothing with the spec, nor within itself."""
     made: Object = {
         "apiVersion": api_version,
         "kind": kind,
@@ -58,7 +58,7 @@ def child(
                 }
             ],
         },
-        **body,
+        **json.loads(json.dumps(body)),
     }
     made["metadata"]["annotations"][APPLIED] = digest(made)
     return made

@@ -70,7 +70,7 @@ def worker_template(wanted: Wanted) -> Object:
                     "PUBLIC_PORT": PUBLIC_PORT,
                     "MANAGEMENT_PORT": MANAGEMENT_PORT,
                     "SECRET_FILE": f"{_MOUNTS}/internal/{SECRET_KEY}",
-                    "READ_CONNECTIONS": max(1, wanted.spec.database.max_connections_per_worker - _OTHER_CONNECTIONS),
+                    "READ_CONNECTIONS": wanted.spec.database.max_connections_per_worker - _OTHER_CONNECTIONS,
                     "DRAIN_SECONDS": drain.timeout_seconds,
                     "PASSIVATION_IDLE_SECONDS": wanted.spec.worker.passivation.idle_seconds,
                     "MAX_RESIDENT_THREADS": wanted.spec.worker.passivation.max_resident_threads,

@@ -29,7 +29,7 @@ class TLSSpec(Part):
 
     rules = (
         Rule(
-            "self.mode != 'Disable' || !has(self.caConfigMapKeyRef)",
+            "!has(self.mode) || self.mode != 'Disable' || !has(self.caConfigMapKeyRef)",
             "a CA has no use while mode is Disable: leave it out, or choose VerifyFull",
             ("caConfigMapKeyRef",),
             lambda tls: tls.mode != "Disable" or tls.ca_config_map_key_ref is None,

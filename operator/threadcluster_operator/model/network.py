@@ -107,7 +107,7 @@ class NetworkPolicySpec(Part):
 
     rules = (
         Rule(
-            "self.mode != 'Full' || (has(self.egressTo) && self.egressTo.size() > 0)",
+            "!has(self.mode) || self.mode != 'Full' || (has(self.egressTo) && self.egressTo.size() > 0)",
             "mode Full closes the way to the database as well: name where it is",
             ("egressTo",),
             lambda policy: policy.mode != "Full" or bool(policy.egress_to),
@@ -117,8 +117,8 @@ class NetworkPolicySpec(Part):
     mode: Annotated[
         Literal["Off", "Ingress", "Full"],
         Field(
-            description="Off: no policy. Ingress: the API is open to allowFrom, the workers' inner port to the cluster itself"
-            " and its operator. Full: besides, workers reach only each other, name servers, and egressTo."
+            description="Off: no policy. Ingress: the API is open to allowFrom, the workers' inner port to each other, the"
+            " operator and Prometheus. Full: besides, workers reach only each other, name servers, and egressTo."
         ),
     ] = "Ingress"
     allow_from: Annotated[

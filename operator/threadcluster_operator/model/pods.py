@@ -50,7 +50,8 @@ class PodSpec(Part):
         Field(description="As whom pods run, e.g. for the rights of a cloud; no token of it is mounted."),
     ] = None
     security_context: Annotated[
-        Free | None, Field(description="For the whole pod; left out: no root, and what restricted namespaces ask for.")
+        Free | None,
+        Field(description="For the whole pod; what it leaves out is as restricted namespaces ask for: not root."),
     ] = None
 
 

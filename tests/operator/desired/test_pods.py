@@ -65,8 +65,8 @@ def test_the_settings_make_a_worker(wanted: Wanted, tmp_path: Any, monkeypatch: 
 
 
 def test_few_connections_leave_one_to_read_with() -> None:
-    """A worker that cannot read cannot serve."""
-    spec = {**LEAST, "database": {**LEAST["database"], "maxConnectionsPerWorker": 4}}
+    """As few as the resource allows."""
+    spec = {**LEAST, "database": {**LEAST["database"], "maxConnectionsPerWorker": 5}}
     [container] = pod_spec(cluster(spec))["containers"]
     assert environment(container)["SHARD_WORKER_READ_CONNECTIONS"] == "1"
 
