@@ -37,9 +37,10 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-PURE := shard_worker/domain/*,shard_worker/ownership/share.py,shard_worker/ownership/decisions.py,operator/threadcluster_operator/placement.py,operator/threadcluster_operator/local/plan.py
+PURE := shard_worker/domain/*,shard_worker/ownership/share.py,shard_worker/ownership/decisions.py,operator/threadcluster_operator/placement.py,operator/threadcluster_operator/local/plan.py,operator/threadcluster_operator/model/*,operator/threadcluster_operator/crd.py,operator/threadcluster_operator/reference.py,operator/threadcluster_operator/desired/*
 PURE_TESTS := tests/domain tests/ownership/test_share.py tests/ownership/test_decisions.py \
-    tests/operator/test_placement.py tests/local/test_plan.py
+    tests/operator/test_placement.py tests/operator/test_model.py tests/operator/test_reading.py tests/operator/test_crd.py \
+    tests/operator/desired tests/local/test_plan.py
 
 # The pure rules' tests run once, where their branches are counted (coverage-pure).
 pytest: setup
@@ -69,8 +70,10 @@ load: setup ## Load against a URL: ARGS="reference --url http://127.0.0.1:8080" 
 bench: setup ## The benchmark: own Postgres, worker and load; figures into docs/performance.md with ARGS=--write-docs
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
 
-docs: setup ## Write what is generated: docs/configuration.md
+docs: setup ## Write what is generated: docs/configuration.md, docs/threadcluster.md, crds/
 	$(BIN)/python -m shard_worker.settings > docs/configuration.md
+	$(BIN)/python -m threadcluster_operator.reference > docs/threadcluster.md
+	$(BIN)/python -m threadcluster_operator.crd > crds/threadclusters.yaml
 
 lock: ## Choose new versions of all packages, with hashes, for every platform
 	@python3 -m venv build/uv && build/uv/bin/pip install --quiet uv

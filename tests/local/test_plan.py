@@ -391,7 +391,7 @@ def test_a_resource_says_how_shards_move() -> None:
         ),
         pytest.param(
             "{pins: [{shard: 1, worker: c-0}, {shard: 2, worker: c-0}, {shard: 1, worker: c-1}]}",
-            "spec.rebalance.pins.2.shard: spec.rebalance.pins.0 pins this shard already (given: 1)",
+            "spec.rebalance.pins.2.shard: item 0 has this shard already (given: 1)",
             id="pinned twice",
         ),
     ],
