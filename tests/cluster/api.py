@@ -161,7 +161,7 @@ class Api:
         budget = aiohttp.ClientTimeout(total=None)
         async with self._session.get(f"{self._server}{path}", params=query, timeout=budget) as response:
             if response.status != 200:
-                raise Refused(response.status, await response.json(content_type=None))
+                raise Refused(response.status, _read(await response.text()))
             async for line in response.content:
                 event = json.loads(line)
                 if event["type"] == "ERROR":
@@ -200,7 +200,7 @@ class Api:
             async with self._session.request(
                 method, f"{self._server}{path}", params=query, data=data, headers=headers
             ) as response:
-                answer: Object = await response.json(content_type=None)
+                answer = _read(await response.text())
                 if response.status < 400:
                     return answer
                 # A new CRD's storage "is (re)initializing" for a second.
@@ -229,6 +229,15 @@ async def reach(kubeconfig: Path, *, audit_log: Path | None = None) -> AsyncIter
         connector = aiohttp.TCPConnector(ssl=client.rest_client.ssl_context, limit=64)
         async with aiohttp.ClientSession(connector=connector, headers=headers, read_bufsize=2**21) as session:
             yield Api(session, configuration.host, kubeconfig, audit_log)
+
+
+def _read(text: str) -> Object:
+    """An answer; a server that is just starting or ending may say a plain word."""
+    try:
+        answer: Object = json.loads(text)
+    except json.JSONDecodeError:
+        return {"message": text}
+    return answer
 
 
 def _group(version: str) -> str:

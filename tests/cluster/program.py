@@ -49,7 +49,7 @@ class Program:
                 stderr=out,
                 start_new_session=True,  # a Ctrl-C at the terminal is for the tests, which then end this in order
                 env=None if self._environ is None else os.environ | self._environ,
-                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+                preexec_fn=end_with_parent if sys.platform == "linux" else None,
             )
         self.wait_until(ready, within_s=within_s)
 
@@ -88,6 +88,6 @@ class Program:
         return "\n".join([f"the end of {self.log}:", *text[-lines:]])
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """A run of tests that is killed leaves nothing behind."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

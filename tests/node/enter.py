@@ -9,12 +9,17 @@ import secrets
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from tests.cluster.program import end_with_parent
+
 CGROUP_VARIABLE: Final = "THREADCLUSTER_NODE_CGROUP"
 """Under which cgroup, the same in every hierarchy, the node's pods are."""
+
+_ENDING_S: Final = 10.0
 
 
 def enter(command: Sequence[str]) -> int:
@@ -23,12 +28,16 @@ def enter(command: Sequence[str]) -> int:
     hierarchies = list(_hierarchies())
     for hierarchy in hierarchies:
         (hierarchy / cgroup).mkdir()
+    apart = ["unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child", "--", *command]
+    environ = os.environ | {CGROUP_VARIABLE: cgroup}
+    running = subprocess.Popen(apart, env=environ, preexec_fn=end_with_parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command has got it too, and ends in order
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
-        apart = ["unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child", "--", *command]
-        with subprocess.Popen(apart, env=os.environ | {CGROUP_VARIABLE: cgroup}) as running:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command has got it too, and ends in order
-            return running.wait()
+        return running.wait()
     finally:
+        running.kill()
+        running.wait()
         for hierarchy in hierarchies:
             _remove(hierarchy / cgroup)
 
@@ -42,10 +51,20 @@ def _hierarchies() -> Iterator[Path]:
 
 
 def _remove(cgroup: Path) -> None:
+    """Remove it and what is in it; the last of its processes may still be ending."""
     for child in cgroup.iterdir():
         if child.is_dir():
             _remove(child)
-    cgroup.rmdir()
+    deadline = time.monotonic() + _ENDING_S
+    while True:
+        try:
+            cgroup.rmdir()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 if __name__ == "__main__":
