@@ -75,6 +75,7 @@ class Cache:
             if kind == "ThreadCluster"
             else [each for objects in self._objects.values() for (its, _), each in objects.items() if its == kind]
         )
+        each: Mapping[str, Any]
         for each in known:
             missing = each["metadata"]["uid"] not in present
             if missing and int(each["metadata"]["resourceVersion"]) <= int(version):

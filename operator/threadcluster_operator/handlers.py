@@ -25,6 +25,7 @@ from threadcluster_operator.kube import (
     SERVICE_MONITOR,
     STATEFUL_SET,
     THREAD_CLUSTER,
+    Access,
     Kind,
 )
 
@@ -60,7 +61,8 @@ def watched(*, service_monitors: bool) -> tuple[Kind, ...]:
 class Watches:
     """All watches, in a thread; `start` them, and `stop` them."""
 
-    def __init__(self, feed: Feed, kinds: Sequence[Kind], namespace: str | None) -> None:
+    def __init__(self, feed: Feed, kinds: Sequence[Kind], namespace: str | None, access: Access) -> None:
+        self._access = access
         self._feed = feed
         self._kinds = kinds
         self._namespace = namespace
@@ -108,7 +110,7 @@ class Watches:
 
     async def _watch(self) -> None:
         registry = kopf.OperatorRegistry()
-        kopf.on.login(registry=registry)(_login)
+        kopf.on.login(registry=registry)(self._login)
         settings = kopf.OperatorSettings()
         settings.posting.enabled = False
         settings.scanning.disabled = True  # its rights would have to include all CRDs and namespaces
@@ -130,6 +132,21 @@ class Watches:
             ready_flag=self.ready,
         )
 
+    async def _login(self, **_: Any) -> kopf.ConnectionInfo:  # Kopf's own keywords
+        """The same way as everything else goes; asked again when the API server takes a token no more."""
+        found = await self._access.configuration()
+        token = await found.get_api_key_with_prefix("BearerToken")
+        scheme, _, secret = (token or "").rpartition(" ")
+        return kopf.ConnectionInfo(
+            server=found.host,
+            ca_path=found.ssl_ca_cert,
+            insecure=not found.verify_ssl,
+            scheme=scheme or ("Bearer" if token else None),
+            token=secret or None,
+            certificate_path=found.cert_file,
+            private_key_path=found.key_file,
+        )
+
     async def _event(self, event: Mapping[str, Any], **_: Any) -> None:  # Kopf's own keywords
         self._owner.call_soon_threadsafe(self._feed, event["type"], dict(event["object"]))
 
@@ -137,8 +154,3 @@ class Watches:
 def _selector(kind: Kind) -> tuple[str, str, str]:
     group, _, version = kind.group_version.rpartition("/")
     return group, version, kind.plural
-
-
-def _login(logger: Any, **_: Any) -> kopf.ConnectionInfo | None:  # Kopf's own keywords
-    """As a pod's service account, or else by the user's kubeconfig."""
-    return kopf.login_via_client(logger=logger)

@@ -216,14 +216,32 @@ def _decoded(text: bytes | str) -> Object:
     return found if isinstance(found, dict) else {}
 
 
+class Access(NamedTuple):
+    """How the API server is reached: as a pod's service account, or else by a kubeconfig (``$KUBECONFIG``)."""
+
+    kubeconfig: str | None = None
+    context: str | None = None
+
+    async def configuration(self) -> client.Configuration:
+        """Read it anew.  Raises `KubeError` when there is neither."""
+        settings = client.Configuration()
+        given = self.kubeconfig or os.environ.get("KUBECONFIG")
+        try:
+            if given is None and self.context is None and "KUBERNETES_SERVICE_HOST" in os.environ:
+                config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]  # theirs
+            else:
+                await config.load_kube_config(  # type: ignore[no-untyped-call]  # theirs
+                    config_file=given, context=self.context, client_configuration=settings
+                )
+        except config.ConfigException as error:
+            raise KubeError(0, "", f"no Kubernetes to be reached: {error}") from error
+        return settings
+
+
 @asynccontextmanager
-async def connect(context: str | None = None) -> AsyncIterator[KubeApi]:
-    """The API server that a pod is given, or else that of the user's kubeconfig (``$KUBECONFIG``), or one context of it."""
-    settings = client.Configuration()
+async def connect(access: Access) -> AsyncIterator[KubeApi]:
+    """The API server.  Raises `KubeError` when it is not known where that is."""
+    settings = await access.configuration()
     settings.connection_pool_maxsize = 32
-    if context is None and "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
-        config.load_incluster_config(client_configuration=settings)
-    else:
-        await config.load_kube_config(context=context, client_configuration=settings)
     async with client.ApiClient(settings) as api:
-        yield KubeApi(await DynamicClient(api))
+        yield KubeApi(await DynamicClient(api))  # type: ignore[no-untyped-call]  # theirs

@@ -38,13 +38,14 @@ def run(namespace: str | None, context: str | None, port: int, log_level: str) -
     Exit codes: 0 ended in order, 1 a fault.
     """  # noqa: D301 - click takes \b for a block to leave as it is
     from shard_worker.logs import configure_logging
+    from threadcluster_operator.kube import Access, KubeError
     from threadcluster_operator.program import OperatorFailed, Options, identity
     from threadcluster_operator.program import run as run_operator
 
     configure_logging(log_level, "auto")
     own = os.environ.get("POD_NAMESPACE") or namespace or "default"
     try:
-        asyncio.run(run_operator(Options(namespace, own, identity(), port, context)))
-    except (OperatorFailed, OSError) as error:
+        asyncio.run(run_operator(Options(namespace, own, identity(), port, Access(context=context))))
+    except (OperatorFailed, KubeError, OSError) as error:
         logging.getLogger("threadcluster_operator").critical("the operator cannot go on", extra={"cause": str(error)})
         sys.exit(1)

@@ -18,7 +18,7 @@ from aiohttp import web
 
 from threadcluster_operator.cache import Cache
 from threadcluster_operator.handlers import Watches, watched
-from threadcluster_operator.kube import SERVICE_MONITOR, THREAD_CLUSTER, Kube, KubeError, NotThere, connect
+from threadcluster_operator.kube import SERVICE_MONITOR, THREAD_CLUSTER, Access, Kube, KubeError, NotThere, connect
 from threadcluster_operator.leader import Leadership, Place
 from threadcluster_operator.reconcile import Reach, Reconciler
 from threadcluster_operator.recorder import Recorder
@@ -46,7 +46,7 @@ class Options(NamedTuple):
     """Where it runs, and where its Lease is."""
     identity: str
     port: int
-    context: str | None = None
+    access: Access = Access()
     resync_s: float = RESYNC_S
 
 
@@ -124,12 +124,12 @@ class Operator:
 
         def feed(kind_of_event: str | None, body: Mapping[str, Any]) -> None:
             key = cache.drop(body) if kind_of_event == "DELETED" else cache.put(body)
-            if key is not None and key in cache.resources:
-                queue.mark(key)
-            elif key is not None and body["kind"] == THREAD_CLUSTER.kind:
+            if (key is not None and key in cache.resources) or (
+                key is not None and body["kind"] == THREAD_CLUSTER.kind
+            ):
                 queue.mark(key)
 
-        watches = self._watches = Watches(feed, kinds, options.namespace)
+        watches = self._watches = Watches(feed, kinds, options.namespace, options.access)
         self._answered_at = time.monotonic()
         watches.start()
         try:
@@ -201,7 +201,7 @@ async def run(options: Options) -> None:
     asked_to_end = asyncio.Event()
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, asked_to_end.set)
-    async with connect(options.context) as kube, aiohttp.ClientSession() as session:
+    async with connect(options.access) as kube, aiohttp.ClientSession() as session:
 
         def reach(_: Key, addresses: Mapping[str, str], secret: str) -> Workers:
             return Workers(session, tuple(addresses.values()), secret)

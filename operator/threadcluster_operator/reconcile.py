@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from shard_worker.contract import bracketed
 from threadcluster_operator.answers import Answers, observed_from
 from threadcluster_operator.cache import Cache
 from threadcluster_operator.desired import MANAGEMENT_PORT, SECRET_KEY, secret_of
@@ -123,8 +124,8 @@ class Reconciler:
         try:
             spec = parse_spec(resource)
         except SpecRefused as error:
-            trouble = Trouble(Reason.SPEC_INVALID, f"{error}. Remedy: correct the fields that are named.")
-            await self._say(await self._seen(key, resource, memory), None, _UNKNOWN_SPEC, trouble)
+            refused = Trouble(Reason.SPEC_INVALID, f"{error}. Remedy: correct the fields that are named.")
+            await self._say(await self._seen(key, resource, memory), None, _UNKNOWN_SPEC, refused)
             return 60.0
         seen = await self._seen(key, resource, memory)
         operator = Operator(self._namespace, self.service_monitors, secrets.token_urlsafe(32))
@@ -276,7 +277,7 @@ class Reconciler:
 
 
 def _address(host: str) -> str:
-    return f"http://[{host}]:{MANAGEMENT_PORT}" if ":" in host else f"http://{host}:{MANAGEMENT_PORT}"
+    return f"http://{bracketed(host)}:{MANAGEMENT_PORT}"
 
 
 def _dead(pod: Pod) -> bool:

@@ -25,7 +25,7 @@ _MESSAGE_MOST: Final = 1_000
 
 
 class _Known(NamedTuple):
-    count: int
+    times: int
     first: str
     written_at: float
 
@@ -46,10 +46,10 @@ class Recorder:
         same = hashlib.sha256("\0".join((meta["uid"], type, reason, message)).encode()).hexdigest()[:16]
         stamp = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         known = self._known.get(same)
-        count, first = (1, stamp) if known is None else (known.count + 1, known.first)
+        count, first = (1, stamp) if known is None else (known.times + 1, known.first)
         written_at = time.monotonic()
         if known is not None and written_at - known.written_at < _AGAIN_S:
-            self._known[same] = known._replace(count=count)
+            self._known[same] = known._replace(times=count)
             return
         self._known[same] = _Known(count, first, written_at)
         self._known.move_to_end(same)
