@@ -114,8 +114,8 @@ class Watches:
         settings = kopf.OperatorSettings()
         settings.posting.enabled = False
         settings.scanning.disabled = True  # its rights would have to include all CRDs and namespaces
-        settings.watching.server_timeout = 60.0
-        settings.batching.worker_limit = 32
+        settings.watching.server_timeout = 60
+        settings.queueing.worker_limit = 32
         for kind in self._kinds:
             kopf.on.event(*_selector(kind), registry=registry)(self._event)
             if kind is EVENT:
@@ -136,12 +136,12 @@ class Watches:
         """The same way as everything else goes; asked again when the API server takes a token no more."""
         found = await self._access.configuration()
         token = await found.get_api_key_with_prefix("BearerToken")
-        scheme, _, secret = (token or "").rpartition(" ")
+        scheme, secret = (token or " ").rsplit(" ", 1) if " " in (token or " ") else ("Bearer", token)
         return kopf.ConnectionInfo(
             server=found.host,
             ca_path=found.ssl_ca_cert,
             insecure=not found.verify_ssl,
-            scheme=scheme or ("Bearer" if token else None),
+            scheme=scheme or None,
             token=secret or None,
             certificate_path=found.cert_file,
             private_key_path=found.key_file,

@@ -216,7 +216,7 @@ class Reconciler:
             for body in steps.create:
                 await self._create(key, seen, body, memory)
             for body, uid in steps.apply:
-                self._cache.put(await self._kube.apply(KINDS[body["kind"]], body, uid))
+                self._cache.put(await self._change(body, uid))
                 self._recorder.say(seen.resource, "Normal", "Changed", f"{body['kind']} {body['metadata']['name']}")
             for body in steps.delete:
                 meta = body["metadata"]
@@ -230,6 +230,18 @@ class Reconciler:
             return
         if steps.targets is not None:
             await self._set_targets(key, seen, steps.targets, memory)
+
+    async def _change(self, body: Object, uid: str) -> Object:
+        """Apply; what does not go together with what somebody else added to a list replaces the list."""
+        kind, meta = KINDS[body["kind"]], body["metadata"]
+        try:
+            return await self._kube.apply(kind, body, uid)
+        except Rejected as error:
+            if "spec" not in body:
+                raise
+            log.info("not applied, merging", extra={"kind": kind.kind, "object": meta["name"], "cause": str(error)})
+            patch = {"metadata": {"uid": uid, "annotations": meta["annotations"]}, "spec": body["spec"]}
+            return await self._kube.merge(kind, meta["namespace"], meta["name"], patch)
 
     async def _create(self, key: Key, seen: Seen, body: Object, memory: _Memory) -> None:
         kind, name = KINDS[body["kind"]], body["metadata"]["name"]

@@ -25,7 +25,8 @@ async def test_a_cluster_becomes_ready_and_says_what_it_is(stage: Stage) -> None
     status = found["status"]
     assert status["readyReplicas"] == status["replicas"] == status["updatedReplicas"] == 2
     assert status["shards"] == {"total": 16, "assigned": 16, "moving": 0, "imbalancePercent": 0}
-    assert sorted(each["shards"] for each in status["workers"]) == ["0-7", "8-15"]
+    assert [(each["name"], each["state"]) for each in status["workers"]] == [("chat-0", "Ready"), ("chat-1", "Ready")]
+    assert sorted(each["shards"] for each in status["workers"]) == ["0,2,4,6,8,10,12,14", "1,3,5,7,9,11,13,15"]
     assert condition(found, "Available")["status"] == "True"
     assert {each["observedGeneration"] for each in status["conditions"]} == {1}
     jobs = await stage.api.list("batch/v1", "Job", stage.namespace)

@@ -28,7 +28,7 @@ def settle(simulation: Simulation) -> None:
     for _ in range(3):
         simulation.turn()
         steps = simulation.operate()
-        assert not (steps.create or steps.apply or steps.delete or steps.targets), steps
+        assert (steps.create, steps.apply, steps.delete, steps.targets) == ((), (), (), None)
         assert simulation.ready
 
 
@@ -41,26 +41,32 @@ class Operating(RuleBasedStateMachine):
 
     @rule(replicas=st.integers(0, 6))
     def scale(self, replicas: int) -> None:
+        """More workers, or fewer, or none."""
         self.simulation.edit(replicas=replicas)
 
     @rule(image=st.sampled_from(["threadcluster:1", "threadcluster:2", "threadcluster:3"]))
     def change_image(self, image: str) -> None:
+        """Another release."""
         self.simulation.edit(image=image)
 
     @rule(every=st.sampled_from([50, 100]))
     def change_setting(self, every: int) -> None:
+        """Another pod template."""
         self.simulation.edit(worker={"snapshotEveryEvents": every})
 
     @rule(moves=st.integers(1, 4))
     def change_limit(self, moves: int) -> None:
+        """Another limit of moves."""
         self.simulation.edit(rebalance={"maxConcurrentMoves": moves})
 
     @rule(ordinal=ordinals)
     def crash(self, ordinal: int) -> None:
+        """A worker's process dies and comes again."""
         self.simulation.crash(f"{NAME}-{ordinal}")
 
     @rule(ordinal=ordinals)
     def break_down(self, ordinal: int) -> None:
+        """A worker dies and does not come again."""
         name = f"{NAME}-{ordinal}"
         self.simulation.crash(name)
         if name in self.simulation.pods:
@@ -68,36 +74,44 @@ class Operating(RuleBasedStateMachine):
 
     @rule(ordinal=ordinals)
     def lose_node(self, ordinal: int) -> None:
+        """A worker's node is cut off."""
         self.simulation.lose(f"{NAME}-{ordinal}")
 
     @rule()
     def heal(self) -> None:
+        """No fault goes on."""
         self.simulation.heal()
 
     @rule()
     def nobody_answers(self) -> None:
+        """No worker can be asked."""
         self.simulation.unanswered = True
 
     @rule()
     def contradict(self) -> None:
+        """One worker says what the others do not."""
         self.simulation.contradicting = True
 
     @rule()
     def restart_operator(self) -> None:
+        """What the operator remembered is lost."""
         self.simulation.restart_operator()
 
     @rule(turns=st.integers(1, 8))
     def go_on(self, turns: int) -> None:
+        """World and operator, in turn."""
         for _ in range(turns):
             self.simulation.turn()
             self.simulation.operate()
 
     @rule()
     def turn(self) -> None:
+        """The world alone."""
         self.simulation.turn()
 
     @rule(ago=st.integers(0, 3))
     def operate(self, ago: int) -> None:
+        """The operator alone, which may see an earlier moment."""
         self.simulation.operate(ago=ago)
 
     @invariant()

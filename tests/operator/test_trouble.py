@@ -73,6 +73,7 @@ def seen(
 
 
 def crash_looping() -> Object:
+    """A container that ends again and again."""
     return {
         **waiting("CrashLoopBackOff"),
         "restartCount": 4,
