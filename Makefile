@@ -44,7 +44,7 @@ PURE_TESTS := tests/domain tests/ownership/test_share.py tests/ownership/test_de
 
 # The pure rules' tests run once, where their branches are counted (coverage-pure).
 pytest: setup
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(addprefix --ignore=,$(PURE_TESTS)) $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist worksteal $(addprefix --ignore=,$(PURE_TESTS)) $(ARGS)
 
 coverage-pure: setup ## The pure rules: every branch of them is taken by their own tests
 	$(BIN)/coverage run --branch --include='$(PURE)' -m pytest -q \

@@ -124,7 +124,7 @@ class Operating(RuleBasedStateMachine):
 
 
 TestOperating = Operating.TestCase
-TestOperating.settings = settings(max_examples=250, stateful_step_count=40, deadline=None)
+TestOperating.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 
 @pytest.mark.parametrize(
