@@ -17,6 +17,8 @@ from tests.cluster.workers import MemoryWorkers
 VERSION = "threadcluster.io/v1alpha1"
 KIND = "ThreadCluster"
 
+_RESYNC_S = 8.0
+
 
 def thread_cluster(name: str, **spec: Any) -> Object:  # as YAML would have it
     """A ThreadCluster, small and complete."""
@@ -99,7 +101,7 @@ async def operator_on(
     api: Api, namespace: str, clusters: Mapping[tuple[str, str], MemoryWorkers]
 ) -> AsyncIterator[Operator]:
     """An operator that looks after one namespace."""
-    options = Options(namespace, namespace, identity(), 0, Access(str(api.kubeconfig)))
+    options = Options(namespace, namespace, identity(), 0, Access(str(api.kubeconfig)), _RESYNC_S)
 
     def reach(key: Key, addresses: Mapping[str, str], secret: str) -> MemoryWorkers:
         del addresses, secret
