@@ -73,11 +73,13 @@ class Api:
         items: list[Object] = answer["items"]
         return [{"apiVersion": version, "kind": kind, **item} for item in items]
 
-    async def create(self, manifest: Object, namespace: str | None = None, *, sub: str = "") -> Object:
+    async def create(
+        self, manifest: Object, namespace: str | None = None, *, sub: str = "", dry_run: bool = False
+    ) -> Object:
         """Create an object; with ``sub`` post to that subresource of the object that ``manifest`` names."""
         name = manifest["metadata"]["name"] if sub else None
         path = await self.path(manifest["apiVersion"], manifest["kind"], name, _namespace_of(manifest, namespace), sub)
-        return await self.request("POST", path, body=manifest)
+        return await self.request("POST", path, {"dryRun": "All"} if dry_run else None, manifest)
 
     async def apply(self, manifest: Object, namespace: str | None = None, *, dry_run: bool = False) -> Object:
         """Server-side apply, by force, with unknown fields refused.  Raises `Refused`."""

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 
 import pytest
+from threadcluster_operator.status import ranges
 
 from tests.cluster.api import Api, Object
 from tests.cluster.pod_life import Behaviour
@@ -20,13 +21,15 @@ async def stage(api: Api, namespace: str) -> AsyncIterator[Stage]:
 
 async def test_a_cluster_becomes_ready_and_says_what_it_is(stage: Stage) -> None:
     """Its migration first, then its workers; every shard has an owner, and status tells it."""
-    await stage.make("chat")
+    workers = await stage.make("chat")
     found = await stage.until("chat", is_ready)
     status = found["status"]
     assert status["readyReplicas"] == status["replicas"] == status["updatedReplicas"] == 2
     assert status["shards"] == {"total": 16, "assigned": 16, "moving": 0, "imbalancePercent": 0}
     assert [(each["name"], each["state"]) for each in status["workers"]] == [("chat-0", "Ready"), ("chat-1", "Ready")]
-    assert sorted(each["shards"] for each in status["workers"]) == ["0,2,4,6,8,10,12,14", "1,3,5,7,9,11,13,15"]
+    shown = {each["name"]: each["shards"] for each in status["workers"]}
+    assert shown == {name: ranges(workers.owned_by(name)) for name in ("chat-0", "chat-1")}
+    assert {len(workers.owned_by(name)) for name in shown} == {8}
     assert condition(found, "Available")["status"] == "True"
     assert {each["observedGeneration"] for each in status["conditions"]} == {1}
     jobs = await stage.api.list("batch/v1", "Job", stage.namespace)
