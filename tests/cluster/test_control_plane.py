@@ -75,12 +75,16 @@ async def test_the_api_server_can_go_and_come_back(own_control_plane: ControlPla
     own_control_plane.start(scheduler=False)
     async with reach(own_control_plane.kubeconfig) as api:
         await api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kept"}})
+        # One that loses its server before all its controllers have begun ends.
+        await api.wait_for("v1", "ServiceAccount", "default", lambda _: True, "kept", within_s=60)
         own_control_plane.api_server.kill()
         with pytest.raises(OSError, match="Connect call failed"):
             await api.get("v1", "Namespace", "kept")
         own_control_plane.start_api_server()
+        assert await api.get("v1", "Namespace", "kept")
+        await api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "new"}})
         # Controllers that lost their server come back in their own time: they back off for half a minute and more.
-        await api.wait_for("v1", "ServiceAccount", "default", lambda _: True, "kept", within_s=120)
+        await api.wait_for("v1", "ServiceAccount", "default", lambda _: True, "new", within_s=120)
     assert own_control_plane.controller_manager.pid is not None
 
 
