@@ -31,6 +31,7 @@ def make_root(root: Path) -> Path:
     shutil.rmtree(root / "var" / "cache" / "apt", ignore_errors=True)
     shutil.rmtree(root / "var" / "lib" / "apt" / "lists", ignore_errors=True)
     _copy_python(prefix, root / "usr" / "local")
+    subprocess.run(["chroot", str(root), "ldconfig"], check=True)  # for a Python that is a shared library
     return root
 
 
@@ -50,6 +51,8 @@ def _copy_python(prefix: Path, goal: Path) -> None:
     for name in (version, "python3", "python"):
         (goal / "bin" / name).unlink(missing_ok=True)
     shutil.copy2(prefix / "bin" / version, goal / "bin" / version)
+    for library in (prefix / "lib").glob("libpython*.so*"):
+        shutil.copy2(library, goal / "lib" / library.name, follow_symlinks=False)
     for name in ("python3", "python"):
         (goal / "bin" / name).symlink_to(version)
     for name in ("pip", "pip3"):
