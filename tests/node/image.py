@@ -99,16 +99,14 @@ def _provide(base: str) -> None:
 
 def _reach(configuration: Path) -> Iterator[str]:
     """What is mounted for the time of the build, so that pip inside reaches what pip here reaches."""
-    lines = ["[global]"]
+    settings: dict[str, str] = {}  # the environment's come first, and count
     listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
     for key, written in re.findall(r"^[\w:]+\.([\w-]+)=(.*)$", listed.stdout, re.MULTILINE):
-        if key not in _PIP:
-            continue
-        value = str(ast.literal_eval(written))
-        lines.append(f"{key} = {value}")
-        if key == "cert":
-            yield f"{value}:{value}:ro"
-    configuration.write_text("\n".join(lines) + "\n")
+        if key in _PIP:
+            settings.setdefault(key, str(ast.literal_eval(written)))
+    if "cert" in settings:
+        yield f"{settings['cert']}:{settings['cert']}:ro"
+    configuration.write_text("\n".join(["[global]", *(f"{key} = {value}" for key, value in settings.items())]) + "\n")
     yield f"{configuration}:/etc/pip.conf:ro"
 
 
