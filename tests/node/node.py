@@ -63,7 +63,7 @@ class Node:
         self.control_plane = ControlPlane(
             folder / "control-plane", programs, address=ADDRESS, users={_USER: ("system:nodes",), _PROXY: ()}
         )
-        kubelet_port, healthz_port, proxy_port = free_ports(ADDRESS, 3)
+        kubelet_port, healthz_port, proxy_port, metrics_port = free_ports(ADDRESS, 4)
         self._socket = _STATE / "containerd.sock"
         self.containerd = self._program("containerd", ["containerd", "--config", folder / "containerd.toml"])
         self.kubelet = self._program(
@@ -87,7 +87,7 @@ class Node:
         _write_network(folder / "cni")
         self._write("kubelet.yaml", yaml.safe_dump(_kubelet(self._socket, folder, cgroup, kubelet_port, healthz_port)))
         proxy_kubeconfig = folder / "control-plane" / "system-kube-proxy.kubeconfig"
-        self._write("kube-proxy.yaml", yaml.safe_dump(_kube_proxy(proxy_kubeconfig, proxy_port)))
+        self._write("kube-proxy.yaml", yaml.safe_dump(_kube_proxy(proxy_kubeconfig, proxy_port, metrics_port)))
 
     @property
     def kubeconfig(self) -> Path:
@@ -248,7 +248,7 @@ def _kubelet(socket: Path, folder: Path, cgroup: str, port: int, healthz_port: i
     }
 
 
-def _kube_proxy(kubeconfig: Path, port: int) -> dict[str, object]:
+def _kube_proxy(kubeconfig: Path, port: int, metrics_port: int) -> dict[str, object]:
     return {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
@@ -257,5 +257,5 @@ def _kube_proxy(kubeconfig: Path, port: int) -> dict[str, object]:
         "clientConnection": {"kubeconfig": str(kubeconfig)},
         "conntrack": {"maxPerCore": 0, "min": 0},  # the machine's own table
         "healthzBindAddress": f"{ADDRESS}:{port}",
-        "metricsBindAddress": "127.0.0.1:0",
+        "metricsBindAddress": f"{ADDRESS}:{metrics_port}",
     }
