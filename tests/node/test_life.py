@@ -5,7 +5,8 @@ import os
 import secrets
 import signal
 import time
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import aiohttp
@@ -14,6 +15,7 @@ from ulid import ULID
 
 from tests.cluster.api import Api
 from tests.node.conftest import Ground
+from tests.node.node import KubectlFailed
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(900)]
 
@@ -113,6 +115,25 @@ async def ready(node: Ground, namespace: str, within_s: float = 180.0) -> None:
     )
 
 
+@asynccontextmanager
+async def told_on_failure(node: Ground, namespace: str) -> AsyncIterator[None]:
+    """Shows how everything is when the test fails: what runs here is gone afterwards."""
+    try:
+        yield
+    except BaseException:
+        for command in (
+            f"get threadcluster,statefulset,job,pod -o wide -n {namespace}",
+            f"describe threadcluster,pod -n {namespace}",
+            f"get events -n {namespace}",
+            "describe pod -n threadcluster-system",
+            "logs -n threadcluster-system -l app.kubernetes.io/name=threadcluster-operator --tail=80 --prefix",
+            f"logs -n {namespace} -l app.kubernetes.io/name=threadcluster --tail=60 --prefix",
+        ):
+            with suppress(KubectlFailed):
+                print(f"--- kubectl {command}\n{await node.kubectl(*command.split())}")
+        raise
+
+
 async def install(node: Ground) -> None:
     """The operator, from its manifests, with the image of this node."""
     manifests = await node.kubectl("kustomize", str(ROOT / "manifests" / "base"))
@@ -137,6 +158,11 @@ def kill_container(pod: str) -> None:
 
 async def test_from_apply_to_nothing_left_and_back(node: Ground, api: Api, namespace: str) -> None:
     """Nothing that was acknowledged is ever missing, doubled or out of order; the data outlives the cluster."""
+    async with told_on_failure(node, namespace):
+        await _live(node, api, namespace)
+
+
+async def _live(node: Ground, api: Api, namespace: str) -> None:
     await install(node)
     await node.kubectl(
         *("rollout", "status", "deployment/threadcluster-operator", "-n", "threadcluster-system", "--timeout=120s")
