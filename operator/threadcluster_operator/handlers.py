@@ -126,6 +126,8 @@ class Watches:
             registry=registry,
             settings=settings,
             standalone=True,
+            # Without one it looks for the user's name, which a container has none of.
+            identity="threadcluster-operator",  # type: ignore[arg-type]  # Kopf's own type of text, which it hides
             clusterwide=self._namespace is None,
             namespaces=() if self._namespace is None else (self._namespace,),
             stop_flag=self._stop_flag,
