@@ -21,6 +21,8 @@ pytestmark = [pytest.mark.node, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 APPLY_TO_READY_S = 30.0
+CHATS = 8
+"""Threads at a time, so that every worker has some of them."""
 
 _CLUSTER = """
 apiVersion: v1
@@ -79,10 +81,10 @@ class Chat:
                 query = {"account_id": self.me, "limit": "100", "offset": str(len(texts))}
                 async with session.get(where, params=query) as response:
                     assert response.status == 200, await response.text()
-                    page = (await response.json())["messages"]
+                    page = (await response.json())["result"]
                 if not page:
                     return texts
-                texts += [each["text"] for each in page]
+                texts += [each["body"] for each in page]
 
     async def _talk(self) -> None:
         number = 0
@@ -96,7 +98,7 @@ class Chat:
                 self.said.append(text)
                 self.longest_s = max(self.longest_s, time.monotonic() - began)
                 number += 1
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.1)
 
     async def _post(self, session: aiohttp.ClientSession, body: object, key: str) -> bool:
         where = f"{self.url}/v1/threads/{self._thread}/messages/add"
@@ -174,8 +176,9 @@ async def _live(node: Ground, api: Api, namespace: str) -> None:
     took = time.monotonic() - began
     print(f"apply to Ready: {took:.1f} s")
     service = await api.get("v1", "Service", "chat", namespace)
-    chat = Chat(f"http://{service['spec']['clusterIP']}")
-    await chat.begin()
+    chats = [Chat(f"http://{service['spec']['clusterIP']}") for _ in range(CHATS)]
+    for chat in chats:
+        await chat.begin()
     for replicas in (3, 2):
         await node.kubectl("scale", "threadcluster/chat", f"--replicas={replicas}", "-n", namespace)
         await ready(node, namespace)
@@ -193,9 +196,12 @@ async def _live(node: Ground, api: Api, namespace: str) -> None:
         namespace,
     )
     await ready(node, namespace)
-    await chat.end()
-    print(f"{len(chat.said)} messages, the longest took {chat.longest_s:.1f} s")
-    assert await chat.heard() == chat.said
+    for chat in chats:
+        await chat.end()
+    said = sum(len(chat.said) for chat in chats)
+    print(f"{said} messages, the longest took {max(chat.longest_s for chat in chats):.1f} s")
+    for chat in chats:
+        assert await chat.heard() == chat.said
     await node.kubectl("delete", "threadcluster/chat", "-n", namespace, "--wait=true")
     for version, kind, name in (
         ("apps/v1", "StatefulSet", "chat"),
@@ -208,6 +214,8 @@ async def _live(node: Ground, api: Api, namespace: str) -> None:
         await api.wait_gone(version, kind, name, namespace, within_s=90)
     await node.kubectl("apply", "-n", namespace, "-f", "-", stdin=manifest)
     await ready(node, namespace)
-    chat.url = f"http://{(await api.get('v1', 'Service', 'chat', namespace))['spec']['clusterIP']}"
-    assert await chat.heard() == chat.said
+    url = f"http://{(await api.get('v1', 'Service', 'chat', namespace))['spec']['clusterIP']}"
+    for chat in chats:
+        chat.url = url
+        assert await chat.heard() == chat.said
     assert took <= APPLY_TO_READY_S
