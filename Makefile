@@ -3,7 +3,7 @@ PYTHON_FOUND := $(or $(PYTHON),$(shell command -v python3 || command -v python))
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help setup up down status test lint pytest coverage-pure load bench bench-moves soak explore lock docs
+.PHONY: help setup up down status test test-cluster test-node lint pytest coverage-pure load bench bench-moves soak explore lock docs
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -21,7 +21,22 @@ down: setup ## Stop it; the data stays
 status: setup ## What runs, and who owns what
 	@$(BIN)/threadcluster local status $(ARGS)
 
-test: setup lint pytest coverage-pure ## The gate: format, lint, types, imports, all tests (at most 10 minutes on two cores)
+test: setup ## The gate: format, lint, types, imports, all tests (at most 10 minutes on two cores)
+	@$(MAKE) --no-print-directory -j 2 pytest beside-pytest
+
+# Many of the tests wait: what needs the processor alone goes on meanwhile.
+.PHONY: beside-pytest
+beside-pytest: setup
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory coverage-pure
+
+test-cluster: setup ## The operator on a real Kubernetes control plane; no root (the first time it is built: 10 minutes)
+	@$(BIN)/python -m tests.cluster.build --check-or-build
+	$(BIN)/python -m pytest -m "cluster and not soak" tests/cluster $(ARGS)
+
+test-node: setup ## The real image on a real Kubernetes node: Linux, as root
+	@$(BIN)/python -m tests.node.prepare
+	@$(BIN)/python -m tests.node.enter $(BIN)/python -m pytest -m node tests/node $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .
@@ -29,13 +44,14 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-PURE := shard_worker/domain/*,shard_worker/ownership/share.py,shard_worker/ownership/decisions.py,operator/threadcluster_operator/placement.py,operator/threadcluster_operator/local/plan.py
+PURE := shard_worker/domain/*,shard_worker/ownership/share.py,shard_worker/ownership/decisions.py,operator/threadcluster_operator/placement.py,operator/threadcluster_operator/planner.py,operator/threadcluster_operator/model/*,operator/threadcluster_operator/crd.py,operator/threadcluster_operator/reference.py,operator/threadcluster_operator/desired/*
 PURE_TESTS := tests/domain tests/ownership/test_share.py tests/ownership/test_decisions.py \
-    tests/operator/test_placement.py tests/local/test_plan.py
+    tests/operator/test_placement.py tests/operator/test_model.py tests/operator/test_reading.py tests/operator/test_crd.py \
+    tests/operator/desired tests/operator/test_planner.py
 
 # The pure rules' tests run once, where their branches are counted (coverage-pure).
 pytest: setup
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not soak" $(addprefix --ignore=,$(PURE_TESTS)) $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist worksteal $(addprefix --ignore=,$(PURE_TESTS)) $(ARGS)
 
 coverage-pure: setup ## The pure rules: every branch of them is taken by their own tests
 	$(BIN)/coverage run --branch --include='$(PURE)' -m pytest -q \
@@ -46,7 +62,7 @@ bench-moves: setup ## What moving shards costs, as distributions: figures into d
 	@$(BIN)/python -m tests.benchmarks.moves $(ARGS)
 
 soak: setup explore ## The long, repeated and million-row checks (about 40 minutes)
-	$(BIN)/python -m pytest -m soak $(ARGS)
+	$(BIN)/python -m pytest -m "soak and not cluster and not node" $(ARGS)
 
 explore: setup ## The properties again, ten times with examples that were never tried before
 	@for round in 1 2 3 4 5 6 7 8 9 10; do \
@@ -61,8 +77,10 @@ load: setup ## Load against a URL: ARGS="reference --url http://127.0.0.1:8080" 
 bench: setup ## The benchmark: own Postgres, worker and load; figures into docs/performance.md with ARGS=--write-docs
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
 
-docs: setup ## Write what is generated: docs/configuration.md
+docs: setup ## Write what is generated: docs/configuration.md, docs/threadcluster.md, crds/
 	$(BIN)/python -m shard_worker.settings > docs/configuration.md
+	$(BIN)/python -m threadcluster_operator.reference > docs/threadcluster.md
+	$(BIN)/python -m threadcluster_operator.crd > crds/threadclusters.yaml
 
 lock: ## Choose new versions of all packages, with hashes, for every platform
 	@python3 -m venv build/uv && build/uv/bin/pip install --quiet uv

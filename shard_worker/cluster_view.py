@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from shard_worker.actors.region import ShardRegion
+from shard_worker.contract import bracketed
 from shard_worker.database.connection import LINK_FAULTS
 from shard_worker.domain.ids import ShardId
 from shard_worker.gateway.cluster import DatabaseAway
@@ -83,7 +84,7 @@ class WorkerView:
                     "name": row.id,
                     "state": _worker_state(row),
                     "incarnation": row.incarnation,
-                    "address": f"http://{row.host}:{row.public_port}",
+                    "address": f"http://{bracketed(row.host)}:{row.public_port}",
                 }
                 for row in sorted(view.workers.values())
             ],

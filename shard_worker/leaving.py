@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from shard_worker.contract import bracketed
+
 _ASK_EVERY_S: Final = 0.1
 _ANSWER_S: Final = 2.0
 
@@ -20,8 +22,19 @@ class NotLeft(Exception):
     """The worker was not brought to leave; the message says why."""
 
 
-def leave(host: str, port: int, secret: str, *, timeout_s: float, say: Say) -> None:
-    """Have the worker at an address leave, and return when it owns nothing.  Raises `NotLeft`."""
+def leave(host: str, port: int, secret: str, *, timeout_s: float, say: Say, at_least_s: float = 0.0) -> None:
+    """Have the worker at an address leave, and return when it owns nothing, after ``at_least_s``.  Raises `NotLeft`.
+
+    The worker answers requests all the while, by forwarding them: for those whose load balancer has not noticed yet.
+    """
+    began = time.monotonic()
+    if _leave(host, port, secret, timeout_s, say):
+        time.sleep(max(0.0, began + at_least_s - time.monotonic()))
+
+
+def _leave(host: str, port: int, secret: str, timeout_s: float, say: Say) -> bool:
+    """Whether the worker, which owns nothing now, still runs."""
+    where = f"{bracketed(host)}:{port}"
     deadline = time.monotonic() + timeout_s
     owned = None
     while True:
@@ -29,23 +42,24 @@ def leave(host: str, port: int, secret: str, *, timeout_s: float, say: Say) -> N
             left = _ask(host, port, secret)
         except (OSError, http.client.HTTPException) as error:
             if owned is None:
-                raise NotLeft(f"no worker answers at {host}:{port}: {error or type(error).__name__}") from error
+                raise NotLeft(f"no worker answers at {where}: {error or type(error).__name__}") from error
             if isinstance(error, ConnectionRefusedError):
                 say("the worker has ended")
-                return
+                return False
             left = owned  # it is busy, or is closing: the next answer, or the refusal to give one, tells
         if left != owned:
             say(f"leaving: {left} shards still here" if left else "left: the worker owns nothing")
         owned = left
         if owned == 0:
-            return
+            return True
         if time.monotonic() >= deadline:
-            raise NotLeft(f"the worker at {host}:{port} still owns {owned} shards after {timeout_s:g} s")
+            raise NotLeft(f"the worker at {where} still owns {owned} shards after {timeout_s:g} s")
         time.sleep(_ASK_EVERY_S)
 
 
 def _ask(host: str, port: int, secret: str) -> int:
     """Ask once; how many shards the worker still owns."""
+    where = f"{bracketed(host)}:{port}"
     connection = http.client.HTTPConnection(host, port, timeout=_ANSWER_S)
     try:
         connection.request("POST", "/internal/v1/leave", headers={"Authorization": f"Bearer {secret}"})
@@ -60,4 +74,4 @@ def _ask(host: str, port: int, secret: str) -> int:
         reason = str(found["detail"])
     except (ValueError, KeyError, TypeError):
         reason = "this is not a worker's management port"
-    raise NotLeft(f"the worker at {host}:{port} refuses ({response.status}): {reason}")
+    raise NotLeft(f"the worker at {where} refuses ({response.status}): {reason}")

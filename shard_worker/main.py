@@ -4,13 +4,17 @@ import asyncio
 import gc
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar, get_args
 
 import click
+import msgspec
 
+from shard_worker.contract import MigrationEnd
 from shard_worker.database.connection import DatabaseError
 from shard_worker.database.migration import migrate as run_migrations
+from shard_worker.database.tls import Tls, TlsMode
 from shard_worker.journal.fsck import fsck as check_journal
 from shard_worker.leaving import NotLeft
 from shard_worker.leaving import leave as ask_to_leave
@@ -20,7 +24,11 @@ from shard_worker.worker import WorkerFailed, run_worker
 
 log = logging.getLogger("shard_worker")
 
+Command = TypeVar("Command", bound=Callable[..., object])
+
 _YOUNG_OBJECTS: Final = 20_000
+_MESSAGE_MOST: Final = 2_000
+"""Characters of a termination message; a container's may have 4,096 bytes, and JSON escapes some."""
 
 
 def _event_loop() -> asyncio.AbstractEventLoop:
@@ -90,6 +98,14 @@ def run() -> None:
     show_default=True,
     help=f"How long to wait until it owns nothing; {PREFIX}DRAIN_SECONDS is taken where it is set.",
 )
+@click.option(
+    "--at-least",
+    "at_least_s",
+    metavar="SECONDS",
+    type=click.FloatRange(0, 3600),
+    default=0.0,
+    help="How long to wait at least, while the worker still answers: load balancers take a while to send nothing more.",
+)
 @click.option("--bind", envvar=f"{PREFIX}BIND", hidden=True, default="127.0.0.1")
 @click.option("--port", envvar=f"{PREFIX}MANAGEMENT_PORT", hidden=True, type=click.IntRange(0, 65535), default=8081)
 @click.option("--secret", envvar=f"{PREFIX}SECRET", hidden=True)
@@ -100,7 +116,13 @@ def run() -> None:
     help=f"A file with the cluster's secret [default: {PREFIX}SECRET_FILE, or {PREFIX}SECRET itself].",
 )
 def leave(
-    address: str | None, timeout_s: float, bind: str, port: int, secret: str | None, secret_file: Path | None
+    address: str | None,
+    timeout_s: float,
+    at_least_s: float,
+    bind: str,
+    port: int,
+    secret: str | None,
+    secret_file: Path | None,
 ) -> None:
     """Have the worker of this pod hand its shards over, and wait until it owns nothing.
 
@@ -123,7 +145,7 @@ def leave(
     known = secret if secret is not None else Path(str(secret_file)).read_text().strip()
     host = "127.0.0.1" if host in ("", "0.0.0.0", "::") else host  # noqa: S104 - it is replaced, not bound
     try:
-        ask_to_leave(host, port, known, timeout_s=timeout_s, say=click.echo)
+        ask_to_leave(host, port, known, timeout_s=timeout_s, at_least_s=at_least_s, say=click.echo)
     except NotLeft as error:
         raise click.ClickException(str(error)) from error
 
@@ -135,14 +157,40 @@ def _host_and_port(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def _database_options(needs: str) -> Callable[[Command], Command]:
+    """The options that say which database, and how it is reached; ``needs`` says what the login must be allowed."""
+    options = (
+        click.option("--dsn", envvar=f"{PREFIX}DSN", help=f"Where Postgres is; the login needs to {needs}."),
+        click.option(
+            "--dsn-file",
+            envvar=f"{PREFIX}DSN_FILE",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="A file with the DSN.",
+        ),
+        click.option(
+            "--tls",
+            envvar=f"{PREFIX}DATABASE_TLS",
+            type=click.Choice(get_args(TlsMode)),
+            help="Whether TLS must be used, and how the server is verified [default: as the DSN says].",
+        ),
+        click.option(
+            "--ca-file",
+            envvar=f"{PREFIX}DATABASE_CA_FILE",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="The authorities whose certificate the server must show.",
+        ),
+    )
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
 @main.command()
-@click.option("--dsn", envvar=f"{PREFIX}DSN", help="Where Postgres is; the login must be allowed to make tables.")
-@click.option(
-    "--dsn-file",
-    envvar=f"{PREFIX}DSN_FILE",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A file with the DSN.",
-)
+@_database_options("make tables")
 @click.option("--cluster", envvar=f"{PREFIX}CLUSTER", required=True, help="The cluster that claims the database.")
 @click.option(
     "--shards",
@@ -152,31 +200,50 @@ def _host_and_port(address: str) -> tuple[str, int]:
     show_default=True,
     help="How many shards a new database gets; never changes afterwards.",
 )
-def migrate(dsn: str | None, dsn_file: Path | None, cluster: str, shards: int) -> None:
-    """Bring the database's schema to this release; safe to run twice, and twice at once."""
+@click.option(
+    "--termination-file",
+    envvar=f"{PREFIX}TERMINATION_FILE",
+    type=click.Path(path_type=Path),
+    help="Where to write, as JSON, why it failed: a container's termination message.",
+)
+def migrate(
+    dsn: str | None,
+    dsn_file: Path | None,
+    tls: TlsMode | None,
+    ca_file: Path | None,
+    cluster: str,
+    shards: int,
+    termination_file: Path | None,
+) -> None:
+    """Bring the database's schema to this release; safe to run twice, and twice at once.
+
+    A database that does not answer is given up within seconds: whoever started this tries again.
+    """
+    where, reached = _one_dsn(dsn, dsn_file), Tls(tls, ca_file)
     try:
-        ran = asyncio.run(run_migrations(_one_dsn(dsn, dsn_file), cluster_id=cluster, shards=shards, say=click.echo))
+        ran = asyncio.run(run_migrations(where, cluster_id=cluster, shards=shards, say=click.echo, tls=reached))
     except DatabaseError as error:
+        if termination_file is not None:
+            termination_file.write_text(_termination_message(error))
         raise click.ClickException(str(error)) from error
     click.echo(f"schema is current ({len(ran)} steps run)")
 
 
+def _termination_message(error: DatabaseError) -> str:
+    return msgspec.json.encode(MigrationEnd(error.fault, str(error)[:_MESSAGE_MOST])).decode()
+
+
 @main.command()
-@click.option("--dsn", envvar=f"{PREFIX}DSN", help="Where Postgres is; the login needs to read, nothing more.")
-@click.option(
-    "--dsn-file",
-    envvar=f"{PREFIX}DSN_FILE",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A file with the DSN.",
-)
+@_database_options("read, nothing more")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def fsck(dsn: str | None, dsn_file: Path | None, output: str) -> None:
+def fsck(dsn: str | None, dsn_file: Path | None, tls: TlsMode | None, ca_file: Path | None, output: str) -> None:
     """Prove the journal from itself, also while workers write to it; changes nothing.
 
     Names each finding on a line.  Exit codes: 0 clean, 1 something was found, 3 it could not be checked.
     """
+    where, reached = _one_dsn(dsn, dsn_file), Tls(tls, ca_file)
     try:
-        report = asyncio.run(check_journal(_one_dsn(dsn, dsn_file), progress=lambda said: click.echo(said, err=True)))
+        report = asyncio.run(check_journal(where, tls=reached, progress=lambda said: click.echo(said, err=True)))
     except DatabaseError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(3)

@@ -44,6 +44,20 @@ class WorkerSettings(BaseSettings):
             description="A file with the DSN, read again at every connection, so that a rotated password needs no restart."
         ),
     ] = None
+    database_tls: Annotated[
+        Literal["disable", "require", "verify-full"] | None,
+        Field(
+            description="Whether Postgres must be reached by TLS, and whether its certificate must be good for its host."
+            " Unset: as the DSN says; TLS where it is offered."
+        ),
+    ] = None
+    database_ca_file: Annotated[
+        Path | None,
+        Field(
+            description="The authorities whose certificate Postgres must show (PEM), read again at every connection."
+            " Unset: the system's, for `verify-full`."
+        ),
+    ] = None
     shards: Annotated[
         int | None, Field(ge=1, le=4096, description="The shard count the database must have; unset: whatever it has.")
     ] = None
@@ -191,6 +205,13 @@ class WorkerSettings(BaseSettings):
             _check_dsn(_content(path).decode(errors="replace"))
         return path
 
+    @field_validator("database_ca_file")
+    @classmethod
+    def _ca_file_can_be_read(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            _content(path)
+        return path
+
     @field_validator("secret_file")
     @classmethod
     def _secret_file_holds_enough(cls, path: Path | None) -> Path | None:
@@ -225,6 +246,9 @@ class WorkerSettings(BaseSettings):
             if settings.lease_seconds <= settings.beat_seconds:
                 reason = f"must be more than {PREFIX}BEAT_SECONDS, or no read is ever served from memory"
                 refused.append(_refusal(("lease_seconds",), reason))
+            if settings.database_ca_file is not None and settings.database_tls in (None, "disable"):
+                reason = f"needs {PREFIX}DATABASE_TLS to be require or verify-full"
+                refused.append(_refusal(("database_ca_file",), reason))
             if not refused:
                 return settings
         raise ValidationError.from_exception_data(cls.__name__, refused, hide_input=True)

@@ -26,6 +26,7 @@ from shard_worker.actors.residents import Residents
 from shard_worker.cluster_view import WorkerView
 from shard_worker.database.connection import Database
 from shard_worker.database.migration import read_meta
+from shard_worker.database.tls import Tls
 from shard_worker.domain.events import Event
 from shard_worker.domain.ids import ShardId
 from shard_worker.domain.limits import Limits
@@ -94,7 +95,12 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
     def failover() -> None:
         region.drop_all()  # the membership adopts again what still names this incarnation
 
-    database = Database(settings.database, application_name=lambda: incarnation_now(), on_failover=failover)
+    database = Database(
+        settings.database,
+        application_name=lambda: incarnation_now(),
+        on_failover=failover,
+        tls=Tls(settings.database_tls, settings.database_ca_file),
+    )
 
     def incarnation_now() -> str:
         return ownership.incarnation or incarnation

@@ -114,6 +114,18 @@ def test_origins_are_a_json_list(monkeypatch: pytest.MonkeyPatch) -> None:
             load_settings()
 
 
+def test_a_ca_file_is_for_tls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is refused where it would change nothing, and where it is not there."""
+    (tmp_path / "ca.crt").touch()
+    for mode in ("require", "verify-full"):
+        environment(monkeypatch, DATABASE_TLS=mode, DATABASE_CA_FILE=str(tmp_path / "ca.crt"))
+        assert load_settings().database_tls == mode
+    for refused, file in (("disable", "ca.crt"), (None, "ca.crt"), ("require", "none")):
+        environment(monkeypatch, DATABASE_TLS=refused, DATABASE_CA_FILE=str(tmp_path / file))
+        with pytest.raises(SettingsRefused, match="SHARD_WORKER_DATABASE_CA_FILE: "):
+            load_settings()
+
+
 @pytest.mark.parametrize("pair", ["DSN", "SECRET"])
 def test_exactly_one_of_a_value_and_its_file(monkeypatch: pytest.MonkeyPatch, pair: str) -> None:
     """Both or none is refused with both names."""

@@ -3,6 +3,7 @@
 import click
 
 from threadcluster_operator.local.cli import local
+from threadcluster_operator.operator_cli import operator
 from threadcluster_operator.verbs.cordon import cordon, drain, uncordon
 from threadcluster_operator.verbs.history import history
 from threadcluster_operator.verbs.pin import pin
@@ -22,10 +23,11 @@ def main() -> None:
     threadcluster uncordon demo-1     let it have shards again
     threadcluster plan                what would be moved for balance, and `rebalance` does it
     threadcluster history             what was moved, why, and how long that took
+    threadcluster operator run        look after the ThreadClusters of a Kubernetes cluster
     """  # noqa: D301 - click takes \b for a block to leave as it is
 
 
-for command in (local, shards, cordon, uncordon, drain, pin, plan, rebalance, history):
+for command in (local, operator, shards, cordon, uncordon, drain, pin, plan, rebalance, history):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ _ANSWER_S: Final = 6.0
 _LOOK_S: Final = 2.0
 
 Document = dict[str, Any]  # a JSON object
+Targets = Iterable[Mapping[str, object]]
+"""What a plan wants, as `target_in` makes it."""
 
 
 class NobodyAnswers(Exception):
@@ -43,13 +45,18 @@ class Workers:
 
     async def ownership(self) -> Document:
         """Who owns what: the newest of all answers.  Raises `NobodyAnswers`."""
-        asked = [self._ask(address, "GET", "ownership", None, _LOOK_S) for address in self._addresses]
-        found = newest([answer for _, answer in filter(None, await asyncio.gather(*asked)) if "shards" in answer])
+        found = newest((await self.answers()).values())
         if found is None:
             raise NobodyAnswers(_nobody(self._addresses))
         return found
 
-    async def set_targets(self, version: int, plan_hash: str, targets: Iterable[Mapping[str, object]]) -> int:
+    async def answers(self) -> dict[str, Document]:
+        """Who owns what, as each worker that answers says, by the worker."""
+        asked = [self._ask(address, "GET", "ownership", None, _LOOK_S) for address in self._addresses]
+        found = [answer for status, answer in filter(None, await asyncio.gather(*asked)) if status == 200]
+        return {str(answer["answeredBy"]): answer for answer in found}
+
+    async def set_targets(self, version: int, plan_hash: str, targets: Targets) -> int:
         """Record (shard, target, reason)s of a plan made from plan ``version``; its own version.
 
         Raises `WorkerRefused` with code ``plan-stale`` when another plan came first, and `NobodyAnswers`.

@@ -9,25 +9,33 @@ Errors form one small tree::
     DatabaseError
     ├── DatabaseUnreachable   nobody answers: try again
     ├── DatabaseAuthFailed    it answers, and does not let us in
+    ├── DatabaseTLSFailed     it answers, and the two do not agree on TLS
     └── DatabaseUnsuitable    it may not carry a journal; the message names the setting
+
+Each carries, as ``fault``, the word by which the operator knows it.
 """
 
 import asyncio
 import logging
 import socket
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import ClassVar, Final, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from shard_worker.contract import DatabaseFault, bracketed
+from shard_worker.database.tls import BY_DSN, Tls
+
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_PORT: Final = 5432
 _CONNECT_S: Final = 5.0
 _STATEMENT_S: Final = 4.0
 """No statement of a worker takes so long but on a link that has fallen silent; more than `lock_timeout`."""
@@ -35,6 +43,11 @@ _READ_S: Final = 2.0
 _FIRST_PAUSE_S: Final = 0.05
 _LAST_PAUSE_S: Final = 1.0
 _SAY_AGAIN_S: Final = 5.0
+
+_NO_TLS: Final = "no encryption"
+"""Part of the server's refusal of a login that it takes over TLS only."""
+_TLS_REFUSED: Final = "rejected SSL upgrade"
+"""Part of asyncpg's words for a server without TLS: the error has no type of its own."""
 
 _SETTINGS: Final = {
     "synchronous_commit": "on",
@@ -68,17 +81,31 @@ after a pause of the whole process.
 class DatabaseError(Exception):
     """The database cannot be used; the message is for people, and holds no password."""
 
+    fault: ClassVar[DatabaseFault]
+
 
 class DatabaseUnreachable(DatabaseError):
     """Nobody answers at the address, or the server is starting or stopping: worth another try."""
+
+    fault = DatabaseFault.UNREACHABLE
 
 
 class DatabaseAuthFailed(DatabaseError):
     """The server answers, and refuses the user, the password or the database."""
 
+    fault = DatabaseFault.AUTH_FAILED
+
+
+class DatabaseTLSFailed(DatabaseError):
+    """The server answers, and does not do the TLS that is asked for, or shows a certificate that is not believed."""
+
+    fault = DatabaseFault.TLS_FAILED
+
 
 class DatabaseUnsuitable(DatabaseError):
     """The server may not carry a journal."""
+
+    fault = DatabaseFault.UNSUITABLE
 
 
 class ServerIdentity(NamedTuple):
@@ -101,8 +128,10 @@ class Database:
         *,
         application_name: Callable[[], str],
         on_failover: Callable[[], None] = lambda: None,
+        tls: Tls = BY_DSN,
     ) -> None:
         self._dsn = dsn
+        self._tls = tls
         self._application_name = application_name
         self._on_failover = on_failover
         self._identity: ServerIdentity | None = None
@@ -121,7 +150,7 @@ class Database:
         while True:
             try:
                 return await self.connect_once(purpose)
-            except (DatabaseUnreachable, DatabaseAuthFailed) as error:
+            except (DatabaseUnreachable, DatabaseAuthFailed, DatabaseTLSFailed) as error:
                 now = time.monotonic()
                 if now - said > _SAY_AGAIN_S:
                     log.warning("waiting for Postgres", extra={"purpose": purpose, "cause": str(error)})
@@ -131,7 +160,7 @@ class Database:
 
     async def connect_once(self, purpose: str) -> asyncpg.Connection:
         """A checked connection now, or one of the errors of this module."""
-        connection = await open_connection(self.dsn, self._application_name())
+        connection = await open_connection(self.dsn, self._application_name(), tls=self._tls)
         try:
             self._compare(await check(connection))
         except BaseException:
@@ -192,7 +221,7 @@ class ReadPool:
 
 
 async def open_connection(
-    dsn: str, application_name: str, *, statement_s: float | None = _STATEMENT_S
+    dsn: str, application_name: str, *, statement_s: float | None = _STATEMENT_S, tls: Tls = BY_DSN
 ) -> asyncpg.Connection:
     """Connect and set the session up; the errors are this module's.
 
@@ -200,17 +229,28 @@ async def open_connection(
     """
     where = address_of(dsn)
     try:
+        context = await asyncio.to_thread(tls.context)  # reading the system's authorities takes a while
+    except OSError as error:
+        raise DatabaseTLSFailed(f"the CA file {tls.ca_file} cannot be used: {error}") from error
+    try:
         connection = await asyncpg.connect(
             dsn,
             timeout=_CONNECT_S,
             command_timeout=statement_s,
             server_settings={**_SETTINGS, "application_name": application_name},
+            ssl=context,
         )
     except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError) as error:
+        if _NO_TLS in str(error):
+            raise DatabaseTLSFailed(f"Postgres at {where} wants TLS: {error}") from error
         raise DatabaseAuthFailed(f"Postgres at {where} refuses the login: {error}") from error
     except asyncpg.InvalidCatalogNameError as error:
         raise DatabaseAuthFailed(f"Postgres at {where}: {error}") from error
+    except ssl.SSLError as error:
+        raise DatabaseTLSFailed(f"no TLS with Postgres at {where}: {error}") from error
     except LINK_FAULTS as error:
+        if _TLS_REFUSED in str(error):
+            raise DatabaseTLSFailed(f"Postgres at {where} does not offer TLS") from error
         raise DatabaseUnreachable(f"no Postgres at {where}: {error or type(error).__name__}") from error
     _keep_alive(connection)
     return connection
@@ -234,8 +274,11 @@ async def check(connection: asyncpg.Connection) -> ServerIdentity:
 
 def address_of(dsn: str) -> str:
     """Host, port and database of a DSN, without user and password: what a message may show."""
-    parts = urlsplit(dsn)
-    return f"{parts.hostname or 'localhost'}:{parts.port or 5432}{parts.path}"
+    try:
+        parts = urlsplit(dsn)
+        return f"{bracketed(parts.hostname or 'localhost')}:{parts.port or _PORT}{parts.path}"
+    except ValueError as error:
+        raise DatabaseUnreachable("the DSN is no URL of the form postgresql://user:password@host:port/name") from error
 
 
 def _keep_alive(connection: asyncpg.Connection) -> None:

@@ -4,6 +4,7 @@ The first run claims the database for one cluster and one shard count; another c
 name.  A schema newer than this release is refused too: the release that made it may write what this one cannot read.
 """
 
+import asyncio
 import hashlib
 import logging
 from collections.abc import Callable
@@ -12,12 +13,24 @@ from typing import Final, NamedTuple
 
 import asyncpg
 
-from shard_worker.database.connection import DatabaseError, DatabaseUnsuitable, check, open_connection
+from shard_worker.contract import DatabaseFault
+from shard_worker.database.connection import (
+    LINK_FAULTS,
+    DatabaseError,
+    DatabaseUnreachable,
+    DatabaseUnsuitable,
+    check,
+    open_connection,
+)
 from shard_worker.database.roles import grant_worker_role
+from shard_worker.database.tls import BY_DSN, Tls
 
 log = logging.getLogger(__name__)
 
 _LOCK: Final = 0x7463_6C75  # one migration at a time in a database; any fixed number will do
+_CHECK_S: Final = 10.0
+_GONE: Final = ("08", "57")
+"""The classes of SQLSTATE that say that the server, or the link, is going."""
 _BOOK_SQL: Final = """
 CREATE TABLE IF NOT EXISTS schema_migration (
     version integer PRIMARY KEY, name text NOT NULL, checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now()
@@ -28,13 +41,25 @@ CREATE TABLE IF NOT EXISTS schema_migration (
 class ClaimedByOther(DatabaseError):
     """The database belongs to another cluster."""
 
+    fault = DatabaseFault.CLAIMED_BY_OTHER
+
 
 class ShardCountMismatch(DatabaseError):
     """The database was made with another shard count, which never changes."""
 
+    fault = DatabaseFault.SHARD_COUNT_MISMATCH
+
 
 class SchemaTooNew(DatabaseError):
     """The schema was made by a newer release."""
+
+    fault = DatabaseFault.SCHEMA_TOO_NEW
+
+
+class MigrationFailed(DatabaseError):
+    """The server refuses a step, as to a login that may not make tables; nothing of that step is done."""
+
+    fault = DatabaseFault.MIGRATION_FAILED
 
 
 class Migration(NamedTuple):
@@ -64,20 +89,28 @@ SCHEMA_VERSION: Final = known_migrations()[-1].version
 """The schema that this release writes."""
 
 
-async def migrate(dsn: str, *, cluster_id: str, shards: int, say: Callable[[str], None]) -> list[str]:
+async def migrate(
+    dsn: str, *, cluster_id: str, shards: int, say: Callable[[str], None], tls: Tls = BY_DSN
+) -> list[str]:
     """Bring the database to `SCHEMA_VERSION` and claim it; returns the names of the steps that were run.
 
-    Raises `shard_worker.database.connection.DatabaseError` and the errors of this module; nothing is half done.
+    Raises `shard_worker.database.connection.DatabaseError` and the errors of this module; nothing is half done.  Who
+    does not answer is given up within seconds; a step, or another run's, may take as long as it takes.
     """
-    connection = await open_connection(dsn, "threadcluster-migrate", statement_s=None)
+    connection = await open_connection(dsn, "threadcluster-migrate", statement_s=None, tls=tls)
     try:
-        await check(connection)
-        await refuse_transaction_pooling(connection)
+        async with asyncio.timeout(_CHECK_S):
+            await check(connection)
+            await refuse_transaction_pooling(connection)
         await connection.execute("SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0")
         if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
             say("another migration is running; waiting for it")
             await connection.execute(f"SELECT pg_advisory_lock({_LOCK})")
         return await _run(connection, cluster_id, shards, say)
+    except LINK_FAULTS as error:
+        if isinstance(error, asyncpg.PostgresError) and not str(error.sqlstate).startswith(_GONE):
+            raise MigrationFailed(f"Postgres refuses a step: {error}") from error
+        raise DatabaseUnreachable(f"Postgres went away: {error or type(error).__name__}") from error
     finally:
         connection.terminate()  # and with the session its lock
 

@@ -23,14 +23,25 @@ from shard_worker.gateway.service import ThreadService
 
 _LOG: Final = logging.getLogger(__name__)
 _TURN_S: Final = 0.05
+_EVERYWHERE: Final = "::"
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
-    """A bound socket of ours (port 0: the system chooses); raises OSError when the port is busy."""
+    """A bound socket of ours (port 0: the system chooses); raises OSError when the port is busy.
+
+    ``::`` is every address of both families, and every IPv4 address where the kernel knows no IPv6.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound = socket.socket(family, socket.SOCK_STREAM)
+    except OSError:
+        if host != _EVERYWHERE:
+            raise
+        return listening_socket("0.0.0.0", port)  # noqa: S104 - it is what was asked for
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if host == _EVERYWHERE:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         bound.bind((host, port))
     except OSError:
         bound.close()

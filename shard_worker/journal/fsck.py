@@ -16,6 +16,7 @@ import asyncpg
 
 from shard_worker.database.connection import DatabaseUnreachable, DatabaseUnsuitable, address_of, open_connection
 from shard_worker.database.migration import SCHEMA_VERSION, SchemaTooNew
+from shard_worker.database.tls import BY_DSN, Tls
 from shard_worker.journal.fsck_report import Check, Finding, Report
 from shard_worker.journal.fsck_shard import Claim, ShardCheck
 from shard_worker.journal.fsck_thread import StoredRow, ThreadCheck
@@ -65,13 +66,13 @@ SELECT s.shard_id, s.thread_id, s.seq_nr,
 """
 
 
-async def fsck(dsn: str, *, progress: Callable[[str], None]) -> Report:
+async def fsck(dsn: str, *, progress: Callable[[str], None], tls: Tls = BY_DSN) -> Report:
     """Check the whole journal as of now; ``progress`` hears a sentence every two seconds, none when it is faster.
 
     Raises `shard_worker.database.connection.DatabaseError` when it cannot be read; what is wrong inside is never
     raised, it is in the report.
     """
-    connection = await open_connection(dsn, "threadcluster-fsck", statement_s=None)
+    connection = await open_connection(dsn, "threadcluster-fsck", statement_s=None, tls=tls)
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             return await _Run(connection, progress).report()

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -81,11 +82,25 @@ async def test_the_secret_may_be_in_a_file(environment: dict[str, str], tmp_path
 
 
 async def test_a_worker_that_ends_has_left(environment: dict[str, str], view: LeavingView) -> None:
-    """Its port is closed last of all."""
+    """Its port is closed last of all; nobody waits for it then."""
     view.owned, view.ends = [5], True
-    result = await leave(environment)
+    result = await leave(environment, "--at-least", "60")
     assert result.exit_code == 0, result.output
     assert result.output.splitlines()[-1] == "the worker has ended"
+
+
+async def test_it_waits_for_load_balancers(environment: dict[str, str], view: LeavingView) -> None:
+    """They may send requests for a while after the last shard has gone."""
+    view.owned = [0]
+    began = time.monotonic()
+    assert (await leave(environment, "--at-least", "0.3")).exit_code == 0
+    assert time.monotonic() - began >= 0.3
+
+
+async def test_it_asks_beside_the_worker_wherever_that_listens(environment: dict[str, str]) -> None:
+    """A worker that listens on every address of both families is asked by loopback."""
+    result = await leave({**environment, "SHARD_WORKER_BIND": "::"})
+    assert result.exit_code == 0, result.output
 
 
 async def test_exit_1_when_the_time_is_over(environment: dict[str, str], view: LeavingView) -> None:

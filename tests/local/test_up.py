@@ -103,10 +103,24 @@ async def test_changed_worker_settings_reach_every_worker(data_dir: Path) -> Non
         code, said = await cluster.command("up", "-f", str(cluster.file), "--detach")
         assert code == 0, said
         assert "worker settings" in said
+        assert "without effect here" not in said
         after = [worker["pid"] for worker in (await cluster.status())["workers"]]
         assert not before & set(after)
         for pid in after:
             assert psutil.Process(pid).environ()["SHARD_WORKER_PASSIVATION_IDLE_SECONDS"] == "7"
+
+
+async def test_what_is_for_kubernetes_alone_is_taken_and_told(data_dir: Path) -> None:
+    """It starts no worker anew."""
+    async with local_cluster(data_dir, 1, shards=8) as cluster:
+        before = [worker["pid"] for worker in (await cluster.status())["workers"]]
+        more = "shards: 8, image: 'threadcluster:1', worker: {resources: {limits: {memory: 1Gi}}}"
+        cluster.file.write_text(cluster.file.read_text().replace("shards: 8", more))
+        code, said = await cluster.command("up", "-f", str(cluster.file), "--detach")
+        assert code == 0, said
+        assert "for Kubernetes alone, without effect here: spec.image, spec.worker.resources" in said
+        assert "nothing changes" in said
+        assert [worker["pid"] for worker in (await cluster.status())["workers"]] == before
 
 
 async def test_what_may_not_change_is_refused_by_name(data_dir: Path) -> None:

@@ -16,7 +16,13 @@ import click
 from threadcluster_operator.local.control import ControlClient, ControlServer, NotRunning
 from threadcluster_operator.local.datadir import DataDir, DataDirBusy, choose
 from threadcluster_operator.local.supervisor import Supervisor, UpFailed
-from threadcluster_operator.model import ResourceRefused, Resources, parse_resources, read_resources
+from threadcluster_operator.model import (
+    ResourceRefused,
+    Resources,
+    parse_resources,
+    read_resources,
+    without_local_effect,
+)
 from threadcluster_operator.verbs.table import table
 
 _SAMPLE = Path("manifests/samples/demo.yaml")
@@ -69,14 +75,16 @@ def up(file: Path | None, data_dir: Path | None, port: int | None, database_url:
             text, source = place.cluster_yaml.read_text(), str(place.cluster_yaml)
         resources = parse_resources(text, source)
         resources.database_url()
+        if unused := without_local_effect(resources.cluster.spec, "spec"):
+            click.echo(f"for Kubernetes alone, without effect here: {', '.join(unused)}")
         _refuse_other_cluster(place, resources)
         if place.is_locked():
             asyncio.run(_hand_over(place, text))
         elif detach:
-            _detach(place, text, _port(port, resources, text), database_url)
+            _detach(place, text, _port(port, resources), database_url)
         else:
             logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-            asyncio.run(_foreground(place, resources, text, _port(port, resources, text), database_url))
+            asyncio.run(_foreground(place, resources, text, _port(port, resources), database_url))
     except (ResourceRefused, UpFailed, DataDirBusy, NotRunning) as error:
         raise click.ClickException(str(error)) from error
 
@@ -150,13 +158,12 @@ def _text(file: Path | None) -> str:
         raise ResourceRefused(f"{file}: {error.strerror}") from error
 
 
-def _port(port: int | None, resources: Resources, text: str) -> int:
+def _port(port: int | None, resources: Resources) -> int:
     """The port asked for: the option, else what the resource says itself, else 8080 (80 is not for ordinary users)."""
     if port is not None:
         return port
-    given = "gateway" in resources.cluster.spec.model_fields_set
-    del text
-    return resources.cluster.spec.gateway.service.port if given else _DEFAULT_PORT
+    service = resources.cluster.spec.gateway.service
+    return service.port if "port" in service.model_fields_set else _DEFAULT_PORT
 
 
 def _refuse_other_cluster(place: DataDir, resources: Resources) -> None:

@@ -7,7 +7,9 @@ harmless: a plan that was half carried out is planned again, or not, as the reso
 from collections import OrderedDict
 from typing import Any, Final
 
-from threadcluster_operator.local.plan import (
+from threadcluster_operator.model import ThreadClusterSpec
+from threadcluster_operator.placement import Move, Placement
+from threadcluster_operator.planner import (
     Next,
     Observed,
     Shown,
@@ -16,8 +18,6 @@ from threadcluster_operator.local.plan import (
     same_plan,
     same_world,
 )
-from threadcluster_operator.model import ThreadClusterSpec
-from threadcluster_operator.placement import Move, Placement
 
 _SHOWN_MOST: Final = 16
 

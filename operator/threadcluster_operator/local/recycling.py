@@ -7,9 +7,9 @@ balance.  In mode Paused nothing may be moved off a worker, so nobody is started
 from collections.abc import Callable, Mapping
 
 from threadcluster_operator.local.moves import Moves
-from threadcluster_operator.local.plan import Observed
 from threadcluster_operator.local.workers import WorkerProcess
 from threadcluster_operator.placement import Mode, Move
+from threadcluster_operator.planner import Observed
 
 
 class Recycling:

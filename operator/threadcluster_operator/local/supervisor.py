@@ -17,12 +17,12 @@ import aiohttp
 
 from threadcluster_operator.local.datadir import DataDir
 from threadcluster_operator.local.moves import Moves
-from threadcluster_operator.local.plan import NewPlan
 from threadcluster_operator.local.postgres import EmbeddedPostgres, PostgresFailed
 from threadcluster_operator.local.recycling import Recycling
 from threadcluster_operator.local.watch import Watch
 from threadcluster_operator.local.workers import WorkerProcess
-from threadcluster_operator.model import RebalanceSpec, Resources
+from threadcluster_operator.model import RebalanceSpec, Resources, ThreadCluster
+from threadcluster_operator.planner import NewPlan
 from threadcluster_operator.workers import NobodyAnswers, WorkerRefused, target_in
 
 log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class Supervisor:
         changes = []
         if new.spec.replicas != old.spec.replicas:
             changes.append(f"replicas {old.spec.replicas} → {new.spec.replicas}")
-        if new.spec.worker != old.spec.worker:
+        if self._environment(new) != self._environment(old):
             until = ", once the mode is not Paused any more" if new.spec.rebalance.mode == "Paused" else ""
             changes.append(f"worker settings: the workers are started anew, one after another{until}")
         if new.spec.rebalance != old.spec.rebalance:
@@ -200,8 +200,7 @@ class Supervisor:
             self._say(f"waiting for Postgres ({time.monotonic() - began:.0f} s): {reason}")
             await asyncio.sleep(2.0)
 
-    def _environment(self) -> dict[str, str]:
-        cluster = self.resources.cluster
+    def _environment(self, cluster: ThreadCluster) -> dict[str, str]:
         passivation = cluster.spec.worker.passivation
         return {
             "SHARD_WORKER_CLUSTER": cluster.name,
@@ -214,6 +213,7 @@ class Supervisor:
             "SHARD_WORKER_MANAGEMENT_PORT": "0",
             "SHARD_WORKER_PASSIVATION_IDLE_SECONDS": str(passivation.idle_seconds),
             "SHARD_WORKER_MAX_RESIDENT_THREADS": str(passivation.max_resident_threads),
+            "SHARD_WORKER_SNAPSHOT_EVERY_EVENTS": str(cluster.spec.worker.snapshot_every_events),
         }
 
     # --- the control loop
@@ -238,7 +238,9 @@ class Supervisor:
         for name in steps.run:
             if name not in self._workers:
                 assert self._socket is not None  # bound before the control loop starts
-                worker = WorkerProcess(name, self.data_dir, self._environment(), self._socket.fileno())
+                worker = WorkerProcess(
+                    name, self.data_dir, self._environment(self.resources.cluster), self._socket.fileno()
+                )
                 self._workers[name] = worker
                 worker.start()
         if steps.plan is not None:
@@ -258,7 +260,7 @@ class Supervisor:
         self.data_dir.remember_workers({worker.name: worker.pid for worker in self._workers.values() if worker.pid})
         converged = steps.converged and not briefly
         recycling = self._recycling.turn(
-            self._workers, self._environment(), observed, spec.rebalance.mode, converged=converged
+            self._workers, self._environment(self.resources.cluster), observed, spec.rebalance.mode, converged=converged
         )
         if converged and not recycling and not self.moves.busy():
             if generation == self.generation:  # else what was seen may be older than what is wanted

@@ -5,18 +5,15 @@ counts as alive here is what may be given a shard.
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from typing import Any
 
 import aiohttp
 
-from shard_worker.domain.ids import ShardId
-from threadcluster_operator.local.plan import Observed
+from threadcluster_operator.answers import Answers, is_member, observed_from
 from threadcluster_operator.local.workers import WorkerProcess, ask
-from threadcluster_operator.placement import Worker
-from threadcluster_operator.workers import Workers, newest
-
-Answers = dict[str, dict[str, Any]]  # JSON objects, by the worker that gave them
+from threadcluster_operator.planner import Observed
+from threadcluster_operator.workers import Workers
 
 
 class Watch:
@@ -42,7 +39,7 @@ class Watch:
             answers = {worker.name: answer for worker, answer in zip(workers, found, strict=True) if answer is not None}
         self.answers = answers
         for worker in workers:
-            worker.joined = worker.joined or _is_member(worker.name, self.answers.get(worker.name))
+            worker.joined = worker.joined or is_member(worker.name, self.answers.get(worker.name))
         self.observed = observed_from(
             self.answers,
             running={worker.name for worker in workers if worker.pid is not None},
@@ -69,40 +66,3 @@ class Watch:
             f"http://127.0.0.1:{bound['managementPort']}" for bound in (each.bound() for each in answering) if bound
         ]
         return Workers(self._session, addresses, self._secret)
-
-
-def observed_from(
-    answers: Mapping[str, Mapping[str, Any]], *, running: Set[str], starting: Set[str], emptying: Set[str]
-) -> Observed | None:
-    """What the planner goes by, or None when nobody knows.
-
-    A worker that is ``starting`` is still to become what it was or more: its share waits for it.  One that is fenced or
-    not ``running`` gets nothing, and its peers take what it had.
-    """
-    found = newest(dict(answer) for answer in answers.values())
-    if found is None:
-        return None
-    workers = {}
-    for row in found["workers"]:
-        name = row["name"]
-        alive = name in running and row["state"] != "fenced"
-        workers[name] = Worker(
-            name,
-            live=alive or name in starting,
-            leaving=alive and row["leaving"],
-            cordoned=row["cordoned"],
-            draining=row["draining"] or name in emptying,
-        )
-    return Observed(
-        found["planVersion"],
-        {ShardId(row["id"]): row["owner"] for row in found["shards"]},
-        {ShardId(row["id"]): row["target"] for row in found["shards"]},
-        {name: frozenset(answer["serving"]) for name, answer in answers.items() if _is_member(name, answer)},
-        workers,
-        {ShardId(row["id"]): row["load"]["commandsPerSecond"] for row in found["shards"]},
-    )
-
-
-def _is_member(name: str, answer: Mapping[str, Any] | None) -> bool:
-    """A worker reads the database only after it has registered there, so its own row in its answer is its own."""
-    return answer is not None and any(row["name"] == name and row["state"] != "fenced" for row in answer["workers"])

@@ -7,9 +7,9 @@ what keeps them apart is the plan version alone.
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from threadcluster_operator.local.plan import Next, Observed, next_steps
 from threadcluster_operator.model import RebalanceSpec, ThreadClusterSpec
 from threadcluster_operator.placement import Worker
+from threadcluster_operator.planner import Next, Observed, next_steps
 
 from shard_worker.ownership.owners import View
 from tests.ownership.simulation import transactions

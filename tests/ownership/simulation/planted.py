@@ -10,7 +10,7 @@ from itertools import count
 from typing import Final, NamedTuple
 
 import pytest
-from threadcluster_operator.local import plan
+from threadcluster_operator import planner as plan
 from threadcluster_operator.placement import Move, Placement, Policy, Shard, Worker, place
 
 from shard_worker.domain.ids import ShardId

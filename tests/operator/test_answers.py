@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from threadcluster_operator.local.watch import observed_from
+from threadcluster_operator.answers import observed_from
 from threadcluster_operator.placement import Worker
 from threadcluster_operator.workers import newest
 

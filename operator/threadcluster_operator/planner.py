@@ -1,4 +1,4 @@
-"""What the local supervisor does next: a pure function of what is wanted and what is seen.
+"""What a cluster needs next, on every platform: a pure function of what is wanted and what is seen.
 
 Level-triggered: it is asked again and again, and every answer follows from the present alone, so a step that was lost is
 simply taken again, and a wish that was withdrawn leaves nothing behind.

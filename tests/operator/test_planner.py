@@ -6,9 +6,9 @@ from collections.abc import Mapping
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from threadcluster_operator.local.plan import NewPlan, Next, Observed, Shown, next_steps, preview, same_plan, same_world
 from threadcluster_operator.model import PinSpec, RebalanceSpec, ResourceRefused, ThreadClusterSpec, parse_resources
 from threadcluster_operator.placement import Move, Worker
+from threadcluster_operator.planner import NewPlan, Next, Observed, Shown, next_steps, preview, same_plan, same_world
 
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership.share import plan_hash
@@ -391,7 +391,7 @@ def test_a_resource_says_how_shards_move() -> None:
         ),
         pytest.param(
             "{pins: [{shard: 1, worker: c-0}, {shard: 2, worker: c-0}, {shard: 1, worker: c-1}]}",
-            "spec.rebalance.pins.2.shard: spec.rebalance.pins.0 pins this shard already (given: 1)",
+            "spec.rebalance.pins.2.shard: item 0 has this shard already (given: 1)",
             id="pinned twice",
         ),
     ],

@@ -1,0 +1,38 @@
+"""What the operator creates for a ThreadCluster: Kubernetes objects as plain dicts, from values alone.
+
+Nothing here knows of an API server, a clock or a random number: the same `Wanted` gives the same objects, byte for byte,
+in every release (tests/operator/golden), because a changed pod template starts every worker of every cluster anew.
+
+* `Wanted`: the input, and the names and ports that follow from it.
+* `migration_job(wanted)`: the Job that brings the schema to the image's release, before any pod changes; `migrated` says
+  whether that is done.
+* `children(wanted)`: everything else, in the order in which it is to be applied.
+* `unwanted(wanted, live)`: which of the live children are wanted no more.
+* `differences(wanted, live)`, `same(wanted, live)`: what of a wanted object the live one does not have.
+"""
+
+from threadcluster_operator.desired.children import KINDS, Kind, children, kind_of, unwanted
+from threadcluster_operator.desired.comparison import differences, same
+from threadcluster_operator.desired.migration import migrated, migration_job
+from threadcluster_operator.desired.objects import Object, selector_of
+from threadcluster_operator.desired.pod import SECRET_KEY
+from threadcluster_operator.desired.wanted import MANAGEMENT_PORT, PUBLIC_PORT, Wanted, secret_of
+
+__all__ = [
+    "KINDS",
+    "MANAGEMENT_PORT",
+    "PUBLIC_PORT",
+    "SECRET_KEY",
+    "Kind",
+    "Object",
+    "Wanted",
+    "children",
+    "differences",
+    "kind_of",
+    "migrated",
+    "migration_job",
+    "same",
+    "secret_of",
+    "selector_of",
+    "unwanted",
+]

@@ -1,0 +1,16 @@
+"""The Secret by which workers and operator know each other."""
+
+import base64
+
+from threadcluster_operator.desired.objects import Object, child
+from threadcluster_operator.desired.pod import SECRET_KEY
+from threadcluster_operator.desired.wanted import Wanted
+
+
+def internal_secret(wanted: Wanted) -> Object | None:
+    """The Secret with the cluster's secret, when that is known; never changed, since a running worker reads it once."""
+    if wanted.internal_secret is None:
+        return None
+    encoded = base64.b64encode(wanted.internal_secret.encode()).decode()
+    body: Object = {"type": "Opaque", "immutable": True, "data": {SECRET_KEY: encoded}}
+    return child(wanted, "v1", "Secret", wanted.secret, "worker", body)

@@ -1,0 +1,132 @@
+"""The resource read: from a YAML text, strictly, and from the Kubernetes API, leniently.
+
+A file that a person wrote is refused for an unknown field, which is a typing error.  An object of the API is not: a newer
+schema has more fields than an older operator knows, and what it does know is still right.
+"""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from threadcluster_operator.model.spec import KIND, KubernetesSpec, ThreadCluster
+
+
+class ResourceRefused(Exception):
+    """A YAML file does not make a cluster; the message names file, field and reason, one failure a line."""
+
+
+class SpecRefused(Exception):
+    """An object of the Kubernetes API does not make a cluster; ``failures`` has each as "field: reason"."""
+
+    def __init__(self, failures: list[str]) -> None:
+        super().__init__("\n".join(failures))
+        self.failures = failures
+
+
+def parse_spec(document: Mapping[str, Any]) -> KubernetesSpec:  # JSON has no narrower type
+    """The spec of an object of the Kubernetes API, with its defaults; unknown fields are ignored at every depth.
+
+    Raises `SpecRefused` with every known field that is wrong or missing.
+    """
+    given = document.get("spec")
+    try:
+        return KubernetesSpec.model_validate(
+            {} if given is None else given, extra="ignore", by_alias=True, by_name=False
+        )
+    except ValidationError as error:
+        raise SpecRefused([_failure(dict(item), "spec") for item in error.errors()]) from error
+
+
+class Resources:
+    """What one YAML file holds: a cluster, and the Secrets it refers to."""
+
+    def __init__(self, cluster: ThreadCluster, secrets: dict[str, dict[str, str]]) -> None:
+        self.cluster = cluster
+        self._secrets = secrets
+
+    def database_url(self) -> str | None:
+        """The DSN that `spec.database` refers to, or None without one.  Raises `ResourceRefused`."""
+        database = self.cluster.spec.database
+        if database is None:
+            return None
+        ref = database.url_secret_key_ref
+        secret = self._secrets.get(ref.name)
+        where = "spec.database.urlSecretKeyRef"
+        if secret is None:
+            raise ResourceRefused(f"{where}.name: the file has no Secret {ref.name!r}")
+        if ref.key not in secret:
+            raise ResourceRefused(f"{where}.key: Secret {ref.name!r} has no key {ref.key!r}")
+        return secret[ref.key]
+
+
+def read_resources(path: Path) -> Resources:
+    """The cluster in a file, and its Secrets.  Raises `ResourceRefused`."""
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ResourceRefused(f"{path}: {error.strerror}") from error
+    return parse_resources(text, str(path))
+
+
+def parse_resources(text: str, source: str) -> Resources:
+    """The cluster in a YAML text, and its Secrets.  ``source`` names it in messages.  Raises `ResourceRefused`."""
+    try:
+        documents = [document for document in yaml.safe_load_all(text) if document is not None]
+    except yaml.YAMLError as error:
+        raise ResourceRefused(f"{source}: not YAML: {error}") from error
+    clusters: list[ThreadCluster] = []
+    secrets: dict[str, dict[str, str]] = {}
+    for number, document in enumerate(documents, start=1):
+        where = f"{source}, document {number}"
+        kind = document.get("kind") if isinstance(document, dict) else None
+        if kind == "Secret":
+            name, values = _secret(document, where)
+            secrets[name] = values
+        elif kind == KIND:
+            clusters.append(_cluster(document, where))
+        else:
+            raise ResourceRefused(f"{where}: kind: {kind!r} is neither {KIND} nor Secret")
+    if len(clusters) != 1:
+        raise ResourceRefused(f"{source}: exactly one {KIND} is wanted, {len(clusters)} found")
+    return Resources(clusters[0], secrets)
+
+
+def _cluster(document: dict[str, Any], where: str) -> ThreadCluster:  # YAML has no narrower type
+    try:
+        return ThreadCluster.model_validate(document, by_alias=True, by_name=False)
+    except ValidationError as error:
+        raise ResourceRefused("\n".join(f"{where}: {_failure(dict(item))}" for item in error.errors())) from error
+
+
+def _failure(item: dict[str, Any], *outer: str) -> str:  # pydantic's own shape
+    path = ".".join(str(part) for part in (*outer, *item["loc"]))
+    reason = "unknown field" if item["type"] == "extra_forbidden" else item["msg"]
+    given = (
+        ""
+        if item["input"] is None or item["type"] in ("missing", "extra_forbidden")
+        else f" (given: {item['input']!r})"
+    )
+    return f"{path}: {reason}{given}"
+
+
+def _secret(document: dict[str, Any], where: str) -> tuple[str, dict[str, str]]:  # YAML has no narrower type
+    metadata = document.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    if not isinstance(name, str):
+        raise ResourceRefused(f"{where}: metadata.name: a Secret needs a name")
+    values: dict[str, str] = {}
+    for key, encoded in (document.get("data") or {}).items():
+        try:
+            values[key] = base64.b64decode(encoded, validate=True).decode()
+        except (binascii.Error, UnicodeDecodeError, TypeError) as error:
+            raise ResourceRefused(f"{where}: data.{key}: not base64 text") from error
+    for key, value in (document.get("stringData") or {}).items():
+        if not isinstance(value, str):
+            raise ResourceRefused(f"{where}: stringData.{key}: a text is wanted")
+        values[key] = value
+    return name, values

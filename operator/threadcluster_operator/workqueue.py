@@ -1,0 +1,113 @@
+"""A work queue of clusters: each is worked on by one at a time, again when it was marked meanwhile, later when it failed.
+
+The idea is client-go's: a mark is no message, only "look again", so a hundred marks of a cluster that is being worked on
+are one more look.
+"""
+
+import asyncio
+import heapq
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Final, Generic, TypeVar
+
+log = logging.getLogger(__name__)
+
+_FIRST_BACK_OFF_S: Final = 0.2
+_LAST_BACK_OFF_S: Final = 30.0
+
+K = TypeVar("K", bound=Hashable)
+
+Work = Callable[[K], Awaitable[float | None]]
+"""Works on a key; in how many seconds it wants to be called again, if nothing happens before; None: only if it does."""
+
+
+class WorkQueue(Generic[K]):
+    """Keys to work on."""
+
+    def __init__(self, work: Work[K], *, workers: int) -> None:
+        self._work = work
+        self._count = workers
+        self._ready: asyncio.Queue[K] = asyncio.Queue()
+        self._waiting: set[K] = set()
+        """In `_ready`, not begun."""
+        self._running: set[K] = set()
+        self._again: set[K] = set()
+        """Marked while being worked on."""
+        self._later: list[tuple[float, int, K]] = []
+        self._due: dict[K, int] = {}
+        """The entry of `_later` that counts for a key."""
+        self._entries = 0
+        self._failures: dict[K, int] = {}
+        self._rung = asyncio.Event()
+
+    def mark(self, key: K) -> None:
+        """Something may have changed."""
+        if key in self._running:
+            self._again.add(key)
+        elif key not in self._waiting:
+            self._waiting.add(key)
+            self._due.pop(key, None)
+            self._ready.put_nowait(key)
+
+    def depth(self) -> int:
+        """How many keys wait to be worked on now."""
+        return len(self._waiting)
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._clock(), name="work-queue-clock")
+            for number in range(self._count):
+                tasks.create_task(self._worker(), name=f"work-queue-{number}")
+
+    async def _worker(self) -> None:
+        while True:
+            key = await self._ready.get()
+            self._waiting.discard(key)
+            self._running.add(key)
+            again_s: float | None
+            try:
+                again_s = await self._work(key)
+                self._failures.pop(key, None)
+            except Exception as error:
+                failures = self._failures[key] = self._failures.get(key, 0) + 1
+                again_s = min(_LAST_BACK_OFF_S, _FIRST_BACK_OFF_S * 2 ** (failures - 1)) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+                log.warning(
+                    "not reconciled, trying again",
+                    exc_info=not isinstance(error, ExpectedFault),
+                    extra={"key": str(key), "cause": str(error), "in_s": round(again_s, 1)},
+                )
+            finally:
+                self._running.discard(key)
+            if key in self._again:
+                self._again.discard(key)
+                self.mark(key)
+            elif again_s is not None:
+                self._mark_later(key, again_s)
+
+    def _mark_later(self, key: K, after_s: float) -> None:
+        self._entries += 1
+        self._due[key] = self._entries
+        heapq.heappush(self._later, (time.monotonic() + after_s, self._entries, key))
+        self._rung.set()
+
+    async def _clock(self) -> None:
+        while True:
+            now = time.monotonic()
+            while self._later and self._later[0][0] <= now:
+                _, entry, key = heapq.heappop(self._later)
+                if self._due.get(key) == entry:
+                    self.mark(key)
+            self._rung.clear()
+            wait_s = self._later[0][0] - now if self._later else None
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._rung.wait()
+            except TimeoutError:
+                continue
+
+
+class ExpectedFault(Exception):
+    """A fault of the outside world: it is logged without a stack."""

@@ -1,0 +1,313 @@
+"""The workers of one cluster in memory: what `/internal/v1` would answer (docs/internal-api.md), without a process.
+
+It has the methods of `threadcluster_operator.workers.Workers`, so that a reconciler cannot tell them apart.  Time is
+turns: nothing happens by itself, `turn` lets every worker do what is next, as a property's test wants it; `run` takes a
+turn every few milliseconds, beside a puppet whose pods these workers live in.  Knobs make it answer as a cluster in
+trouble does.
+"""
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from threadcluster_operator.workers import Document, NobodyAnswers, WorkerRefused
+
+from shard_worker.domain.ids import ShardId
+from shard_worker.ownership.share import Candidate, share
+
+_INSTANT: Final = "2026-05-01T12:00:00.000Z"
+"""Of everything: a test in turns has no clock."""
+
+Verb = Literal["cordon", "uncordon", "drain"]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Worker:
+    name: str
+    incarnation: str
+    host: str
+    beat: int = 0
+    alive: bool = True
+    """Its process runs."""
+    fenced: bool = False
+    leaving: bool = False
+    cordoned: bool = False
+    draining: bool = False
+    silent_for: int = 0
+    """Turns since its process died."""
+
+    @property
+    def state(self) -> str:
+        return "fenced" if self.fenced else "leaving" if self.leaving else "ready"
+
+
+@dataclass(slots=True, kw_only=True)
+class _Shard:
+    owner: str | None = None
+    incarnation: str | None = None
+    epoch: int = 0
+    target: str | None = None
+    reason: str | None = None
+    under_way: int = 0
+    """Turns since its target became another live worker."""
+    load: float = 0.0
+
+
+@dataclass(kw_only=True)
+class Knobs:
+    """How the cluster behaves; all may be turned at any time."""
+
+    move_turns: int = 2
+    """How many turns a handoff takes."""
+    handoffs_at_a_time: int = 4
+    """Of one worker that leaves."""
+    takeover_turns: int = 3
+    """How many turns after its death a worker is fenced."""
+    silent: bool = False
+    """Nobody answers."""
+    distort: Callable[[Document], Document] = field(default=lambda answer: answer)
+    """What becomes of an answer on its way: for answers that contradict each other, or Kubernetes."""
+
+
+class MemoryWorkers:
+    """All workers of one cluster, and whoever asks them."""
+
+    def __init__(self, shards: int, *, knobs: Knobs | None = None) -> None:
+        self.knobs = knobs or Knobs()
+        self.plan_version = 0
+        self.calls: list[tuple[str, object]] = []
+        """What was asked of them that changes something, oldest first."""
+        self._plan_hash: str | None = None
+        self._shards = {ShardId(number): _Shard() for number in range(shards)}
+        self._workers: dict[str, _Worker] = {}
+        self._changes: deque[Document] = deque(maxlen=1000)
+        self._incarnations = itertools.count(1)
+
+    # --- as `Workers`
+
+    async def ownership(self) -> Document:
+        """Who owns what.  Raises `NobodyAnswers`."""
+        return self.knobs.distort(self._answer(self._somebody()))
+
+    async def answers(self) -> dict[str, Document]:
+        """Who owns what, as each live worker says."""
+        live = {} if self.knobs.silent else self._live()
+        return {name: self.knobs.distort(self._answer(live[name])) for name in sorted(live)}
+
+    async def set_targets(self, version: int, plan_hash: str, targets: Iterable[Mapping[str, Any]]) -> int:
+        """Record targets of a plan made from plan ``version``; its own version.  Raises as the real one does."""
+        self._somebody()
+        wanted = list(targets)
+        if version != self.plan_version:
+            raise WorkerRefused(
+                "plan-stale", f"plan {version} is older than plan {self.plan_version}, which is in force"
+            )
+        shards = [target["shard"] for target in wanted]
+        if set(shards) - self._shards.keys() or len(set(shards)) != len(shards):
+            raise WorkerRefused("validation-failed", f"targets: of {shards}, one does not exist or is given twice")
+        self.calls.append(("targets", wanted))
+        for target in wanted:
+            self._aim(target["shard"], target["target"], target["reason"])
+        self._plan_hash = plan_hash
+        self.plan_version += 1
+        return self.plan_version
+
+    async def cordon(self, worker: str, verb: str) -> None:
+        """``cordon``, ``uncordon`` or ``drain`` a worker.  Raises as the real one does."""
+        self._somebody()
+        if worker not in self._workers:
+            raise WorkerRefused("worker-not-found", f"no worker {worker}; there are {', '.join(sorted(self._workers))}")
+        self.calls.append((verb, worker))
+        self._workers[worker].cordoned = verb != "uncordon"
+        self._workers[worker].draining = verb == "drain"
+
+    async def history(self, limit: int, shard: int | None) -> list[Document]:
+        """The last changes of owner, newest first.  Raises as the real one does."""
+        self._somebody()
+        if shard is not None and shard not in self._shards:
+            raise WorkerRefused("validation-failed", f"shard: {shard} does not exist")
+        changes = [change for change in self._changes if shard in (None, change["shard"])]
+        return changes[:limit]
+
+    # --- what happens to them
+
+    def start(self, name: str, host: str = "10.200.0.1") -> None:
+        """A worker's process starts, for the first time or anew."""
+        old = self._workers.get(name)
+        incarnation = f"01INCARNATION{next(self._incarnations):013d}"
+        if old is not None:
+            self._free(old, "restart", f"{name} was started anew")
+        self._workers[name] = _Worker(name=name, incarnation=incarnation, host=host)
+        if old is not None:  # both belong to the name
+            self._workers[name].cordoned, self._workers[name].draining = old.cordoned, old.draining
+
+    def die(self, name: str) -> None:
+        """Its process is gone, without a word; its peers notice some turns later."""
+        self._workers[name].alive = False
+
+    def leave(self, name: str) -> None:
+        """It begins to hand its shards over, as at SIGTERM."""
+        self._workers[name].leaving = True
+
+    def end(self, name: str) -> None:
+        """It ends in order: what it still owns is free at once."""
+        worker = self._workers[name]
+        worker.alive, worker.fenced = False, True
+        self._free(worker, "release", f"{name} has left")
+
+    def owned_by(self, name: str) -> list[ShardId]:
+        """The shards that a worker owns."""
+        return [shard_id for shard_id, shard in self._shards.items() if shard.owner == name]
+
+    def load(self, shard: ShardId, commands_per_second: float) -> None:
+        """How busy a shard is."""
+        self._shards[shard].load = commands_per_second
+
+    @property
+    def settled(self) -> bool:
+        """Every shard is where its target is, and whoever is dead has been fenced."""
+        there = all(shard.owner is not None and shard.target in (None, shard.owner) for shard in self._shards.values())
+        return there and all(worker.alive or worker.fenced for worker in self._workers.values())
+
+    def turn(self) -> None:
+        """Every worker does what is next: beat, fence the dead, claim, hand over."""
+        for worker in self._workers.values():
+            if worker.alive:
+                worker.beat += 1
+            elif not worker.fenced:
+                worker.silent_for += 1
+        live = self._live()
+        if not live:
+            return
+        for worker in [each for each in self._workers.values() if not each.alive and not each.fenced]:
+            if worker.silent_for >= self.knobs.takeover_turns:
+                worker.fenced = True
+                self._free(worker, "takeover", f"{worker.name} fell silent")
+        self._aim_what_leaves()
+        for shard_id, shard in self._shards.items():
+            receiver = live.get(shard.target or "")
+            if shard.owner is None:
+                self._claim(shard_id, receiver)
+            elif receiver is None or receiver.name == shard.owner or not self._workers[shard.owner].alive:
+                shard.under_way = 0
+            else:
+                shard.under_way += 1
+                if shard.under_way > self.knobs.move_turns:
+                    self._change(shard_id, receiver, "handoff", shard.reason or "")
+
+    async def run(self, every_s: float = 0.05) -> None:
+        """Take a turn every so often, for ever."""
+        while True:
+            self.turn()
+            await asyncio.sleep(every_s)
+
+    # --- within
+
+    def _live(self) -> dict[str, _Worker]:
+        return {worker.name: worker for worker in self._workers.values() if worker.alive and not worker.fenced}
+
+    def _somebody(self) -> _Worker:
+        live = self._live()
+        if self.knobs.silent or not live:
+            raise NobodyAnswers("no worker answers")
+        return live[min(live)]
+
+    def _aim(self, shard_id: ShardId, target: str | None, reason: str) -> None:
+        shard = self._shards[shard_id]
+        shard.target, shard.reason, shard.under_way = target, reason, 0
+
+    def _share(self) -> dict[ShardId, str | None]:
+        owners = {shard_id: shard.owner for shard_id, shard in self._shards.items()}
+        return share(
+            owners,
+            [Candidate(each.name, each.leaving, each.cordoned or each.draining) for each in self._live().values()],
+        )
+
+    def _free(self, worker: _Worker, kind: str, reason: str) -> None:
+        """Its shards have no owner any more, and a target by the workers' own rule."""
+        freed = self.owned_by(worker.name)
+        for shard_id in freed:
+            self._change(shard_id, None, kind, reason)
+        if freed and self._live():
+            targets = self._share()
+            for shard_id in freed:
+                self._aim(shard_id, targets[shard_id], reason)
+            self.plan_version += 1
+
+    def _claim(self, shard_id: ShardId, receiver: _Worker | None) -> None:
+        """A shard that nobody owns is its target's; without one, somebody's by the workers' own rule."""
+        if receiver is None:
+            name = self._share()[shard_id]
+            receiver = self._live().get(name or "")
+        if receiver is not None:
+            self._change(shard_id, receiver, "claim", "no owner")
+
+    def _aim_what_leaves(self) -> None:
+        """A worker that leaves finds receivers by itself, a few shards at a time."""
+        for worker in self._live().values():
+            if not worker.leaving:
+                continue
+            live = self._live()
+            owned = self.owned_by(worker.name)
+            if all(each.leaving for each in live.values()):
+                self._free(worker, "release", "nobody is there to receive it")
+                continue
+            still = [each for each in owned if self._shards[each].target in (None, worker.name)]
+            under_way = len(owned) - len(still)
+            targets = self._share()
+            for shard_id in still[: max(0, self.knobs.handoffs_at_a_time - under_way)]:
+                if targets[shard_id] in live:
+                    self._aim(shard_id, targets[shard_id], f"{worker.name} is leaving")
+                    self.plan_version += 1
+
+    def _change(self, shard_id: ShardId, receiver: _Worker | None, kind: str, reason: str) -> None:
+        shard = self._shards[shard_id]
+        shard.epoch += 1
+        change = {"at": _INSTANT, "shard": int(shard_id), "epoch": shard.epoch, "from": shard.owner}
+        change |= {"to": receiver.name if receiver else None, "kind": kind, "reason": reason}
+        self._changes.appendleft(change | {"pauseMilliseconds": 4.2 if kind == "handoff" else None})
+        shard.owner = receiver.name if receiver else None
+        shard.incarnation = receiver.incarnation if receiver else None
+        shard.under_way = 0
+
+    def _answer(self, by: _Worker) -> Document:
+        return {
+            "apiVersion": 1,
+            "answeredBy": by.name,
+            "planVersion": self.plan_version,
+            "planHash": self._plan_hash,
+            "workers": [self._row(self._workers[name]) for name in sorted(self._workers)],
+            "shards": [self._shard_row(shard_id, shard) for shard_id, shard in self._shards.items()],
+            "serving": [int(shard_id) for shard_id in self.owned_by(by.name)],
+        }
+
+    def _row(self, worker: _Worker) -> Document:
+        return {
+            "name": worker.name,
+            "incarnation": worker.incarnation,
+            "state": worker.state,
+            "host": worker.host,
+            "publicPort": 8080,
+            "managementPort": 8081,
+            "beat": worker.beat,
+            "leaving": worker.leaving,
+            "cordoned": worker.cordoned,
+            "draining": worker.draining,
+        }
+
+    def _shard_row(self, shard_id: ShardId, shard: _Shard) -> Document:
+        moving = shard.target not in (None, shard.owner)
+        return {
+            "id": int(shard_id),
+            "owner": shard.owner,
+            "incarnation": shard.incarnation,
+            "epoch": shard.epoch,
+            "state": "unowned" if shard.owner is None else "moving" if moving else "serving",
+            "target": shard.target,
+            "reason": shard.reason,
+            "since": _INSTANT,
+            "load": {"commandsPerSecond": shard.load, "appendMilliseconds": 1.5},
+        }

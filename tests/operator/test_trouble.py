@@ -1,0 +1,192 @@
+"""What stands in a cluster's way, from what Kubernetes reports."""
+
+from typing import Any
+
+import pytest
+from threadcluster_operator.desired import selector_of
+from threadcluster_operator.seen import Object, Seen
+from threadcluster_operator.trouble import Reason, find
+
+NOW = 1_777_636_800.0  # 2026-05-01T12:00:00Z
+
+
+def pod(component: str = "worker", **container: Any) -> Object:
+    """A pod that is not ready, with one container."""
+    return {
+        "kind": "Pod",
+        "metadata": {
+            "name": f"chat-{component}",
+            "uid": f"pod-{component}",
+            "labels": {**selector_of("chat", component), "job-name": "chat-migrate-1"},  # type: ignore[arg-type]  # a component
+        },
+        "status": {"conditions": [{"type": "Ready", "status": "False"}], "containerStatuses": [container]},
+    }
+
+
+def waiting(reason: str, message: str = "said so") -> Object:
+    """A container that waits."""
+    return {"image": "threadcluster:1", "state": {"waiting": {"reason": reason, "message": message}}}
+
+
+def ended(message: str, code: int = 1) -> Object:
+    """A container that ended."""
+    return {"state": {"terminated": {"exitCode": code, "message": message}}}
+
+
+def job(*conditions: str) -> Object:
+    """The migration's Job."""
+    return {
+        "kind": "Job",
+        "metadata": {"name": "chat-migrate-1", "uid": "job"},
+        "status": {"conditions": [{"type": each, "status": "True"} for each in conditions]},
+    }
+
+
+def stateful_set(replicas: int, present: int) -> Object:
+    """The workers' StatefulSet."""
+    return {
+        "kind": "StatefulSet",
+        "metadata": {"name": "chat", "uid": "set"},
+        "spec": {"replicas": replicas},
+        "status": {"replicas": present},
+    }
+
+
+def event(reason: str, message: str, about: str, **when: Any) -> Object:
+    """A warning about an object."""
+    when = when or {"lastTimestamp": "2026-05-01T11:59:50Z"}
+    return {
+        "reason": reason,
+        "message": message,
+        "involvedObject": {"uid": about, "name": "it"},
+        "metadata": {},
+        **when,
+    }
+
+
+def seen(
+    *, pods: tuple[Object, ...] = (), children: tuple[Object, ...] = (), warnings: tuple[Object, ...] = ()
+) -> Seen:
+    """A cluster."""
+    resource = {"metadata": {"name": "chat", "namespace": "talk", "uid": "1"}}
+    return Seen(resource, children, pods, warnings, None, None, NOW)
+
+
+def crash_looping() -> Object:
+    """A container that ends again and again."""
+    return {
+        **waiting("CrashLoopBackOff"),
+        "restartCount": 4,
+        "lastState": {"terminated": {"exitCode": 1, "message": "settings refused"}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("what", "reason", "says"),
+    [
+        (seen(), None, ""),
+        (seen(pods=(pod(**waiting("ContainerCreating")),)), None, ""),
+        (seen(pods=(pod(**waiting("ImagePullBackOff")),)), Reason.IMAGE_PULL_FAILED, "threadcluster:1"),
+        (seen(pods=(pod(**waiting("CreateContainerConfigError")),)), Reason.DATABASE_SECRET_MISSING, "said so"),
+        (
+            seen(pods=(pod(),), warnings=(event("FailedMount", 'secret "db" not found', "pod-worker"),)),
+            Reason.DATABASE_SECRET_MISSING,
+            '"db"',
+        ),
+        (seen(pods=(pod(),), warnings=(event("FailedMount", "timed out", "pod-worker"),)), None, ""),
+        (seen(pods=(pod(),), warnings=(event("FailedMount", "secret not found", "another"),)), None, ""),
+        (
+            seen(
+                pods=(pod(),),
+                warnings=(event("FailedMount", "secret not found", "pod-worker", eventTime="2026-05-01T10:00:00Z"),),
+            ),
+            None,
+            "",
+        ),
+        (
+            seen(pods=(pod("migration", **ended('{"reason":"SchemaTooNew","message":"7 > 2"}')),), children=(job(),)),
+            Reason.SCHEMA_TOO_NEW,
+            "7 > 2",
+        ),
+        (
+            seen(pods=(pod("migration", **ended("killed " * 200)),), children=(job(),)),
+            Reason.MIGRATION_FAILED,
+            "killed",
+        ),
+        (
+            seen(pods=(pod("migration", **ended('{"reason":"Unheard"}')),), children=(job(),)),
+            Reason.MIGRATION_FAILED,
+            "Unheard",
+        ),
+        (seen(pods=(pod("migration", **ended("", 0)),), children=(job(),)), None, ""),
+        (seen(pods=(pod("migration", **ended("no")),), children=(job("Complete"),)), None, ""),
+        (seen(children=(job("Failed"),)), Reason.MIGRATION_FAILED, "chat-migrate-1"),
+        (seen(pods=(pod(**crash_looping()),)), Reason.WORKER_CRASH_LOOPING, "settings refused"),
+        (
+            seen(pods=(pod(restartCount=2, ready=False, lastState={"terminated": {"exitCode": 137}}),)),
+            Reason.WORKER_CRASH_LOOPING,
+            "137",
+        ),
+        (
+            seen(
+                children=(stateful_set(2, 0),),
+                warnings=(event("FailedCreate", "pods is forbidden: exceeded quota: small", "set"),),
+            ),
+            Reason.QUOTA_EXCEEDED,
+            "small",
+        ),
+        (
+            seen(
+                children=(stateful_set(2, 0),),
+                warnings=(event("FailedCreate", "pods is forbidden: violates PodSecurity", "set", series={}),),
+            ),
+            None,
+            "",
+        ),
+        (
+            seen(
+                children=(stateful_set(2, 0),),
+                warnings=(event("FailedCreate", "pods is forbidden: violates PodSecurity", "set"),),
+            ),
+            Reason.FORBIDDEN,
+            "PodSecurity",
+        ),
+        (
+            seen(
+                children=(stateful_set(2, 2),),
+                warnings=(event("FailedCreate", "exceeded quota", "set"),),
+            ),
+            None,
+            "",
+        ),
+        (
+            seen(children=(job(),), warnings=(event("FailedCreate", "something else", "job"),)),
+            None,
+            "",
+        ),
+    ],
+)
+def test_what_is_reported_is_named(what: Seen, reason: Reason | None, says: str) -> None:
+    """One word of the closed list, and what the reporter itself said; what is over is not told."""
+    trouble = find(what)
+    assert (trouble.reason if trouble is not None else None) == reason
+    assert trouble is None or (says in trouble.message and len(trouble.message) < 700)
+
+
+def test_a_pod_that_finds_no_node_is_told() -> None:
+    """With the scheduler's own words."""
+    lonely = pod()
+    lonely["status"]["conditions"].append(
+        {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes are available"}
+    )
+    trouble = find(seen(pods=(lonely,)))
+    assert trouble is not None
+    assert trouble.reason == Reason.WORKER_UNSCHEDULABLE
+    assert "0/3 nodes" in trouble.message
+
+
+def test_a_pod_that_is_going_tells_nothing() -> None:
+    """It is replaced already."""
+    going = pod(**waiting("ImagePullBackOff"))
+    going["metadata"]["deletionTimestamp"] = "2026-05-01T12:00:00Z"
+    assert find(seen(pods=(going,))) is None
