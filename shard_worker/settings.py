@@ -162,7 +162,7 @@ class WorkerSettings(BaseSettings):
     ] = 100
     concurrent_loads: Annotated[
         int, Field(ge=1, le=64, description="Groups of up to 50 threads that are loaded at once.")
-    ] = 4
+    ] = 2
     max_pending_per_thread: Annotated[
         int, Field(ge=1, le=1_000_000, description="Commands of one thread on their way at most; beyond it 503.")
     ] = 2_000

@@ -15,6 +15,7 @@ import asyncpg
 
 from shard_worker.actors.ask import NOT_SERVED, UNKNOWN, Ask, Deadlines
 from shard_worker.actors.environment import Environment
+from shard_worker.actors.readmission import Readmission
 from shard_worker.actors.residents import Residents
 from shard_worker.actors.shard import Shard, ShardState
 from shard_worker.actors.warm import Warmth
@@ -47,6 +48,10 @@ _WARM_MOST: Final = 500
 """Threads of one shard that are read before it moves."""
 _PREPARE_S: Final = 1.8
 _TELL_S: Final = 4.0
+_UNREACHABLE_S: Final = 0.1
+"""For how long nobody asks an owner again that could not be reached."""
+_LINES_UP_S: Final = 0.25
+"""Who waited for an owner for longer than a planned move takes, comes with all the others whose owner died."""
 
 _PEER_OVERLOADED: Final = Unavailable(UnavailableCode.OVERLOADED, "the shard's owner is overloaded", 1.0)
 
@@ -99,6 +104,7 @@ class ShardRegion:
         self._peers = peers
         self._deadlines = Deadlines()
         self._warmth = Warmth(env)
+        self._readmission = Readmission()
         self._measured_at = asyncio.get_running_loop().time()
         self._arrival: asyncio.Future[None] | None = None
         self._sweeper: asyncio.Task[None] | None = None
@@ -132,22 +138,34 @@ class ShardRegion:
         keyed = type(request) is CommandRequest and request.key_hash is not None
         maybe_stored = False
         stale: tuple[str, int] | None = None  # an owner and epoch that turned out not to serve
-        while (left := deadline - self._loop.time()) > 0:
+        lines_up_at = self._loop.time() + _LINES_UP_S
+        stale_until = 0.0
+        woken = False
+        while (left := deadline - (now := self._loop.time())) > 0:
             shard = self.shards.get(shard_id)
-            if shard is not None:
-                answer: PeerAnswer = await self._local(shard, request, thread_id, deadline)
-                if not isinstance(answer, Moved):
-                    return _certain(answer, maybe_stored=maybe_stored)
-                continue
-            record = self._owners.owner_of(shard_id)
-            if record is None or record.worker == self._worker or (record.worker, record.epoch) == stale:
+            record = None if shard is not None else self._owners.owner_of(shard_id)
+            if shard is None and (
+                record is None or record.worker == self._worker or (record.worker, record.epoch) == stale
+            ):
                 if record is None and self._owners.deserted():
                     break
                 if record is not None:
                     self._owners.ring()
                 await self._await_change(left)
-                stale = None
+                woken = True
+                if self._loop.time() >= stale_until:
+                    stale = None
                 continue
+            if woken and now >= lines_up_at:
+                woken = False
+                await asyncio.wait((self._readmission.line_up(),), timeout=left)
+                continue
+            if shard is not None:
+                answer: PeerAnswer = await self._local(shard, request, thread_id, deadline)
+                if not isinstance(answer, Moved):
+                    return _certain(answer, maybe_stored=maybe_stored)
+                continue
+            assert record is not None  # else it waited above
             try:
                 answer = await self._peers.ask(
                     (record.host, record.management_port),
@@ -164,7 +182,7 @@ class ShardRegion:
                     if not keyed:
                         return UNKNOWN
                     maybe_stored = True
-                stale = (record.worker, record.epoch)
+                stale, stale_until = (record.worker, record.epoch), self._loop.time() + _UNREACHABLE_S
                 continue
             if not isinstance(answer, Moved):
                 return _certain(answer, maybe_stored=maybe_stored)
@@ -349,6 +367,7 @@ class ShardRegion:
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
+        self._readmission.close()
         self.drop_all()
 
     async def _sweep(self) -> None:

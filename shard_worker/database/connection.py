@@ -179,7 +179,7 @@ class Database:
                 # Who reads knows one kind of fault only, the link's, and tries again.
                 raise ConnectionError(str(error)) from error
 
-        return ReadPool(await asyncpg.create_pool(min_size=0, max_size=most, connect=connect))
+        return ReadPool(await asyncpg.create_pool(min_size=0, max_size=most, connect=connect, reset=_nothing_to_reset))
 
     def _compare(self, identity: ServerIdentity) -> None:
         before = self._identity
@@ -218,6 +218,10 @@ class ReadPool:
     def terminate(self) -> None:
         """Close every connection at once."""
         self._pool.terminate()
+
+
+async def _nothing_to_reset(_: object) -> None:
+    """A read leaves nothing behind in its session; asyncpg's own reset would be a round trip after each."""
 
 
 async def open_connection(

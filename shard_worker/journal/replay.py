@@ -28,10 +28,10 @@ from shard_worker.journal.codec import STATE_VERSION, UndecodableEvent, decode, 
 log = logging.getLogger(__name__)
 
 GROUP: Final = 50
-"""How many threads one pair of queries loads at most."""
+"""How many threads one query loads at most."""
 
-SLICE: Final = 500
-"""How many events are folded before the loop turns: a few milliseconds, far below a beat."""
+SLICE: Final = 100
+"""How many events are folded before the loop turns: a millisecond, so that what is served already hardly notices."""
 
 HEAD_START_S: Final = 1.0
 """By how much earlier than asked a thread of a busy shard is taken, at most."""
@@ -42,19 +42,27 @@ _LOAD_S: Final = 10.0
 """How long reading a group may take: its threads can have long histories without snapshots."""
 
 HEAD_SQL: Final = "SELECT coalesce(max(shard_seq), 0) FROM journal WHERE shard_id = $1"
-_SNAPSHOTS_SQL: Final = """
-SELECT s.thread_id, s.seq_nr, s.state
-  FROM unnest($1::int[], $2::uuid[]) AS w (shard_id, thread_id)
-  JOIN snapshot s ON s.shard_id = w.shard_id AND s.thread_id = w.thread_id
- WHERE s.state_version = $3
-"""
-_TAIL_SQL: Final = """
+# One round trip for a group: a thread's usable snapshot, which has no type, and the events after it.  LATERAL with its
+# own order: each thread's events by the primary key, whatever the planner believes of the journal's size.
+_THREADS_SQL: Final = """
+WITH wanted AS MATERIALIZED (
+    SELECT w.shard_id, w.thread_id, s.seq_nr, s.state
+      FROM unnest($1::int[], $2::uuid[]) AS w (shard_id, thread_id)
+      LEFT JOIN snapshot s ON s.shard_id = w.shard_id AND s.thread_id = w.thread_id AND s.state_version = $3
+)
+SELECT thread_id, seq_nr, NULL::smallint AS event_type, NULL::smallint AS event_version, state AS payload
+  FROM wanted WHERE state IS NOT NULL
+ UNION ALL
 SELECT j.thread_id, j.seq_nr, j.event_type, j.event_version, j.payload
-  FROM unnest($1::int[], $2::uuid[], $3::bigint[]) AS w (shard_id, thread_id, after)
-  JOIN journal j ON j.shard_id = w.shard_id AND j.thread_id = w.thread_id AND j.seq_nr > w.after
- ORDER BY j.thread_id, j.seq_nr
+  FROM wanted w
+ CROSS JOIN LATERAL (
+        SELECT * FROM journal
+         WHERE shard_id = w.shard_id AND thread_id = w.thread_id AND seq_nr > coalesce(w.seq_nr, 0) ORDER BY seq_nr) j
+ ORDER BY thread_id, seq_nr
 """
-# LATERAL with its own order: each shard's tail by the index on its sequence, whatever the planner believes of its size.
+_NO_SNAPSHOT: Final = -1
+"""A version that no state has: with it the events are read from the first."""
+# LATERAL as above: each shard's tail by the index on its sequence.
 _SHARD_TAILS_SQL: Final = """
 SELECT w.shard_id, j.thread_id, j.seq_nr, j.event_type, j.event_version, j.payload
   FROM unnest($1::int[], $2::bigint[], $3::bigint[]) AS w (shard_id, after, upto)
@@ -84,10 +92,10 @@ class Poisoned(NamedTuple):
 
 
 class _Read(NamedTuple):
-    """What a group's two queries gave: usable snapshots with where they stand, and the rows after them."""
+    """What the journal has of a group: usable snapshots with where they stand, and the rows after them."""
 
-    snapshots: Mapping[UUID, tuple[Thread, int]]
-    tails: Mapping[UUID, Sequence[asyncpg.Record]]
+    snapshots: dict[UUID, tuple[Thread, int]]
+    tails: dict[UUID, list[asyncpg.Record]]
 
 
 class _Waiting(NamedTuple):
@@ -179,25 +187,37 @@ class Loader:
 
 
 async def _read(connection: Session, wanted: Sequence[tuple[ShardId, UUID]]) -> _Read:
-    """Snapshots, then the events after them, of threads each named once."""
-    shard_ids = [shard_id for shard_id, _ in wanted]
-    uuids = [uuid for _, uuid in wanted]
-    snapshots: dict[UUID, tuple[Thread, int]] = {}
-    for row in await connection.fetch(_SNAPSHOTS_SQL, shard_ids, uuids, STATE_VERSION):
-        uuid, seq_nr = row["thread_id"], row["seq_nr"]
+    """Snapshots and the events after them, of threads each named once."""
+    read = _Read({}, {})
+    broken = await _read_into(read, connection, wanted, STATE_VERSION)
+    if broken:
+        await _read_into(read, connection, [each for each in wanted if each[1] in broken], _NO_SNAPSHOT)
+    return read
+
+
+async def _read_into(
+    read: _Read, connection: Session, wanted: Sequence[tuple[ShardId, UUID]], state_version: int
+) -> set[UUID]:
+    """Read with the snapshots of one version; the threads whose snapshot is not one, of which nothing is taken."""
+    broken: set[UUID] = set()
+    shard_ids, uuids = [shard_id for shard_id, _ in wanted], [uuid for _, uuid in wanted]
+    for row in await connection.fetch(_THREADS_SQL, shard_ids, uuids, state_version):
+        uuid = row["thread_id"]
+        if row["event_type"] is not None:
+            if uuid not in broken:
+                read.tails.setdefault(uuid, []).append(row)
+            continue
+        seq_nr = row["seq_nr"]
         try:
-            state = decode_state(row["state"])
+            state = decode_state(row["payload"])
             if state.sequence_nr != seq_nr:
                 raise msgspec.ValidationError(f"it is the state at {state.sequence_nr}, kept as that at {seq_nr}")
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             log.warning("snapshot thrown away", extra={"thread_id": str(uuid), "cause": str(error)})
+            broken.add(uuid)
         else:
-            snapshots[uuid] = (state, seq_nr)
-    after = [snapshots[uuid][1] if uuid in snapshots else 0 for uuid in uuids]
-    tails: dict[UUID, list[asyncpg.Record]] = {}
-    for row in await connection.fetch(_TAIL_SQL, shard_ids, uuids, after):
-        tails.setdefault(row["thread_id"], []).append(row)
-    return _Read(snapshots, tails)
+            read.snapshots[uuid] = (state, seq_nr)
+    return broken
 
 
 async def _replay_all(uuids: Sequence[UUID], read: _Read) -> dict[UUID, Recovered | Poisoned]:

@@ -2,6 +2,9 @@
 
 import asyncio
 
+import pytest
+
+from shard_worker.actors import readmission, region
 from shard_worker.actors.ask import NOT_SERVED, UNKNOWN
 from shard_worker.contract import Done, PeerAnswer, PeerRequest, ReadThread, ThreadView
 from shard_worker.domain.ids import shard_of
@@ -92,3 +95,48 @@ async def test_a_worker_that_nobody_can_take_over_from_keeps_nobody_waiting(dsn:
         async with asyncio.timeout(5):
             assert await waiting == NOT_SERVED
         assert shard_of(chat, SHARDS) not in node.region.shards
+
+
+class Dead(Peers):
+    """A worker that is gone: nothing can be sent to it."""
+
+    async def ask(
+        self, address: tuple[str, int], request: PeerRequest, *, budget_s: float, shard_id: int, epoch: int, hops: int
+    ) -> PeerAnswer:
+        self.asked += 1
+        if not self.regions:
+            raise PeerUnreachable("refused", sent=False)
+        return await super().ask(address, request, budget_s=budget_s, shard_id=shard_id, epoch=epoch, hops=hops)
+
+
+async def test_an_owner_that_cannot_be_reached_is_left_alone_for_a_while(dsn: str) -> None:
+    """However often ownership is read meanwhile: a dead worker's address is not tried with every look."""
+    peers = Dead()
+    async with two_nodes(dsn, peers) as (_, right):
+        peers.regions = {}
+        assert await right.ask(create(thread(), account()), budget_s=0.35) == NOT_SERVED
+        assert right.owners.rung > 20, "it looked again and again"
+        assert 2 <= peers.asked <= 4, "and asked once in a tenth of a second"
+
+
+async def test_whoever_waited_for_long_goes_in_one_after_another(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All are answered once the owner is back, in the order in which they came; who comes then, waits for nobody."""
+    monkeypatch.setattr(region, "_LINES_UP_S", 0.0)
+    monkeypatch.setattr(readmission, "_APART_S", 0.2)
+    peers = Dead()
+    async with two_nodes(dsn, peers) as (left, right):
+        me, chat = account(), thread()
+        await right.ask(create(chat, me))
+        regions, peers.regions = peers.regions, {}
+        waiting = [asyncio.ensure_future(right.ask(add(chat, me, f"{number}"))) for number in range(4)]
+        while right.owners.rung < 4:
+            await asyncio.sleep(0)
+        peers.regions = regions
+        async with asyncio.timeout(5):
+            await waiting[0]
+            assert not waiting[3].done()
+            await right.ask(add(chat, me, "newcomer"))
+            assert not waiting[3].done()
+            assert all(isinstance(answer, Done) for answer in await asyncio.gather(*waiting))
+        texts = await left.texts(chat, me)
+        assert [text for text in texts if text != "newcomer"] == ["0", "1", "2", "3"]

@@ -140,7 +140,7 @@ async def test_one_thread_asked_for_many_times_at_once_is_as_often_recovered(boo
 
 
 async def test_threads_that_wait_together_are_loaded_together(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two hundred threads need about four pairs of queries, at most so many at a time as allowed."""
+    """Two hundred threads need about four queries, at most so many at a time as allowed."""
     threads = [new_thread() for _ in range(200)]
     await asyncio.gather(*[books.load(new_thread())])  # connected
     sizes: list[int] = []
