@@ -26,44 +26,10 @@ from asyncpg.prepared_stmt import PreparedStatement
 from shard_worker.database.connection import LINK_FAULTS
 from shard_worker.domain.ids import ShardId
 from shard_worker.journal.outcome import Backend, BumpEpoch, OutcomeResolver, is_about_a_row, is_definite
+from shard_worker.journal.statement import APPEND_SESSION_SQL, APPEND_SQL, Part, parameters
 from shard_worker.journal.stream import Row, Stream, StreamHost, StreamState
 
 log = logging.getLogger(__name__)
-
-APPEND_SQL: Final = """
-WITH fence AS MATERIALIZED (
-    SELECT s.id, s.epoch
-      FROM shard s
-     WHERE s.id = ANY ($1::int[])
-       AND s.epoch * 4096 + s.id = ANY ($2::bigint[])
-       AND s.incarnation = $3
-       FOR SHARE OF s SKIP LOCKED
-), stored AS (
-    INSERT INTO journal (shard_id, shard_seq, thread_id, seq_nr, event_type, event_version,
-                         payload, metadata, key_hash, body_hash, epoch)
-    SELECT r.shard_id, r.shard_seq, r.thread_id, r.seq_nr, r.event_type, r.event_version,
-           r.payload, r.metadata, r.key_hash, r.body_hash, fence.epoch
-      FROM unnest($4::int[], $5::bigint[], $6::uuid[], $7::bigint[], $8::smallint[], $9::smallint[],
-                  $10::bytea[], $11::bytea[], $12::bytea[], $13::bytea[])
-           AS r (shard_id, shard_seq, thread_id, seq_nr, event_type, event_version,
-                 payload, metadata, key_hash, body_hash)
-      JOIN fence ON fence.id = r.shard_id
-)
-SELECT id FROM fence
-"""
-"""Parameters: the batch's shard ids, their `fence_key`s, the incarnation, then the rows by column.
-
-Epoch and id in one number are looked up in one hashed array: a join of ``shard`` with two arrays makes the whole append
-2 to 4 % slower.  A column that is NULL as a whole is NULL in every row.
-"""
-APPEND_SESSION_SQL: Final = "SET plan_cache_mode = force_generic_plan"
-"""For the append's session: one plan for ever, where Postgres would plan anew for each batch's arrays (0.1 ms)."""
-
-
-def fence_key(shard_id: int, epoch: int) -> int:
-    """A shard at an epoch as one number; there are at most 4,096 shards."""
-    return epoch * 4096 + shard_id
-
 
 KEY_CONSTRAINT: Final = "journal_key"
 """The unique index whose violation means that an idempotency key was used before."""
@@ -72,9 +38,6 @@ _OWNERS_SQL: Final = "SELECT id, epoch, incarnation FROM shard WHERE id = ANY($1
 _BACKEND_SQL: Final = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
 _FIRST_BACK_OFF_S: Final = 0.005
 _LAST_BACK_OFF_S: Final = 0.1
-
-Part = tuple[Stream, list[Row]]
-"""The rows of one shard in a batch."""
 
 
 class AppendMetrics:
@@ -273,7 +236,7 @@ class _Lane:
         watchdog = loop.call_later(self._watchdog_s, connection.terminate)
         began = loop.time()
         try:
-            locked = await statement.fetch(*_columns(batch, incarnation))
+            locked = await statement.fetch(*parameters(batch, incarnation))
         except asyncio.CancelledError:
             connection.terminate()
             raise
@@ -424,32 +387,3 @@ def _return(stream: Stream, rows: list[Row]) -> None:
         stream.host.lost(rows)
     else:
         stream.return_rows(rows)
-
-
-def _columns(batch: list[Part], incarnation: str) -> tuple[object, ...]:
-    """The statement's parameters; a row's ``shard_seq`` is allotted here, from the durable head."""
-    shard_ids: list[int] = []
-    sequence: list[int] = []
-    rows: list[Row] = []
-    for stream, part in batch:
-        count = len(part)
-        shard_ids += [stream.shard_id] * count
-        sequence += range(stream.head + 1, stream.head + 1 + count)
-        rows += part
-    keys = [row.key_hash for row in rows]
-    keyed = any(keys)
-    return (
-        [stream.shard_id for stream, _ in batch],
-        [fence_key(stream.shard_id, stream.epoch) for stream, _ in batch],
-        incarnation,
-        shard_ids,
-        sequence,
-        [row.writer.uuid for row in rows],
-        [row.seq_nr for row in rows],
-        [row.event_type for row in rows],
-        [row.event_version for row in rows],
-        [row.payload for row in rows],
-        [row.metadata for row in rows],
-        keys if keyed else None,
-        [row.body_hash for row in rows] if keyed else None,
-    )

@@ -25,7 +25,8 @@ from shard_worker.domain.ids import ShardId
 from shard_worker.journal.stream import Row, Stream, StreamState
 
 if TYPE_CHECKING:
-    from shard_worker.journal.appender import Connect, Part
+    from shard_worker.journal.appender import Connect
+    from shard_worker.journal.statement import Part
 
 log = logging.getLogger(__name__)
 
