@@ -83,8 +83,6 @@ def make_steps(seen: Seen, spec: KubernetesSpec, operator: Operator, *, balancin
         return Steps(blocked=blocked, next=shards)
     job = migration_job(wanted)
     live_job = seen.child("Job", job["metadata"]["name"])
-    if live_set is not None and not is_ours(live_set, wanted):
-        live_set = None
     done = migrated(wanted, live_set, live_job)
     if done:
         partition, waits = _partition(seen, spec, wanted, objects, live_set)
@@ -101,7 +99,9 @@ def make_steps(seen: Seen, spec: KubernetesSpec, operator: Operator, *, balancin
     quiet = not (create or apply or delete)
     targets = shards.plan if shards is not None else None
     moving = shards is not None and (targets is not None or shards.balancing or _moving(seen.ownership))
-    settled = quiet and done and targets is None and not held_back and _settled(seen, spec, live_set)
+    settled = (
+        quiet and done and targets is None and not held_back and live_set is not None and _settled(seen, spec, live_set)
+    )
     return Steps(
         tuple(create),
         tuple(apply),
@@ -241,10 +241,8 @@ def _in_the_way(seen: Seen, workers: Iterable[Pod], newest: str) -> str:
     return ""
 
 
-def _settled(seen: Seen, spec: KubernetesSpec, live: Object | None) -> bool:
+def _settled(seen: Seen, spec: KubernetesSpec, live: Object) -> bool:
     """Whether what was applied last has taken effect on every pod."""
-    if live is None:
-        return False
     status = live.get("status", {})
     workers = seen.workers()
     return (
