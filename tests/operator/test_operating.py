@@ -1,11 +1,11 @@
 """What the operator decides, on a simulated Kubernetes: whatever happens, nothing forbidden is done, and it ends well."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from tests.operator.simulated import NAME, Simulation
 
@@ -34,6 +34,8 @@ def settle(simulation: Simulation) -> None:
 
 class Operating(RuleBasedStateMachine):
     """A user, a world and an operator, in any order."""
+
+    taken: ClassVar[int] = 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,6 +117,11 @@ class Operating(RuleBasedStateMachine):
         self.simulation.operate(ago=ago)
 
     @invariant()
+    def a_step_is_counted(self) -> None:
+        """For how much was tried."""
+        Operating.taken += 1
+
+    @invariant()
     def one_owner_a_shard_is_known_to_workers_alone(self) -> None:
         """The operator writes no owner: only workers change one."""
         assert {name for name, _ in self.simulation.workers.calls} <= {"targets"}
@@ -123,8 +130,11 @@ class Operating(RuleBasedStateMachine):
         settle(self.simulation)
 
 
-TestOperating = Operating.TestCase
-TestOperating.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+def test_whatever_happens_nothing_forbidden_is_done_and_it_ends_well() -> None:
+    """At least ten thousand steps of users, faults, world and operator, in random order."""
+    Operating.taken = 0
+    run_state_machine_as_test(Operating, settings=settings(max_examples=320, stateful_step_count=40, deadline=None))
+    assert Operating.taken >= 10_000
 
 
 @pytest.mark.parametrize(
