@@ -83,7 +83,11 @@ def make_steps(seen: Seen, spec: KubernetesSpec, operator: Operator, *, balancin
         return Steps(blocked=blocked, next=shards)
     job = migration_job(wanted)
     live_job = seen.child("Job", job["metadata"]["name"])
-    done = migrated(wanted, live_set, live_job)
+    ours = live_job if live_job is not None and is_ours(live_job, wanted) else None
+    done = migrated(wanted, live_set, ours)
+    blocked = None if done else _foreign(seen, wanted, [job])
+    if blocked is not None:
+        return Steps(blocked=blocked, next=shards)
     if done:
         partition, waits = _partition(seen, spec, wanted, objects, live_set)
         held_back = held_back or waits

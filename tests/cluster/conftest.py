@@ -34,14 +34,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     given = os.environ.get("KUBECONFIG")
     if given:
         found = Cluster(Path(given), None)
-        asyncio.run(_apply_crd(found))
+        asyncio.run(apply_crd(found))
         yield found
         return
     plane = ControlPlane(tmp_path_factory.mktemp("control-plane"), kubernetes())
     try:
         plane.start()
         found = Cluster(plane.kubeconfig, plane.audit_log)
-        asyncio.run(_apply_crd(found))
+        asyncio.run(apply_crd(found))
         yield found
     finally:
         plane.stop()
@@ -86,9 +86,8 @@ def kubeconfig_for(api: Api, tmp_path: Path) -> KubeconfigFor:
     return make
 
 
-async def _apply_crd(cluster: Cluster) -> None:
-    if not CRD.exists():
-        return
+async def apply_crd(cluster: Cluster) -> None:
+    """Have the cluster know ThreadClusters."""
     async with reach(cluster.kubeconfig) as api:
         for document in yaml.safe_load_all(CRD.read_text()):
             await api.apply(document)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from threadcluster_operator.kube import Access, connect
@@ -98,10 +99,17 @@ class Stage:
 
 @asynccontextmanager
 async def operator_on(
-    api: Api, namespace: str, clusters: Mapping[tuple[str, str], MemoryWorkers]
+    api: Api,
+    namespace: str | None,
+    clusters: Mapping[tuple[str, str], MemoryWorkers],
+    *,
+    own_namespace: str | None = None,
+    kubeconfig: Path | None = None,
 ) -> AsyncIterator[Operator]:
-    """An operator that looks after one namespace."""
-    options = Options(namespace, namespace, identity(), 0, Access(str(api.kubeconfig)), _RESYNC_S)
+    """An operator that looks after one namespace, or all; as the tests' own user, or whose ``kubeconfig`` that is."""
+    own = own_namespace or namespace
+    assert own is not None, "an operator lives somewhere"
+    options = Options(namespace, own, identity(), 0, Access(str(kubeconfig or api.kubeconfig)), _RESYNC_S)
 
     def reach(key: Key, addresses: Mapping[str, str], secret: str) -> MemoryWorkers:
         del addresses, secret
@@ -119,13 +127,21 @@ async def operator_on(
 
 
 @asynccontextmanager
-async def stage_on(api: Api, namespace: str) -> AsyncIterator[Stage]:
-    """A puppet and an operator for one namespace."""
+async def stage_on(
+    api: Api,
+    namespace: str,
+    *,
+    own_namespace: str | None = None,
+    kubeconfig: Path | None = None,
+    everywhere: bool = False,
+) -> AsyncIterator[Stage]:
+    """A puppet for one namespace, and an operator for it, or for all (``everywhere``); see `operator_on`."""
     clusters: dict[tuple[str, str], MemoryWorkers] = {}
     async with Puppet(api, namespace=namespace, inhabitants=Tenants(clusters)) as puppet:
         stage = Stage(api, namespace, puppet, clusters)
+        cared_for = None if everywhere else namespace
         try:
-            async with operator_on(api, namespace, clusters):
+            async with operator_on(api, cared_for, clusters, own_namespace=own_namespace, kubeconfig=kubeconfig):
                 yield stage
         finally:
             stage.end()

@@ -58,6 +58,18 @@ def test_what_belongs_to_somebody_else_stops_everything(
     assert (steps.create, steps.apply, steps.delete, steps.targets) == ((), (), (), None)
 
 
+def test_a_migration_that_is_somebody_elses_stops_everything() -> None:
+    """Whatever it did, it was not for this cluster."""
+    simulation = Simulation()
+    simulation.operate()
+    (name,) = [name for kind, name in simulation.objects if kind == "Job"]
+    simulation.objects["Job", name]["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
+    assert not steps_of(simulation.look()).migrating
+    steps = steps_of(owned_by(simulation, "Job", name, None))
+    assert steps.blocked is not None
+    assert steps.blocked.reason == Reason.NAME_CONFLICT
+
+
 def test_no_worker_is_made_before_the_migration_is_done() -> None:
     """Services, Secret and Job come first; the Job is made once."""
     simulation = Simulation()
