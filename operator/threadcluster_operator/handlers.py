@@ -115,6 +115,8 @@ class Watches:
         settings.posting.enabled = False
         settings.scanning.disabled = True  # its rights would have to include all CRDs and namespaces
         settings.watching.server_timeout = 60
+        settings.watching.inactivity_timeout = 70  # a watch that says nothing, no bookmark either, is begun anew
+        settings.watching.connect_timeout = 10
         settings.queueing.worker_limit = 32
         for kind in self._kinds:
             kopf.on.event(*_selector(kind), registry=registry)(self._event)

@@ -8,10 +8,11 @@ the Lease are another machine's clock, so a follower measures by its own how lon
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
-from threadcluster_operator.kube import LEASE, Conflict, Kube, KubeError, Object
+from threadcluster_operator.kube import LEASE, Conflict, Kind, Kube, KubeError, Object, Unreachable
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,17 @@ class Seen(NamedTuple):
 class Leadership:
     """This replica's part in the election; `leading` is set while it leads."""
 
-    def __init__(self, kube: Kube, place: Place, identity: str) -> None:
+    def __init__(
+        self,
+        kube: Kube,
+        place: Place,
+        identity: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._clock = clock
+        self._sleep = sleep
         self.leading = asyncio.Event()
         self.lost = asyncio.Event()
         self._kube = kube
@@ -48,17 +59,21 @@ class Leadership:
         self._seen = Seen("", 0.0)
         self._renewed_at = 0.0
 
+    def holds(self) -> bool:
+        """Whether it leads by the clock too: after a pause of the whole process nobody has told it yet that it does not."""
+        return self.leading.is_set() and self._clock() - self._renewed_at < GIVE_UP_S
+
     async def run(self) -> None:
         """Stand for election until cancelled; then the Lease is given back."""
         try:
             while True:
-                began = time.monotonic()
+                began = self._clock()
                 try:
                     async with asyncio.timeout(GIVE_UP_S / 2):
                         mine = await self._turn(began)
                 except (KubeError, TimeoutError) as error:
                     log.warning("lease not renewed", extra={"cause": str(error) or type(error).__name__})
-                    mine = self.leading.is_set() and time.monotonic() - self._renewed_at < GIVE_UP_S
+                    mine = self.leading.is_set() and self._clock() - self._renewed_at < GIVE_UP_S
                 if mine and not self.leading.is_set():
                     log.info("leading", extra={"identity": self._identity})
                     self.lost.clear()
@@ -67,7 +82,7 @@ class Leadership:
                     log.warning("no longer leading", extra={"identity": self._identity})
                     self.leading.clear()
                     self.lost.set()
-                await asyncio.sleep(RENEW_S)
+                await self._sleep(RENEW_S)
         finally:
             if self.leading.is_set():
                 self.leading.clear()
@@ -120,3 +135,37 @@ class Leadership:
                     await self._kube.merge(LEASE, *self._place, {"metadata": meta, "spec": {"holderIdentity": ""}})
         except (KubeError, TimeoutError) as error:
             log.info("lease not given back; it ends by itself", extra={"cause": str(error)})
+
+
+class WhileLeading:
+    """`Kube`, of which only whoever leads may write; the others are told that nobody answers."""
+
+    def __init__(self, kube: Kube, leadership: Leadership) -> None:
+        self._kube = kube
+        self._leadership = leadership
+        self.get = kube.get
+        self.list = kube.list
+
+    async def create(self, kind: Kind, body: Object) -> Object:
+        """See `Kube`."""
+        self._check()
+        return await self._kube.create(kind, body)
+
+    async def apply(self, kind: Kind, body: Object, uid: str) -> Object:
+        """See `Kube`."""
+        self._check()
+        return await self._kube.apply(kind, body, uid)
+
+    async def merge(self, kind: Kind, namespace: str, name: str, patch: Object, subresource: str = "") -> Object:
+        """See `Kube`."""
+        self._check()
+        return await self._kube.merge(kind, namespace, name, patch, subresource)
+
+    async def delete(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
+        """See `Kube`."""
+        self._check()
+        await self._kube.delete(kind, namespace, name, uid)
+
+    def _check(self) -> None:
+        if not self._leadership.holds():
+            raise Unreachable(0, "", "this replica does not lead any more")

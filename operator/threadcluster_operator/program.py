@@ -19,7 +19,7 @@ from aiohttp import web
 from threadcluster_operator.cache import Cache
 from threadcluster_operator.handlers import Watches, watched
 from threadcluster_operator.kube import SERVICE_MONITOR, THREAD_CLUSTER, Access, Kube, KubeError, NotThere, connect
-from threadcluster_operator.leader import Leadership, Place
+from threadcluster_operator.leader import Leadership, Place, WhileLeading
 from threadcluster_operator.reconcile import Reach, Reconciler
 from threadcluster_operator.recorder import Recorder
 from threadcluster_operator.resync import RESYNC_S, resync
@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 
 LEASE_NAME: Final = "threadcluster-operator"
 _WORKERS: Final = 4
-_STUCK_S: Final = 60.0
-"""A look or a loop that takes so long is stuck."""
+_STUCK_S: Final = 45.0
+"""A look or a loop that takes so long is stuck: with the probe's three failures it ends within 90 s."""
 _PING_EVERY_S: Final = 5.0
 
 
@@ -108,11 +108,12 @@ class Operator:
     async def _lead(self) -> None:
         """Watch and reconcile; ends only by being cancelled, or by a fault."""
         options, cache = self._options, Cache()
-        recorder = Recorder(self._kube, options.identity)
+        kube = WhileLeading(self._kube, self.leadership)
+        recorder = Recorder(kube, options.identity)
         monitors = await self._knows_service_monitors()
         kinds = watched(service_monitors=monitors)
         reconciler = Reconciler(
-            self._kube,
+            kube,
             cache,
             self._reach,
             recorder,
