@@ -47,6 +47,8 @@ _SAY_AGAIN_S: Final = 5.0
 _NO_TLS: Final = "no encryption"
 """Part of the server's refusal of a login that it takes over TLS only."""
 _TLS_REFUSED: Final = "rejected SSL upgrade"
+_STARTUP_REFUSED: Final = "unsupported startup parameter"
+"""PgBouncer's words for a setting that it does not know to keep."""
 """Part of asyncpg's words for a server without TLS: the error has no type of its own."""
 
 _SETTINGS: Final = {
@@ -255,6 +257,11 @@ async def open_connection(
     except LINK_FAULTS as error:
         if _TLS_REFUSED in str(error):
             raise DatabaseTLSFailed(f"Postgres at {where} does not offer TLS") from error
+        if _STARTUP_REFUSED in str(error):
+            raise DatabaseUnsuitable(
+                f"a proxy before Postgres at {where} refuses a session's settings ({error}): connect to the server itself,"
+                " or have the proxy pool sessions and ignore these"
+            ) from error
         raise DatabaseUnreachable(f"no Postgres at {where}: {error or type(error).__name__}") from error
     _keep_alive(connection)
     return connection

@@ -9,7 +9,7 @@ import hashlib
 import logging
 from collections.abc import Callable
 from importlib.resources import files
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import asyncpg
 
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 _LOCK: Final = 0x7463_6C75  # one migration at a time in a database; any fixed number will do
 _CHECK_S: Final = 10.0
+_POOL_S: Final = 3.0
 _GONE: Final = ("08", "57")
 """The classes of SQLSTATE that say that the server, or the link, is going."""
 _BOOK_SQL: Final = """
@@ -101,7 +102,11 @@ async def migrate(
     try:
         async with asyncio.timeout(_CHECK_S):
             await check(connection)
-            await refuse_transaction_pooling(connection)
+            other = await open_connection(dsn, "threadcluster-migrate", tls=tls)
+            try:
+                await refuse_transaction_pooling(connection, other)
+            finally:
+                other.terminate()
         await connection.execute("SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0")
         if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
             say("another migration is running; waiting for it")
@@ -163,17 +168,32 @@ async def _claim(connection: asyncpg.Connection, cluster_id: str, shards: int) -
     await connection.execute("INSERT INTO plan DEFAULT VALUES ON CONFLICT DO NOTHING")
 
 
-async def refuse_transaction_pooling(connection: asyncpg.Connection) -> None:
-    """Refuse a proxy that gives each transaction another session: locks and fences are a session's."""
-    await connection.execute("SET threadcluster.probe = 'here'")
-    seen = {
-        (row["pid"], row["probe"])
-        for _ in range(3)
-        for row in await connection.fetch(
-            "SELECT pg_backend_pid() AS pid, current_setting('threadcluster.probe', true) AS probe"
-        )
-    }
-    if len(seen) != 1 or next(iter(seen))[1] != "here":
+class Asked(Protocol):
+    """What is asked of a session to find a pool before it; asyncpg's own connections have it."""
+
+    async def execute(self, query: str) -> object: ...
+
+    async def fetchval(self, query: str) -> object: ...
+
+
+async def refuse_transaction_pooling(connection: Asked, other: Asked) -> None:
+    """Refuse a proxy that gives each transaction another session: locks and fences are a session's.
+
+    One that lends its server processes in turns shows it by itself.  One that lends the last first looks like Postgres
+    until ``other`` is in a transaction, for which it takes the process that is idle, and that is the first's.
+    """
+    pid = "SELECT pg_backend_pid()"
+    try:
+        mine = {await connection.fetchval(pid) for _ in range(3)}
+        await other.execute("BEGIN")
+        shared = await other.fetchval(pid) in mine
+        async with asyncio.timeout(_POOL_S):
+            mine |= {await connection.fetchval(pid) for _ in range(3)}
+    except TimeoutError:  # a pool of one: everybody waits for the end of the transaction
+        shared = True
+    except (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError):
+        shared = True  # what was prepared is another session's
+    if shared or len(mine) != 1:
         raise DatabaseUnsuitable(
             "a proxy that pools transactions stands before this Postgres: connect to the server itself, or have the proxy"
             " pool sessions"

@@ -1,6 +1,7 @@
 """The schema: made once, safe to make twice at once, and never for somebody else."""
 
 import asyncio
+from collections import deque
 
 import asyncpg
 import pytest
@@ -108,16 +109,55 @@ async def test_a_workers_role_cannot_change_history(dsn: str, statement: str) ->
     await connection.close()
 
 
-async def test_a_pool_of_transactions_is_refused(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy that changes the session between statements shows it by losing the session's own settings."""
-    connection = await asyncpg.connect(dsn)
-    honest = asyncpg.Connection.fetch
+class Pooled:
+    """A session before a pool of transactions: a server process that is idle is lent to whoever comes."""
 
-    async def elsewhere(query: str) -> list[asyncpg.Record]:
-        await connection.execute("RESET ALL")  # what another session would know
-        return await honest(connection, query)
+    def __init__(self, idle: deque[int], *, most: int, last_first: bool = True) -> None:
+        self._idle = idle
+        self._most = most
+        self._last_first = last_first
+        self._held: int | None = None
 
-    monkeypatch.setattr(asyncpg.Connection, "fetch", lambda _, query: elsewhere(query))
+    async def execute(self, query: str) -> object:
+        assert query == "BEGIN"
+        self._held = await self._lent()
+        return None
+
+    async def fetchval(self, query: str) -> object:
+        pid = self._held if self._held is not None else await self._lent()
+        if self._held is None:
+            self._idle.append(pid)
+        return pid
+
+    async def _lent(self) -> int:
+        if not self._idle:
+            if self._most == 1:
+                await asyncio.Event().wait()
+            return 100 + self._most
+        return self._idle.pop() if self._last_first else self._idle.popleft()
+
+
+@pytest.mark.parametrize("last_first", [True, False], ids=["last-first", "in-turns"])
+@pytest.mark.parametrize("idle", [1, 2, 3])
+async def test_a_pool_of_transactions_is_refused(idle: int, last_first: bool) -> None:
+    """However it chooses among its server processes, and though nobody else uses it."""
+    servers = deque(range(idle))
+    mine, other = (Pooled(servers, most=9, last_first=last_first) for _ in range(2))
     with pytest.raises(DatabaseUnsuitable, match="pools transactions"):
-        await migration.refuse_transaction_pooling(connection)
-    await connection.close()
+        await migration.refuse_transaction_pooling(mine, other)
+
+
+async def test_a_pool_of_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody gets an answer there while somebody else is in a transaction."""
+    monkeypatch.setattr(migration, "_POOL_S", 0.01)
+    servers = deque([1])
+    with pytest.raises(DatabaseUnsuitable, match="pools transactions"):
+        await migration.refuse_transaction_pooling(Pooled(servers, most=1), Pooled(servers, most=1))
+
+
+async def test_postgres_itself_is_no_pool(dsn: str) -> None:
+    """Two sessions are two server processes."""
+    connection, other = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
+    await migration.refuse_transaction_pooling(connection, other)
+    connection.terminate()
+    other.terminate()
