@@ -4,7 +4,7 @@ It may be old, and after a watch that broke it may still hold what is gone; `rep
 the operator wrote itself is put in at once, so that a look that follows a write never sees the state before it.
 """
 
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ INSTANCE: Final = "app.kubernetes.io/instance"
 MANAGED: Final[Mapping[str, str]] = {name: value for name, value in selector_of("").items() if name != INSTANCE}
 """The labels of everything that belongs to some cluster."""
 
+_GONE_MOST: Final = 10_000
 _NOT_WATCHED: Final = frozenset({"managedFields"})
 
 
@@ -26,9 +27,13 @@ class Cache:
         self._objects: dict[Key, dict[tuple[str, str], Object]] = defaultdict(dict)
         """By cluster, then by kind and name."""
         self._events: dict[Key, dict[str, Object]] = defaultdict(dict)
+        self._gone: OrderedDict[str, None] = OrderedDict()
+        """The uids of what was dropped lately: a list that was asked for before may still bring it."""
 
     def put(self, given: Mapping[str, Any]) -> Key | None:
         """Take an object in, unless a newer one is here; the cluster that it concerns."""
+        if given["metadata"]["uid"] in self._gone:
+            return None
         body = _lean(given)
         kind = body["kind"]
         if kind == "ThreadCluster":
@@ -49,6 +54,9 @@ class Cache:
     def drop(self, given: Mapping[str, Any]) -> Key | None:
         """An object is gone; the cluster that it concerned."""
         kind, meta = given["kind"], given["metadata"]
+        self._gone[meta["uid"]] = None
+        if len(self._gone) > _GONE_MOST:
+            self._gone.popitem(last=False)
         if kind == "ThreadCluster":
             key = Key(meta["namespace"], meta["name"])
             if self.resources.get(key, given)["metadata"]["uid"] == meta["uid"]:

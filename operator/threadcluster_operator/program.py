@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import aiohttp
@@ -18,11 +18,20 @@ from aiohttp import web
 
 from threadcluster_operator.cache import Cache
 from threadcluster_operator.handlers import Watches, watched
-from threadcluster_operator.kube import SERVICE_MONITOR, THREAD_CLUSTER, Access, Kube, KubeError, NotThere, connect
+from threadcluster_operator.kube import (
+    SERVICE_MONITOR,
+    THREAD_CLUSTER,
+    Access,
+    Kind,
+    Kube,
+    KubeError,
+    NotThere,
+    connect,
+)
 from threadcluster_operator.leader import Leadership, Place, WhileLeading
 from threadcluster_operator.reconcile import Reach, Reconciler
 from threadcluster_operator.recorder import Recorder
-from threadcluster_operator.resync import RESYNC_S, resync
+from threadcluster_operator.resync import RESYNC_S, list_all, resync
 from threadcluster_operator.seen import Key
 from threadcluster_operator.telemetry import Telemetry
 from threadcluster_operator.workers import Workers
@@ -135,7 +144,7 @@ class Operator:
         watches.start()
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._work(watches, queue), name="work-queue")
+                tasks.create_task(self._work(watches, queue, cache, kinds), name="work-queue")
                 tasks.create_task(recorder.run(), name="events")
                 tasks.create_task(
                     resync(self._kube, cache, queue, kinds, options.namespace, options.resync_s), name="resync"
@@ -146,11 +155,13 @@ class Operator:
             self._watches = None
             await asyncio.shield(watches.stop())
 
-    async def _work(self, watches: Watches, queue: WorkQueue[Key]) -> None:
+    async def _work(self, watches: Watches, queue: WorkQueue[Key], cache: Cache, kinds: Sequence[Kind]) -> None:
         """Nothing is decided before everything that there is was listed once: what is missing then, is missing."""
         while not watches.ready.is_set():
             await asyncio.sleep(0.05)
-        await asyncio.sleep(1.0)
+        await list_all(self._kube, cache, kinds, self._options.namespace)
+        for key in cache.resources:
+            queue.mark(key)
         await queue.run()
 
     async def _ping(self, watches: Watches) -> None:

@@ -14,6 +14,7 @@ from threadcluster_operator.workqueue import WorkQueue
 log = logging.getLogger(__name__)
 
 RESYNC_S: Final = 300.0
+_AGAIN_S: Final = 1.0
 
 
 async def resync(
@@ -28,14 +29,36 @@ async def resync(
     while True:
         await asyncio.sleep(every_s)
         for kind in kinds:
-            if kind is EVENT:
-                continue
             try:
-                listed = await kube.list(kind, namespace, "" if kind is THREAD_CLUSTER else SELECTOR)
+                changed = await _list(kube, cache, kind, namespace)
             except KubeError as error:
                 log.warning("not listed", extra={"kind": kind.kind, "cause": str(error)})
                 continue
-            for key in cache.replace(kind.kind, listed.items, listed.version):
+            for key in changed:
                 queue.mark(key)
         for key in list(cache.resources):
             queue.mark(key)
+
+
+async def list_all(kube: Kube, cache: Cache, kinds: Sequence[Kind], namespace: str | None) -> None:
+    """Fill the cache; return once everything that there is, is in it.
+
+    The watches tell that they have begun, not that all they told has arrived: whoever decided then would take what is
+    late for what is missing, and a worker without a pod for one that owns nothing.
+    """
+    for kind in kinds:
+        while True:
+            try:
+                await _list(kube, cache, kind, namespace)
+                break
+            except KubeError as error:
+                log.warning("not listed, trying again", extra={"kind": kind.kind, "cause": str(error)})
+                await asyncio.sleep(_AGAIN_S)
+
+
+async def _list(kube: Kube, cache: Cache, kind: Kind, namespace: str | None) -> set[Key]:
+    """The clusters of which something was missed."""
+    if kind is EVENT:
+        return set()
+    listed = await kube.list(kind, namespace, "" if kind is THREAD_CLUSTER else SELECTOR)
+    return cache.replace(kind.kind, listed.items, listed.version)

@@ -12,10 +12,11 @@ _REQUEST: Final = bytes.fromhex("0000000804d2162f")
 
 
 class TlsFront:
-    """Forwards localhost:`port` to 127.0.0.1:`target`.  Use as an async context manager."""
+    """Forwards ``address``:`port` to 127.0.0.1:``target``.  Use as an async context manager."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, address: str = "127.0.0.1") -> None:
         self._target = target
+        self._address = address
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(CA_FILE, CA_FILE.with_suffix(".key"))
         self._server: asyncio.Server | None = None
@@ -31,7 +32,7 @@ class TlsFront:
         return port
 
     async def __aenter__(self) -> "TlsFront":
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, self._address, 0)
         return self
 
     async def __aexit__(self, *_: object) -> None:

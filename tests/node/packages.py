@@ -20,6 +20,7 @@ _PACKAGES: Final = {
     "unshare": "util-linux",
     "buildah": "buildah",
     "debootstrap": "debootstrap",
+    "pgbouncer": "pgbouncer",
 }
 """By a program of each."""
 
