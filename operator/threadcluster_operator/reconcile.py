@@ -275,7 +275,12 @@ class Reconciler:
     async def _say(self, seen: Seen, spec: KubernetesSpec | None, steps: Steps, trouble: Trouble | None) -> None:
         before = seen.resource.get("status")
         after = status_of(seen, spec, steps, trouble)
-        self._telemetry.tell(seen.key, after)
+        gates = {
+            "foreign-child": steps.blocked is not None,
+            "migration": steps.migrating,
+            "worker": bool(steps.held_back),
+        }
+        self._telemetry.tell(seen.key, after, gates)
         patch = patch_of(before, after)
         if not patch:
             return

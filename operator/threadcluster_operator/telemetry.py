@@ -22,6 +22,7 @@ class Telemetry(Collector):
         self.running: dict[Key, float] = {}
         """When each look that is under way began, by the monotonic clock."""
         self._statuses: dict[Key, Mapping[str, Any]] = {}
+        self._gates: dict[Key, Mapping[str, bool]] = {}
         self._looks = Histogram(
             "threadcluster_operator_reconcile_seconds",
             "How long looks at a cluster took.",
@@ -57,13 +58,15 @@ class Telemetry(Collector):
         """So many moves were ordered."""
         self._moves.labels(*key).inc(count)
 
-    def tell(self, key: Key, status: Mapping[str, Any]) -> None:
-        """What is now said of a cluster."""
+    def tell(self, key: Key, status: Mapping[str, Any], gates: Mapping[str, bool]) -> None:
+        """What is now said of a cluster, and which gates are closed that stand between it and what is wanted."""
         self._statuses[key] = status
+        self._gates[key] = gates
 
     def forget(self, key: Key) -> None:
         """A cluster is gone."""
         self._statuses.pop(key, None)
+        self._gates.pop(key, None)
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """How the clusters are, for Prometheus."""
@@ -79,8 +82,18 @@ class Telemetry(Collector):
             for state, count in (status.get("shards") or {}).items():
                 if state in ("total", "assigned", "moving"):
                     shards.add_metric([*key, state], float(count))
+        blocked = GaugeMetricFamily(
+            "threadcluster_gate_blocked",
+            "1 while a gate holds the operator back: a child that is somebody else's, a migration, a worker that may not"
+            " go yet.",
+            labels=("namespace", "name", "gate"),
+        )
+        for key, gates in self._gates.items():
+            for gate, closed in gates.items():
+                blocked.add_metric([*key, gate], float(closed))
         yield conditions
         yield shards
+        yield blocked
 
     def page(self) -> bytes:
         """All of it, in Prometheus' text format."""

@@ -1,0 +1,49 @@
+"""The operator's metrics: what people watch and set alarms on."""
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from threadcluster_operator.seen import Key
+from threadcluster_operator.telemetry import Telemetry
+
+CHAT = Key("talk", "chat")
+STATUS = {
+    "shards": {"total": 16, "assigned": 15, "moving": 2, "imbalancePercent": 3},
+    "conditions": [{"type": "Ready", "status": "False", "reason": "Stalled"}],
+}
+
+
+def values(telemetry: Telemetry) -> dict[tuple[str, ...], float]:
+    """Each sample by its name and the values of its labels, in the order of the labels' names."""
+    return {
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(telemetry.page().decode())
+        for sample in family.samples
+    }
+
+
+def test_rate_errors_and_duration_of_looks() -> None:
+    """A look that failed counts among both; while it goes on it can be seen."""
+    telemetry = Telemetry()
+    with telemetry.reconciling(CHAT):
+        assert CHAT in telemetry.running
+    with pytest.raises(ValueError, match="a bug"), telemetry.reconciling(CHAT):
+        raise ValueError("a bug")
+    assert telemetry.running == {}
+    found = values(telemetry)
+    assert found[("threadcluster_operator_reconcile_seconds_count",)] == 2
+    assert found[("threadcluster_operator_reconcile_errors_total",)] == 1
+
+
+def test_how_a_cluster_is_can_be_read() -> None:
+    """Conditions, shards, gates and moves, by namespace and name; nothing of one that is gone."""
+    telemetry = Telemetry()
+    telemetry.moved(CHAT, 3)
+    telemetry.tell(CHAT, STATUS, {"migration": True, "worker": False})
+    found = values(telemetry)
+    assert found[("threadcluster_condition", "chat", "talk", "Stalled", "False", "Ready")] == 1
+    assert found[("threadcluster_shards", "chat", "talk", "assigned")] == 15
+    assert found[("threadcluster_gate_blocked", "migration", "chat", "talk")] == 1
+    assert found[("threadcluster_gate_blocked", "worker", "chat", "talk")] == 0
+    assert found[("threadcluster_operator_moves_ordered_total", "chat", "talk")] == 3
+    telemetry.forget(CHAT)
+    assert not [name for name, *labels in values(telemetry) if name.startswith("threadcluster_gate") and labels]
