@@ -14,6 +14,7 @@ import pytest
 from ulid import ULID
 
 from tests.cluster.api import Api
+from tests.node.commands import commands_work
 from tests.node.conftest import Ground
 from tests.node.node import KubectlFailed
 
@@ -158,13 +159,13 @@ def kill_container(pod: str) -> None:
     raise AssertionError(f"no process of {pod}")
 
 
-async def test_from_apply_to_nothing_left_and_back(node: Ground, api: Api, namespace: str) -> None:
+async def test_from_apply_to_nothing_left_and_back(node: Ground, api: Api, namespace: str, tmp_path: Path) -> None:
     """Nothing that was acknowledged is ever missing, doubled or out of order; the data outlives the cluster."""
     async with told_on_failure(node, namespace):
-        await _live(node, api, namespace)
+        await _live(node, api, namespace, tmp_path)
 
 
-async def _live(node: Ground, api: Api, namespace: str) -> None:
+async def _live(node: Ground, api: Api, namespace: str, folder: Path) -> None:
     await install(node)
     await node.kubectl(
         *("rollout", "status", "deployment/threadcluster-operator", "-n", "threadcluster-system", "--timeout=120s")
@@ -182,6 +183,10 @@ async def _live(node: Ground, api: Api, namespace: str) -> None:
     for replicas in (3, 2):
         await node.kubectl("scale", "threadcluster/chat", f"--replicas={replicas}", "-n", namespace)
         await ready(node, namespace)
+    began = time.monotonic()
+    await commands_work(api, namespace, folder)
+    await ready(node, namespace)
+    print(f"commands: {time.monotonic() - began:.1f} s")
     edit = '{"spec": {"worker": {"snapshotEveryEvents": 50}}}'
     await node.kubectl("patch", "threadcluster/chat", "--type=merge", "-p", edit, "-n", namespace)
     await ready(node, namespace)

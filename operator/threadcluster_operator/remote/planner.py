@@ -9,7 +9,7 @@ while no operator runs.
 
 import asyncio
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from threadcluster_operator.answers import observed_from
 from threadcluster_operator.kube import THREAD_CLUSTER, Conflict, Kube
@@ -18,19 +18,31 @@ from threadcluster_operator.model import KubernetesSpec, SpecRefused, parse_spec
 from threadcluster_operator.pins import pinned
 from threadcluster_operator.planner import NewPlan, Observed
 from threadcluster_operator.remote.trouble import NoCluster, Unreached
-from threadcluster_operator.remote.workers import PodWorkers
 from threadcluster_operator.seen import Object
-from threadcluster_operator.workers import Document, WorkerRefused, target_in
+from threadcluster_operator.workers import Document, Targets, WorkerRefused, target_in
 
 _TRIES: Final = 5
 _LOOK_EVERY_S: Final = 0.2
 _STALE: Final = "plan-stale"
 
 
+class Crew(Protocol):
+    """The workers; see `threadcluster_operator.remote.workers.PodWorkers`."""
+
+    async def running(self) -> frozenset[str]:
+        """Those that there are."""
+
+    async def ownership(self) -> Document:
+        """Who owns what."""
+
+    async def set_targets(self, version: int, plan_hash: str, targets: Targets) -> int:
+        """Record a plan."""
+
+
 class ResourcePlanner:
     """See `threadcluster_operator.verbs.reach.Planner`; also raises `Unreached` and `KubeError`."""
 
-    def __init__(self, kube: Kube, workers: PodWorkers, namespace: str, name: str) -> None:
+    def __init__(self, kube: Kube, workers: Crew, namespace: str, name: str) -> None:
         self._kube = kube
         self._workers = workers
         self._namespace = namespace

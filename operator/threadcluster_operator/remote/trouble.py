@@ -19,7 +19,7 @@ def sentence(error: KubeError) -> str:
     """What the API server's refusal means to who runs a command."""
     said = str(error).rstrip(".")
     if isinstance(error, Forbidden):
-        return f"{said}; the ClusterRole threadcluster-user has what the commands need (docs/kubernetes.md)"
+        return f"{said}; manifests/users has what the commands need"
     if isinstance(error, NotThere):
         return f"this Kubernetes has no ThreadClusters ({said}); `kubectl apply -k manifests/base` installs them"
     if isinstance(error, Rejected):

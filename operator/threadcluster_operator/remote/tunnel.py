@@ -100,7 +100,7 @@ class Tunnels:
         if status == HTTPStatus.FORBIDDEN:
             return (
                 f"you may not forward a port to pod {pod}: that needs get and create of pods/portforward in namespace"
-                f" {self._namespace}; the ClusterRole threadcluster-user has it (docs/kubernetes.md)"
+                f" {self._namespace}; manifests/users has what the commands need"
             )
         if status == HTTPStatus.NOT_FOUND:
             return f"pod {pod} is gone"
