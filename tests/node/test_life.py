@@ -54,6 +54,7 @@ class Chat:
         """What was acknowledged, in order."""
         self.longest_s = 0.0
         self._thread = ""
+        self._ending = False
         self._task: asyncio.Task[None] | None = None
 
     async def begin(self) -> None:
@@ -66,12 +67,11 @@ class Chat:
         self._task = asyncio.create_task(self._talk(), name="chat")
 
     async def end(self) -> None:
-        """Stop talking."""
+        """Stop talking, when what is being said is acknowledged: what is broken off may be in the thread or not."""
         assert self._task is not None
         assert not self._task.done(), self._task.exception()
-        self._task.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._task
+        self._ending = True
+        await self._task
 
     async def heard(self) -> list[str]:
         """Everything that is in the thread, in order."""
@@ -90,7 +90,7 @@ class Chat:
     async def _talk(self) -> None:
         number = 0
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=8)) as session:
-            while True:
+            while not self._ending:
                 text, key, began = f"message {number}", secrets.token_hex(8), time.monotonic()
                 body = {"accountId": self.me, "messages": [{"text": text}]}
                 while not await self._post(session, body, key):

@@ -97,7 +97,7 @@ async def test_a_port_where_nothing_listens_is_said() -> None:
     ("status", "said"),
     [
         (403, "needs get and create of pods/portforward in namespace here"),
-        (404, "pod chat-0 is gone"),
+        (404, "no port-forward to pod chat-0: it is gone, or its node is"),
         (502, "no port-forward to pod chat-0: the API server answers 502"),
     ],
 )

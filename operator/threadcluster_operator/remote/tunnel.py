@@ -103,7 +103,7 @@ class Tunnels:
                 f" {self._namespace}; manifests/users has what the commands need"
             )
         if status == HTTPStatus.NOT_FOUND:
-            return f"pod {pod} is gone"
+            return f"no port-forward to pod {pod}: it is gone, or its node is"
         return f"no port-forward to pod {pod}: the API server answers {status}"
 
 
