@@ -166,12 +166,12 @@ async def test_what_is_cordoned_or_drained_stays_so_beside_the_operator(stage: S
     await workers.cordon("chat-0", "cordon")
     await workers.cordon("chat-1", "drain")
     await stage.edit("chat", {"replicas": 4})
-    await _owned(workers, {"chat-0": 4, "chat-2": 6, "chat-3": 6})
+    await _owned(workers, {"chat-0": 8, "chat-2": 4, "chat-3": 4})
     await stage.edit("chat", {"rebalance": {"maxConcurrentMoves": 2}})
     found = await stage.until("chat", is_ready)
     assert {each["name"] for each in found["status"]["workers"] if each["cordoned"]} == {"chat-0", "chat-1"}
     assert not workers.owned_by("chat-1")
-    assert len(workers.owned_by("chat-0")) == 4
+    assert len(workers.owned_by("chat-0")) == 8
 
 
 async def test_a_rebalance_in_mode_manual_is_done_beside_the_operator(stage: Stage) -> None:
