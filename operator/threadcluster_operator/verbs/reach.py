@@ -95,9 +95,7 @@ async def local_cluster(place: DataDir) -> AsyncIterator[Cluster]:
     """The cluster of a data directory.  Raises `NotRunning` when neither its supervisor nor any worker lives."""
     addresses, planned = _addresses(place), place.is_locked()
     if not place.cluster_yaml.exists() or not (addresses or planned):
-        raise NotRunning(
-            f"no cluster is running on {place.path}; for one on Kubernetes give --namespace, --name or --context"
-        )
+        raise NotRunning(f"no cluster is running on {place.path}")
     secret = place.secret_file.read_text().strip()
     resource = read_resources(place.cluster_yaml).cluster
     unplanned = None if planned else "nobody plans; the supervisor is gone"
@@ -180,7 +178,8 @@ def reaching(command: Callable[Concatenate[Cluster, P], Coroutine[Any, Any, None
         **kwargs: P.kwargs,
     ) -> None:
         if (kubeconfig, context, namespace, name) == (None, None, None, None):
-            _run_local(DataDir(choose(data_dir, None)), lambda cluster: command(cluster, *args, **kwargs))
+            hint = "; for one on Kubernetes give --namespace, --name or --context" if data_dir is None else ""
+            _run_local(DataDir(choose(data_dir, None)), lambda cluster: command(cluster, *args, **kwargs), hint)
             return
         if data_dir is not None:
             raise click.UsageError(
@@ -201,11 +200,11 @@ async def _within(cluster: AbstractAsyncContextManager[Cluster], body: Body) -> 
         await body(found)
 
 
-def _run_local(place: DataDir, body: Body) -> None:
+def _run_local(place: DataDir, body: Body, hint: str) -> None:
     try:
         asyncio.run(_within(local_cluster(place), body))
     except NotRunning as error:
-        _no_cluster(error)
+        _no_cluster(f"{error}{hint}")
     except NobodyAnswers as error:
         raise click.ClickException(f"{error}; `threadcluster local status` shows what runs") from error
     except WorkerRefused as error:
@@ -223,15 +222,15 @@ def _run_on_kubernetes(given: tuple[str | None, str | None, str | None, str | No
     try:
         asyncio.run(_within(kubernetes_cluster(Where(*given)), body))
     except NoCluster as error:
-        _no_cluster(error)
+        _no_cluster(str(error))
     except (Unreached, MovesRefused) as error:
         raise click.ClickException(str(error)) from error
     except WorkerRefused as error:
         raise click.ClickException(_refusal(error)) from error
 
 
-def _no_cluster(error: Exception) -> None:
-    click.echo(str(error), err=True)
+def _no_cluster(said: str) -> None:
+    click.echo(said, err=True)
     sys.exit(NOT_RUNNING)
 
 
