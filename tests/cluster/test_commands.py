@@ -22,7 +22,15 @@ from tests.cluster.workers import MemoryWorkers
 
 pytestmark = pytest.mark.cluster
 
-RIGHTS: Final = Path(__file__).parents[2] / "manifests" / "users" / "rights.yaml"
+MANIFESTS: Final = Path(__file__).parents[2] / "manifests"
+RIGHTS: Final = MANIFESTS / "users" / "rights.yaml"
+RBAC: Final = "rbac.authorization.k8s.io/v1"
+SECRET: Final = {
+    "apiVersion": "v1",
+    "kind": "Secret",
+    "metadata": {"name": "chat-internal"},
+    "stringData": {"secret": "word"},
+}
 
 
 async def run(kubeconfig: Path, *words: str) -> tuple[int, str]:
@@ -78,6 +86,36 @@ async def test_a_pin_is_an_edit_of_the_resource(api: Api, namespace: str, jane: 
     assert (code, "there is no shard 16" in said) == (1, True)
 
 
+async def test_the_built_in_role_edit_has_what_the_commands_need(
+    api: Api, namespace: str, kubeconfig_for: KubeconfigFor
+) -> None:
+    """By what the installation adds to it; with view a cluster can be looked at, and not changed."""
+    for each in yaml.safe_load_all((MANIFESTS / "base" / "users.yaml").read_text()):
+        await api.apply(each)
+    await api.create(thread_cluster("chat"), namespace)
+    for role in ("edit", "view"):
+        await api.wait_for(RBAC, "ClusterRole", role, lambda found: "threadclusters" in json.dumps(found["rules"]))
+        await _account(api, namespace, role)
+        binding = {
+            "apiVersion": RBAC,
+            "kind": "RoleBinding",
+            "metadata": {"name": role},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+            "subjects": [{"kind": "ServiceAccount", "name": role, "namespace": namespace}],
+        }
+        await api.apply(binding, namespace)
+    editor, viewer = [await kubeconfig_for(namespace, role) for role in ("edit", "view")]
+    await _until_done(editor, "pin", "3", "chat-1")
+    await _ready_pod(api, namespace)
+    await api.create(SECRET, namespace)
+    code, said = await run(editor, "cordon", "chat-0")
+    assert (code, "no port-forward to pod chat-0" in said) == (1, True)  # for want of a kubelet, not of a right
+    code, said = await run(viewer, "pin", "3", "--remove")
+    assert (code, 'cannot patch resource "threadclusters"' in said) == (1, True)
+    code, said = await run(viewer, "cordon", "chat-0")
+    assert (code, 'cannot get resource "secrets"' in said) == (1, True)
+
+
 async def test_what_is_not_there_is_said(api: Api, namespace: str, jane: Path) -> None:
     """No cluster at all is exit code 3, as for a local one; a cluster whose workers cannot be asked is 1."""
     code, said = await run(jane, "shards")
@@ -102,17 +140,17 @@ async def test_a_port_forward_that_may_not_be_is_said(api: Api, namespace: str, 
     """It is the last right that is asked for; with it, what is missing here is a kubelet."""
     await api.create(thread_cluster("chat"), namespace)
     await _ready_pod(api, namespace)
-    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "chat-internal"}}
-    await api.create(secret | {"stringData": {"secret": "word"}}, namespace)
+    await api.create(SECRET, namespace)
     code, said = await run(jane, "cordon", "chat-0")
     assert code == 1
     assert "no port-forward to pod chat-0" in said
-    role = await api.get("rbac.authorization.k8s.io/v1", "Role", "chat-user", namespace)
+    role = await api.get(RBAC, "Role", "chat-user", namespace)
     role["rules"] = [rule for rule in role["rules"] if "pods/portforward" not in rule["resources"]]
-    await api.patch("rbac.authorization.k8s.io/v1", "Role", "chat-user", {"rules": role["rules"]}, namespace)
-    code, said = await run(jane, "cordon", "chat-0")
-    assert code == 1
-    assert f"needs get and create of pods/portforward in namespace {namespace}" in said
+    await api.patch(RBAC, "Role", "chat-user", {"rules": role["rules"]}, namespace)
+    async with asyncio.timeout(10):
+        while f"needs get and create of pods/portforward in namespace {namespace}" not in said:
+            code, said = await run(jane, "cordon", "chat-0")
+            assert code == 1
 
 
 async def test_a_token_that_is_nobodys_and_a_server_that_is_not_there_are_said(
@@ -196,6 +234,13 @@ async def _owned(workers: MemoryWorkers, wanted: dict[str, int], within_s: float
     async with asyncio.timeout(within_s):
         while Counter(row["owner"] for row in (await workers.ownership())["shards"]) != wanted:
             await asyncio.sleep(0.05)
+
+
+async def _until_done(kubeconfig: Path, *words: str) -> None:
+    """Until the API server's authorizer has seen a new binding."""
+    async with asyncio.timeout(10):
+        while (await run(kubeconfig, *words))[0] != 0:
+            await asyncio.sleep(0.1)
 
 
 async def _account(api: Api, namespace: str, name: str) -> None:

@@ -36,7 +36,7 @@ class Commands:
             stderr=pipe,
         )
         said, complained = await running.communicate()
-        assert running.returncode == 0, f"{words}: {complained.decode()}"
+        assert (running.returncode, complained) == (0, b""), f"{words}: {complained.decode()}"
         return said.decode()
 
     async def shards(self) -> list[dict[str, Any]]:
