@@ -141,8 +141,9 @@ class Kube(Protocol):
 class KubeApi:
     """`Kube` over the dynamic client of the `kubernetes` package; made by `connect`."""
 
-    def __init__(self, dynamic: DynamicClient) -> None:
+    def __init__(self, dynamic: DynamicClient, manager: str = FIELD_MANAGER) -> None:
         self._dynamic = dynamic
+        self._manager = manager
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
         """See `Kube`."""
@@ -160,7 +161,7 @@ class KubeApi:
 
     async def create(self, kind: Kind, body: Object) -> Object:
         """See `Kube`."""
-        return await self._ask("post", kind.path(body["metadata"]["namespace"]), body, field_manager=FIELD_MANAGER)
+        return await self._ask("post", kind.path(body["metadata"]["namespace"]), body, field_manager=self._manager)
 
     async def apply(self, kind: Kind, body: Object, uid: str) -> Object:
         """See `Kube`."""
@@ -169,7 +170,7 @@ class KubeApi:
             "patch",
             kind.path(meta["namespace"], meta["name"]),
             body | {"metadata": meta | {"uid": uid}},
-            field_manager=FIELD_MANAGER,
+            field_manager=self._manager,
             force_conflicts=True,
             content_type="application/apply-patch+yaml",
         )
@@ -180,7 +181,7 @@ class KubeApi:
             "patch",
             kind.path(namespace, name) + (f"/{subresource}" if subresource else ""),
             patch,
-            field_manager=FIELD_MANAGER,
+            field_manager=self._manager,
             content_type="application/merge-patch+json",
         )
 

@@ -24,6 +24,11 @@ def main() -> None:
     threadcluster plan                what would be moved for balance, and `rebalance` does it
     threadcluster history             what was moved, why, and how long that took
     threadcluster operator run        look after the ThreadClusters of a Kubernetes cluster
+
+    These commands are for a cluster here, and with --namespace, --name or --context for one on Kubernetes:
+
+    \b
+    threadcluster drain demo-1 --wait -n chat --name demo
     """  # noqa: D301 - click takes \b for a block to leave as it is
 
 

@@ -1,5 +1,8 @@
 """Pins, edited in the text of a resource: what a user says by command is kept where everything else that he wants is."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import yaml
 
 from threadcluster_operator.model import KIND
@@ -14,8 +17,12 @@ def with_pin(text: str, shard: int, worker: str | None) -> str:
     for document in documents:
         if document["kind"] == KIND:
             rebalance = document.setdefault("spec", {}).setdefault("rebalance", {})
-            pins = [pin for pin in rebalance.get("pins", []) if pin["shard"] != shard]
-            if worker is not None:
-                pins.append({"shard": shard, "worker": worker})
-            rebalance["pins"] = sorted(pins, key=lambda pin: pin["shard"])
+            rebalance["pins"] = pinned(rebalance.get("pins", []), shard, worker)
     return yaml.safe_dump_all(documents, sort_keys=False)
+
+
+def pinned(pins: Iterable[dict[str, Any]], shard: int, worker: str | None) -> list[dict[str, Any]]:  # YAML's own
+    """The list of a resource's pins with a shard pinned to a worker, or with None to nobody, in order."""
+    others = [pin for pin in pins if pin["shard"] != shard]
+    mine = [] if worker is None else [{"shard": shard, "worker": worker}]
+    return sorted([*others, *mine], key=lambda pin: int(pin["shard"]))

@@ -36,7 +36,11 @@ async def test_a_namespace_alone_gets_nothing_outside_of_it() -> None:
     made = kustomized(MANIFESTS / "overlays" / "namespaced")
     assert {each["metadata"].get("namespace") for each in made} == {"chat"}
     [role] = [each for each in made if each["metadata"]["name"] == "threadcluster-operator" and each["kind"] == "Role"]
-    [whole] = [each for each in kustomized(MANIFESTS / "base") if each["kind"] == "ClusterRole"]
+    whole = next(
+        each
+        for each in kustomized(MANIFESTS / "base")
+        if each["kind"] == "ClusterRole" and each["metadata"]["name"] == role["metadata"]["name"]
+    )
     assert role["rules"] == whole["rules"]
     bindings = [each for each in made if each["kind"] == "RoleBinding"]
     assert {each["roleRef"]["kind"] for each in bindings} == {"Role"}

@@ -14,6 +14,7 @@ import pytest
 from ulid import ULID
 
 from tests.cluster.api import Api
+from tests.node.commands import commands_work
 from tests.node.conftest import Ground
 from tests.node.node import KubectlFailed
 
@@ -53,6 +54,7 @@ class Chat:
         """What was acknowledged, in order."""
         self.longest_s = 0.0
         self._thread = ""
+        self._ending = False
         self._task: asyncio.Task[None] | None = None
 
     async def begin(self) -> None:
@@ -65,12 +67,11 @@ class Chat:
         self._task = asyncio.create_task(self._talk(), name="chat")
 
     async def end(self) -> None:
-        """Stop talking."""
+        """Stop talking, when what is being said is acknowledged: what is broken off may be in the thread or not."""
         assert self._task is not None
         assert not self._task.done(), self._task.exception()
-        self._task.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._task
+        self._ending = True
+        await self._task
 
     async def heard(self) -> list[str]:
         """Everything that is in the thread, in order."""
@@ -89,7 +90,7 @@ class Chat:
     async def _talk(self) -> None:
         number = 0
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=8)) as session:
-            while True:
+            while not self._ending:
                 text, key, began = f"message {number}", secrets.token_hex(8), time.monotonic()
                 body = {"accountId": self.me, "messages": [{"text": text}]}
                 while not await self._post(session, body, key):
@@ -158,13 +159,13 @@ def kill_container(pod: str) -> None:
     raise AssertionError(f"no process of {pod}")
 
 
-async def test_from_apply_to_nothing_left_and_back(node: Ground, api: Api, namespace: str) -> None:
+async def test_from_apply_to_nothing_left_and_back(node: Ground, api: Api, namespace: str, tmp_path: Path) -> None:
     """Nothing that was acknowledged is ever missing, doubled or out of order; the data outlives the cluster."""
     async with told_on_failure(node, namespace):
-        await _live(node, api, namespace)
+        await _live(node, api, namespace, tmp_path)
 
 
-async def _live(node: Ground, api: Api, namespace: str) -> None:
+async def _live(node: Ground, api: Api, namespace: str, folder: Path) -> None:
     await install(node)
     await node.kubectl(
         *("rollout", "status", "deployment/threadcluster-operator", "-n", "threadcluster-system", "--timeout=120s")
@@ -182,6 +183,10 @@ async def _live(node: Ground, api: Api, namespace: str) -> None:
     for replicas in (3, 2):
         await node.kubectl("scale", "threadcluster/chat", f"--replicas={replicas}", "-n", namespace)
         await ready(node, namespace)
+    began = time.monotonic()
+    await commands_work(api, namespace, folder)
+    await ready(node, namespace)
+    print(f"commands: {time.monotonic() - began:.1f} s")
     edit = '{"spec": {"worker": {"snapshotEveryEvents": 50}}}'
     await node.kubectl("patch", "threadcluster/chat", "--type=merge", "-p", edit, "-n", namespace)
     await ready(node, namespace)

@@ -140,6 +140,9 @@ class ControlClient:
         """How far the last `rebalance` is."""
         return await self._call("GET", "/rebalance")
 
+    async def hand_over(self) -> None:
+        """Nothing is to be done: the supervisor orders the moves."""
+
     async def down(self) -> None:
         """Ask for the end; it has only begun when this returns."""
         await self._call("POST", "/down")

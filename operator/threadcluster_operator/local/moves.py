@@ -50,6 +50,11 @@ class Moves:
         """Make these moves as well."""
         self._agreed += moves
 
+    @property
+    def agreed(self) -> tuple[Move, ...]:
+        """The moves that wait to be ordered."""
+        return self._agreed
+
     def busy(self) -> bool:
         """Whether agreed moves wait to be ordered."""
         return bool(self._agreed)

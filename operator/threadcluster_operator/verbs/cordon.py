@@ -22,7 +22,7 @@ async def cordon(cluster: Cluster, worker: str) -> None:
     """Give WORKER no more shards; it keeps those it has.
 
     It holds for the worker's name, also after a restart, until `threadcluster uncordon WORKER`. The state of every worker
-    is in `threadcluster local status`.
+    is in `threadcluster local status`, and on Kubernetes in the ThreadCluster's status.workers.
     """
     await cluster.workers.cordon(worker, "cordon")
     click.echo(f"{worker} is cordoned: it keeps its shards, and gets no more")
@@ -93,11 +93,9 @@ async def _until_empty(cluster: Cluster, worker: str, timeout_s: float) -> None:
 
 def _obstacle(cluster: Cluster, closed: list[str]) -> str | None:
     """Why no shard will ever move, if so; ``closed`` are the workers that get none."""
-    name, spec = cluster.resources.cluster.name, cluster.resources.cluster.spec
+    name, spec = cluster.name, cluster.spec
     if spec.rebalance.mode == "Paused":
         return "spec.rebalance.mode is Paused"
     if {f"{name}-{number}" for number in range(spec.replicas)} <= set(closed):
         return "every worker is cordoned or draining, so nobody may have them"
-    if not cluster.planned:
-        return "nobody plans; the supervisor is gone"
-    return None
+    return cluster.unplanned

@@ -35,7 +35,7 @@ async def plan(cluster: Cluster, output: str, execute: str | None, no_wait: bool
         await _carry_out(cluster, execute, wait=not no_wait)
         return
     found = await cluster.planner.plan()
-    click.echo(json.dumps(found, indent=2) if output == "json" else _text(found))
+    click.echo(json.dumps(found, indent=2) if output == "json" else _text(found, cluster.flags))
 
 
 @click.command()
@@ -49,6 +49,9 @@ async def rebalance(cluster: Cluster, plan_hash: str | None, no_wait: bool) -> N
 
     Evenly means by number, or with spec.rebalance.strategy Load by commands a second. `threadcluster plan` shows beforehand
     what would move. It is refused in mode Paused.
+
+    On Kubernetes the command orders the moves itself, a few at a time (spec.rebalance.maxConcurrentMoves), beside the
+    operator: when it is ended early, moves that are not ordered yet are not made. --no-wait returns when all are.
     """
     await _carry_out(cluster, plan_hash, wait=not no_wait)
 
@@ -59,8 +62,11 @@ async def _carry_out(cluster: Cluster, plan_hash: str | None, *, wait: bool) -> 
         click.echo("nothing to move")
         return
     click.echo(f"plan {begun['hash']}: {counted(begun['moves'], 'move')}")
+    if not wait:
+        await cluster.planner.hand_over()
+        return
     shown = None
-    while wait:
+    while True:
         found = await cluster.planner.progress()
         if found["hash"] != begun["hash"]:
             raise click.ClickException(f"plan {found['hash']} was asked for meanwhile, and is carried out instead")
@@ -75,7 +81,7 @@ async def _carry_out(cluster: Cluster, plan_hash: str | None, *, wait: bool) -> 
         await asyncio.sleep(_LOOK_EVERY_S)
 
 
-def _text(found: Document) -> str:
+def _text(found: Document, flags: str) -> str:
     head = (
         f"plan {found['hash']}, made from plan version {found['planVersion']}: "
         f"mode {found['mode']}, by {found['strategy']}, the fullest worker is {found['imbalancePercent']:g} % above its share"
@@ -84,5 +90,5 @@ def _text(found: Document) -> str:
         return f"{head}\nnothing to move"
     rows = [("SHARD", "FROM", "TO", "REASON")]
     rows += [(move["shard"], move["source"], move["target"], move["reason"]) for move in found["moves"]]
-    how = f"{counted(len(found['moves']), 'move')}; to make them: threadcluster plan --execute {found['hash']}"
+    how = f"{counted(len(found['moves']), 'move')}; to make them: threadcluster plan{flags} --execute {found['hash']}"
     return f"{head}\n\n{table(rows)}\n\n{how}"

@@ -1,0 +1,65 @@
+"""Where a command looks for its cluster, and what is said in whose words."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from threadcluster_operator.kube import Forbidden, KubeError, NotThere, Rejected, Unreachable
+from threadcluster_operator.main import main
+from threadcluster_operator.remote.trouble import sentence
+
+VERBS = ("shards", "cordon", "uncordon", "drain", "pin", "plan", "rebalance", "history")
+
+
+def run(*words: str) -> tuple[int, str]:
+    """Exit code, and all that is said."""
+    result = CliRunner().invoke(main, list(words))
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_command_has_the_same_options(verb: str) -> None:
+    """A cluster here and one on Kubernetes are one habit."""
+    code, said = run(verb, "--help")
+    assert code == 0
+    for option in ("--data-dir", "--context", "-n, --namespace", "--name", "--kubeconfig"):
+        assert option in said
+
+
+def test_a_cluster_is_here_or_on_kubernetes(tmp_path: Path) -> None:
+    """Not both."""
+    code, said = run("shards", "--data-dir", str(tmp_path), "-n", "chat")
+    assert code == 2
+    assert "--data-dir is for a local cluster" in said
+
+
+def test_who_has_no_cluster_here_is_told_of_the_other_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the exit code that says that there is none."""
+    monkeypatch.chdir(tmp_path)
+    code, said = run("shards")
+    assert code == 3
+    assert "for one on Kubernetes give --namespace, --name or --context" in said
+
+
+def test_the_options_name_the_kubeconfig_that_is_not_there(tmp_path: Path) -> None:
+    """Nothing is asked of anybody."""
+    code, said = run("history", "--kubeconfig", str(tmp_path / "none"))
+    assert code == 1
+    assert f"there is no kubeconfig {tmp_path / 'none'}" in said
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (Forbidden(403, "Forbidden", "you cannot list pods"), "you cannot list pods; manifests/users has what"),
+        (NotThere(404, "NotFound", "page not found"), "no ThreadClusters (page not found); `kubectl apply -k"),
+        (Rejected(422, "Invalid", "spec.replicas: no."), "the API server refuses it: spec.replicas: no"),
+        (Unreachable(401, "Unauthorized", "Unauthorized"), "does not know you (Unauthorized)"),
+        (KubeError(0, "", "the API server does not answer: it is away"), "the API server does not answer: it is away"),
+    ],
+    ids=["forbidden", "no CRD", "rejected", "unauthorized", "away"],
+)
+def test_a_refusal_says_what_helps(error: KubeError, said: str) -> None:
+    """In one sentence."""
+    assert said in sentence(error)
