@@ -30,6 +30,7 @@ from threadcluster_operator.kube import (
 )
 
 log = logging.getLogger(__name__)
+logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # it has a line, with all settings, for every event
 
 WATCHED: Final = (
     THREAD_CLUSTER,

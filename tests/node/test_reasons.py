@@ -208,11 +208,16 @@ async def told(api: Api, name: str, fault: Fault) -> float:
     stalled = condition(found, "Stalled")
     assert fault.remedy in stalled["message"], stalled
     assert condition(found, "Ready")["status"] == "False"
-    events = [
-        each
-        for each in await api.list("v1", "Event", name)
-        if each["involvedObject"]["kind"] == KIND and each["reason"] == fault.reason and each["type"] == "Warning"
-    ]
+    events: list[Object] = []
+    async with asyncio.timeout(TOLD_S):  # they are written beside the status
+        while not events:
+            events = [
+                each
+                for each in await api.list("v1", "Event", name)
+                if each["involvedObject"]["kind"] == KIND and each["reason"] == fault.reason
+            ]
+            await asyncio.sleep(0.2)
+    assert {each["type"] for each in events} == {"Warning"}
     assert any(fault.remedy in each["message"] for each in events), events
     first = min(datetime.fromisoformat(each["firstTimestamp"]) for each in events)
     return (first - datetime.fromisoformat(reported)).total_seconds()
