@@ -1,0 +1,92 @@
+"""An API server in memory, one namespace's worth: objects by kind and name, with uids and versions, and faults on demand."""
+
+import copy
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+from threadcluster_operator.kube import Conflict, Kind, KubeError, Listed, NotThere, Object
+
+
+class Shelf:
+    """Implements `threadcluster_operator.kube.Kube`.  ``calls`` has what was asked, as (verb, kind, name)."""
+
+    def __init__(self) -> None:
+        self.objects: dict[tuple[str, str], Object] = {}
+        self.calls: list[tuple[str, str, str]] = []
+        self.fault: Callable[[str, str], KubeError | None] = lambda verb, kind: None
+        self._numbers = itertools.count(1)
+
+    def writes(self) -> list[tuple[str, str, str]]:
+        """What was asked that changes something; forgets it."""
+        found = [call for call in self.calls if call[0] not in ("get", "list")]
+        self.calls.clear()
+        return found
+
+    def put(self, body: Object) -> Object:
+        """Somebody makes an object, or changes one."""
+        made = copy.deepcopy(body)
+        old = self.objects.get((body["kind"], body["metadata"]["name"]))
+        meta = made["metadata"]
+        meta["uid"] = old["metadata"]["uid"] if old is not None else meta.get("uid", f"uid-{next(self._numbers)}")
+        meta["resourceVersion"] = str(next(self._numbers))
+        self.objects[body["kind"], meta["name"]] = made
+        return made
+
+    async def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
+        del namespace
+        self._ask("get", kind, name)
+        return copy.deepcopy(self.objects.get((kind.kind, name)))
+
+    async def list(self, kind: Kind, namespace: str | None, labels: str = "") -> Listed:
+        del namespace, labels
+        self._ask("list", kind, "")
+        found = [copy.deepcopy(each) for (its, _), each in self.objects.items() if its == kind.kind]
+        return Listed(found, str(next(self._numbers)))
+
+    async def create(self, kind: Kind, body: Object) -> Object:
+        self._ask("create", kind, body["metadata"]["name"])
+        if (kind.kind, body["metadata"]["name"]) in self.objects:
+            raise Conflict(409, "AlreadyExists", "it exists")
+        return copy.deepcopy(self.put(body))
+
+    async def apply(self, kind: Kind, body: Object, uid: str) -> Object:
+        self._ask("apply", kind, body["metadata"]["name"])
+        if self._there(kind, body["metadata"]["name"])["metadata"]["uid"] != uid:
+            raise Conflict(409, "Conflict", "it is another")
+        return copy.deepcopy(self.put(body))
+
+    async def merge(self, kind: Kind, namespace: str, name: str, patch: Object, subresource: str = "") -> Object:
+        del namespace
+        self._ask(f"merge {subresource}".strip(), kind, name)
+        return copy.deepcopy(self.put(_merged(self._there(kind, name), patch)))
+
+    async def delete(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
+        del namespace
+        self._ask("delete", kind, name)
+        if self._there(kind, name)["metadata"]["uid"] == uid:
+            del self.objects[kind.kind, name]
+
+    def _there(self, kind: Kind, name: str) -> Object:
+        if (kind.kind, name) not in self.objects:
+            raise NotThere(404, "NotFound", "it is not there")
+        return self.objects[kind.kind, name]
+
+    def _ask(self, verb: str, kind: Kind, name: str) -> None:
+        self.calls.append((verb, kind.kind, name))
+        fault = self.fault(verb, kind.kind)
+        if fault is not None:
+            raise fault
+
+
+def _merged(before: Any, patch: Any) -> Any:
+    """RFC 7386."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(before) if isinstance(before, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = _merged(result.get(name), value)
+    return result
