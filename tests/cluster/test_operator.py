@@ -142,6 +142,18 @@ async def test_an_image_that_cannot_be_pulled_is_told_and_mended(stage: Stage) -
     await stage.until("chat", is_ready, within_s=60)
 
 
+async def test_a_quota_is_told_and_heals_when_it_is_raised(stage: Stage) -> None:
+    """By the controller's own Event; whoever else is there goes on."""
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
+    await stage.api.create(quota, stage.namespace)
+    await stage.api.wait_for("v1", "ResourceQuota", "none", lambda it: it["status"].get("hard"), stage.namespace)
+    await stage.make("chat")
+    found = await stage.until("chat", stalled_by("QuotaExceeded"))
+    assert "raise the namespace's quota" in condition(found, "Stalled")["message"]
+    await stage.api.delete("v1", "ResourceQuota", "none", stage.namespace)
+    await stage.until("chat", is_ready, within_s=90)
+
+
 async def test_why_a_migration_failed_is_told_in_its_own_word(stage: Stage) -> None:
     """The termination message's reason is the condition's."""
 
