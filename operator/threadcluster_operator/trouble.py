@@ -166,7 +166,8 @@ def _containers(seen: Seen) -> Iterator[tuple[Object, Object]]:
 
 def _events(seen: Seen, reason: str) -> Iterator[Object]:
     """The Events with this reason about what is there and is not well, newest first."""
-    unwell = {pod["metadata"]["uid"] for pod in seen.pods if condition(pod, "Ready") != "True"}
+    # What kept a pod from starting is past once it runs, or has ended.
+    unwell = {pod["metadata"]["uid"] for pod in seen.pods if pod.get("status", {}).get("phase", "Pending") == "Pending"}
     for each in seen.children:
         status = each.get("status", {})
         if each["kind"] == "StatefulSet" and status.get("replicas", 0) < each["spec"].get("replicas", 1):

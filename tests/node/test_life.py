@@ -119,18 +119,21 @@ async def ready(node: Ground, namespace: str, within_s: float = 180.0) -> None:
 
 
 @asynccontextmanager
-async def told_on_failure(node: Ground, namespace: str) -> AsyncIterator[None]:
+async def told_on_failure(node: Ground, *namespaces: str) -> AsyncIterator[None]:
     """Shows how everything is when the test fails: what runs here is gone afterwards."""
     try:
         yield
     except BaseException:
+        of_each = (
+            "get threadcluster,statefulset,job,pod -o wide -n",
+            "describe threadcluster,pod -n",
+            "get events -n",
+            "logs -l app.kubernetes.io/name=threadcluster --tail=60 --prefix -n",
+        )
         for command in (
-            f"get threadcluster,statefulset,job,pod -o wide -n {namespace}",
-            f"describe threadcluster,pod -n {namespace}",
-            f"get events -n {namespace}",
+            *(f"{command} {namespace}" for namespace in namespaces for command in of_each),
             "describe pod -n threadcluster-system",
             "logs -n threadcluster-system -l app.kubernetes.io/name=threadcluster-operator --tail=80 --prefix",
-            f"logs -n {namespace} -l app.kubernetes.io/name=threadcluster --tail=60 --prefix",
         ):
             with suppress(KubectlFailed):
                 print(f"--- kubectl {command}\n{await node.kubectl(*command.split())}")

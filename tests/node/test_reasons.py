@@ -29,6 +29,8 @@ pytestmark = [pytest.mark.node, pytest.mark.timeout(900)]
 TOLD_S: Final = 10.0
 HEALED_S: Final = 240.0
 CLOSED_PORT: Final = 9
+NAMES: Final = ("secret", "host", "password", "certificate", "pooler", "other", "count", "image", "quota", "foreign")
+"""Of the faults."""
 
 Report = Callable[[Api, str], Awaitable[str | None]]
 """When the cluster itself reported the fault, as it wrote it down; None: not yet."""
@@ -126,8 +128,7 @@ def gone(version: str, kind: str, name: str) -> Callable[[Api, str], Awaitable[o
 
 async def faults(image: str, postgres: NodePostgres, pooler: Pooler, tls_port: int, well: str) -> dict[str, Fault]:
     """All of them, each with a database of its own."""
-    names = ("secret", "host", "password", "certificate", "pooler", "other", "count", "image", "quota", "foreign")
-    dsns = {name: await postgres.make_database(f"fault-{name}") for name in names}
+    dsns = {name: await postgres.make_database(f"fault-{name}") for name in NAMES}
     at = urlsplit(dsns["certificate"])
     by_tls = f"postgresql://{at.username}:{at.password}@{real.ADDRESS}:{tls_port}{at.path}"
     await migrate(dsns["count"].replace(real.ADDRESS, "127.0.0.1"), cluster_id="chat", shards=16, say=lambda _: None)
@@ -237,7 +238,10 @@ async def test_every_fault_is_named_and_heals(node: Ground, api: Api, namespace:
     if node.postgres is None:
         pytest.fail("on a cluster that was given these faults are its owner's to make: unset KUBECONFIG")
     postgres = node.postgres
-    async with told_on_failure(node, namespace), AsyncExitStack() as undo:
+    where = {name: f"{namespace}-{name}" for name in NAMES}
+    async with AsyncExitStack() as undo:
+        await undo.enter_async_context(namespaces(api, list(where.values())))
+        await undo.enter_async_context(told_on_failure(node, namespace, *where.values()))
         await install(node)
         well = await postgres.make_database("well")
         await api.apply(secret(well), namespace)
@@ -254,8 +258,6 @@ async def test_every_fault_is_named_and_heals(node: Ground, api: Api, namespace:
         await chat.begin()
 
         wrong = await faults(node.image, postgres, pooler, front.port, well)
-        where = {name: f"{namespace}-{name}" for name in wrong}
-        await undo.enter_async_context(namespaces(api, list(where.values())))
         for name, fault in wrong.items():
             if fault.dsn is not None:
                 await api.apply(secret(fault.dsn), where[name])

@@ -23,6 +23,13 @@ def pod(component: str = "worker", **container: Any) -> Object:
     }
 
 
+def in_phase(phase: str) -> Object:
+    """A worker's pod that is not ready."""
+    made = pod()
+    made["status"]["phase"] = phase
+    return made
+
+
 def waiting(reason: str, message: str = "said so") -> Object:
     """A container that waits."""
     return {"image": "threadcluster:1", "state": {"waiting": {"reason": reason, "message": message}}}
@@ -92,6 +99,18 @@ def crash_looping() -> Object:
             seen(pods=(pod(),), warnings=(event("FailedMount", 'secret "db" not found', "pod-worker"),)),
             Reason.DATABASE_SECRET_MISSING,
             '"db"',
+        ),
+        (
+            seen(pods=(in_phase("Running"),), warnings=(event("FailedMount", 'secret "db" not found', "pod-worker"),)),
+            None,
+            "",
+        ),
+        (
+            seen(
+                pods=(in_phase("Succeeded"),), warnings=(event("FailedMount", 'secret "db" not found', "pod-worker"),)
+            ),
+            None,
+            "",
         ),
         (seen(pods=(pod(),), warnings=(event("FailedMount", "timed out", "pod-worker"),)), None, ""),
         (seen(pods=(pod(),), warnings=(event("FailedMount", "secret not found", "another"),)), None, ""),
