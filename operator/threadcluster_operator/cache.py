@@ -17,6 +17,12 @@ MANAGED: Final[Mapping[str, str]] = {name: value for name, value in selector_of(
 
 _GONE_MOST: Final = 10_000
 _NOT_WATCHED: Final = frozenset({"managedFields"})
+_OF_POD_META: Final = (
+    *("namespace", "name", "uid", "resourceVersion", "labels"),
+    *("creationTimestamp", "deletionTimestamp", "ownerReferences"),
+)
+_OF_POD_STATUS: Final = ("phase", "podIP", "conditions", "containerStatuses")
+"""What `seen` and `trouble` read of a pod."""
 
 
 class Cache:
@@ -140,6 +146,15 @@ def _is_older(one: Mapping[str, Any], than: Mapping[str, Any] | None) -> bool:
 
 
 def _lean(given: Mapping[str, Any]) -> Object:
-    """Without what nobody reads: who manages which field is half of many an object."""
+    """Without what nobody reads: who manages which field is half of many an object, and there are many pods."""
     meta = {name: value for name, value in given["metadata"].items() if name not in _NOT_WATCHED}
-    return {**given, "metadata": meta}
+    if given["kind"] != "Pod":
+        return {**given, "metadata": meta}
+    spec, status = given.get("spec", {}), given.get("status", {})
+    images = [{"image": each["image"]} for each in spec.get("containers", ()) if "image" in each]
+    return {
+        "kind": "Pod",
+        "metadata": {name: meta[name] for name in _OF_POD_META if name in meta},
+        "spec": {"containers": images} | ({"nodeName": spec["nodeName"]} if "nodeName" in spec else {}),
+        "status": {name: status[name] for name in _OF_POD_STATUS if name in status},
+    }

@@ -115,6 +115,7 @@ class Watches:
         settings = kopf.OperatorSettings()
         settings.posting.enabled = False
         settings.scanning.disabled = True  # its rights would have to include all CRDs and namespaces
+        settings.watching.chunk_size = 100
         settings.watching.server_timeout = 60
         settings.watching.inactivity_timeout = 70  # a watch that says nothing, no bookmark either, is begun anew
         settings.watching.connect_timeout = 10

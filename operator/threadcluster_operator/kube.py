@@ -19,6 +19,7 @@ from kubernetes.aio.dynamic import DynamicClient
 from kubernetes.aio.dynamic.exceptions import DynamicApiError
 
 FIELD_MANAGER: Final = "threadcluster-operator"
+_PAGE: Final = 100
 _REQUEST_S: Final = 10.0
 
 Object = dict[str, Any]  # a Kubernetes object; JSON has no narrower type
@@ -154,10 +155,17 @@ class KubeApi:
         return {"apiVersion": kind.group_version, "kind": kind.kind} | found
 
     async def list(self, kind: Kind, namespace: str | None, labels: str = "") -> Listed:
-        """See `Kube`."""
-        found = await self._ask("get", kind.path(namespace), label_selector=labels or None)
+        """See `Kube`; page by page, for whoever else has something to do meanwhile."""
         head = {"apiVersion": kind.group_version, "kind": kind.kind}
-        return Listed([head | item for item in found["items"]], found["metadata"]["resourceVersion"])
+        items: list[Object] = []
+        query: dict[str, str] = {"label_selector": labels} if labels else {}
+        while True:
+            found = await self._ask("get", kind.path(namespace), None, limit=_PAGE, **query)
+            items += [head | item for item in found["items"]]
+            following = found["metadata"].get("continue")
+            if not following:
+                return Listed(items, found["metadata"]["resourceVersion"])
+            query["_continue"] = following
 
     async def create(self, kind: Kind, body: Object) -> Object:
         """See `Kube`."""

@@ -5,6 +5,7 @@ a follower; a part that ends though it never should ends the process, and Kubern
 """
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -44,6 +45,7 @@ _WORKERS: Final = 4
 _STUCK_S: Final = 45.0
 """A look or a loop that takes so long is stuck: with the probe's three failures it ends within 90 s."""
 _PING_EVERY_S: Final = 5.0
+_YOUNG_OBJECTS: Final = 50_000
 
 
 class Options(NamedTuple):
@@ -160,6 +162,10 @@ class Operator:
         while not watches.ready.is_set():
             await asyncio.sleep(0.05)
         await list_all(self._kube, cache, kinds, self._options.namespace)
+        # What is here now stays: a collector that looks through all of it again and again holds everybody up.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(_YOUNG_OBJECTS, 20, 20)
         for key in cache.resources:
             queue.mark(key)
         await queue.run()

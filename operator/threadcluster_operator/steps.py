@@ -17,6 +17,7 @@ from threadcluster_operator.desired import (
     migrated,
     migration_job,
     same,
+    stateful_set,
     unwanted,
 )
 from threadcluster_operator.model import KubernetesSpec
@@ -91,13 +92,14 @@ def make_steps(seen: Seen, spec: KubernetesSpec, operator: Operator, *, balancin
     if done:
         partition, waits = _partition(seen, spec, wanted, objects, live_set)
         held_back = held_back or waits
-        objects = children(wanted._replace(partition=partition))
+        let_go = stateful_set(wanted._replace(partition=partition))
+        objects = [let_go if each["kind"] == "StatefulSet" else each for each in objects]
     else:
         objects = [each for each in objects if each["kind"] != "StatefulSet"]
         if live_job is None:
             objects.append(job)
     create, apply = _changes(seen, objects)
-    delete = list(unwanted(wanted, seen.children))
+    delete = unwanted(wanted, seen.children, [*objects, job])
     if live_job is not None and not done and _failed_long_ago(live_job, seen.now):
         delete.append(live_job)
     quiet = not (create or apply or delete)

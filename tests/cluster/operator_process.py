@@ -30,7 +30,7 @@ class Town:
     def reach(self, key: Key, addresses: Mapping[str, str], secret: str) -> MemoryWorkers:
         """Those of one cluster, as its pods are now."""
         del secret
-        workers, known = self._clusters.setdefault(key, (MemoryWorkers(SHARDS), set()))
+        workers, known = self._clusters.setdefault(key, (MemoryWorkers(SHARDS, remembers=10), set()))
         for name in addresses.keys() - known:
             workers.start(name)
         for name in known - addresses.keys():

@@ -75,15 +75,16 @@ class Knobs:
 class MemoryWorkers:
     """All workers of one cluster, and whoever asks them."""
 
-    def __init__(self, shards: int, *, knobs: Knobs | None = None) -> None:
+    def __init__(self, shards: int, *, knobs: Knobs | None = None, remembers: int = 1_000) -> None:
+        """``remembers``: so many changes of owner, and calls."""
         self.knobs = knobs or Knobs()
         self.plan_version = 0
-        self.calls: list[tuple[str, object]] = []
+        self.calls: deque[tuple[str, object]] = deque(maxlen=remembers)
         """What was asked of them that changes something, oldest first."""
         self._plan_hash: str | None = None
         self._shards = {ShardId(number): _Shard() for number in range(shards)}
         self._workers: dict[str, _Worker] = {}
-        self._changes: deque[Document] = deque(maxlen=1000)
+        self._changes: deque[Document] = deque(maxlen=remembers)
         self._incarnations = itertools.count(1)
 
     # --- as `Workers`

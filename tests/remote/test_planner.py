@@ -110,7 +110,7 @@ async def test_a_plan_is_shown_and_nothing_done() -> None:
     found = await hand.plan()
     assert (found["mode"], len(found["moves"])) == ("Manual", 4)
     assert {move["target"] for move in found["moves"]} == {"chat-2"}
-    assert crew.calls == []
+    assert not crew.calls
 
 
 async def test_the_moves_are_ordered_a_few_at_a_time_and_come_to_an_end(crew: Crew) -> None:

@@ -7,7 +7,8 @@ in every release (tests/operator/golden), because a changed pod template starts 
 * `migration_job(wanted)`: the Job that brings the schema to the image's release, before any pod changes; `migrated` says
   whether that is done.
 * `children(wanted)`: everything else, in the order in which it is to be applied.
-* `unwanted(wanted, live)`: which of the live children are wanted no more.
+* `stateful_set(wanted)`: the workers' StatefulSet alone.
+* `unwanted(wanted, live, kept)`: which of the live children are wanted no more.
 * `differences(wanted, live)`, `same(wanted, live)`: what of a wanted object the live one does not have.
 """
 
@@ -17,6 +18,7 @@ from threadcluster_operator.desired.migration import migrated, migration_job
 from threadcluster_operator.desired.objects import Object, selector_of
 from threadcluster_operator.desired.pod import SECRET_KEY
 from threadcluster_operator.desired.wanted import MANAGEMENT_PORT, PUBLIC_PORT, Wanted, secret_of
+from threadcluster_operator.desired.workers import stateful_set
 
 __all__ = [
     "KINDS",
@@ -34,5 +36,6 @@ __all__ = [
     "same",
     "secret_of",
     "selector_of",
+    "stateful_set",
     "unwanted",
 ]

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from threadcluster_operator.desired import network, workers
-from threadcluster_operator.desired.migration import migration_name
 from threadcluster_operator.desired.monitoring import service_monitor
 from threadcluster_operator.desired.objects import Object
 from threadcluster_operator.desired.secret import internal_secret
@@ -50,18 +49,19 @@ def children(wanted: Wanted) -> list[Object]:
     return [each for each in made if each is not None]
 
 
-def unwanted(wanted: Wanted, live: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Those of the live objects that this cluster owns and that should be deleted.
+def unwanted(
+    wanted: Wanted, live: Iterable[Mapping[str, Any]], kept: Iterable[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """Those of the live objects that this cluster owns and that should be deleted: what is not among the ``kept``.
 
-    The newest migration's Job is never among them, nor what is being deleted already, nor what somebody else owns.
+    What is being deleted already is never among them, nor what somebody else owns.
     """
-    kept = {(each["kind"], each["metadata"]["name"]) for each in children(wanted)}
-    kept.add(("Job", migration_name(wanted)))
+    names = {(each["kind"], each["metadata"]["name"]) for each in kept}
     return [
         each
         for each in live
         if each["kind"] in _PRUNED
-        and (each["kind"], each["metadata"]["name"]) not in kept
+        and (each["kind"], each["metadata"]["name"]) not in names
         and "deletionTimestamp" not in each["metadata"]
         and any(
             owner["uid"] == wanted.uid and owner.get("controller")

@@ -64,15 +64,15 @@ def test_what_was_there_and_is_wanted_no_more_goes() -> None:
     before = all_objects(cluster(EVERYTHING))
     for kind, change in OPTIONAL.items():
         after = cluster({**EVERYTHING, **change})
-        assert names(unwanted(after, before)) == [(kind, "chat")]
+        assert names(unwanted(after, before, all_objects(after))) == [(kind, "chat")]
     after = cluster({**EVERYTHING, "image": "registry.example/threadcluster:2"})
-    assert names(unwanted(after, before)) == names([migration_job(cluster(EVERYTHING))])
+    assert names(unwanted(after, before, all_objects(after))) == names([migration_job(cluster(EVERYTHING))])
 
 
 def test_the_workers_the_secret_and_the_services_go_with_the_cluster_alone() -> None:
     """Whatever is wanted."""
     renamed = [{**each, "metadata": {**each["metadata"], "name": "x"}} for each in all_objects(cluster(EVERYTHING))]
-    gone = {kind for kind, _ in names(unwanted(cluster(EVERYTHING), renamed))}
+    gone = {kind for kind, _ in names(unwanted(cluster(EVERYTHING), renamed, all_objects(cluster(EVERYTHING))))}
     assert gone == {"NetworkPolicy", "Job", "Ingress", "ServiceMonitor"}
 
 
@@ -90,7 +90,7 @@ def test_nothing_else_is_deleted(change: dict[str, Any]) -> None:
     """What is foreign is not ours to delete, and what is being deleted need not be."""
     ingress = find(cluster(EVERYTHING), "Ingress")
     metadata = {key: value for key, value in {**ingress["metadata"], **change}.items() if value is not None}
-    assert unwanted(cluster(), [{**ingress, "metadata": metadata}]) == []
+    assert unwanted(cluster(), [{**ingress, "metadata": metadata}], all_objects(cluster())) == []
 
 
 def immutable(wanted: Wanted) -> Object:
