@@ -22,6 +22,11 @@ RENEW_S: Final = 2.0
 GIVE_UP_S: Final = 8.0
 """A leader that could not renew for so long stops leading; well before anyone else may begin."""
 
+boottime: Callable[[], float] = (
+    (lambda: time.clock_gettime(time.CLOCK_BOOTTIME)) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+)
+"""Seconds on a clock that goes on while the machine sleeps, where the system has one: the others' clocks did."""
+
 
 class Place(NamedTuple):
     """Where the Lease is."""
@@ -46,7 +51,7 @@ class Leadership:
         place: Place,
         identity: str,
         *,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = boottime,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._clock = clock

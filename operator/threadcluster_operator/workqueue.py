@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 
 _FIRST_BACK_OFF_S: Final = 0.2
 _LAST_BACK_OFF_S: Final = 30.0
+_DOUBLED_MOST: Final = 16
+"""After so many failures the bound is long reached; the power itself would at some time be too large a number."""
 
 K = TypeVar("K", bound=Hashable)
 
@@ -73,7 +75,8 @@ class WorkQueue(Generic[K]):
                 self._failures.pop(key, None)
             except Exception as error:
                 failures = self._failures[key] = self._failures.get(key, 0) + 1
-                again_s = min(_LAST_BACK_OFF_S, _FIRST_BACK_OFF_S * 2 ** (failures - 1)) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+                doubled = 2.0 ** min(failures - 1, _DOUBLED_MOST)
+                again_s = min(_LAST_BACK_OFF_S, _FIRST_BACK_OFF_S * doubled) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
                 log.warning(
                     "not reconciled, trying again",
                     exc_info=not isinstance(error, ExpectedFault),

@@ -10,10 +10,13 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from threadcluster_operator.leader import RENEW_S
 
 from tests.cluster.api import Api
-from tests.cluster.control_plane import free_ports
+from tests.cluster.conftest import KubeconfigFor
+from tests.cluster.control_plane import free_ports, read_audit
 from tests.cluster.program import Program
+from tests.cluster.stage import KIND, VERSION, thread_cluster
 
 pytestmark = pytest.mark.cluster
 
@@ -25,7 +28,7 @@ LEASE = ("coordination.k8s.io/v1", "Lease", "threadcluster-operator")
 class Replica:
     """One operator."""
 
-    def __init__(self, name: str, api: Api, namespace: str, folder: Path) -> None:
+    def __init__(self, name: str, kubeconfig: Path, namespace: str, folder: Path) -> None:
         self.name = name
         [self.port] = free_ports("127.0.0.1", 1)
         self.program = Program(
@@ -35,7 +38,7 @@ class Replica:
                 *("--namespace", namespace, "--port", str(self.port)),
             ],
             logs=folder,
-            environ={"KUBECONFIG": str(api.kubeconfig), "POD_NAMESPACE": namespace, "POD_NAME": name},
+            environ={"KUBECONFIG": str(kubeconfig), "POD_NAMESPACE": namespace, "POD_NAME": name},
         )
 
     def start(self) -> None:
@@ -69,9 +72,28 @@ class Replica:
 
 
 @pytest.fixture
-async def replicas(api: Api, namespace: str, tmp_path: Path) -> AsyncIterator[list[Replica]]:
-    """Three, none of them started."""
-    made = [Replica(f"operator-{letter}", api, namespace, tmp_path) for letter in "abc"]
+async def replicas(
+    api: Api, namespace: str, kubeconfig_for: KubeconfigFor, tmp_path: Path
+) -> AsyncIterator[list[Replica]]:
+    """Three, none of them started; each is an account of its own, so that the API server's log tells them apart."""
+    made = []
+    for name in ("operator-a", "operator-b", "operator-c"):
+        await api.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}}, namespace)
+        await api.create(
+            {
+                "apiVersion": "rbac.authorization.k8s.io/v1",
+                "kind": "RoleBinding",
+                "metadata": {"name": name},
+                "roleRef": {
+                    "apiGroup": "rbac.authorization.k8s.io",
+                    "kind": "ClusterRole",
+                    "name": "cluster-admin",
+                },
+                "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": namespace}],
+            },
+            namespace,
+        )
+        made.append(Replica(name, await kubeconfig_for(namespace, name), namespace, tmp_path))
     yield made
     for each in made:
         if each.program.pid is not None:
@@ -83,6 +105,43 @@ async def holder(api: Api, namespace: str) -> str:
     """Whose the Lease is."""
     lease = await api.get(*LEASE, namespace)
     return str(lease["spec"]["holderIdentity"]).partition("_")[0]
+
+
+def writes(api: Api, namespace: str, replica: Replica) -> list[tuple[str, str, str]]:
+    """What a replica has written so far, in order: verb, kind, name."""
+    if api.audit_log is None:
+        pytest.fail("this is judged by the API server's log: unset KUBECONFIG")
+    user = f"system:serviceaccount:{namespace}:{replica.name}"
+    return [
+        (entry["verb"], entry["objectRef"]["resource"], entry["objectRef"].get("name", ""))
+        for entry in read_audit(api.audit_log, user=user)
+        if entry["verb"] not in ("get", "list", "watch")
+    ]
+
+
+async def test_a_frozen_leader_that_goes_on_writes_nothing(api: Api, namespace: str, replicas: list[Replica]) -> None:
+    """Though everything that it has missed reaches it at once: an edit, and a child that is to go."""
+    first, second, _ = replicas
+    first.start()
+    await first.until("leading", within_s=30)
+    await api.create(thread_cluster("chat"), namespace)
+    await api.wait_for("networking.k8s.io/v1", "NetworkPolicy", "chat", lambda _: True, namespace)
+    second.start()
+    await second.until("following", within_s=30)
+
+    first.signal(signal.SIGSTOP)
+    await api.patch(VERSION, KIND, "chat", {"spec": {"networkPolicy": {"mode": "Off"}}}, namespace)
+    await second.until("leading", within_s=FAIL_OVER_S)
+    await api.wait_gone("networking.k8s.io/v1", "NetworkPolicy", "chat", namespace)
+    await api.patch(VERSION, KIND, "chat", {"spec": {"replicas": 3, "networkPolicy": {"mode": "Ingress"}}}, namespace)
+    before = writes(api, namespace, first)
+    assert before
+    first.signal(signal.SIGCONT)
+    await first.until("following", within_s=10)
+    await api.wait_for("networking.k8s.io/v1", "NetworkPolicy", "chat", lambda _: True, namespace)
+    await asyncio.sleep(2 * RENEW_S)  # that nothing happens has no end to wait for
+    assert await first.says() == "following"
+    assert writes(api, namespace, first) == before
 
 
 async def test_another_leads_when_the_leader_is_gone(api: Api, namespace: str, replicas: list[Replica]) -> None:

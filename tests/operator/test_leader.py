@@ -1,6 +1,7 @@
 """The election, on a Lease in memory and a clock of the test's own."""
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -204,3 +205,16 @@ async def test_a_lease_that_somebody_else_has_is_not_given_back(clock: Clock) ->
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert kube.holder == "b"
+
+
+async def test_the_time_that_the_machine_slept_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own clock may have stood still meanwhile; the other machines' did not."""
+    slept_s = 0.0
+    awake = time.monotonic
+    monkeypatch.setattr(time, "clock_gettime", lambda _: awake() + slept_s)
+    leader = Leadership(OneLease(), PLACE, "a")
+    assert await leader._turn(time.clock_gettime(time.CLOCK_BOOTTIME))
+    leader.leading.set()
+    assert leader.holds()
+    slept_s = GIVE_UP_S
+    assert not leader.holds()

@@ -122,7 +122,7 @@ async def test_what_failed_is_tried_again_less_and_less_often(
 
 
 async def test_the_longest_wait_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However often it failed."""
+    """However often it failed: for days as well, when the doubled wait is more than a number can be."""
     waits: list[float] = []
 
     async def work(_: str) -> None:
@@ -137,7 +137,7 @@ async def test_the_longest_wait_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(WorkQueue, "_mark_later", note)
     async with running(work) as queue:
         queue.mark("a")
-        await until(lambda: len(waits) == 30)
+        await until(lambda: len(waits) >= 1_200)
         assert max(waits) <= 1.2 * workqueue._LAST_BACK_OFF_S
 
 
