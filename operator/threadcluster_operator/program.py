@@ -155,6 +155,7 @@ class Operator:
                 tasks.create_task(_fail_when_ended(watches), name="watches")
         finally:
             self._watches = None
+            await reconciler.close()
             await asyncio.shield(watches.stop())
 
     async def _work(self, watches: Watches, queue: WorkQueue[Key], cache: Cache, kinds: Sequence[Kind]) -> None:

@@ -4,6 +4,7 @@ What is decided is decided in `steps`, `trouble` and `status`, which are pure; h
 The first write that the API server refuses ends the acting of this look: what comes after it may build on it.
 """
 
+import asyncio
 import base64
 import binascii
 import logging
@@ -101,6 +102,7 @@ class Reconciler:
         self._telemetry = telemetry
         self._namespace = namespace
         self._memories: dict[Key, _Memory] = {}
+        self._reading: set[asyncio.Task[None]] = set()
 
     async def reconcile(self, key: Key) -> float | None:
         """Look at a cluster; in how many seconds to look again.  Raises `ExpectedFault` when the API server is away."""
@@ -149,8 +151,10 @@ class Reconciler:
                 del memory.foreign[kind, name]
             else:
                 children[kind, name] = memory.foreign[kind, name] = found
-        if time.monotonic() - memory.secret_read_at > (_SECRET_S if memory.secret is not None else 0.0):
-            await self._read_secret(key, memory, children)
+        if memory.secret is None:
+            children.update(await self._read_secret(key, memory))
+        elif time.monotonic() - memory.secret_read_at > _SECRET_S:
+            self._read_secret_beside(key, memory)
         seen = Seen(
             resource,
             tuple(children.values()),
@@ -162,24 +166,43 @@ class Reconciler:
         )
         return seen._replace(ownership=await self._ownership(key, seen, memory))
 
-    async def _read_secret(self, key: Key, memory: _Memory, children: dict[tuple[str, str], Object]) -> None:
-        """The Secret is not watched: whoever may watch one may watch all."""
+    async def _read_secret(self, key: Key, memory: _Memory) -> dict[tuple[str, str], Object]:
+        """The Secret, if there is one.  It is not watched: whoever may watch one may watch all."""
         name = secret_of(key.name)
-        found = await self._kube.get(SECRET, key.namespace, name)
         memory.secret_read_at = time.monotonic()
+        found = await self._kube.get(SECRET, key.namespace, name)
         if found is None:
-            gone = children.pop(("Secret", name), None)
-            if gone is not None:
-                self._cache.drop(gone)
-            return
-        children["Secret", name] = found
-        if controller_of(found).get("uid") != memory.uid:
-            return
-        try:
-            memory.secret = base64.b64decode(found.get("data", {})[SECRET_KEY], validate=True).decode()
-        except (KeyError, binascii.Error, UnicodeDecodeError):
-            log.error("the cluster's secret cannot be read", extra={"namespace": key.namespace, "secret": name})
+            for each in self._cache.children(key):
+                if (each["kind"], each["metadata"]["name"]) == ("Secret", name):
+                    self._cache.drop(each)
+            return {}
         self._cache.put(found)
+        if controller_of(found).get("uid") == memory.uid:
+            try:
+                memory.secret = base64.b64decode(found.get("data", {})[SECRET_KEY], validate=True).decode()
+            except (KeyError, binascii.Error, UnicodeDecodeError):
+                log.error("the cluster's secret cannot be read", extra={"namespace": key.namespace, "secret": name})
+        return {("Secret", name): found}
+
+    def _read_secret_beside(self, key: Key, memory: _Memory) -> None:
+        """Read it again, for the next look: this one need not wait for it."""
+
+        async def read() -> None:
+            try:
+                await self._read_secret(key, memory)
+            except KubeError as error:
+                log.info("secret not read", extra={"key": str(key), "cause": str(error)})
+
+        memory.secret_read_at = time.monotonic()
+        task = asyncio.create_task(read(), name=f"read-secret-{key.namespace}/{key.name}")
+        self._reading.add(task)
+        task.add_done_callback(self._reading.discard)
+
+    async def close(self) -> None:
+        """End what goes on beside the looks."""
+        for task in self._reading:
+            task.cancel()
+        await asyncio.gather(*self._reading, return_exceptions=True)
 
     async def _ownership(self, key: Key, seen: Seen, memory: _Memory) -> Observed | None:
         pods = seen.workers()
