@@ -81,6 +81,7 @@ class Operator:
         self._options = options
         self._answered_at = time.monotonic()
         self._watches: Watches | None = None
+        self._lists_since: float | None = None
 
     async def run(self) -> None:
         """Stand for election, and lead whenever elected, until cancelled."""
@@ -96,6 +97,8 @@ class Operator:
                 return f"reconciling {key.namespace}/{key.name} takes {now - began:.0f} s"
         if self._watches is not None and now - self._answered_at > _STUCK_S:
             return "the watching loop does not turn"
+        if self._lists_since is not None and now - self._lists_since > _STUCK_S:
+            return "what there is cannot be listed; the log says why"
         return None
 
     async def _lead_when_elected(self) -> None:
@@ -154,15 +157,17 @@ class Operator:
                 tasks.create_task(self._ping(watches), name="ping")
                 tasks.create_task(_fail_when_ended(watches), name="watches")
         finally:
-            self._watches = None
+            self._watches = self._lists_since = None
             await reconciler.close()
             await asyncio.shield(watches.stop())
 
     async def _work(self, watches: Watches, queue: WorkQueue[Key], cache: Cache, kinds: Sequence[Kind]) -> None:
         """Nothing is decided before everything that there is was listed once: what is missing then, is missing."""
+        self._lists_since = time.monotonic()
         while not watches.ready.is_set():
             await asyncio.sleep(0.05)
         await list_all(self._kube, cache, kinds, self._options.namespace)
+        self._lists_since = None
         # What is here now stays: a collector that looks through all of it again and again holds everybody up.
         gc.collect()
         gc.freeze()

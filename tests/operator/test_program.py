@@ -54,6 +54,15 @@ async def test_a_look_that_does_not_end_is_told() -> None:
     assert (await page(made, "/livez"))[0] == 200
 
 
+async def test_a_list_that_is_refused_again_and_again_is_told() -> None:
+    """A leader that may not list a kind reconciles nothing, and must not look well."""
+    made = operator()
+    made._lists_since = time.monotonic() - program._STUCK_S - 1
+    status, text = await page(made, "/livez")
+    assert status == 503
+    assert "cannot be listed" in text
+
+
 async def test_a_watching_loop_that_does_not_turn_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is asked every few seconds to answer; while it does, all is well."""
     monkeypatch.setattr(program, "_PING_EVERY_S", 0.01)
