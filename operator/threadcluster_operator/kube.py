@@ -18,6 +18,8 @@ from kubernetes.aio import client, config
 from kubernetes.aio.dynamic import DynamicClient
 from kubernetes.aio.dynamic.exceptions import DynamicApiError
 
+from threadcluster_operator.managed_fields import all_applied
+
 FIELD_MANAGER: Final = "threadcluster-operator"
 _PAGE: Final = 100
 _REQUEST_S: Final = 10.0
@@ -178,6 +180,7 @@ class KubeApi:
     async def apply(self, kind: Kind, body: Object, uid: str) -> Object:
         """See `Kube`."""
         meta = body["metadata"]
+        await self._manage_all(kind, meta["namespace"], meta["name"])
         return await self._ask(
             "patch",
             kind.path(meta["namespace"], meta["name"]),
@@ -204,6 +207,15 @@ class KubeApi:
             await self._ask("delete", kind.path(namespace, name), body)
         except (NotThere, Conflict):
             return
+
+    async def _manage_all(self, kind: Kind, namespace: str, name: str) -> None:
+        """Have what is applied next take out what was ours and is in it no more, however it became ours."""
+        found = await self.get(kind, namespace, name)
+        meta = found["metadata"] if found is not None else {}
+        entries = all_applied(meta.get("managedFields", ()), self._manager)
+        if entries is not None:
+            patch = {"uid": meta["uid"], "resourceVersion": meta["resourceVersion"], "managedFields": entries}
+            await self.merge(kind, namespace, name, {"metadata": patch})
 
     async def _ask(self, method: str, path: str, body: Object | None = None, **how: object) -> Object:
         try:

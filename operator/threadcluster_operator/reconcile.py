@@ -38,7 +38,7 @@ from threadcluster_operator.seen import Key, Object, Pod, Seen, controller_of
 from threadcluster_operator.status import patch_of, status_of
 from threadcluster_operator.steps import Operator, Steps, make_steps
 from threadcluster_operator.telemetry import Telemetry
-from threadcluster_operator.trouble import Reason, Trouble, find
+from threadcluster_operator.trouble import Reason, Trouble, find, remembered
 from threadcluster_operator.workers import NobodyAnswers, Targets, WorkerRefused, target_in
 from threadcluster_operator.workqueue import ExpectedFault
 
@@ -135,7 +135,9 @@ class Reconciler:
         memory.balancing = steps.next.balancing if steps.next is not None else False
         if not spec.paused and steps.blocked is None:
             await self._act(key, seen, steps, memory)
-        trouble = steps.blocked or memory.refused or find(seen) or self._out_of_reach(seen, memory)
+        trouble = steps.blocked or memory.refused or find(seen)
+        if trouble is None:
+            trouble = remembered(seen) if steps.migrating else self._out_of_reach(seen, memory)
         await self._say(seen, spec, steps, trouble)
         if spec.paused:
             return 60.0

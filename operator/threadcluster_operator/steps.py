@@ -23,12 +23,17 @@ from threadcluster_operator.desired import (
 from threadcluster_operator.model import KubernetesSpec
 from threadcluster_operator.planner import NewPlan, Next, Observed, next_steps
 from threadcluster_operator.seen import Object, Pod, Seen, condition, controller_of, is_ours
-from threadcluster_operator.trouble import Reason, Trouble
+from threadcluster_operator.trouble import Reason, Trouble, find
 
 _SOON_S: Final = 0.5
 _MOVING_S: Final = 0.1
 _STEADY_S: Final = 10.0
 _RETRY_MIGRATION_S: Final = 15.0
+_STUCK_MIGRATION_S: Final = 30.0
+_ASK_AGAIN_S: Final = 30.0
+
+ASKED_AGAIN: Final = "threadcluster.io/asked-again"
+"""An annotation of a StatefulSet whose pods are refused: any change has its controller try at once."""
 
 
 class Operator(NamedTuple):
@@ -93,6 +98,8 @@ def make_steps(seen: Seen, spec: KubernetesSpec, operator: Operator, *, balancin
         partition, waits = _partition(seen, spec, wanted, objects, live_set)
         held_back = held_back or waits
         let_go = stateful_set(wanted._replace(partition=partition))
+        if live_set is not None and _pods_refused(seen, live_set):
+            let_go["metadata"]["annotations"][ASKED_AGAIN] = str(int(seen.now // _ASK_AGAIN_S))
         objects = [let_go if each["kind"] == "StatefulSet" else each for each in objects]
     else:
         objects = [each for each in objects if each["kind"] != "StatefulSet"]
@@ -100,7 +107,7 @@ def make_steps(seen: Seen, spec: KubernetesSpec, operator: Operator, *, balancin
             objects.append(job)
     create, apply = _changes(seen, objects)
     delete = unwanted(wanted, seen.children, [*objects, job])
-    if live_job is not None and not done and _failed_long_ago(live_job, seen.now):
+    if live_job is not None and not done and _in_vain(seen, live_job):
         delete.append(live_job)
     quiet = not (create or apply or delete)
     targets = shards.plan if shards is not None else None
@@ -259,9 +266,43 @@ def _settled(seen: Seen, spec: KubernetesSpec, live: Object) -> bool:
     )
 
 
-def _failed_long_ago(job: Object, now: float) -> bool:
-    """A Job that failed for good, some time ago: another try may end better."""
-    if condition(job, "Failed") != "True":
+# --- what a new try may mend, sooner than those would try who wait longer each time
+
+
+def _in_vain(seen: Seen, job: Object) -> bool:
+    """Whether a migration came to nothing some time ago: another Job may end better."""
+    if condition(job, "Failed") == "True":
+        at = next(each for each in job["status"]["conditions"] if each["type"] == "Failed").get("lastTransitionTime")
+        return _since(seen, at) > _RETRY_MIGRATION_S
+    pods = _pods_of(seen, job)
+    phases = {pod.get("status", {}).get("phase") for pod in pods}
+    if not phases <= {"Pending", "Failed"}:
         return False
-    at = next(each for each in job["status"]["conditions"] if each["type"] == "Failed").get("lastTransitionTime")
-    return at is not None and now - datetime.fromisoformat(str(at)).timestamp() > _RETRY_MIGRATION_S
+    if phases == {"Failed"}:  # its next pod waits, for up to a minute
+        return min(_since(seen, at) for pod in pods for at in _ends(pod)) > _RETRY_MIGRATION_S
+    waiting = tuple(pod for pod in pods if pod["status"]["phase"] == "Pending")
+    trouble = find(seen._replace(pods=waiting, children=(job,)))
+    stuck = trouble is not None and trouble.reason != Reason.WORKER_UNSCHEDULABLE  # the scheduler waits for nothing
+    return stuck and _since(seen, job["metadata"].get("creationTimestamp")) > _STUCK_MIGRATION_S
+
+
+def _pods_refused(seen: Seen, live: Object) -> bool:
+    """Whether a quota or a rule refuses workers' pods; the StatefulSet's controller asks less and less often."""
+    trouble = find(seen._replace(pods=(), children=(live,)))
+    return trouble is not None and trouble.reason in (Reason.QUOTA_EXCEEDED, Reason.FORBIDDEN)
+
+
+def _pods_of(seen: Seen, job: Object) -> tuple[Object, ...]:
+    """Its pods, and not those of an earlier one of its name."""
+    return tuple(pod for pod in seen.pods if controller_of(pod).get("uid") == job["metadata"]["uid"])
+
+
+def _ends(pod: Object) -> list[str | None]:
+    """When its containers ended; an unknown time is now."""
+    containers = pod["status"].get("containerStatuses", ())
+    return [each.get("state", {}).get("terminated", {}).get("finishedAt") for each in containers] or [None]
+
+
+def _since(seen: Seen, at: str | None) -> float:
+    """How many seconds ago that was; none at all when it is not known."""
+    return seen.now - datetime.fromisoformat(at).timestamp() if at is not None else 0.0

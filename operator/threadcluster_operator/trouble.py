@@ -43,6 +43,31 @@ class Reason(StrEnum):
     SCHEMA_TOO_NEW = "SchemaTooNew"
 
 
+_REMEDIES: Final[Mapping[Reason, str]] = {
+    Reason.DATABASE_UNREACHABLE: "correct host and port in the Secret of spec.database, or let pods reach them (DNS,"
+    " NetworkPolicies, security groups)",
+    Reason.DATABASE_AUTH_FAILED: "correct user, password and database name in the Secret of spec.database, or let this"
+    " login in",
+    Reason.DATABASE_TLS_FAILED: "name the server's authority in spec.database.tls.caConfigMapKeyRef, or correct the host"
+    " in the Secret or spec.database.tls.mode",
+    Reason.DATABASE_UNSUITABLE: "change this at the database, or lead the Secret of spec.database to another one",
+    Reason.DATABASE_CLAIMED_BY_OTHER: "give this ThreadCluster a database of its own, or, to take its data over, set"
+    " spec.database.clusterID",
+    Reason.SHARD_COUNT_MISMATCH: "give this ThreadCluster another database, or make it anew with the shards of this one",
+    Reason.MIGRATION_FAILED: "name a login that may make tables in spec.database.migrationURLSecretKeyRef",
+    Reason.SCHEMA_TOO_NEW: "set spec.image to a release at least as new as the one that made the schema",
+}
+"""What to do about each end of a migration that its termination message can name."""
+
+_TRIED_AGAIN: Final = frozenset(_REMEDIES) | {
+    Reason.DATABASE_SECRET_MISSING,
+    Reason.IMAGE_PULL_FAILED,
+    Reason.QUOTA_EXCEEDED,
+    Reason.FORBIDDEN,
+}
+"""What a migration is tried again after, by a new Job."""
+
+
 class Trouble(NamedTuple):
     """What stands in the way, and what to do about it."""
 
@@ -55,6 +80,17 @@ def find(seen: Seen) -> Trouble | None:
     for finder in _FINDERS:
         for trouble in finder(seen):
             return trouble
+    return None
+
+
+def remembered(seen: Seen) -> Trouble | None:
+    """What stood in the way of the migration when it was tried last: not over before another try has succeeded.
+
+    Only for a cluster that is still to be migrated, and as long as the same spec is wanted: an edit may be the remedy.
+    """
+    for each in (seen.resource.get("status") or {}).get("conditions") or ():
+        if each["type"] == "Stalled" and each["status"] == "True" and each["observedGeneration"] == seen.generation:
+            return Trouble(Reason(each["reason"]), each["message"]) if each["reason"] in _TRIED_AGAIN else None
     return None
 
 
@@ -115,7 +151,8 @@ def _migration(seen: Seen) -> Iterator[Trouble]:
 def _migration_end(said: str) -> Trouble:
     try:
         told = json.loads(said)
-        return Trouble(Reason(told["reason"]), _short(str(told["message"])))
+        reason = Reason(told["reason"])
+        return _trouble(reason, str(told["message"]), _REMEDIES[reason])
     except (ValueError, KeyError, TypeError):
         return _trouble(Reason.MIGRATION_FAILED, f"the migration failed: {said}", "see the log of its Job")
 

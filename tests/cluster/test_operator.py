@@ -70,6 +70,30 @@ async def test_an_edit_starts_the_workers_anew_one_after_the_other(stage: Stage)
         assert env["SHARD_WORKER_SNAPSHOT_EVERY_EVENTS"] == "7"
 
 
+async def test_what_an_edit_takes_out_is_gone(stage: Stage) -> None:
+    """Also of what was there when the cluster was made; Ready is not said before."""
+    annotations = {"example.org/first": "1", "example.org/second": "2"}
+    await stage.make(
+        "chat",
+        worker={"env": [{"name": "GONE", "value": "1"}, {"name": "STAYS", "value": "1"}]},
+        gateway={"service": {"annotations": annotations}},
+    )
+    await stage.until("chat", is_ready)
+    await stage.api.patch(
+        "v1", "Service", "chat", {"metadata": {"annotations": {"example.org/theirs": "3"}}}, stage.namespace
+    )
+    await stage.edit("chat", {"worker": {"env": [{"name": "STAYS", "value": "1"}]}})
+    await stage.edit("chat", {"gateway": {"service": {"annotations": {"example.org/first": None}}}})
+    await stage.until("chat", is_ready, within_s=60)
+    for pod in await stage.api.list("v1", "Pod", stage.namespace, labels="app.kubernetes.io/component=worker"):
+        names = {each["name"] for each in pod["spec"]["containers"][0]["env"]}
+        assert "STAYS" in names
+        assert "GONE" not in names
+    service = await stage.api.get("v1", "Service", "chat", stage.namespace)
+    found = {name for name in service["metadata"]["annotations"] if name.startswith("example.org/")}
+    assert found == {"example.org/second", "example.org/theirs"}
+
+
 async def test_a_withdrawn_edit_ends_where_it_began(stage: Stage) -> None:
     """A to B to A: workers that had B already are started anew."""
     await stage.make("chat", replicas=3)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
+import asyncpg
 import pytest
 
 from shard_worker.database.migration import migrate
@@ -29,7 +30,10 @@ pytestmark = [pytest.mark.node, pytest.mark.timeout(900)]
 TOLD_S: Final = 10.0
 HEALED_S: Final = 240.0
 CLOSED_PORT: Final = 9
-NAMES: Final = ("secret", "host", "password", "certificate", "pooler", "other", "count", "image", "quota", "foreign")
+NAMES: Final = (
+    *("secret", "host", "password", "certificate", "pooler", "other", "count", "schema", "tables"),
+    *("image", "quota", "foreign", "place", "crash"),
+)
 """Of the faults."""
 
 Report = Callable[[Api, str], Awaitable[str | None]]
@@ -133,6 +137,10 @@ async def faults(image: str, postgres: NodePostgres, pooler: Pooler, tls_port: i
     by_tls = f"postgresql://{at.username}:{at.password}@{real.ADDRESS}:{tls_port}{at.path}"
     await migrate(dsns["count"].replace(real.ADDRESS, "127.0.0.1"), cluster_id="chat", shards=16, say=lambda _: None)
     elsewhere = await postgres.make_database("fault-count-mended")
+    await migrate(dsns["schema"].replace(real.ADDRESS, "127.0.0.1"), cluster_id="chat", shards=8, say=lambda _: None)
+    await execute(dsns["schema"], "INSERT INTO schema_migration (version, name, checksum) VALUES (999, 'future', '')")
+    await execute(dsns["tables"], "CREATE ROLE visitor LOGIN PASSWORD 'visitor'")
+    visitor = dsns["tables"].replace(f"{at.username}:{at.password}@", "visitor:visitor@")
     wrong = urlsplit(dsns["password"])
     database = {"urlSecretKeyRef": {"name": "database"}}
     return {
@@ -141,15 +149,15 @@ async def faults(image: str, postgres: NodePostgres, pooler: Pooler, tls_port: i
             dsn_is(dsns["secret"]),
         ),
         "host": Fault(
-            "DatabaseUnreachable", "no Postgres at", migration_ended, {},
+            "DatabaseUnreachable", "correct host and port", migration_ended, {},
             dsns["host"].replace(f":{urlsplit(dsns['host']).port}/", f":{CLOSED_PORT}/"), (), dsn_is(dsns["host"]),
         ),
         "password": Fault(
-            "DatabaseAuthFailed", "refuses the login", migration_ended, {},
+            "DatabaseAuthFailed", "correct user, password", migration_ended, {},
             dsns["password"].replace(f":{wrong.password}@", ":wrong@"), (), dsn_is(dsns["password"]),
         ),
         "certificate": Fault(
-            "DatabaseTLSFailed", "certificate", migration_ended,
+            "DatabaseTLSFailed", "name the server's authority", migration_ended,
             {"database": {**database, "tls": {"mode": "VerifyFull"}}}, by_tls, (),
             spec_is({"database": {"tls": {"mode": "Require"}}}),
         ),
@@ -158,11 +166,20 @@ async def faults(image: str, postgres: NodePostgres, pooler: Pooler, tls_port: i
             pooler.dsn_of(dsns["pooler"]), (), dsn_is(dsns["pooler"]),
         ),
         "other": Fault(
-            "DatabaseClaimedByOther", "belongs to", migration_ended,
+            "DatabaseClaimedByOther", "a database of its own", migration_ended,
             {"database": {**database, "clusterID": "another", "tls": {"mode": "Disable"}}}, well, (),
             dsn_is(dsns["other"]),
         ),
-        "count": Fault("ShardCountMismatch", "16", migration_ended, {}, dsns["count"], (), dsn_is(elsewhere)),
+        "count": Fault(
+            "ShardCountMismatch", "another database", migration_ended, {}, dsns["count"], (), dsn_is(elsewhere),
+        ),
+        "schema": Fault(
+            "SchemaTooNew", "set spec.image", migration_ended, {}, dsns["schema"], (),
+            lambda *_: execute(dsns["schema"], "DELETE FROM schema_migration WHERE version = 999"),
+        ),
+        "tables": Fault(
+            "MigrationFailed", "a login that may make tables", migration_ended, {}, visitor, (), dsn_is(dsns["tables"]),
+        ),
         "image": Fault(
             "ImagePullFailed", "correct spec.image", event("Failed", "no-such-image"), {"image": "no-such-image:1"},
             dsns["image"], (), spec_is({"image": image}),
@@ -177,7 +194,26 @@ async def faults(image: str, postgres: NodePostgres, pooler: Pooler, tls_port: i
             ({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "chat"}, "spec": {"ports": [{"port": 1}]}},),
             gone("v1", "Service", "chat"),
         ),
+        "place": Fault(
+            "WorkerUnschedulable", "add nodes", event("FailedScheduling"),
+            {"podTemplate": {"spec": {"nodeSelector": {"disk": "of-gold"}}}}, dsns["place"], (),
+            spec_is({"podTemplate": {"spec": {"nodeSelector": None}}}),
+        ),
+        "crash": Fault(
+            "WorkerCrashLooping", "kubectl logs --previous", event("BackOff", "restarting"),
+            {"worker": {"env": [{"name": "PYTHONHOME", "value": "/nowhere"}]}}, dsns["crash"], (),
+            spec_is({"worker": {"env": []}}),
+        ),
     }  # fmt: skip
+
+
+async def execute(dsn: str, statement: str) -> None:
+    """Run a statement in a database of the tests' own Postgres."""
+    connection = await asyncpg.connect(dsn.replace(real.ADDRESS, "127.0.0.1"))
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
 
 
 @asynccontextmanager

@@ -185,6 +185,24 @@ async def test_what_the_api_server_refuses_is_told_in_its_words(fault: KubeError
     assert desk.said("Stalled") == ("False", "NotStalled")
 
 
+async def test_a_migration_that_is_tried_again_stays_stalled_until_it_succeeds() -> None:
+    """Whoever waits for its being mended is not told so by the mere try."""
+    desk = Desk()
+    await desk.look()
+    (job,) = [each for (kind, _), each in desk.shelf.objects.items() if kind == "Job"]
+    long_ago = {"type": "Failed", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    job["status"] = {"conditions": [long_ago]}
+    desk.shelf.put(job)
+    await desk.look()
+    assert desk.said("Stalled") == ("True", "MigrationFailed")
+    desk.cache.drop(job)
+    assert await desk.made() == ["Job"]
+    assert desk.said("Stalled") == ("True", "MigrationFailed")
+    assert desk.said("Progressing") == ("True", "Migrating")
+    await desk.until_ready()
+    assert desk.said("Stalled") == ("False", "NotStalled")
+
+
 async def test_a_change_that_cannot_be_applied_is_merged() -> None:
     """What somebody else added to a list may not go together with ours."""
     desk = Desk()

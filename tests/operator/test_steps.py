@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from threadcluster_operator.model import parse_spec
 from threadcluster_operator.seen import Seen, pod_of
-from threadcluster_operator.steps import Operator, Steps, make_steps
+from threadcluster_operator.steps import ASKED_AGAIN, Operator, Steps, make_steps
 from threadcluster_operator.trouble import Reason
 
 from shard_worker.domain.ids import ShardId
@@ -104,6 +104,113 @@ def test_a_migration_that_failed_is_tried_again_after_a_while(
     steps = steps_of(simulation.look()._replace(now=now))
     assert [body["kind"] for body in steps.delete] == ["Job"] * again
     assert steps.migrating
+
+
+def at(second: int) -> str:
+    """An instant, as Kubernetes writes it."""
+    return f"1970-01-01T00:{second // 60:02}:{second % 60:02}Z"
+
+
+def migration_pod(phase: str, owner: str, **container: Any) -> dict[str, Any]:
+    """A pod of the migration's Job."""
+    return {
+        "kind": "Pod",
+        "metadata": {
+            "name": f"migrate-{phase}",
+            "uid": "pod-1",
+            "labels": {},
+            "ownerReferences": [{"kind": "Job", "uid": owner, "controller": True}],
+        },
+        "status": {"phase": phase, "containerStatuses": [container] if container else []},
+    }
+
+
+def failed(second: int | None) -> dict[str, Any]:
+    """A container that ended badly."""
+    return {"state": {"terminated": {"exitCode": 1} | ({"finishedAt": at(second)} if second is not None else {})}}
+
+
+def waits_for(reason: str) -> dict[str, Any]:
+    """A container that does not start."""
+    return {"image": "threadcluster:1", "state": {"waiting": {"reason": reason}}}
+
+
+@pytest.mark.parametrize(
+    ("pods", "now", "again"),
+    [
+        ([("Failed", failed(10))], 24.0, False),
+        ([("Failed", failed(10))], 26.0, True),
+        ([("Failed", failed(10)), ("Failed", failed(20))], 26.0, False),
+        ([("Failed", failed(None))], 90.0, False),
+        ([("Failed", {})], 90.0, False),
+        ([("Failed", failed(10)), ("Running", {})], 90.0, False),
+        ([("Failed", failed(10)), ("Pending", waits_for("ContainerCreating"))], 90.0, False),
+        ([("Pending", waits_for("ImagePullBackOff"))], 29.0, False),
+        ([("Pending", waits_for("ImagePullBackOff"))], 31.0, True),
+        ([], 90.0, False),
+    ],
+    ids=[
+        "just-failed",
+        "failed-some-time-ago",
+        "failed-again",
+        "no-time",
+        "evicted",
+        "is-running",
+        "begins",
+        "image-missing",
+        "image-still-missing",
+        "no-pod-yet",
+    ],
+)
+def test_a_migration_does_not_wait_for_its_jobs_back_off(
+    pods: list[tuple[str, dict[str, Any]]], now: float, again: bool
+) -> None:
+    """What was mended is tried within seconds, however long it was broken; one that runs is left alone."""
+    simulation = Simulation()
+    simulation.operate()
+    (job,) = [each for (kind, _), each in simulation.objects.items() if kind == "Job"]
+    job["metadata"]["creationTimestamp"] = at(0)
+    job["status"] = {}
+    made = tuple(migration_pod(phase, job["metadata"]["uid"], **container) for phase, container in pods)
+    stranger = migration_pod("Failed", "an-earlier-job", **failed(0))
+    steps = steps_of(simulation.look()._replace(now=now, pods=(*made, stranger)))
+    assert [body["kind"] for body in steps.delete] == ["Job"] * again
+
+
+def test_a_migration_without_a_node_is_left_to_the_scheduler() -> None:
+    """It is not asked less and less often: a node that comes is taken at once."""
+    simulation = Simulation()
+    simulation.operate()
+    (job,) = [each for (kind, _), each in simulation.objects.items() if kind == "Job"]
+    job["metadata"]["creationTimestamp"] = at(0)
+    job["status"] = {"active": 1}
+    lonely = migration_pod("Pending", job["metadata"]["uid"])
+    lonely["status"]["conditions"] = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]
+    assert steps_of(simulation.look()._replace(now=90.0, pods=(lonely,))).delete == ()
+
+
+def test_a_controller_whose_pods_are_refused_is_asked_again(simulation: Simulation) -> None:
+    """By a change of the StatefulSet, every half a minute; workers are not started anew by it."""
+    live = simulation.stateful_set
+    assert live is not None
+    simulation.edit(replicas=4)
+    simulation.operate()
+    event = {
+        "kind": "Event",
+        "reason": "FailedCreate",
+        "message": "pods is forbidden: exceeded quota: small",
+        "involvedObject": {"uid": live["metadata"]["uid"]},
+        "metadata": {"creationTimestamp": at(0)},
+    }
+    asked = []
+    for now in (40.0, 50.0, 70.0):
+        steps = steps_of(simulation.look()._replace(now=now, warnings=(event,)))
+        asked += [body["metadata"]["annotations"].get(ASKED_AGAIN) for body, _ in steps.apply]
+        assert all(body["spec"] == simulation.stateful_set["spec"] for body, _ in steps.apply)  # type: ignore[index]
+        for body, _ in steps.apply:
+            simulation._store(body, simulation.stateful_set)
+    assert asked == ["1", "2"]
+    assert steps_of(simulation.look()._replace(now=90.0)).apply == ()
 
 
 def test_a_stateful_set_that_is_being_deleted_is_left_alone(simulation: Simulation) -> None:

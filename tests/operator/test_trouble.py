@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 from threadcluster_operator.desired import selector_of
 from threadcluster_operator.seen import Object, Seen
-from threadcluster_operator.trouble import Reason, find
+from threadcluster_operator.trouble import Reason, Trouble, find, remembered
+
+from shard_worker.contract import DatabaseFault
 
 NOW = 1_777_636_800.0  # 2026-05-01T12:00:00Z
 
@@ -209,3 +211,39 @@ def test_a_pod_that_is_going_tells_nothing() -> None:
     going = pod(**waiting("ImagePullBackOff"))
     going["metadata"]["deletionTimestamp"] = "2026-05-01T12:00:00Z"
     assert find(seen(pods=(going,))) is None
+
+
+@pytest.mark.parametrize("fault", DatabaseFault)
+def test_every_end_of_a_migration_has_its_remedy(fault: DatabaseFault) -> None:
+    """Beside what the migration itself said."""
+    said = f'{{"reason":"{fault}","message":"in its words"}}'
+    trouble = find(seen(pods=(pod("migration", **ended(said)),), children=(job(),)))
+    assert trouble is not None
+    assert trouble.reason == fault.value
+    assert trouble.message.startswith("in its words. Remedy: ")
+    assert "spec." in trouble.message or "database" in trouble.message
+
+
+def stalled(reason: str, *, status: str = "True", generation: int = 1) -> Seen:
+    """A cluster of generation 1 that was told to be stalled."""
+    said = {"type": "Stalled", "status": status, "reason": reason, "message": "why", "observedGeneration": generation}
+    found = seen()
+    conditions = [{"type": "Ready", "status": "False", "reason": "Stalled", "observedGeneration": 1}, said]
+    return found._replace(resource={**found.resource, "status": {"conditions": conditions}})
+
+
+@pytest.mark.parametrize(
+    ("what", "trouble"),
+    [
+        (stalled("DatabaseAuthFailed"), Trouble(Reason.DATABASE_AUTH_FAILED, "why")),
+        (stalled("DatabaseSecretMissing"), Trouble(Reason.DATABASE_SECRET_MISSING, "why")),
+        (stalled("DatabaseAuthFailed", generation=0), None),
+        (stalled("NameConflict"), None),
+        (stalled("NotStalled", status="False"), None),
+        (seen(), None),
+    ],
+    ids=["same-spec", "never-began", "edited", "another-kind", "well", "never-told"],
+)
+def test_what_a_migration_failed_by_is_not_over_while_it_is_tried_again(what: Seen, trouble: Trouble | None) -> None:
+    """Otherwise it would be told as mended at every try."""
+    assert remembered(what) == trouble
