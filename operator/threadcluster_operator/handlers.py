@@ -119,7 +119,9 @@ class Watches:
         settings.watching.server_timeout = 60
         settings.watching.inactivity_timeout = 70  # a watch that says nothing, no bookmark either, is begun anew
         settings.watching.connect_timeout = 10
-        settings.queueing.worker_limit = 32
+        # Each object has a worker of its own, which waits for the next event so long, and keeps the last one meanwhile.
+        settings.queueing.worker_limit = None
+        settings.queueing.idle_timeout = 0.2
         for kind in self._kinds:
             kopf.on.event(*_selector(kind), registry=registry)(self._event)
             if kind is EVENT:

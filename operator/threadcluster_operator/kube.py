@@ -6,7 +6,7 @@ seen: an apply alone would make what somebody has just deleted, and would quietl
 """
 
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple, Protocol
@@ -125,8 +125,10 @@ class Kube(Protocol):
     async def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
         """One object, or None when it is not there."""
 
-    async def list(self, kind: Kind, namespace: str | None, labels: str = "") -> Listed:
-        """All objects with these labels (``a=b,c``), in one namespace or in all."""
+    async def list(
+        self, kind: Kind, namespace: str | None, labels: str = "", keep: Callable[[Object], Object] = dict
+    ) -> Listed:
+        """All objects with these labels (``a=b,c``), in one namespace or in all; of each what ``keep`` makes of it."""
 
     async def create(self, kind: Kind, body: Object) -> Object:
         """Make an object.  Raises `Conflict` when one of that name is there."""
@@ -156,14 +158,16 @@ class KubeApi:
             return None
         return {"apiVersion": kind.group_version, "kind": kind.kind} | found
 
-    async def list(self, kind: Kind, namespace: str | None, labels: str = "") -> Listed:
-        """See `Kube`; page by page, for whoever else has something to do meanwhile."""
+    async def list(
+        self, kind: Kind, namespace: str | None, labels: str = "", keep: Callable[[Object], Object] = dict
+    ) -> Listed:
+        """See `Kube`; page by page, so that whoever else has something to do comes in between, and for the memory."""
         head = {"apiVersion": kind.group_version, "kind": kind.kind}
         items: list[Object] = []
         query: dict[str, str] = {"label_selector": labels} if labels else {}
         while True:
             found = await self._ask("get", kind.path(namespace), None, limit=_PAGE, **query)
-            items += [head | item for item in found["items"]]
+            items += [keep(head | item) for item in found["items"]]
             following = found["metadata"].get("continue")
             if not following:
                 return Listed(items, found["metadata"]["resourceVersion"])

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-from threadcluster_operator.cache import Cache
+from threadcluster_operator.cache import Cache, lean
 from threadcluster_operator.handlers import SELECTOR
 from threadcluster_operator.kube import EVENT, THREAD_CLUSTER, Kind, Kube, KubeError
 from threadcluster_operator.seen import Key
@@ -60,5 +60,5 @@ async def _list(kube: Kube, cache: Cache, kind: Kind, namespace: str | None) -> 
     """The clusters of which something was missed."""
     if kind is EVENT:
         return set()
-    listed = await kube.list(kind, namespace, "" if kind is THREAD_CLUSTER else SELECTOR)
+    listed = await kube.list(kind, namespace, "" if kind is THREAD_CLUSTER else SELECTOR, lean)
     return cache.replace(kind.kind, listed.items, listed.version)

@@ -183,7 +183,7 @@ def read_audit(path: Path, *, user: str | None = None) -> Iterator[dict[str, Any
     with path.open() as lines:
         for line in lines:
             entry = json.loads(line)
-            if user is None or entry["user"]["username"] == user:
+            if user is None or entry["user"].get("username") == user:  # who is not known has no name
                 yield entry
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.api import Api, Object
+from tests.cluster.control_plane import ControlPlane
 from tests.node.conftest import Ground
 from tests.node.test_life import Chat, install, kill_container, ready, told_on_failure
 
@@ -51,6 +53,20 @@ def kill_operators() -> int:
     return found
 
 
+async def started_beside(plane: ControlPlane) -> None:
+    """Start the API server while the chats go on, in a thread that stays: a program here ends with what started it."""
+    loop, started = asyncio.get_running_loop(), asyncio.Event()
+
+    def start() -> None:
+        plane.start_api_server()
+        loop.call_soon_threadsafe(started.set)
+        threading.Event().wait()
+
+    threading.Thread(target=start, name="api-server", daemon=True).start()
+    async with asyncio.timeout(60):
+        await started.wait()
+
+
 def is_moving(found: Object) -> bool:
     """The third worker has some of its shards, and not all of them."""
     names = {each["name"]: each["shards"] for each in found.get("status", {}).get("workers", ())}
@@ -84,7 +100,7 @@ async def test_without_operator_and_api_server_the_chat_goes_on(node: Ground, ap
                 await asyncio.sleep(0.1)
         alone_s = time.monotonic() - began
 
-        await asyncio.to_thread(plane.start_api_server)
+        await started_beside(plane)
         back = time.monotonic()
         await ready(node, namespace)
         resumed_s = time.monotonic() - back

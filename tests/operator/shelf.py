@@ -38,10 +38,12 @@ class Shelf:
         self._ask("get", kind, name)
         return copy.deepcopy(self.objects.get((kind.kind, name)))
 
-    async def list(self, kind: Kind, namespace: str | None, labels: str = "") -> Listed:
+    async def list(
+        self, kind: Kind, namespace: str | None, labels: str = "", keep: Callable[[Object], Object] = dict
+    ) -> Listed:
         del namespace, labels
         self._ask("list", kind, "")
-        found = [copy.deepcopy(each) for (its, _), each in self.objects.items() if its == kind.kind]
+        found = [keep(copy.deepcopy(each)) for (its, _), each in self.objects.items() if its == kind.kind]
         return Listed(found, str(next(self._numbers)))
 
     async def create(self, kind: Kind, body: Object) -> Object:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -40,7 +41,9 @@ class OneLease:
         self._check(kind, namespace, name)
         return self.lease
 
-    async def list(self, kind: Kind, namespace: str | None, labels: str = "") -> Listed:
+    async def list(
+        self, kind: Kind, namespace: str | None, labels: str = "", keep: Callable[[Object], Object] = dict
+    ) -> Listed:
         raise NotImplementedError
 
     async def create(self, kind: Kind, body: Object) -> Object:

@@ -1,5 +1,6 @@
 """An API server's objects in memory, as `Kube` reads and merges them; what it refuses is a knob."""
 
+from collections.abc import Callable
 from typing import Any
 
 from threadcluster_operator.kube import POD, SECRET, THREAD_CLUSTER, Conflict, Kind, KubeError, Listed
@@ -20,9 +21,11 @@ class Shelf:
         self._check("get", kind)
         return self.objects.get((kind.kind, name))
 
-    async def list(self, kind: Kind, namespace: str | None, labels: str = "") -> Listed:
+    async def list(
+        self, kind: Kind, namespace: str | None, labels: str = "", keep: Callable[[Object], Object] = dict
+    ) -> Listed:
         self._check("list", kind)
-        return Listed([each for (its, _), each in self.objects.items() if its == kind.kind], "1")
+        return Listed([keep(each) for (its, _), each in self.objects.items() if its == kind.kind], "1")
 
     async def create(self, kind: Kind, body: Object) -> Object:
         raise AssertionError("a command creates nothing")
