@@ -19,7 +19,8 @@ def all_applied(entries: Iterable[Mapping[str, Any]], manager: str) -> list[Entr
 
     Those of a subresource, as of the status, are left alone.
     """
-    ours, others = [], []
+    ours: list[Entry] = []
+    others: list[Entry] = []
     for each in entries:
         (ours if each.get("manager") == manager and not each.get("subresource") else others).append(dict(each))
     if all(each.get("operation") == _APPLY for each in ours):

@@ -81,6 +81,7 @@ async def test_ready_is_never_said_before_an_edit_took_effect(stage: Stage) -> N
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(2_400)
 async def test_ready_is_never_said_before_any_of_many_edits_took_effect(stage: Stage) -> None:
     """The same, two hundred times."""
     await edit_and_wait(stage, 2, 200)
