@@ -278,8 +278,8 @@ def _in_vain(seen: Seen, job: Object) -> bool:
     phases = {pod.get("status", {}).get("phase") for pod in pods}
     if not phases <= {"Pending", "Failed"}:
         return False
-    if phases == {"Failed"}:  # its next pod waits, for up to a minute
-        return min(_since(seen, at) for pod in pods for at in _ends(pod)) > _RETRY_MIGRATION_S
+    if phases == {"Failed"}:  # its next pod waits, twice as long each time
+        return min(_since(seen, at) for pod in pods for at in _ends(pod)) > _STUCK_MIGRATION_S
     waiting = tuple(pod for pod in pods if pod["status"]["phase"] == "Pending")
     trouble = find(seen._replace(pods=waiting, children=(job,)))
     stuck = trouble is not None and trouble.reason != Reason.WORKER_UNSCHEDULABLE  # the scheduler waits for nothing

@@ -17,8 +17,7 @@ pytestmark = pytest.mark.cluster
 @pytest.fixture
 async def stage(api: Api, namespace: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
     """An operator that tries again soon, and a puppet, in a namespace."""
-    monkeypatch.setattr(steps, "_RETRY_MIGRATION_S", 2.0)
-    monkeypatch.setattr(steps, "_STUCK_MIGRATION_S", 4.0)
+    monkeypatch.setattr(steps, "_STUCK_MIGRATION_S", 3.0)
     async with stage_on(api, namespace) as made:
         yield made
 

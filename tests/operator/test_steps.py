@@ -138,9 +138,9 @@ def waits_for(reason: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("pods", "now", "again"),
     [
-        ([("Failed", failed(10))], 24.0, False),
-        ([("Failed", failed(10))], 26.0, True),
-        ([("Failed", failed(10)), ("Failed", failed(20))], 26.0, False),
+        ([("Failed", failed(10))], 39.0, False),
+        ([("Failed", failed(10))], 41.0, True),
+        ([("Failed", failed(10)), ("Failed", failed(20))], 41.0, False),
         ([("Failed", failed(None))], 90.0, False),
         ([("Failed", {})], 90.0, False),
         ([("Failed", failed(10)), ("Running", {})], 90.0, False),
@@ -165,7 +165,7 @@ def waits_for(reason: str) -> dict[str, Any]:
 def test_a_migration_does_not_wait_for_its_jobs_back_off(
     pods: list[tuple[str, dict[str, Any]]], now: float, again: bool
 ) -> None:
-    """What was mended is tried within seconds, however long it was broken; one that runs is left alone."""
+    """What was mended is tried within half a minute, however long it was broken; one that runs is left alone."""
     simulation = Simulation()
     simulation.operate()
     (job,) = [each for (kind, _), each in simulation.objects.items() if kind == "Job"]
