@@ -48,12 +48,12 @@ lint: setup
 
 # Without I/O, clocks and chance: every branch of these is taken by their own tests.
 PURE := $(addprefix shard_worker/,domain/* ownership/share.py ownership/decisions.py) \
-    $(addprefix operator/threadcluster_operator/,answers.py crd.py desired/* model/* placement.py planner.py reference.py \
+    $(addprefix operator/threadcluster_operator/,answers.py crd.py desired/* managed_fields.py model/* placement.py planner.py reference.py \
     seen.py status.py steps.py trouble.py)
 PURE_TESTS := tests/domain tests/ownership/test_share.py tests/ownership/test_decisions.py \
     tests/operator/test_placement.py tests/operator/test_model.py tests/operator/test_reading.py tests/operator/test_crd.py \
     tests/operator/desired tests/operator/test_planner.py tests/operator/test_seen.py tests/operator/test_steps.py \
-    tests/operator/test_status.py tests/operator/test_trouble.py tests/operator/test_answers.py
+    tests/operator/test_status.py tests/operator/test_trouble.py tests/operator/test_answers.py tests/operator/test_managed_fields.py
 
 # The pure rules' tests run once, where their branches are counted (coverage-pure).
 pytest: setup
