@@ -132,6 +132,6 @@ class _Link:
 def _reset(writer: asyncio.StreamWriter) -> None:
     """Close with RST, as a cut link does."""
     sock: socket.socket | None = writer.get_extra_info("socket")
-    if sock is not None:
+    if sock is not None and sock.fileno() >= 0:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
