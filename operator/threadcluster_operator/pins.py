@@ -1,6 +1,6 @@
 """Pins, edited in the text of a resource: what a user says by command is kept where everything else that he wants is."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import yaml
@@ -26,3 +26,12 @@ def pinned(pins: Iterable[dict[str, Any]], shard: int, worker: str | None) -> li
     others = [pin for pin in pins if pin["shard"] != shard]
     mine = [] if worker is None else [{"shard": shard, "worker": worker}]
     return sorted([*others, *mine], key=lambda pin: int(pin["shard"]))
+
+
+def wrong_pin(shard: int, worker: str | None, *, shards: int, workers: Sequence[str]) -> str | None:
+    """Why a shard of a cluster of ``shards`` cannot be pinned to a worker, or to nobody; None where it can."""
+    if worker is not None and worker not in workers:
+        return f"no worker is called {worker!r}; there are {', '.join(workers) or 'none'}"
+    if not 0 <= shard < shards:
+        return f"there is no shard {shard}; the cluster has shards 0 to {shards - 1}"
+    return None

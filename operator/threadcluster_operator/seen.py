@@ -34,7 +34,6 @@ class Pod(NamedTuple):
     starting: bool
     """It has a node, and nothing says that it will not become a worker."""
     address: str | None
-    image: str
 
 
 class Seen(NamedTuple):
@@ -93,7 +92,6 @@ def pod_of(pod: Object) -> Pod:
         ending,
         not ending and "nodeName" in pod.get("spec", {}) and not any(_fails(each) for each in containers),
         status.get("podIP"),
-        str(pod.get("spec", {}).get("containers", [{}])[0].get("image", "")),
     )
 
 

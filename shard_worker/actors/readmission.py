@@ -31,12 +31,7 @@ class Readmission:
         return place
 
     def _let_in(self) -> None:
-        most = max(1, len(self._line) // _PART)
-        while self._line and most > 0:
-            place = self._line.popleft()
-            if not place.done():
-                place.set_result(None)
-                most -= 1
+        self._admit(max(1, len(self._line) // _PART))
         self._timer = self._loop.call_later(_APART_S, self._let_in) if self._line else None
 
     def close(self) -> None:
@@ -44,7 +39,11 @@ class Readmission:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while self._line:
+        self._admit(len(self._line))
+
+    def _admit(self, most: int) -> None:
+        while self._line and most > 0:
             place = self._line.popleft()
             if not place.done():
                 place.set_result(None)
+                most -= 1

@@ -12,7 +12,7 @@ from threadcluster_operator.local.datadir import DataDir
 from threadcluster_operator.local.moves import MovesRefused
 from threadcluster_operator.local.supervisor import Supervisor, UpFailed
 from threadcluster_operator.model import ResourceRefused, parse_resources
-from threadcluster_operator.pins import with_pin
+from threadcluster_operator.pins import with_pin, wrong_pin
 
 _ANSWER_S: Final = 4.0
 
@@ -74,12 +74,10 @@ class ControlServer:
     async def _pin(self, request: web.Request) -> web.Response:
         asked = await request.json()
         shard, worker = int(asked["shard"]), asked["worker"]
-        known = self._supervisor.known_workers()
-        if worker is not None and worker not in known:
-            return _refused(f"no worker is called {worker!r}; there are {', '.join(known)}")
         shards = self._supervisor.resources.cluster.spec.shards
-        if not 0 <= shard < shards:
-            return _refused(f"there is no shard {shard}; the cluster has shards 0 to {shards - 1}")
+        wrong = wrong_pin(shard, worker, shards=shards, workers=self._supervisor.known_workers())
+        if wrong is not None:
+            return _refused(wrong)
         return self._take(with_pin(self._data_dir.cluster_yaml.read_text(), shard, worker))
 
     async def _plan(self, _: web.Request) -> web.Response:

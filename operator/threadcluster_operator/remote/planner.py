@@ -15,7 +15,7 @@ from threadcluster_operator.answers import observed_from
 from threadcluster_operator.kube import THREAD_CLUSTER, Conflict, Kube
 from threadcluster_operator.local.moves import Moves, MovesRefused
 from threadcluster_operator.model import KubernetesSpec, SpecRefused, parse_spec
-from threadcluster_operator.pins import pinned
+from threadcluster_operator.pins import pinned, wrong_pin
 from threadcluster_operator.planner import NewPlan, Observed
 from threadcluster_operator.remote.trouble import NoCluster, Unreached
 from threadcluster_operator.seen import Object
@@ -54,7 +54,9 @@ class ResourcePlanner:
         for _ in range(_TRIES):
             found = await self._resource()
             spec = spec_of(found)
-            _check(self._name, spec, shard, worker)
+            wrong = wrong_pin(shard, worker, shards=spec.shards, workers=_workers_of(self._name, spec))
+            if wrong is not None:
+                raise Unreached(wrong)
             before: list[dict[str, Any]] = found["spec"].get("rebalance", {}).get("pins", [])
             if worker == _worker_of(before, shard):
                 return []
@@ -134,13 +136,10 @@ def spec_of(resource: Object) -> KubernetesSpec:
         raise Unreached(f"ThreadCluster {resource['metadata']['name']} is wrong: {error}") from error
 
 
-def _check(name: str, spec: KubernetesSpec, shard: int, worker: str | None) -> None:
+def _workers_of(name: str, spec: KubernetesSpec) -> list[str]:
+    """Those that there may be."""
     most = spec.autoscaling.max_replicas if spec.autoscaling is not None else 0
-    known = [f"{name}-{number}" for number in range(max(spec.replicas, most))]
-    if worker is not None and worker not in known:
-        raise Unreached(f"no worker is called {worker!r}; there are {', '.join(known) or 'none'}")
-    if not 0 <= shard < spec.shards:
-        raise Unreached(f"there is no shard {shard}; the cluster has shards 0 to {spec.shards - 1}")
+    return [f"{name}-{number}" for number in range(max(spec.replicas, most))]
 
 
 def _worker_of(pins: Iterable[dict[str, Any]], shard: int) -> str | None:
