@@ -31,8 +31,12 @@ class Readmission:
         return place
 
     def _let_in(self) -> None:
+        if not self._line:
+            self._timer = None
+            return
         self._admit(max(1, len(self._line) // _PART))
-        self._timer = self._loop.call_later(_APART_S, self._let_in) if self._line else None
+        # Also after the last: who lines up next keeps the distance, else many who come one by one all go in at once.
+        self._timer = self._loop.call_later(_APART_S, self._let_in)
 
     def close(self) -> None:
         """Let everybody in, to whatever they find."""

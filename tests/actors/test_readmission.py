@@ -48,6 +48,19 @@ async def test_a_long_line_goes_in_faster() -> None:
     assert steps < 120
 
 
+async def test_who_lines_up_after_the_last_keeps_the_distance_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else many that come one by one would each find the line empty, and all go in at once."""
+    monkeypatch.setattr(readmission, "_APART_S", 3600.0)
+    line = Readmission()
+    await line.line_up()
+    later = line.line_up()
+    for _ in range(10):
+        await asyncio.sleep(0.001)
+    assert not later.done()
+    line.close()
+    assert later.done()
+
+
 async def test_who_gave_up_costs_nobody_a_turn() -> None:
     """A cancelled place is passed over: the next one goes in with the same turn."""
     line = Readmission()
