@@ -122,6 +122,7 @@ async def test_an_owner_that_cannot_be_reached_is_left_alone_for_a_while(dsn: st
 async def test_whoever_waited_for_long_goes_in_one_after_another(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """All are answered once the owner is back, in the order in which they came; who comes then, waits for nobody."""
     monkeypatch.setattr(region, "_LINES_UP_S", 0.0)
+    monkeypatch.setattr(region, "_UNREACHABLE_S", 0.0)  # all line up when ownership is read, in the order of asking
     monkeypatch.setattr(readmission, "_APART_S", 3600.0)  # whoever goes in after the first is let in below
     peers = Dead()
     async with two_nodes(dsn, peers) as (left, right):
