@@ -1,17 +1,37 @@
 """The `threadcluster` program: its command line."""
 
+from importlib import import_module
+from typing import Final
+
 import click
 
-from threadcluster_operator.local.cli import local
-from threadcluster_operator.operator_cli import operator
-from threadcluster_operator.verbs.cordon import cordon, drain, uncordon
-from threadcluster_operator.verbs.history import history
-from threadcluster_operator.verbs.pin import pin
-from threadcluster_operator.verbs.plan import plan, rebalance
-from threadcluster_operator.verbs.shards import shards
+_COMMANDS: Final = {
+    "local": "local.cli",
+    "operator": "operator_cli",
+    "shards": "verbs.shards",
+    "cordon": "verbs.cordon",
+    "uncordon": "verbs.cordon",
+    "drain": "verbs.cordon",
+    "pin": "verbs.pin",
+    "plan": "verbs.plan",
+    "rebalance": "verbs.plan",
+    "history": "verbs.history",
+}
+"""Each command, by the module that has it under its name: only the one that is given is imported."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        found: click.Command = getattr(import_module(f"threadcluster_operator.{_COMMANDS[cmd_name]}"), cmd_name)
+        return found
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="threadcluster")
 def main() -> None:
     """Durable, sharded chat threads: run a cluster here, and look after it.
@@ -31,9 +51,6 @@ def main() -> None:
     threadcluster drain demo-1 --wait -n chat --name demo
     """  # noqa: D301 - click takes \b for a block to leave as it is
 
-
-for command in (local, operator, shards, cordon, uncordon, drain, pin, plan, rebalance, history):
-    main.add_command(command)
 
 if __name__ == "__main__":
     main()

@@ -13,8 +13,8 @@ from tests.waiting import more_acknowledged
 CLIENTS = 64
 
 
-async def kill_rounds(data_dir: Path, rounds: int, seed: int) -> None:
-    """Chat through ``rounds`` power cuts on one data directory, then account for every acknowledged command."""
+async def kill_rounds(data_dir: Path, rounds: int, seed: int, *, most: int) -> None:
+    """Chat through ``rounds`` power cuts, each after at most so many commands, then account for every acknowledged one."""
     print(f"seed {seed}")
     moments = random.Random(seed)
     async with local_cluster(data_dir) as cluster:
@@ -26,7 +26,7 @@ async def kill_rounds(data_dir: Path, rounds: int, seed: int) -> None:
         )
         try:
             for _ in range(rounds):
-                await more_acknowledged(recorder, moments.randint(50, 3_000))
+                await more_acknowledged(recorder, moments.randint(50, most))
                 await cluster.kill_everything()
                 await cluster.up()
             await more_acknowledged(recorder, 200)
@@ -40,10 +40,10 @@ async def kill_rounds(data_dir: Path, rounds: int, seed: int) -> None:
 
 async def test_every_acknowledged_command_survives_a_power_cut(data_dir: Path) -> None:
     """Three times over: everything acknowledged is there, nothing twice, and the journal proves itself."""
-    await kill_rounds(data_dir, rounds=3, seed=random.randrange(2**32))
+    await kill_rounds(data_dir, rounds=3, seed=random.randrange(2**32), most=1_000)
 
 
 @pytest.mark.soak
 async def test_twenty_five_power_cuts(data_dir: Path) -> None:
     """The same, twenty-five times."""
-    await kill_rounds(data_dir, rounds=25, seed=random.randrange(2**32))
+    await kill_rounds(data_dir, rounds=25, seed=random.randrange(2**32), most=3_000)

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from threadcluster_operator.local.moves import MovesRefused
+from threadcluster_operator.local.errors import MovesRefused
 from threadcluster_operator.remote.planner import ResourcePlanner
 from threadcluster_operator.remote.trouble import NoCluster, Unreached
 

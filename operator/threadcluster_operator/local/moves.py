@@ -7,6 +7,7 @@ harmless: a plan that was half carried out is planned again, or not, as the reso
 from collections import OrderedDict
 from typing import Any, Final
 
+from threadcluster_operator.local.errors import MovesRefused
 from threadcluster_operator.model import ThreadClusterSpec
 from threadcluster_operator.placement import Move, Placement
 from threadcluster_operator.planner import (
@@ -20,10 +21,6 @@ from threadcluster_operator.planner import (
 )
 
 _SHOWN_MOST: Final = 16
-
-
-class MovesRefused(Exception):
-    """Moves that were asked for are not made; the message says why."""
 
 
 class Moves:

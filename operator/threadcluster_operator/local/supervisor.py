@@ -16,6 +16,7 @@ from typing import Any, Final
 import aiohttp
 
 from threadcluster_operator.local.datadir import DataDir
+from threadcluster_operator.local.errors import UpFailed
 from threadcluster_operator.local.moves import Moves
 from threadcluster_operator.local.postgres import EmbeddedPostgres, PostgresFailed
 from threadcluster_operator.local.recycling import Recycling
@@ -33,10 +34,6 @@ _TURN_WHILE_MOVING_S: Final = 0.02
 _RESTART_S: Final = 0.3
 
 Say = Callable[[str], None]
-
-
-class UpFailed(Exception):
-    """The cluster cannot be brought up; the message says why and what to do."""
 
 
 class Supervisor:

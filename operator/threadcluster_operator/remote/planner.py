@@ -13,7 +13,8 @@ from typing import Any, Final, Protocol
 
 from threadcluster_operator.answers import observed_from
 from threadcluster_operator.kube import THREAD_CLUSTER, Conflict, Kube
-from threadcluster_operator.local.moves import Moves, MovesRefused
+from threadcluster_operator.local.errors import MovesRefused
+from threadcluster_operator.local.moves import Moves
 from threadcluster_operator.model import KubernetesSpec, SpecRefused, parse_spec
 from threadcluster_operator.pins import pinned, wrong_pin
 from threadcluster_operator.planner import NewPlan, Observed

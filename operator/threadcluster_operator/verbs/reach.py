@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, NamedTuple, ParamSpec
 import aiohttp
 import click
 
-from threadcluster_operator.local.control import ControlClient, NotRunning
+from threadcluster_operator.local.client import ControlClient
 from threadcluster_operator.local.datadir import DataDir, choose
-from threadcluster_operator.local.moves import MovesRefused
-from threadcluster_operator.local.supervisor import UpFailed
+from threadcluster_operator.local.errors import MovesRefused, NotRunning, UpFailed
 from threadcluster_operator.model import ThreadClusterSpec, read_resources
 from threadcluster_operator.workers import Document, NobodyAnswers, Targets, WorkerRefused, Workers
 
