@@ -16,6 +16,8 @@ import asyncpg
 from tests.moves.ground import NAMES
 from tests.moves.round import Round
 
+_SEEN_S: Final = 20.0
+"""A phase that is not seen by then, does not come; the clients' own bounds are checked elsewhere."""
 _WAITS_FOR_SNAPSHOTS_SQL: Final = """
 SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid)
                 WHERE l.relation = 'snapshot'::regclass AND NOT l.granted AND a.application_name = $1)
@@ -66,7 +68,7 @@ async def _beats(session: asyncpg.Connection, worker: str) -> None:
     async def more() -> bool:
         return bool(await session.fetchval("SELECT beat > $2 + 3 FROM worker WHERE id = $1", worker, beat))
 
-    await _until(more, f"{worker} beats", within_s=5.0)
+    await _until(more, f"{worker} beats", within_s=_SEEN_S)
 
 
 async def _plan(this: Round, move: Move) -> None:
@@ -97,7 +99,7 @@ async def preparing(this: Round, move: Move) -> AsyncIterator[None]:
         async def waits() -> bool:
             return bool(await watch.fetchval(_WAITS_FOR_SNAPSHOTS_SQL, this.mark.incarnations[move.receiver]))
 
-        await _until(waits, "the receiver reads snapshots", within_s=5.0)
+        await _until(waits, "the receiver reads snapshots", within_s=_SEEN_S)
         yield
 
 
@@ -112,7 +114,7 @@ async def draining(this: Round, move: Move) -> AsyncIterator[None]:
         async def stopped() -> bool:
             return not set(move.shards) <= set((await this.ground.fleet.ownership(of=move.giver))["serving"])
 
-        await _until(stopped, "the giver drains", within_s=5.0)
+        await _until(stopped, "the giver drains", within_s=_SEEN_S)
         yield
 
 

@@ -65,9 +65,11 @@ async def ask(peer: PeerClient, port: int, number: int = 1, budget_s: float = 5.
 
 async def test_a_thousand_requests_share_one_connection() -> None:
     """Answered out of order, each caller gets its own answer."""
-    owner, peer = Owner(hold=True), PeerClient(SECRET)
+    owner, peer = Owner(), PeerClient(SECRET)
     async with listening(owner) as (port, _):
-        asks = [asyncio.create_task(ask(peer, port, number)) for number in range(1000)]
+        await ask(peer, port)  # the connection is there
+        owner.hold = True
+        asks = [asyncio.create_task(ask(peer, port, number, budget_s=60.0)) for number in range(1000)]
         await until(lambda: len(owner.held) == 1000)
         for number, future in reversed(owner.held):
             future.set_result(Done(number))
