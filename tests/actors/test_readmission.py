@@ -55,7 +55,7 @@ async def test_who_lines_up_after_the_last_keeps_the_distance_too(monkeypatch: p
     await line.line_up()
     later = line.line_up()
     for _ in range(10):
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(0)
     assert not later.done()
     line.close()
     assert later.done()

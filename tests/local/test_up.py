@@ -8,7 +8,6 @@ import re
 import signal
 import socket
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -54,22 +53,19 @@ async def test_status_has_its_documented_shape(data_dir: Path) -> None:
 
 
 async def test_status_answers_while_workers_are_stopped_or_dead(data_dir: Path) -> None:
-    """Within five seconds, whatever the workers do; a dead one is started again without help.
-
-    The command alone takes a second and a half; of several the quickest counts, for other tests want the processors too.
-    """
+    """Within five seconds, whatever the workers do; a dead one is started again without help."""
     async with local_cluster(data_dir, 2) as cluster:
         frozen, dead = (await cluster.status())["workers"]
         os.kill(frozen["pid"], signal.SIGSTOP)
         os.kill(dead["pid"], signal.SIGKILL)
-        took: list[float] = []
+        async with asyncio.timeout(5):
+            found = await cluster.status()
+        assert found["ready"] in (False, True)
         states: dict[str, str] = {}
-        async with asyncio.timeout(60):
-            while len(took) < 3 or states[frozen["name"]] != "silent":
-                began = time.monotonic()
-                states = {worker["name"]: worker["state"] for worker in (await cluster.status())["workers"]}
-                took.append(time.monotonic() - began)
-        assert min(took) < 5
+        async with asyncio.timeout(20):
+            while states.get(frozen["name"]) != "silent":
+                async with asyncio.timeout(5):
+                    states = {worker["name"]: worker["state"] for worker in (await cluster.status())["workers"]}
         os.kill(frozen["pid"], signal.SIGCONT)
         after = await cluster.ready()
         pids = {worker["name"]: worker["pid"] for worker in after["workers"]}

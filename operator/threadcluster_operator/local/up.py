@@ -120,7 +120,7 @@ async def _foreground(place: DataDir, resources: Resources, text: str, port: int
     control = ControlServer(supervisor, place, stop)
     say(f"cluster {resources.cluster.name!r} in {place.path}")
     try:
-        bringing = asyncio.ensure_future(_bring_up(supervisor, control, place, text, say))
+        bringing = asyncio.ensure_future(_start(supervisor, control, place, text, say))
         ending = asyncio.ensure_future(stopping.wait())
         await asyncio.wait((bringing, ending), return_when=asyncio.FIRST_COMPLETED)
         if bringing.done():
@@ -135,7 +135,7 @@ async def _foreground(place: DataDir, resources: Resources, text: str, port: int
     say("down; the data stays")
 
 
-async def _bring_up(
+async def _start(
     supervisor: "Supervisor",
     control: "ControlServer",
     place: DataDir,
