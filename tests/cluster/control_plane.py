@@ -16,7 +16,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import yaml
 
@@ -185,6 +185,25 @@ def read_audit(path: Path, *, user: str | None = None) -> Iterator[dict[str, Any
             entry = json.loads(line)
             if user is None or entry["user"].get("username") == user:  # who is not known has no name
                 yield entry
+
+
+class Write(NamedTuple):
+    """A request that changes something, as an audit log has it."""
+
+    verb: str
+    resource: str
+    name: str
+
+
+def read_writes(path: Path, *, namespace: str | None = None, user: str | None = None) -> list[Write]:
+    """The writes in an audit log, oldest first: to one namespace or anywhere, of one user or of all (`read_audit`)."""
+    return [
+        Write(entry["verb"], about["resource"], about.get("name", ""))
+        for entry in read_audit(path, user=user)
+        if (about := entry.get("objectRef"))
+        and namespace in (None, about.get("namespace"))
+        and entry["verb"] not in ("get", "list", "watch")
+    ]
 
 
 def _etcd(folder: Path, address: str, port: int, peer_port: int) -> list[str]:

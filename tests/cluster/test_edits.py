@@ -1,7 +1,6 @@
 """Whoever waits for Ready after an edit sees it take effect first, whatever the edit; and a cluster at rest is left alone."""
 
 import asyncio
-import json
 import random
 from collections.abc import AsyncIterator
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.api import Api, Object
+from tests.cluster.control_plane import Write, read_writes
 from tests.cluster.stage import Stage, is_ready, stage_on
 
 pytestmark = pytest.mark.cluster
@@ -63,6 +63,8 @@ async def edit_and_wait(stage: Stage, seed: int, edits: int) -> None:
     workers = await stage.make("chat")
     await stage.until("chat", is_ready)
     for number in range(edits):
+        if number % 20 == 0:
+            print(f"{number} of {edits} edits are done")
         spec = (await stage.look("chat"))["spec"]
         edit = some_edit(chance, spec)
         generation = await stage.edit("chat", edit)
@@ -87,17 +89,10 @@ async def test_ready_is_never_said_before_any_of_many_edits_took_effect(stage: S
     await edit_and_wait(stage, 2, 200)
 
 
-def writes_in(api: Api, namespace: str) -> list[tuple[str, str, str]]:
+def writes_in(api: Api, namespace: str) -> list[Write]:
     """Every write to a namespace but the renewals of Leases, from the API server's own log."""
     assert api.audit_log is not None
-    entries = [json.loads(line) for line in api.audit_log.read_text().splitlines()]
-    return [
-        (entry["verb"], about["resource"], about.get("name", ""))
-        for entry in entries
-        if (about := entry.get("objectRef", {})).get("namespace") == namespace
-        and about["resource"] != "leases"
-        and entry["verb"] in ("create", "update", "patch", "delete")
-    ]
+    return [each for each in read_writes(api.audit_log, namespace=namespace) if each.resource != "leases"]
 
 
 async def test_a_cluster_at_rest_is_never_written_to(stage: Stage) -> None:

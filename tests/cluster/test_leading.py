@@ -14,7 +14,7 @@ from threadcluster_operator.leader import RENEW_S
 
 from tests.cluster.api import Api
 from tests.cluster.conftest import KubeconfigFor
-from tests.cluster.control_plane import free_ports, read_audit
+from tests.cluster.control_plane import Write, free_ports, read_writes
 from tests.cluster.program import Program
 from tests.cluster.stage import KIND, VERSION, thread_cluster
 
@@ -107,16 +107,11 @@ async def holder(api: Api, namespace: str) -> str:
     return str(lease["spec"]["holderIdentity"]).partition("_")[0]
 
 
-def writes(api: Api, namespace: str, replica: Replica) -> list[tuple[str, str, str]]:
-    """What a replica has written so far, in order: verb, kind, name."""
+def writes(api: Api, namespace: str, replica: Replica) -> list[Write]:
+    """What a replica has written so far, in order."""
     if api.audit_log is None:
         pytest.fail("this is judged by the API server's log: unset KUBECONFIG")
-    user = f"system:serviceaccount:{namespace}:{replica.name}"
-    return [
-        (entry["verb"], entry["objectRef"]["resource"], entry["objectRef"].get("name", ""))
-        for entry in read_audit(api.audit_log, user=user)
-        if entry["verb"] not in ("get", "list", "watch")
-    ]
+    return read_writes(api.audit_log, user=f"system:serviceaccount:{namespace}:{replica.name}")
 
 
 async def test_a_frozen_leader_that_goes_on_writes_nothing(api: Api, namespace: str, replicas: list[Replica]) -> None:

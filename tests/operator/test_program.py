@@ -11,7 +11,7 @@ from threadcluster_operator.kube import Access
 from threadcluster_operator.program import Operator, OperatorFailed, Options, application
 from threadcluster_operator.seen import Key
 
-from tests.operator.shelf import Shelf
+from tests.shelf import Shelf
 
 CHAT = Key("talk", "chat")
 

@@ -15,7 +15,7 @@ from threadcluster_operator.telemetry import Telemetry
 from threadcluster_operator.workqueue import ExpectedFault
 
 from tests.cluster.workers import MemoryWorkers
-from tests.operator.shelf import Shelf
+from tests.shelf import Shelf
 
 CHAT = Key("talk", "chat")
 FIRST = ["Secret", "NetworkPolicy", "Job", "Service", "Service", "PodDisruptionBudget"]

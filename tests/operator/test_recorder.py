@@ -9,7 +9,7 @@ from threadcluster_operator import recorder
 from threadcluster_operator.kube import Forbidden, Object
 from threadcluster_operator.recorder import Recorder
 
-from tests.operator.shelf import Shelf
+from tests.shelf import Shelf
 
 CHAT: Object = {
     "apiVersion": "threadcluster.io/v1alpha1",

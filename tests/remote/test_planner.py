@@ -5,12 +5,14 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from threadcluster_operator.kube import Conflict
 from threadcluster_operator.local.errors import MovesRefused
 from threadcluster_operator.remote.planner import ResourcePlanner
 from threadcluster_operator.remote.trouble import NoCluster, Unreached
 
 from tests.cluster.workers import MemoryWorkers
-from tests.remote.shelf import Shelf, cluster
+from tests.remote.objects import cluster
+from tests.shelf import Shelf
 
 SHARDS = 12
 
@@ -68,9 +70,16 @@ async def test_a_pin_is_kept_in_the_resource_beside_the_others() -> None:
 async def test_a_pin_does_not_undo_what_somebody_else_writes_meanwhile() -> None:
     """It looks again; not for ever."""
     hand, shelf = planner(uneven())
-    shelf.conflicts = 2
+    others = 2
+
+    def second(verb: str, _: str) -> Conflict | None:
+        nonlocal others
+        others -= verb == "merge"
+        return Conflict(409, "Conflict", "somebody was first") if verb == "merge" and others >= 0 else None
+
+    shelf.fault = second
     assert await hand.pin(7, "chat-1") == ["shard 7 is pinned to chat-1"]
-    shelf.conflicts = 99
+    others = 99
     with pytest.raises(Unreached, match="is being changed all the time"):
         await hand.pin(7, "chat-2")
 

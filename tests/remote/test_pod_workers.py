@@ -11,7 +11,8 @@ from threadcluster_operator.remote.trouble import Unreached
 from threadcluster_operator.remote.workers import PodWorkers
 from threadcluster_operator.workers import Document
 
-from tests.remote.shelf import Shelf, pod, secret
+from tests.remote.objects import pod, secret
+from tests.shelf import Shelf
 
 SECRET = secret("chat-internal", secret=base64.b64encode(b"word").decode())
 NOWHERE = "http://127.0.0.1:1"
@@ -73,7 +74,7 @@ async def test_pods_are_looked_for_again_when_those_that_were_known_are_gone() -
         async with worker() as ways.addresses["chat-0"]:
             await workers.history(1, None)
         del shelf.objects["Pod", "chat-0"]
-        shelf.objects["Pod", "chat-1"] = pod("chat-1")
+        shelf.put(pod("chat-1"))
         async with worker() as ways.addresses["chat-1"]:
             assert await workers.history(1, None) == []
 

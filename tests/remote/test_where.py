@@ -8,7 +8,8 @@ from threadcluster_operator.kube import Access, Forbidden
 from threadcluster_operator.remote.trouble import NoCluster, Unreached
 from threadcluster_operator.remote.where import Place, Where, find, place_of
 
-from tests.remote.shelf import Shelf, cluster
+from tests.remote.objects import cluster
+from tests.shelf import Shelf
 
 FORBIDDEN = Forbidden(403, "Forbidden", "not you")
 
@@ -109,7 +110,7 @@ async def test_a_name_that_is_not_there_is_said_with_those_that_are() -> None:
     shelf = Shelf(cluster("a"), cluster("b"))
     with pytest.raises(NoCluster, match="no ThreadCluster c in namespace here; there are a, b"):
         await find(shelf, "here", "c")
-    shelf.refuses["list", "ThreadCluster"] = FORBIDDEN
+    shelf.fault = lambda verb, _: FORBIDDEN if verb == "list" else None
     with pytest.raises(NoCluster, match=r"no ThreadCluster c in namespace here$"):
         await find(shelf, "here", "c")
     assert (await find(shelf, "here", "a"))["metadata"]["name"] == "a"

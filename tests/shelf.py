@@ -11,11 +11,13 @@ from threadcluster_operator.kube import Conflict, Kind, KubeError, Listed, NotTh
 class Shelf:
     """Implements `threadcluster_operator.kube.Kube`.  ``calls`` has what was asked, as (verb, kind, name)."""
 
-    def __init__(self) -> None:
+    def __init__(self, *objects: Object) -> None:
         self.objects: dict[tuple[str, str], Object] = {}
         self.calls: list[tuple[str, str, str]] = []
         self.fault: Callable[[str, str], KubeError | None] = lambda verb, kind: None
         self._numbers = itertools.count(1)
+        for each in objects:
+            self.put(each)
 
     def writes(self) -> list[tuple[str, str, str]]:
         """What was asked that changes something; forgets it."""
@@ -61,7 +63,11 @@ class Shelf:
     async def merge(self, kind: Kind, namespace: str, name: str, patch: Object, subresource: str = "") -> Object:
         del namespace
         self._ask(f"merge {subresource}".strip(), kind, name)
-        return copy.deepcopy(self.put(_merged(self._there(kind, name), patch)))
+        found = self._there(kind, name)
+        version = found["metadata"]["resourceVersion"]
+        if patch.get("metadata", {}).get("resourceVersion", version) != version:
+            raise Conflict(409, "Conflict", "the object has been modified")
+        return copy.deepcopy(self.put(_merged(found, patch)))
 
     async def delete(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
         del namespace
