@@ -12,32 +12,14 @@ import pytest
 
 from tests.cluster.api import Api, Object
 from tests.cluster.control_plane import ControlPlane
+from tests.node.chat import Chat, apply, cluster, install, kill_container, ready, secret, told_on_failure
 from tests.node.conftest import Ground
-from tests.node.test_life import Chat, install, kill_container, ready, told_on_failure
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(600)]
 
 SHARDS = 96
 SAID = 20
 """Messages of each chat while nobody is there."""
-
-_CLUSTER = """
-apiVersion: v1
-kind: Secret
-metadata: {{name: chat-database}}
-stringData: {{url: "{dsn}"}}
----
-apiVersion: threadcluster.io/v1alpha1
-kind: ThreadCluster
-metadata: {{name: chat}}
-spec:
-  shards: {shards}
-  replicas: 2
-  image: {image}
-  imagePullPolicy: IfNotPresent
-  database: {{urlSecretKeyRef: {{name: chat-database}}, tls: {{mode: Disable}}}}
-  rebalance: {{maxConcurrentMoves: 1}}
-"""
 
 
 def kill_operators() -> int:
@@ -81,8 +63,9 @@ async def test_without_operator_and_api_server_the_chat_goes_on(node: Ground, ap
     async with told_on_failure(node, namespace):
         await install(node)
         dsn = await node.postgres.make_database("alone")
-        manifest = _CLUSTER.format(dsn=dsn, image=node.image, shards=SHARDS)
-        await node.kubectl("apply", "-n", namespace, "-f", "-", stdin=manifest)
+        slowly = {"maxConcurrentMoves": 1}
+        chat_cluster = cluster(node.image, shards=SHARDS, rebalance=slowly, drain={}, rollout={})
+        await apply(node, namespace, secret(dsn), chat_cluster)
         await ready(node, namespace)
         service = await api.get("v1", "Service", "chat", namespace)
         chats = [Chat(f"http://{service['spec']['clusterIP']}") for _ in range(8)]

@@ -20,10 +20,10 @@ from tests.cluster.api import Api, Object
 from tests.cluster.stage import KIND, VERSION, condition, is_ready
 from tests.database.tls_proxy import TlsFront
 from tests.node import node as real
+from tests.node.chat import Chat, cluster, install, secret, told_on_failure
 from tests.node.conftest import Ground
 from tests.node.pooler import Pooler
 from tests.node.postgres import NodePostgres
-from tests.node.test_life import Chat, install, told_on_failure
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(900)]
 
@@ -55,27 +55,9 @@ class Fault(NamedTuple):
     mends: Callable[[Api, str], Awaitable[object]] | None = None
 
 
-def cluster(image: str, **spec: Any) -> Object:  # as YAML would have it
-    """A small ThreadCluster."""
-    return {
-        "apiVersion": VERSION,
-        "kind": KIND,
-        "metadata": {"name": "chat"},
-        "spec": {
-            "shards": 8,
-            "replicas": 1,
-            "image": image,
-            "imagePullPolicy": "IfNotPresent",
-            "database": {"urlSecretKeyRef": {"name": "database"}, "tls": {"mode": "Disable"}},
-            "drain": {"loadBalancerSeconds": 0, "timeoutSeconds": 5},
-            **spec,
-        },
-    }
-
-
-def secret(dsn: str) -> Object:
-    """The Secret with the DSN."""
-    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "database"}, "stringData": {"url": dsn}}
+def small(image: str, **spec: Any) -> Object:  # as YAML would have it
+    """A ThreadCluster of one worker."""
+    return cluster(**{"image": image, "shards": 8, "replicas": 1, "rollout": {}, **spec})
 
 
 # --- when the cluster itself reported it
@@ -283,7 +265,7 @@ async def test_every_fault_is_named_and_heals(node: Ground, api: Api, namespace:
         await install(node)
         well = await postgres.make_database("well")
         await api.apply(secret(well), namespace)
-        await api.create(cluster(node.image, replicas=2), namespace)
+        await api.create(small(node.image, replicas=2), namespace)
         at = urlsplit(well)
         assert at.port is not None
         front = await undo.enter_async_context(TlsFront(at.port, real.ADDRESS))
@@ -301,7 +283,7 @@ async def test_every_fault_is_named_and_heals(node: Ground, api: Api, namespace:
                 await api.apply(secret(fault.dsn), where[name])
             for each in fault.objects:
                 await api.create(each, where[name])
-            await api.create(cluster(**{"image": node.image, **fault.spec}), where[name])
+            await api.create(small(**{"image": node.image, **fault.spec}), where[name])
         after = await asyncio.gather(*(told(api, where[name], fault) for name, fault in wrong.items()))
         again = await asyncio.gather(*(healed(api, where[name], fault) for name, fault in wrong.items()))
         await chat.end()

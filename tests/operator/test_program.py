@@ -12,6 +12,7 @@ from threadcluster_operator.program import Operator, OperatorFailed, Options, ap
 from threadcluster_operator.seen import Key
 
 from tests.shelf import Shelf
+from tests.waiting import until
 
 CHAT = Key("talk", "chat")
 
@@ -118,17 +119,12 @@ async def test_whoever_loses_the_lead_stops_at_once_and_may_lead_again(monkeypat
     monkeypatch.setattr(made, "_lead", lead)
     running = asyncio.create_task(made._lead_when_elected())
 
-    async def until(count: int, of: list[int]) -> None:
-        async with asyncio.timeout(5):
-            while len(of) < count:
-                await asyncio.sleep(0)
-
-    for turn in (1, 2):
+    for _ in range(2):
         made.leadership.lost.clear()
         made.leadership.leading.set()
-        await until(turn, began)
+        await until(lambda: len(began) > len(ended))
         made.leadership.leading.clear()
         made.leadership.lost.set()
-        await until(turn, ended)
+        await until(lambda: len(ended) == len(began))
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)

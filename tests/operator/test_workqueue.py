@@ -9,6 +9,8 @@ import pytest
 from threadcluster_operator import workqueue
 from threadcluster_operator.workqueue import ExpectedFault, WorkQueue
 
+from tests.waiting import until
+
 Work = Callable[[str], Awaitable[float | None]]
 
 
@@ -25,11 +27,18 @@ async def running(work: Work, workers: int = 2) -> AsyncIterator[WorkQueue[str]]
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def until(holds: Callable[[], bool]) -> None:
-    """Return when it is so."""
-    async with asyncio.timeout(5):
-        while not holds():
-            await asyncio.sleep(0)
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """For how long a queue puts off what failed, in seconds; it is tried again at once."""
+    found: list[float] = []
+    later = WorkQueue._mark_later
+
+    def note(queue: WorkQueue[str], key: str, after_s: float) -> None:
+        found.append(after_s)
+        later(queue, key, 0.0)
+
+    monkeypatch.setattr(WorkQueue, "_mark_later", note)
+    return found
 
 
 async def test_a_hundred_marks_before_it_is_looked_at_are_one_look() -> None:
@@ -88,11 +97,8 @@ async def test_it_is_called_again_when_it_asked_to_be() -> None:
 
 
 @pytest.mark.parametrize("fault", [ExpectedFault("away"), ValueError("a bug")], ids=["expected", "bug"])
-async def test_what_failed_is_tried_again_less_and_less_often(
-    fault: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_failed_is_tried_again_less_and_less_often(fault: Exception, waits: list[float]) -> None:
     """Until it succeeds, which begins the count anew; the other keys do not wait for it."""
-    waits: list[float] = []
     fails = 3
     looks: Counter[str] = Counter()
 
@@ -101,13 +107,6 @@ async def test_what_failed_is_tried_again_less_and_less_often(
         if key == "a" and looks["a"] <= fails:
             raise fault
 
-    later = WorkQueue._mark_later
-
-    def note(queue: WorkQueue[str], key: str, after_s: float) -> None:
-        waits.append(after_s)
-        later(queue, key, 0.0)
-
-    monkeypatch.setattr(WorkQueue, "_mark_later", note)
     async with running(work) as queue:
         queue.mark("a")
         queue.mark("b")
@@ -121,20 +120,12 @@ async def test_what_failed_is_tried_again_less_and_less_often(
         assert waits[0] <= 1.2 * first
 
 
-async def test_the_longest_wait_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_longest_wait_has_a_bound(waits: list[float]) -> None:
     """However often it failed: for days as well, when the doubled wait is more than a number can be."""
-    waits: list[float] = []
 
     async def work(_: str) -> None:
         raise ExpectedFault("away")
 
-    later = WorkQueue._mark_later
-
-    def note(queue: WorkQueue[str], key: str, after_s: float) -> None:
-        waits.append(after_s)
-        later(queue, key, 0.0)
-
-    monkeypatch.setattr(WorkQueue, "_mark_later", note)
     async with running(work) as queue:
         queue.mark("a")
         await until(lambda: len(waits) >= 1_200)
