@@ -79,7 +79,7 @@ class PublicGateway:
             raise RuntimeError("the gateway was started before")
         self._factory = ConnectionFactory(
             self._dispatcher,
-            head_timeout_s=self.options.request_timeout_s,
+            request_timeout_s=self.options.request_timeout_s,
             keepalive_timeout_s=self.options.keepalive_timeout_s,
         )
         loop = asyncio.get_running_loop()
