@@ -30,6 +30,11 @@ class Bounds:
     answer_bytes: int = 64 << 20
     """Bytes of answers that wait in this process for their clients to read."""
 
+    def __post_init__(self) -> None:
+        for name in ("connections", "body_bytes", "answer_bytes"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be greater than 0, not {getattr(self, name)}")
+
 
 class Client(Protocol):
     """What `Capacity` needs of a connection."""
@@ -71,6 +76,8 @@ class Capacity:
         """Connections dropped, by the bound that was reached."""
         self.refused = {"connections": 0, "body_bytes": 0, "answer_bytes": 0}
         """Newcomers answered 503, by the bound that was reached."""
+        self.exhausted = 0
+        """How often the process had no file descriptor left for a new connection."""
         self._logged_at = float("-inf")
 
     def admit(self, client: Client, now: float) -> bool:
@@ -84,7 +91,7 @@ class Capacity:
         return True
 
     def make_place(self, now: float) -> None:
-        """Drop the connections that have waited longest for their clients."""
+        """Drop the connections that have waited longest for their clients, a part of all that may be open."""
         for _, _, client in heapq.nsmallest(max(1, self.bounds.connections // _PART), self._waiting()):
             self.clients.pop(client, None)
             self._drop(client, "connections", now)
