@@ -78,7 +78,11 @@ def main():
                 return
     except FileNotFoundError:
         pass
-    print("making %s with Python %d.%d (once; again only when the lock file changes)" % (os.path.basename(VENV), *version), flush=True)
+    print(
+        "making %s with Python %d.%d (once; again only when the lock file changes)"
+        % (os.path.basename(VENV), *version),
+        flush=True,
+    )
     # ensurepip is what Debian leaves out of python3 until python3-venv is installed.
     if subprocess.run([python, "-c", "import venv, ensurepip"], capture_output=True).returncode != 0:
         fail(

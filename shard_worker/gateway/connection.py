@@ -13,6 +13,7 @@ It rests on a few parts of `RequestHandler` that aiohttp does not promise; `chec
 
 import asyncio
 import logging
+import socket
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
@@ -37,6 +38,9 @@ _UNCOUNTED_BYTES: Final = 4 * 1024
 """A request that comes whole in a segment of so many bytes is not counted: nearly all are, and the count costs time."""
 WRITE_HIGH_BYTES: Final = 16 * 1024
 """What a client leaves unread up to here is not counted either, and its next request is answered meanwhile."""
+_UNSENT_BYTES: Final = 128 * 1024
+"""What the kernel takes of an answer before it can be sent; the rest waits here, where it is counted.  Left alone, the
+kernel takes 4 MiB for each client that does not read, of the memory that the pod may have."""
 _LINGER_S: Final = 2.0
 _LINGER_BYTES: Final = 4 << 20
 """How long, and how far, a client is listened to after the last answer, so that it can read that answer."""
@@ -45,7 +49,7 @@ _EAGER_TASKS: Final = sys.version_info >= (3, 12)
 
 _NEEDED: Final = (
     *("data_received", "eof_received", "handle_error", "start", "finish_response", "_handle_request"),
-    *("_messages", "_waiter", "_request_in_progress", "_current_request", "_drain_helper", "_process_keepalive"),
+    *("_messages", "_waiter", "_request_in_progress", "_drain_helper", "_process_keepalive"),
     *("_pause_transport_reading", "_resume_transport_reading", "_next_keepalive_close_time", "_keepalive_timeout"),
     *("_buffer_paused", "_reading_paused", "_message_tail", "_lingering_time"),
 )
@@ -160,6 +164,9 @@ class GatewayConnection(RequestHandler):
         self._accepted_at = now = self._loop.time()
         self._arrival_timer = self._loop.call_later(self._request_timeout_s, self._check_arrival)
         cast("asyncio.Transport", transport).set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+        accepted = transport.get_extra_info("socket")
+        if accepted is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
         super().connection_made(transport)
         if not self._capacity.admit(self, now):
             self._refuse(overloaded())
@@ -268,6 +275,8 @@ class GatewayConnection(RequestHandler):
         if isinstance(message, _ErrInfo):
             self._stop_listening(cast("Exception", message.exc))
             return
+        if not data and not begun:
+            return  # a reader has taken from its body, and the parser had nothing put aside
         if self._paused_by_aiohttp or not data:
             arrival.lost(message, payload)
         else:
@@ -339,13 +348,11 @@ class GatewayConnection(RequestHandler):
         self._message_tail = b""
         if error is None:
             return
-        bodies = [payload for _, payload in self._messages]
-        if self._current_request is not None:
-            bodies.append(self._current_request.content)
-        for body in bodies:
-            if not body.is_eof() and body.exception() is None:
-                _forget_content(body)
-                body.set_exception(error)
+        # Only the newest request can lack a part of its body: the parser begins no other before it is whole.
+        body = self._arrival.body
+        if body is not None and not body.is_eof() and body.exception() is None:
+            _forget_content(body)
+            body.set_exception(error)
 
     def _discard(self, data: bytes) -> None:
         self._discarded += len(data)
