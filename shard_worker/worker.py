@@ -38,6 +38,7 @@ from shard_worker.journal.appender import Appender
 from shard_worker.journal.keys import StoredKey, look_up_key
 from shard_worker.journal.replay import Loader, read_events, read_head
 from shard_worker.journal.snapshots import SnapshotWriter
+from shard_worker.memory import MemoryTrimmer
 from shard_worker.ownership.membership import Ownership
 from shard_worker.ownership.store import Address
 from shard_worker.ownership_metrics import OwnershipMetrics
@@ -122,6 +123,9 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
 
     loader = Loader(pool, at_once=settings.concurrent_loads, heat=heat)
     stack.push_async_callback(loader.close)
+    trimmer = MemoryTrimmer()
+    stack.push_async_callback(trimmer.close)
+    trimmer.start()
     snapshots = SnapshotWriter(pool)
     stack.push_async_callback(snapshots.close)
 
