@@ -107,12 +107,12 @@ class Rig:
         await asyncio.gather(*(play(given) for given in played))
         await asyncio.sleep(0.02)  # the last turn is written down when it has ended
         turns = [turn for turn in self._new_turns() if turn["ended"] >= began]
-        longest = max(turns, key=lambda turn: float(turn["cpu_ms"])) if turns else {"cpu_ms": 0.0, "stack": ""}
+        cpu_ms, stack = max(((turn["cpu_ms"], turn["stack"]) for turn in turns), default=(0.0, ""))
         assert self._process.returncode is None, f"the worker ended: {self.log.read_text()[-2000:]}"
         return Verdict(
             names=tuple(given.name for given in played),
-            turn_ms=longest["cpu_ms"],
-            stack=longest["stack"],
+            turn_ms=cpu_ms,
+            stack=stack,
             failures=list(self._failures),
             requests=self._requests - requests,
             slowest_s=self._slowest_s,
