@@ -151,6 +151,15 @@ class WorkerSettings(BaseSettings):
         int,
         Field(ge=1, le=10_000_000, description="Threads in memory at most; beyond it the least recently asked leaves."),
     ] = 20_000
+    memory_budget_bytes: Annotated[
+        int | None,
+        Field(
+            ge=32 << 20,
+            description="Bytes that threads in memory, prepared threads, waiting snapshots and waiting requests may take"
+            " together, as the worker estimates them. Unset: three quarters of what the control group's memory limit"
+            " leaves beside 256 MiB for the process, at least 32 MiB; without such a limit 512 MiB.",
+        ),
+    ] = None
     snapshot_every_events: Annotated[
         int,
         Field(
@@ -160,6 +169,14 @@ class WorkerSettings(BaseSettings):
             " half as many as those.",
         ),
     ] = 100
+    snapshot_every_bytes: Annotated[
+        int,
+        Field(
+            ge=65536,
+            le=1 << 30,
+            description="Bytes of a thread's events between two snapshots, when these come before the events' number.",
+        ),
+    ] = 4 << 20
     concurrent_loads: Annotated[
         int, Field(ge=1, le=64, description="Groups of up to 50 threads that are loaded at once.")
     ] = 2

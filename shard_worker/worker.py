@@ -27,7 +27,6 @@ from shard_worker.cluster_view import WorkerView
 from shard_worker.database.connection import Database
 from shard_worker.database.migration import read_meta
 from shard_worker.database.tls import Tls
-from shard_worker.domain.events import Event
 from shard_worker.domain.ids import ShardId
 from shard_worker.domain.limits import Limits
 from shard_worker.gateway.management import ManagementPort
@@ -35,8 +34,10 @@ from shard_worker.gateway.options import GatewayOptions
 from shard_worker.gateway.server import PublicGateway, inherited_socket, listening_socket
 from shard_worker.journal.appender import Appender
 from shard_worker.journal.keys import StoredKey, look_up_key
-from shard_worker.journal.replay import Loader, read_events, read_head
+from shard_worker.journal.message_reader import MessageReader
+from shard_worker.journal.replay import Loader, read_head
 from shard_worker.journal.snapshots import SnapshotWriter
+from shard_worker.memory import MemoryBudget, default_budget
 from shard_worker.ownership.membership import Ownership
 from shard_worker.ownership.store import Address
 from shard_worker.ownership_metrics import OwnershipMetrics
@@ -119,16 +120,14 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         load = ownership.view.loads.get(shard_id)
         return 0.0 if load is None else load.commands_s
 
-    loader = Loader(pool, at_once=settings.concurrent_loads, heat=heat)
-    stack.push_async_callback(loader.close)
-    snapshots = SnapshotWriter(pool)
+    memory = MemoryBudget(settings.memory_budget_bytes or default_budget())
+    snapshots = SnapshotWriter(pool, memory=memory)
     stack.push_async_callback(snapshots.close)
+    loader = Loader(pool, at_once=settings.concurrent_loads, heat=heat, keep=snapshots.save)
+    stack.push_async_callback(loader.close)
 
     async def key_of(shard_id: ShardId, thread_uuid: UUID, key_hash: bytes) -> StoredKey | None:
         return await pool.run(lambda connection: look_up_key(connection, shard_id, thread_uuid, key_hash))
-
-    async def events_of(shard_id: ShardId, thread_uuid: UUID, seq_nrs: Sequence[int]) -> dict[int, Event]:
-        return await pool.run(lambda connection: read_events(connection, shard_id, thread_uuid, seq_nrs))
 
     async def head_of(shard_id: ShardId) -> int:
         return await pool.run(lambda connection: read_head(connection, shard_id))
@@ -136,7 +135,7 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
     env = Environment(
         load=loader.load,
         look_up_key=key_of,
-        read_events=events_of,
+        read_messages=MessageReader(pool).read,
         read_head=head_of,
         save_snapshot=snapshots.save,
         memory_reads_allowed=ownership.lease.allows_memory_reads,
@@ -146,6 +145,8 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         max_pending_per_thread=settings.max_pending_per_thread,
         max_pending_total=settings.max_pending_total,
         snapshot_every_events=settings.snapshot_every_events,
+        snapshot_every_bytes=settings.snapshot_every_bytes,
+        memory=memory,
     )
     appender = Appender(
         connect=database.connect,
@@ -164,7 +165,10 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         env=env,
         appender=appender,
         residents=Residents(
-            most=settings.max_resident_threads, idle_s=settings.passivation_idle_seconds, clock=time.monotonic
+            most=settings.max_resident_threads,
+            idle_s=settings.passivation_idle_seconds,
+            clock=time.monotonic,
+            memory=memory,
         ),
         owners=ownership,
         peers=peers,

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 import asyncpg
 
 from shard_worker.actors.ask import NOT_SERVED, UNKNOWN, Ask, Deadlines
-from shard_worker.actors.environment import Environment
+from shard_worker.actors.environment import SNAPSHOT_ALLOWANCE, Environment
 from shard_worker.actors.readmission import Readmission
 from shard_worker.actors.residents import Residents
 from shard_worker.actors.shard import Shard, ShardState
@@ -376,6 +376,7 @@ class ShardRegion:
             await asyncio.sleep(_SWEEP_S)
             self._deadlines.sweep(loop.time())
             self._residents.sweep()
+            self._env.snapshot_allowance = SNAPSHOT_ALLOWANCE
             for shard in self.shards.values():
                 if shard.state is ShardState.SERVING:
                     shard.retry_held()

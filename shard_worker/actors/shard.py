@@ -15,14 +15,15 @@ from typing import Final
 
 from shard_worker.actors.ask import Ask
 from shard_worker.actors.environment import Environment
-from shard_worker.actors.reads import NeedsTexts
+from shard_worker.actors.reads import PAGE_BYTES, NeedsTexts
 from shard_worker.actors.residents import Residents
-from shard_worker.actors.thread_actor import OVERLOADED, Phase, ThreadActor
+from shard_worker.actors.thread_actor import OVERLOADED, POISONED, Phase, ThreadActor
 from shard_worker.contract import Done
 from shard_worker.database.connection import LINK_FAULTS
 from shard_worker.domain.decide import message_ids_of
 from shard_worker.domain.ids import ShardId, ThreadId
 from shard_worker.journal.appender import Appender
+from shard_worker.journal.codec import UndecodableEvent
 from shard_worker.journal.replay import Poisoned, Recovered
 from shard_worker.journal.stream import Row, StreamState
 from shard_worker.ownership.owners import Load
@@ -124,6 +125,15 @@ class Shard:
         """Forget a resident thread that is not busy."""
         del self.actors[actor.thread_id]
 
+    def forget(self, actor: ThreadActor) -> None:
+        """Let a thread leave memory that is not worth being kept there."""
+        self.actors.pop(actor.thread_id, None)
+        self._residents.remove(actor)
+
+    def weigh(self, actor: ThreadActor) -> None:
+        """Count a resident thread's bytes, and keep the memory budget."""
+        self._residents.weigh(actor)
+
     # --- the stream's host
 
     def suspended(self) -> None:
@@ -162,10 +172,12 @@ class Shard:
         for thread_id, found in reversed(list(threads.items())):
             if self._residents.full:
                 return
+            if found.state is None:
+                continue
             actor = ThreadActor(thread_id, self)
             self.actors[thread_id] = actor
             self._residents.add(actor)
-            actor.loaded(found.state, found.sequence_nr, found.snapshot_nr)
+            actor.loaded(found)
 
     def hot_threads(self, now: float, most: int) -> tuple[ThreadId, ...]:
         """The resident threads that were asked lately, the last one first."""
@@ -232,23 +244,22 @@ class Shard:
                 log.warning("thread not loaded, trying again", extra={"shard": self.shard_id, "cause": repr(error)})
                 if all(ask.over for ask in actor.mailbox):
                     actor.give_up_waiting()
-                    self.actors.pop(actor.thread_id, None)
-                    self._residents.remove(actor)
+                    self.forget(actor)
                     return
                 await asyncio.sleep(_RETRY_S)
                 continue
             if isinstance(found, Poisoned):
-                actor.poison(found.reason)
+                actor.poison(found.reason, self._residents.now())
             elif self.state is ShardState.RELEASING:
                 self._hold_all(actor)  # to decide now would put more on its way to the journal
             else:
-                actor.loaded(found.state, found.sequence_nr, found.snapshot_nr)
+                actor.loaded(found)
+                self._residents.trim()
             return
 
     def _hold_all(self, actor: ThreadActor) -> None:
         """Keep what waits for a thread, and forget the thread."""
-        del self.actors[actor.thread_id]
-        self._residents.remove(actor)
+        self.forget(actor)
         while actor.mailbox:
             self.hold(actor.mailbox.popleft())
 
@@ -265,6 +276,9 @@ class Shard:
                 log.warning("key not looked up, trying again", extra={"shard": self.shard_id, "cause": repr(error)})
                 await asyncio.sleep(_RETRY_S)
                 continue
+            except UndecodableEvent as error:
+                self._unreadable(actor, ask, error)
+                return
             if stored is not None:
                 actor.key_found(ask, stored.body_hash, Done(stored.seq_nr, message_ids_of(stored.event)))
             else:
@@ -279,17 +293,30 @@ class Shard:
     async def _fetch_texts(self, actor: ThreadActor, ask: Ask, needs: NeedsTexts) -> None:
         while not ask.over:
             try:
-                events = await self.env.read_events(self.shard_id, actor.uuid, needs.seq_nrs)
+                messages = await self.env.read_messages(
+                    self.shard_id, actor.uuid, needs.places, most_bytes=PAGE_BYTES, wanted=lambda: not ask.over
+                )
             except LINK_FAULTS as error:
                 log.warning("texts not read, trying again", extra={"shard": self.shard_id, "cause": repr(error)})
                 await asyncio.sleep(_RETRY_S)
                 continue
-            ask.answer(needs.with_texts(events))
+            except UndecodableEvent as error:
+                self._unreadable(actor, ask, error)
+                return
+            ask.answer(needs.with_texts(messages))
             return
 
-    def save_snapshot(self, actor: ThreadActor, seq_nr: int, state: bytes) -> None:
+    def _unreadable(self, actor: ThreadActor, ask: Ask, error: UndecodableEvent) -> None:
+        """An event below the thread's state cannot be read: that is for this ask to hear, others may not need it."""
+        log.error(
+            "event cannot be read",
+            extra={"shard": self.shard_id, "thread_id": actor.thread_id, "reason": str(error)},
+        )
+        ask.answer(POISONED)
+
+    def save_snapshot(self, actor: ThreadActor, seq_nr: int, state: bytes, event_metadata: bytes) -> None:
         """Keep a snapshot of durable state, some time."""
-        self.env.save_snapshot(self.shard_id, actor.uuid, seq_nr, state)
+        self.env.save_snapshot(self.shard_id, actor.uuid, seq_nr, state, event_metadata)
 
     def _spawn(self, work: Coroutine[object, object, None], name: str, ask: Ask | None = None) -> None:
         task = asyncio.get_running_loop().create_task(work, name=name)

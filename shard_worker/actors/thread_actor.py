@@ -18,14 +18,16 @@ from uuid import UUID
 from asyncpg.pgproto.pgproto import UUID as PostgresUUID  # noqa: N811  # a `UUID` whose bytes need no conversion
 
 from shard_worker.actors.ask import NOT_SERVED, Ask
-from shard_worker.actors.reads import NeedsTexts, answer_query
+from shard_worker.actors.reads import NeedsTexts, SortedAccounts, answer_query
 from shard_worker.contract import CommandRequest, Done, OwnerAnswer, Unavailable, UnavailableCode
 from shard_worker.domain.decide import Unchanged, decide, message_ids_of
+from shard_worker.domain.events import MessagesAdded
 from shard_worker.domain.evolve import evolve
 from shard_worker.domain.ids import ThreadId, ulid_bytes
 from shard_worker.domain.refusals import Refusal, RefusalCode
 from shard_worker.domain.thread import Thread
 from shard_worker.journal.codec import encode, encode_state
+from shard_worker.journal.replay import Recovered
 from shard_worker.journal.stream import Row
 
 if TYPE_CHECKING:
@@ -35,6 +37,11 @@ log = logging.getLogger(__name__)
 
 _KEYS_KEPT: Final = 32
 """How many idempotency keys an actor remembers before it asks the journal."""
+
+_WEIGHED_EVERY: Final = 16
+"""An actor's bytes are estimated anew with every such event, which is a sixteenth of the cost; a power of two."""
+_WEIGHED_FROM: Final = 4_096
+"""And with every event of at least so many bytes."""
 
 _REFUSALS_BORNE: Final = 3
 """How often one command's event may be refused by the database before its caller is told to come back later."""
@@ -57,6 +64,7 @@ class Phase(Enum):
     DRAINING = auto()
     """Its state was lost to a fault; it loads again once what it has at the journal is settled."""
     POISONED = auto()
+    """Its history could not be read; it is read again once `POISONED` has told clients to come back."""
 
 
 _ACTIVE: Final = Phase.ACTIVE
@@ -79,10 +87,13 @@ class ThreadActor:
     """One thread, resident in one shard.  All methods are called on the event loop and none of them waits."""
 
     __slots__ = (
+        "bytes_since",
         "keys",
         "mailbox",
+        "ordered",
         "pending",
         "phase",
+        "retry_at",
         "sequence_nr",
         "shard",
         "snapshot_nr",
@@ -90,6 +101,7 @@ class ThreadActor:
         "thread_id",
         "touched",
         "uuid",
+        "weight",
     )
 
     def __init__(self, thread_id: ThreadId, shard: "Shard") -> None:
@@ -100,6 +112,13 @@ class ThreadActor:
         self.state: Thread | None = None
         self.sequence_nr = 0
         self.snapshot_nr = 0
+        self.bytes_since = 0
+        """Bytes of payloads after the last snapshot."""
+        self.ordered = SortedAccounts()
+        self.retry_at = 0.0
+        """When a history that could not be read is read again, by the residents' clock."""
+        self.weight = 0
+        """Its bytes in memory as `Residents` counts them."""
         self.pending: deque[EventRow] = deque()
         self.mailbox: deque[Ask] = deque()
         self.keys: OrderedDict[bytes, tuple[bytes, Done]] = OrderedDict()
@@ -117,11 +136,17 @@ class ThreadActor:
         phase = self.phase
         if phase is not _ACTIVE:
             if phase is Phase.POISONED:
-                ask.answer(POISONED)
-            elif len(self.mailbox) >= self.shard.env.max_pending_per_thread:
+                if self.touched < self.retry_at:
+                    ask.answer(POISONED)
+                    return
+                self._reload()  # it may have been repaired
+            mailbox = self.mailbox
+            while mailbox and mailbox[0].over:  # a long history takes longer than the budget of those who ask
+                mailbox.popleft()
+            if len(mailbox) >= self.shard.env.max_pending_per_thread:
                 ask.answer(OVERLOADED)
             else:
-                self.mailbox.append(ask)
+                mailbox.append(ask)
             return
         request = ask.request
         if type(request) is CommandRequest:
@@ -131,7 +156,7 @@ class ThreadActor:
                 self._lost_state(ask, error)
         else:
             try:
-                answer = answer_query(self.state, request)  # type: ignore[arg-type]  # narrowed by the exact type
+                answer = answer_query(self.state, request, self.ordered)  # type: ignore[arg-type]  # narrowed by the exact type
             except Exception as error:  # noqa: BLE001  # as above
                 self._lost_state(ask, error)
                 return
@@ -177,10 +202,17 @@ class ThreadActor:
         row.ask = ask
         row.answer = answer = Done(seq_nr, message_ids_of(decided))
         row.followers = None
+        if type(decided) is not MessagesAdded:
+            self.ordered = SortedAccounts()
+        self.bytes_since += len(row.payload)
         # A snapshot costs as much as the thread holds; at half as many events the cost an event has a bound.
-        if seq_nr - self.snapshot_nr >= max(env.snapshot_every_events, len(self.state.messages) // 2):
+        if (
+            seq_nr - self.snapshot_nr >= max(env.snapshot_every_events, len(self.state.messages) // 2)
+            or self.bytes_since >= env.snapshot_every_bytes
+        ) and env.snapshot_allowance > 0:
             row.snapshot = encode_state(self.state)
-            self.snapshot_nr = seq_nr
+            env.snapshot_allowance -= len(row.snapshot)
+            self.snapshot_nr, self.bytes_since = seq_nr, 0
         else:
             row.snapshot = None
         if key is not None:
@@ -193,6 +225,8 @@ class ThreadActor:
 
     def _knows_keys_of(self, ask: Ask) -> bool:
         """Whether the ask's key was not in the journal, and every key stored since is still in memory."""
+        if not self.sequence_nr:
+            return True  # keys are in the journal with the thread's events, and it has none
         checked = ask.key_checked
         return checked is not None and checked[0] is self.keys and self.sequence_nr - checked[1] < _KEYS_KEPT // 2
 
@@ -235,7 +269,9 @@ class ThreadActor:
             for _, deliver in done.followers:
                 deliver()
         if done.snapshot is not None:
-            self.shard.save_snapshot(self, done.seq_nr, done.snapshot)
+            self.shard.save_snapshot(self, done.seq_nr, done.snapshot, done.metadata)
+        if not done.seq_nr % _WEIGHED_EVERY or len(done.payload) >= _WEIGHED_FROM:
+            self.shard.weigh(self)
         if self.phase is Phase.DRAINING and not self.pending:
             self._reload()
 
@@ -291,28 +327,31 @@ class ThreadActor:
         self.phase = Phase.LOADING
         self.state = None
         self.keys = OrderedDict()
+        self.ordered = SortedAccounts()
         self.shard.load(self)
 
     # --- its history
 
-    def loaded(self, state: Thread | None, sequence_nr: int, snapshot_nr: int) -> None:
-        """The history is read: decide what waited."""
-        self.state = state
-        self.sequence_nr = sequence_nr
-        self.snapshot_nr = snapshot_nr
+    def loaded(self, found: Recovered) -> None:
+        """The history is read: decide what waited.  A thread that does not exist after that leaves memory."""
+        self.state, self.sequence_nr, self.snapshot_nr, self.bytes_since = found
         self.phase = Phase.ACTIVE
+        self.shard.weigh(self)
         mailbox = self.mailbox
         while mailbox and self.phase is Phase.ACTIVE:
             ask = mailbox.popleft()
             if not ask.over:
                 self.take(ask)
+        if self.state is None and not self.busy:
+            self.shard.forget(self)
 
-    def poison(self, reason: str) -> None:
-        """The history cannot be read: say so to everyone who asks, and leave the neighbours alone."""
+    def poison(self, reason: str, now: float) -> None:
+        """The history cannot be read: answer so until the `Retry-After` of that answer is over."""
         log.error(
             "thread poisoned", extra={"shard": self.shard.shard_id, "thread_id": self.thread_id, "reason": reason}
         )
         self.phase = Phase.POISONED
+        self.retry_at = now + POISONED.retry_after_s
         while self.mailbox:
             self.mailbox.popleft().answer(POISONED)
 

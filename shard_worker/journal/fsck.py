@@ -41,6 +41,8 @@ SELECT j.shard_id, j.thread_id, j.shard_seq, j.seq_nr, j.event_type, j.event_ver
        j.key_hash, j.body_hash, s.state_version, s.state
   FROM journal j
   LEFT JOIN snapshot s ON s.shard_id = j.shard_id AND s.thread_id = j.thread_id AND s.seq_nr = j.seq_nr
+        AND s.state_version = (SELECT max(v.state_version) FROM snapshot v
+                                WHERE v.shard_id = s.shard_id AND v.thread_id = s.thread_id AND v.seq_nr = s.seq_nr)
  ORDER BY j.shard_id, j.thread_id, j.seq_nr, j.shard_seq
 """
 _KEYS_TWICE_SQL: Final = """

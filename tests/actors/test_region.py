@@ -65,9 +65,9 @@ async def test_a_big_thread_is_kept_more_seldom(dsn: str) -> None:
         taken: list[int] = []
         keep = node.env.save_snapshot
 
-        def save(shard_id: ShardId, thread_uuid: UUID, seq_nr: int, state: bytes) -> None:
+        def save(shard_id: ShardId, thread_uuid: UUID, seq_nr: int, state: bytes, event_metadata: bytes) -> None:
             taken.append(seq_nr)
-            keep(shard_id, thread_uuid, seq_nr, state)
+            keep(shard_id, thread_uuid, seq_nr, state, event_metadata)
 
         node.env.save_snapshot = save
         await node.own(*ALL)

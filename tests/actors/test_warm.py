@@ -224,12 +224,12 @@ async def test_a_page_of_texts_under_way_is_fetched_again_by_the_next_owner(dsn:
         never = asyncio.Event()
         asked = asyncio.Event()
 
-        async def stuck(*_: object) -> dict[int, object]:
+        async def stuck(*_: object, **__: object) -> list[object]:
             asked.set()
             await never.wait()
-            return {}
+            return []
 
-        left.env.read_events = stuck  # type: ignore[assignment]  # never answers
+        left.env.read_messages = stuck  # type: ignore[assignment]  # never answers
         reading = asyncio.ensure_future(left.texts(chats[0], me))
         await asked.wait()
         await left.region.release(shard)

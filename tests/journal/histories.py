@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 import asyncpg
+import msgspec
 from ulid import ULID
 
 from shard_worker.domain.events import (
@@ -86,6 +87,13 @@ def folded(events: Sequence[Event]) -> Thread:
     return state
 
 
+def encode_previous_state(state: Thread) -> bytes:
+    """A snapshot of version 1, in which no message had a place."""
+    fields = msgspec.to_builtins(state)
+    fields[10] = {message_id: live[:6] for message_id, live in fields[10].items()}
+    return msgspec.msgpack.encode(fields)
+
+
 class Pen:
     """Writes rows as an owner does: dense sequences, under a claimed epoch."""
 
@@ -127,10 +135,15 @@ class Pen:
             )
         return shard
 
-    async def snapshot(self, thread_id: ThreadId, state: Thread, *, seq_nr: int | None = None) -> None:
-        """Keep a snapshot of ``state``, at its own sequence number or another."""
+    async def snapshot(
+        self, thread_id: ThreadId, state: Thread, *, seq_nr: int | None = None, version: int = STATE_VERSION
+    ) -> None:
+        """Keep a snapshot of ``state``, at its own sequence number or another, as this release or the one before."""
         await self.connection.execute(
-            "INSERT INTO snapshot (shard_id, thread_id, seq_nr, state_version, state) VALUES ($1, $2, $3, $4, $5)",
+            "INSERT INTO snapshot (shard_id, thread_id, seq_nr, state_version, state, event_metadata)"
+            " VALUES ($1, $2, $3, $4, $5, coalesce((SELECT metadata FROM journal"
+            " WHERE shard_id = $1 AND thread_id = $2 AND seq_nr = $3), 'none'))",
             *(shard_of(thread_id, SHARDS), ulid_uuid(thread_id)),
-            *(state.sequence_nr if seq_nr is None else seq_nr, STATE_VERSION, encode_state(state)),
+            *(state.sequence_nr if seq_nr is None else seq_nr, version),
+            encode_state(state) if version == STATE_VERSION else encode_previous_state(state),
         )

@@ -80,14 +80,16 @@ CREATE TABLE journal (
 CREATE UNIQUE INDEX journal_shard_seq ON journal (shard_id, shard_seq);
 CREATE UNIQUE INDEX journal_key ON journal (shard_id, thread_id, key_hash) WHERE key_hash IS NOT NULL;
 
--- A cache of the fold; thrown away when state_version is not the reader's.
+-- A cache of the fold; workers of two releases keep their own.  Believed only while the journal has the event at
+-- seq_nr with this metadata, which holds the random id of its command.
 CREATE TABLE snapshot (
     shard_id       integer NOT NULL,
     thread_id      uuid    NOT NULL,
-    seq_nr         bigint  NOT NULL,
     state_version  smallint NOT NULL,
+    seq_nr         bigint  NOT NULL,
+    event_metadata bytea   NOT NULL,
     state          bytea   NOT NULL,
-    PRIMARY KEY (shard_id, thread_id)
+    PRIMARY KEY (shard_id, thread_id, state_version)
 );
 
 -- What a slice is, in SQL as in shard_worker.domain.ids: the first 14 bits of SHA-256 of the id's 16 bytes.
