@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import asyncpg
@@ -20,15 +20,17 @@ SLICE_BYTES: Final = 256 << 10
 
 
 class Pace:
-    """Counts what was folded since the loop turned, for one task."""
+    """Counts what was folded since the loop turned, for one task.
 
-    __slots__ = ("pause_s", "rows", "size")
+    ``pause_s`` gives how long a turn waits, in seconds; 0 lets every callback run that is ready.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_pause_s", "rows", "size")
+
+    def __init__(self, pause_s: Callable[[], float] = lambda: 0.0) -> None:
         self.rows = 0
         self.size = 0
-        self.pause_s = 0.0
-        """How long a turn waits; 0 lets every callback run that is ready."""
+        self._pause_s = pause_s
 
     @property
     def spent(self) -> bool:
@@ -38,7 +40,7 @@ class Pace:
     async def turn(self) -> None:
         """Let the loop turn, and begin a new slice."""
         self.rows = self.size = 0
-        await asyncio.sleep(self.pause_s)
+        await asyncio.sleep(self._pause_s())
 
 
 class Fold:

@@ -29,6 +29,8 @@ PAGE_ROWS: Final = 4_000
 """Maximum rows in a page: walking them costs the loop a few milliseconds, folding them is done in slices."""
 THREAD_ROWS: Final = 500
 """Maximum events of one thread in a page that it shares with others; several times what follows a usual snapshot."""
+LONG_ROWS: Final = 2_000
+"""Maximum events in a page of one long history."""
 FROM_SNAPSHOT: Final = -1
 """Instead of a sequence number: read from the thread's snapshot, or from the first event where it has none."""
 FROM_START: Final = 0

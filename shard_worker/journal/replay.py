@@ -33,8 +33,8 @@ from shard_worker.journal.fold import Fold, Pace
 from shard_worker.journal.history_page import (
     FROM_SNAPSHOT,
     FROM_START,
+    LONG_ROWS,
     PAGE_BYTES,
-    PAGE_ROWS,
     THREAD_ROWS,
     ThreadPage,
     Wanted,
@@ -178,13 +178,14 @@ class Loader:
         self._groups: set[asyncio.Task[None]] = set()
         self._long: deque[_Load] = deque()
         self._long_waiting: deque[_Load] = deque()
+        self._going_on: _Load | None = None
         self._lane: asyncio.Task[None] | None = None
         self._closed = False
 
     @property
     def long_loads(self) -> int:
         """How many threads are in the lane of long histories."""
-        return len(self._long) + len(self._long_waiting)
+        return len(self._long) + len(self._long_waiting) + (self._going_on is not None)
 
     async def load(self, shard_id: ShardId, thread_id: ThreadId) -> Recovered | Poisoned:
         """A thread's state now, read on the primary.  Raises what asyncpg raises when the database is away.
@@ -264,7 +265,7 @@ class Loader:
     # --- long histories
 
     def _go_long(self, load: _Load) -> None:
-        if len(self._long) < LONG_AT_ONCE:
+        if len(self._long) + (self._going_on is not None) < LONG_AT_ONCE:
             self._long.append(load)
         else:
             load.begin()  # a state that waits would be memory that waits
@@ -273,14 +274,15 @@ class Loader:
             self._lane = asyncio.get_running_loop().create_task(self._run_long(), name="load-long-threads")
 
     async def _run_long(self) -> None:
-        pace = Pace()
+        pace = Pace(lambda: _GIVE_WAY_S if self._groups else 0.0)
         while self._long:
-            load = self._long.popleft()
+            load = self._going_on = self._long.popleft()
             more = False
             try:
                 more = not load.future.done() and await self._go_on(load, pace)
             except Exception as error:  # noqa: BLE001  # the lane goes on with the next; logged with its cause
                 self._failed([load], error)
+            self._going_on = None
             if more:
                 self._long.append(load)
             elif self._long_waiting:
@@ -288,10 +290,9 @@ class Loader:
 
     async def _go_on(self, load: _Load, pace: Pace) -> bool:
         """Read and fold one page of a long history; whether more of it follows.  Never raises for a fault of the link."""
-        pace.pause_s = _GIVE_WAY_S if self._groups else 0.0
         await pace.turn()
         try:
-            (page,) = await self._pool.run(partial(self._read, [load], PAGE_ROWS), within_s=_PAGE_S)
+            (page,) = await self._pool.run(partial(self._read, [load], LONG_ROWS), within_s=_PAGE_S)
         except CORRUPTION as error:
             self._poisoned(load, f"the database cannot read it: {error}")
             return False
@@ -382,8 +383,9 @@ class Loader:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for load in (*self._waiting, *self._long, *self._long_waiting):
-            load.future.cancel()
+        for load in (*self._waiting, *self._long, *self._long_waiting, self._going_on):
+            if load is not None:
+                load.future.cancel()
 
 
 async def read_head(connection: Session, shard_id: ShardId) -> int:

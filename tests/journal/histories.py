@@ -94,6 +94,21 @@ def encode_previous_state(state: Thread) -> bytes:
     return msgspec.msgpack.encode(fields)
 
 
+# Message 2k-1 is posted by event 2k-1 of the series and removed by the next; its id is its number.
+_MANY_SQL = """
+INSERT INTO journal (shard_id, shard_seq, thread_id, seq_nr, event_type, event_version, payload, metadata, epoch)
+SELECT $1, $3 + n, $2, $4 + n, CASE WHEN n % 2 = 1 THEN 7 ELSE 8 END, 1,
+       convert_to(CASE WHEN n % 2 = 1 THEN
+           format('{"senderId":"%s","messages":[{"messageId":"%s","text":"a message of a usual length, as sent",'
+                  '"replyMessageId":null,"toAccountIds":[]}],"at":%s,"createAt":1}',
+                  $7::text, '01' || lpad(n::text, 24, '0'), n + 1)
+       ELSE format('{"removerId":"%s","messageIds":["%s"],"at":%s,"createAt":1}',
+                   $7::text, '01' || lpad((n - 1)::text, 24, '0'), n + 1) END, 'UTF8'),
+       convert_to(format('{"commandId":"%s"}', md5($2::uuid::text || n)), 'UTF8'), $6
+  FROM generate_series(1::bigint, $5::bigint) n
+"""
+
+
 class Pen:
     """Writes rows as an owner does: dense sequences, under a claimed epoch."""
 
@@ -134,6 +149,15 @@ class Pen:
                 *(keyed, None if keyed is None else b"b" * 16, self._epochs[shard]),
             )
         return shard
+
+    async def write_many(self, thread_id: ThreadId, events: int) -> None:
+        """Append as many events as asked to a thread that Ann has created: she posts a message, then removes it."""
+        shard, uuid = shard_of(thread_id, SHARDS), ulid_uuid(thread_id)
+        await self.connection.execute(
+            _MANY_SQL, shard, uuid, self._heads[shard], self._last[uuid], events, self._epochs[shard], ANN, timeout=600
+        )
+        self._heads[shard] += events
+        self._last[uuid] += events
 
     async def snapshot(
         self, thread_id: ThreadId, state: Thread, *, seq_nr: int | None = None, version: int = STATE_VERSION

@@ -12,7 +12,7 @@ from shard_worker.domain.evolve import evolve as evolve_soundly
 from shard_worker.domain.ids import ShardId, ThreadId, shard_of, ulid_uuid
 from shard_worker.journal import fold, replay
 from shard_worker.journal.codec import encode_state
-from shard_worker.journal.history_page import ThreadPage, Wanted
+from shard_worker.journal.history_page import ThreadPage, Wanted, read_page
 from shard_worker.journal.replay import GROUP, Loader, Poisoned, Recovered
 from tests.journal.histories import SHARDS, Pen, created, folded, new_thread, posted, whole_life
 from tests.waiting import until
@@ -164,7 +164,7 @@ async def test_threads_that_wait_together_are_loaded_together(books: Books, monk
     await asyncio.gather(*[books.load(new_thread())])  # connected
     sizes: list[int] = []
     at_once = most = 0
-    read = replay.read_page
+    read = read_page
 
     async def counted(connection: Session, wanted: Sequence[Wanted], *, rows_each: int) -> list[ThreadPage]:
         nonlocal at_once, most
@@ -196,7 +196,7 @@ async def test_threads_of_busy_shards_come_first(books: Books, monkeypatch: pyte
     heat[shard_of(hot, SHARDS)] = 200.0
     cold = [thread for thread in cold if shard_of(thread, SHARDS) != shard_of(hot, SHARDS)]
     groups: list[set[object]] = []
-    read = replay.read_page
+    read = read_page
 
     async def watched(connection: Session, wanted: Sequence[Wanted], *, rows_each: int) -> list[ThreadPage]:
         groups.append({thread.uuid for thread in wanted})
