@@ -38,6 +38,7 @@ from shard_worker.journal.message_reader import MessageReader
 from shard_worker.journal.replay import Loader, read_head
 from shard_worker.journal.snapshots import SnapshotWriter
 from shard_worker.memory import MemoryBudget, default_budget
+from shard_worker.memory_metrics import MemoryMetrics
 from shard_worker.ownership.membership import Ownership
 from shard_worker.ownership.store import Address
 from shard_worker.ownership_metrics import OwnershipMetrics
@@ -126,6 +127,8 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
     loader = Loader(pool, at_once=settings.concurrent_loads, heat=heat, keep=snapshots.save)
     stack.push_async_callback(loader.close)
 
+    messages = MessageReader(pool)
+
     async def key_of(shard_id: ShardId, thread_uuid: UUID, key_hash: bytes) -> StoredKey | None:
         return await pool.run(lambda connection: look_up_key(connection, shard_id, thread_uuid, key_hash))
 
@@ -135,7 +138,7 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
     env = Environment(
         load=loader.load,
         look_up_key=key_of,
-        read_messages=MessageReader(pool).read,
+        read_messages=messages.read,
         read_head=head_of,
         save_snapshot=snapshots.save,
         memory_reads_allowed=ownership.lease.allows_memory_reads,
@@ -159,17 +162,18 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
     )
     peers = PeerClient(secret)
     stack.push_async_callback(peers.close)
+    residents = Residents(
+        most=settings.max_resident_threads,
+        idle_s=settings.passivation_idle_seconds,
+        clock=time.monotonic,
+        memory=memory,
+    )
     region = ShardRegion(
         worker=settings.name,
         shards=shards,
         env=env,
         appender=appender,
-        residents=Residents(
-            most=settings.max_resident_threads,
-            idle_s=settings.passivation_idle_seconds,
-            clock=time.monotonic,
-            memory=memory,
-        ),
+        residents=residents,
         owners=ownership,
         peers=peers,
     )
@@ -184,7 +188,8 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         ),
     )
     stack.callback(gateway.close)
-    worker = Worker(settings, ownership, region, appender, gateway, PeerServer(region.serve, secret))
+    memory_metrics = MemoryMetrics(memory, residents, loader, snapshots, messages)
+    worker = Worker(settings, ownership, region, appender, gateway, PeerServer(region.serve, secret), memory_metrics)
     snapshots.start()
     stack.push_async_callback(appender.close)
     stack.push_async_callback(region.close)
@@ -229,6 +234,7 @@ class Worker:
         appender: Appender,
         gateway: PublicGateway,
         peer_server: PeerServer,
+        memory_metrics: MemoryMetrics,
     ) -> None:
         self._settings = settings
         self._ownership = ownership
@@ -236,6 +242,7 @@ class Worker:
         self._appender = appender
         self._gateway = gateway
         self._peer_server = peer_server
+        self._memory_metrics = memory_metrics
         self._management: asyncio.Server | None = None
         self._leaving: asyncio.Task[None] | None = None
 
@@ -244,6 +251,7 @@ class Worker:
         view = WorkerView(self._settings.name, self._ownership, self._region, self._appender, self.begin_leaving)
         port = ManagementPort(view, secret=secret, metrics=self._gateway.metrics)
         port.registry.register(OwnershipMetrics(self._ownership, self._region, self._appender))
+        port.registry.register(self._memory_metrics)
         self._management = await asyncio.get_running_loop().create_server(
             sniffing_factory(port.protocol, self._peer_server.protocol), sock=management.dup()
         )

@@ -21,12 +21,12 @@ def measured_turns() -> Iterator[Turns]:
     turns = Turns()
     run = asyncio.Handle._run
 
-    def timed(handle: asyncio.Handle) -> None:
+    def timed(self: asyncio.Handle) -> None:
         began = time.thread_time()
-        run(handle)
+        run(self)
         took = time.thread_time() - began
         if took > turns.longest_s:
-            turns.longest_s, turns.longest = took, repr(handle)
+            turns.longest_s, turns.longest = took, repr(self)
 
     asyncio.Handle._run = timed  # type: ignore[method-assign]  # the loop looks it up for every callback
     try:

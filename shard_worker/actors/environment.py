@@ -11,6 +11,7 @@ from shard_worker.domain.limits import Limits
 from shard_worker.journal.keys import StoredKey
 from shard_worker.journal.message_reader import MessagePlace
 from shard_worker.journal.replay import Poisoned, Recovered
+from shard_worker.journal.snapshots import SaveSnapshot
 from shard_worker.memory import MemoryBudget
 
 
@@ -44,14 +45,6 @@ class ReadHead(Protocol):
     """Read a shard's last sequence number; see `shard_worker.journal.replay`."""
 
     def __call__(self, shard_id: ShardId) -> Awaitable[int]: ...
-
-
-class SaveSnapshot(Protocol):
-    """Keep a snapshot, some time, or drop it; see `shard_worker.journal.snapshots`."""
-
-    def __call__(
-        self, shard_id: ShardId, thread_uuid: UUID, seq_nr: int, state: bytes, event_metadata: bytes
-    ) -> None: ...
 
 
 SNAPSHOT_ALLOWANCE: Final = 8 << 20

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from heapq import heappop, heappush
 from itertools import count
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -42,6 +42,7 @@ from shard_worker.journal.history_page import (
     discard_unbacked,
     read_page,
 )
+from shard_worker.journal.snapshots import SaveSnapshot
 
 log = logging.getLogger(__name__)
 
@@ -90,14 +91,6 @@ class Poisoned(NamedTuple):
     """A thread whose history this release cannot read, and why."""
 
     reason: str
-
-
-class KeepSnapshot(Protocol):
-    """Keep a snapshot, some time, or drop it; see `shard_worker.journal.snapshots`."""
-
-    def __call__(
-        self, shard_id: ShardId, thread_uuid: UUID, seq_nr: int, state: bytes, event_metadata: bytes
-    ) -> None: ...
 
 
 def _keep_none(shard_id: ShardId, thread_uuid: UUID, seq_nr: int, state: bytes, event_metadata: bytes) -> None:
@@ -166,7 +159,7 @@ class Loader:
         *,
         at_once: int = 4,
         heat: Callable[[ShardId], float] = lambda _: 0.0,
-        keep: KeepSnapshot = _keep_none,
+        keep: SaveSnapshot = _keep_none,
     ) -> None:
         self.metrics = LoadMetrics()
         self._pool = pool

@@ -7,7 +7,7 @@ the state, so that workers of two releases do not overwrite each other's.
 import asyncio
 import logging
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 from uuid import UUID
 
 from shard_worker.database.connection import ReadPool, Session
@@ -41,6 +41,14 @@ DELETE FROM snapshot s WHERE s.shard_id = ANY($1::int[])
    AND NOT EXISTS (SELECT FROM journal j WHERE j.shard_id = s.shard_id AND j.thread_id = s.thread_id
                       AND j.seq_nr = s.seq_nr AND j.metadata = s.event_metadata)
 """
+
+
+class SaveSnapshot(Protocol):
+    """Keep a state, some time, or drop it; see `SnapshotWriter.save`."""
+
+    def __call__(
+        self, shard_id: ShardId, thread_uuid: UUID, seq_nr: int, state: bytes, event_metadata: bytes
+    ) -> None: ...
 
 
 class _Snapshot(NamedTuple):

@@ -204,7 +204,7 @@ async def test_a_page_of_messages_is_at_most_a_megabyte(dsn: str) -> None:
                 after = (page.messages[-1].sequence_nr, page.messages[-1].index)
         assert [message.message_id for message in seen] == posted
         assert max(sizes) <= PAGE
-        largest = len(answers.messages(chat, MessagePage(seen[:1], False), None))
+        largest = len(answers.messages(chat, MessagePage(tuple(seen[:1]), False), None))
         assert min(sizes[:-1]) > PAGE - largest - 600, "a page ends only where the next message does not fit"
         assert turns.longest_s < 0.05, turns
 

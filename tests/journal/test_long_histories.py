@@ -38,8 +38,8 @@ class Shelf:
     kept: list[tuple[int, bytes]] = field(default_factory=list)
     pages: list[list[ThreadPage]] = field(default_factory=list)
 
-    def keep(self, shard_id: ShardId, uuid: UUID, seq_nr: int, state: bytes, event_metadata: bytes) -> None:
-        del shard_id, uuid
+    def keep(self, shard_id: ShardId, thread_uuid: UUID, seq_nr: int, state: bytes, event_metadata: bytes) -> None:
+        del shard_id, thread_uuid
         assert event_metadata.startswith(b'{"commandId"')
         self.kept.append((seq_nr, state))
 
@@ -191,7 +191,7 @@ async def test_a_snapshot_of_the_version_before_is_read(shelf: Shelf) -> None:
     """The first loads after an upgrade read no more events than those before it: only what follows the snapshots."""
     threads: dict[ThreadId, list[Event]] = {}
     for number in range(12):
-        events = [created(), *[posted(at=at) for at in range(2, 40)]]
+        events: list[Event] = [created(), *[posted(at=at) for at in range(2, 40)]]
         thread = new_thread()
         await shelf.pen.write(thread, *events)
         await shelf.pen.snapshot(
@@ -234,7 +234,7 @@ async def test_a_snapshot_of_an_event_that_was_lost_is_discarded_and_reported(
 ) -> None:
     """Also when the journal has grown past its number again, with other events."""
     lost, regrown, sound = [new_thread() for _ in range(3)]
-    events = [created(), *[posted() for _ in range(5)]]
+    events: list[Event] = [created(), *[posted() for _ in range(5)]]
     for thread in (lost, regrown, sound):
         await shelf.pen.write(thread, *events)
         await shelf.pen.snapshot(thread, folded(events))
@@ -242,7 +242,7 @@ async def test_a_snapshot_of_an_event_that_was_lost_is_discarded_and_reported(
     for thread in (lost, regrown):
         await shelf.pen.connection.execute(delete, ulid_uuid(thread))
         shelf.pen._last[ulid_uuid(thread)] = 4
-    others = [posted() for _ in range(4)]
+    others: list[Event] = [posted() for _ in range(4)]
     await shelf.pen.write(regrown, *others)
     with caplog.at_level(logging.ERROR):
         found = await asyncio.gather(*[shelf.load(thread) for thread in (lost, regrown, sound)])

@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from shard_worker.database.connection import Database, ReadPool
-from shard_worker.domain.events import MessagesAdded, PostedMessage, encoded_size
+from shard_worker.domain.events import Event, MessagesAdded, PostedMessage, encoded_size
 from shard_worker.domain.ids import AccountId, MessageId, ShardId, ThreadId, ulid_uuid
 from shard_worker.domain.thread import Thread
 from shard_worker.journal.codec import STATE_VERSION, UndecodableEvent, decode_state, encode
@@ -60,7 +60,7 @@ async def kept(dsn: str) -> AsyncIterator[Kept]:
     posted = [first, message("\u00e9\U0001f600\u2028", reply=first.message_id, to=(ANN, BOB)), message("")]
     posted += [message("plain"), message("w" * 4000, to=(BOB,)), message("\u200b" * 4000)]
     pen, thread = Pen(connection), new_thread()
-    events = [
+    events: list[Event] = [
         created(),
         *[MessagesAdded(sender_id=ANN, messages=tuple(posted[at : at + 2]), at=2, create_at=2) for at in (0, 2, 4)],
     ]
