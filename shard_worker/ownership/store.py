@@ -69,14 +69,14 @@ WITH held AS MATERIALIZED (
       FROM held session JOIN held number USING (pid)
      WHERE session.objsubid = 1 AND number.objsubid = 2 AND number.classid = {_BEAT_CLASS}
      GROUP BY 1
-)"""
+)"""  # noqa: S608  # constants of this module
 _BEAT_OF_WORKER: Final = f"attempt::bigint << 32 | coalesce(beat.number, {_GONE})"
 _SESSION_OF_WORKER: Final = "hashtextextended(incarnation || ':' || attempt, 0)"
 # To be read in a statement after `_MINE_SQL`: its row lock waits for a beat that is under way, and keeps out the next.
 _LAST_BEAT_SQL: Final = f"""
 {_BEATS_SQL}
 SELECT {_BEAT_OF_WORKER} FROM worker LEFT JOIN beat ON beat.session = {_SESSION_OF_WORKER} WHERE id = $1
-"""
+"""  # noqa: S608  # constants of this module
 _REPLACED_SQL: Final = "SELECT id FROM worker WHERE id = $1 AND incarnation <> $2 FOR UPDATE"
 # FOR UPDATE waits for a claim that holds the row FOR KEY SHARE, so that what it won is freed too.
 _MINE_SQL: Final = "SELECT id FROM worker WHERE id = $1 AND incarnation = $2 AND NOT fenced FOR UPDATE"
@@ -87,7 +87,7 @@ _END_SQL: Final = "UPDATE worker SET fenced = true WHERE id = $1"
 _LOCK_SQL: Final = f"""
 UPDATE worker SET attempt = attempt + 1 WHERE id = $1 AND incarnation = $2 AND NOT fenced
 RETURNING pg_try_advisory_lock({_SESSION_OF_WORKER}) AND pg_try_advisory_lock_shared({_BEAT_CLASS}, 0)
-"""
+"""  # noqa: S608  # constants of this module
 # The row lock serialises the beat with a fence, which locks FOR UPDATE: a beat that waited reads the row again.  It leaves
 # no row version, and is all the same a write, which is meant: with a synchronous standby an old primary that has lost it
 # acknowledges no beat, and with that ends the lease on memory reads.
@@ -98,7 +98,7 @@ WITH me AS MATERIALIZED (
 SELECT CASE WHEN pg_try_advisory_lock_shared({_BEAT_CLASS}, $3::int)
             THEN pg_advisory_unlock_shared({_BEAT_CLASS}, $3::int - 1) IS NOT NULL ELSE false END
   FROM me
-"""
+"""  # noqa: S608  # constants of this module
 _LEAVING_SQL: Final = "UPDATE worker SET leaving = true WHERE id = $1 AND incarnation = $2"
 # FOR KEY SHARE lets the worker's own beats pass while a claim waits for a shard row; a fence waits for the claim.
 _CLAIM_SQL: Final = """
@@ -185,7 +185,7 @@ SELECT p.version, p.hash,
           FROM shard s LEFT JOIN shard_target t ON t.shard_id = s.id
          WHERE s.epoch IS DISTINCT FROM ($1::bigint[])[s.id + 1] OR t.plan_version > $2)
   FROM plan p
-"""
+"""  # noqa: S608  # constants of this module
 _NEXT_PLAN_SQL: Final = """
 UPDATE plan SET version = version + 1, hash = $2, made_at = now() WHERE version = $1 RETURNING version
 """
