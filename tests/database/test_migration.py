@@ -72,13 +72,27 @@ async def test_a_newer_schema_is_refused(dsn: str) -> None:
     await connection.close()
 
 
-async def test_an_edited_migration_is_noticed(dsn: str) -> None:
-    """What ran under this number was something else."""
+async def test_a_database_of_an_earlier_unreleased_schema_is_refused(dsn: str) -> None:
+    """By the migration and by a worker: what ran under this number was something else, and nothing leads from there."""
     connection = await asyncpg.connect(dsn)
-    await connection.execute("UPDATE schema_migration SET checksum = 'x'")
-    await connection.close()
-    with pytest.raises(DatabaseUnsuitable, match="another wording"):
+    await connection.execute("UPDATE schema_migration SET checksum = 'x' WHERE version = 1")
+    sentence = (
+        r"migration 1 \(foundation\) ran in another wording: .* earlier, unreleased version .* make a new database"
+    )
+    with pytest.raises(DatabaseUnsuitable, match=sentence):
         await run(dsn)
+    with pytest.raises(DatabaseUnsuitable, match=sentence):
+        await read_meta(connection, cluster_id="test")
+    await connection.close()
+
+
+async def test_a_worker_refuses_a_schema_that_is_being_made(dsn: str) -> None:
+    """Some steps are done, and no version is."""
+    connection = await asyncpg.connect(dsn)
+    await connection.execute("DELETE FROM schema_migration")
+    with pytest.raises(DatabaseUnsuitable, match=r"is version 0, .* migrate first"):
+        await read_meta(connection, cluster_id="test")
+    await connection.close()
 
 
 async def test_a_worker_refuses_a_database_without_schema(postgres: EmbeddedPostgres) -> None:
