@@ -187,6 +187,9 @@ class _Lane:
             if not self._ready and not self._suspects:
                 self._wake = loop.create_future()
                 await self._wake
+            if self._connection is not None and self._connection.is_closed():
+                # Noticed before anything is sent: what waits is queued, and not unknown.
+                self._disconnect(ConnectionResetError("closed while idle"))
             statement = self._statement
             if statement is None:
                 # Before anything is taken: while Postgres is away rows stay queued, and nothing is unknown.
@@ -352,6 +355,7 @@ class _Lane:
         many were used before, the others wait for three statements.
         """
         self._metrics.refused += 1
+        await asyncio.sleep(0)  # asyncpg refuses a value that it cannot encode without a turn of the loop
         key_refused, self._key_refused = self._key_refused, is_key_violation(error)
         guilty = find_guilty(batch, error)
         if guilty is None and not self._key_refused:

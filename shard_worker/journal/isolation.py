@@ -68,31 +68,37 @@ def _by_columns(batch: list[Part], values: dict[str, str]) -> tuple[Stream, Row]
 
 
 class Suspects:
-    """Groups of rows of which one at least is refused, in the order in which they must be sent.
+    """Groups of rows of which one at least is refused.
 
-    The rows are in their streams' queues as well, and a stream with suspect rows takes part in no ordinary batch: a
-    later row must not overtake an earlier one.
+    A group of several shards is halved by shard, and the halves take turns, so that a shard without a bad row is free
+    after a few statements.  The rows of one shard are sent in their order.  They are in their stream's queue as well,
+    and a stream with suspect rows takes part in no ordinary batch: a later row must not overtake an earlier one.
     """
 
     def __init__(self) -> None:
-        self._groups: deque[list[Part]] = deque()
+        self._turns: deque[list[list[Part]]] = deque()
+        """Each the groups of one shard, the next one last, or one group of several shards."""
+        self._taken: list[list[Part]] = []
 
     def __len__(self) -> int:
-        return len(self._groups)
+        return len(self._turns)
 
     def split(self, batch: list[Part]) -> None:
-        """Suspect a refused batch of at least two rows, in two halves, before every other group."""
-        left = sum([len(rows) for _, rows in batch]) // 2
-        first: list[Part] = []
-        second: list[Part] = []
-        for stream, rows in batch:
-            now, later = rows[:left], rows[left:]
-            left -= len(now)
-            for part, group in ((now, first), (later, second)):
-                if part:
-                    group.append((stream, part))
+        """Suspect a refused batch of at least two rows, in two halves; it is the one taken last, or an ordinary one."""
+        if len(batch) > 1:
+            half = len(batch) // 2
+            for group in (batch[:half], batch[half:]):
+                self._turns.append([group])
+                for stream, _ in group:
                     stream.suspected += 1
-        self._groups.extendleft((second, first))
+            return
+        stream, rows = batch[0]
+        half = len(rows) // 2
+        groups = self._taken if stream.suspected else []
+        if not groups:
+            self._turns.append(groups)
+        groups += [[(stream, rows[half:])], [(stream, rows[:half])]]
+        stream.suspected += 2
 
     def take(self) -> tuple[list[Part], list[Stream]]:
         """The next group as a batch, taken from the queues, and all its streams, to be woken afterwards.
@@ -100,7 +106,10 @@ class Suspects:
         A row that was withdrawn meanwhile is left out; a stream that cannot be sent keeps its rows queued.
         """
         batch: list[Part] = []
-        group = self._groups.popleft()
+        self._taken = self._turns.popleft()
+        group = self._taken.pop()
+        if self._taken:
+            self._turns.append(self._taken)
         for stream, suspected in group:
             stream.suspected -= 1
             if stream.state is not StreamState.OPEN:
