@@ -198,6 +198,23 @@ class WorkerSettings(BaseSettings):
             ge=1, le=1_000_000, description="Events of this worker on their way to the journal at most; beyond it 503."
         ),
     ] = 20_000
+    max_pending_bytes_per_thread: Annotated[
+        int,
+        Field(
+            ge=65536,
+            le=1 << 40,
+            description="Bytes that one thread's waiting requests and events on their way may take, about; beyond it 503.",
+        ),
+    ] = 16 << 20
+    max_pending_bytes: Annotated[
+        int,
+        Field(
+            ge=1 << 20,
+            le=1 << 40,
+            description="Bytes that all waiting requests and events on their way may take on this worker, about;"
+            " beyond it 503.",
+        ),
+    ] = 64 << 20
 
     max_messages: Annotated[int, Field(ge=1, description="Live messages in a thread at most.")] = 5_000
     max_administrators: Annotated[int, Field(ge=1, description="Administrators of a thread at most.")] = 100

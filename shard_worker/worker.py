@@ -150,11 +150,13 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         ),
         max_pending_per_thread=settings.max_pending_per_thread,
         max_pending_total=settings.max_pending_total,
+        max_pending_bytes_per_thread=settings.max_pending_bytes_per_thread,
+        max_pending_bytes=settings.max_pending_bytes,
         snapshot_every_events=settings.snapshot_every_events,
     )
     appender = Appender(
         connect=database.connect,
-        bump_epoch=ownership.bump_epoch,
+        bump_epochs=ownership.bump_epochs,
         incarnation=lambda: ownership.incarnation,
         lanes=settings.append_connections,
         batch_events=settings.batch_max_events,
