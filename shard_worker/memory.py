@@ -9,6 +9,7 @@ The budget is what the worker's control group leaves beside the process itself; 
 fixed size, not a part of the machine's memory, which other programs share.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -27,19 +28,29 @@ _NO_LIMIT: Final = 1 << 60
 class MemoryBudget:
     """Bytes in use, and their limit.  Counted here, enforced by the holders."""
 
-    __slots__ = ("limit", "used")
+    __slots__ = ("_elsewhere", "_taken", "limit")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.used = 0
+        self._taken = 0
+        self._elsewhere: list[Callable[[], int]] = []
+
+    @property
+    def used(self) -> int:
+        """Bytes in use."""
+        return self._taken + sum([count() for count in self._elsewhere])
+
+    def include(self, count: Callable[[], int]) -> None:
+        """Include bytes that are counted elsewhere, too often to be counted here as well."""
+        self._elsewhere.append(count)
 
     def take(self, size: int) -> None:
         """Count ``size`` bytes more."""
-        self.used += size
+        self._taken += size
 
     def give_back(self, size: int) -> None:
         """Count ``size`` bytes less."""
-        self.used -= size
+        self._taken -= size
 
     @property
     def exceeded(self) -> bool:

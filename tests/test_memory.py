@@ -57,9 +57,13 @@ def test_the_budget_leaves_room_for_the_process(tmp_path: Path) -> None:
 
 
 def test_a_budget_counts() -> None:
-    """What is taken and given back."""
+    """What is taken and given back, and what is counted elsewhere."""
     memory = MemoryBudget(10)
-    memory.take(11)
-    assert memory.exceeded
-    memory.give_back(1)
-    assert not memory.exceeded
+    waiting = [0]
+    memory.include(lambda: waiting[0])
+    seen: list[tuple[int, bool]] = []
+    for taken, waits in ((11, 0), (-1, 0), (0, 3)):
+        memory.take(taken)
+        waiting[0] = waits
+        seen.append((memory.used, memory.exceeded))
+    assert seen == [(11, True), (10, False), (13, True)]

@@ -102,12 +102,16 @@ class Shard:
 
     def hold(self, ask: Ask) -> None:
         """Keep an ask that must not be decided now; nothing of it is stored."""
+        held = self._held
+        while held and held[0].over:
+            held.popleft()
         if self.state is ShardState.GONE:
             ask.not_here(*self._successor)
-        elif len(self._held) >= _HELD_MOST:
+        elif len(held) >= _HELD_MOST or not self.env.may_hold():
             ask.answer(OVERLOADED)
         else:
-            self._held.append(ask)
+            ask.stash(self.env)
+            held.append(ask)
 
     def retry_held(self) -> None:
         """Decide what was held, when that is possible now."""
@@ -115,6 +119,7 @@ class Shard:
             held, self._held = self._held, deque()
             for ask in held:
                 if not ask.over:
+                    ask.unstash()
                     self.take(ask, _thread_of(ask))
 
     def memory_reads_allowed(self) -> bool:
@@ -126,12 +131,13 @@ class Shard:
         del self.actors[actor.thread_id]
 
     def forget(self, actor: ThreadActor) -> None:
-        """Let a thread leave memory that is not worth being kept there."""
-        self.actors.pop(actor.thread_id, None)
+        """Forget a thread that nothing waits for, or that does not exist."""
+        if self.actors.get(actor.thread_id) is actor:
+            del self.actors[actor.thread_id]
         self._residents.remove(actor)
 
     def weigh(self, actor: ThreadActor) -> None:
-        """Count a resident thread's bytes, and keep the memory budget."""
+        """Count a resident thread's bytes."""
         self._residents.weigh(actor)
 
     # --- the stream's host
@@ -261,10 +267,14 @@ class Shard:
         """Keep what waits for a thread, and forget the thread."""
         self.forget(actor)
         while actor.mailbox:
-            self.hold(actor.mailbox.popleft())
+            ask = actor.mailbox.popleft()
+            if not ask.over:
+                ask.unstash()
+                self.hold(ask)
 
     def look_up_key(self, actor: ThreadActor, ask: Ask, key_hash: bytes) -> None:
         """Ask the journal for an idempotency key, then decide the ask afresh."""
+        ask.stash(self.env, actor)
         self._spawn(self._look_up_key(actor, ask, key_hash), "look-up-key", ask)
 
     async def _look_up_key(self, actor: ThreadActor, ask: Ask, key_hash: bytes) -> None:
@@ -279,10 +289,13 @@ class Shard:
             except UndecodableEvent as error:
                 self._unreadable(actor, ask, error)
                 return
+            if ask.future.done():  # ended meanwhile, and its request dropped
+                return
             if stored is not None:
                 actor.key_found(ask, stored.body_hash, Done(stored.seq_nr, message_ids_of(stored.event)))
             else:
                 ask.key_checked = checked
+                ask.unstash()
                 self.take(ask, actor.thread_id)
             return
 
@@ -307,10 +320,10 @@ class Shard:
             return
 
     def _unreadable(self, actor: ThreadActor, ask: Ask, error: UndecodableEvent) -> None:
-        """An event below the thread's state cannot be read: that is for this ask to hear, others may not need it."""
+        """The journal has an event that an ask needs, and this release cannot read it, or it is missing."""
         log.error(
-            "event cannot be read",
-            extra={"shard": self.shard_id, "thread_id": actor.thread_id, "reason": str(error)},
+            "stored event not readable; a request was refused",
+            extra={"shard": self.shard_id, "thread_id": actor.thread_id, "cause": repr(error)},
         )
         ask.answer(POISONED)
 
@@ -324,8 +337,10 @@ class Shard:
         task.add_done_callback(self._ended)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
-        del self._tasks[task]
+        ask = self._tasks.pop(task)
         if not task.cancelled() and (error := task.exception()) is not None:
+            if ask is not None:
+                ask.expire()  # a bug: nothing of it is stored, and it is answered at once
             log.error("a shard's task failed", exc_info=error, extra={"shard": self.shard_id, "task": task.get_name()})
 
 

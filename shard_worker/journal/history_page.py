@@ -37,7 +37,7 @@ FROM_START: Final = 0
 
 # LATERAL with its own order: each thread's events by the primary key, whatever the planner believes of the journal's
 # size.  The sum runs over sizes alone: a payload outside its row is fetched only when it is in the page.
-_PAGE_SQL: Final = """
+PAGE_SQL: Final = """
 WITH wanted AS MATERIALIZED (
     SELECT w.ord, w.shard_id, w.thread_id, coalesce(s.seq_nr, greatest(w.after, 0)) AS start,
            s.state_version, s.state, coalesce(c.unbacked, 0) AS unbacked,
@@ -116,7 +116,7 @@ async def read_page(connection: Session, wanted: Sequence[Wanted], *, rows_each:
     """
     pages: list[ThreadPage] = []
     for row in await connection.fetch(
-        _PAGE_SQL,
+        PAGE_SQL,
         [thread.shard_id for thread in wanted],
         [thread.uuid for thread in wanted],
         [thread.after for thread in wanted],
