@@ -144,6 +144,32 @@ class WorkerSettings(BaseSettings):
         float, Field(ge=0.1, le=600, description="Within how long a request must be complete; else 408.")
     ] = 30.0
 
+    max_connections: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=1_000_000,
+            description="Connections of the public port at most, and no more than the limit of open files allows; beyond"
+            " it those that wait longest for their clients are dropped.",
+        ),
+    ] = 4_096
+    max_body_bytes_in_flight: Annotated[
+        int,
+        Field(
+            ge=1 << 20,
+            description="Bytes of requests that are not answered yet, over all connections of the public port, at most;"
+            " beyond it the longest incomplete ones get 503, else the newest.",
+        ),
+    ] = 64 << 20
+    max_answer_bytes_in_flight: Annotated[
+        int,
+        Field(
+            ge=1 << 20,
+            description="Bytes of answers that clients of the public port have not read, at most; beyond it the slowest"
+            " readers are dropped, else the newest answer is 503.",
+        ),
+    ] = 64 << 20
+
     passivation_idle_seconds: Annotated[
         float, Field(ge=1, le=86400, description="After how long without a request a thread leaves memory.")
     ] = 120.0
