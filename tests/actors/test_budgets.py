@@ -20,7 +20,7 @@ async def away(dsn: str, **options: int) -> AsyncIterator[tuple[Node, TcpProxy]]
     host, port = dsn.rsplit("@", 1)[-1].split("/", 1)[0].rsplit(":", 1)
     async with TcpProxy(host, int(port)) as proxy:
         through = dsn.replace(f"{host}:{port}", f"127.0.0.1:{proxy.port}")
-        async with node_on(dsn, through=through, **options) as node:
+        async with node_on(dsn, through=through, **options) as node:  # type: ignore[arg-type]  # bounds are numbers by name
             await node.own(*range(SHARDS))
             yield node, proxy
 
