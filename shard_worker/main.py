@@ -1,8 +1,10 @@
 """The `shard-worker` program: its command line."""
 
 import asyncio
+import contextlib
 import gc
 import logging
+import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +53,13 @@ def _calm_collector() -> None:
     gc.set_threshold(_YOUNG_OBJECTS, 20, 20)
 
 
+def _open_more_files() -> None:
+    """Raise the soft limit of open files to the hard one: the soft one is for programs that call ``select``."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # a limit without an end cannot be taken everywhere
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="threadcluster")
 def main() -> None:
@@ -73,6 +82,7 @@ def run() -> None:
         raise click.UsageError(str(error)) from error
     configure_logging(settings.log_level, settings.log_format)
     _calm_collector()
+    _open_more_files()
     try:
         with asyncio.Runner(loop_factory=_event_loop) as runner:
             runner.run(run_worker(settings))

@@ -31,6 +31,7 @@ from shard_worker.database.tls import Tls
 from shard_worker.domain.events import Event
 from shard_worker.domain.ids import ShardId
 from shard_worker.domain.limits import Limits
+from shard_worker.gateway.capacity import Bounds
 from shard_worker.gateway.management import ManagementPort
 from shard_worker.gateway.options import GatewayOptions
 from shard_worker.gateway.server import PublicGateway, inherited_socket, listening_socket
@@ -149,11 +150,13 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         ),
         max_pending_per_thread=settings.max_pending_per_thread,
         max_pending_total=settings.max_pending_total,
+        max_pending_bytes_per_thread=settings.max_pending_bytes_per_thread,
+        max_pending_bytes=settings.max_pending_bytes,
         snapshot_every_events=settings.snapshot_every_events,
     )
     appender = Appender(
         connect=database.connect,
-        bump_epoch=ownership.bump_epoch,
+        bump_epochs=ownership.bump_epochs,
         incarnation=lambda: ownership.incarnation,
         lanes=settings.append_connections,
         batch_events=settings.batch_max_events,
@@ -181,6 +184,11 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
             documentation=settings.docs_enabled,
             cors_origins=settings.cors_origins,
             cursor_key=secret,
+            bounds=Bounds(
+                connections=settings.max_connections,
+                body_bytes=settings.max_body_bytes_in_flight,
+                answer_bytes=settings.max_answer_bytes_in_flight,
+            ),
         ),
     )
     stack.callback(gateway.close)
