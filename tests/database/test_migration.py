@@ -10,13 +10,13 @@ from threadcluster_operator.local.postgres import EmbeddedPostgres
 from shard_worker.database import migration
 from shard_worker.database.connection import DatabaseUnsuitable
 from shard_worker.database.migration import (
-    SCHEMA_VERSION,
     ClaimedByOther,
     SchemaTooNew,
     ShardCountMismatch,
     migrate,
     read_meta,
 )
+from shard_worker.database.migration_files import SCHEMA_VERSION
 
 
 async def run(dsn: str, *, cluster_id: str = "test", shards: int = 8) -> list[str]:

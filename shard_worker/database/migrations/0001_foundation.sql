@@ -36,14 +36,14 @@ CREATE TABLE shard_target (
     target         text,
     reason         text    NOT NULL DEFAULT '',
     plan_version   bigint  NOT NULL DEFAULT 0
-);
+) WITH (fillfactor = 50);
 
 CREATE TABLE plan (
     singleton      boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     version        bigint  NOT NULL DEFAULT 0,
     hash           text    NOT NULL DEFAULT '',
     made_at        timestamptz NOT NULL DEFAULT now()
-);
+) WITH (fillfactor = 50);
 
 -- One row a claim: with the journal it proves one owner an epoch.
 CREATE TABLE shard_epoch (
@@ -89,7 +89,7 @@ CREATE TABLE snapshot (
     event_metadata bytea   NOT NULL,
     state          bytea   NOT NULL,
     PRIMARY KEY (shard_id, thread_id, state_version)
-);
+) WITH (fillfactor = 80);
 
 -- What a slice is, in SQL as in shard_worker.domain.ids: the first 14 bits of SHA-256 of the id's 16 bytes.
 CREATE FUNCTION shard_of(thread_id uuid, shards integer) RETURNS integer
