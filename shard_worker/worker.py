@@ -41,6 +41,7 @@ from shard_worker.journal.replay import Loader, read_head
 from shard_worker.journal.snapshots import SnapshotWriter
 from shard_worker.memory import MemoryBudget, default_budget
 from shard_worker.memory_metrics import MemoryMetrics
+from shard_worker.memory_trimmer import MemoryTrimmer
 from shard_worker.ownership.membership import Ownership
 from shard_worker.ownership.store import Address
 from shard_worker.ownership_metrics import OwnershipMetrics
@@ -126,6 +127,9 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         load = ownership.view.loads.get(shard_id)
         return 0.0 if load is None else load.commands_s
 
+    trimmer = MemoryTrimmer()
+    stack.push_async_callback(trimmer.close)
+    trimmer.start()
     memory = MemoryBudget(settings.memory_budget_bytes or default_budget())
     snapshots = SnapshotWriter(pool, memory=memory)
     stack.push_async_callback(snapshots.close)

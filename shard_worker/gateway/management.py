@@ -52,6 +52,7 @@ class ManagementPort:
         """What ``/metrics`` shows."""
         if metrics is not None:
             self.registry.register(metrics)
+        self._rendering = asyncio.Lock()
         self._options = options or GatewayOptions()
         self._factory: ConnectionFactory | None = None
         self._servers: list[asyncio.Server] = []
@@ -126,7 +127,9 @@ class ManagementPort:
         return _health(self._view.ready())
 
     async def _metrics(self, _: web.BaseRequest, __: str) -> Reply:
-        return Reply(generate_latest(self.registry), fields=_METRICS_FIELDS)
+        async with self._rendering:
+            await asyncio.sleep(0)  # one rendering a turn: it takes milliseconds, and several may be asked at once
+            return Reply(generate_latest(self.registry), fields=_METRICS_FIELDS)
 
     async def _cluster(self, _: web.BaseRequest, __: str) -> Reply:
         return Reply(msgspec.json.encode(self._view.cluster()))
