@@ -15,7 +15,7 @@ import time
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -25,7 +25,7 @@ from shard_worker.actors.region import ShardRegion
 from shard_worker.actors.residents import Residents
 from shard_worker.cluster_view import WorkerView
 from shard_worker.database.connection import Database
-from shard_worker.database.migration import read_meta
+from shard_worker.database.migration import read_id_salt, read_meta
 from shard_worker.database.tls import Tls
 from shard_worker.domain.events import Event
 from shard_worker.domain.ids import ShardId
@@ -37,6 +37,7 @@ from shard_worker.journal.appender import Appender
 from shard_worker.journal.keys import StoredKey, look_up_key
 from shard_worker.journal.replay import Loader, read_events, read_head
 from shard_worker.journal.snapshots import SnapshotWriter
+from shard_worker.loop_watchdog import LoopWatchdog
 from shard_worker.ownership.membership import Ownership
 from shard_worker.ownership.store import Address
 from shard_worker.ownership_metrics import OwnershipMetrics
@@ -50,6 +51,9 @@ _WATCH_S: Final = 0.5
 _FORWARD_GRACE_S: Final = 0.3
 _GOODBYE_S: Final = 1.0
 """How long peers may take to have their answers and hang up."""
+
+
+_Result = TypeVar("_Result")
 
 
 class WorkerFailed(Exception):
@@ -109,9 +113,10 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
     ownership = Ownership(
         database.connect, settings.name, address, beat_s=settings.beat_seconds, lease_s=settings.lease_seconds
     )
-    shards = await _unless(stopping, _shards(database, settings))
-    if shards is None:
+    meta = await _unless(stopping, _shards_and_salt(database, settings))
+    if meta is None:
         return None
+    shards, id_salt = meta
     pool = await database.pool(most=settings.read_connections)
     stack.callback(pool.terminate)
 
@@ -176,11 +181,16 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
             budget_s=settings.command_budget_seconds,
             documentation=settings.docs_enabled,
             cors_origins=settings.cors_origins,
+            allowed_hosts=settings.allowed_hosts,
+            id_salt=id_salt,
             cursor_key=secret,
         ),
     )
     stack.callback(gateway.close)
-    worker = Worker(settings, ownership, region, appender, gateway, PeerServer(region.serve, secret))
+    watchdog = LoopWatchdog()
+    worker = Worker(settings, ownership, region, appender, gateway, PeerServer(region.serve, secret), watchdog)
+    watchdog.start()
+    stack.callback(watchdog.close)
     snapshots.start()
     stack.push_async_callback(appender.close)
     stack.push_async_callback(region.close)
@@ -189,7 +199,7 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
     return worker
 
 
-async def _unless(stopping: asyncio.Event, work: Coroutine[object, object, int]) -> int | None:
+async def _unless(stopping: asyncio.Event, work: Coroutine[object, object, _Result]) -> _Result | None:
     """The result of ``work``, or None when the worker is told to stop before."""
     task = asyncio.ensure_future(work)
     stopped = asyncio.ensure_future(stopping.wait())
@@ -201,12 +211,13 @@ async def _unless(stopping: asyncio.Event, work: Coroutine[object, object, int])
     return task.result()
 
 
-async def _shards(database: Database, settings: WorkerSettings) -> int:
-    """The shard count, once Postgres answers; says what it waits for."""
+async def _shards_and_salt(database: Database, settings: WorkerSettings) -> tuple[int, bytes]:
+    """The shard count and the salt of derived ids, once Postgres answers; says what it waits for."""
     while True:
         connection = await database.connect("start")
         try:
-            return await read_meta(connection, cluster_id=settings.cluster, shards=settings.shards)
+            shards = await read_meta(connection, cluster_id=settings.cluster, shards=settings.shards)
+            return shards, await read_id_salt(connection)
         except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError) as error:
             log.warning("Postgres went away at the start; trying again", extra={"cause": repr(error)})
             await asyncio.sleep(0.1)
@@ -225,6 +236,7 @@ class Worker:
         appender: Appender,
         gateway: PublicGateway,
         peer_server: PeerServer,
+        watchdog: LoopWatchdog,
     ) -> None:
         self._settings = settings
         self._ownership = ownership
@@ -232,14 +244,21 @@ class Worker:
         self._appender = appender
         self._gateway = gateway
         self._peer_server = peer_server
+        self._watchdog = watchdog
         self._management: asyncio.Server | None = None
         self._leaving: asyncio.Task[None] | None = None
 
     async def start(self, sockets: Sequence[socket.socket], management: socket.socket, secret: bytes) -> None:
         """Open the ports and join the cluster."""
         view = WorkerView(self._settings.name, self._ownership, self._region, self._appender, self.begin_leaving)
-        port = ManagementPort(view, secret=secret, metrics=self._gateway.metrics)
+        port = ManagementPort(
+            view,
+            secret=secret,
+            metrics=self._gateway.metrics,
+            options=GatewayOptions(allowed_hosts=self._settings.allowed_hosts),
+        )
         port.registry.register(OwnershipMetrics(self._ownership, self._region, self._appender))
+        port.registry.register(self._watchdog)
         self._management = await asyncio.get_running_loop().create_server(
             sniffing_factory(port.protocol, self._peer_server.protocol), sock=management.dup()
         )

@@ -266,7 +266,8 @@ class Shard:
                 await asyncio.sleep(_RETRY_S)
                 continue
             if stored is not None:
-                actor.key_found(ask, stored.body_hash, Done(stored.seq_nr, message_ids_of(stored.event)))
+                first = Done(stored.seq_nr, message_ids_of(stored.event))
+                actor.key_found(ask, stored.body_hash, first, stored.command_id)
             else:
                 ask.key_checked = checked
                 self.take(ask, actor.thread_id)

@@ -102,7 +102,8 @@ class ThreadActor:
         self.snapshot_nr = 0
         self.pending: deque[EventRow] = deque()
         self.mailbox: deque[Ask] = deque()
-        self.keys: OrderedDict[bytes, tuple[bytes, Done]] = OrderedDict()
+        self.keys: OrderedDict[bytes, tuple[bytes, Done, bytes]] = OrderedDict()
+        """By key: the hash of the body, the first answer, and the id of the command that stored it."""
         self.touched = 0.0
 
     @property
@@ -146,7 +147,7 @@ class ThreadActor:
         if key is not None:
             known = self.keys.get(key)
             if known is not None:
-                self._answer(ask, known[1] if known[0] == request.body_hash else KEY_REUSED)
+                self._answer(ask, _first_answer(request, *known))
                 return
             if ask.key_doubted and not self._knows_keys_of(ask):
                 self.shard.look_up_key(self, ask, key)
@@ -158,7 +159,7 @@ class ThreadActor:
             if key is not None and not self._knows_keys_of(ask):
                 self.shard.look_up_key(self, ask, key)
             elif isinstance(decided, Unchanged):
-                self._answer(ask, Done(decided.sequence_nr, decided.message_ids))
+                self._answer(ask, Done(decided.sequence_nr, decided.message_ids, decided.replayed))
             else:
                 self._answer(ask, decided)
             return
@@ -185,7 +186,7 @@ class ThreadActor:
             row.snapshot = None
         if key is not None:
             assert request.body_hash is not None  # the gateway sets both or none
-            self._remember(key, request.body_hash, answer)
+            self._remember(key, request.body_hash, answer, request.command_id)
         self.pending.append(row)
         ask.admitted = True
         env.admitted += 1
@@ -196,9 +197,9 @@ class ThreadActor:
         checked = ask.key_checked
         return checked is not None and checked[0] is self.keys and self.sequence_nr - checked[1] < _KEYS_KEPT // 2
 
-    def _remember(self, key: bytes, body_hash: bytes, answer: Done) -> None:
+    def _remember(self, key: bytes, body_hash: bytes, answer: Done, command_id: bytes) -> None:
         keys = self.keys
-        keys[key] = (body_hash, answer)
+        keys[key] = (body_hash, answer, command_id)
         if len(keys) > _KEYS_KEPT:
             durable = self.pending[0].seq_nr - 1 if self.pending else self.sequence_nr
             oldest = next(iter(keys))
@@ -316,11 +317,11 @@ class ThreadActor:
         while self.mailbox:
             self.mailbox.popleft().answer(POISONED)
 
-    def key_found(self, ask: Ask, body_hash: bytes, answer: Done) -> None:
+    def key_found(self, ask: Ask, body_hash: bytes, answer: Done, command_id: bytes) -> None:
         """The journal knows the key: the first answer, or the key was used for something else."""
         request = ask.request
         assert isinstance(request, CommandRequest)
-        ask.answer(answer if body_hash == request.body_hash else KEY_REUSED)
+        ask.answer(_first_answer(request, body_hash, answer, command_id))
 
     def abandon(self, owner: str | None, epoch: int) -> None:
         """The shard is no longer here, and nothing that is pending was stored: send everyone on."""
@@ -333,3 +334,15 @@ class ThreadActor:
         """The history could not be fetched in time; nothing was admitted."""
         while self.mailbox:
             self.mailbox.popleft().answer(NOT_SERVED)
+
+
+def _first_answer(request: CommandRequest, body_hash: bytes, answer: Done, command_id: bytes) -> Done | Refusal:
+    """The answer to a command whose key is known: ``answer`` is that of the command ``command_id``, which stored it.
+
+    The same command id means that a gateway sent one request twice, which is no retry of its client.
+    """
+    if body_hash != request.body_hash:
+        return KEY_REUSED
+    if command_id == request.command_id:
+        return answer
+    return Done(answer.sequence_nr, answer.message_ids, replayed=True)

@@ -67,6 +67,11 @@ class GatewayConnection(RequestHandler):
         """Whether nothing is under way on this connection, not even half a head."""
         return not self._request_in_progress and not self._messages and self._head_timer is None
 
+    @property
+    def pipelined(self) -> bool:
+        """Whether a further request has arrived while one is answered."""
+        return bool(self._messages)
+
     def data_received(self, data: bytes) -> None:
         """Feed the parser, and see whether a head is now begun, done or hopeless."""
         super().data_received(data)

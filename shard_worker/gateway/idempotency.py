@@ -5,6 +5,7 @@ compared as JSON values without ``createAt``: the order of names and white space
 optional field is the same as leaving it out.
 """
 
+import hmac
 import json
 import re
 from collections.abc import Sequence
@@ -25,18 +26,18 @@ def key_failure(values: Sequence[str]) -> str | None:
     return None
 
 
-def _key_digest(account_id: AccountId, key: str) -> bytes:
-    return sha256(f"{account_id}:{key}".encode()).digest()
-
-
 def key_hash(account_id: AccountId, key: str) -> bytes:
     """The 16 bytes under which the journal knows a key."""
-    return _key_digest(account_id, key)[:16]
+    return sha256(f"{account_id}:{key}".encode()).digest()[:16]
 
 
-def thread_id_of(account_id: AccountId, key: str) -> ThreadId:
-    """The id of the thread that a keyed create without ``threadId`` makes: time part 0, the rest from the key."""
-    return ThreadId(ulid_text(bytes(6) + _key_digest(account_id, key)[:10]))
+def thread_id_of(salt: bytes, account_id: AccountId, key: str) -> ThreadId:
+    """The id of the thread that a keyed create without ``threadId`` makes: time part 0, the rest from the key.
+
+    The rest is the first 80 bits of an HMAC under the database's ``salt``, so that no client can compute the id that
+    another account's key leads to, and take it first.
+    """
+    return ThreadId(ulid_text(bytes(6) + hmac.digest(salt, f"{account_id}:{key}".encode(), "sha256")[:10]))
 
 
 def _without_nulls(value: object) -> object:

@@ -23,6 +23,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from shard_worker.gateway.cluster import ClusterView
 from shard_worker.gateway.connection import ConnectionFactory, GatewayConnection, check_aiohttp
+from shard_worker.gateway.host_check import HostCheck
 from shard_worker.gateway.internal import Handler, InternalApi
 from shard_worker.gateway.metrics import RequestMetrics
 from shard_worker.gateway.options import GatewayOptions
@@ -53,6 +54,7 @@ class ManagementPort:
         if metrics is not None:
             self.registry.register(metrics)
         self._options = options or GatewayOptions()
+        self._hosts = HostCheck(self._options.allowed_hosts)
         self._factory: ConnectionFactory | None = None
         self._servers: list[asyncio.Server] = []
         self.internal = InternalApi(view, self._options)
@@ -88,10 +90,14 @@ class ManagementPort:
             connection.force_close()
 
     async def _answer(self, request: web.BaseRequest) -> Reply:
+        if isinstance(request.protocol, GatewayConnection) and request.protocol.pipelined:
+            await asyncio.sleep(0)  # requests that never wait would be answered in one turn of the loop
         path = request.raw_path.partition("?")[0]
         methods, name = self.internal.find(path) if path.startswith("/internal/") else (self._paths.get(path), "")
         method = "GET" if request.method == "HEAD" else request.method
         try:
+            if (problem := self._hosts.refusal(request)) is not None:
+                return problem_reply(problem)
             if path.startswith("/internal/"):
                 self._check_secret(request)
             if methods is None:

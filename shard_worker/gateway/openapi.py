@@ -37,6 +37,7 @@ _ANYWHERE: Final = (
     ProblemCode.MALFORMED_HTTP,
     ProblemCode.REQUEST_TIMEOUT,
     ProblemCode.TARGET_TOO_LONG,
+    ProblemCode.MISDIRECTED_REQUEST,
     ProblemCode.HEADERS_TOO_LARGE,
     ProblemCode.INTERNAL_ERROR,
 )
@@ -62,6 +63,7 @@ _STATUS_WORDS: Final = {
     413: "Too large",
     414: "Target too long",
     415: "Wrong media type",
+    421: "Wrong host",
     431: "Header fields too large",
     500: "Fault of the worker",
     503: "Not now",

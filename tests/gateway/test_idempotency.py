@@ -1,14 +1,16 @@
 """Idempotency keys, from the header to what the owner is asked."""
 
+import hmac
 from hashlib import sha256
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shard_worker.domain.ids import AccountId, canonical
+from shard_worker.domain.ids import AccountId, canonical, ulid_text
 from shard_worker.gateway.idempotency import body_hash, key_failure, key_hash, thread_id_of
-from tests.gateway.serving import ADA, BOB, THREAD, Served
+from shard_worker.gateway.options import GatewayOptions
+from tests.gateway.serving import ADA, BOB, THREAD, Served, serving
 from tests.gateway.test_error_table import check
 from tests.gateway.threads import MemoryThreads
 
@@ -44,7 +46,7 @@ async def test_the_same_key_on_another_path_is_another_request(api: Served) -> N
 
 
 async def test_a_keyed_create_reaches_the_same_thread(api: Served) -> None:
-    """Its id comes from account and key: time part 0, then the first 80 bits of their hash."""
+    """Its id comes from salt, account and key: time part 0, then the first 80 bits of their HMAC."""
     first = await api.create(threadId=None)
     keyed = {"accountId": ADA, "title": "t", "administratorIds": [ADA], "memberIds": []}
     answers = [await api.post("/v1/threads/create", keyed, KEY) for _ in range(2)]
@@ -52,7 +54,57 @@ async def test_a_keyed_create_reaches_the_same_thread(api: Served) -> None:
     thread_id = answers[0].json["threadId"]
     assert thread_id != first.json["threadId"]
     assert thread_id.startswith("0" * 10)
-    assert thread_id == thread_id_of(AccountId(ADA), "k-1")
+    salt = api.gateway.options.id_salt
+    digest = hmac.new(salt, f"{ADA}:k-1".encode(), sha256).digest()
+    assert thread_id == thread_id_of(salt, AccountId(ADA), "k-1") == ulid_text(bytes(6) + digest[:10])
+
+
+async def test_a_derived_id_cannot_be_computed_or_chosen(threads: MemoryThreads) -> None:
+    """Another account gets another id for the same key, another salt too, and no client may choose such an id."""
+    account = AccountId(ADA)
+    derived = thread_id_of(b"salt", account, "k-1")
+    assert len({derived, thread_id_of(b"salt", AccountId(BOB), "k-1"), thread_id_of(b"other", account, "k-1")}) == 3
+    async with serving(threads, GatewayOptions(id_salt=b"salt")) as api:
+        for chosen in (derived, "0" * 26, "0" * 10 + "Z" * 16, derived.lower()):
+            check(await api.create(threadId=chosen, accountId=BOB), 400, "validation-failed")
+        assert (await api.create(threadId="0" * 9 + "1" + "0" * 16)).status == 200
+        body = {"accountId": ADA, "title": "t", "administratorIds": [ADA], "memberIds": []}
+        assert (await api.post("/v1/threads/create", body, KEY)).json["threadId"] == derived
+
+
+async def test_the_thread_derived_from_a_key_belongs_to_the_key(api: Served) -> None:
+    """The same key of the same account on that thread is another request; another account's is its own."""
+    body = {"accountId": ADA, "title": "t", "administratorIds": [ADA], "memberIds": [BOB]}
+    thread_id = (await api.post("/v1/threads/create", body, KEY)).json["threadId"]
+    path = f"/v1/threads/{thread_id}/messages/add"
+    for account, status in ((ADA, 409), (BOB, 200)):
+        answered = await api.post(path, {"accountId": account, "messages": [{"text": "a"}]}, KEY)
+        assert answered.status == status
+    check(await api.post("/v1/threads/create", body | {"title": "u"}, KEY), 409, "idempotency-key-reused")
+
+
+async def test_a_recognised_retry_is_marked(api: Served) -> None:
+    """By its key or by its chosen ids; no first answer, no change that changes nothing and no refusal is."""
+    chosen = "01BX5ZZKBKACTAV9WEVGEMMVR1"
+    add = {"accountId": ADA, "messages": [{"text": "a", "messageId": chosen}]}
+    join = {"accountId": ADA, "accountIds": [BOB]}
+    marked = []
+    for path, body, headers in (
+        ("/v1/threads/create", None, ()),
+        ("/v1/threads/create", None, ()),
+        (BASE + "/messages/add", add, ()),
+        (BASE + "/messages/add", add, ()),
+        (BASE + "/messages/add", {"accountId": ADA, "messages": [{"text": "b"}]}, (KEY,)),
+        (BASE + "/messages/add", {"accountId": ADA, "messages": [{"text": "b"}]}, (KEY,)),
+        (BASE + "/messages/add", {"accountId": ADA, "messages": [{"text": "c"}]}, (KEY,)),
+        (BASE + "/member-ids/join", join, ()),
+        (BASE + "/messages/remove", {"accountId": ADA, "messageIds": []}, ()),
+    ):
+        answered = await (api.create() if body is None else api.post(path, body, *headers))
+        marked.append((answered.status, answered.headers.get("idempotent-replayed")))
+    assert marked == [
+        (200, None), (200, "true"), (200, None), (200, "true"), (200, None), (200, "true"), (409, None), (200, None), (200, None),
+    ]  # fmt: skip
 
 
 async def test_the_owner_is_asked_by_hashes(api: Served, threads: MemoryThreads) -> None:
@@ -77,7 +129,7 @@ async def test_a_bad_key_is_refused(api: Served, keys: tuple[str, ...]) -> None:
 def test_every_visible_key_is_good(key: str) -> None:
     """And makes a thread id that is a ULID, and a hash of 16 bytes."""
     assert key_failure([key]) is None
-    thread_id = thread_id_of(AccountId(ADA), key)
+    thread_id = thread_id_of(b"salt", AccountId(ADA), key)
     assert canonical(thread_id) == thread_id
     assert len(key_hash(AccountId(ADA), key)) == 16
 
