@@ -9,7 +9,7 @@ loop with others by the `TurnBudget`.
 """
 
 import time
-from typing import Any, Final, cast
+from typing import Final
 
 from aiohttp import web
 from msgspec.structs import replace
@@ -56,7 +56,6 @@ class Posting:
         check_media_type(request)
         raw = await read_body(request, self._options, route.body_limit_bytes)
         keys = request.headers.getall(IDEMPOTENCY_KEY, None)
-        value: object = None
         failures: list[str] = []
         found: list[str] = []
         body: CommandBody | None = None
@@ -64,7 +63,7 @@ class Posting:
         with Piece(self._turns) as piece:
             if len(raw) > UNCOUNTED_BYTES:
                 json_bounds.check(raw, route.bounds)
-            if keys is None and len(raw) <= DIRECT_BYTES:  # the hash of a keyed body needs its value
+            if len(raw) <= DIRECT_BYTES:
                 body = faultless(route.body, raw)
             if body is None:
                 await piece.pause()
@@ -95,7 +94,7 @@ class Posting:
                 command,
                 self._mint.command_id(),
                 idempotency.key_hash(body.account_id, key),
-                idempotency.body_hash(path, cast("dict[str, Any]", value)),
+                idempotency.body_hash(path, body),
             )
         if len(raw) > UNCOUNTED_BYTES:
             await self._turns.admit()
