@@ -26,10 +26,12 @@ from shard_worker.actors.residents import Residents
 from shard_worker.cluster_view import WorkerView
 from shard_worker.database.connection import Database
 from shard_worker.database.migration import read_id_salt, read_meta
+from shard_worker.database.roles import excess_privileges
 from shard_worker.database.tls import Tls
 from shard_worker.domain.events import Event
 from shard_worker.domain.ids import ShardId
 from shard_worker.domain.limits import Limits
+from shard_worker.gateway.capacity import Bounds
 from shard_worker.gateway.management import ManagementPort
 from shard_worker.gateway.options import GatewayOptions
 from shard_worker.gateway.server import PublicGateway, inherited_socket, listening_socket
@@ -47,13 +49,12 @@ from shard_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _WATCH_S: Final = 0.5
 _FORWARD_GRACE_S: Final = 0.3
 _GOODBYE_S: Final = 1.0
 """How long peers may take to have their answers and hang up."""
-
-
-_Result = TypeVar("_Result")
 
 
 class WorkerFailed(Exception):
@@ -113,10 +114,10 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
     ownership = Ownership(
         database.connect, settings.name, address, beat_s=settings.beat_seconds, lease_s=settings.lease_seconds
     )
-    meta = await _unless(stopping, _shards_and_salt(database, settings))
-    if meta is None:
+    known = await _unless(stopping, _known(database, settings))
+    if known is None:
         return None
-    shards, id_salt = meta
+    shards, id_salt, excess = known
     pool = await database.pool(most=settings.read_connections)
     stack.callback(pool.terminate)
 
@@ -150,11 +151,13 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         ),
         max_pending_per_thread=settings.max_pending_per_thread,
         max_pending_total=settings.max_pending_total,
+        max_pending_bytes_per_thread=settings.max_pending_bytes_per_thread,
+        max_pending_bytes=settings.max_pending_bytes,
         snapshot_every_events=settings.snapshot_every_events,
     )
     appender = Appender(
         connect=database.connect,
-        bump_epoch=ownership.bump_epoch,
+        bump_epochs=ownership.bump_epochs,
         incarnation=lambda: ownership.incarnation,
         lanes=settings.append_connections,
         batch_events=settings.batch_max_events,
@@ -184,11 +187,17 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
             allowed_hosts=settings.allowed_hosts,
             id_salt=id_salt,
             cursor_key=secret,
+            bounds=Bounds(
+                connections=settings.max_connections,
+                body_bytes=settings.max_body_bytes_in_flight,
+                answer_bytes=settings.max_answer_bytes_in_flight,
+            ),
         ),
     )
     stack.callback(gateway.close)
     watchdog = LoopWatchdog()
-    worker = Worker(settings, ownership, region, appender, gateway, PeerServer(region.serve, secret), watchdog)
+    peer_server = PeerServer(region.serve, secret)
+    worker = Worker(settings, ownership, region, appender, gateway, peer_server, watchdog, excess)
     watchdog.start()
     stack.callback(watchdog.close)
     snapshots.start()
@@ -199,7 +208,7 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
     return worker
 
 
-async def _unless(stopping: asyncio.Event, work: Coroutine[object, object, _Result]) -> _Result | None:
+async def _unless(stopping: asyncio.Event, work: Coroutine[object, object, T]) -> T | None:
     """The result of ``work``, or None when the worker is told to stop before."""
     task = asyncio.ensure_future(work)
     stopped = asyncio.ensure_future(stopping.wait())
@@ -211,16 +220,26 @@ async def _unless(stopping: asyncio.Event, work: Coroutine[object, object, _Resu
     return task.result()
 
 
-async def _shards_and_salt(database: Database, settings: WorkerSettings) -> tuple[int, bytes]:
-    """The shard count and the salt of derived ids, once Postgres answers; says what it waits for."""
+async def _known(database: Database, settings: WorkerSettings) -> tuple[int, bytes, list[str]]:
+    """What the database says once it answers: the shard count, the salt of derived ids, and what the login may do that
+    it should not; says what it waits for.
+    """
     while True:
         connection = await database.connect("start")
         try:
             shards = await read_meta(connection, cluster_id=settings.cluster, shards=settings.shards)
-            return shards, await read_id_salt(connection)
+            id_salt = await read_id_salt(connection)
+            excess = await excess_privileges(connection)
         except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError) as error:
             log.warning("Postgres went away at the start; trying again", extra={"cause": repr(error)})
             await asyncio.sleep(0.1)
+        else:
+            if excess:
+                log.warning(
+                    "database login may change the journal's history; give it the role threadcluster_worker alone",
+                    extra={"worker": settings.name, "privileges": excess},
+                )
+            return shards, id_salt, excess
         finally:
             connection.terminate()
 
@@ -237,7 +256,10 @@ class Worker:
         gateway: PublicGateway,
         peer_server: PeerServer,
         watchdog: LoopWatchdog,
+        excess: Sequence[str] = (),
     ) -> None:
+        self._excess = excess
+        """What the database's login may do with the journal that no worker needs."""
         self._settings = settings
         self._ownership = ownership
         self._region = region
@@ -250,14 +272,16 @@ class Worker:
 
     async def start(self, sockets: Sequence[socket.socket], management: socket.socket, secret: bytes) -> None:
         """Open the ports and join the cluster."""
-        view = WorkerView(self._settings.name, self._ownership, self._region, self._appender, self.begin_leaving)
+        view = WorkerView(
+            self._settings.name, self._ownership, self._region, self._appender, self.begin_leaving, self._excess
+        )
         port = ManagementPort(
             view,
             secret=secret,
             metrics=self._gateway.metrics,
             options=GatewayOptions(allowed_hosts=self._settings.allowed_hosts),
         )
-        port.registry.register(OwnershipMetrics(self._ownership, self._region, self._appender))
+        port.registry.register(OwnershipMetrics(self._ownership, self._region, self._appender, self._excess))
         port.registry.register(self._watchdog)
         self._management = await asyncio.get_running_loop().create_server(
             sniffing_factory(port.protocol, self._peer_server.protocol), sock=management.dup()

@@ -4,7 +4,6 @@ This is the boundary at which an unexpected exception ends: it is logged with it
 every other problem.
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import Iterable
@@ -12,7 +11,6 @@ from typing import Final, assert_never
 
 from aiohttp import web
 
-from shard_worker.gateway.connection import GatewayConnection
 from shard_worker.gateway.cors import Cors
 from shard_worker.gateway.host_check import HostCheck
 from shard_worker.gateway.metrics import RequestMetrics
@@ -55,9 +53,6 @@ class Dispatcher:
         begun = time.perf_counter()
         metrics = self._metrics
         metrics.in_flight += 1
-        if isinstance(request.protocol, GatewayConnection) and request.protocol.pipelined:
-            # Tasks start eagerly from Python 3.12 on: without this, requests that never wait are answered in one turn.
-            await asyncio.sleep(0)
         path, _, query = request.raw_path.partition("?")
         if path[:1] != "/":  # the absolute form; its host is the business of the check of hosts
             path = "/" + path.partition("://")[2].partition("/")[2]

@@ -70,7 +70,7 @@ class ManagementPort:
         if self._factory is None:
             self._factory = ConnectionFactory(
                 self._answer,
-                head_timeout_s=self._options.request_timeout_s,
+                request_timeout_s=self._options.request_timeout_s,
                 keepalive_timeout_s=self._options.keepalive_timeout_s,
             )
         return self._factory()
@@ -90,8 +90,6 @@ class ManagementPort:
             connection.force_close()
 
     async def _answer(self, request: web.BaseRequest) -> Reply:
-        if isinstance(request.protocol, GatewayConnection) and request.protocol.pipelined:
-            await asyncio.sleep(0)  # requests that never wait would be answered in one turn of the loop
         path = request.raw_path.partition("?")[0]
         methods, name = self.internal.find(path) if path.startswith("/internal/") else (self._paths.get(path), "")
         method = "GET" if request.method == "HEAD" else request.method

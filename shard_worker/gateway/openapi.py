@@ -43,6 +43,7 @@ _ANYWHERE: Final = (
     ProblemCode.TARGET_TOO_LONG,
     ProblemCode.MISDIRECTED_REQUEST,
     ProblemCode.HEADERS_TOO_LARGE,
+    ProblemCode.TRANSFER_ENCODING_UNKNOWN,
     ProblemCode.INTERNAL_ERROR,
 )
 _UNAVAILABLE: Final = (
@@ -70,6 +71,7 @@ _STATUS_WORDS: Final = {
     421: "Wrong host",
     431: "Header fields too large",
     500: "Fault of the worker",
+    501: "Not implemented",
     503: "Not now",
     504: "Not yet",
 }
@@ -86,7 +88,7 @@ def codes_of(route: Route) -> tuple[ProblemCode, ...]:
             domain = (*route.refusals, *_UNAVAILABLE, UnavailableCode.READ_MODEL_BEHIND)
             return (*_ANYWHERE, ProblemCode.VALIDATION_FAILED, *(ProblemCode(code.value) for code in domain))
         case DocumentRoute():
-            return _ANYWHERE
+            return (*_ANYWHERE, ProblemCode.OVERLOADED)
         case _:
             assert_never(route)
 

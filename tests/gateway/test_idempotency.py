@@ -168,8 +168,17 @@ def test_different_bodies_have_different_hashes(value: dict[str, Any], other: di
 
 def test_the_hash_of_a_body_never_changes() -> None:
     """Keys are kept for ever: another order of names, or another form, would refuse every retry after an upgrade."""
-    create = {"memberIds": [BOB], "administratorIds": [ADA], "title": "é", "accountId": ADA, "createAt": 5}
-    add = {"accountId": ADA, "messages": [{"text": "a", "toAccountIds": [BOB], "messageId": THREAD}]}
+    create: dict[str, object] = {
+        "memberIds": [BOB],
+        "administratorIds": [ADA],
+        "title": "é",
+        "accountId": ADA,
+        "createAt": 5,
+    }
+    add: dict[str, object] = {
+        "accountId": ADA,
+        "messages": [{"text": "a", "toAccountIds": [BOB], "messageId": THREAD}],
+    }
     for body, value, hashed in (
         (CreateThreadBody, create, "9dfb65985cd693c9fdd858572980c3bf"),
         (AddMessagesBody, add, "c07c40efede29f813d25b309fcc8d720"),

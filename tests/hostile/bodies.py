@@ -241,7 +241,7 @@ _HEADS: Final[dict[str, Maker]] = {
     "long-path": lambda: request("GET", "/v1/threads/" + "a" * 8_000),
     "path-of-slashes": lambda: request("GET", "/" * 8_000),
     "path-of-percents": lambda: request("GET", "/v1/threads/" + "%41" * 2_600 + "/messages"),
-    "absolute-target-of-punycode": lambda: request("GET", "http://xn--xn--/v1/threads"),
+    "get-absolute-target-of-punycode": lambda: request("GET", "http://xn--xn--/v1/threads"),
     "absolute-target-of-brackets": lambda: request("GET", "http://[::/v1/threads"),
     "absolute-target-with-a-port-of-letters": lambda: request("GET", "http://localhost:x/docs"),
     "long-absolute-target": lambda: request("GET", "http://" + "a." * 4_000 + "/docs"),
@@ -291,5 +291,5 @@ _RANDOM: Final[dict[str, Maker]] = {
     for seed in range(24)
 }
 
-BODIES: Final[tuple[HostileInput, ...]] = of_bytes({**_DECODING, **_VALIDATING, **_NORMALISING, **_HEADS, **_RANDOM})
+INPUTS: Final[tuple[HostileInput, ...]] = of_bytes({**_DECODING, **_VALIDATING, **_NORMALISING, **_HEADS, **_RANDOM})
 """All of them."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.hostile.bodies import BODIES, CREATE, DESTROY, ID, THREAD, request
+from tests.hostile.bodies import CREATE, DESTROY, ID, INPUTS, THREAD, request
 from tests.hostile.inputs import HostileInput
 from tests.hostile.measured_gateway import MeasuredGateway, measured_gateway
 
@@ -34,7 +34,7 @@ def least_longest_turn_s(gateway: MeasuredGateway, *raws: bytes) -> float:
     return least
 
 
-@pytest.mark.parametrize("hostile", BODIES, ids=lambda hostile: hostile.name)
+@pytest.mark.parametrize("hostile", INPUTS, ids=lambda hostile: hostile.name)
 def test_no_turn_of_the_loop_is_long(gateway: MeasuredGateway, hostile: HostileInput) -> None:
     """Accepted or refused, each request lets the loop turn within 50 ms of its thread's CPU."""
     assert hostile.raw is not None
@@ -46,7 +46,7 @@ def test_no_turn_of_the_loop_is_long(gateway: MeasuredGateway, hostile: HostileI
 )
 def test_clients_share_a_turn(gateway: MeasuredGateway, name: str) -> None:
     """Eight clients with the same expensive body do not make a turn eight times as long."""
-    hostile = next(each for each in BODIES if each.name == name)
+    hostile = next(each for each in INPUTS if each.name == name)
     assert hostile.raw is not None
     assert least_longest_turn_s(gateway, *[hostile.raw()] * 8) <= TURN_S
 
@@ -60,6 +60,6 @@ def test_requests_that_never_wait_are_not_answered_in_one_turn(gateway: Measured
 
 def test_a_long_command_lets_others_in(gateway: MeasuredGateway) -> None:
     """While a body of many texts is validated, the loop turns between them."""
-    hostile = next(each for each in BODIES if each.name == "texts-that-grow")
+    hostile = next(each for each in INPUTS if each.name == "texts-that-grow")
     assert hostile.raw is not None
     assert gateway.turns(hostile.raw()) >= 10
