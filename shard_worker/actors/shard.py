@@ -292,7 +292,8 @@ class Shard:
             if ask.future.done():  # ended meanwhile, and its request dropped
                 return
             if stored is not None:
-                actor.key_found(ask, stored.body_hash, Done(stored.seq_nr, message_ids_of(stored.event)))
+                first = Done(stored.seq_nr, message_ids_of(stored.event))
+                actor.key_found(ask, stored.body_hash, first, stored.command_id)
             else:
                 ask.key_checked = checked
                 ask.unstash()

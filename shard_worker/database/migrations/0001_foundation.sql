@@ -4,7 +4,10 @@
 CREATE TABLE meta (
     singleton      boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     cluster_id     text    NOT NULL,
-    shards         integer NOT NULL CHECK (shards BETWEEN 1 AND 4096)
+    shards         integer NOT NULL CHECK (shards BETWEEN 1 AND 4096),
+    -- The key of thread ids derived from idempotency keys: 244 random bits, made once and never changed.
+    id_salt        bytea   NOT NULL DEFAULT uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())
+                           CHECK (octet_length(id_salt) >= 16)
 );
 
 CREATE TABLE worker (
