@@ -1,69 +1,94 @@
-"""Memory: gives pages that were freed back to the system.
+"""The memory budget: how many bytes a worker's caches and queues may hold, all of them together.
 
-glibc keeps what a burst has freed, for the next one; a pod's limit does not know that.  Measured with 600 bodies that
-never came whole: 56 MiB before, 164 at most, 131 after the clients had gone.  The collector found nothing in them (no
-cycles); ``malloc_trim`` brought it to 60.  It runs in a thread, because it walks all free chunks.
+Threads in memory, threads that were read before their shard comes, snapshots that wait to be written and requests that
+wait for a thread are counted by their holders, as estimates.  Resident threads are the elastic part: the least recently
+asked leave when the others need the memory.  Each of the others has a part of the budget, and refuses or drops what is
+beyond it.
+
+The budget is what the worker's control group leaves beside the process itself; without a control group's limit it is a
+fixed size, not a part of the machine's memory, which other programs share.
 """
 
-import asyncio
-import ctypes
-import logging
-import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-_LOG: Final = logging.getLogger(__name__)
-_LEAST_PAUSE_S: Final = 5.0
-_MOST_PAUSE_S: Final = 60.0
-"""How long between two looks; longer while trimming gives nothing back, because the memory is in use."""
-_GROWTH_BYTES: Final = 32 << 20
-"""Growth of the process that is worth a trim; less is noise of the daily work."""
-_STATM: Final = Path("/proc/self/statm")
+UNLIMITED_BUDGET: Final = 512 << 20
+"""The budget without a control group's limit: 20,000 threads of a usual size and some at their limits."""
+LEAST_BUDGET: Final = 32 << 20
+"""Below this a few threads at their limits (3.4 MB each) would push each other out."""
+_PROCESS: Final = 256 << 20
+"""What a worker takes beside its budget: the program, batches and pages under way, connections."""
+_PART: Final = 0.75
+"""Of what the process leaves, the rest being for estimates that are too low and for the allocator's gaps."""
+_NO_LIMIT: Final = 1 << 60
+"""Control groups of version 1 show a number near 2**63 where there is no limit."""
 
 
-def resident_bytes() -> int:
-    """The memory that this process occupies; 0 where the system does not say."""
+class MemoryBudget:
+    """Bytes in use, and their limit.  Counted here, enforced by the holders."""
+
+    __slots__ = ("_elsewhere", "_taken", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._taken = 0
+        self._elsewhere: list[Callable[[], int]] = []
+
+    @property
+    def used(self) -> int:
+        """Bytes in use."""
+        return self._taken + sum([count() for count in self._elsewhere])
+
+    def include(self, count: Callable[[], int]) -> None:
+        """Include bytes that are counted elsewhere, too often to be counted here as well."""
+        self._elsewhere.append(count)
+
+    def take(self, size: int) -> None:
+        """Count ``size`` bytes more."""
+        self._taken += size
+
+    def give_back(self, size: int) -> None:
+        """Count ``size`` bytes less."""
+        self._taken -= size
+
+    @property
+    def exceeded(self) -> bool:
+        """Whether more is in use than the limit."""
+        return self.used > self.limit
+
+
+def default_budget(root: Path = Path("/")) -> int:
+    """The budget in bytes of a worker in its control group, of version 1 or 2; ``root`` is where /proc and /sys are."""
+    limit = memory_limit(root)
+    return UNLIMITED_BUDGET if limit is None else max(LEAST_BUDGET, int((limit - _PROCESS) * _PART))
+
+
+def memory_limit(root: Path = Path("/")) -> int | None:
+    """The least limit of this process's control group and those around it, in bytes; None where there is none."""
     try:
-        return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
-        return 0
+        return None
+    limits: list[int] = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            limits += _limits(root / "sys/fs/cgroup", path, "memory.max")
+        elif "memory" in controllers.split(","):
+            limits += _limits(root / "sys/fs/cgroup/memory", path, "memory.limit_in_bytes")
+    return min(limits, default=None)
 
 
-class MemoryTrimmer:
-    """Looks at the process's size, and trims after it has grown."""
-
-    def __init__(self) -> None:
-        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        self._floor = resident_bytes()
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin to look, where the C library can trim."""
-        if self._trim is not None and self._floor:
-            self._task = asyncio.create_task(self._run(), name="memory-trimmer")
-
-    async def close(self) -> None:
-        """Stop looking."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _run(self) -> None:
-        pause_s = _LEAST_PAUSE_S
-        while True:
-            await asyncio.sleep(pause_s)
-            before = resident_bytes()
-            if before - self._floor < _GROWTH_BYTES:
-                self._floor = min(self._floor, before)
-                pause_s = _LEAST_PAUSE_S
-                continue
-            await asyncio.to_thread(self._trim_now)
-            after = resident_bytes()
-            gave_back = before - after >= _GROWTH_BYTES // 2
-            pause_s = _LEAST_PAUSE_S if gave_back else min(2 * pause_s, _MOST_PAUSE_S)
-            if gave_back:
-                _LOG.debug("freed memory given back", extra={"before": before, "after": after})
-
-    def _trim_now(self) -> None:
-        assert self._trim is not None  # the task runs only then
-        self._trim(0)
+def _limits(mount: Path, path: str, name: str) -> list[int]:
+    """The limits from a control group up to its mount; in a container the mount is the group's own."""
+    group = Path(path.strip("/"))
+    found: list[int] = []
+    for place in (group, *group.parents):
+        try:
+            text = (mount / place / name).read_text().strip()
+        except OSError:
+            continue
+        if text.isdecimal() and int(text) < _NO_LIMIT:
+            found.append(int(text))
+    return found

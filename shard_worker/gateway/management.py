@@ -23,6 +23,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from shard_worker.gateway.cluster import ClusterView
 from shard_worker.gateway.connection import ConnectionFactory, GatewayConnection, check_aiohttp
+from shard_worker.gateway.host_check import HostCheck
 from shard_worker.gateway.internal import Handler, InternalApi
 from shard_worker.gateway.metrics import RequestMetrics
 from shard_worker.gateway.options import GatewayOptions
@@ -54,6 +55,7 @@ class ManagementPort:
             self.registry.register(metrics)
         self._rendering = asyncio.Lock()
         self._options = options or GatewayOptions()
+        self._hosts = HostCheck(self._options.allowed_hosts)
         self._factory: ConnectionFactory | None = None
         self._servers: list[asyncio.Server] = []
         self.internal = InternalApi(view, self._options)
@@ -93,6 +95,8 @@ class ManagementPort:
         methods, name = self.internal.find(path) if path.startswith("/internal/") else (self._paths.get(path), "")
         method = "GET" if request.method == "HEAD" else request.method
         try:
+            if (problem := self._hosts.refusal(request)) is not None:
+                return problem_reply(problem)
             if path.startswith("/internal/"):
                 self._check_secret(request)
             if methods is None:
