@@ -409,10 +409,14 @@ class ThreadActor:
                 found.popitem(last=False)
         ask.answer(answer if body_hash == request.body_hash else KEY_REUSED)
 
+    def send_on(self, count: int, owner: str | None, epoch: int) -> None:
+        """The shard is no longer here, and the last ``count`` pending events were never sent."""
+        for ask in self._take_back(count):
+            ask.not_here(owner, epoch)
+
     def abandon(self, owner: str | None, epoch: int) -> None:
         """The shard is no longer here, and nothing that is pending was stored: send everyone on."""
-        for ask in self._take_back(len(self.pending)):
-            ask.not_here(owner, epoch)
+        self.send_on(len(self.pending), owner, epoch)
         while self.mailbox:
             self.mailbox.popleft().not_here(owner, epoch)
 
