@@ -438,10 +438,14 @@ class ThreadActor:
         assert isinstance(request, CommandRequest)
         ask.answer(_first_answer(request, body_hash, answer, command_id))
 
+    def send_on(self, count: int, owner: str | None, epoch: int) -> None:
+        """The shard is no longer here, and the last ``count`` pending events were never sent."""
+        for ask in self._take_back(count):
+            ask.not_here(owner, epoch)
+
     def abandon(self, owner: str | None, epoch: int) -> None:
         """The shard is no longer here, and nothing that is pending was stored: send everyone on."""
-        for ask in self._take_back(len(self.pending)):
-            ask.not_here(owner, epoch)
+        self.send_on(len(self.pending), owner, epoch)
         while self.mailbox:
             self.mailbox.popleft().not_here(owner, epoch)
 
