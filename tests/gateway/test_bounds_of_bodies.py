@@ -14,6 +14,8 @@ from shard_worker.gateway.json_bounds import JsonBounds
 from shard_worker.gateway.problems import ProblemRaised
 from shard_worker.gateway.texts import COMBINING_MOST, has_long_combining_run
 from shard_worker.gateway.turn_budget import TURN_S, Piece, TurnBudget
+from tests.gateway.serving import Served
+from tests.waiting import until
 
 _TRICKY = st.text(st.sampled_from('",:[]{}\\é\n'), max_size=8)
 _VALUES = st.recursive(
@@ -99,3 +101,16 @@ async def test_what_a_body_took_counts_whatever_became_of_it() -> None:
     with pytest.raises(ValueError, match="refused"), Piece(budget):
         raise ValueError("refused")
     assert budget._spent_s > 0.0
+
+
+async def test_a_plain_body_does_not_wait_for_large_ones(api: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While large bodies wait for a turn, a small command is answered."""
+    await api.create()
+    gate = asyncio.Event()
+    monkeypatch.setattr(TurnBudget, "admit", lambda _: gate.wait())
+    large = asyncio.create_task(api.add(*["x" * 1_000] * 5))
+    await until(lambda: api.gateway.metrics.in_flight == 1, what="the large body is waiting")
+    assert (await api.add("small")).status == 200
+    assert not large.done()
+    gate.set()
+    assert (await large).status == 200
