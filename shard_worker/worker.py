@@ -34,6 +34,7 @@ from shard_worker.gateway.management import ManagementPort
 from shard_worker.gateway.options import GatewayOptions
 from shard_worker.gateway.server import PublicGateway, inherited_socket, listening_socket
 from shard_worker.journal.appender import Appender
+from shard_worker.journal.heads import AcknowledgedHeads
 from shard_worker.journal.keys import StoredKey, look_up_key
 from shard_worker.journal.replay import Loader, read_events, read_head
 from shard_worker.journal.snapshots import SnapshotWriter
@@ -93,7 +94,8 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
     incarnation = "starting"
 
     def failover() -> None:
-        region.drop_all()  # the membership adopts again what still names this incarnation
+        ownership.failed_over()
+        snapshots.forget_all()
 
     database = Database(
         settings.database,
@@ -106,9 +108,9 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         return ownership.incarnation or incarnation
 
     address = Address(settings.host, public.getsockname()[1], management.getsockname()[1])
-    ownership = Ownership(
-        database.connect, settings.name, address, beat_s=settings.beat_seconds, lease_s=settings.lease_seconds
-    )
+    heads = AcknowledgedHeads(on_lost=lambda shard_id: region.drop(shard_id))
+    connect = heads.compared(database.connect)
+    ownership = Ownership(connect, settings.name, address, beat_s=settings.beat_seconds, lease_s=settings.lease_seconds)
     shards = await _unless(stopping, _shards(database, settings))
     if shards is None:
         return None
@@ -148,13 +150,14 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         snapshot_every_events=settings.snapshot_every_events,
     )
     appender = Appender(
-        connect=database.connect,
+        connect=connect,
         bump_epoch=ownership.bump_epoch,
         incarnation=lambda: ownership.incarnation,
         lanes=settings.append_connections,
         batch_events=settings.batch_max_events,
         batch_bytes=settings.batch_max_bytes,
         watchdog_s=settings.append_watchdog_seconds,
+        watch=heads.watch,
     )
     peers = PeerClient(secret)
     stack.push_async_callback(peers.close)

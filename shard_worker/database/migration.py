@@ -115,7 +115,7 @@ async def migrate(
     except LINK_FAULTS as error:
         if isinstance(error, asyncpg.PostgresError) and not str(error.sqlstate).startswith(_GONE):
             raise MigrationFailed(f"Postgres refuses a step: {error}") from error
-        raise DatabaseUnreachable(f"Postgres went away: {error or type(error).__name__}") from error
+        raise DatabaseUnreachable(f"Postgres went away: {error!r}") from error
     finally:
         connection.terminate()  # and with the session its lock
 

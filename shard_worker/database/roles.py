@@ -14,6 +14,7 @@ WORKER_ROLE: Final = "threadcluster_worker"
 
 _GRANTS: Final = f"""
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO {WORKER_ROLE};
+GRANT UPDATE (system_identifier, timeline, generation, generation_at) ON meta TO {WORKER_ROLE};
 GRANT INSERT ON journal, shard_epoch, shard_load TO {WORKER_ROLE};
 GRANT INSERT, UPDATE ON worker, snapshot TO {WORKER_ROLE};
 GRANT DELETE ON snapshot TO {WORKER_ROLE};

@@ -33,6 +33,7 @@ class SnapshotWriter:
         self._pool = pool
         self._most = most
         self._waiting: dict[tuple[ShardId, UUID], tuple[int, bytes]] = {}
+        self._era = 0
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.dropped = 0
@@ -51,6 +52,12 @@ class SnapshotWriter:
         self._waiting[key] = (seq_nr, state)
         self._wake.set()
 
+    def forget_all(self) -> None:
+        """Drop what waits, and what is about to be sent: after a fail-over its events may not be in the journal."""
+        self._era += 1
+        self.dropped += len(self._waiting)
+        self._waiting.clear()
+
     async def close(self) -> None:
         """Stop; what waits is dropped."""
         if self._task is not None:
@@ -67,12 +74,19 @@ class SnapshotWriter:
             # In the order of their keys: two workers that meet in a batch must not wait for each other in a ring.
             batch.sort(key=lambda item: item[0])
             try:
-                await self._pool.run(partial(_save, batch=batch))
+                await self._pool.run(partial(self._save, batch=batch, era=self._era))
                 self.saved += len(batch)
             except Exception as error:  # noqa: BLE001  # a snapshot is only a cache; logged with its cause
                 self.dropped += len(batch)
                 log.warning("snapshots dropped", extra={"count": len(batch), "cause": repr(error)})
                 await asyncio.sleep(0.5)
+
+    async def _save(
+        self, connection: Session, *, batch: list[tuple[tuple[ShardId, UUID], tuple[int, bytes]]], era: int
+    ) -> None:
+        # The connection may have been waited for across a fail-over.
+        if era == self._era:
+            await _save(connection, batch)
 
 
 async def _save(connection: Session, batch: list[tuple[tuple[ShardId, UUID], tuple[int, bytes]]]) -> None:

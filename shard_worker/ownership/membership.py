@@ -18,6 +18,7 @@ import asyncpg
 from ulid import ULID
 
 from shard_worker.database.connection import LINK_FAULTS
+from shard_worker.database.reconnecting import Backoff
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import books, store
 from shard_worker.ownership.desk import Desk
@@ -31,13 +32,17 @@ __all__ = ["Ownership", "ShardHost"]
 
 log = logging.getLogger(__name__)
 
-_RETRY_S: Final = 0.1
+_AWAIT_NAME_S: Final = 0.5
 _RETIRE_S: Final = 1.0
 _LEASE_OVER_S: Final = 0.2
 """How much longer than its lease a predecessor's shards are left to it: clocks run at slightly different speeds."""
 _SILENT_S: Final = 3.0
 """Another process with our name that did not beat for so long has lost it again."""
 _SAY_AGAIN_S: Final = 10.0
+
+
+class FailedOver(Exception):
+    """This incarnation ended because the database failed over."""
 
 
 class Ownership:
@@ -58,9 +63,26 @@ class Ownership:
         self._address = address
         self._host: ShardHost | None = None
         self._past: set[str] = set()
+        self._failed_over = asyncio.Event()
+        self._seen_epochs: dict[ShardId, int] = {}
+        """The highest epoch of each shard on histories that a fail-over has ended."""
         self._sight = Sight()
         self._steward: Steward | None = None
         self._task: asyncio.Task[None] | None = None
+
+    def failed_over(self) -> None:
+        """The database failed over: drop at once all that is ordered by epochs, beats or plan versions, and register
+        again under a new incarnation.  Every session of before is terminated already.
+        """
+        self.lease.expire()
+        seen = self._sight.forget()
+        if self._steward is not None:
+            seen |= {shard: max(epoch, seen.get(shard, 0)) for shard, epoch in self._steward.used().items()}
+        for shard_id, epoch in seen.items():
+            self._seen_epochs[shard_id] = max(epoch, self._seen_epochs.get(shard_id, 0))
+        if self._host is not None:
+            self._host.drop_all()
+        self._failed_over.set()
 
     # --- what others ask
 
@@ -202,12 +224,16 @@ class Ownership:
             await self._register()
             try:
                 await self._live(host)
+            except FailedOver:
+                log.warning(
+                    "the incarnation ended with a fail-over", extra={"worker": self.worker, "was": self.incarnation}
+                )
             except Fenced:
                 self.fencings += 1
                 log.warning("fenced", extra={"worker": self.worker, "was": self.incarnation})
 
     async def _live(self, host: ShardHost) -> None:
-        """One incarnation, until it is fenced, which raises `Fenced`."""
+        """One incarnation, until it is fenced, which raises `Fenced`, or until a fail-over, which raises `FailedOver`."""
         locked = asyncio.Event()
         steward = self._steward = Steward(
             self._connect,
@@ -220,34 +246,41 @@ class Ownership:
         )
         beating = asyncio.create_task(self.lease.keep(self.incarnation, locked), name="lease")
         stewarding = asyncio.create_task(steward.run(locked), name="steward")
+        failing_over = asyncio.create_task(self._failed_over.wait(), name="await-fail-over")
         try:
-            await asyncio.wait((beating, stewarding), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((beating, stewarding, failing_over), return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._steward = None
             host.drop_all()
             beating.cancel()
             stewarding.cancel()
+            failing_over.cancel()
             ended = await asyncio.gather(beating, stewarding, return_exceptions=True)
         errors = [error for error in ended if isinstance(error, Exception)]
+        if self._failed_over.is_set() and all(isinstance(error, Fenced) for error in errors):
+            raise FailedOver(self.incarnation)
         raise next((error for error in errors if not isinstance(error, Fenced)), Fenced(self.incarnation))
 
     async def _register(self) -> None:
         """Become a new incarnation, however long Postgres takes."""
-        fresh = str(ULID())
+        backoff = Backoff()
         while True:
+            # A new one at each attempt: one that was registered on a lost history must not come back.
+            fresh = str(ULID())
             connection = await self._connect("register")
+            self._failed_over.clear()  # a fail-over from here on terminates this session
             try:
-                if self._past:
+                if self.registered.is_set():
                     await self._await_name(connection)
                 self.incarnation = fresh
+                self._past.add(fresh)
                 freed = await self._succeed(connection, fresh)
             except LINK_FAULTS as error:
                 log.warning("not registered, trying again", extra={"worker": self.worker, "cause": repr(error)})
-                await asyncio.sleep(_RETRY_S)
+                await asyncio.sleep(backoff.next_s())
                 continue
             finally:
                 connection.terminate()
-            self._past.add(fresh)
             self.registered.set()
             log.info("registered", extra={"worker": self.worker, "incarnation": fresh, "freed_shards": freed})
             return
@@ -256,9 +289,14 @@ class Ownership:
         """Take the name, and what earlier incarnations hold once none of them can serve a read from memory."""
         async with asyncio.timeout(STATEMENT_S):
             before = await store.register(connection, self.worker, incarnation, self._address, {"schema": 1})
+            # Of every worker, wherever it was: on the history before nobody could tell it that its shards are free.
+            wait_s = await store.old_leases_s(connection, self.lease.lease_s + _LEASE_OVER_S)
         if before is not None and before not in self._past:
-            await asyncio.sleep(self.lease.lease_s + _LEASE_OVER_S)
+            wait_s = self.lease.lease_s + _LEASE_OVER_S
+        await asyncio.sleep(wait_s)
         async with asyncio.timeout(STATEMENT_S):
+            if self._seen_epochs:
+                await store.raise_past(connection, self._seen_epochs)
             return await store.free_predecessors(connection, self.worker, incarnation)
 
     async def _await_name(self, connection: asyncpg.Connection) -> None:
@@ -285,7 +323,7 @@ class Ownership:
                     extra={"worker": self.worker, "incarnation": row.incarnation},
                 )
                 said_at = now
-            await self._sight.rest(_RETRY_S * 5)
+            await self._sight.rest(_AWAIT_NAME_S)
 
     def _owns_something(self) -> bool:
         present = self._host.present() if self._host is not None else set()

@@ -101,11 +101,11 @@ async def test_a_fail_over_is_noticed_once_and_another_system_refused(dsn: str) 
     connection = await seen.connect("test")
     identity = await check(connection)
     await connection.close()
-    seen._identity = ServerIdentity(identity.system, identity.timeline - 1)
+    seen._newest = ServerIdentity(identity.system, identity.timeline - 1)
     for _ in range(2):
         await (await seen.connect("test")).close()
     assert told == [1]
-    seen._identity = ServerIdentity(identity.system + 1, identity.timeline)
+    seen._newest = ServerIdentity(identity.system + 1, identity.timeline)
     with pytest.raises(DatabaseUnsuitable, match="another database system"):
         await seen.connect("test")
 

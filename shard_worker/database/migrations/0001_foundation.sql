@@ -4,7 +4,12 @@
 CREATE TABLE meta (
     singleton      boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     cluster_id     text    NOT NULL,
-    shards         integer NOT NULL CHECK (shards BETWEEN 1 AND 4096)
+    shards         integer NOT NULL CHECK (shards BETWEEN 1 AND 4096),
+    -- The history that the database continues, stored by the first worker of a timeline; null before any came.
+    system_identifier bigint,
+    timeline       integer,
+    generation     text,
+    generation_at  timestamptz                   -- of a fail-over; null for the first history
 );
 
 CREATE TABLE worker (
