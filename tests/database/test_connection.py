@@ -48,7 +48,7 @@ async def test_a_file_with_the_dsn_is_read_again_each_time(dsn: str, tmp_path: P
     with pytest.raises(DatabaseAuthFailed):
         await rotating.connect_once("test")
     file.write_text(dsn + "\n")
-    await (await rotating.connect_once("test")).close()
+    await (await rotating.connect("test")).close()
 
 
 async def test_nobody_at_the_address_is_told_from_a_refused_login(dsn: str) -> None:

@@ -60,7 +60,7 @@ def fence(
     def matches(db: Database) -> bool:
         row = db.workers[worker]
         if beat is None:
-            return row.incarnation != incarnation
+            return row.incarnation != incarnation or row.fenced
         same_beat = row.beat == beat or "fence without the beat" in db.bugs
         return row.incarnation == incarnation and same_beat and not row.fenced
 
