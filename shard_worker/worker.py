@@ -183,7 +183,16 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         ),
     )
     stack.callback(gateway.close)
-    worker = Worker(settings, ownership, region, appender, gateway, PeerServer(region.serve, secret))
+    worker = Worker(
+        settings,
+        ownership,
+        region,
+        appender,
+        gateway,
+        PeerServer(region.serve, secret),
+        database=database,
+        heads=heads,
+    )
     snapshots.start()
     stack.push_async_callback(appender.close)
     stack.push_async_callback(region.close)
@@ -228,6 +237,9 @@ class Worker:
         appender: Appender,
         gateway: PublicGateway,
         peer_server: PeerServer,
+        *,
+        database: Database,
+        heads: AcknowledgedHeads,
     ) -> None:
         self._settings = settings
         self._ownership = ownership
@@ -235,6 +247,8 @@ class Worker:
         self._appender = appender
         self._gateway = gateway
         self._peer_server = peer_server
+        self._database = database
+        self._heads = heads
         self._management: asyncio.Server | None = None
         self._leaving: asyncio.Task[None] | None = None
 
@@ -242,7 +256,9 @@ class Worker:
         """Open the ports and join the cluster."""
         view = WorkerView(self._settings.name, self._ownership, self._region, self._appender, self.begin_leaving)
         port = ManagementPort(view, secret=secret, metrics=self._gateway.metrics)
-        port.registry.register(OwnershipMetrics(self._ownership, self._region, self._appender))
+        port.registry.register(
+            OwnershipMetrics(self._ownership, self._region, self._appender, self._database, self._heads)
+        )
         self._management = await asyncio.get_running_loop().create_server(
             sniffing_factory(port.protocol, self._peer_server.protocol), sock=management.dup()
         )

@@ -65,6 +65,8 @@ T = TypeVar("T")
 _Opened = tuple[asyncpg.Connection, ServerIdentity]
 
 _READ_S: Final = 2.0
+_OPEN_S: Final = 2.0
+"""How long one attempt may take: an address may have moved while a frozen server keeps the attempt waiting."""
 _NEXT_HOST_S: Final = 0.25
 """After how long without an outcome the next host of a DSN is tried beside the first: a frozen server accepts and says
 nothing.  Longer than a session takes to open, much shorter than the lease's patience."""
@@ -99,6 +101,8 @@ class Database:
         self._application_name = application_name
         self._on_failover = on_failover
         self._newest: ServerIdentity | None = None
+        self._heard: tuple[int, str] = (0, "")
+        """The position of the newest history that a peer is on; counts where this worker has connected to none yet."""
         self._sessions: weakref.WeakSet[asyncpg.Connection] = weakref.WeakSet()
         self._last_host: Host | None = None
         self._opened_at: dict[str, float] = {}
@@ -118,16 +122,15 @@ class Database:
         """How many sessions of this worker are open, those of its pools too."""
         return sum(not session.is_closed() for session in self._sessions)
 
-    def learn(self, identity: ServerIdentity) -> None:
-        """A peer is on this history of the system; sessions on an older one end, and an older one is refused.
+    def learn(self, timeline: int, generation: str) -> None:
+        """A peer of the same cluster is on this history; sessions on an older one end, and an older one is refused.
 
-        A history of another system is the peer's matter: it is logged and ignored.
+        A peer that knows none yet says 0 and "", which is older than any.
         """
+        self._heard = max(self._heard, (timeline, generation))
         newest = self._newest
-        if newest is not None and identity.system != newest.system:
-            log.error("a peer is on another database system", extra={"system": identity.system, "ours": newest.system})
-        elif newest is None or identity.position > newest.position:
-            self._advance(identity, "a peer")
+        if newest is not None and self._heard > newest.position:
+            self._advance(ServerIdentity(newest.system, *self._heard), "a peer")
 
     async def connect(self, purpose: str) -> asyncpg.Connection:
         """A checked connection, however long it takes; says what it waits for.
@@ -209,12 +212,12 @@ class Database:
 
     async def _open_host(self, dsn: Dsn, host: Host) -> _Opened:
         """A checked session at one host, and which history it continues."""
-        connection = await connect_to(dsn, host, self._application_name(), tls=self._tls)
+        connection = await connect_to(dsn, host, self._application_name(), within_s=_OPEN_S, tls=self._tls)
         try:
             identity = await check(connection)
             newest = self._newest
             if newest is not None and identity.system == newest.system and identity.timeline < newest.timeline:
-                raise self._superseded(identity, host)
+                raise self._superseded(identity, newest, host)
             try:
                 return connection, await read_generation(connection, identity, newest.generation if newest else "")
             except LINK_FAULTS as error:
@@ -273,6 +276,9 @@ class Database:
         """Compare what a session shows with what is known, in one turn of the loop; closes it when it is refused."""
         newest = self._newest
         try:
+            if newest is None and identity.position < self._heard:
+                newest = identity._replace(timeline=self._heard[0], generation=self._heard[1])
+                raise self._superseded(identity, newest, host)
             if newest is None or (newest.generation == "" and newest[:2] == identity[:2]):
                 self._newest = identity
             elif identity.system != newest.system:
@@ -282,7 +288,7 @@ class Database:
             elif identity.timeline > newest.timeline or (identity.generation and identity.position > newest.position):
                 self._advance(identity, str(host))
             elif identity.timeline < newest.timeline or (identity.generation and identity.position < newest.position):
-                raise self._superseded(identity, host)
+                raise self._superseded(identity, newest, host)
         except BaseException:
             connection.terminate()
             raise
@@ -290,9 +296,8 @@ class Database:
         self._sessions.add(connection)
         return connection
 
-    def _superseded(self, identity: ServerIdentity, host: Host) -> DatabaseSuperseded:
-        newest = self._newest
-        assert newest is not None  # something was compared with it
+    @staticmethod
+    def _superseded(identity: ServerIdentity, newest: ServerIdentity, host: Host) -> DatabaseSuperseded:
         return DatabaseSuperseded(
             f"the Postgres at {host} is on timeline {identity.timeline} ({identity.generation or 'no generation'}), but"
             f" this system has failed over to timeline {newest.timeline} ({newest.generation}): shut the old primary"

@@ -151,7 +151,13 @@ async def open_connection(
 
 
 async def connect_to(
-    dsn: Dsn, host: Host, application_name: str, *, statement_s: float | None = _STATEMENT_S, tls: Tls
+    dsn: Dsn,
+    host: Host,
+    application_name: str,
+    *,
+    statement_s: float | None = _STATEMENT_S,
+    within_s: float = CONNECT_S,
+    tls: Tls,
 ) -> asyncpg.Connection:
     """A session at one host of a DSN, set up and not yet checked; the errors are this module's."""
     where = f"{host}/{dsn.database}" if dsn.database else str(host)
@@ -164,7 +170,7 @@ async def connect_to(
             dsn.text,
             host=host.name,
             port=host.port,
-            timeout=CONNECT_S,
+            timeout=within_s,
             command_timeout=statement_s,
             server_settings={**_SETTINGS, "application_name": application_name},
             ssl=context,

@@ -174,6 +174,9 @@ class _Lane:
             if not self._ready:
                 self._wake = loop.create_future()
                 await self._wake
+            if self._connection is not None and self._connection.is_closed():
+                # Ended between two batches, as by a fail-over: nothing was sent on it, so nothing is unknown.
+                self._disconnect(ConnectionResetError("the session ended while it was idle"))
             statement = self._statement
             if statement is None:
                 # Before anything is taken: while Postgres is away rows stay queued, and nothing is unknown.
