@@ -6,10 +6,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from shard_worker.actors.region import ShardRegion
-from shard_worker.contract import DatabaseFault
-from shard_worker.database.connection import Database
 from shard_worker.journal.appender import Appender
-from shard_worker.journal.heads import AcknowledgedHeads
 from shard_worker.ownership.membership import Ownership
 from shard_worker.ownership.moves import PAUSES_MS
 
@@ -17,19 +14,10 @@ from shard_worker.ownership.moves import PAUSES_MS
 class OwnershipMetrics(Collector):
     """Reads what the parts count; nothing is counted here."""
 
-    def __init__(
-        self,
-        ownership: Ownership,
-        region: ShardRegion,
-        appender: Appender,
-        database: Database,
-        heads: AcknowledgedHeads,
-    ) -> None:
+    def __init__(self, ownership: Ownership, region: ShardRegion, appender: Appender) -> None:
         self._ownership = ownership
         self._region = region
         self._appender = appender
-        self._database = database
-        self._heads = heads
 
     def collect(self) -> Iterator[Metric]:
         """The families, as of now."""
@@ -67,35 +55,6 @@ class OwnershipMetrics(Collector):
         yield CounterMetricFamily(
             "threadcluster_lease_sessions_lost", "Sessions of the lease that broke.", ownership.lease.lost_sessions
         )
-        yield CounterMetricFamily(
-            "threadcluster_acknowledged_lost_events",
-            "Acknowledged events that were missing from the journal when a session was opened; alarm above 0.",
-            self._heads.lost_events,
-        )
-        database = self._database
-        yield CounterMetricFamily(
-            "threadcluster_database_failovers",
-            "Fail-overs of Postgres that this worker went through.",
-            database.failovers,
-        )
-        yield GaugeMetricFamily(
-            "threadcluster_database_timeline",
-            "The newest timeline of Postgres that this worker knows; 0 before it knows one.",
-            database.newest.timeline if database.newest is not None else 0,
-        )
-        yield GaugeMetricFamily(
-            "threadcluster_database_sessions", "Sessions of this worker that are open.", database.open_sessions
-        )
-        yield CounterMetricFamily(
-            "threadcluster_database_connects", "Attempts to open a session, failed ones too.", database.gate.attempts
-        )
-        refusals = CounterMetricFamily(
-            "threadcluster_database_connects_failed", "Attempts that failed, by why.", labels=["fault"]
-        )
-        for fault in DatabaseFault:
-            if fault in database.refusals:
-                refusals.add_metric([fault.value], database.refusals[fault])
-        yield refusals
         yield CounterMetricFamily("threadcluster_journal_events", "Events made durable.", appends.events)
         yield CounterMetricFamily("threadcluster_journal_batches", "Batches made durable.", appends.batches)
         yield CounterMetricFamily("threadcluster_journal_seconds", "Time that batches took.", appends.seconds)

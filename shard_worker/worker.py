@@ -34,7 +34,6 @@ from shard_worker.gateway.management import ManagementPort
 from shard_worker.gateway.options import GatewayOptions
 from shard_worker.gateway.server import PublicGateway, inherited_socket, listening_socket
 from shard_worker.journal.appender import Appender
-from shard_worker.journal.heads import AcknowledgedHeads
 from shard_worker.journal.keys import StoredKey, look_up_key
 from shard_worker.journal.replay import Loader, read_events, read_head
 from shard_worker.journal.snapshots import SnapshotWriter
@@ -94,8 +93,7 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
     incarnation = "starting"
 
     def failover() -> None:
-        ownership.failed_over()
-        snapshots.forget_all()
+        region.drop_all()  # the membership adopts again what still names this incarnation
 
     database = Database(
         settings.database,
@@ -108,9 +106,9 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         return ownership.incarnation or incarnation
 
     address = Address(settings.host, public.getsockname()[1], management.getsockname()[1])
-    heads = AcknowledgedHeads(on_lost=lambda shard_id: region.drop(shard_id))
-    connect = heads.compared(database.connect)
-    ownership = Ownership(connect, settings.name, address, beat_s=settings.beat_seconds, lease_s=settings.lease_seconds)
+    ownership = Ownership(
+        database.connect, settings.name, address, beat_s=settings.beat_seconds, lease_s=settings.lease_seconds
+    )
     shards = await _unless(stopping, _shards(database, settings))
     if shards is None:
         return None
@@ -150,14 +148,13 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         snapshot_every_events=settings.snapshot_every_events,
     )
     appender = Appender(
-        connect=connect,
+        connect=database.connect,
         bump_epoch=ownership.bump_epoch,
         incarnation=lambda: ownership.incarnation,
         lanes=settings.append_connections,
         batch_events=settings.batch_max_events,
         batch_bytes=settings.batch_max_bytes,
         watchdog_s=settings.append_watchdog_seconds,
-        watch=heads.watch,
     )
     peers = PeerClient(secret)
     stack.push_async_callback(peers.close)
@@ -183,16 +180,7 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         ),
     )
     stack.callback(gateway.close)
-    worker = Worker(
-        settings,
-        ownership,
-        region,
-        appender,
-        gateway,
-        PeerServer(region.serve, secret),
-        database=database,
-        heads=heads,
-    )
+    worker = Worker(settings, ownership, region, appender, gateway, PeerServer(region.serve, secret))
     snapshots.start()
     stack.push_async_callback(appender.close)
     stack.push_async_callback(region.close)
@@ -237,9 +225,6 @@ class Worker:
         appender: Appender,
         gateway: PublicGateway,
         peer_server: PeerServer,
-        *,
-        database: Database,
-        heads: AcknowledgedHeads,
     ) -> None:
         self._settings = settings
         self._ownership = ownership
@@ -247,8 +232,6 @@ class Worker:
         self._appender = appender
         self._gateway = gateway
         self._peer_server = peer_server
-        self._database = database
-        self._heads = heads
         self._management: asyncio.Server | None = None
         self._leaving: asyncio.Task[None] | None = None
 
@@ -256,9 +239,7 @@ class Worker:
         """Open the ports and join the cluster."""
         view = WorkerView(self._settings.name, self._ownership, self._region, self._appender, self.begin_leaving)
         port = ManagementPort(view, secret=secret, metrics=self._gateway.metrics)
-        port.registry.register(
-            OwnershipMetrics(self._ownership, self._region, self._appender, self._database, self._heads)
-        )
+        port.registry.register(OwnershipMetrics(self._ownership, self._region, self._appender))
         self._management = await asyncio.get_running_loop().create_server(
             sniffing_factory(port.protocol, self._peer_server.protocol), sock=management.dup()
         )

@@ -135,14 +135,17 @@ class Database:
     async def connect(self, purpose: str) -> asyncpg.Connection:
         """A checked connection, however long it takes; says what it waits for.
 
-        Raises `DatabaseUnsuitable` only: that does not heal by waiting.
+        Raises `DatabaseUnsuitable` only, and only before the first connection: then the settings are wrong.  Later the
+        same may be an address or a Secret that was changed by mistake, and heals when that is taken back.
         """
         said = 0.0
         await self._steady(purpose)
         while True:
             try:
                 connection = await self.connect_once(purpose)
-            except PASSING as error:
+            except DatabaseError as error:
+                if not isinstance(error, PASSING) and self._newest is None:
+                    raise
                 now = time.monotonic()
                 if now - said > _SAY_AGAIN_S:
                     log.warning(

@@ -11,7 +11,7 @@ that one beats: two that took it from each other in turn would serve nobody.
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import asyncpg
@@ -41,6 +41,12 @@ _SILENT_S: Final = 3.0
 _SAY_AGAIN_S: Final = 10.0
 
 
+Reached = tuple[str, int]
+"""Where another worker's management port is."""
+Greet = Callable[[list[Reached]], Awaitable[None]]
+"""Exchange with other workers which history of the database is the newest; returns within about a second."""
+
+
 class FailedOver(Exception):
     """This incarnation ended because the database failed over."""
 
@@ -49,7 +55,14 @@ class Ownership:
     """The membership of one worker.  `start` it when its ports are bound; `leave` before they are closed."""
 
     def __init__(
-        self, connect: OpenConnection, worker: str, address: store.Address, *, beat_s: float, lease_s: float
+        self,
+        connect: OpenConnection,
+        worker: str,
+        address: store.Address,
+        *,
+        beat_s: float,
+        lease_s: float,
+        greet: "Greet | None" = None,
     ) -> None:
         self.worker = worker
         self.incarnation = ""
@@ -59,6 +72,7 @@ class Ownership:
         self.registered = asyncio.Event()
         self.lease = Lease(connect, worker, beat_s=beat_s, lease_s=lease_s)
         self._connect = connect
+        self._greet = greet
         self._desk = Desk(connect, STATEMENT_S)
         self._address = address
         self._host: ShardHost | None = None
@@ -70,10 +84,13 @@ class Ownership:
         self._steward: Steward | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def failed_over(self) -> None:
+    def failed_over(self) -> "list[Reached]":
         """The database failed over: drop at once all that is ordered by epochs, beats or plan versions, and register
         again under a new incarnation.  Every session of before is terminated already.
+
+        Returns the other workers, as they were known until now.
         """
+        known = self._others(self.view)
         self.lease.expire()
         seen = self._sight.forget()
         if self._steward is not None:
@@ -83,6 +100,14 @@ class Ownership:
         if self._host is not None:
             self._host.drop_all()
         self._failed_over.set()
+        return known
+
+    def _others(self, view: View) -> "list[Reached]":
+        return [
+            (row.host, row.management_port)
+            for row in view.workers.values()
+            if row.id != self.worker and not row.fenced and row.incarnation
+        ]
 
     # --- what others ask
 
@@ -273,6 +298,11 @@ class Ownership:
                 if self.registered.is_set():
                     await self._await_name(connection)
                 self.incarnation = fresh
+                if self._greet is not None:
+                    async with asyncio.timeout(STATEMENT_S):
+                        others = self._others(await store.look(connection, EMPTY))
+                    # One of them may know that this server was superseded: then the session ends, and nothing is done.
+                    await self._greet(others)
                 self._past.add(fresh)
                 freed = await self._succeed(connection, fresh)
             except LINK_FAULTS as error:

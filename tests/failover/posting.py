@@ -30,6 +30,7 @@ class Posts:
         self._session = session
         self._shards = shards
         self._marked_at = 0.0
+        self._marked_number = 0
         self._number = 0
         self._paused = asyncio.Event()
         self._paused.set()
@@ -57,6 +58,7 @@ class Posts:
     def mark(self) -> None:
         """Measure from now."""
         self._marked_at = time.monotonic()
+        self._marked_number = self._number
         self.first_since = {}
 
     @asynccontextmanager
@@ -151,6 +153,8 @@ class Posts:
             kept = [text for text in acknowledged if text in set(texts)]
             assert [text for text in texts if text in set(kept)] == kept, f"{thread_id} is out of order"
             if missing := set(acknowledged) - set(kept):
+                after = [text for text in missing if int(text.split()[1]) > self._marked_number]
+                assert not after, f"{after} were sent after the promotion, acknowledged, and are lost"
                 found[thread_id] = missing
             self.acknowledged[thread_id] = kept
         return found

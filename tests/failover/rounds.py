@@ -8,7 +8,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
+import pytest
 
+from shard_worker.database.connection import Database, DatabaseUnreachable
 from shard_worker.database.migration import migrate
 from tests.failover.pair import Node, Pair, running_pair
 from tests.failover.posting import Posts, posting
@@ -37,7 +39,7 @@ class Stage:
         self.fleet = fleet
         self.posts = posts
         self._dsn_file = dsn_file
-        self._alarms_seen = 0
+        self._alarms_seen: set[str] = set()
         self.figures: list[tuple[str, float, int]] = []
 
     def use(self, dsn: str) -> None:
@@ -46,9 +48,9 @@ class Stage:
 
     def alarms(self) -> set[int]:
         """The shards of the alarms since the last call."""
-        lines = self.fleet.logged('"acknowledged-lost"')
-        fresh, self._alarms_seen = lines[self._alarms_seen :], len(lines)
-        found = [json.loads(line) for line in fresh]
+        lines = set(self.fleet.logged('"acknowledged-lost"'))
+        found = [json.loads(line) for line in lines - self._alarms_seen]
+        self._alarms_seen = lines
         assert all(line["alarm"] and line["from_seq"] <= line["to_seq"] for line in found)
         return {line["shard"] for line in found}
 
@@ -95,8 +97,12 @@ async def asynchronous_with_a_lost_tail(stage: Stage) -> None:
     await fleet.start("c")
     await posts.more(60)
     await pair.primary.kill()
+    standby_as_dsn = Database(pair.standby.dsn, application_name=lambda: "standby as DSN")
+    with pytest.raises(DatabaseUnreachable, match="standby"):
+        await standby_as_dsn.connect_once("lease")
     await pair.promote()
     posts.mark()
+    (await standby_as_dsn.connect("lease")).terminate()
     pair.switch()
     await stage.served_again("asynchronous, a tail lost")
     assert await stage.account(), "the tail was not lost"
