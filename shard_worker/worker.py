@@ -15,28 +15,37 @@ import time
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 from uuid import UUID
 
-import asyncpg
+from prometheus_client.registry import Collector
 
 from shard_worker.actors.environment import Environment
 from shard_worker.actors.region import ShardRegion
 from shard_worker.actors.residents import Residents
 from shard_worker.cluster_view import WorkerView
-from shard_worker.database.connection import Database
-from shard_worker.database.migration import read_meta
+from shard_worker.database.connection import LINK_FAULTS, Database
+from shard_worker.database.migration import read_id_salt, read_meta
+from shard_worker.database.reconnecting import Backoff
+from shard_worker.database.roles import excess_privileges
 from shard_worker.database.tls import Tls
-from shard_worker.domain.events import Event
+from shard_worker.database_metrics import DatabaseMetrics
 from shard_worker.domain.ids import ShardId
 from shard_worker.domain.limits import Limits
+from shard_worker.gateway.capacity import Bounds
 from shard_worker.gateway.management import ManagementPort
 from shard_worker.gateway.options import GatewayOptions
 from shard_worker.gateway.server import PublicGateway, inherited_socket, listening_socket
 from shard_worker.journal.appender import Appender
+from shard_worker.journal.heads import AcknowledgedHeads
 from shard_worker.journal.keys import StoredKey, look_up_key
-from shard_worker.journal.replay import Loader, read_events, read_head
+from shard_worker.journal.message_reader import MessageReader
+from shard_worker.journal.replay import Loader, read_head
 from shard_worker.journal.snapshots import SnapshotWriter
+from shard_worker.loop_watchdog import LoopWatchdog
+from shard_worker.memory import MemoryBudget, default_budget
+from shard_worker.memory_metrics import MemoryMetrics
+from shard_worker.memory_trimmer import MemoryTrimmer
 from shard_worker.ownership.membership import Ownership
 from shard_worker.ownership.store import Address
 from shard_worker.ownership_metrics import OwnershipMetrics
@@ -45,6 +54,8 @@ from shard_worker.peers.server import PeerServer, sniffing_factory
 from shard_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _WATCH_S: Final = 0.5
 _FORWARD_GRACE_S: Final = 0.3
@@ -93,7 +104,8 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
     incarnation = "starting"
 
     def failover() -> None:
-        region.drop_all()  # the membership adopts again what still names this incarnation
+        ownership.failed_over()
+        snapshots.forget_all()
 
     database = Database(
         settings.database,
@@ -106,12 +118,13 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         return ownership.incarnation or incarnation
 
     address = Address(settings.host, public.getsockname()[1], management.getsockname()[1])
-    ownership = Ownership(
-        database.connect, settings.name, address, beat_s=settings.beat_seconds, lease_s=settings.lease_seconds
-    )
-    shards = await _unless(stopping, _shards(database, settings))
-    if shards is None:
+    heads = AcknowledgedHeads(on_lost=lambda shard_id: region.drop(shard_id))
+    connect = heads.compared(database.connect)
+    ownership = Ownership(connect, settings.name, address, beat_s=settings.beat_seconds, lease_s=settings.lease_seconds)
+    known = await _unless(stopping, _known(database, settings))
+    if known is None:
         return None
+    shards, id_salt, excess = known
     pool = await database.pool(most=settings.read_connections)
     stack.callback(pool.terminate)
 
@@ -119,16 +132,19 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         load = ownership.view.loads.get(shard_id)
         return 0.0 if load is None else load.commands_s
 
-    loader = Loader(pool, at_once=settings.concurrent_loads, heat=heat)
-    stack.push_async_callback(loader.close)
-    snapshots = SnapshotWriter(pool)
+    trimmer = MemoryTrimmer()
+    stack.push_async_callback(trimmer.close)
+    trimmer.start()
+    memory = MemoryBudget(settings.memory_budget_bytes or default_budget())
+    snapshots = SnapshotWriter(pool, memory=memory)
     stack.push_async_callback(snapshots.close)
+    loader = Loader(pool, at_once=settings.concurrent_loads, heat=heat, keep=snapshots.save)
+    stack.push_async_callback(loader.close)
+
+    messages = MessageReader(pool)
 
     async def key_of(shard_id: ShardId, thread_uuid: UUID, key_hash: bytes) -> StoredKey | None:
         return await pool.run(lambda connection: look_up_key(connection, shard_id, thread_uuid, key_hash))
-
-    async def events_of(shard_id: ShardId, thread_uuid: UUID, seq_nrs: Sequence[int]) -> dict[int, Event]:
-        return await pool.run(lambda connection: read_events(connection, shard_id, thread_uuid, seq_nrs))
 
     async def head_of(shard_id: ShardId) -> int:
         return await pool.run(lambda connection: read_head(connection, shard_id))
@@ -136,7 +152,7 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
     env = Environment(
         load=loader.load,
         look_up_key=key_of,
-        read_events=events_of,
+        read_messages=messages.read,
         read_head=head_of,
         save_snapshot=snapshots.save,
         memory_reads_allowed=ownership.lease.allows_memory_reads,
@@ -145,27 +161,36 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         ),
         max_pending_per_thread=settings.max_pending_per_thread,
         max_pending_total=settings.max_pending_total,
+        max_pending_bytes_per_thread=settings.max_pending_bytes_per_thread,
+        max_pending_bytes=settings.max_pending_bytes,
         snapshot_every_events=settings.snapshot_every_events,
+        snapshot_every_bytes=settings.snapshot_every_bytes,
+        memory=memory,
     )
     appender = Appender(
-        connect=database.connect,
-        bump_epoch=ownership.bump_epoch,
+        connect=connect,
+        bump_epochs=ownership.bump_epochs,
         incarnation=lambda: ownership.incarnation,
         lanes=settings.append_connections,
         batch_events=settings.batch_max_events,
         batch_bytes=settings.batch_max_bytes,
         watchdog_s=settings.append_watchdog_seconds,
+        watch=heads.watch,
     )
     peers = PeerClient(secret)
     stack.push_async_callback(peers.close)
+    residents = Residents(
+        most=settings.max_resident_threads,
+        idle_s=settings.passivation_idle_seconds,
+        clock=time.monotonic,
+        memory=memory,
+    )
     region = ShardRegion(
         worker=settings.name,
         shards=shards,
         env=env,
         appender=appender,
-        residents=Residents(
-            most=settings.max_resident_threads, idle_s=settings.passivation_idle_seconds, clock=time.monotonic
-        ),
+        residents=residents,
         owners=ownership,
         peers=peers,
     )
@@ -176,11 +201,27 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
             budget_s=settings.command_budget_seconds,
             documentation=settings.docs_enabled,
             cors_origins=settings.cors_origins,
+            allowed_hosts=settings.allowed_hosts,
+            id_salt=id_salt,
             cursor_key=secret,
+            bounds=Bounds(
+                connections=settings.max_connections,
+                body_bytes=settings.max_body_bytes_in_flight,
+                answer_bytes=settings.max_answer_bytes_in_flight,
+            ),
         ),
     )
     stack.callback(gateway.close)
-    worker = Worker(settings, ownership, region, appender, gateway, PeerServer(region.serve, secret))
+    watchdog = LoopWatchdog()
+    collectors = (
+        MemoryMetrics(memory, residents, loader, snapshots, messages),
+        watchdog,
+        DatabaseMetrics(database, heads),
+    )
+    peer_server = PeerServer(region.serve, secret)
+    worker = Worker(settings, ownership, region, appender, gateway, peer_server, collectors, excess)
+    watchdog.start()
+    stack.callback(watchdog.close)
     snapshots.start()
     stack.push_async_callback(appender.close)
     stack.push_async_callback(region.close)
@@ -189,7 +230,7 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
     return worker
 
 
-async def _unless(stopping: asyncio.Event, work: Coroutine[object, object, int]) -> int | None:
+async def _unless(stopping: asyncio.Event, work: Coroutine[object, object, T]) -> T | None:
     """The result of ``work``, or None when the worker is told to stop before."""
     task = asyncio.ensure_future(work)
     stopped = asyncio.ensure_future(stopping.wait())
@@ -201,15 +242,27 @@ async def _unless(stopping: asyncio.Event, work: Coroutine[object, object, int])
     return task.result()
 
 
-async def _shards(database: Database, settings: WorkerSettings) -> int:
-    """The shard count, once Postgres answers; says what it waits for."""
+async def _known(database: Database, settings: WorkerSettings) -> tuple[int, bytes, list[str]]:
+    """What the database says once it answers: the shard count, the salt of derived ids, and what the login may do that
+    it should not; says what it waits for.
+    """
+    backoff = Backoff()
     while True:
         connection = await database.connect("start")
         try:
-            return await read_meta(connection, cluster_id=settings.cluster, shards=settings.shards)
-        except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError) as error:
+            shards = await read_meta(connection, cluster_id=settings.cluster, shards=settings.shards)
+            id_salt = await read_id_salt(connection)
+            excess = await excess_privileges(connection)
+        except LINK_FAULTS as error:
             log.warning("Postgres went away at the start; trying again", extra={"cause": repr(error)})
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(backoff.next_s())
+        else:
+            if excess:
+                log.warning(
+                    "database login may change the journal's history; give it the role threadcluster_worker alone",
+                    extra={"worker": settings.name, "privileges": excess},
+                )
+            return shards, id_salt, excess
         finally:
             connection.terminate()
 
@@ -225,21 +278,35 @@ class Worker:
         appender: Appender,
         gateway: PublicGateway,
         peer_server: PeerServer,
+        collectors: Sequence[Collector],
+        excess: Sequence[str] = (),
     ) -> None:
+        self._excess = excess
+        """What the database's login may do with the journal that no worker needs."""
         self._settings = settings
         self._ownership = ownership
         self._region = region
         self._appender = appender
         self._gateway = gateway
         self._peer_server = peer_server
+        self._collectors = collectors
         self._management: asyncio.Server | None = None
         self._leaving: asyncio.Task[None] | None = None
 
     async def start(self, sockets: Sequence[socket.socket], management: socket.socket, secret: bytes) -> None:
         """Open the ports and join the cluster."""
-        view = WorkerView(self._settings.name, self._ownership, self._region, self._appender, self.begin_leaving)
-        port = ManagementPort(view, secret=secret, metrics=self._gateway.metrics)
-        port.registry.register(OwnershipMetrics(self._ownership, self._region, self._appender))
+        view = WorkerView(
+            self._settings.name, self._ownership, self._region, self._appender, self.begin_leaving, self._excess
+        )
+        port = ManagementPort(
+            view,
+            secret=secret,
+            metrics=self._gateway.metrics,
+            options=GatewayOptions(allowed_hosts=self._settings.allowed_hosts),
+        )
+        port.registry.register(OwnershipMetrics(self._ownership, self._region, self._appender, self._excess))
+        for collector in self._collectors:
+            port.registry.register(collector)
         self._management = await asyncio.get_running_loop().create_server(
             sniffing_factory(port.protocol, self._peer_server.protocol), sock=management.dup()
         )
