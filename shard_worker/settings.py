@@ -19,6 +19,8 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shard_worker.dsn import parse_dsn
+
 PREFIX: Final = "SHARD_WORKER_"
 _SECRET_LEAST: Final = 16
 
@@ -43,7 +45,9 @@ class WorkerSettings(BaseSettings):
     dsn: Annotated[
         SecretStr | None,
         Field(
-            description="Where Postgres is: `postgresql://user:password@host:port/database`. Exactly one of this and the file."
+            description="Where Postgres is: `postgresql://user:password@host:port/database`. Several hosts, as"
+            " `host:port,host:port`, are the members of one replicated system; the primary is found. Exactly one of this"
+            " and the file."
         ),
     ] = None
     dsn_file: Annotated[
@@ -378,8 +382,7 @@ def _secret_in(path: Path) -> bytes:
 
 
 def _check_dsn(dsn: str) -> None:
-    if not dsn.startswith(("postgresql://", "postgres://")):
-        raise ValueError("must begin with postgresql:// (its value is not shown: it may hold a password)")
+    parse_dsn(dsn)
 
 
 def _allowed(schema: dict[str, Any]) -> str:

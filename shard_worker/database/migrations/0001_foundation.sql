@@ -7,7 +7,12 @@ CREATE TABLE meta (
     shards         integer NOT NULL CHECK (shards BETWEEN 1 AND 4096),
     -- The key of thread ids derived from idempotency keys: 244 random bits, made once and never changed.
     id_salt        bytea   NOT NULL DEFAULT uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())
-                           CHECK (octet_length(id_salt) >= 16)
+                           CHECK (octet_length(id_salt) >= 16),
+    -- The history that the database continues, stored by the first worker of a timeline; null before any came.
+    system_identifier bigint,
+    timeline       integer,
+    generation     text,
+    generation_at  timestamptz                   -- of a fail-over; null for the first history
 );
 
 CREATE TABLE worker (
