@@ -33,16 +33,18 @@ from shard_worker.domain.limits import Limits
 from shard_worker.gateway.management import ManagementPort
 from shard_worker.gateway.options import GatewayOptions
 from shard_worker.gateway.server import PublicGateway, inherited_socket, listening_socket
+from shard_worker.journal import codec
 from shard_worker.journal.appender import Appender
 from shard_worker.journal.keys import StoredKey, look_up_key
 from shard_worker.journal.replay import Loader, read_events, read_head
 from shard_worker.journal.snapshots import SnapshotWriter
 from shard_worker.ownership.membership import Ownership
+from shard_worker.ownership.owners import Capabilities
 from shard_worker.ownership.store import Address
 from shard_worker.ownership_metrics import OwnershipMetrics
 from shard_worker.peers.client import PeerClient
 from shard_worker.peers.server import PeerServer, sniffing_factory
-from shard_worker.settings import WorkerSettings
+from shard_worker.settings import PREFIX, SettingsRefused, WorkerSettings
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +86,11 @@ def _parent_gone(loop: asyncio.AbstractEventLoop, fd: int, stopping: asyncio.Eve
 
 async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyncio.Event) -> "Worker | None":
     """Bind, connect and wire; None when it was told to stop meanwhile."""
+    write_format = codec.DEFAULT_WRITE_FORMAT if settings.write_format is None else settings.write_format
+    try:
+        encode = codec.encoder(write_format)
+    except ValueError as error:
+        raise SettingsRefused(f"{PREFIX}WRITE_FORMAT: {error}") from error
     public = stack.enter_context(listening_socket(settings.bind, settings.public_port))
     management = stack.enter_context(listening_socket(settings.bind, settings.management_port))
     sockets = [public]
@@ -107,7 +114,12 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
 
     address = Address(settings.host, public.getsockname()[1], management.getsockname()[1])
     ownership = Ownership(
-        database.connect, settings.name, address, beat_s=settings.beat_seconds, lease_s=settings.lease_seconds
+        database.connect,
+        settings.name,
+        address,
+        beat_s=settings.beat_seconds,
+        lease_s=settings.lease_seconds,
+        capabilities=Capabilities(reads=codec.newest_format(), writes=write_format, state=codec.STATE_VERSION),
     )
     shards = await _unless(stopping, _shards(database, settings))
     if shards is None:
@@ -146,6 +158,7 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         max_pending_per_thread=settings.max_pending_per_thread,
         max_pending_total=settings.max_pending_total,
         snapshot_every_events=settings.snapshot_every_events,
+        encode=encode,
     )
     appender = Appender(
         connect=database.connect,

@@ -8,6 +8,7 @@ from uuid import UUID
 from shard_worker.domain.events import Event
 from shard_worker.domain.ids import ShardId, ThreadId
 from shard_worker.domain.limits import Limits
+from shard_worker.journal.codec import Encode, encode
 from shard_worker.journal.keys import StoredKey
 from shard_worker.journal.replay import Poisoned, Recovered
 
@@ -47,6 +48,7 @@ class Environment:
 
     __slots__ = (
         "admitted",
+        "encode",
         "limits",
         "load",
         "look_up_key",
@@ -72,7 +74,9 @@ class Environment:
         max_pending_per_thread: int,
         max_pending_total: int,
         snapshot_every_events: int,
+        encode: Encode = encode,
     ) -> None:
+        self.encode = encode
         self.load = load
         self.look_up_key = look_up_key
         self.read_events = read_events

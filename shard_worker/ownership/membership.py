@@ -23,7 +23,7 @@ from shard_worker.ownership import books, store
 from shard_worker.ownership.desk import Desk
 from shard_worker.ownership.lease import Fenced, Lease, OpenConnection
 from shard_worker.ownership.moves import Moves
-from shard_worker.ownership.owners import EMPTY, OwnerRecord, View
+from shard_worker.ownership.owners import EMPTY, Capabilities, OwnerRecord, View
 from shard_worker.ownership.sight import Sight
 from shard_worker.ownership.steward import STATEMENT_S, ShardHost, Steward
 
@@ -44,8 +44,16 @@ class Ownership:
     """The membership of one worker.  `start` it when its ports are bound; `leave` before they are closed."""
 
     def __init__(
-        self, connect: OpenConnection, worker: str, address: store.Address, *, beat_s: float, lease_s: float
+        self,
+        connect: OpenConnection,
+        worker: str,
+        address: store.Address,
+        *,
+        beat_s: float,
+        lease_s: float,
+        capabilities: Capabilities = Capabilities(),  # noqa: B008 - a value, never changed
     ) -> None:
+        self._capabilities = capabilities
         self.worker = worker
         self.incarnation = ""
         self.fencings = 0
@@ -255,7 +263,9 @@ class Ownership:
     async def _succeed(self, connection: asyncpg.Connection, incarnation: str) -> int:
         """Take the name, and what earlier incarnations hold once none of them can serve a read from memory."""
         async with asyncio.timeout(STATEMENT_S):
-            before = await store.register(connection, self.worker, incarnation, self._address, {"schema": 1})
+            before = await store.register(
+                connection, self.worker, incarnation, self._address, self._capabilities._asdict()
+            )
         if before is not None and before not in self._past:
             await asyncio.sleep(self.lease.lease_s + _LEASE_OVER_S)
         async with asyncio.timeout(STATEMENT_S):
