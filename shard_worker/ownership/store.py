@@ -73,7 +73,9 @@ _LEAVING_SQL: Final = "UPDATE worker SET leaving = true WHERE id = $1 AND incarn
 # FOR KEY SHARE lets the worker's own beats pass while a claim waits for a shard row; a fence waits for the claim.
 _CLAIM_SQL: Final = """
 WITH me AS (
-    SELECT id, incarnation, coalesce((capabilities -> 'reads')::int, 1) AS reads, coalesce((capabilities -> 'writes')::int, 1) AS writes FROM worker
+    SELECT id, incarnation, coalesce((capabilities -> 'reads')::int, 1) AS reads,
+           coalesce((capabilities -> 'writes')::int, 1) AS writes
+      FROM worker
      WHERE id = $1 AND incarnation = $2 AND NOT fenced AND NOT leaving FOR KEY SHARE
 ), free AS (
     SELECT s.id, me.writes FROM shard s, me
@@ -92,7 +94,9 @@ WITH wanted AS (
     SELECT * FROM unnest($1::int[], $2::bigint[], $3::text[], $4::text[], $5::text[])
         AS w (id, epoch, worker, incarnation, reason)
 ), receiver AS MATERIALIZED (
-    SELECT r.id, r.incarnation, coalesce((capabilities -> 'reads')::int, 1) AS reads, coalesce((capabilities -> 'writes')::int, 1) AS writes FROM worker r
+    SELECT r.id, r.incarnation, coalesce((r.capabilities -> 'reads')::int, 1) AS reads,
+           coalesce((r.capabilities -> 'writes')::int, 1) AS writes
+      FROM worker r
      WHERE r.id = ANY($3::text[]) AND r.incarnation = ANY($4::text[]) AND NOT r.fenced AND NOT r.leaving
      ORDER BY r.id FOR KEY SHARE OF r
 ), mine AS (
