@@ -50,8 +50,8 @@ lint: setup
 PURE := $(addprefix shard_worker/,domain/* ownership/share.py ownership/decisions.py) \
     $(addprefix operator/threadcluster_operator/,answers.py crd.py desired/* managed_fields.py model/* placement.py planner.py reference.py \
     seen.py status.py steps.py trouble.py)
-PURE_TESTS := tests/domain tests/ownership/test_share.py tests/ownership/test_decisions.py \
-    tests/operator/test_placement.py tests/operator/test_balance.py tests/operator/test_model.py tests/operator/test_reading.py tests/operator/test_crd.py \
+PURE_TESTS := tests/domain tests/ownership/test_share.py tests/ownership/test_decisions.py tests/ownership/test_formats.py \
+    tests/operator/test_placement.py tests/operator/test_placement_formats.py tests/operator/test_balance.py tests/operator/test_model.py tests/operator/test_reading.py tests/operator/test_crd.py \
     tests/operator/desired tests/operator/test_planner.py tests/operator/test_seen.py tests/operator/test_steps.py \
     tests/operator/test_status.py tests/operator/test_trouble.py tests/operator/test_answers.py tests/operator/test_managed_fields.py
 
