@@ -93,6 +93,10 @@ docs: setup ## Write what is generated: docs/configuration.md, docs/threadcluste
 	$(BIN)/python -m threadcluster_operator.reference > docs/threadcluster.md
 	$(BIN)/python -m threadcluster_operator.crd > crds/threadclusters.yaml
 
+.PHONY: pin-base
+pin-base: ## Pin the base image of the Dockerfile by the digest of its tag (needs a registry)
+	@$(PYTHON_FOUND) tools/base_image.py $(ARGS)
+
 lock: ## Choose new versions of all packages, with hashes, for every platform
 	@python3 -m venv build/uv && build/uv/bin/pip install --quiet uv
 	build/uv/bin/uv pip compile --universal --upgrade --generate-hashes --no-emit-index-url --no-header --quiet \

@@ -78,8 +78,8 @@ def worker_template(wanted: Wanted) -> Object:
                     "MAX_RESIDENT_THREADS": wanted.spec.worker.passivation.max_resident_threads,
                     "SNAPSHOT_EVERY_EVENTS": wanted.spec.worker.snapshot_every_events,
                     "LOG_FORMAT": "json",
+                    **chosen,
                 }
-                | chosen
             ),
             *(_user_env(variable) for variable in wanted.spec.worker.env),
         ],
