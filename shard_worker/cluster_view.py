@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Final
@@ -43,7 +43,9 @@ class WorkerView:
         region: ShardRegion,
         appender: Appender,
         leave: Callable[[], None] = _nothing,
+        excess: Sequence[str] = (),
     ) -> None:
+        self._excess = excess
         self._worker = worker
         self._ownership = ownership
         self._region = region
@@ -132,6 +134,7 @@ class WorkerView:
             ],
             "shards": [self._shard(view, row) for row in _by_id(view)],
             "serving": sorted(self._region.serving()),
+            "excessPrivileges": list(self._excess),
         }
 
     def _shard(self, view: View, row: ShardRow) -> msgspec.Raw:

@@ -144,6 +144,32 @@ class WorkerSettings(BaseSettings):
         float, Field(ge=0.1, le=600, description="Within how long a request must be complete; else 408.")
     ] = 30.0
 
+    max_connections: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=1_000_000,
+            description="Connections of the public port at most, and no more than the limit of open files allows; beyond"
+            " it those that wait longest for their clients are dropped.",
+        ),
+    ] = 4_096
+    max_body_bytes_in_flight: Annotated[
+        int,
+        Field(
+            ge=1 << 20,
+            description="Bytes of requests that are not answered yet, over all connections of the public port, at most;"
+            " beyond it the longest incomplete ones get 503, else the newest.",
+        ),
+    ] = 64 << 20
+    max_answer_bytes_in_flight: Annotated[
+        int,
+        Field(
+            ge=1 << 20,
+            description="Bytes of answers that clients of the public port have not read, at most; beyond it the slowest"
+            " readers are dropped, else the newest answer is 503.",
+        ),
+    ] = 64 << 20
+
     passivation_idle_seconds: Annotated[
         float, Field(ge=1, le=86400, description="After how long without a request a thread leaves memory.")
     ] = 120.0
@@ -180,6 +206,23 @@ class WorkerSettings(BaseSettings):
             ge=1, le=1_000_000, description="Events of this worker on their way to the journal at most; beyond it 503."
         ),
     ] = 20_000
+    max_pending_bytes_per_thread: Annotated[
+        int,
+        Field(
+            ge=65536,
+            le=1 << 40,
+            description="Bytes that one thread's waiting requests and events on their way may take, about; beyond it 503.",
+        ),
+    ] = 16 << 20
+    max_pending_bytes: Annotated[
+        int,
+        Field(
+            ge=1 << 20,
+            le=1 << 40,
+            description="Bytes that all waiting requests and events on their way may take on this worker, about;"
+            " beyond it 503.",
+        ),
+    ] = 64 << 20
 
     max_messages: Annotated[int, Field(ge=1, description="Live messages in a thread at most.")] = 5_000
     max_administrators: Annotated[int, Field(ge=1, description="Administrators of a thread at most.")] = 100

@@ -15,7 +15,7 @@ import time
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -26,10 +26,12 @@ from shard_worker.actors.residents import Residents
 from shard_worker.cluster_view import WorkerView
 from shard_worker.database.connection import Database
 from shard_worker.database.migration import read_meta
+from shard_worker.database.roles import excess_privileges
 from shard_worker.database.tls import Tls
 from shard_worker.domain.events import Event
 from shard_worker.domain.ids import ShardId
 from shard_worker.domain.limits import Limits
+from shard_worker.gateway.capacity import Bounds
 from shard_worker.gateway.management import ManagementPort
 from shard_worker.gateway.options import GatewayOptions
 from shard_worker.gateway.server import PublicGateway, inherited_socket, listening_socket
@@ -47,6 +49,8 @@ from shard_worker.peers.server import PeerServer, sniffing_factory
 from shard_worker.settings import PREFIX, SettingsRefused, WorkerSettings
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _WATCH_S: Final = 0.5
 _FORWARD_GRACE_S: Final = 0.3
@@ -121,9 +125,10 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         lease_s=settings.lease_seconds,
         capabilities=Capabilities(reads=codec.newest_format(), writes=write_format, state=codec.STATE_VERSION),
     )
-    shards = await _unless(stopping, _shards(database, settings))
-    if shards is None:
+    known = await _unless(stopping, _known(database, settings))
+    if known is None:
         return None
+    shards, excess = known
     pool = await database.pool(most=settings.read_connections)
     stack.callback(pool.terminate)
 
@@ -157,12 +162,14 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         ),
         max_pending_per_thread=settings.max_pending_per_thread,
         max_pending_total=settings.max_pending_total,
+        max_pending_bytes_per_thread=settings.max_pending_bytes_per_thread,
+        max_pending_bytes=settings.max_pending_bytes,
         snapshot_every_events=settings.snapshot_every_events,
         encode=encode,
     )
     appender = Appender(
         connect=database.connect,
-        bump_epoch=ownership.bump_epoch,
+        bump_epochs=ownership.bump_epochs,
         incarnation=lambda: ownership.incarnation,
         lanes=settings.append_connections,
         batch_events=settings.batch_max_events,
@@ -190,10 +197,15 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
             documentation=settings.docs_enabled,
             cors_origins=settings.cors_origins,
             cursor_key=secret,
+            bounds=Bounds(
+                connections=settings.max_connections,
+                body_bytes=settings.max_body_bytes_in_flight,
+                answer_bytes=settings.max_answer_bytes_in_flight,
+            ),
         ),
     )
     stack.callback(gateway.close)
-    worker = Worker(settings, ownership, region, appender, gateway, PeerServer(region.serve, secret))
+    worker = Worker(settings, ownership, region, appender, gateway, PeerServer(region.serve, secret), excess)
     snapshots.start()
     stack.push_async_callback(appender.close)
     stack.push_async_callback(region.close)
@@ -202,7 +214,7 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
     return worker
 
 
-async def _unless(stopping: asyncio.Event, work: Coroutine[object, object, int]) -> int | None:
+async def _unless(stopping: asyncio.Event, work: Coroutine[object, object, T]) -> T | None:
     """The result of ``work``, or None when the worker is told to stop before."""
     task = asyncio.ensure_future(work)
     stopped = asyncio.ensure_future(stopping.wait())
@@ -214,15 +226,23 @@ async def _unless(stopping: asyncio.Event, work: Coroutine[object, object, int])
     return task.result()
 
 
-async def _shards(database: Database, settings: WorkerSettings) -> int:
-    """The shard count, once Postgres answers; says what it waits for."""
+async def _known(database: Database, settings: WorkerSettings) -> tuple[int, list[str]]:
+    """The shard count, and what the login may do that it should not, once Postgres answers; says what it waits for."""
     while True:
         connection = await database.connect("start")
         try:
-            return await read_meta(connection, cluster_id=settings.cluster, shards=settings.shards)
+            shards = await read_meta(connection, cluster_id=settings.cluster, shards=settings.shards)
+            excess = await excess_privileges(connection)
         except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError) as error:
             log.warning("Postgres went away at the start; trying again", extra={"cause": repr(error)})
             await asyncio.sleep(0.1)
+        else:
+            if excess:
+                log.warning(
+                    "database login may change the journal's history; give it the role threadcluster_worker alone",
+                    extra={"worker": settings.name, "privileges": excess},
+                )
+            return shards, excess
         finally:
             connection.terminate()
 
@@ -238,7 +258,10 @@ class Worker:
         appender: Appender,
         gateway: PublicGateway,
         peer_server: PeerServer,
+        excess: Sequence[str] = (),
     ) -> None:
+        self._excess = excess
+        """What the database's login may do with the journal that no worker needs."""
         self._settings = settings
         self._ownership = ownership
         self._region = region
@@ -250,9 +273,11 @@ class Worker:
 
     async def start(self, sockets: Sequence[socket.socket], management: socket.socket, secret: bytes) -> None:
         """Open the ports and join the cluster."""
-        view = WorkerView(self._settings.name, self._ownership, self._region, self._appender, self.begin_leaving)
+        view = WorkerView(
+            self._settings.name, self._ownership, self._region, self._appender, self.begin_leaving, self._excess
+        )
         port = ManagementPort(view, secret=secret, metrics=self._gateway.metrics)
-        port.registry.register(OwnershipMetrics(self._ownership, self._region, self._appender))
+        port.registry.register(OwnershipMetrics(self._ownership, self._region, self._appender, self._excess))
         self._management = await asyncio.get_running_loop().create_server(
             sniffing_factory(port.protocol, self._peer_server.protocol), sock=management.dup()
         )

@@ -13,7 +13,7 @@ import time
 
 OLDEST, NEWEST = (3, 11), (3, 14)
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-VENV = os.path.join(ROOT, ".venv")
+VENV = os.path.join(ROOT, os.environ.get("VENV") or ".venv")
 STAMP = os.path.join(VENV, ".made-from")
 
 
@@ -106,7 +106,11 @@ def main():
                 return
     except FileNotFoundError:
         pass
-    print("making .venv with Python %d.%d (once; again only when the lock file changes)" % version, flush=True)
+    print(
+        "making %s with Python %d.%d (once; again only when the lock file changes)"
+        % (os.path.basename(VENV), *version),
+        flush=True,
+    )
     warn_of_slow_normalisation(python)
     # ensurepip is what Debian leaves out of python3 until python3-venv is installed.
     if subprocess.run([python, "-c", "import venv, ensurepip"], capture_output=True).returncode != 0:

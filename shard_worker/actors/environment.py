@@ -1,16 +1,49 @@
 """What all actors of a worker share: the bounds they keep, the clock, and the rooms below them as they see them."""
 
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 from uuid import UUID
 
 from shard_worker.domain.events import Event
-from shard_worker.domain.ids import ShardId, ThreadId
+from shard_worker.domain.ids import AccountId, ShardId, ThreadId
 from shard_worker.domain.limits import Limits
 from shard_worker.journal.codec import Encode, encode
 from shard_worker.journal.keys import StoredKey
 from shard_worker.journal.replay import Poisoned, Recovered
+
+_REPEATERS_MOST: Final = 1_024
+_REPEATER_S: Final = 60.0
+"""How long an account that repeated a key is asked about every key; a client's retries come sooner."""
+
+
+class Repeaters:
+    """Accounts that lately sent an idempotency key that the journal had already: at most 1,024, for a minute each.
+
+    A key of such an account is looked up before its command is decided.  A key that is found then costs a read, and not
+    the append of a whole batch.
+    """
+
+    def __init__(self) -> None:
+        self._until: OrderedDict[AccountId, float] = OrderedDict()
+
+    def note(self, account_id: AccountId, now: float) -> None:
+        """The account repeated a key at ``now`` (loop time, seconds)."""
+        self._until[account_id] = now + _REPEATER_S
+        self._until.move_to_end(account_id)
+        if len(self._until) > _REPEATERS_MOST:
+            self._until.popitem(last=False)
+
+    def includes(self, account_id: AccountId, now: float) -> bool:
+        """Whether the account repeated a key within the last minute."""
+        until = self._until.get(account_id)
+        if until is None:
+            return False
+        if until <= now:
+            del self._until[account_id]
+            return False
+        return True
 
 
 class Load(Protocol):
@@ -44,7 +77,11 @@ class SaveSnapshot(Protocol):
 
 
 class Environment:
-    """Shared by all shards and actors of one worker; ``admitted`` counts the events on their way to the journal."""
+    """Shared by all shards and actors of one worker.
+
+    ``admitted`` counts the events on their way to the journal.  ``pending_bytes`` counts what they and all requests
+    that wait to be decided take, wherever they wait.
+    """
 
     __slots__ = (
         "admitted",
@@ -52,11 +89,15 @@ class Environment:
         "limits",
         "load",
         "look_up_key",
+        "max_pending_bytes",
+        "max_pending_bytes_per_thread",
         "max_pending_per_thread",
         "max_pending_total",
         "memory_reads_allowed",
+        "pending_bytes",
         "read_events",
         "read_head",
+        "repeaters",
         "save_snapshot",
         "snapshot_every_events",
     )
@@ -73,6 +114,8 @@ class Environment:
         limits: Limits,
         max_pending_per_thread: int,
         max_pending_total: int,
+        max_pending_bytes_per_thread: int,
+        max_pending_bytes: int,
         snapshot_every_events: int,
         encode: Encode = encode,
     ) -> None:
@@ -86,8 +129,12 @@ class Environment:
         self.limits = limits
         self.max_pending_per_thread = max_pending_per_thread
         self.max_pending_total = max_pending_total
+        self.max_pending_bytes_per_thread = max_pending_bytes_per_thread
+        self.max_pending_bytes = max_pending_bytes
         self.snapshot_every_events = snapshot_every_events
         self.admitted = 0
+        self.pending_bytes = 0
+        self.repeaters = Repeaters()
 
     def now_ms(self) -> int:
         """The server's clock, epoch milliseconds."""
@@ -95,4 +142,8 @@ class Environment:
 
     def may_admit(self) -> bool:
         """Whether one more event may be on its way to the journal."""
-        return self.admitted < self.max_pending_total
+        return self.admitted < self.max_pending_total and self.pending_bytes < self.max_pending_bytes
+
+    def may_hold(self) -> bool:
+        """Whether one more request may wait to be decided."""
+        return self.pending_bytes < self.max_pending_bytes

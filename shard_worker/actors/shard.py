@@ -17,12 +17,13 @@ from shard_worker.actors.ask import Ask
 from shard_worker.actors.environment import Environment
 from shard_worker.actors.reads import NeedsTexts
 from shard_worker.actors.residents import Residents
-from shard_worker.actors.thread_actor import OVERLOADED, Phase, ThreadActor
+from shard_worker.actors.thread_actor import OVERLOADED, POISONED, Phase, ThreadActor
 from shard_worker.contract import Done
 from shard_worker.database.connection import LINK_FAULTS
 from shard_worker.domain.decide import message_ids_of
 from shard_worker.domain.ids import ShardId, ThreadId
 from shard_worker.journal.appender import Appender
+from shard_worker.journal.codec import UndecodableEvent
 from shard_worker.journal.replay import Poisoned, Recovered
 from shard_worker.journal.stream import Row, StreamState
 from shard_worker.ownership.owners import Load
@@ -101,12 +102,16 @@ class Shard:
 
     def hold(self, ask: Ask) -> None:
         """Keep an ask that must not be decided now; nothing of it is stored."""
+        held = self._held
+        while held and held[0].over:
+            held.popleft()
         if self.state is ShardState.GONE:
             ask.not_here(*self._successor)
-        elif len(self._held) >= _HELD_MOST:
+        elif len(held) >= _HELD_MOST or not self.env.may_hold():
             ask.answer(OVERLOADED)
         else:
-            self._held.append(ask)
+            ask.stash(self.env)
+            held.append(ask)
 
     def retry_held(self) -> None:
         """Decide what was held, when that is possible now."""
@@ -114,6 +119,7 @@ class Shard:
             held, self._held = self._held, deque()
             for ask in held:
                 if not ask.over:
+                    ask.unstash()
                     self.take(ask, _thread_of(ask))
 
     def memory_reads_allowed(self) -> bool:
@@ -123,6 +129,12 @@ class Shard:
     def evict(self, actor: ThreadActor) -> None:
         """Forget a resident thread that is not busy."""
         del self.actors[actor.thread_id]
+
+    def forget(self, actor: ThreadActor) -> None:
+        """Forget a thread that nothing waits for, whatever its state was."""
+        if self.actors.get(actor.thread_id) is actor:
+            del self.actors[actor.thread_id]
+        self._residents.remove(actor)
 
     # --- the stream's host
 
@@ -232,8 +244,7 @@ class Shard:
                 log.warning("thread not loaded, trying again", extra={"shard": self.shard_id, "cause": repr(error)})
                 if all(ask.over for ask in actor.mailbox):
                     actor.give_up_waiting()
-                    self.actors.pop(actor.thread_id, None)
-                    self._residents.remove(actor)
+                    self.forget(actor)
                     return
                 await asyncio.sleep(_RETRY_S)
                 continue
@@ -247,13 +258,16 @@ class Shard:
 
     def _hold_all(self, actor: ThreadActor) -> None:
         """Keep what waits for a thread, and forget the thread."""
-        del self.actors[actor.thread_id]
-        self._residents.remove(actor)
+        self.forget(actor)
         while actor.mailbox:
-            self.hold(actor.mailbox.popleft())
+            ask = actor.mailbox.popleft()
+            if not ask.over:
+                ask.unstash()
+                self.hold(ask)
 
     def look_up_key(self, actor: ThreadActor, ask: Ask, key_hash: bytes) -> None:
         """Ask the journal for an idempotency key, then decide the ask afresh."""
+        ask.stash(self.env, actor)
         self._spawn(self._look_up_key(actor, ask, key_hash), "look-up-key", ask)
 
     async def _look_up_key(self, actor: ThreadActor, ask: Ask, key_hash: bytes) -> None:
@@ -265,10 +279,16 @@ class Shard:
                 log.warning("key not looked up, trying again", extra={"shard": self.shard_id, "cause": repr(error)})
                 await asyncio.sleep(_RETRY_S)
                 continue
+            except UndecodableEvent as error:
+                self._unreadable(actor, ask, error)
+                return
+            if ask.future.done():  # ended meanwhile, and its request dropped
+                return
             if stored is not None:
                 actor.key_found(ask, stored.body_hash, Done(stored.seq_nr, message_ids_of(stored.event)))
             else:
                 ask.key_checked = checked
+                ask.unstash()
                 self.take(ask, actor.thread_id)
             return
 
@@ -284,8 +304,23 @@ class Shard:
                 log.warning("texts not read, trying again", extra={"shard": self.shard_id, "cause": repr(error)})
                 await asyncio.sleep(_RETRY_S)
                 continue
+            except UndecodableEvent as error:
+                self._unreadable(actor, ask, error)
+                return
+            missing = [seq_nr for seq_nr in needs.seq_nrs if seq_nr not in events]
+            if missing:
+                self._unreadable(actor, ask, LookupError(f"events {missing} are missing"))
+                return
             ask.answer(needs.with_texts(events))
             return
+
+    def _unreadable(self, actor: ThreadActor, ask: Ask, error: Exception) -> None:
+        """The journal has an event that an ask needs, and this release cannot read it."""
+        log.error(
+            "stored event not readable; a request was refused",
+            extra={"shard": self.shard_id, "thread_id": actor.thread_id, "cause": repr(error)},
+        )
+        ask.answer(POISONED)
 
     def save_snapshot(self, actor: ThreadActor, seq_nr: int, state: bytes) -> None:
         """Keep a snapshot of durable state, some time."""
@@ -297,8 +332,10 @@ class Shard:
         task.add_done_callback(self._ended)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
-        del self._tasks[task]
+        ask = self._tasks.pop(task)
         if not task.cancelled() and (error := task.exception()) is not None:
+            if ask is not None:
+                ask.expire()  # a bug: nothing of it is stored, and it is answered at once
             log.error("a shard's task failed", exc_info=error, extra={"shard": self.shard_id, "task": task.get_name()})
 
 

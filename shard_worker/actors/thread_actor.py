@@ -8,6 +8,7 @@ When one of them is refused by the database, everything decided on it is decided
 What the reference did with two actors (a persistent one stashing, and a child with the state) is one object here.
 """
 
+import asyncio
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from shard_worker.domain.ids import ThreadId, ulid_bytes
 from shard_worker.domain.refusals import Refusal, RefusalCode
 from shard_worker.domain.thread import Thread
 from shard_worker.journal.codec import encode_state
+from shard_worker.journal.isolation import is_key_violation
 from shard_worker.journal.stream import Row
 
 if TYPE_CHECKING:
@@ -36,8 +38,13 @@ log = logging.getLogger(__name__)
 _KEYS_KEPT: Final = 32
 """How many idempotency keys an actor remembers before it asks the journal."""
 
+_FOUND_KEYS_KEPT: Final = 32
+"""How many keys that were found in the journal an actor remembers; they outlive a reload, for a stored key never changes."""
+_ROW_BYTES: Final = 1024
+"""Bytes that a pending event takes beside its payload and its request: row, ask, future, answer, key."""
+
 _REFUSALS_BORNE: Final = 3
-"""How often one command's event may be refused by the database before its caller is told to come back later."""
+"""How often one command's event may be refused for its key before its caller is asked to come back later."""
 
 POISONED: Final = Unavailable(
     UnavailableCode.THREAD_POISONED, "this thread's history cannot be read by this release", retry_after_s=30.0
@@ -66,22 +73,26 @@ _ACTIVE: Final = Phase.ACTIVE
 class EventRow(Row):
     """An event on its way to the journal, with the asks that wait for it."""
 
-    __slots__ = ("answer", "ask", "followers", "snapshot")
+    __slots__ = ("answer", "ask", "bytes_counted", "followers", "snapshot")
 
     ask: Ask
     answer: Done
     followers: list[tuple[Ask, Callable[[], None]]] | None
     """Asks decided on this event and not stored by themselves, each with what delivers its answer."""
     snapshot: bytes | None
+    bytes_counted: int
+    """What the event counts as, of the bytes that may be pending."""
 
 
 class ThreadActor:
     """One thread, resident in one shard.  All methods are called on the event loop and none of them waits."""
 
     __slots__ = (
+        "found_keys",
         "keys",
         "mailbox",
         "pending",
+        "pending_bytes",
         "phase",
         "sequence_nr",
         "shard",
@@ -102,7 +113,9 @@ class ThreadActor:
         self.snapshot_nr = 0
         self.pending: deque[EventRow] = deque()
         self.mailbox: deque[Ask] = deque()
+        self.pending_bytes = 0
         self.keys: OrderedDict[bytes, tuple[bytes, Done]] = OrderedDict()
+        self.found_keys: OrderedDict[bytes, tuple[bytes, Done]] | None = None
         self.touched = 0.0
 
     @property
@@ -118,9 +131,10 @@ class ThreadActor:
         if phase is not _ACTIVE:
             if phase is Phase.POISONED:
                 ask.answer(POISONED)
-            elif len(self.mailbox) >= self.shard.env.max_pending_per_thread:
+            elif not self._may_wait():
                 ask.answer(OVERLOADED)
             else:
+                ask.stash(self.shard.env, self)
                 self.mailbox.append(ask)
             return
         request = ask.request
@@ -141,17 +155,37 @@ class ThreadActor:
             else:
                 self._answer(ask, answer)
 
+    def _may_wait(self) -> bool:
+        """Whether one more request may wait for the thread's history."""
+        env, mailbox = self.shard.env, self.mailbox
+        while mailbox and mailbox[0].over:
+            mailbox.popleft()
+        return (
+            len(mailbox) < env.max_pending_per_thread
+            and self.pending_bytes < env.max_pending_bytes_per_thread
+            and env.may_hold()
+        )
+
     def _command(self, ask: Ask, request: CommandRequest) -> None:
         key = request.key_hash
+        env = self.shard.env
         if key is not None:
             known = self.keys.get(key)
             if known is not None:
+                # While events are pending, the first sending of the key may be stored without an answer to this one.
+                ask.admitted = bool(self.pending)
                 self._answer(ask, known[1] if known[0] == request.body_hash else KEY_REUSED)
                 return
-            if ask.key_doubted and not self._knows_keys_of(ask):
+            if self.found_keys is not None and (known := self.found_keys.get(key)) is not None:
+                env.repeaters.note(request.command.account_id, ask.future.get_loop().time())
+                ask.answer(known[1] if known[0] == request.body_hash else KEY_REUSED)
+                return
+            doubted = ask.key_doubted or env.repeaters.includes(
+                request.command.account_id, ask.future.get_loop().time()
+            )
+            if doubted and not self._knows_keys_of(ask):
                 self.shard.look_up_key(self, ask, key)
                 return
-        env = self.shard.env
         state = self.state
         decided = decide(state, request.command, env.now_ms(), env.limits)
         if isinstance(decided, (Refusal, Unchanged)):  # the union would be built anew for every command
@@ -162,7 +196,11 @@ class ThreadActor:
             else:
                 self._answer(ask, decided)
             return
-        if len(self.pending) >= env.max_pending_per_thread or not env.may_admit():
+        if (
+            len(self.pending) >= env.max_pending_per_thread
+            or self.pending_bytes >= env.max_pending_bytes_per_thread
+            or not env.may_admit()
+        ):
             ask.answer(OVERLOADED)
             return
         row = EventRow()
@@ -186,9 +224,15 @@ class ThreadActor:
         if key is not None:
             assert request.body_hash is not None  # the gateway sets both or none
             self._remember(key, request.body_hash, answer)
+        row.deadline = ask.deadline
+        row.size = size = len(row.payload) + len(row.metadata)
+        # The request is kept beside the payload, to be decided again.
+        row.bytes_counted = size = _ROW_BYTES + 2 * size + (len(row.snapshot) if row.snapshot is not None else 0)
         self.pending.append(row)
         ask.admitted = True
         env.admitted += 1
+        env.pending_bytes += size
+        self.pending_bytes += size
         self.shard.stream.submit(row)
 
     def _knows_keys_of(self, ask: Ask) -> bool:
@@ -229,7 +273,10 @@ class ThreadActor:
         """The oldest pending event is durable: its answers may leave."""
         done = self.pending.popleft()
         assert done is row
-        self.shard.env.admitted -= 1
+        env, size = self.shard.env, done.bytes_counted
+        env.admitted -= 1
+        env.pending_bytes -= size
+        self.pending_bytes -= size
         done.ask.answer(done.answer)
         if done.followers is not None:
             for _, deliver in done.followers:
@@ -239,39 +286,71 @@ class ThreadActor:
         if self.phase is Phase.DRAINING and not self.pending:
             self._reload()
 
-    def rejected(self, row: Row, error: Exception) -> None:
-        """The database refused the oldest pending event: decide it and all that came after again, from the journal."""
+    def rejected(self, rows: list[Row], error: Exception) -> None:
+        """The database refused the first of these events: decide it and all that came after again, from the journal."""
+        guilty = self.pending[-len(rows)]
+        assert guilty is rows[0]
         log.warning(
             "event refused by the journal; the thread is loaded again",
             extra={
                 "shard": self.shard.shard_id,
                 "thread_id": self.thread_id,
-                "seq_nr": row.seq_nr,
+                "seq_nr": guilty.seq_nr,
                 "cause": repr(error),
             },
         )
-        self.shard.stream.withdraw(self)
-        again = self._forget_pending()
-        for ask in again:
-            ask.admitted = False
-            ask.key_doubted = True  # after a takeover many are sent again at once: one reload for all of them
-        guilty = again[0]
-        guilty.refused_by_journal += 1
-        if guilty.refused_by_journal > _REFUSALS_BORNE:
-            guilty.answer(NOT_SERVED)
-        self.mailbox.extendleft(reversed(again))
-        self._reload()
+        ask = guilty.ask
+        ask.refused_by_journal += 1
+        again = self._take_back(len(rows))
+        if is_key_violation(error):
+            request = ask.request
+            assert isinstance(request, CommandRequest)  # only commands make events
+            self.shard.env.repeaters.note(request.command.account_id, asyncio.get_running_loop().time())
+            for each in again:
+                each.key_doubted = True  # after a takeover many are sent again at once: one reload for all of them
+        if not is_key_violation(error) or ask.refused_by_journal > _REFUSALS_BORNE:
+            ask.answer(NOT_SERVED)
+        self._decide_again(again)
 
-    def _forget_pending(self) -> list[Ask]:
-        """All asks that wait for events of this actor, in order; the events are known not to be stored."""
+    def expired(self, rows: list[Row], now: float) -> None:
+        """A deadline passed before its event was sent: nothing of it is stored; decide all that came after again."""
+        assert self.pending[-len(rows)] is rows[0]
+        again = self._take_back(len(rows))
+        for ask in again:
+            if ask.deadline <= now:
+                ask.expire()
+        self._decide_again(again)
+
+    def _take_back(self, count: int) -> list[Ask]:
+        """Forget the last ``count`` pending events, which are known not to be stored; all asks that wait for them."""
+        rows = [self.pending.pop() for _ in range(count)]
         asks: list[Ask] = []
-        for row in self.pending:
+        size = 0
+        for row in reversed(rows):
+            size += row.bytes_counted
             asks.append(row.ask)
             if row.followers is not None:
                 asks += [ask for ask, _ in row.followers]
-        self.shard.env.admitted -= len(self.pending)
-        self.pending.clear()
+        for ask in asks:
+            ask.admitted = False
+        self.shard.env.admitted -= count
+        self.shard.env.pending_bytes -= size
+        self.pending_bytes -= size
         return asks
+
+    def _decide_again(self, asks: list[Ask]) -> None:
+        """Put asks before all that wait, to be decided from the journal once nothing is pending."""
+        asks = [ask for ask in asks if not ask.over]
+        for ask in asks:
+            ask.stash(self.shard.env, self)
+        self.mailbox.extendleft(reversed(asks))
+        self.state = None
+        if self.pending:
+            self.phase = Phase.DRAINING
+        elif all(ask.over for ask in self.mailbox):
+            self.shard.forget(self)  # while Postgres is away this spares a load for each thread that was asked
+        else:
+            self._reload()
 
     def _lost_state(self, ask: Ask, error: Exception) -> None:
         """A bug in decide or evolve: the state may be half changed.  Only this thread is concerned."""
@@ -305,6 +384,7 @@ class ThreadActor:
         while mailbox and self.phase is Phase.ACTIVE:
             ask = mailbox.popleft()
             if not ask.over:
+                ask.unstash()
                 self.take(ask)
 
     def poison(self, reason: str) -> None:
@@ -320,11 +400,18 @@ class ThreadActor:
         """The journal knows the key: the first answer, or the key was used for something else."""
         request = ask.request
         assert isinstance(request, CommandRequest)
+        if request.key_hash is not None:
+            found = self.found_keys
+            if found is None:
+                found = self.found_keys = OrderedDict()
+            found[request.key_hash] = (body_hash, answer)
+            if len(found) > _FOUND_KEYS_KEPT:
+                found.popitem(last=False)
         ask.answer(answer if body_hash == request.body_hash else KEY_REUSED)
 
     def abandon(self, owner: str | None, epoch: int) -> None:
         """The shard is no longer here, and nothing that is pending was stored: send everyone on."""
-        for ask in self._forget_pending():
+        for ask in self._take_back(len(self.pending)):
             ask.not_here(owner, epoch)
         while self.mailbox:
             self.mailbox.popleft().not_here(owner, epoch)

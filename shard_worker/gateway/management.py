@@ -68,7 +68,7 @@ class ManagementPort:
         if self._factory is None:
             self._factory = ConnectionFactory(
                 self._answer,
-                head_timeout_s=self._options.request_timeout_s,
+                request_timeout_s=self._options.request_timeout_s,
                 keepalive_timeout_s=self._options.keepalive_timeout_s,
             )
         return self._factory()

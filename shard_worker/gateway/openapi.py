@@ -38,6 +38,7 @@ _ANYWHERE: Final = (
     ProblemCode.REQUEST_TIMEOUT,
     ProblemCode.TARGET_TOO_LONG,
     ProblemCode.HEADERS_TOO_LARGE,
+    ProblemCode.TRANSFER_ENCODING_UNKNOWN,
     ProblemCode.INTERNAL_ERROR,
 )
 _UNAVAILABLE: Final = (
@@ -64,6 +65,7 @@ _STATUS_WORDS: Final = {
     415: "Wrong media type",
     431: "Header fields too large",
     500: "Fault of the worker",
+    501: "Not implemented",
     503: "Not now",
     504: "Not yet",
 }
@@ -80,7 +82,7 @@ def codes_of(route: Route) -> tuple[ProblemCode, ...]:
             domain = (*route.refusals, *_UNAVAILABLE, UnavailableCode.READ_MODEL_BEHIND)
             return (*_ANYWHERE, ProblemCode.VALIDATION_FAILED, *(ProblemCode(code.value) for code in domain))
         case DocumentRoute():
-            return _ANYWHERE
+            return (*_ANYWHERE, ProblemCode.OVERLOADED)
         case _:
             assert_never(route)
 

@@ -1,6 +1,8 @@
 """Options of the public port; `shard_worker.settings` fills them, and every default keeps the gateway private."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from shard_worker.gateway.capacity import Bounds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +25,8 @@ class GatewayOptions:
     """Key of the cursors' digests; the same on every worker of a cluster."""
     backlog: int = 1024
     """How many connections the kernel holds for one listening socket."""
+    bounds: Bounds = field(default_factory=Bounds)
+    """How much the port holds for its clients at once."""
     idle_grace_s: float = 1.0
     """While draining, a connection on which nothing is under way is closed after so long."""
 

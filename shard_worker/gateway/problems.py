@@ -28,6 +28,7 @@ class ProblemCode(StrEnum):
     TARGET_TOO_LONG = "target-too-long"
     UNSUPPORTED_MEDIA_TYPE = "unsupported-media-type"
     HEADERS_TOO_LARGE = "headers-too-large"
+    TRANSFER_ENCODING_UNKNOWN = "transfer-encoding-unknown"
     UNAUTHORIZED = "unauthorized"
     PLAN_STALE = "plan-stale"
     WORKER_NOT_FOUND = "worker-not-found"
@@ -67,6 +68,7 @@ _STATUS_AND_TITLE: Final[dict[ProblemCode, tuple[int, str]]] = {
     ProblemCode.TARGET_TOO_LONG: (414, "The request target is too long"),
     ProblemCode.UNSUPPORTED_MEDIA_TYPE: (415, "The body is not of type application/json"),
     ProblemCode.HEADERS_TOO_LARGE: (431, "The header fields are too large"),
+    ProblemCode.TRANSFER_ENCODING_UNKNOWN: (501, "The transfer encoding is not known here"),
     ProblemCode.UNAUTHORIZED: (401, "The cluster's secret is missing or wrong"),
     ProblemCode.PLAN_STALE: (409, "A newer plan is in force"),
     ProblemCode.WORKER_NOT_FOUND: (404, "No such worker"),

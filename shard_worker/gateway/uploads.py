@@ -7,9 +7,10 @@ on its way gets a deadline, and it is the whole request's, counted from its firs
 import asyncio
 from typing import Final
 
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion10, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_exceptions import HTTPException
+from aiohttp.web_protocol import RequestPayloadError
 
 from shard_worker.gateway.connection import GatewayConnection
 from shard_worker.gateway.options import GatewayOptions
@@ -59,7 +60,7 @@ async def _wait_for_body(request: web.BaseRequest, options: GatewayOptions) -> b
     if (request.content_length or 0) > options.body_limit_bytes:
         raise _too_large(options)
     protocol = request.protocol
-    expects = request.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
+    expects = request.version != HttpVersion10 and request.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
     if expects and not content.total_bytes and protocol.transport is not None:
         protocol.transport.write(_CONTINUE)
     loop = asyncio.get_running_loop()
@@ -72,11 +73,9 @@ async def _wait_for_body(request: web.BaseRequest, options: GatewayOptions) -> b
                 if len(body) > options.body_limit_bytes:
                     raise _too_large(options)
     except TimeoutError:
-        content.feed_eof()  # nothing more is expected, so the connection need not linger
         detail = f"the body did not arrive within {options.request_timeout_s:g} s"
         raise ProblemRaised(Problem(code=ProblemCode.REQUEST_TIMEOUT, detail=detail, close=True)) from None
-    except (HttpProcessingError, HTTPException):
-        content.feed_eof()
-        detail = "body: the transfer encoding is broken"
+    except (HttpProcessingError, HTTPException, RequestPayloadError):
+        detail = "body: its transfer encoding is broken, or it ended early"
         raise ProblemRaised(Problem(code=ProblemCode.MALFORMED_HTTP, detail=detail, close=True)) from None
     return bytes(body)

@@ -50,7 +50,7 @@ class _Pulse(NamedTuple):
     incarnation: str
     beat: int
     since: float
-    """The time of the answer that first showed this beat."""
+    """The time of the answer that first showed this beat, or the end of its session: there may have been one more between."""
 
 
 class Observer:
@@ -80,7 +80,7 @@ class Observer:
             before = self._pulses.get(worker.id)
             if before is None or (before.incarnation, before.beat) != (worker.incarnation, worker.beat):
                 self._pulses[worker.id] = _Pulse(worker.incarnation, worker.beat, now)
-                if before is not None:
+                if before is not None and worker.locked:  # the end of a session is a change, and no sign of life
                     self._moved[worker.id] = now
             if worker.locked:
                 self._locks_seen.add(worker.incarnation)

@@ -5,6 +5,7 @@ fences this incarnation waits longer than the lease after the answer that first 
 """
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Callable
@@ -71,10 +72,10 @@ class Lease:
         async with asyncio.timeout(_STATEMENT_S):
             if not await store.lock(connection, self._worker, incarnation):
                 raise Fenced(incarnation)
-        while True:
+        for number in itertools.count(1):
             sent = boottime()
             async with asyncio.timeout(_STATEMENT_S):
-                if not await store.beat(connection, self._worker, incarnation):
+                if not await store.beat(connection, self._worker, incarnation, number):
                     raise Fenced(incarnation)
             self._until = sent + self.lease_s
             locked.set()

@@ -11,7 +11,7 @@ that one beats: two that took it from each other in turn would serve nobody.
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import asyncpg
@@ -125,13 +125,14 @@ class Ownership:
         task = self._task
         return task.exception() if task is not None and task.done() and not task.cancelled() else None
 
-    async def bump_epoch(
-        self, connection: asyncpg.Connection, incarnation: str, shard_id: ShardId, epoch: int
-    ) -> int | None:
-        """Raise the epoch of a shard after an unknown outcome; see `shard_worker.journal.outcome`."""
-        raised = (await store.bump(connection, incarnation, {shard_id: epoch})).get(shard_id)
-        if raised is not None and incarnation == self.incarnation and self._steward is not None:
-            self._steward.raised(shard_id, raised)
+    async def bump_epochs(
+        self, connection: asyncpg.Connection, incarnation: str, held: Mapping[ShardId, int]
+    ) -> dict[ShardId, int]:
+        """Raise the epochs of shards after an unknown outcome; see `shard_worker.journal.outcome`."""
+        raised = await store.bump(connection, incarnation, held)
+        if incarnation == self.incarnation and self._steward is not None:
+            for shard_id, epoch in raised.items():
+                self._steward.raised(shard_id, epoch)
         return raised
 
     async def set_targets(self, version: int, plan_hash: str, targets: Sequence[store.Target]) -> int | None:

@@ -42,6 +42,7 @@ class WorkerRow(NamedTuple):
     public_port: int
     management_port: int
     beat: int
+    """The session's attempt, and the number of its last beat, or that it ended: any change is a sign of life or of an end."""
     fenced: bool
     leaving: bool
     cordoned: bool

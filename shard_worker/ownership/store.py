@@ -6,6 +6,10 @@ Every change of a shard's owner, also to nobody, raises its epoch and leaves a r
 is known for claims and adoptions only, and null where the answer that told the head was lost.
 
 A function that failed or was cancelled in the middle of a transaction leaves its connection terminated.
+
+A worker's *beat* is a pair of session-level advisory locks: one on (incarnation, attempt), which shows that the session
+lives, and a shared one on a number that advances.  `pg_locks` shows both, so that a beat leaves no dead row version
+behind.  ``worker.attempt`` counts the sessions; a session's lock, once gone, never comes back under the same attempt.
 """
 
 import json
@@ -19,6 +23,10 @@ from shard_worker.domain.ids import ShardId
 from shard_worker.ownership.owners import ShardRow, View, WorkerRow
 
 CHANNEL: Final = "threadcluster_ownership"
+_BEAT_CLASS: Final = 0x7463_6274
+"""The first half of the key of every beat's advisory lock; the second half is the beat's number."""
+_GONE: Final = 0xFFFF_FFFF
+"""The number of a session that ended: greater than that of any beat, so that what a look reads never falls."""
 _NOTIFY_SQL: Final = f"SELECT pg_notify('{CHANNEL}', '')"
 
 _ENSURE_WORKER_SQL: Final = """
@@ -33,8 +41,8 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 """
 _REGISTER_SQL: Final = """
 UPDATE worker
-   SET incarnation = $2, attempt = 0, host = $3, public_port = $4, management_port = $5, capabilities = $6,
-       beat = beat + 1, fenced = false, leaving = false
+   SET incarnation = $2, attempt = attempt + 1, host = $3, public_port = $4, management_port = $5, capabilities = $6,
+       fenced = false, leaving = false
  WHERE id = $1
 """
 # $3 says whether incarnation $2 is the only one meant, or the only one not meant: by the worker's name, so that nothing
@@ -49,24 +57,48 @@ WITH freed AS (
 )
 INSERT INTO shard_epoch (shard_id, epoch, kind, source, reason) SELECT id, epoch, $4, $1, $5 FROM freed RETURNING shard_id
 """
-# FOR UPDATE waits for a claim that holds the row FOR KEY SHARE, so that what it won is freed too; and it reads ``beat``
-# again after the wait.
-_SILENT_SQL: Final = """
-SELECT id FROM worker WHERE id = $1 AND incarnation = $2 AND beat = $3 AND NOT fenced FOR UPDATE
-"""
+# One scan of `pg_locks` holds all its partitions, so that a session's two locks are read as of one moment.  A beat takes
+# the next number before it gives the last one back.
+_BEATS_SQL: Final = f"""
+WITH held AS MATERIALIZED (
+    SELECT pid, classid, objid, objsubid FROM pg_locks
+     WHERE locktype = 'advisory' AND granted
+       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+), beat AS MATERIALIZED (
+    SELECT session.classid::bigint << 32 | session.objid::bigint AS session, max(number.objid::bigint) AS number
+      FROM held session JOIN held number USING (pid)
+     WHERE session.objsubid = 1 AND number.objsubid = 2 AND number.classid = {_BEAT_CLASS}
+     GROUP BY 1
+)"""  # noqa: S608  # constants of this module
+_BEAT_OF_WORKER: Final = f"attempt::bigint << 32 | coalesce(beat.number, {_GONE})"
+_SESSION_OF_WORKER: Final = "hashtextextended(incarnation || ':' || attempt, 0)"
+# To be read in a statement after `_MINE_SQL`: its row lock waits for a beat that is under way, and keeps out the next.
+_LAST_BEAT_SQL: Final = f"""
+{_BEATS_SQL}
+SELECT {_BEAT_OF_WORKER} FROM worker LEFT JOIN beat ON beat.session = {_SESSION_OF_WORKER} WHERE id = $1
+"""  # noqa: S608  # constants of this module
 _REPLACED_SQL: Final = "SELECT id FROM worker WHERE id = $1 AND incarnation <> $2 FOR UPDATE"
+# FOR UPDATE waits for a claim that holds the row FOR KEY SHARE, so that what it won is freed too.
 _MINE_SQL: Final = "SELECT id FROM worker WHERE id = $1 AND incarnation = $2 AND NOT fenced FOR UPDATE"
 _END_SQL: Final = "UPDATE worker SET fenced = true WHERE id = $1"
 # In one statement: the lock is held before anybody can read its number.  Read before that, the number would look like one
 # whose lock is gone, and a worker that was only reconnecting would be fenced.  The lock is tried, not waited for: a
 # session that half died may hold this number too, and then the next one is taken.
-_LOCK_SQL: Final = """
+_LOCK_SQL: Final = f"""
 UPDATE worker SET attempt = attempt + 1 WHERE id = $1 AND incarnation = $2 AND NOT fenced
-RETURNING pg_try_advisory_lock(hashtextextended(incarnation || ':' || attempt, 0))
-"""
-_BEAT_SQL: Final = """
-UPDATE worker SET beat = beat + 1 WHERE id = $1 AND incarnation = $2 AND NOT fenced RETURNING beat
-"""
+RETURNING pg_try_advisory_lock({_SESSION_OF_WORKER}) AND pg_try_advisory_lock_shared({_BEAT_CLASS}, 0)
+"""  # noqa: S608  # constants of this module
+# The row lock serialises the beat with a fence, which locks FOR UPDATE: a beat that waited reads the row again.  It leaves
+# no row version, and is all the same a write, which is meant: with a synchronous standby an old primary that has lost it
+# acknowledges no beat, and with that ends the lease on memory reads.
+_BEAT_SQL: Final = f"""
+WITH me AS MATERIALIZED (
+    SELECT FROM worker WHERE id = $1 AND incarnation = $2 AND NOT fenced FOR KEY SHARE
+)
+SELECT CASE WHEN pg_try_advisory_lock_shared({_BEAT_CLASS}, $3::int)
+            THEN pg_advisory_unlock_shared({_BEAT_CLASS}, $3::int - 1) IS NOT NULL ELSE false END
+  FROM me
+"""  # noqa: S608  # constants of this module
 _LEAVING_SQL: Final = "UPDATE worker SET leaving = true WHERE id = $1 AND incarnation = $2"
 # A shard's format is raised by the statement that makes a worker its owner, to the format that this worker writes.  So it
 # is raised before the worker can append, and fenced with the epoch; the look reads it, because the epoch is another one.
@@ -152,19 +184,18 @@ UPDATE shard_epoch e SET from_seq = h.head + 1
 # One statement is one snapshot.  The locks are looked at, never waited for: a waiter pins the horizon of vacuum.  A shard
 # whose epoch is known, and a target whose plan is known, cannot have changed: $1 has the known epochs by shard id, $2
 # the known plan's version.
-_LOOK_SQL: Final = """
+_LOOK_SQL: Final = f"""
+{_BEATS_SQL}
 SELECT p.version, p.hash,
-       (SELECT array_agg(ROW(id, incarnation, host, public_port, management_port, beat, fenced, leaving, cordoned,
-               draining, hashtextextended(incarnation || ':' || attempt, 0) IN (
-                   SELECT classid::bigint << 32 | objid::bigint FROM pg_locks
-                    WHERE locktype = 'advisory' AND objsubid = 1 AND granted
-                      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())),
-               coalesce((capabilities -> 'reads')::int, 1))) FROM worker),
+       (SELECT array_agg(ROW(id, incarnation, host, public_port, management_port, {_BEAT_OF_WORKER},
+                             fenced, leaving, cordoned, draining, beat.number IS NOT NULL,
+                              coalesce((capabilities -> 'reads')::int, 1)))
+          FROM worker LEFT JOIN beat ON beat.session = {_SESSION_OF_WORKER}),
        (SELECT array_agg(ROW(s.id, s.epoch, s.owner, s.incarnation, t.target, t.reason, s.changed_at, s.format))
           FROM shard s LEFT JOIN shard_target t ON t.shard_id = s.id
          WHERE s.epoch IS DISTINCT FROM ($1::bigint[])[s.id + 1] OR t.plan_version > $2)
   FROM plan p
-"""
+"""  # noqa: S608  # constants of this module
 _NEXT_PLAN_SQL: Final = """
 UPDATE plan SET version = version + 1, hash = $2, made_at = now() WHERE version = $1 RETURNING version
 """
@@ -271,11 +302,15 @@ async def fence(
     """
     async with _transaction(connection):
         if beat is None:
-            ended = await connection.fetchval(_REPLACED_SQL, worker, incarnation)
-        elif (ended := await connection.fetchval(_SILENT_SQL, worker, incarnation, beat)) is not None:
-            await connection.execute(_END_SQL, worker)
-        if ended is None:
+            if await connection.fetchval(_REPLACED_SQL, worker, incarnation) is None:
+                return None
+        elif (
+            await connection.fetchval(_MINE_SQL, worker, incarnation) is None
+            or await connection.fetchval(_LAST_BEAT_SQL, worker) != beat
+        ):
             return None
+        else:
+            await connection.execute(_END_SQL, worker)
         await connection.fetch(_TERMINATE_SQL, incarnation)
         freed = await _free(connection, worker, incarnation, "takeover", reason, itself=True)
         if freed:
@@ -309,16 +344,26 @@ async def _free(
 
 
 async def lock(connection: asyncpg.Connection, worker: str, incarnation: str) -> bool:
-    """Hold a session-level lock whose disappearance shows that this incarnation's session ended; False when it was ended."""
+    """Hold the session-level locks whose disappearance shows that this incarnation's session ended.
+
+    Returns False when the incarnation was ended.  The session's beats begin at number 1.
+    """
     while True:
         held: bool | None = await connection.fetchval(_LOCK_SQL, worker, incarnation)
         if held is not False:
             return held is True
 
 
-async def beat(connection: asyncpg.Connection, worker: str, incarnation: str) -> bool:
-    """Show that this incarnation lives; False when it was ended."""
-    return await connection.fetchval(_BEAT_SQL, worker, incarnation) is not None
+async def beat(connection: asyncpg.Connection, worker: str, incarnation: str, number: int) -> bool:
+    """Show that this incarnation lives; False when it was ended.
+
+    ``number`` is one more than that of the session's last beat.  Raises `ConnectionError` when a stranger holds its
+    advisory lock: the next session begins at 1 again.
+    """
+    shown: bool | None = await connection.fetchval(_BEAT_SQL, worker, incarnation, number)
+    if shown is False:
+        raise ConnectionError(f"the advisory lock ({_BEAT_CLASS}, {number}) is held by a session that is no worker's")
+    return shown is True
 
 
 async def mark_leaving(connection: asyncpg.Connection, worker: str, incarnation: str) -> None:

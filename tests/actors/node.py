@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -163,15 +163,16 @@ class Node:
         return [message.text for message in page.messages]  # type: ignore[union-attr]  # a refusal fails the test
 
 
-async def bump(connection: asyncpg.Connection, incarnation: str, shard_id: ShardId, epoch: int) -> int | None:
-    """Ownership's raise of an own epoch, in short."""
-    raised: int | None = await connection.fetchval(
-        "UPDATE shard SET epoch = epoch + 1 WHERE id = $1 AND epoch = $2 AND incarnation = $3 RETURNING epoch",
-        shard_id,
-        epoch,
+async def bump(connection: asyncpg.Connection, incarnation: str, held: Mapping[ShardId, int]) -> dict[ShardId, int]:
+    """Ownership's raise of own epochs, in short."""
+    raised = await connection.fetch(
+        "UPDATE shard SET epoch = shard.epoch + 1 FROM unnest($1::int[], $2::bigint[]) AS held (id, epoch)"
+        " WHERE shard.id = held.id AND shard.epoch = held.epoch AND incarnation = $3 RETURNING shard.id, shard.epoch",
+        list(held),
+        list(held.values()),
         incarnation,
     )
-    return raised
+    return {ShardId(row["id"]): row["epoch"] for row in raised}
 
 
 @asynccontextmanager
@@ -185,6 +186,8 @@ async def node_on(
     idle_s: float = 1000.0,
     max_pending_per_thread: int = 1000,
     max_pending_total: int = 10_000,
+    max_pending_bytes_per_thread: int = 16 << 20,
+    max_pending_bytes: int = 64 << 20,
     snapshot_every_events: int = 100,
     watchdog_s: float = 2.0,
 ) -> AsyncIterator[Node]:
@@ -221,9 +224,11 @@ async def node_on(
         limits=Limits(),
         max_pending_per_thread=max_pending_per_thread,
         max_pending_total=max_pending_total,
+        max_pending_bytes_per_thread=max_pending_bytes_per_thread,
+        max_pending_bytes=max_pending_bytes,
         snapshot_every_events=snapshot_every_events,
     )
-    appender = Appender(connect=connect, bump_epoch=bump, incarnation=lambda: incarnation, watchdog_s=watchdog_s)
+    appender = Appender(connect=connect, bump_epochs=bump, incarnation=lambda: incarnation, watchdog_s=watchdog_s)
     residents = Residents(most=residents_most, idle_s=idle_s, clock=asyncio.get_running_loop().time)
     owners = Owners()
     region = ShardRegion(

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from shard_worker.actors import readmission, region
+from shard_worker.actors import admission, region
 from shard_worker.actors.ask import NOT_SERVED, UNKNOWN
 from shard_worker.contract import Done, PeerAnswer, PeerRequest, ReadThread, ThreadView
 from shard_worker.domain.ids import shard_of
@@ -121,23 +121,25 @@ async def test_an_owner_that_cannot_be_reached_is_left_alone_for_a_while(dsn: st
 
 async def test_whoever_waited_for_long_goes_in_one_after_another(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """All are answered once the owner is back, in the order in which they came; who comes then, waits for nobody."""
-    monkeypatch.setattr(region, "_LINES_UP_S", 0.0)
-    monkeypatch.setattr(region, "_UNREACHABLE_S", 0.0)  # all line up when ownership is read, in the order of asking
-    monkeypatch.setattr(readmission, "_APART_S", 3600.0)  # whoever goes in after the first is let in below
+    monkeypatch.setattr(admission, "_PACED_AFTER_S", 0.0)
+    monkeypatch.setattr(admission, "_PROBE_AGAIN_S", 3600.0)
+    monkeypatch.setattr(region, "_UNREACHABLE_S", 0.0)
+    monkeypatch.setattr(admission, "_APART_S", 3600.0)  # whoever goes in after the first is let in below
     peers = Dead()
     async with two_nodes(dsn, peers) as (left, right):
         me, chat = account(), thread()
         await right.ask(create(chat, me))
         regions, peers.regions = peers.regions, {}
         waiting = [asyncio.ensure_future(right.ask(add(chat, me, f"{number}"))) for number in range(4)]
-        while right.owners.rung < 4:
+        while len(right.region._waiting) < 4:
             await asyncio.sleep(0)
         peers.regions = regions
+        right.region._waiting.open(shard_of(chat, SHARDS))
         async with asyncio.timeout(5):
             assert isinstance(await waiting[0], Done)
             await right.ask(add(chat, me, "newcomer"))
             for number in (1, 2, 3):
                 assert not any(later.done() for later in waiting[number:])
-                right.region._readmission._let_in()
+                right.region._waiting._let_in()
                 assert isinstance(await waiting[number], Done)
         assert await left.texts(chat, me) == ["0", "newcomer", "1", "2", "3"]

@@ -27,6 +27,7 @@ SHARDS = 8
 INCARNATION = "01JZZZZZZZZZZZZZZZZZZZZZZZ"
 ANN = AccountId("01JAAAAAAAAAAAAAAAAAAAAAAA")
 BOB = AccountId("01JBBBBBBBBBBBBBBBBBBBBBBB")
+ONE_MESSAGE = MessageId("01JMMMMMMMMMMMMMMMMMMMMMMM")
 
 
 def new_thread(shard: int | None = None) -> ThreadId:
@@ -84,6 +85,35 @@ def folded(events: Sequence[Event]) -> Thread:
         state = evolve(state, event, seq_nr)
     assert state is not None
     return state
+
+
+_FILL_SQL = """
+INSERT INTO journal (shard_id, shard_seq, thread_id, seq_nr, event_type, event_version, payload, metadata, epoch)
+SELECT shard, row_number() OVER (PARTITION BY shard ORDER BY nr, thread), thread, nr,
+       CASE WHEN nr = 1 THEN $3::int ELSE $5::int END, 1,
+       CASE WHEN nr = 1 THEN $4::bytea
+            ELSE convert_to(replace($6, $7, lpad((number * $2::bigint + nr)::text, 26, '0')), 'UTF8') END,
+       convert_to(format('{"commandId":"%s"}', md5(number || '/' || nr)), 'UTF8'), 1
+  FROM (SELECT number, md5(number::text)::uuid AS thread, shard_of(md5(number::text)::uuid, $8) AS shard
+          FROM generate_series(1, $1::int) number) t, generate_series(1, $2::int) nr
+"""
+
+
+async def fill(connection: asyncpg.Connection, *, threads: int, events: int) -> int:
+    """A journal of so many threads of so many events each, written by an owner that has given its shards up; its events."""
+    await connection.execute("UPDATE shard SET epoch = 2")
+    await connection.execute(
+        "INSERT INTO shard_epoch (shard_id, epoch, worker, incarnation, from_seq, kind)"
+        " SELECT id, 1, 'w', $1, 1, 'claim' FROM shard UNION ALL SELECT id, 2, NULL, NULL, NULL, 'release' FROM shard",
+        INCARNATION,
+    )
+    creation, (kind, _, message) = encode(created()), encode(posted(ONE_MESSAGE))
+    await connection.execute(
+        *(_FILL_SQL, threads, events, creation[0], creation[2], kind, message.decode(), ONE_MESSAGE, SHARDS),
+        timeout=600,
+    )
+    await connection.execute("ANALYZE journal")
+    return threads * events
 
 
 class Pen:

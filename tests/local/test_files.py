@@ -14,10 +14,9 @@ from threadcluster_operator.local.cli import local
 from threadcluster_operator.local.client import ControlClient
 from threadcluster_operator.local.datadir import DataDir
 from threadcluster_operator.local.errors import NotRunning
-from threadcluster_operator.local.postgres import WORKER_ROLE, EmbeddedPostgres
+from threadcluster_operator.local.postgres import EmbeddedPostgres
 from threadcluster_operator.local.workers import WorkerProcess
 
-from shard_worker.database import roles
 from shard_worker.database.migration import migrate
 
 DAMAGES = {
@@ -155,7 +154,6 @@ async def logins(server: EmbeddedPostgres) -> list[tuple[bool, bool]]:
 
 async def test_postgres_starts_whatever_became_of_its_small_files(server: EmbeddedPostgres) -> None:
     """The port and both passwords, each damaged in each way; data and logins stay, and the workers' may not delete."""
-    assert WORKER_ROLE == roles.WORKER_ROLE
     assert await logins(server) == [(True, True), (False, False)]
     damages = {"emptied": b"", "not-utf8": b"\xff\xfe", "missing": None, "another": b"another-password-than-before"}
     for name, content in damages.items():

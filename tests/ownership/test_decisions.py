@@ -329,6 +329,17 @@ def test_a_worker_lives_only_while_its_beat_is_seen_to_move() -> None:
     assert observer.live(seen, 5.1) == frozenset(), "what went by between two sessions is not known"
 
 
+def test_the_end_of_a_session_is_no_sign_of_life() -> None:
+    """But there may have been one more beat before it: the wait for a fence begins there."""
+    me = first_for("c")
+    early = look(*map(worker, ["a", "b"]), worker("c", 1))
+    ended = look(worker("a", 1), worker("b", 1), worker("c", 9, locked=False))
+    observer = watched((0.0, early), (1.0, ended))
+    assert "c" not in observer.live(ended, 1.0)
+    assert observer.suspects(ended, me, 1.0 + LOCK_GONE_S - 0.01) == []
+    assert observer.suspects(ended, me, 1.0 + LOCK_GONE_S) == [Suspect("c", "c1", 9)]
+
+
 def test_who_leaves_or_was_fenced_does_not_live() -> None:
     """Nothing is given to it."""
     first, second = (

@@ -30,6 +30,7 @@ from typing import Final
 
 import asyncpg
 
+from shard_worker.database.roles import WORKER_ROLE, make_worker_login
 from threadcluster_operator.local.durable_file import read_matching, write_durably
 from threadcluster_operator.local.log_rotation import rotate
 
@@ -39,8 +40,6 @@ _CLONE_NEWUSER: Final = 0x10000000
 _ORDINARY_UID: Final = 65534
 _USER: Final = "threadcluster"
 _DATABASE: Final = "threadcluster"
-WORKER_ROLE: Final = "threadcluster_worker"
-"""The role with the grants of a worker, as the migration names it."""
 _WORKER_LOGIN: Final = "threadcluster_worker_login"
 _PASSWORD: Final = re.compile(r"[A-Za-z0-9_-]{16,}")
 _PORT: Final = re.compile(r"[1-9][0-9]{0,4}")
@@ -286,11 +285,9 @@ class EmbeddedPostgres:
 
     async def _make_worker_login(self, connection: asyncpg.Connection) -> None:
         """Make the workers' login, and give it the password in its file, whatever it had before."""
-        for role, kind in ((WORKER_ROLE, "NOLOGIN"), (_WORKER_LOGIN, f"LOGIN IN ROLE {WORKER_ROLE}")):
-            if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", role):
-                await connection.execute(f"CREATE ROLE {role} {kind}")
-        password = self._kept_password("worker-password")
-        await connection.execute(f"ALTER ROLE {_WORKER_LOGIN} PASSWORD '{password}'")
+        if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", WORKER_ROLE):
+            await connection.execute(f"CREATE ROLE {WORKER_ROLE} NOLOGIN")  # the migration gives it its rights
+        await make_worker_login(connection, _WORKER_LOGIN, self._kept_password("worker-password"))
 
     def _log_tail(self) -> str:
         with self.log_path.open("rb") as file:

@@ -10,11 +10,10 @@ CREATE TABLE meta (
 CREATE TABLE worker (
     id             text    PRIMARY KEY,
     incarnation    text    NOT NULL,
-    attempt        integer NOT NULL DEFAULT 0,   -- the lock's key is (incarnation, attempt)
+    attempt        integer NOT NULL DEFAULT 0,   -- the session lock's key is (incarnation, attempt); only ever grows
     host           text    NOT NULL,
     public_port    integer NOT NULL,
     management_port integer NOT NULL,
-    beat           bigint  NOT NULL DEFAULT 0,
     fenced         boolean NOT NULL DEFAULT false,
     leaving        boolean NOT NULL DEFAULT false,
     cordoned       boolean NOT NULL DEFAULT false,
