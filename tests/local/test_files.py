@@ -53,7 +53,7 @@ def test_a_write_is_flushed_before_it_replaces_the_file(tmp_path: Path, monkeypa
         seen.append((kind, path.read_text()))
         flush(fd)
 
-    monkeypatch.setattr(durable_file.os, "fsync", fsync)
+    monkeypatch.setattr("os.fsync", fsync)
     durable_file.write_durably(path, "new")
     assert seen == [("file", "old"), ("folder", "new")]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
