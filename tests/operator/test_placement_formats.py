@@ -101,7 +101,7 @@ def test_without_a_reader_the_reason_is_no_capable_worker() -> None:
             {},
             {"c-0": Worker("c-0"), "c-1": Worker("c-1")},
             {},
-            {ShardId(0): 2},
+            formats={ShardId(0): 2},
         ),
     )
     assert steps.unreadable == (0,)
@@ -116,7 +116,7 @@ def test_a_worker_that_has_not_registered_is_expected_to_read() -> None:
         "c",
         ThreadClusterSpec(replicas=1),
         frozenset(("c-0",)),
-        Observed(1, {ShardId(0): None}, {ShardId(0): None}, {}, {}, {}, {ShardId(0): 2}),
+        Observed(1, {ShardId(0): None}, {ShardId(0): None}, {}, {}, {}, formats={ShardId(0): 2}),
     )
     assert steps.unreadable == ()
     assert steps.plan is not None
@@ -128,6 +128,6 @@ def test_an_agreed_move_to_a_worker_that_does_not_read_is_dropped() -> None:
     shard = ShardId(0)
     move = Move(shard, "c-0", "c-1", "balance")
     there = {"c-0": Worker("c-0", reads=2), "c-1": Worker("c-1")}
-    seen = Observed(1, {shard: "c-0"}, {shard: "c-0"}, {}, there, {}, {shard: 2})
+    seen = Observed(1, {shard: "c-0"}, {shard: "c-0"}, {}, there, {}, formats={shard: 2})
     steps = next_steps("c", ThreadClusterSpec(replicas=2), frozenset(there), seen, agreed=(move,))
     assert steps.agreed == ()
