@@ -7,7 +7,15 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, ModelWrapValidatorHandler, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    ModelWrapValidatorHandler,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -177,6 +185,15 @@ class WorkerSettings(BaseSettings):
         int,
         Field(ge=1, le=10_000_000, description="Threads in memory at most; beyond it the least recently asked leaves."),
     ] = 20_000
+    memory_budget_bytes: Annotated[
+        int | None,
+        Field(
+            ge=32 << 20,
+            description="Bytes that threads in memory, prepared threads, waiting snapshots and waiting requests may take"
+            " together, as the worker estimates them. Unset: three quarters of what the control group's memory limit"
+            " leaves beside 256 MiB for the process, at least 32 MiB; without such a limit 512 MiB.",
+        ),
+    ] = None
     snapshot_every_events: Annotated[
         int,
         Field(
@@ -186,6 +203,14 @@ class WorkerSettings(BaseSettings):
             " half as many as those.",
         ),
     ] = 100
+    snapshot_every_bytes: Annotated[
+        int,
+        Field(
+            ge=65536,
+            le=1 << 30,
+            description="Bytes of a thread's events between two snapshots, when these come before the events' number.",
+        ),
+    ] = 4 << 20
     concurrent_loads: Annotated[
         int, Field(ge=1, le=64, description="Groups of up to 50 threads that are loaded at once.")
     ] = 2
@@ -226,6 +251,13 @@ class WorkerSettings(BaseSettings):
         NoDecode,
         Field(description="Origins that browsers may call from, as a JSON list; none: CORS is off."),
     ] = ()
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        Field(
+            description="Host names that clients may call by, without a port, as a JSON list; others get 421. None: any."
+        ),
+    ] = ()
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="The least level that is logged.")
     ] = "info"
@@ -262,15 +294,16 @@ class WorkerSettings(BaseSettings):
             _secret_in(path)
         return path
 
-    @field_validator("cors_origins", mode="before")
+    @field_validator("cors_origins", "allowed_hosts", mode="before")
     @classmethod
-    def _origins_are_a_list(cls, given: object) -> object:
+    def _lists_are_json(cls, given: object, info: ValidationInfo) -> object:
         if not isinstance(given, str):
             return given
         try:
             return json.loads(given)
         except ValueError as error:
-            raise ValueError('must be a JSON list, e.g. ["https://chat.example"]') from error
+            example = "https://chat.example" if info.field_name == "cors_origins" else "chat.example"
+            raise ValueError(f'must be a JSON list, e.g. ["{example}"]') from error
 
     @model_validator(mode="wrap")
     @classmethod

@@ -19,16 +19,16 @@ from typing import Final, TypeVar
 from uuid import UUID
 
 import asyncpg
+from prometheus_client.registry import Collector
 
 from shard_worker.actors.environment import Environment
 from shard_worker.actors.region import ShardRegion
 from shard_worker.actors.residents import Residents
 from shard_worker.cluster_view import WorkerView
 from shard_worker.database.connection import Database
-from shard_worker.database.migration import read_meta
+from shard_worker.database.migration import read_id_salt, read_meta
 from shard_worker.database.roles import excess_privileges
 from shard_worker.database.tls import Tls
-from shard_worker.domain.events import Event
 from shard_worker.domain.ids import ShardId
 from shard_worker.domain.limits import Limits
 from shard_worker.gateway.capacity import Bounds
@@ -37,8 +37,13 @@ from shard_worker.gateway.options import GatewayOptions
 from shard_worker.gateway.server import PublicGateway, inherited_socket, listening_socket
 from shard_worker.journal.appender import Appender
 from shard_worker.journal.keys import StoredKey, look_up_key
-from shard_worker.journal.replay import Loader, read_events, read_head
+from shard_worker.journal.message_reader import MessageReader
+from shard_worker.journal.replay import Loader, read_head
 from shard_worker.journal.snapshots import SnapshotWriter
+from shard_worker.loop_watchdog import LoopWatchdog
+from shard_worker.memory import MemoryBudget, default_budget
+from shard_worker.memory_metrics import MemoryMetrics
+from shard_worker.memory_trimmer import MemoryTrimmer
 from shard_worker.ownership.membership import Ownership
 from shard_worker.ownership.store import Address
 from shard_worker.ownership_metrics import OwnershipMetrics
@@ -116,7 +121,7 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
     known = await _unless(stopping, _known(database, settings))
     if known is None:
         return None
-    shards, excess = known
+    shards, id_salt, excess = known
     pool = await database.pool(most=settings.read_connections)
     stack.callback(pool.terminate)
 
@@ -124,16 +129,19 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         load = ownership.view.loads.get(shard_id)
         return 0.0 if load is None else load.commands_s
 
-    loader = Loader(pool, at_once=settings.concurrent_loads, heat=heat)
-    stack.push_async_callback(loader.close)
-    snapshots = SnapshotWriter(pool)
+    trimmer = MemoryTrimmer()
+    stack.push_async_callback(trimmer.close)
+    trimmer.start()
+    memory = MemoryBudget(settings.memory_budget_bytes or default_budget())
+    snapshots = SnapshotWriter(pool, memory=memory)
     stack.push_async_callback(snapshots.close)
+    loader = Loader(pool, at_once=settings.concurrent_loads, heat=heat, keep=snapshots.save)
+    stack.push_async_callback(loader.close)
+
+    messages = MessageReader(pool)
 
     async def key_of(shard_id: ShardId, thread_uuid: UUID, key_hash: bytes) -> StoredKey | None:
         return await pool.run(lambda connection: look_up_key(connection, shard_id, thread_uuid, key_hash))
-
-    async def events_of(shard_id: ShardId, thread_uuid: UUID, seq_nrs: Sequence[int]) -> dict[int, Event]:
-        return await pool.run(lambda connection: read_events(connection, shard_id, thread_uuid, seq_nrs))
 
     async def head_of(shard_id: ShardId) -> int:
         return await pool.run(lambda connection: read_head(connection, shard_id))
@@ -141,7 +149,7 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
     env = Environment(
         load=loader.load,
         look_up_key=key_of,
-        read_events=events_of,
+        read_messages=messages.read,
         read_head=head_of,
         save_snapshot=snapshots.save,
         memory_reads_allowed=ownership.lease.allows_memory_reads,
@@ -153,6 +161,8 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         max_pending_bytes_per_thread=settings.max_pending_bytes_per_thread,
         max_pending_bytes=settings.max_pending_bytes,
         snapshot_every_events=settings.snapshot_every_events,
+        snapshot_every_bytes=settings.snapshot_every_bytes,
+        memory=memory,
     )
     appender = Appender(
         connect=database.connect,
@@ -165,14 +175,18 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
     )
     peers = PeerClient(secret)
     stack.push_async_callback(peers.close)
+    residents = Residents(
+        most=settings.max_resident_threads,
+        idle_s=settings.passivation_idle_seconds,
+        clock=time.monotonic,
+        memory=memory,
+    )
     region = ShardRegion(
         worker=settings.name,
         shards=shards,
         env=env,
         appender=appender,
-        residents=Residents(
-            most=settings.max_resident_threads, idle_s=settings.passivation_idle_seconds, clock=time.monotonic
-        ),
+        residents=residents,
         owners=ownership,
         peers=peers,
     )
@@ -183,6 +197,8 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
             budget_s=settings.command_budget_seconds,
             documentation=settings.docs_enabled,
             cors_origins=settings.cors_origins,
+            allowed_hosts=settings.allowed_hosts,
+            id_salt=id_salt,
             cursor_key=secret,
             bounds=Bounds(
                 connections=settings.max_connections,
@@ -192,7 +208,12 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         ),
     )
     stack.callback(gateway.close)
-    worker = Worker(settings, ownership, region, appender, gateway, PeerServer(region.serve, secret), excess)
+    watchdog = LoopWatchdog()
+    collectors = (MemoryMetrics(memory, residents, loader, snapshots, messages), watchdog)
+    peer_server = PeerServer(region.serve, secret)
+    worker = Worker(settings, ownership, region, appender, gateway, peer_server, collectors, excess)
+    watchdog.start()
+    stack.callback(watchdog.close)
     snapshots.start()
     stack.push_async_callback(appender.close)
     stack.push_async_callback(region.close)
@@ -213,12 +234,15 @@ async def _unless(stopping: asyncio.Event, work: Coroutine[object, object, T]) -
     return task.result()
 
 
-async def _known(database: Database, settings: WorkerSettings) -> tuple[int, list[str]]:
-    """The shard count, and what the login may do that it should not, once Postgres answers; says what it waits for."""
+async def _known(database: Database, settings: WorkerSettings) -> tuple[int, bytes, list[str]]:
+    """What the database says once it answers: the shard count, the salt of derived ids, and what the login may do that
+    it should not; says what it waits for.
+    """
     while True:
         connection = await database.connect("start")
         try:
             shards = await read_meta(connection, cluster_id=settings.cluster, shards=settings.shards)
+            id_salt = await read_id_salt(connection)
             excess = await excess_privileges(connection)
         except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError) as error:
             log.warning("Postgres went away at the start; trying again", extra={"cause": repr(error)})
@@ -229,7 +253,7 @@ async def _known(database: Database, settings: WorkerSettings) -> tuple[int, lis
                     "database login may change the journal's history; give it the role threadcluster_worker alone",
                     extra={"worker": settings.name, "privileges": excess},
                 )
-            return shards, excess
+            return shards, id_salt, excess
         finally:
             connection.terminate()
 
@@ -245,6 +269,7 @@ class Worker:
         appender: Appender,
         gateway: PublicGateway,
         peer_server: PeerServer,
+        collectors: Sequence[Collector],
         excess: Sequence[str] = (),
     ) -> None:
         self._excess = excess
@@ -255,6 +280,7 @@ class Worker:
         self._appender = appender
         self._gateway = gateway
         self._peer_server = peer_server
+        self._collectors = collectors
         self._management: asyncio.Server | None = None
         self._leaving: asyncio.Task[None] | None = None
 
@@ -263,8 +289,15 @@ class Worker:
         view = WorkerView(
             self._settings.name, self._ownership, self._region, self._appender, self.begin_leaving, self._excess
         )
-        port = ManagementPort(view, secret=secret, metrics=self._gateway.metrics)
+        port = ManagementPort(
+            view,
+            secret=secret,
+            metrics=self._gateway.metrics,
+            options=GatewayOptions(allowed_hosts=self._settings.allowed_hosts),
+        )
         port.registry.register(OwnershipMetrics(self._ownership, self._region, self._appender, self._excess))
+        for collector in self._collectors:
+            port.registry.register(collector)
         self._management = await asyncio.get_running_loop().create_server(
             sniffing_factory(port.protocol, self._peer_server.protocol), sock=management.dup()
         )

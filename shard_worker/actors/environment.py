@@ -6,11 +6,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 from uuid import UUID
 
-from shard_worker.domain.events import Event
+from shard_worker.domain.events import PostedMessage
 from shard_worker.domain.ids import AccountId, ShardId, ThreadId
 from shard_worker.domain.limits import Limits
 from shard_worker.journal.keys import StoredKey
+from shard_worker.journal.message_reader import MessagePlace
 from shard_worker.journal.replay import Poisoned, Recovered
+from shard_worker.journal.snapshots import SaveSnapshot
+from shard_worker.memory import MemoryBudget
 
 _REPEATERS_MOST: Final = 1_024
 _REPEATER_S: Final = 60.0
@@ -57,10 +60,18 @@ class LookUpKey(Protocol):
     def __call__(self, shard_id: ShardId, thread_uuid: UUID, key_hash: bytes) -> Awaitable[StoredKey | None]: ...
 
 
-class ReadEvents(Protocol):
-    """Read events of one thread by their sequence numbers; see `shard_worker.journal.replay`."""
+class ReadMessages(Protocol):
+    """Read messages as they were posted; see `shard_worker.journal.message_reader.MessageReader`."""
 
-    def __call__(self, shard_id: ShardId, thread_uuid: UUID, seq_nrs: Sequence[int]) -> Awaitable[dict[int, Event]]: ...
+    def __call__(
+        self,
+        shard_id: ShardId,
+        thread_uuid: UUID,
+        places: Sequence[MessagePlace],
+        *,
+        most_bytes: int,
+        wanted: Callable[[], bool],
+    ) -> Awaitable[list[PostedMessage]]: ...
 
 
 class ReadHead(Protocol):
@@ -69,17 +80,17 @@ class ReadHead(Protocol):
     def __call__(self, shard_id: ShardId) -> Awaitable[int]: ...
 
 
-class SaveSnapshot(Protocol):
-    """Keep a snapshot, some time, or drop it; see `shard_worker.journal.snapshots`."""
-
-    def __call__(self, shard_id: ShardId, thread_uuid: UUID, seq_nr: int, state: bytes) -> None: ...
+SNAPSHOT_ALLOWANCE: Final = 8 << 20
+"""Maximum bytes of states that are encoded between two sweeps (0.1 s), about; 10 ms of the loop.  A snapshot that finds
+none left is taken with a later event."""
 
 
 class Environment:
     """Shared by all shards and actors of one worker.
 
     ``admitted`` counts the events on their way to the journal.  ``pending_bytes`` counts what they and all requests
-    that wait to be decided take, wherever they wait.
+    that wait to be decided take, wherever they wait.  ``snapshot_allowance`` is how many bytes of states may still be
+    encoded before the next sweep.
     """
 
     __slots__ = (
@@ -91,12 +102,15 @@ class Environment:
         "max_pending_bytes_per_thread",
         "max_pending_per_thread",
         "max_pending_total",
+        "memory",
         "memory_reads_allowed",
         "pending_bytes",
-        "read_events",
         "read_head",
+        "read_messages",
         "repeaters",
         "save_snapshot",
+        "snapshot_allowance",
+        "snapshot_every_bytes",
         "snapshot_every_events",
     )
 
@@ -105,7 +119,7 @@ class Environment:
         *,
         load: Load,
         look_up_key: LookUpKey,
-        read_events: ReadEvents,
+        read_messages: ReadMessages,
         read_head: ReadHead,
         save_snapshot: SaveSnapshot,
         memory_reads_allowed: Callable[[], bool],
@@ -115,10 +129,12 @@ class Environment:
         max_pending_bytes_per_thread: int,
         max_pending_bytes: int,
         snapshot_every_events: int,
+        snapshot_every_bytes: int,
+        memory: MemoryBudget,
     ) -> None:
         self.load = load
         self.look_up_key = look_up_key
-        self.read_events = read_events
+        self.read_messages = read_messages
         self.read_head = read_head
         self.save_snapshot = save_snapshot
         self.memory_reads_allowed = memory_reads_allowed
@@ -128,9 +144,13 @@ class Environment:
         self.max_pending_bytes_per_thread = max_pending_bytes_per_thread
         self.max_pending_bytes = max_pending_bytes
         self.snapshot_every_events = snapshot_every_events
+        self.snapshot_every_bytes = snapshot_every_bytes
+        self.memory = memory
+        self.snapshot_allowance = SNAPSHOT_ALLOWANCE
         self.admitted = 0
         self.pending_bytes = 0
         self.repeaters = Repeaters()
+        memory.include(lambda: self.pending_bytes)
 
     def now_ms(self) -> int:
         """The server's clock, epoch milliseconds."""

@@ -16,7 +16,7 @@ import asyncpg
 
 from shard_worker.actors.admission import Place, WaitingRequests
 from shard_worker.actors.ask import NOT_SERVED, UNKNOWN, Ask, Deadlines, bytes_of
-from shard_worker.actors.environment import Environment
+from shard_worker.actors.environment import SNAPSHOT_ALLOWANCE, Environment
 from shard_worker.actors.residents import Residents
 from shard_worker.actors.shard import Shard, ShardState
 from shard_worker.actors.warm import Warmth
@@ -411,6 +411,7 @@ class ShardRegion:
             self._deadlines.sweep(now)
             self._waiting.sweep(now)
             self._residents.sweep()
+            self._env.snapshot_allowance = SNAPSHOT_ALLOWANCE
             for shard in self.shards.values():
                 if shard.state is ShardState.SERVING:
                     shard.retry_held()

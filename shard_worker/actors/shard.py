@@ -15,7 +15,7 @@ from typing import Final
 
 from shard_worker.actors.ask import Ask
 from shard_worker.actors.environment import Environment
-from shard_worker.actors.reads import NeedsTexts
+from shard_worker.actors.reads import PAGE_BYTES, NeedsTexts
 from shard_worker.actors.residents import Residents
 from shard_worker.actors.thread_actor import OVERLOADED, POISONED, Phase, ThreadActor
 from shard_worker.contract import Done
@@ -131,10 +131,14 @@ class Shard:
         del self.actors[actor.thread_id]
 
     def forget(self, actor: ThreadActor) -> None:
-        """Forget a thread that nothing waits for, whatever its state was."""
+        """Forget a thread that nothing waits for, or that does not exist."""
         if self.actors.get(actor.thread_id) is actor:
             del self.actors[actor.thread_id]
         self._residents.remove(actor)
+
+    def weigh(self, actor: ThreadActor) -> None:
+        """Count a resident thread's bytes."""
+        self._residents.weigh(actor)
 
     # --- the stream's host
 
@@ -174,10 +178,12 @@ class Shard:
         for thread_id, found in reversed(list(threads.items())):
             if self._residents.full:
                 return
+            if found.state is None:
+                continue
             actor = ThreadActor(thread_id, self)
             self.actors[thread_id] = actor
             self._residents.add(actor)
-            actor.loaded(found.state, found.sequence_nr, found.snapshot_nr)
+            actor.loaded(found)
 
     def hot_threads(self, now: float, most: int) -> tuple[ThreadId, ...]:
         """The resident threads that were asked lately, the last one first."""
@@ -258,11 +264,12 @@ class Shard:
                 await asyncio.sleep(_RETRY_S)
                 continue
             if isinstance(found, Poisoned):
-                actor.poison(found.reason)
+                actor.poison(found.reason, self._residents.now())
             elif self.state is ShardState.RELEASING:
                 self._hold_all(actor)  # to decide now would put more on its way to the journal
             else:
-                actor.loaded(found.state, found.sequence_nr, found.snapshot_nr)
+                actor.loaded(found)
+                self._residents.trim()
             return
 
     def _hold_all(self, actor: ThreadActor) -> None:
@@ -294,7 +301,8 @@ class Shard:
             if ask.future.done():  # ended meanwhile, and its request dropped
                 return
             if stored is not None:
-                actor.key_found(ask, stored.body_hash, Done(stored.seq_nr, message_ids_of(stored.event)))
+                first = Done(stored.seq_nr, message_ids_of(stored.event))
+                actor.key_found(ask, stored.body_hash, first, stored.command_id)
             else:
                 ask.key_checked = checked
                 ask.unstash()
@@ -308,7 +316,9 @@ class Shard:
     async def _fetch_texts(self, actor: ThreadActor, ask: Ask, needs: NeedsTexts) -> None:
         while not ask.over:
             try:
-                events = await self.env.read_events(self.shard_id, actor.uuid, needs.seq_nrs)
+                messages = await self.env.read_messages(
+                    self.shard_id, actor.uuid, needs.places, most_bytes=PAGE_BYTES, wanted=lambda: not ask.over
+                )
             except LINK_FAULTS as error:
                 log.warning("texts not read, trying again", extra={"shard": self.shard_id, "cause": repr(error)})
                 await asyncio.sleep(_RETRY_S)
@@ -316,24 +326,20 @@ class Shard:
             except UndecodableEvent as error:
                 self._unreadable(actor, ask, error)
                 return
-            missing = [seq_nr for seq_nr in needs.seq_nrs if seq_nr not in events]
-            if missing:
-                self._unreadable(actor, ask, LookupError(f"events {missing} are missing"))
-                return
-            ask.answer(needs.with_texts(events))
+            ask.answer(needs.with_texts(messages))
             return
 
-    def _unreadable(self, actor: ThreadActor, ask: Ask, error: Exception) -> None:
-        """The journal has an event that an ask needs, and this release cannot read it."""
+    def _unreadable(self, actor: ThreadActor, ask: Ask, error: UndecodableEvent) -> None:
+        """The journal has an event that an ask needs, and this release cannot read it, or it is missing."""
         log.error(
             "stored event not readable; a request was refused",
             extra={"shard": self.shard_id, "thread_id": actor.thread_id, "cause": repr(error)},
         )
         ask.answer(POISONED)
 
-    def save_snapshot(self, actor: ThreadActor, seq_nr: int, state: bytes) -> None:
+    def save_snapshot(self, actor: ThreadActor, seq_nr: int, state: bytes, event_metadata: bytes) -> None:
         """Keep a snapshot of durable state, some time."""
-        self.env.save_snapshot(self.shard_id, actor.uuid, seq_nr, state)
+        self.env.save_snapshot(self.shard_id, actor.uuid, seq_nr, state, event_metadata)
 
     def _spawn(self, work: Coroutine[object, object, None], name: str, ask: Ask | None = None) -> None:
         task = asyncio.get_running_loop().create_task(work, name=name)

@@ -21,10 +21,12 @@ from shard_worker.domain.events import (
     ThreadCreated,
     ThreadDestroyed,
 )
-from shard_worker.domain.thread import Thread
+from shard_worker.domain.thread import LiveMessage, Thread
 
-STATE_VERSION: Final = 1
-"""Raised with every change of `Thread`'s shape; a snapshot of another version is not read."""
+STATE_VERSION: Final = 2
+"""Raised with every change of `Thread`'s shape; part of a snapshot's key."""
+STATE_VERSIONS_READ: Final = (STATE_VERSION, STATE_VERSION - 1)
+"""A snapshot of another version is not read."""
 
 _TYPES: Final[dict[int, type[Event]]] = {
     1: ThreadCreated,
@@ -58,6 +60,8 @@ _DECODERS: Final[dict[int, msgspec.json.Decoder[Event]]] = {
 _encode_json: Final = msgspec.json.Encoder().encode
 _encode_state: Final = msgspec.msgpack.Encoder().encode
 _decode_state: Final = msgspec.msgpack.Decoder(Thread).decode
+# Version 1 did not know where a message is in its event: the fields that it lacks are the last, and have defaults.
+_STATE_DECODERS: Final[dict[int, Callable[[bytes], Thread]]] = {2: _decode_state, 1: _decode_state}
 
 
 def encode(event: Event) -> tuple[int, int, bytes]:
@@ -101,6 +105,27 @@ def encode_state(state: Thread) -> bytes:
     return _encode_state(state)
 
 
-def decode_state(raw: bytes) -> Thread:
-    """The state of a snapshot of `STATE_VERSION`.  Raises `msgspec.DecodeError` for bytes that are none."""
-    return _decode_state(raw)
+def decode_state(raw: bytes, version: int = STATE_VERSION) -> Thread:
+    """The state of a snapshot, of one of `STATE_VERSIONS_READ`, as this release has it.
+
+    Raises `msgspec.DecodeError` or `UnicodeDecodeError` for bytes that are none.
+    """
+    return _STATE_DECODERS[version](raw)
+
+
+def same_state(kept: Thread, folded: Thread) -> bool:
+    """Whether a snapshot is what its events give; the order of joining counts, since it decides what a page shows.
+
+    Places of messages that the snapshot does not know (it was of version 1 once) are no difference.
+    """
+    if encode_state(kept) == encode_state(folded):
+        return True
+    known = {
+        message_id: live if message_id in kept.messages and kept.messages[message_id].size else _placeless(live)
+        for message_id, live in folded.messages.items()
+    }
+    return encode_state(kept) == encode_state(msgspec.structs.replace(folded, messages=known))
+
+
+def _placeless(live: LiveMessage) -> LiveMessage:
+    return msgspec.structs.replace(live, offset=0, size=0)

@@ -30,7 +30,7 @@ from shard_worker.journal.codec import (
     UndecodableEvent,
     decode,
     decode_state,
-    encode_state,
+    same_state,
 )
 from shard_worker.journal.fsck_report import Check, Finding
 from shard_worker.journal.fsck_shard import Found
@@ -171,8 +171,7 @@ class ThreadCheck:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             self._say(Check.SNAPSHOT, f"does not decode: {error}", seq_nr)
             return
-        # Encoded, so that the order of joining counts too: it decides what a page shows.
-        if encode_state(kept) != encode_state(self._state):
+        if not same_state(kept, self._state):
             fields = [name for name in Thread.__struct_fields__ if _differs(name, kept, self._state)]
             self._say(Check.SNAPSHOT, f"is not what its events give; it differs in {', '.join(fields)}", seq_nr)
 

@@ -23,8 +23,8 @@ import uvloop
 from asyncpg.prepared_stmt import PreparedStatement
 
 from shard_worker.database.migration import migrate
-from shard_worker.journal.codec import STATE_VERSION
-from shard_worker.journal.replay import _THREADS_SQL
+from shard_worker.journal.codec import STATE_VERSIONS_READ
+from shard_worker.journal.history_page import FROM_SNAPSHOT, PAGE_BYTES, PAGE_ROWS, PAGE_SQL, THREAD_ROWS
 from shard_worker.journal.statement import APPEND_SESSION_SQL, APPEND_SQL, fence_of
 from tests.benchmarks.cpu import process_cpu_s
 from tests.benchmarks.postgres import own_postgres
@@ -116,7 +116,7 @@ class Side:
         """Plans as the worker has them."""
         await self.connection.execute(APPEND_SESSION_SQL)
         self._append = await self.connection.prepare(APPEND_SQL)
-        self._load = await self.connection.prepare(_THREADS_SQL)
+        self._load = await self.connection.prepare(PAGE_SQL)
 
     async def append(self, shards: list[int], new: Callable[[int], uuid.UUID]) -> None:
         """One batch, `_EVENTS_A_SHARD` events of a new thread in each of these shards."""
@@ -135,7 +135,9 @@ class Side:
     async def load(self, shards: list[int], threads: list[uuid.UUID]) -> None:
         """One group of cold threads."""
         assert self._load is not None, "prepare() first"
-        assert await self._load.fetch(shards, threads, STATE_VERSION)
+        assert await self._load.fetch(
+            *(shards, threads, [FROM_SNAPSHOT] * len(threads), STATE_VERSIONS_READ, PAGE_BYTES, THREAD_ROWS, PAGE_ROWS)
+        )
 
 
 async def _in_turns(
@@ -263,7 +265,7 @@ async def measure(
     ]
     for ratio in ratios:
         say(ratio.line())
-    figures: dict[str, object] = {"events": events, "rounds": rounds, "partitions": partitions}
+    figures: dict[str, object] = {"events": events, "rounds": rounds, "partition_count": partitions}
     figures["ratios"] = {r.what: {**r._asdict(), "time": r.time, "cpu": r.cpu} for r in ratios}
     for side, count in ((whole, 0), (parts, partitions)):
         locks, slow = await _locks_of_a_batch(side, spread[0])

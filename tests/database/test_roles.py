@@ -14,6 +14,7 @@ from shard_worker.domain.ids import ShardId, ulid_uuid
 from shard_worker.journal.codec import encode_state
 from shard_worker.journal.snapshots import SnapshotWriter
 from shard_worker.journal.statement import APPEND_SQL, fence_of
+from shard_worker.memory import MemoryBudget
 from shard_worker.ownership import books, store
 from shard_worker.ownership.owners import EMPTY, Load
 from tests.journal.histories import SHARDS, created, folded, new_thread
@@ -165,10 +166,10 @@ async def test_a_worker_appends_and_keeps_snapshots(as_worker: str) -> None:
     thread = ulid_uuid(new_thread(3))
     rows = ([3], [1], [thread], [1], [1], [1], [b"{}"], [b"{}"], [b"k" * 16], [b"b" * 16])
     assert len(await session.fetch(APPEND_SQL, *fence_of([(3, 1)], "i"), *rows)) == 1
-    snapshots = SnapshotWriter(pool)
+    snapshots = SnapshotWriter(pool, memory=MemoryBudget(64 << 20))
     snapshots.start()
     for seq_nr in (1, 2):
-        snapshots.save(ShardId(3), thread, seq_nr, encode_state(folded([created()])))
+        snapshots.save(ShardId(3), thread, seq_nr, encode_state(folded([created()])), b"{}")
         await until(lambda wanted=seq_nr: snapshots.saved == wanted)  # type: ignore[misc]  # bound at once
     assert snapshots.dropped == 0
     assert await session.fetchval("SELECT seq_nr FROM snapshot") == 2

@@ -35,7 +35,7 @@ CORPUS = [
 ]
 """One line a stored event: its row in the journal, and what it says.  A line is never changed; new ones are added."""
 
-STATE_SHAPES = {1: "b03bc5da1247e4c2"}
+STATE_SHAPES = {1: "b03bc5da1247e4c2", 2: "43f76057724cde2d"}
 """What `Thread` and `LiveMessage` look like at each `STATE_VERSION`.  The shape changed: raise the version, add a line."""
 
 ANN = AccountId("01JAAAAAAAAAAAAAAAAAAAAAAA")

@@ -4,7 +4,10 @@
 CREATE TABLE meta (
     singleton      boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     cluster_id     text    NOT NULL,
-    shards         integer NOT NULL CHECK (shards BETWEEN 1 AND 4096)
+    shards         integer NOT NULL CHECK (shards BETWEEN 1 AND 4096),
+    -- The key of thread ids derived from idempotency keys: 244 random bits, made once and never changed.
+    id_salt        bytea   NOT NULL DEFAULT uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())
+                           CHECK (octet_length(id_salt) >= 16)
 );
 
 CREATE TABLE worker (
@@ -36,14 +39,14 @@ CREATE TABLE shard_target (
     target         text,
     reason         text    NOT NULL DEFAULT '',
     plan_version   bigint  NOT NULL DEFAULT 0
-);
+) WITH (fillfactor = 50);
 
 CREATE TABLE plan (
     singleton      boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     version        bigint  NOT NULL DEFAULT 0,
     hash           text    NOT NULL DEFAULT '',
     made_at        timestamptz NOT NULL DEFAULT now()
-);
+) WITH (fillfactor = 50);
 
 -- One row a claim: with the journal it proves one owner an epoch.
 CREATE TABLE shard_epoch (
@@ -79,15 +82,17 @@ CREATE TABLE journal (
 CREATE UNIQUE INDEX journal_shard_seq ON journal (shard_id, shard_seq);
 CREATE UNIQUE INDEX journal_key ON journal (shard_id, thread_id, key_hash) WHERE key_hash IS NOT NULL;
 
--- A cache of the fold; thrown away when state_version is not the reader's.
+-- A cache of the fold; workers of two releases keep their own.  Believed only while the journal has the event at
+-- seq_nr with this metadata, which holds the random id of its command.
 CREATE TABLE snapshot (
     shard_id       integer NOT NULL,
     thread_id      uuid    NOT NULL,
-    seq_nr         bigint  NOT NULL,
     state_version  smallint NOT NULL,
+    seq_nr         bigint  NOT NULL,
+    event_metadata bytea   NOT NULL,
     state          bytea   NOT NULL,
-    PRIMARY KEY (shard_id, thread_id)
-);
+    PRIMARY KEY (shard_id, thread_id, state_version)
+) WITH (fillfactor = 80);
 
 -- What a slice is, in SQL as in shard_worker.domain.ids: the first 14 bits of SHA-256 of the id's 16 bytes.
 CREATE FUNCTION shard_of(thread_id uuid, shards integer) RETURNS integer
