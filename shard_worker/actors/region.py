@@ -373,6 +373,10 @@ class ShardRegion:
         """How busy the shards that are served here are."""
         return {shard_id: shard.measured for shard_id, shard in self.shards.items()}
 
+    def pending_bytes(self) -> int:
+        """Bytes of all waiting requests and of the events on their way, about."""
+        return self._env.pending_bytes
+
     def _lost(self, shard: Shard) -> None:
         if self.shards.get(shard.shard_id) is shard:
             log.warning("shard lost", extra={"shard": shard.shard_id, "epoch": shard.epoch})

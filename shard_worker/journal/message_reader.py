@@ -6,7 +6,8 @@ path of ``jsonb``, which parses the whole event in Postgres, and 4–5 ms for fe
 holds the loop for 2 ms more.  A page of a thread whose live messages are spread over 700 such events would fetch 700 MB.
 
 The place is a hint.  An event that another release wrote, or in which a text was redacted, may be laid out otherwise:
-a slice that is not the message that it should be is not believed, and its event is read whole, few at a time.
+a slice of an event of another version, or one that is not the message that it should be, is not believed, and its event
+is read whole, few at a time.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,8 +21,10 @@ import msgspec
 from shard_worker.database.connection import ReadPool, Session
 from shard_worker.domain.events import MessagesAdded, PostedMessage, encoded_size
 from shard_worker.domain.ids import MessageId, ShardId
-from shard_worker.journal.codec import UndecodableEvent, decode
+from shard_worker.journal.codec import EVENT_NAMES, EVENT_VERSIONS, UndecodableEvent, decode
 
+ADDED: Final = next(number for number, name in EVENT_NAMES.items() if name == MessagesAdded.__name__)
+"""The type number of the events that hold messages."""
 _EVENTS_BYTES: Final = 1 << 20
 """Maximum bytes of whole events that are fetched at once, but for the last: one event of `messages/add`."""
 
@@ -30,7 +33,7 @@ _SLICES_SQL: Final = """
 SELECT j.part FROM unnest($3::bigint[], $4::int[], $5::int[]) WITH ORDINALITY AS w (seq_nr, start, size, ord)
   LEFT JOIN LATERAL (
        SELECT substring(payload FROM w.start + 1 FOR w.size) AS part FROM journal
-        WHERE shard_id = $1 AND thread_id = $2 AND seq_nr = w.seq_nr) j ON true
+        WHERE shard_id = $1 AND thread_id = $2 AND seq_nr = w.seq_nr AND event_type = $6 AND event_version = $7) j ON true
  ORDER BY w.ord
 """
 _EVENTS_SQL: Final = """
@@ -126,6 +129,8 @@ async def _read_slices(
         [place.sequence_nr for place in places],
         [place.offset for place in places],
         [place.size for place in places],
+        ADDED,
+        EVENT_VERSIONS[ADDED],
     )
     return [row["part"] for row in rows]
 

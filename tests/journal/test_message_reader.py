@@ -107,13 +107,14 @@ async def test_an_event_that_is_laid_out_otherwise_is_read_whole(kept: Kept) -> 
     [
         ("DELETE FROM journal WHERE seq_nr = 3", "event 3.*missing"),
         ("UPDATE journal SET payload = '{' WHERE seq_nr = 3", "MessagesAdded"),
+        ("UPDATE journal SET event_version = 99 WHERE seq_nr = 3", "version 99"),
         ("UPDATE journal SET event_type = 99, payload = '{}' WHERE seq_nr = 3", "type 99"),
         (
             "UPDATE journal j SET payload = o.payload FROM journal o WHERE o.seq_nr = 2 AND j.seq_nr = 3",
             "does not hold message",
         ),
     ],
-    ids=["missing", "payload", "type", "other-messages"],
+    ids=["missing", "payload", "version", "type", "other-messages"],
 )
 async def test_an_event_that_cannot_be_read_is_named(kept: Kept, damage: str, reason: str) -> None:
     """At once: waiting does not repair it."""
