@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Final
@@ -34,6 +34,7 @@ class WorkerView:
     """Implements the gateway's `ClusterView`.
 
     ``leave`` has the worker begin to leave by itself, as SIGTERM does; it may be called again, and must not wait.
+    ``secrets`` gives the fingerprints of the secret's values that this worker holds now.
     """
 
     def __init__(
@@ -43,12 +44,15 @@ class WorkerView:
         region: ShardRegion,
         appender: Appender,
         leave: Callable[[], None] = _nothing,
+        *,
+        secrets: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self._worker = worker
         self._ownership = ownership
         self._region = region
         self._appender = appender
         self._leave = leave
+        self._secrets = secrets
         self._started = time.monotonic()
         self._ready = False
         self._recorded = 0
@@ -128,6 +132,7 @@ class WorkerView:
             ],
             "shards": [self._shard(view, row) for row in _by_id(view)],
             "serving": sorted(self._region.serving()),
+            "secrets": list(self._secrets()),
         }
 
     def _shard(self, view: View, row: ShardRow) -> msgspec.Raw:

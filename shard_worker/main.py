@@ -12,6 +12,7 @@ import click
 import msgspec
 
 from shard_worker.contract import MigrationEnd
+from shard_worker.contract_tls import parse_secrets
 from shard_worker.database.connection import DatabaseError
 from shard_worker.database.migration import migrate as run_migrations
 from shard_worker.database.tls import Tls, TlsMode
@@ -142,7 +143,10 @@ def leave(
         raise click.UsageError(f"give --address: {PREFIX}MANAGEMENT_PORT is 0, so the worker chose a port by itself")
     if (secret is None) == (secret_file is None):
         raise click.UsageError(f"set exactly one of {PREFIX}SECRET and {PREFIX}SECRET_FILE (or --secret-file)")
-    known = secret if secret is not None else Path(str(secret_file)).read_text().strip()
+    try:
+        known = parse_secrets(secret.encode() if secret is not None else Path(str(secret_file)).read_bytes())
+    except (OSError, ValueError) as error:
+        raise click.UsageError(f"the secret {error}" if secret_file is None else f"{secret_file}: {error}") from error
     host = "127.0.0.1" if host in ("", "0.0.0.0", "::") else host  # noqa: S104 - it is replaced, not bound
     try:
         ask_to_leave(host, port, known, timeout_s=timeout_s, at_least_s=at_least_s, say=click.echo)

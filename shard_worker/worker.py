@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -41,7 +42,12 @@ from shard_worker.ownership.membership import Ownership
 from shard_worker.ownership.store import Address
 from shard_worker.ownership_metrics import OwnershipMetrics
 from shard_worker.peers.client import PeerClient
-from shard_worker.peers.server import PeerServer, sniffing_factory
+from shard_worker.peers.frames import VERSION, Hello
+from shard_worker.peers.identity import SecretFile, WorkerIdentity
+from shard_worker.peers.listener import ManagementListener
+from shard_worker.peers.metrics import PeerMetrics
+from shard_worker.peers.refusals import Refusals
+from shard_worker.peers.server import PeerServer
 from shard_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -89,7 +95,7 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
     sockets = [public]
     if settings.public_fd is not None:
         sockets.append(stack.enter_context(inherited_socket(settings.public_fd)))
-    secret = settings.cluster_secret()
+    secrets = settings.cluster_secrets()
     incarnation = "starting"
 
     def failover() -> None:
@@ -109,6 +115,11 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
     ownership = Ownership(
         database.connect, settings.name, address, beat_s=settings.beat_seconds, lease_s=settings.lease_seconds
     )
+    identity = WorkerIdentity(secrets, lambda: ownership.incarnation)
+
+    def hello() -> Hello:
+        return Hello(VERSION, ownership.incarnation)
+
     shards = await _unless(stopping, _shards(database, settings))
     if shards is None:
         return None
@@ -156,7 +167,7 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         batch_bytes=settings.batch_max_bytes,
         watchdog_s=settings.append_watchdog_seconds,
     )
-    peers = PeerClient(secret)
+    peers = PeerClient(identity, hello)
     stack.push_async_callback(peers.close)
     region = ShardRegion(
         worker=settings.name,
@@ -176,17 +187,27 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
             budget_s=settings.command_budget_seconds,
             documentation=settings.docs_enabled,
             cors_origins=settings.cors_origins,
-            cursor_key=secret,
+            cursor_key=_cursor_key(settings.cluster),
         ),
     )
     stack.callback(gateway.close)
-    worker = Worker(settings, ownership, region, appender, gateway, PeerServer(region.serve, secret))
+    refusals = Refusals()
+    peer_server = PeerServer(region.serve, hello, refusals=refusals)
+    worker = Worker(settings, ownership, region, appender, gateway, peer_server, identity, peers, refusals)
     snapshots.start()
     stack.push_async_callback(appender.close)
     stack.push_async_callback(region.close)
     stack.push_async_callback(ownership.close)
-    await worker.start(sockets, management, secret)
+    await worker.start(sockets, management)
     return worker
+
+
+def _cursor_key(cluster: str) -> bytes:
+    """The key of the cursors' digests: stable, since cursors outlive a rotation of the secret, and not secret.
+
+    A cursor grants nothing (`shard_worker.gateway.cursors`).
+    """
+    return sha256(b"cursors of " + cluster.encode()).digest()
 
 
 async def _unless(stopping: asyncio.Event, work: Coroutine[object, object, int]) -> int | None:
@@ -225,6 +246,9 @@ class Worker:
         appender: Appender,
         gateway: PublicGateway,
         peer_server: PeerServer,
+        identity: WorkerIdentity,
+        peers: PeerClient,
+        refusals: Refusals,
     ) -> None:
         self._settings = settings
         self._ownership = ownership
@@ -232,17 +256,38 @@ class Worker:
         self._appender = appender
         self._gateway = gateway
         self._peer_server = peer_server
-        self._management: asyncio.Server | None = None
+        self._identity = identity
+        self._peers = peers
+        self._refusals = refusals
+        self._listener: ManagementListener | None = None
+        self._port: ManagementPort | None = None
+        self._rotation: asyncio.Task[None] | None = None
         self._leaving: asyncio.Task[None] | None = None
 
-    async def start(self, sockets: Sequence[socket.socket], management: socket.socket, secret: bytes) -> None:
+    async def start(self, sockets: Sequence[socket.socket], management: socket.socket) -> None:
         """Open the ports and join the cluster."""
-        view = WorkerView(self._settings.name, self._ownership, self._region, self._appender, self.begin_leaving)
-        port = ManagementPort(view, secret=secret, metrics=self._gateway.metrics)
-        port.registry.register(OwnershipMetrics(self._ownership, self._region, self._appender))
-        self._management = await asyncio.get_running_loop().create_server(
-            sniffing_factory(port.protocol, self._peer_server.protocol), sock=management.dup()
+        view = WorkerView(
+            self._settings.name,
+            self._ownership,
+            self._region,
+            self._appender,
+            self.begin_leaving,
+            secrets=lambda: self._identity.fingerprints,
         )
+        port = self._port = ManagementPort(view, self._gateway.metrics, refusals=self._refusals)
+        port.registry.register(OwnershipMetrics(self._ownership, self._region, self._appender))
+        self._listener = ManagementListener(
+            self._identity,
+            plain=port.plain_protocol,
+            internal=port.internal_protocol,
+            peer=self._peer_server.protocol,
+            refusals=self._refusals,
+        )
+        port.registry.register(PeerMetrics(self._listener, self._peer_server))
+        self._listener.start(management)
+        if self._settings.secret_file is not None:
+            secret_file = SecretFile(self._settings.cluster_secrets, self._rotated)
+            self._rotation = asyncio.create_task(secret_file.watch(), name="secret-file")
         self._appender.start()
         self._region.start()
         self._ownership.start(self._region)
@@ -266,8 +311,20 @@ class Worker:
                     await stopping.wait()
             except TimeoutError:
                 fault = self._appender.fault() or self._ownership.fault() or self._region.fault()
+                if fault is None and self._rotation is not None and self._rotation.done():
+                    fault = self._rotation.exception()
                 if fault is not None:
                     raise WorkerFailed(f"a part of the worker ended: {fault!r}") from fault
+
+    def _rotated(self, secrets: tuple[bytes, ...]) -> None:
+        """Hold other values of the secret from now on, and end what was made by one that is held no more."""
+        self._identity.hold(secrets)
+        held = self._identity.fingerprints
+        log.info("secret rotated", extra={"worker": self._settings.name, "secrets": list(held)})
+        self._peers.retire(held)
+        self._peer_server.retire(held)
+        if self._port is not None:
+            self._port.retire(held)
 
     def begin_leaving(self) -> None:
         """Hand the shards over, and ask clients to go elsewhere, while requests are still forwarded.
@@ -292,8 +349,12 @@ class Worker:
             log.error("shards not given up in time", extra={"worker": self._settings.name})
         await self._gateway.drain(max(_FORWARD_GRACE_S, min(deadline - loop.time(), self._settings.drain_seconds)))
         await self._peer_server.close(_GOODBYE_S)
-        if self._management is not None:
-            self._management.close()
+        if self._rotation is not None:
+            self._rotation.cancel()
+        if self._listener is not None:
+            self._listener.stop()
+        if self._port is not None:
+            self._port.close()
         log.info("left", extra={"worker": self._settings.name})
 
 

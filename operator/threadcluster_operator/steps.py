@@ -17,6 +17,7 @@ from threadcluster_operator.desired import (
     migrated,
     migration_job,
     same,
+    secret_of,
     stateful_set,
     unwanted,
 )
@@ -80,7 +81,7 @@ def make_steps(seen: Seen, spec: KubernetesSpec, operator: Operator, *, balancin
         replicas,
         replicas,
         operator.namespace,
-        seen.secret if seen.secret is not None else operator.fresh_secret,
+        _secret(seen, operator),
         operator.service_monitors,
     )
     objects = children(wanted)
@@ -127,6 +128,14 @@ def make_steps(seen: Seen, spec: KubernetesSpec, operator: Operator, *, balancin
         settled and (spec.replicas == 0 or (shards is not None and shards.converged)),
         _MOVING_S if moving else _STEADY_S if settled else _SOON_S,
     )
+
+
+def _secret(seen: Seen, operator: Operator) -> str | None:
+    """What the Secret must hold; None leaves it as it is: one that is there and cannot be used is its owner's to mend."""
+    live = seen.child("Secret", secret_of(seen.key.name))
+    if seen.secret is None and (live is None or controller_of(live).get("uid") != seen.resource["metadata"]["uid"]):
+        return operator.fresh_secret
+    return seen.secret
 
 
 # --- shards, and how many workers

@@ -67,7 +67,7 @@ _STATUS_AND_TITLE: Final[dict[ProblemCode, tuple[int, str]]] = {
     ProblemCode.TARGET_TOO_LONG: (414, "The request target is too long"),
     ProblemCode.UNSUPPORTED_MEDIA_TYPE: (415, "The body is not of type application/json"),
     ProblemCode.HEADERS_TOO_LARGE: (431, "The header fields are too large"),
-    ProblemCode.UNAUTHORIZED: (401, "The cluster's secret is missing or wrong"),
+    ProblemCode.UNAUTHORIZED: (401, "A certificate of the cluster is missing"),
     ProblemCode.PLAN_STALE: (409, "A newer plan is in force"),
     ProblemCode.WORKER_NOT_FOUND: (404, "No such worker"),
     ProblemCode.DATABASE_AWAY: (503, "Postgres does not answer"),

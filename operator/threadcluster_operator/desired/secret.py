@@ -8,9 +8,12 @@ from threadcluster_operator.desired.wanted import Wanted
 
 
 def internal_secret(wanted: Wanted) -> Object | None:
-    """The Secret with the cluster's secret, when that is known; never changed, since a running worker reads it once."""
+    """The Secret with the cluster's secret, when that is known.
+
+    It is not immutable: its owner may rotate it, and workers and operator read it again.
+    """
     if wanted.internal_secret is None:
         return None
     encoded = base64.b64encode(wanted.internal_secret.encode()).decode()
-    body: Object = {"type": "Opaque", "immutable": True, "data": {SECRET_KEY: encoded}}
+    body: Object = {"type": "Opaque", "data": {SECRET_KEY: encoded}}
     return child(wanted, "v1", "Secret", wanted.secret, "worker", body)
