@@ -3,77 +3,31 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 
 import pytest
-from aiohttp import web
 
-from shard_worker.contract import Done, PeerAnswer, PeerRequest, ReadThread
-from shard_worker.domain.ids import AccountId, ThreadId
-from shard_worker.gateway.server import listening_socket
+from shard_worker.contract import Done
 from shard_worker.peers import client as client_module
 from shard_worker.peers import listener as listener_module
 from shard_worker.peers.client import PeerClient
 from shard_worker.peers.errors import PeerOverloaded, PeerUnreachable
-from shard_worker.peers.listener import ManagementListener
 from shard_worker.peers.server import PeerServer
+from tests.peers.stage import ASKING, Owner, ask, port_of
 from tests.tcp_proxy import TcpProxy
-from tests.tls import INCARNATION, hello, identity
+from tests.tls import hello, identity
 from tests.waiting import until
-
-READ = ReadThread(ThreadId("01HZZZZZZZZZZZZZZZZZZZZZZZ"), AccountId("01HYYYYYYYYYYYYYYYYYYYYYYY"), 0)
-
-
-@dataclass
-class Owner:
-    """Answers with the request's own number, at once or when told."""
-
-    held: list[tuple[int, "asyncio.Future[PeerAnswer]"]] = field(default_factory=list)
-    hold: bool = False
-    served: int = 0
-
-    def __call__(
-        self, request: PeerRequest, budget_s: float, epoch_known: int, hops: int
-    ) -> "PeerAnswer | asyncio.Future[PeerAnswer]":
-        self.served += 1
-        if not self.hold:
-            return Done(epoch_known)
-        future: asyncio.Future[PeerAnswer] = asyncio.get_running_loop().create_future()
-        self.held.append((epoch_known, future))
-        return future
 
 
 @asynccontextmanager
-async def listening(owner: Owner, *secrets: bytes) -> AsyncIterator[tuple[int, PeerServer]]:
+async def listening(owner: Owner) -> AsyncIterator[tuple[int, PeerServer]]:
     """A port that carries frames and HTTP."""
-
-    async def hello_http(_: web.BaseRequest) -> web.Response:
-        return web.Response(text="http")
-
-    http = web.Server(hello_http)
-    peers = PeerServer(owner, hello)
-    listener = ManagementListener(identity(*secrets), plain=http, internal=http, peer=peers.protocol)
-    with listening_socket("127.0.0.1", 0) as bound:
-        port = bound.getsockname()[1]
-        listener.start(bound)
-    try:
-        yield port, peers
-    finally:
-        listener.stop()
-        await peers.close(0.1)
-        await http.shutdown(0.1)
+    async with port_of(owner) as port:
+        yield port.number, port.peers
 
 
 def client(*secrets: bytes) -> PeerClient:
     """Another worker."""
-    return PeerClient(identity(*secrets, incarnation="01HVVVVVVVVVVVVVVVVVVVVVVV"), hello)
-
-
-async def ask(peer: PeerClient, port: int, number: int = 1, budget_s: float = 5.0) -> PeerAnswer:
-    """One request that says its number where the epoch stands."""
-    return await peer.ask(
-        ("127.0.0.1", port), READ, incarnation=INCARNATION, budget_s=budget_s, shard_id=0, epoch=number, hops=1
-    )
+    return PeerClient(identity(*secrets, incarnation=ASKING), hello)
 
 
 async def test_a_thousand_requests_share_one_connection() -> None:
@@ -161,8 +115,10 @@ async def test_a_peer_that_dies_in_between_may_have_been_told() -> None:
 
 async def test_a_budget_ends_a_wait() -> None:
     """A request that is not answered in time may have been done."""
-    owner, peer = Owner(hold=True), client()
+    owner, peer = Owner(), client()
     async with listening(owner) as (port, _):
+        await ask(peer, port)  # the connection is there
+        owner.hold = True
         with pytest.raises(PeerUnreachable) as caught:
             await ask(peer, port, budget_s=0.1)
         assert caught.value.sent
