@@ -14,6 +14,7 @@ from threadcluster_operator.desired import (
     KINDS,
     Wanted,
     children,
+    held_by,
     migrated,
     migration_job,
     same,
@@ -131,11 +132,14 @@ def make_steps(seen: Seen, spec: KubernetesSpec, operator: Operator, *, balancin
 
 
 def _secret(seen: Seen, operator: Operator) -> str | None:
-    """What the Secret must hold; None leaves it as it is: one that is there and cannot be used is its owner's to mend."""
+    """What the Secret must hold; None leaves it as it is.
+
+    A Secret of ours that is there is never given another value: its owner rotates it, and mends one that cannot be used.
+    """
     live = seen.child("Secret", secret_of(seen.key.name))
-    if seen.secret is None and (live is None or controller_of(live).get("uid") != seen.resource["metadata"]["uid"]):
-        return operator.fresh_secret
-    return seen.secret
+    if live is not None and controller_of(live).get("uid") == seen.resource["metadata"]["uid"]:
+        return held_by(live)
+    return seen.secret if seen.secret is not None else operator.fresh_secret
 
 
 # --- shards, and how many workers

@@ -21,7 +21,6 @@ async def attack(dsn: str, folder: Path, faults_each: int) -> None:
         async with Relay(ports["a"]) as to_a, Relay(ports["b"]) as to_b:
             for name, relay in (("a", to_a), ("b", to_b)):
                 await database.execute("UPDATE worker SET management_port = $2 WHERE id = $1", name, relay.port)
-            await until(lambda: to_a.connections > 0 or True)
             async with chatting(fleet) as recorder:
                 await more_acknowledged(recorder, 200)
                 for fault in FAULTS:
