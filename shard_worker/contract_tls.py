@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 SECRET_LEAST: Final = 16
-"""Bytes of a secret at least: whoever reaches the port may test guesses offline against a certificate that it shows."""
+"""Minimum bytes of a secret: the port shows a certificate to any client, which may test guesses against it offline."""
 SECRETS_MOST: Final = 2
 """Values that a secret's file may hold: the present one, and one that comes or goes."""
 INTERNAL_NAME: Final = "internal"

@@ -102,7 +102,7 @@ class PeerClient:
             elif task.result().closed:
                 task = None
         if task is None:
-            self._forget_others(peer)
+            self._forget_dead()
             task = asyncio.create_task(self._connect(peer), name=f"peer-{peer}")
             task.add_done_callback(lambda done: done.cancelled() or done.exception())  # no warning that it was not read
             self._links[peer] = task
@@ -114,18 +114,16 @@ class PeerClient:
         except (OSError, TimeoutError, BadFrame) as error:
             raise PeerUnreachable(f"{peer}: {error!r}", sent=False) from error
 
-    def _forget_others(self, peer: _Peer) -> None:
-        """Ask earlier incarnations at this address nothing more, and forget links and failures that are over."""
+    def _forget_dead(self) -> None:
+        """Forget links and failures that are over: every incarnation leaves some."""
         now = asyncio.get_running_loop().time()
-        for other, task in list(self._links.items()):
-            link = task.result() if task.done() and not task.cancelled() and task.exception() is None else None
-            if link is not None and other != peer and other[:2] == peer[:2]:
-                link.retire()
-            if link.closed if link is not None else task.done() and now > self._failures.get(other, (0, 0.0))[1]:
-                del self._links[other]
-        for other, (_, not_before) in list(self._failures.items()):
+        for peer, task in list(self._links.items()):
+            link = _linked(task)
+            if link.closed if link is not None else task.done() and now > self._failures.get(peer, (0, 0.0))[1]:
+                del self._links[peer]
+        for peer, (_, not_before) in list(self._failures.items()):
             if now > not_before + _IDLE_SILENT_S:
-                del self._failures[other]
+                del self._failures[peer]
 
     async def _connect(self, peer: _Peer) -> "_ClientLink":
         loop = asyncio.get_running_loop()
@@ -151,24 +149,33 @@ class PeerClient:
             self._failures[peer] = (failures + 1, loop.time() + pause_s)
             raise
         self._failures.pop(peer, None)
+        for other, task in self._links.items():  # earlier incarnations at this address are asked nothing more
+            before = _linked(task)
+            if before is not None and other != peer and other[:2] == peer[:2]:
+                before.retire()
         return link
 
     def retire(self, held: Collection[str]) -> None:
         """Ask nothing more on links that were made by a secret which is held no more; what was asked is answered."""
         for task in self._links.values():
-            if task.done() and not task.cancelled() and task.exception() is None:
-                link = task.result()
-                if not link.signers <= set(held):
-                    link.retire()
+            link = _linked(task)
+            if link is not None and not link.signers <= set(held):
+                link.retire()
 
     async def close(self) -> None:
         """Close every connection; what is outstanding fails as sent."""
         for task in self._links.values():
-            if task.done() and not task.cancelled() and task.exception() is None:
-                task.result().abort()
+            link = _linked(task)
+            if link is not None:
+                link.abort()
             task.cancel()
         await asyncio.gather(*self._links.values(), return_exceptions=True)
         self._links.clear()
+
+
+def _linked(task: "asyncio.Task[_ClientLink]") -> "_ClientLink | None":
+    """The link that an attempt to connect has made; None while it goes on, and when it failed."""
+    return task.result() if task.done() and not task.cancelled() and task.exception() is None else None
 
 
 class _ClientLink(asyncio.Protocol):

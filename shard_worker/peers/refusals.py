@@ -9,7 +9,7 @@ from typing import Final
 log = logging.getLogger(__name__)
 
 _LOG_EVERY_S: Final = 1.0
-"""Whoever reaches the port decides how many connections are refused; the log must not grow as fast."""
+"""Minimum time between two log lines: a client that reaches the port must not choose how fast the log grows."""
 
 
 class Refused(StrEnum):
