@@ -118,7 +118,6 @@ async def test_handshakes_without_a_certificate_keep_no_peer_out() -> None:
             return
 
     async with port_of(Owner()) as port, client() as peer:
-        before = descriptors()
         knocking = [asyncio.create_task(knock(port.number)) for _ in range(100)]
         async with asyncio.timeout(15):
             while True:
@@ -130,7 +129,7 @@ async def test_handshakes_without_a_certificate_keep_no_peer_out() -> None:
         assert not all(task.done() for task in knocking)
         await asyncio.gather(*knocking)
         assert port.listener.refusals.counts[Refused.HANDSHAKE] >= 100
-        await until(lambda: descriptors() <= before + 2, what="all but the peer's link are given back")
+        await until(lambda: port.listener.unproven == 0)
 
 
 async def test_running_out_of_descriptors_is_logged_once_and_passes(
@@ -181,22 +180,22 @@ class Large(View):
     """A cluster with much to say."""
 
     def cluster(self) -> dict[str, object]:
-        return {"workers": ["x" * 1_000_000], "shards": []}
+        return {"workers": ["x" * 8_000_000], "shards": []}
 
 
 async def test_answers_that_are_not_read_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection with the most of them goes first."""
-    monkeypatch.setattr(management_module, "_UNREAD_MOST", 4_000_000)
+    monkeypatch.setattr(management_module, "_UNREAD_MOST", 20_000_000)
     refusals = Refusals()
     port = ManagementPort(Large(), refusals=refusals)
     with serving(port, SECRET) as number:
         made = []
-        for _ in range(20):
+        for _ in range(12):
             sock = socket.socket()
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
             sock.connect(("127.0.0.1", number))
             sock.setblocking(False)
-            sock.send(GET * 3)
+            sock.send(GET)
             made.append(sock)
         held = [0]
 
@@ -205,8 +204,8 @@ async def test_answers_that_are_not_read_are_bounded(monkeypatch: pytest.MonkeyP
             held.append(sum(each.transport.get_write_buffer_size() for each in open_ones if each.transport))
             return refusals.counts[Refused.UNREAD]
 
-        await until(lambda: unread() >= 5)
-        assert max(held) <= 6_000_000
+        await until(lambda: unread() >= 3)
+        assert max(held) <= 30_000_000
         for sock in made:
             sock.close()
 
@@ -219,5 +218,5 @@ async def test_plain_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
         async with crowd(number, 30, GET) as made:
             await until(lambda: sum(map(ended, made)) >= 22)
             assert port._plain is not None
-            assert len(port._plain.connections) <= 8
+            await until(lambda: port._plain is not None and len(port._plain.connections) <= 8)
             assert not ended(made[-1])
