@@ -5,7 +5,7 @@ ARGS ?=
 comma := ,
 space := $(subst ,, )
 
-.PHONY: help setup up down status test test-cluster test-node lint pytest coverage-pure load bench bench-moves soak explore lock docs
+.PHONY: help setup up down status test test-cluster test-node lint pytest coverage-pure load bench bench-moves soak explore hostile lock docs
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -50,8 +50,8 @@ lint: setup
 PURE := $(addprefix shard_worker/,domain/* ownership/share.py ownership/decisions.py) \
     $(addprefix operator/threadcluster_operator/,answers.py crd.py desired/* managed_fields.py model/* placement.py planner.py reference.py \
     seen.py status.py steps.py trouble.py)
-PURE_TESTS := tests/domain tests/ownership/test_share.py tests/ownership/test_decisions.py \
-    tests/operator/test_placement.py tests/operator/test_balance.py tests/operator/test_model.py tests/operator/test_reading.py tests/operator/test_crd.py \
+PURE_TESTS := tests/domain tests/ownership/test_share.py tests/ownership/test_decisions.py tests/ownership/test_formats.py \
+    tests/operator/test_placement.py tests/operator/test_placement_formats.py tests/operator/test_balance.py tests/operator/test_model.py tests/operator/test_reading.py tests/operator/test_crd.py \
     tests/operator/desired tests/operator/test_planner.py tests/operator/test_seen.py tests/operator/test_steps.py \
     tests/operator/test_status.py tests/operator/test_trouble.py tests/operator/test_answers.py tests/operator/test_managed_fields.py
 
@@ -82,6 +82,15 @@ explore: setup ## The properties again, ten times with examples that were never 
 	        -p no:cacheprovider || exit 1; \
 	done
 
+# The second environment is made from the same lock file.  PYTHON_NEWEST: the newest Python that is supported here.
+PYTHON_NEWEST ?= $(shell for minor in 14 13 12; do command -v python3.$$minor && break; done)
+
+hostile: setup ## The whole hostile corpus against a worker, on this Python and the newest (PYTHON_NEWEST=/path/to/python3.13)
+	@test -n "$(PYTHON_NEWEST)" || { echo "make hostile: name the newest Python: PYTHON_NEWEST=/path/to/python3.13" >&2; exit 1; }
+	$(BIN)/python -m pytest -s -m "soak or not soak" tests/hostile $(ARGS)
+	@VENV=.venv-newest PYTHON=$(PYTHON_NEWEST) $(PYTHON_NEWEST) tools/setup.py
+	.venv-newest/bin/python -m pytest -s -m "soak or not soak" tests/hostile $(ARGS)
+
 load: setup ## Load against a URL: ARGS="reference --url http://127.0.0.1:8080" or ARGS=--help
 	@$(BIN)/python -m tests.load $(ARGS)
 
@@ -92,6 +101,10 @@ docs: setup ## Write what is generated: docs/configuration.md, docs/threadcluste
 	$(BIN)/python -m shard_worker.settings > docs/configuration.md
 	$(BIN)/python -m threadcluster_operator.reference > docs/threadcluster.md
 	$(BIN)/python -m threadcluster_operator.crd > crds/threadclusters.yaml
+
+.PHONY: pin-base
+pin-base: ## Pin the base image of the Dockerfile by the digest of its tag (needs a registry)
+	@$(PYTHON_FOUND) tools/base_image.py $(ARGS)
 
 lock: ## Choose new versions of all packages, with hashes, for every platform
 	@python3 -m venv build/uv && build/uv/bin/pip install --quiet uv

@@ -17,7 +17,7 @@ from shard_worker.gateway.cluster import DatabaseAway
 from shard_worker.journal.appender import Appender
 from shard_worker.ownership.books import Change
 from shard_worker.ownership.membership import Ownership
-from shard_worker.ownership.owners import Load, ShardRow, View, WorkerRow
+from shard_worker.ownership.owners import NO_CAPABLE_WORKER, Load, ShardRow, View, WorkerRow
 from shard_worker.ownership.store import Target
 
 _SETTLE_MOST_S: Final = 10.0
@@ -44,9 +44,11 @@ class WorkerView:
         region: ShardRegion,
         appender: Appender,
         leave: Callable[[], None] = _nothing,
+        excess: Sequence[str] = (),
         *,
         secrets: Callable[[], Sequence[str]] = tuple,
     ) -> None:
+        self._excess = excess
         self._worker = worker
         self._ownership = ownership
         self._region = region
@@ -89,6 +91,7 @@ class WorkerView:
                     "state": _worker_state(row),
                     "incarnation": row.incarnation,
                     "address": f"http://{bracketed(row.host)}:{row.public_port}",
+                    "readsFormat": row.reads,
                 }
                 for row in sorted(view.workers.values())
             ],
@@ -99,6 +102,8 @@ class WorkerView:
                     "epoch": row.epoch,
                     "state": _shard_state(row),
                     "load": _load(view, row),
+                    "format": row.format,
+                    "reason": _reason(view, row),
                 }
                 for row in _by_id(view)
             ],
@@ -127,12 +132,14 @@ class WorkerView:
                     "leaving": row.leaving,
                     "cordoned": row.cordoned,
                     "draining": row.draining,
+                    "readsFormat": row.reads,
                 }
                 for row in sorted(view.workers.values())
             ],
             "shards": [self._shard(view, row) for row in _by_id(view)],
             "serving": sorted(self._region.serving()),
             "secrets": list(self._secrets()),
+            "excessPrivileges": list(self._excess),
         }
 
     def _shard(self, view: View, row: ShardRow) -> msgspec.Raw:
@@ -153,6 +160,7 @@ class WorkerView:
                     "reason": row.reason,
                     "since": None if row.since is None else _instant(row.since),
                     "load": _load(view, row),
+                    "format": row.format,
                 }
             )
         )
@@ -252,6 +260,15 @@ def _worker_state(row: WorkerRow) -> str:
     if row.fenced:
         return "fenced"
     return "leaving" if row.leaving else "ready"
+
+
+def _reason(view: View, row: ShardRow) -> str | None:
+    """Why a shard has no owner, where the reason does not pass by itself."""
+    if row.owner is not None or any(
+        worker.reads >= row.format and not worker.fenced and not worker.leaving for worker in view.workers.values()
+    ):
+        return None
+    return NO_CAPABLE_WORKER
 
 
 def _shard_state(row: ShardRow) -> str:

@@ -49,7 +49,7 @@ def _leave(host: str, port: int, secrets: tuple[bytes, ...], timeout_s: float, s
             raise NotLeft(f"the worker at {where} and this command do not hold the same secret: {error}") from error
         except (OSError, http.client.HTTPException) as error:
             if owned is None:
-                raise NotLeft(f"no worker answers at {where}: {error!r}") from error
+                raise NotLeft(f"no worker answers at {where}: {str(error) or repr(error)}") from error
             if isinstance(error, ConnectionRefusedError):
                 say("the worker has ended")
                 return False

@@ -1,8 +1,10 @@
 """The `shard-worker` program: its command line."""
 
 import asyncio
+import contextlib
 import gc
 import logging
+import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +54,13 @@ def _calm_collector() -> None:
     gc.set_threshold(_YOUNG_OBJECTS, 20, 20)
 
 
+def _open_more_files() -> None:
+    """Raise the soft limit of open files to the hard one: the soft one is for programs that call ``select``."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # a limit without an end cannot be taken everywhere
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="threadcluster")
 def main() -> None:
@@ -74,6 +83,7 @@ def run() -> None:
         raise click.UsageError(str(error)) from error
     configure_logging(settings.log_level, settings.log_format)
     _calm_collector()
+    _open_more_files()
     try:
         with asyncio.Runner(loop_factory=_event_loop) as runner:
             runner.run(run_worker(settings))
@@ -273,15 +283,41 @@ def _termination_message(error: DatabaseError) -> str:
 
 @main.command()
 @_database_options("read, nothing more")
+@click.option(
+    "--since",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Go on from what earlier checks proved, which FILE keeps; it is written anew with what is proved now.",
+)
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def fsck(dsn: str | None, dsn_file: Path | None, tls: TlsMode | None, ca_file: Path | None, output: str) -> None:
+def fsck(
+    dsn: str | None,
+    dsn_file: Path | None,
+    tls: TlsMode | None,
+    ca_file: Path | None,
+    since: Path | None,
+    output: str,
+) -> None:
     """Prove the journal from itself, also while workers write to it; changes nothing.
 
+    Reads shard by shard in transactions of less than a second, so that it holds up neither vacuum nor a migration.
     Names each finding on a line.  Exit codes: 0 clean, 1 something was found, 3 it could not be checked.
-    """
+
+    \b
+    Every night all that is new, and from time to time everything:
+      shard-worker fsck --since /var/lib/fsck.json
+      shard-worker fsck
+
+    With --since a shard that was proved is read from there on, and a thread that has later events is read whole.  A
+    thread without later events is not read again: damage that was done to it since is found by a check of everything.
+    A shard in which something is found stays where it was, and is found again.  FILE need not be there yet, and is
+    written after each shard, so a check that was ended goes on with the next one.
+    """  # noqa: D301 - click takes \b for a block to leave as it is
     where, reached = _one_dsn(dsn, dsn_file), Tls(tls, ca_file)
     try:
-        report = asyncio.run(check_journal(where, tls=reached, progress=lambda said: click.echo(said, err=True)))
+        report = asyncio.run(
+            check_journal(where, tls=reached, progress=lambda said: click.echo(said, err=True), since=since)
+        )
     except DatabaseError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(3)

@@ -1,6 +1,6 @@
 """Metrics of a worker's part in ownership and in the journal: what would page its operators first."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -14,7 +14,10 @@ from shard_worker.ownership.moves import PAUSES_MS
 class OwnershipMetrics(Collector):
     """Reads what the parts count; nothing is counted here."""
 
-    def __init__(self, ownership: Ownership, region: ShardRegion, appender: Appender) -> None:
+    def __init__(
+        self, ownership: Ownership, region: ShardRegion, appender: Appender, excess: Sequence[str] = ()
+    ) -> None:
+        self._excess = excess
         self._ownership = ownership
         self._region = region
         self._appender = appender
@@ -34,6 +37,11 @@ class OwnershipMetrics(Collector):
             "threadcluster_memory_reads_allowed",
             "1 while this worker's lease is certain.",
             int(ownership.memory_reads_allowed()),
+        )
+        yield GaugeMetricFamily(
+            "threadcluster_journal_excess_privileges",
+            "How many of DELETE, TRUNCATE and UPDATE this worker's login may do to the journal; should be 0.",
+            len(self._excess),
         )
         handoffs = CounterMetricFamily("threadcluster_handoffs", "Handoffs begun here that ended.", labels=["outcome"])
         handoffs.add_metric(["given"], moves.given)
@@ -60,4 +68,17 @@ class OwnershipMetrics(Collector):
         yield CounterMetricFamily("threadcluster_journal_seconds", "Time that batches took.", appends.seconds)
         yield CounterMetricFamily(
             "threadcluster_journal_unknown_outcomes", "Batches whose answer never came.", appends.unknown
+        )
+        yield CounterMetricFamily(
+            "threadcluster_journal_expired", "Events withdrawn unsent because a budget ended.", appends.expired
+        )
+        yield CounterMetricFamily(
+            "threadcluster_journal_refused_batches",
+            "Batches that the database refused because of a row.",
+            appends.refused,
+        )
+        yield GaugeMetricFamily(
+            "threadcluster_pending_bytes",
+            "Bytes of waiting requests and of events on their way.",
+            self._region.pending_bytes(),
         )

@@ -7,11 +7,20 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, ModelWrapValidatorHandler, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    ModelWrapValidatorHandler,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shard_worker.contract_tls import SECRET_LEAST, parse_secrets
+from shard_worker.dsn import parse_dsn
 
 PREFIX: Final = "SHARD_WORKER_"
 
@@ -36,7 +45,9 @@ class WorkerSettings(BaseSettings):
     dsn: Annotated[
         SecretStr | None,
         Field(
-            description="Where Postgres is: `postgresql://user:password@host:port/database`. Exactly one of this and the file."
+            description="Where Postgres is: `postgresql://user:password@host:port/database`. Several hosts, as"
+            " `host:port,host:port`, are the members of one replicated system; the primary is found. Exactly one of this"
+            " and the file."
         ),
     ] = None
     dsn_file: Annotated[
@@ -149,6 +160,32 @@ class WorkerSettings(BaseSettings):
         float, Field(ge=0.1, le=600, description="Within how long a request must be complete; else 408.")
     ] = 30.0
 
+    max_connections: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=1_000_000,
+            description="Connections of the public port at most, and no more than the limit of open files allows; beyond"
+            " it those that wait longest for their clients are dropped.",
+        ),
+    ] = 4_096
+    max_body_bytes_in_flight: Annotated[
+        int,
+        Field(
+            ge=1 << 20,
+            description="Bytes of requests that are not answered yet, over all connections of the public port, at most;"
+            " beyond it the longest incomplete ones get 503, else the newest.",
+        ),
+    ] = 64 << 20
+    max_answer_bytes_in_flight: Annotated[
+        int,
+        Field(
+            ge=1 << 20,
+            description="Bytes of answers that clients of the public port have not read, at most; beyond it the slowest"
+            " readers are dropped, else the newest answer is 503.",
+        ),
+    ] = 64 << 20
+
     passivation_idle_seconds: Annotated[
         float, Field(ge=1, le=86400, description="After how long without a request a thread leaves memory.")
     ] = 120.0
@@ -156,6 +193,23 @@ class WorkerSettings(BaseSettings):
         int,
         Field(ge=1, le=10_000_000, description="Threads in memory at most; beyond it the least recently asked leaves."),
     ] = 20_000
+    write_format: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="The journal format that events are written in. Unset: the newest that the release before this one"
+            " reads, so that a roll-back to it finds nothing that it cannot read (docs/upgrades.md).",
+        ),
+    ] = None
+    memory_budget_bytes: Annotated[
+        int | None,
+        Field(
+            ge=32 << 20,
+            description="Bytes that threads in memory, prepared threads, waiting snapshots and waiting requests may take"
+            " together, as the worker estimates them. Unset: three quarters of what the control group's memory limit"
+            " leaves beside 256 MiB for the process, at least 32 MiB; without such a limit 512 MiB.",
+        ),
+    ] = None
     snapshot_every_events: Annotated[
         int,
         Field(
@@ -165,6 +219,14 @@ class WorkerSettings(BaseSettings):
             " half as many as those.",
         ),
     ] = 100
+    snapshot_every_bytes: Annotated[
+        int,
+        Field(
+            ge=65536,
+            le=1 << 30,
+            description="Bytes of a thread's events between two snapshots, when these come before the events' number.",
+        ),
+    ] = 4 << 20
     concurrent_loads: Annotated[
         int, Field(ge=1, le=64, description="Groups of up to 50 threads that are loaded at once.")
     ] = 2
@@ -177,6 +239,23 @@ class WorkerSettings(BaseSettings):
             ge=1, le=1_000_000, description="Events of this worker on their way to the journal at most; beyond it 503."
         ),
     ] = 20_000
+    max_pending_bytes_per_thread: Annotated[
+        int,
+        Field(
+            ge=65536,
+            le=1 << 40,
+            description="Bytes that one thread's waiting requests and events on their way may take, about; beyond it 503.",
+        ),
+    ] = 16 << 20
+    max_pending_bytes: Annotated[
+        int,
+        Field(
+            ge=1 << 20,
+            le=1 << 40,
+            description="Bytes that all waiting requests and events on their way may take on this worker, about;"
+            " beyond it 503.",
+        ),
+    ] = 64 << 20
 
     max_messages: Annotated[int, Field(ge=1, description="Live messages in a thread at most.")] = 5_000
     max_administrators: Annotated[int, Field(ge=1, description="Administrators of a thread at most.")] = 100
@@ -187,6 +266,13 @@ class WorkerSettings(BaseSettings):
         tuple[str, ...],
         NoDecode,
         Field(description="Origins that browsers may call from, as a JSON list; none: CORS is off."),
+    ] = ()
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        Field(
+            description="Host names that clients may call by, without a port, as a JSON list; others get 421. None: any."
+        ),
     ] = ()
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="The least level that is logged.")
@@ -224,15 +310,16 @@ class WorkerSettings(BaseSettings):
             _secrets_in(path)
         return path
 
-    @field_validator("cors_origins", mode="before")
+    @field_validator("cors_origins", "allowed_hosts", mode="before")
     @classmethod
-    def _origins_are_a_list(cls, given: object) -> object:
+    def _lists_are_json(cls, given: object, info: ValidationInfo) -> object:
         if not isinstance(given, str):
             return given
         try:
             return json.loads(given)
         except ValueError as error:
-            raise ValueError('must be a JSON list, e.g. ["https://chat.example"]') from error
+            example = "https://chat.example" if info.field_name == "cors_origins" else "chat.example"
+            raise ValueError(f'must be a JSON list, e.g. ["{example}"]') from error
 
     @model_validator(mode="wrap")
     @classmethod
@@ -307,8 +394,7 @@ def _secrets_in(path: Path) -> tuple[bytes, ...]:
 
 
 def _check_dsn(dsn: str) -> None:
-    if not dsn.startswith(("postgresql://", "postgres://")):
-        raise ValueError("must begin with postgresql:// (its value is not shown: it may hold a password)")
+    parse_dsn(dsn)
 
 
 def _allowed(schema: dict[str, Any]) -> str:

@@ -16,29 +16,40 @@ from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from hashlib import sha256
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple, TypeVar
 from uuid import UUID
 
-import asyncpg
+from prometheus_client.registry import Collector
 
 from shard_worker.actors.environment import Environment
 from shard_worker.actors.region import ShardRegion
 from shard_worker.actors.residents import Residents
 from shard_worker.cluster_view import WorkerView
-from shard_worker.database.connection import Database
-from shard_worker.database.migration import read_meta
+from shard_worker.database.connection import LINK_FAULTS, Database
+from shard_worker.database.migration import read_id_salt, read_meta
+from shard_worker.database.reconnecting import Backoff
+from shard_worker.database.roles import excess_privileges
 from shard_worker.database.tls import Tls
-from shard_worker.domain.events import Event
+from shard_worker.database_metrics import DatabaseMetrics
 from shard_worker.domain.ids import ShardId
 from shard_worker.domain.limits import Limits
+from shard_worker.gateway.capacity import Bounds
 from shard_worker.gateway.management import ManagementPort
 from shard_worker.gateway.options import GatewayOptions
 from shard_worker.gateway.server import PublicGateway, inherited_socket, listening_socket
+from shard_worker.journal import codec
 from shard_worker.journal.appender import Appender
+from shard_worker.journal.heads import AcknowledgedHeads
 from shard_worker.journal.keys import StoredKey, look_up_key
-from shard_worker.journal.replay import Loader, read_events, read_head
+from shard_worker.journal.message_reader import MessageReader
+from shard_worker.journal.replay import Loader, read_head
 from shard_worker.journal.snapshots import SnapshotWriter
+from shard_worker.loop_watchdog import LoopWatchdog
+from shard_worker.memory import MemoryBudget, default_budget
+from shard_worker.memory_metrics import MemoryMetrics
+from shard_worker.memory_trimmer import MemoryTrimmer
 from shard_worker.ownership.membership import Ownership
+from shard_worker.ownership.owners import Capabilities
 from shard_worker.ownership.store import Address
 from shard_worker.ownership_metrics import OwnershipMetrics
 from shard_worker.peers.client import PeerClient
@@ -48,9 +59,11 @@ from shard_worker.peers.listener import ManagementListener
 from shard_worker.peers.metrics import PeerMetrics
 from shard_worker.peers.refusals import Refusals
 from shard_worker.peers.server import PeerServer
-from shard_worker.settings import WorkerSettings
+from shard_worker.settings import PREFIX, SettingsRefused, WorkerSettings
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _WATCH_S: Final = 0.5
 _FORWARD_GRACE_S: Final = 0.3
@@ -90,6 +103,11 @@ def _parent_gone(loop: asyncio.AbstractEventLoop, fd: int, stopping: asyncio.Eve
 
 async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyncio.Event) -> "Worker | None":
     """Bind, connect and wire; None when it was told to stop meanwhile."""
+    write_format = codec.DEFAULT_WRITE_FORMAT if settings.write_format is None else settings.write_format
+    try:
+        encode = codec.encoder(write_format)
+    except ValueError as error:
+        raise SettingsRefused(f"{PREFIX}WRITE_FORMAT: {error}") from error
     public = stack.enter_context(listening_socket(settings.bind, settings.public_port))
     management = stack.enter_context(listening_socket(settings.bind, settings.management_port))
     sockets = [public]
@@ -99,7 +117,8 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
     incarnation = "starting"
 
     def failover() -> None:
-        region.drop_all()  # the membership adopts again what still names this incarnation
+        ownership.failed_over()
+        snapshots.forget_all()
 
     database = Database(
         settings.database,
@@ -112,17 +131,30 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         return ownership.incarnation or incarnation
 
     address = Address(settings.host, public.getsockname()[1], management.getsockname()[1])
+    heads = AcknowledgedHeads(on_lost=lambda shard_id: region.drop(shard_id))
+    connect = heads.compared(database.connect)
     ownership = Ownership(
-        database.connect, settings.name, address, beat_s=settings.beat_seconds, lease_s=settings.lease_seconds
+        connect,
+        settings.name,
+        address,
+        beat_s=settings.beat_seconds,
+        lease_s=settings.lease_seconds,
+        capabilities=Capabilities(reads=codec.newest_format(), writes=write_format, state=codec.STATE_VERSION),
     )
     identity = WorkerIdentity(secrets, lambda: ownership.incarnation)
 
     def hello() -> Hello:
-        return Hello(VERSION, ownership.incarnation)
+        newest = database.newest
+        history = (0, "") if newest is None else newest.position
+        return Hello(VERSION, ownership.incarnation, *history)
 
-    shards = await _unless(stopping, _shards(database, settings))
-    if shards is None:
+    def heard(hello: Hello) -> None:
+        database.learn(hello.timeline, hello.generation)
+
+    known = await _unless(stopping, _known(database, settings))
+    if known is None:
         return None
+    shards, id_salt, excess = known
     pool = await database.pool(most=settings.read_connections)
     stack.callback(pool.terminate)
 
@@ -130,16 +162,19 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         load = ownership.view.loads.get(shard_id)
         return 0.0 if load is None else load.commands_s
 
-    loader = Loader(pool, at_once=settings.concurrent_loads, heat=heat)
-    stack.push_async_callback(loader.close)
-    snapshots = SnapshotWriter(pool)
+    trimmer = MemoryTrimmer()
+    stack.push_async_callback(trimmer.close)
+    trimmer.start()
+    memory = MemoryBudget(settings.memory_budget_bytes or default_budget())
+    snapshots = SnapshotWriter(pool, memory=memory)
     stack.push_async_callback(snapshots.close)
+    loader = Loader(pool, at_once=settings.concurrent_loads, heat=heat, keep=snapshots.save)
+    stack.push_async_callback(loader.close)
+
+    messages = MessageReader(pool)
 
     async def key_of(shard_id: ShardId, thread_uuid: UUID, key_hash: bytes) -> StoredKey | None:
         return await pool.run(lambda connection: look_up_key(connection, shard_id, thread_uuid, key_hash))
-
-    async def events_of(shard_id: ShardId, thread_uuid: UUID, seq_nrs: Sequence[int]) -> dict[int, Event]:
-        return await pool.run(lambda connection: read_events(connection, shard_id, thread_uuid, seq_nrs))
 
     async def head_of(shard_id: ShardId) -> int:
         return await pool.run(lambda connection: read_head(connection, shard_id))
@@ -147,7 +182,7 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
     env = Environment(
         load=loader.load,
         look_up_key=key_of,
-        read_events=events_of,
+        read_messages=messages.read,
         read_head=head_of,
         save_snapshot=snapshots.save,
         memory_reads_allowed=ownership.lease.allows_memory_reads,
@@ -156,27 +191,37 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         ),
         max_pending_per_thread=settings.max_pending_per_thread,
         max_pending_total=settings.max_pending_total,
+        max_pending_bytes_per_thread=settings.max_pending_bytes_per_thread,
+        max_pending_bytes=settings.max_pending_bytes,
         snapshot_every_events=settings.snapshot_every_events,
+        snapshot_every_bytes=settings.snapshot_every_bytes,
+        memory=memory,
+        encode=encode,
     )
     appender = Appender(
-        connect=database.connect,
-        bump_epoch=ownership.bump_epoch,
+        connect=connect,
+        bump_epochs=ownership.bump_epochs,
         incarnation=lambda: ownership.incarnation,
         lanes=settings.append_connections,
         batch_events=settings.batch_max_events,
         batch_bytes=settings.batch_max_bytes,
         watchdog_s=settings.append_watchdog_seconds,
+        watch=heads.watch,
     )
-    peers = PeerClient(identity, hello)
+    peers = PeerClient(identity, hello, heard=heard)
     stack.push_async_callback(peers.close)
+    residents = Residents(
+        most=settings.max_resident_threads,
+        idle_s=settings.passivation_idle_seconds,
+        clock=time.monotonic,
+        memory=memory,
+    )
     region = ShardRegion(
         worker=settings.name,
         shards=shards,
         env=env,
         appender=appender,
-        residents=Residents(
-            most=settings.max_resident_threads, idle_s=settings.passivation_idle_seconds, clock=time.monotonic
-        ),
+        residents=residents,
         owners=ownership,
         peers=peers,
     )
@@ -187,13 +232,29 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
             budget_s=settings.command_budget_seconds,
             documentation=settings.docs_enabled,
             cors_origins=settings.cors_origins,
-            cursor_key=_cursor_key(settings.cluster),
+            allowed_hosts=settings.allowed_hosts,
+            id_salt=id_salt,
+            cursor_key=_cursor_key(id_salt),
+            bounds=Bounds(
+                connections=settings.max_connections,
+                body_bytes=settings.max_body_bytes_in_flight,
+                answer_bytes=settings.max_answer_bytes_in_flight,
+            ),
         ),
     )
     stack.callback(gateway.close)
+    watchdog = LoopWatchdog()
+    collectors = (
+        MemoryMetrics(memory, residents, loader, snapshots, messages),
+        watchdog,
+        DatabaseMetrics(database, heads),
+    )
     refusals = Refusals()
-    peer_server = PeerServer(region.serve, hello, refusals=refusals)
-    worker = Worker(settings, ownership, region, appender, gateway, peer_server, identity, peers, refusals)
+    peer_server = PeerServer(region.serve, hello, heard=heard, refusals=refusals)
+    links = Links(identity, peers, peer_server, refusals)
+    worker = Worker(settings, ownership, region, appender, gateway, links, collectors, excess)
+    watchdog.start()
+    stack.callback(watchdog.close)
     snapshots.start()
     stack.push_async_callback(appender.close)
     stack.push_async_callback(region.close)
@@ -202,15 +263,12 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
     return worker
 
 
-def _cursor_key(cluster: str) -> bytes:
-    """The key of the cursors' digests: stable, since cursors outlive a rotation of the secret, and not secret.
-
-    A cursor grants nothing (`shard_worker.gateway.cursors`).
-    """
-    return sha256(b"cursors of " + cluster.encode()).digest()
+def _cursor_key(salt: bytes) -> bytes:
+    """The key of the cursors' digests: by the database's salt, which a rotation of the secret does not change."""
+    return sha256(b"cursors " + salt).digest()
 
 
-async def _unless(stopping: asyncio.Event, work: Coroutine[object, object, int]) -> int | None:
+async def _unless(stopping: asyncio.Event, work: Coroutine[object, object, T]) -> T | None:
     """The result of ``work``, or None when the worker is told to stop before."""
     task = asyncio.ensure_future(work)
     stopped = asyncio.ensure_future(stopping.wait())
@@ -222,17 +280,38 @@ async def _unless(stopping: asyncio.Event, work: Coroutine[object, object, int])
     return task.result()
 
 
-async def _shards(database: Database, settings: WorkerSettings) -> int:
-    """The shard count, once Postgres answers; says what it waits for."""
+async def _known(database: Database, settings: WorkerSettings) -> tuple[int, bytes, list[str]]:
+    """What the database says once it answers: the shard count, the salt of derived ids, and what the login may do that
+    it should not; says what it waits for.
+    """
+    backoff = Backoff()
     while True:
         connection = await database.connect("start")
         try:
-            return await read_meta(connection, cluster_id=settings.cluster, shards=settings.shards)
-        except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError) as error:
+            shards = await read_meta(connection, cluster_id=settings.cluster, shards=settings.shards)
+            id_salt = await read_id_salt(connection)
+            excess = await excess_privileges(connection)
+        except LINK_FAULTS as error:
             log.warning("Postgres went away at the start; trying again", extra={"cause": repr(error)})
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(backoff.next_s())
+        else:
+            if excess:
+                log.warning(
+                    "database login may change the journal's history; give it the role threadcluster_worker alone",
+                    extra={"worker": settings.name, "privileges": excess},
+                )
+            return shards, id_salt, excess
         finally:
             connection.terminate()
+
+
+class Links(NamedTuple):
+    """This worker's ends of the links to its peers."""
+
+    identity: WorkerIdentity
+    client: PeerClient
+    server: PeerServer
+    refusals: Refusals
 
 
 class Worker:
@@ -245,20 +324,19 @@ class Worker:
         region: ShardRegion,
         appender: Appender,
         gateway: PublicGateway,
-        peer_server: PeerServer,
-        identity: WorkerIdentity,
-        peers: PeerClient,
-        refusals: Refusals,
+        links: "Links",
+        collectors: Sequence[Collector],
+        excess: Sequence[str] = (),
     ) -> None:
+        self._excess = excess
+        """What the database's login may do with the journal that no worker needs."""
         self._settings = settings
         self._ownership = ownership
         self._region = region
         self._appender = appender
         self._gateway = gateway
-        self._peer_server = peer_server
-        self._identity = identity
-        self._peers = peers
-        self._refusals = refusals
+        self._links = links
+        self._collectors = collectors
         self._listener: ManagementListener | None = None
         self._port: ManagementPort | None = None
         self._rotation: asyncio.Task[None] | None = None
@@ -272,18 +350,22 @@ class Worker:
             self._region,
             self._appender,
             self.begin_leaving,
-            secrets=lambda: self._identity.fingerprints,
+            self._excess,
+            secrets=lambda: self._links.identity.fingerprints,
         )
-        port = self._port = ManagementPort(view, self._gateway.metrics, refusals=self._refusals)
-        port.registry.register(OwnershipMetrics(self._ownership, self._region, self._appender))
+        options = GatewayOptions(allowed_hosts=self._settings.allowed_hosts)
+        port = self._port = ManagementPort(view, self._gateway.metrics, options, self._links.refusals)
+        port.registry.register(OwnershipMetrics(self._ownership, self._region, self._appender, self._excess))
+        for collector in self._collectors:
+            port.registry.register(collector)
         self._listener = ManagementListener(
-            self._identity,
+            self._links.identity,
             plain=port.plain_protocol,
             internal=port.internal_protocol,
-            peer=self._peer_server.protocol,
-            refusals=self._refusals,
+            peer=self._links.server.protocol,
+            refusals=self._links.refusals,
         )
-        port.registry.register(PeerMetrics(self._listener, self._peer_server))
+        port.registry.register(PeerMetrics(self._listener, self._links.server))
         self._listener.start(management)
         if self._settings.secret_file is not None:
             secret_file = SecretFile(self._settings.cluster_secrets, self._rotated)
@@ -318,11 +400,11 @@ class Worker:
 
     def _rotated(self, secrets: tuple[bytes, ...]) -> None:
         """Hold other values of the secret from now on, and end what was made by one that is held no more."""
-        self._identity.hold(secrets)
-        held = self._identity.fingerprints
+        self._links.identity.hold(secrets)
+        held = self._links.identity.fingerprints
         log.info("secret rotated", extra={"worker": self._settings.name, "secrets": list(held)})
-        self._peers.retire(held)
-        self._peer_server.retire(held)
+        self._links.client.retire(held)
+        self._links.server.retire(held)
         if self._port is not None:
             self._port.retire(held)
 
@@ -348,7 +430,7 @@ class Worker:
         except TimeoutError:
             log.error("shards not given up in time", extra={"worker": self._settings.name})
         await self._gateway.drain(max(_FORWARD_GRACE_S, min(deadline - loop.time(), self._settings.drain_seconds)))
-        await self._peer_server.close(_GOODBYE_S)
+        await self._links.server.close(_GOODBYE_S)
         if self._rotation is not None:
             self._rotation.cancel()
         if self._listener is not None:

@@ -9,13 +9,14 @@ it is done is believed: any other would be about the second sending alone.
 import asyncio
 import logging
 from collections.abc import Mapping
+from itertools import count
 from typing import Final, Protocol
 
 import asyncpg
 
-from shard_worker.actors.ask import NOT_SERVED, UNKNOWN, Ask, Deadlines
-from shard_worker.actors.environment import Environment
-from shard_worker.actors.readmission import Readmission
+from shard_worker.actors.admission import Place, WaitingRequests
+from shard_worker.actors.ask import NOT_SERVED, UNKNOWN, Ask, Deadlines, bytes_of
+from shard_worker.actors.environment import SNAPSHOT_ALLOWANCE, Environment
 from shard_worker.actors.residents import Residents
 from shard_worker.actors.shard import Shard, ShardState
 from shard_worker.actors.warm import Warmth
@@ -50,9 +51,8 @@ _PREPARE_S: Final = 1.8
 _TELL_S: Final = 4.0
 _UNREACHABLE_S: Final = 0.1
 """For how long nobody asks an owner again that could not be reached."""
-_LINES_UP_S: Final = 0.25
-"""Who waited for an owner for longer than a planned move takes, comes with all the others whose owner died."""
 
+_OVERLOADED: Final = Unavailable(UnavailableCode.OVERLOADED, "too many requests wait on this worker", 1.0)
 _PEER_OVERLOADED: Final = Unavailable(UnavailableCode.OVERLOADED, "the shard's owner is overloaded", 1.0)
 
 
@@ -112,9 +112,10 @@ class ShardRegion:
         self._peers = peers
         self._deadlines = Deadlines()
         self._warmth = Warmth(env)
-        self._readmission = Readmission()
+        self._waiting = WaitingRequests(owners, served=self._served, named=self._named)
+        self._numbers = count()
         self._measured_at = asyncio.get_running_loop().time()
-        self._arrival: asyncio.Future[None] | None = None
+        self._arrivals: dict[ShardId, asyncio.Future[None]] = {}
         self._sweeper: asyncio.Task[None] | None = None
         # Kept, not asked for: before Python 3.12 each `get_running_loop` costs a system call.
         self._loop = asyncio.get_running_loop()
@@ -135,45 +136,42 @@ class ShardRegion:
     def _local(
         self, shard: Shard, request: Request, thread_id: ThreadId, deadline: float
     ) -> "asyncio.Future[OwnerAnswer]":
-        ask = Ask(request, self._loop.create_future())
+        ask = Ask(request, self._loop.create_future(), deadline)
         shard.take(ask, thread_id)
         if not ask.over:
             self._deadlines.add(ask, deadline)
         return ask.future
 
     async def _seek(self, request: Request, thread_id: ThreadId, shard_id: ShardId, deadline: float) -> Answer:
-        """Ask whoever owns the shard, until somebody answers or the budget is gone."""
+        """Ask the shard's owner, until a worker answers or the budget is gone."""
         keyed = type(request) is CommandRequest and request.key_hash is not None
         maybe_stored = False
-        stale: tuple[str, int] | None = None  # an owner and epoch that turned out not to serve
-        lines_up_at = self._loop.time() + _LINES_UP_S
-        stale_until = 0.0
-        woken = False
-        while (left := deadline - (now := self._loop.time())) > 0:
+        place = Place(next(self._numbers), self._loop.time(), deadline)
+        after_epoch, probe_at = -1, 0.0  # an owner that turned out not to serve, and when it may be asked again
+        let_in = False
+        while (left := deadline - self._loop.time()) > 0:
             shard = self.shards.get(shard_id)
-            record = None if shard is not None else self._owners.owner_of(shard_id)
-            if shard is None and (
-                record is None or record.worker == self._worker or (record.worker, record.epoch) == stale
-            ):
-                if record is None and self._owners.deserted():
-                    break
-                if record is not None:
-                    self._owners.ring()
-                await self._await_change(left)
-                woken = True
-                if self._loop.time() >= stale_until:
-                    stale = None
-                continue
-            if woken and now >= lines_up_at:
-                woken = False
-                await asyncio.wait((self._readmission.line_up(),), timeout=left)
-                continue
             if shard is not None:
                 answer: PeerAnswer = await self._local(shard, request, thread_id, deadline)
                 if not isinstance(answer, Moved):
                     return _certain(answer, maybe_stored=maybe_stored)
                 continue
-            assert record is not None  # else it waited above
+            record = self._owners.owner_of(shard_id)
+            if record is None and self._owners.deserted():
+                break
+            if (
+                record is None
+                or record.worker == self._worker
+                or record.epoch <= after_epoch
+                or (not let_in and self._waiting.holds(shard_id))
+            ):
+                if record is not None and record.worker == self._worker:
+                    after_epoch = max(after_epoch, record.epoch)
+                if not await self._wait(place, request, shard_id, after_epoch, probe_at):
+                    return _certain(_OVERLOADED, maybe_stored=maybe_stored)
+                after_epoch, let_in = -1, True
+                continue
+            let_in = False
             try:
                 answer = await self._peers.ask(
                     (record.host, record.management_port),
@@ -191,23 +189,43 @@ class ShardRegion:
                     if not keyed:
                         return UNKNOWN
                     maybe_stored = True
-                stale, stale_until = (record.worker, record.epoch), self._loop.time() + _UNREACHABLE_S
+                after_epoch, probe_at = record.epoch, self._loop.time() + _UNREACHABLE_S
                 continue
             if not isinstance(answer, Moved):
+                self._waiting.open(shard_id)
                 return _certain(answer, maybe_stored=maybe_stored)
             if answer.owner is None or answer.epoch <= record.epoch:
-                stale = (record.worker, record.epoch)
+                after_epoch, probe_at = record.epoch, 0.0
             else:
                 self._owners.learn(shard_id, answer.owner, answer.epoch)
         return _certain(NOT_SERVED, maybe_stored=maybe_stored)
 
-    async def _await_change(self, most_s: float) -> None:
-        """Wait until a shard arrives here, or ownership is read again, or the time is over."""
-        if self._arrival is None:
-            self._arrival = self._loop.create_future()
-        await asyncio.wait(
-            (self._arrival, self._owners.next_change()), timeout=most_s, return_when=asyncio.FIRST_COMPLETED
-        )
+    async def _wait(self, place: Place, request: Request, shard_id: ShardId, after_epoch: int, probe_at: float) -> bool:
+        """Wait in the shard's line; False when too much waits already."""
+        env = self._env
+        if not env.may_hold():
+            return False
+        size = bytes_of(request)
+        env.pending_bytes += size
+        try:
+            await self._waiting.wait(shard_id, place, after_epoch=after_epoch, probe_at=probe_at)
+        finally:
+            env.pending_bytes -= size
+        return True
+
+    def _served(self, shard_id: ShardId, after_epoch: int) -> bool:
+        """Whether waiting for a shard is over: it is served here, or by a newer owner, or there will be none."""
+        if shard_id in self.shards:
+            return True
+        record = self._owners.owner_of(shard_id)
+        if record is None:
+            return self._owners.deserted()
+        return record.worker != self._worker and record.epoch > after_epoch
+
+    def _named(self, shard_id: ShardId) -> bool:
+        """Whether another worker is known as the shard's owner."""
+        record = self._owners.owner_of(shard_id)
+        return record is not None
 
     # --- the peers' side
 
@@ -235,15 +253,20 @@ class ShardRegion:
     async def _serve_later(
         self, request: Request, thread_id: ThreadId, shard_id: ShardId, epoch_known: int, deadline: float
     ) -> PeerAnswer:
-        while (left := deadline - self._loop.time()) > 0:
+        place = Place(next(self._numbers), self._loop.time(), deadline)
+        while self._loop.time() < deadline:
             shard = self.shards.get(shard_id)
             if shard is not None:
                 return await self._local(shard, request, thread_id, deadline)
             record = self._owners.owner_of(shard_id)
             if record is not None and record.epoch >= epoch_known and record.worker != self._worker:
                 return Moved(record.worker, record.epoch)
+            if record is None and self._owners.deserted():
+                break
             self._owners.ring()
-            await self._await_change(left)
+            probe_at = self._loop.time() + _UNREACHABLE_S
+            if not await self._wait(place, request, shard_id, epoch_known - 1, probe_at):
+                return _OVERLOADED
         return NOT_SERVED
 
     async def _prepare_here(self, request: PrepareShard, budget_s: float) -> PeerAnswer:
@@ -258,7 +281,10 @@ class ShardRegion:
             shard = self.shards.get(shard_id)
             if shard is not None and shard.epoch >= request.epoch:
                 return Received(ready=True)
-            await self._await_change(left)
+            arrival = self._arrivals.get(shard_id)
+            if arrival is None:
+                arrival = self._arrivals[shard_id] = self._loop.create_future()
+            await asyncio.wait((arrival,), timeout=left)
         return Received(ready=False)
 
     # --- ownership's side
@@ -279,9 +305,10 @@ class ShardRegion:
         )
         self.shards[shard_id] = shard
         shard.welcome(self._warmth.take(shard_id, head))
-        arrival, self._arrival = self._arrival, None
+        arrival = self._arrivals.pop(shard_id, None)
         if arrival is not None:
             arrival.set_result(None)
+        self._waiting.open(shard_id)
 
     async def catch_up(self, connection: asyncpg.Connection, heads: Mapping[ShardId, int]) -> None:
         """Bring what was prepared for these shards up to their heads."""
@@ -356,6 +383,10 @@ class ShardRegion:
         """How busy the shards that are served here are."""
         return {shard_id: shard.measured for shard_id, shard in self.shards.items()}
 
+    def pending_bytes(self) -> int:
+        """Bytes of all waiting requests and of the events on their way, about."""
+        return self._env.pending_bytes
+
     def _lost(self, shard: Shard) -> None:
         if self.shards.get(shard.shard_id) is shard:
             log.warning("shard lost", extra={"shard": shard.shard_id, "epoch": shard.epoch})
@@ -377,15 +408,20 @@ class ShardRegion:
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
-        self._readmission.close()
+        self._waiting.close()
         self.drop_all()
 
     async def _sweep(self) -> None:
         loop = self._loop
         while True:
             await asyncio.sleep(_SWEEP_S)
-            self._deadlines.sweep(loop.time())
+            now = loop.time()
+            for shard in list(self.shards.values()):
+                shard.stream.expire(now)  # before the asks, which would else seem to be at the server
+            self._deadlines.sweep(now)
+            self._waiting.sweep(now)
             self._residents.sweep()
+            self._env.snapshot_allowance = SNAPSHOT_ALLOWANCE
             for shard in self.shards.values():
                 if shard.state is ShardState.SERVING:
                     shard.retry_held()

@@ -8,21 +8,22 @@ be asked elsewhere.
 import asyncio
 import logging
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Mapping
 from enum import Enum, auto
 from typing import Final
 
 from shard_worker.actors.ask import Ask
 from shard_worker.actors.environment import Environment
-from shard_worker.actors.reads import NeedsTexts
+from shard_worker.actors.reads import PAGE_BYTES, NeedsTexts
 from shard_worker.actors.residents import Residents
-from shard_worker.actors.thread_actor import OVERLOADED, Phase, ThreadActor
+from shard_worker.actors.thread_actor import OVERLOADED, POISONED, Phase, ThreadActor
 from shard_worker.contract import Done
 from shard_worker.database.connection import LINK_FAULTS
 from shard_worker.domain.decide import message_ids_of
 from shard_worker.domain.ids import ShardId, ThreadId
 from shard_worker.journal.appender import Appender
+from shard_worker.journal.codec import UndecodableEvent
 from shard_worker.journal.replay import Poisoned, Recovered
 from shard_worker.journal.stream import Row, StreamState
 from shard_worker.ownership.owners import Load
@@ -101,12 +102,16 @@ class Shard:
 
     def hold(self, ask: Ask) -> None:
         """Keep an ask that must not be decided now; nothing of it is stored."""
+        held = self._held
+        while held and held[0].over:
+            held.popleft()
         if self.state is ShardState.GONE:
             ask.not_here(*self._successor)
-        elif len(self._held) >= _HELD_MOST:
+        elif len(held) >= _HELD_MOST or not self.env.may_hold():
             ask.answer(OVERLOADED)
         else:
-            self._held.append(ask)
+            ask.stash(self.env)
+            held.append(ask)
 
     def retry_held(self) -> None:
         """Decide what was held, when that is possible now."""
@@ -114,6 +119,7 @@ class Shard:
             held, self._held = self._held, deque()
             for ask in held:
                 if not ask.over:
+                    ask.unstash()
                     self.take(ask, _thread_of(ask))
 
     def memory_reads_allowed(self) -> bool:
@@ -123,6 +129,16 @@ class Shard:
     def evict(self, actor: ThreadActor) -> None:
         """Forget a resident thread that is not busy."""
         del self.actors[actor.thread_id]
+
+    def forget(self, actor: ThreadActor) -> None:
+        """Forget a thread that nothing waits for, or that does not exist."""
+        if self.actors.get(actor.thread_id) is actor:
+            del self.actors[actor.thread_id]
+        self._residents.remove(actor)
+
+    def weigh(self, actor: ThreadActor) -> None:
+        """Count a resident thread's bytes."""
+        self._residents.weigh(actor)
 
     # --- the stream's host
 
@@ -162,10 +178,12 @@ class Shard:
         for thread_id, found in reversed(list(threads.items())):
             if self._residents.full:
                 return
+            if found.state is None:
+                continue
             actor = ThreadActor(thread_id, self)
             self.actors[thread_id] = actor
             self._residents.add(actor)
-            actor.loaded(found.state, found.sequence_nr, found.snapshot_nr)
+            actor.loaded(found)
 
     def hot_threads(self, now: float, most: int) -> tuple[ThreadId, ...]:
         """The resident threads that were asked lately, the last one first."""
@@ -199,13 +217,15 @@ class Shard:
         Rows at the server at this moment stay with their actors: the answer to their batch says what became of them.
         """
         self.state = ShardState.GONE
-        self.stream.close()
+        queued = Counter(row.writer for row in self.stream.close())
         if epoch > self._successor[1]:
             self._successor = (owner, epoch)
         successor = self._successor
         at_server = self.stream.in_flight > 0
         for actor in self.actors.values():
             self._residents.remove(actor)
+            if at_server and (count := queued[actor]):
+                actor.send_on(count, *successor)  # never sent, whatever becomes of what is at the server
             if not (at_server and actor.pending):
                 actor.abandon(*successor)
         if not at_server:
@@ -222,7 +242,14 @@ class Shard:
 
     def load(self, actor: ThreadActor) -> None:
         """Read an actor's history and hand it over; tried again for as long as somebody waits for it."""
-        self._spawn(self._load(actor), f"load-{actor.thread_id}")
+        self._spawn(self._load_or_poison(actor), f"load-{actor.thread_id}")
+
+    async def _load_or_poison(self, actor: ThreadActor) -> None:
+        try:
+            await self._load(actor)
+        except Exception as error:  # a bug: without an end the thread would be loading for good; logged with its cause
+            log.exception("thread not loaded", extra={"shard": self.shard_id, "thread_id": actor.thread_id})
+            actor.poison(repr(error), self._residents.now())
 
     async def _load(self, actor: ThreadActor) -> None:
         while self.state is not ShardState.GONE:
@@ -232,28 +259,31 @@ class Shard:
                 log.warning("thread not loaded, trying again", extra={"shard": self.shard_id, "cause": repr(error)})
                 if all(ask.over for ask in actor.mailbox):
                     actor.give_up_waiting()
-                    self.actors.pop(actor.thread_id, None)
-                    self._residents.remove(actor)
+                    self.forget(actor)
                     return
                 await asyncio.sleep(_RETRY_S)
                 continue
             if isinstance(found, Poisoned):
-                actor.poison(found.reason)
+                actor.poison(found.reason, self._residents.now())
             elif self.state is ShardState.RELEASING:
                 self._hold_all(actor)  # to decide now would put more on its way to the journal
             else:
-                actor.loaded(found.state, found.sequence_nr, found.snapshot_nr)
+                actor.loaded(found)
+                self._residents.trim()
             return
 
     def _hold_all(self, actor: ThreadActor) -> None:
         """Keep what waits for a thread, and forget the thread."""
-        del self.actors[actor.thread_id]
-        self._residents.remove(actor)
+        self.forget(actor)
         while actor.mailbox:
-            self.hold(actor.mailbox.popleft())
+            ask = actor.mailbox.popleft()
+            if not ask.over:
+                ask.unstash()
+                self.hold(ask)
 
     def look_up_key(self, actor: ThreadActor, ask: Ask, key_hash: bytes) -> None:
         """Ask the journal for an idempotency key, then decide the ask afresh."""
+        ask.stash(self.env, actor)
         self._spawn(self._look_up_key(actor, ask, key_hash), "look-up-key", ask)
 
     async def _look_up_key(self, actor: ThreadActor, ask: Ask, key_hash: bytes) -> None:
@@ -265,10 +295,17 @@ class Shard:
                 log.warning("key not looked up, trying again", extra={"shard": self.shard_id, "cause": repr(error)})
                 await asyncio.sleep(_RETRY_S)
                 continue
+            except UndecodableEvent as error:
+                self._unreadable(actor, ask, error)
+                return
+            if ask.future.done():  # ended meanwhile, and its request dropped
+                return
             if stored is not None:
-                actor.key_found(ask, stored.body_hash, Done(stored.seq_nr, message_ids_of(stored.event)))
+                first = Done(stored.seq_nr, message_ids_of(stored.event))
+                actor.key_found(ask, stored.body_hash, first, stored.command_id)
             else:
                 ask.key_checked = checked
+                ask.unstash()
                 self.take(ask, actor.thread_id)
             return
 
@@ -279,17 +316,30 @@ class Shard:
     async def _fetch_texts(self, actor: ThreadActor, ask: Ask, needs: NeedsTexts) -> None:
         while not ask.over:
             try:
-                events = await self.env.read_events(self.shard_id, actor.uuid, needs.seq_nrs)
+                messages = await self.env.read_messages(
+                    self.shard_id, actor.uuid, needs.places, most_bytes=PAGE_BYTES, wanted=lambda: not ask.over
+                )
             except LINK_FAULTS as error:
                 log.warning("texts not read, trying again", extra={"shard": self.shard_id, "cause": repr(error)})
                 await asyncio.sleep(_RETRY_S)
                 continue
-            ask.answer(needs.with_texts(events))
+            except UndecodableEvent as error:
+                self._unreadable(actor, ask, error)
+                return
+            ask.answer(needs.with_texts(messages))
             return
 
-    def save_snapshot(self, actor: ThreadActor, seq_nr: int, state: bytes) -> None:
+    def _unreadable(self, actor: ThreadActor, ask: Ask, error: UndecodableEvent) -> None:
+        """The journal has an event that an ask needs, and this release cannot read it, or it is missing."""
+        log.error(
+            "stored event not readable; a request was refused",
+            extra={"shard": self.shard_id, "thread_id": actor.thread_id, "cause": repr(error)},
+        )
+        ask.answer(POISONED)
+
+    def save_snapshot(self, actor: ThreadActor, seq_nr: int, state: bytes, event_metadata: bytes) -> None:
         """Keep a snapshot of durable state, some time."""
-        self.env.save_snapshot(self.shard_id, actor.uuid, seq_nr, state)
+        self.env.save_snapshot(self.shard_id, actor.uuid, seq_nr, state, event_metadata)
 
     def _spawn(self, work: Coroutine[object, object, None], name: str, ask: Ask | None = None) -> None:
         task = asyncio.get_running_loop().create_task(work, name=name)
@@ -297,8 +347,10 @@ class Shard:
         task.add_done_callback(self._ended)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
-        del self._tasks[task]
+        ask = self._tasks.pop(task)
         if not task.cancelled() and (error := task.exception()) is not None:
+            if ask is not None:
+                ask.expire()  # a bug: nothing of it is stored, and it is answered at once
             log.error("a shard's task failed", exc_info=error, extra={"shard": self.shard_id, "task": task.get_name()})
 
 

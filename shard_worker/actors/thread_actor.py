@@ -8,6 +8,7 @@ When one of them is refused by the database, everything decided on it is decided
 What the reference did with two actors (a persistent one stashing, and a child with the state) is one object here.
 """
 
+import asyncio
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -18,14 +19,17 @@ from uuid import UUID
 from asyncpg.pgproto.pgproto import UUID as PostgresUUID  # noqa: N811  # a `UUID` whose bytes need no conversion
 
 from shard_worker.actors.ask import NOT_SERVED, Ask
-from shard_worker.actors.reads import NeedsTexts, answer_query
+from shard_worker.actors.reads import NeedsTexts, SortedAccounts, answer_query
 from shard_worker.contract import CommandRequest, Done, OwnerAnswer, Unavailable, UnavailableCode
 from shard_worker.domain.decide import Unchanged, decide, message_ids_of
+from shard_worker.domain.events import MessagesAdded
 from shard_worker.domain.evolve import evolve
 from shard_worker.domain.ids import ThreadId, ulid_bytes
 from shard_worker.domain.refusals import Refusal, RefusalCode
 from shard_worker.domain.thread import Thread
-from shard_worker.journal.codec import encode, encode_state
+from shard_worker.journal.codec import encode_state
+from shard_worker.journal.isolation import is_key_violation
+from shard_worker.journal.replay import Recovered
 from shard_worker.journal.stream import Row
 
 if TYPE_CHECKING:
@@ -36,8 +40,17 @@ log = logging.getLogger(__name__)
 _KEYS_KEPT: Final = 32
 """How many idempotency keys an actor remembers before it asks the journal."""
 
+_WEIGHED_EVERY: Final = 16
+"""An actor's bytes are estimated anew with every such event, which is a sixteenth of the cost; a power of two."""
+_WEIGHED_FROM: Final = 4_096
+"""And with every event of at least so many bytes."""
+_FOUND_KEYS_KEPT: Final = 32
+"""How many keys that were found in the journal an actor remembers; they outlive a reload, for a stored key never changes."""
+_ROW_BYTES: Final = 1024
+"""Bytes that a pending event takes beside its payload and its request: row, ask, future, answer, key."""
+
 _REFUSALS_BORNE: Final = 3
-"""How often one command's event may be refused by the database before its caller is told to come back later."""
+"""How often one command's event may be refused for its key before its caller is asked to come back later."""
 
 POISONED: Final = Unavailable(
     UnavailableCode.THREAD_POISONED, "this thread's history cannot be read by this release", retry_after_s=30.0
@@ -57,6 +70,7 @@ class Phase(Enum):
     DRAINING = auto()
     """Its state was lost to a fault; it loads again once what it has at the journal is settled."""
     POISONED = auto()
+    """Its history could not be read; it is read again once `POISONED` has told clients to come back."""
 
 
 _ACTIVE: Final = Phase.ACTIVE
@@ -66,23 +80,30 @@ _ACTIVE: Final = Phase.ACTIVE
 class EventRow(Row):
     """An event on its way to the journal, with the asks that wait for it."""
 
-    __slots__ = ("answer", "ask", "followers", "snapshot")
+    __slots__ = ("answer", "ask", "bytes_counted", "followers", "snapshot")
 
     ask: Ask
     answer: Done
     followers: list[tuple[Ask, Callable[[], None]]] | None
     """Asks decided on this event and not stored by themselves, each with what delivers its answer."""
     snapshot: bytes | None
+    bytes_counted: int
+    """What the event counts as, of the bytes that may be pending."""
 
 
 class ThreadActor:
     """One thread, resident in one shard.  All methods are called on the event loop and none of them waits."""
 
     __slots__ = (
+        "bytes_since",
+        "found_keys",
         "keys",
         "mailbox",
+        "ordered",
         "pending",
+        "pending_bytes",
         "phase",
+        "retry_at",
         "sequence_nr",
         "shard",
         "snapshot_nr",
@@ -90,6 +111,7 @@ class ThreadActor:
         "thread_id",
         "touched",
         "uuid",
+        "weight",
     )
 
     def __init__(self, thread_id: ThreadId, shard: "Shard") -> None:
@@ -100,9 +122,19 @@ class ThreadActor:
         self.state: Thread | None = None
         self.sequence_nr = 0
         self.snapshot_nr = 0
+        self.bytes_since = 0
+        """Bytes of payloads after the last snapshot."""
+        self.ordered = SortedAccounts()
+        self.retry_at = 0.0
+        """When a history that could not be read is read again, by the residents' clock."""
+        self.weight = 0
+        """Its bytes in memory as `Residents` counts them."""
         self.pending: deque[EventRow] = deque()
         self.mailbox: deque[Ask] = deque()
-        self.keys: OrderedDict[bytes, tuple[bytes, Done]] = OrderedDict()
+        self.keys: OrderedDict[bytes, tuple[bytes, Done, bytes]] = OrderedDict()
+        """By key: the hash of the body, the first answer, and the id of the command that stored it."""
+        self.pending_bytes = 0
+        self.found_keys: OrderedDict[bytes, tuple[bytes, Done, bytes]] | None = None
         self.touched = 0.0
 
     @property
@@ -117,10 +149,14 @@ class ThreadActor:
         phase = self.phase
         if phase is not _ACTIVE:
             if phase is Phase.POISONED:
-                ask.answer(POISONED)
-            elif len(self.mailbox) >= self.shard.env.max_pending_per_thread:
+                if self.touched < self.retry_at:
+                    ask.answer(POISONED)
+                    return
+                self._reload()  # it may have been repaired
+            if not self._may_wait():
                 ask.answer(OVERLOADED)
             else:
+                ask.stash(self.shard.env, self)
                 self.mailbox.append(ask)
             return
         request = ask.request
@@ -131,7 +167,7 @@ class ThreadActor:
                 self._lost_state(ask, error)
         else:
             try:
-                answer = answer_query(self.state, request)  # type: ignore[arg-type]  # narrowed by the exact type
+                answer = answer_query(self.state, request, self.ordered)  # type: ignore[arg-type]  # narrowed by the exact type
             except Exception as error:  # noqa: BLE001  # as above
                 self._lost_state(ask, error)
                 return
@@ -141,32 +177,56 @@ class ThreadActor:
             else:
                 self._answer(ask, answer)
 
+    def _may_wait(self) -> bool:
+        """Whether one more request may wait for the thread's history."""
+        env, mailbox = self.shard.env, self.mailbox
+        while mailbox and mailbox[0].over:
+            mailbox.popleft()
+        return (
+            len(mailbox) < env.max_pending_per_thread
+            and self.pending_bytes < env.max_pending_bytes_per_thread
+            and env.may_hold()
+        )
+
     def _command(self, ask: Ask, request: CommandRequest) -> None:
         key = request.key_hash
+        env = self.shard.env
         if key is not None:
             known = self.keys.get(key)
             if known is not None:
-                self._answer(ask, known[1] if known[0] == request.body_hash else KEY_REUSED)
+                # While events are pending, the first sending of the key may be stored without an answer to this one.
+                ask.admitted = bool(self.pending)
+                self._answer(ask, _first_answer(request, *known))
                 return
-            if ask.key_doubted and not self._knows_keys_of(ask):
+            if self.found_keys is not None and (known := self.found_keys.get(key)) is not None:
+                env.repeaters.note(request.command.account_id, ask.future.get_loop().time())
+                ask.answer(_first_answer(request, *known))
+                return
+            doubted = ask.key_doubted or env.repeaters.includes(
+                request.command.account_id, ask.future.get_loop().time()
+            )
+            if doubted and not self._knows_keys_of(ask):
                 self.shard.look_up_key(self, ask, key)
                 return
-        env = self.shard.env
         state = self.state
         decided = decide(state, request.command, env.now_ms(), env.limits)
         if isinstance(decided, (Refusal, Unchanged)):  # the union would be built anew for every command
             if key is not None and not self._knows_keys_of(ask):
                 self.shard.look_up_key(self, ask, key)
             elif isinstance(decided, Unchanged):
-                self._answer(ask, Done(decided.sequence_nr, decided.message_ids))
+                self._answer(ask, Done(decided.sequence_nr, decided.message_ids, decided.replayed))
             else:
                 self._answer(ask, decided)
             return
-        if len(self.pending) >= env.max_pending_per_thread or not env.may_admit():
+        if (
+            len(self.pending) >= env.max_pending_per_thread
+            or self.pending_bytes >= env.max_pending_bytes_per_thread
+            or not env.may_admit()
+        ):
             ask.answer(OVERLOADED)
             return
         row = EventRow()
-        row.event_type, row.event_version, row.payload = encode(decided)
+        row.event_type, row.event_version, row.payload = env.encode(decided)
         row.seq_nr = seq_nr = self.sequence_nr + 1
         self.state = evolve(state, decided, seq_nr)
         self.sequence_nr = seq_nr
@@ -177,28 +237,43 @@ class ThreadActor:
         row.ask = ask
         row.answer = answer = Done(seq_nr, message_ids_of(decided))
         row.followers = None
+        if type(decided) is not MessagesAdded:
+            self.ordered = SortedAccounts()
+        self.bytes_since += len(row.payload)
         # A snapshot costs as much as the thread holds; at half as many events the cost an event has a bound.
-        if seq_nr - self.snapshot_nr >= max(env.snapshot_every_events, len(self.state.messages) // 2):
+        if (
+            seq_nr - self.snapshot_nr >= max(env.snapshot_every_events, len(self.state.messages) // 2)
+            or self.bytes_since >= env.snapshot_every_bytes
+        ) and env.snapshot_allowance > 0:
             row.snapshot = encode_state(self.state)
-            self.snapshot_nr = seq_nr
+            env.snapshot_allowance -= len(row.snapshot)
+            self.snapshot_nr, self.bytes_since = seq_nr, 0
         else:
             row.snapshot = None
         if key is not None:
             assert request.body_hash is not None  # the gateway sets both or none
-            self._remember(key, request.body_hash, answer)
+            self._remember(key, request.body_hash, answer, request.command_id)
+        row.deadline = ask.deadline
+        row.size = size = len(row.payload) + len(row.metadata)
+        # The request is kept beside the payload, to be decided again.
+        row.bytes_counted = size = _ROW_BYTES + 2 * size + (len(row.snapshot) if row.snapshot is not None else 0)
         self.pending.append(row)
         ask.admitted = True
         env.admitted += 1
+        env.pending_bytes += size
+        self.pending_bytes += size
         self.shard.stream.submit(row)
 
     def _knows_keys_of(self, ask: Ask) -> bool:
         """Whether the ask's key was not in the journal, and every key stored since is still in memory."""
+        if not self.sequence_nr:
+            return True  # keys are in the journal with the thread's events, and it has none
         checked = ask.key_checked
         return checked is not None and checked[0] is self.keys and self.sequence_nr - checked[1] < _KEYS_KEPT // 2
 
-    def _remember(self, key: bytes, body_hash: bytes, answer: Done) -> None:
+    def _remember(self, key: bytes, body_hash: bytes, answer: Done, command_id: bytes) -> None:
         keys = self.keys
-        keys[key] = (body_hash, answer)
+        keys[key] = (body_hash, answer, command_id)
         if len(keys) > _KEYS_KEPT:
             durable = self.pending[0].seq_nr - 1 if self.pending else self.sequence_nr
             oldest = next(iter(keys))
@@ -229,49 +304,86 @@ class ThreadActor:
         """The oldest pending event is durable: its answers may leave."""
         done = self.pending.popleft()
         assert done is row
-        self.shard.env.admitted -= 1
+        env, size = self.shard.env, done.bytes_counted
+        env.admitted -= 1
+        env.pending_bytes -= size
+        self.pending_bytes -= size
         done.ask.answer(done.answer)
         if done.followers is not None:
             for _, deliver in done.followers:
                 deliver()
         if done.snapshot is not None:
-            self.shard.save_snapshot(self, done.seq_nr, done.snapshot)
+            self.shard.save_snapshot(self, done.seq_nr, done.snapshot, done.metadata)
+        if not done.seq_nr % _WEIGHED_EVERY or len(done.payload) >= _WEIGHED_FROM:
+            self.shard.weigh(self)
         if self.phase is Phase.DRAINING and not self.pending:
             self._reload()
 
-    def rejected(self, row: Row, error: Exception) -> None:
-        """The database refused the oldest pending event: decide it and all that came after again, from the journal."""
+    def rejected(self, rows: list[Row], error: Exception) -> None:
+        """The database refused the first of these events: decide it and all that came after again, from the journal."""
+        guilty = self.pending[-len(rows)]
+        assert guilty is rows[0]
         log.warning(
             "event refused by the journal; the thread is loaded again",
             extra={
                 "shard": self.shard.shard_id,
                 "thread_id": self.thread_id,
-                "seq_nr": row.seq_nr,
+                "seq_nr": guilty.seq_nr,
                 "cause": repr(error),
             },
         )
-        self.shard.stream.withdraw(self)
-        again = self._forget_pending()
-        for ask in again:
-            ask.admitted = False
-            ask.key_doubted = True  # after a takeover many are sent again at once: one reload for all of them
-        guilty = again[0]
-        guilty.refused_by_journal += 1
-        if guilty.refused_by_journal > _REFUSALS_BORNE:
-            guilty.answer(NOT_SERVED)
-        self.mailbox.extendleft(reversed(again))
-        self._reload()
+        ask = guilty.ask
+        ask.refused_by_journal += 1
+        again = self._take_back(len(rows))
+        if is_key_violation(error):
+            request = ask.request
+            assert isinstance(request, CommandRequest)  # only commands make events
+            self.shard.env.repeaters.note(request.command.account_id, asyncio.get_running_loop().time())
+            for each in again:
+                each.key_doubted = True  # after a takeover many are sent again at once: one reload for all of them
+        if not is_key_violation(error) or ask.refused_by_journal > _REFUSALS_BORNE:
+            ask.answer(NOT_SERVED)
+        self._decide_again(again)
 
-    def _forget_pending(self) -> list[Ask]:
-        """All asks that wait for events of this actor, in order; the events are known not to be stored."""
+    def expired(self, rows: list[Row], now: float) -> None:
+        """A deadline passed before its event was sent: nothing of it is stored; decide all that came after again."""
+        assert self.pending[-len(rows)] is rows[0]
+        again = self._take_back(len(rows))
+        for ask in again:
+            if ask.deadline <= now:
+                ask.expire()
+        self._decide_again(again)
+
+    def _take_back(self, count: int) -> list[Ask]:
+        """Forget the last ``count`` pending events, which are known not to be stored; all asks that wait for them."""
+        rows = [self.pending.pop() for _ in range(count)]
         asks: list[Ask] = []
-        for row in self.pending:
+        size = 0
+        for row in reversed(rows):
+            size += row.bytes_counted
             asks.append(row.ask)
             if row.followers is not None:
                 asks += [ask for ask, _ in row.followers]
-        self.shard.env.admitted -= len(self.pending)
-        self.pending.clear()
+        for ask in asks:
+            ask.admitted = False
+        self.shard.env.admitted -= count
+        self.shard.env.pending_bytes -= size
+        self.pending_bytes -= size
         return asks
+
+    def _decide_again(self, asks: list[Ask]) -> None:
+        """Put asks before all that wait, to be decided from the journal once nothing is pending."""
+        asks = [ask for ask in asks if not ask.over]
+        for ask in asks:
+            ask.stash(self.shard.env, self)
+        self.mailbox.extendleft(reversed(asks))
+        self.state = None
+        if self.pending:
+            self.phase = Phase.DRAINING
+        elif all(ask.over for ask in self.mailbox):
+            self.shard.forget(self)  # while Postgres is away this spares a load for each thread that was asked
+        else:
+            self._reload()
 
     def _lost_state(self, ask: Ask, error: Exception) -> None:
         """A bug in decide or evolve: the state may be half changed.  Only this thread is concerned."""
@@ -291,41 +403,49 @@ class ThreadActor:
         self.phase = Phase.LOADING
         self.state = None
         self.keys = OrderedDict()
+        self.ordered = SortedAccounts()
         self.shard.load(self)
 
     # --- its history
 
-    def loaded(self, state: Thread | None, sequence_nr: int, snapshot_nr: int) -> None:
-        """The history is read: decide what waited."""
-        self.state = state
-        self.sequence_nr = sequence_nr
-        self.snapshot_nr = snapshot_nr
+    def loaded(self, found: Recovered) -> None:
+        """The history is read: decide what waited.  A thread that does not exist after that leaves memory."""
+        self.state, self.sequence_nr, self.snapshot_nr, self.bytes_since = found
         self.phase = Phase.ACTIVE
+        self.shard.weigh(self)
         mailbox = self.mailbox
         while mailbox and self.phase is Phase.ACTIVE:
             ask = mailbox.popleft()
             if not ask.over:
+                ask.unstash()
                 self.take(ask)
+        if self.state is None and not self.busy:
+            self.shard.forget(self)
 
-    def poison(self, reason: str) -> None:
-        """The history cannot be read: say so to everyone who asks, and leave the neighbours alone."""
+    def poison(self, reason: str, now: float) -> None:
+        """The history cannot be read: answer so until the `Retry-After` of that answer is over."""
         log.error(
             "thread poisoned", extra={"shard": self.shard.shard_id, "thread_id": self.thread_id, "reason": reason}
         )
         self.phase = Phase.POISONED
+        self.retry_at = now + POISONED.retry_after_s
         while self.mailbox:
             self.mailbox.popleft().answer(POISONED)
 
-    def key_found(self, ask: Ask, body_hash: bytes, answer: Done) -> None:
+    def key_found(self, ask: Ask, body_hash: bytes, answer: Done, command_id: bytes) -> None:
         """The journal knows the key: the first answer, or the key was used for something else."""
         request = ask.request
         assert isinstance(request, CommandRequest)
-        ask.answer(answer if body_hash == request.body_hash else KEY_REUSED)
+        ask.answer(_first_answer(request, body_hash, answer, command_id))
+
+    def send_on(self, count: int, owner: str | None, epoch: int) -> None:
+        """The shard is no longer here, and the last ``count`` pending events were never sent."""
+        for ask in self._take_back(count):
+            ask.not_here(owner, epoch)
 
     def abandon(self, owner: str | None, epoch: int) -> None:
         """The shard is no longer here, and nothing that is pending was stored: send everyone on."""
-        for ask in self._forget_pending():
-            ask.not_here(owner, epoch)
+        self.send_on(len(self.pending), owner, epoch)
         while self.mailbox:
             self.mailbox.popleft().not_here(owner, epoch)
 
@@ -333,3 +453,15 @@ class ThreadActor:
         """The history could not be fetched in time; nothing was admitted."""
         while self.mailbox:
             self.mailbox.popleft().answer(NOT_SERVED)
+
+
+def _first_answer(request: CommandRequest, body_hash: bytes, answer: Done, command_id: bytes) -> Done | Refusal:
+    """The answer to a command whose key is known: ``answer`` is that of the command ``command_id``, which stored it.
+
+    The same command id means that a gateway sent one request twice, which is no retry of its client.
+    """
+    if body_hash != request.body_hash:
+        return KEY_REUSED
+    if command_id == request.command_id:
+        return answer
+    return Done(answer.sequence_nr, answer.message_ids, replayed=True)

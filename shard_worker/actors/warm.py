@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from shard_worker.actors.environment import Environment
+from shard_worker.actors.residents import weight_of
 from shard_worker.database.connection import LINK_FAULTS, Session
 from shard_worker.domain.ids import ShardId, ThreadId, ulid_uuid
-from shard_worker.journal.replay import Poisoned, Recovered, follow, read_tails
+from shard_worker.journal.replay import Poisoned, Recovered
+from shard_worker.journal.shard_tail import follow, read_tails
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +25,8 @@ _TAIL_MOST: Final = 5_000
 """A longer tail than this, in events, costs more than reading anew what is asked for."""
 _BUDGET_PART: Final = 0.7
 """Of the time it may take, loading gets so much; what is not loaded then stays cold."""
+_MEMORY_PART: Final = 4
+"""A quarter of the memory budget may be taken by threads that are prepared."""
 
 
 class _Prepared:
@@ -33,6 +37,8 @@ class _Prepared:
         self.head = head
         self.at = at
         self.threads: dict[ThreadId, Recovered] = {}
+        self.bytes = 0
+        """Of all threads, estimated when they were read."""
 
 
 class Warmth:
@@ -41,6 +47,17 @@ class Warmth:
     def __init__(self, env: Environment) -> None:
         self._env = env
         self._prepared: dict[ShardId, _Prepared] = {}
+        self.bytes = 0
+
+    def _count(self, more: int) -> None:
+        self.bytes += more
+        self._env.memory.take(more)
+
+    def _forget(self, shard_id: ShardId) -> _Prepared | None:
+        prepared = self._prepared.pop(shard_id, None)
+        if prepared is not None:
+            self._count(-prepared.bytes)
+        return prepared
 
     async def prepare(self, shard_id: ShardId, thread_ids: Sequence[ThreadId], budget_s: float) -> bool:
         """Read these threads; False when the journal is not to be had."""
@@ -52,6 +69,7 @@ class Warmth:
         except LINK_FAULTS as error:
             log.warning("shard not prepared", extra={"shard": shard_id, "cause": repr(error)})
             return False
+        self._forget(shard_id)
         self._prepared[shard_id] = prepared
         loads = [asyncio.ensure_future(self._load(prepared, shard_id, thread_id)) for thread_id in thread_ids]
         if loads:
@@ -68,8 +86,13 @@ class Warmth:
         except LINK_FAULTS as error:
             log.warning("thread not prepared", extra={"shard": shard_id, "cause": repr(error)})
             return
-        if not isinstance(found, Poisoned):
+        if isinstance(found, Poisoned) or self._prepared.get(shard_id) is not prepared:
+            return
+        weight = weight_of(found.state)
+        if self.bytes + weight <= self._env.memory.limit // _MEMORY_PART:
             prepared.threads[thread_id] = found
+            prepared.bytes += weight
+            self._count(weight)
 
     async def catch_up(self, connection: Session, heads: Mapping[ShardId, int]) -> None:
         """Bring what was prepared of these shards up to their heads.  Raises what asyncpg raises when the link fails."""
@@ -79,7 +102,7 @@ class Warmth:
             if prepared is None or prepared.head == head:
                 continue
             if not prepared.threads or not 0 <= head - prepared.head <= _TAIL_MOST:
-                del self._prepared[shard_id]
+                self._forget(shard_id)
             else:
                 behind[shard_id] = (prepared.head, head)
         if not behind:
@@ -89,24 +112,27 @@ class Warmth:
             prepared = self._prepared.get(shard_id)
             if prepared is None:
                 continue
+            if shard_id not in tails:
+                self._forget(shard_id)
+                continue
             by_uuid = {ulid_uuid(thread_id): thread_id for thread_id in prepared.threads}
             threads = {uuid: prepared.threads[thread_id] for uuid, thread_id in by_uuid.items()}
-            followed = follow(threads, tails[shard_id])
+            followed = await follow(threads, tails[shard_id])
             prepared.threads = {by_uuid[uuid]: found for uuid, found in followed.items()}
             prepared.head = head
 
     def take(self, shard_id: ShardId, head: int) -> dict[ThreadId, Recovered]:
         """The shard's threads at its head, the last asked first; the caller owns them from now on."""
-        prepared = self._prepared.pop(shard_id, None)
+        prepared = self._forget(shard_id)
         if prepared is None or prepared.head != head:
             return {}
         return {thread_id: prepared.threads[thread_id] for thread_id in prepared.order if thread_id in prepared.threads}
 
     def forget_all(self) -> None:
         """Forget everything."""
-        self._prepared.clear()
+        for shard_id in list(self._prepared):
+            self._forget(shard_id)
 
     def _forget_old(self, now: float) -> None:
-        self._prepared = {
-            shard_id: prepared for shard_id, prepared in self._prepared.items() if now - prepared.at < _KEPT_S
-        }
+        for shard_id in [shard_id for shard_id, prepared in self._prepared.items() if now - prepared.at >= _KEPT_S]:
+            self._forget(shard_id)

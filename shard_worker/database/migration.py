@@ -1,15 +1,14 @@
-"""Bringing the schema to this release: once, in order, additive, and safe when two start at once.
+"""Bringing the schema to this release: once, in order, additive, safe when two start at once, beside a running cluster.
 
 The first run claims the database for one cluster and one shard count; another cluster or another count is refused by
 name.  A schema newer than this release is refused too: the release that made it may write what this one cannot read.
+So is one that was made by the same migration in another wording, from before the first release.
 """
 
 import asyncio
-import hashlib
 import logging
-from collections.abc import Callable
-from importlib.resources import files
-from typing import Final, NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
 
 import asyncpg
 
@@ -22,6 +21,8 @@ from shard_worker.database.connection import (
     check,
     open_connection,
 )
+from shard_worker.database.migration_files import SCHEMA_VERSION, known_migrations
+from shard_worker.database.migration_steps import STEP_TABLE_SQL, StepRunner
 from shard_worker.database.roles import grant_worker_role
 from shard_worker.database.tls import BY_DSN, Tls
 
@@ -30,6 +31,11 @@ log = logging.getLogger(__name__)
 _LOCK: Final = 0x7463_6C75  # one migration at a time in a database; any fixed number will do
 _CHECK_S: Final = 10.0
 _POOL_S: Final = 3.0
+_TRY_AGAIN_S: Final = 0.2
+_UNRELEASED: Final = (
+    "the database was made by an earlier, unreleased version and cannot be brought to this one; make a new database"
+    " (on the local platform: choose another data directory)"
+)
 _GONE: Final = ("08", "57")
 """The classes of SQLSTATE that say that the server, or the link, is going."""
 _BOOK_SQL: Final = """
@@ -63,42 +69,17 @@ class MigrationFailed(DatabaseError):
     fault = DatabaseFault.MIGRATION_FAILED
 
 
-class Migration(NamedTuple):
-    """One step of the schema."""
-
-    version: int
-    name: str
-    sql: str
-
-    @property
-    def checksum(self) -> str:
-        """Tells an edited migration from the one that ran."""
-        return hashlib.sha256(self.sql.encode()).hexdigest()
-
-
-def known_migrations() -> list[Migration]:
-    """All steps this release knows, in order."""
-    found = []
-    for file in sorted(files("shard_worker.database").joinpath("migrations").iterdir(), key=lambda file: file.name):
-        if file.name.endswith(".sql"):
-            number, _, name = file.name.removesuffix(".sql").partition("_")
-            found.append(Migration(int(number), name, file.read_text()))
-    return found
-
-
-SCHEMA_VERSION: Final = known_migrations()[-1].version
-"""The schema that this release writes."""
-
-
 async def migrate(
     dsn: str, *, cluster_id: str, shards: int, say: Callable[[str], None], tls: Tls = BY_DSN
 ) -> list[str]:
-    """Bring the database to `SCHEMA_VERSION` and claim it; returns the names of the steps that were run.
+    """Bring the database to `SCHEMA_VERSION` and claim it; returns the names of the versions that were run.
 
-    Raises `shard_worker.database.connection.DatabaseError` and the errors of this module; nothing is half done.  Who
-    does not answer is given up within seconds; a step, or another run's, may take as long as it takes.
+    Raises `shard_worker.database.connection.DatabaseError` and the errors of this module; what was done is recorded, and
+    the next run goes on from there.  Who does not answer is given up within seconds; a step, or another run's, may take
+    as long as it takes, and holds up no request meanwhile.
     """
     connection = await open_connection(dsn, "threadcluster-migrate", statement_s=None, tls=tls)
+    watcher: asyncpg.Connection | None = None
     try:
         async with asyncio.timeout(_CHECK_S):
             await check(connection)
@@ -107,46 +88,78 @@ async def migrate(
                 await refuse_transaction_pooling(connection, other)
             finally:
                 other.terminate()
-        await connection.execute("SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0")
-        if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
-            say("another migration is running; waiting for it")
-            await connection.execute(f"SELECT pg_advisory_lock({_LOCK})")
-        return await _run(connection, cluster_id, shards, say)
+            watcher = await open_connection(dsn, "threadcluster-migrate", tls=tls)
+        await connection.execute(
+            "SET lock_timeout = 0; SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0"
+        )
+        await _alone(connection, say)
+        return await _run(connection, watcher, cluster_id, shards, say)
     except LINK_FAULTS as error:
         if isinstance(error, asyncpg.PostgresError) and not str(error.sqlstate).startswith(_GONE):
             raise MigrationFailed(f"Postgres refuses a step: {error}") from error
-        raise DatabaseUnreachable(f"Postgres went away: {error or type(error).__name__}") from error
+        raise DatabaseUnreachable(f"Postgres went away: {error!r}") from error
     finally:
         connection.terminate()  # and with the session its lock
+        if watcher is not None:
+            watcher.terminate()
 
 
-async def _run(connection: asyncpg.Connection, cluster_id: str, shards: int, say: Callable[[str], None]) -> list[str]:
+async def _alone(connection: asyncpg.Connection, say: Callable[[str], None]) -> None:
+    """Return when no other run is under way.
+
+    The lock is tried, not waited for: who waits holds a snapshot, and an index that the other run builds waits for that.
+    """
+    waiting = False
+    while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
+        if not waiting:
+            say("another migration is running; waiting for it")
+        waiting = True
+        await asyncio.sleep(_TRY_AGAIN_S)
+
+
+async def _run(
+    connection: asyncpg.Connection,
+    watcher: asyncpg.Connection,
+    cluster_id: str,
+    shards: int,
+    say: Callable[[str], None],
+) -> list[str]:
     await connection.execute(_BOOK_SQL)
-    done = {row["version"]: row for row in await connection.fetch("SELECT * FROM schema_migration")}
-    known = known_migrations()
+    await connection.execute(STEP_TABLE_SQL)
+    done = {row["version"]: row["checksum"] for row in await connection.fetch("SELECT * FROM schema_migration")}
     if done and max(done) > SCHEMA_VERSION:
         raise SchemaTooNew(f"the schema is version {max(done)}, this release knows {SCHEMA_VERSION}: use a newer one")
+    _refuse_another_wording(done)
     ran = []
-    for migration in known:
-        before = done.get(migration.version)
-        if before is not None:
-            if before["checksum"] != migration.checksum:
-                raise DatabaseUnsuitable(f"migration {migration.version} ({migration.name}) ran in another wording")
+    runner = StepRunner(connection, watcher, say)
+    for migration in known_migrations():
+        if migration.version in done:
             continue
         say(f"schema {migration.version}: {migration.name}")
-        async with connection.transaction():
-            await connection.execute(migration.sql)
-            await connection.execute(
-                "INSERT INTO schema_migration (version, name, checksum) VALUES ($1, $2, $3)",
-                migration.version,
-                migration.name,
-                migration.checksum,
-            )
+        try:
+            steps = await runner.unfinished(migration)
+        except ValueError as error:
+            raise DatabaseUnsuitable(f"{error}: {_UNRELEASED}") from error
+        for step in sorted(steps):
+            await runner.run(migration, step)
+        await connection.execute(
+            "INSERT INTO schema_migration (version, name, checksum) VALUES ($1, $2, $3)",
+            *(migration.version, migration.name, migration.checksum),
+        )
         ran.append(migration.name)
     async with connection.transaction():
         await _claim(connection, cluster_id, shards)
     await grant_worker_role(connection, say)
     return ran
+
+
+def _refuse_another_wording(done: Mapping[int, str]) -> None:
+    """Refuse a database whose schema was made by other statements than this release's under the same numbers."""
+    for migration in known_migrations():
+        if done.get(migration.version, migration.checksum) != migration.checksum:
+            raise DatabaseUnsuitable(
+                f"migration {migration.version} ({migration.name}) ran in another wording: {_UNRELEASED}"
+            )
 
 
 async def _claim(connection: asyncpg.Connection, cluster_id: str, shards: int) -> None:
@@ -204,9 +217,11 @@ async def read_meta(connection: asyncpg.Connection, *, cluster_id: str, shards: 
     """The database's shard count, when it belongs to ``cluster_id`` and its schema is this release's or one newer."""
     try:
         meta = await connection.fetchrow("SELECT cluster_id, shards FROM meta")
-        version = await connection.fetchval("SELECT max(version) FROM schema_migration")
+        done = {row["version"]: row["checksum"] for row in await connection.fetch("SELECT * FROM schema_migration")}
     except asyncpg.UndefinedTableError as error:
         raise DatabaseUnsuitable("the database has no schema yet: run `shard-worker migrate` first") from error
+    version = max(done, default=0)
+    _refuse_another_wording(done)
     if meta is None or version < SCHEMA_VERSION:
         raise DatabaseUnsuitable(f"the schema is version {version}, this release needs {SCHEMA_VERSION}: migrate first")
     if version > SCHEMA_VERSION + 1:
@@ -217,3 +232,9 @@ async def read_meta(connection: asyncpg.Connection, *, cluster_id: str, shards: 
     if shards is not None and shards != count:
         raise ShardCountMismatch(f"the database was made with shards = {count}, not {shards}")
     return count
+
+
+async def read_id_salt(connection: asyncpg.Connection) -> bytes:
+    """The key of thread ids that are derived from idempotency keys; after `read_meta` on a database of this schema."""
+    salt: bytes = await connection.fetchval("SELECT id_salt FROM meta")
+    return salt

@@ -1,10 +1,10 @@
 """Who may do what in the database.
 
-Whoever migrates owns the schema.  Workers need less: they read and append the journal, and never change or delete an
-event.  `WORKER_ROLE` carries just that; give it to the login that the workers use.
+The login that migrates owns the schema.  Workers need less: they read and append the journal, and never change or delete
+an event, nor say when it was written.  `WORKER_ROLE` carries just that; give it to the login that the workers use.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import asyncpg
@@ -12,17 +12,47 @@ import asyncpg
 WORKER_ROLE: Final = "threadcluster_worker"
 """A role without login; ``GRANT threadcluster_worker TO <login>``."""
 
-_GRANTS: Final = f"""
-GRANT SELECT ON ALL TABLES IN SCHEMA public TO {WORKER_ROLE};
-GRANT INSERT ON journal, shard_epoch, shard_load TO {WORKER_ROLE};
-GRANT INSERT, UPDATE ON worker, snapshot TO {WORKER_ROLE};
-GRANT DELETE ON snapshot TO {WORKER_ROLE};
-GRANT UPDATE ON shard, shard_target, plan, shard_epoch, shard_load TO {WORKER_ROLE};
+_JOURNAL_COLUMNS: Final = (
+    "shard_id, shard_seq, thread_id, seq_nr, event_type, event_version, payload, metadata, key_hash, body_hash, epoch"
+)
+_GRANTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "meta": ("UPDATE (system_identifier, timeline, generation, generation_at)",),
+    "journal": (f"INSERT ({_JOURNAL_COLUMNS})",),
+    "snapshot": ("INSERT", "UPDATE", "DELETE"),
+    "worker": ("INSERT", "UPDATE"),
+    # A row lock needs the right to update some column.
+    "shard": ("UPDATE (epoch, owner, incarnation, changed_at, format)",),
+    "shard_target": ("INSERT", "UPDATE"),
+    "plan": ("UPDATE (version, hash, made_at)",),
+    "shard_epoch": (
+        "INSERT (shard_id, epoch, worker, incarnation, from_seq, kind, source, reason)",
+        "UPDATE (from_seq, pause_ms)",
+    ),
+    "shard_load": ("INSERT", "UPDATE"),
+}
+"""What a worker may write, by table; columns where the others say what must not be forged.  It may read everything."""
+_GRANTS_SQL: Final = ";\n".join(
+    (
+        f"REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {WORKER_ROLE}",
+        f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {WORKER_ROLE}",
+        *(f"GRANT {', '.join(rights)} ON {table} TO {WORKER_ROLE}" for table, rights in _GRANTS.items()),
+    )
+)
+_EXCESS_SQL: Final = """
+SELECT coalesce(array_agg(privilege ORDER BY privilege), '{}')
+  FROM unnest(ARRAY['DELETE', 'TRUNCATE', 'UPDATE']) AS privilege
+ WHERE has_table_privilege('journal', privilege)
+    OR privilege = 'UPDATE' AND has_any_column_privilege('journal', privilege)
 """
+_CONCURRENTLY_UPDATED: Final = "XX000"
+"""The SQLSTATE of "tuple concurrently updated": a run for another database of the server grants at the same moment."""
 
 
 async def grant_worker_role(connection: asyncpg.Connection, say: Callable[[str], None]) -> None:
-    """Make the role, where the migrating login may, and give it what a worker needs."""
+    """Make the role, where the migrating login may, and give it what a worker needs and no more.
+
+    Running workers notice nothing: what is taken and given again is one transaction.
+    """
     try:
         if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", WORKER_ROLE):
             await connection.execute(f"CREATE ROLE {WORKER_ROLE} NOLOGIN")
@@ -32,8 +62,26 @@ async def grant_worker_role(connection: asyncpg.Connection, say: Callable[[str],
         say(f"this login may not create roles: have role {WORKER_ROLE} made, and migrate again")
         return
     try:
-        await connection.execute(_GRANTS)
+        await connection.execute(_GRANTS_SQL)
     except asyncpg.PostgresError as error:
-        if error.sqlstate != "XX000":  # "tuple concurrently updated": another run grants the same
+        if error.sqlstate != _CONCURRENTLY_UPDATED:
             raise
-        await connection.execute(_GRANTS)
+        await connection.execute(_GRANTS_SQL)
+
+
+async def make_worker_login(connection: asyncpg.Connection, login: str, password: str) -> None:
+    """Have a login that may do what a worker must, and no more; one that is there gets this password.
+
+    ``connection`` needs the right to create roles, and `grant_worker_role` must have made `WORKER_ROLE`.
+    """
+    name = await connection.fetchval("SELECT quote_ident($1)", login)
+    secret = await connection.fetchval("SELECT quote_literal($1)", password)
+    there = await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", login)
+    await connection.execute(f"{'ALTER' if there else 'CREATE'} ROLE {name} LOGIN PASSWORD {secret}")
+    await connection.execute(f"GRANT {WORKER_ROLE} TO {name}")
+
+
+async def excess_privileges(connection: asyncpg.Connection) -> list[str]:
+    """How this session's login could change history: those of DELETE, TRUNCATE and UPDATE that it has on the journal."""
+    found: list[str] = await connection.fetchval(_EXCESS_SQL)
+    return found

@@ -5,6 +5,9 @@ version (`shard_worker.journal.codec` upcasts).  ``at`` is the server's event ti
 falls within a thread.  Every text is optional on read, so that one can be redacted on legal demand.
 """
 
+from typing import Final
+
+import msgspec
 from msgspec import Struct
 
 from shard_worker.domain.ids import AccountId, MessageId, ThreadId
@@ -92,6 +95,28 @@ class MessagesRemoved(Struct, frozen=True, gc=False, rename="camel"):
     message_ids: tuple[MessageId, ...]
     at: int
     create_at: int
+
+
+_ID: Final = "0" * 26
+_encode: Final = msgspec.json.Encoder().encode
+_PLAIN_MESSAGE: Final = len(_encode(PostedMessage(MessageId(_ID), "")))
+_REPLY: Final = len(_encode(_ID)) - len(_encode(None))
+FIRST_MESSAGE_AT: Final = (
+    _encode(MessagesAdded(AccountId(_ID), (PostedMessage(MessageId(_ID), ""),), 1, 1)).index(b"[") + 1
+)
+"""Where the first message begins in an encoded `MessagesAdded`, in bytes."""
+
+
+def encoded_size(message: PostedMessage) -> int:
+    """Bytes of a message in its encoded event; without encoding it where the text has nothing to escape."""
+    text = message.text
+    if text is None or '"' in text or "\\" in text or not text.isprintable():
+        return len(_encode(message))
+    size = _PLAIN_MESSAGE + (len(text) if text.isascii() else len(text.encode()))
+    addressees = message.to_account_ids
+    if addressees:
+        size += len(addressees) * (len(_ID) + 3) - 1
+    return size if message.reply_message_id is None else size + _REPLY
 
 
 Event = (

@@ -7,6 +7,7 @@ that changed since must not show here.
 from typing import assert_never
 
 from shard_worker.domain.events import (
+    FIRST_MESSAGE_AT,
     AdministratorIdsJoined,
     AdministratorIdsLeft,
     Event,
@@ -16,6 +17,7 @@ from shard_worker.domain.events import (
     MessagesRemoved,
     ThreadCreated,
     ThreadDestroyed,
+    encoded_size,
 )
 from shard_worker.domain.ids import AccountId, MessageId, ThreadId
 from shard_worker.domain.thread import REMOVED_IDS_KEPT, LiveMessage, Thread, digest, digest_of_joined
@@ -87,7 +89,9 @@ def _created(event: ThreadCreated, seq_nr: int) -> Thread:
 def _add(state: Thread, event: MessagesAdded, seq_nr: int) -> None:
     messages = state.messages
     sender, at = event.sender_id, event.at
+    offset = FIRST_MESSAGE_AT
     for index, message in enumerate(event.messages):
+        size = encoded_size(message)
         messages[message.message_id] = LiveMessage(
             sender,
             message.reply_message_id,
@@ -95,7 +99,10 @@ def _add(state: Thread, event: MessagesAdded, seq_nr: int) -> None:
             index,
             at,
             content_digest(message.text, message.reply_message_id, message.to_account_ids),
+            offset,
+            size,
         )
+        offset += size + 1
 
 
 def _remove(state: Thread, event: MessagesRemoved) -> None:

@@ -27,6 +27,11 @@ class LiveMessage(Struct, frozen=True, gc=False, array_like=True):
     created_at: int
     content: int
     """64 bits over text, reply link and addressees: tells a repeated post from another one under the same id."""
+    offset: int = 0
+    """Where the message begins in its event as this release encodes it, in bytes: one text is read without its event.
+    A hint: the reader checks what it finds there, since the event may have been written by another release."""
+    size: int = 0
+    """Bytes of the encoded message; 0 where they are not known, as in a state of version 1."""
 
 
 class Thread(Struct, array_like=True):

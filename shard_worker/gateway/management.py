@@ -22,6 +22,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from shard_worker.gateway.cluster import ClusterView
 from shard_worker.gateway.connection import ConnectionFactory, GatewayConnection, check_aiohttp
+from shard_worker.gateway.host_check import HostCheck
 from shard_worker.gateway.internal import Handler, InternalApi
 from shard_worker.gateway.metrics import RequestMetrics
 from shard_worker.gateway.options import GatewayOptions
@@ -56,7 +57,9 @@ class ManagementPort:
         """What ``/metrics`` shows."""
         if metrics is not None:
             self.registry.register(metrics)
+        self._rendering = asyncio.Lock()
         self._options = options or GatewayOptions()
+        self._hosts = HostCheck(self._options.allowed_hosts)
         self.refusals = refusals or Refusals()
         self._plain: ConnectionFactory | None = None
         self._internal: ConnectionFactory | None = None
@@ -96,7 +99,7 @@ class ManagementPort:
     def _factory(self, answer: Callable[[web.BaseRequest], Awaitable[Reply]]) -> ConnectionFactory:
         return ConnectionFactory(
             answer,
-            head_timeout_s=self._options.request_timeout_s,
+            request_timeout_s=self._options.request_timeout_s,
             keepalive_timeout_s=self._options.keepalive_timeout_s,
         )
 
@@ -131,6 +134,8 @@ class ManagementPort:
             transport.abort()
 
     async def _answer_plain(self, request: web.BaseRequest) -> Reply:
+        if (problem := self._hosts.refusal(request)) is not None:
+            return problem_reply(problem)  # in the clear alone: a page in a browser has no certificate
         if request.raw_path.startswith("/internal/"):
             detail = "/internal/ is served by TLS alone, to clients with a certificate that the cluster's secret makes"
             return problem_reply(Problem(code=ProblemCode.UNAUTHORIZED, detail=detail))
@@ -167,7 +172,9 @@ class ManagementPort:
         return _health(self._view.ready())
 
     async def _metrics(self, _: web.BaseRequest, __: str) -> Reply:
-        return Reply(generate_latest(self.registry), fields=_METRICS_FIELDS)
+        async with self._rendering:
+            await asyncio.sleep(0)  # one rendering a turn: it takes milliseconds, and several may be asked at once
+            return Reply(generate_latest(self.registry), fields=_METRICS_FIELDS)
 
     async def _cluster(self, _: web.BaseRequest, __: str) -> Reply:
         return Reply(msgspec.json.encode(self._view.cluster()))

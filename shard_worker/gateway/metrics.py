@@ -11,6 +11,8 @@ from typing import Final
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from shard_worker.gateway.capacity import Capacity
+
 BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -31,6 +33,8 @@ class RequestMetrics(Collector):
     def __init__(self) -> None:
         self._series: dict[str, _Series] = {}
         self.in_flight = 0
+        self.capacity: Capacity | None = None
+        """What the port holds for its clients; set by the port."""
 
     def observe(self, operation_id: str, status: int, seconds: float) -> None:
         """Count one answered request."""
@@ -66,3 +70,31 @@ class RequestMetrics(Collector):
         yield GaugeMetricFamily(
             "threadcluster_http_requests_in_flight", "Requests being answered right now.", self.in_flight
         )
+        if self.capacity is not None:
+            yield from _families(self.capacity)
+
+
+def _families(capacity: Capacity) -> Iterator[Metric]:
+    """What one port holds, and what it had to drop or refuse for that."""
+    held = GaugeMetricFamily("threadcluster_http_held", "What is held for clients.", labels=["what"])
+    held.add_metric(["connections"], len(capacity.clients))
+    held.add_metric(["body_bytes"], capacity.body_bytes)
+    held.add_metric(["answer_bytes"], capacity.answer_bytes)
+    yield held
+    dropped = CounterMetricFamily(
+        "threadcluster_http_dropped_connections",
+        "Connections that waited for their clients and were dropped, by the bound that was reached.",
+        labels=["bound"],
+    )
+    refused = CounterMetricFamily(
+        "threadcluster_http_overloaded", "Requests and connections answered 503, by the bound.", labels=["bound"]
+    )
+    for family, counts in ((dropped, capacity.dropped), (refused, capacity.refused)):
+        for bound, count in counts.items():
+            family.add_metric([bound], count)
+        yield family
+    yield CounterMetricFamily(
+        "threadcluster_http_descriptors_exhausted",
+        "How often there was no file descriptor for a new connection.",
+        capacity.exhausted,
+    )

@@ -10,10 +10,14 @@ returns when no connection is left or the deadline is over.
 
 import asyncio
 import logging
+import resource
 import socket
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
+from shard_worker.gateway.acceptor import Acceptor
+from shard_worker.gateway.capacity import Bounds, Capacity
 from shard_worker.gateway.connection import ConnectionFactory, GatewayConnection, check_aiohttp
 from shard_worker.gateway.dispatch import Dispatcher
 from shard_worker.gateway.documents import documents_of, routes_of
@@ -24,6 +28,8 @@ from shard_worker.gateway.service import ThreadService
 _LOG: Final = logging.getLogger(__name__)
 _TURN_S: Final = 0.05
 _EVERYWHERE: Final = "::"
+_OWN_DESCRIPTORS: Final = 128
+"""Kept for the journal's connections, peers, probes and files."""
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
@@ -56,6 +62,16 @@ def inherited_socket(fd: int) -> socket.socket:
     return inherited
 
 
+def within_descriptors(bounds: Bounds) -> Bounds:
+    """The bounds, with no more connections than this process may have files open beside its own."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY or bounds.connections <= limit - _OWN_DESCRIPTORS:
+        return bounds
+    connections = max(1, limit - _OWN_DESCRIPTORS)
+    _LOG.warning("limit of open files bounds the connections", extra={"open_files": limit, "connections": connections})
+    return replace(bounds, connections=connections)
+
+
 class PublicGateway:
     """Serves the public API on one event loop."""
 
@@ -68,9 +84,10 @@ class PublicGateway:
         check_aiohttp()
         self.options = options or GatewayOptions()
         self.metrics = metrics or RequestMetrics()
+        self.capacity = self.metrics.capacity = Capacity(within_descriptors(self.options.bounds))
         routes, documents = routes_of(self.options), documents_of(self.options)
         self._dispatcher = Dispatcher(service, self.options, self.metrics, routes, documents)
-        self._servers: list[asyncio.Server] = []
+        self._acceptors: list[Acceptor] = []
         self._factory: ConnectionFactory | None = None
 
     async def start(self, sockets: Iterable[socket.socket]) -> None:
@@ -79,14 +96,14 @@ class PublicGateway:
             raise RuntimeError("the gateway was started before")
         self._factory = ConnectionFactory(
             self._dispatcher,
-            head_timeout_s=self.options.request_timeout_s,
+            request_timeout_s=self.options.request_timeout_s,
             keepalive_timeout_s=self.options.keepalive_timeout_s,
+            capacity=self.capacity,
         )
-        loop = asyncio.get_running_loop()
         for given in sockets:
-            self._servers.append(
-                await loop.create_server(self._factory, sock=given.dup(), backlog=self.options.backlog)
-            )
+            self._acceptors.append(Acceptor(given, self._factory, self.options.backlog))
+        for acceptor in self._acceptors:
+            acceptor.start()
 
     @property
     def connections(self) -> int:
@@ -96,7 +113,7 @@ class PublicGateway:
     @property
     def accepting(self) -> bool:
         """Whether new connections are taken."""
-        return bool(self._servers)
+        return bool(self._acceptors)
 
     def leave(self) -> None:
         """From now on every answer asks its client to leave; connections are still accepted."""
@@ -123,9 +140,9 @@ class PublicGateway:
                 connection.force_close()
 
     def _stop_accepting(self) -> None:
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
+        for acceptor in self._acceptors:
+            acceptor.close()
+        self._acceptors.clear()
 
     def close(self) -> None:
         """End every connection at once."""

@@ -6,12 +6,13 @@ overtake each other.  The statement locks those of the batch's shard rows that s
 (``FOR SHARE … SKIP LOCKED``), inserts only their events and returns which it locked: returned means durable, not
 returned means not stored.  What the statement's failure means is decided in three ways:
 
-* the server refused it (an ERROR): nothing was stored; it is sent again shard by shard, then row by row, and only the
-  guilty row's writer hears of it;
+* the server refused it (an ERROR): nothing was stored; the guilty row, which `isolation` finds, is dropped, only its
+  writer hears of it, and the others are sent again as one batch;
 * the link broke, the watchdog ran out or the server was shutting down: nobody knows; `outcome` finds out;
 * a shard was not returned: its row is read again; ours still: in front of the queue again, else the shard is lost.
 
-The appender never interprets an event and never decides who owns a shard.
+A row is sent before its deadline or never: one whose deadline passes in the queue is withdrawn with its writer's later
+rows.  The appender never interprets an event and never decides who owns a shard.
 """
 
 import asyncio
@@ -25,17 +26,18 @@ from asyncpg.prepared_stmt import PreparedStatement
 
 from shard_worker.database.connection import LINK_FAULTS
 from shard_worker.domain.ids import ShardId
-from shard_worker.journal.outcome import Backend, BumpEpoch, OutcomeResolver, is_about_a_row, is_definite
+from shard_worker.journal.isolation import Suspects, find_guilty, find_used_keys, is_key_violation
+from shard_worker.journal.outcome import Backend, BumpEpochs, OutcomeResolver, is_about_a_row, is_definite, jittered
 from shard_worker.journal.statement import APPEND_SESSION_SQL, APPEND_SQL, Part, parameters
 from shard_worker.journal.stream import Row, Stream, StreamHost, StreamState
 
 log = logging.getLogger(__name__)
 
-KEY_CONSTRAINT: Final = "journal_key"
-"""The unique index whose violation means that an idempotency key was used before."""
-
 _OWNERS_SQL: Final = "SELECT id, epoch, incarnation FROM shard WHERE id = ANY($1::int[])"
 _BACKEND_SQL: Final = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+_FIRST_PAUSE_S: Final = 0.05
+_LAST_PAUSE_S: Final = 1.0
+"""Pause of a lane whose server refuses everything; also the time within which the lane notices that the server is well."""
 _FIRST_BACK_OFF_S: Final = 0.005
 _LAST_BACK_OFF_S: Final = 0.1
 
@@ -43,12 +45,17 @@ _LAST_BACK_OFF_S: Final = 0.1
 class AppendMetrics:
     """What the appender counted since it started."""
 
-    __slots__ = ("batches", "events", "rejected", "seconds", "skipped", "unknown")
+    __slots__ = ("batches", "events", "expired", "refused", "rejected", "seconds", "skipped", "unknown")
 
     def __init__(self) -> None:
         self.batches = 0
         self.events = 0
+        self.expired = 0
+        """Rows withdrawn because a deadline passed while they were queued."""
+        self.refused = 0
+        """Statements that the server refused because of a row."""
         self.rejected = 0
+        """Rows for which a statement was refused."""
         self.skipped = 0
         self.unknown = 0
         self.seconds = 0.0
@@ -67,19 +74,21 @@ class Appender:
         self,
         *,
         connect: Connect,
-        bump_epoch: BumpEpoch,
+        bump_epochs: BumpEpochs,
         incarnation: Callable[[], str],
         lanes: int = 1,
         batch_events: int = 512,
         batch_bytes: int = 1 << 20,
         watchdog_s: float = 2.0,
+        watch: Callable[[Stream], None] = lambda _: None,
     ) -> None:
         self.metrics = AppendMetrics()
+        self._watch = watch
         self._lanes = [
             _Lane(
                 number,
                 connect=connect,
-                resolver=OutcomeResolver(connect=connect, bump_epoch=bump_epoch),
+                resolver=OutcomeResolver(connect=connect, bump_epochs=bump_epochs),
                 incarnation=incarnation,
                 batch_events=batch_events,
                 batch_bytes=batch_bytes,
@@ -92,7 +101,9 @@ class Appender:
     def open(self, shard_id: ShardId, epoch: int, head: int, host: StreamHost) -> Stream:
         """A stream for a shard whose claim is acknowledged and whose head was read in a later statement."""
         lane = self._lanes[shard_id % len(self._lanes)]
-        return Stream(shard_id, epoch, head, host, lane.schedule)
+        stream = Stream(shard_id, epoch, head, host, lane.schedule)
+        self._watch(stream)
+        return stream
 
     def start(self) -> None:
         """Start the lanes; each connects when it first has something to do."""
@@ -100,7 +111,7 @@ class Appender:
             lane.start()
 
     def fault(self) -> BaseException | None:
-        """Why a lane ended though it never should, or None."""
+        """Why a lane ended though it never should, or why a batch's outcome was left undecided; or None."""
         return next((fault for lane in self._lanes if (fault := lane.fault()) is not None), None)
 
     async def close(self) -> None:
@@ -133,6 +144,11 @@ class _Lane:
         self._watchdog_s = watchdog_s
         self._metrics = metrics
         self._ready: deque[Stream] = deque()
+        self._suspects = Suspects()
+        self._suspects_next = False
+        self._key_refused = False
+        """Whether the last batch was refused because of a key."""
+        self._pause_s = _FIRST_PAUSE_S
         self._wake: asyncio.Future[None] | None = None
         self._connection: asyncpg.Connection | None = None
         self._statement: PreparedStatement | None = None
@@ -143,9 +159,9 @@ class _Lane:
         self._task = asyncio.create_task(self._run(), name=self._name)
 
     def fault(self) -> BaseException | None:
-        if self._task is None or not self._task.done() or self._task.cancelled():
-            return None
-        return self._task.exception()
+        if self._task is not None and self._task.done() and not self._task.cancelled():
+            return self._task.exception()
+        return self._resolver.fault()
 
     async def close(self) -> None:
         if self._task is not None:
@@ -167,20 +183,33 @@ class _Lane:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            if not self._ready:
+            if not self._ready and not self._suspects:
                 self._wake = loop.create_future()
                 await self._wake
+            if self._connection is not None and self._connection.is_closed():
+                # Noticed before anything is sent: what waits is queued, and not unknown.
+                self._disconnect(ConnectionResetError("closed while idle"))
             statement = self._statement
             if statement is None:
                 # Before anything is taken: while Postgres is away rows stay queued, and nothing is unknown.
                 statement = await self._prepare()
-            batch = self._take()
-            if batch:
-                await self._commit(statement, batch)
+            # In turn, so that neither waits for all of the other.
+            self._suspects_next = bool(self._suspects) and (self._suspects_next or not self._ready)
+            if self._suspects_next:
+                batch, streams = self._suspects.take()
+                if batch:
+                    await self._commit(statement, batch)
+                for stream in streams:
+                    stream.wake()
+            else:
+                batch = self._take(loop.time())
+                if batch:
+                    await self._commit(statement, batch)
+            self._suspects_next = not self._suspects_next
 
     async def _prepare(self) -> PreparedStatement:
         """A connection with the statement prepared, however long it takes."""
-        pause_s = 0.05
+        pause_s = _FIRST_PAUSE_S
         while True:
             connection = await self._connect(self._name)
             try:
@@ -193,37 +222,50 @@ class _Lane:
                     "append connection lost while being prepared", extra={"lane": self._name, "cause": repr(error)}
                 )
                 connection.terminate()
-                await asyncio.sleep(pause_s)
-                pause_s = min(1.0, pause_s * 2)
+                await asyncio.sleep(jittered(pause_s))
+                pause_s = min(_LAST_PAUSE_S, pause_s * 2)
                 continue
             self._connection = connection
             self._backend = Backend(pid=row["pid"], started=row["backend_start"])
             self._statement = statement
             return statement
 
-    def _take(self) -> list[Part]:
-        """The next batch: the streams that are ready, in the order they became so, up to the caps."""
+    def _take(self, now: float) -> list[Part]:
+        """The next batch: the streams that are ready, in the order they became so, up to the caps.
+
+        A stream that has more than the batch can carry goes to the end of the line.
+        """
         batch: list[Part] = []
         events = 0
         size = 0
         while self._ready:
             stream = self._ready.popleft()
             stream.scheduled = False
-            if stream.state is not StreamState.OPEN:
+            if stream.state is not StreamState.OPEN or stream.suspected:
                 continue
             queue = stream.queue
             rows: list[Row] = []
-            while queue and events < self._batch_events and (size < self._batch_bytes or not events):
-                row = queue.popleft()
+            full = False
+            while queue:
+                row = queue[0]
+                if row.deadline <= now:
+                    stream.in_flight = len(rows)  # what was taken is on its way: the stream is not drained
+                    self._metrics.expired += stream.expire(now)
+                    queue = stream.queue
+                    continue
+                if events >= self._batch_events or (events and size + row.size > self._batch_bytes):
+                    full = True
+                    break
+                queue.popleft()
                 rows.append(row)
                 events += 1
-                size += len(row.payload) + len(row.metadata)
+                size += row.size
             if rows:
                 stream.in_flight = len(rows)
                 batch.append((stream, rows))
-            if queue:
+            if full:
                 stream.scheduled = True
-                self._ready.appendleft(stream)
+                self._ready.append(stream)
                 break
         return batch
 
@@ -241,15 +283,18 @@ class _Lane:
             connection.terminate()
             raise
         except LINK_FAULTS as error:
-            watchdog.cancel()
+            watchdog.cancel()  # its outcome is being handled, which takes longer than the statement may
             if not is_definite(error) or connection.is_closed():
                 self._unknown(incarnation, batch, error)
             elif is_about_a_row(error):
-                await self._isolate(statement, batch, error)
+                await self._refused(connection, batch, error)
             else:
                 await self._pause(batch, error)
             return
-        watchdog.cancel()
+        finally:
+            watchdog.cancel()
+        self._pause_s = _FIRST_PAUSE_S
+        self._key_refused = False
         metrics = self._metrics
         took_s = loop.time() - began
         metrics.seconds += took_s
@@ -302,42 +347,52 @@ class _Lane:
         stream.scheduled = False
         stream.wake()
 
-    async def _isolate(self, statement: PreparedStatement, batch: list[Part], error: Exception) -> None:
-        """The server refused a batch and stored nothing: find the guilty row, and store the others."""
-        if len(batch) > 1:
-            for number, (stream, rows) in enumerate(batch):
-                if self._statement is not statement:  # the link broke meanwhile: the rest was never sent again
-                    for later, later_rows in batch[number:]:
-                        _return(later, later_rows)
-                        later.wake()
-                    return
-                await self._commit(statement, [(stream, rows)])
+    async def _refused(self, connection: asyncpg.Connection, batch: list[Part], error: Exception) -> None:
+        """The server refused a batch because of a row, and stored nothing: drop the row, and send the others again.
+
+        When two batches in a row are refused because of a key, all keys of the second are looked up at once: however
+        many were used before, the others wait for three statements.
+        """
+        self._metrics.refused += 1
+        await asyncio.sleep(0)  # asyncpg refuses a value that it cannot encode without a turn of the loop
+        key_refused, self._key_refused = self._key_refused, is_key_violation(error)
+        guilty = find_guilty(batch, error)
+        if guilty is None and not self._key_refused:
+            for stream, rows in batch:
+                _return(stream, rows)
+            self._suspects.split(batch)
             return
-        stream, rows = batch[0]
-        if len(rows) == 1:
-            row = rows[0]
-            self._metrics.rejected += 1
-            stream.in_flight = 0
-            if isinstance(error, asyncpg.UniqueViolationError) and error.constraint_name != KEY_CONSTRAINT:
-                # Our head or the actor's is behind the journal's: nothing in memory of this shard can be trusted.
-                log.critical("the journal is ahead of its owner", extra={"shard": stream.shard_id, "alarm": True})
-                stream.host.lost(rows)
-            else:
-                row.writer.rejected(row, error)
-            stream.settled()
-            stream.wake()
+        found = [] if guilty is None else [guilty]
+        if self._key_refused and (key_refused or not found):
+            try:
+                found = await find_used_keys(connection, batch, self._watchdog_s) or found
+            except LINK_FAULTS as fault:
+                self._disconnect(fault)
+        for stream, rows in batch:
+            _return(stream, rows)
+        if not found:  # a key's index was violated by two rows of the batch itself, or the link broke
+            self._suspects.split(batch)
             return
-        # One row at a time, in order.  A refused row's writer takes its later rows back from the queue by itself.
-        _return(stream, rows)
-        for row in rows:
-            if self._statement is not statement or stream.state is not StreamState.OPEN:
-                break
-            if not stream.queue or stream.queue[0] is not row:
-                continue  # withdrawn
-            stream.queue.popleft()
-            stream.in_flight = 1
-            await self._commit(statement, [(stream, [row])])
-        stream.wake()
+        for stream, row in found:
+            self._reject(stream, row, error)
+        for stream, _ in reversed(batch):
+            if stream.queue and not stream.scheduled and not stream.suspected and stream.state is StreamState.OPEN:
+                stream.scheduled = True
+                self._ready.appendleft(stream)
+
+    def _reject(self, stream: Stream, row: Row, error: Exception) -> None:
+        """Drop a queued row that the database refuses, with the later rows of its writer."""
+        withdrawn = stream.withdraw(row)
+        if not withdrawn:
+            return  # with an earlier row of the same writer
+        self._metrics.rejected += 1
+        if isinstance(error, asyncpg.UniqueViolationError) and not is_key_violation(error):
+            # Our head or the actor's is behind the journal's: nothing in memory of this shard can be trusted.
+            log.critical("the journal is ahead of its owner", extra={"shard": stream.shard_id, "alarm": True})
+            stream.host.lost(withdrawn)
+        else:
+            row.writer.rejected(withdrawn, error)
+        stream.settled()
 
     async def _pause(self, batch: list[Part], error: Exception) -> None:
         """The server refused for a reason of its own (disk full, read-only): nothing was stored; try again later."""
@@ -345,7 +400,8 @@ class _Lane:
         for stream, rows in batch:
             _return(stream, rows)
             stream.wake()
-        await asyncio.sleep(_LAST_BACK_OFF_S)
+        await asyncio.sleep(jittered(self._pause_s))
+        self._pause_s = min(_LAST_PAUSE_S, self._pause_s * 2)
 
     def _unknown(self, incarnation: str, batch: list[Part], error: Exception) -> None:
         """Nobody knows whether the batch was stored: its shards stand still until the resolver has found out."""

@@ -1,81 +1,46 @@
 """Proving a journal from itself: `fsck` reads everything once or twice and names whatever cannot be.
 
-It runs beside live workers: all it reads is one repeatable-read snapshot, it writes nothing and locks nothing.  Rows
-come through server-side cursors and each thread's state is dropped when the thread ends, so memory follows the longest
-thread, never the journal.  The rules are elsewhere and pure: `fsck_shard` for a shard's order, `fsck_thread` for a
-thread's history.  Unlike a worker it also reads a standby, and a server with fsync off: looking does no harm.
+It runs beside live workers, writes nothing and locks nothing.  It goes shard by shard, in pages that are transactions of
+their own (`fsck_pages`), and checks each shard up to the head that it had when its turn came.  Each thread's state is
+dropped when the thread ends, so memory follows the longest thread, never the journal.  The rules are elsewhere and pure:
+`fsck_shard` for a shard's order, `fsck_thread` for a thread's history.  Unlike a worker it also reads a standby, and a
+server with fsync off: looking does no harm.
 """
 
 import time
 from collections.abc import AsyncIterator, Callable
-from itertools import groupby
-from operator import itemgetter
+from pathlib import Path
 from typing import Final
+from uuid import UUID
 
 import asyncpg
 
 from shard_worker.database.connection import DatabaseUnreachable, DatabaseUnsuitable, address_of, open_connection
-from shard_worker.database.migration import SCHEMA_VERSION, SchemaTooNew
+from shard_worker.database.migration import SchemaTooNew
+from shard_worker.database.migration_files import SCHEMA_VERSION
 from shard_worker.database.tls import BY_DSN, Tls
+from shard_worker.journal.fsck_pages import Frame, Pages
+from shard_worker.journal.fsck_position import NOTHING, Position, Proved
 from shard_worker.journal.fsck_report import Check, Finding, Report
-from shard_worker.journal.fsck_shard import Claim, ShardCheck
+from shard_worker.journal.fsck_shard import ShardCheck
 from shard_worker.journal.fsck_thread import StoredRow, ThreadCheck
 
 _SAY_EVERY_S: Final = 2.0
-_FETCH_BYTES: Final = 4 << 20
-_FETCH_ROWS: Final = 2_000
 
-_SETTINGS_SQL: Final = """
-SET LOCAL idle_in_transaction_session_timeout = '60s';
-SET LOCAL cursor_tuple_fraction = 1.0;
-SET LOCAL work_mem = '64MB';
-SET LOCAL jit = off
-"""
 _META_SQL: Final = "SELECT cluster_id, shards, (SELECT max(version) FROM schema_migration) AS version FROM meta"
 _ABOUT_SQL: Final = "SELECT reltuples::bigint FROM pg_class WHERE oid = 'journal'::regclass"
-_SHARDS_SQL: Final = "SELECT id, epoch FROM shard ORDER BY id"
-_CLAIMS_SQL: Final = "SELECT epoch, incarnation, from_seq FROM shard_epoch WHERE shard_id = $1 ORDER BY epoch"
-_ORDER_SQL: Final = "SELECT shard_id, shard_seq, epoch FROM journal ORDER BY shard_id, shard_seq"
-_HISTORY_SQL: Final = """
-SELECT j.shard_id, j.thread_id, j.shard_seq, j.seq_nr, j.event_type, j.event_version, j.payload, j.metadata,
-       j.key_hash, j.body_hash, s.state_version, s.state
-  FROM journal j
-  LEFT JOIN snapshot s ON s.shard_id = j.shard_id AND s.thread_id = j.thread_id AND s.seq_nr = j.seq_nr
- ORDER BY j.shard_id, j.thread_id, j.seq_nr, j.shard_seq
-"""
-_KEYS_TWICE_SQL: Final = """
-SELECT shard_id, thread_id, array_agg(seq_nr ORDER BY seq_nr) AS seq_nrs FROM journal
- WHERE key_hash IS NOT NULL GROUP BY shard_id, thread_id, key_hash HAVING count(*) > 1
- ORDER BY shard_id, thread_id, 3
-"""
-# Escaped, not decoded: metadata that is damaged is a finding of its own, and must not end this statement.
-_COMMANDS_TWICE_SQL: Final = """
-SELECT shard_id, thread_id, array_agg(seq_nr ORDER BY seq_nr) AS seq_nrs
-  FROM (SELECT shard_id, thread_id, seq_nr,
-               substring(encode(metadata, 'escape') FROM '"commandId": *"([0-9a-f]+)"') AS command FROM journal) j
- WHERE command IS NOT NULL GROUP BY shard_id, thread_id, command HAVING count(*) > 1
- ORDER BY shard_id, thread_id, 3
-"""
-_ORPHANS_SQL: Final = """
-SELECT s.shard_id, s.thread_id, s.seq_nr,
-       (SELECT max(j.seq_nr) FROM journal j WHERE j.shard_id = s.shard_id AND j.thread_id = s.thread_id) AS last
-  FROM snapshot s
- WHERE NOT EXISTS (SELECT FROM journal j
-                    WHERE j.shard_id = s.shard_id AND j.thread_id = s.thread_id AND j.seq_nr = s.seq_nr)
- ORDER BY s.shard_id, s.thread_id
-"""
 
 
-async def fsck(dsn: str, *, progress: Callable[[str], None], tls: Tls = BY_DSN) -> Report:
+async def fsck(dsn: str, *, progress: Callable[[str], None], tls: Tls = BY_DSN, since: Path | None = None) -> Report:
     """Check the whole journal as of now; ``progress`` hears a sentence every two seconds, none when it is faster.
 
-    Raises `shard_worker.database.connection.DatabaseError` when it cannot be read; what is wrong inside is never
-    raised, it is in the report.
+    With ``since``, a file that earlier checks have written, go on from what those proved, and keep there what is proved
+    now (`fsck_position`).  Raises `shard_worker.database.connection.DatabaseError` when it cannot be read; what is wrong
+    inside is never raised, it is in the report.
     """
     connection = await open_connection(dsn, "threadcluster-fsck", statement_s=None, tls=tls)
     try:
-        async with connection.transaction(isolation="repeatable_read", readonly=True):
-            return await _Run(connection, progress).report()
+        return await _Run(Pages(connection), progress).report(since)
     except asyncpg.InsufficientPrivilegeError as error:
         raise DatabaseUnsuitable(f"this login may not read the journal: {error}") from error
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
@@ -85,120 +50,131 @@ async def fsck(dsn: str, *, progress: Callable[[str], None], tls: Tls = BY_DSN) 
 
 
 class _Run:
-    """One check, in one transaction."""
+    """One check."""
 
-    def __init__(self, connection: asyncpg.Connection, progress: Callable[[str], None]) -> None:
-        self._connection = connection
+    def __init__(self, pages: Pages, progress: Callable[[str], None]) -> None:
+        self._pages = pages
         self._progress = progress
         self._began = self._said = time.monotonic()
         self._about = 0
         self._findings: list[Finding] = []
+        self._shards = 0
+        self._events = 0
+        self._read = 0
+        self._threads = 0
+        self._proved = 0
         self._compared = 0
         self._ignored = 0
 
-    async def report(self) -> Report:
-        await self._connection.execute(_SETTINGS_SQL)
+    async def report(self, since: Path | None) -> Report:
+        await self._pages.begin()
         meta = await self._meta()
-        shards: int = meta["shards"]
-        self._about = await self._connection.fetchval(_ABOUT_SQL)
-        events = await self._check_order(shards)
-        threads = await self._check_histories(shards)
-        await self._check_twice(_KEYS_TWICE_SQL, Check.KEY, "the same idempotency key stands at events")
-        await self._check_twice(_COMMANDS_TWICE_SQL, Check.COMMAND, "the same command stored events")
-        await self._check_orphans()
+        self._shards = meta["shards"]
+        position = Position.read(meta["cluster_id"], since)
+        ((self._about,),) = await self._pages.fetch(_ABOUT_SQL)
+        for shard_id in sorted({*range(self._shards), *await self._pages.shard_ids()}):
+            before = len(self._findings)
+            proved = await self._check_shard(shard_id, position.proved(shard_id))
+            if len(self._findings) == before:
+                position.set(shard_id, proved)
         return Report(
             cluster_id=meta["cluster_id"],
-            shards=shards,
-            events=events,
-            threads=threads,
+            shards=self._shards,
+            events=self._events,
+            proved_before=self._proved,
+            threads=self._threads,
             snapshots_compared=self._compared,
             snapshots_ignored=self._ignored,
             seconds=time.monotonic() - self._began,
+            longest_transaction_s=self._pages.longest_s,
             findings=tuple(self._findings),
         )
 
     async def _meta(self) -> asyncpg.Record:
         try:
-            meta = await self._connection.fetchrow(_META_SQL)
+            metas = await self._pages.fetch(_META_SQL)
         except asyncpg.UndefinedTableError as error:
             raise DatabaseUnsuitable("the database has no schema of a ThreadCluster: nothing to check") from error
-        if meta is None:
+        if not metas:
             raise DatabaseUnsuitable("no cluster has claimed the database: nothing to check")
-        if meta["version"] > SCHEMA_VERSION + 1:
-            raise SchemaTooNew(f"the schema is version {meta['version']}, this release reads {SCHEMA_VERSION + 1}")
-        return meta
+        if (metas[0]["version"] or 0) > SCHEMA_VERSION + 1:
+            raise SchemaTooNew(f"the schema is version {metas[0]['version']}, this release reads {SCHEMA_VERSION + 1}")
+        return metas[0]
 
-    async def _check_order(self, shards: int) -> int:
-        """Every shard along ``shard_seq``; the count of events."""
-        connection, found = self._connection, self._findings.append
-        epochs = {row["id"]: row["epoch"] for row in await connection.fetch(_SHARDS_SQL)}
-        waiting = sorted({*range(shards), *epochs}, reverse=True)
-        events = 0
-        current: ShardCheck | None = None
-        shard_id = -1
+    async def _check_shard(self, shard_id: int, since: Proved) -> Proved:
+        """Everything about one shard; the last event that was read."""
+        frame = await self._pages.frame(shard_id)
+        since = await self._still_there(shard_id, frame, since)
+        self._proved += since.shard_seq
+        last, touched = await self._check_order(shard_id, frame, since)
+        await self._check_histories(shard_id, frame, touched)
+        await self._check_orphans(shard_id)
+        return last
 
-        async def begin(number: int) -> ShardCheck:
-            claims = [Claim(*row) for row in await connection.fetch(_CLAIMS_SQL, number)]
-            return ShardCheck(number, epochs.get(number), claims, found)
+    async def _still_there(self, shard_id: int, frame: Frame, since: Proved) -> Proved:
+        """``since``, or from the beginning when what was proved is no longer so."""
+        if since == NOTHING:
+            return since
+        if await self._pages.event_at(shard_id, since.shard_seq) == [since[1:]]:
+            return since
+        ends = f"; the journal ends at {frame.head}" if frame.head < since.shard_seq else ""
+        self._findings.append(
+            Finding(
+                check=Check.SHARD_SEQ,
+                detail=f"the event that was proved here is gone, or is another{ends}",
+                shard_id=shard_id,
+                shard_seq=since.shard_seq,
+                epoch=since.epoch,
+            )
+        )
+        return NOTHING
 
-        async for rows in self._batches(_ORDER_SQL, "order"):
-            events += len(rows)
-            for number, group in groupby(rows, key=itemgetter(0)):
-                if number != shard_id or current is None:
-                    if current is not None:
-                        current.end()
-                    while waiting and waiting[-1] < number:
-                        (await begin(waiting.pop())).end()  # a shard without events
-                    if waiting and waiting[-1] == number:
-                        waiting.pop()
-                    shard_id, current = number, await begin(number)
-                for _, shard_seq, epoch in group:
-                    current.row(shard_seq, epoch)
-        if current is not None:
-            current.end()
-        while waiting:
-            (await begin(waiting.pop())).end()
-        return events
+    async def _check_order(self, shard_id: int, frame: Frame, since: Proved) -> tuple[Proved, set[UUID] | None]:
+        """The shard along ``shard_seq``; the last event, and the threads to be read, where those are not all."""
+        check = ShardCheck(shard_id, frame.epoch, frame.claims, self._findings.append, since.shard_seq, since.epoch)
+        last, touched = since, None if since == NOTHING else set[UUID]()
+        async for rows in self._pages.order(shard_id, since.shard_seq, frame.head):
+            for row in rows:
+                check.row(row.shard_seq, row.epoch)
+            last = Proved(rows[-1].shard_seq, rows[-1].epoch, rows[-1].thread_id, rows[-1].seq_nr)
+            if touched is not None:
+                touched.update([row.thread_id for row in rows])
+            self._events += len(rows)
+            self._say("order", self._events)
+        check.end()
+        return last, touched
 
-    async def _check_histories(self, shards: int) -> int:
-        """Every thread along ``seq_nr``; the count of threads."""
-        threads = 0
+    async def _check_histories(self, shard_id: int, frame: Frame, touched: set[UUID] | None) -> None:
+        """Threads along ``seq_nr``: all of the shard, or those that are given."""
+        if touched is None:
+            await self._check_threads(shard_id, self._pages.histories(shard_id, frame.head))
+            return
+        for thread_id in sorted(touched):
+            await self._check_threads(shard_id, self._pages.histories(shard_id, frame.head, thread_id, thread_id))
+
+    async def _check_threads(self, shard_id: int, pages: AsyncIterator[list[tuple[UUID, StoredRow]]]) -> None:
         current: ThreadCheck | None = None
-        thread: tuple[object, object] | None = None
-        async for rows in self._batches(_HISTORY_SQL, "histories"):
-            for key, group in groupby(rows, key=itemgetter(0, 1)):
-                if key != thread or current is None:
-                    self._count(current)
-                    threads += 1
-                    thread, current = key, ThreadCheck(key[0], key[1], shards, self._findings.append)
-                for row in group:
-                    current.row(StoredRow(*row[2:]))
-        self._count(current)
-        return threads
+        thread: UUID | None = None
+        async for rows in pages:
+            for thread_id, row in rows:
+                if current is None or thread_id != thread:
+                    self._end(current)
+                    thread, current = thread_id, ThreadCheck(shard_id, thread_id, self._shards, self._findings.append)
+                current.row(row)
+            self._read += len(rows)
+            self._say("histories", self._read)
+        self._end(current)
 
-    def _count(self, ended: ThreadCheck | None) -> None:
+    def _end(self, ended: ThreadCheck | None) -> None:
         if ended is not None:
+            ended.end()
+            self._threads += 1
             self._compared += ended.compared
             self._ignored += ended.ignored
 
-    async def _check_twice(self, sql: str, check: Check, what: str) -> None:
-        self._say(f"looking for each {check} that stands twice")
-        for row in await self._connection.fetch(sql):
-            seq_nrs = row["seq_nrs"]
-            self._findings.append(
-                Finding(
-                    check=check,
-                    detail=f"{what} {', '.join(map(str, seq_nrs))}",
-                    shard_id=row["shard_id"],
-                    thread_id=row["thread_id"],
-                    seq_nr=seq_nrs[-1],
-                )
-            )
-
-    async def _check_orphans(self) -> None:
-        self._say("looking for snapshots of events that are not there")
-        for row in await self._connection.fetch(_ORPHANS_SQL):
-            last = row["last"]
+    async def _check_orphans(self, shard_id: int) -> None:
+        async for orphan in self._pages.orphans(shard_id):
+            last = orphan.last
             detail = (
                 "of a thread without events" if last is None else f"of an event that is not there; the last is {last}"
             )
@@ -206,26 +182,15 @@ class _Run:
                 Finding(
                     check=Check.SNAPSHOT,
                     detail=detail,
-                    shard_id=row["shard_id"],
-                    thread_id=row["thread_id"],
-                    seq_nr=row["seq_nr"],
+                    shard_id=shard_id,
+                    thread_id=orphan.thread_id,
+                    seq_nr=orphan.seq_nr,
                 )
             )
 
-    async def _batches(self, sql: str, what: str) -> AsyncIterator[list[asyncpg.Record]]:
-        """A cursor's rows, as many at a time as stay near `_FETCH_BYTES`: an event may hold a megabyte."""
-        cursor = await self._connection.cursor(sql)
-        size, done = 100, 0
-        while rows := await cursor.fetch(size):
-            yield rows
-            done += len(rows)
-            weight = sum(len(value) for row in rows for value in row if isinstance(value, bytes))
-            size = max(1, min(_FETCH_ROWS, size * 2, _FETCH_BYTES * len(rows) // max(1, weight)))
-            of = f" of about {self._about:,}" if self._about >= done else ""
-            self._say(f"{what}: {done:,}{of} events read")
-
-    def _say(self, sentence: str) -> None:
+    def _say(self, what: str, done: int) -> None:
         now = time.monotonic()
         if now - self._said >= _SAY_EVERY_S:
             self._said = now
-            self._progress(f"{sentence}, {len(self._findings)} findings so far")
+            of = f" of about {self._about:,}" if self._about >= done else ""
+            self._progress(f"{what}: {done:,}{of} events read, {len(self._findings)} findings so far")

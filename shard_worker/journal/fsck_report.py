@@ -85,11 +85,14 @@ class Report:
     cluster_id: str
     shards: int
     events: int
+    proved_before: int
+    """Events that an earlier check has proved, and that were not read again as a shard's order."""
     threads: int
     snapshots_compared: int
     snapshots_ignored: int
     """Snapshots of another state version: a reader throws them away, so there is nothing to compare."""
     seconds: float
+    longest_transaction_s: float
     findings: tuple[Finding, ...]
 
     @property
@@ -102,9 +105,11 @@ class Report:
         for finding in self.findings:
             yield finding.line()
         verdict = "clean" if self.clean else f"{len(self.findings)} findings"
+        before = f"{self.proved_before} events were proved before, " if self.proved_before else ""
         yield (
-            f"cluster {self.cluster_id}: {self.events} events of {self.threads} threads in {self.shards} shards, "
-            f"{self.snapshots_compared} snapshots compared, {self.seconds:.1f} s: {verdict}"
+            f"cluster {self.cluster_id}: {self.events} events of {self.threads} threads in {self.shards} shards, {before}"
+            f"{self.snapshots_compared} snapshots compared, {self.seconds:.1f} s,"
+            f" longest transaction {self.longest_transaction_s:.2f} s: {verdict}"
         )
 
     def to_json(self) -> str:
@@ -115,10 +120,12 @@ class Report:
                 "clean": self.clean,
                 "shards": self.shards,
                 "events": self.events,
+                "provedBefore": self.proved_before,
                 "threads": self.threads,
                 "snapshotsCompared": self.snapshots_compared,
                 "snapshotsIgnored": self.snapshots_ignored,
                 "seconds": round(self.seconds, 3),
+                "longestTransactionSeconds": round(self.longest_transaction_s, 3),
                 "findings": [finding.document() for finding in self.findings],
             },
             indent=2,

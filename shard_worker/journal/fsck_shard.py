@@ -27,21 +27,36 @@ class Claim(NamedTuple):
 
 
 class ShardCheck:
-    """Walks one shard's rows in the order of ``shard_seq``; call `row` for each, then `end`."""
+    """Walks one shard's rows in the order of ``shard_seq``; call `row` for each, then `end`.
 
-    def __init__(self, shard_id: int, row_epoch: int | None, claims: Sequence[Claim], found: Found) -> None:
+    ``proved_seq`` and ``proved_epoch`` are of the last row that an earlier check has proved; the rows after it are given.
+    """
+
+    def __init__(
+        self,
+        shard_id: int,
+        row_epoch: int | None,
+        claims: Sequence[Claim],
+        found: Found,
+        proved_seq: int = 0,
+        proved_epoch: int = 0,
+    ) -> None:
         self._shard_id = shard_id
         self._row_epoch = row_epoch
         self._found = found
         self._claims: dict[int, Claim] = {}
-        self._last_seq = 0
-        self._epoch = 0
+        self._last_seq = proved_seq
+        self._epoch = proved_epoch
         self._ceiling = _NO_CEILING
         for claim in sorted(claims, key=lambda claim: claim.epoch):
             if claim.epoch in self._claims:
                 self._say(Check.CLAIM, "the epoch was claimed twice", epoch=claim.epoch)
             self._claims.setdefault(claim.epoch, claim)
         self._epochs, self._ceilings = self._bounds()
+        if proved_seq:
+            self._ceiling = self._ceiling_of(proved_epoch)
+            if proved_seq >= self._ceiling:
+                self._lies_above(proved_seq, proved_epoch)
 
     def row(self, shard_seq: int, epoch: int) -> None:
         """The next row of the shard."""
@@ -53,13 +68,7 @@ class ShardCheck:
         elif epoch > self._epoch or self._last_seq == 0:
             self._enter(epoch, shard_seq)
         if shard_seq >= self._ceiling:
-            self._say(
-                Check.CLAIM,
-                f"an event of this epoch lies at or above {self._ceiling}, where a later claim began",
-                shard_seq=shard_seq,
-                epoch=epoch,
-            )
-            self._ceiling = _NO_CEILING  # once an epoch is enough
+            self._lies_above(shard_seq, epoch)
         self._last_seq = max(self._last_seq, shard_seq)
 
     def end(self) -> None:
@@ -88,11 +97,25 @@ class ShardCheck:
             ceilings.append(least)
         return epochs, ceilings[::-1]
 
+    def _ceiling_of(self, epoch: int) -> int:
+        """The number at which the next claims after an epoch began, or none."""
+        later = bisect_right(self._epochs, epoch)
+        return self._ceilings[later] if later < len(self._ceilings) else _NO_CEILING
+
+    def _lies_above(self, shard_seq: int, epoch: int) -> None:
+        """A row above its epoch's ceiling."""
+        self._say(
+            Check.CLAIM,
+            f"an event of this epoch lies at or above {self._ceiling}, where a later claim began",
+            shard_seq=shard_seq,
+            epoch=epoch,
+        )
+        self._ceiling = _NO_CEILING  # once an epoch is enough
+
     def _enter(self, epoch: int, shard_seq: int) -> None:
         """The first row of an epoch."""
         self._epoch = epoch
-        later = bisect_right(self._epochs, epoch)
-        self._ceiling = self._ceilings[later] if later < len(self._ceilings) else _NO_CEILING
+        self._ceiling = self._ceiling_of(epoch)
         claim = self._claims.get(epoch)
         if claim is None:
             self._say(Check.CLAIM, "events of an epoch that nobody claimed", shard_seq=shard_seq, epoch=epoch)

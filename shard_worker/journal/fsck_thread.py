@@ -30,14 +30,14 @@ from shard_worker.journal.codec import (
     UndecodableEvent,
     decode,
     decode_state,
-    encode_state,
+    same_state,
 )
 from shard_worker.journal.fsck_report import Check, Finding
 from shard_worker.journal.fsck_shard import Found
 
 
 class StoredRow(NamedTuple):
-    """One journal row, with the thread's snapshot where it stands at this very row."""
+    """One journal row, with the thread's snapshots that stand at this very row."""
 
     shard_seq: int
     seq_nr: int
@@ -47,12 +47,26 @@ class StoredRow(NamedTuple):
     metadata: bytes
     key_hash: bytes | None
     body_hash: bytes | None
-    state_version: int | None
-    state: bytes | None
+    snapshots: tuple[tuple[int, bytes], ...] = ()
+    """State version and state of each."""
+
+
+class _Once:
+    """What may be in a thread once: where each was first, and where those were that came again."""
+
+    def __init__(self) -> None:
+        self._first: dict[bytes | str, int] = {}
+        self.again: dict[bytes | str, list[int]] = {}
+
+    def note(self, name: bytes | str, seq_nr: int) -> None:
+        """It is at this event."""
+        first = self._first.setdefault(name, seq_nr)
+        if first != seq_nr:
+            self.again.setdefault(name, [first]).append(seq_nr)
 
 
 class ThreadCheck:
-    """Walks one thread's rows in the order of ``seq_nr``; call `row` for each."""
+    """Walks one thread's rows in the order of ``seq_nr``; call `row` for each, then `end`."""
 
     def __init__(self, shard_id: int, thread_id: UUID, shards: int, found: Found) -> None:
         self.compared = 0
@@ -64,6 +78,8 @@ class ThreadCheck:
         self._last_shard_seq = 0
         self._state: Thread | None = None
         self._foldable = True
+        self._keys = _Once()
+        self._commands = _Once()
         right = shard_of(ThreadId(ulid_text(thread_id.bytes)), shards)
         if right != shard_id:
             self._say(Check.PLACE, f"the thread belongs to shard {right}")
@@ -78,9 +94,18 @@ class ThreadCheck:
             self._foldable = False
         elif self._foldable:
             self._fold(row.seq_nr, event)
-        if row.state is not None:
-            self._snapshot(row.seq_nr, row.state_version, row.state)
+        for state_version, state in row.snapshots:
+            self._snapshot(row.seq_nr, state_version, state)
         self._last_nr, self._last_shard_seq = row.seq_nr, row.shard_seq
+
+    def end(self) -> None:
+        """The thread has no further row."""
+        for check, once, what in (
+            (Check.KEY, self._keys, "the same idempotency key stands at events"),
+            (Check.COMMAND, self._commands, "the same command stored events"),
+        ):
+            for seq_nrs in once.again.values():
+                self._say(check, f"{what} {', '.join(map(str, seq_nrs))}", seq_nrs[-1])
 
     def _order(self, row: StoredRow) -> None:
         expected = self._last_nr + 1
@@ -106,9 +131,14 @@ class ThreadCheck:
             if value is not None and len(value) != 16:
                 self._say(Check.KEY, f"the {name} has {len(value)} bytes, not 16", row.seq_nr)
 
+        if row.key_hash is not None:
+            self._keys.note(row.key_hash, row.seq_nr)
+
     def _metadata(self, row: StoredRow) -> None:
         try:
-            msgspec.json.decode(row.metadata, type=dict[str, object])
+            command = msgspec.json.decode(row.metadata, type=dict[str, object]).get("commandId")
+            if isinstance(command, str):
+                self._commands.note(command, row.seq_nr)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             self._say(Check.PAYLOAD, f"the metadata is no JSON object: {error}", row.seq_nr)
 
@@ -129,7 +159,7 @@ class ThreadCheck:
             self._foldable = False
             self._say(Check.HISTORY, f"{name} cannot be applied: {error!r}", seq_nr)
 
-    def _snapshot(self, seq_nr: int, state_version: int | None, raw: bytes) -> None:
+    def _snapshot(self, seq_nr: int, state_version: int, raw: bytes) -> None:
         if state_version != STATE_VERSION:
             self.ignored += 1
             return
@@ -141,8 +171,7 @@ class ThreadCheck:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             self._say(Check.SNAPSHOT, f"does not decode: {error}", seq_nr)
             return
-        # Encoded, so that the order of joining counts too: it decides what a page shows.
-        if encode_state(kept) != encode_state(self._state):
+        if not same_state(kept, self._state):
             fields = [name for name in Thread.__struct_fields__ if _differs(name, kept, self._state)]
             self._say(Check.SNAPSHOT, f"is not what its events give; it differs in {', '.join(fields)}", seq_nr)
 

@@ -4,17 +4,20 @@ The statement may have been stored, may never have arrived, or may still commit.
 nothing: it can be empty now and hold the rows half a second later.  So, on a new connection:
 
 1. terminate the old backend, known by its pid and start, so that what has not begun never will;
-2. raise the epoch of each shard by a committed compare-and-set.  The old statement holds its shard rows ``FOR SHARE``
+2. raise the epoch of every shard of the batch by one committed compare-and-set.  The old statement holds its shard rows ``FOR SHARE``
    until it ends, so the update waits it out; and a statement that comes later no longer matches the fence;
 3. in a *later* statement look for the first of the rows.  A shard's rows are stored all or none.
 
 Present means stored; absent means definitely not stored.  When step 2 finds another owner, its own raise of the epoch
 did the same work, and step 3 is just as final.
+
+Each step is one statement for all shards of the batch, so that the time does not grow with their number.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+import random
+from collections.abc import Awaitable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
@@ -33,9 +36,19 @@ log = logging.getLogger(__name__)
 _TERMINATE_SQL: Final = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND backend_start = $2
 """
-_OWNER_SQL: Final = "SELECT epoch, incarnation FROM shard WHERE id = $1"
-_ROW_SQL: Final = "SELECT thread_id, seq_nr, epoch FROM journal WHERE shard_id = $1 AND shard_seq = $2"
-_HEAD_SQL: Final = "SELECT coalesce(max(shard_seq), 0) FROM journal WHERE shard_id = $1"
+_OWNERS_SQL: Final = "SELECT id, epoch, incarnation FROM shard WHERE id = ANY($1::int[])"
+# The first row that the batch would have stored, and the head, of each shard; by the index on the sequence.
+_STORED_SQL: Final = """
+SELECT w.shard_id, first.thread_id, first.seq_nr, first.epoch,
+       (SELECT coalesce(max(j.shard_seq), 0) FROM journal j WHERE j.shard_id = w.shard_id) AS head
+  FROM unnest($1::int[], $2::bigint[]) AS w (shard_id, shard_seq)
+  LEFT JOIN LATERAL (
+        SELECT j.thread_id, j.seq_nr, j.epoch FROM journal j
+         WHERE j.shard_id = w.shard_id AND j.shard_seq = w.shard_seq) first ON true
+"""
+_FIRST_PAUSE_S: Final = 0.02
+_LAST_PAUSE_S: Final = 1.0
+"""Pause between two tries; short enough that shards wait for hardly more than the database does."""
 
 _NOT_DEFINITE: Final = ("08", "57P", "58", "XX")
 """SQLSTATE classes that say nothing about whether the statement was committed."""
@@ -48,12 +61,17 @@ class Backend(NamedTuple):
     started: datetime
 
 
-class BumpEpoch(Protocol):
-    """Raise a shard of ``incarnation`` from ``epoch`` to the next, committed; the new one, or None if it is not so."""
+class BumpEpochs(Protocol):
+    """Raise shards of ``incarnation``, each from its epoch to the next, in one commit; the new epoch of each one raised."""
 
     def __call__(
-        self, connection: asyncpg.Connection, incarnation: str, shard_id: ShardId, epoch: int
-    ) -> Awaitable[int | None]: ...
+        self, connection: asyncpg.Connection, incarnation: str, held: Mapping[ShardId, int]
+    ) -> Awaitable[Mapping[ShardId, int]]: ...
+
+
+def jittered(pause_s: float) -> float:
+    """A pause of half to all of ``pause_s``, so that the workers of a cluster do not come back in step."""
+    return pause_s * random.uniform(0.5, 1.0)  # noqa: S311  # spreads load, guards nothing
 
 
 def is_definite(error: Exception) -> bool:
@@ -63,23 +81,26 @@ def is_definite(error: Exception) -> bool:
     """
     if not isinstance(error, asyncpg.PostgresError) or isinstance(error, asyncpg.PostgresConnectionError):
         return False
+    if isinstance(error, asyncpg.DataError) and error.severity is None:
+        return True  # asyncpg's own: a value could not be encoded, and nothing was sent
     severity = getattr(error, "severity_en", None) or getattr(error, "severity", None)
     code = error.sqlstate or ""
     return severity == "ERROR" and not code.startswith(_NOT_DEFINITE)
 
 
 def is_about_a_row(error: Exception) -> bool:
-    """Whether a definite refusal is one row's fault (its data, or a constraint it breaks), not the server's state."""
-    return isinstance(error, asyncpg.PostgresError) and (error.sqlstate or "")[:2] in ("22", "23")
+    """Whether a definite refusal is one row's fault (its data, size or a constraint it breaks), not the server's state."""
+    return isinstance(error, asyncpg.PostgresError) and (error.sqlstate or "")[:2] in ("22", "23", "54")
 
 
 class OutcomeResolver:
     """Decides unknown batches, each in a task of its own, on a connection of its own."""
 
-    def __init__(self, *, connect: "Connect", bump_epoch: BumpEpoch) -> None:
+    def __init__(self, *, connect: "Connect", bump_epochs: BumpEpochs) -> None:
         self._connect = connect
-        self._bump_epoch = bump_epoch
+        self._bump_epochs = bump_epochs
         self._tasks: set[asyncio.Task[None]] = set()
+        self._fault: BaseException | None = None
 
     def resolve(self, backend: Backend, incarnation: str, batch: "list[Part]", error: Exception) -> None:
         """Find out what became of a batch that ``incarnation`` sent, and tell the streams; they are UNKNOWN until then."""
@@ -89,64 +110,88 @@ class OutcomeResolver:
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
+    def fault(self) -> BaseException | None:
+        """Why a batch was left undecided, or None: its shards admit nothing until the process ends."""
+        return self._fault
+
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.critical("an append's outcome could not be resolved", exc_info=error)
+            self._fault = self._fault or error
 
     async def close(self) -> None:
-        """Give up what is not decided; its callers were, or will be, told that the outcome is unknown."""
+        """Give up what is not decided; the callers were answered that the outcome is unknown, or will be."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _run(self, backend: Backend, incarnation: str, batch: "list[Part]") -> None:
-        waiting = sorted(batch, key=lambda part: part[0].shard_id)  # ownership statements lock in ascending order
-        pause_s = 0.02
-        while waiting:
+        pause_s = _FIRST_PAUSE_S
+        undecided = {stream.shard_id: (stream, rows) for stream, rows in batch}
+        while undecided:
             connection: asyncpg.Connection | None = None
             try:
                 connection = await self._connect("append-outcome")
                 await connection.execute("SET synchronous_commit = on")
                 await connection.fetch(_TERMINATE_SQL, backend.pid, backend.started)
-                while waiting:
-                    await self._decide(connection, incarnation, *waiting[0])
-                    waiting.pop(0)
+                await self._decide(connection, incarnation, undecided)
             except LINK_FAULTS as error:
-                log.warning("append outcome still unknown", extra={"cause": repr(error), "shards_left": len(waiting)})
-                await asyncio.sleep(pause_s)
-                pause_s = min(0.5, pause_s * 2)
+                log.warning("append outcome still unknown", extra={"cause": repr(error), "shards_left": len(undecided)})
+                await asyncio.sleep(jittered(pause_s))
+                pause_s = min(_LAST_PAUSE_S, pause_s * 2)
             finally:
                 if connection is not None:
                     connection.terminate()
 
-    async def _decide(self, connection: asyncpg.Connection, incarnation: str, stream: Stream, rows: list[Row]) -> None:
-        """One shard of the batch; raises when the connection fails, and may then be called again.
+    async def _decide(self, connection: asyncpg.Connection, incarnation: str, undecided: "dict[ShardId, Part]") -> None:
+        """Decide the shards of a batch, and remove them from ``undecided``; raises when the connection fails.
 
-        While the row is as the batch was sent with, the batch may still commit: also when the shard was dropped here
-        since, or another process has our name and has not freed what we held.
+        While a shard's row is as the batch was sent with, the batch may still commit: also when the shard was dropped
+        here since, or another process has our name and has not freed what we held.  A shard whose epoch could not be
+        raised changed in between, and its row is read again.
         """
-        epoch: int | None = None
-        while epoch is None:
-            owner = await connection.fetchrow(_OWNER_SQL, stream.shard_id)
-            if owner is None or owner["incarnation"] != incarnation:
-                break
-            if stream.state is StreamState.CLOSED and owner["epoch"] != stream.epoch:
-                break
-            epoch = await self._bump_epoch(connection, incarnation, stream.shard_id, owner["epoch"])
-        first = await connection.fetchrow(_ROW_SQL, stream.shard_id, stream.head + 1)
-        stored = first is not None and (first["thread_id"], first["seq_nr"], first["epoch"]) == (
-            rows[0].writer.uuid,
-            rows[0].seq_nr,
-            stream.epoch,
+        raised: dict[ShardId, int | None] = {}
+        while len(raised) < len(undecided):
+            open_ids = [shard_id for shard_id in undecided if shard_id not in raised]
+            owners = {row["id"]: row for row in await connection.fetch(_OWNERS_SQL, open_ids)}
+            held: dict[ShardId, int] = {}
+            for shard_id in sorted(open_ids):  # ownership statements lock in ascending order
+                stream, owner = undecided[shard_id][0], owners.get(shard_id)
+                if (
+                    owner is None
+                    or owner["incarnation"] != incarnation
+                    or (stream.state is StreamState.CLOSED and owner["epoch"] != stream.epoch)
+                ):
+                    raised[shard_id] = None
+                else:
+                    held[shard_id] = owner["epoch"]
+            if held:
+                raised.update(await self._bump_epochs(connection, incarnation, held))
+        found = await connection.fetch(
+            _STORED_SQL, list(undecided), [stream.head + 1 for stream, _ in undecided.values()]
         )
-        head = await connection.fetchval(_HEAD_SQL, stream.shard_id)
-        _apply(stream, rows, epoch=epoch, stored=stored, head=head)
+        results = []
+        for row in found:
+            shard_id = ShardId(row["shard_id"])
+            stream, rows = undecided[shard_id]
+            stored = (row["thread_id"], row["seq_nr"], row["epoch"]) == (
+                rows[0].writer.uuid,
+                rows[0].seq_nr,
+                stream.epoch,
+            )
+            results.append((shard_id, stored, row["head"]))
+        log.info(
+            "append outcome decided",
+            extra={"shards": len(results), "stored": [shard_id for shard_id, stored, _ in results if stored]},
+        )
+        for shard_id, stored, head in results:
+            stream, rows = undecided.pop(shard_id)
+            _apply(stream, rows, epoch=raised[shard_id], stored=stored, head=head)
 
 
 def _apply(stream: Stream, rows: list[Row], *, epoch: int | None, stored: bool, head: int) -> None:
     """Tell the stream what was found, in one turn of the loop."""
-    log.info("append outcome decided", extra={"shard": stream.shard_id, "stored": stored, "epoch": epoch})
     expected = stream.head + (len(rows) if stored else 0)
     stream.in_flight = 0
     if stored:

@@ -1,14 +1,21 @@
-"""Reading histories back: a thread's state, its events, a shard's head.
+"""Reading histories back: a thread's state, a shard's head.
 
 Threads are loaded in groups: whoever asks while a query runs joins the next one, so that a restart that wakes ten
 thousand threads costs hundreds of queries, not tens of thousands.  Only so many groups are read at once, so that a
-takeover does not take everything from the shards that are served already; threads of busy shards have a head start.  A
-history that cannot be read poisons its own thread and nothing else.
+takeover does not take everything from the shards that are served already; threads of busy shards have a head start.
+
+A history is read a page at a time (`history_page`), and each page has its own time-out, so that no length of a history
+runs into one.  A thread that a page shared with others does not finish goes on in a lane of its own: a few such threads
+take turns there, a page each, and give way to the groups, so that long histories and short ones never wait for each
+other's end.  Snapshots are kept along the way: a load that is broken off goes on from the last.
+
+A history that cannot be read poisons its own thread and nothing else.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from functools import partial
 from heapq import heappop, heappush
 from itertools import count
@@ -18,62 +25,55 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from shard_worker.database.connection import ReadPool, Session
-from shard_worker.domain.events import Event
-from shard_worker.domain.evolve import evolve
+from shard_worker.database.connection import LINK_FAULTS, ReadPool, Session
 from shard_worker.domain.ids import ShardId, ThreadId, ulid_uuid
 from shard_worker.domain.thread import Thread
-from shard_worker.journal.codec import STATE_VERSION, UndecodableEvent, decode, decode_state
+from shard_worker.journal.codec import decode_state, encode_state
+from shard_worker.journal.fold import Fold, Pace
+from shard_worker.journal.history_page import (
+    FROM_SNAPSHOT,
+    FROM_START,
+    LONG_ROWS,
+    PAGE_BYTES,
+    THREAD_ROWS,
+    ThreadPage,
+    Wanted,
+    discard_all,
+    discard_unbacked,
+    read_page,
+)
+from shard_worker.journal.snapshots import SaveSnapshot
 
 log = logging.getLogger(__name__)
 
 GROUP: Final = 50
 """How many threads one query loads at most."""
 
-SLICE: Final = 100
-"""How many events are folded before the loop turns: a millisecond, so that what is served already hardly notices."""
-
 HEAD_START_S: Final = 1.0
 """By how much earlier than asked a thread of a busy shard is taken, at most."""
 _HEAD_START_A_COMMAND_S: Final = 0.01
 """By how much for each command a second of its shard."""
 
-_LOAD_S: Final = 10.0
-"""How long reading a group may take: its threads can have long histories without snapshots."""
+_PAGE_S: Final = 5.0
+"""Time-out of one page; a page takes milliseconds, so that only a stalled database runs into it."""
+LONG_AT_ONCE: Final = 4
+"""Long histories that take turns; the others wait without what was read of them."""
+_GIVE_WAY_S: Final = 0.001
+"""How long a long load waits after each slice while groups are read: their steps then find the loop free."""
+_AGAIN_S: Final = 0.2
+"""How long the lane of long histories waits after a fault of the link."""
+
+_KEPT_EVERY_EVENTS: Final = 50_000
+_KEPT_EVERY_BYTES: Final = 16 << 20
+"""A snapshot is kept along the way after so much of a history, a fraction of a second's reading."""
+_KEPT_AT_END_EVENTS: Final = 1_000
+_KEPT_AT_END_BYTES: Final = 1 << 20
+"""A snapshot is kept at the end of a load that read so much after the last."""
+
+CORRUPTION: Final = (asyncpg.DataCorruptedError, asyncpg.IndexCorruptedError, asyncpg.InternalServerError)
+"""What the server says of rows that it cannot read; the link is sound."""
 
 HEAD_SQL: Final = "SELECT coalesce(max(shard_seq), 0) FROM journal WHERE shard_id = $1"
-# One round trip for a group: a thread's usable snapshot, which has no type, and the events after it.  LATERAL with its
-# own order: each thread's events by the primary key, whatever the planner believes of the journal's size.
-_THREADS_SQL: Final = """
-WITH wanted AS MATERIALIZED (
-    SELECT w.shard_id, w.thread_id, s.seq_nr, s.state
-      FROM unnest($1::int[], $2::uuid[]) AS w (shard_id, thread_id)
-      LEFT JOIN snapshot s ON s.shard_id = w.shard_id AND s.thread_id = w.thread_id AND s.state_version = $3
-)
-SELECT thread_id, seq_nr, NULL::smallint AS event_type, NULL::smallint AS event_version, state AS payload
-  FROM wanted WHERE state IS NOT NULL
- UNION ALL
-SELECT j.thread_id, j.seq_nr, j.event_type, j.event_version, j.payload
-  FROM wanted w
- CROSS JOIN LATERAL (
-        SELECT * FROM journal
-         WHERE shard_id = w.shard_id AND thread_id = w.thread_id AND seq_nr > coalesce(w.seq_nr, 0) ORDER BY seq_nr) j
- ORDER BY thread_id, seq_nr
-"""
-_NO_SNAPSHOT: Final = -1
-"""A version that no state has: with it the events are read from the first."""
-# LATERAL as above: each shard's tail by the index on its sequence.
-_SHARD_TAILS_SQL: Final = """
-SELECT w.shard_id, j.thread_id, j.seq_nr, j.event_type, j.event_version, j.payload
-  FROM unnest($1::int[], $2::bigint[], $3::bigint[]) AS w (shard_id, after, upto)
- CROSS JOIN LATERAL (
-        SELECT * FROM journal
-         WHERE shard_id = w.shard_id AND shard_seq > w.after AND shard_seq <= w.upto ORDER BY shard_seq) j
-"""
-_EVENTS_SQL: Final = """
-SELECT seq_nr, event_type, event_version, payload FROM journal
- WHERE shard_id = $1 AND thread_id = $2 AND seq_nr = ANY($3::bigint[])
-"""
 
 
 class Recovered(NamedTuple):
@@ -82,7 +82,9 @@ class Recovered(NamedTuple):
     state: Thread | None
     sequence_nr: int
     snapshot_nr: int
-    """Where the snapshot stood that was used, or 0."""
+    """Where the last snapshot was taken, or 0."""
+    bytes_since: int = 0
+    """Bytes of payloads after that snapshot."""
 
 
 class Poisoned(NamedTuple):
@@ -91,208 +93,295 @@ class Poisoned(NamedTuple):
     reason: str
 
 
-class _Read(NamedTuple):
-    """What the journal has of a group: usable snapshots with where they stand, and the rows after them."""
-
-    snapshots: dict[UUID, tuple[Thread, int]]
-    tails: dict[UUID, list[asyncpg.Record]]
+def _keep_none(shard_id: ShardId, thread_uuid: UUID, seq_nr: int, state: bytes, event_metadata: bytes) -> None:
+    """Without a writer no snapshot is kept."""
 
 
-class _Waiting(NamedTuple):
-    """Somebody who waits for a thread; the least is the next."""
+class _Load:
+    """One thread on its way into memory: what was folded so far, and who waits for it."""
 
-    turn: float
-    number: int
-    shard_id: ShardId
-    uuid: UUID
-    future: "asyncio.Future[Recovered | Poisoned]"
+    __slots__ = ("distrusts_snapshots", "fold", "future", "number", "shard_id", "start", "turn", "uuid")
+
+    def __init__(
+        self, turn: float, number: int, shard_id: ShardId, uuid: UUID, future: "asyncio.Future[Recovered | Poisoned]"
+    ) -> None:
+        self.turn = turn
+        self.number = number
+        self.shard_id = shard_id
+        self.uuid = uuid
+        self.future = future
+        self.distrusts_snapshots = False
+        self.begin()
+
+    def __lt__(self, other: "_Load") -> bool:
+        return (self.turn, self.number) < (other.turn, other.number)
+
+    def begin(self) -> None:
+        """Forget what was folded, if anything was; the next page begins at the snapshot, or at the first event."""
+        self.start = FROM_START if self.distrusts_snapshots else FROM_SNAPSHOT
+        self.fold = Fold(None, 0, 0)
+
+    def finish(self, found: Recovered | Poisoned) -> None:
+        """Hand over what was found."""
+        if not self.future.done():
+            self.future.set_result(found)
+
+    def fail(self, error: Exception) -> None:
+        """The journal cannot be had."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class LoadMetrics:
+    """What the loader counted since it started."""
+
+    __slots__ = ("events", "pages", "poisoned", "snapshots_discarded", "threads")
+
+    def __init__(self) -> None:
+        self.events = 0
+        self.pages = 0
+        self.poisoned = 0
+        self.snapshots_discarded = 0
+        self.threads = 0
 
 
 class Loader:
-    """Loads threads in groups, at most ``at_once`` groups at a time.
+    """Loads threads in groups, at most ``at_once`` groups at a time, and long histories in a lane of their own.
 
     ``heat`` gives a shard's commands a second.  A thread of a busy shard is taken as if it had been asked earlier, by
-    `HEAD_START_S` at most: so hot shards come first after a takeover, and nobody waits for ever.
+    `HEAD_START_S` at most: so hot shards come first after a takeover, and no thread waits without end.  ``keep`` takes
+    the snapshots of long loads.
     """
 
-    def __init__(self, pool: ReadPool, *, at_once: int = 4, heat: Callable[[ShardId], float] = lambda _: 0.0) -> None:
+    def __init__(
+        self,
+        pool: ReadPool,
+        *,
+        at_once: int = 4,
+        heat: Callable[[ShardId], float] = lambda _: 0.0,
+        keep: SaveSnapshot = _keep_none,
+    ) -> None:
+        self.metrics = LoadMetrics()
         self._pool = pool
         self._at_once = at_once
         self._heat = heat
+        self._keep = keep
         self._numbers = count()
-        self._waiting: list[_Waiting] = []
-        self._running: set[asyncio.Task[None]] = set()
+        self._waiting: list[_Load] = []
+        self._groups: set[asyncio.Task[None]] = set()
+        self._long: deque[_Load] = deque()
+        self._long_waiting: deque[_Load] = deque()
+        self._going_on: _Load | None = None
+        self._lane: asyncio.Task[None] | None = None
+        self._closed = False
+
+    @property
+    def long_loads(self) -> int:
+        """How many threads are in the lane of long histories."""
+        return len(self._long) + len(self._long_waiting) + (self._going_on is not None)
 
     async def load(self, shard_id: ShardId, thread_id: ThreadId) -> Recovered | Poisoned:
-        """A thread's state now, read on the primary.  Raises what asyncpg raises when the database is away."""
+        """A thread's state now, read on the primary.  Raises what asyncpg raises when the database is away.
+
+        A thread with a long history takes as long as its history; cancelling ends the load.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Recovered | Poisoned] = loop.create_future()
         turn = loop.time() - min(HEAD_START_S, self._heat(shard_id) * _HEAD_START_A_COMMAND_S)
-        heappush(self._waiting, _Waiting(turn, next(self._numbers), shard_id, ulid_uuid(thread_id), future))
+        heappush(self._waiting, _Load(turn, next(self._numbers), shard_id, ulid_uuid(thread_id), future))
         self._start()
         return await future
 
+    # --- groups
+
     def _start(self) -> None:
-        while self._waiting and len(self._running) < self._at_once:
+        while self._waiting and len(self._groups) < self._at_once and not self._closed:
             group = self._take()
             task = asyncio.get_running_loop().create_task(self._run(group), name="load-threads")
-            self._running.add(task)
+            self._groups.add(task)
             task.add_done_callback(partial(self._ended, group))
 
-    def _take(self) -> list[_Waiting]:
-        """The next group.  No thread is in it twice: each who asks owns the state he gets, and may change it."""
-        group: dict[UUID, _Waiting] = {}
-        later: list[_Waiting] = []
+    def _take(self) -> list[_Load]:
+        """The next group.  No thread is in it twice: each who asks owns the state that it gets, and may change it."""
+        group: dict[UUID, _Load] = {}
+        later: list[_Load] = []
         while self._waiting and len(group) < GROUP:
-            waiting = heappop(self._waiting)
-            if waiting.uuid in group:
-                later.append(waiting)
+            load = heappop(self._waiting)
+            if load.future.done():
+                continue
+            if load.uuid in group:
+                later.append(load)
             else:
-                group[waiting.uuid] = waiting
-        for waiting in later:
-            heappush(self._waiting, waiting)
+                group[load.uuid] = load
+        for load in later:
+            heappush(self._waiting, load)
         return list(group.values())
 
-    def _ended(self, group: list[_Waiting], task: "asyncio.Task[None]") -> None:
-        self._running.discard(task)
-        for waiting in group:  # a task that is cancelled before its first step runs none of its handlers
-            waiting.future.cancel()
+    def _ended(self, group: list[_Load], task: "asyncio.Task[None]") -> None:
+        self._groups.discard(task)
+        if task.cancelled():  # one that is cancelled before its first step runs none of its handlers
+            for load in group:
+                load.future.cancel()
+        elif (error := task.exception()) is not None:
+            self._failed(group, error)
         self._start()
 
-    async def _run(self, group: list[_Waiting]) -> None:
+    def _failed(self, loads: Sequence[_Load], error: BaseException) -> None:
+        """A bug, in short; those who wait take it for a fault of the link, and ask again."""
+        log.error("loading threads failed", exc_info=error)
+        for load in loads:
+            load.fail(ConnectionAbortedError(f"loading failed: {error!r}"))
+
+    async def _run(self, group: list[_Load]) -> None:
         try:
-            wanted = [(waiting.shard_id, waiting.uuid) for waiting in group]
-            read = await self._pool.run(lambda connection: _read(connection, wanted), within_s=_LOAD_S)
-            found = await _replay_all([uuid for _, uuid in wanted], read)  # the connection is not needed for this
-        except BaseException as error:
-            for waiting in group:
-                if not waiting.future.done():
-                    waiting.future.set_exception(
-                        error if isinstance(error, Exception) else ConnectionAbortedError("loading was cancelled")
-                    )
-            if not isinstance(error, Exception):
-                raise
+            pages = await self._pool.run(partial(self._read, group, THREAD_ROWS), within_s=_PAGE_S)
+        except CORRUPTION as error:
+            log.error("group of threads not read; each is read alone", extra={"cause": repr(error)})
+            for load in group:
+                self._go_long(load)
             return
-        for waiting in group:
-            if not waiting.future.done():
-                waiting.future.set_result(found[waiting.uuid])
+        except Exception as error:  # noqa: BLE001  # whatever it was, those who wait must hear of it
+            for load in group:
+                load.fail(error)
+            return
+        pace = Pace()
+        for load, page in zip(group, pages, strict=False):  # the connection is not needed for this
+            if await self._advance(load, page, pace):
+                continue
+            if page.rows and (len(page.rows) >= THREAD_ROWS or page.size >= PAGE_BYTES // 2):
+                self._go_long(load)
+            else:
+                heappush(self._waiting, load)
+        for load in group[len(pages) :]:  # the page ended before them
+            heappush(self._waiting, load)
+
+    # --- long histories
+
+    def _go_long(self, load: _Load) -> None:
+        if len(self._long) + (self._going_on is not None) < LONG_AT_ONCE:
+            self._long.append(load)
+        else:
+            load.begin()  # a state that waits would be memory that waits
+            self._long_waiting.append(load)
+        if self._lane is None or self._lane.done():
+            self._lane = asyncio.get_running_loop().create_task(self._run_long(), name="load-long-threads")
+
+    async def _run_long(self) -> None:
+        pace = Pace(lambda: _GIVE_WAY_S if self._groups else 0.0)
+        while self._long:
+            load = self._going_on = self._long.popleft()
+            more = False
+            try:
+                more = not load.future.done() and await self._go_on(load, pace)
+            except Exception as error:  # noqa: BLE001  # the lane goes on with the next; logged with its cause
+                self._failed([load], error)
+            self._going_on = None
+            if more:
+                self._long.append(load)
+            elif self._long_waiting:
+                self._long.append(self._long_waiting.popleft())
+
+    async def _go_on(self, load: _Load, pace: Pace) -> bool:
+        """Read and fold one page of a long history; whether more of it follows.  Never raises for a fault of the link."""
+        await pace.turn()
+        try:
+            (page,) = await self._pool.run(partial(self._read, [load], LONG_ROWS), within_s=_PAGE_S)
+        except CORRUPTION as error:
+            self._poisoned(load, f"the database cannot read it: {error}")
+            return False
+        except LINK_FAULTS as error:
+            log.warning(
+                "page of a history not read, trying again", extra={"shard": load.shard_id, "cause": repr(error)}
+            )
+            await asyncio.sleep(_AGAIN_S)
+            return True
+        return not await self._advance(load, page, pace)
+
+    # --- both
+
+    async def _read(self, group: Sequence[_Load], rows_each: int, connection: Session) -> list[ThreadPage]:
+        self.metrics.pages += 1
+        wanted = [Wanted(load.shard_id, load.uuid, load.start) for load in group]
+        pages = await read_page(connection, wanted, rows_each=rows_each)
+        unbacked = [(load.shard_id, load.uuid) for load, page in zip(group, pages, strict=False) if page.unbacked]
+        if unbacked:
+            self.metrics.snapshots_discarded += len(unbacked)
+            await discard_unbacked(connection, unbacked)
+        distrusted = [
+            (load.shard_id, load.uuid) for load in group if load.distrusts_snapshots and load.start == FROM_START
+        ]
+        if distrusted:
+            await discard_all(connection, distrusted)
+        return pages
+
+    async def _advance(self, load: _Load, page: ThreadPage, pace: Pace) -> bool:
+        """Fold a page; whether the load is over, by success or not."""
+        if load.start == FROM_SNAPSHOT and page.state is not None and not self._take_snapshot(load, page, pace):
+            load.distrusts_snapshots = True
+            load.begin()
+            return False
+        fold = load.fold
+        before = fold.sequence_nr
+        await fold.run(page.rows, pace)
+        self.metrics.events += fold.sequence_nr - before
+        load.start = fold.sequence_nr
+        if load.future.done():
+            return True
+        if fold.fault is not None:
+            self._poisoned(load, fold.fault)
+            return True
+        over = fold.sequence_nr >= page.last
+        self._keep_some(load, over=over)
+        if over:
+            self.metrics.threads += 1
+            load.finish(Recovered(fold.state, fold.sequence_nr, fold.snapshot_nr, fold.bytes_since))
+        return over
+
+    def _take_snapshot(self, load: _Load, page: ThreadPage, pace: Pace) -> bool:
+        """Begin the fold with the page's snapshot; False when it cannot be used."""
+        assert page.state is not None
+        assert page.state_version is not None
+        pace.size += len(page.state)
+        try:
+            state = decode_state(page.state, page.state_version)
+            if state.sequence_nr != page.start:
+                raise msgspec.ValidationError(f"it is the state at {state.sequence_nr}, kept as that at {page.start}")
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            self.metrics.snapshots_discarded += 1
+            log.warning("snapshot discarded", extra={"thread_id": str(load.uuid), "cause": str(error)})
+            return False
+        load.fold = Fold(state, page.start, page.start)
+        return True
+
+    def _keep_some(self, load: _Load, *, over: bool) -> None:
+        """Have a snapshot kept after much of a history, so that neither a fault nor a restart begins it again."""
+        fold = load.fold
+        events, size = fold.sequence_nr - fold.snapshot_nr, fold.bytes_since
+        if fold.state is not None and (
+            events >= _KEPT_EVERY_EVENTS
+            or size >= _KEPT_EVERY_BYTES
+            or (over and (events >= _KEPT_AT_END_EVENTS or size >= _KEPT_AT_END_BYTES))
+        ):
+            self._keep(load.shard_id, load.uuid, fold.sequence_nr, encode_state(fold.state), fold.metadata)
+            fold.snapshot_nr, fold.bytes_since = fold.sequence_nr, 0
+
+    def _poisoned(self, load: _Load, reason: str) -> None:
+        self.metrics.poisoned += 1
+        load.finish(Poisoned(reason))
 
     async def close(self) -> None:
-        """Stop; whoever still waits gets an error."""
-        while self._waiting:  # first, for a group that ends starts the next
-            self._waiting.pop().future.cancel()
-        for task in self._running:
+        """Stop; who still waits gets an error."""
+        self._closed = True
+        tasks = [*self._groups, *([self._lane] if self._lane is not None else [])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
-
-
-async def _read(connection: Session, wanted: Sequence[tuple[ShardId, UUID]]) -> _Read:
-    """Snapshots and the events after them, of threads each named once."""
-    read = _Read({}, {})
-    broken = await _read_into(read, connection, wanted, STATE_VERSION)
-    if broken:
-        await _read_into(read, connection, [each for each in wanted if each[1] in broken], _NO_SNAPSHOT)
-    return read
-
-
-async def _read_into(
-    read: _Read, connection: Session, wanted: Sequence[tuple[ShardId, UUID]], state_version: int
-) -> set[UUID]:
-    """Read with the snapshots of one version; the threads whose snapshot is not one, of which nothing is taken."""
-    broken: set[UUID] = set()
-    shard_ids, uuids = [shard_id for shard_id, _ in wanted], [uuid for _, uuid in wanted]
-    for row in await connection.fetch(_THREADS_SQL, shard_ids, uuids, state_version):
-        uuid = row["thread_id"]
-        if row["event_type"] is not None:
-            if uuid not in broken:
-                read.tails.setdefault(uuid, []).append(row)
-            continue
-        seq_nr = row["seq_nr"]
-        try:
-            state = decode_state(row["payload"])
-            if state.sequence_nr != seq_nr:
-                raise msgspec.ValidationError(f"it is the state at {state.sequence_nr}, kept as that at {seq_nr}")
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            log.warning("snapshot thrown away", extra={"thread_id": str(uuid), "cause": str(error)})
-            broken.add(uuid)
-        else:
-            read.snapshots[uuid] = (state, seq_nr)
-    return broken
-
-
-async def _replay_all(uuids: Sequence[UUID], read: _Read) -> dict[UUID, Recovered | Poisoned]:
-    """Fold each thread, letting the loop turn every `SLICE` events."""
-    found: dict[UUID, Recovered | Poisoned] = {}
-    folded = 0
-    for uuid in uuids:
-        state, snapshot_nr = read.snapshots.get(uuid, (None, 0))
-        sofar: Recovered | Poisoned = Recovered(state, snapshot_nr, snapshot_nr)
-        rows = read.tails.get(uuid, ())
-        start = 0
-        while start < len(rows) and isinstance(sofar, Recovered):
-            end = start + SLICE - folded
-            sofar = _replay(sofar, rows[start:end])
-            folded += len(rows[start:end])
-            start = end
-            if folded >= SLICE:
-                folded = 0
-                await asyncio.sleep(0)
-        found[uuid] = sofar
-    return found
-
-
-def _replay(before: Recovered, rows: Sequence[asyncpg.Record]) -> Recovered | Poisoned:
-    """The state after ``rows``; ``before`` is changed in place."""
-    state, sequence_nr, snapshot_nr = before
-    for row in rows:
-        try:
-            if row["seq_nr"] != sequence_nr + 1:
-                return Poisoned(f"event {sequence_nr + 1} is missing before {row['seq_nr']}")
-            event = decode(row["event_type"], row["event_version"], row["payload"])
-            state = evolve(state, event, row["seq_nr"])
-        except UndecodableEvent as error:
-            return Poisoned(f"event {row['seq_nr']}: {error}")
-        except Exception as error:
-            # A bug in evolve, or a history that no rule allows: this thread's alone.
-            log.exception("event cannot be applied", extra={"seq_nr": row["seq_nr"]})
-            return Poisoned(f"event {row['seq_nr']} cannot be applied: {error!r}")
-        sequence_nr = row["seq_nr"]
-    return Recovered(state, sequence_nr, snapshot_nr)
-
-
-def follow(threads: Mapping[UUID, Recovered], tail: Sequence[asyncpg.Record]) -> dict[UUID, Recovered]:
-    """The threads after a shard's tail, in place; one that the tail does not fit, or whose event is bad, is left out."""
-    rows: dict[UUID, list[asyncpg.Record]] = {}
-    for row in tail:
-        known = threads.get(row["thread_id"])
-        if known is not None and row["seq_nr"] > known.sequence_nr:
-            rows.setdefault(row["thread_id"], []).append(row)
-    followed = {uuid: _replay(before, rows.get(uuid, ())) for uuid, before in threads.items()}
-    return {uuid: found for uuid, found in followed.items() if isinstance(found, Recovered)}
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for load in (*self._waiting, *self._long, *self._long_waiting, self._going_on):
+            if load is not None:
+                load.future.cancel()
 
 
 async def read_head(connection: Session, shard_id: ShardId) -> int:
     """The sequence number of a shard's last event."""
     head: int = await connection.fetchval(HEAD_SQL, shard_id)
     return head
-
-
-async def read_tails(
-    connection: Session, spans: Mapping[ShardId, tuple[int, int]]
-) -> dict[ShardId, list[asyncpg.Record]]:
-    """The events of each shard after the first and up to the second of its two sequence numbers, in their order."""
-    tails: dict[ShardId, list[asyncpg.Record]] = {shard_id: [] for shard_id in spans}
-    ends = list(spans.values())
-    for row in await connection.fetch(
-        _SHARD_TAILS_SQL, list(spans), [after for after, _ in ends], [upto for _, upto in ends]
-    ):
-        tails[row["shard_id"]].append(row)
-    return tails
-
-
-async def read_events(
-    connection: Session, shard_id: ShardId, thread_uuid: UUID, seq_nrs: Sequence[int]
-) -> dict[int, Event]:
-    """Events of one thread by their sequence numbers."""
-    rows = await connection.fetch(_EVENTS_SQL, shard_id, thread_uuid, list(seq_nrs))
-    return {row["seq_nr"]: decode(row["event_type"], row["event_version"], row["payload"]) for row in rows}

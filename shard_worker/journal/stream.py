@@ -22,8 +22,17 @@ class Writer(Protocol):
     def stored(self, row: "Row") -> None:
         """The row is durable, and so is every earlier row of its shard."""
 
-    def rejected(self, row: "Row", error: Exception) -> None:
-        """The row is definitely not stored, and never will be: the database refused it."""
+    def rejected(self, rows: "list[Row]", error: Exception) -> None:
+        """The database refused the first of ``rows``.  The others are the writer's later rows, withdrawn with it.
+
+        None of them is stored.  Earlier rows of the writer may still be on their way.
+        """
+
+    def expired(self, rows: "list[Row]", now: float) -> None:
+        """The deadline of the first of ``rows`` passed before it was sent.  The others are the writer's later rows.
+
+        None of them is stored.  Earlier rows of the writer may still be on their way.
+        """
 
 
 class StreamHost(Protocol):
@@ -44,12 +53,14 @@ class Row:
 
     __slots__ = (
         "body_hash",
+        "deadline",
         "event_type",
         "event_version",
         "key_hash",
         "metadata",
         "payload",
         "seq_nr",
+        "size",
         "writer",
     )
 
@@ -61,6 +72,10 @@ class Row:
     metadata: bytes
     key_hash: bytes | None
     body_hash: bytes | None
+    size: int
+    """Bytes of payload and metadata."""
+    deadline: float
+    """Loop time, seconds: the appender does not send the row from then on."""
 
 
 class StreamState(Enum):
@@ -94,6 +109,7 @@ class Stream:
         "scheduled",
         "shard_id",
         "state",
+        "suspected",
     )
 
     def __init__(
@@ -108,6 +124,8 @@ class Stream:
         self.state = StreamState.OPEN
         self.scheduled = False
         self.back_off_s = 0.0
+        self.suspected = 0
+        """How many groups of suspect rows (`shard_worker.journal.isolation`) hold rows of this stream."""
         self.batches = 0
         """How many batches carried events of this shard, and how long they took in all."""
         self.append_s = 0.0
@@ -124,20 +142,51 @@ class Stream:
 
     def wake(self) -> None:
         """Have what is queued sent, when something is queued and may be sent."""
-        if self.queue and not self.scheduled and self.state is StreamState.OPEN:
+        if self.queue and not self.scheduled and not self.suspected and self.state is StreamState.OPEN:
             self._schedule(self)
 
     def return_rows(self, rows: list[Row]) -> None:
         """Put rows that are definitely not stored back in front, in their order."""
         self.queue.extendleft(reversed(rows))
 
-    def withdraw(self, writer: Writer) -> list[Row]:
-        """Take a writer's queued rows back, in their order; none of them was sent."""
-        taken = [row for row in self.queue if row.writer is writer]
+    def withdraw(self, row: Row) -> list[Row]:
+        """Take a queued row and the later rows of its writer out of the queue, in their order; empty if it is not queued.
+
+        The caller tells the writer, then calls `settled`.
+        """
+        taken: list[Row] = []
+        kept: deque[Row] = deque()
+        for queued in self.queue:
+            if queued is row or (taken and queued.writer is row.writer):
+                taken.append(queued)
+            else:
+                kept.append(queued)
         if taken:
-            self.queue = deque(row for row in self.queue if row.writer is not writer)
-            self.settled()
+            self.queue = kept
         return taken
+
+    def expire(self, now: float) -> int:
+        """Withdraw each queued row whose deadline has passed, with the later rows of its writer; how many rows.
+
+        A queued row is not at the server: it was never sent, or what was sent is known not to be stored.
+        """
+        expired: dict[int, list[Row]] = {}
+        kept: deque[Row] = deque()
+        for row in self.queue:
+            rows = expired.get(id(row.writer))
+            if rows is not None:
+                rows.append(row)
+            elif row.deadline <= now:
+                expired[id(row.writer)] = [row]
+            else:
+                kept.append(row)
+        if not expired:
+            return 0
+        self.queue = kept
+        for rows in expired.values():
+            rows[0].writer.expired(rows, now)
+        self.settled()
+        return sum([len(rows) for rows in expired.values()])
 
     def close(self) -> list[Row]:
         """Take nothing more, and give back what was queued: it was never sent."""

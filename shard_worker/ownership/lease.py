@@ -5,6 +5,7 @@ fences this incarnation waits longer than the lease after the answer that first 
 """
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Callable
@@ -51,6 +52,10 @@ class Lease:
         """Whether nobody can have fenced this incarnation yet."""
         return boottime() < self._until
 
+    def expire(self) -> None:
+        """End the lease at once: what it was given for is no longer known to hold."""
+        self._until = 0.0
+
     async def keep(self, incarnation: str, locked: asyncio.Event) -> None:
         """Lock and beat until the incarnation is fenced, which raises `Fenced`.  A lost session is replaced."""
         try:
@@ -71,10 +76,10 @@ class Lease:
         async with asyncio.timeout(_STATEMENT_S):
             if not await store.lock(connection, self._worker, incarnation):
                 raise Fenced(incarnation)
-        while True:
+        for number in itertools.count(1):
             sent = boottime()
             async with asyncio.timeout(_STATEMENT_S):
-                if not await store.beat(connection, self._worker, incarnation):
+                if not await store.beat(connection, self._worker, incarnation, number):
                     raise Fenced(incarnation)
             self._until = sent + self.lease_s
             locked.set()

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -17,13 +17,14 @@ from shard_worker.actors.residents import Residents
 from shard_worker.contract import Answer, CommandRequest, GetMessages, PeerAnswer, PeerRequest, Request
 from shard_worker.database.connection import ReadPool
 from shard_worker.domain.commands import AddMessages, Command, CreateThread, NewMessage
-from shard_worker.domain.events import Event
 from shard_worker.domain.ids import AccountId, MessageId, ShardId, ThreadId
 from shard_worker.domain.limits import Limits
 from shard_worker.journal.appender import Appender
 from shard_worker.journal.keys import StoredKey, look_up_key
-from shard_worker.journal.replay import Loader, read_events, read_head
+from shard_worker.journal.message_reader import MessageReader
+from shard_worker.journal.replay import Loader, read_head
 from shard_worker.journal.snapshots import SnapshotWriter
+from shard_worker.memory import MemoryBudget
 from shard_worker.ownership.owners import OwnerRecord
 
 SHARDS = 8
@@ -171,15 +172,16 @@ class Node:
         return [message.text for message in page.messages]  # type: ignore[union-attr]  # a refusal fails the test
 
 
-async def bump(connection: asyncpg.Connection, incarnation: str, shard_id: ShardId, epoch: int) -> int | None:
-    """Ownership's raise of an own epoch, in short."""
-    raised: int | None = await connection.fetchval(
-        "UPDATE shard SET epoch = epoch + 1 WHERE id = $1 AND epoch = $2 AND incarnation = $3 RETURNING epoch",
-        shard_id,
-        epoch,
+async def bump(connection: asyncpg.Connection, incarnation: str, held: Mapping[ShardId, int]) -> dict[ShardId, int]:
+    """Ownership's raise of own epochs, in short."""
+    raised = await connection.fetch(
+        "UPDATE shard SET epoch = shard.epoch + 1 FROM unnest($1::int[], $2::bigint[]) AS held (id, epoch)"
+        " WHERE shard.id = held.id AND shard.epoch = held.epoch AND incarnation = $3 RETURNING shard.id, shard.epoch",
+        list(held),
+        list(held.values()),
         incarnation,
     )
-    return raised
+    return {ShardId(row["id"]): row["epoch"] for row in raised}
 
 
 @asynccontextmanager
@@ -193,8 +195,13 @@ async def node_on(
     idle_s: float = 1000.0,
     max_pending_per_thread: int = 1000,
     max_pending_total: int = 10_000,
+    max_pending_bytes_per_thread: int = 16 << 20,
+    max_pending_bytes: int = 64 << 20,
     snapshot_every_events: int = 100,
+    snapshot_every_bytes: int = 4 << 20,
+    memory_bytes: int = 512 << 20,
     watchdog_s: float = 2.0,
+    clock: Callable[[], float] | None = None,
 ) -> AsyncIterator[Node]:
     """A worker's actors on a database; ``through`` is the DSN that its appends take (a proxy's)."""
     incarnation = str(ULID())
@@ -211,28 +218,33 @@ async def node_on(
     async def look_up(shard_id: ShardId, thread_uuid: UUID, key_hash: bytes) -> StoredKey | None:
         return await pool.run(lambda connection: look_up_key(connection, shard_id, thread_uuid, key_hash))
 
-    async def events(shard_id: ShardId, thread_uuid: UUID, seq_nrs: Sequence[int]) -> dict[int, Event]:
-        return await pool.run(lambda connection: read_events(connection, shard_id, thread_uuid, seq_nrs))
-
     async def head(shard_id: ShardId) -> int:
         return await pool.run(lambda connection: read_head(connection, shard_id))
 
-    loader, snapshots = Loader(pool), SnapshotWriter(pool)
+    memory = MemoryBudget(memory_bytes)
+    snapshots = SnapshotWriter(pool, memory=memory)
+    loader = Loader(pool, keep=snapshots.save)
     lease = [True]
     env = Environment(
         load=loader.load,
         look_up_key=look_up,
-        read_events=events,
+        read_messages=MessageReader(pool).read,
         read_head=head,
         save_snapshot=snapshots.save,
         memory_reads_allowed=lambda: lease[0],
         limits=Limits(),
         max_pending_per_thread=max_pending_per_thread,
         max_pending_total=max_pending_total,
+        max_pending_bytes_per_thread=max_pending_bytes_per_thread,
+        max_pending_bytes=max_pending_bytes,
         snapshot_every_events=snapshot_every_events,
+        snapshot_every_bytes=snapshot_every_bytes,
+        memory=memory,
     )
-    appender = Appender(connect=connect, bump_epoch=bump, incarnation=lambda: incarnation, watchdog_s=watchdog_s)
-    residents = Residents(most=residents_most, idle_s=idle_s, clock=asyncio.get_running_loop().time)
+    appender = Appender(connect=connect, bump_epochs=bump, incarnation=lambda: incarnation, watchdog_s=watchdog_s)
+    residents = Residents(
+        most=residents_most, idle_s=idle_s, clock=clock or asyncio.get_running_loop().time, memory=memory
+    )
     owners = Owners()
     region = ShardRegion(
         worker=name,

@@ -10,7 +10,7 @@ _ID = ulid_text(bytes(16))
 
 
 def _ask() -> Ask:
-    return Ask(ReadThread(ThreadId(_ID), AccountId(_ID)), asyncio.get_running_loop().create_future())
+    return Ask(ReadThread(ThreadId(_ID), AccountId(_ID)), asyncio.get_running_loop().create_future(), 0.0)
 
 
 async def test_an_ask_that_ran_out_of_time_says_what_is_known_of_its_storage() -> None:

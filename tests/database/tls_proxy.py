@@ -8,21 +8,38 @@ from typing import Final
 
 CA_FILE: Final = Path(__file__).parent / "tls" / "server.pem"
 """The front's certificate, for the name ``localhost`` only; it is its own authority.  Its key is public: a test's."""
+_KEY_FILE: Final = CA_FILE.with_suffix(".key")
 _REQUEST: Final = bytes.fromhex("0000000804d2162f")
 
 
 class TlsFront:
     """Forwards ``address``:`port` to 127.0.0.1:``target``.  Use as an async context manager."""
 
-    def __init__(self, target: int, address: str = "127.0.0.1") -> None:
+    def __init__(
+        self,
+        target: int,
+        address: str = "127.0.0.1",
+        *,
+        certificate: Path = CA_FILE,
+        key: Path = _KEY_FILE,
+    ) -> None:
         self._target = target
         self._address = address
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._context.load_cert_chain(CA_FILE, CA_FILE.with_suffix(".key"))
+        self.show(certificate, key)
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.encrypted = 0
         """Connections that asked for TLS."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether no link is open."""
+        return not self._tasks
+
+    def show(self, certificate: Path, key: Path) -> None:
+        """Show this certificate to every client that connects from now on."""
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(certificate, key)
 
     @property
     def port(self) -> int:

@@ -1,8 +1,12 @@
 """What events do to a thread, and histories that cannot be."""
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shard_worker.domain.events import (
+    FIRST_MESSAGE_AT,
     AdministratorIdsJoined,
     AdministratorIdsLeft,
     Event,
@@ -13,6 +17,7 @@ from shard_worker.domain.events import (
     PostedMessage,
     ThreadCreated,
     ThreadDestroyed,
+    encoded_size,
 )
 from shard_worker.domain.evolve import IllegalEvent, content_digest, creation_digest, evolve
 from shard_worker.domain.thread import LiveMessage, Thread, digest
@@ -105,8 +110,37 @@ def test_messages_stand_where_they_were_posted() -> None:
     )
     state = evolve(thread(), event, 4)
     assert list(state.messages) == [FIRST, SECOND, message_id("x"), message_id("y")]
-    assert state.messages[message_id("x")] == LiveMessage(CID, None, 4, 0, 9, content_digest("x", None, ()))
-    assert state.messages[message_id("y")] == LiveMessage(CID, FIRST, 4, 1, 9, content_digest("y", FIRST, (ANN,)))
+    at = FIRST_MESSAGE_AT
+    size = encoded_size(event.messages[0])
+    assert state.messages[message_id("x")] == LiveMessage(CID, None, 4, 0, 9, content_digest("x", None, ()), at, size)
+    assert state.messages[message_id("y")] == LiveMessage(
+        CID, FIRST, 4, 1, 9, content_digest("y", FIRST, (ANN,)), at + size + 1, encoded_size(event.messages[1])
+    )
+    encoded = msgspec.json.encode(event)
+    for message in event.messages:
+        live = state.messages[message.message_id]
+        assert msgspec.json.decode(encoded[live.offset : live.offset + live.size], type=PostedMessage) == message
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40) | st.none()
+POSTED = st.builds(
+    PostedMessage,
+    st.integers(0, 999).map(message_id),
+    TEXTS,
+    st.none() | st.just(FIRST),
+    st.lists(st.just(ANN), max_size=3).map(tuple),
+)
+
+
+@given(st.lists(POSTED, min_size=1, max_size=4, unique_by=lambda message: message.message_id))
+def test_every_message_is_where_its_place_says(messages: list[PostedMessage]) -> None:
+    """Whatever the texts hold: a slice of the encoded event is the encoded message, so one text is read alone."""
+    event = MessagesAdded(sender_id=CID, messages=tuple(messages), at=9, create_at=1)
+    state = evolve(thread(), event, 4)
+    encoded = msgspec.json.encode(event)
+    for message in messages:
+        live = state.messages[message.message_id]
+        assert encoded[live.offset : live.offset + live.size] == msgspec.json.encode(message)
 
 
 def test_a_redacted_history_is_folded() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import asyncpg
 
 from shard_worker.ownership import store
+from shard_worker.ownership.owners import EMPTY
 from tests.load.chat import Recorder, drive, verify
 from tests.local.cluster import local_cluster
 from tests.waiting import more_acknowledged
@@ -43,7 +44,7 @@ async def test_a_fenced_zombie_writes_nothing_more_and_serves_again(data_dir: Pa
         async with asyncio.timeout(10):
             fenced = None
             while fenced is None:
-                beat = await database.fetchval("SELECT beat FROM worker WHERE id = $1", zombie["name"])
+                beat = (await store.look(database, EMPTY)).workers[zombie["name"]].beat
                 fenced = await store.fence(database, zombie["name"], zombie["incarnation"], beat, {}, "by hand")
         written = await database.fetchval(rows, zombie["incarnation"])
         assert written > 0

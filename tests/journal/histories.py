@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 import asyncpg
+import msgspec
 from ulid import ULID
 
 from shard_worker.domain.events import (
@@ -27,6 +28,7 @@ SHARDS = 8
 INCARNATION = "01JZZZZZZZZZZZZZZZZZZZZZZZ"
 ANN = AccountId("01JAAAAAAAAAAAAAAAAAAAAAAA")
 BOB = AccountId("01JBBBBBBBBBBBBBBBBBBBBBBB")
+ONE_MESSAGE = MessageId("01JMMMMMMMMMMMMMMMMMMMMMMM")
 
 
 def new_thread(shard: int | None = None) -> ThreadId:
@@ -86,6 +88,57 @@ def folded(events: Sequence[Event]) -> Thread:
     return state
 
 
+def encode_previous_state(state: Thread) -> bytes:
+    """A snapshot of version 1, in which no message had a place."""
+    fields = msgspec.to_builtins(state)
+    fields[10] = {message_id: live[:6] for message_id, live in fields[10].items()}
+    return msgspec.msgpack.encode(fields)
+
+
+# Message 2k-1 is posted by event 2k-1 of the series and removed by the next; its id is its number.
+_MANY_SQL = """
+INSERT INTO journal (shard_id, shard_seq, thread_id, seq_nr, event_type, event_version, payload, metadata, epoch)
+SELECT $1, $3 + n, $2, $4 + n, CASE WHEN n % 2 = 1 THEN 7 ELSE 8 END, 1,
+       convert_to(CASE WHEN n % 2 = 1 THEN
+           format('{"senderId":"%s","messages":[{"messageId":"%s","text":"a message of a usual length, as sent",'
+                  '"replyMessageId":null,"toAccountIds":[]}],"at":%s,"createAt":1}',
+                  $7::text, '01' || lpad(n::text, 24, '0'), n + 1)
+       ELSE format('{"removerId":"%s","messageIds":["%s"],"at":%s,"createAt":1}',
+                   $7::text, '01' || lpad((n - 1)::text, 24, '0'), n + 1) END, 'UTF8'),
+       convert_to(format('{"commandId":"%s"}', md5($2::uuid::text || n)), 'UTF8'), $6
+  FROM generate_series(1::bigint, $5::bigint) n
+"""
+
+
+_FILL_SQL = """
+INSERT INTO journal (shard_id, shard_seq, thread_id, seq_nr, event_type, event_version, payload, metadata, epoch)
+SELECT shard, row_number() OVER (PARTITION BY shard ORDER BY nr, thread), thread, nr,
+       CASE WHEN nr = 1 THEN $3::int ELSE $5::int END, 1,
+       CASE WHEN nr = 1 THEN $4::bytea
+            ELSE convert_to(replace($6, $7, lpad((number * $2::bigint + nr)::text, 26, '0')), 'UTF8') END,
+       convert_to(format('{"commandId":"%s"}', md5(number || '/' || nr)), 'UTF8'), 1
+  FROM (SELECT number, md5(number::text)::uuid AS thread, shard_of(md5(number::text)::uuid, $8) AS shard
+          FROM generate_series(1, $1::int) number) t, generate_series(1, $2::int) nr
+"""
+
+
+async def fill(connection: asyncpg.Connection, *, threads: int, events: int) -> int:
+    """A journal of so many threads of so many events each, written by an owner that has given its shards up; its events."""
+    await connection.execute("UPDATE shard SET epoch = 2")
+    await connection.execute(
+        "INSERT INTO shard_epoch (shard_id, epoch, worker, incarnation, from_seq, kind)"
+        " SELECT id, 1, 'w', $1, 1, 'claim' FROM shard UNION ALL SELECT id, 2, NULL, NULL, NULL, 'release' FROM shard",
+        INCARNATION,
+    )
+    creation, (kind, _, message) = encode(created()), encode(posted(ONE_MESSAGE))
+    await connection.execute(
+        *(_FILL_SQL, threads, events, creation[0], creation[2], kind, message.decode(), ONE_MESSAGE, SHARDS),
+        timeout=600,
+    )
+    await connection.execute("ANALYZE journal")
+    return threads * events
+
+
 class Pen:
     """Writes rows as an owner does: dense sequences, under a claimed epoch."""
 
@@ -127,10 +180,24 @@ class Pen:
             )
         return shard
 
-    async def snapshot(self, thread_id: ThreadId, state: Thread, *, seq_nr: int | None = None) -> None:
-        """Keep a snapshot of ``state``, at its own sequence number or another."""
+    async def write_many(self, thread_id: ThreadId, events: int) -> None:
+        """Append as many events as asked to a thread that Ann has created: she posts a message, then removes it."""
+        shard, uuid = shard_of(thread_id, SHARDS), ulid_uuid(thread_id)
         await self.connection.execute(
-            "INSERT INTO snapshot (shard_id, thread_id, seq_nr, state_version, state) VALUES ($1, $2, $3, $4, $5)",
+            _MANY_SQL, shard, uuid, self._heads[shard], self._last[uuid], events, self._epochs[shard], ANN, timeout=600
+        )
+        self._heads[shard] += events
+        self._last[uuid] += events
+
+    async def snapshot(
+        self, thread_id: ThreadId, state: Thread, *, seq_nr: int | None = None, version: int = STATE_VERSION
+    ) -> None:
+        """Keep a snapshot of ``state``, at its own sequence number or another, as this release or the one before."""
+        await self.connection.execute(
+            "INSERT INTO snapshot (shard_id, thread_id, seq_nr, state_version, state, event_metadata)"
+            " VALUES ($1, $2, $3, $4, $5, coalesce((SELECT metadata FROM journal"
+            " WHERE shard_id = $1 AND thread_id = $2 AND seq_nr = $3), 'none'))",
             *(shard_of(thread_id, SHARDS), ulid_uuid(thread_id)),
-            *(state.sequence_nr if seq_nr is None else seq_nr, STATE_VERSION, encode_state(state)),
+            *(state.sequence_nr if seq_nr is None else seq_nr, version),
+            encode_state(state) if version == STATE_VERSION else encode_previous_state(state),
         )

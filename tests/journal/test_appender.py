@@ -1,7 +1,8 @@
 """The fenced group commit, against a real Postgres."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import math
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from uuid import UUID, uuid4
@@ -25,15 +26,20 @@ class Scribe:
     uuid: UUID = field(default_factory=uuid4)
     stored_rows: list[Row] = field(default_factory=list)
     rejected_rows: list[tuple[Row, Exception]] = field(default_factory=list)
+    withdrawn_rows: list[Row] = field(default_factory=list)
+    expired_rows: list[Row] = field(default_factory=list)
     stream: Stream | None = None
 
     def stored(self, row: Row) -> None:
         self.stored_rows.append(row)
 
-    def rejected(self, row: Row, error: Exception) -> None:
-        self.rejected_rows.append((row, error))
-        assert self.stream is not None
-        self.stream.withdraw(self)
+    def rejected(self, rows: list[Row], error: Exception) -> None:
+        self.rejected_rows.append((rows[0], error))
+        self.withdrawn_rows += rows[1:]
+
+    def expired(self, rows: list[Row], now: float) -> None:
+        assert rows[0].deadline <= now
+        self.expired_rows += rows
 
 
 @dataclass
@@ -57,28 +63,30 @@ class Host:
         self.stream.close()
 
 
-def row_of(scribe: Scribe, seq_nr: int, key: bytes | None = None) -> Row:
+def row_of(scribe: Scribe, seq_nr: int, key: bytes | None = None, deadline: float = math.inf) -> Row:
     """A row as an actor makes it."""
     row = Row()
     row.writer = scribe
     row.seq_nr = seq_nr
     row.event_type, row.event_version = 7, 1
     row.payload, row.metadata = b'{"n":%d}' % seq_nr, b"{}"
+    row.size = len(row.payload) + len(row.metadata)
+    row.deadline = deadline
     row.key_hash = key
     row.body_hash = None if key is None else b"b" * 16
     return row
 
 
-async def bump(connection: asyncpg.Connection, incarnation: str, shard_id: ShardId, epoch: int) -> int | None:
-    """Ownership's raise of an own epoch, in short."""
-    async with connection.transaction():
-        raised: int | None = await connection.fetchval(
-            "UPDATE shard SET epoch = epoch + 1 WHERE id = $1 AND epoch = $2 AND incarnation = $3 RETURNING epoch",
-            shard_id,
-            epoch,
-            incarnation,
-        )
-    return raised
+async def bump(connection: asyncpg.Connection, incarnation: str, held: Mapping[ShardId, int]) -> dict[ShardId, int]:
+    """Ownership's raise of own epochs, in short."""
+    raised = await connection.fetch(
+        "UPDATE shard SET epoch = shard.epoch + 1 FROM unnest($1::int[], $2::bigint[]) AS held (id, epoch)"
+        " WHERE shard.id = held.id AND shard.epoch = held.epoch AND incarnation = $3 RETURNING shard.id, shard.epoch",
+        list(held),
+        list(held.values()),
+        incarnation,
+    )
+    return {ShardId(row["id"]): row["epoch"] for row in raised}
 
 
 @dataclass
@@ -122,7 +130,7 @@ async def bench_on(dsn: str, through: str | None = None, **options: int | float)
             except (OSError, TimeoutError, asyncpg.PostgresError):
                 await asyncio.sleep(0.02)
 
-    appender = Appender(connect=connect, bump_epoch=bump, incarnation=lambda: INCARNATION, **options)  # type: ignore[arg-type]  # bounds are numbers by name
+    appender = Appender(connect=connect, bump_epochs=bump, incarnation=lambda: INCARNATION, **options)  # type: ignore[arg-type]  # bounds are numbers by name
     hosts = {shard: Host() for shard in epochs}
     streams = {shard: appender.open(ShardId(shard), epoch, 0, hosts[shard]) for shard, epoch in epochs.items()}
     for shard, host in hosts.items():

@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -13,6 +14,7 @@ from shard_worker.database.connection import DatabaseUnreachable, DatabaseUnsuit
 from shard_worker.domain.events import Event
 from shard_worker.domain.ids import ThreadId, ulid_uuid
 from shard_worker.journal import fsck as fsck_module
+from shard_worker.journal import fsck_pages
 from shard_worker.journal.fsck import fsck
 from shard_worker.journal.fsck_report import Check, Finding, Report
 from tests.journal.histories import SHARDS, Pen, created, folded, new_thread, posted, whole_life
@@ -321,17 +323,46 @@ async def test_two_damages_are_two_lines(sound: Sound) -> None:
 
 
 async def test_the_journal_may_grow_while_it_is_checked(sound: Sound, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All is read as of one moment: what commits between the first pass and the second is in neither."""
+    """A shard is checked up to the head that it had when its turn came; what commits later is not looked at."""
     histories = fsck_module._Run._check_histories
+    grown = 0
 
-    async def append_first(run: fsck_module._Run, shards: int) -> int:
-        await sound.pen.write(new_thread(SHARD), created(), posted())
-        return await histories(run, shards)
+    async def append_first(run: fsck_module._Run, shard_id: int, *rest: Any) -> None:
+        nonlocal grown
+        if shard_id == SHARD:
+            await sound.pen.write(sound.thread, posted(), key=b"n" * 16)
+            await sound.pen.claim(SHARD)
+            await sound.pen.write(new_thread(SHARD), created(), posted())
+            await sound.pen.snapshot(sound.thread, folded([created(), *[posted()] * 5]))
+            grown += 1
+        await histories(run, shard_id, *rest)
 
+    await sound.admin.execute("DELETE FROM snapshot")
     monkeypatch.setattr(fsck_module._Run, "_check_histories", append_first)
     report = await sound.report()
-    assert report.clean
-    assert (report.events, report.threads) == (29, 10)
+    assert report.clean, list(report.lines())
+    assert (report.events, report.threads, grown) == (29, 10, 1)
+
+
+async def test_no_transaction_is_held_between_pages(sound: Sound, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else vacuum could remove nothing for as long as the check takes."""
+    held: list[int] = []
+    fetch = fsck_pages.Pages.fetch
+
+    async def watched(pages: fsck_pages.Pages, sql: str, *parameters: object) -> list[asyncpg.Record]:
+        rows = await fetch(pages, sql, *parameters)
+        held.append(
+            await sound.admin.fetchval(
+                "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'threadcluster-fsck'"
+                " AND (state <> 'idle' OR backend_xmin IS NOT NULL)"
+            )
+        )
+        return rows
+
+    monkeypatch.setattr(fsck_pages.Pages, "fetch", watched)
+    assert (await sound.report()).clean
+    assert len(held) > 30
+    assert set(held) == {0}
 
 
 async def test_a_long_check_says_how_far_it_is(sound: Sound, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,10 +381,11 @@ async def test_a_quick_check_says_nothing(sound: Sound) -> None:
     assert said == []
 
 
-async def test_rows_of_any_size_come_in_batches(sound: Sound, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a batch of one row everything is found that is found with two thousand."""
-    monkeypatch.setattr(fsck_module, "_FETCH_ROWS", 1)
-    monkeypatch.setattr(fsck_module, "_FETCH_BYTES", 1)
+async def test_rows_of_any_size_come_in_pages(sound: Sound, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With pages of one row everything is found that is found with two thousand."""
+    monkeypatch.setattr(fsck_pages, "_FIRST_ROWS", 1)
+    monkeypatch.setattr(fsck_pages, "_PAGE_ROWS", 1)
+    monkeypatch.setattr(fsck_pages, "_PAGE_BYTES", 1)
     assert (await sound.report()).clean
     await sound.damage("DELETE FROM journal WHERE shard_id = 3 AND shard_seq = 2")
     assert [finding.check for finding in await sound.findings()] == [Check.SHARD_SEQ, Check.THREAD_SEQ]

@@ -29,7 +29,7 @@ def check(*events: Event) -> list[Finding]:
     findings: list[Finding] = []
     thread = ThreadCheck(3, ulid_uuid(new_thread(3)), SHARDS, findings.append)
     for number, event in enumerate(events, 1):
-        thread.row(StoredRow(number, number, *encode(event), b"{}", None, None, None, None))
+        thread.row(StoredRow(number, number, *encode(event), b"{}", None, None))
     return findings
 
 

@@ -1,7 +1,7 @@
 """Reading histories back from a real Postgres."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 import asyncpg
@@ -10,10 +10,11 @@ import pytest
 from shard_worker.database.connection import Database, ReadPool, Session
 from shard_worker.domain.evolve import evolve as evolve_soundly
 from shard_worker.domain.ids import ShardId, ThreadId, shard_of, ulid_uuid
-from shard_worker.journal import replay
+from shard_worker.journal import fold, replay
 from shard_worker.journal.codec import encode_state
-from shard_worker.journal.replay import GROUP, Loader, Poisoned, Recovered, read_events
-from tests.journal.histories import SHARDS, Pen, created, folded, message_id, new_thread, posted, whole_life
+from shard_worker.journal.history_page import ThreadPage, Wanted, read_page
+from shard_worker.journal.replay import GROUP, Loader, Poisoned, Recovered
+from tests.journal.histories import SHARDS, Pen, created, folded, new_thread, posted, whole_life
 from tests.waiting import until
 
 
@@ -75,8 +76,26 @@ async def test_a_snapshot_and_its_tail_are_the_full_replay(books: Books, at: int
 
 @pytest.mark.parametrize(
     "spoil",
-    ["state_version = state_version + 1", "state = 'nonsense'", "state = '\\x90'", "seq_nr = 2"],
-    ids=["other-version", "nonsense", "empty-array", "not-at-its-own-number"],
+    [
+        "state_version = state_version + 1",
+        "state_version = state_version - 2",
+        "state = 'nonsense'",
+        "state = '\\x90'",
+        "seq_nr = 2",
+        "seq_nr = 2, event_metadata = (SELECT j.metadata FROM journal j WHERE j.seq_nr = 2)",
+        "seq_nr = 9",
+        "event_metadata = 'another command'",
+    ],
+    ids=[
+        "newer-version",
+        "too-old",
+        "nonsense",
+        "empty-array",
+        "at-another-event",
+        "not-at-its-own-number",
+        "beyond-the-journal",
+        "other-command",
+    ],
 )
 async def test_a_snapshot_that_cannot_be_used_is_thrown_away(books: Books, spoil: str) -> None:
     """It is only a cache: the events give the same state."""
@@ -124,7 +143,7 @@ async def test_a_bug_in_evolve_poisons_its_thread_alone(books: Books, monkeypatc
             raise ZeroDivisionError("a bug")
         return evolve_soundly(state, event, seq_nr)  # type: ignore[arg-type]  # passed through as it came
 
-    monkeypatch.setattr(replay, "evolve", evolve)
+    monkeypatch.setattr(fold, "evolve", evolve)
     found, other = await asyncio.gather(books.load(ill), books.load(well))
     assert found == Poisoned("event 3 cannot be applied: ZeroDivisionError('a bug')")
     assert isinstance(other, Recovered)
@@ -145,19 +164,19 @@ async def test_threads_that_wait_together_are_loaded_together(books: Books, monk
     await asyncio.gather(*[books.load(new_thread())])  # connected
     sizes: list[int] = []
     at_once = most = 0
-    read = replay._read
+    read = read_page
 
-    async def counted(connection: Session, wanted: list[tuple[ShardId, object]]) -> object:
+    async def counted(connection: Session, wanted: Sequence[Wanted], *, rows_each: int) -> list[ThreadPage]:
         nonlocal at_once, most
         sizes.append(len(wanted))
         at_once += 1
         most = max(most, at_once)
         try:
-            return await read(connection, wanted)  # type: ignore[arg-type]  # passed through as it came
+            return await read(connection, wanted, rows_each=rows_each)
         finally:
             at_once -= 1
 
-    monkeypatch.setattr(replay, "_read", counted)
+    monkeypatch.setattr(replay, "read_page", counted)
     loader = Loader(books.pool, at_once=2)
     await asyncio.gather(*[loader.load(shard_of(thread, SHARDS), thread) for thread in threads])
     await loader.close()
@@ -177,39 +196,17 @@ async def test_threads_of_busy_shards_come_first(books: Books, monkeypatch: pyte
     heat[shard_of(hot, SHARDS)] = 200.0
     cold = [thread for thread in cold if shard_of(thread, SHARDS) != shard_of(hot, SHARDS)]
     groups: list[set[object]] = []
-    read = replay._read
+    read = read_page
 
-    async def watched(connection: Session, wanted: list[tuple[ShardId, object]]) -> object:
-        groups.append({uuid for _, uuid in wanted})
-        return await read(connection, wanted)  # type: ignore[arg-type]  # what it is given
+    async def watched(connection: Session, wanted: Sequence[Wanted], *, rows_each: int) -> list[ThreadPage]:
+        groups.append({thread.uuid for thread in wanted})
+        return await read(connection, wanted, rows_each=rows_each)
 
-    monkeypatch.setattr(replay, "_read", watched)
+    monkeypatch.setattr(replay, "read_page", watched)
     monkeypatch.setattr(replay, "GROUP", 5)
     await asyncio.gather(*[loader.load(shard_of(thread, SHARDS), thread) for thread in [first, *cold, hot]])
     assert ulid_uuid(hot) in groups[1], "the first group was on its way before it asked"
     await loader.close()
-
-
-async def test_a_long_replay_lets_the_loop_turn(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beats and reads go on while a long history is folded: no turn takes longer than a slice of it."""
-    monkeypatch.setattr(replay, "SLICE", 50)
-    thread = new_thread()
-    await books.pen.write(thread, created(), *[posted(at=number) for number in range(2, 151)])
-    turns = 0
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    reading = await books.pool.run(
-        lambda connection: replay._read(connection, [(shard_of(thread, SHARDS), ulid_uuid(thread))])
-    )
-    counting = asyncio.create_task(count())
-    await replay._replay_all([ulid_uuid(thread)], reading)
-    counting.cancel()
-    assert turns == 150 // 50
 
 
 async def test_a_failure_reaches_all_who_wait_and_the_next_load_works(books: Books) -> None:
@@ -252,10 +249,3 @@ async def test_a_waiter_who_leaves_disturbs_nobody(books: Books) -> None:
     loads[0].cancel()
     assert await asyncio.gather(*loads[1:]) == [Recovered(None, 0, 0)] * 2
     await until(loads[0].cancelled, what="the one who left")
-
-
-async def test_single_events_are_read_by_number(books: Books) -> None:
-    """Texts are read from the journal, and numbers that are not there are left out."""
-    thread, event = new_thread(), posted(message_id())
-    shard = await books.pen.write(thread, created(), event)
-    assert await read_events(books.pen.connection, shard, ulid_uuid(thread), [2, 9]) == {2: event}

@@ -13,6 +13,8 @@ from typing import Final, NamedTuple
 
 import asyncpg
 
+from shard_worker.ownership import store
+from shard_worker.ownership.owners import EMPTY
 from tests.moves.ground import NAMES
 from tests.moves.round import Round
 
@@ -63,10 +65,14 @@ async def _until(condition: Callable[[], Awaitable[bool]], what: str, *, within_
 
 async def _beats(session: asyncpg.Connection, worker: str) -> None:
     """Return when a worker has beaten again."""
-    beat = await session.fetchval("SELECT beat FROM worker WHERE id = $1", worker)
+
+    async def beat() -> int:
+        return (await store.look(session, EMPTY)).workers[worker].beat
+
+    before = await beat()
 
     async def more() -> bool:
-        return bool(await session.fetchval("SELECT beat > $2 + 3 FROM worker WHERE id = $1", worker, beat))
+        return await beat() > before + 3
 
     await _until(more, f"{worker} beats", within_s=_SEEN_S)
 

@@ -144,6 +144,21 @@ def test_shards_without_owner_are_named(simulation: Simulation) -> None:
     assert status["shards"]["assigned"] == 9
 
 
+def test_shards_that_no_worker_reads_have_no_capable_worker(simulation: Simulation) -> None:
+    """Neither ready nor available, and the message says what to do."""
+    observed = simulation.look().ownership
+    assert observed is not None
+    free = observed._replace(owners={**observed.owners, ShardId(3): None})
+    seen = simulation.look()._replace(ownership=free)
+    assert simulation.last.next is not None
+    steps = simulation.last._replace(settled=False, next=simulation.last.next._replace(unreadable=(ShardId(3),)))
+    status = status_of(seen, parse_spec(seen.resource), steps, None)
+    assert conditions(status)["Available"] == ("False", "NoCapableWorker")
+    assert conditions(status)["Ready"] == ("False", "NoCapableWorker")
+    message = next(each["message"] for each in status["conditions"] if each["type"] == "Ready")
+    assert message.startswith("No worker that may get them reads the journal format of shards 3: set spec.image")
+
+
 def test_shards_that_their_owner_does_not_serve_yet_are_told_apart(simulation: Simulation) -> None:
     """Owned by the database's word, and recovering."""
     observed = simulation.look().ownership
@@ -246,3 +261,18 @@ def test_a_worker_that_fails_again_and_again_is_not_starting(simulation: Simulat
     assert state(simulation.look(), parse_spec(simulation.resource)) == "Starting"
     pod["status"]["containerStatuses"] = [{"restartCount": 2}]
     assert state(simulation.look(), parse_spec(simulation.resource)) == "NotReady"
+
+
+def test_a_login_that_may_change_history_is_told_with_its_remedy(simulation: Simulation) -> None:
+    """Nothing stalls for it; unknown where no worker answers."""
+    assert said(simulation)["JournalProtected"] == ("True", "AppendOnly")
+    observed = simulation.look().ownership
+    assert observed is not None
+    excess = observed._replace(excess_privileges={"chat-1": ("DELETE", "UPDATE"), "chat-0": ("DELETE",)})
+    seen = simulation.look()._replace(ownership=excess)
+    status = status_of(seen, parse_spec(seen.resource), simulation.last, None)
+    assert conditions(status)["JournalProtected"] == ("False", "ExcessPrivileges")
+    assert conditions(status)["Ready"][0] == "True"
+    message = next(each["message"] for each in status["conditions"] if each["type"] == "JournalProtected")
+    assert message.startswith("The login of chat-0, chat-1 may DELETE, UPDATE the journal. Remedy: ")
+    assert said(simulation, ownership=None)["JournalProtected"] == ("Unknown", "OwnershipUnknown")

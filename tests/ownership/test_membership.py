@@ -94,7 +94,7 @@ async def test_a_fenced_worker_goes_on_as_a_new_incarnation(dsn: str) -> None:
         async with asyncio.timeout(5):
             fenced = None
             while fenced is None:
-                beat = await connection.fetchval("SELECT beat FROM worker WHERE id = 'a'")
+                beat = (await store.look(connection, EMPTY)).workers["a"].beat
                 fenced = await store.fence(connection, "a", old, beat, {}, "by hand")
         await until(lambda: a.ownership.incarnation != old and a.shards == EVERY)
         assert a.host.dropped_all >= 1
@@ -133,8 +133,8 @@ async def test_a_session_holds_its_lock_before_anybody_can_read_its_number(dsn: 
             numbers = await peer.fetch("SELECT attempt FROM worker")
             locks = await peer.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted")
         assert before.locked
-        assert [row["attempt"] for row in numbers] == [1]
-        assert locks == 2
+        assert [row["attempt"] for row in numbers] == [2]
+        assert locks == 3  # two attempts, and the number that both begin with
         assert (await store.look(peer, EMPTY)).workers["a"].locked
     finally:
         session.terminate()
@@ -146,9 +146,9 @@ async def test_a_number_whose_lock_is_taken_is_passed_over(dsn: str) -> None:
     session, half_dead = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
     try:
         await store.register(session, "a", "first", Address("127.0.0.1", 1, 2), {})
-        await half_dead.execute("SELECT pg_advisory_lock(hashtextextended('first:1', 0))")
+        await half_dead.execute("SELECT pg_advisory_lock(hashtextextended('first:2', 0))")
         assert await store.lock(session, "a", "first")
-        assert await session.fetchval("SELECT attempt FROM worker") == 2
+        assert await session.fetchval("SELECT attempt FROM worker") == 3
         assert not await store.lock(session, "a", "another")
     finally:
         session.terminate()

@@ -4,21 +4,31 @@
 CREATE TABLE meta (
     singleton      boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     cluster_id     text    NOT NULL,
-    shards         integer NOT NULL CHECK (shards BETWEEN 1 AND 4096)
+    shards         integer NOT NULL CHECK (shards BETWEEN 1 AND 4096),
+    -- The key of thread ids derived from idempotency keys: 244 random bits, made once and never changed.
+    id_salt        bytea   NOT NULL DEFAULT uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())
+                           CHECK (octet_length(id_salt) >= 16),
+    -- The history that the database continues, stored by the first worker of a timeline; null before any came.
+    system_identifier bigint,
+    timeline       integer,
+    generation     text,
+    generation_at  timestamptz                   -- of a fail-over; null for the first history
 );
 
 CREATE TABLE worker (
     id             text    PRIMARY KEY,
     incarnation    text    NOT NULL,
-    attempt        integer NOT NULL DEFAULT 0,   -- the lock's key is (incarnation, attempt)
+    attempt        integer NOT NULL DEFAULT 0,   -- the session lock's key is (incarnation, attempt); only ever grows
     host           text    NOT NULL,
     public_port    integer NOT NULL,
     management_port integer NOT NULL,
-    beat           bigint  NOT NULL DEFAULT 0,
     fenced         boolean NOT NULL DEFAULT false,
     leaving        boolean NOT NULL DEFAULT false,
     cordoned       boolean NOT NULL DEFAULT false,
-    capabilities   jsonb   NOT NULL DEFAULT '{}'
+    capabilities   jsonb   NOT NULL DEFAULT '{}' CHECK (
+        coalesce(jsonb_typeof(capabilities -> 'reads'), 'number') = 'number'
+        AND coalesce(jsonb_typeof(capabilities -> 'writes'), 'number') = 'number'
+    )
 ) WITH (fillfactor = 50);
 
 -- Only append and ownership statements lock these rows; what the planner writes lives in shard_target.
@@ -28,6 +38,7 @@ CREATE TABLE shard (
     owner          text,
     incarnation    text,
     database       smallint NOT NULL DEFAULT 0,
+    format         integer NOT NULL DEFAULT 1 CHECK (format > 0),  -- the newest that its events may be written in
     changed_at     timestamptz NOT NULL DEFAULT now(),
     CHECK ((owner IS NULL) = (incarnation IS NULL))
 ) WITH (fillfactor = 50);
@@ -37,14 +48,14 @@ CREATE TABLE shard_target (
     target         text,
     reason         text    NOT NULL DEFAULT '',
     plan_version   bigint  NOT NULL DEFAULT 0
-);
+) WITH (fillfactor = 50);
 
 CREATE TABLE plan (
     singleton      boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     version        bigint  NOT NULL DEFAULT 0,
     hash           text    NOT NULL DEFAULT '',
     made_at        timestamptz NOT NULL DEFAULT now()
-);
+) WITH (fillfactor = 50);
 
 -- One row a claim: with the journal it proves one owner an epoch.
 CREATE TABLE shard_epoch (
@@ -80,15 +91,17 @@ CREATE TABLE journal (
 CREATE UNIQUE INDEX journal_shard_seq ON journal (shard_id, shard_seq);
 CREATE UNIQUE INDEX journal_key ON journal (shard_id, thread_id, key_hash) WHERE key_hash IS NOT NULL;
 
--- A cache of the fold; thrown away when state_version is not the reader's.
+-- A cache of the fold; workers of two releases keep their own.  Believed only while the journal has the event at
+-- seq_nr with this metadata, which holds the random id of its command.
 CREATE TABLE snapshot (
     shard_id       integer NOT NULL,
     thread_id      uuid    NOT NULL,
-    seq_nr         bigint  NOT NULL,
     state_version  smallint NOT NULL,
+    seq_nr         bigint  NOT NULL,
+    event_metadata bytea   NOT NULL,
     state          bytea   NOT NULL,
-    PRIMARY KEY (shard_id, thread_id)
-);
+    PRIMARY KEY (shard_id, thread_id, state_version)
+) WITH (fillfactor = 80);
 
 -- What a slice is, in SQL as in shard_worker.domain.ids: the first 14 bits of SHA-256 of the id's 16 bytes.
 CREATE FUNCTION shard_of(thread_id uuid, shards integer) RETURNS integer

@@ -8,7 +8,7 @@ ALTER TABLE shard_epoch
     ADD COLUMN source   text,                          -- the owner before
     ADD COLUMN reason   text NOT NULL DEFAULT '',
     ADD COLUMN pause_ms real;                          -- of a handoff: from the last admission to the next
-CREATE INDEX shard_epoch_claimed_at ON shard_epoch (claimed_at);
+CREATE INDEX CONCURRENTLY shard_epoch_claimed_at ON shard_epoch (claimed_at);
 
 -- How busy a shard is, written by its owner now and then.
 CREATE TABLE shard_load (

@@ -23,17 +23,16 @@ Locked = tuple[str | None, bool, tuple[ShardId, ...]]
 class WorkerRecord:
     """A row of ``worker``."""
 
-    __slots__ = ("attempt", "beat", "beat_at", "cordoned", "draining", "fenced", "id", "incarnation", "leaving")
+    __slots__ = ("attempt", "beat_at", "cordoned", "draining", "fenced", "id", "incarnation", "leaving")
 
     def __init__(self, id: str) -> None:
         self.id = id
         self.incarnation = ""
         self.attempt = 0
-        self.beat = 0
         self.fenced = True
         self.leaving = self.cordoned = self.draining = False
         self.beat_at = 0.0
-        """For the watch alone: when the present beat came to be."""
+        """For the watch alone: when the last beat came to be that others could see."""
 
 
 class ShardRecord:
@@ -85,12 +84,14 @@ class Append:
 class Backend:
     """The server's side of a session."""
 
-    __slots__ = ("alive", "append", "listens", "lock", "locked_at", "lost", "name")
+    __slots__ = ("alive", "append", "beat", "listens", "lock", "locked_at", "lost", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.alive = True
         self.lock: tuple[str, int] | None = None
+        self.beat = 0
+        """The number whose lock the session holds."""
         self.locked_at = 0.0
         self.listens: Callable[[], None] | None = None
         self.append: tuple[Append, Callable[[list[ShardId]], None]] | None = None
@@ -129,6 +130,11 @@ class Database:
         self._kept: set[ShardId] = set()
         self._kept_workers: set[str] = set()
         self._waiting: list[tuple[Backend, Transaction[object], Callable[[object], None]]] = []
+
+    def beat_of(self, row: WorkerRecord) -> int | None:
+        """The number of a worker's last beat, or None when the session that beat has ended: `pg_locks`."""
+        holder = self.locks.get((row.incarnation, row.attempt))
+        return None if holder is None else holder.beat
 
     # --- sessions
 

@@ -57,6 +57,8 @@ _DEATHS: Final = ("pause", "suspend", "stall", "crash", "terminate")
 PLANTED: Final = (
     # transactions
     _bug("fence without the beat", "patience", faults=_DEATHS),
+    _bug("an end is no change", "patience", "lease", faults=_DEATHS),
+    _bug("the beat without the attempt", "patience", "lease", faults=_DEATHS),
     _bug("claim by the fenced", "ended", faults=("roll", "hang"), steps=0.5),
     _bug("claim of what is owned", "lease", "journal", "handoff"),
     _bug("give to anyone", "ended", faults=("roll", "hang", "crash", "edit"), steps=0.2),

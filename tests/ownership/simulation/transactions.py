@@ -4,11 +4,13 @@ A planted bug changes one of them; what it changes is written at that place.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership.owners import ShardRow, View, WorkerRow
 from tests.ownership.simulation.database import Backend, Database, Locked, ShardRecord, Transaction, WorkerRecord
+
+_GONE: Final = 0xFFFF_FFFF
 
 
 class Gift(NamedTuple):
@@ -26,7 +28,7 @@ def register(worker: str, incarnation: str) -> Transaction[str | None]:
     def run(db: Database) -> str | None:
         row = db.workers.setdefault(worker, WorkerRecord(worker))
         before, fenced = row.incarnation, row.fenced
-        row.incarnation, row.attempt, row.beat, row.fenced, row.leaving = incarnation, 0, row.beat + 1, False, False
+        row.incarnation, row.attempt, row.fenced, row.leaving = incarnation, row.attempt + 1, False, False
         row.beat_at = db.watch.now()
         if before not in ("", incarnation):
             db.terminate(before)
@@ -60,8 +62,10 @@ def fence(
     def matches(db: Database) -> bool:
         row = db.workers[worker]
         if beat is None:
-            return row.incarnation != incarnation
-        same_beat = row.beat == beat or "fence without the beat" in db.bugs
+            return row.incarnation != incarnation or row.fenced
+        same_beat = _last_beat(db, row) == beat or "fence without the beat" in db.bugs
+        if "an end is no change" in db.bugs:
+            same_beat = same_beat or db.beat_of(row) is None
         return row.incarnation == incarnation and same_beat and not row.fenced
 
     def run(db: Database) -> list[ShardId] | None:
@@ -115,22 +119,23 @@ def lock(worker: str, incarnation: str, backend: Backend) -> Transaction[bool]:
             return False
         row = db.workers[worker]
         row.attempt += 1
-        backend.lock, backend.locked_at = (incarnation, row.attempt), db.watch.now()
+        backend.lock, backend.locked_at, backend.beat = (incarnation, row.attempt), db.watch.now(), 0
         db.locks[backend.lock] = backend
         return True
 
     return Transaction("lock", run, lambda _: (worker, False, ()))
 
 
-def beat(worker: str, incarnation: str) -> Transaction[bool]:
+def beat(worker: str, incarnation: str, backend: Backend) -> Transaction[bool]:
     """Show that this incarnation lives; False when it was ended."""
 
     def run(db: Database) -> bool:
         if not _alive(db, worker, incarnation):
             return False
         row = db.workers[worker]
-        row.beat += 1
-        row.beat_at = db.watch.now()
+        backend.beat += 1
+        if backend.lock == (incarnation, row.attempt):
+            row.beat_at = db.watch.now()
         return True
 
     return Transaction("beat", run, lambda _: (worker, False, ()))
@@ -276,7 +281,7 @@ def look(known: View) -> Transaction[View]:
                 changed[row.id] = ShardRow(row.id, row.epoch, row.owner, row.incarnation, row.target, row.reason)
         workers = {
             w.id: WorkerRow(
-                *(w.id, w.incarnation, "", 0, 0, w.beat, w.fenced, w.leaving, w.cordoned, w.draining),
+                *(w.id, w.incarnation, "", 0, 0, _seen_beat(db, w, known), w.fenced, w.leaving, w.cordoned, w.draining),
                 locked=(w.incarnation, w.attempt) in db.locks,
             )
             for w in db.workers.values()
@@ -331,6 +336,19 @@ def journal_from(shard_id: ShardId, number: int) -> Transaction[tuple[tuple[int,
 def _alive(db: Database, worker: str, incarnation: str) -> bool:
     row = db.workers.get(worker)
     return row is not None and row.incarnation == incarnation and not row.fenced
+
+
+def _last_beat(db: Database, row: WorkerRecord) -> int:
+    number = db.beat_of(row)
+    attempt = 0 if "the beat without the attempt" in db.bugs else row.attempt
+    return attempt << 32 | (_GONE if number is None else number)
+
+
+def _seen_beat(db: Database, row: WorkerRecord, known: View) -> int:
+    before = known.workers.get(row.id)
+    if "an end is no change" in db.bugs and before is not None and db.beat_of(row) is None:
+        return before.beat if before.incarnation == row.incarnation else 0
+    return _last_beat(db, row)
 
 
 def _owned(db: Database, worker: str) -> list[ShardRecord]:

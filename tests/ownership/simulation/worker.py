@@ -170,7 +170,9 @@ class WorkerProcess(Process):
             raise Fenced
         while True:
             sent = self.clocks.boottime(self.timeline.now)
-            if not (yield from session.execute(transactions.beat(self.name, incarnation), _BEAT_TIMEOUT_S)):
+            if not (
+                yield from session.execute(transactions.beat(self.name, incarnation, session.backend), _BEAT_TIMEOUT_S)
+            ):
                 raise Fenced
             if "lease from the answer" in self.world.bugs:
                 sent = self.clocks.boottime(self.timeline.now)
