@@ -17,7 +17,7 @@ from shard_worker.contract_tls import peer_name
 from shard_worker.peers import frames
 from shard_worker.peers.errors import PeerOverloaded, PeerUnreachable
 from shard_worker.peers.frames import BadFrame, Envelope, FrameReader, Hello, Outbox
-from shard_worker.peers.identity import WorkerIdentity, signers_of
+from shard_worker.peers.identity import ANY_INCARNATION, WorkerIdentity, signers_of
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,8 @@ _IDLE_PING_S: Final = 15.0
 """How often a link without requests is used: shorter than what load balancers and address translation forget (60 s)."""
 _IDLE_SILENT_S: Final = 30.0
 """A link without requests that has brought nothing for longer is dead, though no one has noticed it yet."""
+_GREETED: Final = 8
+"""Peers that are greeted at once, at most: more would cost a large cluster a handshake between every two workers."""
 _AGAIN_S: Final = 0.05
 _AGAIN_MOST_S: Final = 1.0
 """An address that could not be connected to is not tried again sooner: doubled with each failure, with jitter."""
@@ -70,6 +72,7 @@ class PeerClient:
         self._hello = hello
         self._heard = heard
         self._links: dict[_Peer, asyncio.Task[_ClientLink]] = {}
+        self._greetings: set[asyncio.Future[None]] = set()
         self._failures: dict[_Peer, tuple[int, float]] = {}
         """How often in a row a peer could not be connected to, and when it may be tried again."""
 
@@ -91,6 +94,29 @@ class PeerClient:
         """
         link = await self._link(_Peer(*address, incarnation), min(budget_s, _CONNECT_S))
         return await link.send(Envelope(request, budget_s, shard_id, epoch, hops))
+
+    async def greet(self, addresses: Collection[Address]) -> None:
+        """Exchange first frames with workers at some of these addresses, whichever incarnations, within a second.
+
+        A first frame carries the newest history of the database that its sender knows.  A few chosen at random are
+        asked: those that learn of a newer one greet others in turn.
+        """
+        chosen = random.sample(list(addresses), min(_GREETED, len(addresses)))
+        await asyncio.gather(*map(self._greet_one, chosen))
+
+    async def _greet_one(self, address: Address) -> None:
+        try:
+            link = await self._connect(_Peer(*address, ANY_INCARNATION))
+        except (OSError, TimeoutError, BadFrame) as error:  # a peer that is away knows nothing newer
+            log.debug("peer not greeted", extra={"address": address, "cause": repr(error)})
+        else:
+            link.retire()
+
+    def introduce(self, addresses: Collection[Address]) -> None:
+        """`greet`, beside everything else."""
+        task = asyncio.ensure_future(self.greet(addresses))
+        self._greetings.add(task)
+        task.add_done_callback(self._greetings.discard)
 
     async def _link(self, peer: _Peer, within_s: float) -> "_ClientLink":
         task = self._links.get(peer)
@@ -127,13 +153,14 @@ class PeerClient:
 
     async def _connect(self, peer: _Peer) -> "_ClientLink":
         loop = asyncio.get_running_loop()
+        greeting = peer.incarnation == ANY_INCARNATION
         try:
             async with asyncio.timeout(_CONNECT_S):
                 _, link = await loop.create_connection(
                     lambda: _ClientLink(self._hello(), self._heard),
                     peer.host,
                     peer.port,
-                    ssl=self._identity.client_context(),
+                    ssl=self._identity.greeting_context() if greeting else self._identity.client_context(),
                     server_hostname=peer_name(peer.incarnation),
                     ssl_handshake_timeout=_CONNECT_S,
                     ssl_shutdown_timeout=_SHUTDOWN_S,
@@ -164,6 +191,8 @@ class PeerClient:
 
     async def close(self) -> None:
         """Close every connection; what is outstanding fails as sent."""
+        for greeting in self._greetings:
+            greeting.cancel()
         for task in self._links.values():
             link = _linked(task)
             if link is not None:

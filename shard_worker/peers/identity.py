@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 _READ_EVERY_S: Final = 1.0
 """How often a secret's file is read again; a rotation waits for every worker, so a second is soon enough."""
 
+ANY_INCARNATION: Final = "any"
+"""Stands for whichever incarnation a worker has now, in the name that a peer asks for when it only greets."""
 _REFUSED: Final = ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
 
 
@@ -61,6 +63,12 @@ class WorkerIdentity:
         self.fingerprints = tuple(map(fingerprint, secrets))
         self._client = self._peer_server = self._internal_server = None
 
+    def greeting_context(self) -> PurposeContext:
+        """The context of a connection to whichever incarnation is at an address: any peer of the cluster will do."""
+        context = self._peer_context(ssl.PROTOCOL_TLS_CLIENT, self._incarnation(), server=False)
+        context.check_hostname = False
+        return context
+
     def client_context(self) -> PurposeContext:
         """The context of a connection to a peer; to be used at once, since the incarnation may change."""
         incarnation = self._incarnation()
@@ -85,7 +93,8 @@ class WorkerIdentity:
             connection.context = self._internal_server
             return None
         incarnation = self._incarnation()
-        if purpose is None or not incarnation or name is None or name.lower() != peer_name(incarnation):
+        ours = (peer_name(incarnation), peer_name(ANY_INCARNATION))
+        if purpose is None or not incarnation or name is None or name.lower() not in ours:
             return _REFUSED
         if self._peer_server is None or self._peer_server[0] != incarnation:
             made = self._peer_context(ssl.PROTOCOL_TLS_SERVER, incarnation, server=True)

@@ -11,6 +11,7 @@ from shard_worker.peers import client as client_module
 from shard_worker.peers import listener as listener_module
 from shard_worker.peers.client import PeerClient
 from shard_worker.peers.errors import PeerOverloaded, PeerUnreachable
+from shard_worker.peers.frames import Hello
 from shard_worker.peers.server import PeerServer
 from tests.peers.stage import ASKING, Owner, ask, port_of
 from tests.tcp_proxy import TcpProxy
@@ -42,6 +43,25 @@ async def test_a_thousand_requests_share_one_connection() -> None:
             future.set_result(Done(number))
         assert await asyncio.gather(*asks) == [Done(number) for number in range(1000)]
         await peer.close()
+
+
+async def test_a_greeting_reaches_whichever_incarnation_is_at_an_address() -> None:
+    """Each side has the other's first frame, a stranger learns nothing, and an address that is gone is no error."""
+    owner, heard = Owner(), list[Hello]()
+    peer = PeerClient(identity(incarnation=ASKING), hello, heard=heard.append)
+    stranger = PeerClient(identity(b"another secret entirely", incarnation=ASKING), hello, heard=heard.append)
+    async with listening(owner) as (port, server):
+        greeted: list[Hello] = []
+        server.heard = greeted.append
+        await peer.greet([("127.0.0.1", port)])
+        await until(lambda: len(greeted) == 1)
+        assert heard == [server.hello()]
+        await stranger.greet([("127.0.0.1", port)])
+        assert len(heard) == 1
+        assert owner.served == 0
+    await peer.greet([("127.0.0.1", port)])
+    await peer.close()
+    await stranger.close()
 
 
 async def test_http_and_frames_share_one_port() -> None:
