@@ -117,8 +117,9 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
     incarnation = "starting"
 
     def failover() -> None:
-        ownership.failed_over()
+        known = ownership.failed_over()
         snapshots.forget_all()
+        peers.introduce(known)
 
     database = Database(
         settings.database,
@@ -139,6 +140,7 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         address,
         beat_s=settings.beat_seconds,
         lease_s=settings.lease_seconds,
+        greet=lambda known: peers.greet(known),
         capabilities=Capabilities(reads=codec.newest_format(), writes=write_format, state=codec.STATE_VERSION),
     )
     identity = WorkerIdentity(secrets, lambda: ownership.incarnation)
