@@ -5,7 +5,7 @@ ARGS ?=
 comma := ,
 space := $(subst ,, )
 
-.PHONY: help setup up down status test test-cluster test-node lint pytest coverage-pure load bench bench-moves soak explore lock docs
+.PHONY: help setup up down status test test-cluster test-node lint pytest coverage-pure load bench bench-moves soak explore hostile lock docs
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -81,6 +81,15 @@ explore: setup ## The properties again, ten times with examples that were never 
 	    $(BIN)/python -m pytest -q --hypothesis-profile=explore $(PURE_TESTS) tests/operator/test_operating.py tests/peers/test_frames.py tests/journal/test_codec.py \
 	        -p no:cacheprovider || exit 1; \
 	done
+
+# The second environment is made from the same lock file.  PYTHON_NEWEST: the newest Python that is supported here.
+PYTHON_NEWEST ?= $(shell for minor in 14 13 12; do command -v python3.$$minor && break; done)
+
+hostile: setup ## The whole hostile corpus against a worker, on this Python and the newest (PYTHON_NEWEST=/path/to/python3.13)
+	@test -n "$(PYTHON_NEWEST)" || { echo "make hostile: name the newest Python: PYTHON_NEWEST=/path/to/python3.13" >&2; exit 1; }
+	$(BIN)/python -m pytest -s -m "soak or not soak" tests/hostile $(ARGS)
+	@VENV=.venv-newest PYTHON=$(PYTHON_NEWEST) $(PYTHON_NEWEST) tools/setup.py
+	.venv-newest/bin/python -m pytest -s -m "soak or not soak" tests/hostile $(ARGS)
 
 load: setup ## Load against a URL: ARGS="reference --url http://127.0.0.1:8080" or ARGS=--help
 	@$(BIN)/python -m tests.load $(ARGS)

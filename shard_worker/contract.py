@@ -21,6 +21,7 @@ class DatabaseFault(StrEnum):
     UNREACHABLE = "DatabaseUnreachable"
     AUTH_FAILED = "DatabaseAuthFailed"
     TLS_FAILED = "DatabaseTLSFailed"
+    SUPERSEDED = "DatabaseSuperseded"
     UNSUITABLE = "DatabaseUnsuitable"
     CLAIMED_BY_OTHER = "DatabaseClaimedByOther"
     SHARD_COUNT_MISMATCH = "ShardCountMismatch"
@@ -107,10 +108,15 @@ Request = CommandRequest | Query
 
 
 class Done(Struct, frozen=True, gc=False, tag="done", array_like=True):
-    """The command holds; all it was decided on is durable.  ``message_ids`` are those added, or really removed."""
+    """The command holds; all it was decided on is durable.  ``message_ids`` are those added, or really removed.
+
+    ``replayed`` says that this is the first answer to an earlier sending of the command, recognised by its idempotency
+    key or by its chosen ids.
+    """
 
     sequence_nr: int
     message_ids: tuple[MessageId, ...] = ()
+    replayed: bool = False
 
 
 class ThreadView(Struct, frozen=True, gc=False, tag="thread", array_like=True):

@@ -69,3 +69,16 @@ class OwnershipMetrics(Collector):
         yield CounterMetricFamily(
             "threadcluster_journal_unknown_outcomes", "Batches whose answer never came.", appends.unknown
         )
+        yield CounterMetricFamily(
+            "threadcluster_journal_expired", "Events withdrawn unsent because a budget ended.", appends.expired
+        )
+        yield CounterMetricFamily(
+            "threadcluster_journal_refused_batches",
+            "Batches that the database refused because of a row.",
+            appends.refused,
+        )
+        yield GaugeMetricFamily(
+            "threadcluster_pending_bytes",
+            "Bytes of waiting requests and of events on their way.",
+            self._region.pending_bytes(),
+        )

@@ -7,9 +7,19 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, ModelWrapValidatorHandler, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    ModelWrapValidatorHandler,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from shard_worker.dsn import parse_dsn
 
 PREFIX: Final = "SHARD_WORKER_"
 _SECRET_LEAST: Final = 16
@@ -35,7 +45,9 @@ class WorkerSettings(BaseSettings):
     dsn: Annotated[
         SecretStr | None,
         Field(
-            description="Where Postgres is: `postgresql://user:password@host:port/database`. Exactly one of this and the file."
+            description="Where Postgres is: `postgresql://user:password@host:port/database`. Several hosts, as"
+            " `host:port,host:port`, are the members of one replicated system; the primary is found. Exactly one of this"
+            " and the file."
         ),
     ] = None
     dsn_file: Annotated[
@@ -243,6 +255,13 @@ class WorkerSettings(BaseSettings):
         NoDecode,
         Field(description="Origins that browsers may call from, as a JSON list; none: CORS is off."),
     ] = ()
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        Field(
+            description="Host names that clients may call by, without a port, as a JSON list; others get 421. None: any."
+        ),
+    ] = ()
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="The least level that is logged.")
     ] = "info"
@@ -279,15 +298,16 @@ class WorkerSettings(BaseSettings):
             _secret_in(path)
         return path
 
-    @field_validator("cors_origins", mode="before")
+    @field_validator("cors_origins", "allowed_hosts", mode="before")
     @classmethod
-    def _origins_are_a_list(cls, given: object) -> object:
+    def _lists_are_json(cls, given: object, info: ValidationInfo) -> object:
         if not isinstance(given, str):
             return given
         try:
             return json.loads(given)
         except ValueError as error:
-            raise ValueError('must be a JSON list, e.g. ["https://chat.example"]') from error
+            example = "https://chat.example" if info.field_name == "cors_origins" else "chat.example"
+            raise ValueError(f'must be a JSON list, e.g. ["{example}"]') from error
 
     @model_validator(mode="wrap")
     @classmethod
@@ -362,8 +382,7 @@ def _secret_in(path: Path) -> bytes:
 
 
 def _check_dsn(dsn: str) -> None:
-    if not dsn.startswith(("postgresql://", "postgres://")):
-        raise ValueError("must begin with postgresql:// (its value is not shown: it may hold a password)")
+    parse_dsn(dsn)
 
 
 def _allowed(schema: dict[str, Any]) -> str:

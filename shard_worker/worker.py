@@ -18,16 +18,18 @@ from pathlib import Path
 from typing import Final, TypeVar
 from uuid import UUID
 
-import asyncpg
+from prometheus_client.registry import Collector
 
 from shard_worker.actors.environment import Environment
 from shard_worker.actors.region import ShardRegion
 from shard_worker.actors.residents import Residents
 from shard_worker.cluster_view import WorkerView
-from shard_worker.database.connection import Database
-from shard_worker.database.migration import read_meta
+from shard_worker.database.connection import LINK_FAULTS, Database
+from shard_worker.database.migration import read_id_salt, read_meta
+from shard_worker.database.reconnecting import Backoff
 from shard_worker.database.roles import excess_privileges
 from shard_worker.database.tls import Tls
+from shard_worker.database_metrics import DatabaseMetrics
 from shard_worker.domain.ids import ShardId
 from shard_worker.domain.limits import Limits
 from shard_worker.gateway.capacity import Bounds
@@ -35,12 +37,15 @@ from shard_worker.gateway.management import ManagementPort
 from shard_worker.gateway.options import GatewayOptions
 from shard_worker.gateway.server import PublicGateway, inherited_socket, listening_socket
 from shard_worker.journal.appender import Appender
+from shard_worker.journal.heads import AcknowledgedHeads
 from shard_worker.journal.keys import StoredKey, look_up_key
 from shard_worker.journal.message_reader import MessageReader
 from shard_worker.journal.replay import Loader, read_head
 from shard_worker.journal.snapshots import SnapshotWriter
+from shard_worker.loop_watchdog import LoopWatchdog
 from shard_worker.memory import MemoryBudget, default_budget
 from shard_worker.memory_metrics import MemoryMetrics
+from shard_worker.memory_trimmer import MemoryTrimmer
 from shard_worker.ownership.membership import Ownership
 from shard_worker.ownership.store import Address
 from shard_worker.ownership_metrics import OwnershipMetrics
@@ -99,7 +104,8 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
     incarnation = "starting"
 
     def failover() -> None:
-        region.drop_all()  # the membership adopts again what still names this incarnation
+        ownership.failed_over()
+        snapshots.forget_all()
 
     database = Database(
         settings.database,
@@ -112,13 +118,13 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         return ownership.incarnation or incarnation
 
     address = Address(settings.host, public.getsockname()[1], management.getsockname()[1])
-    ownership = Ownership(
-        database.connect, settings.name, address, beat_s=settings.beat_seconds, lease_s=settings.lease_seconds
-    )
+    heads = AcknowledgedHeads(on_lost=lambda shard_id: region.drop(shard_id))
+    connect = heads.compared(database.connect)
+    ownership = Ownership(connect, settings.name, address, beat_s=settings.beat_seconds, lease_s=settings.lease_seconds)
     known = await _unless(stopping, _known(database, settings))
     if known is None:
         return None
-    shards, excess = known
+    shards, id_salt, excess = known
     pool = await database.pool(most=settings.read_connections)
     stack.callback(pool.terminate)
 
@@ -126,6 +132,9 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         load = ownership.view.loads.get(shard_id)
         return 0.0 if load is None else load.commands_s
 
+    trimmer = MemoryTrimmer()
+    stack.push_async_callback(trimmer.close)
+    trimmer.start()
     memory = MemoryBudget(settings.memory_budget_bytes or default_budget())
     snapshots = SnapshotWriter(pool, memory=memory)
     stack.push_async_callback(snapshots.close)
@@ -159,13 +168,14 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         memory=memory,
     )
     appender = Appender(
-        connect=database.connect,
+        connect=connect,
         bump_epochs=ownership.bump_epochs,
         incarnation=lambda: ownership.incarnation,
         lanes=settings.append_connections,
         batch_events=settings.batch_max_events,
         batch_bytes=settings.batch_max_bytes,
         watchdog_s=settings.append_watchdog_seconds,
+        watch=heads.watch,
     )
     peers = PeerClient(secret)
     stack.push_async_callback(peers.close)
@@ -191,6 +201,8 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
             budget_s=settings.command_budget_seconds,
             documentation=settings.docs_enabled,
             cors_origins=settings.cors_origins,
+            allowed_hosts=settings.allowed_hosts,
+            id_salt=id_salt,
             cursor_key=secret,
             bounds=Bounds(
                 connections=settings.max_connections,
@@ -200,10 +212,16 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         ),
     )
     stack.callback(gateway.close)
-    memory_metrics = MemoryMetrics(memory, residents, loader, snapshots, messages)
-    worker = Worker(
-        settings, ownership, region, appender, gateway, PeerServer(region.serve, secret), memory_metrics, excess
+    watchdog = LoopWatchdog()
+    collectors = (
+        MemoryMetrics(memory, residents, loader, snapshots, messages),
+        watchdog,
+        DatabaseMetrics(database, heads),
     )
+    peer_server = PeerServer(region.serve, secret)
+    worker = Worker(settings, ownership, region, appender, gateway, peer_server, collectors, excess)
+    watchdog.start()
+    stack.callback(watchdog.close)
     snapshots.start()
     stack.push_async_callback(appender.close)
     stack.push_async_callback(region.close)
@@ -224,23 +242,27 @@ async def _unless(stopping: asyncio.Event, work: Coroutine[object, object, T]) -
     return task.result()
 
 
-async def _known(database: Database, settings: WorkerSettings) -> tuple[int, list[str]]:
-    """The shard count, and what the login may do that it should not, once Postgres answers; says what it waits for."""
+async def _known(database: Database, settings: WorkerSettings) -> tuple[int, bytes, list[str]]:
+    """What the database says once it answers: the shard count, the salt of derived ids, and what the login may do that
+    it should not; says what it waits for.
+    """
+    backoff = Backoff()
     while True:
         connection = await database.connect("start")
         try:
             shards = await read_meta(connection, cluster_id=settings.cluster, shards=settings.shards)
+            id_salt = await read_id_salt(connection)
             excess = await excess_privileges(connection)
-        except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError) as error:
+        except LINK_FAULTS as error:
             log.warning("Postgres went away at the start; trying again", extra={"cause": repr(error)})
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(backoff.next_s())
         else:
             if excess:
                 log.warning(
                     "database login may change the journal's history; give it the role threadcluster_worker alone",
                     extra={"worker": settings.name, "privileges": excess},
                 )
-            return shards, excess
+            return shards, id_salt, excess
         finally:
             connection.terminate()
 
@@ -256,7 +278,7 @@ class Worker:
         appender: Appender,
         gateway: PublicGateway,
         peer_server: PeerServer,
-        memory_metrics: MemoryMetrics,
+        collectors: Sequence[Collector],
         excess: Sequence[str] = (),
     ) -> None:
         self._excess = excess
@@ -267,7 +289,7 @@ class Worker:
         self._appender = appender
         self._gateway = gateway
         self._peer_server = peer_server
-        self._memory_metrics = memory_metrics
+        self._collectors = collectors
         self._management: asyncio.Server | None = None
         self._leaving: asyncio.Task[None] | None = None
 
@@ -276,9 +298,15 @@ class Worker:
         view = WorkerView(
             self._settings.name, self._ownership, self._region, self._appender, self.begin_leaving, self._excess
         )
-        port = ManagementPort(view, secret=secret, metrics=self._gateway.metrics)
+        port = ManagementPort(
+            view,
+            secret=secret,
+            metrics=self._gateway.metrics,
+            options=GatewayOptions(allowed_hosts=self._settings.allowed_hosts),
+        )
         port.registry.register(OwnershipMetrics(self._ownership, self._region, self._appender, self._excess))
-        port.registry.register(self._memory_metrics)
+        for collector in self._collectors:
+            port.registry.register(collector)
         self._management = await asyncio.get_running_loop().create_server(
             sniffing_factory(port.protocol, self._peer_server.protocol), sock=management.dup()
         )

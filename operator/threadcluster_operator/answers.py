@@ -44,6 +44,7 @@ def observed_from(
         {name: frozenset(answer["serving"]) for name, answer in answers.items() if is_member(name, answer)},
         workers,
         {ShardId(row["id"]): row["load"]["commandsPerSecond"] for row in found["shards"]},
+        {name: tuple(excess) for name, answer in answers.items() if (excess := answer.get("excessPrivileges"))},
     )
 
 

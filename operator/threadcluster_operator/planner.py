@@ -4,7 +4,7 @@ Level-triggered: it is asked again and again, and every answer follows from the 
 simply taken again, and a wish that was withdrawn leaves nothing behind.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from shard_worker.domain.ids import ShardId
@@ -24,6 +24,8 @@ class Observed(NamedTuple):
     """By name.  A worker that is wanted and not among them is starting: its share waits for it."""
     loads: Mapping[ShardId, float]
     """Commands/s; a shard that is not among them is idle."""
+    excess_privileges: Mapping[str, Sequence[str]] = {}  # never changed
+    """By worker, what its database login may do to the journal's history; one that may only append is not among them."""
 
 
 class NewPlan(NamedTuple):

@@ -105,6 +105,7 @@ def _conditions(seen: Seen, spec: KubernetesSpec | None, steps: Steps, trouble: 
     return [
         ready,
         _available(seen, spec),
+        _protected(seen),
         _progressing(seen, spec, steps, ready),
         Said("Stalled", "False", "NotStalled", "")
         if stalled is None
@@ -159,6 +160,24 @@ def _available(seen: Seen, spec: KubernetesSpec | None) -> Said:
     if recovering:
         return Said("Available", "False", "ShardsRecovering", f"Not served yet by their owners: {ranges(recovering)}.")
     return Said("Available", "True", "AllShardsServed", "")
+
+
+def _protected(seen: Seen) -> Said:
+    """Whether the workers' login may append to the journal and no more."""
+    observed = seen.ownership
+    if observed is None:
+        return Said("JournalProtected", "Unknown", "OwnershipUnknown", "No worker says what its login may do.")
+    if observed.excess_privileges:
+        rights = sorted({right for each in observed.excess_privileges.values() for right in each})
+        return Said(
+            "JournalProtected",
+            "False",
+            "ExcessPrivileges",
+            f"The login of {', '.join(sorted(observed.excess_privileges))} may {', '.join(rights)} the journal. Remedy: give"
+            " it the role threadcluster_worker alone, and name the login that owns the schema in"
+            " spec.database.migrationURLSecretKeyRef.",
+        )
+    return Said("JournalProtected", "True", "AppendOnly", "")
 
 
 def _progressing(seen: Seen, spec: KubernetesSpec | None, steps: Steps, ready: Said) -> Said:

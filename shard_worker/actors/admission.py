@@ -13,7 +13,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from heapq import heappop, heappush
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from shard_worker.actors.ask import Deadlines, Expiring
 from shard_worker.domain.ids import ShardId
@@ -37,6 +37,14 @@ class Owners(Protocol):
 
     def ring(self) -> None:
         """Have ownership read again soon."""
+
+
+class Place(NamedTuple):
+    """Where a request lines up: its number among all, when it came, and when its budget ends (loop times, seconds)."""
+
+    number: int
+    since: float
+    deadline: float
 
 
 class Waiter:
@@ -111,13 +119,11 @@ class WaitingRequests:
         line = self._lines.get(shard_id)
         return line is not None and not line.open and line.first() is not None
 
-    async def wait(
-        self, shard_id: ShardId, number: int, *, since: float, deadline: float, after_epoch: int, probe_at: float
-    ) -> None:
-        """Return when the request may go on, or its deadline has passed.  Times are loop times, seconds.
+    async def wait(self, shard_id: ShardId, place: Place, *, after_epoch: int, probe_at: float) -> None:
+        """Return when the request may go on, or its deadline has passed.
 
-        ``number`` is its place among all requests; ``after_epoch`` the epoch of the owner that is known not to serve
-        the shard, -1 for none; ``probe_at`` when that owner may be tried again.
+        ``after_epoch`` is the epoch of the owner that is known not to serve the shard, -1 for none; ``probe_at`` (loop
+        time, seconds) when that owner may be tried again.
         """
         line = self._lines.get(shard_id)
         if line is None:
@@ -126,9 +132,9 @@ class WaitingRequests:
             line.after_epoch, line.probe_at = after_epoch, probe_at
         if line.open and not self._served(shard_id, line.after_epoch):
             line.open = False
-        waiter = Waiter(self._loop.create_future(), since)
-        heappush(line.waiting, (number, waiter))
-        self._deadlines.add(waiter, deadline)
+        waiter = Waiter(self._loop.create_future(), place.since)
+        heappush(line.waiting, (place.number, waiter))
+        self._deadlines.add(waiter, place.deadline)
         if not self._watching:
             self._watching = True
             self._owners.next_change().add_done_callback(self._changed)

@@ -10,11 +10,11 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from itertools import count
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 import asyncpg
 
-from shard_worker.actors.admission import WaitingRequests
+from shard_worker.actors.admission import Place, WaitingRequests
 from shard_worker.actors.ask import NOT_SERVED, UNKNOWN, Ask, Deadlines, bytes_of
 from shard_worker.actors.environment import SNAPSHOT_ALLOWANCE, Environment
 from shard_worker.actors.residents import Residents
@@ -80,14 +80,6 @@ class Peers(Protocol):
     ) -> PeerAnswer: ...
 
 
-class _Place(NamedTuple):
-    """Where a request lines up: its number among all, when it came, and when its budget ends (loop time, seconds)."""
-
-    number: int
-    since: float
-    deadline: float
-
-
 class ShardRegion:
     """Implements ownership's `ShardHost`, the gateway's `ThreadService`, and the handler of frames from peers."""
 
@@ -146,7 +138,7 @@ class ShardRegion:
         """Ask the shard's owner, until a worker answers or the budget is gone."""
         keyed = type(request) is CommandRequest and request.key_hash is not None
         maybe_stored = False
-        place = _Place(next(self._numbers), self._loop.time(), deadline)
+        place = Place(next(self._numbers), self._loop.time(), deadline)
         after_epoch, probe_at = -1, 0.0  # an owner that turned out not to serve, and when it may be asked again
         let_in = False
         while (left := deadline - self._loop.time()) > 0:
@@ -199,9 +191,7 @@ class ShardRegion:
                 self._owners.learn(shard_id, answer.owner, answer.epoch)
         return _certain(NOT_SERVED, maybe_stored=maybe_stored)
 
-    async def _wait(
-        self, place: "_Place", request: Request, shard_id: ShardId, after_epoch: int, probe_at: float
-    ) -> bool:
+    async def _wait(self, place: Place, request: Request, shard_id: ShardId, after_epoch: int, probe_at: float) -> bool:
         """Wait in the shard's line; False when too much waits already."""
         env = self._env
         if not env.may_hold():
@@ -209,14 +199,7 @@ class ShardRegion:
         size = bytes_of(request)
         env.pending_bytes += size
         try:
-            await self._waiting.wait(
-                shard_id,
-                place.number,
-                since=place.since,
-                deadline=place.deadline,
-                after_epoch=after_epoch,
-                probe_at=probe_at,
-            )
+            await self._waiting.wait(shard_id, place, after_epoch=after_epoch, probe_at=probe_at)
         finally:
             env.pending_bytes -= size
         return True
@@ -261,7 +244,7 @@ class ShardRegion:
     async def _serve_later(
         self, request: Request, thread_id: ThreadId, shard_id: ShardId, epoch_known: int, deadline: float
     ) -> PeerAnswer:
-        place = _Place(next(self._numbers), self._loop.time(), deadline)
+        place = Place(next(self._numbers), self._loop.time(), deadline)
         while self._loop.time() < deadline:
             shard = self.shards.get(shard_id)
             if shard is not None:
@@ -389,6 +372,10 @@ class ShardRegion:
     def loads(self) -> dict[ShardId, Load]:
         """How busy the shards that are served here are."""
         return {shard_id: shard.measured for shard_id, shard in self.shards.items()}
+
+    def pending_bytes(self) -> int:
+        """Bytes of all waiting requests and of the events on their way, about."""
+        return self._env.pending_bytes
 
     def _lost(self, shard: Shard) -> None:
         if self.shards.get(shard.shard_id) is shard:

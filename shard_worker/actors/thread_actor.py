@@ -131,9 +131,10 @@ class ThreadActor:
         """Its bytes in memory as `Residents` counts them."""
         self.pending: deque[EventRow] = deque()
         self.mailbox: deque[Ask] = deque()
+        self.keys: OrderedDict[bytes, tuple[bytes, Done, bytes]] = OrderedDict()
+        """By key: the hash of the body, the first answer, and the id of the command that stored it."""
         self.pending_bytes = 0
-        self.keys: OrderedDict[bytes, tuple[bytes, Done]] = OrderedDict()
-        self.found_keys: OrderedDict[bytes, tuple[bytes, Done]] | None = None
+        self.found_keys: OrderedDict[bytes, tuple[bytes, Done, bytes]] | None = None
         self.touched = 0.0
 
     @property
@@ -195,11 +196,11 @@ class ThreadActor:
             if known is not None:
                 # While events are pending, the first sending of the key may be stored without an answer to this one.
                 ask.admitted = bool(self.pending)
-                self._answer(ask, known[1] if known[0] == request.body_hash else KEY_REUSED)
+                self._answer(ask, _first_answer(request, *known))
                 return
             if self.found_keys is not None and (known := self.found_keys.get(key)) is not None:
                 env.repeaters.note(request.command.account_id, ask.future.get_loop().time())
-                ask.answer(known[1] if known[0] == request.body_hash else KEY_REUSED)
+                ask.answer(_first_answer(request, *known))
                 return
             doubted = ask.key_doubted or env.repeaters.includes(
                 request.command.account_id, ask.future.get_loop().time()
@@ -213,7 +214,7 @@ class ThreadActor:
             if key is not None and not self._knows_keys_of(ask):
                 self.shard.look_up_key(self, ask, key)
             elif isinstance(decided, Unchanged):
-                self._answer(ask, Done(decided.sequence_nr, decided.message_ids))
+                self._answer(ask, Done(decided.sequence_nr, decided.message_ids, decided.replayed))
             else:
                 self._answer(ask, decided)
             return
@@ -251,7 +252,7 @@ class ThreadActor:
             row.snapshot = None
         if key is not None:
             assert request.body_hash is not None  # the gateway sets both or none
-            self._remember(key, request.body_hash, answer)
+            self._remember(key, request.body_hash, answer, request.command_id)
         row.deadline = ask.deadline
         row.size = size = len(row.payload) + len(row.metadata)
         # The request is kept beside the payload, to be decided again.
@@ -270,9 +271,9 @@ class ThreadActor:
         checked = ask.key_checked
         return checked is not None and checked[0] is self.keys and self.sequence_nr - checked[1] < _KEYS_KEPT // 2
 
-    def _remember(self, key: bytes, body_hash: bytes, answer: Done) -> None:
+    def _remember(self, key: bytes, body_hash: bytes, answer: Done, command_id: bytes) -> None:
         keys = self.keys
-        keys[key] = (body_hash, answer)
+        keys[key] = (body_hash, answer, command_id)
         if len(keys) > _KEYS_KEPT:
             durable = self.pending[0].seq_nr - 1 if self.pending else self.sequence_nr
             oldest = next(iter(keys))
@@ -431,23 +432,20 @@ class ThreadActor:
         while self.mailbox:
             self.mailbox.popleft().answer(POISONED)
 
-    def key_found(self, ask: Ask, body_hash: bytes, answer: Done) -> None:
+    def key_found(self, ask: Ask, body_hash: bytes, answer: Done, command_id: bytes) -> None:
         """The journal knows the key: the first answer, or the key was used for something else."""
         request = ask.request
         assert isinstance(request, CommandRequest)
-        if request.key_hash is not None:
-            found = self.found_keys
-            if found is None:
-                found = self.found_keys = OrderedDict()
-            found[request.key_hash] = (body_hash, answer)
-            if len(found) > _FOUND_KEYS_KEPT:
-                found.popitem(last=False)
-        ask.answer(answer if body_hash == request.body_hash else KEY_REUSED)
+        ask.answer(_first_answer(request, body_hash, answer, command_id))
+
+    def send_on(self, count: int, owner: str | None, epoch: int) -> None:
+        """The shard is no longer here, and the last ``count`` pending events were never sent."""
+        for ask in self._take_back(count):
+            ask.not_here(owner, epoch)
 
     def abandon(self, owner: str | None, epoch: int) -> None:
         """The shard is no longer here, and nothing that is pending was stored: send everyone on."""
-        for ask in self._take_back(len(self.pending)):
-            ask.not_here(owner, epoch)
+        self.send_on(len(self.pending), owner, epoch)
         while self.mailbox:
             self.mailbox.popleft().not_here(owner, epoch)
 
@@ -455,3 +453,15 @@ class ThreadActor:
         """The history could not be fetched in time; nothing was admitted."""
         while self.mailbox:
             self.mailbox.popleft().answer(NOT_SERVED)
+
+
+def _first_answer(request: CommandRequest, body_hash: bytes, answer: Done, command_id: bytes) -> Done | Refusal:
+    """The answer to a command whose key is known: ``answer`` is that of the command ``command_id``, which stored it.
+
+    The same command id means that a gateway sent one request twice, which is no retry of its client.
+    """
+    if body_hash != request.body_hash:
+        return KEY_REUSED
+    if command_id == request.command_id:
+        return answer
+    return Done(answer.sequence_nr, answer.message_ids, replayed=True)

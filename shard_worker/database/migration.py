@@ -232,3 +232,9 @@ async def read_meta(connection: asyncpg.Connection, *, cluster_id: str, shards: 
     if shards is not None and shards != count:
         raise ShardCountMismatch(f"the database was made with shards = {count}, not {shards}")
     return count
+
+
+async def read_id_salt(connection: asyncpg.Connection) -> bytes:
+    """The key of thread ids that are derived from idempotency keys; after `read_meta` on a database of this schema."""
+    salt: bytes = await connection.fetchval("SELECT id_salt FROM meta")
+    return salt

@@ -39,10 +39,14 @@ from shard_worker.domain.thread import LiveMessage, Thread
 
 
 class Unchanged(Struct, frozen=True, gc=False):
-    """A success that stores nothing: it was so already.  ``message_ids`` is what the answer lists."""
+    """A success that stores nothing: it was so already.  ``message_ids`` is what the answer lists.
+
+    ``replayed`` says that the command itself was recognised, by the ids that its client chose.
+    """
 
     sequence_nr: int
     message_ids: tuple[MessageId, ...] = ()
+    replayed: bool = False
 
 
 NOT_FOUND: Final = Refusal(RefusalCode.THREAD_NOT_FOUND, "there is no such thread for this account")
@@ -111,7 +115,7 @@ def _create(state: Thread | None, command: CreateThread, now: int, limits: Limit
             administrators,
             members,
         )
-        return Unchanged(1) if again == state.creation else _TAKEN
+        return Unchanged(1, replayed=True) if again == state.creation else _TAKEN
     if not command.parent_readable or command.parent_thread_id == command.thread_id:
         return _PARENT
     if len(administrators) > limits.administrators:
@@ -164,18 +168,26 @@ def _add(state: Thread, command: AddMessages, at: int, limits: Limits) -> Event 
 
 
 def _posted_before(state: Thread, command: AddMessages) -> Unchanged | None:
-    """The first answer, when every message is known with equal content."""
-    sequence_nr = 0
-    for message in command.messages:
-        live: LiveMessage | None = state.messages.get(message.message_id)
+    """The first answer, when the messages are the whole list of one earlier command, with equal content.
+
+    A message that was removed since is not known any more: then the list of those that are left counts as the whole.
+    """
+    live = state.messages
+    messages = command.messages
+    first = live.get(messages[0].message_id)
+    sequence_nr = first.sequence_nr if first is not None else 0
+    for message in messages:
+        known: LiveMessage | None = live.get(message.message_id)
         if (
-            live is None
-            or live.sender_id != command.account_id
-            or live.content != content_digest(message.text, message.reply_message_id, message.to_account_ids)
+            known is None
+            or known.sequence_nr != sequence_nr
+            or known.sender_id != command.account_id
+            or known.content != content_digest(message.text, message.reply_message_id, message.to_account_ids)
         ):
             return None
-        sequence_nr = max(sequence_nr, live.sequence_nr)
-    return Unchanged(sequence_nr, tuple([message.message_id for message in command.messages]))
+    whole = [message_id for message_id, known in live.items() if known.sequence_nr == sequence_nr]
+    message_ids = [message.message_id for message in messages]
+    return Unchanged(sequence_nr, tuple(message_ids), replayed=True) if message_ids == whole else None
 
 
 def _remove(state: Thread, command: RemoveMessages, at: int) -> Event | Unchanged | Refusal:

@@ -5,9 +5,7 @@ texts in NFC.  The same models make the request schemas of the OpenAPI document.
 together (`CommandBody.cross_failures`) is checked on the JSON value, so that it is reported beside the rest.
 """
 
-import re
-import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
@@ -26,44 +24,38 @@ from shard_worker.domain.commands import (
     NewMessage,
     RemoveMessages,
 )
-from shard_worker.domain.ids import AccountId, MessageId, ThreadId
+from shard_worker.domain.ids import AccountId, MessageId, ThreadId, canonical
+from shard_worker.gateway.texts import checked_text
 from shard_worker.gateway.ulids import Mint
 
 ULID_PATTERN: Final = "^[0-7][0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{25}$"
 GREATEST_CREATE_AT: Final = 2**53 - 1
 IDS_A_LIST: Final = 1_000
 MESSAGES_A_COMMAND: Final = 100
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
-
-
-def _checked_text(least: int, most: int) -> Callable[[str], str]:
-    """A check of one text: no U+0000, NFC, and its length in code points counted after that."""
-
-    def check(text: str) -> str:
-        if not text.isascii():
-            if _SURROGATE.search(text):
-                raise PydanticCustomError("text_surrogate", "must not contain lone surrogates")
-            text = unicodedata.normalize("NFC", text)
-        if "\0" in text:
-            raise PydanticCustomError("text_nul", "must not contain U+0000")
-        if not least <= len(text) <= most:
-            raise PydanticCustomError(
-                "text_length", "must have {least} to {most} characters", {"least": least, "most": most}
-            )
-        return text
-
-    return check
+DERIVED_TIME_PART: Final = "0" * 10
+"""The time part of thread ids that are derived from an ``Idempotency-Key``; a client chooses no such id."""
 
 
 def _text(least: int, most: int) -> tuple[AfterValidator, WithJsonSchema]:
     schema = {"type": "string", "minLength": least, "maxLength": most, "pattern": "^[^\\u0000]*$"}
-    return AfterValidator(_checked_text(least, most)), WithJsonSchema(schema)
+    return AfterValidator(checked_text(least, most)), WithJsonSchema(schema)
 
 
 _ID = StringConstraints(strict=True, pattern=ULID_PATTERN, to_upper=True)
 Account = Annotated[AccountId, _ID]
 Thread = Annotated[ThreadId, _ID]
 Message = Annotated[MessageId, _ID]
+
+
+def _client_chosen(thread_id: ThreadId) -> ThreadId:
+    """The id as it is, unless its time part is that of ids derived from a key."""
+    if thread_id.startswith(DERIVED_TIME_PART):
+        raise PydanticCustomError(
+            "thread_id_reserved", "must not begin with ten zeros: such ids are derived from an Idempotency-Key"
+        )
+    return thread_id
+
+
 _UP_TO_1000 = Field(max_length=IDS_A_LIST)
 _1_TO_1000 = Field(min_length=1, max_length=IDS_A_LIST)
 Title = Annotated[str, *_text(1, 255)]
@@ -114,7 +106,10 @@ class CreateThreadBody(CommandBody):
     remarks: Remarks | None = None
     administrator_ids: Annotated[list[Account], _1_TO_1000]
     member_ids: Annotated[list[Account], _UP_TO_1000]
-    thread_id: Thread | None = None
+    thread_id: Annotated[Thread, AfterValidator(_client_chosen)] | None = Field(
+        default=None,
+        description="Chosen by the client, or else by the server. Ids that begin with ten zeros are refused.",
+    )
 
     def command(self, thread_id: ThreadId, now: int, mint: Mint) -> CreateThread:
         """The create; whether its parent is readable is found out afterwards."""
@@ -231,19 +226,22 @@ class AddMessagesBody(CommandBody):
         seen: set[str] = set()
         for index, message in enumerate(messages):
             message_id = message.get("messageId") if isinstance(message, dict) else None
-            if not isinstance(message_id, str):
+            canonical_id = canonical(message_id) if isinstance(message_id, str) else None
+            if canonical_id is None:
                 continue
-            if message_id.upper() in seen:
+            if canonical_id in seen:
                 failures.append(f"messages[{index}].messageId: was given before")
-            seen.add(message_id.upper())
+            seen.add(canonical_id)
         return failures
 
     def names(self) -> int | None:
-        """Those of a lone message too; ids of several must be told apart."""
+        """Those of the messages too; None when two messages have one id."""
         messages = self.messages
         if len(messages) > 1:
-            return None
-        return len(self.model_fields_set) + len(messages[0].model_fields_set)
+            chosen = [message.message_id for message in messages if message.message_id is not None]
+            if len(set(chosen)) < len(chosen):
+                return None
+        return len(self.model_fields_set) + sum([len(message.model_fields_set) for message in messages])
 
     def command(self, thread_id: ThreadId, now: int, mint: Mint) -> AddMessages:
         """The add; ids that the client left out are minted."""

@@ -177,7 +177,7 @@ class GatewayConnection(RequestHandler):
             self._arrival_timer.cancel()
             self._arrival_timer = None
         self._end_lingering()
-        self._stop_listening()
+        self._stop_listening(ConnectionResetError("the client has gone"))
         self._capacity.forget(self)
         super().connection_lost(exc)
         self._messages.clear()
@@ -213,7 +213,7 @@ class GatewayConnection(RequestHandler):
         backlog = self._backlog
         if backlog is None or self._paused_by_aiohttp or self.transport is None:
             return 0
-        data, self._backlog = backlog[:SLICE_BYTES], backlog[SLICE_BYTES:] or None
+        data, self._backlog = backlog[:SLICE_BYTES], backlog[SLICE_BYTES:] or None  # at most 16 copies of 256 KiB
         self._feed_pieces(data)
         if self._backlog is not None:
             if not self._paused_by_aiohttp:
@@ -351,7 +351,6 @@ class GatewayConnection(RequestHandler):
         # Only the newest request can lack a part of its body: the parser begins no other before it is whole.
         body = self._arrival.body
         if body is not None and not body.is_eof() and body.exception() is None:
-            _forget_content(body)
             body.set_exception(error)
 
     def _discard(self, data: bytes) -> None:
@@ -504,6 +503,7 @@ class GatewayConnection(RequestHandler):
     def force_close(self) -> None:
         """Close without waiting for anything but the client to read what it was sent, and not for long."""
         transport = self.transport
+        self._stop_listening(ConnectionResetError("the connection was closed"))
         super().force_close()
         if transport is not None:
             self._limit_flush(transport)
@@ -525,14 +525,6 @@ class GatewayConnection(RequestHandler):
         _LOG.error("request failed outside of its handler", exc_info=exc)
         detail = "the worker failed; see its log"
         return problem_reply(Problem(code=ProblemCode.INTERNAL_ERROR, detail=detail, close=True))
-
-
-def _forget_content(body: StreamReader) -> None:
-    """Free what a body holds; when its reader waits, it holds nothing."""
-    try:
-        body.read_nowait(-1)
-    except RuntimeError:
-        return
 
 
 class ConnectionFactory(web.Server):

@@ -26,7 +26,7 @@ class Cors:
         allowed = self._allows(request)
         if allowed is None:
             return vary
-        exposed = b"Access-Control-Expose-Headers: Retry-After, Allow\r\n"
+        exposed = b"Access-Control-Expose-Headers: Retry-After, Allow, Idempotent-Replayed\r\n"
         return vary + b"Access-Control-Allow-Origin: %b\r\n" % allowed.encode() + exposed
 
     def preflight_fields(self, request: web.BaseRequest, allow: str) -> bytes:

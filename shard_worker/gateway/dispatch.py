@@ -12,6 +12,7 @@ from typing import Final, assert_never
 from aiohttp import web
 
 from shard_worker.gateway.cors import Cors
+from shard_worker.gateway.host_check import HostCheck
 from shard_worker.gateway.metrics import RequestMetrics
 from shard_worker.gateway.options import GatewayOptions
 from shard_worker.gateway.posting import Posting
@@ -42,6 +43,7 @@ class Dispatcher:
         self._reading = Reading(service, options)
         self._documents = documents
         self._metrics = metrics
+        self._hosts = HostCheck(options.allowed_hosts)
         self._cors = Cors(options.cors_origins) if options.cors_origins else None
         self.draining = False
         """Whether every answer asks the client to leave the connection."""
@@ -52,12 +54,14 @@ class Dispatcher:
         metrics = self._metrics
         metrics.in_flight += 1
         path, _, query = request.raw_path.partition("?")
-        if path[:1] != "/":
-            path = request.rel_url.raw_path  # absolute form
+        if path[:1] != "/":  # the absolute form; its host is the business of the check of hosts
+            path = "/" + path.partition("://")[2].partition("/")[2]
         resource, segment = self._router.find(path)
         route = None if resource is None else resource.routes.get(request.method)
         try:
-            if isinstance(route, CommandRoute):
+            if (problem := self._hosts.refusal(request)) is not None:
+                reply = problem_reply(problem)
+            elif isinstance(route, CommandRoute):
                 reply = await self._posting.answer(route, segment, query, request)
             elif isinstance(route, QueryRoute):
                 reply = await self._reading.answer(route, segment, query, request)

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, unquote
 import msgspec
 from aiohttp import web
 
-from shard_worker.gateway import json_values
+from shard_worker.gateway import json_bounds, json_values, queries
 from shard_worker.gateway.cluster import ClusterView, DatabaseAway
 from shard_worker.gateway.options import GatewayOptions
 from shard_worker.gateway.problems import Problem, ProblemCode, ProblemRaised, invalid
@@ -78,7 +78,9 @@ class InternalApi:
     async def _targets(self, request: web.BaseRequest, _: str) -> Reply:
         _parameters(request, ())
         check_media_type(request)
-        value, failures = json_values.decode(await read_body(request, self._options))
+        raw = await read_body(request, self._options)
+        json_bounds.check(raw, json_bounds.PLAN)
+        value, failures = json_values.decode(raw)
         try:
             plan = msgspec.convert(value, PlanIn)
         except msgspec.ValidationError as error:
@@ -137,6 +139,7 @@ class InternalApi:
         if not raw:
             return
         check_media_type(request)
+        json_bounds.check(raw, json_bounds.ORDINARY)
         value, _ = json_values.decode(raw)
         if not isinstance(value, dict):
             raise invalid("body: must be empty, or an object without fields")
@@ -179,7 +182,10 @@ def _parameters(request: web.BaseRequest, known: tuple[str, ...]) -> dict[str, s
     """The parameters of a request; raises 400 for one that is not known, or given twice."""
     fields: dict[str, str] = {}
     failures: list[str] = []
-    for name, value in parse_qsl(request.raw_path.partition("?")[2], keep_blank_values=True):
+    query = request.raw_path.partition("?")[2]
+    if (failure := queries.too_many(query)) is not None:
+        raise invalid(failure)
+    for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in known:
             failures.append(f"{name[:100]}: is not a parameter of this request")
         elif name in fields:

@@ -10,43 +10,46 @@ from typing import Any, Final, NoReturn
 
 from shard_worker.gateway.problems import Problem, ProblemCode, ProblemRaised
 
+DIGITS_MOST: Final = 500
+"""Digits of an integer; converting takes time that grows with their square, and no field has more than 19."""
 
-class _DuplicateName(Exception):
-    """A JSON object has a name twice."""
 
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:  # Any: a JSON value of any type
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise _DuplicateName
-    return value
+def _integer(text: str) -> int:
+    if len(text) > DIGITS_MOST:
+        raise ValueError(f"an integer has more than {DIGITS_MOST} digits")
+    return int(text)
 
 
 def _refuse_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not JSON")
 
 
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)
+class _StrictDecoder:
+    """The standard library's decoder, and the names that an object had twice.  Decoding never awaits, so one will do."""
+
+    def __init__(self) -> None:
+        self.twice: dict[str, None] = {}
+        self.decode: Final = json.JSONDecoder(
+            object_pairs_hook=self._object, parse_int=_integer, parse_constant=_refuse_constant
+        ).decode
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:  # Any: a JSON value of any type
+        value = dict(pairs)
+        if len(value) < len(pairs):
+            seen: set[str] = set()
+            for name, _ in pairs:
+                if name in seen:
+                    self.twice[name] = None
+                seen.add(name)
+        return value
+
+
+_DECODER: Final = _StrictDecoder()
 
 
 def malformed(detail: str) -> ProblemRaised:
     """400: the body is not JSON."""
     return ProblemRaised(Problem(code=ProblemCode.MALFORMED_JSON, detail=f"body: {detail}"))
-
-
-def _decode_with_duplicates(text: str) -> tuple[object, list[str]]:
-    twice: dict[str, None] = {}
-
-    def collect(pairs: list[tuple[str, Any]]) -> dict[str, Any]:  # Any: a JSON value of any type
-        value: dict[str, Any] = {}
-        for name, member in pairs:
-            if name in value:
-                twice[name] = None
-            value[name] = member
-        return value
-
-    value = json.JSONDecoder(object_pairs_hook=collect, parse_constant=_refuse_constant).decode(text)
-    return value, [f"{name[:100]}: duplicate field" for name in twice]
 
 
 def decode(raw: bytes) -> tuple[object, list[str]]:
@@ -57,10 +60,8 @@ def decode(raw: bytes) -> tuple[object, list[str]]:
         raise malformed("begins with a byte order mark")
     try:
         text = raw.decode()
-        try:
-            return _DECODER.decode(text), []
-        except _DuplicateName:
-            return _decode_with_duplicates(text)
+        _DECODER.twice = {}
+        value = _DECODER.decode(text)
     except UnicodeDecodeError as error:
         raise malformed(f"is not UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
@@ -68,4 +69,5 @@ def decode(raw: bytes) -> tuple[object, list[str]]:
     except RecursionError:
         raise malformed("is nested too deeply") from None
     except ValueError as error:
-        raise malformed("has a number of too many digits" if "digits" in str(error) else str(error)) from None
+        raise malformed(str(error)) from None
+    return value, [f"{name[:100]}: duplicate field" for name in _DECODER.twice]

@@ -23,6 +23,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from shard_worker.gateway.cluster import ClusterView
 from shard_worker.gateway.connection import ConnectionFactory, GatewayConnection, check_aiohttp
+from shard_worker.gateway.host_check import HostCheck
 from shard_worker.gateway.internal import Handler, InternalApi
 from shard_worker.gateway.metrics import RequestMetrics
 from shard_worker.gateway.options import GatewayOptions
@@ -52,7 +53,9 @@ class ManagementPort:
         """What ``/metrics`` shows."""
         if metrics is not None:
             self.registry.register(metrics)
+        self._rendering = asyncio.Lock()
         self._options = options or GatewayOptions()
+        self._hosts = HostCheck(self._options.allowed_hosts)
         self._factory: ConnectionFactory | None = None
         self._servers: list[asyncio.Server] = []
         self.internal = InternalApi(view, self._options)
@@ -92,6 +95,8 @@ class ManagementPort:
         methods, name = self.internal.find(path) if path.startswith("/internal/") else (self._paths.get(path), "")
         method = "GET" if request.method == "HEAD" else request.method
         try:
+            if (problem := self._hosts.refusal(request)) is not None:
+                return problem_reply(problem)
             if path.startswith("/internal/"):
                 self._check_secret(request)
             if methods is None:
@@ -126,7 +131,9 @@ class ManagementPort:
         return _health(self._view.ready())
 
     async def _metrics(self, _: web.BaseRequest, __: str) -> Reply:
-        return Reply(generate_latest(self.registry), fields=_METRICS_FIELDS)
+        async with self._rendering:
+            await asyncio.sleep(0)  # one rendering a turn: it takes milliseconds, and several may be asked at once
+            return Reply(generate_latest(self.registry), fields=_METRICS_FIELDS)
 
     async def _cluster(self, _: web.BaseRequest, __: str) -> Reply:
         return Reply(msgspec.json.encode(self._view.cluster()))

@@ -31,12 +31,17 @@ trailing slash is a 404. HEAD works wherever GET does, OPTIONS answers 204 with 
 Everything that is not a 200 is a problem (RFC 9457) with a `code` from a closed list. A 503 means that nothing was
 stored, unless its `code` is `outcome-unknown`: then send the same request again with the same `Idempotency-Key`; do so
 too after a 500 or a lost connection. `thread-poisoned` means that the thread's history cannot be read by this release;
-trying again helps only after another release was rolled out. At most 1,000 failures are listed in one answer."""
+trying again helps only after another release was rolled out. Of the failures of one request the first 1,000 are listed;
+a body or a query string with far more structure than any valid one is refused with one failure that names the bound.
+
+A character is a code point. A text with more than 30 characters of a non-zero canonical combining class in a row, as
+sent, is refused; its limits count after NFC."""
 
 _ANYWHERE: Final = (
     ProblemCode.MALFORMED_HTTP,
     ProblemCode.REQUEST_TIMEOUT,
     ProblemCode.TARGET_TOO_LONG,
+    ProblemCode.MISDIRECTED_REQUEST,
     ProblemCode.HEADERS_TOO_LARGE,
     ProblemCode.TRANSFER_ENCODING_UNKNOWN,
     ProblemCode.INTERNAL_ERROR,
@@ -63,6 +68,7 @@ _STATUS_WORDS: Final = {
     413: "Too large",
     414: "Target too long",
     415: "Wrong media type",
+    421: "Wrong host",
     431: "Header fields too large",
     500: "Fault of the worker",
     501: "Not implemented",
@@ -112,6 +118,13 @@ def _responses(route: Route) -> Node:
     for code in codes_of(route):
         by_status.setdefault(status_of(code), []).append(code)
     responses: Node = {"200": {"description": "As asked.", "content": content}}
+    if isinstance(route, CommandRoute):
+        responses["200"]["headers"] = {
+            "Idempotent-Replayed": {
+                "schema": {"const": "true"},
+                "description": "On the answer to a recognised retry, by its key or by its chosen ids; on no other.",
+            }
+        }
     for status, codes in sorted(by_status.items()):
         responses[str(status)] = _problem_response(status, codes)
     return responses
@@ -145,7 +158,11 @@ def _operation(route: Route) -> Node:
         operation["parameters"] = parameters
     if isinstance(route, CommandRoute):
         schema = {"$ref": f"#/components/schemas/{route.body.__name__}"}
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+        operation["requestBody"] = {
+            "required": True,
+            "description": f"At most {route.body_limit_bytes} bytes.",
+            "content": {"application/json": {"schema": schema}},
+        }
     operation["responses"] = _responses(route)
     return operation
 

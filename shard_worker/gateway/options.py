@@ -1,5 +1,6 @@
 """Options of the public port; `shard_worker.settings` fills them, and every default keeps the gateway private."""
 
+import os
 from dataclasses import dataclass, field
 
 from shard_worker.gateway.capacity import Bounds
@@ -9,8 +10,6 @@ from shard_worker.gateway.capacity import Bounds
 class GatewayOptions:
     """What an operator may choose.  Times are in seconds."""
 
-    body_limit_bytes: int = 1024 * 1024
-    """The largest body; exactly so much is still allowed."""
     request_timeout_s: float = 30.0
     """Within this a request must have arrived completely, or it gets a 408."""
     keepalive_timeout_s: float = 75.0
@@ -21,6 +20,10 @@ class GatewayOptions:
     """Whether ``/openapi.json`` and ``/docs`` exist."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may call the API; ``*`` for any.  Empty: CORS is off."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names under which clients may call, without a port; empty: any.  See `shard_worker.gateway.host_check`."""
+    id_salt: bytes = field(default_factory=lambda: os.urandom(16))
+    """Key of the ids derived from idempotency keys; the same on every worker of a cluster."""
     cursor_key: bytes = b""
     """Key of the cursors' digests; the same on every worker of a cluster."""
     backlog: int = 1024
@@ -31,7 +34,7 @@ class GatewayOptions:
     """While draining, a connection on which nothing is under way is closed after so long."""
 
     def __post_init__(self) -> None:
-        for name in ("body_limit_bytes", "request_timeout_s", "keepalive_timeout_s", "budget_s", "backlog"):
+        for name in ("request_timeout_s", "keepalive_timeout_s", "budget_s", "backlog"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be greater than 0, not {getattr(self, name)}")
         if self.idle_grace_s < 0:

@@ -27,6 +27,7 @@ class ProblemCode(StrEnum):
     BODY_TOO_LARGE = "body-too-large"
     TARGET_TOO_LONG = "target-too-long"
     UNSUPPORTED_MEDIA_TYPE = "unsupported-media-type"
+    MISDIRECTED_REQUEST = "misdirected-request"
     HEADERS_TOO_LARGE = "headers-too-large"
     TRANSFER_ENCODING_UNKNOWN = "transfer-encoding-unknown"
     UNAUTHORIZED = "unauthorized"
@@ -67,6 +68,7 @@ _STATUS_AND_TITLE: Final[dict[ProblemCode, tuple[int, str]]] = {
     ProblemCode.BODY_TOO_LARGE: (413, "The body is too large"),
     ProblemCode.TARGET_TOO_LONG: (414, "The request target is too long"),
     ProblemCode.UNSUPPORTED_MEDIA_TYPE: (415, "The body is not of type application/json"),
+    ProblemCode.MISDIRECTED_REQUEST: (421, "The request was meant for another host"),
     ProblemCode.HEADERS_TOO_LARGE: (431, "The header fields are too large"),
     ProblemCode.TRANSFER_ENCODING_UNKNOWN: (501, "The transfer encoding is not known here"),
     ProblemCode.UNAUTHORIZED: (401, "The cluster's secret is missing or wrong"),
@@ -101,7 +103,7 @@ OF_MANAGEMENT: Final = frozenset(
 """Codes that only the management port answers."""
 
 REFUSED_MESSAGES: Final = 1_000
-"""How many failures one answer lists; what is beyond is counted in the last line."""
+"""How many failures one answer lists: the first."""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -144,11 +146,12 @@ def title_of(code: ProblemCode) -> str:
 
 
 def invalid(*failures: str) -> ProblemRaised:
-    """400 with every failure that was found."""
-    if len(failures) > REFUSED_MESSAGES:
-        failures = (*failures[:REFUSED_MESSAGES], f"and {len(failures) - REFUSED_MESSAGES} more failures")
+    """400 with the failures that were found, the first `REFUSED_MESSAGES` of them."""
     detail = failures[0] if len(failures) == 1 else f"{len(failures)} failures; the first: {failures[0]}"
-    return ProblemRaised(Problem(code=ProblemCode.VALIDATION_FAILED, detail=detail, error_messages=failures))
+    if len(failures) > REFUSED_MESSAGES:
+        detail = f"more than {REFUSED_MESSAGES} failures; the first: {failures[0]}"
+    listed = failures[:REFUSED_MESSAGES]
+    return ProblemRaised(Problem(code=ProblemCode.VALIDATION_FAILED, detail=detail, error_messages=listed))
 
 
 def of_refusal(refusal: Refusal) -> Problem:

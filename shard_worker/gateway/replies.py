@@ -18,8 +18,11 @@ from aiohttp.abc import AbstractStreamWriter
 
 from shard_worker.gateway.problems import Problem, ProblemCode, body_of
 
-JSON: Final = b"Content-Type: application/json\r\n"
-PROBLEM: Final = b"Content-Type: application/problem+json\r\n"
+_OF_ALL_JSON: Final = b"Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"
+JSON: Final = b"Content-Type: application/json\r\n" + _OF_ALL_JSON
+PROBLEM: Final = b"Content-Type: application/problem+json\r\n" + _OF_ALL_JSON
+REPLAYED: Final = JSON + b"Idempotent-Replayed: true\r\n"
+"""The fields of a success that answers a recognised retry."""
 NO_CONTENT: Final = b""
 READER_PATIENCE_S: Final = 30.0
 """How long a client may take to read what is beyond the transport's buffer; then the connection is cut."""

@@ -23,6 +23,10 @@ from shard_worker.domain.ids import AccountId, ThreadId
 from shard_worker.domain.refusals import RefusalCode
 from shard_worker.gateway import answers, bodies, queries
 from shard_worker.gateway.cursors import Position
+from shard_worker.gateway.docs_page import DOCS_FIELDS
+from shard_worker.gateway.json_bounds import MESSAGES, ORDINARY, JsonBounds
+from shard_worker.gateway.replies import JSON
+from shard_worker.gateway.uploads import BODY_LIMIT_BYTES
 
 THREAD: Final = "/v1/threads/{threadId}"
 _THREADS: Final = "/v1/threads/"
@@ -40,6 +44,9 @@ class CommandRoute:
     answer_schema: str
     refusals: tuple[RefusalCode, ...]
     creates: bool = False
+    body_limit_bytes: int = 128 * 1024
+    """The largest body; exactly so much is still allowed."""
+    bounds: JsonBounds = ORDINARY
     method: str = "POST"
 
 
@@ -182,6 +189,8 @@ COMMANDS: Final = (
         operation_id="addMessages",
         summary="Post messages",
         body=bodies.AddMessagesBody,
+        body_limit_bytes=BODY_LIMIT_BYTES,
+        bounds=MESSAGES,
         render=answers.messages_changed,
         answer_schema="MessagesChangedAnswer",
         refusals=(
@@ -242,18 +251,14 @@ OPENAPI: Final = DocumentRoute(
     operation_id="getOpenApi",
     summary="This document",
     content_type="application/json",
-    fields=b"Content-Type: application/json\r\n",
+    fields=JSON,
 )
 DOCS: Final = DocumentRoute(
     template="/docs",
     operation_id="getDocs",
     summary="This document for people",
     content_type="text/html",
-    fields=(
-        b"Content-Type: text/html; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n"
-        b"Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-        b"connect-src 'self'; frame-ancestors 'none'\r\n"
-    ),
+    fields=DOCS_FIELDS,
 )
 
 DOCUMENTS: Final = (OPENAPI, DOCS)

@@ -16,10 +16,18 @@ from shard_worker.gateway.connection import GatewayConnection
 from shard_worker.gateway.options import GatewayOptions
 from shard_worker.gateway.problems import Problem, ProblemCode, ProblemRaised
 
+BODY_LIMIT_BYTES: Final = 1024 * 1024
+"""The largest body of all; exactly so much is still allowed."""
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
+_MEDIA_TYPE_MOST: Final = 100
+"""Characters of a ``Content-Type`` that is looked into; the longest good spelling has half as many."""
+
+
 def _is_json(content_type: str) -> bool:
+    if len(content_type) > _MEDIA_TYPE_MOST:
+        return False
     media_type, *parameters = [part.strip().lower() for part in content_type.split(";")]
     if media_type != "application/json":
         return False
@@ -39,26 +47,26 @@ def check_media_type(request: web.BaseRequest) -> None:
         )
 
 
-async def read_body(request: web.BaseRequest, options: GatewayOptions) -> bytes:
+async def read_body(request: web.BaseRequest, options: GatewayOptions, limit_bytes: int = BODY_LIMIT_BYTES) -> bytes:
     """The whole body; raises 400 for bad chunks, 408 when it stops coming, 413 over the limit."""
     content = request.content
     if content.is_eof() and content.exception() is None:
         body = content.read_nowait(-1) if content.total_bytes else b""
-        if len(body) > options.body_limit_bytes:
-            raise _too_large(options)
+        if len(body) > limit_bytes:
+            raise _too_large(limit_bytes)
         return body
-    return await _wait_for_body(request, options)
+    return await _wait_for_body(request, options, limit_bytes)
 
 
-def _too_large(options: GatewayOptions) -> ProblemRaised:
-    detail = f"body: must have at most {options.body_limit_bytes} bytes"
+def _too_large(limit_bytes: int) -> ProblemRaised:
+    detail = f"body: must have at most {limit_bytes} bytes"
     return ProblemRaised(Problem(code=ProblemCode.BODY_TOO_LARGE, detail=detail, close=True))
 
 
-async def _wait_for_body(request: web.BaseRequest, options: GatewayOptions) -> bytes:
+async def _wait_for_body(request: web.BaseRequest, options: GatewayOptions, limit_bytes: int) -> bytes:
     content = request.content
-    if (request.content_length or 0) > options.body_limit_bytes:
-        raise _too_large(options)
+    if (request.content_length or 0) > limit_bytes:
+        raise _too_large(limit_bytes)
     protocol = request.protocol
     expects = request.version != HttpVersion10 and request.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
     if expects and not content.total_bytes and protocol.transport is not None:
@@ -70,8 +78,8 @@ async def _wait_for_body(request: web.BaseRequest, options: GatewayOptions) -> b
         async with asyncio.timeout_at((begun or loop.time()) + options.request_timeout_s):
             while chunk := await content.readany():
                 body += chunk
-                if len(body) > options.body_limit_bytes:
-                    raise _too_large(options)
+                if len(body) > limit_bytes:
+                    raise _too_large(limit_bytes)
     except TimeoutError:
         detail = f"the body did not arrive within {options.request_timeout_s:g} s"
         raise ProblemRaised(Problem(code=ProblemCode.REQUEST_TIMEOUT, detail=detail, close=True)) from None

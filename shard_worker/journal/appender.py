@@ -26,7 +26,7 @@ from asyncpg.prepared_stmt import PreparedStatement
 
 from shard_worker.database.connection import LINK_FAULTS
 from shard_worker.domain.ids import ShardId
-from shard_worker.journal.isolation import Suspects, find_guilty, is_key_violation
+from shard_worker.journal.isolation import Suspects, find_guilty, find_used_keys, is_key_violation
 from shard_worker.journal.outcome import Backend, BumpEpochs, OutcomeResolver, is_about_a_row, is_definite, jittered
 from shard_worker.journal.statement import APPEND_SESSION_SQL, APPEND_SQL, Part, parameters
 from shard_worker.journal.stream import Row, Stream, StreamHost, StreamState
@@ -35,11 +35,6 @@ log = logging.getLogger(__name__)
 
 _OWNERS_SQL: Final = "SELECT id, epoch, incarnation FROM shard WHERE id = ANY($1::int[])"
 _BACKEND_SQL: Final = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
-_STORED_KEYS_SQL: Final = """
-SELECT j.shard_id, j.thread_id, j.key_hash
-  FROM unnest($1::int[], $2::uuid[], $3::bytea[]) AS k (shard_id, thread_id, key_hash)
-  JOIN journal j USING (shard_id, thread_id, key_hash)
-"""
 _FIRST_PAUSE_S: Final = 0.05
 _LAST_PAUSE_S: Final = 1.0
 """Pause of a lane whose server refuses everything; also the time within which the lane notices that the server is well."""
@@ -85,8 +80,10 @@ class Appender:
         batch_events: int = 512,
         batch_bytes: int = 1 << 20,
         watchdog_s: float = 2.0,
+        watch: Callable[[Stream], None] = lambda _: None,
     ) -> None:
         self.metrics = AppendMetrics()
+        self._watch = watch
         self._lanes = [
             _Lane(
                 number,
@@ -104,7 +101,9 @@ class Appender:
     def open(self, shard_id: ShardId, epoch: int, head: int, host: StreamHost) -> Stream:
         """A stream for a shard whose claim is acknowledged and whose head was read in a later statement."""
         lane = self._lanes[shard_id % len(self._lanes)]
-        return Stream(shard_id, epoch, head, host, lane.schedule)
+        stream = Stream(shard_id, epoch, head, host, lane.schedule)
+        self._watch(stream)
+        return stream
 
     def start(self) -> None:
         """Start the lanes; each connects when it first has something to do."""
@@ -366,7 +365,7 @@ class _Lane:
         found = [] if guilty is None else [guilty]
         if self._key_refused and (key_refused or not found):
             try:
-                found = await self._used_keys(connection, batch) or found
+                found = await find_used_keys(connection, batch, self._watchdog_s) or found
             except LINK_FAULTS as fault:
                 self._disconnect(fault)
         for stream, rows in batch:
@@ -380,19 +379,6 @@ class _Lane:
             if stream.queue and not stream.scheduled and not stream.suspected and stream.state is StreamState.OPEN:
                 stream.scheduled = True
                 self._ready.appendleft(stream)
-
-    async def _used_keys(self, connection: asyncpg.Connection, batch: list[Part]) -> list[tuple[Stream, Row]]:
-        """The rows of a batch whose key is in the journal."""
-        keyed = [(stream, row) for stream, rows in batch for row in rows if row.key_hash is not None]
-        records = await connection.fetch(
-            _STORED_KEYS_SQL,
-            [stream.shard_id for stream, _ in keyed],
-            [row.writer.uuid for _, row in keyed],
-            [row.key_hash for _, row in keyed],
-            timeout=self._watchdog_s,
-        )
-        used = {(record["shard_id"], record["thread_id"], record["key_hash"]) for record in records}
-        return [(stream, row) for stream, row in keyed if (stream.shard_id, row.writer.uuid, row.key_hash) in used]
 
     def _reject(self, stream: Stream, row: Row, error: Exception) -> None:
         """Drop a queued row that the database refuses, with the later rows of its writer."""

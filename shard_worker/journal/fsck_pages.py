@@ -10,7 +10,7 @@ as well as by rows, for an event may hold a megabyte, and is made smaller when i
 
 import time
 from collections.abc import AsyncIterator
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -21,9 +21,11 @@ from shard_worker.journal.fsck_thread import StoredRow
 _PAGE_BYTES: Final = 4 << 20
 _PAGE_ROWS: Final = 2_000
 _FIRST_ROWS: Final = 200
-_SLOW_S: Final = 0.25
+_LEAST_ROWS: Final = 50
+"""No page is made smaller for its time: on a busy machine even an empty one takes long, and nothing would be gained."""
+_SLOW_S: Final = 0.4
 """A page that took longer is followed by one of half its rows: no transaction should come near a second."""
-_QUICK_S: Final = 0.1
+_QUICK_S: Final = 0.2
 _CONFLICTS: Final = 20
 """How often a page is read again that a standby cancelled, because what it read was being removed there."""
 
@@ -137,7 +139,7 @@ class Pages:
                 continue
             finally:
                 self.longest_s = max(self.longest_s, time.monotonic() - began)
-            return cast("list[asyncpg.Record]", rows)
+            return rows
         raise AssertionError("the last conflict is raised")
 
     async def shard_ids(self) -> set[int]:
@@ -199,11 +201,11 @@ class Pages:
 
 
 def _stored(row: asyncpg.Record) -> StoredRow:
-    _thread_id, seq_nr, shard_seq, _place, *rest, snapshots = row
-    return StoredRow(shard_seq, seq_nr, *rest, tuple([tuple(each) for each in snapshots or ()]))
+    snapshots = tuple([(each[0], each[1]) for each in row[10] or ()])
+    return StoredRow(row[2], row[1], row[4], row[5], row[6], row[7], row[8], row[9], snapshots)
 
 
 def _next_size(size: int, rows: int, took_s: float) -> int:
     if took_s > _SLOW_S:
-        return max(1, min(size, rows) // 2)
+        return max(min(size, _LEAST_ROWS), min(size, rows) // 2)
     return min(_PAGE_ROWS, size * 2) if took_s < _QUICK_S else size

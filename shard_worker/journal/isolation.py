@@ -13,6 +13,7 @@ from typing import Final
 
 import asyncpg
 
+from shard_worker.database.connection import Session
 from shard_worker.journal.statement import Part
 from shard_worker.journal.stream import Row, Stream, StreamState
 
@@ -20,6 +21,11 @@ _KEY_VALUES: Final = re.compile(r"\((?P<columns>[a-z_, ]+)\)=\((?P<values>[^()]*
 _FAILING_ROW: Final = re.compile(r"\((?P<shard>\d+), -?\d+, (?P<thread>[0-9a-f-]{36}), (?P<seq>-?\d+), ")
 _KEY_COLUMNS: Final = "shard_id, thread_id, key_hash"
 _KEY_CONSTRAINT: Final = "journal_key"
+_STORED_KEYS_SQL: Final = """
+SELECT j.shard_id, j.thread_id, j.key_hash
+  FROM unnest($1::int[], $2::uuid[], $3::bytea[]) AS k (shard_id, thread_id, key_hash)
+  JOIN journal j USING (shard_id, thread_id, key_hash)
+"""
 
 
 def is_key_violation(error: Exception) -> bool:
@@ -65,6 +71,20 @@ def _by_columns(batch: list[Part], values: dict[str, str]) -> tuple[Stream, Row]
                 continue
             return stream, row
     return None
+
+
+async def find_used_keys(connection: Session, batch: list[Part], within_s: float) -> list[tuple[Stream, Row]]:
+    """The rows of a batch whose key is in the journal.  Raises what asyncpg raises, and `TimeoutError`."""
+    keyed = [(stream, row) for stream, rows in batch for row in rows if row.key_hash is not None]
+    records = await connection.fetch(
+        _STORED_KEYS_SQL,
+        [stream.shard_id for stream, _ in keyed],
+        [row.writer.uuid for _, row in keyed],
+        [row.key_hash for _, row in keyed],
+        timeout=within_s,
+    )
+    used = {(record["shard_id"], record["thread_id"], record["key_hash"]) for record in records}
+    return [(stream, row) for stream, row in keyed if (stream.shard_id, row.writer.uuid, row.key_hash) in used]
 
 
 class Suspects:

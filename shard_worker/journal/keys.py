@@ -3,15 +3,24 @@
 from typing import Final, NamedTuple
 from uuid import UUID
 
+import msgspec
+
 from shard_worker.database.connection import Session
 from shard_worker.domain.events import Event
 from shard_worker.domain.ids import ShardId
 from shard_worker.journal.codec import decode
 
 _KEY_SQL: Final = """
-SELECT body_hash, seq_nr, event_type, event_version, payload FROM journal
+SELECT body_hash, seq_nr, event_type, event_version, payload, metadata FROM journal
  WHERE shard_id = $1 AND thread_id = $2 AND key_hash = $3
 """
+
+
+class _Metadata(msgspec.Struct, rename="camel"):
+    command_id: str = ""
+
+
+_decode_metadata: Final = msgspec.json.Decoder(_Metadata).decode
 
 
 class StoredKey(NamedTuple):
@@ -20,6 +29,8 @@ class StoredKey(NamedTuple):
     body_hash: bytes
     seq_nr: int
     event: Event
+    command_id: bytes
+    """The command that stored it; empty where its metadata have none."""
 
 
 async def look_up_key(connection: Session, shard_id: ShardId, thread_uuid: UUID, key_hash: bytes) -> StoredKey | None:
@@ -27,4 +38,12 @@ async def look_up_key(connection: Session, shard_id: ShardId, thread_uuid: UUID,
     row = await connection.fetchrow(_KEY_SQL, shard_id, thread_uuid, key_hash)
     if row is None:
         return None
-    return StoredKey(row["body_hash"], row["seq_nr"], decode(row["event_type"], row["event_version"], row["payload"]))
+    event = decode(row["event_type"], row["event_version"], row["payload"])
+    return StoredKey(row["body_hash"], row["seq_nr"], event, _command_id(row["metadata"]))
+
+
+def _command_id(metadata: bytes) -> bytes:
+    try:
+        return bytes.fromhex(_decode_metadata(metadata).command_id)
+    except (msgspec.DecodeError, ValueError):  # damage that `fsck` names; the first answer does not depend on it
+        return b""

@@ -43,7 +43,7 @@ class Suspect(NamedTuple):
     worker: str
     incarnation: str
     beat: int | None
-    """The beat it must still be at; None for one that another incarnation has replaced."""
+    """The beat it must still be at; None for one that by its worker's row no longer lives, or never did."""
 
 
 class _Pulse(NamedTuple):
@@ -91,7 +91,12 @@ class Observer:
                 continue
             self._unowned_since.pop(row.id, None)
             worker_row = view.workers.get(row.owner)
-            if worker_row is None or worker_row.incarnation != row.incarnation:
+            if (
+                worker_row is None
+                or not row.incarnation
+                or worker_row.incarnation != row.incarnation
+                or worker_row.fenced  # and kept its shards, which no statement of ours leaves so
+            ):
                 replaced.add((row.owner, row.incarnation))
         self._replaced_since = {each: self._replaced_since.get(each, now) for each in replaced}
 
@@ -130,7 +135,7 @@ class Observer:
         found += [
             Suspect(owner, incarnation, None)
             for (owner, incarnation), since in self._replaced_since.items()
-            if owner != worker and now - since >= LOCK_GONE_S + _rank_s(owner, worker, live)
+            if now - since >= LOCK_GONE_S + _rank_s(owner, worker, live)
         ]
         return sorted(found, key=lambda suspect: (suspect.worker, suspect.incarnation))
 
@@ -265,7 +270,7 @@ def next_steps(
             continue
         if shard_id in held.present:
             steps.drop.append(shard_id)
-        if row.owner is not None or leaving:
+        if (row.owner is not None and row.incarnation is not None) or leaving:
             continue
         waited_s = unowned_s.get(shard_id, 0.0)
         if idle:  # better served by a worker that should get no more than by nobody

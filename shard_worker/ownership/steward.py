@@ -136,6 +136,10 @@ class Steward:
             self._told[shard_id] = epoch, head
             self._sight.nudge()
 
+    def used(self) -> Mapping[ShardId, int]:
+        """The last epoch of each shard at which this incarnation may have sent something to the journal."""
+        return self._used
+
     def raised(self, shard_id: ShardId, epoch: int) -> None:
         """An unknown outcome raised the epoch of a shard that is served here; it will be used from now on."""
         self._used[shard_id] = epoch

@@ -77,7 +77,7 @@ _LAST_BEAT_SQL: Final = f"""
 {_BEATS_SQL}
 SELECT {_BEAT_OF_WORKER} FROM worker LEFT JOIN beat ON beat.session = {_SESSION_OF_WORKER} WHERE id = $1
 """  # noqa: S608  # constants of this module
-_REPLACED_SQL: Final = "SELECT id FROM worker WHERE id = $1 AND incarnation <> $2 FOR UPDATE"
+_NAMED_WORKER_SQL: Final = "SELECT incarnation, fenced FROM worker WHERE id = $1 FOR UPDATE"
 # FOR UPDATE waits for a claim that holds the row FOR KEY SHARE, so that what it won is freed too.
 _MINE_SQL: Final = "SELECT id FROM worker WHERE id = $1 AND incarnation = $2 AND NOT fenced FOR UPDATE"
 _END_SQL: Final = "UPDATE worker SET fenced = true WHERE id = $1"
@@ -162,6 +162,23 @@ WITH mine AS (
 )
 INSERT INTO shard_epoch (shard_id, epoch, worker, incarnation, kind, source)
 SELECT id, epoch, owner, incarnation, 'adopt', owner FROM raised RETURNING shard_id, epoch
+"""
+_LOCK_BELOW_SQL: Final = """
+SELECT s.id FROM shard s JOIN unnest($1::int[], $2::bigint[]) AS seen (id, epoch) USING (id)
+ WHERE s.epoch <= seen.epoch ORDER BY s.id FOR UPDATE OF s
+"""
+_RAISE_PAST_SQL: Final = """
+WITH raised AS (
+    UPDATE shard s SET epoch = seen.epoch + 1, owner = NULL, incarnation = NULL, changed_at = now()
+      FROM unnest($1::int[], $2::bigint[]) AS seen (id, epoch)
+     WHERE s.id = seen.id AND s.epoch <= seen.epoch RETURNING s.id, s.epoch
+)
+INSERT INTO shard_epoch (shard_id, epoch, kind, reason)
+SELECT id, epoch, 'release', 'an epoch that was seen before a fail-over is not used again' FROM raised
+RETURNING shard_id
+"""
+_GENERATION_AGE_SQL: Final = """
+SELECT $1::float8 - extract(epoch FROM clock_timestamp() - generation_at)::float8 FROM meta
 """
 _HEADS_SQL: Final = """
 SELECT s.id, (SELECT coalesce(max(j.shard_seq), 0) FROM journal j WHERE j.shard_id = s.id) AS head
@@ -285,14 +302,16 @@ async def fence(
     heirs: Mapping[ShardId, str | None],
     reason: str,
 ) -> list[ShardId] | None:
-    """End an incarnation last seen at ``beat`` (None: one that was replaced) and free its shards for their ``heirs``.
+    """End an incarnation last seen at ``beat`` (None: one that no longer lives by its row) and free its shards for their ``heirs``.
 
     Returns the shards, or None when it moved on, or another was first.  The plan gets a new version, for plans made
     before know nothing of this.
     """
     async with _transaction(connection):
         if beat is None:
-            if await connection.fetchval(_REPLACED_SQL, worker, incarnation) is None:
+            row = await connection.fetchrow(_NAMED_WORKER_SQL, worker)
+            # Whatever the reason it no longer lives: no row, another incarnation's, or one that was fenced and kept shards.
+            if row is not None and incarnation and row["incarnation"] == incarnation and not row["fenced"]:
                 return None
         elif (
             await connection.fetchval(_MINE_SQL, worker, incarnation) is None
@@ -441,6 +460,25 @@ async def bump(connection: asyncpg.Connection, incarnation: str, held: Mapping[S
     """Raise the epoch of own shards, each from the one it is held at, committed; the new epoch of each one raised."""
     raised = await connection.fetch(_RAISE_SQL, *_columns(held), incarnation)
     return {ShardId(row["shard_id"]): row["epoch"] for row in raised}
+
+
+async def raise_past(connection: asyncpg.Connection, epochs: Mapping[ShardId, int]) -> int:
+    """Free every shard whose epoch is not above the one given, and raise it above; how many those were.
+
+    After a fail-over: an epoch that this worker has seen, on a history that was lost, must not be used again.
+    """
+    async with _transaction(connection):
+        await connection.fetch(_LOCK_BELOW_SQL, *_columns(epochs))
+        raised = await connection.fetch(_RAISE_PAST_SQL, *_columns(epochs))
+        if raised:
+            await connection.execute(_NOTIFY_SQL)
+    return len(raised)
+
+
+async def old_leases_s(connection: asyncpg.Connection, most_s: float) -> float:
+    """For how long a lease of before the last fail-over may still hold, if ``most_s`` is how long one can."""
+    left: float | None = await connection.fetchval(_GENERATION_AGE_SQL, most_s)
+    return 0.0 if left is None else min(most_s, max(0.0, left))
 
 
 def _columns(held: Mapping[ShardId, int]) -> tuple[list[ShardId], list[int]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from shard_worker.actors import admission
-from shard_worker.actors.admission import WaitingRequests
+from shard_worker.actors.admission import Place, WaitingRequests
 from shard_worker.domain.ids import ShardId
 
 ONE, TWO = ShardId(1), ShardId(2)
@@ -65,9 +65,8 @@ class Lines:
         await asyncio.sleep(0)
 
     async def _one(self, shard_id: ShardId, number: int, since: float, deadline: float, after_epoch: int) -> None:
-        await self.waiting.wait(
-            shard_id, number, since=since, deadline=deadline, after_epoch=after_epoch, probe_at=deadline
-        )
+        place = Place(number, since, deadline)
+        await self.waiting.wait(shard_id, place, after_epoch=after_epoch, probe_at=deadline)
         self.came.append(number)
 
     async def until_came(self, count: int) -> None:

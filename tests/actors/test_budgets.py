@@ -20,7 +20,7 @@ async def away(dsn: str, **options: int) -> AsyncIterator[tuple[Node, TcpProxy]]
     host, port = dsn.rsplit("@", 1)[-1].split("/", 1)[0].rsplit(":", 1)
     async with TcpProxy(host, int(port)) as proxy:
         through = dsn.replace(f"{host}:{port}", f"127.0.0.1:{proxy.port}")
-        async with node_on(dsn, through=through, **options) as node:
+        async with node_on(dsn, through=through, **options) as node:  # type: ignore[arg-type]  # bounds are numbers by name
             await node.own(*range(SHARDS))
             yield node, proxy
 
@@ -217,3 +217,40 @@ async def test_a_stored_event_that_cannot_be_read_poisons_at_once(dsn: str, aske
         assert isinstance(answer, Unavailable)
         assert answer.code is UnavailableCode.THREAD_POISONED
         assert isinstance(await node.ask(add(chat, me, "goes on")), Done)
+
+
+async def test_what_was_never_sent_is_sent_on_while_the_rest_is_unknown(dsn: str) -> None:
+    """A shard that is dropped while a batch of it is at the server: only what is in the batch waits for the outcome."""
+    async with away(dsn) as (node, proxy):
+        me, chat = account(), thread()
+        shard = shard_of(chat, SHARDS)
+        await node.ask(create(chat, me))
+        proxy.stall(up=False)
+        sent = asyncio.ensure_future(node.ask(add(chat, me, "sent"), budget_s=60.0))
+        stream = node.region.shards[shard].stream
+        await until(lambda: stream.in_flight == 1)
+        queued = asyncio.ensure_future(node.ask(add(chat, me, "queued"), budget_s=60.0))
+        await asyncio.sleep(0)
+        node.region.drop(shard)
+        node.owners.nobody_stays = True
+        assert await queued == NOT_SERVED, "it looked for another owner, and there is none"
+        assert not sent.done()
+        proxy.cut()
+        proxy.heal()
+        assert isinstance(await sent, Done)
+
+
+async def test_a_bug_in_loading_poisons_its_thread_instead_of_keeping_it_loading(dsn: str) -> None:
+    """Its requests are answered at once, and so are the next ones."""
+    async with node_on(dsn) as node:
+        await node.own(*range(SHARDS))
+
+        async def broken(shard_id: object, thread_id: ThreadId) -> None:
+            raise RuntimeError("a bug")
+
+        node.env.load = broken  # type: ignore[assignment]  # a bug
+        me, chat = account(), thread()
+        for _ in range(2):
+            answer = await node.ask(create(chat, me), budget_s=60.0)
+            assert isinstance(answer, Unavailable)
+            assert answer.code is UnavailableCode.THREAD_POISONED

@@ -1,14 +1,16 @@
 """Asking the owner of a shard elsewhere: what is sent again, and what may be believed then."""
 
 import asyncio
+import time
 
 import pytest
 
 from shard_worker.actors import admission, region
 from shard_worker.actors.ask import NOT_SERVED, UNKNOWN
 from shard_worker.contract import Done, PeerAnswer, PeerRequest, ReadThread, ThreadView
-from shard_worker.domain.ids import shard_of
+from shard_worker.domain.ids import ShardId, shard_of
 from shard_worker.domain.refusals import Refusal
+from shard_worker.ownership.owners import OwnerRecord
 from shard_worker.peers.errors import PeerOverloaded, PeerUnreachable
 from tests.actors.node import SHARDS, Peers, account, add, create, node_on, thread, two_nodes
 
@@ -143,3 +145,36 @@ async def test_whoever_waited_for_long_goes_in_one_after_another(dsn: str, monke
                 right.region._waiting._let_in()
                 assert isinstance(await waiting[number], Done)
         assert await left.texts(chat, me) == ["0", "newcomer", "1", "2", "3"]
+
+
+async def test_thousands_that_wait_for_a_takeover_are_all_served_in_order(dsn: str) -> None:
+    """Two thousand requests of all shards wait while ownership is read again and again: none is woken for nothing, and
+    once the shards are taken over every one is answered, those of a thread in the order in which they came.
+    """
+    async with node_on(dsn, name="w0") as node:
+        me, chats = account(), [thread() for _ in range(100)]
+        await node.own(*range(SHARDS))
+        for chat in chats:
+            await node.ask(create(chat, me))
+        for shard in range(SHARDS):
+            node.region.drop(ShardId(shard))
+            node.owners.records[shard] = OwnerRecord("w9", "dead", 5, "127.0.0.1", 0, 9)
+        node.region._peers = Dead()
+        waiting = [
+            asyncio.ensure_future(node.ask(add(chats[n % 100], me, f"{n // 100}"), budget_s=60.0)) for n in range(2_000)
+        ]
+        while len(node.region._waiting) < 2_000:
+            await asyncio.sleep(0)
+        asked = node.region._peers.asked
+        loop, began = asyncio.get_running_loop(), time.thread_time()
+        for _ in range(100):
+            node.owners.announce()
+            await asyncio.sleep(0)
+        print(f"100 looks with 2,000 waiting: {(time.thread_time() - began) * 1000:.0f} ms of the loop's thread")
+        assert node.region._peers.asked - asked <= 2 * SHARDS, "only the first of each line tries the dead owner"
+        began_at = loop.time()
+        await node.own(*range(SHARDS))
+        assert all(isinstance(answer, Done) for answer in await asyncio.gather(*waiting))
+        print(f"2,000 served within {loop.time() - began_at:.2f} s")
+        for chat in chats[:5]:
+            assert await node.texts(chat, me) == [f"{n}" for n in range(20)]

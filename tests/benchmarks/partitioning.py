@@ -265,7 +265,7 @@ async def measure(
     ]
     for ratio in ratios:
         say(ratio.line())
-    figures: dict[str, object] = {"events": events, "rounds": rounds, "partitions": partitions}
+    figures: dict[str, object] = {"events": events, "rounds": rounds, "partition_count": partitions}
     figures["ratios"] = {r.what: {**r._asdict(), "time": r.time, "cpu": r.cpu} for r in ratios}
     for side, count in ((whole, 0), (parts, partitions)):
         locks, slow = await _locks_of_a_batch(side, spread[0])

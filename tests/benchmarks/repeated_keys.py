@@ -59,7 +59,7 @@ class _Chat:
     async def create(self) -> None:
         body: dict[str, object] = {"title": "t", "administratorIds": [self.account], "memberIds": []}
         self.threads.append(
-            str((await self.send("/v1/threads/create", body, f"create {len(self.threads)}"))["threadId"])
+            str((await self.send("/v1/threads/create", body, f"create-{len(self.threads)}"))["threadId"])
         )
 
     async def add(self, thread: str, key: str) -> None:
@@ -79,7 +79,7 @@ async def _fresh(chat: _Chat, until: float) -> int:
 async def _repeat(chat: _Chat, until: float, at: int) -> int:
     """Send old keys again, one after another; where it stopped."""
     while time.monotonic() < until:
-        await chat.add(chat.threads[at % _OLD_THREADS], f"old {at // _OLD_THREADS % _OLD_KEYS}")
+        await chat.add(chat.threads[at % _OLD_THREADS], f"old-{at // _OLD_THREADS % _OLD_KEYS}")
         at += 1
     return at
 
@@ -93,7 +93,7 @@ async def _measure(target: Target, rounds: int, seconds: float) -> list[tuple[fl
         await repeater.create()
     for number in range(_OLD_KEYS):
         for thread in repeater.threads:
-            await repeater.add(thread, f"old {number}")
+            await repeater.add(thread, f"old-{number}")
     await asyncio.gather(*[_fresh(chat, time.monotonic() + 1.0) for chat in chats])
     found = []
     at = 0

@@ -1,6 +1,6 @@
 """Three workers, one cluster: whichever is asked gives the same answer (the talk's test with several JVMs)."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,28 @@ FRIEND = str(ULID())
 class Workers:
     """The three workers' own addresses, and a session to ask them."""
 
-    def __init__(self, session: aiohttp.ClientSession, addresses: list[str]) -> None:
-        self._session = session
+    def __init__(self, session: aiohttp.ClientSession, addresses: list[str], management: list[str]) -> None:
+        self.session = session
         self.addresses = addresses
+        self.management = management
+
+    async def send(
+        self, worker: int, path: str, body: dict[str, Any], headers: dict[str, str]
+    ) -> tuple[int, Mapping[str, str], Any]:
+        """A command with header fields of its own: status, the answer's fields and its JSON."""
+        async with self.session.post(self.addresses[worker % 3] + path, json=body, headers=headers) as response:
+            return response.status, response.headers, await response.json(content_type=None)
 
     async def post(self, worker: int, path: str, body: dict[str, Any], key: str | None = None) -> tuple[int, Any]:
         """A command through one worker: status and JSON."""
-        headers = {"Idempotency-Key": key} if key is not None else {}
-        async with self._session.post(self.addresses[worker % 3] + path, json=body, headers=headers) as response:
-            return response.status, await response.json(content_type=None)
+        status, _, answer = await self.send(worker, path, body, {"Idempotency-Key": key} if key is not None else {})
+        return status, answer
 
     async def get_everywhere(self, path: str) -> tuple[int, bytes]:
         """A query through every worker; fails unless all answer alike, byte for byte."""
         answers = set()
         for address in self.addresses:
-            async with self._session.get(address + path) as response:
+            async with self.session.get(address + path) as response:
                 answers.add((response.status, await response.read()))
         assert len(answers) == 1, answers
         return answers.pop()
@@ -41,7 +48,8 @@ class Workers:
 async def workers(data_dir: Path) -> AsyncIterator[Workers]:
     """A cluster of three, each asked by its own port."""
     async with local_cluster(data_dir, 3, shards=12) as cluster, aiohttp.ClientSession() as session:
-        yield Workers(session, (await cluster.urls())[1:])
+        management = [each["managementAddress"] for each in (await cluster.status())["workers"]]
+        yield Workers(session, (await cluster.urls())[1:], management)
 
 
 async def test_every_route_through_every_worker_gives_the_same_answer(workers: Workers) -> None:
@@ -96,3 +104,27 @@ async def test_a_parent_on_another_worker_is_asked_there(workers: Workers) -> No
         stranger = {**child, "accountId": FRIEND}
         status, refused = await workers.post(number, "/v1/threads/create", stranger)
         assert (status, refused["code"]) == (409, "parent-not-readable")
+
+
+async def test_a_retry_is_marked_and_reaches_one_thread_through_every_worker(workers: Workers) -> None:
+    """The id that a key leads to and the mark of a retry are the same wherever a client lands."""
+    body = {"accountId": ME, "title": "keyed", "administratorIds": [ME], "memberIds": []}
+    answers = [await workers.send(number, "/v1/threads/create", body, {"Idempotency-Key": "k"}) for number in range(3)]
+    assert {status for status, _, _ in answers} == {200}
+    assert [headers.get("Idempotent-Replayed") for _, headers, _ in answers] == [None, "true", "true"]
+    (thread,) = {answer["threadId"] for _, _, answer in answers}
+    assert thread.startswith("0" * 10)
+
+
+async def test_local_workers_answer_to_localhost_alone(workers: Workers) -> None:
+    """A page whose foreign name was made to resolve to loopback gets 421 from every port."""
+    for number in range(3):
+        for host, wanted in (("rebound.example", 421), ("localhost:1", 404), ("[::1]", 404)):
+            status, headers, _ = await workers.send(number, "/v1/threads/create/", {}, {"Host": host})
+            assert status == wanted
+            assert headers["Cache-Control"] == "no-store"
+    for address in workers.management:
+        async with workers.session.get(f"{address}/cluster", headers={"Host": "rebound.example"}) as response:
+            assert response.status == 421
+        async with workers.session.get(f"{address}/metrics") as response:
+            assert "threadcluster_loop_lag_seconds_count" in await response.text()

@@ -10,13 +10,14 @@ from threadcluster_operator.local.postgres import EmbeddedPostgres
 from shard_worker.database import migration
 from shard_worker.database.connection import DatabaseUnsuitable
 from shard_worker.database.migration import (
-    SCHEMA_VERSION,
     ClaimedByOther,
     SchemaTooNew,
     ShardCountMismatch,
     migrate,
+    read_id_salt,
     read_meta,
 )
+from shard_worker.database.migration_files import SCHEMA_VERSION
 
 
 async def run(dsn: str, *, cluster_id: str = "test", shards: int = 8) -> list[str]:
@@ -38,6 +39,25 @@ async def test_ten_at_once_make_one_schema(postgres: EmbeddedPostgres) -> None:
     await connection.close()
     await admin.execute("DROP DATABASE ten_at_once")
     await admin.close()
+
+
+async def test_the_salt_of_derived_ids_is_made_once(postgres: EmbeddedPostgres) -> None:
+    """Each database has its own, of 32 bytes; a second run keeps it."""
+    admin = await asyncpg.connect(postgres.dsn_of("postgres"))
+    salts = []
+    for name in ("salt_one", "salt_two"):
+        await admin.execute(f"DROP DATABASE IF EXISTS {name}")
+        await admin.execute(f"CREATE DATABASE {name}")
+        for _ in range(2):
+            await run(postgres.dsn_of(name))
+            connection = await asyncpg.connect(postgres.dsn_of(name))
+            salts.append(await read_id_salt(connection))
+            await connection.close()
+        await admin.execute(f"DROP DATABASE {name}")
+    await admin.close()
+    assert [len(salt) for salt in salts] == [32] * 4
+    assert (salts[0], salts[2]) == (salts[1], salts[3])
+    assert salts[0] != salts[2]
 
 
 async def test_a_second_run_changes_nothing(dsn: str) -> None:

@@ -67,19 +67,27 @@ def test_a_reply_outlives_what_it_replied_to() -> None:
 
 
 def test_posting_again_gets_the_first_answer() -> None:
-    """Equal content under known ids: the sequence number at which the last of them was posted, and no event."""
+    """Equal content under known ids: the sequence number at which they were posted, and no event."""
     one, two = message(X, "x", reply=FIRST, to=(CID,)), message(Y)
     state = play(thread(), add(BOB, one), add(BOB, two), add(CID, message(Z)))
-    assert ask(state, add(BOB, one, create_at=5)) == Unchanged(4, (X,))
-    assert ask(state, add(BOB, two)) == Unchanged(5, (Y,))
-    assert ask(state, add(BOB, two, one)) == Unchanged(5, (Y, X))
-    assert ask(state, add(BOB, one), limits=Limits(messages=1)) == Unchanged(4, (X,))
+    assert ask(state, add(BOB, one, create_at=5)) == Unchanged(4, (X,), replayed=True)
+    assert ask(state, add(BOB, two)) == Unchanged(5, (Y,), replayed=True)
+    assert ask(state, add(BOB, one), limits=Limits(messages=1)) == Unchanged(4, (X,), replayed=True)
 
 
 def test_posting_again_is_recognised_though_the_replied_message_is_gone() -> None:
     """What was accepted stays accepted."""
     state = play(thread(), remove(BOB, FIRST))
-    assert ask(state, add(ANN, message(SECOND, reply=FIRST))) == Unchanged(3, (SECOND,))
+    assert ask(state, add(ANN, message(SECOND, reply=FIRST))) == Unchanged(3, (SECOND,), replayed=True)
+
+
+def test_a_retry_is_the_whole_list_of_the_first_command() -> None:
+    """A part of it, its messages in another order, or those of two commands are no retry: the ids are taken."""
+    one, two, three = message(X), message(Y), message(Z)
+    state = play(thread(), add(BOB, one, two), add(BOB, three))
+    assert ask(state, add(BOB, one, two)) == Unchanged(4, (X, Y), replayed=True)
+    for others in ((one,), (two,), (two, one), (one, three), (one, two, three)):
+        assert refused(state, add(BOB, *others)) is RefusalCode.MESSAGE_ID_TAKEN
 
 
 @pytest.mark.parametrize(

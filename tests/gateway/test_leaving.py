@@ -125,9 +125,7 @@ def test_a_busy_port_is_an_os_error() -> None:
             listening_socket("127.0.0.1", bound.getsockname()[1])
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"body_limit_bytes": 0}, {"request_timeout_s": 0.0}, {"idle_grace_s": -1.0}], ids=str
-)
+@pytest.mark.parametrize("wrong", [{"backlog": 0}, {"request_timeout_s": 0.0}, {"idle_grace_s": -1.0}], ids=str)
 def test_options_are_refused_by_name(wrong: dict[str, float]) -> None:
     """Before anything is opened."""
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -1,5 +1,6 @@
 """Properties of what turns bytes into values: decoding, bodies, parameters, cursors, new ids."""
 
+import asyncio
 import json
 import unicodedata
 from base64 import urlsafe_b64encode
@@ -15,8 +16,9 @@ from shard_worker.gateway.cursors import Cursors
 from shard_worker.gateway.json_values import decode
 from shard_worker.gateway.problems import ProblemCode, ProblemRaised
 from shard_worker.gateway.queries import read_parameters
+from shard_worker.gateway.turn_budget import Piece, TurnBudget
 from shard_worker.gateway.ulids import Mint, RandomBytes
-from shard_worker.gateway.validation import faultless, validate
+from shard_worker.gateway.validation import Body, faultless, validate
 from tests.gateway.serving import ADA, BOB, THREAD
 
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=40)
@@ -32,6 +34,19 @@ anything = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
+_RUNNER = asyncio.Runner()
+
+
+def validated(body: type[Body], value: object) -> tuple[Body | None, list[str]]:
+    """What `validate` finds, from a test that is not on a loop."""
+
+    async def work() -> tuple[Body | None, list[str]]:
+        with Piece(TurnBudget()) as piece:
+            return await validate(body, value, piece)
+
+    return _RUNNER.run(work())
+
+
 positions = st.one_of(ids, st.tuples(st.integers(0, 2**63 - 1), st.integers(0, 99)))
 
 
@@ -65,7 +80,7 @@ def test_names_given_twice_are_found(names: list[str]) -> None:
 @given(value=anything)
 def test_any_value_is_a_body_or_failures(value: object) -> None:
     """Validation is total."""
-    body, failures = validate(AddMessagesBody, value)
+    body, failures = validated(AddMessagesBody, value)
     assert (body is None) == bool(failures)
 
 
@@ -108,7 +123,7 @@ def test_the_short_cut_finds_nothing_that_the_long_way_refuses(
     if found is not None:
         value, twice = decode(raw)
         assert twice == []
-        assert validate(body, value) == (found, [])
+        assert validated(body, value) == (found, [])
     elif not more and colon == ":" and not cut and not tail and not head:
         assert body is LeaveAdministratorIdsBody, "the usual body takes the short cut"
 
@@ -122,7 +137,7 @@ def test_a_create_is_canonical(title: str, account: str, administrators: list[st
         "administratorIds": administrators,
         "memberIds": administrators[::-1],
     }
-    body, failures = validate(CreateThreadBody, value)
+    body, failures = validated(CreateThreadBody, value)
     assert failures == []
     assert body is not None
     command = body.command(ThreadId(THREAD), 5, Mint())
@@ -138,7 +153,7 @@ def test_message_ids_are_given_once(given_ids: list[str | None]) -> None:
     """A repetition, in whatever case, is refused; otherwise every message has an id of its own."""
     value = {"accountId": ADA, "messages": [{"text": "a", "messageId": each} for each in given_ids]}
     chosen = [each.upper() for each in given_ids if each is not None]
-    body, failures = validate(AddMessagesBody, value)
+    body, failures = validated(AddMessagesBody, value)
     assert len(failures) == len(chosen) - len(set(chosen))
     if body is not None:
         command = body.command(ThreadId(THREAD), 5, Mint())

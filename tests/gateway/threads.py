@@ -66,13 +66,15 @@ class MemoryThreads:
             known = self.keys.get((command.thread_id, request.key_hash))
             if known is not None:
                 same = known[0] == request.body_hash
-                return known[1] if same else Refusal(RefusalCode.IDEMPOTENCY_KEY_REUSED, "the key was used before")
+                if not same:
+                    return Refusal(RefusalCode.IDEMPOTENCY_KEY_REUSED, "the key was used before")
+                return Done(known[1].sequence_nr, known[1].message_ids, replayed=True)
         decided = decide(state, command, NOW_MS, self.limits)
         match decided:
             case Refusal():
                 return decided
-            case Unchanged(sequence_nr, message_ids):
-                return Done(sequence_nr, message_ids)
+            case Unchanged(sequence_nr, message_ids, replayed):
+                return Done(sequence_nr, message_ids, replayed)
         sequence_nr = 1 if isinstance(command, CreateThread) or state is None else state.sequence_nr + 1
         self.threads[command.thread_id] = evolve(state, decided, sequence_nr)
         if isinstance(decided, MessagesAdded):

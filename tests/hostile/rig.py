@@ -87,7 +87,7 @@ class Rig:
         for _ in range(3):
             await asyncio.gather(*(self._exchange() for _ in range(4)))
         self._epochs = await self._cluster()
-        self._descriptors = self._open_descriptors() + _SPARE_DESCRIPTORS
+        self._descriptors = self.open_descriptors + _SPARE_DESCRIPTORS
         self._failures.clear()
         self._new_turns()
         self._neighbour = asyncio.create_task(self._behave(), name="well-behaved-client")
@@ -107,12 +107,12 @@ class Rig:
         await asyncio.gather(*(play(given) for given in played))
         await asyncio.sleep(0.02)  # the last turn is written down when it has ended
         turns = [turn for turn in self._new_turns() if turn["ended"] >= began]
-        longest = max(turns, key=lambda turn: float(turn["cpu_ms"]), default={"cpu_ms": 0.0, "stack": ""})
+        cpu_ms, stack = max(((turn["cpu_ms"], turn["stack"]) for turn in turns), default=(0.0, ""))
         assert self._process.returncode is None, f"the worker ended: {self.log.read_text()[-2000:]}"
         return Verdict(
             names=tuple(given.name for given in played),
-            turn_ms=longest["cpu_ms"],
-            stack=longest["stack"],
+            turn_ms=cpu_ms,
+            stack=stack,
             failures=list(self._failures),
             requests=self._requests - requests,
             slowest_s=self._slowest_s,
@@ -122,7 +122,7 @@ class Rig:
     async def settle(self, within_s: float = 60.0) -> list[str]:
         """Wait until the descriptors are back; complaints about them, about memory and about the log."""
         deadline = time.monotonic() + within_s
-        while (left := self._open_descriptors()) > self._descriptors and time.monotonic() < deadline:
+        while (left := self.open_descriptors) > self._descriptors and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
         found = []
         if left > self._descriptors:
@@ -133,6 +133,11 @@ class Rig:
             found
             + [line for line in self.log.read_text().splitlines() if "Traceback" in line or "Unhandled" in line][:3]
         )
+
+    @property
+    def pid(self) -> int:
+        """The worker's process."""
+        return self._process.pid
 
     @property
     def peak_rss_mib(self) -> float:
@@ -150,7 +155,9 @@ class Rig:
                 return int(line.split()[1]) / 1024
         raise AssertionError(f"no {which}")
 
-    def _open_descriptors(self) -> int:
+    @property
+    def open_descriptors(self) -> int:
+        """How many files and sockets the worker has open."""
         return sum(1 for _ in Path(f"/proc/{self._process.pid}/fd").iterdir())
 
     def _new_turns(self) -> list[dict[str, Any]]:  # Any: lines of JSON

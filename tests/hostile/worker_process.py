@@ -17,6 +17,7 @@ from typing import Final
 
 from shard_worker import main as program
 from shard_worker.settings import WorkerSettings
+from shard_worker.worker import run_worker
 
 TURNS: Final = "HOSTILE_TURNS"
 REPORTED_S: Final = 0.015
@@ -69,8 +70,6 @@ async def run_measured(settings: WorkerSettings) -> None:
     del meter
 
 
-run_worker = program.run_worker
-
 if __name__ == "__main__":
-    program.run_worker = run_measured
+    vars(program)["run_worker"] = run_measured
     program.main(["run"])

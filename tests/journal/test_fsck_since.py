@@ -10,6 +10,7 @@ import pytest
 from shard_worker.database.connection import DatabaseUnsuitable
 from shard_worker.journal import fsck as fsck_module
 from shard_worker.journal.fsck import fsck
+from shard_worker.journal.fsck_pages import Pages
 from shard_worker.journal.fsck_report import Check, Report
 from tests.journal.histories import SHARDS, Pen, created, new_thread, posted
 from tests.journal.test_fsck import KEY, SHARD, Sound, sound, the_one
@@ -136,7 +137,7 @@ async def test_a_check_that_was_ended_is_gone_on_with(
             raise KeyboardInterrupt
         return await shard(run, shard_id, *rest)
 
-    run = fsck_module._Run(fsck_module.Pages(sound.admin), lambda _: None)
+    run = fsck_module._Run(Pages(sound.admin), lambda _: None)
     with monkeypatch.context() as patch:
         patch.setattr(fsck_module._Run, "_check_shard", ended)
         with pytest.raises(KeyboardInterrupt):

@@ -49,7 +49,7 @@ class WorkerProcess:
                 stdout=out,
                 stderr=out,
             )
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             while not self._ready.exists():
                 assert self._process.returncode is None, f"{self.name} ended: {self.log.read_text()[-2000:]}"
                 await asyncio.sleep(0.01)

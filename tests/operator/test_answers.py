@@ -93,3 +93,16 @@ def test_who_is_no_member_yet_serves_nothing_that_counts() -> None:
     )
     assert found is not None
     assert set(found.serving) == {"a"}
+
+
+def test_what_a_login_may_do_besides_is_known_by_the_worker_that_says_so() -> None:
+    """One of an older release says nothing of it."""
+    row = shard(0, "a", epoch=1)
+    answers = {
+        "a": answer([worker("a")], [row]) | {"excessPrivileges": ["DELETE"]},
+        "b": answer([worker("b")], [row]) | {"excessPrivileges": []},
+        "c": answer([worker("c")], [row]),
+    }
+    observed = observed_from(answers, running={"a", "b", "c"}, starting=set(), emptying=set())
+    assert observed is not None
+    assert observed.excess_privileges == {"a": ("DELETE",)}

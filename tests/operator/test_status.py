@@ -246,3 +246,18 @@ def test_a_worker_that_fails_again_and_again_is_not_starting(simulation: Simulat
     assert state(simulation.look(), parse_spec(simulation.resource)) == "Starting"
     pod["status"]["containerStatuses"] = [{"restartCount": 2}]
     assert state(simulation.look(), parse_spec(simulation.resource)) == "NotReady"
+
+
+def test_a_login_that_may_change_history_is_told_with_its_remedy(simulation: Simulation) -> None:
+    """Nothing stalls for it; unknown where no worker answers."""
+    assert said(simulation)["JournalProtected"] == ("True", "AppendOnly")
+    observed = simulation.look().ownership
+    assert observed is not None
+    excess = observed._replace(excess_privileges={"chat-1": ("DELETE", "UPDATE"), "chat-0": ("DELETE",)})
+    seen = simulation.look()._replace(ownership=excess)
+    status = status_of(seen, parse_spec(seen.resource), simulation.last, None)
+    assert conditions(status)["JournalProtected"] == ("False", "ExcessPrivileges")
+    assert conditions(status)["Ready"][0] == "True"
+    message = next(each["message"] for each in status["conditions"] if each["type"] == "JournalProtected")
+    assert message.startswith("The login of chat-0, chat-1 may DELETE, UPDATE the journal. Remedy: ")
+    assert said(simulation, ownership=None)["JournalProtected"] == ("Unknown", "OwnershipUnknown")

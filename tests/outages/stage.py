@@ -8,7 +8,7 @@ import asyncio
 import socket
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -222,7 +222,7 @@ class Stage:
 
     # --- the clients
 
-    async def command(self, path: str, body: dict[str, object]) -> tuple[float, Attempt]:
+    async def command(self, path: str, body: Mapping[str, object]) -> tuple[float, Attempt]:
         """One command on a connection of its own: when it was written (epoch), and what came of it."""
         target = parse_target(self.worker.url)
         request = request_bytes("POST", path, target.authority, msgspec.json.encode(body))

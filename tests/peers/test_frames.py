@@ -47,6 +47,7 @@ REQUESTS: list[Request] = [
 ]
 ANSWERS: list[OwnerAnswer] = [
     Done(3, (M,)),
+    Done(3, (M,), replayed=True),
     ThreadView(T, A, None, "t", None, 1, 2, 3),
     Existence(False),
     AccountIdPage((A,), True),

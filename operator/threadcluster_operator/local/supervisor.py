@@ -32,6 +32,8 @@ _TURN_S: Final = 0.2
 _TURN_WHILE_MOVING_S: Final = 0.02
 """A few shards are ordered to move at a time, and most take less than this."""
 _RESTART_S: Final = 0.3
+_LOCALHOST_NAMES: Final = '["localhost", "127.0.0.1", "::1"]'
+"""The hosts under which clients may call local workers: a foreign name that resolves to loopback is a rebinding."""
 
 Say = Callable[[str], None]
 
@@ -206,6 +208,7 @@ class Supervisor:
             "SHARD_WORKER_SHARDS": str(cluster.spec.shards),
             "SHARD_WORKER_HOST": "127.0.0.1",
             "SHARD_WORKER_BIND": "127.0.0.1",
+            "SHARD_WORKER_ALLOWED_HOSTS": _LOCALHOST_NAMES,
             "SHARD_WORKER_PUBLIC_PORT": "0",
             "SHARD_WORKER_MANAGEMENT_PORT": "0",
             "SHARD_WORKER_PASSIVATION_IDLE_SECONDS": str(passivation.idle_seconds),

@@ -4,7 +4,15 @@
 CREATE TABLE meta (
     singleton      boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     cluster_id     text    NOT NULL,
-    shards         integer NOT NULL CHECK (shards BETWEEN 1 AND 4096)
+    shards         integer NOT NULL CHECK (shards BETWEEN 1 AND 4096),
+    -- The key of thread ids derived from idempotency keys: 244 random bits, made once and never changed.
+    id_salt        bytea   NOT NULL DEFAULT uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())
+                           CHECK (octet_length(id_salt) >= 16),
+    -- The history that the database continues, stored by the first worker of a timeline; null before any came.
+    system_identifier bigint,
+    timeline       integer,
+    generation     text,
+    generation_at  timestamptz                   -- of a fail-over; null for the first history
 );
 
 CREATE TABLE worker (
@@ -36,14 +44,14 @@ CREATE TABLE shard_target (
     target         text,
     reason         text    NOT NULL DEFAULT '',
     plan_version   bigint  NOT NULL DEFAULT 0
-);
+) WITH (fillfactor = 50);
 
 CREATE TABLE plan (
     singleton      boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     version        bigint  NOT NULL DEFAULT 0,
     hash           text    NOT NULL DEFAULT '',
     made_at        timestamptz NOT NULL DEFAULT now()
-);
+) WITH (fillfactor = 50);
 
 -- One row a claim: with the journal it proves one owner an epoch.
 CREATE TABLE shard_epoch (
@@ -89,7 +97,7 @@ CREATE TABLE snapshot (
     event_metadata bytea   NOT NULL,
     state          bytea   NOT NULL,
     PRIMARY KEY (shard_id, thread_id, state_version)
-);
+) WITH (fillfactor = 80);
 
 -- What a slice is, in SQL as in shard_worker.domain.ids: the first 14 bits of SHA-256 of the id's 16 bytes.
 CREATE FUNCTION shard_of(thread_id uuid, shards integer) RETURNS integer
