@@ -267,7 +267,17 @@ async def test_a_shards_unbacked_snapshots_are_discarded_at_once(shelf: Shelf) -
         await shelf.pen.snapshot(thread, folded([created(), posted()]))
     await shelf.pen.connection.execute("DELETE FROM journal WHERE thread_id = $1 AND seq_nr = 2", ulid_uuid(lost))
     assert await discard_unbacked_of_shards(shelf.pen.connection, [ShardId(0)]) == 0
-    assert await discard_unbacked_of_shards(shelf.pen.connection, [ShardId(1), ShardId(2)]) == 1
+    memory = MemoryBudget(64 << 20)
+    writer = SnapshotWriter(shelf.pool, memory=memory)
+    writer.save(ShardId(1), ulid_uuid(sound), 2, b"of the time before", b"m")
+    writer.forget_all()
+    assert (memory.used, writer.dropped) == (0, 1)
+    writer.start()
+    async with asyncio.timeout(15):
+        while await shelf.pen.connection.fetchval("SELECT count(*) FROM snapshot") != 1:
+            await asyncio.sleep(0.005)
+    assert await shelf.pen.connection.fetchval("SELECT thread_id FROM snapshot") == ulid_uuid(sound)
+    await writer.close()
 
 
 async def test_waiting_snapshots_are_bounded_in_bytes(shelf: Shelf) -> None:
