@@ -189,6 +189,14 @@ class WorkerSettings(BaseSettings):
         int,
         Field(ge=1, le=10_000_000, description="Threads in memory at most; beyond it the least recently asked leaves."),
     ] = 20_000
+    write_format: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="The journal format that events are written in. Unset: the newest that the release before this one"
+            " reads, so that a roll-back to it finds nothing that it cannot read (docs/upgrades.md).",
+        ),
+    ] = None
     memory_budget_bytes: Annotated[
         int | None,
         Field(

@@ -36,6 +36,7 @@ from shard_worker.gateway.capacity import Bounds
 from shard_worker.gateway.management import ManagementPort
 from shard_worker.gateway.options import GatewayOptions
 from shard_worker.gateway.server import PublicGateway, inherited_socket, listening_socket
+from shard_worker.journal import codec
 from shard_worker.journal.appender import Appender
 from shard_worker.journal.heads import AcknowledgedHeads
 from shard_worker.journal.keys import StoredKey, look_up_key
@@ -47,11 +48,12 @@ from shard_worker.memory import MemoryBudget, default_budget
 from shard_worker.memory_metrics import MemoryMetrics
 from shard_worker.memory_trimmer import MemoryTrimmer
 from shard_worker.ownership.membership import Ownership
+from shard_worker.ownership.owners import Capabilities
 from shard_worker.ownership.store import Address
 from shard_worker.ownership_metrics import OwnershipMetrics
 from shard_worker.peers.client import PeerClient
 from shard_worker.peers.server import PeerServer, sniffing_factory
-from shard_worker.settings import WorkerSettings
+from shard_worker.settings import PREFIX, SettingsRefused, WorkerSettings
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +97,11 @@ def _parent_gone(loop: asyncio.AbstractEventLoop, fd: int, stopping: asyncio.Eve
 
 async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyncio.Event) -> "Worker | None":
     """Bind, connect and wire; None when it was told to stop meanwhile."""
+    write_format = codec.DEFAULT_WRITE_FORMAT if settings.write_format is None else settings.write_format
+    try:
+        encode = codec.encoder(write_format)
+    except ValueError as error:
+        raise SettingsRefused(f"{PREFIX}WRITE_FORMAT: {error}") from error
     public = stack.enter_context(listening_socket(settings.bind, settings.public_port))
     management = stack.enter_context(listening_socket(settings.bind, settings.management_port))
     sockets = [public]
@@ -120,7 +127,14 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
     address = Address(settings.host, public.getsockname()[1], management.getsockname()[1])
     heads = AcknowledgedHeads(on_lost=lambda shard_id: region.drop(shard_id))
     connect = heads.compared(database.connect)
-    ownership = Ownership(connect, settings.name, address, beat_s=settings.beat_seconds, lease_s=settings.lease_seconds)
+    ownership = Ownership(
+        connect,
+        settings.name,
+        address,
+        beat_s=settings.beat_seconds,
+        lease_s=settings.lease_seconds,
+        capabilities=Capabilities(reads=codec.newest_format(), writes=write_format, state=codec.STATE_VERSION),
+    )
     known = await _unless(stopping, _known(database, settings))
     if known is None:
         return None
@@ -166,6 +180,7 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         snapshot_every_events=settings.snapshot_every_events,
         snapshot_every_bytes=settings.snapshot_every_bytes,
         memory=memory,
+        encode=encode,
     )
     appender = Appender(
         connect=connect,

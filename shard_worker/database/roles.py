@@ -21,7 +21,7 @@ _GRANTS: Final[Mapping[str, tuple[str, ...]]] = {
     "snapshot": ("INSERT", "UPDATE", "DELETE"),
     "worker": ("INSERT", "UPDATE"),
     # A row lock needs the right to update some column.
-    "shard": ("UPDATE (epoch, owner, incarnation, changed_at)",),
+    "shard": ("UPDATE (epoch, owner, incarnation, changed_at, format)",),
     "shard_target": ("INSERT", "UPDATE"),
     "plan": ("UPDATE (version, hash, made_at)",),
     "shard_epoch": (

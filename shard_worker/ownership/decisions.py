@@ -158,17 +158,29 @@ def heirs(view: View, gone: Set[tuple[str, str]], live: Set[str]) -> dict[ShardI
     """Who should take the shards of incarnations (worker, incarnation) that are gone, among the ``live``."""
     names = {worker for worker, _ in gone}
     candidates = [
-        Candidate(row.id, leaving=row.draining, cordoned=row.cordoned)
+        Candidate(row.id, leaving=row.draining, cordoned=row.cordoned, reads=row.reads)
         for row in view.workers.values()
         if row.id in live and row.id not in names
     ]
     inherited = {row.id for row in view.shards.values() if (row.owner, row.incarnation) in gone}
-    targets = share({row.id: _expected(row, live) for row in view.shards.values()}, candidates)
+    formats = {row.id: row.format for row in view.shards.values()}
+    targets = share({row.id: _expected(row, live) for row in view.shards.values()}, candidates, formats)
     return {shard_id: targets[shard_id] for shard_id in sorted(inherited)}
 
 
 def _expected(row: ShardRow, live: Set[str]) -> str | None:
     return row.target if row.target in live else row.owner
+
+
+def without_capable_worker(view: View, live: Set[str]) -> list[ShardId]:
+    """The shards without an owner whose journal format no live worker reads, in ascending order."""
+    newest = max((row.reads for row in view.workers.values() if row.id in live), default=0)
+    return sorted(row.id for row in view.shards.values() if row.owner is None and row.format > newest)
+
+
+def _readers(workers: Set[str], view: View, journal_format: int) -> Set[str]:
+    """Those of the workers that read a journal format; what a worker without a row reads is not known, and counts."""
+    return {name for name in workers if name not in view.workers or view.workers[name].reads >= journal_format}
 
 
 class Phase(Enum):
@@ -272,11 +284,13 @@ def next_steps(
             steps.drop.append(shard_id)
         if (row.owner is not None and row.incarnation is not None) or leaving:
             continue
+        if me is not None and me.reads < row.format:
+            continue
         waited_s = unowned_s.get(shard_id, 0.0)
         if idle:  # better served by a worker that should get no more than by nobody
-            may_claim = not receivers and waited_s >= LAST_RESORT_S
+            may_claim = waited_s >= LAST_RESORT_S and not _readers(receivers, view, row.format)
         else:
-            may_claim = _may_claim(shard_id, worker, ranked, waited_s)
+            may_claim = _may_claim(shard_id, worker, _readers(ranked, view, row.format), waited_s)
         if row.target == worker or may_claim:
             steps.claim.append(shard_id)
     return steps
@@ -289,10 +303,15 @@ def _wanted(view: View, worker: str, incarnation: str, live: Set[str], *, leavin
     """
     mine = [row for row in view.shards.values() if row.incarnation == incarnation]
     if not leaving:
-        return {row.id: row.target for row in mine if row.target not in (None, worker) and row.target in live}
+        return {row.id: row.target for row in mine if row.target != worker and _may_get(row, view, live)}
     others = live - {worker}
-    planned: dict[ShardId, str | None] = {row.id: row.target for row in mine if row.target in others}
+    planned: dict[ShardId, str | None] = {row.id: row.target for row in mine if _may_get(row, view, others)}
     return heirs(view, {(worker, incarnation)}, others) | planned
+
+
+def _may_get(row: ShardRow, view: View, live: Set[str]) -> bool:
+    """Whether the target of a shard lives, and reads the shard's format."""
+    return row.target is not None and row.target in live and bool(_readers({row.target}, view, row.format))
 
 
 def _go_on(

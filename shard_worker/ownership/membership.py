@@ -24,7 +24,7 @@ from shard_worker.ownership import books, store
 from shard_worker.ownership.desk import Desk
 from shard_worker.ownership.lease import Fenced, Lease, OpenConnection
 from shard_worker.ownership.moves import Moves
-from shard_worker.ownership.owners import EMPTY, OwnerRecord, View
+from shard_worker.ownership.owners import EMPTY, Capabilities, OwnerRecord, View
 from shard_worker.ownership.sight import Sight
 from shard_worker.ownership.steward import STATEMENT_S, ShardHost, Steward
 
@@ -63,7 +63,9 @@ class Ownership:
         beat_s: float,
         lease_s: float,
         greet: "Greet | None" = None,
+        capabilities: Capabilities = Capabilities(),  # noqa: B008 - a value, never changed
     ) -> None:
+        self._capabilities = capabilities
         self.worker = worker
         self.incarnation = ""
         self.fencings = 0
@@ -319,7 +321,9 @@ class Ownership:
     async def _succeed(self, connection: asyncpg.Connection, incarnation: str) -> int:
         """Take the name, and what earlier incarnations hold once none of them can serve a read from memory."""
         async with asyncio.timeout(STATEMENT_S):
-            before = await store.register(connection, self.worker, incarnation, self._address, {"schema": 1})
+            before = await store.register(
+                connection, self.worker, incarnation, self._address, self._capabilities._asdict()
+            )
             # Of every worker, wherever it was: on the history before nobody could tell it that its shards are free.
             wait_s = await store.old_leases_s(connection, self.lease.lease_s + _LEASE_OVER_S)
         if before is not None and before not in self._past:

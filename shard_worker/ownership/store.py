@@ -100,15 +100,21 @@ SELECT CASE WHEN pg_try_advisory_lock_shared({_BEAT_CLASS}, $3::int)
   FROM me
 """  # noqa: S608  # constants of this module
 _LEAVING_SQL: Final = "UPDATE worker SET leaving = true WHERE id = $1 AND incarnation = $2"
+# A shard's format is raised by the statement that makes a worker its owner, to the format that this worker writes.  So it
+# is raised before the worker can append, and fenced with the epoch; the look reads it, because the epoch is another one.
 # FOR KEY SHARE lets the worker's own beats pass while a claim waits for a shard row; a fence waits for the claim.
 _CLAIM_SQL: Final = """
 WITH me AS (
-    SELECT id, incarnation FROM worker
+    SELECT id, incarnation, coalesce((capabilities -> 'reads')::int, 1) AS reads,
+           coalesce((capabilities -> 'writes')::int, 1) AS writes
+      FROM worker
      WHERE id = $1 AND incarnation = $2 AND NOT fenced AND NOT leaving FOR KEY SHARE
 ), free AS (
-    SELECT s.id FROM shard s, me WHERE s.id = ANY($3::int[]) AND s.owner IS NULL ORDER BY s.id FOR UPDATE OF s
+    SELECT s.id, me.writes FROM shard s, me
+     WHERE s.id = ANY($3::int[]) AND s.owner IS NULL AND s.format <= me.reads ORDER BY s.id FOR UPDATE OF s
 ), won AS (
-    UPDATE shard SET epoch = epoch + 1, owner = $1, incarnation = $2, changed_at = now()
+    UPDATE shard SET epoch = epoch + 1, owner = $1, incarnation = $2, changed_at = now(),
+                     format = greatest(format, free.writes)
       FROM free WHERE shard.id = free.id RETURNING shard.id, shard.epoch
 )
 INSERT INTO shard_epoch (shard_id, epoch, worker, incarnation, kind)
@@ -120,17 +126,20 @@ WITH wanted AS (
     SELECT * FROM unnest($1::int[], $2::bigint[], $3::text[], $4::text[], $5::text[])
         AS w (id, epoch, worker, incarnation, reason)
 ), receiver AS MATERIALIZED (
-    SELECT r.id, r.incarnation FROM worker r
+    SELECT r.id, r.incarnation, coalesce((r.capabilities -> 'reads')::int, 1) AS reads,
+           coalesce((r.capabilities -> 'writes')::int, 1) AS writes
+      FROM worker r
      WHERE r.id = ANY($3::text[]) AND r.incarnation = ANY($4::text[]) AND NOT r.fenced AND NOT r.leaving
      ORDER BY r.id FOR KEY SHARE OF r
 ), mine AS (
-    SELECT s.id, wanted.worker, wanted.incarnation, wanted.reason
+    SELECT s.id, wanted.worker, wanted.incarnation, wanted.reason, r.writes
       FROM shard s
       JOIN wanted USING (id, epoch)
-      JOIN receiver r ON r.id = wanted.worker AND r.incarnation = wanted.incarnation
+      JOIN receiver r ON r.id = wanted.worker AND r.incarnation = wanted.incarnation AND s.format <= r.reads
      WHERE s.incarnation = $6 ORDER BY s.id FOR UPDATE OF s
 ), given AS (
-    UPDATE shard SET epoch = epoch + 1, owner = mine.worker, incarnation = mine.incarnation, changed_at = now()
+    UPDATE shard SET epoch = epoch + 1, owner = mine.worker, incarnation = mine.incarnation, changed_at = now(),
+                     format = greatest(format, mine.writes)
       FROM mine WHERE shard.id = mine.id RETURNING shard.id, shard.epoch, mine.worker, mine.incarnation, mine.reason
 )
 INSERT INTO shard_epoch (shard_id, epoch, worker, incarnation, kind, source, reason)
@@ -196,9 +205,10 @@ _LOOK_SQL: Final = f"""
 {_BEATS_SQL}
 SELECT p.version, p.hash,
        (SELECT array_agg(ROW(id, incarnation, host, public_port, management_port, {_BEAT_OF_WORKER},
-                             fenced, leaving, cordoned, draining, beat.number IS NOT NULL))
+                             fenced, leaving, cordoned, draining, beat.number IS NOT NULL,
+                              coalesce((capabilities -> 'reads')::int, 1)))
           FROM worker LEFT JOIN beat ON beat.session = {_SESSION_OF_WORKER}),
-       (SELECT array_agg(ROW(s.id, s.epoch, s.owner, s.incarnation, t.target, t.reason, s.changed_at))
+       (SELECT array_agg(ROW(s.id, s.epoch, s.owner, s.incarnation, t.target, t.reason, s.changed_at, s.format))
           FROM shard s LEFT JOIN shard_target t ON t.shard_id = s.id
          WHERE s.epoch IS DISTINCT FROM ($1::bigint[])[s.id + 1] OR t.plan_version > $2)
   FROM plan p
@@ -385,7 +395,7 @@ async def mark_leaving(connection: asyncpg.Connection, worker: str, incarnation:
 async def claim(
     connection: asyncpg.Connection, worker: str, incarnation: str, shard_ids: Sequence[ShardId]
 ) -> dict[ShardId, int]:
-    """Take those of the shards that are nobody's; the epoch of each one won."""
+    """Take those of the shards that have no owner and whose format this incarnation reads; the epoch of each one won."""
     async with _transaction(connection):
         won = await connection.fetch(_CLAIM_SQL, worker, incarnation, sorted(shard_ids))
         if won:
@@ -425,7 +435,8 @@ async def give(
 ) -> dict[ShardId, int]:
     """Give shards to other incarnations, in one step; the new epoch of each one given.
 
-    One whose receiver was fenced, replaced or leaves, or that is no longer ours at that epoch, stays as it is.
+    One whose receiver was fenced, replaced, leaves or does not read its format, or that is no longer ours at that epoch,
+    stays as it is.
     """
     async with _statement(connection):
         given = await connection.fetch(

@@ -25,7 +25,10 @@ CREATE TABLE worker (
     fenced         boolean NOT NULL DEFAULT false,
     leaving        boolean NOT NULL DEFAULT false,
     cordoned       boolean NOT NULL DEFAULT false,
-    capabilities   jsonb   NOT NULL DEFAULT '{}'
+    capabilities   jsonb   NOT NULL DEFAULT '{}' CHECK (
+        coalesce(jsonb_typeof(capabilities -> 'reads'), 'number') = 'number'
+        AND coalesce(jsonb_typeof(capabilities -> 'writes'), 'number') = 'number'
+    )
 ) WITH (fillfactor = 50);
 
 -- Only append and ownership statements lock these rows; what the planner writes lives in shard_target.
@@ -35,6 +38,7 @@ CREATE TABLE shard (
     owner          text,
     incarnation    text,
     database       smallint NOT NULL DEFAULT 0,
+    format         integer NOT NULL DEFAULT 1 CHECK (format > 0),  -- the newest that its events may be written in
     changed_at     timestamptz NOT NULL DEFAULT now(),
     CHECK ((owner IS NULL) = (incarnation IS NULL))
 ) WITH (fillfactor = 50);
