@@ -194,7 +194,7 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         max_pending_per_thread=settings.max_pending_per_thread,
         max_pending_total=settings.max_pending_total,
         max_pending_bytes_per_thread=settings.max_pending_bytes_per_thread,
-        max_pending_bytes=settings.max_pending_bytes,
+        max_pending_bytes=min(settings.max_pending_bytes, memory.limit // 2),
         snapshot_every_events=settings.snapshot_every_events,
         snapshot_every_bytes=settings.snapshot_every_bytes,
         memory=memory,
