@@ -3,6 +3,8 @@
 #   docker build -t threadcluster:0.1.0 .
 #
 # Everything comes from the hashed lock file.  Nothing here depends on the processor: `--platform linux/amd64,linux/arm64`.
+# `make pin-base` writes the digest of the tag into BASE, where a registry can be reached; a release is built only then.
+# Tag of BASE: python:3.13-slim
 ARG BASE=python:3.13-slim
 
 FROM ${BASE} AS build

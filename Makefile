@@ -50,8 +50,8 @@ lint: setup
 PURE := $(addprefix shard_worker/,domain/* ownership/share.py ownership/decisions.py) \
     $(addprefix operator/threadcluster_operator/,answers.py crd.py desired/* managed_fields.py model/* placement.py planner.py reference.py \
     seen.py status.py steps.py trouble.py)
-PURE_TESTS := tests/domain tests/ownership/test_share.py tests/ownership/test_decisions.py \
-    tests/operator/test_placement.py tests/operator/test_balance.py tests/operator/test_model.py tests/operator/test_reading.py tests/operator/test_crd.py \
+PURE_TESTS := tests/domain tests/ownership/test_share.py tests/ownership/test_decisions.py tests/ownership/test_formats.py \
+    tests/operator/test_placement.py tests/operator/test_placement_formats.py tests/operator/test_balance.py tests/operator/test_model.py tests/operator/test_reading.py tests/operator/test_crd.py \
     tests/operator/desired tests/operator/test_planner.py tests/operator/test_seen.py tests/operator/test_steps.py \
     tests/operator/test_status.py tests/operator/test_trouble.py tests/operator/test_answers.py tests/operator/test_managed_fields.py
 
@@ -101,6 +101,10 @@ docs: setup ## Write what is generated: docs/configuration.md, docs/threadcluste
 	$(BIN)/python -m shard_worker.settings > docs/configuration.md
 	$(BIN)/python -m threadcluster_operator.reference > docs/threadcluster.md
 	$(BIN)/python -m threadcluster_operator.crd > crds/threadclusters.yaml
+
+.PHONY: pin-base
+pin-base: ## Pin the base image of the Dockerfile by the digest of its tag (needs a registry)
+	@$(PYTHON_FOUND) tools/base_image.py $(ARGS)
 
 lock: ## Choose new versions of all packages, with hashes, for every platform
 	@python3 -m venv build/uv && build/uv/bin/pip install --quiet uv

@@ -17,7 +17,7 @@ from shard_worker.gateway.cluster import DatabaseAway
 from shard_worker.journal.appender import Appender
 from shard_worker.ownership.books import Change
 from shard_worker.ownership.membership import Ownership
-from shard_worker.ownership.owners import Load, ShardRow, View, WorkerRow
+from shard_worker.ownership.owners import NO_CAPABLE_WORKER, Load, ShardRow, View, WorkerRow
 from shard_worker.ownership.store import Target
 
 _SETTLE_MOST_S: Final = 10.0
@@ -87,6 +87,7 @@ class WorkerView:
                     "state": _worker_state(row),
                     "incarnation": row.incarnation,
                     "address": f"http://{bracketed(row.host)}:{row.public_port}",
+                    "readsFormat": row.reads,
                 }
                 for row in sorted(view.workers.values())
             ],
@@ -97,6 +98,8 @@ class WorkerView:
                     "epoch": row.epoch,
                     "state": _shard_state(row),
                     "load": _load(view, row),
+                    "format": row.format,
+                    "reason": _reason(view, row),
                 }
                 for row in _by_id(view)
             ],
@@ -125,6 +128,7 @@ class WorkerView:
                     "leaving": row.leaving,
                     "cordoned": row.cordoned,
                     "draining": row.draining,
+                    "readsFormat": row.reads,
                 }
                 for row in sorted(view.workers.values())
             ],
@@ -151,6 +155,7 @@ class WorkerView:
                     "reason": row.reason,
                     "since": None if row.since is None else _instant(row.since),
                     "load": _load(view, row),
+                    "format": row.format,
                 }
             )
         )
@@ -250,6 +255,15 @@ def _worker_state(row: WorkerRow) -> str:
     if row.fenced:
         return "fenced"
     return "leaving" if row.leaving else "ready"
+
+
+def _reason(view: View, row: ShardRow) -> str | None:
+    """Why a shard has no owner, where the reason does not pass by itself."""
+    if row.owner is not None or any(
+        worker.reads >= row.format and not worker.fenced and not worker.leaving for worker in view.workers.values()
+    ):
+        return None
+    return NO_CAPABLE_WORKER
 
 
 def _shard_state(row: ShardRow) -> str:

@@ -21,6 +21,7 @@ class DatabaseFault(StrEnum):
     UNREACHABLE = "DatabaseUnreachable"
     AUTH_FAILED = "DatabaseAuthFailed"
     TLS_FAILED = "DatabaseTLSFailed"
+    SUPERSEDED = "DatabaseSuperseded"
     UNSUITABLE = "DatabaseUnsuitable"
     CLAIMED_BY_OTHER = "DatabaseClaimedByOther"
     SHARD_COUNT_MISMATCH = "ShardCountMismatch"

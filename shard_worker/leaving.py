@@ -42,7 +42,7 @@ def _leave(host: str, port: int, secret: str, timeout_s: float, say: Say) -> boo
             left = _ask(host, port, secret)
         except (OSError, http.client.HTTPException) as error:
             if owned is None:
-                raise NotLeft(f"no worker answers at {where}: {error or type(error).__name__}") from error
+                raise NotLeft(f"no worker answers at {where}: {str(error) or repr(error)}") from error
             if isinstance(error, ConnectionRefusedError):
                 say("the worker has ended")
                 return False

@@ -19,6 +19,8 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shard_worker.dsn import parse_dsn
+
 PREFIX: Final = "SHARD_WORKER_"
 _SECRET_LEAST: Final = 16
 
@@ -43,7 +45,9 @@ class WorkerSettings(BaseSettings):
     dsn: Annotated[
         SecretStr | None,
         Field(
-            description="Where Postgres is: `postgresql://user:password@host:port/database`. Exactly one of this and the file."
+            description="Where Postgres is: `postgresql://user:password@host:port/database`. Several hosts, as"
+            " `host:port,host:port`, are the members of one replicated system; the primary is found. Exactly one of this"
+            " and the file."
         ),
     ] = None
     dsn_file: Annotated[
@@ -185,6 +189,14 @@ class WorkerSettings(BaseSettings):
         int,
         Field(ge=1, le=10_000_000, description="Threads in memory at most; beyond it the least recently asked leaves."),
     ] = 20_000
+    write_format: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="The journal format that events are written in. Unset: the newest that the release before this one"
+            " reads, so that a roll-back to it finds nothing that it cannot read (docs/upgrades.md).",
+        ),
+    ] = None
     memory_budget_bytes: Annotated[
         int | None,
         Field(
@@ -378,8 +390,7 @@ def _secret_in(path: Path) -> bytes:
 
 
 def _check_dsn(dsn: str) -> None:
-    if not dsn.startswith(("postgresql://", "postgres://")):
-        raise ValueError("must begin with postgresql:// (its value is not shown: it may hold a password)")
+    parse_dsn(dsn)
 
 
 def _allowed(schema: dict[str, Any]) -> str:

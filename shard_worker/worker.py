@@ -18,24 +18,27 @@ from pathlib import Path
 from typing import Final, TypeVar
 from uuid import UUID
 
-import asyncpg
 from prometheus_client.registry import Collector
 
 from shard_worker.actors.environment import Environment
 from shard_worker.actors.region import ShardRegion
 from shard_worker.actors.residents import Residents
 from shard_worker.cluster_view import WorkerView
-from shard_worker.database.connection import Database
+from shard_worker.database.connection import LINK_FAULTS, Database
 from shard_worker.database.migration import read_id_salt, read_meta
+from shard_worker.database.reconnecting import Backoff
 from shard_worker.database.roles import excess_privileges
 from shard_worker.database.tls import Tls
+from shard_worker.database_metrics import DatabaseMetrics
 from shard_worker.domain.ids import ShardId
 from shard_worker.domain.limits import Limits
 from shard_worker.gateway.capacity import Bounds
 from shard_worker.gateway.management import ManagementPort
 from shard_worker.gateway.options import GatewayOptions
 from shard_worker.gateway.server import PublicGateway, inherited_socket, listening_socket
+from shard_worker.journal import codec
 from shard_worker.journal.appender import Appender
+from shard_worker.journal.heads import AcknowledgedHeads
 from shard_worker.journal.keys import StoredKey, look_up_key
 from shard_worker.journal.message_reader import MessageReader
 from shard_worker.journal.replay import Loader, read_head
@@ -45,11 +48,12 @@ from shard_worker.memory import MemoryBudget, default_budget
 from shard_worker.memory_metrics import MemoryMetrics
 from shard_worker.memory_trimmer import MemoryTrimmer
 from shard_worker.ownership.membership import Ownership
+from shard_worker.ownership.owners import Capabilities
 from shard_worker.ownership.store import Address
 from shard_worker.ownership_metrics import OwnershipMetrics
 from shard_worker.peers.client import PeerClient
 from shard_worker.peers.server import PeerServer, sniffing_factory
-from shard_worker.settings import WorkerSettings
+from shard_worker.settings import PREFIX, SettingsRefused, WorkerSettings
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +97,11 @@ def _parent_gone(loop: asyncio.AbstractEventLoop, fd: int, stopping: asyncio.Eve
 
 async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyncio.Event) -> "Worker | None":
     """Bind, connect and wire; None when it was told to stop meanwhile."""
+    write_format = codec.DEFAULT_WRITE_FORMAT if settings.write_format is None else settings.write_format
+    try:
+        encode = codec.encoder(write_format)
+    except ValueError as error:
+        raise SettingsRefused(f"{PREFIX}WRITE_FORMAT: {error}") from error
     public = stack.enter_context(listening_socket(settings.bind, settings.public_port))
     management = stack.enter_context(listening_socket(settings.bind, settings.management_port))
     sockets = [public]
@@ -102,7 +111,8 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
     incarnation = "starting"
 
     def failover() -> None:
-        region.drop_all()  # the membership adopts again what still names this incarnation
+        ownership.failed_over()
+        snapshots.forget_all()
 
     database = Database(
         settings.database,
@@ -115,8 +125,15 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         return ownership.incarnation or incarnation
 
     address = Address(settings.host, public.getsockname()[1], management.getsockname()[1])
+    heads = AcknowledgedHeads(on_lost=lambda shard_id: region.drop(shard_id))
+    connect = heads.compared(database.connect)
     ownership = Ownership(
-        database.connect, settings.name, address, beat_s=settings.beat_seconds, lease_s=settings.lease_seconds
+        connect,
+        settings.name,
+        address,
+        beat_s=settings.beat_seconds,
+        lease_s=settings.lease_seconds,
+        capabilities=Capabilities(reads=codec.newest_format(), writes=write_format, state=codec.STATE_VERSION),
     )
     known = await _unless(stopping, _known(database, settings))
     if known is None:
@@ -163,15 +180,17 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         snapshot_every_events=settings.snapshot_every_events,
         snapshot_every_bytes=settings.snapshot_every_bytes,
         memory=memory,
+        encode=encode,
     )
     appender = Appender(
-        connect=database.connect,
+        connect=connect,
         bump_epochs=ownership.bump_epochs,
         incarnation=lambda: ownership.incarnation,
         lanes=settings.append_connections,
         batch_events=settings.batch_max_events,
         batch_bytes=settings.batch_max_bytes,
         watchdog_s=settings.append_watchdog_seconds,
+        watch=heads.watch,
     )
     peers = PeerClient(secret)
     stack.push_async_callback(peers.close)
@@ -209,7 +228,11 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
     )
     stack.callback(gateway.close)
     watchdog = LoopWatchdog()
-    collectors = (MemoryMetrics(memory, residents, loader, snapshots, messages), watchdog)
+    collectors = (
+        MemoryMetrics(memory, residents, loader, snapshots, messages),
+        watchdog,
+        DatabaseMetrics(database, heads),
+    )
     peer_server = PeerServer(region.serve, secret)
     worker = Worker(settings, ownership, region, appender, gateway, peer_server, collectors, excess)
     watchdog.start()
@@ -238,15 +261,16 @@ async def _known(database: Database, settings: WorkerSettings) -> tuple[int, byt
     """What the database says once it answers: the shard count, the salt of derived ids, and what the login may do that
     it should not; says what it waits for.
     """
+    backoff = Backoff()
     while True:
         connection = await database.connect("start")
         try:
             shards = await read_meta(connection, cluster_id=settings.cluster, shards=settings.shards)
             id_salt = await read_id_salt(connection)
             excess = await excess_privileges(connection)
-        except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError) as error:
+        except LINK_FAULTS as error:
             log.warning("Postgres went away at the start; trying again", extra={"cause": repr(error)})
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(backoff.next_s())
         else:
             if excess:
                 log.warning(

@@ -61,6 +61,10 @@ class TcpProxy:
             self._links.discard(link)
             self._silent.append(link)
 
+    def lead_to(self, host: str, port: int) -> None:
+        """Forward new connections there, as an address that has moved; those of before stay where they are."""
+        self._target = (host, port)
+
     def heal(self) -> None:
         """Forward again, what was held first, and accept new connections."""
         self.refusing = False

@@ -48,6 +48,34 @@ def find_python():
     )
 
 
+NORMALISE = """
+import time, unicodedata
+def cost(marks):
+    text, took = "a" + (chr(0x300) + chr(0x316)) * (marks // 2), []
+    for _ in range(3):
+        began = time.process_time()
+        unicodedata.normalize("NFC", text)
+        took.append(time.process_time() - began)
+    return min(took)
+print(cost(6000) / max(cost(1500), 1e-9))
+"""
+LINEAR_MOST = 8.0
+"""Four times as much text takes 4 times as long where the cost is linear, and 16 times where it is quadratic."""
+
+
+def warn_of_slow_normalisation(python):
+    """Say when this Python's Unicode normalisation takes quadratic time, as many releases of CPython do."""
+    asked = subprocess.run([python, "-c", NORMALISE], capture_output=True, text=True)
+    if asked.returncode == 0 and float(asked.stdout) > LINEAR_MOST:
+        print(
+            "  warning: this Python normalises long runs of combining marks in quadratic time. The gateway refuses such\n"
+            "    runs before it normalises, so clients cannot use it; code of your own that normalises foreign text can be\n"
+            "    slowed. A Python whose unicodedata has the fix of linear canonical ordering does not show this warning;\n"
+            "    name it with PYTHON=/path/to/python make setup",
+            flush=True,
+        )
+
+
 def digest(version):
     """Tells whether the environment is still made from these files."""
     found = hashlib.sha256(repr((version, ROOT)).encode())
@@ -83,6 +111,7 @@ def main():
         % (os.path.basename(VENV), *version),
         flush=True,
     )
+    warn_of_slow_normalisation(python)
     # ensurepip is what Debian leaves out of python3 until python3-venv is installed.
     if subprocess.run([python, "-c", "import venv, ensurepip"], capture_output=True).returncode != 0:
         fail(
@@ -100,4 +129,5 @@ def main():
         file.write(stamp)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -36,6 +36,7 @@ def observed_from(
             leaving=alive and row["leaving"],
             cordoned=row["cordoned"],
             draining=row["draining"] or name in emptying,
+            reads=row.get("readsFormat", 1),
         )
     return Observed(
         found["planVersion"],
@@ -45,6 +46,7 @@ def observed_from(
         workers,
         {ShardId(row["id"]): row["load"]["commandsPerSecond"] for row in found["shards"]},
         {name: tuple(excess) for name, answer in answers.items() if (excess := answer.get("excessPrivileges"))},
+        {ShardId(row["id"]): row.get("format", 1) for row in found["shards"]},
     )
 
 

@@ -230,7 +230,7 @@ class KubeApi:
                 error.status, str(found.get("reason", "")), message
             ) from error
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise Unreachable(0, "", f"the API server does not answer: {error or type(error).__name__}") from error
+            raise Unreachable(0, "", f"the API server does not answer: {str(error) or repr(error)}") from error
 
 
 def _decoded(text: bytes | str) -> Object:

@@ -16,7 +16,7 @@ that evens it out best with the worker with the least.  A count is a load of 1 f
 """
 
 from bisect import bisect_right, insort
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from heapq import heapify, heappop, heappush
 from operator import attrgetter
@@ -45,12 +45,13 @@ interrupted, and where there are many others none of them is far above its own s
 
 
 class Shard(NamedTuple):
-    """A shard as it is: who has it, where it was told to go, and its commands/s."""
+    """A shard as it is: its owner, its target, its commands/s, and the format that its journal is written in."""
 
     id: ShardId
     owner: str | None
     target: str | None
     load: float = 0.0
+    format: int = 1
 
 
 class Worker(NamedTuple):
@@ -63,6 +64,8 @@ class Worker(NamedTuple):
     leaving: bool = False
     cordoned: bool = False
     draining: bool = False
+    reads: int = 1
+    """The newest journal format that it reads: it gets no shard of a newer one."""
 
     @property
     def may_keep(self) -> bool:
@@ -109,6 +112,8 @@ class Placement(NamedTuple):
     """How far the worker with the most is above its share, before any move for balance."""
     balancing: bool
     """Some moves are for balance, and were not ordered yet: ask with `Policy.rebalance_now` until this is false."""
+    unreadable: tuple[ShardId, ...] = ()
+    """The shards that are where they may not stay, or nowhere, because no worker that may get one reads its format."""
 
 
 class _Urgency(IntEnum):
@@ -126,15 +131,18 @@ class _Held(NamedTuple):
     coming: bool
     """It is not there yet: to send it elsewhere costs no move."""
     id: ShardId
+    format: int = 1
 
 
 class _Site:
     """A worker that may get shards, filled in thought."""
 
-    __slots__ = ("bound", "capacity", "load", "name", "queue")
+    __slots__ = ("bound", "capacity", "load", "name", "queue", "reads")
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, newest_format: int) -> None:
         self.name = worker.name
+        self.reads = min(worker.reads, newest_format)
+        """Among the formats that there are: all sites are alike where every one reads every shard."""
         self.capacity = worker.capacity
         self.load = 0.0
         self.bound = 0.0
@@ -179,10 +187,10 @@ class _Scales:
 
     def __init__(self, sites: Mapping[str, _Site]) -> None:
         self.sites = sites
-        self._least: dict[float, list[tuple[float, str]]] = {}
+        self._least: dict[tuple[float, int], list[tuple[float, str]]] = {}
         for site in sites.values():
             site.queue.sort()
-            self._least.setdefault(site.capacity, []).append((site.load, site.name))
+            self._least.setdefault((site.capacity, site.reads), []).append((site.load, site.name))
         for heap in self._least.values():
             heapify(heap)
         self.fair = 0.0
@@ -211,7 +219,7 @@ class _Scales:
 
     def changed(self, site: _Site) -> None:
         """A site's load is another one."""
-        heappush(self._least[site.capacity], (site.load, site.name))
+        heappush(self._least[site.capacity, site.reads], (site.load, site.name))
 
     def _receivers(self) -> Iterator[_Site]:
         for heap in self._least.values():
@@ -219,9 +227,10 @@ class _Scales:
                 heappop(heap)
             yield self.sites[heap[0][1]]
 
-    def roomiest(self, weight: float) -> _Site:
-        """The site that would be lowest with this much more."""
-        return min(self._receivers(), key=lambda site: ((site.load + weight) / site.capacity, site.name))
+    def roomiest(self, weight: float, journal_format: int) -> _Site | None:
+        """The site that would be lowest with this much more, among those that read a journal format."""
+        readers = [site for site in self._receivers() if site.reads >= journal_format]
+        return min(readers, key=lambda site: ((site.load + weight) / site.capacity, site.name), default=None)
 
     def unbalanced(self, policy: Policy) -> bool:
         """There is a move to begin with: off a worker too far above its share, or to one that has hardly anything."""
@@ -287,28 +296,33 @@ class _Scales:
         return moved
 
 
-_load_of = attrgetter("load")
-
-
 def _steps(source: _Site, receiver: _Site, begin: int, end: int, gain: float) -> Iterator[_Step]:
     """Of the shards at these places of the queue, the two nearest to what would level both sites."""
     limit = source.level * (1.0 - gain)
     queue = source.queue
-    if begin == end or (receiver.load + queue[begin].load) / receiver.capacity >= limit:
+    places: Sequence[int] = range(begin, end)
+    if receiver.reads < source.reads:
+        places = [place for place in places if queue[place].format <= receiver.reads]
+    if not places or (receiver.load + queue[places[0]].load) / receiver.capacity >= limit:
         return
+
+    def load_at(place: int) -> float:
+        return queue[place].load
+
     ideal = min(
         (source.load * receiver.capacity - receiver.load * source.capacity) / (source.capacity + receiver.capacity),
         limit * receiver.capacity - receiver.load,
     )
-    heavier = bisect_right(queue, ideal, begin, end, key=_load_of)
-    nearest = [max(heavier - 1, begin)]
-    if heavier < end:
-        nearest.append(bisect_right(queue, queue[heavier].load, heavier, end, key=_load_of) - 1)
+    heavier = bisect_right(places, ideal, key=load_at)
+    nearest = [max(heavier - 1, 0)]
+    if heavier < len(places):
+        nearest.append(bisect_right(places, load_at(places[heavier]), heavier, key=load_at) - 1)
     for index in nearest:
-        weight = queue[index].load
+        place = places[index]
+        weight = queue[place].load
         after = (receiver.load + weight) / receiver.capacity
         if after < limit:
-            yield _Step(max((source.load - weight) / source.capacity, after), receiver.name, index)
+            yield _Step(max((source.load - weight) / source.capacity, after), receiver.name, place)
 
 
 def place(shards: Iterable[Shard], workers: Iterable[Worker], policy: Policy) -> Placement:
@@ -324,7 +338,14 @@ def place(shards: Iterable[Shard], workers: Iterable[Worker], policy: Policy) ->
     scales.settle_fair()
     imbalance_percent = scales.imbalance_percent()
     moves = plan.balance(scales)
-    return Placement(plan.targets, plan.in_order(moves), plan_hash(plan.targets), imbalance_percent, bool(moves))
+    return Placement(
+        plan.targets,
+        plan.in_order(moves),
+        plan_hash(plan.targets),
+        imbalance_percent,
+        bool(moves),
+        tuple(sorted(plan.unreadable)),
+    )
 
 
 class _Plan:
@@ -343,18 +364,32 @@ class _Plan:
                 raise ValueError(f"{worker.name}: capacity {worker.capacity} is not above 0")
         self.live = {worker.name for worker in workers if worker.live}
         self.keepers = {worker.name for worker in workers if worker.may_keep}
-        self.sites = {worker.name: _Site(worker) for worker in workers if worker.may_keep and not worker.cordoned}
+        newest_format = max((shard.format for shard in shards), default=1)
+        self.sites = {
+            worker.name: _Site(worker, newest_format) for worker in workers if worker.may_keep and not worker.cordoned
+        }
+        self._by_format: dict[int, tuple[set[str], set[str]]] = {}
+        self.unreadable: list[ShardId] = []
         self.targets: dict[ShardId, str | None] = {}
         self.homeless: list[tuple[_Urgency, float, Shard]] = []
+
+    def _readers(self, journal_format: int) -> tuple[set[str], set[str]]:
+        """The workers that may keep, and those that may get, a shard of a journal format."""
+        found = self._by_format.get(journal_format)
+        if found is None:
+            keepers = {name for name in self.keepers if self.workers[name].reads >= journal_format}
+            found = self._by_format[journal_format] = keepers, keepers & self.sites.keys()
+        return found
 
     def settle_homes(self) -> None:
         """Give every shard the place that it has, was told to go to, or is pinned to, where it may have that."""
         paused = self.policy.mode == "Paused"
-        pins, live, keepers, sites = self.policy.pins, self.live, self.keepers, self.sites
+        pins, live = self.policy.pins, self.live
         for shard in self.shards:
-            shard_id, owner, target, _ = shard
+            shard_id, owner, target, _, journal_format = shard
             weight = self._weight(shard)
             pin = pins.get(shard_id)
+            keepers, sites = self._readers(journal_format)
             still = paused and owner in live
             pinned = pin in keepers and not still
             if pinned:
@@ -367,24 +402,26 @@ class _Plan:
                 self.homeless.append((self._urgency(owner)[0], -weight, shard))
                 continue
             self.targets[shard_id] = home
-            if home not in sites:
+            if home not in self.sites:
                 continue
-            site = sites[home]
+            site = self.sites[home]
             site.load += weight
             if pinned:
                 site.bound += weight
             else:
-                site.queue.append(_Held(weight, home != owner, shard_id))
+                site.queue.append(_Held(weight, home != owner, shard_id, journal_format))
 
     def place_homeless(self, scales: _Scales) -> None:
         """Give every other shard to whoever would then have the least; without a receiver, its live owner goes on."""
         self.homeless.sort()
         for _, negative, shard in self.homeless:
-            if not self.sites:
+            site = scales.roomiest(-negative, shard.format)
+            if site is None:
                 self.targets[shard.id] = shard.owner if shard.owner in self.live else None
+                if self.sites:
+                    self.unreadable.append(shard.id)
                 continue
-            site = scales.roomiest(-negative)
-            site.take(_Held(-negative, coming=True, id=shard.id))
+            site.take(_Held(-negative, coming=True, id=shard.id, format=shard.format))
             scales.changed(site)
             self.targets[shard.id] = site.name
 
@@ -437,7 +474,9 @@ class _Plan:
             return urgency, f"{reason}; pinned to {pin}"
         if urgency is _Urgency.BALANCE:
             reason = balancing.get(shard.id, f"on its way to {target}")
-        if pin is not None and pin not in self.keepers:
+        if pin in self.keepers and self.workers[pin].reads < shard.format:
+            reason = f"{reason} (pinned, but {pin} does not read journal format {shard.format})"
+        elif pin is not None and pin not in self.keepers:
             _, trouble = self._urgency(pin)
             reason = f"{reason} (pinned, but {trouble})"
         return urgency, reason

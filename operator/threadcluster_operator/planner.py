@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from shard_worker.domain.ids import ShardId
+from shard_worker.ownership.owners import NO_CAPABLE_WORKER
 from threadcluster_operator.model import ThreadClusterSpec
 from threadcluster_operator.placement import Move, Placement, Policy, Shard, Worker, due, place
 
@@ -26,6 +27,8 @@ class Observed(NamedTuple):
     """Commands/s; a shard that is not among them is idle."""
     excess_privileges: Mapping[str, Sequence[str]] = {}  # never changed
     """By worker, what its database login may do to the journal's history; one that may only append is not among them."""
+    formats: Mapping[ShardId, int] = {}
+    """The journal format of each shard; 1 for one that is not among them."""
 
 
 class NewPlan(NamedTuple):
@@ -54,6 +57,8 @@ class Next(NamedTuple):
     """Balance has begun and is not all ordered: ask with ``rebalance_now`` until this is false."""
     agreed: tuple[Move, ...] = ()
     """The agreed moves that are not recorded yet and still possible: ask with them until there are none."""
+    unreadable: tuple[ShardId, ...] = ()
+    """The shards that no worker may get, because none that may get one reads its journal format: `NO_CAPABLE_WORKER`."""
 
 
 class Shown(NamedTuple):
@@ -96,7 +101,7 @@ def next_steps(
     )
     present = all(name in observed.serving and observed.workers.get(name, Worker(name)).live for name in wanted)
     converged = plan is None and settled and present and not surplus and set(wanted) <= running
-    return Next(wanted, plan, stop, converged, placement.balancing, agreed)
+    return Next(wanted, plan, stop, converged, placement.balancing, agreed, placement.unreadable)
 
 
 def preview(
@@ -130,9 +135,9 @@ def _place(
 ) -> Placement:
     """Where every shard should be; what was agreed is pinned until it is recorded, and nothing else moves for balance."""
     wanted = _wanted(name, spec)
-    workers = [observed.workers.get(worker, Worker(worker)) for worker in wanted]
+    workers = [_worker(observed, worker) for worker in wanted]
     for worker in sorted((running | set(observed.workers)) - set(wanted)):
-        workers.append(observed.workers.get(worker, Worker(worker))._replace(draining=True))
+        workers.append(_worker(observed, worker)._replace(draining=True))
     rebalance = spec.rebalance
     pins: dict[int, str] = {move.shard: move.target for move in agreed}
     policy = Policy(
@@ -144,7 +149,13 @@ def _place(
         rebalance_now=rebalance_now and not agreed,
     )
     shards = [
-        Shard(shard_id, owner, observed.targets.get(shard_id), observed.loads.get(shard_id, 0.0))
+        Shard(
+            shard_id,
+            owner,
+            observed.targets.get(shard_id),
+            observed.loads.get(shard_id, 0.0),
+            observed.formats.get(shard_id, 1),
+        )
         for shard_id, owner in observed.owners.items()
     ]
     placement = place(shards, workers, policy)
@@ -160,14 +171,21 @@ def _still_wanted(
     if spec.rebalance.mode == "Paused":
         return ()
     pins = _pins(spec)
-    receivers = {worker for worker in wanted if _may_receive(observed.workers.get(worker, Worker(worker)))}
+    receivers = {worker for worker in wanted if _may_receive(_worker(observed, worker))}
     return tuple(
         move
         for move in agreed
         if move.target in receivers
         and pins.get(move.shard, move.target) == move.target
         and observed.targets.get(move.shard) != move.target
+        and observed.formats.get(move.shard, 1) <= _worker(observed, move.target).reads
     )
+
+
+def _worker(observed: Observed, name: str) -> Worker:
+    """A worker as it was seen.  One that has not registered yet is expected to read every shard: its row will say."""
+    known = observed.workers.get(name)
+    return Worker(name, reads=max(observed.formats.values(), default=1)) if known is None else known
 
 
 def _may_receive(worker: Worker) -> bool:
@@ -190,10 +208,15 @@ def _new_plan(placement: Placement, observed: Observed, max_concurrent_moves: in
         for shard_id, target in placement.targets.items()
         if shard_id not in pending and (shard_id not in observed.targets or observed.targets[shard_id] != target)
     }
-    reasons = {
-        shard_id: "nobody may have it" if target is None else f"stays on {target}"
-        for shard_id, target in targets.items()
-    }
+    unreadable = set(placement.unreadable)
+    reasons = {}
+    for shard_id, target in targets.items():
+        if target is not None:
+            reasons[shard_id] = f"stays on {target}"
+        elif shard_id in unreadable:
+            reasons[shard_id] = f"{NO_CAPABLE_WORKER}: none reads journal format {observed.formats.get(shard_id, 1)}"
+        else:
+            reasons[shard_id] = "nobody may have it"
     moves = due(placement, observed.owners, observed.targets, max_concurrent_moves)
     for move in moves:
         targets[move.shard] = move.target

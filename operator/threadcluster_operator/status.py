@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, NamedTuple
 
+from shard_worker.ownership.owners import NO_CAPABLE_WORKER
 from threadcluster_operator.desired import selector_of
 from threadcluster_operator.model import KubernetesSpec
 from threadcluster_operator.placement import Worker
@@ -104,7 +105,7 @@ def _conditions(seen: Seen, spec: KubernetesSpec | None, steps: Steps, trouble: 
     ready = _ready(seen, spec, steps, stalled)
     return [
         ready,
-        _available(seen, spec),
+        _available(seen, spec, steps),
         _protected(seen),
         _progressing(seen, spec, steps, ready),
         Said("Stalled", "False", "NotStalled", "")
@@ -133,6 +134,9 @@ def _ready(seen: Seen, spec: KubernetesSpec | None, steps: Steps, stalled: Troub
     status = live.get("status", {})
     if status.get("observedGeneration", 0) < live["metadata"].get("generation", 1):
         return Said("Ready", "False", "GenerationPending", "The StatefulSet's controller has not acted yet.")
+    unreadable = _unreadable(steps)
+    if unreadable:
+        return Said("Ready", "False", NO_CAPABLE_WORKER, unreadable)
     if any(pod.revision != status.get("updateRevision") for pod in pods):
         waits = f" It waits: {steps.held_back}." if steps.held_back else ""
         return Said("Ready", "False", "RolloutInProgress", f"Workers are started anew, one by one.{waits}")
@@ -145,7 +149,18 @@ def _ready(seen: Seen, spec: KubernetesSpec | None, steps: Steps, stalled: Troub
     return Said("Ready", "False", "ShardsUnserved", "Not every shard is served where it belongs.")
 
 
-def _available(seen: Seen, spec: KubernetesSpec | None) -> Said:
+def _unreadable(steps: Steps) -> str:
+    """What to do about shards whose journal format no worker reads that may get them; empty where there are none."""
+    shards = steps.next.unreadable if steps.next is not None else ()
+    if not shards:
+        return ""
+    return (
+        f"No worker that may get them reads the journal format of shards {ranges(shards)}: set spec.image to the release"
+        " that wrote it, or a newer one."
+    )
+
+
+def _available(seen: Seen, spec: KubernetesSpec | None, steps: Steps) -> Said:
     observed = seen.ownership
     if spec is not None and spec.replicas == 0 and not seen.workers():
         return Said("Available", "False", "ScaledToZero", "No worker is wanted.")
@@ -153,6 +168,9 @@ def _available(seen: Seen, spec: KubernetesSpec | None) -> Said:
         return Said("Available", "Unknown", "OwnershipUnknown", "No worker says who owns what.")
     unowned = [shard for shard, owner in observed.owners.items() if owner is None]
     if unowned:
+        unreadable = _unreadable(steps)
+        if unreadable:
+            return Said("Available", "False", NO_CAPABLE_WORKER, unreadable)
         return Said("Available", "False", "ShardsUnassigned", f"Served by nobody: {ranges(unowned)}.")
     recovering = [
         shard for shard, owner in observed.owners.items() if shard not in observed.serving.get(owner or "", frozenset())

@@ -142,7 +142,8 @@ def _migration(seen: Seen) -> Iterator[Trouble]:
         for container in pod.get("status", {}).get("containerStatuses", ()):
             ended = container.get("state", {}).get("terminated", {})
             if ended and ended.get("exitCode") != 0:
-                yield _migration_end(str(ended.get("message", "")))
+                how = f"{ended.get('reason', 'Error')}, exit code {ended.get('exitCode')}"
+                yield _migration_end(str(ended.get("message") or how))
     for job in jobs:
         if condition(job, "Failed") == "True":
             yield _trouble(Reason.MIGRATION_FAILED, f"job {_name(job)} failed", "see its log; it is tried again")

@@ -9,6 +9,7 @@ from uuid import UUID
 from shard_worker.domain.events import PostedMessage
 from shard_worker.domain.ids import AccountId, ShardId, ThreadId
 from shard_worker.domain.limits import Limits
+from shard_worker.journal.codec import Encode, encode
 from shard_worker.journal.keys import StoredKey
 from shard_worker.journal.message_reader import MessagePlace
 from shard_worker.journal.replay import Poisoned, Recovered
@@ -95,6 +96,7 @@ class Environment:
 
     __slots__ = (
         "admitted",
+        "encode",
         "limits",
         "load",
         "look_up_key",
@@ -131,7 +133,9 @@ class Environment:
         snapshot_every_events: int,
         snapshot_every_bytes: int,
         memory: MemoryBudget,
+        encode: Encode = encode,
     ) -> None:
+        self.encode = encode
         self.load = load
         self.look_up_key = look_up_key
         self.read_messages = read_messages

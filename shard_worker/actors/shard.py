@@ -249,7 +249,7 @@ class Shard:
             await self._load(actor)
         except Exception as error:  # a bug: without an end the thread would be loading for good; logged with its cause
             log.exception("thread not loaded", extra={"shard": self.shard_id, "thread_id": actor.thread_id})
-            actor.poison(repr(error))
+            actor.poison(repr(error), self._residents.now())
 
     async def _load(self, actor: ThreadActor) -> None:
         while self.state is not ShardState.GONE:

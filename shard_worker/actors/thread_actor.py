@@ -27,7 +27,7 @@ from shard_worker.domain.evolve import evolve
 from shard_worker.domain.ids import ThreadId, ulid_bytes
 from shard_worker.domain.refusals import Refusal, RefusalCode
 from shard_worker.domain.thread import Thread
-from shard_worker.journal.codec import encode, encode_state
+from shard_worker.journal.codec import encode_state
 from shard_worker.journal.isolation import is_key_violation
 from shard_worker.journal.replay import Recovered
 from shard_worker.journal.stream import Row
@@ -226,7 +226,7 @@ class ThreadActor:
             ask.answer(OVERLOADED)
             return
         row = EventRow()
-        row.event_type, row.event_version, row.payload = encode(decided)
+        row.event_type, row.event_version, row.payload = env.encode(decided)
         row.seq_nr = seq_nr = self.sequence_nr + 1
         self.state = evolve(state, decided, seq_nr)
         self.sequence_nr = seq_nr

@@ -1,127 +1,91 @@
-"""Connections to Postgres that may be trusted with a journal.
+"""The connections of one worker to the database that carries its journal.
 
-Every connection is checked and set up the same way: fsync on, a primary, the same system as before, commits that wait
-for the disk, and time-outs that keep a dead peer or a forgotten transaction from holding a lock for long.  The DSN is
-read again at each connection when it is given as a file, so that a rotated password needs no restart.
-
-Errors form one small tree::
-
-    DatabaseError
-    ├── DatabaseUnreachable   nobody answers: try again
-    ├── DatabaseAuthFailed    it answers, and does not let us in
-    ├── DatabaseTLSFailed     it answers, and the two do not agree on TLS
-    └── DatabaseUnsuitable    it may not carry a journal; the message names the setting
-
-Each carries, as ``fault``, the word by which the operator knows it.
+A fact learnt on one connection binds all: once a connection, or a peer, shows a newer history of the system (see
+`shard_worker.database.generation`), every session that was opened on an older one is terminated, and an older one is
+refused from then on.  While the database is away the worker makes one attempt at a time (see
+`shard_worker.database.reconnecting`).  The DSN is read again at each connection when it is given as a file, so that a
+rotated password needs no restart.
 """
 
 import asyncio
 import logging
-import socket
-import ssl
 import time
-from collections.abc import Awaitable, Callable
+import weakref
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
-from typing import ClassVar, Final, NamedTuple, TypeVar
-from urllib.parse import urlsplit
+from typing import Final, TypeVar
 
 import asyncpg
-from asyncpg.pool import PoolConnectionProxy
 
-from shard_worker.contract import DatabaseFault, bracketed
+from shard_worker.contract import DatabaseFault
+from shard_worker.database.generation import ServerIdentity, read_generation
+from shard_worker.database.reconnecting import Backoff, ConnectGate
+from shard_worker.database.session import (
+    CONNECT_S,
+    LINK_FAULTS,
+    PASSING,
+    DatabaseAuthFailed,
+    DatabaseError,
+    DatabaseSuperseded,
+    DatabaseTLSFailed,
+    DatabaseUnreachable,
+    DatabaseUnsuitable,
+    Session,
+    address_of,
+    check,
+    connect_to,
+    most_telling,
+    open_connection,
+    parsed,
+)
 from shard_worker.database.tls import BY_DSN, Tls
+from shard_worker.dsn import Dsn, Host, parse_dsn
+
+__all__ = [
+    "LINK_FAULTS",
+    "Database",
+    "DatabaseAuthFailed",
+    "DatabaseError",
+    "DatabaseSuperseded",
+    "DatabaseTLSFailed",
+    "DatabaseUnreachable",
+    "DatabaseUnsuitable",
+    "ReadPool",
+    "ServerIdentity",
+    "Session",
+    "address_of",
+    "check",
+    "open_connection",
+]
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+_Opened = tuple[asyncpg.Connection, ServerIdentity]
 
-_PORT: Final = 5432
-_CONNECT_S: Final = 5.0
-_STATEMENT_S: Final = 4.0
-"""No statement of a worker takes so long but on a link that has fallen silent; more than `lock_timeout`."""
 _READ_S: Final = 2.0
-_FIRST_PAUSE_S: Final = 0.05
-_LAST_PAUSE_S: Final = 1.0
+_OPEN_S: Final = 2.0
+"""How long one attempt may take: an address may have moved while a frozen server keeps the attempt waiting."""
+_NEXT_HOST_S: Final = 0.25
+"""After how long without an outcome the next host of a DSN is tried beside the first: a frozen server accepts and says
+nothing.  Longer than a session takes to open, much shorter than the lease's patience."""
+_ALL_HOSTS_S: Final = 2.0
+"""How long the first connection waits for the hosts that did not answer yet, once one did: which of two primaries is the
+newer can only be seen when both are asked."""
+_STEADY_S: Final = 5.0
+"""A long-lived session that ends sooner than this is opened again only after a pause."""
+_LONG_LIVED: Final = ("lease", "steward", "append-")
+_SHORT_LIVED: Final = "append-outcome"
 _SAY_AGAIN_S: Final = 5.0
-
-_NO_TLS: Final = "no encryption"
-"""Part of the server's refusal of a login that it takes over TLS only."""
-_TLS_REFUSED: Final = "rejected SSL upgrade"
-_STARTUP_REFUSED: Final = "unsupported startup parameter"
-"""PgBouncer's words for a setting that it does not know to keep."""
-"""Part of asyncpg's words for a server without TLS: the error has no type of its own."""
-
-_SETTINGS: Final = {
-    "synchronous_commit": "on",
-    "idle_in_transaction_session_timeout": "2000",
-    "lock_timeout": "2000",
-    "tcp_keepalives_idle": "2",
-    "tcp_keepalives_interval": "1",
-    "tcp_keepalives_count": "3",
-    "tcp_user_timeout": "5000",
-    "timezone": "UTC",
-}
-_CHECK_SQL: Final = """
-SELECT current_setting('fsync') AS fsync, pg_is_in_recovery() AS in_recovery,
-       current_setting('synchronous_commit') AS synchronous_commit,
-       (pg_control_system()).system_identifier AS system, (pg_control_checkpoint()).timeline_id AS timeline
-"""
-
-
-Session = asyncpg.Connection | PoolConnectionProxy
-"""A connection of one's own, or one lent by a pool."""
-
-
-LINK_FAULTS: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-"""What any use of a connection may raise when the link or the server fails: the connection is closed, and another opened.
-
-`TimeoutError` is an `OSError`.  asyncpg's internal error comes when a cancelled operation and a late answer cross, as
-after a pause of the whole process.
-"""
-
-
-class DatabaseError(Exception):
-    """The database cannot be used; the message is for people, and holds no password."""
-
-    fault: ClassVar[DatabaseFault]
-
-
-class DatabaseUnreachable(DatabaseError):
-    """Nobody answers at the address, or the server is starting or stopping: worth another try."""
-
-    fault = DatabaseFault.UNREACHABLE
-
-
-class DatabaseAuthFailed(DatabaseError):
-    """The server answers, and refuses the user, the password or the database."""
-
-    fault = DatabaseFault.AUTH_FAILED
-
-
-class DatabaseTLSFailed(DatabaseError):
-    """The server answers, and does not do the TLS that is asked for, or shows a certificate that is not believed."""
-
-    fault = DatabaseFault.TLS_FAILED
-
-
-class DatabaseUnsuitable(DatabaseError):
-    """The server may not carry a journal."""
-
-    fault = DatabaseFault.UNSUITABLE
-
-
-class ServerIdentity(NamedTuple):
-    """Which system this is, and how often it failed over."""
-
-    system: int
-    timeline: int
 
 
 class Database:
-    """Where the journal is.  Opens checked connections for named purposes, and notices another system or timeline.
+    """Where the journal is.  Opens checked connections for named purposes, and notices another system or a fail-over.
 
-    ``dsn`` is a literal, or a path that is read at each connection.  ``on_failover`` is called, once for each change,
-    when the server shows a new timeline: what a fail-over lost is then unknown, and nothing in memory may be trusted.
+    ``dsn`` is a literal, or a path that is read at each connection.  ``on_failover`` is called once for each newer
+    history of the system, in the turn of the loop that learnt of it and after every older session was terminated: what
+    a fail-over lost is then unknown, and nothing in memory may be trusted.
     """
 
     def __init__(
@@ -136,37 +100,70 @@ class Database:
         self._tls = tls
         self._application_name = application_name
         self._on_failover = on_failover
-        self._identity: ServerIdentity | None = None
+        self._newest: ServerIdentity | None = None
+        self._heard: tuple[int, str] = (0, "")
+        """The position of the newest history that a peer is on; counts where this worker has connected to none yet."""
+        self._sessions: weakref.WeakSet[asyncpg.Connection] = weakref.WeakSet()
+        self._last_host: Host | None = None
+        self._opened_at: dict[str, float] = {}
+        self._backoffs: dict[str, Backoff] = {}
+        self.gate = ConnectGate()
+        self.failovers = 0
+        self.refusals: Counter[DatabaseFault] = Counter()
+        """Failed connections, by what they failed with."""
 
     @property
-    def dsn(self) -> str:
-        """The DSN as it is now."""
-        return self._dsn.read_text().strip() if isinstance(self._dsn, Path) else self._dsn
+    def newest(self) -> ServerIdentity | None:
+        """The newest history of the system that this worker has seen or heard of; None before the first connection."""
+        return self._newest
+
+    @property
+    def open_sessions(self) -> int:
+        """How many sessions of this worker are open, those of its pools too."""
+        return sum(not session.is_closed() for session in self._sessions)
+
+    def learn(self, timeline: int, generation: str) -> None:
+        """A peer of the same cluster is on this history; sessions on an older one end, and an older one is refused.
+
+        A peer that knows none yet says 0 and "", which is older than any.
+        """
+        self._heard = max(self._heard, (timeline, generation))
+        newest = self._newest
+        if newest is not None and self._heard > newest.position:
+            self._advance(ServerIdentity(newest.system, *self._heard), "a peer")
 
     async def connect(self, purpose: str) -> asyncpg.Connection:
         """A checked connection, however long it takes; says what it waits for.
 
-        Raises `DatabaseUnsuitable` only: that does not heal by waiting.
+        Raises `DatabaseUnsuitable` only, and only before the first connection: then the settings are wrong.  Later the
+        same may be an address or a Secret that was changed by mistake, and heals when that is taken back.
         """
-        pause_s, said = _FIRST_PAUSE_S, 0.0
+        said = 0.0
+        await self._steady(purpose)
         while True:
             try:
-                return await self.connect_once(purpose)
-            except (DatabaseUnreachable, DatabaseAuthFailed, DatabaseTLSFailed) as error:
+                connection = await self.connect_once(purpose)
+            except DatabaseError as error:
+                if not isinstance(error, PASSING) and self._newest is None:
+                    raise
                 now = time.monotonic()
                 if now - said > _SAY_AGAIN_S:
-                    log.warning("waiting for Postgres", extra={"purpose": purpose, "cause": str(error)})
+                    log.warning(
+                        "waiting for Postgres",
+                        extra={"purpose": purpose, "fault": error.fault.value, "cause": str(error)},
+                    )
                     said = now
-            await asyncio.sleep(pause_s)
-            pause_s = min(_LAST_PAUSE_S, pause_s * 2)
+            else:
+                self._opened_at[purpose] = time.monotonic()
+                return connection
+            await asyncio.sleep(max(self.gate.wait_s, 0.01))
 
     async def connect_once(self, purpose: str) -> asyncpg.Connection:
         """A checked connection now, or one of the errors of this module."""
-        connection = await open_connection(self.dsn, self._application_name(), tls=self._tls)
         try:
-            self._compare(await check(connection))
-        except BaseException:
-            connection.terminate()
+            connection = await self.gate.run(self._open)
+        except DatabaseError as error:
+            self.refusals[error.fault] += 1
             raise
         log.debug("connected to Postgres", extra={"purpose": purpose})
         return connection
@@ -183,18 +180,167 @@ class Database:
 
         return ReadPool(await asyncpg.create_pool(min_size=0, max_size=most, connect=connect, reset=_nothing_to_reset))
 
-    def _compare(self, identity: ServerIdentity) -> None:
-        before = self._identity
+    async def _steady(self, purpose: str) -> None:
+        """Pause before a long-lived session that broke as soon as it was opened is opened again."""
+        if not purpose.startswith(_LONG_LIVED) or purpose == _SHORT_LIVED:
+            return
+        backoff = self._backoffs.setdefault(purpose, Backoff())
+        opened_at = self._opened_at.get(purpose)
+        if opened_at is None or time.monotonic() - opened_at > _STEADY_S:
+            backoff.reset()
+        else:
+            await asyncio.sleep(backoff.next_s())
+
+    def _read_dsn(self) -> Dsn:
+        """The DSN as it is now.  A file that is missing or holds no DSN may be a Secret that is being replaced."""
+        if not isinstance(self._dsn, Path):
+            return parsed(self._dsn)
+        try:
+            return parse_dsn(self._dsn.read_text())
+        except OSError as error:
+            raise DatabaseUnreachable(
+                f"the DSN file {self._dsn} cannot be read: {error.strerror or error!r}"
+            ) from error
+        except ValueError as error:
+            cause = "it is no text" if isinstance(error, UnicodeDecodeError) else error
+            raise DatabaseUnreachable(f"the DSN file {self._dsn} cannot be used: {cause}") from error
+
+    async def _open(self) -> asyncpg.Connection:
+        dsn = self._read_dsn()
+        if len(dsn.hosts) == 1:
+            return self._accept(*await self._open_host(dsn, dsn.hosts[0]), dsn.hosts[0])
+        if self._newest is None:
+            return await self._open_newest(dsn)
+        return await self._open_first(dsn)
+
+    async def _open_host(self, dsn: Dsn, host: Host) -> _Opened:
+        """A checked session at one host, and which history it continues."""
+        connection = await connect_to(dsn, host, self._application_name(), within_s=_OPEN_S, tls=self._tls)
+        try:
+            identity = await check(connection)
+            newest = self._newest
+            if newest is not None and identity.system == newest.system and identity.timeline < newest.timeline:
+                raise self._superseded(identity, newest, host)
+            try:
+                return connection, await read_generation(connection, identity, newest.generation if newest else "")
+            except LINK_FAULTS as error:
+                raise DatabaseUnreachable(f"Postgres at {host} went away while it was checked: {error!r}") from error
+        except BaseException:
+            connection.terminate()
+            raise
+
+    async def _open_newest(self, dsn: Dsn) -> asyncpg.Connection:
+        """The first session: every host is asked, and of several primaries the newest counts."""
+        tasks: list[asyncio.Future[_Opened]] = [asyncio.ensure_future(self._open_host(dsn, host)) for host in dsn.hosts]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, timeout=_ALL_HOSTS_S if any(map(_succeeded, tasks)) else None)
+            opened = [(task.result(), host) for task, host in zip(tasks, dsn.hosts, strict=True) if _succeeded(task)]
+            if not opened:
+                raise most_telling([task.exception() for task in tasks if task.done() and not task.cancelled()])
+            (connection, identity), host = max(opened, key=lambda each: each[0][1].position)
+            tasks = [task for task in tasks if not _succeeded(task) or task.result()[0] is not connection]
+            return self._accept(connection, identity, host)
+        finally:
+            _discard(tasks)
+
+    async def _open_first(self, dsn: Dsn) -> asyncpg.Connection:
+        """A later session: the host of before first, the next beside it when that fails or says nothing."""
+        hosts = sorted(dsn.hosts, key=lambda host: host != self._last_host)
+        tasks: dict[asyncio.Future[_Opened], Host] = {}
+        errors: list[BaseException | None] = []
+        pending: set[asyncio.Future[_Opened]] = set()
+        try:
+            while hosts or pending:
+                if hosts:
+                    task: asyncio.Future[_Opened] = asyncio.ensure_future(self._open_host(dsn, hosts[0]))
+                    tasks[task] = hosts.pop(0)
+                    pending.add(task)
+                done, pending = await asyncio.wait(
+                    pending, timeout=_NEXT_HOST_S if hosts else None, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    host = tasks[task]
+                    if not _succeeded(task):
+                        errors.append(task.exception())
+                        continue
+                    try:
+                        accepted = self._accept(*task.result(), host)
+                    except DatabaseError as error:
+                        errors.append(error)
+                        continue
+                    del tasks[task]
+                    return accepted
+            raise most_telling(errors)
+        finally:
+            _discard(tasks)
+
+    def _accept(self, connection: asyncpg.Connection, identity: ServerIdentity, host: Host) -> asyncpg.Connection:
+        """Compare what a session shows with what is known, in one turn of the loop; closes it when it is refused."""
+        newest = self._newest
+        try:
+            if newest is None and identity.position < self._heard:
+                newest = identity._replace(timeline=self._heard[0], generation=self._heard[1])
+                raise self._superseded(identity, newest, host)
+            if newest is None or (newest.generation == "" and newest[:2] == identity[:2]):
+                self._newest = identity
+            elif identity.system != newest.system:
+                raise DatabaseUnsuitable(
+                    f"the DSN now leads to another database system ({identity.system}, before {newest.system})"
+                )
+            elif identity.timeline > newest.timeline or (identity.generation and identity.position > newest.position):
+                self._advance(identity, str(host))
+            elif identity.timeline < newest.timeline or (identity.generation and identity.position < newest.position):
+                raise self._superseded(identity, newest, host)
+        except BaseException:
+            connection.terminate()
+            raise
+        self._last_host = host
+        self._sessions.add(connection)
+        return connection
+
+    @staticmethod
+    def _superseded(identity: ServerIdentity, newest: ServerIdentity, host: Host) -> DatabaseSuperseded:
+        return DatabaseSuperseded(
+            f"the Postgres at {host} is on timeline {identity.timeline} ({identity.generation or 'no generation'}), but"
+            f" this system has failed over to timeline {newest.timeline} ({newest.generation}): shut the old primary"
+            " down, and lead the DSN to the new one"
+        )
+
+    def _advance(self, identity: ServerIdentity, source: str) -> None:
+        """A newer history is known: end every session of an older one, then have everything in memory dropped."""
+        before, self._newest = self._newest, identity
+        sessions = [session for session in self._sessions if not session.is_closed()]
+        for session in sessions:
+            session.terminate()
+        self._sessions.clear()
         if before is None:
-            self._identity = identity
-        elif identity.system != before.system:
-            raise DatabaseUnsuitable(
-                f"the DSN now leads to another database system ({identity.system}, before {before.system})"
-            )
-        elif identity.timeline != before.timeline:
-            log.critical("fail-over", extra={"timeline": identity.timeline, "before": before.timeline, "alarm": True})
-            self._identity = identity
-            self._on_failover()
+            return
+        self.failovers += 1
+        log.critical(
+            "fail-over",
+            extra={
+                "timeline": identity.timeline,
+                "generation": identity.generation,
+                "before": before.timeline,
+                "source": source,
+                "sessions": len(sessions),
+                "alarm": True,
+            },
+        )
+        self._on_failover()
+
+
+def _succeeded(task: "asyncio.Future[_Opened]") -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None
+
+
+def _discard(tasks: "Iterable[asyncio.Future[_Opened]]") -> None:
+    """End sessions that were opened beside the one that is used, and attempts that still run."""
+    for task in tasks:
+        if _succeeded(task):
+            task.result()[0].terminate()
+        task.cancel()
 
 
 class ReadPool:
@@ -208,7 +354,7 @@ class ReadPool:
 
     async def run(self, work: Callable[[Session], Awaitable[T]], *, within_s: float = _READ_S) -> T:
         """The result of ``work`` on a lent connection.  Raises what it raises, and `TimeoutError`."""
-        async with asyncio.timeout(within_s + _CONNECT_S), self._pool.acquire() as connection:
+        async with asyncio.timeout(within_s + CONNECT_S), self._pool.acquire() as connection:
             try:
                 async with asyncio.timeout(within_s):
                     return await work(connection)
@@ -224,82 +370,3 @@ class ReadPool:
 
 async def _nothing_to_reset(_: object) -> None:
     """A read leaves nothing behind in its session; asyncpg's own reset would be a round trip after each."""
-
-
-async def open_connection(
-    dsn: str, application_name: str, *, statement_s: float | None = _STATEMENT_S, tls: Tls = BY_DSN
-) -> asyncpg.Connection:
-    """Connect and set the session up; the errors are this module's.
-
-    A statement that takes longer than ``statement_s`` seconds raises `TimeoutError`; None: no bound.
-    """
-    where = address_of(dsn)
-    try:
-        context = await asyncio.to_thread(tls.context)  # reading the system's authorities takes a while
-    except OSError as error:
-        raise DatabaseTLSFailed(f"the CA file {tls.ca_file} cannot be used: {error}") from error
-    try:
-        connection = await asyncpg.connect(
-            dsn,
-            timeout=_CONNECT_S,
-            command_timeout=statement_s,
-            server_settings={**_SETTINGS, "application_name": application_name},
-            ssl=context,
-        )
-    except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError) as error:
-        if _NO_TLS in str(error):
-            raise DatabaseTLSFailed(f"Postgres at {where} wants TLS: {error}") from error
-        raise DatabaseAuthFailed(f"Postgres at {where} refuses the login: {error}") from error
-    except asyncpg.InvalidCatalogNameError as error:
-        raise DatabaseAuthFailed(f"Postgres at {where}: {error}") from error
-    except ssl.SSLError as error:
-        raise DatabaseTLSFailed(f"no TLS with Postgres at {where}: {error}") from error
-    except LINK_FAULTS as error:
-        if _TLS_REFUSED in str(error):
-            raise DatabaseTLSFailed(f"Postgres at {where} does not offer TLS") from error
-        if _STARTUP_REFUSED in str(error):
-            raise DatabaseUnsuitable(
-                f"a proxy before Postgres at {where} refuses a session's settings ({error}): connect to the server itself,"
-                " or have the proxy pool sessions and ignore these"
-            ) from error
-        raise DatabaseUnreachable(f"no Postgres at {where}: {error or type(error).__name__}") from error
-    _keep_alive(connection)
-    return connection
-
-
-async def check(connection: asyncpg.Connection) -> ServerIdentity:
-    """Whether the server may carry a journal.  Raises `DatabaseUnsuitable`, or `DatabaseUnreachable`."""
-    try:
-        row = await connection.fetchrow(_CHECK_SQL)
-    except LINK_FAULTS as error:
-        raise DatabaseUnreachable(f"Postgres went away while it was checked: {error}") from error
-    assert row is not None  # a select without a table gives one row
-    if row["in_recovery"]:
-        raise DatabaseUnreachable("this Postgres is a standby (pg_is_in_recovery): waiting for a primary")
-    if row["fsync"] != "on":
-        raise DatabaseUnsuitable("fsync is off: a crash would lose acknowledged messages; set fsync = on")
-    if row["synchronous_commit"] != "on":
-        raise DatabaseUnsuitable("synchronous_commit cannot be set to on for this session")
-    return ServerIdentity(row["system"], row["timeline"])
-
-
-def address_of(dsn: str) -> str:
-    """Host, port and database of a DSN, without user and password: what a message may show."""
-    try:
-        parts = urlsplit(dsn)
-        return f"{bracketed(parts.hostname or 'localhost')}:{parts.port or _PORT}{parts.path}"
-    except ValueError as error:
-        raise DatabaseUnreachable("the DSN is no URL of the form postgresql://user:password@host:port/name") from error
-
-
-def _keep_alive(connection: asyncpg.Connection) -> None:
-    """Have the kernel notice a dead server, as the server notices a dead client."""
-    transport: asyncio.BaseTransport = getattr(connection, "_transport")  # noqa: B009  # asyncpg has no other door to it
-    sock: socket.socket | None = transport.get_extra_info("socket")
-    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", 2), ("TCP_KEEPINTVL", 1), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 5000)):
-        option = getattr(socket, name, None)
-        if option is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -16,15 +16,16 @@ _JOURNAL_COLUMNS: Final = (
     "shard_id, shard_seq, thread_id, seq_nr, event_type, event_version, payload, metadata, key_hash, body_hash, epoch"
 )
 _GRANTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "meta": ("UPDATE (system_identifier, timeline, generation, generation_at)",),
     "journal": (f"INSERT ({_JOURNAL_COLUMNS})",),
     "snapshot": ("INSERT", "UPDATE", "DELETE"),
     "worker": ("INSERT", "UPDATE"),
     # A row lock needs the right to update some column.
-    "shard": ("UPDATE (epoch, owner, incarnation, changed_at)",),
+    "shard": ("UPDATE (epoch, owner, incarnation, changed_at, format)",),
     "shard_target": ("INSERT", "UPDATE"),
     "plan": ("UPDATE (version, hash, made_at)",),
     "shard_epoch": (
-        "INSERT (shard_id, epoch, worker, incarnation, kind, source, reason)",
+        "INSERT (shard_id, epoch, worker, incarnation, from_seq, kind, source, reason)",
         "UPDATE (from_seq, pause_ms)",
     ),
     "shard_load": ("INSERT", "UPDATE"),

@@ -7,7 +7,7 @@ answering worker's own.  Nothing is taken by halves: a body or a parameter that 
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Annotated, Final
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
@@ -43,8 +43,8 @@ class TargetIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class PlanIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """The body of ``PUT /internal/v1/targets``: the targets that change; the others stay as they are."""
 
-    plan_version: int
-    """The version of the plan this one was made from."""
+    plan_version: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    """The version of the plan this one was made from; Postgres keeps it in 64 bits."""
     hash: str
     targets: list[TargetIn]
 
@@ -85,6 +85,8 @@ class InternalApi:
             plan = msgspec.convert(value, PlanIn)
         except msgspec.ValidationError as error:
             raise invalid(*failures, str(error)) from None
+        except UnicodeEncodeError:  # msgspec cannot name a field that has a lone surrogate in its name
+            raise invalid(*failures, "body: the name of a field is not Unicode text") from None
         with _postgres():
             shards = await self._view.shard_count()
         if not (len(plan.hash) <= 64 and _storable(plan.hash)):

@@ -4,8 +4,8 @@ The order of the checks is the contract's: shape (all failures at once) and idem
 the owner.  Nothing is kept between two requests; what makes a retry safe is in the journal.
 
 A body costs the loop in proportion to what it holds, so its size decides its way.  Up to `UNCOUNTED_BYTES`, as nearly
-every body, it can do no harm.  Beyond, its structure is counted before it is decoded, and it shares the turns of the
-loop with others by the `TurnBudget`.
+every body, it can do no harm and waits for no other.  Beyond, its structure is counted before it is decoded, and it
+shares the turns of the loop with others by the `TurnBudget`.
 """
 
 import time
@@ -59,7 +59,8 @@ class Posting:
         failures: list[str] = []
         found: list[str] = []
         body: CommandBody | None = None
-        await self._turns.admit()
+        if len(raw) > UNCOUNTED_BYTES:
+            await self._turns.admit()
         with Piece(self._turns) as piece:
             if len(raw) > UNCOUNTED_BYTES:
                 json_bounds.check(raw, route.bounds)

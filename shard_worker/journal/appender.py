@@ -80,8 +80,10 @@ class Appender:
         batch_events: int = 512,
         batch_bytes: int = 1 << 20,
         watchdog_s: float = 2.0,
+        watch: Callable[[Stream], None] = lambda _: None,
     ) -> None:
         self.metrics = AppendMetrics()
+        self._watch = watch
         self._lanes = [
             _Lane(
                 number,
@@ -99,7 +101,9 @@ class Appender:
     def open(self, shard_id: ShardId, epoch: int, head: int, host: StreamHost) -> Stream:
         """A stream for a shard whose claim is acknowledged and whose head was read in a later statement."""
         lane = self._lanes[shard_id % len(self._lanes)]
-        return Stream(shard_id, epoch, head, host, lane.schedule)
+        stream = Stream(shard_id, epoch, head, host, lane.schedule)
+        self._watch(stream)
+        return stream
 
     def start(self) -> None:
         """Start the lanes; each connects when it first has something to do."""

@@ -1,8 +1,11 @@
 """How events and states become bytes, and how bytes of any age become events again.
 
 An event is stored as its type number, its version and a JSON payload with camelCase names.  Numbers and names are for
-ever; a changed shape is a new version with an upcaster from the one before.  A state (a snapshot) is a cache: it has
-one version, and any other is thrown away.
+ever; a changed shape is a new version with an upcaster from the one before.  A *journal format* is a number for a set of
+versions, one of each event type.  A release reads every format up to its newest, and writes the one that the setting
+``write_format`` names: the newest only one release later, so that a roll-back finds no event that it cannot read.
+
+A state (a snapshot) is a cache: it has one version, the one before is still read, and any other is thrown away.
 """
 
 from collections.abc import Callable, Mapping
@@ -41,12 +44,20 @@ _TYPES: Final[dict[int, type[Event]]] = {
 EVENT_NAMES: Final[dict[int, str]] = {number: event.__name__ for number, event in _TYPES.items()}
 """The names that clients see, by type number."""
 EVENT_VERSIONS: Final[dict[int, int]] = dict.fromkeys(_TYPES, 1)
-"""The version that is written, by type number."""
+"""The newest version, by type number: the shape of the event's class."""
+FORMATS: Final[dict[int, dict[int, int]]] = {1: dict.fromkeys(_TYPES, 1)}
+"""By journal format, the version of each event type that is written in it.  Never changed, only added to: a new version or
+a new type is a new format, whose number is the one before plus 1."""
+DEFAULT_WRITE_FORMAT: Final = 1
+"""The newest format that the release before this one reads: what it reads may be written from this release on."""
 
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]  # a decoded JSON object has no narrower type
 """From a payload of one version to the payload of the next."""
 UPCASTERS: Final[dict[tuple[int, int], Upcaster]] = {}
-"""By (type number, version it reads).  Every version from 1 to the written one less one has an entry."""
+"""By (type number, version it reads).  Every version from 1 to the newest less one has an entry."""
+DOWNCASTERS: Final[dict[tuple[int, int], Upcaster]] = {}
+"""From a payload of one version to the payload of the version before, by (type number, version it reads): by them a release
+writes a format older than its newest.  Every version above the one of `DEFAULT_WRITE_FORMAT` has an entry."""
 
 
 class UndecodableEvent(Exception):
@@ -65,9 +76,39 @@ _STATE_DECODERS: Final[dict[int, Callable[[bytes], Thread]]] = {2: _decode_state
 
 
 def encode(event: Event) -> tuple[int, int, bytes]:
-    """The type number, the version and the payload that the journal stores."""
+    """The type number, the version and the payload that the journal stores in the newest format."""
     number = _NUMBERS[type(event)]
     return number, EVENT_VERSIONS[number], _encode_json(event)
+
+
+Encode = Callable[[Event], tuple[int, int, bytes]]
+"""From an event to the type number, the version and the payload that the journal stores."""
+
+
+def newest_format() -> int:
+    """The newest journal format that this release reads; it reads every one before too."""
+    return max(FORMATS)
+
+
+def encoder(write_format: int) -> Encode:
+    """`encode` in a journal format.  Raises `ValueError` for a format that this release does not know."""
+    if write_format not in FORMATS:
+        raise ValueError(f"journal format {write_format} is unknown; this release writes 1 to {newest_format()}")
+    versions = FORMATS[write_format]
+    if versions == EVENT_VERSIONS:
+        return encode
+
+    def encode_older(event: Event) -> tuple[int, int, bytes]:
+        number, newest, payload = encode(event)
+        written = versions[number]
+        if newest == written:
+            return number, newest, payload
+        value = msgspec.json.decode(payload, type=dict[str, Any])
+        for version in range(newest, written, -1):
+            value = DOWNCASTERS[number, version](value)
+        return number, written, msgspec.json.encode(value)
+
+    return encode_older
 
 
 def decode(event_type: int, event_version: int, payload: bytes) -> Event:

@@ -65,6 +65,7 @@ class SnapshotWriter:
         self._most = most
         self._memory = memory
         self._waiting: dict[tuple[ShardId, UUID], _Snapshot] = {}
+        self._era = 0
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.waiting_bytes = 0
@@ -89,6 +90,13 @@ class SnapshotWriter:
         self._count(more)
         self._wake.set()
 
+    def forget_all(self) -> None:
+        """Drop what waits, and what is about to be sent: after a fail-over its events may not be in the journal."""
+        self._era += 1
+        self.dropped += len(self._waiting)
+        self._waiting.clear()
+        self._count(-self.waiting_bytes)
+
     def _count(self, more: int) -> None:
         self.waiting_bytes += more
         self._memory.take(more)
@@ -107,7 +115,7 @@ class SnapshotWriter:
                 self._wake.clear()
                 continue
             try:
-                await self._pool.run(partial(_save, batch=batch))
+                await self._pool.run(partial(self._save, batch=batch, era=self._era))
                 self.saved += len(batch)
             except Exception as error:  # noqa: BLE001  # a snapshot is only a cache; logged with its cause
                 self.dropped += len(batch)
@@ -127,6 +135,13 @@ class SnapshotWriter:
             size += len(snapshot.state)
         batch.sort(key=lambda item: item[0])
         return batch
+
+    async def _save(
+        self, connection: Session, *, batch: list[tuple[tuple[ShardId, UUID], _Snapshot]], era: int
+    ) -> None:
+        # The connection may have been waited for across a fail-over.
+        if era == self._era:
+            await _save(connection, batch)
 
 
 async def _save(connection: Session, batch: list[tuple[tuple[ShardId, UUID], _Snapshot]]) -> None:

@@ -43,7 +43,7 @@ class Suspect(NamedTuple):
     worker: str
     incarnation: str
     beat: int | None
-    """The beat it must still be at; None for one that another incarnation has replaced."""
+    """The beat it must still be at; None for one that by its worker's row no longer lives, or never did."""
 
 
 class _Pulse(NamedTuple):
@@ -91,7 +91,12 @@ class Observer:
                 continue
             self._unowned_since.pop(row.id, None)
             worker_row = view.workers.get(row.owner)
-            if worker_row is None or worker_row.incarnation != row.incarnation:
+            if (
+                worker_row is None
+                or not row.incarnation
+                or worker_row.incarnation != row.incarnation
+                or worker_row.fenced  # and kept its shards, which no statement of ours leaves so
+            ):
                 replaced.add((row.owner, row.incarnation))
         self._replaced_since = {each: self._replaced_since.get(each, now) for each in replaced}
 
@@ -130,7 +135,7 @@ class Observer:
         found += [
             Suspect(owner, incarnation, None)
             for (owner, incarnation), since in self._replaced_since.items()
-            if owner != worker and now - since >= LOCK_GONE_S + _rank_s(owner, worker, live)
+            if now - since >= LOCK_GONE_S + _rank_s(owner, worker, live)
         ]
         return sorted(found, key=lambda suspect: (suspect.worker, suspect.incarnation))
 
@@ -153,17 +158,29 @@ def heirs(view: View, gone: Set[tuple[str, str]], live: Set[str]) -> dict[ShardI
     """Who should take the shards of incarnations (worker, incarnation) that are gone, among the ``live``."""
     names = {worker for worker, _ in gone}
     candidates = [
-        Candidate(row.id, leaving=row.draining, cordoned=row.cordoned)
+        Candidate(row.id, leaving=row.draining, cordoned=row.cordoned, reads=row.reads)
         for row in view.workers.values()
         if row.id in live and row.id not in names
     ]
     inherited = {row.id for row in view.shards.values() if (row.owner, row.incarnation) in gone}
-    targets = share({row.id: _expected(row, live) for row in view.shards.values()}, candidates)
+    formats = {row.id: row.format for row in view.shards.values()}
+    targets = share({row.id: _expected(row, live) for row in view.shards.values()}, candidates, formats)
     return {shard_id: targets[shard_id] for shard_id in sorted(inherited)}
 
 
 def _expected(row: ShardRow, live: Set[str]) -> str | None:
     return row.target if row.target in live else row.owner
+
+
+def without_capable_worker(view: View, live: Set[str]) -> list[ShardId]:
+    """The shards without an owner whose journal format no live worker reads, in ascending order."""
+    newest = max((row.reads for row in view.workers.values() if row.id in live), default=0)
+    return sorted(row.id for row in view.shards.values() if row.owner is None and row.format > newest)
+
+
+def _readers(workers: Set[str], view: View, journal_format: int) -> Set[str]:
+    """Those of the workers that read a journal format; what a worker without a row reads is not known, and counts."""
+    return {name for name in workers if name not in view.workers or view.workers[name].reads >= journal_format}
 
 
 class Phase(Enum):
@@ -265,13 +282,15 @@ def next_steps(
             continue
         if shard_id in held.present:
             steps.drop.append(shard_id)
-        if row.owner is not None or leaving:
+        if (row.owner is not None and row.incarnation is not None) or leaving:
+            continue
+        if me is not None and me.reads < row.format:
             continue
         waited_s = unowned_s.get(shard_id, 0.0)
         if idle:  # better served by a worker that should get no more than by nobody
-            may_claim = not receivers and waited_s >= LAST_RESORT_S
+            may_claim = waited_s >= LAST_RESORT_S and not _readers(receivers, view, row.format)
         else:
-            may_claim = _may_claim(shard_id, worker, ranked, waited_s)
+            may_claim = _may_claim(shard_id, worker, _readers(ranked, view, row.format), waited_s)
         if row.target == worker or may_claim:
             steps.claim.append(shard_id)
     return steps
@@ -284,10 +303,15 @@ def _wanted(view: View, worker: str, incarnation: str, live: Set[str], *, leavin
     """
     mine = [row for row in view.shards.values() if row.incarnation == incarnation]
     if not leaving:
-        return {row.id: row.target for row in mine if row.target not in (None, worker) and row.target in live}
+        return {row.id: row.target for row in mine if row.target != worker and _may_get(row, view, live)}
     others = live - {worker}
-    planned: dict[ShardId, str | None] = {row.id: row.target for row in mine if row.target in others}
+    planned: dict[ShardId, str | None] = {row.id: row.target for row in mine if _may_get(row, view, others)}
     return heirs(view, {(worker, incarnation)}, others) | planned
+
+
+def _may_get(row: ShardRow, view: View, live: Set[str]) -> bool:
+    """Whether the target of a shard lives, and reads the shard's format."""
+    return row.target is not None and row.target in live and bool(_readers({row.target}, view, row.format))
 
 
 def _go_on(

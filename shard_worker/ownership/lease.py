@@ -52,6 +52,10 @@ class Lease:
         """Whether nobody can have fenced this incarnation yet."""
         return boottime() < self._until
 
+    def expire(self) -> None:
+        """End the lease at once: what it was given for is no longer known to hold."""
+        self._until = 0.0
+
     async def keep(self, incarnation: str, locked: asyncio.Event) -> None:
         """Lock and beat until the incarnation is fenced, which raises `Fenced`.  A lost session is replaced."""
         try:

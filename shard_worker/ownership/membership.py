@@ -11,19 +11,20 @@ that one beats: two that took it from each other in turn would serve nobody.
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 import asyncpg
 from ulid import ULID
 
 from shard_worker.database.connection import LINK_FAULTS
+from shard_worker.database.reconnecting import Backoff
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import books, store
 from shard_worker.ownership.desk import Desk
 from shard_worker.ownership.lease import Fenced, Lease, OpenConnection
 from shard_worker.ownership.moves import Moves
-from shard_worker.ownership.owners import EMPTY, OwnerRecord, View
+from shard_worker.ownership.owners import EMPTY, Capabilities, OwnerRecord, View
 from shard_worker.ownership.sight import Sight
 from shard_worker.ownership.steward import STATEMENT_S, ShardHost, Steward
 
@@ -31,7 +32,7 @@ __all__ = ["Ownership", "ShardHost"]
 
 log = logging.getLogger(__name__)
 
-_RETRY_S: Final = 0.1
+_AWAIT_NAME_S: Final = 0.5
 _RETIRE_S: Final = 1.0
 _LEASE_OVER_S: Final = 0.2
 """How much longer than its lease a predecessor's shards are left to it: clocks run at slightly different speeds."""
@@ -40,12 +41,31 @@ _SILENT_S: Final = 3.0
 _SAY_AGAIN_S: Final = 10.0
 
 
+Reached = tuple[str, int]
+"""Where another worker's management port is."""
+Greet = Callable[[list[Reached]], Awaitable[None]]
+"""Exchange with other workers which history of the database is the newest; returns within about a second."""
+
+
+class FailedOver(Exception):
+    """This incarnation ended because the database failed over."""
+
+
 class Ownership:
     """The membership of one worker.  `start` it when its ports are bound; `leave` before they are closed."""
 
     def __init__(
-        self, connect: OpenConnection, worker: str, address: store.Address, *, beat_s: float, lease_s: float
+        self,
+        connect: OpenConnection,
+        worker: str,
+        address: store.Address,
+        *,
+        beat_s: float,
+        lease_s: float,
+        greet: "Greet | None" = None,
+        capabilities: Capabilities = Capabilities(),  # noqa: B008 - a value, never changed
     ) -> None:
+        self._capabilities = capabilities
         self.worker = worker
         self.incarnation = ""
         self.fencings = 0
@@ -54,13 +74,42 @@ class Ownership:
         self.registered = asyncio.Event()
         self.lease = Lease(connect, worker, beat_s=beat_s, lease_s=lease_s)
         self._connect = connect
+        self._greet = greet
         self._desk = Desk(connect, STATEMENT_S)
         self._address = address
         self._host: ShardHost | None = None
         self._past: set[str] = set()
+        self._failed_over = asyncio.Event()
+        self._seen_epochs: dict[ShardId, int] = {}
+        """The highest epoch of each shard on histories that a fail-over has ended."""
         self._sight = Sight()
         self._steward: Steward | None = None
         self._task: asyncio.Task[None] | None = None
+
+    def failed_over(self) -> "list[Reached]":
+        """The database failed over: drop at once all that is ordered by epochs, beats or plan versions, and register
+        again under a new incarnation.  Every session of before is terminated already.
+
+        Returns the other workers, as they were known until now.
+        """
+        known = self._others(self.view)
+        self.lease.expire()
+        seen = self._sight.forget()
+        if self._steward is not None:
+            seen |= {shard: max(epoch, seen.get(shard, 0)) for shard, epoch in self._steward.used().items()}
+        for shard_id, epoch in seen.items():
+            self._seen_epochs[shard_id] = max(epoch, self._seen_epochs.get(shard_id, 0))
+        if self._host is not None:
+            self._host.drop_all()
+        self._failed_over.set()
+        return known
+
+    def _others(self, view: View) -> "list[Reached]":
+        return [
+            (row.host, row.management_port)
+            for row in view.workers.values()
+            if row.id != self.worker and not row.fenced and row.incarnation
+        ]
 
     # --- what others ask
 
@@ -203,12 +252,16 @@ class Ownership:
             await self._register()
             try:
                 await self._live(host)
+            except FailedOver:
+                log.warning(
+                    "the incarnation ended with a fail-over", extra={"worker": self.worker, "was": self.incarnation}
+                )
             except Fenced:
                 self.fencings += 1
                 log.warning("fenced", extra={"worker": self.worker, "was": self.incarnation})
 
     async def _live(self, host: ShardHost) -> None:
-        """One incarnation, until it is fenced, which raises `Fenced`."""
+        """One incarnation, until it is fenced, which raises `Fenced`, or until a fail-over, which raises `FailedOver`."""
         locked = asyncio.Event()
         steward = self._steward = Steward(
             self._connect,
@@ -221,34 +274,46 @@ class Ownership:
         )
         beating = asyncio.create_task(self.lease.keep(self.incarnation, locked), name="lease")
         stewarding = asyncio.create_task(steward.run(locked), name="steward")
+        failing_over = asyncio.create_task(self._failed_over.wait(), name="await-fail-over")
         try:
-            await asyncio.wait((beating, stewarding), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((beating, stewarding, failing_over), return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._steward = None
             host.drop_all()
             beating.cancel()
             stewarding.cancel()
+            failing_over.cancel()
             ended = await asyncio.gather(beating, stewarding, return_exceptions=True)
         errors = [error for error in ended if isinstance(error, Exception)]
+        if self._failed_over.is_set() and all(isinstance(error, Fenced) for error in errors):
+            raise FailedOver(self.incarnation)
         raise next((error for error in errors if not isinstance(error, Fenced)), Fenced(self.incarnation))
 
     async def _register(self) -> None:
         """Become a new incarnation, however long Postgres takes."""
-        fresh = str(ULID())
+        backoff = Backoff()
         while True:
+            # A new one at each attempt: one that was registered on a lost history must not come back.
+            fresh = str(ULID())
             connection = await self._connect("register")
+            self._failed_over.clear()  # a fail-over from here on terminates this session
             try:
-                if self._past:
+                if self.registered.is_set():
                     await self._await_name(connection)
                 self.incarnation = fresh
+                if self._greet is not None:
+                    async with asyncio.timeout(STATEMENT_S):
+                        others = self._others(await store.look(connection, EMPTY))
+                    # One of them may know that this server was superseded: then the session ends, and nothing is done.
+                    await self._greet(others)
+                self._past.add(fresh)
                 freed = await self._succeed(connection, fresh)
             except LINK_FAULTS as error:
                 log.warning("not registered, trying again", extra={"worker": self.worker, "cause": repr(error)})
-                await asyncio.sleep(_RETRY_S)
+                await asyncio.sleep(backoff.next_s())
                 continue
             finally:
                 connection.terminate()
-            self._past.add(fresh)
             self.registered.set()
             log.info("registered", extra={"worker": self.worker, "incarnation": fresh, "freed_shards": freed})
             return
@@ -256,10 +321,17 @@ class Ownership:
     async def _succeed(self, connection: asyncpg.Connection, incarnation: str) -> int:
         """Take the name, and what earlier incarnations hold once none of them can serve a read from memory."""
         async with asyncio.timeout(STATEMENT_S):
-            before = await store.register(connection, self.worker, incarnation, self._address, {"schema": 1})
+            before = await store.register(
+                connection, self.worker, incarnation, self._address, self._capabilities._asdict()
+            )
+            # Of every worker, wherever it was: on the history before nobody could tell it that its shards are free.
+            wait_s = await store.old_leases_s(connection, self.lease.lease_s + _LEASE_OVER_S)
         if before is not None and before not in self._past:
-            await asyncio.sleep(self.lease.lease_s + _LEASE_OVER_S)
+            wait_s = self.lease.lease_s + _LEASE_OVER_S
+        await asyncio.sleep(wait_s)
         async with asyncio.timeout(STATEMENT_S):
+            if self._seen_epochs:
+                await store.raise_past(connection, self._seen_epochs)
             return await store.free_predecessors(connection, self.worker, incarnation)
 
     async def _await_name(self, connection: asyncpg.Connection) -> None:
@@ -286,7 +358,7 @@ class Ownership:
                     extra={"worker": self.worker, "incarnation": row.incarnation},
                 )
                 said_at = now
-            await self._sight.rest(_RETRY_S * 5)
+            await self._sight.rest(_AWAIT_NAME_S)
 
     def _owns_something(self) -> bool:
         present = self._host.present() if self._host is not None else set()

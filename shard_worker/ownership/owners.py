@@ -1,9 +1,25 @@
 """What a worker knows of ownership: values, read from the database, that others look at and nobody changes."""
 
 from datetime import datetime
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from shard_worker.domain.ids import ShardId
+
+NO_CAPABLE_WORKER: Final = "NoCapableWorker"
+"""Why a shard is not served: no live worker reads the format that its journal is written in."""
+
+
+class Capabilities(NamedTuple):
+    """What an incarnation can do, as its row in ``worker`` says."""
+
+    schema: int = 1
+    """The newest schema version that it works with."""
+    reads: int = 1
+    """The newest journal format that it reads; it reads every one before too."""
+    writes: int = 1
+    """The journal format that it writes.  A shard that this incarnation owns has at least this format."""
+    state: int = 1
+    """The version of the thread states that it writes as snapshots."""
 
 
 class OwnerRecord(NamedTuple):
@@ -34,6 +50,8 @@ class WorkerRow(NamedTuple):
     """It must own nothing, and gets no more."""
     locked: bool = True
     """Whether the session-level lock of its present incarnation is held."""
+    reads: int = 1
+    """The newest journal format that it reads."""
 
 
 class ShardRow(NamedTuple):
@@ -47,6 +65,8 @@ class ShardRow(NamedTuple):
     reason: str
     since: datetime | None = None
     """When it last changed its owner."""
+    format: int = 1
+    """The newest journal format that its events may be written in; it never falls."""
 
 
 class Load(NamedTuple):

@@ -6,6 +6,8 @@ is no candidate or has more than its share.  Going from n to n + 1 workers moves
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from heapq import heapify, heapreplace
+from operator import itemgetter
 from typing import NamedTuple
 
 from shard_worker.domain.ids import ShardId
@@ -17,16 +19,26 @@ class Candidate(NamedTuple):
     name: str
     leaving: bool = False
     cordoned: bool = False
+    reads: int = 1
+    """The newest journal format that it reads: it is no candidate for a shard of a newer one."""
 
 
-def share(owners: Mapping[ShardId, str | None], workers: Iterable[Candidate]) -> dict[ShardId, str | None]:
+def share(
+    owners: Mapping[ShardId, str | None], workers: Iterable[Candidate], formats: Mapping[ShardId, int] | None = None
+) -> dict[ShardId, str | None]:
     """The target of every shard in ``owners`` (its present owner, or None); None only without any receiver.
+
+    ``formats`` has the journal format of each shard, 1 where it says nothing.  While some worker cannot read every
+    shard, what has a place keeps it, and only the others are shared.
 
     Costs O(S log S + W log W).  Raises `ValueError` when two workers have one name.
     """
     workers = list(workers)
     if len({worker.name for worker in workers}) != len(workers):
         raise ValueError("two workers have one name")
+    newest = max(formats.values(), default=1) if formats else 1
+    if formats and any(worker.reads < newest for worker in workers):
+        return _share_by_format(owners, workers, formats)
     staying = {worker.name for worker in workers if not worker.leaving}
     open_to_more = sorted(worker.name for worker in workers if not worker.leaving and not worker.cordoned)
     held: dict[str, list[ShardId]] = {name: [] for name in staying}
@@ -52,6 +64,39 @@ def share(owners: Mapping[ShardId, str | None], workers: Iterable[Candidate]) ->
     for name in open_to_more:
         for _ in range(quotas[name] - len(held[name])):
             targets[next(waiting)] = name
+    return targets
+
+
+def _share_by_format(
+    owners: Mapping[ShardId, str | None], workers: Iterable[Candidate], formats: Mapping[ShardId, int]
+) -> dict[ShardId, str | None]:
+    """Every shard stays where it is read; the others, those of the newest format first, go to the least filled reader."""
+    reads = {worker.name: worker.reads for worker in workers if not worker.leaving}
+    counts = {worker.name: 0 for worker in workers if not worker.leaving and not worker.cordoned}
+    targets: dict[ShardId, str | None] = {}
+    unassigned: list[tuple[int, ShardId]] = []
+    for shard_id in sorted(owners):
+        owner, journal_format = owners[shard_id], formats.get(shard_id, 1)
+        if owner is not None and reads.get(owner, 0) >= journal_format:
+            targets[shard_id] = owner
+            if owner in counts:
+                counts[owner] += 1
+        else:
+            unassigned.append((-journal_format, shard_id))
+    heaps: dict[int, list[tuple[int, str]]] = {}  # by the newest format that these workers read
+    for name, count in counts.items():
+        heaps.setdefault(reads[name], []).append((count, name))
+    for heap in heaps.values():
+        heapify(heap)
+    for negative, shard_id in sorted(unassigned):
+        readers = [heap for each, heap in heaps.items() if each >= -negative]
+        least = min(readers, key=itemgetter(0), default=None)
+        if least is None:
+            targets[shard_id] = None
+            continue
+        count, name = least[0]
+        heapreplace(least, (count + 1, name))
+        targets[shard_id] = name
     return targets
 
 

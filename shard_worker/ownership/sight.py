@@ -23,6 +23,7 @@ class Sight:
         self._turn: asyncio.Future[None] | None = None
         self._change: asyncio.Future[None] | None = None
         self._told: dict[ShardId, tuple[str, int]] = {}
+        self._era = self._reading_era = 0
 
     # --- for those who look
 
@@ -84,12 +85,13 @@ class Sight:
     def begin(self) -> "asyncio.Future[None] | None":
         """A reading begins; hand what this returns to `end`."""
         self.wanted = False
+        self._reading_era = self._era
         asked, self._asked = self._asked, None
         return asked
 
     def end(self, asked: "asyncio.Future[None] | None", view: View | None) -> None:
         """The reading is over; without a view it failed, and what was known stays."""
-        if view is not None:
+        if view is not None and self._reading_era == self._era:
             self.view = view
             self._told = {
                 shard_id: told
@@ -103,6 +105,20 @@ class Sight:
         """What followed from the reading is done."""
         turn, self._turn = self._turn, None
         _tell(turn)
+
+    def forget(self) -> dict[ShardId, int]:
+        """After a fail-over: nothing that was read or told counts any more, also not a reading that is under way.
+
+        Returns the highest epoch that was known of each shard.
+        """
+        epochs = {shard_id: row.epoch for shard_id, row in self.view.shards.items()}
+        for shard_id, (_, epoch) in self._told.items():
+            epochs[shard_id] = max(epoch, epochs.get(shard_id, 0))
+        self._era += 1
+        self.view = EMPTY
+        self._told = {}
+        self._changed()
+        return epochs
 
     def stopped(self) -> None:
         """Nobody reads any more, for now or for good: nobody may go on waiting."""

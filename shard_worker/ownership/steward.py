@@ -22,10 +22,20 @@ import asyncpg
 from shard_worker.database.connection import LINK_FAULTS
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import books, store
-from shard_worker.ownership.decisions import Handoff, Held, Observer, Phase, Steps, Suspect, heirs, next_steps
+from shard_worker.ownership.decisions import (
+    Handoff,
+    Held,
+    Observer,
+    Phase,
+    Steps,
+    Suspect,
+    heirs,
+    next_steps,
+    without_capable_worker,
+)
 from shard_worker.ownership.lease import Fenced, OpenConnection
 from shard_worker.ownership.moves import Moves
-from shard_worker.ownership.owners import EMPTY, Load, OwnerRecord
+from shard_worker.ownership.owners import EMPTY, NO_CAPABLE_WORKER, Load, OwnerRecord
 from shard_worker.ownership.sight import Sight
 
 log = logging.getLogger(__name__)
@@ -111,6 +121,8 @@ class Steward:
         self._observer = Observer()
         self._known = EMPTY
         """The last view of this session; the next look reads what has changed since."""
+        self._unreadable: list[ShardId] = []
+        """The shards without an owner that no live worker can read, as last logged."""
         self._loads_kept: dict[ShardId, Load] = {}
         self._handoffs: dict[ShardId, Handoff] = {}
         self._failed_at: dict[ShardId, float] = {}
@@ -135,6 +147,10 @@ class Steward:
         elif epoch > self._used.get(shard_id, 0):
             self._told[shard_id] = epoch, head
             self._sight.nudge()
+
+    def used(self) -> Mapping[ShardId, int]:
+        """The last epoch of each shard at which this incarnation may have sent something to the journal."""
+        return self._used
 
     def raised(self, shard_id: ShardId, epoch: int) -> None:
         """An unknown outcome raised the epoch of a shard that is served here; it will be used from now on."""
@@ -199,12 +215,33 @@ class Steward:
         live = self._observer.live(view, now)
         for suspect in self._observer.suspects(view, self._worker, now):
             await self._fence(connection, suspect, live | {self._worker})
+        self._log_unreadable(without_capable_worker(view, live | {self._worker}))
         acted = await self._act(connection, self._decide(live, now))
         self._sight.turned()
         if acted or self._handoffs:
             return _LOOK_WHILE_MOVING_S
         quiet = self._observer.quiet_s(view, self._worker, now) > _SILENCE_S
         return _LOOK_AT_SILENCE_S if quiet else _LOOK_S
+
+    def _log_unreadable(self, shards: list[ShardId]) -> None:
+        """Log a change of the shards that no live worker can read."""
+        if shards == self._unreadable:
+            return
+        self._unreadable = shards
+        if shards:
+            log.error(
+                "shards not served: no live worker reads the format of their journal; start workers of the release"
+                " that wrote it",
+                extra={
+                    "worker": self._worker,
+                    "reason": NO_CAPABLE_WORKER,
+                    "count": len(shards),
+                    "shard": shards[0],
+                    "format": self._known.shards[shards[0]].format,
+                },
+            )
+        else:
+            log.info("every shard without an owner is read by a live worker again", extra={"worker": self._worker})
 
     def _decide(self, live: frozenset[str], now: float) -> Steps:
         return next_steps(

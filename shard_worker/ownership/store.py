@@ -77,7 +77,7 @@ _LAST_BEAT_SQL: Final = f"""
 {_BEATS_SQL}
 SELECT {_BEAT_OF_WORKER} FROM worker LEFT JOIN beat ON beat.session = {_SESSION_OF_WORKER} WHERE id = $1
 """  # noqa: S608  # constants of this module
-_REPLACED_SQL: Final = "SELECT id FROM worker WHERE id = $1 AND incarnation <> $2 FOR UPDATE"
+_NAMED_WORKER_SQL: Final = "SELECT incarnation, fenced FROM worker WHERE id = $1 FOR UPDATE"
 # FOR UPDATE waits for a claim that holds the row FOR KEY SHARE, so that what it won is freed too.
 _MINE_SQL: Final = "SELECT id FROM worker WHERE id = $1 AND incarnation = $2 AND NOT fenced FOR UPDATE"
 _END_SQL: Final = "UPDATE worker SET fenced = true WHERE id = $1"
@@ -100,15 +100,21 @@ SELECT CASE WHEN pg_try_advisory_lock_shared({_BEAT_CLASS}, $3::int)
   FROM me
 """  # noqa: S608  # constants of this module
 _LEAVING_SQL: Final = "UPDATE worker SET leaving = true WHERE id = $1 AND incarnation = $2"
+# A shard's format is raised by the statement that makes a worker its owner, to the format that this worker writes.  So it
+# is raised before the worker can append, and fenced with the epoch; the look reads it, because the epoch is another one.
 # FOR KEY SHARE lets the worker's own beats pass while a claim waits for a shard row; a fence waits for the claim.
 _CLAIM_SQL: Final = """
 WITH me AS (
-    SELECT id, incarnation FROM worker
+    SELECT id, incarnation, coalesce((capabilities -> 'reads')::int, 1) AS reads,
+           coalesce((capabilities -> 'writes')::int, 1) AS writes
+      FROM worker
      WHERE id = $1 AND incarnation = $2 AND NOT fenced AND NOT leaving FOR KEY SHARE
 ), free AS (
-    SELECT s.id FROM shard s, me WHERE s.id = ANY($3::int[]) AND s.owner IS NULL ORDER BY s.id FOR UPDATE OF s
+    SELECT s.id, me.writes FROM shard s, me
+     WHERE s.id = ANY($3::int[]) AND s.owner IS NULL AND s.format <= me.reads ORDER BY s.id FOR UPDATE OF s
 ), won AS (
-    UPDATE shard SET epoch = epoch + 1, owner = $1, incarnation = $2, changed_at = now()
+    UPDATE shard SET epoch = epoch + 1, owner = $1, incarnation = $2, changed_at = now(),
+                     format = greatest(format, free.writes)
       FROM free WHERE shard.id = free.id RETURNING shard.id, shard.epoch
 )
 INSERT INTO shard_epoch (shard_id, epoch, worker, incarnation, kind)
@@ -120,17 +126,20 @@ WITH wanted AS (
     SELECT * FROM unnest($1::int[], $2::bigint[], $3::text[], $4::text[], $5::text[])
         AS w (id, epoch, worker, incarnation, reason)
 ), receiver AS MATERIALIZED (
-    SELECT r.id, r.incarnation FROM worker r
+    SELECT r.id, r.incarnation, coalesce((r.capabilities -> 'reads')::int, 1) AS reads,
+           coalesce((r.capabilities -> 'writes')::int, 1) AS writes
+      FROM worker r
      WHERE r.id = ANY($3::text[]) AND r.incarnation = ANY($4::text[]) AND NOT r.fenced AND NOT r.leaving
      ORDER BY r.id FOR KEY SHARE OF r
 ), mine AS (
-    SELECT s.id, wanted.worker, wanted.incarnation, wanted.reason
+    SELECT s.id, wanted.worker, wanted.incarnation, wanted.reason, r.writes
       FROM shard s
       JOIN wanted USING (id, epoch)
-      JOIN receiver r ON r.id = wanted.worker AND r.incarnation = wanted.incarnation
+      JOIN receiver r ON r.id = wanted.worker AND r.incarnation = wanted.incarnation AND s.format <= r.reads
      WHERE s.incarnation = $6 ORDER BY s.id FOR UPDATE OF s
 ), given AS (
-    UPDATE shard SET epoch = epoch + 1, owner = mine.worker, incarnation = mine.incarnation, changed_at = now()
+    UPDATE shard SET epoch = epoch + 1, owner = mine.worker, incarnation = mine.incarnation, changed_at = now(),
+                     format = greatest(format, mine.writes)
       FROM mine WHERE shard.id = mine.id RETURNING shard.id, shard.epoch, mine.worker, mine.incarnation, mine.reason
 )
 INSERT INTO shard_epoch (shard_id, epoch, worker, incarnation, kind, source, reason)
@@ -163,6 +172,23 @@ WITH mine AS (
 INSERT INTO shard_epoch (shard_id, epoch, worker, incarnation, kind, source)
 SELECT id, epoch, owner, incarnation, 'adopt', owner FROM raised RETURNING shard_id, epoch
 """
+_LOCK_BELOW_SQL: Final = """
+SELECT s.id FROM shard s JOIN unnest($1::int[], $2::bigint[]) AS seen (id, epoch) USING (id)
+ WHERE s.epoch <= seen.epoch ORDER BY s.id FOR UPDATE OF s
+"""
+_RAISE_PAST_SQL: Final = """
+WITH raised AS (
+    UPDATE shard s SET epoch = seen.epoch + 1, owner = NULL, incarnation = NULL, changed_at = now()
+      FROM unnest($1::int[], $2::bigint[]) AS seen (id, epoch)
+     WHERE s.id = seen.id AND s.epoch <= seen.epoch RETURNING s.id, s.epoch
+)
+INSERT INTO shard_epoch (shard_id, epoch, kind, reason)
+SELECT id, epoch, 'release', 'an epoch that was seen before a fail-over is not used again' FROM raised
+RETURNING shard_id
+"""
+_GENERATION_AGE_SQL: Final = """
+SELECT $1::float8 - extract(epoch FROM clock_timestamp() - generation_at)::float8 FROM meta
+"""
 _HEADS_SQL: Final = """
 SELECT s.id, (SELECT coalesce(max(j.shard_seq), 0) FROM journal j WHERE j.shard_id = s.id) AS head
   FROM unnest($1::int[]) AS s (id)
@@ -179,9 +205,10 @@ _LOOK_SQL: Final = f"""
 {_BEATS_SQL}
 SELECT p.version, p.hash,
        (SELECT array_agg(ROW(id, incarnation, host, public_port, management_port, {_BEAT_OF_WORKER},
-                             fenced, leaving, cordoned, draining, beat.number IS NOT NULL))
+                             fenced, leaving, cordoned, draining, beat.number IS NOT NULL,
+                              coalesce((capabilities -> 'reads')::int, 1)))
           FROM worker LEFT JOIN beat ON beat.session = {_SESSION_OF_WORKER}),
-       (SELECT array_agg(ROW(s.id, s.epoch, s.owner, s.incarnation, t.target, t.reason, s.changed_at))
+       (SELECT array_agg(ROW(s.id, s.epoch, s.owner, s.incarnation, t.target, t.reason, s.changed_at, s.format))
           FROM shard s LEFT JOIN shard_target t ON t.shard_id = s.id
          WHERE s.epoch IS DISTINCT FROM ($1::bigint[])[s.id + 1] OR t.plan_version > $2)
   FROM plan p
@@ -285,14 +312,16 @@ async def fence(
     heirs: Mapping[ShardId, str | None],
     reason: str,
 ) -> list[ShardId] | None:
-    """End an incarnation last seen at ``beat`` (None: one that was replaced) and free its shards for their ``heirs``.
+    """End an incarnation last seen at ``beat`` (None: one that no longer lives by its row) and free its shards for their ``heirs``.
 
     Returns the shards, or None when it moved on, or another was first.  The plan gets a new version, for plans made
     before know nothing of this.
     """
     async with _transaction(connection):
         if beat is None:
-            if await connection.fetchval(_REPLACED_SQL, worker, incarnation) is None:
+            row = await connection.fetchrow(_NAMED_WORKER_SQL, worker)
+            # Whatever the reason it no longer lives: no row, another incarnation's, or one that was fenced and kept shards.
+            if row is not None and incarnation and row["incarnation"] == incarnation and not row["fenced"]:
                 return None
         elif (
             await connection.fetchval(_MINE_SQL, worker, incarnation) is None
@@ -366,7 +395,7 @@ async def mark_leaving(connection: asyncpg.Connection, worker: str, incarnation:
 async def claim(
     connection: asyncpg.Connection, worker: str, incarnation: str, shard_ids: Sequence[ShardId]
 ) -> dict[ShardId, int]:
-    """Take those of the shards that are nobody's; the epoch of each one won."""
+    """Take those of the shards that have no owner and whose format this incarnation reads; the epoch of each one won."""
     async with _transaction(connection):
         won = await connection.fetch(_CLAIM_SQL, worker, incarnation, sorted(shard_ids))
         if won:
@@ -406,7 +435,8 @@ async def give(
 ) -> dict[ShardId, int]:
     """Give shards to other incarnations, in one step; the new epoch of each one given.
 
-    One whose receiver was fenced, replaced or leaves, or that is no longer ours at that epoch, stays as it is.
+    One whose receiver was fenced, replaced, leaves or does not read its format, or that is no longer ours at that epoch,
+    stays as it is.
     """
     async with _statement(connection):
         given = await connection.fetch(
@@ -441,6 +471,25 @@ async def bump(connection: asyncpg.Connection, incarnation: str, held: Mapping[S
     """Raise the epoch of own shards, each from the one it is held at, committed; the new epoch of each one raised."""
     raised = await connection.fetch(_RAISE_SQL, *_columns(held), incarnation)
     return {ShardId(row["shard_id"]): row["epoch"] for row in raised}
+
+
+async def raise_past(connection: asyncpg.Connection, epochs: Mapping[ShardId, int]) -> int:
+    """Free every shard whose epoch is not above the one given, and raise it above; how many those were.
+
+    After a fail-over: an epoch that this worker has seen, on a history that was lost, must not be used again.
+    """
+    async with _transaction(connection):
+        await connection.fetch(_LOCK_BELOW_SQL, *_columns(epochs))
+        raised = await connection.fetch(_RAISE_PAST_SQL, *_columns(epochs))
+        if raised:
+            await connection.execute(_NOTIFY_SQL)
+    return len(raised)
+
+
+async def old_leases_s(connection: asyncpg.Connection, most_s: float) -> float:
+    """For how long a lease of before the last fail-over may still hold, if ``most_s`` is how long one can."""
+    left: float | None = await connection.fetchval(_GENERATION_AGE_SQL, most_s)
+    return 0.0 if left is None else min(most_s, max(0.0, left))
 
 
 def _columns(held: Mapping[ShardId, int]) -> tuple[list[ShardId], list[int]]:

@@ -1,5 +1,6 @@
 """Connections that may be trusted, and those that may not."""
 
+import asyncio
 from pathlib import Path
 
 import asyncpg
@@ -17,6 +18,7 @@ from shard_worker.database.connection import (
     check,
 )
 from tests.tcp_proxy import TcpProxy
+from tests.waiting import until
 
 
 def database(dsn: str | Path) -> Database:
@@ -48,7 +50,7 @@ async def test_a_file_with_the_dsn_is_read_again_each_time(dsn: str, tmp_path: P
     with pytest.raises(DatabaseAuthFailed):
         await rotating.connect_once("test")
     file.write_text(dsn + "\n")
-    await (await rotating.connect_once("test")).close()
+    await (await rotating.connect("test")).close()
 
 
 async def test_nobody_at_the_address_is_told_from_a_refused_login(dsn: str) -> None:
@@ -101,13 +103,31 @@ async def test_a_fail_over_is_noticed_once_and_another_system_refused(dsn: str) 
     connection = await seen.connect("test")
     identity = await check(connection)
     await connection.close()
-    seen._identity = ServerIdentity(identity.system, identity.timeline - 1)
+    seen._newest = ServerIdentity(identity.system, identity.timeline - 1)
     for _ in range(2):
         await (await seen.connect("test")).close()
     assert told == [1]
-    seen._identity = ServerIdentity(identity.system + 1, identity.timeline)
+    seen._newest = ServerIdentity(identity.system + 1, identity.timeline)
     with pytest.raises(DatabaseUnsuitable, match="another database system"):
-        await seen.connect("test")
+        await seen.connect_once("test")
+
+
+async def test_an_address_that_leads_elsewhere_by_mistake_heals_when_it_is_taken_back(
+    dsn: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A running worker waits, and names what is wrong; it does not end."""
+    file = tmp_path / "dsn"
+    file.write_text(dsn)
+    seen = database(file)
+    await (await seen.connect("lease")).close()
+    ours = seen._newest
+    assert ours is not None
+    seen._newest = ours._replace(system=ours.system + 1)
+    connecting = asyncio.create_task(seen.connect("steward"))
+    await until(lambda: "waiting for Postgres" in caplog.text)
+    assert "another database system" in str([record.__dict__ for record in caplog.records])
+    seen._newest = ours
+    (await connecting).terminate()
 
 
 async def test_a_read_that_hangs_is_given_up_and_its_connection_closed(dsn: str) -> None:

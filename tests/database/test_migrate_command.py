@@ -113,14 +113,27 @@ async def test_a_login_that_may_not_make_tables(postgres: EmbeddedPostgres, told
     await admin.close()
 
 
+async def test_a_host_that_does_not_resolve_is_unreachable(told: Path) -> None:
+    """The name may come to be."""
+    assert reason(await migrate("postgresql://u:p@nowhere.invalid/d", told), told) is DatabaseFault.UNREACHABLE
+
+
 @pytest.mark.parametrize(
-    "dsn",
-    ["postgresql://u:p@nowhere.invalid/d", "postgresql://u:p@h:port/d", "postgresql://u:p@[::1/d", "host=h dbname=d"],
-    ids=["unknown name", "no port", "half an address", "no URL"],
+    ("dsn", "says"),
+    [
+        ("postgresql://u:p@h:port/d", "port"),
+        ("postgresql://u:p@[::1/d", "no URL"),
+        ("host=h dbname=d", "postgresql://"),
+        ("postgresql://u:se#cret@h/d", "%23"),
+        ("postgresql://u:se/cret@h/d", "%2F"),
+    ],
+    ids=["no port", "half an address", "no URL", "unescaped #", "unescaped /"],
 )
-async def test_a_dsn_that_leads_nowhere(dsn: str, told: Path) -> None:
-    """There is nobody to ask."""
-    assert reason(await migrate(dsn, told), told) is DatabaseFault.UNREACHABLE
+async def test_a_dsn_that_waiting_does_not_mend_is_unsuitable(dsn: str, says: str, told: Path) -> None:
+    """A permanent fault is not reported as a passing one."""
+    assert reason(await migrate(dsn, told), told) is DatabaseFault.UNSUITABLE
+    assert says in told.read_text()
+    assert "cret" not in told.read_text()
 
 
 async def test_nobody_listening(told: Path) -> None:
@@ -136,7 +149,7 @@ async def test_nobody_listening(told: Path) -> None:
 
 async def test_a_link_that_falls_silent_is_given_up(dsn: str, told: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While it connects, and after that: in both cases it ends by itself."""
-    monkeypatch.setattr("shard_worker.database.connection._CONNECT_S", 0.5)
+    monkeypatch.setattr("shard_worker.database.session.CONNECT_S", 0.5)
     monkeypatch.setattr("shard_worker.database.migration._CHECK_S", 0.5)
     target = int(dsn.rpartition(":")[2].partition("/")[0])
     async with TcpProxy("127.0.0.1", target) as proxy:

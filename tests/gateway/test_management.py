@@ -182,6 +182,15 @@ async def test_targets_are_taken_from_the_newest_plan_alone(management: Api, vie
         ),
         pytest.param(PLAN.replace(b'"w-0"', b'""'), "targets[0].target: must be", id="no name"),
         pytest.param(PLAN.replace(b"up", b"\\u0000"), "targets[0].reason: must be", id="no text"),
+        pytest.param(PLAN.replace(b"up", b"\\ud800"), "targets[0].reason: must be", id="surrogate in the reason"),
+        pytest.param(PLAN.replace(b"w-0", b"\\udfff"), "targets[0].target: must be", id="surrogate in the target"),
+        pytest.param(PLAN.replace(b'"h"', b'"\\ud800"'), "hash: must be", id="surrogate in the hash"),
+        pytest.param(PLAN.replace(b'"hash"', b'"\\ud800"'), "not Unicode text", id="surrogate in a name"),
+        pytest.param(
+            PLAN.replace(b'"reason"', b'"\\udc00"'), "not Unicode text", id="surrogate in a name within a target"
+        ),
+        pytest.param(PLAN.replace(b": 4", b": 9223372036854775808"), "9223372036854775807", id="version of 65 bits"),
+        pytest.param(PLAN.replace(b": 4", b": -1"), ">= 0", id="version below 0"),
         pytest.param(PLAN.replace(b'"h"', b'"\\ud800"'), "hash: must be", id="no hash"),
     ],
 )

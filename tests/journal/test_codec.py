@@ -15,8 +15,11 @@ from shard_worker.domain.events import Event, MessagesAdded, PostedMessage, Thre
 from shard_worker.domain.ids import AccountId, MessageId
 from shard_worker.domain.thread import LiveMessage, Thread
 from shard_worker.journal.codec import (
+    DEFAULT_WRITE_FORMAT,
+    DOWNCASTERS,
     EVENT_NAMES,
     EVENT_VERSIONS,
+    FORMATS,
     STATE_VERSION,
     UPCASTERS,
     UndecodableEvent,
@@ -25,6 +28,8 @@ from shard_worker.journal.codec import (
     decode_with,
     encode,
     encode_state,
+    encoder,
+    newest_format,
 )
 from tests.journal.histories import folded, whole_life
 
@@ -100,6 +105,48 @@ def test_numbers_and_names_are_for_ever() -> None:
 def test_every_older_version_has_an_upcaster() -> None:
     """And no other has."""
     assert set(UPCASTERS) == {(number, v) for number, last in EVENT_VERSIONS.items() for v in range(1, last)}
+
+
+def test_every_format_has_a_version_of_every_type_and_none_is_left_out() -> None:
+    """Numbered from 1; each goes on from the one before; the newest has the newest versions."""
+    assert sorted(FORMATS) == list(range(1, newest_format() + 1))
+    assert FORMATS[newest_format()] == EVENT_VERSIONS
+    for number in range(2, newest_format() + 1):
+        before, after = FORMATS[number - 1], FORMATS[number]
+        assert before.keys() <= after.keys()
+        assert all(after[each] - version in (0, 1) for each, version in before.items())
+
+
+def test_what_may_have_to_be_written_has_a_downcaster() -> None:
+    """From the newest version down to that of the format that is written by default."""
+    written = FORMATS[DEFAULT_WRITE_FORMAT]
+    assert DEFAULT_WRITE_FORMAT in (newest_format(), newest_format() - 1)
+    assert set(DOWNCASTERS) == {
+        (number, version)
+        for number, last in EVENT_VERSIONS.items()
+        for version in range(written.get(number, last) + 1, last + 1)
+    }
+
+
+def test_an_unknown_format_is_refused() -> None:
+    """With those that there are."""
+    with pytest.raises(ValueError, match=f"journal format 99 is unknown; this release writes 1 to {newest_format()}"):
+        encoder(99)
+
+
+def test_an_older_format_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An invented format that has a version 2 of one type; the others stay as they are."""
+    added = MessagesAdded(sender_id=ANN, messages=(PostedMessage(MessageId(ANN), "a"),), at=1, create_at=1)
+    number, _, payload = encode(added)
+    monkeypatch.setitem(EVENT_VERSIONS, number, 2)
+    monkeypatch.setitem(FORMATS, newest_format() + 1, dict(EVENT_VERSIONS))
+    monkeypatch.setitem(DOWNCASTERS, (number, 2), lambda value: {"posts": value["messages"]})
+    assert encoder(newest_format())(added) == (number, 2, payload)
+    written = encoder(newest_format() - 1)(added)
+    assert written[:2] == (number, 1)
+    assert list(json.loads(written[2])) == ["posts"]
+    destroyed = ThreadDestroyed(destroyer_id=ANN, at=1, create_at=1)
+    assert encoder(newest_format() - 1)(destroyed) == encode(destroyed)
 
 
 @pytest.mark.parametrize("event", whole_life(), ids=lambda event: type(event).__name__)

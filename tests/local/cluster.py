@@ -42,7 +42,11 @@ class LocalCluster:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         wanted = f", rebalance: {rebalance}" if rebalance else ""
         self.file.write_text(_YAML.format(shards=shards or self._shards, replicas=replicas, more=wanted))
-        more = ["--database-url", self._database_url] if self._database_url is not None else []
+        more = []
+        if self._database_url is not None:
+            given = self.file.with_suffix(".dsn")
+            given.write_text(self._database_url)
+            more = ["--database-url-file", str(given)]
         code, said = await self.command("up", "-f", str(self.file), "--port", str(self._port), "--detach", *more)
         assert code == 0, said
         self._port = int((await self.status())["url"].rsplit(":", 1)[1])

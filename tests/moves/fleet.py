@@ -24,6 +24,10 @@ class WorkerProcess:
 
     def __init__(self, name: str, folder: Path, environment: Mapping[str, str], shared_fd: int) -> None:
         self.name = name
+        self.program = "shard_worker.main"
+        """The module that its next process runs."""
+        self.settings: dict[str, str] = {}
+        """What its next process has in its environment beside what all have."""
         self.log = folder / f"{name}.log"
         self._ready = folder / f"{name}.json"
         self._environment = environment
@@ -36,10 +40,11 @@ class WorkerProcess:
         with self.log.open("ab") as out:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                *("-m", "shard_worker.main", "run"),
+                *("-m", self.program, "run"),
                 env={
                     **os.environ,
                     **self._environment,
+                    **self.settings,
                     "SHARD_WORKER_NAME": self.name,
                     "SHARD_WORKER_READY_FILE": str(self._ready),
                     "SHARD_WORKER_PUBLIC_FD": str(self._shared_fd),
@@ -49,7 +54,7 @@ class WorkerProcess:
                 stdout=out,
                 stderr=out,
             )
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             while not self._ready.exists():
                 assert self._process.returncode is None, f"{self.name} ended: {self.log.read_text()[-2000:]}"
                 await asyncio.sleep(0.01)
@@ -123,6 +128,11 @@ class Fleet:
             "SHARD_WORKER_MANAGEMENT_PORT": "0",
         }
 
+    def add(self, name: str) -> WorkerProcess:
+        """A worker that is still to be started; the one that there is, where there is one."""
+        made = WorkerProcess(name, self._folder, self._environment, self._shared.fileno())
+        return self.workers.setdefault(name, made)
+
     async def start(self, *names: str, dsn: str | None = None) -> None:
         """Start workers, all at once; on ``dsn`` where it is given (a proxy's)."""
         for name in names:
@@ -181,7 +191,7 @@ class Fleet:
     async def plan(self, targets: Mapping[int, str]) -> None:
         """Have shards go where ``targets`` says; tried again while other plans come first."""
         wanted = [{"shard": shard, "target": worker, "reason": "test"} for shard, worker in targets.items()]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 version = (await self.ownership())["planVersion"]
                 try:
@@ -197,7 +207,7 @@ class Fleet:
         """Share all shards among these workers, round and round, and wait until each serves its own."""
         await self.move({shard: names[shard % len(names)] for shard in range(self.shards)})
 
-    async def move(self, targets: Mapping[int, str], *, within_s: float = 30.0) -> float:
+    async def move(self, targets: Mapping[int, str], *, within_s: float = 90.0) -> float:
         """Have shards go where ``targets`` says, and return once they are served there; in how many seconds."""
         began = time.monotonic()
         await self.plan(targets)

@@ -33,6 +33,7 @@ some_workers = st.lists(
         leaving=st.sampled_from([False, False, False, True]),
         cordoned=st.sampled_from([False, False, False, True]),
         draining=st.sampled_from([False, False, False, True]),
+        reads=st.just(1),
     ),
     max_size=6,
     unique_by=lambda worker: worker.name,

@@ -69,6 +69,50 @@ def test_a_wrong_file_is_refused_with_the_place(text: str, message: str) -> None
         parse_resources(text, "file").database_url()
 
 
+SECRET_TEXT = "hunter2"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(f'url: "{SECRET_TEXT}', id="open quote"),
+        pytest.param(f"url: *{SECRET_TEXT}", id="alias"),
+        pytest.param(f"url: &{SECRET_TEXT} 1\n  b: &{SECRET_TEXT} 2", id="anchor twice"),
+        pytest.param(f"url: !{SECRET_TEXT} x", id="tag"),
+        pytest.param(f"url: a: {SECRET_TEXT}", id="two colons"),
+        pytest.param(f"url: @{SECRET_TEXT}", id="reserved character"),
+        pytest.param(f"url: {SECRET_TEXT}\tx\n\tb: 1", id="tab"),
+        pytest.param(f'url: "\\q{SECRET_TEXT}"', id="escape"),
+        pytest.param(f"url: [{SECRET_TEXT}", id="open list"),
+        pytest.param(f"url: {SECRET_TEXT}\x01", id="control character"),
+        pytest.param("url: 2026-99-99", id="no date"),
+        pytest.param("url: " + "[" * 5000, id="nested"),
+        pytest.param(f"? [{SECRET_TEXT}]\n  : 1", id="list as key"),
+    ],
+)
+def test_a_yaml_error_shows_nothing_of_a_secret(line: str) -> None:
+    """It says what is wrong and where, and nothing that stands there."""
+    with pytest.raises(ResourceRefused, match=r"^file: not YAML: ") as caught:
+        parse_resources(with_secret(f"metadata: {{name: db}}\nstringData:\n  {line}"), "file")
+    assert SECRET_TEXT not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("field", ["data", "stringData"])
+def test_the_values_of_a_secret_have_keys(field: str) -> None:
+    """A list is refused."""
+    with pytest.raises(ResourceRefused, match=f"{field}: keys with values are wanted"):
+        parse_resources(with_secret(f"metadata: {{name: db}}\n{field}: [a]"), "file")
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    """With the byte."""
+    path = tmp_path / "chat.yaml"
+    path.write_bytes(b"abc\xff")
+    with pytest.raises(ResourceRefused, match=r"chat\.yaml: not UTF-8 text, from byte 3 on"):
+        read_resources(path)
+
+
 def test_a_file_is_read_and_named(tmp_path: Path) -> None:
     """Also when it is not there."""
     path = tmp_path / "chat.yaml"

@@ -144,6 +144,21 @@ def test_shards_without_owner_are_named(simulation: Simulation) -> None:
     assert status["shards"]["assigned"] == 9
 
 
+def test_shards_that_no_worker_reads_have_no_capable_worker(simulation: Simulation) -> None:
+    """Neither ready nor available, and the message says what to do."""
+    observed = simulation.look().ownership
+    assert observed is not None
+    free = observed._replace(owners={**observed.owners, ShardId(3): None})
+    seen = simulation.look()._replace(ownership=free)
+    assert simulation.last.next is not None
+    steps = simulation.last._replace(settled=False, next=simulation.last.next._replace(unreadable=(ShardId(3),)))
+    status = status_of(seen, parse_spec(seen.resource), steps, None)
+    assert conditions(status)["Available"] == ("False", "NoCapableWorker")
+    assert conditions(status)["Ready"] == ("False", "NoCapableWorker")
+    message = next(each["message"] for each in status["conditions"] if each["type"] == "Ready")
+    assert message.startswith("No worker that may get them reads the journal format of shards 3: set spec.image")
+
+
 def test_shards_that_their_owner_does_not_serve_yet_are_told_apart(simulation: Simulation) -> None:
     """Owned by the database's word, and recovering."""
     observed = simulation.look().ownership

@@ -57,7 +57,7 @@ def shard(
     owner: str | None, target: str | None = None, *, id: ShardId = S0, incarnation: str | None = None
 ) -> ShardRow:
     """A shard's row, at epoch 5."""
-    return ShardRow(id, 5, owner, incarnation or (owner and f"{owner}1"), target, "")
+    return ShardRow(id, 5, owner, (owner and f"{owner}1") if incarnation is None else incarnation, target, "")
 
 
 def look(*rows: ShardRow | WorkerRow) -> View:
@@ -424,8 +424,8 @@ def test_when_most_look_dead_the_observer_waits_one_more_ttl() -> None:
     assert watched((0.0, pair)).suspects(pair, "a", TTL_S) == [Suspect("b", "b1", 0)]
 
 
-def test_who_was_fenced_or_never_lived_is_no_suspect() -> None:
-    """There is nothing to end."""
+def test_a_worker_that_was_fenced_or_never_lived_and_owns_nothing_is_no_suspect() -> None:
+    """There is nothing to end, and nothing to free."""
     seen = look(worker("a"), worker("b", fenced=True), worker("c", incarnation=""))
     assert watched((0.0, seen)).suspects(seen, "a", 60.0) == []
 
@@ -441,7 +441,20 @@ def test_an_incarnation_that_was_replaced_is_suspect_while_it_owns_a_shard(other
     assert observer.suspects(seen, "a", LOCK_GONE_S) == []
 
 
-def test_nobody_fences_its_own_older_incarnation() -> None:
-    """It frees what that one had by itself."""
-    seen = look(shard("a", incarnation="a0"), worker("a"))
-    assert watched((0.0, seen)).suspects(seen, "a", 60.0) == []
+@pytest.mark.parametrize(
+    ("row", "others"),
+    [
+        (shard("a", incarnation="a0"), []),
+        (shard("c"), [worker("c", fenced=True)]),
+        (shard("c", incarnation=""), [worker("c", incarnation="")]),
+    ],
+    ids=["its own older one", "fenced", "none"],
+)
+def test_an_owner_that_does_not_live_by_its_row_is_suspect(row: ShardRow, others: list[WorkerRow]) -> None:
+    """Also in states that no statement of ours leaves: else nobody would ever serve the shard."""
+    seen = look(row, worker("a", 1), *others)
+    observer = watched((0.0, seen))
+    assert observer.suspects(seen, "a", LOCK_GONE_S - 0.01) == []
+    assert row.owner is not None
+    assert row.incarnation is not None
+    assert observer.suspects(seen, "a", LOCK_GONE_S) == [Suspect(row.owner, row.incarnation, None)]

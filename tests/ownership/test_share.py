@@ -15,7 +15,7 @@ Owners = dict[ShardId, str | None]
 
 names = [f"w{number}" for number in range(8)]
 candidates = st.lists(
-    st.builds(Candidate, st.sampled_from(names), leaving=st.booleans(), cordoned=st.booleans()),
+    st.builds(Candidate, st.sampled_from(names), leaving=st.booleans(), cordoned=st.booleans(), reads=st.just(1)),
     max_size=8,
     unique_by=lambda worker: worker.name,
 )

@@ -58,6 +58,8 @@ def pod_template(wanted: Wanted, component: Component, spec: Object) -> Object:
 def worker_template(wanted: Wanted) -> Object:
     """The template of the workers' pods."""
     drain = wanted.spec.drain
+    write_format = wanted.spec.worker.write_format
+    chosen: dict[str, str | int] = {} if write_format is None else {"WRITE_FORMAT": write_format}
     container = {
         **_container(wanted, "worker", ["shard-worker", "run"]),
         "env": [
@@ -76,6 +78,7 @@ def worker_template(wanted: Wanted) -> Object:
                     "MAX_RESIDENT_THREADS": wanted.spec.worker.passivation.max_resident_threads,
                     "SNAPSHOT_EVERY_EVENTS": wanted.spec.worker.snapshot_every_events,
                     "LOG_FORMAT": "json",
+                    **chosen,
                 }
             ),
             *(_user_env(variable) for variable in wanted.spec.worker.env),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from threadcluster_operator.local.client import ControlClient
 from threadcluster_operator.local.datadir import DataDir, choose
@@ -41,9 +42,27 @@ def local() -> None:
 @click.option("-f", "--file", type=click.Path(path_type=Path), help="A ThreadCluster, and the Secrets it refers to.")
 @_data_dir_option
 @click.option("--port", type=click.IntRange(0, 65535), help="The public port [default: the resource's, else 8080].")
-@click.option("--database-url", help="Use this Postgres instead of an embedded one.")
+@click.option(
+    "--database-url-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A file with the DSN of a Postgres to use instead of an embedded one; THREADCLUSTER_DATABASE_URL may have it too.",
+)
+@click.option(
+    "--database-url",
+    envvar="THREADCLUSTER_DATABASE_URL",
+    help="The DSN itself. Other users of this machine see arguments, so one with a password is refused here.",
+)
 @click.option("--detach", is_flag=True, help="Return when the cluster serves, and leave it running.")
-def up(file: Path | None, data_dir: Path | None, port: int | None, database_url: str | None, detach: bool) -> None:
+@click.pass_context
+def up(
+    context: click.Context,
+    file: Path | None,
+    data_dir: Path | None,
+    port: int | None,
+    database_url: str | None,
+    database_url_file: Path | None,
+    detach: bool,
+) -> None:
     """Run a cluster, or hand a running one its new resource and wait until that holds.
 
     In the foreground Ctrl-C stops everything in order; a second one does not wait.  The data stays, and the next `up` on
@@ -54,7 +73,20 @@ def up(file: Path | None, data_dir: Path | None, port: int | None, database_url:
     """
     from threadcluster_operator.local.up import bring_up
 
+    given = context.get_parameter_source("database_url")
+    if database_url_file is not None:
+        database_url = database_url_file.read_text(encoding="utf-8", errors="replace").strip()
+    elif given is ParameterSource.COMMANDLINE and database_url is not None and _has_password(database_url):
+        raise click.UsageError(
+            "--database-url: its password is visible to every user of this machine; write the DSN to a file and give"
+            " --database-url-file"
+        )
     bring_up(file, data_dir, port, database_url, detach=detach)
+
+
+def _has_password(dsn: str) -> bool:
+    login, at, _ = dsn.partition("://")[2].rpartition("@")
+    return (bool(at) and ":" in login) or "password=" in dsn
 
 
 @local.command()
@@ -115,9 +147,12 @@ def down(data_dir: Path | None) -> None:
 
 
 def _not_running(place: DataDir) -> dict[str, Any]:  # JSON
-    from threadcluster_operator.model import read_resources
+    from threadcluster_operator.model import ResourceRefused, read_resources
 
-    resources = read_resources(place.cluster_yaml) if place.cluster_yaml.exists() else None
+    try:
+        resources = read_resources(place.cluster_yaml)
+    except ResourceRefused:  # there is none, or it is damaged: `up` says so
+        resources = None
     return {
         "name": resources.cluster.name if resources is not None else None,
         "ready": False,

@@ -50,6 +50,11 @@ class ControlClient:
 
     async def _call(self, method: str, path: str, text: str | None = None) -> dict[str, Any]:  # JSON
         control = self._data_dir.control()
+        if control is None and self._data_dir.is_locked():
+            raise NotRunning(
+                f"a supervisor runs on {self._data_dir.path}, but control.json does not say where it listens: try again"
+                " in a moment; if this lasts, end the process that holds the file `lock` there, and bring the cluster up"
+            )
         if control is None:
             raise NotRunning(f"no cluster is running on {self._data_dir.path}")
         try:
@@ -63,7 +68,7 @@ class ControlClient:
                 ) as response,
             ):
                 answer: dict[str, Any] = await response.json(content_type=None)
-        except (aiohttp.ClientError, TimeoutError) as error:
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise NotRunning(f"the supervisor of {self._data_dir.path} does not answer: {error!r}") from error
         if "refused" in answer:
             raise UpFailed(answer["refused"])

@@ -1,5 +1,6 @@
 """The supervisor's own door, on loopback and behind a token: status, a new resource, moves, the end."""
 
+import logging
 import secrets
 from collections.abc import Callable
 from typing import Any
@@ -7,10 +8,13 @@ from typing import Any
 from aiohttp import web
 
 from threadcluster_operator.local.datadir import DataDir
+from threadcluster_operator.local.durable_file import read_text
 from threadcluster_operator.local.errors import MovesRefused, UpFailed
 from threadcluster_operator.local.supervisor import Supervisor
 from threadcluster_operator.model import ResourceRefused, parse_resources
 from threadcluster_operator.pins import with_pin, wrong_pin
+
+log = logging.getLogger(__name__)
 
 
 class ControlServer:
@@ -47,10 +51,16 @@ class ControlServer:
 
     @web.middleware
     async def _check(self, request: web.Request, handler: Any) -> web.StreamResponse:  # aiohttp's handler type
-        given = request.headers.get("Authorization", "")
-        if not secrets.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
+        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        if not secrets.compare_digest(given, f"Bearer {self._token}".encode()):
             raise web.HTTPUnauthorized
-        answer: web.StreamResponse = await handler(request)
+        try:
+            answer: web.StreamResponse = await handler(request)
+        except web.HTTPException:
+            raise
+        except Exception as error:  # the client gets a sentence, and the supervisor goes on
+            log.exception("control request failed", extra={"path": request.path})
+            return web.json_response({"refused": f"the supervisor failed: {error!r}; see its log"}, status=500)
         return answer
 
     async def _status(self, _: web.Request) -> web.Response:
@@ -74,7 +84,10 @@ class ControlServer:
         wrong = wrong_pin(shard, worker, shards=shards, workers=self._supervisor.known_workers())
         if wrong is not None:
             return _refused(wrong)
-        return self._take(with_pin(self._data_dir.cluster_yaml.read_text(), shard, worker))
+        kept = read_text(self._data_dir.cluster_yaml)
+        if kept is None or not kept.strip():
+            return _refused(f"{self._data_dir.cluster_yaml} is damaged: hand the resource over again, with `up -f`")
+        return self._take(with_pin(kept, shard, worker))
 
     async def _plan(self, _: web.Request) -> web.Response:
         try:

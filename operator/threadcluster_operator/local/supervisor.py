@@ -14,9 +14,15 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import aiohttp
+import asyncpg
 
-from threadcluster_operator.local.datadir import DataDir
+from shard_worker.contract import DatabaseFault
+from shard_worker.domain.ids import ShardId
+from shard_worker.ownership.owners import NO_CAPABLE_WORKER
+from threadcluster_operator.local.datadir import DataDir, read_object
+from threadcluster_operator.local.durable_file import read_text
 from threadcluster_operator.local.errors import UpFailed
+from threadcluster_operator.local.log_rotation import rotate
 from threadcluster_operator.local.moves import Moves
 from threadcluster_operator.local.postgres import EmbeddedPostgres, PostgresFailed
 from threadcluster_operator.local.recycling import Recycling
@@ -32,6 +38,8 @@ _TURN_S: Final = 0.2
 _TURN_WHILE_MOVING_S: Final = 0.02
 """A few shards are ordered to move at a time, and most take less than this."""
 _RESTART_S: Final = 0.3
+_ROTATE_S: Final = 1.0
+"""Time between two looks at the logs' sizes: a log grows beyond its bound by what its process writes meanwhile."""
 _LOCALHOST_NAMES: Final = '["localhost", "127.0.0.1", "::1"]'
 """The hosts under which clients may call local workers: a foreign name that resolves to loopback is a rebinding."""
 
@@ -52,6 +60,7 @@ class Supervisor:
         self._postgres: EmbeddedPostgres | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._control: asyncio.Task[None] | None = None
+        self._rotator: asyncio.Task[None] | None = None
         self._socket: socket.socket | None = None
         self._session: aiohttp.ClientSession | None = None
         self._workers: dict[str, WorkerProcess] = {}
@@ -59,6 +68,7 @@ class Supervisor:
         self.moves = Moves(resources.cluster.name)
         self._recycling = Recycling(self.moves, say)
         self._stops: set[asyncio.Task[None]] = set()
+        self._unreadable: tuple[ShardId, ...] = ()
         self.converged = asyncio.Event()
         self.generation = 1
         """Counts what was asked for: a turn that began before the last of it says nothing of whether it holds."""
@@ -75,11 +85,13 @@ class Supervisor:
         if self._database_url is None:
             await self._start_postgres()
         else:
-            self.data_dir.write_private(self.data_dir.dsn_file, self._database_url)
+            for path in (self.data_dir.dsn_file, self.data_dir.migration_dsn_file):
+                self.data_dir.write_private(path, self._database_url)
         await self._migrate()
         self._session = aiohttp.ClientSession()
         self._watch = Watch(self._session, self.data_dir.secret_file.read_text().strip())
         self._control = asyncio.create_task(self._run(), name="control")
+        self._rotator = asyncio.create_task(self._rotate_logs(), name="rotate-logs")
         self._say(f"starting {self.resources.cluster.spec.replicas} workers")
 
     async def await_converged(self) -> None:
@@ -114,9 +126,10 @@ class Supervisor:
 
     async def down(self) -> None:
         """Stop the workers in order, then Postgres; the data stays."""
-        if self._control is not None:
-            self._control.cancel()
-            await asyncio.gather(self._control, return_exceptions=True)
+        for task in (self._control, self._rotator):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         if self._workers:
             self._say(f"stopping {len(self._workers)} workers")
         await asyncio.gather(*[worker.stop() for worker in self._workers.values()], *self._stops)
@@ -159,8 +172,12 @@ class Supervisor:
             await self._postgres.start()
         except PostgresFailed as error:
             raise UpFailed(str(error)) from error
-        self.data_dir.write_private(self.data_dir.dsn_file, self._postgres.dsn)
+        self._write_dsns(self._postgres)
         self._keeper = asyncio.create_task(self._keep_postgres(self._postgres), name="keep-postgres")
+
+    def _write_dsns(self, postgres: EmbeddedPostgres) -> None:
+        self.data_dir.write_private(self.data_dir.dsn_file, postgres.worker_dsn)
+        self.data_dir.write_private(self.data_dir.migration_dsn_file, postgres.dsn)
 
     async def _keep_postgres(self, postgres: EmbeddedPostgres) -> None:
         while True:
@@ -170,20 +187,23 @@ class Supervisor:
             while not started:
                 try:
                     await postgres.start()
+                    self._write_dsns(postgres)
                     started = True
-                except PostgresFailed as error:
-                    log.error("Postgres does not start", extra={"cause": str(error)})
+                except (PostgresFailed, asyncpg.PostgresError, OSError, TimeoutError) as error:
+                    log.error("Postgres does not start", extra={"cause": str(error) or repr(error)})
                     await asyncio.sleep(_RESTART_S * 10)
-            self.data_dir.write_private(self.data_dir.dsn_file, postgres.dsn)
 
     async def _migrate(self) -> None:
         spec = self.resources.cluster.spec
         began = time.monotonic()
         while True:
+            why_file = self.data_dir.run / "migration.json"
+            why_file.unlink(missing_ok=True)
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                *("-m", "shard_worker.main", "migrate", "--dsn-file", str(self.data_dir.dsn_file)),
+                *("-m", "shard_worker.main", "migrate", "--dsn-file", str(self.data_dir.migration_dsn_file)),
                 *("--cluster", self.resources.cluster.name, "--shards", str(spec.shards)),
+                *("--termination-file", str(why_file)),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
             )
@@ -193,14 +213,35 @@ class Supervisor:
                 for line in said.splitlines():
                     self._say(line)
                 return
-            reason = said.removeprefix("Error: ")
-            if not reason.startswith("no Postgres at"):
-                raise UpFailed(reason)
-            self._say(f"waiting for Postgres ({time.monotonic() - began:.0f} s): {reason}")
+            why = read_object(why_file) or {}
+            if why.get("reason") != DatabaseFault.UNREACHABLE:  # nothing else passes by itself
+                raise UpFailed(str(why.get("message") or said.removeprefix("Error: ")))
+            self._say(f"waiting for Postgres ({time.monotonic() - began:.0f} s): {why.get('message')}")
             await asyncio.sleep(2.0)
+
+    async def _rotate_logs(self) -> None:
+        """Keep every log within its bound while its process runs."""
+        while True:
+            paths = [*self.data_dir.logs.glob("*.log")]
+            if self._postgres is not None:
+                paths.append(self._postgres.log_path)
+            for path in paths:
+                try:
+                    await asyncio.to_thread(rotate, path)
+                except OSError as error:
+                    log.error("log not rotated", extra={"log": str(path), "cause": repr(error)})
+            await asyncio.sleep(_ROTATE_S)
+
+    def fault(self) -> BaseException | None:
+        """Why a part that must never end has ended, or None."""
+        tasks = [task for task in (self._control, self._keeper, self._rotator) if task is not None]
+        ended = [task.exception() for task in tasks if task.done() and not task.cancelled()]
+        ended += [worker.fault() for worker in self._workers.values()]
+        return next((error for error in ended if error is not None), None)
 
     def _environment(self, cluster: ThreadCluster) -> dict[str, str]:
         passivation = cluster.spec.worker.passivation
+        write_format = cluster.spec.worker.write_format
         return {
             "SHARD_WORKER_CLUSTER": cluster.name,
             "SHARD_WORKER_DSN_FILE": str(self.data_dir.dsn_file),
@@ -214,7 +255,7 @@ class Supervisor:
             "SHARD_WORKER_PASSIVATION_IDLE_SECONDS": str(passivation.idle_seconds),
             "SHARD_WORKER_MAX_RESIDENT_THREADS": str(passivation.max_resident_threads),
             "SHARD_WORKER_SNAPSHOT_EVERY_EVENTS": str(cluster.spec.worker.snapshot_every_events),
-        }
+        } | ({} if write_format is None else {"SHARD_WORKER_WRITE_FORMAT": str(write_format)})
 
     # --- the control loop
 
@@ -224,7 +265,8 @@ class Supervisor:
             briefly, moving = moving, False
             try:
                 moving = await self._turn(briefly=briefly)
-            except (aiohttp.ClientError, OSError) as error:
+            except (aiohttp.ClientError, OSError, LookupError, ValueError, TypeError) as error:
+                # An answer that is not of the expected shape, as that of a worker of another release may be, included.
                 log.warning("a turn failed; the next will try again", extra={"cause": repr(error)})
             await asyncio.sleep(_TURN_WHILE_MOVING_S if moving else _TURN_S)
 
@@ -258,6 +300,7 @@ class Supervisor:
                 if observed is not None and worker.name in observed.workers and observed.workers[worker.name].leaving:
                     self._end(worker)
         self.data_dir.remember_workers({worker.name: worker.pid for worker in self._workers.values() if worker.pid})
+        self._say_unreadable(steps.unreadable)
         converged = steps.converged and not briefly
         recycling = self._recycling.turn(
             self._workers, self._environment(self.resources.cluster), observed, spec.rebalance.mode, converged=converged
@@ -268,6 +311,15 @@ class Supervisor:
         else:
             self.converged.clear()
         return steps.plan is not None or steps.balancing or self.moves.busy()
+
+    def _say_unreadable(self, shards: tuple[ShardId, ...]) -> None:
+        """Say it once when no worker reads the journal format of some shards."""
+        if shards and shards != self._unreadable:
+            self._say(
+                f"{NO_CAPABLE_WORKER}: no worker that may get them reads the journal format of {len(shards)} shards, of"
+                f" {shards[0]} for one; start workers of the release that wrote it (docs/upgrades.md)"
+            )
+        self._unreadable = shards
 
     def _running(self) -> frozenset[str]:
         return frozenset(self._workers)
@@ -337,7 +389,7 @@ class Supervisor:
             "supervisor": {"pid": os.getpid()},
             "postgres": {
                 "pid": postgres.pid if postgres is not None else None,
-                "dsn": self.data_dir.dsn_file.read_text().strip(),
+                "dsn": (read_text(self.data_dir.migration_dsn_file) or "").strip(),
                 "dataDir": str(postgres.data_dir) if postgres is not None else None,
             },
             "workers": [self._worker_status(worker) for _, worker in sorted(self._workers.items())],

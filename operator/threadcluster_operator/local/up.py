@@ -35,6 +35,9 @@ metadata: {name: demo}
 spec: {replicas: 2}
 """
 _DEFAULT_PORT = 8080
+_WATCH_S = 0.5
+DATABASE_URL_VARIABLE = "THREADCLUSTER_DATABASE_URL"
+"""Where `up` finds the DSN of a Postgres that is not embedded."""
 
 
 def bring_up(
@@ -46,7 +49,7 @@ def bring_up(
         place = DataDir(choose(data_dir, parse_resources(text, source).cluster.name))
         if file is None and place.cluster_yaml.exists():
             click.echo(f"going on with {place.cluster_yaml} (-f hands over another resource)")
-            text, source = place.cluster_yaml.read_text(), str(place.cluster_yaml)
+            text, source = _kept(place), str(place.cluster_yaml)
         resources = parse_resources(text, source)
         resources.database_url()
         if unused := without_local_effect(resources.cluster.spec, "spec"):
@@ -67,9 +70,20 @@ def _text(file: Path | None) -> str:
     if file is None:
         return _SAMPLE.read_text() if _SAMPLE.exists() else _DEFAULT
     try:
-        return file.read_text()
+        return file.read_text(encoding="utf-8")
     except OSError as error:
         raise ResourceRefused(f"{file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ResourceRefused(f"{file}: not UTF-8 text, from byte {error.start} on") from None
+
+
+def _kept(place: DataDir) -> str:
+    """The resource that was last accepted."""
+    try:
+        read_resources(place.cluster_yaml)
+    except ResourceRefused as error:
+        raise UpFailed(f"{error}\n{place.cluster_yaml} is damaged: hand the resource over again with -f") from error
+    return place.cluster_yaml.read_text(encoding="utf-8")
 
 
 def _port(port: int | None, resources: Resources) -> int:
@@ -84,7 +98,12 @@ def _refuse_other_cluster(place: DataDir, resources: Resources) -> None:
     """A data directory belongs to one cluster of one shard count."""
     if not place.cluster_yaml.exists():
         return
-    before = read_resources(place.cluster_yaml).cluster
+    try:
+        before = read_resources(place.cluster_yaml).cluster
+    except ResourceRefused as error:
+        # The database knows its cluster and shard count as well, and refuses others.
+        click.echo(f"{place.cluster_yaml} is damaged and will be replaced: {error}", err=True)
+        return
     new = resources.cluster
     if before.name != new.name:
         raise UpFailed(f"metadata.name: {place.path} is {before.name!r}'s, not {new.name!r}'s")
@@ -125,7 +144,10 @@ async def _foreground(place: DataDir, resources: Resources, text: str, port: int
         await asyncio.wait((bringing, ending), return_when=asyncio.FIRST_COMPLETED)
         if bringing.done():
             bringing.result()
-            await ending
+            while not ending.done():
+                await asyncio.wait((ending,), timeout=_WATCH_S)
+                if (fault := supervisor.fault()) is not None:
+                    raise UpFailed(f"a part of the supervisor ended: {fault!r}") from fault
         else:
             bringing.cancel()
             await asyncio.gather(bringing, return_exceptions=True)
@@ -171,14 +193,17 @@ def _detach(place: DataDir, text: str, port: int, database_url: str | None) -> N
     from_here = said.stat().st_size if said.exists() else 0
     command = [sys.executable, "-m", "threadcluster_operator.main", "local", "up", "-f", str(handed)]
     command += ["--data-dir", str(place.path), "--port", str(port)]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    if database_url is not None:
+        environment[DATABASE_URL_VARIABLE] = database_url  # not an argument: every user sees those
     with said.open("ab") as out:
         process = subprocess.Popen(
-            [*command, *(["--database-url", database_url] if database_url is not None else [])],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
             start_new_session=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env=environment,
         )
     with said.open() as follow:
         follow.seek(from_here)

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import signal
@@ -14,7 +13,8 @@ from typing import Final
 import aiohttp
 import msgspec
 
-from threadcluster_operator.local.datadir import DataDir
+from threadcluster_operator.local.datadir import DataDir, read_object
+from threadcluster_operator.local.log_rotation import last_line, rotate
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,6 @@ _STEADY_S: Final = 10.0
 _STOP_S: Final = 27.0
 _FROZEN_S: Final = 30.0
 _STARTING_MOST_S: Final = 30.0
-_LOG_MOST_BYTES: Final = 32 << 20
 
 
 class WorkerProcess:
@@ -68,11 +67,10 @@ class WorkerProcess:
 
     def bound(self) -> dict[str, int] | None:
         """The ports of the process that serves, once it has written them."""
-        try:
-            found = json.loads(self._ready_file.read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
-            return None
-        return found if found["pid"] == self.pid else None
+        found = read_object(self._ready_file) or {}
+        ports = {name: found.get(name) for name in ("pid", "publicPort", "managementPort")}
+        complete = {name: value for name, value in ports.items() if isinstance(value, int)}
+        return complete if len(complete) == len(ports) and complete["pid"] == self.pid else None
 
     @property
     def _ready_file(self) -> Path:
@@ -81,6 +79,11 @@ class WorkerProcess:
     def start(self) -> None:
         """Keep one process running until `stop`."""
         self._keeper = asyncio.create_task(self._keep(), name=f"keep-{self.name}")
+
+    def fault(self) -> BaseException | None:
+        """Why no process of it is kept running any more though it was not told to end, or None."""
+        keeper = self._keeper
+        return keeper.exception() if keeper is not None and keeper.done() and not keeper.cancelled() else None
 
     async def stop(self) -> None:
         """Tell it to leave, and wait; killed when it takes too long."""
@@ -142,7 +145,15 @@ class WorkerProcess:
         while not self.stopping():
             began = time.monotonic()
             self.answered_at = began
-            code = await self._run_once()
+            try:
+                code = await self._run_once()
+            except OSError as error:  # no process, descriptor or space to be had: this passes
+                log.error(
+                    "worker not started; starting it again",
+                    extra={"worker": self.name, "cause": repr(error), "after_s": _LAST_PAUSE_S},
+                )
+                await asyncio.sleep(_LAST_PAUSE_S)
+                continue
             if self.stopping():
                 return
             lived_s = time.monotonic() - began
@@ -155,21 +166,13 @@ class WorkerProcess:
                 self.name,
                 signal.Signals(-code).name if code < 0 else f"exit code {code}",
                 pause_s,
-                self._last_words(),
+                last_line(self.log_path),
             )
             await asyncio.sleep(pause_s)
 
-    def _last_words(self) -> str:
-        try:
-            lines = self.log_path.read_text(errors="replace").splitlines()
-        except OSError:
-            return "none"
-        return lines[-1][:500] if lines else "none"
-
     async def _run_once(self) -> int:
         self._ready_file.unlink(missing_ok=True)
-        if self.log_path.exists() and self.log_path.stat().st_size > _LOG_MOST_BYTES:
-            self.log_path.replace(self.log_path.with_suffix(".log.1"))
+        rotate(self.log_path)
         read_end, write_end = os.pipe()  # its end tells the worker that the supervisor is gone, however it went
         with self.log_path.open("ab") as out:
             try:

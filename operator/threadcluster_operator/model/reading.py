@@ -6,6 +6,7 @@ schema has more fields than an older operator knows, and what it does know is st
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,9 +68,11 @@ class Resources:
 def read_resources(path: Path) -> Resources:
     """The cluster in a file, and its Secrets.  Raises `ResourceRefused`."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ResourceRefused(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ResourceRefused(f"{path}: not UTF-8 text, from byte {error.start} on") from None
     return parse_resources(text, str(path))
 
 
@@ -78,7 +81,11 @@ def parse_resources(text: str, source: str) -> Resources:
     try:
         documents = [document for document in yaml.safe_load_all(text) if document is not None]
     except yaml.YAMLError as error:
-        raise ResourceRefused(f"{source}: not YAML: {error}") from error
+        raise ResourceRefused(f"{source}: not YAML: {_yaml_failure(error)}") from None  # the cause shows the text
+    except (ValueError, OverflowError, RecursionError):
+        raise ResourceRefused(
+            f"{source}: not YAML: a date or a number that does not exist, or nested too deep"
+        ) from None
     clusters: list[ThreadCluster] = []
     secrets: dict[str, dict[str, str]] = {}
     for number, document in enumerate(documents, start=1):
@@ -94,6 +101,14 @@ def parse_resources(text: str, source: str) -> Resources:
     if len(clusters) != 1:
         raise ResourceRefused(f"{source}: exactly one {KIND} is wanted, {len(clusters)} found")
     return Resources(clusters[0], secrets)
+
+
+def _yaml_failure(error: yaml.YAMLError) -> str:
+    """What is wrong and where, without any of the text: the line may be a Secret's, and so may a name in the problem."""
+    problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "cannot be read"
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
+    return place + re.sub(r"""(['"]).*\1""", "…", str(problem))
 
 
 def _cluster(document: dict[str, Any], where: str) -> ThreadCluster:  # YAML has no narrower type
@@ -120,6 +135,9 @@ def _secret(document: dict[str, Any], where: str) -> tuple[str, dict[str, str]]:
     if not isinstance(name, str):
         raise ResourceRefused(f"{where}: metadata.name: a Secret needs a name")
     values: dict[str, str] = {}
+    for field in ("data", "stringData"):
+        if not isinstance(document.get(field) or {}, dict):
+            raise ResourceRefused(f"{where}: {field}: keys with values are wanted")
     for key, encoded in (document.get("data") or {}).items():
         try:
             values[key] = base64.b64decode(encoded, validate=True).decode()

@@ -116,6 +116,16 @@ class WorkerSpec(Part):
         KeyedBy("name"),
     ] = Field(default_factory=list)
     passivation: Annotated[PassivationSpec, Field(json_schema_extra=LOCAL)] = PassivationSpec()
+    write_format: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=1_000_000,
+            description="The journal format that events are written in. Unset: the newest that the release before the"
+            " workers' reads, so that they can be rolled back.",
+            json_schema_extra=LOCAL,
+        ),
+    ] = None
     snapshot_every_events: Annotated[
         int,
         Field(

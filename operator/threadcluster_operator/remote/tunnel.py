@@ -73,7 +73,7 @@ class Tunnels:
         except aiohttp.WSServerHandshakeError as error:
             self.failure = self._refused(pod, error.status)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            self.failure = f"no port-forward to pod {pod}: {error or type(error).__name__}"
+            self.failure = f"no port-forward to pod {pod}: {str(error) or repr(error)}"
 
     async def _receive(self, pod: str, socket: aiohttp.ClientWebSocketResponse, writer: asyncio.StreamWriter) -> None:
         begun: set[int] = set()

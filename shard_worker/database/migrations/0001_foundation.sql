@@ -7,7 +7,12 @@ CREATE TABLE meta (
     shards         integer NOT NULL CHECK (shards BETWEEN 1 AND 4096),
     -- The key of thread ids derived from idempotency keys: 244 random bits, made once and never changed.
     id_salt        bytea   NOT NULL DEFAULT uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())
-                           CHECK (octet_length(id_salt) >= 16)
+                           CHECK (octet_length(id_salt) >= 16),
+    -- The history that the database continues, stored by the first worker of a timeline; null before any came.
+    system_identifier bigint,
+    timeline       integer,
+    generation     text,
+    generation_at  timestamptz                   -- of a fail-over; null for the first history
 );
 
 CREATE TABLE worker (
@@ -20,7 +25,10 @@ CREATE TABLE worker (
     fenced         boolean NOT NULL DEFAULT false,
     leaving        boolean NOT NULL DEFAULT false,
     cordoned       boolean NOT NULL DEFAULT false,
-    capabilities   jsonb   NOT NULL DEFAULT '{}'
+    capabilities   jsonb   NOT NULL DEFAULT '{}' CHECK (
+        coalesce(jsonb_typeof(capabilities -> 'reads'), 'number') = 'number'
+        AND coalesce(jsonb_typeof(capabilities -> 'writes'), 'number') = 'number'
+    )
 ) WITH (fillfactor = 50);
 
 -- Only append and ownership statements lock these rows; what the planner writes lives in shard_target.
@@ -30,6 +38,7 @@ CREATE TABLE shard (
     owner          text,
     incarnation    text,
     database       smallint NOT NULL DEFAULT 0,
+    format         integer NOT NULL DEFAULT 1 CHECK (format > 0),  -- the newest that its events may be written in
     changed_at     timestamptz NOT NULL DEFAULT now(),
     CHECK ((owner IS NULL) = (incarnation IS NULL))
 ) WITH (fillfactor = 50);

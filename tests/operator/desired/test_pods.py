@@ -71,6 +71,15 @@ def test_few_connections_leave_one_to_read_with() -> None:
     assert environment(container)["SHARD_WORKER_READ_CONNECTIONS"] == "1"
 
 
+@pytest.mark.parametrize(("worker", "given"), [({}, None), ({"writeFormat": 2}, "2")], ids=["unset", "set"])
+def test_the_journal_format_is_the_workers_own_choice_until_it_is_set(
+    worker: dict[str, Any], given: str | None
+) -> None:
+    """Unset, a release writes what the one before it reads."""
+    [container] = pod_spec(cluster({**LEAST, "worker": worker}))["containers"]
+    assert environment(container).get("SHARD_WORKER_WRITE_FORMAT") == given
+
+
 def test_secrets_are_files_that_follow_their_secret() -> None:
     """Whole folders are mounted, no single files: those would keep a rotated password from the container."""
     spec = pod_spec(cluster(EVERYTHING))

@@ -62,7 +62,7 @@ def fence(
     def matches(db: Database) -> bool:
         row = db.workers[worker]
         if beat is None:
-            return row.incarnation != incarnation
+            return row.incarnation != incarnation or row.fenced
         same_beat = _last_beat(db, row) == beat or "fence without the beat" in db.bugs
         if "an end is no change" in db.bugs:
             same_beat = same_beat or db.beat_of(row) is None

@@ -1,0 +1,143 @@
+"""Which worker may own a shard, by the journal format: shares, claims, targets, handoffs, takeovers."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shard_worker.domain.ids import ShardId
+from shard_worker.ownership.decisions import UNOWNED_S, Held, Steps, heirs, next_steps, without_capable_worker
+from shard_worker.ownership.owners import ShardRow, View, WorkerRow
+from shard_worker.ownership.share import Candidate, share
+
+S0 = ShardId(0)
+names = [f"w{number}" for number in range(6)]
+candidates = st.lists(
+    st.builds(
+        Candidate,
+        st.sampled_from(names),
+        leaving=st.booleans(),
+        cordoned=st.booleans(),
+        reads=st.integers(1, 3),
+    ),
+    max_size=6,
+    unique_by=lambda worker: worker.name,
+)
+owned_shards = st.dictionaries(
+    st.integers(0, 60).map(ShardId),
+    st.tuples(st.one_of(st.none(), st.sampled_from([*names, "gone"])), st.integers(1, 3)),
+    max_size=40,
+)
+
+
+@given(owned_shards, candidates)
+def test_every_target_reads_the_shard(shards: dict[ShardId, tuple[str | None, int]], workers: list[Candidate]) -> None:
+    """A shard has none only where no receiver reads it; one that is read where it is stays in a mixed cluster."""
+    owners = {shard_id: owner for shard_id, (owner, _) in shards.items()}
+    formats = {shard_id: each for shard_id, (_, each) in shards.items()}
+    after = share(owners, workers, formats)
+    by_name = {worker.name: worker for worker in workers}
+    assert set(after) == set(owners)
+    for shard_id, target in after.items():
+        readers = [w for w in workers if not w.leaving and not w.cordoned and w.reads >= formats[shard_id]]
+        if target is None:
+            assert not readers
+            continue
+        chosen = by_name[target]
+        assert not chosen.leaving
+        assert chosen.reads >= formats[shard_id]
+        assert not chosen.cordoned or owners[shard_id] == target
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(1, 4), st.integers(1, 4))
+def test_what_nobody_owns_is_evened_out_among_its_readers(newer: int, older: int, both: int, few: int) -> None:
+    """Newer shards go to newer workers, and the older ones fill the others first."""
+    workers = [Candidate(f"n{number}", reads=2) for number in range(both)]
+    workers += [Candidate(f"o{number}") for number in range(few)]
+    formats = {ShardId(number): 2 if number < newer else 1 for number in range(newer + older)}
+    targets = share(dict.fromkeys(formats), workers, formats)
+    counts = {worker.name: list(targets.values()).count(worker.name) for worker in workers}
+    new, old = ([count for name, count in counts.items() if name[0] == kind] for kind in "no")
+    assert max(new) - min(new) <= 1
+    assert max(old) - min(old) <= 1
+    assert max(old) <= max(new) + 1
+
+
+def worker(name: str, reads: int = 1, *, cordoned: bool = False) -> WorkerRow:
+    """A worker's row."""
+    return WorkerRow(name, f"{name}1", "h", 1, 2, 0, False, False, cordoned, reads=reads)
+
+
+def shard(owner: str | None, target: str | None = None, *, number: int = 0, shard_format: int = 2) -> ShardRow:
+    """A shard's row, at epoch 5."""
+    return ShardRow(ShardId(number), 5, owner, owner and f"{owner}1", target, "", format=shard_format)
+
+
+def look(*rows: WorkerRow | ShardRow) -> View:
+    """A view of these rows."""
+    return View(
+        {row.id: row for row in rows if isinstance(row, WorkerRow)},
+        {row.id: row for row in rows if isinstance(row, ShardRow)},
+        1,
+        "",
+    )
+
+
+def steps_of(name: str, view: View, *, waited_s: float = 0.0, leaving: bool = False) -> Steps:
+    """The steps of a worker that serves what the view says it owns."""
+    mine = frozenset(row.id for row in view.shards.values() if row.owner == name)
+    return next_steps(
+        view,
+        worker=name,
+        incarnation=f"{name}1",
+        held=Held(mine, mine, frozenset()),
+        handoffs={},
+        failed_s={},
+        unowned_s=dict.fromkeys(view.shards, waited_s),
+        live=frozenset(view.workers),
+        leaving=leaving,
+        now=0.0,
+    )
+
+
+def test_a_worker_claims_only_what_it_reads() -> None:
+    """Neither by its target nor after any wait."""
+    view = look(worker("a"), worker("b", reads=2), shard(None, "a"))
+    assert steps_of("a", view, waited_s=60.0).claim == []
+    assert steps_of("b", view, waited_s=UNOWNED_S).claim == [S0]  # the first of those who read it
+
+
+def test_a_cordoned_worker_claims_what_no_open_worker_reads() -> None:
+    """As when there is no open worker at all."""
+    view = look(worker("a"), worker("b", reads=2, cordoned=True), shard(None))
+    assert steps_of("b", view, waited_s=60.0).claim == [S0]
+
+
+def test_no_shard_is_prepared_for_a_worker_that_does_not_read_it() -> None:
+    """Whatever its target says; for one that reads it, it is."""
+    assert steps_of("b", look(worker("a"), worker("b", reads=2), shard("b", "a"))).prepare == []
+    assert steps_of("b", look(worker("a", reads=2), worker("b", reads=2), shard("b", "a"))).prepare == [(S0, "a")]
+
+
+def test_a_leaving_worker_gives_up_what_no_other_reads() -> None:
+    """It is drained and released; what another reads is handed over."""
+    view = look(worker("a"), worker("b", reads=2), shard("b", "a"), shard("b", number=1, shard_format=1))
+    steps = steps_of("b", view, leaving=True)
+    assert steps.drain == [S0]
+    assert steps.prepare == [(1, "a")]
+
+
+def test_a_takeover_targets_only_readers() -> None:
+    """Without one the shard has no target, and is named as without a capable worker once it has no owner."""
+    rows = worker("a"), worker("b", reads=2), worker("c", reads=2)
+    view = look(*rows, shard("c"), shard("c", number=1, shard_format=1))
+    assert heirs(view, {("c", "c1")}, frozenset("ab")) == {S0: "b", ShardId(1): "a"}
+    assert heirs(view, {("c", "c1")}, frozenset("a")) == {S0: None, ShardId(1): "a"}
+
+
+def test_a_shard_without_owner_and_reader_is_named() -> None:
+    """Not one that is owned, and not one that a live worker reads."""
+    view = look(
+        worker("a"), worker("b", reads=2), shard(None), shard("a", number=1), shard(None, number=2, shard_format=1)
+    )
+    assert without_capable_worker(view, frozenset("a")) == [S0]
+    assert without_capable_worker(view, frozenset("ab")) == []
+    assert without_capable_worker(view, frozenset()) == [S0, ShardId(2)]
