@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+import aiohttp
 import asyncpg
 import pytest
 
@@ -17,6 +19,8 @@ from shard_worker.journal.statement import APPEND_SQL, fence_of
 from shard_worker.memory import MemoryBudget
 from shard_worker.ownership import books, store
 from shard_worker.ownership.owners import EMPTY, Load
+from tests.benchmarks.programs import running
+from tests.benchmarks.run import registered_port, worker_environment
 from tests.journal.histories import SHARDS, created, folded, new_thread
 from tests.ownership.members import EVERY, member
 from tests.waiting import until
@@ -221,3 +225,26 @@ async def test_a_login_that_is_there_gets_the_new_password(dsn: str, as_worker: 
     await make_worker_login(admin, LOGIN, PASSWORD)
     await (await asyncpg.connect(as_worker)).close()
     await admin.close()
+
+
+@pytest.mark.parametrize("excess", [0, 3], ids=["role-alone", "owner"])
+async def test_a_worker_says_whether_its_login_may_change_history(
+    dsn: str, as_worker: str, tmp_path: Path, excess: int
+) -> None:
+    """In its metrics always, in its log where it may."""
+    secret = tmp_path / "secret"
+    secret.write_text("0123456789abcdef" * 4)
+    async with running(
+        "worker",
+        ["-m", "shard_worker.main", "run"],
+        environment=worker_environment(dsn if excess else as_worker, secret, cluster="test", shards=SHARDS),
+        log=tmp_path / "worker.log",
+        port_of=lambda _: registered_port(dsn),
+    ):
+        admin = await asyncpg.connect(dsn)
+        port = await admin.fetchval("SELECT management_port FROM worker")
+        await admin.close()
+        async with aiohttp.ClientSession() as client, client.get(f"http://127.0.0.1:{port}/metrics") as answer:
+            assert f"threadcluster_journal_excess_privileges {excess}.0" in await answer.text()
+    said = "may change the journal's history" in (tmp_path / "worker.log").read_text()
+    assert said == (excess > 0)
