@@ -56,9 +56,9 @@ def random_ulid(rng: random.Random) -> str:
     return ulid_text(rng.getrandbits(128).to_bytes(16, "big"))
 
 
-def derived_thread_id(account_id: str, key: str) -> str:
-    """The id that a keyed create without ``threadId`` must give: time part 0, then 80 bits of a hash (API.md)."""
-    return ulid_text(bytes(6) + sha256(f"{account_id}:{key}".encode()).digest()[:10])
+def chosen_thread_id(account_id: str, key: str) -> str:
+    """The id that a client chooses for the thread of a keyed create: time part 1, as 0 is the server's (API.md)."""
+    return ulid_text(bytes(5) + b"\1" + sha256(f"{account_id}:{key}".encode()).digest()[:10])
 
 
 class _Room:
@@ -141,10 +141,11 @@ class _User:
                 return
             self.ordinal += 1
             key = f"{self.mint.getrandbits(64):016x}"
-            thread_id = derived_thread_id(self.account_id, key)
+            thread_id = chosen_thread_id(self.account_id, key)
             owner = self.room.accounts[0]
             body = {
                 "accountId": self.account_id,
+                "threadId": thread_id,
                 "title": f"room of {self.number}",
                 "administratorIds": sorted({owner, self.account_id}),
                 "memberIds": sorted(self.room.accounts),
