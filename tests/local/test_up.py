@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from click.testing import CliRunner
+from threadcluster_operator.main import main
 
 from tests.load.chat import Recorder, drive, verify
 from tests.local.cluster import LocalCluster, local_cluster
@@ -185,17 +187,24 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-async def test_a_wrong_resource_names_field_and_reason_and_starts_nothing(data_dir: Path, case: str) -> None:
+def test_a_wrong_resource_names_field_and_reason_and_starts_nothing(data_dir: Path, case: str) -> None:
     """The message is enough to mend the file; no data directory is made."""
     text, field, reason = WRONG[case]
-    cluster = LocalCluster(data_dir)
-    cluster.file.write_text(text)
-    code, said = await cluster.command("up", "-f", str(cluster.file))
-    assert code == 1
-    assert field in said
-    assert reason in said
-    assert "Traceback" not in said
+    file = data_dir.with_suffix(".yaml")
+    file.write_text(text)
+    done = CliRunner().invoke(main, ["local", "up", "--data-dir", str(data_dir), "-f", str(file)])
+    assert done.exit_code == 1
+    assert isinstance(done.exception, SystemExit)
+    assert field in done.output
+    assert reason in done.output
     assert not data_dir.exists()
+
+
+async def test_a_refused_resource_ends_the_command(data_dir: Path) -> None:
+    """As a process of its own: exit code 1 and a sentence, no traceback."""
+    cluster = LocalCluster(data_dir)
+    cluster.file.write_text(HEAD + "metadata: {name: a}\nspec: {shards: many}")
+    assert "spec.shards" in await cluster.refuses("local", "up", "-f", str(cluster.file))
 
 
 async def test_ctrl_c_stops_everything_in_order(data_dir: Path) -> None:
