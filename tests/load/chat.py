@@ -16,7 +16,6 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Sequence
-from hashlib import sha256
 
 import msgspec
 
@@ -54,11 +53,6 @@ ROOM_MESSAGES = 2_000
 def random_ulid(rng: random.Random) -> str:
     """A ULID of 128 random bits."""
     return ulid_text(rng.getrandbits(128).to_bytes(16, "big"))
-
-
-def derived_thread_id(account_id: str, key: str) -> str:
-    """The id that a keyed create without ``threadId`` must give: time part 0, then 80 bits of a hash (API.md)."""
-    return ulid_text(bytes(6) + sha256(f"{account_id}:{key}".encode()).digest()[:10])
 
 
 class _Room:
@@ -141,10 +135,11 @@ class _User:
                 return
             self.ordinal += 1
             key = f"{self.mint.getrandbits(64):016x}"
-            thread_id = derived_thread_id(self.account_id, key)
+            thread_id = random_ulid(self.mint)  # what a key gives only the cluster can compute
             owner = self.room.accounts[0]
             body = {
                 "accountId": self.account_id,
+                "threadId": thread_id,
                 "title": f"room of {self.number}",
                 "administratorIds": sorted({owner, self.account_id}),
                 "memberIds": sorted(self.room.accounts),

@@ -14,8 +14,6 @@ from typing import Any
 from aiohttp import web
 from msgspec import Struct
 
-from tests.load.chat import derived_thread_id
-
 _Message = dict[str, Any]  # the API's message object
 
 
@@ -63,7 +61,7 @@ class Pretend:
         key = request.headers.get("Idempotency-Key", "")
         if request.path == "/v1/threads/create":
             self.minted += 1
-            thread_id = derived_thread_id(body["accountId"], key or str(self.minted))
+            thread_id = body["threadId"]
             self.threads.setdefault(thread_id, _Thread())
         else:
             thread_id = request.match_info["thread_id"]
