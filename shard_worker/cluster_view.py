@@ -34,6 +34,7 @@ class WorkerView:
     """Implements the gateway's `ClusterView`.
 
     ``leave`` has the worker begin to leave by itself, as SIGTERM does; it may be called again, and must not wait.
+    ``secrets`` gives the fingerprints of the secret's values that this worker holds now.
     """
 
     def __init__(
@@ -44,6 +45,8 @@ class WorkerView:
         appender: Appender,
         leave: Callable[[], None] = _nothing,
         excess: Sequence[str] = (),
+        *,
+        secrets: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self._excess = excess
         self._worker = worker
@@ -51,6 +54,7 @@ class WorkerView:
         self._region = region
         self._appender = appender
         self._leave = leave
+        self._secrets = secrets
         self._started = time.monotonic()
         self._ready = False
         self._recorded = 0
@@ -134,6 +138,7 @@ class WorkerView:
             ],
             "shards": [self._shard(view, row) for row in _by_id(view)],
             "serving": sorted(self._region.serving()),
+            "secrets": list(self._secrets()),
             "excessPrivileges": list(self._excess),
         }
 

@@ -1,16 +1,19 @@
 """Asking a worker to leave, and waiting until it owns nothing: what a pod's preStop hook does, from beside the worker.
 
-It needs the management port and the cluster's secret, nothing else: no database, no Kubernetes.  It is synchronous and
-imports little, for a hook that starts slowly eats of the time that the shards have.
+It needs the management port and the cluster's secret, from which it makes its certificate: no database, no Kubernetes.
+It is synchronous and imports little, for a hook that starts slowly eats of the time that the shards have.
 """
 
 import http.client
 import json
+import socket
+import ssl
 import time
 from collections.abc import Callable
 from typing import Final
 
 from shard_worker.contract import bracketed
+from shard_worker.contract_tls import INTERNAL_NAME, internal_client_context
 
 _ASK_EVERY_S: Final = 0.1
 _ANSWER_S: Final = 2.0
@@ -22,24 +25,28 @@ class NotLeft(Exception):
     """The worker was not brought to leave; the message says why."""
 
 
-def leave(host: str, port: int, secret: str, *, timeout_s: float, say: Say, at_least_s: float = 0.0) -> None:
+def leave(
+    host: str, port: int, secrets: tuple[bytes, ...], *, timeout_s: float, say: Say, at_least_s: float = 0.0
+) -> None:
     """Have the worker at an address leave, and return when it owns nothing, after ``at_least_s``.  Raises `NotLeft`.
 
     The worker answers requests all the while, by forwarding them: for those whose load balancer has not noticed yet.
     """
     began = time.monotonic()
-    if _leave(host, port, secret, timeout_s, say):
+    if _leave(host, port, secrets, timeout_s, say):
         time.sleep(max(0.0, began + at_least_s - time.monotonic()))
 
 
-def _leave(host: str, port: int, secret: str, timeout_s: float, say: Say) -> bool:
+def _leave(host: str, port: int, secrets: tuple[bytes, ...], timeout_s: float, say: Say) -> bool:
     """Whether the worker, which owns nothing now, still runs."""
     where = f"{bracketed(host)}:{port}"
     deadline = time.monotonic() + timeout_s
     owned = None
     while True:
         try:
-            left = _ask(host, port, secret)
+            left = _ask(host, port, secrets)
+        except ssl.SSLError as error:
+            raise NotLeft(f"the worker at {where} and this command do not hold the same secret: {error}") from error
         except (OSError, http.client.HTTPException) as error:
             if owned is None:
                 raise NotLeft(f"no worker answers at {where}: {str(error) or repr(error)}") from error
@@ -57,12 +64,14 @@ def _leave(host: str, port: int, secret: str, timeout_s: float, say: Say) -> boo
         time.sleep(_ASK_EVERY_S)
 
 
-def _ask(host: str, port: int, secret: str) -> int:
+def _ask(host: str, port: int, secrets: tuple[bytes, ...]) -> int:
     """Ask once; how many shards the worker still owns."""
     where = f"{bracketed(host)}:{port}"
     connection = http.client.HTTPConnection(host, port, timeout=_ANSWER_S)
     try:
-        connection.request("POST", "/internal/v1/leave", headers={"Authorization": f"Bearer {secret}"})
+        plain = socket.create_connection((host, port), timeout=_ANSWER_S)
+        connection.sock = internal_client_context(secrets).wrap_socket(plain, server_hostname=INTERNAL_NAME)
+        connection.request("POST", "/internal/v1/leave")
         response = connection.getresponse()
         text = response.read().decode(errors="replace")
     finally:

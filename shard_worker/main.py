@@ -14,6 +14,7 @@ import click
 import msgspec
 
 from shard_worker.contract import MigrationEnd
+from shard_worker.contract_tls import fingerprint, internal_client_leaf, parse_secrets
 from shard_worker.database.connection import DatabaseError
 from shard_worker.database.migration import migrate as run_migrations
 from shard_worker.database.tls import Tls, TlsMode
@@ -152,12 +153,49 @@ def leave(
         raise click.UsageError(f"give --address: {PREFIX}MANAGEMENT_PORT is 0, so the worker chose a port by itself")
     if (secret is None) == (secret_file is None):
         raise click.UsageError(f"set exactly one of {PREFIX}SECRET and {PREFIX}SECRET_FILE (or --secret-file)")
-    known = secret if secret is not None else Path(str(secret_file)).read_text().strip()
+    try:
+        known = parse_secrets(secret.encode() if secret is not None else Path(str(secret_file)).read_bytes())
+    except (OSError, ValueError) as error:
+        raise click.UsageError(f"the secret {error}" if secret_file is None else f"{secret_file}: {error}") from error
     host = "127.0.0.1" if host in ("", "0.0.0.0", "::") else host  # noqa: S104 - it is replaced, not bound
     try:
         ask_to_leave(host, port, known, timeout_s=timeout_s, at_least_s=at_least_s, say=click.echo)
     except NotLeft as error:
         raise click.ClickException(str(error)) from error
+
+
+@main.command()
+@click.option(
+    "--secret-file",
+    envvar=f"{PREFIX}SECRET_FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    required=True,
+    help=f"A file with the cluster's secret [default: {PREFIX}SECRET_FILE].",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="The folder to write ca.pem and client.pem to; it is made if it is not there.",
+)
+def certificate(secret_file: Path, output: Path) -> None:
+    """Make a client certificate for /internal/v1, for curl and its like; and show the secrets' fingerprints.
+
+    client.pem holds a private key: its holder may do all that the internal API does until the secret is rotated.
+    """
+    try:
+        secrets = parse_secrets(secret_file.read_bytes())
+        authorities, leaf = internal_client_leaf(secrets)
+        output.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (output / "ca.pem").write_text(authorities)
+        client = output / "client.pem"
+        client.unlink(missing_ok=True)
+        client.touch(mode=0o600, exist_ok=False)
+        client.write_bytes(leaf.certificate + leaf.key)
+    except (OSError, ValueError) as error:
+        raise click.UsageError(f"{secret_file}: {error}") from error
+    click.echo("\n".join(fingerprint(secret) for secret in secrets))
 
 
 def _host_and_port(address: str) -> tuple[str, int]:

@@ -19,10 +19,10 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shard_worker.contract_tls import SECRET_LEAST, parse_secrets
 from shard_worker.dsn import parse_dsn
 
 PREFIX: Final = "SHARD_WORKER_"
-_SECRET_LEAST: Final = 16
 
 
 class SettingsRefused(Exception):
@@ -93,13 +93,17 @@ class WorkerSettings(BaseSettings):
     secret: Annotated[
         SecretStr | None,
         Field(
-            min_length=_SECRET_LEAST,
-            description="The cluster's secret, by which workers and the operator know each other. Exactly one of this and the file.",
+            min_length=SECRET_LEAST,
+            description="The cluster's secret, from which workers, operator and CLI derive their certificates. Exactly one of this and the file; only the file can be rotated.",
         ),
     ] = None
-    secret_file: Annotated[Path | None, Field(description="A file with the cluster's secret, at least 16 bytes.")] = (
-        None
-    )
+    secret_file: Annotated[
+        Path | None,
+        Field(
+            description="A file with the cluster's secret, at least 16 random bytes. It may hold two, a line each, while"
+            " one replaces the other: the first signs, both verify. It is read again while the worker runs."
+        ),
+    ] = None
     parent_fd: Annotated[
         int | None,
         Field(
@@ -303,7 +307,7 @@ class WorkerSettings(BaseSettings):
     @classmethod
     def _secret_file_holds_enough(cls, path: Path | None) -> Path | None:
         if path is not None:
-            _secret_in(path)
+            _secrets_in(path)
         return path
 
     @field_validator("cors_origins", "allowed_hosts", mode="before")
@@ -346,13 +350,13 @@ class WorkerSettings(BaseSettings):
         """The DSN, or the file that holds it."""
         return self.dsn.get_secret_value() if self.dsn is not None else self.dsn_file or Path()
 
-    def cluster_secret(self) -> bytes:
-        """The cluster's secret.  Raises `SettingsRefused` when its file cannot be read."""
+    def cluster_secrets(self) -> tuple[bytes, ...]:
+        """The values of the cluster's secret; the first signs.  Raises `SettingsRefused` when its file cannot be read."""
         if self.secret is not None:
-            return self.secret.get_secret_value().encode()
+            return (self.secret.get_secret_value().encode(),)
         assert self.secret_file is not None  # one of the two is set
         try:
-            return _secret_in(self.secret_file)
+            return _secrets_in(self.secret_file)
         except ValueError as error:
             raise SettingsRefused(f"{PREFIX}SECRET_FILE: {error}") from error
 
@@ -381,12 +385,12 @@ def _content(path: Path) -> bytes:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _secret_in(path: Path) -> bytes:
-    """The secret in a file.  An empty one would let everybody in, so it is refused like a missing one."""
-    secret = _content(path)
-    if len(secret) < _SECRET_LEAST:
-        raise ValueError(f"{path} must hold at least {_SECRET_LEAST} bytes, not {len(secret)}")
-    return secret
+def _secrets_in(path: Path) -> tuple[bytes, ...]:
+    """The values in a secret's file."""
+    try:
+        return parse_secrets(_content(path))
+    except ValueError as error:
+        raise ValueError(str(error) if str(path) in str(error) else f"{path} {error}") from error
 
 
 def _check_dsn(dsn: str) -> None:

@@ -14,8 +14,9 @@ import socket
 import time
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
+from hashlib import sha256
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 from uuid import UUID
 
 from prometheus_client.registry import Collector
@@ -52,7 +53,12 @@ from shard_worker.ownership.owners import Capabilities
 from shard_worker.ownership.store import Address
 from shard_worker.ownership_metrics import OwnershipMetrics
 from shard_worker.peers.client import PeerClient
-from shard_worker.peers.server import PeerServer, sniffing_factory
+from shard_worker.peers.frames import VERSION, Hello
+from shard_worker.peers.identity import SecretFile, WorkerIdentity
+from shard_worker.peers.listener import ManagementListener
+from shard_worker.peers.metrics import PeerMetrics
+from shard_worker.peers.refusals import Refusals
+from shard_worker.peers.server import PeerServer
 from shard_worker.settings import PREFIX, SettingsRefused, WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -107,12 +113,13 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
     sockets = [public]
     if settings.public_fd is not None:
         sockets.append(stack.enter_context(inherited_socket(settings.public_fd)))
-    secret = settings.cluster_secret()
+    secrets = settings.cluster_secrets()
     incarnation = "starting"
 
     def failover() -> None:
-        ownership.failed_over()
+        known = ownership.failed_over()
         snapshots.forget_all()
+        peers.introduce(known)
 
     database = Database(
         settings.database,
@@ -133,8 +140,19 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         address,
         beat_s=settings.beat_seconds,
         lease_s=settings.lease_seconds,
+        greet=lambda known: peers.greet(known),
         capabilities=Capabilities(reads=codec.newest_format(), writes=write_format, state=codec.STATE_VERSION),
     )
+    identity = WorkerIdentity(secrets, lambda: ownership.incarnation)
+
+    def hello() -> Hello:
+        newest = database.newest
+        history = (0, "") if newest is None else newest.position
+        return Hello(VERSION, ownership.incarnation, *history)
+
+    def heard(hello: Hello) -> None:
+        database.learn(hello.timeline, hello.generation)
+
     known = await _unless(stopping, _known(database, settings))
     if known is None:
         return None
@@ -176,7 +194,7 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         max_pending_per_thread=settings.max_pending_per_thread,
         max_pending_total=settings.max_pending_total,
         max_pending_bytes_per_thread=settings.max_pending_bytes_per_thread,
-        max_pending_bytes=settings.max_pending_bytes,
+        max_pending_bytes=min(settings.max_pending_bytes, memory.limit // 2),
         snapshot_every_events=settings.snapshot_every_events,
         snapshot_every_bytes=settings.snapshot_every_bytes,
         memory=memory,
@@ -192,7 +210,7 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         watchdog_s=settings.append_watchdog_seconds,
         watch=heads.watch,
     )
-    peers = PeerClient(secret)
+    peers = PeerClient(identity, hello, heard=heard)
     stack.push_async_callback(peers.close)
     residents = Residents(
         most=settings.max_resident_threads,
@@ -218,7 +236,7 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
             cors_origins=settings.cors_origins,
             allowed_hosts=settings.allowed_hosts,
             id_salt=id_salt,
-            cursor_key=secret,
+            cursor_key=_cursor_key(id_salt),
             bounds=Bounds(
                 connections=settings.max_connections,
                 body_bytes=settings.max_body_bytes_in_flight,
@@ -233,16 +251,23 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         watchdog,
         DatabaseMetrics(database, heads),
     )
-    peer_server = PeerServer(region.serve, secret)
-    worker = Worker(settings, ownership, region, appender, gateway, peer_server, collectors, excess)
+    refusals = Refusals()
+    peer_server = PeerServer(region.serve, hello, heard=heard, refusals=refusals)
+    links = Links(identity, peers, peer_server, refusals)
+    worker = Worker(settings, ownership, region, appender, gateway, links, collectors, excess)
     watchdog.start()
     stack.callback(watchdog.close)
     snapshots.start()
     stack.push_async_callback(appender.close)
     stack.push_async_callback(region.close)
     stack.push_async_callback(ownership.close)
-    await worker.start(sockets, management, secret)
+    await worker.start(sockets, management)
     return worker
+
+
+def _cursor_key(salt: bytes) -> bytes:
+    """The key of the cursors' digests: by the database's salt, which a rotation of the secret does not change."""
+    return sha256(b"cursors " + salt).digest()
 
 
 async def _unless(stopping: asyncio.Event, work: Coroutine[object, object, T]) -> T | None:
@@ -282,6 +307,15 @@ async def _known(database: Database, settings: WorkerSettings) -> tuple[int, byt
             connection.terminate()
 
 
+class Links(NamedTuple):
+    """This worker's ends of the links to its peers."""
+
+    identity: WorkerIdentity
+    client: PeerClient
+    server: PeerServer
+    refusals: Refusals
+
+
 class Worker:
     """The running parts, and the two things done to all of them: watching and leaving."""
 
@@ -292,7 +326,7 @@ class Worker:
         region: ShardRegion,
         appender: Appender,
         gateway: PublicGateway,
-        peer_server: PeerServer,
+        links: "Links",
         collectors: Sequence[Collector],
         excess: Sequence[str] = (),
     ) -> None:
@@ -303,28 +337,41 @@ class Worker:
         self._region = region
         self._appender = appender
         self._gateway = gateway
-        self._peer_server = peer_server
+        self._links = links
         self._collectors = collectors
-        self._management: asyncio.Server | None = None
+        self._listener: ManagementListener | None = None
+        self._port: ManagementPort | None = None
+        self._rotation: asyncio.Task[None] | None = None
         self._leaving: asyncio.Task[None] | None = None
 
-    async def start(self, sockets: Sequence[socket.socket], management: socket.socket, secret: bytes) -> None:
+    async def start(self, sockets: Sequence[socket.socket], management: socket.socket) -> None:
         """Open the ports and join the cluster."""
         view = WorkerView(
-            self._settings.name, self._ownership, self._region, self._appender, self.begin_leaving, self._excess
+            self._settings.name,
+            self._ownership,
+            self._region,
+            self._appender,
+            self.begin_leaving,
+            self._excess,
+            secrets=lambda: self._links.identity.fingerprints,
         )
-        port = ManagementPort(
-            view,
-            secret=secret,
-            metrics=self._gateway.metrics,
-            options=GatewayOptions(allowed_hosts=self._settings.allowed_hosts),
-        )
+        options = GatewayOptions(allowed_hosts=self._settings.allowed_hosts)
+        port = self._port = ManagementPort(view, self._gateway.metrics, options, self._links.refusals)
         port.registry.register(OwnershipMetrics(self._ownership, self._region, self._appender, self._excess))
         for collector in self._collectors:
             port.registry.register(collector)
-        self._management = await asyncio.get_running_loop().create_server(
-            sniffing_factory(port.protocol, self._peer_server.protocol), sock=management.dup()
+        self._listener = ManagementListener(
+            self._links.identity,
+            plain=port.plain_protocol,
+            internal=port.internal_protocol,
+            peer=self._links.server.protocol,
+            refusals=self._links.refusals,
         )
+        port.registry.register(PeerMetrics(self._listener, self._links.server))
+        self._listener.start(management)
+        if self._settings.secret_file is not None:
+            secret_file = SecretFile(self._settings.cluster_secrets, self._rotated)
+            self._rotation = asyncio.create_task(secret_file.watch(), name="secret-file")
         self._appender.start()
         self._region.start()
         self._ownership.start(self._region)
@@ -348,8 +395,20 @@ class Worker:
                     await stopping.wait()
             except TimeoutError:
                 fault = self._appender.fault() or self._ownership.fault() or self._region.fault()
+                if fault is None and self._rotation is not None and self._rotation.done():
+                    fault = self._rotation.exception()
                 if fault is not None:
                     raise WorkerFailed(f"a part of the worker ended: {fault!r}") from fault
+
+    def _rotated(self, secrets: tuple[bytes, ...]) -> None:
+        """Hold other values of the secret from now on, and end what was made by one that is held no more."""
+        self._links.identity.hold(secrets)
+        held = self._links.identity.fingerprints
+        log.info("secret rotated", extra={"worker": self._settings.name, "secrets": list(held)})
+        self._links.client.retire(held)
+        self._links.server.retire(held)
+        if self._port is not None:
+            self._port.retire(held)
 
     def begin_leaving(self) -> None:
         """Hand the shards over, and ask clients to go elsewhere, while requests are still forwarded.
@@ -373,9 +432,13 @@ class Worker:
         except TimeoutError:
             log.error("shards not given up in time", extra={"worker": self._settings.name})
         await self._gateway.drain(max(_FORWARD_GRACE_S, min(deadline - loop.time(), self._settings.drain_seconds)))
-        await self._peer_server.close(_GOODBYE_S)
-        if self._management is not None:
-            self._management.close()
+        await self._links.server.close(_GOODBYE_S)
+        if self._rotation is not None:
+            self._rotation.cancel()
+        if self._listener is not None:
+            self._listener.stop()
+        if self._port is not None:
+            self._port.close()
         log.info("left", extra={"worker": self._settings.name})
 
 

@@ -23,7 +23,7 @@ def test_the_least_environment_makes_a_worker(monkeypatch: pytest.MonkeyPatch) -
     environment(monkeypatch)
     settings = load_settings()
     assert settings.database == "postgresql://h/d"
-    assert settings.cluster_secret() == b"0123456789abcdef"
+    assert settings.cluster_secrets() == (b"0123456789abcdef",)
     assert "0123456789abcdef" not in repr(settings)
 
 
@@ -72,11 +72,11 @@ def test_secrets_come_from_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         monkeypatch, SECRET=None, SECRET_FILE=str(tmp_path / "secret"), DSN=None, DSN_FILE=str(tmp_path / "dsn")
     )
     settings = load_settings()
-    assert settings.cluster_secret() == b"0123456789abcdef"
+    assert settings.cluster_secrets() == (b"0123456789abcdef",)
     assert settings.database == tmp_path / "dsn"
     (tmp_path / "secret").unlink()
     with pytest.raises(SettingsRefused, match=r"SHARD_WORKER_SECRET_FILE: .* cannot be read"):
-        settings.cluster_secret()
+        settings.cluster_secrets()
 
 
 def test_a_dsn_file_is_looked_into(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

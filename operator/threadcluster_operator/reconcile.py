@@ -6,7 +6,6 @@ The first write that the API server refuses ends the acting of this look: what c
 
 import asyncio
 import base64
-import binascii
 import logging
 import math
 import secrets
@@ -39,7 +38,7 @@ from threadcluster_operator.status import patch_of, status_of
 from threadcluster_operator.steps import Operator, Steps, make_steps
 from threadcluster_operator.telemetry import Telemetry
 from threadcluster_operator.trouble import Reason, Trouble, find, remembered
-from threadcluster_operator.workers import NobodyAnswers, Targets, WorkerRefused, target_in
+from threadcluster_operator.workers import NobodyAnswers, Targets, WorkerRefused, client_context, target_in
 from threadcluster_operator.workqueue import ExpectedFault
 
 log = logging.getLogger(__name__)
@@ -181,9 +180,12 @@ class Reconciler:
         self._cache.put(found)
         if controller_of(found).get("uid") == memory.uid:
             try:
-                memory.secret = base64.b64decode(found.get("data", {})[SECRET_KEY], validate=True).decode()
-            except (KeyError, binascii.Error, UnicodeDecodeError):
-                log.error("the cluster's secret cannot be read", extra={"namespace": key.namespace, "secret": name})
+                given = base64.b64decode(found.get("data", {})[SECRET_KEY], validate=True).decode()
+                client_context(given)
+                memory.secret = given
+            except (KeyError, ValueError) as error:  # also what is no base64, no UTF-8, or too short
+                extra = {"namespace": key.namespace, "secret": name, "cause": str(error)}
+                log.error("the cluster's secret cannot be used", extra=extra)
         return {("Secret", name): found}
 
     def _read_secret_beside(self, key: Key, memory: _Memory) -> None:
@@ -319,7 +321,7 @@ class Reconciler:
 
 
 def _address(host: str) -> str:
-    return f"http://{bracketed(host)}:{MANAGEMENT_PORT}"
+    return f"https://{bracketed(host)}:{MANAGEMENT_PORT}"
 
 
 def _dead(pod: Pod) -> bool:

@@ -14,9 +14,11 @@ from threadcluster_operator.desired import (
     KINDS,
     Wanted,
     children,
+    held_by,
     migrated,
     migration_job,
     same,
+    secret_of,
     stateful_set,
     unwanted,
 )
@@ -80,7 +82,7 @@ def make_steps(seen: Seen, spec: KubernetesSpec, operator: Operator, *, balancin
         replicas,
         replicas,
         operator.namespace,
-        seen.secret if seen.secret is not None else operator.fresh_secret,
+        _secret(seen, operator),
         operator.service_monitors,
     )
     objects = children(wanted)
@@ -127,6 +129,17 @@ def make_steps(seen: Seen, spec: KubernetesSpec, operator: Operator, *, balancin
         settled and (spec.replicas == 0 or (shards is not None and shards.converged)),
         _MOVING_S if moving else _STEADY_S if settled else _SOON_S,
     )
+
+
+def _secret(seen: Seen, operator: Operator) -> str | None:
+    """What the Secret must hold; None leaves it as it is.
+
+    A Secret of ours that is there is never given another value: its owner rotates it, and mends one that cannot be used.
+    """
+    live = seen.child("Secret", secret_of(seen.key.name))
+    if live is not None and controller_of(live).get("uid") == seen.resource["metadata"]["uid"]:
+        return held_by(live)
+    return seen.secret if seen.secret is not None else operator.fresh_secret
 
 
 # --- shards, and how many workers

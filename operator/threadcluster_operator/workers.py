@@ -1,7 +1,8 @@
 """The client of `/internal/v1`, which any live worker of a cluster answers alike (docs/internal-api.md).
 
 It knows addresses, not where they come from: processes here, pods elsewhere.  Whatever is asked may be asked again, so a
-worker that does not answer only means that the next one is asked.
+worker that does not answer only means that the next one is asked.  Both sides prove by a certificate that they hold the
+cluster's secret (`shard_worker.contract_tls`); the secret itself is never sent.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
+from shard_worker.contract_tls import INTERNAL_NAME, PurposeContext, internal_client_context, parse_secrets
 from shard_worker.domain.ids import ShardId
 
 _ANSWER_S: Final = 6.0
@@ -35,13 +37,21 @@ class WorkerRefused(Exception):
         self.code = code
 
 
+def client_context(secret: str) -> PurposeContext:
+    """What proves us to the workers, made from the content of the cluster's secret.  Raises `ValueError`."""
+    return internal_client_context(parse_secrets(secret.encode()))
+
+
 class Workers:
-    """The workers at some addresses (``http://host:port`` of their management ports)."""
+    """The workers at some addresses (``https://host:port`` of their management ports), by the cluster's secret.
+
+    The constructor raises `ValueError` for a secret that no worker would accept.
+    """
 
     def __init__(self, session: aiohttp.ClientSession, addresses: Sequence[str], secret: str) -> None:
         self._session = session
         self._addresses = addresses
-        self._headers = {"Authorization": f"Bearer {secret}"}
+        self._context = client_context(secret)
 
     async def ownership(self) -> Document:
         """Who owns what: the newest of all answers.  Raises `NobodyAnswers`."""
@@ -95,7 +105,8 @@ class Workers:
                 method,
                 f"{address}/internal/v1/{path}",
                 json=body,
-                headers=self._headers,
+                ssl=self._context,
+                server_hostname=INTERNAL_NAME,
                 timeout=aiohttp.ClientTimeout(total=within_s),
             ) as response:
                 found = msgspec.json.decode(await response.read())

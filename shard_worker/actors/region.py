@@ -76,7 +76,15 @@ class Peers(Protocol):
     """What the region wants of the other workers; see `shard_worker.peers.client.PeerClient`."""
 
     async def ask(
-        self, address: tuple[str, int], request: PeerRequest, *, budget_s: float, shard_id: int, epoch: int, hops: int
+        self,
+        address: tuple[str, int],
+        request: PeerRequest,
+        *,
+        incarnation: str,
+        budget_s: float,
+        shard_id: int,
+        epoch: int,
+        hops: int,
     ) -> PeerAnswer: ...
 
 
@@ -168,6 +176,7 @@ class ShardRegion:
                 answer = await self._peers.ask(
                     (record.host, record.management_port),
                     request,
+                    incarnation=record.incarnation,
                     budget_s=left,
                     shard_id=shard_id,
                     epoch=record.epoch,
@@ -322,6 +331,7 @@ class ShardRegion:
             answer = await self._peers.ask(
                 (receiver.host, receiver.management_port),
                 request,
+                incarnation=receiver.incarnation,
                 budget_s=budget_s,
                 shard_id=request.shard_id,
                 epoch=receiver.epoch,

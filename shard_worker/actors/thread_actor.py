@@ -436,6 +436,13 @@ class ThreadActor:
         """The journal knows the key: the first answer, or the key was used for something else."""
         request = ask.request
         assert isinstance(request, CommandRequest)
+        if request.key_hash is not None:
+            found = self.found_keys
+            if found is None:
+                found = self.found_keys = OrderedDict()
+            found[request.key_hash] = (body_hash, answer, command_id)
+            if len(found) > _FOUND_KEYS_KEPT:
+                found.popitem(last=False)
         ask.answer(_first_answer(request, body_hash, answer, command_id))
 
     def send_on(self, count: int, owner: str | None, epoch: int) -> None:

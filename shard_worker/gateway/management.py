@@ -1,23 +1,22 @@
-"""The management port: probes, metrics, the cluster as this worker sees it, and what the operator asks and tells.
+"""The management port's HTTP: probes, metrics, the cluster as this worker sees it, and what the operator asks for.
 
-``ManagementPort(view, secret, metrics)``: ``port.protocol()``, called inside the running loop, makes the protocol of one
-HTTP connection, so that the peers' ``sniffing_factory`` can choose between it and frames on one socket.
-``await port.start(sockets)`` instead serves HTTP alone.  ``port.close()`` ends both.  Further collectors go into
-``port.registry``.
+``ManagementPort(view, metrics)`` makes the protocols of connections that `shard_worker.peers.listener` has accepted:
+``port.plain_protocol()`` for those that came in the clear, ``port.internal_protocol()`` for those whose client proved by its certificate
+that it holds the cluster's secret.  ``port.close()`` ends all of them.  Further collectors go into ``port.registry``.
 
-``/livez`` and ``/readyz`` answer 200 or 503 with ``{"ok": …, "reason": …}``; everything under ``/internal/`` asks for
-``Authorization: Bearer <secret>``, before it says whether there is anything at the path.
+``/livez`` and ``/readyz`` answer 200 or 503 with ``{"ok": …, "reason": …}``.  Everything under ``/internal/`` is refused
+in the clear, before it is looked at whether there is anything at the path.
+
+Anyone who reaches the port may open plain connections and leave their answers unread, so both are bounded.
 """
 
 import asyncio
-import hmac
 import logging
-import socket
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
 import msgspec
-from aiohttp import hdrs, web
+from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
@@ -29,8 +28,16 @@ from shard_worker.gateway.metrics import RequestMetrics
 from shard_worker.gateway.options import GatewayOptions
 from shard_worker.gateway.problems import Problem, ProblemCode, ProblemRaised
 from shard_worker.gateway.replies import NO_CONTENT, Reply, problem_reply
+from shard_worker.peers.identity import signers_of
+from shard_worker.peers.refusals import Refusals, Refused
 
 _LOG: Final = logging.getLogger(__name__)
+_PLAIN_MOST: Final = 128
+"""Plain connections that are kept: probes and scrapers need a handful; for one more the oldest idle one is closed."""
+_BOUND_AFTER_S: Final = 0.02
+"""How long after a new connection they are counted: those of one turn are established together."""
+_UNREAD_MOST: Final = 16 << 20
+"""Bytes of answers that clients have not read; for more the connection with the most of them is cut."""
 _METRICS_FIELDS: Final = b"Content-Type: %b\r\n" % CONTENT_TYPE_LATEST.encode()
 
 
@@ -40,15 +47,12 @@ class ManagementPort:
     def __init__(
         self,
         view: ClusterView,
-        secret: bytes,
         metrics: RequestMetrics | None = None,
         options: GatewayOptions | None = None,
+        refusals: Refusals | None = None,
     ) -> None:
         check_aiohttp()
-        if not secret:
-            raise ValueError("secret must not be empty")
         self._view = view
-        self._authorization = b"Bearer " + secret
         self.registry = CollectorRegistry()
         """What ``/metrics`` shows."""
         if metrics is not None:
@@ -56,8 +60,10 @@ class ManagementPort:
         self._rendering = asyncio.Lock()
         self._options = options or GatewayOptions()
         self._hosts = HostCheck(self._options.allowed_hosts)
-        self._factory: ConnectionFactory | None = None
-        self._servers: list[asyncio.Server] = []
+        self.refusals = refusals or Refusals()
+        self._plain: ConnectionFactory | None = None
+        self._internal: ConnectionFactory | None = None
+        self._bounding: asyncio.TimerHandle | None = None
         self.internal = InternalApi(view, self._options)
         self._paths: dict[str, dict[str, Handler]] = {
             "/livez": {"GET": self._livez},
@@ -66,39 +72,81 @@ class ManagementPort:
             "/cluster": {"GET": self._cluster},
         }
 
-    def protocol(self) -> GatewayConnection:
-        """The protocol of one new HTTP connection; needs the running loop."""
-        if self._factory is None:
-            self._factory = ConnectionFactory(
-                self._answer,
-                request_timeout_s=self._options.request_timeout_s,
-                keepalive_timeout_s=self._options.keepalive_timeout_s,
-            )
-        return self._factory()
+    def plain_protocol(self) -> GatewayConnection:
+        """The protocol of one new connection in the clear; needs the running loop."""
+        if self._plain is None:
+            self._plain = self._factory(self._answer_plain)
+        if self._bounding is None:
+            self._bounding = asyncio.get_running_loop().call_later(_BOUND_AFTER_S, self._bound_plain)
+        return self._plain()
 
-    async def start(self, sockets: Iterable[socket.socket]) -> None:
-        """Serve HTTP alone on these bound sockets; they stay the caller's to close."""
-        loop = asyncio.get_running_loop()
-        for given in sockets:
-            self._servers.append(await loop.create_server(self.protocol, sock=given.dup()))
+    def _bound_plain(self) -> None:
+        """Close the oldest plain connections beyond the bound, idle ones first."""
+        self._bounding = None
+        connections = [] if self._plain is None else self._plain.connections
+        excess = len(connections) - _PLAIN_MOST
+        if excess > 0:
+            idle = {each: None for each in connections if isinstance(each, GatewayConnection) and each.idle}
+            for each in [*idle, *(other for other in connections if other not in idle)][:excess]:
+                each.force_close()
+
+    def internal_protocol(self) -> GatewayConnection:
+        """The protocol of one new connection whose client holds the cluster's secret; needs the running loop."""
+        if self._internal is None:
+            self._internal = self._factory(self._answer)
+        return self._internal()
+
+    def _factory(self, answer: Callable[[web.BaseRequest], Awaitable[Reply]]) -> ConnectionFactory:
+        return ConnectionFactory(
+            answer,
+            request_timeout_s=self._options.request_timeout_s,
+            keepalive_timeout_s=self._options.keepalive_timeout_s,
+        )
+
+    def retire(self, held: Collection[str]) -> None:
+        """Close connections that were made by a secret which is held no more, those at work after their answer."""
+        for connection in [] if self._internal is None else self._internal.connections:
+            tls = connection.transport.get_extra_info("ssl_object") if connection.transport is not None else None
+            if tls is None or set(signers_of(tls)) <= set(held):
+                continue
+            if isinstance(connection, GatewayConnection) and connection.idle:
+                connection.force_close()
+            else:
+                connection.close()
 
     def close(self) -> None:
-        """Stop accepting, and end every HTTP connection."""
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
-        for connection in [] if self._factory is None else self._factory.connections:
-            connection.force_close()
+        """End every connection."""
+        for factory in (self._plain, self._internal):
+            for connection in [] if factory is None else factory.connections:
+                connection.force_close()
+
+    def _cut_unread(self) -> None:
+        """Cut the connection with the most unread bytes while all of them together hold more than they may."""
+        factories = [factory for factory in (self._plain, self._internal) if factory is not None]
+        transports = [each.transport for factory in factories for each in factory.connections if each.transport]
+        unread = [(each.get_write_buffer_size(), each) for each in transports]
+        total = sum(size for size, _ in unread)
+        for size, transport in sorted(unread, key=lambda each: each[0], reverse=True):
+            if total <= _UNREAD_MOST:
+                return
+            total -= size
+            self.refusals.add(Refused.UNREAD, f"{size} bytes are not read", transport.get_extra_info("peername"))
+            transport.abort()
+
+    async def _answer_plain(self, request: web.BaseRequest) -> Reply:
+        if (problem := self._hosts.refusal(request)) is not None:
+            return problem_reply(problem)  # in the clear alone: a page in a browser has no certificate
+        if request.raw_path.startswith("/internal/"):
+            detail = "/internal/ is served by TLS alone, to clients with a certificate that the cluster's secret makes"
+            return problem_reply(Problem(code=ProblemCode.UNAUTHORIZED, detail=detail))
+        return await self._answer(request)
 
     async def _answer(self, request: web.BaseRequest) -> Reply:
         path = request.raw_path.partition("?")[0]
         methods, name = self.internal.find(path) if path.startswith("/internal/") else (self._paths.get(path), "")
         method = "GET" if request.method == "HEAD" else request.method
+        self._cut_unread()
         try:
-            if (problem := self._hosts.refusal(request)) is not None:
-                return problem_reply(problem)
-            if path.startswith("/internal/"):
-                self._check_secret(request)
             if methods is None:
                 return problem_reply(Problem(code=ProblemCode.ROUTE_NOT_FOUND, detail="there is nothing at this path"))
             allow = ", ".join(sorted({*methods, *(("HEAD",) if "GET" in methods else ()), "OPTIONS"}))
@@ -116,13 +164,6 @@ class ManagementPort:
         except Exception:  # noqa: BLE001 - the boundary: logged with its cause, answered as a 500
             _LOG.exception("management request failed", extra={"path": path})
             return problem_reply(Problem(code=ProblemCode.INTERNAL_ERROR, detail="the worker failed; see its log"))
-
-    def _check_secret(self, request: web.BaseRequest) -> None:
-        given = request.headers.getall(hdrs.AUTHORIZATION, [])
-        offered = given[0].encode("utf-8", "surrogateescape") if len(given) == 1 else b""
-        if not hmac.compare_digest(offered, self._authorization):
-            detail = "Authorization: must be Bearer and the cluster's secret"
-            raise ProblemRaised(Problem(code=ProblemCode.UNAUTHORIZED, detail=detail))
 
     async def _livez(self, _: web.BaseRequest, __: str) -> Reply:
         return _health(self._view.fault())

@@ -71,7 +71,7 @@ _STATUS_AND_TITLE: Final[dict[ProblemCode, tuple[int, str]]] = {
     ProblemCode.MISDIRECTED_REQUEST: (421, "The request was meant for another host"),
     ProblemCode.HEADERS_TOO_LARGE: (431, "The header fields are too large"),
     ProblemCode.TRANSFER_ENCODING_UNKNOWN: (501, "The transfer encoding is not known here"),
-    ProblemCode.UNAUTHORIZED: (401, "The cluster's secret is missing or wrong"),
+    ProblemCode.UNAUTHORIZED: (401, "A certificate of the cluster is missing"),
     ProblemCode.PLAN_STALE: (409, "A newer plan is in force"),
     ProblemCode.WORKER_NOT_FOUND: (404, "No such worker"),
     ProblemCode.DATABASE_AWAY: (503, "Postgres does not answer"),

@@ -15,7 +15,7 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from shard_worker.gateway import framing
-from shard_worker.gateway.capacity import Capacity
+from shard_worker.gateway.capacity import Capacity, Client
 from shard_worker.gateway.framing import Arrival
 from shard_worker.gateway.intake import SLICE_BYTES, Intake
 from shard_worker.gateway.problems import Problem, ProblemCode, ProblemRaised
@@ -116,8 +116,9 @@ class ReceivingConnection(RequestHandler):
             self._pause_transport_reading()
             self._enlist()
         if len(data) > _UNCOUNTED_BYTES or self.held or self._head_since or self._arrival.body is not None:
-            self._capacity.hold(self, self.held + len(data))
-            self._capacity.relieve_bodies(self, self._loop.time())
+            client = cast("Client", self)  # what it lacks of one is in `GatewayConnection`
+            self._capacity.hold(client, self.held + len(data))
+            self._capacity.relieve_bodies(client, self._loop.time())
 
     def parse_some(self) -> int:
         """Parse one slice of the backlog; the rest in later turns, or once aiohttp takes more."""

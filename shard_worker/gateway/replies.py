@@ -112,7 +112,7 @@ def problem_reply(problem: Problem) -> Reply:
     if problem.allow is not None:
         fields += b"Allow: %b\r\n" % problem.allow.encode()
     if problem.code is ProblemCode.UNAUTHORIZED:
-        fields += b"WWW-Authenticate: Bearer\r\n"
+        fields += b"WWW-Authenticate: Certificate\r\n"
     return Reply(body_of(problem), problem.status, fields, close=problem.close)
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Final, NamedTuple, Protocol
 from uuid import UUID
 
-from shard_worker.database.connection import ReadPool, Session
+from shard_worker.database.connection import LINK_FAULTS, ReadPool, Session
 from shard_worker.domain.ids import ShardId
 from shard_worker.journal.codec import STATE_VERSION, STATE_VERSIONS_READ
 from shard_worker.memory import MemoryBudget
@@ -36,6 +36,7 @@ WITH saved AS (
 DELETE FROM snapshot s USING unnest($1::int[], $2::uuid[]) AS w (shard_id, thread_id)
  WHERE s.shard_id = w.shard_id AND s.thread_id = w.thread_id AND s.state_version < $7
 """
+_SHARDS_SQL: Final = "SELECT id FROM shard ORDER BY id"
 _DISCARD_OF_SHARDS_SQL: Final = """
 DELETE FROM snapshot s WHERE s.shard_id = ANY($1::int[])
    AND NOT EXISTS (SELECT FROM journal j WHERE j.shard_id = s.shard_id AND j.thread_id = s.thread_id
@@ -66,6 +67,7 @@ class SnapshotWriter:
         self._memory = memory
         self._waiting: dict[tuple[ShardId, UUID], _Snapshot] = {}
         self._era = 0
+        self._tail_lost = False
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.waiting_bytes = 0
@@ -91,11 +93,16 @@ class SnapshotWriter:
         self._wake.set()
 
     def forget_all(self) -> None:
-        """Drop what waits, and what is about to be sent: after a fail-over its events may not be in the journal."""
+        """Drop what waits, and what is about to be sent: after a fail-over its events may not be in the journal.
+
+        Then discard, shard by shard, the snapshots in the database whose events the fail-over lost.
+        """
         self._era += 1
         self.dropped += len(self._waiting)
+        self._count(-sum(len(snapshot.state) for snapshot in self._waiting.values()))
         self._waiting.clear()
-        self._count(-self.waiting_bytes)
+        self._tail_lost = True
+        self._wake.set()
 
     def _count(self, more: int) -> None:
         self.waiting_bytes += more
@@ -110,6 +117,9 @@ class SnapshotWriter:
     async def _run(self) -> None:
         while True:
             await self._wake.wait()
+            if self._tail_lost:
+                self._tail_lost = False
+                await self._discard_unbacked()
             batch = self._take()
             if not batch:
                 self._wake.clear()
@@ -123,6 +133,23 @@ class SnapshotWriter:
                 await asyncio.sleep(_BACK_OFF_S)
             finally:
                 self._count(-sum(len(snapshot.state) for _, snapshot in batch))
+
+    async def _discard_unbacked(self) -> None:
+        for shard_id in await self._shards():
+            try:
+                await self._pool.run(partial(discard_unbacked_of_shards, shard_ids=[shard_id]))
+            except LINK_FAULTS as error:  # a thread that is loaded discards its own
+                log.warning("snapshots of a shard not compared", extra={"shard": shard_id, "cause": repr(error)})
+
+    async def _shards(self) -> list[ShardId]:
+        while True:
+            try:
+                rows = await self._pool.run(lambda connection: connection.fetch(_SHARDS_SQL))
+            except LINK_FAULTS as error:
+                log.warning("snapshots not compared, trying again", extra={"cause": repr(error)})
+                await asyncio.sleep(_BACK_OFF_S)
+            else:
+                return [row["id"] for row in rows]
 
     def _take(self) -> list[tuple[tuple[ShardId, UUID], _Snapshot]]:
         """The next batch, in the order of keys: two workers that meet in a batch must not wait for each other in a ring."""

@@ -1,104 +1,221 @@
 """The asking side of the frames between workers: one kept-open connection to each, many requests on it at once.
 
 No task, no timer and no lock for each request: a future, a stream id, and a look at the deadlines ten times a second.
+A connection belongs to an incarnation, which its TLS proves: after a fencing the same address is another peer.
 """
 
 import asyncio
-import hmac
 import logging
-import os
+import random
+import ssl
+from collections.abc import Callable, Collection
 from itertools import count
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
-from shard_worker.contract import PeerAnswer, PeerRequest
+from shard_worker.contract import PeerAnswer, PeerRequest, Unavailable, UnavailableCode
+from shard_worker.contract_tls import peer_name
 from shard_worker.peers import frames
 from shard_worker.peers.errors import PeerOverloaded, PeerUnreachable
-from shard_worker.peers.frames import BadFrame, Envelope, FrameReader, Outbox
+from shard_worker.peers.frames import BadFrame, Envelope, FrameReader, Hello, Outbox
+from shard_worker.peers.identity import ANY_INCARNATION, WorkerIdentity, signers_of
 
 log = logging.getLogger(__name__)
 
 _CONNECT_S: Final = 1.0
+"""How long a connection may take until the peer's first frame is here."""
+_SHUTDOWN_S: Final = 1.0
+"""How long a peer may take to close its end of TLS."""
 _SWEEP_S: Final = 0.1
+_IDLE_SWEEP_S: Final = 1.0
 _PING_S: Final = 1.0
 _SILENT_S: Final = 4.0
+_IDLE_PING_S: Final = 15.0
+"""How often a link without requests is used: shorter than what load balancers and address translation forget (60 s)."""
+_IDLE_SILENT_S: Final = 30.0
+"""A link without requests that has brought nothing for longer is dead, though no one has noticed it yet."""
+_GREETED: Final = 8
+"""Peers that are greeted at once, at most: more would cost a large cluster a handshake between every two workers."""
 _AGAIN_S: Final = 0.05
-"""An address that could not be connected to is not tried again sooner."""
+_AGAIN_MOST_S: Final = 1.0
+"""An address that could not be connected to is not tried again sooner: doubled with each failure, with jitter."""
 _WINDOW: Final = 4_096
 """Requests outstanding at one peer at most."""
+_UNSENT_MOST: Final = 16 << 20
+"""Bytes of requests that a peer has not taken yet, beyond which no more are given."""
 
 Address = tuple[str, int]
 
 
-class PeerClient:
-    """Asks other workers.  Implements the region's `Peers`."""
+class _Peer(NamedTuple):
+    host: str
+    port: int
+    incarnation: str
 
-    def __init__(self, secret: bytes) -> None:
-        self._secret = secret
-        self._links: dict[Address, asyncio.Task[_ClientLink]] = {}
-        self._failed_at: dict[Address, float] = {}
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+def _ignore(_: Hello) -> None:
+    """For a client that learns nothing from its peers."""
+
+
+class PeerClient:
+    """Asks other workers.  Implements the region's `Peers`.
+
+    ``hello`` gives the client's first frame, ``heard`` gets each peer's.
+    """
+
+    def __init__(
+        self, identity: WorkerIdentity, hello: Callable[[], Hello], *, heard: Callable[[Hello], None] = _ignore
+    ) -> None:
+        self._identity = identity
+        self._hello = hello
+        self._heard = heard
+        self._links: dict[_Peer, asyncio.Task[_ClientLink]] = {}
+        self._greetings: set[asyncio.Future[None]] = set()
+        self._failures: dict[_Peer, tuple[int, float]] = {}
+        """How often in a row a peer could not be connected to, and when it may be tried again."""
 
     async def ask(
-        self, address: Address, request: PeerRequest, *, budget_s: float, shard_id: int, epoch: int, hops: int
+        self,
+        address: Address,
+        request: PeerRequest,
+        *,
+        incarnation: str,
+        budget_s: float,
+        shard_id: int,
+        epoch: int,
+        hops: int,
     ) -> PeerAnswer:
-        """The peer's answer.  Raises `PeerUnreachable`, which says whether anything left, or `PeerOverloaded`."""
-        link = await self._link(address, min(budget_s, _CONNECT_S))
+        """The answer of the worker whose incarnation is at an address.
+
+        Raises `PeerUnreachable`, which says whether anything left, or `PeerOverloaded`.  An answer that this release
+        cannot read is ``outcome-unknown``.
+        """
+        link = await self._link(_Peer(*address, incarnation), min(budget_s, _CONNECT_S))
         return await link.send(Envelope(request, budget_s, shard_id, epoch, hops))
 
-    async def _link(self, address: Address, within_s: float) -> "_ClientLink":
-        task = self._links.get(address)
+    async def greet(self, addresses: Collection[Address]) -> None:
+        """Exchange first frames with workers at some of these addresses, whichever incarnations, within a second.
+
+        A first frame carries the newest history of the database that its sender knows.  A few chosen at random are
+        asked: those that learn of a newer one greet others in turn.
+        """
+        chosen = random.sample(list(addresses), min(_GREETED, len(addresses)))
+        await asyncio.gather(*map(self._greet_one, chosen))
+
+    async def _greet_one(self, address: Address) -> None:
+        try:
+            link = await self._connect(_Peer(*address, ANY_INCARNATION))
+        except (OSError, TimeoutError, BadFrame) as error:  # a peer that is away knows nothing newer
+            log.debug("peer not greeted", extra={"address": address, "cause": repr(error)})
+        else:
+            link.retire()
+
+    def introduce(self, addresses: Collection[Address]) -> None:
+        """`greet`, beside everything else."""
+        task = asyncio.ensure_future(self.greet(addresses))
+        self._greetings.add(task)
+        task.add_done_callback(self._greetings.discard)
+
+    async def _link(self, peer: _Peer, within_s: float) -> "_ClientLink":
+        task = self._links.get(peer)
         if task is not None and task.done():
             if task.cancelled() or task.exception():
-                if asyncio.get_running_loop().time() - self._failed_at.get(address, 0.0) < _AGAIN_S:
-                    raise PeerUnreachable(f"{address[0]}:{address[1]}: no connection a moment ago", sent=False)
+                if asyncio.get_running_loop().time() < self._failures.get(peer, (0, 0.0))[1]:
+                    raise PeerUnreachable(f"{peer}: no connection a moment ago", sent=False)
                 task = None
             elif task.result().closed:
                 task = None
         if task is None:
-            task = asyncio.create_task(self._connect(address), name=f"peer-{address[0]}:{address[1]}")
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # somebody looked
-            self._links[address] = task
+            self._forget_dead()
+            task = asyncio.create_task(self._connect(peer), name=f"peer-{peer}")
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # no warning that it was not read
+            self._links[peer] = task
         try:
             if task.done():
                 return task.result()
             async with asyncio.timeout(within_s):
                 return await asyncio.shield(task)
         except (OSError, TimeoutError, BadFrame) as error:
-            raise PeerUnreachable(f"{address[0]}:{address[1]}: {error!r}", sent=False) from error
+            raise PeerUnreachable(f"{peer}: {error!r}", sent=False) from error
 
-    async def _connect(self, address: Address) -> "_ClientLink":
+    def _forget_dead(self) -> None:
+        """Forget links and failures that are over: every incarnation leaves some."""
+        now = asyncio.get_running_loop().time()
+        for peer, task in list(self._links.items()):
+            link = _linked(task)
+            if link.closed if link is not None else task.done() and now > self._failures.get(peer, (0, 0.0))[1]:
+                del self._links[peer]
+        for peer, (_, not_before) in list(self._failures.items()):
+            if now > not_before + _IDLE_SILENT_S:
+                del self._failures[peer]
+
+    async def _connect(self, peer: _Peer) -> "_ClientLink":
         loop = asyncio.get_running_loop()
+        greeting = peer.incarnation == ANY_INCARNATION
         try:
             async with asyncio.timeout(_CONNECT_S):
-                _, link = await loop.create_connection(lambda: _ClientLink(self._secret), *address)
+                _, link = await loop.create_connection(
+                    lambda: _ClientLink(self._hello(), self._heard),
+                    peer.host,
+                    peer.port,
+                    ssl=self._identity.greeting_context() if greeting else self._identity.client_context(),
+                    server_hostname=peer_name(peer.incarnation),
+                    ssl_handshake_timeout=_CONNECT_S,
+                    ssl_shutdown_timeout=_SHUTDOWN_S,
+                )
                 try:
                     await link.ready
                 except BaseException:
                     link.abort()
                     raise
         except BaseException:
-            self._failed_at[address] = loop.time()
+            failures = self._failures.get(peer, (0, 0.0))[0]
+            pause_s = min(_AGAIN_MOST_S, _AGAIN_S * 2 ** min(failures, 10)) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+            self._failures[peer] = (failures + 1, loop.time() + pause_s)
             raise
+        self._failures.pop(peer, None)
+        for other, task in self._links.items():  # earlier incarnations at this address are asked nothing more
+            before = _linked(task)
+            if before is not None and other != peer and other[:2] == peer[:2]:
+                before.retire()
         return link
+
+    def retire(self, held: Collection[str]) -> None:
+        """Ask nothing more on links that were made by a secret which is held no more; what was asked is answered."""
+        for task in self._links.values():
+            link = _linked(task)
+            if link is not None and not link.signers <= set(held):
+                link.retire()
 
     async def close(self) -> None:
         """Close every connection; what is outstanding fails as sent."""
+        for greeting in self._greetings:
+            greeting.cancel()
         for task in self._links.values():
-            if task.done() and not task.cancelled() and task.exception() is None:
-                task.result().abort()
+            link = _linked(task)
+            if link is not None:
+                link.abort()
             task.cancel()
         await asyncio.gather(*self._links.values(), return_exceptions=True)
         self._links.clear()
 
 
+def _linked(task: "asyncio.Task[_ClientLink]") -> "_ClientLink | None":
+    """The link that an attempt to connect has made; None while it goes on, and when it failed."""
+    return task.result() if task.done() and not task.cancelled() and task.exception() is None else None
+
+
 class _ClientLink(asyncio.Protocol):
     """One connection to one peer."""
 
-    def __init__(self, secret: bytes) -> None:
+    def __init__(self, hello: Hello, heard: Callable[[Hello], None]) -> None:
         loop = asyncio.get_running_loop()
         self._loop = loop
-        self._secret = secret
-        self._nonce = os.urandom(frames.NONCE)
-        self._hello = bytearray()
+        self._hello = hello
+        self._learn = heard
+        self._greeted = False
         self._reader = FrameReader()
         self._streams: dict[int, tuple[asyncio.Future[PeerAnswer], float]] = {}
         self._numbers = count(1)
@@ -109,7 +226,9 @@ class _ClientLink(asyncio.Protocol):
         self._pinged = 0.0
         self.ready: asyncio.Future[None] = loop.create_future()
         self.closed: bool = False
-        """Asks nothing more: the connection is lost, or the peer said goodbye."""
+        """Asks nothing more: the connection is lost, the peer said goodbye, or its secret is held no more."""
+        self.signers: set[str] = set()
+        """The fingerprints of the secrets that this link was made with."""
 
     # --- asking
 
@@ -119,20 +238,30 @@ class _ClientLink(asyncio.Protocol):
             raise PeerUnreachable("the connection is closed", sent=False)
         if len(self._streams) >= _WINDOW:
             raise PeerOverloaded(f"{_WINDOW} requests are outstanding")
-        stream = next(self._numbers) & 0xFFFF_FFFF
+        if self._outbox.unread > _UNSENT_MOST:
+            raise PeerOverloaded(f"{self._outbox.unread} bytes of requests were not taken yet")
+        stream = next(self._numbers) & 0xFFFF_FFFF or next(self._numbers) & 0xFFFF_FFFF  # 0 is the link itself
+        data = frames.request_frame(stream, envelope)
+        if len(data) > frames.FRAME_MOST:
+            raise PeerOverloaded(f"the request has {len(data)} bytes, more than a frame takes")
         future: asyncio.Future[PeerAnswer] = self._loop.create_future()
         if not self._streams:
             self._heard = self._loop.time()
+            self._sweep_after(_SWEEP_S)
         self._streams[stream] = (future, self._loop.time() + envelope.budget_s)
-        self._outbox.put(frames.request_frame(stream, envelope))
+        self._outbox.put(data)
         try:
             return await future
         finally:
             self._streams.pop(stream, None)
             self._hang_up_if_done()
 
+    def retire(self) -> None:
+        """Ask nothing more; hang up once what was asked is answered."""
+        self.closed = True
+        self._hang_up_if_done()
+
     def _hang_up_if_done(self) -> None:
-        """After a goodbye the last answer ends the connection."""
         if self.closed and not self._streams and self._transport is not None:
             self._transport.close()
 
@@ -145,73 +274,95 @@ class _ClientLink(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._transport.write(frames.MAGIC + bytes([frames.VERSION]) + self._nonce)
+        connection = transport.get_extra_info("ssl_object")
+        assert isinstance(connection, ssl.SSLObject)  # connected by TLS
+        self.signers = set(signers_of(connection))
+        self._outbox = Outbox(self._transport)
+        self._outbox.put(frames.hello_frame(self._hello))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
         if not self.ready.done():
-            self.ready.set_exception(ConnectionResetError("the peer closed the connection before it proved itself"))
+            reason = "the peer closed the connection before its first frame: it may hold another secret"
+            self.ready.set_exception(ConnectionResetError(f"{reason} ({exc!r})" if exc is not None else reason))
+            self.ready.exception()  # no warning when the connection attempt was given up before
         for future, _ in self._streams.values():
             if not future.done():
                 future.set_exception(PeerUnreachable(f"the connection was lost: {exc!r}", sent=True))
 
     def data_received(self, data: bytes) -> None:
         self._heard = self._loop.time()
-        if self._outbox is None:
-            self._hello += data
-            if not self._shake_hands():
-                return
-            data = bytes(self._hello)
-            self._hello.clear()
         try:
             for kind, stream, body in self._reader.feed(data):
-                if kind == frames.ANSWER:
-                    self._answered(stream, body)
-                elif kind == frames.BYE:
-                    self.closed = True
-                    self._hang_up_if_done()
-                elif kind != frames.PONG:
-                    raise BadFrame(f"kind {kind} is not for a client")
+                if not self._greeted:
+                    self._greet(kind, body)
+                else:
+                    self._take(kind, stream, body)
         except BadFrame as error:
-            log.warning("peer connection closed", extra={"reason": f"bad frame: {error}"})
+            if not self.ready.done():
+                self.ready.set_exception(error)
+            else:
+                log.warning("peer connection closed", extra={"reason": f"bad frame: {error}"})
             self.abort()
 
-    def _shake_hands(self) -> bool:
-        assert self._transport is not None  # data comes after the connection
-        if len(self._hello) < frames.NONCE + frames.PROOF:
-            return False
-        theirs = bytes(self._hello[: frames.NONCE])
-        expected = frames.proof(self._secret, b"server", self._nonce, theirs)
-        if not hmac.compare_digest(self._hello[frames.NONCE : frames.NONCE + frames.PROOF], expected):
-            if not self.ready.done():
-                self.ready.set_exception(BadFrame("the peer does not know the cluster's secret"))
-            self.abort()
-            return False
-        del self._hello[: frames.NONCE + frames.PROOF]
-        self._transport.write(frames.proof(self._secret, b"client", theirs, self._nonce))
-        self._outbox = Outbox(self._transport)
-        self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
+    def _greet(self, kind: int, body: bytes) -> None:
+        if kind != frames.HELLO:
+            raise BadFrame(f"the first frame is of kind {kind}, not hello")
+        self._learn(frames.read_hello(body))
+        self._greeted = True
+        self._sweep_after(_IDLE_SWEEP_S)
         if not self.ready.done():
             self.ready.set_result(None)
-        return True
+
+    def _take(self, kind: int, stream: int, body: bytes) -> None:
+        if kind == frames.ANSWER:
+            self._answered(stream, body)
+        elif kind == frames.BYE:
+            self.retire()
+        elif kind == frames.BAD:
+            self._refused(stream, body.decode(errors="replace"))
+        elif kind != frames.PONG:
+            raise BadFrame(f"kind {kind} is not for a client")
 
     def _answered(self, stream: int, body: bytes) -> None:
         entry = self._streams.get(stream)
-        if entry is not None and not entry[0].done():  # else it came too late: nobody waits
-            entry[0].set_result(frames.read_answer(body))
+        if entry is None or entry[0].done():
+            return  # it came after the budget: no one waits
+        try:
+            answer = frames.read_answer(body)
+        except BadFrame as error:
+            log.warning("peer answer not read", extra={"reason": str(error)})
+            answer = Unavailable(UnavailableCode.OUTCOME_UNKNOWN, "this release cannot read the owner's answer")
+        entry[0].set_result(answer)
+
+    def _refused(self, stream: int, reason: str) -> None:
+        """The peer could not read a request, of which it admitted nothing; or with stream 0, the link's bytes."""
+        log.warning("peer refused a frame", extra={"reason": reason})
+        entry = self._streams.get(stream)
+        if entry is not None and not entry[0].done():
+            entry[0].set_exception(PeerUnreachable(f"the peer cannot read the request: {reason}", sent=False))
+
+    def _sweep_after(self, pause_s: float) -> None:
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self._sweeper = self._loop.call_later(pause_s, self._sweep)
 
     def _sweep(self) -> None:
         now = self._loop.time()
         for future, deadline in list(self._streams.values()):
             if deadline <= now and not future.done():
                 future.set_exception(PeerUnreachable("no answer within the budget", sent=True))
-        if self._streams and now - self._heard > _SILENT_S:
-            log.warning("peer connection closed", extra={"reason": "silent with requests outstanding"})
+        asked = bool(self._streams)
+        ping_s, silent_s = (_PING_S, _SILENT_S) if asked else (_IDLE_PING_S, _IDLE_SILENT_S)
+        if now - self._heard > silent_s:
+            log.warning(
+                "peer connection closed", extra={"reason": f"silent, {len(self._streams)} requests outstanding"}
+            )
             self.abort()
-        elif self._streams and now - max(self._heard, self._pinged) > _PING_S and self._outbox is not None:
+        elif now - max(self._heard, self._pinged) > ping_s and self._outbox is not None:
             self._pinged = now
             self._outbox.put(frames.frame(frames.PING, 0))
         if self._transport is not None and not self._transport.is_closing():
-            self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
+            self._sweep_after(_SWEEP_S if asked else _IDLE_SWEEP_S)

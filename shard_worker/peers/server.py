@@ -1,20 +1,33 @@
-"""The answering side of the frames between workers, and the one port it shares with HTTP."""
+"""The answering side of the frames between workers."""
 
 import asyncio
-import hmac
 import logging
-import os
-from collections.abc import Callable
+import ssl
+from collections.abc import Callable, Collection
 from typing import Final, Protocol, cast
 
-from shard_worker.contract import PeerAnswer, PeerRequest, Unavailable, UnavailableCode
+from shard_worker.contract import CommandRequest, PeerAnswer, PeerRequest, Unavailable, UnavailableCode
 from shard_worker.peers import frames
-from shard_worker.peers.frames import BadFrame, FrameReader, Outbox
+from shard_worker.peers.frames import BadFrame, FrameReader, Hello, Outbox
+from shard_worker.peers.identity import signers_of
+from shard_worker.peers.refusals import Refusals, Refused
 
 log = logging.getLogger(__name__)
 
-_HANDSHAKE_S: Final = 5.0
+_HELLO_S: Final = 5.0
+"""How long a peer that has proved itself may take for its first frame."""
+_IDLE_S: Final = 60.0
+"""A link that brought nothing for longer is dead: its client sends a ping every 15 s (`shard_worker.peers.client`)."""
+_CLOSE_S: Final = 5.0
+"""How long a link of a removed secret may take to have its answers and hang up."""
+_UNREAD_MOST: Final = 16 << 20
+"""Bytes of answers that a peer has not read, beyond which a query gets a refusal in place of its page."""
+_UNREAD_END: Final = 64 << 20
+"""Bytes of answers that a peer has not read, beyond which the link is closed."""
+_SMALL: Final = 64 << 10
+"""Bytes of an answer that is given however much is unread: commands' outcomes are all smaller."""
 _BROKEN: Final = Unavailable(UnavailableCode.OUTCOME_UNKNOWN, "the owner failed while it answered")
+_UNREAD: Final = Unavailable(UnavailableCode.OVERLOADED, "the worker that was asked first does not read its answers")
 
 
 class Handler(Protocol):
@@ -25,116 +38,160 @@ class Handler(Protocol):
     ) -> "PeerAnswer | asyncio.Future[PeerAnswer]": ...
 
 
-class PeerServer:
-    """Makes a protocol for each connection of a peer, and closes them all in order."""
+def _ignore(_: Hello) -> None:
+    """For a server that learns nothing from its peers."""
 
-    def __init__(self, handler: Handler, secret: bytes) -> None:
-        self._handler = handler
-        self._secret = secret
-        self._links: set[_ServerLink] = set()
+
+class PeerServer:
+    """Makes a protocol for each connection of a peer, and closes them all in order.
+
+    ``hello`` gives the server's first frame, ``heard`` gets each peer's.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        hello: Callable[[], Hello],
+        *,
+        heard: Callable[[Hello], None] = _ignore,
+        refusals: Refusals | None = None,
+    ) -> None:
+        self.handler = handler
+        self.hello = hello
+        self.heard = heard
+        self.refusals = refusals or Refusals()
+        self.links: set[_ServerLink] = set()
         self._closing = False
 
     def protocol(self) -> asyncio.Protocol:
-        """A protocol for one accepted connection."""
-        return _ServerLink(self._handler, self._secret, self._links, welcome=not self._closing)
+        """A protocol for one accepted connection whose TLS has proved a peer."""
+        return _ServerLink(self, welcome=not self._closing)
+
+    def retire(self, held: Collection[str]) -> None:
+        """Say goodbye to every link that was made by a secret which is held no more."""
+        for link in list(self.links):
+            if not link.signers <= set(held):
+                link.say_goodbye()
+                asyncio.get_running_loop().call_later(_CLOSE_S, link.close)
 
     async def close(self, within_s: float) -> None:
         """Say goodbye, go on answering until every peer has hung up, at most so long, and close what is left."""
         self._closing = True
-        for link in list(self._links):
+        for link in list(self.links):
             link.say_goodbye()
         deadline = asyncio.get_running_loop().time() + within_s
-        while self._links and asyncio.get_running_loop().time() < deadline:
+        while self.links and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.01)
-        for link in list(self._links):
+        for link in list(self.links):
             link.close()
 
 
 class _ServerLink(asyncio.Protocol):
     """One connection of a peer."""
 
-    def __init__(self, handler: Handler, secret: bytes, links: "set[_ServerLink]", *, welcome: bool) -> None:
-        self._handler = handler
+    def __init__(self, server: PeerServer, *, welcome: bool) -> None:
+        self._server = server
         self._welcome = welcome
-        self._secret = secret
-        self._links = links
         self._reader = FrameReader()
-        self._hello = bytearray()
-        self._nonces: tuple[bytes, bytes] | None = None
-        self._trusted = False
+        self._greeted = False
         self._transport: asyncio.Transport | None = None
         self._outbox: Outbox | None = None
         self._patience: asyncio.TimerHandle | None = None
+        self._heard = 0.0
+        self.signers: set[str] = set()
+        """The fingerprints of the secrets that this link was made with."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         if not self._welcome:
             self._transport.abort()
             return
+        connection = transport.get_extra_info("ssl_object")
+        if not isinstance(connection, ssl.SSLObject):
+            self._refuse(Refused.HANDSHAKE, "a peer must come by TLS")
+            return
+        self.signers = set(signers_of(connection))
         self._outbox = Outbox(self._transport)
-        self._links.add(self)
-        self._patience = asyncio.get_running_loop().call_later(_HANDSHAKE_S, self._refuse, "no handshake in time")
+        self._server.links.add(self)
+        self._outbox.put(frames.hello_frame(self._server.hello()))
+        self._patience = asyncio.get_running_loop().call_later(_HELLO_S, self._no_hello)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._links.discard(self)
+        self._server.links.discard(self)
         if self._patience is not None:
             self._patience.cancel()
+
+    def _no_hello(self) -> None:
+        self._refuse(Refused.SILENT, f"no first frame within {_HELLO_S:g} s")
+
+    def _watch(self) -> None:
+        """Close the link when its client has been silent for too long; else look again when that may be."""
+        loop = asyncio.get_running_loop()
+        left = self._heard + _IDLE_S - loop.time()
+        if left <= 0:
+            self._end(f"silent for {_IDLE_S:g} s")
+        else:
+            self._patience = loop.call_later(left, self._watch)
 
     def data_received(self, data: bytes) -> None:
-        if not self._trusted:
-            self._hello += data
-            if not self._shake_hands():
-                return
-            data = bytes(self._hello)
-            self._hello.clear()
+        self._heard = asyncio.get_running_loop().time()
         try:
             for kind, stream, body in self._reader.feed(data):
-                self._take(kind, stream, body)
+                if not self._greeted:
+                    self._greet(kind, body)
+                else:
+                    self._take(kind, stream, body)
         except BadFrame as error:
-            self._refuse(f"bad frame: {error}")
+            if not self._greeted:
+                self._refuse(Refused.FRAME, str(error))
+                return
+            if self._outbox is not None:
+                self._outbox.put(frames.bad_frame(0, str(error)))
+                self._outbox.flush()
+            log.warning("peer connection closed", extra={"reason": f"bad frame: {error}", "peer": self._peer()})
+            self.close()
 
-    def _shake_hands(self) -> bool:
-        """Advance the handshake with what has arrived; True once the peer has proved the secret."""
-        assert self._transport is not None  # data comes after the connection
-        hello = self._hello
-        if self._nonces is None:
-            if len(hello) < frames.HELLO:
-                return False
-            if hello[:4] != frames.MAGIC or hello[4] != frames.VERSION:
-                self._refuse("another protocol or version")
-                return False
-            theirs, ours = bytes(hello[5 : frames.HELLO]), os.urandom(frames.NONCE)
-            del hello[: frames.HELLO]
-            self._nonces = (theirs, ours)
-            self._transport.write(ours + frames.proof(self._secret, b"server", theirs, ours))
-        if len(hello) < frames.PROOF:
-            return False
-        theirs, ours = self._nonces
-        if not hmac.compare_digest(hello[: frames.PROOF], frames.proof(self._secret, b"client", ours, theirs)):
-            self._refuse("the cluster's secret is not theirs")
-            return False
-        del hello[: frames.PROOF]
-        self._trusted = True
+    def _greet(self, kind: int, body: bytes) -> None:
+        if kind != frames.HELLO:
+            raise BadFrame(f"the first frame is of kind {kind}, not hello")
+        hello = frames.read_hello(body)
+        self._greeted = True
         if self._patience is not None:
             self._patience.cancel()
-        return True
+        self._watch()
+        self._server.heard(hello)
 
     def _take(self, kind: int, stream: int, body: bytes) -> None:
         assert self._outbox is not None  # set with the connection
         if kind == frames.PING:
             self._outbox.put(frames.frame(frames.PONG, stream))
         elif kind == frames.REQUEST:
-            envelope = frames.read_request(body)
-            answer = self._handler(envelope.request, envelope.budget_s, envelope.epoch, envelope.hops)
-            if isinstance(answer, asyncio.Future):
-                answer.add_done_callback(lambda done: self._answer_later(stream, done))
-            else:
-                self._outbox.put(frames.answer_frame(stream, answer))
+            self._serve(stream, body)
+        elif kind == frames.BAD:
+            log.warning("peer refused a frame", extra={"reason": body.decode(errors="replace"), "peer": self._peer()})
         else:
             raise BadFrame(f"kind {kind} is not for a server")
 
-    def _answer_later(self, stream: int, done: "asyncio.Future[PeerAnswer]") -> None:
+    def _serve(self, stream: int, body: bytes) -> None:
         assert self._outbox is not None  # set with the connection
+        try:
+            envelope = frames.read_request(body)
+        except BadFrame as error:
+            log.warning("peer request refused", extra={"reason": str(error), "peer": self._peer()})
+            self._outbox.put(frames.bad_frame(stream, str(error)))
+            return
+        command = type(envelope.request) is CommandRequest
+        try:
+            answer = self._server.handler(envelope.request, envelope.budget_s, envelope.epoch, envelope.hops)
+        except Exception:  # a fault of this program: the request's own, not the link's
+            log.exception("a forwarded request failed")
+            answer = _BROKEN
+        if isinstance(answer, asyncio.Future):
+            answer.add_done_callback(lambda done: self._answer_later(stream, done, command=command))
+        else:
+            self._answer(stream, answer, command=command)
+
+    def _answer_later(self, stream: int, done: "asyncio.Future[PeerAnswer]", *, command: bool) -> None:
         if done.cancelled():
             answer: PeerAnswer = _BROKEN
         elif (error := done.exception()) is not None:
@@ -142,20 +199,38 @@ class _ServerLink(asyncio.Protocol):
             answer = _BROKEN
         else:
             answer = done.result()
-        self._outbox.put(frames.answer_frame(stream, answer))
+        self._answer(stream, answer, command=command)
 
-    def _refuse(self, reason: str) -> None:
+    def _answer(self, stream: int, answer: PeerAnswer, *, command: bool) -> None:
+        assert self._outbox is not None  # set with the connection
+        if self._transport is None or self._transport.is_closing():
+            return
+        data = frames.answer_frame(stream, answer, command=command)
+        unread = self._outbox.unread
+        if unread > _UNREAD_MOST and len(data) > _SMALL and not command:
+            data = frames.answer_frame(stream, _UNREAD, command=False)
+        if unread > _UNREAD_END:
+            self._server.refusals.add(Refused.UNREAD, f"{unread} bytes of answers are not read", self._peer())
+            self._transport.abort()
+            return
+        self._outbox.put(data)
+
+    def _peer(self) -> object:
+        return None if self._transport is None else self._transport.get_extra_info("peername")
+
+    def _refuse(self, reason: Refused, cause: str) -> None:
         if self._transport is not None and not self._transport.is_closing():
-            log.warning(
-                "peer connection closed", extra={"reason": reason, "peer": self._transport.get_extra_info("peername")}
-            )
+            self._server.refusals.add(reason, cause, self._peer())
+            self._transport.abort()
+
+    def _end(self, reason: str) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            log.warning("peer connection closed", extra={"reason": reason, "peer": self._peer()})
             self._transport.abort()
 
     def say_goodbye(self) -> None:
         """Have the peer ask nothing more, and hang up when it has its answers."""
-        if not self._trusted:
-            self._refuse("leaving")
-        elif self._outbox is not None:
+        if self._outbox is not None:
             self._outbox.put(frames.frame(frames.BYE, 0))
 
     def close(self) -> None:
@@ -163,34 +238,3 @@ class _ServerLink(asyncio.Protocol):
         if self._outbox is not None and self._transport is not None:
             self._outbox.flush()
             self._transport.close()
-
-
-class SharedPort(asyncio.Protocol):
-    """Chooses by its first bytes whether a connection is a peer's frames or HTTP, and hands it over."""
-
-    def __init__(self, http: Callable[[], asyncio.Protocol], peers: Callable[[], asyncio.Protocol]) -> None:
-        self._http = http
-        self._peers = peers
-        self._start = b""
-        self._transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-
-    def data_received(self, data: bytes) -> None:
-        self._start += data
-        if len(self._start) < len(frames.MAGIC) and frames.MAGIC.startswith(self._start):
-            return
-        transport = self._transport
-        assert transport is not None  # data comes after the connection
-        protocol = self._peers() if self._start.startswith(frames.MAGIC) else self._http()
-        transport.set_protocol(protocol)
-        protocol.connection_made(transport)
-        protocol.data_received(self._start)
-
-
-def sniffing_factory(
-    http: Callable[[], asyncio.Protocol], peers: Callable[[], asyncio.Protocol]
-) -> Callable[[], asyncio.Protocol]:
-    """A protocol factory for a port that carries both."""
-    return lambda: SharedPort(http, peers)

@@ -118,7 +118,15 @@ class Peers:
     asked: int = 0
 
     async def ask(
-        self, address: tuple[str, int], request: PeerRequest, *, budget_s: float, shard_id: int, epoch: int, hops: int
+        self,
+        address: tuple[str, int],
+        request: PeerRequest,
+        *,
+        incarnation: str,
+        budget_s: float,
+        shard_id: int,
+        epoch: int,
+        hops: int,
     ) -> PeerAnswer:
         self.asked += 1
         answer = self.regions[address[1]].serve(request, budget_s, epoch, hops)

@@ -173,7 +173,9 @@ async def test_a_client_that_repeats_old_keys_costs_one_refused_statement(dsn: s
         first = []
         for chat in chats:
             await node.ask(create(chat, me))
-            first.append(await node.ask(add(chat, me, "once"), "key"))
+            answer = await node.ask(add(chat, me, "once"), "key")
+            assert isinstance(answer, Done)
+            first.append(Done(answer.sequence_nr, answer.message_ids, replayed=True))
         await node.own(*range(SHARDS))
         look_ups = 0
         look_up = node.env.look_up_key

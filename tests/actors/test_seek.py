@@ -23,12 +23,22 @@ class Breaking(Peers):
     overloaded = False
 
     async def ask(
-        self, address: tuple[str, int], request: PeerRequest, *, budget_s: float, shard_id: int, epoch: int, hops: int
+        self,
+        address: tuple[str, int],
+        request: PeerRequest,
+        *,
+        incarnation: str,
+        budget_s: float,
+        shard_id: int,
+        epoch: int,
+        hops: int,
     ) -> PeerAnswer:
         if self.overloaded:
             raise PeerOverloaded("enough")
         if self.breaks == 0:
-            return await super().ask(address, request, budget_s=budget_s, shard_id=shard_id, epoch=epoch, hops=hops)
+            return await super().ask(
+                address, request, incarnation=incarnation, budget_s=budget_s, shard_id=shard_id, epoch=epoch, hops=hops
+            )
         self.breaks -= 1
         if self.arrives:
             answer = self.regions[address[1]].serve(request, budget_s, epoch, hops)
@@ -103,12 +113,22 @@ class Dead(Peers):
     """A worker that is gone: nothing can be sent to it."""
 
     async def ask(
-        self, address: tuple[str, int], request: PeerRequest, *, budget_s: float, shard_id: int, epoch: int, hops: int
+        self,
+        address: tuple[str, int],
+        request: PeerRequest,
+        *,
+        incarnation: str,
+        budget_s: float,
+        shard_id: int,
+        epoch: int,
+        hops: int,
     ) -> PeerAnswer:
         self.asked += 1
         if not self.regions:
             raise PeerUnreachable("refused", sent=False)
-        return await super().ask(address, request, budget_s=budget_s, shard_id=shard_id, epoch=epoch, hops=hops)
+        return await super().ask(
+            address, request, incarnation=incarnation, budget_s=budget_s, shard_id=shard_id, epoch=epoch, hops=hops
+        )
 
 
 async def test_an_owner_that_cannot_be_reached_is_left_alone_for_a_while(dsn: str) -> None:

@@ -29,7 +29,7 @@ SECRET: Final = {
     "apiVersion": "v1",
     "kind": "Secret",
     "metadata": {"name": "chat-internal"},
-    "stringData": {"secret": "word"},
+    "stringData": {"secret": "a word of 16 byte"},
 }
 
 

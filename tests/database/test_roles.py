@@ -36,7 +36,7 @@ MAY_WRITE = {
         "INSERT": "shard_id epoch worker incarnation kind source reason",
         "UPDATE": "from_seq pause_ms",
     },
-    "shard": {"UPDATE": "epoch owner incarnation changed_at"},
+    "shard": {"UPDATE": "epoch owner incarnation changed_at format"},
     "plan": {"UPDATE": "version hash made_at"},
     "shard_target": {"INSERT": "*", "UPDATE": "*"},
     "shard_load": {"INSERT": "*", "UPDATE": "*"},

@@ -162,10 +162,21 @@ async def two_hosts_in_one_dsn(stage: Stage) -> None:
     async with _no_append_on(stage, old):
         await fleet.workers["a"].kill()
         await fleet.start("a")
+        await _refuses_the_old_primary(fleet, old)
         await pair.primary.sql(_END_SESSIONS_SQL)
         posts.mark()
         await posts.everywhere()
     await stage.account()
+
+
+async def _refuses_the_old_primary(fleet: Fleet, old: Node) -> None:
+    """A worker that was started beside the old primary alone learns from its peers that it was replaced."""
+    await fleet.start("d", dsn=old.dsn)
+    newcomer = fleet.workers["d"]
+    await until(lambda: "DatabaseSuperseded" in newcomer.log.read_text(), within_s=30)
+    assert not await old.sql("SELECT count(*) FROM worker WHERE id = 'd'")
+    await newcomer.kill()
+    newcomer.log.write_text("")
 
 
 @asynccontextmanager

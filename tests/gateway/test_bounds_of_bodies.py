@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from shard_worker.gateway import json_bounds
 from shard_worker.gateway.json_bounds import JsonBounds
 from shard_worker.gateway.problems import ProblemRaised
+from shard_worker.gateway.routes import COMMANDS, CommandRoute
 from shard_worker.gateway.texts import COMBINING_MOST, has_long_combining_run
 from shard_worker.gateway.turn_budget import TURN_S, Piece, TurnBudget
-from tests.gateway.serving import Served
+from tests.gateway.serving import THREAD, Served
+from tests.gateway.test_error_table import check
 from tests.waiting import until
 
 _TRICKY = st.text(st.sampled_from('",:[]{}\\é\n'), max_size=8)
@@ -114,3 +116,12 @@ async def test_a_plain_body_does_not_wait_for_large_ones(api: Served, monkeypatc
     assert not large.done()
     gate.set()
     assert (await large).status == 200
+
+
+@pytest.mark.parametrize("route", COMMANDS, ids=lambda route: route.operation_id)
+async def test_each_route_has_its_limit_of_bytes(api: Served, route: CommandRoute) -> None:
+    """1 MiB for messages, 128 KiB for every other command; exactly so much is allowed."""
+    limit = 1024 * 1024 if route.operation_id == "addMessages" else 128 * 1024
+    path = route.template.replace("{threadId}", THREAD)
+    check(await api.post(path, b"{}" + b" " * (limit - 2)), 400, "validation-failed")
+    check(await api.post(path, b"{}" + b" " * (limit - 1)), 413, "body-too-large")

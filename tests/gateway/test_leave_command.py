@@ -3,15 +3,16 @@
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from shard_worker.gateway.management import ManagementPort
-from shard_worker.gateway.server import listening_socket
 from shard_worker.main import main
+from tests.gateway.managing import serving
 from tests.gateway.test_management import View
 
 
@@ -21,15 +22,15 @@ class LeavingView(View):
     def __init__(self) -> None:
         super().__init__()
         self.owned = [5, 5, 2, 0]
-        self.port: ManagementPort | None = None
-        """Of the worker."""
+        self.end: Callable[[], None] = lambda: None
+        """Of the worker's process."""
         self.ends = False
         """Whether its process ends when it is asked a second time."""
 
     def leave(self) -> int:
         self.left += 1
-        if self.ends and self.left > 1 and self.port is not None:
-            self.port.close()
+        if self.ends and self.left > 1:
+            self.end()
         return self.owned.pop(0) if len(self.owned) > 1 else self.owned[0]
 
 
@@ -42,18 +43,15 @@ def view() -> LeavingView:
 @pytest.fixture
 async def environment(view: LeavingView) -> AsyncIterator[dict[str, str]]:
     """Of the worker's pod."""
-    port = ManagementPort(view, b"sixteen-letters!")
-    with listening_socket("127.0.0.1", 0) as bound:
-        await port.start([bound])
-        view.port = port
-        number = str(bound.getsockname()[1])
-        bound.close()  # only the server's own copy listens from here on
+    port = ManagementPort(view)
+    with ExitStack() as stack:
+        number = stack.enter_context(serving(port, b"sixteen-letters!"))
+        view.end = stack.close
         yield {
-            "SHARD_WORKER_MANAGEMENT_PORT": number,
+            "SHARD_WORKER_MANAGEMENT_PORT": str(number),
             "SHARD_WORKER_BIND": "0.0.0.0",
             "SHARD_WORKER_SECRET": "sixteen-letters!",
         }
-        port.close()
 
 
 async def leave(environment: dict[str, str], *words: str) -> Result:
@@ -122,7 +120,7 @@ async def test_exit_1_when_no_worker_answers(environment: dict[str, str]) -> Non
     assert f"no worker answers at 127.0.0.1:{port}" in result.output
     result = await leave({**environment, "SHARD_WORKER_SECRET": "another-secret-16"})
     assert result.exit_code == 1
-    assert "refuses (401)" in result.output
+    assert "do not hold the same secret" in result.output
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,6 @@ async def test_no_fault_and_no_undeclared_answer(api: Served, tmp_path: Path) ->
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    output, _ = await asyncio.wait_for(process.communicate(), 120)
+    output, _ = await asyncio.wait_for(process.communicate(), 220)
     print(output.decode())  # with the seed
     assert process.returncode == 0

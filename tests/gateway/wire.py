@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import ssl
 from dataclasses import dataclass
 from typing import Any
+
+from shard_worker.contract_tls import INTERNAL_NAME
 
 DEADLINE_S = 10.0
 
@@ -30,9 +33,10 @@ class Wire:
         self._writer = writer
 
     @classmethod
-    async def open(cls, port: int) -> "Wire":
-        """Connect on loopback."""
-        return cls(*await asyncio.open_connection("127.0.0.1", port))
+    async def open(cls, port: int, context: ssl.SSLContext | None = None) -> "Wire":
+        """Connect on loopback; with a context by TLS, to the internal API."""
+        name = None if context is None else INTERNAL_NAME
+        return cls(*await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=name))
 
     def send(self, raw: bytes) -> None:
         """Send bytes as they are."""
@@ -75,12 +79,15 @@ JSON_TYPE = ("Content-Type", "application/json")
 class Api:
     """Asks a server of ours, a new connection each time."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, context: ssl.SSLContext | None = None) -> None:
         self.port = port
+        self.context = context
+        """Of the requests under ``/internal/``; the others go in the clear."""
 
     async def send(self, raw: bytes, *, head: bool = False) -> Answered:
         """Send bytes and take the first answer."""
-        wire = await Wire.open(self.port)
+        internal = raw.split(b" ", 2)[1].startswith(b"/internal/")
+        wire = await Wire.open(self.port, self.context if internal else None)
         try:
             wire.send(raw)
             return await wire.answer(head=head)

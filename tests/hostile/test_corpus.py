@@ -16,8 +16,8 @@ SETTINGS: Final = {
     "SHARD_WORKER_MAX_ANSWER_BYTES_IN_FLIGHT": str(32 << 20),
 }
 """Little patience and small bounds: so all of them are reached."""
-_SHORT_STEP: Final = 4
-"""The gate plays every fourth input, eight at a time; `make hostile` plays each alone."""
+_SHORT_STEP: Final = 7
+"""The gate plays every seventh input, eight at a time; `make hostile` plays each alone."""
 
 
 def test_the_corpus_is_large_enough() -> None:

@@ -6,6 +6,8 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
 from tests.hostile.inputs import HostileInput, Port
 from tests.hostile.rig import HOST, rig
 from tests.waiting import until
@@ -54,6 +56,7 @@ async def test_worker_without_descriptors_serves_on(dsn: str, tmp_path: Path) ->
         writer.close()
 
 
+@pytest.mark.soak
 async def test_bytes_of_gone_connections_are_given_back(dsn: str, tmp_path: Path) -> None:
     """Bodies that never come whole take no more than their bound, and nothing once their clients have gone."""
     async with rig(tmp_path / "worker", dsn) as attacked:

@@ -4,19 +4,22 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import quantiles
 from time import perf_counter
 from uuid import UUID
 
 import asyncpg
+import msgspec
 import pytest
 
 from shard_worker.database.connection import Database, ReadPool, Session
-from shard_worker.domain.events import Event, MessagesAdded, PostedMessage
+from shard_worker.domain.events import Event, MessagesAdded, MessagesRemoved, PostedMessage
 from shard_worker.domain.ids import ShardId, ThreadId, shard_of, ulid_uuid
 from shard_worker.journal import replay
 from shard_worker.journal.codec import STATE_VERSION, decode_state, encode_state, same_state
 from shard_worker.journal.history_page import PAGE_BYTES, PAGE_ROWS, ThreadPage, Wanted, read_page
+from shard_worker.journal.message_reader import MessagePlace, MessageReader
 from shard_worker.journal.replay import Loader, Poisoned, Recovered
 from shard_worker.journal.snapshots import SnapshotWriter, discard_unbacked_of_shards
 from shard_worker.memory import MemoryBudget
@@ -36,7 +39,8 @@ class Shelf:
     pool: ReadPool
     loader: Loader
     kept: list[tuple[int, bytes]] = field(default_factory=list)
-    pages: list[list[ThreadPage]] = field(default_factory=list)
+    pages: list[list[tuple[int, int]]] = field(default_factory=list)
+    """Events and bytes of each thread in each page."""
 
     def keep(self, shard_id: ShardId, thread_uuid: UUID, seq_nr: int, state: bytes, event_metadata: bytes) -> None:
         del shard_id, thread_uuid
@@ -65,7 +69,7 @@ async def shelf(dsn: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shel
 
     async def watched(connection: Session, wanted: Sequence[Wanted], *, rows_each: int) -> list[ThreadPage]:
         pages = await read_page(connection, wanted, rows_each=rows_each)
-        shelf.pages.append(pages)
+        shelf.pages.append([(len(page.rows), page.size) for page in pages])
         return pages
 
     monkeypatch.setattr(replay, "read_page", watched)
@@ -106,7 +110,7 @@ async def test_a_long_history_is_read_in_pages_beside_its_neighbours(shelf: Shel
         assert one.snapshot_nr == events, "a snapshot is kept at the end"
     assert [seq_nr for seq_nr, _ in shelf.kept] == [events] * 2
     assert turns.longest_s < TURN_S, turns
-    assert max(len(page.rows) for pages in shelf.pages for page in pages) <= PAGE_ROWS
+    assert max(sum(events for events, _ in pages) for pages in shelf.pages) <= PAGE_ROWS
     assert sum(len(pages) == 1 for pages in shelf.pages) >= 2 * events // PAGE_ROWS
 
 
@@ -120,7 +124,7 @@ async def test_a_page_is_bounded_in_bytes(shelf: Shelf) -> None:
         found, *others = await asyncio.gather(*[shelf.load(one) for one in (thread, *neighbours)])
     assert found.sequence_nr == 21
     assert [other.sequence_nr for other in others] == [2] * 5
-    assert max(sum(page.size for page in pages) for pages in shelf.pages) < PAGE_BYTES + (600 << 10)
+    assert max(sum(size for _, size in pages) for pages in shelf.pages) < PAGE_BYTES + (600 << 10)
     assert turns.longest_s < TURN_S, turns
     assert found.bytes_since < 1 << 20, "kept at the end, by bytes"
 
@@ -263,7 +267,17 @@ async def test_a_shards_unbacked_snapshots_are_discarded_at_once(shelf: Shelf) -
         await shelf.pen.snapshot(thread, folded([created(), posted()]))
     await shelf.pen.connection.execute("DELETE FROM journal WHERE thread_id = $1 AND seq_nr = 2", ulid_uuid(lost))
     assert await discard_unbacked_of_shards(shelf.pen.connection, [ShardId(0)]) == 0
-    assert await discard_unbacked_of_shards(shelf.pen.connection, [ShardId(1), ShardId(2)]) == 1
+    memory = MemoryBudget(64 << 20)
+    writer = SnapshotWriter(shelf.pool, memory=memory)
+    writer.save(ShardId(1), ulid_uuid(sound), 2, b"of the time before", b"m")
+    writer.forget_all()
+    assert (memory.used, writer.dropped) == (0, 1)
+    writer.start()
+    async with asyncio.timeout(15):
+        while await shelf.pen.connection.fetchval("SELECT count(*) FROM snapshot") != 1:
+            await asyncio.sleep(0.005)
+    assert await shelf.pen.connection.fetchval("SELECT thread_id FROM snapshot") == ulid_uuid(sound)
+    await writer.close()
 
 
 async def test_waiting_snapshots_are_bounded_in_bytes(shelf: Shelf) -> None:
@@ -321,3 +335,86 @@ async def test_a_million_events_load_beside_cold_neighbours(shelf: Shelf, capsys
         )
     assert decode_state(shelf.kept[-1][1]).sequence_nr == events
     assert beside_p99 <= 2 * alone_p99
+
+
+def peak_rss() -> int:
+    """The process's greatest resident size since `forget_peak`, in bytes."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) << 10
+
+
+def forget_peak() -> None:
+    """Begin the peak anew."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+async def test_large_events_are_never_held_together(shelf: Shelf, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two hundred events of a megabyte: neither loading them nor reading one text of each takes their memory."""
+    thread, count = new_thread(), 200
+    kept = [message_id() for _ in range(count)]
+    shard = await shelf.pen.write(thread, created())
+    for id in kept:
+        event = big(1000)
+        messages = (*event.messages[:-1], PostedMessage(id, "kept"))
+        await shelf.pen.write(
+            thread,
+            msgspec.structs.replace(event, messages=messages),
+            MessagesRemoved(ANN, tuple(message.message_id for message in messages[:-1]), 2, 2),
+        )
+    forget_peak()
+    before = peak_rss()
+    with measured_turns() as turns:
+        found = await shelf.load(thread)
+    loading = peak_rss() - before
+    assert found.state is not None
+    assert list(found.state.messages) == kept
+    reader = MessageReader(shelf.pool)
+    places = [
+        MessagePlace(id, live.sequence_nr, live.index, live.offset, live.size)
+        for id, live in found.state.messages.items()
+    ]
+    forget_peak()
+    before = peak_rss()
+    began = perf_counter()
+    with measured_turns() as reading_turns:
+        texts = await reader.read(shard, ulid_uuid(thread), places, most_bytes=1 << 20, wanted=lambda: True)
+    took_s, reading = perf_counter() - began, peak_rss() - before
+    assert {message.text for message in texts} == {"kept"}
+    with capsys.disabled():
+        print(
+            f"\n{count} events of 1 MB: loading takes {loading >> 20} MiB, longest turn {turns.longest_s * 1000:.1f} ms;"
+            f" a page of a text of each {reading >> 20} MiB, {took_s * 1000:.0f} ms,"
+            f" longest turn {reading_turns.longest_s * 1000:.1f} ms"
+        )
+    assert loading < 32 << 20
+    assert reading < 8 << 20
+    assert max(turns.longest_s, reading_turns.longest_s) < TURN_S
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+async def test_first_loads_after_an_upgrade_are_as_quick_as_any(
+    shelf: Shelf, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The p99 of cold loads from snapshots of the version before is within twice that from this release's."""
+    events: list[Event] = [created(), *[posted(at=at) for at in range(2, 121)]]
+    state = folded(events[:100])
+    sides: dict[int, list[ThreadId]] = {}
+    for version in (STATE_VERSION, STATE_VERSION - 1):
+        sides[version] = [new_thread() for _ in range(150)]
+        for thread in sides[version]:
+            await shelf.pen.write(thread, *events)
+            await shelf.pen.snapshot(thread, state, version=version)
+    took: dict[int, list[float]] = {version: [] for version in sides}
+    for _ in range(8):  # in turns, so that the machine's other work falls on both
+        for steady, upgraded in zip(sides[STATE_VERSION], sides[STATE_VERSION - 1], strict=True):
+            for version, thread in ((STATE_VERSION, steady), (STATE_VERSION - 1, upgraded)):
+                began = perf_counter()
+                assert (await shelf.load(thread)).snapshot_nr == 100
+                took[version].append(perf_counter() - began)
+    steady_p99, upgraded_p99 = (quantiles(took[version], n=100)[98] * 1000 for version in took)
+    with capsys.disabled():
+        print(f"\np99 of cold loads: {steady_p99:.1f} ms, of the first after an upgrade {upgraded_p99:.1f} ms")
+    assert upgraded_p99 <= 2 * steady_p99

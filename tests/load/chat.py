@@ -135,7 +135,7 @@ class _User:
                 return
             self.ordinal += 1
             key = f"{self.mint.getrandbits(64):016x}"
-            thread_id = random_ulid(self.mint)  # what a key gives only the cluster can compute
+            thread_id = random_ulid(self.mint)
             owner = self.room.accounts[0]
             body = {
                 "accountId": self.account_id,

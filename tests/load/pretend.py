@@ -61,7 +61,7 @@ class Pretend:
         key = request.headers.get("Idempotency-Key", "")
         if request.path == "/v1/threads/create":
             self.minted += 1
-            thread_id = body["threadId"]
+            thread_id = body.get("threadId") or f"T{self.minted:025d}"
             self.threads.setdefault(thread_id, _Thread())
         else:
             thread_id = request.match_info["thread_id"]

@@ -14,7 +14,9 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from threadcluster_operator.main import main
+from threadcluster_operator.workers import client_context
 
+from shard_worker.contract_tls import INTERNAL_NAME
 from shard_worker.main import main as shard_worker
 from tests.local.cluster import LocalCluster
 
@@ -220,12 +222,13 @@ async def test_an_unknown_worker_is_refused_with_those_there_are(running: LocalC
 
 async def test_every_worker_tells_the_same_and_what_it_was_just_told(cluster: LocalCluster) -> None:
     """The internal API: a change made through a worker is in its next answer, and soon in everybody's."""
-    secret = (cluster.data_dir / "secret").read_text()
+    context = client_context((cluster.data_dir / "secret").read_text())
     addresses = [worker["managementAddress"] for worker in (await cluster.status())["workers"]]
-    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {secret}"}) as session:
+    async with aiohttp.ClientSession() as session:
 
         async def ask(method: str, address: str, path: str, body: object = None) -> Any:  # JSON
-            async with session.request(method, f"{address}/internal/v1/{path}", json=body) as response:
+            url = f"{address.replace('http:', 'https:')}/internal/v1/{path}"
+            async with session.request(method, url, json=body, ssl=context, server_hostname=INTERNAL_NAME) as response:
                 assert response.status == 200, await response.text()
                 return await response.json()
 

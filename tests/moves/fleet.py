@@ -14,6 +14,7 @@ from typing import Any
 
 import aiohttp
 
+from shard_worker.contract_tls import INTERNAL_NAME, internal_client_context, parse_secrets
 from tests.fsck import prove
 
 SECRET = "a secret for tests"
@@ -54,7 +55,7 @@ class WorkerProcess:
                 stdout=out,
                 stderr=out,
             )
-        async with asyncio.timeout(90):
+        async with asyncio.timeout(90):  # a busy machine takes its time to start an interpreter
             while not self._ready.exists():
                 assert self._process.returncode is None, f"{self.name} ended: {self.log.read_text()[-2000:]}"
                 await asyncio.sleep(0.01)
@@ -115,12 +116,13 @@ class Fleet:
         self._shared = shared
         self._dsn_file = folder / "dsn"
         self._dsn_file.write_text(dsn)
-        secret = folder / "secret"
-        secret.write_text(SECRET)
+        self.secret_file = folder / "secret"
+        """May be written again while the workers run: they read it again."""
+        self.secret_file.write_text(SECRET)
         self._environment = {
             "SHARD_WORKER_CLUSTER": "test",
             "SHARD_WORKER_DSN_FILE": str(self._dsn_file),
-            "SHARD_WORKER_SECRET_FILE": str(secret),
+            "SHARD_WORKER_SECRET_FILE": str(self.secret_file),
             "SHARD_WORKER_SHARDS": str(shards),
             "SHARD_WORKER_HOST": "127.0.0.1",
             "SHARD_WORKER_BIND": "127.0.0.1",
@@ -163,9 +165,10 @@ class Fleet:
             try:
                 async with self._session.request(
                     method,
-                    self.workers[name].management + path,
+                    self.workers[name].management.replace("http:", "https:") + path,
                     json=body,
-                    headers={"Authorization": f"Bearer {SECRET}"},
+                    ssl=internal_client_context(parse_secrets(self.secret_file.read_bytes())),
+                    server_hostname=INTERNAL_NAME,
                     timeout=aiohttp.ClientTimeout(total=within_s),
                 ) as response:
                     answer = await response.json(content_type=None)

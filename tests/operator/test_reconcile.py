@@ -1,6 +1,7 @@
 """One look at a cluster and what comes of it, on an API server in memory."""
 
 import asyncio
+import base64
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,14 +29,9 @@ class Desk:
         self.shelf = Shelf()
         self.cache = Cache()
         self.workers = MemoryWorkers(8)
-        self.reconciler = Reconciler(
-            self.shelf,
-            self.cache,
-            self._reach,
-            Recorder(self.shelf, "operator-0"),
-            Telemetry(),
-            namespace="threadcluster-system",
-        )
+        self.secrets: list[str] = []
+        """By which the workers were asked, one after another."""
+        self.restart()
         meta = {"name": "chat", "namespace": "talk", "uid": "cluster-1", "generation": 1}
         self.edit(
             {
@@ -52,11 +48,23 @@ class Desk:
             }
         )
 
+    def restart(self) -> None:
+        """Another process of the operator, which remembers nothing."""
+        self.reconciler = Reconciler(
+            self.shelf,
+            self.cache,
+            self._reach,
+            Recorder(self.shelf, "operator-0"),
+            Telemetry(),
+            namespace="threadcluster-system",
+        )
+
     def _reach(self, key: Key, addresses: Mapping[str, str], secret: str) -> MemoryWorkers:
         assert key == CHAT
         assert secret
+        self.secrets.append(secret)
         for name, url in addresses.items():
-            assert url == "http://[2001:db8::1]:8081"
+            assert url == "https://[2001:db8::1]:8081"
             if name not in self.workers._workers:
                 self.workers.start(name)
         for _ in range(4):
@@ -294,3 +302,23 @@ async def test_a_secret_that_is_gone_is_made_again_as_it_was(monkeypatch: pytest
     after = desk.shelf.objects["Secret", "chat-internal"]
     assert after["metadata"]["uid"] != before["metadata"]["uid"]
     assert after["data"] == before["data"]
+
+
+async def test_a_secret_that_is_rotated_is_followed_and_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operator signs with what the Secret holds now; what it cannot use it neither uses nor writes over."""
+    monkeypatch.setattr(reconcile, "_SECRET_S", 0.0)
+    desk = Desk()
+    await desk.until_ready()
+    live = desk.shelf.objects["Secret", "chat-internal"]
+    for content in ("a secret that comes\na secret of before", "short", ""):
+        given = base64.b64encode(content.encode()).decode()
+        live["data"] = {"secret": given}
+        for _ in range(2):
+            await desk.look()
+            for _ in range(5):
+                await asyncio.sleep(0)
+        assert desk.shelf.objects["Secret", "chat-internal"]["data"] == {"secret": given}
+        assert desk.secrets[-1] == "a secret that comes\na secret of before"
+    desk.restart()
+    await desk.look()
+    assert desk.shelf.objects["Secret", "chat-internal"]["data"] == {"secret": given}

@@ -11,7 +11,7 @@ from shard_worker.database.connection import Database
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import store
 from shard_worker.ownership.decisions import Held, Observer, heirs, next_steps
-from shard_worker.ownership.owners import ShardRow, View, WorkerRow
+from shard_worker.ownership.owners import EMPTY, ShardRow, View, WorkerRow
 from tests.ownership.members import EVERY, SHARDS, member
 from tests.waiting import until
 
@@ -167,7 +167,7 @@ async def test_a_fence_that_races_a_claim_frees_every_shard_whatever_the_isolati
     database = Database(dsn, application_name=lambda: "me")
     claiming, fencing = await database.connect("test"), await database.connect("test")
     await store.register(claiming, "a", "a1", store.Address("h", 1, 2), {})
-    beat = await admin.fetchval("SELECT beat FROM worker")
+    beat = (await store.look(admin, EMPTY)).workers["a"].beat
     await claiming.execute("BEGIN")
     await claiming.fetch(store._CLAIM_SQL, "a", "a1", list(range(SHARDS)))
 

@@ -71,7 +71,7 @@ def test_every_request_survives_the_wire(request_: Request) -> None:
 @pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: type(answer).__name__)
 def test_every_answer_survives_the_wire(answer: OwnerAnswer) -> None:
     """As it was given."""
-    [(kind, stream, body)] = FrameReader().feed(frames.answer_frame(9, answer))
+    [(kind, stream, body)] = FrameReader().feed(frames.answer_frame(9, answer, command=False))
     assert (kind, stream, frames.read_answer(body)) == (frames.ANSWER, 9, answer)
 
 

@@ -3,69 +3,37 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 
 import pytest
-from aiohttp import web
 
-from shard_worker.contract import Done, PeerAnswer, PeerRequest, ReadThread
-from shard_worker.domain.ids import AccountId, ThreadId
+from shard_worker.contract import Done
 from shard_worker.peers import client as client_module
+from shard_worker.peers import listener as listener_module
 from shard_worker.peers.client import PeerClient
 from shard_worker.peers.errors import PeerOverloaded, PeerUnreachable
-from shard_worker.peers.server import PeerServer, sniffing_factory
+from shard_worker.peers.frames import Hello
+from shard_worker.peers.server import PeerServer
+from tests.peers.stage import ASKING, Owner, ask, port_of
 from tests.tcp_proxy import TcpProxy
+from tests.tls import hello, identity
 from tests.waiting import until
-
-SECRET = b"a secret of the cluster"
-READ = ReadThread(ThreadId("01HZZZZZZZZZZZZZZZZZZZZZZZ"), AccountId("01HYYYYYYYYYYYYYYYYYYYYYYY"), 0)
-
-
-@dataclass
-class Owner:
-    """Answers with the request's own number, at once or when told."""
-
-    held: list[tuple[int, "asyncio.Future[PeerAnswer]"]] = field(default_factory=list)
-    hold: bool = False
-    served: int = 0
-
-    def __call__(
-        self, request: PeerRequest, budget_s: float, epoch_known: int, hops: int
-    ) -> "PeerAnswer | asyncio.Future[PeerAnswer]":
-        self.served += 1
-        if not self.hold:
-            return Done(epoch_known)
-        future: asyncio.Future[PeerAnswer] = asyncio.get_running_loop().create_future()
-        self.held.append((epoch_known, future))
-        return future
 
 
 @asynccontextmanager
-async def listening(owner: Owner, secret: bytes = SECRET) -> AsyncIterator[tuple[int, PeerServer]]:
+async def listening(owner: Owner) -> AsyncIterator[tuple[int, PeerServer]]:
     """A port that carries frames and HTTP."""
-
-    async def hello(_: web.BaseRequest) -> web.Response:
-        return web.Response(text="http")
-
-    http = web.Server(hello)
-    peers = PeerServer(owner, secret)
-    server = await asyncio.get_running_loop().create_server(sniffing_factory(http, peers.protocol), "127.0.0.1", 0)
-    try:
-        yield server.sockets[0].getsockname()[1], peers
-    finally:
-        server.close()
-        await peers.close(0.1)
-        await http.shutdown(0.1)
+    async with port_of(owner) as port:
+        yield port.number, port.peers
 
 
-async def ask(peer: PeerClient, port: int, number: int = 1, budget_s: float = 5.0) -> PeerAnswer:
-    """One request that says its number where the epoch stands."""
-    return await peer.ask(("127.0.0.1", port), READ, budget_s=budget_s, shard_id=0, epoch=number, hops=1)
+def client(*secrets: bytes) -> PeerClient:
+    """Another worker."""
+    return PeerClient(identity(*secrets, incarnation=ASKING), hello)
 
 
 async def test_a_thousand_requests_share_one_connection() -> None:
     """Answered out of order, each caller gets its own answer."""
-    owner, peer = Owner(), PeerClient(SECRET)
+    owner, peer = Owner(), client()
     async with listening(owner) as (port, _):
         await ask(peer, port)  # the connection is there
         owner.hold = True
@@ -77,9 +45,28 @@ async def test_a_thousand_requests_share_one_connection() -> None:
         await peer.close()
 
 
+async def test_a_greeting_reaches_whichever_incarnation_is_at_an_address() -> None:
+    """Each side has the other's first frame, a stranger learns nothing, and an address that is gone is no error."""
+    owner, heard = Owner(), list[Hello]()
+    peer = PeerClient(identity(incarnation=ASKING), hello, heard=heard.append)
+    stranger = PeerClient(identity(b"another secret entirely", incarnation=ASKING), hello, heard=heard.append)
+    async with listening(owner) as (port, server):
+        greeted: list[Hello] = []
+        server.heard = greeted.append
+        await peer.greet([("127.0.0.1", port)])
+        await until(lambda: len(greeted) == 1)
+        assert heard == [server.hello()]
+        await stranger.greet([("127.0.0.1", port)])
+        assert len(heard) == 1
+        assert owner.served == 0
+    await peer.greet([("127.0.0.1", port)])
+    await peer.close()
+    await stranger.close()
+
+
 async def test_http_and_frames_share_one_port() -> None:
     """The first bytes decide."""
-    owner, peer = Owner(), PeerClient(SECRET)
+    owner, peer = Owner(), client()
     async with listening(owner) as (port, _):
         assert await ask(peer, port, 5) == Done(5)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -91,7 +78,7 @@ async def test_http_and_frames_share_one_port() -> None:
 
 async def test_a_wrong_secret_gets_nothing_and_says_nothing_was_sent() -> None:
     """Neither side trusts the other."""
-    owner, peer = Owner(), PeerClient(b"another secret entirely")
+    owner, peer = Owner(), client(b"another secret entirely")
     async with listening(owner) as (port, _):
         with pytest.raises(PeerUnreachable) as caught:
             await ask(peer, port)
@@ -101,14 +88,17 @@ async def test_a_wrong_secret_gets_nothing_and_says_nothing_was_sent() -> None:
 
 
 @pytest.mark.parametrize(
-    "raw", [b"TCF1\x09" + b"n" * 16, b"TCF1\x01" + b"n" * 16 + b"p" * 32], ids=["version", "proof"]
+    "raw",
+    [b"TCF1\x01" + b"n" * 16 + b"p" * 32, b"\x16\x03\x01" + b"n" * 200, b"\x16", b"\x00" * 50],
+    ids=["plain peer of before", "no ClientHello", "half a record", "zeros"],
 )
-async def test_a_stranger_is_disconnected(raw: bytes) -> None:
-    """Another version, or a proof that is none."""
+async def test_a_stranger_is_disconnected(raw: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames in the clear reach HTTP, which has no such method; TLS that is none ends within the patience."""
+    monkeypatch.setattr(listener_module, "PATIENCE_S", 0.3)
     owner = Owner()
     async with listening(owner) as (port, _):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(raw)
+        writer.write(raw + b"\r\n\r\n" if raw[:1] != b"\x16" else raw)
         with suppress(ConnectionResetError):
             async with asyncio.timeout(5):
                 while await reader.read(100):
@@ -119,7 +109,7 @@ async def test_a_stranger_is_disconnected(raw: bytes) -> None:
 
 async def test_an_unreachable_peer_was_sent_nothing() -> None:
     """So the request may be asked elsewhere."""
-    peer = PeerClient(SECRET)
+    peer = client()
     async with listening(Owner()) as (port, _):
         pass
     with pytest.raises(PeerUnreachable) as caught:
@@ -130,7 +120,7 @@ async def test_an_unreachable_peer_was_sent_nothing() -> None:
 
 async def test_a_peer_that_dies_in_between_may_have_been_told() -> None:
     """So a command's outcome is unknown; and the next request finds a new connection."""
-    owner, peer = Owner(hold=True), PeerClient(SECRET)
+    owner, peer = Owner(hold=True), client()
     async with listening(owner) as (port, _), TcpProxy("127.0.0.1", port) as proxy:
         asking = asyncio.create_task(ask(peer, proxy.port))
         await until(lambda: bool(owner.held))
@@ -145,8 +135,10 @@ async def test_a_peer_that_dies_in_between_may_have_been_told() -> None:
 
 async def test_a_budget_ends_a_wait() -> None:
     """A request that is not answered in time may have been done."""
-    owner, peer = Owner(hold=True), PeerClient(SECRET)
+    owner, peer = Owner(), client()
     async with listening(owner) as (port, _):
+        await ask(peer, port)  # the connection is there
+        owner.hold = True
         with pytest.raises(PeerUnreachable) as caught:
             await ask(peer, port, budget_s=0.1)
         assert caught.value.sent
@@ -159,7 +151,7 @@ async def test_a_budget_ends_a_wait() -> None:
 async def test_a_silent_peer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that is open and dead does not hold its callers until their budgets end."""
     monkeypatch.setattr(client_module, "_SILENT_S", 0.3)
-    owner, peer = Owner(), PeerClient(SECRET)
+    owner, peer = Owner(), client()
     async with listening(owner) as (port, _), TcpProxy("127.0.0.1", port) as proxy:
         assert await ask(peer, proxy.port) == Done(1)
         proxy.stall()
@@ -173,7 +165,7 @@ async def test_a_silent_peer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> Non
 async def test_more_than_the_window_is_refused_unsent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Back-pressure instead of a queue without end."""
     monkeypatch.setattr(client_module, "_WINDOW", 3)
-    owner, peer = Owner(hold=True), PeerClient(SECRET)
+    owner, peer = Owner(hold=True), client()
     async with listening(owner) as (port, _):
         asks = [asyncio.create_task(ask(peer, port, number)) for number in range(3)]
         await until(lambda: len(owner.held) == 3)
@@ -187,7 +179,7 @@ async def test_more_than_the_window_is_refused_unsent(monkeypatch: pytest.Monkey
 
 async def test_a_server_that_closes_answers_first_what_it_took() -> None:
     """What was asked before the close is answered within its grace."""
-    owner, peer = Owner(hold=True), PeerClient(SECRET)
+    owner, peer = Owner(hold=True), client()
     async with listening(owner) as (port, server):
         asking = asyncio.create_task(ask(peer, port, 8))
         await until(lambda: bool(owner.held))
@@ -200,7 +192,7 @@ async def test_a_server_that_closes_answers_first_what_it_took() -> None:
 
 async def test_after_a_goodbye_nothing_more_is_sent_and_nothing_is_lost() -> None:
     """The client has its answers, hangs up, and finds no other way in: what comes next was never sent."""
-    owner, peer = Owner(hold=True), PeerClient(SECRET)
+    owner, peer = Owner(hold=True), client()
     async with listening(owner) as (port, server):
         asked = asyncio.create_task(ask(peer, port, 1))
         await until(lambda: len(owner.held) == 1)

@@ -13,9 +13,11 @@ from threadcluster_operator.workers import Document
 
 from tests.remote.objects import pod, secret
 from tests.shelf import Shelf
+from tests.tls import internal_server
 
-SECRET = secret("chat-internal", secret=base64.b64encode(b"word").decode())
-NOWHERE = "http://127.0.0.1:1"
+WORD = b"a word of 16 byte"
+SECRET = secret("chat-internal", secret=base64.b64encode(WORD).decode())
+NOWHERE = "https://127.0.0.1:1"
 
 
 class Ways:
@@ -36,17 +38,17 @@ async def worker() -> AsyncIterator[str]:
     """A worker that knows no change of owner; its address."""
 
     async def history(request: web.Request) -> web.Response:
-        assert request.headers["Authorization"] == "Bearer word"
+        assert "Authorization" not in request.headers
         return web.json_response({"changes": []})
 
     app = web.Application()
     app.router.add_get("/internal/v1/history", history)
     runner = web.AppRunner(app)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=internal_server(WORD))
     await site.start()
     try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        yield f"https://127.0.0.1:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
 
@@ -85,11 +87,15 @@ async def test_pods_are_looked_for_again_when_those_that_were_known_are_gone() -
         ([SECRET], "no worker of chat can be asked: it has no pods; .*describe threadcluster chat -n here"),
         ([SECRET, pod("chat-0", ready=False)], "no worker of chat can be asked: none of its 1 pods is ready"),
         ([pod("chat-0")], "Secret chat-internal is not in namespace here, though the operator makes it"),
-        ([pod("chat-0"), secret("chat-internal", other="")], "Secret chat-internal has no secret that can be read"),
-        ([pod("chat-0"), secret("chat-internal", secret="%")], "Secret chat-internal has no secret that can be read"),
+        ([pod("chat-0"), secret("chat-internal", other="")], "Secret chat-internal has no secret that can be used"),
+        ([pod("chat-0"), secret("chat-internal", secret="%")], "Secret chat-internal has no secret that can be used"),
+        (
+            [pod("chat-0"), secret("chat-internal", secret="d29yZA==")],
+            "can be used: must hold at least 16 bytes, not 4",
+        ),
         ([SECRET, pod("chat-0")], "none of 1 workers answers; .*describe threadcluster chat -n here"),
     ],
-    ids=["no pods", "none ready", "no secret", "no key", "no base64", "no answer"],
+    ids=["no pods", "none ready", "no secret", "no key", "no base64", "too short", "no answer"],
 )
 async def test_what_stands_in_the_way_is_said(objects: list[Document], said: str) -> None:
     """Each with what to look at."""

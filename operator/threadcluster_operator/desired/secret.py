@@ -1,6 +1,8 @@
 """The Secret by which workers and operator know each other."""
 
 import base64
+from collections.abc import Mapping
+from typing import Any
 
 from threadcluster_operator.desired.objects import Object, child
 from threadcluster_operator.desired.pod import SECRET_KEY
@@ -8,9 +10,20 @@ from threadcluster_operator.desired.wanted import Wanted
 
 
 def internal_secret(wanted: Wanted) -> Object | None:
-    """The Secret with the cluster's secret, when that is known; never changed, since a running worker reads it once."""
+    """The Secret with the cluster's secret, when that is known.
+
+    It is not immutable: its owner may rotate it, and workers and operator read it again.
+    """
     if wanted.internal_secret is None:
         return None
     encoded = base64.b64encode(wanted.internal_secret.encode()).decode()
-    body: Object = {"type": "Opaque", "immutable": True, "data": {SECRET_KEY: encoded}}
+    body: Object = {"type": "Opaque", "data": {SECRET_KEY: encoded}}
     return child(wanted, "v1", "Secret", wanted.secret, "worker", body)
+
+
+def held_by(live: Mapping[str, Any]) -> str | None:
+    """What a live Secret holds; None when that is no text."""
+    try:
+        return base64.b64decode(live.get("data", {})[SECRET_KEY], validate=True).decode()
+    except (KeyError, TypeError, ValueError):
+        return None

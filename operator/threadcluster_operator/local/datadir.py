@@ -4,7 +4,7 @@
 
     <data-dir>/lock            held (flock) by the supervisor while it lives
     <data-dir>/cluster.yaml    the resource that was last accepted
-    <data-dir>/secret          by which the workers know each other
+    <data-dir>/secret          from which workers, supervisor and CLI make their certificates; may be rotated
     <data-dir>/control.json    where the supervisor listens, and the token it asks for (mode 0600)
     <data-dir>/workers.json    the worker processes, by name
     <data-dir>/dsn             where Postgres is, with the login of the workers (mode 0600)

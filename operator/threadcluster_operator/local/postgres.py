@@ -276,6 +276,8 @@ class EmbeddedPostgres:
                 await asyncio.sleep(0.03)
                 continue
             try:
+                if await connection.fetchval("SELECT pg_is_in_recovery()"):
+                    return  # a standby has what its primary has
                 if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", _DATABASE):
                     await connection.execute(f"CREATE DATABASE {_DATABASE}")
                 await self._make_worker_login(connection)

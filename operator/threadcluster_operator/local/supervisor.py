@@ -89,7 +89,7 @@ class Supervisor:
                 self.data_dir.write_private(path, self._database_url)
         await self._migrate()
         self._session = aiohttp.ClientSession()
-        self._watch = Watch(self._session, self.data_dir.secret_file.read_text().strip())
+        self._watch = Watch(self._session, self.data_dir.secret_file)
         self._control = asyncio.create_task(self._run(), name="control")
         self._rotator = asyncio.create_task(self._rotate_logs(), name="rotate-logs")
         self._say(f"starting {self.resources.cluster.spec.replicas} workers")

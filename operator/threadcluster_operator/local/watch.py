@@ -5,7 +5,9 @@ counts as alive here is what may be given a shard.
 """
 
 import asyncio
+import logging
 from collections.abc import Iterable, Sequence, Set
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -13,15 +15,18 @@ import aiohttp
 from threadcluster_operator.answers import Answers, is_member, observed_from
 from threadcluster_operator.local.workers import WorkerProcess, ask
 from threadcluster_operator.planner import Observed
-from threadcluster_operator.workers import Workers
+from threadcluster_operator.workers import Workers, client_context
+
+log = logging.getLogger(__name__)
 
 
 class Watch:
     """The last answers of the workers, and what follows from them."""
 
-    def __init__(self, session: aiohttp.ClientSession, secret: str) -> None:
+    def __init__(self, session: aiohttp.ClientSession, secret_file: Path) -> None:
         self._session = session
-        self._secret = secret
+        self._secret_file = secret_file
+        self._secret = secret_file.read_text()
         self.answers: Answers = {}
         self.observed: Observed | None = None
 
@@ -33,6 +38,7 @@ class Watch:
         shards are, not to say that all is well.
         """
         workers = list(processes)
+        self._read_secret()
         answers = await self._ask_one(workers) if briefly else None
         if answers is None:
             found = await asyncio.gather(*[self._ask(worker) for worker in workers])
@@ -47,6 +53,16 @@ class Watch:
             emptying=emptying,
         )
 
+    def _read_secret(self) -> None:
+        """Follow a rotation; a file that is being written, or holds too little, changes nothing."""
+        try:
+            found = self._secret_file.read_text()
+            if found != self._secret:
+                client_context(found)
+                self._secret = found
+        except (OSError, ValueError) as error:
+            log.warning("secret not read again", extra={"cause": str(error)})
+
     async def _ask_one(self, workers: Sequence[WorkerProcess]) -> Answers | None:
         """All answers, one of them new; None when all must be asked."""
         if {worker.name for worker in workers} != set(self.answers):
@@ -56,13 +72,13 @@ class Watch:
         return None if answer is None else self.answers | {worker.name: answer}
 
     async def _ask(self, worker: WorkerProcess) -> dict[str, Any] | None:  # JSON
-        return await ask(self._session, worker, "/internal/v1/ownership", self._secret)
+        return await ask(self._session, worker, "/internal/v1/ownership", client_context(self._secret))
 
     def workers(self, processes: Iterable[WorkerProcess]) -> Workers:
         """A client of those that answered last; of all that run when none did."""
         running = [worker for worker in processes if worker.bound() is not None]
         answering = [worker for worker in running if worker.name in self.answers] or running
         addresses = [
-            f"http://127.0.0.1:{bound['managementPort']}" for bound in (each.bound() for each in answering) if bound
+            f"https://127.0.0.1:{bound['managementPort']}" for bound in (each.bound() for each in answering) if bound
         ]
         return Workers(self._session, addresses, self._secret)

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import signal
+import ssl
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Final
 import aiohttp
 import msgspec
 
+from shard_worker.contract_tls import INTERNAL_NAME
 from threadcluster_operator.local.datadir import DataDir, read_object
 from threadcluster_operator.local.log_rotation import last_line, rotate
 
@@ -205,7 +207,7 @@ class WorkerProcess:
 
 
 async def ask(
-    session: aiohttp.ClientSession, worker: WorkerProcess, path: str, secret: str, *, within_s: float = 1.0
+    session: aiohttp.ClientSession, worker: WorkerProcess, path: str, context: ssl.SSLContext, *, within_s: float = 1.0
 ) -> dict[str, object] | None:
     """A worker's answer on its management port, or None when it has none for us now."""
     bound = worker.bound()
@@ -213,8 +215,9 @@ async def ask(
         return None
     try:
         async with session.get(
-            f"http://127.0.0.1:{bound['managementPort']}{path}",
-            headers={"Authorization": f"Bearer {secret}"},
+            f"https://127.0.0.1:{bound['managementPort']}{path}",
+            ssl=context,
+            server_hostname=INTERNAL_NAME,
             timeout=aiohttp.ClientTimeout(total=within_s),
         ) as response:
             worker.answered_at = time.monotonic()

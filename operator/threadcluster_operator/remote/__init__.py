@@ -1,9 +1,8 @@
 """A cluster on Kubernetes, as a user reaches it: under his own rights, from wherever his kubeconfig works.
 
 Its workers' internal API is reached by *port-forward* to a ready worker's pod, as `kubectl port-forward` does.  The API
-server's *pod proxy* was refused for two reasons.  The internal API authenticates by `Authorization: Bearer` with the
-cluster's secret, and the API server takes that header off whatever it proxies: it is the header by which the user himself
-was known.  And the proxy reaches the pod from the control plane's own address, which the cluster's NetworkPolicy does not
+server's *pod proxy* was refused for two reasons.  The internal API authenticates by the client's certificate, and a proxy
+ends the TLS of the client; port-forward passes its bytes through.  And the proxy reaches the pod from the control plane's own address, which the cluster's NetworkPolicy does not
 let in; the kubelet's port-forward begins inside the pod's network, where no policy holds.
 
 What a command needs therefore is: to read the ThreadCluster, to list pods, to forward a port to one, and to read the one

@@ -35,7 +35,7 @@ class Tunnels:
         self._servers: dict[str, tuple[asyncio.Server, str]] = {}
 
     async def to(self, pod: str) -> str:
-        """``http://127.0.0.1:port``, at which the pod's port answers; whether it does is seen by asking."""
+        """``https://127.0.0.1:port``, at which the pod's port answers; whether it does is seen by asking."""
         if pod not in self._servers:
 
             async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -46,7 +46,7 @@ class Tunnels:
 
             server = await asyncio.start_server(take, "127.0.0.1", 0)
             address = server.sockets[0].getsockname()
-            self._servers[pod] = server, f"http://127.0.0.1:{address[1]}"
+            self._servers[pod] = server, f"https://127.0.0.1:{address[1]}"
         return self._servers[pod][1]
 
     def close(self) -> None:

@@ -1,7 +1,6 @@
 """The workers of a cluster on Kubernetes: the pods that are ready, and the secret by which they know who asks."""
 
 import base64
-import binascii
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, TypeVar
 
@@ -11,7 +10,7 @@ from threadcluster_operator.desired import SECRET_KEY, secret_of, selector_of
 from threadcluster_operator.kube import POD, SECRET, Kube
 from threadcluster_operator.remote.trouble import Unreached
 from threadcluster_operator.seen import Pod, pod_of
-from threadcluster_operator.workers import Document, NobodyAnswers, Targets, Workers
+from threadcluster_operator.workers import Document, NobodyAnswers, Targets, Workers, client_context
 
 T = TypeVar("T")
 
@@ -43,7 +42,6 @@ class PodWorkers:
         self._session = session
         self._namespace = namespace
         self._name = name
-        self._secret: str | None = None
         self._known: Workers | None = None
 
     async def running(self) -> frozenset[str]:
@@ -85,9 +83,8 @@ class PodWorkers:
         if not ready:
             found = f"none of its {len(pods)} pods is ready" if pods else "it has no pods"
             raise Unreached(f"no worker of {self._name} can be asked: {found}; {self._see_pods()}")
-        if self._secret is None:
-            self._secret = await self._read_secret()
-        return Workers(self._session, [await self._ways.to(pod) for pod in ready], self._secret)
+        secret = await self._read_secret()
+        return Workers(self._session, [await self._ways.to(pod) for pod in ready], secret)
 
     async def _pods(self) -> list[Pod]:
         labels = ",".join(f"{key}={value}" for key, value in selector_of(self._name, "worker").items())
@@ -103,9 +100,11 @@ class PodWorkers:
                 f" `kubectl describe threadcluster {self._name} -n {self._namespace}` may say why"
             )
         try:
-            return base64.b64decode(found.get("data", {})[SECRET_KEY], validate=True).decode()
-        except (KeyError, binascii.Error, UnicodeDecodeError) as error:
-            raise Unreached(f"Secret {secret} has no {SECRET_KEY} that can be read") from error
+            given = base64.b64decode(found.get("data", {})[SECRET_KEY], validate=True).decode()
+            client_context(given)
+        except (KeyError, ValueError) as error:  # also what is no base64, no UTF-8, or too short
+            raise Unreached(f"Secret {secret} has no {SECRET_KEY} that can be used: {error}") from error
+        return given
 
     def _see_pods(self) -> str:
         return f"`kubectl describe threadcluster {self._name} -n {self._namespace}` says why"

@@ -95,7 +95,7 @@ async def local_cluster(place: DataDir) -> AsyncIterator[Cluster]:
     addresses, planned = _addresses(place), place.is_locked()
     if not place.cluster_yaml.exists() or not (addresses or planned):
         raise NotRunning(f"no cluster is running on {place.path}")
-    secret = place.secret_file.read_text().strip()
+    secret = place.secret_file.read_text()
     resource = read_resources(place.cluster_yaml).cluster
     unplanned = None if planned else "nobody plans; the supervisor is gone"
     async with aiohttp.ClientSession() as session:
@@ -132,7 +132,7 @@ def _addresses(place: DataDir) -> list[str]:
             os.kill(bound["pid"], 0)
         except (OSError, ValueError):
             continue
-        found.append(f"http://127.0.0.1:{bound['managementPort']}")
+        found.append(f"https://127.0.0.1:{bound['managementPort']}")
     return found
 
 

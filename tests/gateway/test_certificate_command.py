@@ -1,0 +1,41 @@
+"""`shard-worker certificate`: a client certificate for programs that are not ours."""
+
+import ssl
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from shard_worker.contract_tls import fingerprint
+from shard_worker.gateway.management import ManagementPort
+from shard_worker.main import main
+from tests.gateway.managing import serving
+from tests.gateway.test_management import View
+from tests.gateway.wire import Api
+
+SECRET = b"sixteen-letters!"
+
+
+async def test_the_certificate_that_is_written_is_let_in(tmp_path: Path) -> None:
+    """With two values in the file, too; the key is its user's alone."""
+    (tmp_path / "secret").write_bytes(SECRET + b"\nanother secret of 24 b.\n")
+    words = ["certificate", "--secret-file", str(tmp_path / "secret"), "-o", str(tmp_path / "out")]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines() == [fingerprint(SECRET), fingerprint(b"another secret of 24 b.")]
+    client = tmp_path / "out" / "client.pem"
+    assert client.stat().st_mode & 0o777 == 0o600
+    assert SECRET not in client.read_bytes()
+    context = ssl.create_default_context(cafile=tmp_path / "out" / "ca.pem")
+    context.load_cert_chain(client)
+    with serving(ManagementPort(View()), SECRET) as port:
+        assert (await Api(port, context).get("/internal/v1/ownership")).json == {"planVersion": 4}
+
+
+@pytest.mark.parametrize("content", ["", "short", "1\n2\n3"])
+def test_exit_2_without_a_secret(tmp_path: Path, content: str) -> None:
+    """What is wrong with the file is said, not what is in it."""
+    (tmp_path / "secret").write_text(content)
+    result = CliRunner().invoke(main, ["certificate", "--secret-file", str(tmp_path / "secret"), "-o", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "must hold at " in result.output

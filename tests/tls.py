@@ -1,0 +1,37 @@
+"""Ends of TLS connections for tests: a worker's identity, and a server and a client of ``/internal/v1``."""
+
+import ssl
+
+import aiohttp
+
+from shard_worker.contract_tls import INTERNAL_NAME, Authority, Purpose, internal_client_context, make_context
+from shard_worker.peers.frames import VERSION, Hello
+from shard_worker.peers.identity import WorkerIdentity
+
+SECRET = b"a secret of the cluster"
+INCARNATION = "01HWWWWWWWWWWWWWWWWWWWWWWW"
+"""Of every server of `tests.peers`."""
+
+
+def identity(*secrets: bytes, incarnation: str = INCARNATION) -> WorkerIdentity:
+    """A worker's identity by these values of the secret; by `SECRET` without any."""
+    return WorkerIdentity(secrets or (SECRET,), lambda: incarnation)
+
+
+def hello() -> Hello:
+    """A first frame."""
+    return Hello(VERSION, INCARNATION)
+
+
+def internal_server(secret: bytes) -> ssl.SSLContext:
+    """What a worker shows to the operator and the CLI."""
+    authorities = [Authority(secret, Purpose.INTERNAL)]
+    return make_context(ssl.PROTOCOL_TLS_SERVER, authorities, INTERNAL_NAME, server=True, client=False)
+
+
+def internal_session(secret: bytes) -> aiohttp.ClientSession:
+    """A session that trusts, and is trusted by, the workers of a cluster; ask for ``https://<address>``.
+
+    Pass ``server_hostname=INTERNAL_NAME`` with each request.
+    """
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=internal_client_context((secret,))))
