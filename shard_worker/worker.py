@@ -116,9 +116,12 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
     secrets = settings.cluster_secrets()
     incarnation = "starting"
 
+    snapshots: SnapshotWriter | None = None
+
     def failover() -> None:
         known = ownership.failed_over()
-        snapshots.forget_all()
+        if snapshots is not None:  # a fail-over may come while the first sessions are opened
+            snapshots.forget_all()
         peers.introduce(known)
 
     database = Database(
@@ -153,6 +156,8 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
     def heard(hello: Hello) -> None:
         database.learn(hello.timeline, hello.generation)
 
+    peers = PeerClient(identity, hello, heard=heard)
+    stack.push_async_callback(peers.close)
     known = await _unless(stopping, _known(database, settings))
     if known is None:
         return None
@@ -210,8 +215,6 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         watchdog_s=settings.append_watchdog_seconds,
         watch=heads.watch,
     )
-    peers = PeerClient(identity, hello, heard=heard)
-    stack.push_async_callback(peers.close)
     residents = Residents(
         most=settings.max_resident_threads,
         idle_s=settings.passivation_idle_seconds,
