@@ -37,6 +37,7 @@ class Reason(StrEnum):
     DATABASE_AUTH_FAILED = "DatabaseAuthFailed"
     DATABASE_TLS_FAILED = "DatabaseTLSFailed"
     DATABASE_UNSUITABLE = "DatabaseUnsuitable"
+    DATABASE_SUPERSEDED = "DatabaseSuperseded"
     DATABASE_CLAIMED_BY_OTHER = "DatabaseClaimedByOther"
     SHARD_COUNT_MISMATCH = "ShardCountMismatch"
     MIGRATION_FAILED = "MigrationFailed"
@@ -51,6 +52,8 @@ _REMEDIES: Final[Mapping[Reason, str]] = {
     Reason.DATABASE_TLS_FAILED: "name the server's authority in spec.database.tls.caConfigMapKeyRef, or correct the host"
     " in the Secret or spec.database.tls.mode",
     Reason.DATABASE_UNSUITABLE: "change this at the database, or lead the Secret of spec.database to another one",
+    Reason.DATABASE_SUPERSEDED: "point the Secret of spec.database to the server that was promoted, and take the one"
+    " before it out of service",
     Reason.DATABASE_CLAIMED_BY_OTHER: "give this ThreadCluster a database of its own, or, to take its data over, set"
     " spec.database.clusterID",
     Reason.SHARD_COUNT_MISMATCH: "give this ThreadCluster another database, or make it anew with the shards of this one",
