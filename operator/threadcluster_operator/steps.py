@@ -14,7 +14,6 @@ from threadcluster_operator.desired import (
     KINDS,
     Wanted,
     children,
-    held_by,
     migrated,
     migration_job,
     same,
@@ -134,11 +133,12 @@ def make_steps(seen: Seen, spec: KubernetesSpec, operator: Operator, *, balancin
 def _secret(seen: Seen, operator: Operator) -> str | None:
     """What the Secret must hold; None leaves it as it is.
 
-    A Secret of ours that is there is never given another value: its owner rotates it, and mends one that cannot be used.
+    A Secret of ours that is there is never written: its owner rotates it, and mends one that cannot be used.  It is not
+    watched, so a write of what was read before could take a rotation back.
     """
     live = seen.child("Secret", secret_of(seen.key.name))
     if live is not None and controller_of(live).get("uid") == seen.resource["metadata"]["uid"]:
-        return held_by(live)
+        return None
     return seen.secret if seen.secret is not None else operator.fresh_secret
 
 

@@ -225,7 +225,11 @@ class GatewayConnection(ReceivingConnection):
             self._limit_flush(transport)
 
     def _limit_flush(self, transport: asyncio.Transport) -> None:
-        if transport.get_write_buffer_size():
+        try:
+            unsent = transport.get_write_buffer_size()
+        except AttributeError:  # asyncio's TLS transport, closed twice, has let go of its protocol and of what it held
+            return
+        if unsent:
             self._loop.call_later(READER_PATIENCE_S, transport.abort)
 
     def handle_error(

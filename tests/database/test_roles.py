@@ -29,11 +29,12 @@ LOGIN = "a worker's login"
 PASSWORD = "it's \\ secret"  # of a throw-away database
 
 MAY_WRITE = {
+    "meta": {"UPDATE": "system_identifier timeline generation generation_at"},
     "journal": {
         "INSERT": "shard_id shard_seq thread_id seq_nr event_type event_version payload metadata key_hash body_hash epoch"
     },
     "shard_epoch": {
-        "INSERT": "shard_id epoch worker incarnation kind source reason",
+        "INSERT": "shard_id epoch worker incarnation from_seq kind source reason",
         "UPDATE": "from_seq pause_ms",
     },
     "shard": {"UPDATE": "epoch owner incarnation changed_at format"},

@@ -86,7 +86,7 @@ class Api:
 
     async def send(self, raw: bytes, *, head: bool = False) -> Answered:
         """Send bytes and take the first answer."""
-        internal = raw.split(b" ", 2)[1].startswith(b"/internal/")
+        internal = b" /internal/" in raw.split(b"\r\n", 1)[0]
         wire = await Wire.open(self.port, self.context if internal else None)
         try:
             wire.send(raw)

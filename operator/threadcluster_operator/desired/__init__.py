@@ -17,7 +17,6 @@ from threadcluster_operator.desired.comparison import differences, same
 from threadcluster_operator.desired.migration import migrated, migration_job
 from threadcluster_operator.desired.objects import Object, selector_of
 from threadcluster_operator.desired.pod import SECRET_KEY
-from threadcluster_operator.desired.secret import held_by
 from threadcluster_operator.desired.wanted import MANAGEMENT_PORT, PUBLIC_PORT, Wanted, secret_of
 from threadcluster_operator.desired.workers import stateful_set
 
@@ -31,7 +30,6 @@ __all__ = [
     "Wanted",
     "children",
     "differences",
-    "held_by",
     "kind_of",
     "migrated",
     "migration_job",

@@ -1,8 +1,6 @@
 """The Secret by which workers and operator know each other."""
 
 import base64
-from collections.abc import Mapping
-from typing import Any
 
 from threadcluster_operator.desired.objects import Object, child
 from threadcluster_operator.desired.pod import SECRET_KEY
@@ -19,11 +17,3 @@ def internal_secret(wanted: Wanted) -> Object | None:
     encoded = base64.b64encode(wanted.internal_secret.encode()).decode()
     body: Object = {"type": "Opaque", "data": {SECRET_KEY: encoded}}
     return child(wanted, "v1", "Secret", wanted.secret, "worker", body)
-
-
-def held_by(live: Mapping[str, Any]) -> str | None:
-    """What a live Secret holds; None when that is no text."""
-    try:
-        return base64.b64decode(live.get("data", {})[SECRET_KEY], validate=True).decode()
-    except (KeyError, TypeError, ValueError):
-        return None
