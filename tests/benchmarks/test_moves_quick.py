@@ -5,7 +5,10 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.soak
 async def test_the_quick_form_measures_every_figure(tmp_path: Path) -> None:
     """Real workers move, die, freeze and leave under load: no command that should not fails, and no sum is off."""
     process = await asyncio.create_subprocess_exec(

@@ -5,9 +5,12 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.benchmarks.samples import HOT, NOOP, STATEMENT, TRANSACTION, WORKER
 
 
+@pytest.mark.soak
 async def test_the_quick_form_measures_every_subject(tmp_path: Path) -> None:
     """Own Postgres, real worker, baselines, fence: every subject is measured without one failed command."""
     process = await asyncio.create_subprocess_exec(

@@ -1,11 +1,11 @@
 """Three workers, one cluster: whichever is asked gives the same answer (the talk's test with several JVMs)."""
 
 from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+import pytest_asyncio
 from ulid import ULID
 
 from tests.local.cluster import local_cluster
@@ -44,10 +44,16 @@ class Workers:
         return answers.pop()
 
 
-@pytest.fixture
-async def workers(data_dir: Path) -> AsyncIterator[Workers]:
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def workers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Workers]:
     """A cluster of three, each asked by its own port."""
-    async with local_cluster(data_dir, 3, shards=12) as cluster, aiohttp.ClientSession() as session:
+    async with (
+        local_cluster(tmp_path_factory.mktemp("alike") / "data", 3, shards=12) as cluster,
+        aiohttp.ClientSession() as session,
+    ):
         management = [each["managementAddress"] for each in (await cluster.status())["workers"]]
         yield Workers(session, (await cluster.urls())[1:], management)
 

@@ -8,10 +8,13 @@ import re
 import signal
 import socket
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
+import asyncpg
 import psutil
 import pytest
+import pytest_asyncio
 from click.testing import CliRunner
 from threadcluster_operator.main import main
 
@@ -20,38 +23,79 @@ from tests.local.cluster import LocalCluster, local_cluster
 from tests.waiting import more_acknowledged, until
 
 
-async def test_the_printed_lines_work_as_printed(data_dir: Path) -> None:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalCluster]:
+    """A cluster for the tests that leave it as it is."""
+    async with local_cluster(tmp_path_factory.mktemp("running") / "data", 2, shards=8) as cluster:
+        yield cluster
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_the_printed_lines_work_as_printed(running: LocalCluster) -> None:
     """`up` prints a URL and three curl lines; a shell runs them and reads its own message back."""
-    async with local_cluster(data_dir) as cluster:
-        said = (data_dir / "logs" / "supervisor.log").read_text()
-        assert f"ready: {(await cluster.status())['url']}" in said
-        lines = re.findall(r"^  ((?:THREAD=|curl ).*)$", said, re.MULTILINE)
-        assert len(lines) == 3
-        shell = await asyncio.create_subprocess_exec(
-            "sh", "-ec", "\n".join(lines), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-        )
-        out, err = await shell.communicate()
-        assert shell.returncode == 0, err.decode()
-        assert '"body":"hi there"' in out.decode()
+    said = (running.data_dir / "logs" / "supervisor.log").read_text()
+    assert f"ready: {(await running.status())['url']}" in said
+    lines = re.findall(r"^  ((?:THREAD=|curl ).*)$", said, re.MULTILINE)
+    assert len(lines) == 3
+    shell = await asyncio.create_subprocess_exec(
+        "sh", "-ec", "\n".join(lines), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, err = await shell.communicate()
+    assert shell.returncode == 0, err.decode()
+    assert '"body":"hi there"' in out.decode()
 
 
-async def test_status_has_its_documented_shape(data_dir: Path) -> None:
+@pytest.mark.asyncio(loop_scope="module")
+async def test_status_has_its_documented_shape(running: LocalCluster) -> None:
     """Every field of `status -o json`, and a table on a terminal."""
-    async with local_cluster(data_dir, 2, shards=8) as cluster:
-        found = await cluster.status()
-        assert set(found) == {"name", "ready", "url", "replicas", "dataDir", "supervisor", "postgres", "workers"}
-        assert (found["name"], found["ready"], found["replicas"]) == ("test", True, 2)
-        assert found["dataDir"] == str(data_dir)
-        assert set(found["postgres"]) == {"pid", "dsn", "dataDir"}
-        assert set(found["supervisor"]) == {"pid"}
-        for worker in found["workers"]:
-            fields = {"name", "pid", "state", "incarnation", "address", "managementAddress", "shards"}
-            assert set(worker) == fields
-            assert worker["state"] == "ready"
-            assert "shard_worker.main" in " ".join(psutil.Process(worker["pid"]).cmdline())
-        assert sorted(shard for worker in found["workers"] for shard in worker["shards"]) == list(range(8))
-        _, table = await cluster.command("status")
-        assert "test-0  ready" in table
+    found = await running.status()
+    assert set(found) == {"name", "ready", "url", "replicas", "dataDir", "supervisor", "postgres", "workers"}
+    assert (found["name"], found["ready"], found["replicas"]) == ("test", True, 2)
+    assert found["dataDir"] == str(running.data_dir)
+    assert set(found["postgres"]) == {"pid", "dsn", "dataDir"}
+    assert set(found["supervisor"]) == {"pid"}
+    for worker in found["workers"]:
+        fields = {"name", "pid", "state", "incarnation", "address", "managementAddress", "shards"}
+        assert set(worker) == fields
+        assert worker["state"] == "ready"
+        assert "shard_worker.main" in " ".join(psutil.Process(worker["pid"]).cmdline())
+    assert sorted(shard for worker in found["workers"] for shard in worker["shards"]) == list(range(8))
+    _, table = await running.command("status")
+    assert "test-0  ready" in table
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_workers_have_no_superuser_and_no_argument_has_a_password(running: LocalCluster) -> None:
+    """Of all processes of a running cluster; a control request with any header gets an answer."""
+    found = await running.status()
+    admin = await asyncpg.connect(found["postgres"]["dsn"])
+    try:
+        logins = await admin.fetch(
+            "SELECT DISTINCT a.usename, r.rolsuper FROM pg_stat_activity a JOIN pg_roles r ON r.rolname = a.usename"
+            " WHERE a.application_name = $1",
+            found["workers"][0]["incarnation"],
+        )
+    finally:
+        await admin.close()
+    assert [tuple(row) for row in logins] == [("threadcluster_worker_login", False)]
+    passwords = [(running.data_dir / "postgres" / name).read_text().strip() for name in ("password", "worker-password")]
+    supervisor = psutil.Process(found["supervisor"]["pid"])
+    family = [supervisor, *supervisor.children(recursive=True)]
+    arguments = " ".join(" ".join(process.cmdline()) for process in family)
+    assert "shard_worker.main" in arguments
+    assert not [password for password in passwords if password in arguments]
+    assert _control_answer(running.data_dir, b"Bearer \xff\xfe\x80").startswith(b"HTTP/1.1 401")
+    assert (await running.status())["ready"]
+
+
+def _control_answer(data_dir: Path, authorization: bytes) -> bytes:
+    """What the control port answers to a header."""
+    port = int(json.loads((data_dir / "control.json").read_text())["url"].rsplit(":", 1)[1])
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(
+            b"GET /status HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: " + authorization + b"\r\n\r\n"
+        )
+        return connection.recv(65536)
 
 
 async def test_status_answers_while_workers_are_stopped_or_dead(data_dir: Path) -> None:
@@ -112,17 +156,17 @@ async def test_changed_worker_settings_reach_every_worker(data_dir: Path) -> Non
             assert psutil.Process(pid).environ()["SHARD_WORKER_PASSIVATION_IDLE_SECONDS"] == "7"
 
 
-async def test_what_is_for_kubernetes_alone_is_taken_and_told(data_dir: Path) -> None:
+@pytest.mark.asyncio(loop_scope="module")
+async def test_what_is_for_kubernetes_alone_is_taken_and_told(running: LocalCluster) -> None:
     """It starts no worker anew."""
-    async with local_cluster(data_dir, 1, shards=8) as cluster:
-        before = [worker["pid"] for worker in (await cluster.status())["workers"]]
-        more = "shards: 8, image: 'threadcluster:1', worker: {resources: {limits: {memory: 1Gi}}}"
-        cluster.file.write_text(cluster.file.read_text().replace("shards: 8", more))
-        code, said = await cluster.command("up", "-f", str(cluster.file), "--detach")
-        assert code == 0, said
-        assert "for Kubernetes alone, without effect here: spec.image, spec.worker.resources" in said
-        assert "nothing changes" in said
-        assert [worker["pid"] for worker in (await cluster.status())["workers"]] == before
+    before = [worker["pid"] for worker in (await running.status())["workers"]]
+    more = "shards: 8, image: 'threadcluster:1', worker: {resources: {limits: {memory: 1Gi}}}"
+    running.file.write_text(running.file.read_text().replace("shards: 8", more))
+    code, said = await running.command("up", "-f", str(running.file), "--detach")
+    assert code == 0, said
+    assert "for Kubernetes alone, without effect here: spec.image, spec.worker.resources" in said
+    assert "nothing changes" in said
+    assert [worker["pid"] for worker in (await running.status())["workers"]] == before
 
 
 async def test_what_may_not_change_is_refused_by_name(data_dir: Path) -> None:

@@ -15,8 +15,8 @@ from tests.ownership.simulation.run import grow, run
 from tests.ownership.simulation.violation import Violation
 from tests.ownership.simulation.watch import INVARIANTS
 
-CHUNK = 500
-CHUNKS = 8
+CHUNK = 250
+CHUNKS = 12
 SOAK_SEEDS = int(os.environ.get("SIMULATION_SEEDS", "200000"))
 PLANTED_SEEDS = 1500
 """Within so many schedules a planted bug must show; most take fewer than 100."""
