@@ -58,7 +58,7 @@ class MemoryTrimmer:
                 pause_s = _LEAST_PAUSE_S
                 continue
             await asyncio.to_thread(self._trim_now)
-            after = resident_bytes()
+            self._floor = after = resident_bytes()  # what is in use now is no growth: trimming again would find nothing
             gave_back = before - after >= _GROWTH_BYTES // 2
             pause_s = _LEAST_PAUSE_S if gave_back else min(2 * pause_s, _MOST_PAUSE_S)
             if gave_back:

@@ -128,8 +128,10 @@ class WaitingRequests:
         line = self._lines.get(shard_id)
         if line is None:
             line = self._lines[shard_id] = _Line()
-        if after_epoch >= line.after_epoch:
+        if after_epoch > line.after_epoch:
             line.after_epoch, line.probe_at = after_epoch, probe_at
+        elif after_epoch == line.after_epoch:  # the request that probed comes back: the pause after its probe holds
+            line.probe_at = max(line.probe_at, probe_at)
         if line.open and not self._served(shard_id, line.after_epoch):
             line.open = False
         waiter = Waiter(self._loop.create_future(), place.since)

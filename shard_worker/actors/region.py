@@ -421,6 +421,7 @@ class ShardRegion:
             self._deadlines.sweep(now)
             self._waiting.sweep(now)
             self._residents.sweep()
+            self._warmth.forget_old(now)
             self._env.snapshot_allowance = SNAPSHOT_ALLOWANCE
             for shard in self.shards.values():
                 if shard.state is ShardState.SERVING:

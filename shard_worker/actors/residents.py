@@ -7,6 +7,7 @@ estimates, from how much a state holds; a thread at its limits has 3.4 MB, a usu
 
 from collections import OrderedDict
 from collections.abc import Callable
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from shard_worker.domain.ids import ThreadId
@@ -22,6 +23,8 @@ _ACTOR_BYTES: Final = 3_000
 _ACCOUNT_BYTES: Final = 110
 _MESSAGE_BYTES: Final = 430
 _REMOVED_BYTES: Final = 130
+_BUSY_MOST: Final = 64
+"""Busy threads that one search for an idle one passes: after a takeover thousands are being loaded."""
 
 
 def weight_of(state: Thread | None) -> int:
@@ -120,11 +123,14 @@ class Residents:
 
     def _passivate_first(self, before: float) -> bool:
         """Passivate the least recently asked thread that is not busy, not touched after ``before``."""
-        for actor in self._actors.values():
+        for actor in list(islice(self._actors.values(), _BUSY_MOST)):
             if actor.touched > before:
                 return False
             if not actor.busy:
                 break
+            # A busy thread is in use now: as the last it does not stand in the way of the next search.
+            actor.touched = self._clock()
+            self._actors.move_to_end(actor.thread_id)
         else:
             return False
         self.remove(actor)

@@ -39,6 +39,8 @@ class _Prepared:
         self.threads: dict[ThreadId, Recovered] = {}
         self.bytes = 0
         """Of all threads, estimated when they were read."""
+        self.catching_up = False
+        """Whether a tail is applied to the threads: one that was read meanwhile may lack some of it."""
 
 
 class Warmth:
@@ -62,7 +64,7 @@ class Warmth:
     async def prepare(self, shard_id: ShardId, thread_ids: Sequence[ThreadId], budget_s: float) -> bool:
         """Read these threads; False when the journal is not to be had."""
         loop = asyncio.get_running_loop()
-        self._forget_old(loop.time())
+        self.forget_old(loop.time())
         try:
             async with asyncio.timeout(budget_s):
                 prepared = _Prepared(thread_ids, await self._env.read_head(shard_id), loop.time())
@@ -81,6 +83,7 @@ class Warmth:
         return True
 
     async def _load(self, prepared: _Prepared, shard_id: ShardId, thread_id: ThreadId) -> None:
+        head = prepared.head
         try:
             found = await self._env.load(shard_id, thread_id)
         except LINK_FAULTS as error:
@@ -88,6 +91,8 @@ class Warmth:
             return
         if isinstance(found, Poisoned) or self._prepared.get(shard_id) is not prepared:
             return
+        if prepared.catching_up or prepared.head != head:
+            return  # the tail was applied to the others while this one was read: it may lack some of it
         weight = weight_of(found.state)
         if self.bytes + weight <= self._env.memory.limit // _MEMORY_PART:
             prepared.threads[thread_id] = found
@@ -107,6 +112,8 @@ class Warmth:
                 behind[shard_id] = (prepared.head, head)
         if not behind:
             return
+        for shard_id in behind:
+            self._prepared[shard_id].catching_up = True
         tails = await read_tails(connection, behind)
         for shard_id, (_, head) in behind.items():
             prepared = self._prepared.get(shard_id)
@@ -120,6 +127,7 @@ class Warmth:
             followed = await follow(threads, tails[shard_id])
             prepared.threads = {by_uuid[uuid]: found for uuid, found in followed.items()}
             prepared.head = head
+            prepared.catching_up = False
 
     def take(self, shard_id: ShardId, head: int) -> dict[ThreadId, Recovered]:
         """The shard's threads at its head, the last asked first; the caller owns them from now on."""
@@ -133,6 +141,7 @@ class Warmth:
         for shard_id in list(self._prepared):
             self._forget(shard_id)
 
-    def _forget_old(self, now: float) -> None:
+    def forget_old(self, now: float) -> None:
+        """Forget what was prepared and did not come in its time; ``now`` is loop time, seconds."""
         for shard_id in [shard_id for shard_id, prepared in self._prepared.items() if now - prepared.at >= _KEPT_S]:
             self._forget(shard_id)

@@ -183,7 +183,8 @@ class GatewayConnection(ReceivingConnection):
             return
         self._lingering = self._loop.create_future()
         try:
-            transport.write_eof()
+            if transport.can_write_eof():  # TLS ends both halves at once: there the client alone ends it, or the time
+                transport.write_eof()
             super()._resume_transport_reading()
             async with asyncio.timeout(_LINGER_S):
                 await self._lingering
@@ -212,6 +213,9 @@ class GatewayConnection(ReceivingConnection):
         except Exception as error:  # noqa: BLE001 - the boundary of the connection's task
             _LOG.error("connection failed outside of its handler", exc_info=error)
             self.force_close()
+        except asyncio.CancelledError:
+            self.force_close()  # else a connection that was ended in the middle of a head would stay open
+            raise
         else:
             if self.transport is not None:
                 self._limit_flush(self.transport)

@@ -6,8 +6,11 @@ in its connection, which reads no more meanwhile, and is parsed a slice a turn, 
 """
 
 import asyncio
+import logging
 from collections import deque
 from typing import Final, Protocol
+
+_LOG: Final = logging.getLogger(__name__)
 
 SLICE_BYTES: Final = 16 * 1024
 """Maximum that one connection parses at once: 2,700 chunks of one byte, about 5 ms."""
@@ -22,6 +25,10 @@ class Waiting(Protocol):
 
     def parse_some(self) -> int:
         """Parse one slice; returns its bytes.  Enlists again when more is left and may be parsed."""
+        ...
+
+    def force_close(self) -> None:
+        """End the connection."""
         ...
 
 
@@ -60,7 +67,12 @@ class Intake:
             for _ in range(len(waiting)):
                 if left <= 0:
                     break
-                left -= waiting.popleft().parse_some()
+                connection = waiting.popleft()
+                try:
+                    left -= connection.parse_some()
+                except Exception as error:  # noqa: BLE001 - one connection's fault must not stop the others' intake
+                    _LOG.error("bytes of a connection not parsed; connection closed", exc_info=error)
+                    connection.force_close()
         self._turning = bool(self._small or self._large)
         if self._turning:
             self._loop.call_soon(self._turn)

@@ -36,6 +36,7 @@ _PLAIN_MOST: Final = 128
 """Plain connections that are kept: probes and scrapers need a handful; for one more the oldest idle one is closed."""
 _BOUND_AFTER_S: Final = 0.02
 """How long after a new connection they are counted: those of one turn are established together."""
+_PROBES: Final = ("/livez", "/readyz")
 _UNREAD_MOST: Final = 16 << 20
 """Bytes of answers that clients have not read; for more the connection with the most of them is cut."""
 _METRICS_FIELDS: Final = b"Content-Type: %b\r\n" % CONTENT_TYPE_LATEST.encode()
@@ -134,7 +135,8 @@ class ManagementPort:
             transport.abort()
 
     async def _answer_plain(self, request: web.BaseRequest) -> Reply:
-        if (problem := self._hosts.refusal(request)) is not None:
+        probe = request.raw_path in _PROBES  # asked by address, and holds nothing that a page could read
+        if not probe and (problem := self._hosts.refusal(request)) is not None:
             return problem_reply(problem)  # in the clear alone: a page in a browser has no certificate
         if request.raw_path.startswith("/internal/"):
             detail = "/internal/ is served by TLS alone, to clients with a certificate that the cluster's secret makes"

@@ -119,7 +119,10 @@ class SnapshotWriter:
             await self._wake.wait()
             if self._tail_lost:
                 self._tail_lost = False
-                await self._discard_unbacked()
+                try:
+                    await self._discard_unbacked()
+                except Exception as error:  # a thread that is loaded discards its own
+                    log.error("snapshots not compared with the journal", exc_info=error)
             batch = self._take()
             if not batch:
                 self._wake.clear()
@@ -135,11 +138,16 @@ class SnapshotWriter:
                 self._count(-sum(len(snapshot.state) for _, snapshot in batch))
 
     async def _discard_unbacked(self) -> None:
+        """Compare every shard's snapshots with its journal; while the database is away, wait and go on."""
         for shard_id in await self._shards():
-            try:
-                await self._pool.run(partial(discard_unbacked_of_shards, shard_ids=[shard_id]))
-            except LINK_FAULTS as error:  # a thread that is loaded discards its own
-                log.warning("snapshots of a shard not compared", extra={"shard": shard_id, "cause": repr(error)})
+            while not self._tail_lost:  # else another fail-over came: all shards are compared once more
+                try:
+                    await self._pool.run(partial(discard_unbacked_of_shards, shard_ids=[shard_id]))
+                except LINK_FAULTS as error:
+                    log.warning("snapshots of a shard not compared", extra={"shard": shard_id, "cause": repr(error)})
+                    await asyncio.sleep(_BACK_OFF_S)
+                else:
+                    break
 
     async def _shards(self) -> list[ShardId]:
         while True:

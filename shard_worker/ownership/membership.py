@@ -285,7 +285,9 @@ class Ownership:
             failing_over.cancel()
             ended = await asyncio.gather(beating, stewarding, return_exceptions=True)
         errors = [error for error in ended if isinstance(error, Exception)]
-        if self._failed_over.is_set() and all(isinstance(error, Fenced) for error in errors):
+        if self._failed_over.is_set():  # any other error is a consequence: all was dropped under what was under way
+            for error in errors:
+                log.info("part ended by a fail-over", extra={"worker": self.worker, "cause": repr(error)})
             raise FailedOver(self.incarnation)
         raise next((error for error in errors if not isinstance(error, Fenced)), Fenced(self.incarnation))
 

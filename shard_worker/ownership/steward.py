@@ -370,10 +370,16 @@ class Steward:
 
     async def _give(self, connection: asyncpg.Connection) -> None:
         """Give what is drained to its targets; the database refuses what may not be given any more."""
-        drained = {shard_id: each for shard_id, each in self._handoffs.items() if each.phase is Phase.DRAINED}
+        view = self._sight.view
+        # After a fail-over the view is empty until this incarnation ends: nothing of it may be given any more.
+        drained = {
+            shard_id: each
+            for shard_id, each in self._handoffs.items()
+            if each.phase is Phase.DRAINED and shard_id in view.shards and each.worker in view.workers
+        }
         if not drained:
             return
-        shards = self._sight.view.shards
+        shards = view.shards
         gifts = [
             store.Gift(shard_id, each.epoch, each.worker, each.incarnation, shards[shard_id].reason)
             for shard_id, each in sorted(drained.items())
@@ -391,13 +397,16 @@ class Steward:
             stopped_at = self._stopped_at.get(shard_id, time.monotonic())
             self._sight.learn(shard_id, handoff.worker, epoch)
             self._drop(shard_id, handoff.worker, epoch)
-            self._aside(self._tell(shard_id, handoff, epoch, head, stopped_at), f"tell-{shard_id}")
+            worker = view.workers[handoff.worker]
+            receiver = OwnerRecord(
+                worker.id, handoff.incarnation, epoch, worker.host, worker.public_port, worker.management_port
+            )
+            self._aside(self._tell(shard_id, handoff, receiver, head, stopped_at), f"tell-{shard_id}")
 
-    async def _tell(self, shard_id: ShardId, handoff: Handoff, epoch: int, head: int | None, stopped_at: float) -> None:
-        worker = self._sight.view.workers[handoff.worker]
-        receiver = OwnerRecord(
-            worker.id, handoff.incarnation, epoch, worker.host, worker.public_port, worker.management_port
-        )
+    async def _tell(
+        self, shard_id: ShardId, handoff: Handoff, receiver: OwnerRecord, head: int | None, stopped_at: float
+    ) -> None:
+        epoch = receiver.epoch
         given_at = time.monotonic()
         if await self._host.tell(shard_id, receiver, head):
             pause_ms = (time.monotonic() - stopped_at) * 1000
@@ -408,7 +417,7 @@ class Steward:
                 extra={
                     "shard": shard_id,
                     "epoch": epoch,
-                    "target": worker.id,
+                    "target": handoff.worker,
                     "drain_ms": round((handoff.since - stopped_at) * 1000, 1),
                     "give_ms": round((given_at - handoff.since) * 1000, 1),
                     "pause_ms": round(pause_ms, 1),

@@ -330,7 +330,8 @@ async def fence(
             return None
         else:
             await connection.execute(_END_SQL, worker)
-        await connection.fetch(_TERMINATE_SQL, incarnation)
+        if incarnation:  # an empty name is that of every session without one
+            await connection.fetch(_TERMINATE_SQL, incarnation)
         freed = await _free(connection, worker, incarnation, "takeover", reason, itself=True)
         if freed:
             version = await connection.fetchval(_TAKEOVER_PLAN_SQL)

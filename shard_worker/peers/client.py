@@ -176,6 +176,8 @@ class PeerClient:
             self._failures[peer] = (failures + 1, loop.time() + pause_s)
             raise
         self._failures.pop(peer, None)
+        if not link.signers <= set(self._identity.fingerprints):
+            link.retire()  # the secret was removed while the link was made: `retire` did not see this one
         for other, task in self._links.items():  # earlier incarnations at this address are asked nothing more
             before = _linked(task)
             if before is not None and other != peer and other[:2] == peer[:2]:

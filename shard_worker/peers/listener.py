@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from shard_worker.contract_tls import Purpose
-from shard_worker.peers.identity import WorkerIdentity, purpose_of
+from shard_worker.peers.identity import WorkerIdentity, purpose_of, signers_of
 from shard_worker.peers.refusals import Refusals, Refused
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,8 @@ class ManagementListener:
         self.descriptors_exhausted = 0
         """How often a connection could not be accepted for want of descriptors."""
         self._arrivals: dict[_Arrival, None] = {}
-        self._handshakes: list[_Arrival] = []
+        self._handshakes: dict[_Arrival, None] = {}
+        """Those of `_arrivals` whose handshake is to begin."""
         self._pump: asyncio.Handle | None = None
         self._resume: asyncio.TimerHandle | None = None
         self._full_logged_at: float | None = None
@@ -175,7 +176,7 @@ class ManagementListener:
         if not first:
             self._drop(arrival)  # closed, or reset: a port scan, or a probe of TCP alone
         elif first == _TLS_RECORD:
-            self._handshakes.append(arrival)
+            self._handshakes[arrival] = None
             if self._pump is None:
                 self._pump = self._loop.call_soon(self._begin_handshakes)
         else:
@@ -185,10 +186,9 @@ class ManagementListener:
         self._pump = None
         begun = 0
         while self._handshakes and begun < _HANDSHAKES_MOST:
-            arrival = self._handshakes.pop()  # the newest: under a flood the oldest are given up anyway
-            if arrival in self._arrivals:  # else it was dropped meanwhile
-                self._begin(arrival, self._identity.server_context)
-                begun += 1
+            arrival, _ = self._handshakes.popitem()  # the newest: under a flood the oldest are given up anyway
+            self._begin(arrival, self._identity.server_context)
+            begun += 1
         if begun:
             self._pump = self._loop.call_later(_HANDSHAKES_EVERY_S, self._begin_handshakes)
 
@@ -209,7 +209,7 @@ class ManagementListener:
                 await self._loop.connect_accepted_socket(self._plain, arrival.sock)
                 return
             await self._loop.connect_accepted_socket(
-                lambda: _Proved(self._internal, self._peer),
+                lambda: _Proved(self._identity, self._internal, self._peer),
                 arrival.sock,
                 ssl=context,
                 ssl_handshake_timeout=PATIENCE_S,
@@ -226,6 +226,7 @@ class ManagementListener:
         if arrival.patience is not None:
             arrival.patience.cancel()
         self._arrivals.pop(arrival, None)
+        self._handshakes.pop(arrival, None)
 
     def _stop_reading(self, arrival: _Arrival) -> None:
         if arrival.reading:
@@ -249,12 +250,16 @@ class ManagementListener:
 class _Proved(asyncio.Protocol):
     """Takes a connection whose TLS is established, and passes it to the protocol of its purpose."""
 
-    def __init__(self, internal: Factory, peer: Factory) -> None:
+    def __init__(self, identity: WorkerIdentity, internal: Factory, peer: Factory) -> None:
+        self._identity = identity
         self._factories = {Purpose.INTERNAL: internal, Purpose.PEER: peer}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         chosen = cast("asyncio.Transport", transport)
         connection = transport.get_extra_info("ssl_object")
+        if not set(signers_of(connection)) <= set(self._identity.fingerprints):
+            chosen.abort()  # the secret was removed while the handshake went on: `retire` did not see this connection
+            return
         protocol = self._factories[purpose_of(connection)]()
         chosen.set_protocol(protocol)
         protocol.connection_made(transport)

@@ -87,7 +87,7 @@ async def test_what_was_read_and_never_came_is_forgotten(dsn: str) -> None:
         assert await warmth.prepare(shard, chats, 5.0)
         assert warmth.take(shard, 99) == {}
         assert await warmth.prepare(shard, chats, 5.0)
-        warmth._forget_old(asyncio.get_running_loop().time() + 11.0)
+        warmth.forget_old(asyncio.get_running_loop().time() + 11.0)
         assert warmth.take(shard, 2) == {}
         assert await warmth.prepare(shard, chats, 5.0)
         await warmth.catch_up(node.admin, {shard: 100_000})  # a tail that is longer than it is worth

@@ -32,7 +32,6 @@ import asyncpg
 
 from shard_worker.database.roles import WORKER_ROLE, make_worker_login
 from threadcluster_operator.local.durable_file import read_matching, write_durably
-from threadcluster_operator.local.log_rotation import rotate
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +121,6 @@ class EmbeddedPostgres:
             await self._await_ready(within_s)
 
     async def _launch(self) -> None:
-        rotate(self.log_path)
         out = self.log_path.open("ab")
         try:
             self._process = await asyncio.create_subprocess_exec(

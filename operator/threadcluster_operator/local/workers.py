@@ -16,7 +16,7 @@ import msgspec
 
 from shard_worker.contract_tls import INTERNAL_NAME
 from threadcluster_operator.local.datadir import DataDir, read_object
-from threadcluster_operator.local.log_rotation import last_line, rotate
+from threadcluster_operator.local.log_rotation import last_line
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +174,6 @@ class WorkerProcess:
 
     async def _run_once(self) -> int:
         self._ready_file.unlink(missing_ok=True)
-        rotate(self.log_path)
         read_end, write_end = os.pipe()  # its end tells the worker that the supervisor is gone, however it went
         with self.log_path.open("ab") as out:
             try:
