@@ -216,7 +216,7 @@ def _new_plan(placement: Placement, observed: Observed, max_concurrent_moves: in
         elif shard_id in unreadable:
             reasons[shard_id] = f"{NO_CAPABLE_WORKER}: none reads journal format {observed.formats.get(shard_id, 1)}"
         else:
-            reasons[shard_id] = "nobody may have it"
+            reasons[shard_id] = "no worker may have it"
     moves = due(placement, observed.owners, observed.targets, max_concurrent_moves)
     for move in moves:
         targets[move.shard] = move.target

@@ -41,7 +41,7 @@ _KEYS_KEPT: Final = 32
 """How many idempotency keys an actor remembers before it asks the journal."""
 
 _WEIGHED_EVERY: Final = 16
-"""An actor's bytes are estimated anew with every such event, which is a sixteenth of the cost; a power of two."""
+"""An actor's bytes are estimated again with every such event, which is a sixteenth of the cost; a power of two."""
 _WEIGHED_FROM: Final = 4_096
 """And with every event of at least so many bytes."""
 _FOUND_KEYS_KEPT: Final = 32

@@ -248,7 +248,7 @@ def test_nobody_who_may_have_it_is_said() -> None:
     plan = steps(1, 1, observed(owners(None), owners("c-0"), workers=seen(Worker("c-0", live=False)))).plan
     assert plan is not None
     assert plan.targets == {0: None}
-    assert plan.reasons == {0: "nobody may have it"}
+    assert plan.reasons == {0: "no worker may have it"}
     assert steps(1, 1, observed(owners(None), workers=seen(Worker("c-0", live=False)))).plan is None
 
 
