@@ -70,6 +70,9 @@ _OPEN_S: Final = 2.0
 _NEXT_HOST_S: Final = 0.25
 """After how long without an outcome the next host of a DSN is tried beside the first: a frozen server accepts and says
 nothing.  Longer than a session takes to open, much shorter than the lease's patience."""
+_TRY_BESIDE_S: Final = 0.5
+"""After how long without an outcome every host is tried once more, beside the attempts that wait: an address may have
+moved away from a frozen server, or a standby have been promoted.  Longer than a session takes to open on a busy server."""
 _ALL_HOSTS_S: Final = 2.0
 """How long the first connection waits for the hosts that did not answer yet, once one did: which of two primaries is the
 newer can only be seen when both are asked."""
@@ -107,6 +110,8 @@ class Database:
         self._last_host: Host | None = None
         self._opened_at: dict[str, float] = {}
         self._backoffs: dict[str, Backoff] = {}
+        self._tries_beside = False
+        """Whether one of the attempts of now tries its hosts again beside those that wait; no more than one does."""
         self.gate = ConnectGate()
         self.failovers = 0
         self.refusals: Counter[DatabaseFault] = Counter()
@@ -207,9 +212,7 @@ class Database:
 
     async def _open(self) -> asyncpg.Connection:
         dsn = self._read_dsn()
-        if len(dsn.hosts) == 1:
-            return self._accept(*await self._open_host(dsn, dsn.hosts[0]), dsn.hosts[0])
-        if self._newest is None:
+        if self._newest is None and len(dsn.hosts) > 1:
             return await self._open_newest(dsn)
         return await self._open_first(dsn)
 
@@ -245,19 +248,27 @@ class Database:
             _discard(tasks)
 
     async def _open_first(self, dsn: Dsn) -> asyncpg.Connection:
-        """A later session: the host of before first, the next beside it when that fails or says nothing."""
+        """A later session: the host of before first, the next beside it when that fails or says nothing.
+
+        While nothing is heard every host is tried again beside the attempts that wait.  Ends with the first session,
+        or when the first attempt at each host has failed: each is bounded by `_OPEN_S`.
+        """
         hosts = sorted(dsn.hosts, key=lambda host: host != self._last_host)
+        due, again = list(hosts), self._claim_tries_beside()
         tasks: dict[asyncio.Future[_Opened], Host] = {}
+        first: set[asyncio.Future[_Opened]] = set()
         errors: list[BaseException | None] = []
         pending: set[asyncio.Future[_Opened]] = set()
         try:
-            while hosts or pending:
-                if hosts:
-                    task: asyncio.Future[_Opened] = asyncio.ensure_future(self._open_host(dsn, hosts[0]))
-                    tasks[task] = hosts.pop(0)
+            while due or pending & first:
+                if due:
+                    task: asyncio.Future[_Opened] = asyncio.ensure_future(self._open_host(dsn, due[0]))
+                    tasks[task] = due.pop(0)
                     pending.add(task)
+                    if len(first) < len(hosts):
+                        first.add(task)
                 done, pending = await asyncio.wait(
-                    pending, timeout=_NEXT_HOST_S if hosts else None, return_when=asyncio.FIRST_COMPLETED
+                    pending, timeout=_NEXT_HOST_S if due else _TRY_BESIDE_S, return_when=asyncio.FIRST_COMPLETED
                 )
                 for task in done:
                     host = tasks[task]
@@ -271,9 +282,19 @@ class Database:
                         continue
                     del tasks[task]
                     return accepted
+                if not done and not due and again:
+                    due = list(hosts)
             raise most_telling(errors)
         finally:
+            if again:
+                self._tries_beside = False
             _discard(tasks)
+
+    def _claim_tries_beside(self) -> bool:
+        """Whether the caller is the one attempt that tries its hosts again: ten at a time would be a storm."""
+        claimed = not self._tries_beside
+        self._tries_beside = True
+        return claimed
 
     def _accept(self, connection: asyncpg.Connection, identity: ServerIdentity, host: Host) -> asyncpg.Connection:
         """Compare what a session shows with what is known, in one turn of the loop; closes it when it is refused."""
@@ -314,6 +335,7 @@ class Database:
         for session in sessions:
             session.terminate()
         self._sessions.clear()
+        self._opened_at.clear()  # those sessions did not break by themselves: the next are opened without a pause
         if before is None:
             return
         self.failovers += 1

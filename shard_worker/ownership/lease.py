@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 import asyncpg
@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 
 _STATEMENT_S: Final = 1.5
 """A beat that is not answered for so long is given up with its session: half of the TTL is left to connect and beat anew."""
+_LATE_S: Final = 0.4
+"""A beat that is not answered for so long may be with a server that is frozen while its address has moved: a session is
+opened beside it, which shows a fail-over."""
 
 boottime: Callable[[], float] = (
     (lambda: time.clock_gettime(time.CLOCK_BOOTTIME)) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
@@ -73,14 +76,31 @@ class Lease:
             self._until = 0.0
 
     async def _beat(self, connection: asyncpg.Connection, incarnation: str, locked: asyncio.Event) -> None:
-        async with asyncio.timeout(_STATEMENT_S):
-            if not await store.lock(connection, self._worker, incarnation):
-                raise Fenced(incarnation)
+        if not await self._answer(store.lock(connection, self._worker, incarnation)):
+            raise Fenced(incarnation)
         for number in itertools.count(1):
             sent = boottime()
-            async with asyncio.timeout(_STATEMENT_S):
-                if not await store.beat(connection, self._worker, incarnation, number):
-                    raise Fenced(incarnation)
+            if not await self._answer(store.beat(connection, self._worker, incarnation, number)):
+                raise Fenced(incarnation)
             self._until = sent + self.lease_s
             locked.set()
             await asyncio.sleep(self._beat_s)
+
+    async def _answer(self, statement: Awaitable[bool]) -> bool:
+        """What a statement answers in time.  While the answer is late, the address is tried beside it."""
+        beside: list[asyncio.Task[None]] = []
+        loop = asyncio.get_running_loop()
+        late = loop.call_later(
+            _LATE_S, lambda: beside.append(loop.create_task(self._open_beside(), name="lease-beside"))
+        )
+        try:
+            async with asyncio.timeout(_STATEMENT_S):
+                return await statement
+        finally:
+            late.cancel()
+            for task in beside:
+                task.cancel()
+
+    async def _open_beside(self) -> None:
+        """Open a session and close it: a server that is newer than ours ends every session of ours as it is opened."""
+        (await self._connect("probe")).terminate()

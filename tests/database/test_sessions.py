@@ -198,3 +198,40 @@ async def test_a_long_lived_session_that_breaks_at_once_is_opened_ever_less_ofte
         pauses.append(loop.time() - began)
     assert pauses[2] >= 0.05
     assert pauses[3] >= 0.1
+
+
+@pytest.mark.parametrize("beside", ["", ",127.0.0.1:1"])
+async def test_an_address_that_moves_while_an_attempt_hangs_is_found_without_waiting_for_it(
+    dsn: str, postgres: EmbeddedPostgres, silent: TcpProxy, beside: str
+) -> None:
+    """A frozen server accepts and says nothing; the next attempt is made beside the one that waits, and only one."""
+    good = f"127.0.0.1:{postgres.port}"
+    async with TcpProxy("127.0.0.1", postgres.port) as address:
+        seen = database(dsn.replace(good, f"127.0.0.1:{address.port}{beside}"))
+        (await seen.connect_once("test")).terminate()
+        await until(lambda: address.connections == 0)
+        address.lead_to("127.0.0.1", silent.port)
+        hanging = [asyncio.create_task(seen.connect_once("test")) for _ in range(5)]
+        async with asyncio.timeout(10):
+            while address.connections < 6:
+                await asyncio.sleep(0.01)
+            address.lead_to("127.0.0.1", postgres.port)
+            done, _ = await asyncio.wait(hanging, return_when=asyncio.FIRST_COMPLETED)
+        (await done.pop()).terminate()
+        assert address.connections <= 8
+        for task in hanging:
+            task.cancel()
+        await asyncio.gather(*hanging, return_exceptions=True)
+
+
+async def test_sessions_that_a_fail_over_ended_are_opened_again_at_once(dsn: str) -> None:
+    """They did not break by themselves: the pause between sessions that break at once is not for them."""
+    seen = database(dsn)
+    for _ in range(6):
+        await seen.connect("lease")
+        assert seen.newest is not None
+        seen._advance(seen.newest, "test")
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    await seen._steady("lease")
+    assert loop.time() - began < 0.05

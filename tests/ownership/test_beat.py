@@ -221,6 +221,33 @@ async def test_a_session_whose_numbers_end_is_replaced(sessions: Sessions, monke
         await keeping
 
 
+async def test_the_address_is_tried_beside_a_beat_that_is_late(sessions: Sessions) -> None:
+    """A frozen server answers nothing while its address may lead elsewhere; not so while beats are answered."""
+    session = await sessions.beating("a")
+    purposes: list[str] = []
+
+    async def connect(purpose: str) -> asyncpg.Connection:
+        purposes.append(purpose)
+        return await sessions.connect()
+
+    lease = Lease(connect, "a", beat_s=0.02, lease_s=0.5)
+    session.terminate()
+    locked = asyncio.Event()
+    keeping = asyncio.create_task(lease.keep("a1", locked))
+    await locked.wait()
+    assert purposes == ["lease"]
+    [beating] = sessions.open[-1:]
+    stranger = await sessions.connect()
+    async with stranger.transaction():
+        await stranger.execute("LOCK TABLE worker IN ACCESS EXCLUSIVE MODE")
+        await until(lambda: "probe" in purposes)
+    await until(lease.allows_memory_reads)
+    assert purposes == ["lease", "probe"]
+    assert not beating.is_closed()
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
+
+
 async def _cost_of_looks(peer: asyncpg.Connection, count: int) -> float:
     """Milliseconds that a look takes, the best of some rounds."""
     best = float("inf")
