@@ -47,7 +47,7 @@ lint: setup
 	$(BIN)/lint-imports
 
 # Without I/O, clocks and chance: every branch of these is taken by their own tests.
-PURE := $(addprefix shard_worker/,domain/* ownership/share.py ownership/decisions.py) \
+PURE := $(addprefix shard_worker/,domain/* ownership/assignment.py ownership/handoff.py) \
     $(addprefix operator/threadcluster_operator/,answers.py crd.py desired/* managed_fields.py model/* placement.py planner.py reference.py \
     seen.py status.py steps.py trouble.py)
 PURE_TESTS := tests/domain tests/ownership/test_share.py tests/ownership/test_decisions.py tests/ownership/test_formats.py \

@@ -18,9 +18,9 @@ from shard_worker.contract_tls import fingerprint, internal_client_leaf, parse_s
 from shard_worker.database.connection import DatabaseError
 from shard_worker.database.migration import migrate as run_migrations
 from shard_worker.database.tls import Tls, TlsMode
-from shard_worker.journal.fsck import fsck as check_journal
-from shard_worker.leaving import NotLeft
-from shard_worker.leaving import leave as ask_to_leave
+from shard_worker.journal.fsck.run import fsck as check_journal
+from shard_worker.leave_client import NotLeft
+from shard_worker.leave_client import leave as ask_to_leave
 from shard_worker.logs import configure_logging
 from shard_worker.settings import PREFIX, SettingsRefused, WorkerSettings, load_settings
 from shard_worker.worker import WorkerFailed, run_worker

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from shard_worker.actors.residents import Residents
+from shard_worker.actors.passivation import Residents
+from shard_worker.journal.loader import Loader
 from shard_worker.journal.message_reader import MessageReader
-from shard_worker.journal.replay import Loader
 from shard_worker.journal.snapshots import SnapshotWriter
 from shard_worker.memory import MemoryBudget
 

@@ -21,10 +21,9 @@ from uuid import UUID
 
 from prometheus_client.registry import Collector
 
-from shard_worker.actors.environment import Environment
+from shard_worker.actors.context import Environment
+from shard_worker.actors.passivation import Residents
 from shard_worker.actors.region import ShardRegion
-from shard_worker.actors.residents import Residents
-from shard_worker.cluster_view import WorkerView
 from shard_worker.database.connection import LINK_FAULTS, Database
 from shard_worker.database.migration import read_id_salt, read_meta
 from shard_worker.database.reconnecting import Backoff
@@ -33,25 +32,26 @@ from shard_worker.database.tls import Tls
 from shard_worker.database_metrics import DatabaseMetrics
 from shard_worker.domain.ids import ShardId
 from shard_worker.domain.limits import Limits
-from shard_worker.gateway.capacity import Bounds
-from shard_worker.gateway.management import ManagementPort
-from shard_worker.gateway.options import GatewayOptions
-from shard_worker.gateway.server import PublicGateway, inherited_socket, listening_socket
+from shard_worker.gateway.http.capacity import Bounds
+from shard_worker.gateway.http.options import GatewayOptions
+from shard_worker.gateway.management.server import ManagementPort
+from shard_worker.gateway.public.server import PublicGateway, inherited_socket, listening_socket
 from shard_worker.journal import codec
 from shard_worker.journal.appender import Appender
 from shard_worker.journal.heads import AcknowledgedHeads
-from shard_worker.journal.keys import StoredKey, look_up_key
+from shard_worker.journal.idempotency import StoredKey, look_up_key
+from shard_worker.journal.loader import Loader, read_head
 from shard_worker.journal.message_reader import MessageReader
-from shard_worker.journal.replay import Loader, read_head
 from shard_worker.journal.snapshots import SnapshotWriter
 from shard_worker.loop_watchdog import LoopWatchdog
+from shard_worker.management_view import WorkerView
 from shard_worker.memory import MemoryBudget, default_budget
 from shard_worker.memory_metrics import MemoryMetrics
 from shard_worker.memory_trimmer import MemoryTrimmer
+from shard_worker.metrics import OwnershipMetrics
 from shard_worker.ownership.membership import Ownership
-from shard_worker.ownership.owners import Capabilities
 from shard_worker.ownership.store import Address
-from shard_worker.ownership_metrics import OwnershipMetrics
+from shard_worker.ownership.view import Capabilities
 from shard_worker.peers.client import PeerClient
 from shard_worker.peers.frames import VERSION, Hello
 from shard_worker.peers.identity import SecretFile, WorkerIdentity

@@ -1,6 +1,6 @@
 """Which worker should have which shard, and which shards move for it, most urgent first: pure, for every platform.
 
-`shard_worker.ownership.share` is the rule by which workers help themselves; this is the planner's, which also knows of
+`shard_worker.ownership.assignment` is the rule by which workers help themselves; this is the planner's, which also knows of
 capacity, pins, load and patience.  It keeps five invariants:
 
 * It follows from the present alone.  A shard that is on its way to a worker that may have it counts as being there.
@@ -23,7 +23,7 @@ from operator import attrgetter
 from typing import Final, Literal, NamedTuple
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.share import plan_hash
+from shard_worker.ownership.assignment import plan_hash
 
 Mode = Literal["Auto", "Manual", "Paused"]
 Strategy = Literal["Count", "Load"]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.owners import NO_CAPABLE_WORKER
+from shard_worker.ownership.view import NO_CAPABLE_WORKER
 from threadcluster_operator.model import ThreadClusterSpec
 from threadcluster_operator.placement import Move, Placement, Policy, Shard, Worker, due, place
 

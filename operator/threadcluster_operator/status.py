@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, NamedTuple
 
-from shard_worker.ownership.owners import NO_CAPABLE_WORKER
+from shard_worker.ownership.view import NO_CAPABLE_WORKER
 from threadcluster_operator.desired import selector_of
 from threadcluster_operator.model import KubernetesSpec
 from threadcluster_operator.placement import Worker

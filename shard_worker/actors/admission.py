@@ -15,7 +15,7 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import Final, NamedTuple, Protocol
 
-from shard_worker.actors.ask import Deadlines, Expiring
+from shard_worker.actors.pending import Deadlines, Expiring
 from shard_worker.domain.ids import ShardId
 
 _APART_S: Final = 0.005

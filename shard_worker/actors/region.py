@@ -15,11 +15,11 @@ from typing import Final, Protocol
 import asyncpg
 
 from shard_worker.actors.admission import Place, WaitingRequests
-from shard_worker.actors.ask import NOT_SERVED, UNKNOWN, Ask, Deadlines, bytes_of
-from shard_worker.actors.environment import SNAPSHOT_ALLOWANCE, Environment
-from shard_worker.actors.residents import Residents
+from shard_worker.actors.context import SNAPSHOT_ALLOWANCE, Environment
+from shard_worker.actors.passivation import Residents
+from shard_worker.actors.pending import NOT_SERVED, UNKNOWN, Ask, Deadlines, bytes_of
+from shard_worker.actors.prewarm import Warmth
 from shard_worker.actors.shard import Shard, ShardState
-from shard_worker.actors.warm import Warmth
 from shard_worker.contract import (
     Answer,
     CommandRequest,
@@ -37,7 +37,7 @@ from shard_worker.contract import (
 )
 from shard_worker.domain.ids import ShardId, ThreadId, shard_of
 from shard_worker.journal.appender import Appender
-from shard_worker.ownership.owners import Load, OwnerRecord
+from shard_worker.ownership.view import Load, OwnerRecord
 from shard_worker.peers.errors import PeerOverloaded, PeerUnreachable
 
 log = logging.getLogger(__name__)

@@ -13,20 +13,20 @@ from collections.abc import Callable, Coroutine, Mapping
 from enum import Enum, auto
 from typing import Final
 
-from shard_worker.actors.ask import Ask
-from shard_worker.actors.environment import Environment
-from shard_worker.actors.reads import PAGE_BYTES, NeedsTexts
-from shard_worker.actors.residents import Residents
+from shard_worker.actors.context import Environment
+from shard_worker.actors.passivation import Residents
+from shard_worker.actors.pending import Ask
+from shard_worker.actors.queries import PAGE_BYTES, NeedsTexts
 from shard_worker.actors.thread_actor import OVERLOADED, POISONED, Phase, ThreadActor
 from shard_worker.contract import Done
 from shard_worker.database.connection import LINK_FAULTS
 from shard_worker.domain.decide import message_ids_of
 from shard_worker.domain.ids import ShardId, ThreadId
+from shard_worker.journal.append_queue import Row, StreamState
 from shard_worker.journal.appender import Appender
 from shard_worker.journal.codec import UndecodableEvent
-from shard_worker.journal.replay import Poisoned, Recovered
-from shard_worker.journal.stream import Row, StreamState
-from shard_worker.ownership.owners import Load
+from shard_worker.journal.loader import Poisoned, Recovered
+from shard_worker.ownership.view import Load
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class ShardState(Enum):
 
 
 class Shard:
-    """One owned shard.  Implements `shard_worker.journal.stream.StreamHost`."""
+    """One owned shard.  Implements `shard_worker.journal.append_queue.StreamHost`."""
 
     def __init__(
         self,

@@ -18,8 +18,8 @@ from uuid import UUID
 
 from asyncpg.pgproto.pgproto import UUID as PostgresUUID  # noqa: N811  # a `UUID` whose bytes need no conversion
 
-from shard_worker.actors.ask import NOT_SERVED, Ask
-from shard_worker.actors.reads import NeedsTexts, SortedAccounts, answer_query
+from shard_worker.actors.pending import NOT_SERVED, Ask
+from shard_worker.actors.queries import NeedsTexts, SortedAccounts, answer_query
 from shard_worker.contract import CommandRequest, Done, OwnerAnswer, Unavailable, UnavailableCode
 from shard_worker.domain.decide import Unchanged, decide, message_ids_of
 from shard_worker.domain.events import MessagesAdded
@@ -27,10 +27,10 @@ from shard_worker.domain.evolve import evolve
 from shard_worker.domain.ids import ThreadId, ulid_bytes
 from shard_worker.domain.refusals import Refusal, RefusalCode
 from shard_worker.domain.thread import Thread
+from shard_worker.journal.append_queue import Row
 from shard_worker.journal.codec import encode_state
 from shard_worker.journal.isolation import is_key_violation
-from shard_worker.journal.replay import Recovered
-from shard_worker.journal.stream import Row
+from shard_worker.journal.loader import Recovered
 
 if TYPE_CHECKING:
     from shard_worker.actors.shard import Shard

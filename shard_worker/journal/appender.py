@@ -26,10 +26,10 @@ from asyncpg.prepared_stmt import PreparedStatement
 
 from shard_worker.database.connection import LINK_FAULTS
 from shard_worker.domain.ids import ShardId
+from shard_worker.journal.append_queue import Row, Stream, StreamHost, StreamState
+from shard_worker.journal.append_sql import APPEND_SESSION_SQL, APPEND_SQL, Part, parameters
 from shard_worker.journal.isolation import Suspects, find_guilty, find_used_keys, is_key_violation
 from shard_worker.journal.outcome import Backend, BumpEpochs, OutcomeResolver, is_about_a_row, is_definite, jittered
-from shard_worker.journal.statement import APPEND_SESSION_SQL, APPEND_SQL, Part, parameters
-from shard_worker.journal.stream import Row, Stream, StreamHost, StreamState
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ import asyncpg
 
 from shard_worker.database.connection import LINK_FAULTS
 from shard_worker.domain.ids import ShardId
-from shard_worker.journal.stream import Stream
+from shard_worker.journal.append_queue import Stream
 
 log = logging.getLogger(__name__)
 

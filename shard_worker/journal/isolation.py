@@ -14,8 +14,8 @@ from typing import Final
 import asyncpg
 
 from shard_worker.database.connection import Session
-from shard_worker.journal.statement import Part
-from shard_worker.journal.stream import Row, Stream, StreamState
+from shard_worker.journal.append_queue import Row, Stream, StreamState
+from shard_worker.journal.append_sql import Part
 
 _KEY_VALUES: Final = re.compile(r"\((?P<columns>[a-z_, ]+)\)=\((?P<values>[^()]*)\)")
 _FAILING_ROW: Final = re.compile(r"\((?P<shard>\d+), -?\d+, (?P<thread>[0-9a-f-]{36}), (?P<seq>-?\d+), ")

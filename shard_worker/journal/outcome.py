@@ -25,11 +25,11 @@ import asyncpg
 
 from shard_worker.database.connection import LINK_FAULTS
 from shard_worker.domain.ids import ShardId
-from shard_worker.journal.stream import Row, Stream, StreamState
+from shard_worker.journal.append_queue import Row, Stream, StreamState
 
 if TYPE_CHECKING:
+    from shard_worker.journal.append_sql import Part
     from shard_worker.journal.appender import Connect
-    from shard_worker.journal.statement import Part
 
 log = logging.getLogger(__name__)
 

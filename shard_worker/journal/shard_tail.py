@@ -9,7 +9,7 @@ import asyncpg
 from shard_worker.database.connection import Session
 from shard_worker.domain.ids import ShardId
 from shard_worker.journal.fold import Fold, Pace
-from shard_worker.journal.replay import Recovered
+from shard_worker.journal.loader import Recovered
 
 TAILS_BYTES: Final = 16 << 20
 """Maximum bytes of the tails of shards that come together; what is longer costs more than reading what is asked for."""

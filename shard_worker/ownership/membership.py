@@ -20,13 +20,13 @@ from ulid import ULID
 from shard_worker.database.connection import LINK_FAULTS
 from shard_worker.database.reconnecting import Backoff
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership import books, store
-from shard_worker.ownership.desk import Desk
+from shard_worker.ownership import reporting, store
+from shard_worker.ownership.handoff_metrics import Moves
 from shard_worker.ownership.lease import Fenced, Lease, OpenConnection
-from shard_worker.ownership.moves import Moves
-from shard_worker.ownership.owners import EMPTY, Capabilities, OwnerRecord, View
-from shard_worker.ownership.sight import Sight
-from shard_worker.ownership.steward import STATEMENT_S, ShardHost, Steward
+from shard_worker.ownership.reconciler import STATEMENT_S, ShardHost, Steward
+from shard_worker.ownership.shared_session import Desk
+from shard_worker.ownership.view import EMPTY, Capabilities, OwnerRecord, View
+from shard_worker.ownership.view_cache import Sight
 
 __all__ = ["Ownership", "ShardHost"]
 
@@ -190,12 +190,12 @@ class Ownership:
         Raises `TimeoutError` when Postgres does not answer: whether it was recorded is then not known.
         """
         async with self._desk.session() as connection:
-            return await books.set_cordon(connection, worker, cordoned=cordoned, draining=draining)
+            return await reporting.set_cordon(connection, worker, cordoned=cordoned, draining=draining)
 
-    async def history(self, limit: int, shard_id: ShardId | None) -> list[books.Change]:
+    async def history(self, limit: int, shard_id: ShardId | None) -> list[reporting.Change]:
         """The last changes of owner, newest first.  Raises `TimeoutError` when Postgres does not answer."""
         async with self._desk.session() as connection:
-            return await books.history(connection, limit, shard_id)
+            return await reporting.history(connection, limit, shard_id)
 
     # --- life
 

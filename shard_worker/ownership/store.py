@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 import asyncpg
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.owners import ShardRow, View, WorkerRow
+from shard_worker.ownership.view import ShardRow, View, WorkerRow
 
 CHANNEL: Final = "threadcluster_ownership"
 _BEAT_CLASS: Final = 0x7463_6274

@@ -11,21 +11,21 @@ from uuid import UUID
 import asyncpg
 from ulid import ULID
 
-from shard_worker.actors.environment import Environment
+from shard_worker.actors.context import Environment
+from shard_worker.actors.passivation import Residents
 from shard_worker.actors.region import ShardRegion
-from shard_worker.actors.residents import Residents
 from shard_worker.contract import Answer, CommandRequest, GetMessages, PeerAnswer, PeerRequest, Request
 from shard_worker.database.connection import ReadPool
 from shard_worker.domain.commands import AddMessages, Command, CreateThread, NewMessage
 from shard_worker.domain.ids import AccountId, MessageId, ShardId, ThreadId
 from shard_worker.domain.limits import Limits
 from shard_worker.journal.appender import Appender
-from shard_worker.journal.keys import StoredKey, look_up_key
+from shard_worker.journal.idempotency import StoredKey, look_up_key
+from shard_worker.journal.loader import Loader, read_head
 from shard_worker.journal.message_reader import MessageReader
-from shard_worker.journal.replay import Loader, read_head
 from shard_worker.journal.snapshots import SnapshotWriter
 from shard_worker.memory import MemoryBudget
-from shard_worker.ownership.owners import OwnerRecord
+from shard_worker.ownership.view import OwnerRecord
 
 SHARDS = 8
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from shard_worker.actors.ask import NOT_SERVED, UNKNOWN, Ask, Deadlines
+from shard_worker.actors.pending import NOT_SERVED, UNKNOWN, Ask, Deadlines
 from shard_worker.contract import Done, ReadThread
 from shard_worker.domain.ids import AccountId, ThreadId, ulid_text
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from shard_worker.actors.environment import Environment
+from shard_worker.actors.context import Environment
 from shard_worker.contract import Done, GetMessages, MessagePage
 from tests.actors.node import SHARDS, account, add, create, node_on, thread
 

@@ -6,7 +6,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from shard_worker.actors.residents import weight_of
+from shard_worker.actors.passivation import weight_of
 from shard_worker.contract import (
     AccountIdPage,
     Done,
@@ -23,8 +23,8 @@ from shard_worker.contract import (
 from shard_worker.domain.commands import AddMessages, CreateThread, JoinMemberIds, LeaveMemberIds, NewMessage
 from shard_worker.domain.ids import AccountId, ShardId, ThreadId, shard_of, ulid_uuid
 from shard_worker.domain.refusals import Refusal, RefusalCode
-from shard_worker.gateway import answers
-from shard_worker.journal.replay import Poisoned, Recovered
+from shard_worker.gateway.public import responses
+from shard_worker.journal.loader import Poisoned, Recovered
 from tests.actors.node import SHARDS, Node, account, add, create, message_id, node_on, thread
 from tests.loop_turns import measured_turns
 from tests.waiting import until
@@ -198,13 +198,13 @@ async def test_a_page_of_messages_is_at_most_a_megabyte(dsn: str) -> None:
                 page = await node.ask(GetMessages(chat, me, 1000, after=after))
                 assert isinstance(page, MessagePage)
                 seen += page.messages
-                sizes.append(len(answers.messages(chat, page, "c" * 80)))
+                sizes.append(len(responses.messages(chat, page, "c" * 80)))
                 if not page.more:
                     break
                 after = (page.messages[-1].sequence_nr, page.messages[-1].index)
         assert [message.message_id for message in seen] == posted
         assert max(sizes) <= PAGE
-        largest = len(answers.messages(chat, MessagePage(tuple(seen[:1]), False), None))
+        largest = len(responses.messages(chat, MessagePage(tuple(seen[:1]), False), None))
         assert min(sizes[:-1]) > PAGE - largest - 600, "a page ends only where the next message does not fit"
         assert turns.longest_s < 0.05, turns
 

@@ -11,8 +11,8 @@ from shard_worker.actors.thread_actor import Phase
 from shard_worker.contract import Done, ReadThread, ThreadView, Unavailable, UnavailableCode
 from shard_worker.domain.ids import ShardId, ThreadId, shard_of, ulid_uuid
 from shard_worker.domain.refusals import Refusal, RefusalCode
-from shard_worker.journal.replay import Poisoned, Recovered
-from shard_worker.ownership.owners import OwnerRecord
+from shard_worker.journal.loader import Poisoned, Recovered
+from shard_worker.ownership.view import OwnerRecord
 from tests.actors.node import SHARDS, Peers, account, add, create, node_on, request, thread
 from tests.waiting import until
 

@@ -6,11 +6,11 @@ import time
 import pytest
 
 from shard_worker.actors import admission, region
-from shard_worker.actors.ask import NOT_SERVED, UNKNOWN
+from shard_worker.actors.pending import NOT_SERVED, UNKNOWN
 from shard_worker.contract import Done, PeerAnswer, PeerRequest, ReadThread, ThreadView
 from shard_worker.domain.ids import ShardId, shard_of
 from shard_worker.domain.refusals import Refusal
-from shard_worker.ownership.owners import OwnerRecord
+from shard_worker.ownership.view import OwnerRecord
 from shard_worker.peers.errors import PeerOverloaded, PeerUnreachable
 from tests.actors.node import SHARDS, Peers, account, add, create, node_on, thread, two_nodes
 

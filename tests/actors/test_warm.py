@@ -7,8 +7,8 @@ import asyncpg
 from shard_worker.actors.thread_actor import Phase
 from shard_worker.contract import Done, PrepareShard, ReadThread, Received, ShardGiven, ThreadView
 from shard_worker.domain.ids import AccountId, ShardId, ThreadId, shard_of
-from shard_worker.journal.replay import read_head
-from shard_worker.ownership.owners import OwnerRecord
+from shard_worker.journal.loader import read_head
+from shard_worker.ownership.view import OwnerRecord
 from tests.actors.node import SHARDS, Node, Peers, account, add, create, node_on, request, thread, two_nodes
 
 ALL = range(SHARDS)

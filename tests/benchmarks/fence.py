@@ -17,7 +17,7 @@ import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
 from msgspec import Struct
 
-from shard_worker.journal.statement import APPEND_SESSION_SQL, APPEND_SQL, fence_of
+from shard_worker.journal.append_sql import APPEND_SESSION_SQL, APPEND_SQL, fence_of
 from tests.benchmarks.cpu import process_cpu_s
 
 BATCH: Final = 32

@@ -27,8 +27,8 @@ from shard_worker.domain.ids import shard_of, ulid_uuid
 from shard_worker.domain.limits import Limits
 from shard_worker.domain.refusals import Refusal
 from shard_worker.domain.thread import Thread
-from shard_worker.gateway.options import GatewayOptions
-from shard_worker.gateway.server import PublicGateway, listening_socket
+from shard_worker.gateway.http.options import GatewayOptions
+from shard_worker.gateway.public.server import PublicGateway, listening_socket
 from shard_worker.journal.codec import encode
 
 POOL: Final = 8

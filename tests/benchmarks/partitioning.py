@@ -23,9 +23,9 @@ import uvloop
 from asyncpg.prepared_stmt import PreparedStatement
 
 from shard_worker.database.migration import migrate
+from shard_worker.journal.append_sql import APPEND_SESSION_SQL, APPEND_SQL, fence_of
 from shard_worker.journal.codec import STATE_VERSIONS_READ
 from shard_worker.journal.history_page import FROM_SNAPSHOT, PAGE_BYTES, PAGE_ROWS, PAGE_SQL, THREAD_ROWS
-from shard_worker.journal.statement import APPEND_SESSION_SQL, APPEND_SQL, fence_of
 from tests.benchmarks.cpu import process_cpu_s
 from tests.benchmarks.postgres import own_postgres
 

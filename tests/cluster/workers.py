@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 from threadcluster_operator.workers import Document, NobodyAnswers, WorkerRefused
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.share import Candidate, share
+from shard_worker.ownership.assignment import Candidate, share
 
 _INSTANT: Final = "2026-05-01T12:00:00.000Z"
 """Of everything: a test in turns has no clock."""

@@ -10,7 +10,7 @@ from ulid import ULID
 from shard_worker.database.connection import Database, DatabaseSuperseded, ServerIdentity
 from shard_worker.database.generation import SKIPPED, generation_after
 from shard_worker.ownership import store
-from shard_worker.ownership.owners import EMPTY
+from shard_worker.ownership.view import EMPTY
 
 ADDRESS = store.Address("127.0.0.1", 1, 2)
 

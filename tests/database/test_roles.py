@@ -13,12 +13,12 @@ from shard_worker.database.connection import Database
 from shard_worker.database.migration import migrate, read_meta
 from shard_worker.database.roles import excess_privileges, make_worker_login
 from shard_worker.domain.ids import ShardId, ulid_uuid
+from shard_worker.journal.append_sql import APPEND_SQL, fence_of
 from shard_worker.journal.codec import encode_state
 from shard_worker.journal.snapshots import SnapshotWriter
-from shard_worker.journal.statement import APPEND_SQL, fence_of
 from shard_worker.memory import MemoryBudget
-from shard_worker.ownership import books, store
-from shard_worker.ownership.owners import EMPTY, Load
+from shard_worker.ownership import reporting, store
+from shard_worker.ownership.view import EMPTY, Load
 from tests.benchmarks.programs import running
 from tests.benchmarks.run import registered_port, worker_environment
 from tests.journal.histories import SHARDS, created, folded, new_thread
@@ -140,13 +140,13 @@ async def test_a_worker_claims_hands_over_fences_and_leaves(as_worker: str) -> N
         await a.target((3, "b"))
         await until(lambda: b.shards == {3})
         peer = await asyncpg.connect(as_worker)
-        assert await books.set_cordon(peer, "b", cordoned=True, draining=False)
-        await books.keep_load(peer, {ShardId(0): Load(1.0, 1.0)})
-        await books.keep_load(peer, {ShardId(0): Load(2.0, 1.0)})
-        assert (await books.read_loads(peer))[ShardId(0)].commands_s == 2.0
+        assert await reporting.set_cordon(peer, "b", cordoned=True, draining=False)
+        await reporting.keep_load(peer, {ShardId(0): Load(1.0, 1.0)})
+        await reporting.keep_load(peer, {ShardId(0): Load(2.0, 1.0)})
+        assert (await reporting.read_loads(peer))[ShardId(0)].commands_s == 2.0
         await until(lambda: a.ownership.moves.given > 0)
         epoch = b.host.shards[ShardId(3)][0]
-        await books.note_pauses(peer, {(ShardId(3), epoch): 1.5})
+        await reporting.note_pauses(peer, {(ShardId(3), epoch): 1.5})
         held = dict(a.host.shards)
         raised = await store.bump(peer, a.ownership.incarnation, {shard: held[shard][0] for shard in sorted(held)[:1]})
         assert len(raised) == 1

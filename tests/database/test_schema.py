@@ -4,9 +4,9 @@ import asyncpg
 import pytest
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership import books, store
-from shard_worker.ownership.owners import Load
+from shard_worker.ownership import reporting, store
 from shard_worker.ownership.store import Address, Target
+from shard_worker.ownership.view import Load
 
 
 async def test_the_settings_of_each_table_are_these(dsn: str) -> None:
@@ -43,8 +43,8 @@ async def test_what_ownership_updates_is_updated_in_place(dsn: str, table: str) 
     for version in range(20):
         epochs = await store.bump(connection, "i", epochs)
         await store.set_targets(connection, version, "hash", [Target(ShardId(n), "a", f"{version}") for n in range(8)])
-        await books.keep_load(connection, {ShardId(n): Load(version, 1.0) for n in range(8)})
-        await books.set_cordon(connection, "a", cordoned=version % 2 == 0, draining=False)
+        await reporting.keep_load(connection, {ShardId(n): Load(version, 1.0) for n in range(8)})
+        await reporting.set_cordon(connection, "a", cordoned=version % 2 == 0, draining=False)
     await connection.execute("SELECT pg_stat_force_next_flush()")
     row = await connection.fetchrow(
         "SELECT n_tup_upd, n_tup_hot_upd, pg_relation_size(relid) FROM pg_stat_user_tables WHERE relname = $1", table

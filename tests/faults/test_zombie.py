@@ -9,7 +9,7 @@ from pathlib import Path
 import asyncpg
 
 from shard_worker.ownership import store
-from shard_worker.ownership.owners import EMPTY
+from shard_worker.ownership.view import EMPTY
 from tests.load.chat import Recorder, drive, verify
 from tests.local.cluster import local_cluster
 from tests.waiting import more_acknowledged

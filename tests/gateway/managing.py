@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from shard_worker.gateway.management import ManagementPort
-from shard_worker.gateway.server import listening_socket
+from shard_worker.gateway.management.server import ManagementPort
+from shard_worker.gateway.public.server import listening_socket
 from shard_worker.peers.listener import ManagementListener
 from tests.tls import identity
 

@@ -3,9 +3,9 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from shard_worker.gateway.options import GatewayOptions
-from shard_worker.gateway.server import PublicGateway, listening_socket
-from shard_worker.gateway.service import ThreadService
+from shard_worker.gateway.http.options import GatewayOptions
+from shard_worker.gateway.public.server import PublicGateway, listening_socket
+from shard_worker.gateway.public.service import ThreadService
 from tests.gateway.wire import Answered, Api
 
 ADA, BOB, CAI, DAN = (f"01ARZ3NDEKTSV4RRFFQ69G5FA{last}" for last in "ABCD")

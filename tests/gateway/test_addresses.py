@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from shard_worker.contract import bracketed
-from shard_worker.gateway.server import listening_socket
+from shard_worker.gateway.public.server import listening_socket
 from shard_worker.main import main
 
 
@@ -46,7 +46,7 @@ def test_a_kernel_without_ipv6_gives_every_address_that_it_has(monkeypatch: pyte
             raise OSError("Address family not supported by protocol")
         return real(family, kind)
 
-    monkeypatch.setattr("shard_worker.gateway.server.socket.socket", without_ipv6)
+    monkeypatch.setattr("shard_worker.gateway.public.server.socket.socket", without_ipv6)
     with listening_socket("::", 0) as bound:
         assert bound.getsockname()[0] == "0.0.0.0"
     with pytest.raises(OSError, match="not supported"):

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shard_worker.gateway import json_bounds
-from shard_worker.gateway.json_bounds import JsonBounds
-from shard_worker.gateway.problems import ProblemRaised
-from shard_worker.gateway.routes import COMMANDS, CommandRoute
-from shard_worker.gateway.texts import COMBINING_MOST, has_long_combining_run
-from shard_worker.gateway.turn_budget import TURN_S, Piece, TurnBudget
+from shard_worker.gateway.http import json_bounds
+from shard_worker.gateway.http.json_bounds import JsonBounds
+from shard_worker.gateway.http.problems import ProblemRaised
+from shard_worker.gateway.http.turn_budget import TURN_S, Piece, TurnBudget
+from shard_worker.gateway.public.routes import COMMANDS, CommandRoute
+from shard_worker.gateway.public.texts import COMBINING_MOST, has_long_combining_run
 from tests.gateway.serving import THREAD, Served
 from tests.gateway.test_error_table import check
 from tests.waiting import until

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from shard_worker.contract_tls import fingerprint
-from shard_worker.gateway.management import ManagementPort
+from shard_worker.gateway.management.server import ManagementPort
 from shard_worker.main import main
 from tests.gateway.managing import serving
 from tests.gateway.test_management import View

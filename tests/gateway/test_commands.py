@@ -6,7 +6,7 @@ import pytest
 
 from shard_worker.contract import Answer, CommandRequest, Request
 from shard_worker.domain.commands import AddMessages, CreateThread, JoinMemberIds, LeaveAdministratorIds
-from shard_worker.gateway.options import GatewayOptions
+from shard_worker.gateway.http.options import GatewayOptions
 from tests.gateway.serving import ADA, BOB, CAI, DAN, PARENT, THREAD, Served, serving
 from tests.gateway.threads import MemoryThreads
 

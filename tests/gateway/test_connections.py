@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import pytest
 
-from shard_worker.gateway.capacity import Bounds
-from shard_worker.gateway.connection import WRITE_HIGH_BYTES
-from shard_worker.gateway.options import GatewayOptions
+from shard_worker.gateway.http.capacity import Bounds
+from shard_worker.gateway.http.connection import WRITE_HIGH_BYTES
+from shard_worker.gateway.http.options import GatewayOptions
 from tests.gateway.serving import ADA, THREAD, Served, serving
 from tests.gateway.test_error_table import check
 from tests.gateway.test_http_edge import PATH, body_of_size
@@ -357,8 +357,8 @@ async def test_clients_that_do_not_read_make_place() -> None:
 
 async def test_an_unread_last_answer_does_not_keep_its_connection(api: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Closing waits for the client to read, and not for long."""
-    monkeypatch.setattr("shard_worker.gateway.connection.READER_PATIENCE_S", 0.1)
-    monkeypatch.setattr("shard_worker.gateway.replies.READER_PATIENCE_S", 0.1)
+    monkeypatch.setattr("shard_worker.gateway.http.connection.READER_PATIENCE_S", 0.1)
+    monkeypatch.setattr("shard_worker.gateway.http.response.READER_PATIENCE_S", 0.1)
     await api.create()
     for _ in range(5):
         await api.add(*["x" * 4_000] * 100)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shard_worker.gateway.options import GatewayOptions
+from shard_worker.gateway.http.options import GatewayOptions
 from tests.gateway.serving import Served, serving
 from tests.gateway.threads import MemoryThreads
 from tests.gateway.wire import request_bytes

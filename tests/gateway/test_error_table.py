@@ -9,8 +9,8 @@ from shard_worker.contract import Answer, ReadThread, Request, Unavailable, Unav
 from shard_worker.domain.ids import AccountId, ThreadId
 from shard_worker.domain.limits import Limits
 from shard_worker.domain.refusals import RefusalCode
-from shard_worker.gateway.answer_schemas import PROBLEM
-from shard_worker.gateway.problems import OF_MANAGEMENT, ProblemCode, status_of, title_of
+from shard_worker.gateway.http.problems import OF_MANAGEMENT, ProblemCode, status_of, title_of
+from shard_worker.gateway.public.response_schemas import PROBLEM
 from tests.gateway.serving import ADA, BOB, CAI, DAN, PARENT, THREAD, Served, serving
 from tests.gateway.threads import MemoryThreads
 from tests.gateway.wire import JSON_TYPE, Answered, request_bytes

@@ -7,7 +7,7 @@ from hashlib import sha256
 
 import pytest
 
-from shard_worker.gateway.options import GatewayOptions
+from shard_worker.gateway.http.options import GatewayOptions
 from tests.gateway.serving import ADA, THREAD, Served, serving
 from tests.gateway.test_error_table import check
 from tests.gateway.threads import MemoryThreads

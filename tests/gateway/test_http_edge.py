@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from shard_worker.gateway.connection import UnsuitableAiohttp, check_aiohttp
-from shard_worker.gateway.options import GatewayOptions
+from shard_worker.gateway.http.connection import UnsuitableAiohttp, check_aiohttp
+from shard_worker.gateway.http.options import GatewayOptions
 from tests.gateway.serving import ADA, THREAD, Served, serving
 from tests.gateway.test_error_table import check
 from tests.gateway.threads import MemoryThreads
@@ -213,7 +213,7 @@ async def test_a_slow_reader_gets_everything(api: Served) -> None:
 
 async def test_a_client_that_never_reads_is_cut_off(api: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """It cannot hold its answers in our memory for ever."""
-    monkeypatch.setattr("shard_worker.gateway.replies.READER_PATIENCE_S", 0.1)
+    monkeypatch.setattr("shard_worker.gateway.http.response.READER_PATIENCE_S", 0.1)
     await api.create()
     for _ in range(5):
         await api.add(*["x" * 4_000] * 100)
@@ -256,6 +256,6 @@ async def test_an_upgrade_is_not_taken(api: Served) -> None:
 
 def test_missing_parts_of_aiohttp_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A release of aiohttp without the hooks is refused at start, by their names."""
-    monkeypatch.setattr("shard_worker.gateway.connection._NEEDED", ("data_received", "gone_for_ever"))
+    monkeypatch.setattr("shard_worker.gateway.http.connection._NEEDED", ("data_received", "gone_for_ever"))
     with pytest.raises(UnsuitableAiohttp, match="gone_for_ever"):
         check_aiohttp()

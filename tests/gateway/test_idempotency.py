@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shard_worker.domain.ids import AccountId, canonical, ulid_text
-from shard_worker.gateway.bodies import AddMessagesBody, CommandBody, CreateThreadBody, DestroyThreadBody
-from shard_worker.gateway.idempotency import body_hash, key_failure, key_hash, thread_id_of
-from shard_worker.gateway.options import GatewayOptions
+from shard_worker.gateway.http.options import GatewayOptions
+from shard_worker.gateway.public.idempotency import body_hash, key_failure, key_hash, thread_id_of
+from shard_worker.gateway.public.request_models import AddMessagesBody, CommandBody, CreateThreadBody, DestroyThreadBody
 from tests.gateway.serving import ADA, BOB, THREAD, Served, serving
 from tests.gateway.test_error_table import check
 from tests.gateway.threads import MemoryThreads

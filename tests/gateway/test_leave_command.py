@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from shard_worker.gateway.management import ManagementPort
+from shard_worker.gateway.management.server import ManagementPort
 from shard_worker.main import main
 from tests.gateway.managing import serving
 from tests.gateway.test_management import View

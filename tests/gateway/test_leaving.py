@@ -6,8 +6,8 @@ import os
 import pytest
 
 from shard_worker.contract import Answer, Done, Request
-from shard_worker.gateway.options import GatewayOptions
-from shard_worker.gateway.server import PublicGateway, inherited_socket, listening_socket
+from shard_worker.gateway.http.options import GatewayOptions
+from shard_worker.gateway.public.server import PublicGateway, inherited_socket, listening_socket
 from tests.gateway.serving import serving
 from tests.gateway.test_http_edge import PATH, body_of_size
 from tests.gateway.threads import MemoryThreads

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from shard_worker.contract_tls import internal_client_context
-from shard_worker.gateway.cluster import DatabaseAway
-from shard_worker.gateway.management import ManagementPort
-from shard_worker.gateway.metrics import RequestMetrics
+from shard_worker.gateway.http.metrics import RequestMetrics
+from shard_worker.gateway.management.backend import DatabaseAway
+from shard_worker.gateway.management.server import ManagementPort
 from tests.gateway.managing import serving
 from tests.gateway.test_error_table import check
 from tests.gateway.wire import JSON_TYPE, Answered, Api, request_bytes

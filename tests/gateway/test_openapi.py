@@ -6,10 +6,10 @@ import jsonschema_rs
 import pytest
 import schemathesis
 
-from shard_worker.gateway.openapi import codes_of, document
-from shard_worker.gateway.options import GatewayOptions
-from shard_worker.gateway.problems import OF_MANAGEMENT, ProblemCode, status_of
-from shard_worker.gateway.routes import COMMANDS, QUERIES, ROUTES, CommandRoute, Route, Router
+from shard_worker.gateway.http.options import GatewayOptions
+from shard_worker.gateway.http.problems import OF_MANAGEMENT, ProblemCode, status_of
+from shard_worker.gateway.public.openapi import codes_of, document
+from shard_worker.gateway.public.routes import COMMANDS, QUERIES, ROUTES, CommandRoute, Route, Router
 from tests.gateway.serving import ADA, BOB, THREAD, Served, serving
 from tests.gateway.test_error_table import check
 from tests.gateway.threads import MemoryThreads

@@ -10,15 +10,20 @@ from hypothesis import strategies as st
 
 from shard_worker.domain.commands import AddMessages, CreateThread
 from shard_worker.domain.ids import AccountId, ThreadId, canonical, ulid_text
-from shard_worker.gateway import queries
-from shard_worker.gateway.bodies import AddMessagesBody, CommandBody, CreateThreadBody, LeaveAdministratorIdsBody
-from shard_worker.gateway.cursors import Cursors
-from shard_worker.gateway.json_values import decode
-from shard_worker.gateway.problems import ProblemCode, ProblemRaised
-from shard_worker.gateway.queries import read_parameters
-from shard_worker.gateway.turn_budget import Piece, TurnBudget
-from shard_worker.gateway.ulids import Mint, RandomBytes
-from shard_worker.gateway.validation import Body, faultless, validate
+from shard_worker.gateway.http.json_decoding import decode
+from shard_worker.gateway.http.problems import ProblemCode, ProblemRaised
+from shard_worker.gateway.http.turn_budget import Piece, TurnBudget
+from shard_worker.gateway.public import query_params
+from shard_worker.gateway.public.cursors import Cursors
+from shard_worker.gateway.public.id_generator import Mint, RandomBytes
+from shard_worker.gateway.public.query_params import read_parameters
+from shard_worker.gateway.public.request_models import (
+    AddMessagesBody,
+    CommandBody,
+    CreateThreadBody,
+    LeaveAdministratorIdsBody,
+)
+from shard_worker.gateway.public.validation import Body, faultless, validate
 from tests.gateway.serving import ADA, BOB, THREAD
 
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=40)
@@ -164,14 +169,14 @@ def test_message_ids_are_given_once(given_ids: list[str | None]) -> None:
 @given(query=st.text(max_size=80))
 def test_any_query_string_is_values_or_failures(query: str) -> None:
     """Reading parameters is total."""
-    values, failures = read_parameters(query, queries.OF_A_PAGE)
+    values, failures = read_parameters(query, query_params.OF_A_PAGE)
     assert (values is None) == bool(failures)
 
 
 @given(limit=st.integers(-5, 1_005), offset=st.integers(-5, 2**64))
 def test_numbers_are_taken_within_their_range(limit: int, offset: int) -> None:
     """Exactly there."""
-    values, failures = read_parameters(f"account_id={ADA}&limit={limit}&offset={offset}", queries.OF_A_PAGE)
+    values, failures = read_parameters(f"account_id={ADA}&limit={limit}&offset={offset}", query_params.OF_A_PAGE)
     good = [1 <= limit <= 1_000, 0 <= offset < 2**63]
     assert len(failures) == good.count(False)
     if values is not None:

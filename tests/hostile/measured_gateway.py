@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from shard_worker.gateway.server import PublicGateway, listening_socket
+from shard_worker.gateway.public.server import PublicGateway, listening_socket
 from tests.gateway.threads import MemoryThreads
 
 _PATIENCE_S = 30.0

@@ -11,8 +11,8 @@ import asyncpg
 import pytest
 
 from shard_worker.domain.ids import ShardId
+from shard_worker.journal.append_queue import Row, Stream, StreamState
 from shard_worker.journal.appender import Appender
-from shard_worker.journal.stream import Row, Stream, StreamState
 from tests.tcp_proxy import TcpProxy
 from tests.waiting import until
 

@@ -13,10 +13,10 @@ from threadcluster_operator.local.postgres import EmbeddedPostgres
 from shard_worker.database.connection import DatabaseUnreachable, DatabaseUnsuitable
 from shard_worker.domain.events import Event
 from shard_worker.domain.ids import ThreadId, ulid_uuid
-from shard_worker.journal import fsck as fsck_module
-from shard_worker.journal import fsck_pages
-from shard_worker.journal.fsck import fsck
-from shard_worker.journal.fsck_report import Check, Finding, Report
+from shard_worker.journal.fsck.report import Check, Finding, Report
+from shard_worker.journal.fsck import pages
+from shard_worker.journal.fsck import run as fsck_module
+from shard_worker.journal.fsck.run import fsck
 from tests.journal.histories import SHARDS, Pen, created, folded, new_thread, posted, whole_life
 
 SHARD = 3
@@ -347,10 +347,10 @@ async def test_the_journal_may_grow_while_it_is_checked(sound: Sound, monkeypatc
 async def test_no_transaction_is_held_between_pages(sound: Sound, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else vacuum could remove nothing for as long as the check takes."""
     held: list[int] = []
-    fetch = fsck_pages.Pages.fetch
+    fetch = pages.Pages.fetch
 
-    async def watched(pages: fsck_pages.Pages, sql: str, *parameters: object) -> list[asyncpg.Record]:
-        rows = await fetch(pages, sql, *parameters)
+    async def watched(asked: pages.Pages, sql: str, *parameters: object) -> list[asyncpg.Record]:
+        rows = await fetch(asked, sql, *parameters)
         held.append(
             await sound.admin.fetchval(
                 "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'threadcluster-fsck'"
@@ -359,7 +359,7 @@ async def test_no_transaction_is_held_between_pages(sound: Sound, monkeypatch: p
         )
         return rows
 
-    monkeypatch.setattr(fsck_pages.Pages, "fetch", watched)
+    monkeypatch.setattr(pages.Pages, "fetch", watched)
     assert (await sound.report()).clean
     assert len(held) > 30
     assert set(held) == {0}
@@ -383,9 +383,9 @@ async def test_a_quick_check_says_nothing(sound: Sound) -> None:
 
 async def test_rows_of_any_size_come_in_pages(sound: Sound, monkeypatch: pytest.MonkeyPatch) -> None:
     """With pages of one row everything is found that is found with two thousand."""
-    monkeypatch.setattr(fsck_pages, "_FIRST_ROWS", 1)
-    monkeypatch.setattr(fsck_pages, "_PAGE_ROWS", 1)
-    monkeypatch.setattr(fsck_pages, "_PAGE_BYTES", 1)
+    monkeypatch.setattr(pages, "_FIRST_ROWS", 1)
+    monkeypatch.setattr(pages, "_PAGE_ROWS", 1)
+    monkeypatch.setattr(pages, "_PAGE_BYTES", 1)
     assert (await sound.report()).clean
     await sound.damage("DELETE FROM journal WHERE shard_id = 3 AND shard_seq = 2")
     assert [finding.check for finding in await sound.findings()] == [Check.SHARD_SEQ, Check.THREAD_SEQ]

@@ -16,8 +16,8 @@ from shard_worker.domain.events import (
 )
 from shard_worker.domain.ids import MessageId, ulid_uuid
 from shard_worker.journal.codec import encode
-from shard_worker.journal.fsck_report import Check, Finding
-from shard_worker.journal.fsck_thread import StoredRow, ThreadCheck
+from shard_worker.journal.fsck.report import Check, Finding
+from shard_worker.journal.fsck.thread import StoredRow, ThreadCheck
 from tests.journal.histories import ANN, BOB, SHARDS, created, new_thread, posted, whole_life
 
 ONE = MessageId("01J11111111111111111111111")

@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from shard_worker.journal.fsck import fsck
+from shard_worker.journal.fsck.run import fsck
 from tests.benchmarks.programs import running
 from tests.benchmarks.run import registered_port, worker_environment
 from tests.journal.histories import SHARDS, fill

@@ -8,8 +8,8 @@ import pytest
 
 from shard_worker.database.connection import Database
 from shard_worker.domain.ids import ShardId
+from shard_worker.journal.append_queue import Row, Stream
 from shard_worker.journal.heads import AcknowledgedHeads
-from shard_worker.journal.stream import Row, Stream
 
 SHARD, OTHER = ShardId(0), ShardId(1)
 

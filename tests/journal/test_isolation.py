@@ -8,8 +8,8 @@ import pytest
 from asyncpg.prepared_stmt import PreparedStatement
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.journal.statement import Part
-from shard_worker.journal.stream import Row, StreamState
+from shard_worker.journal.append_queue import Row, StreamState
+from shard_worker.journal.append_sql import Part
 from tests.conftest import MakeDatabase
 from tests.journal.test_appender import Bench, Scribe, _address, _through, bench_on, row_of
 from tests.tcp_proxy import TcpProxy

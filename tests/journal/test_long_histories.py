@@ -16,11 +16,11 @@ import pytest
 from shard_worker.database.connection import Database, ReadPool, Session
 from shard_worker.domain.events import Event, MessagesAdded, MessagesRemoved, PostedMessage
 from shard_worker.domain.ids import ShardId, ThreadId, shard_of, ulid_uuid
-from shard_worker.journal import replay
+from shard_worker.journal import loader
 from shard_worker.journal.codec import STATE_VERSION, decode_state, encode_state, same_state
 from shard_worker.journal.history_page import PAGE_BYTES, PAGE_ROWS, ThreadPage, Wanted, read_page
+from shard_worker.journal.loader import Loader, Poisoned, Recovered
 from shard_worker.journal.message_reader import MessagePlace, MessageReader
-from shard_worker.journal.replay import Loader, Poisoned, Recovered
 from shard_worker.journal.snapshots import SnapshotWriter, discard_unbacked_of_shards
 from shard_worker.memory import MemoryBudget
 from tests.journal.histories import ANN, SHARDS, Pen, created, folded, message_id, new_thread, posted, whole_life
@@ -72,7 +72,7 @@ async def shelf(dsn: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shel
         shelf.pages.append([(len(page.rows), page.size) for page in pages])
         return pages
 
-    monkeypatch.setattr(replay, "read_page", watched)
+    monkeypatch.setattr(loader, "read_page", watched)
     yield shelf
     await shelf.loader.close()
     pool.terminate()
@@ -145,7 +145,7 @@ async def test_a_load_that_is_broken_off_goes_on_from_the_last_snapshot(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As after a restart: what was kept along the way is not read again."""
-    monkeypatch.setattr(replay, "_KEPT_EVERY_EVENTS", 5_000)
+    monkeypatch.setattr(loader, "_KEPT_EVERY_EVENTS", 5_000)
     writer = SnapshotWriter(shelf.pool, memory=MemoryBudget(64 << 20))
     writer.start()
     first = Loader(shelf.pool, keep=writer.save)
@@ -161,7 +161,7 @@ async def test_a_load_that_is_broken_off_goes_on_from_the_last_snapshot(
 
 async def test_more_long_threads_than_take_turns_are_all_loaded(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that wait hold nothing; one that is cancelled makes room."""
-    monkeypatch.setattr(replay, "LONG_AT_ONCE", 2)
+    monkeypatch.setattr(loader, "LONG_AT_ONCE", 2)
     threads = [await shelf.long_thread(1_500) for _ in range(6)]
     loads = [asyncio.create_task(shelf.load(thread)) for thread in threads]
     await until(lambda: shelf.loader.long_loads > 2, what="some wait")
@@ -183,7 +183,7 @@ async def test_rows_that_the_server_cannot_read_poison_their_thread_alone(
             raise asyncpg.DataCorruptedError("missing chunk number 0 for toast value")
         return await read_page(connection, wanted, rows_each=rows_each)
 
-    monkeypatch.setattr(replay, "read_page", corrupt)
+    monkeypatch.setattr(loader, "read_page", corrupt)
     shard = shard_of(ill, SHARDS)
     found, *others = await asyncio.gather(shelf.loader.load(shard, ill), *[shelf.load(thread) for thread in well])
     assert isinstance(found, Poisoned)

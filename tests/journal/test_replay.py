@@ -10,10 +10,11 @@ import pytest
 from shard_worker.database.connection import Database, ReadPool, Session
 from shard_worker.domain.evolve import evolve as evolve_soundly
 from shard_worker.domain.ids import ShardId, ThreadId, shard_of, ulid_uuid
-from shard_worker.journal import fold, replay
+from shard_worker.journal import fold
+from shard_worker.journal import loader as loader_module
 from shard_worker.journal.codec import encode_state
 from shard_worker.journal.history_page import ThreadPage, Wanted, read_page
-from shard_worker.journal.replay import GROUP, Loader, Poisoned, Recovered
+from shard_worker.journal.loader import GROUP, Loader, Poisoned, Recovered
 from tests.journal.histories import SHARDS, Pen, created, folded, new_thread, posted, whole_life
 from tests.waiting import until
 
@@ -176,7 +177,7 @@ async def test_threads_that_wait_together_are_loaded_together(books: Books, monk
         finally:
             at_once -= 1
 
-    monkeypatch.setattr(replay, "read_page", counted)
+    monkeypatch.setattr(loader_module, "read_page", counted)
     loader = Loader(books.pool, at_once=2)
     await asyncio.gather(*[loader.load(shard_of(thread, SHARDS), thread) for thread in threads])
     await loader.close()
@@ -202,8 +203,8 @@ async def test_threads_of_busy_shards_come_first(books: Books, monkeypatch: pyte
         groups.append({thread.uuid for thread in wanted})
         return await read(connection, wanted, rows_each=rows_each)
 
-    monkeypatch.setattr(replay, "read_page", watched)
-    monkeypatch.setattr(replay, "GROUP", 5)
+    monkeypatch.setattr(loader_module, "read_page", watched)
+    monkeypatch.setattr(loader_module, "GROUP", 5)
     await asyncio.gather(*[loader.load(shard_of(thread, SHARDS), thread) for thread in [first, *cold, hot]])
     assert ulid_uuid(hot) in groups[1], "the first group was on its way before it asked"
     await loader.close()

@@ -13,7 +13,7 @@ from pathlib import Path
 from threadcluster_operator.local.postgres import EmbeddedPostgres
 
 from shard_worker.database.migration import migrate
-from shard_worker.journal.fsck import fsck
+from shard_worker.journal.fsck.run import fsck
 from tests.moves.book import Book
 from tests.moves.fleet import Fleet, fleet_on
 from tests.tcp_proxy import TcpProxy

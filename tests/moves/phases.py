@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 import asyncpg
 
 from shard_worker.ownership import store
-from shard_worker.ownership.owners import EMPTY
+from shard_worker.ownership.view import EMPTY
 from tests.moves.ground import NAMES
 from tests.moves.round import Round
 

@@ -17,7 +17,7 @@ from threadcluster_operator.placement import (
 )
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.share import Candidate, share
+from shard_worker.ownership.assignment import Candidate, share
 from tests.operator.clusters import (
     NAMES,
     applied,

@@ -16,7 +16,7 @@ from threadcluster_operator.placement import (
 )
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.share import plan_hash
+from shard_worker.ownership.assignment import plan_hash
 from tests.operator.clusters import (
     NAMES,
     applied,

@@ -11,7 +11,7 @@ from threadcluster_operator.placement import Move, Worker
 from threadcluster_operator.planner import NewPlan, Next, Observed, Shown, next_steps, preview, same_plan, same_world
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.share import plan_hash
+from shard_worker.ownership.assignment import plan_hash
 
 Owners = dict[ShardId, str | None]
 

@@ -10,8 +10,8 @@ import asyncpg
 from shard_worker.database.connection import Database
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership.membership import Ownership
-from shard_worker.ownership.owners import Load, OwnerRecord
 from shard_worker.ownership.store import Address, Target
+from shard_worker.ownership.view import Load, OwnerRecord
 from tests.waiting import until
 
 SHARDS = 8

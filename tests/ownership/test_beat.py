@@ -10,8 +10,8 @@ import pytest
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import store
 from shard_worker.ownership.lease import Fenced, Lease
-from shard_worker.ownership.owners import EMPTY, WorkerRow
 from shard_worker.ownership.store import Address
+from shard_worker.ownership.view import EMPTY, WorkerRow
 from tests.waiting import until
 
 ADDRESS = Address("127.0.0.1", 1, 2)

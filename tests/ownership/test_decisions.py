@@ -5,8 +5,9 @@ from collections.abc import Mapping, Set
 import pytest
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership import decisions
-from shard_worker.ownership.decisions import (
+from shard_worker.ownership import handoff
+from shard_worker.ownership.assignment import rendezvous
+from shard_worker.ownership.handoff import (
     AGAIN_S,
     DRAIN_S,
     LAST_RESORT_S,
@@ -26,8 +27,7 @@ from shard_worker.ownership.decisions import (
     next_steps,
     rendezvous_rank,
 )
-from shard_worker.ownership.owners import ShardRow, View, WorkerRow
-from shard_worker.ownership.share import rendezvous
+from shard_worker.ownership.view import ShardRow, View, WorkerRow
 
 S0, S1 = ShardId(0), ShardId(1)
 NAMES = ["a", "b", "c"]
@@ -253,7 +253,7 @@ def test_a_handoff_that_came_to_nothing_is_begun_again_after_a_while() -> None:
 
 def test_only_so_many_shards_are_handed_over_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those under way count; the others are served until their turn comes."""
-    monkeypatch.setattr(decisions, "HANDOFFS_AT_ONCE", 2)
+    monkeypatch.setattr(handoff, "HANDOFFS_AT_ONCE", 2)
     both = look(shard("a", "b"), shard("a", "b", id=S1), shard("a", "b", id=ShardId(2)))
     here = frozenset(both.shards)
     assert steps(both, present=here).prepare == [(S0, "b"), (S1, "b")]

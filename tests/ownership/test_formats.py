@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.decisions import UNOWNED_S, Held, Steps, heirs, next_steps, without_capable_worker
-from shard_worker.ownership.owners import ShardRow, View, WorkerRow
-from shard_worker.ownership.share import Candidate, share
+from shard_worker.ownership.assignment import Candidate, share
+from shard_worker.ownership.handoff import UNOWNED_S, Held, Steps, heirs, next_steps, without_capable_worker
+from shard_worker.ownership.view import ShardRow, View, WorkerRow
 
 S0 = ShardId(0)
 names = [f"w{number}" for number in range(6)]

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from shard_worker.database.connection import Database
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import store
-from shard_worker.ownership.decisions import Held, Observer, heirs, next_steps
-from shard_worker.ownership.owners import EMPTY, ShardRow, View, WorkerRow
+from shard_worker.ownership.handoff import Held, Observer, heirs, next_steps
+from shard_worker.ownership.view import EMPTY, ShardRow, View, WorkerRow
 from tests.ownership.members import EVERY, SHARDS, member
 from tests.waiting import until
 

@@ -8,8 +8,8 @@ import pytest
 
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import store
-from shard_worker.ownership.owners import EMPTY
 from shard_worker.ownership.store import Address
+from shard_worker.ownership.view import EMPTY
 from tests.ownership.members import EVERY, SHARDS, member
 from tests.waiting import until
 

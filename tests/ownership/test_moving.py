@@ -6,7 +6,7 @@ from collections import Counter
 import asyncpg
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.owners import Load
+from shard_worker.ownership.view import Load
 from tests.ownership.members import EVERY, SHARDS, Member, member
 from tests.waiting import until
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.share import Candidate, plan_hash, rendezvous, share
+from shard_worker.ownership.assignment import Candidate, plan_hash, rendezvous, share
 
 Owners = dict[ShardId, str | None]
 

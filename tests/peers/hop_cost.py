@@ -19,7 +19,7 @@ from shard_worker.contract import CommandRequest, Done, PeerAnswer, PeerRequest
 from shard_worker.contract_tls import peer_name
 from shard_worker.domain.commands import AddMessages, NewMessage
 from shard_worker.domain.ids import AccountId, MessageId, ThreadId
-from shard_worker.gateway.server import listening_socket
+from shard_worker.gateway.public.server import listening_socket
 from shard_worker.peers.client import PeerClient, _ClientLink, _Peer
 from shard_worker.peers.listener import ManagementListener
 from shard_worker.peers.server import PeerServer

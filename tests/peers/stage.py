@@ -9,7 +9,7 @@ from aiohttp import web
 
 from shard_worker.contract import Done, PeerAnswer, PeerRequest, ReadThread
 from shard_worker.domain.ids import AccountId, ThreadId
-from shard_worker.gateway.server import listening_socket
+from shard_worker.gateway.public.server import listening_socket
 from shard_worker.peers.client import PeerClient
 from shard_worker.peers.identity import WorkerIdentity
 from shard_worker.peers.listener import ManagementListener

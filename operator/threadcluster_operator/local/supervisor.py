@@ -18,7 +18,7 @@ import asyncpg
 
 from shard_worker.contract import DatabaseFault
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.owners import NO_CAPABLE_WORKER
+from shard_worker.ownership.view import NO_CAPABLE_WORKER
 from threadcluster_operator.local.datadir import DataDir, read_object
 from threadcluster_operator.local.durable_file import read_text
 from threadcluster_operator.local.errors import UpFailed

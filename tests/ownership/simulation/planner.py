@@ -11,7 +11,7 @@ from threadcluster_operator.model import RebalanceSpec, ThreadClusterSpec
 from threadcluster_operator.placement import Worker
 from threadcluster_operator.planner import Next, Observed, next_steps
 
-from shard_worker.ownership.owners import View
+from shard_worker.ownership.view import View
 from tests.ownership.simulation import transactions
 from tests.ownership.simulation.clock import Clocks
 from tests.ownership.simulation.link import connect

@@ -14,7 +14,7 @@ from threadcluster_operator import planner as plan
 from threadcluster_operator.placement import Move, Placement, Policy, Shard, Worker, place
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership import decisions
+from shard_worker.ownership import handoff
 from tests.ownership.simulation import steward
 from tests.ownership.simulation.faults import FAULTS
 from tests.ownership.simulation.run import STEPS
@@ -134,16 +134,16 @@ PLANTED: Final = (
 @contextmanager
 def patched(bug: Planted) -> Iterator[None]:
     """The real decisions with a bug in them."""
-    real = decisions.next_steps
+    real = handoff.next_steps
     with pytest.MonkeyPatch.context() as patch:
         match bug.name if bug.patches else "":
             case "suspects ignore the wait":
-                patch.setattr(decisions, "TTL_S", 0.2)
-                patch.setattr(decisions, "LOCK_GONE_S", 0.2)
+                patch.setattr(handoff, "TTL_S", 0.2)
+                patch.setattr(handoff, "LOCK_GONE_S", 0.2)
             case "suspects ignore the lock":
-                patch.setattr(decisions, "TTL_S", decisions.LOCK_GONE_S)
+                patch.setattr(handoff, "TTL_S", handoff.LOCK_GONE_S)
             case "nobody claims what nobody owns":
-                patch.setattr(decisions, "_may_claim", lambda *_: False)
+                patch.setattr(handoff, "_may_claim", lambda *_: False)
             case "a handoff is never given up":
                 patch.setattr(steward, "next_steps", lambda *a, **k: real(*a, **k)._replace(abandon=[]))
             case "a drop is never decided":

@@ -15,8 +15,8 @@ from random import Random
 from typing import Final, NamedTuple
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership import decisions
-from shard_worker.ownership.owners import EMPTY
+from shard_worker.ownership import handoff
+from shard_worker.ownership.view import EMPTY
 from tests.ownership.simulation import transactions
 from tests.ownership.simulation.faults import FAULTS, at_step
 from tests.ownership.simulation.host import Shard
@@ -44,12 +44,12 @@ class Outcome(NamedTuple):
 @contextmanager
 def small_limits(*, none: bool = False) -> Iterator[None]:
     """So few handoffs at once that a schedule of few shards reaches the limit."""
-    before = decisions.HANDOFFS_AT_ONCE
-    decisions.HANDOFFS_AT_ONCE = before if none else HANDOFFS_AT_ONCE  # type: ignore[misc]  # final for everybody else
+    before = handoff.HANDOFFS_AT_ONCE
+    handoff.HANDOFFS_AT_ONCE = before if none else HANDOFFS_AT_ONCE  # type: ignore[misc]  # final for everybody else
     try:
         yield
     finally:
-        decisions.HANDOFFS_AT_ONCE = before  # type: ignore[misc]  # as above
+        handoff.HANDOFFS_AT_ONCE = before  # type: ignore[misc]  # as above
 
 
 def size_of(rng: Random) -> Size:

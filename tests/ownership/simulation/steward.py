@@ -1,4 +1,4 @@
-"""The steward's shell around the real decisions: what `shard_worker.ownership.steward` does, as a generator.
+"""The steward's shell around the real decisions: what `shard_worker.ownership.reconciler` does, as a generator.
 
 The functions have its names.  A statement is one event to the server, one there, and one back; between any two of them
 anything else may happen.
@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.decisions import Handoff, Held, Observer, Phase, Steps, Suspect, heirs, next_steps
-from shard_worker.ownership.owners import EMPTY, View
+from shard_worker.ownership.handoff import Handoff, Held, Observer, Phase, Steps, Suspect, heirs, next_steps
+from shard_worker.ownership.view import EMPTY, View
 from tests.ownership.simulation import transactions
 from tests.ownership.simulation.link import Session, connect
 from tests.ownership.simulation.task import Bell, LinkFault, Sleep, Work

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.owners import ShardRow, View, WorkerRow
+from shard_worker.ownership.view import ShardRow, View, WorkerRow
 from tests.ownership.simulation.database import Backend, Database, Locked, ShardRecord, Transaction, WorkerRecord
 
 _GONE: Final = 0xFFFF_FFFF

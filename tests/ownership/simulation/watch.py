@@ -18,7 +18,7 @@ from collections.abc import Callable, Sized
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.decisions import LOCK_GONE_S, TTL_S
+from shard_worker.ownership.handoff import LOCK_GONE_S, TTL_S
 from tests.ownership.simulation.clock import DRIFT
 from tests.ownership.simulation.violation import Violation
 

@@ -6,7 +6,7 @@ Kept beside `shard_worker.ownership.membership` and `lease`.
 from typing import TYPE_CHECKING, Final
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.owners import EMPTY, View
+from shard_worker.ownership.view import EMPTY, View
 from tests.ownership.simulation import transactions
 from tests.ownership.simulation.clock import Clocks
 from tests.ownership.simulation.host import Host

@@ -1,0 +1,169 @@
+"""What all actors of a worker share: the bounds they keep, the clock, and the rooms below them as they see them."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Protocol
+from uuid import UUID
+
+from shard_worker.domain.events import PostedMessage
+from shard_worker.domain.ids import AccountId, ShardId, ThreadId
+from shard_worker.domain.limits import Limits
+from shard_worker.journal.codec import Encode, encode
+from shard_worker.journal.idempotency import StoredKey
+from shard_worker.journal.loader import Poisoned, Recovered
+from shard_worker.journal.message_reader import MessagePlace
+from shard_worker.journal.snapshots import SaveSnapshot
+from shard_worker.memory import MemoryBudget
+
+_REPEATERS_MOST: Final = 1_024
+_REPEATER_S: Final = 60.0
+"""How long an account that repeated a key is asked about every key; a client's retries come sooner."""
+
+
+class Repeaters:
+    """Accounts that lately sent an idempotency key that the journal had already: at most 1,024, for a minute each.
+
+    A key of such an account is looked up before its command is decided.  A key that is found then costs a read, and not
+    the append of a whole batch.
+    """
+
+    def __init__(self) -> None:
+        self._until: OrderedDict[AccountId, float] = OrderedDict()
+
+    def note(self, account_id: AccountId, now: float) -> None:
+        """The account repeated a key at ``now`` (loop time, seconds)."""
+        self._until[account_id] = now + _REPEATER_S
+        self._until.move_to_end(account_id)
+        if len(self._until) > _REPEATERS_MOST:
+            self._until.popitem(last=False)
+
+    def includes(self, account_id: AccountId, now: float) -> bool:
+        """Whether the account repeated a key within the last minute."""
+        until = self._until.get(account_id)
+        if until is None:
+            return False
+        if until <= now:
+            del self._until[account_id]
+            return False
+        return True
+
+
+class Load(Protocol):
+    """Read a thread's history; see `shard_worker.journal.loader.Loader`."""
+
+    def __call__(self, shard_id: ShardId, thread_id: ThreadId) -> Awaitable[Recovered | Poisoned]: ...
+
+
+class LookUpKey(Protocol):
+    """Find the event that was stored with an idempotency key; see `shard_worker.journal.idempotency`."""
+
+    def __call__(self, shard_id: ShardId, thread_uuid: UUID, key_hash: bytes) -> Awaitable[StoredKey | None]: ...
+
+
+class ReadMessages(Protocol):
+    """Read messages as they were posted; see `shard_worker.journal.message_reader.MessageReader`."""
+
+    def __call__(
+        self,
+        shard_id: ShardId,
+        thread_uuid: UUID,
+        places: Sequence[MessagePlace],
+        *,
+        most_bytes: int,
+        wanted: Callable[[], bool],
+    ) -> Awaitable[list[PostedMessage]]: ...
+
+
+class ReadHead(Protocol):
+    """Read a shard's last sequence number; see `shard_worker.journal.loader`."""
+
+    def __call__(self, shard_id: ShardId) -> Awaitable[int]: ...
+
+
+SNAPSHOT_ALLOWANCE: Final = 8 << 20
+"""Maximum bytes of states that are encoded between two sweeps (0.1 s), about; 10 ms of the loop.  A snapshot that finds
+none left is taken with a later event."""
+
+
+class Environment:
+    """Shared by all shards and actors of one worker.
+
+    ``admitted`` counts the events on their way to the journal.  ``pending_bytes`` counts what they and all requests
+    that wait to be decided take, wherever they wait.  ``snapshot_allowance`` is how many bytes of states may still be
+    encoded before the next sweep.
+    """
+
+    __slots__ = (
+        "admitted",
+        "encode",
+        "limits",
+        "load",
+        "look_up_key",
+        "max_pending_bytes",
+        "max_pending_bytes_per_thread",
+        "max_pending_per_thread",
+        "max_pending_total",
+        "memory",
+        "memory_reads_allowed",
+        "pending_bytes",
+        "read_head",
+        "read_messages",
+        "repeaters",
+        "save_snapshot",
+        "snapshot_allowance",
+        "snapshot_every_bytes",
+        "snapshot_every_events",
+    )
+
+    def __init__(
+        self,
+        *,
+        load: Load,
+        look_up_key: LookUpKey,
+        read_messages: ReadMessages,
+        read_head: ReadHead,
+        save_snapshot: SaveSnapshot,
+        memory_reads_allowed: Callable[[], bool],
+        limits: Limits,
+        max_pending_per_thread: int,
+        max_pending_total: int,
+        max_pending_bytes_per_thread: int,
+        max_pending_bytes: int,
+        snapshot_every_events: int,
+        snapshot_every_bytes: int,
+        memory: MemoryBudget,
+        encode: Encode = encode,
+    ) -> None:
+        self.encode = encode
+        self.load = load
+        self.look_up_key = look_up_key
+        self.read_messages = read_messages
+        self.read_head = read_head
+        self.save_snapshot = save_snapshot
+        self.memory_reads_allowed = memory_reads_allowed
+        self.limits = limits
+        self.max_pending_per_thread = max_pending_per_thread
+        self.max_pending_total = max_pending_total
+        self.max_pending_bytes_per_thread = max_pending_bytes_per_thread
+        self.max_pending_bytes = max_pending_bytes
+        self.snapshot_every_events = snapshot_every_events
+        self.snapshot_every_bytes = snapshot_every_bytes
+        self.memory = memory
+        self.snapshot_allowance = SNAPSHOT_ALLOWANCE
+        self.admitted = 0
+        self.pending_bytes = 0
+        self.repeaters = Repeaters()
+        memory.include(lambda: self.pending_bytes)
+
+    def now_ms(self) -> int:
+        """The server's clock, epoch milliseconds."""
+        return time.time_ns() // 1_000_000
+
+    def may_admit(self) -> bool:
+        """Whether one more event may be on its way to the journal."""
+        return self.admitted < self.max_pending_total and self.pending_bytes < self.max_pending_bytes
+
+    def may_hold(self) -> bool:
+        """Whether one more request may wait to be decided."""
+        return self.pending_bytes < self.max_pending_bytes

@@ -1,0 +1,149 @@
+"""One request on its way through this worker, and the clock that ends it.
+
+An `Ask` is answered exactly once.  What may be said when its budget runs out depends on one bit: until an ask is
+*admitted* (an event of it is queued for the journal) nothing was stored; after that, nobody knows.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING, Final, Protocol
+
+import msgspec
+
+from shard_worker.contract import Moved, OwnerAnswer, Request, Unavailable, UnavailableCode
+
+if TYPE_CHECKING:
+    from shard_worker.actors.context import Environment
+    from shard_worker.actors.thread_actor import ThreadActor
+
+_BUCKET_S: Final = 0.1
+_ASK_BYTES: Final = 1024
+"""Bytes that a waiting request takes beside its contents: the ask, its future, the task of its connection."""
+
+NOT_SERVED: Final = Unavailable(UnavailableCode.SHARD_UNAVAILABLE, "the shard is not being served right now")
+UNKNOWN: Final = Unavailable(
+    UnavailableCode.OUTCOME_UNKNOWN, "the outcome is not known; ask again with the same Idempotency-Key"
+)
+
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+
+
+def bytes_of(request: Request) -> int:
+    """About how many bytes a request takes while it waits."""
+    return _ASK_BYTES + len(_encode(request))
+
+
+class Ask:
+    """A request, its answer to be, and what is known of its storage.  ``deadline`` is loop time, seconds."""
+
+    __slots__ = (
+        "admitted",
+        "deadline",
+        "future",
+        "key_checked",
+        "key_doubted",
+        "refused_by_journal",
+        "request",
+        "stashed",
+        "watched",
+    )
+
+    def __init__(self, request: Request, future: "asyncio.Future[OwnerAnswer]", deadline: float) -> None:
+        self.request = request
+        self.future = future
+        self.deadline = deadline
+        self.admitted = False
+        self.key_checked: tuple[object, int] | None = None
+        """The actor's memory of keys, and its sequence number, when the journal was asked for this ask's key."""
+        self.key_doubted = False
+        """Another key of its thread turned out to be in the journal already: ask for this one before deciding."""
+        self.refused_by_journal = 0
+        self.stashed: tuple[Environment, ThreadActor | None, int] | None = None
+        """Where the bytes of the request are counted while it waits to be decided."""
+        self.watched: set[Expiring] | None = None
+        """The bucket of `Deadlines` it leaves when it is answered."""
+
+    @property
+    def over(self) -> bool:
+        """Whether it was answered, or nobody waits any more."""
+        return self.future.done()
+
+    def answer(self, answer: OwnerAnswer) -> None:
+        """Answer, unless that was done before."""
+        if not self.future.done():
+            self.future.set_result(answer)
+            if self.watched is not None:
+                self.watched.discard(self)
+            if self.stashed is not None:
+                self._drop_request()
+
+    def stash(self, env: "Environment", actor: "ThreadActor | None" = None) -> None:
+        """Count the bytes of the request, which waits to be decided, until `unstash` or the answer."""
+        if self.stashed is None and not self.over:
+            size = bytes_of(self.request)
+            self.stashed = (env, actor, size)
+            env.pending_bytes += size
+            if actor is not None:
+                actor.pending_bytes += size
+
+    def unstash(self) -> None:
+        """Count the bytes no more: the request is being decided, or is over."""
+        if self.stashed is not None:
+            env, actor, size = self.stashed
+            self.stashed = None
+            env.pending_bytes -= size
+            if actor is not None:
+                actor.pending_bytes -= size
+
+    def _drop_request(self) -> None:
+        self.unstash()
+        del self.request  # the queue that holds the ask may be read much later, and a request may take 1 MiB
+
+    def not_here(self, owner: str | None, epoch: int) -> None:
+        """Nothing of it was stored, and another worker should be asked."""
+        self.answer(Moved(owner, epoch))
+
+    def expire(self) -> None:
+        """The budget has run out."""
+        self.answer(UNKNOWN if self.admitted else NOT_SERVED)
+        if self.stashed is not None:  # the client had gone before
+            self._drop_request()
+
+
+class Expiring(Protocol):
+    """A request that waits, in whatever place."""
+
+    watched: "set[Expiring] | None"
+
+    def expire(self) -> None:
+        """The budget has run out."""
+
+
+class Deadlines:
+    """Ends requests whose budget has run out, at most a bucket (0.1 s) late: no timer of its own for each.
+
+    Holds nothing that was answered: kept to the end of their budgets, answered asks would be most of what a busy
+    worker has in memory, and what its garbage collections take long for.
+    """
+
+    def __init__(self) -> None:
+        self._buckets: dict[int, set[Expiring]] = {}
+
+    def __len__(self) -> int:
+        return sum([len(bucket) for bucket in self._buckets.values()])
+
+    def add(self, ask: Expiring, deadline: float) -> None:
+        """Watch an ask until ``deadline`` (loop time, seconds)."""
+        number = int(deadline / _BUCKET_S) + 1
+        bucket = self._buckets.get(number)
+        if bucket is None:
+            bucket = self._buckets[number] = set()
+        bucket.add(ask)
+        ask.watched = bucket
+
+    def sweep(self, now: float) -> None:
+        """End what is due at ``now`` (loop time, seconds)."""
+        due = int(now / _BUCKET_S)
+        for number in [number for number in self._buckets if number <= due]:
+            for ask in list(self._buckets.pop(number)):
+                ask.expire()

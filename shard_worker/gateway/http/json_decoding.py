@@ -1,0 +1,73 @@
+"""JSON values: bytes to a Python value, as strictly as the API promises.
+
+The standard library's decoder is the one fast decoder that can report duplicate names.  Beyond it, refused here: a
+byte order mark, what is not UTF-8, NaN and Infinity, numbers of absurd length, nesting deeper than the interpreter
+bears.  U+0000 can reach a string only as an escape, so one search of the bytes tells whether strings need a look at all.
+"""
+
+import json
+from typing import Any, Final, NoReturn
+
+from shard_worker.gateway.http.problems import Problem, ProblemCode, ProblemRaised
+
+DIGITS_MOST: Final = 500
+"""Digits of an integer; converting takes time that grows with their square, and no field has more than 19."""
+
+
+def _integer(text: str) -> int:
+    if len(text) > DIGITS_MOST:
+        raise ValueError(f"an integer has more than {DIGITS_MOST} digits")
+    return int(text)
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")
+
+
+class _StrictDecoder:
+    """The standard library's decoder, and the names that an object had twice.  Decoding never awaits, so one will do."""
+
+    def __init__(self) -> None:
+        self.twice: dict[str, None] = {}
+        self.decode: Final = json.JSONDecoder(
+            object_pairs_hook=self._object, parse_int=_integer, parse_constant=_refuse_constant
+        ).decode
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:  # Any: a JSON value of any type
+        value = dict(pairs)
+        if len(value) < len(pairs):
+            seen: set[str] = set()
+            for name, _ in pairs:
+                if name in seen:
+                    self.twice[name] = None
+                seen.add(name)
+        return value
+
+
+_DECODER: Final = _StrictDecoder()
+
+
+def malformed(detail: str) -> ProblemRaised:
+    """400: the body is not JSON."""
+    return ProblemRaised(Problem(code=ProblemCode.MALFORMED_JSON, detail=f"body: {detail}"))
+
+
+def decode(raw: bytes) -> tuple[object, list[str]]:
+    """The value of a body, and a failure for each name that an object has twice; raises `ProblemRaised`."""
+    if not raw:
+        raise malformed("is empty")
+    if raw.startswith(b"\xef\xbb\xbf"):
+        raise malformed("begins with a byte order mark")
+    try:
+        text = raw.decode()
+        _DECODER.twice = {}
+        value = _DECODER.decode(text)
+    except UnicodeDecodeError as error:
+        raise malformed(f"is not UTF-8 at byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise malformed(f"{error.msg} at line {error.lineno}, column {error.colno}") from None
+    except RecursionError:
+        raise malformed("is nested too deeply") from None
+    except ValueError as error:
+        raise malformed(str(error)) from None
+    return value, [f"{name[:100]}: duplicate field" for name in _DECODER.twice]

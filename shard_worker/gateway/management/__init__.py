@@ -1,0 +1,1 @@
+"""The management port: probes, metrics, the cluster view and ``/internal/v1``."""

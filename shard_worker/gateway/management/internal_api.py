@@ -1,0 +1,209 @@
+"""``/internal/v1``: what whoever plans the cluster asks any live worker, and tells it.
+
+Versioned like the public API, and documented in docs/internal-api.md, which a test holds to `InternalApi.routes`.  Any
+worker gives the same answer, because all of them read it from the same database; only ``serving`` and ``leave`` are the
+answering worker's own.  Nothing is taken by halves: a body or a parameter that is not wholly understood changes nothing.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Final
+from urllib.parse import parse_qsl, unquote
+
+import msgspec
+from aiohttp import web
+
+from shard_worker.gateway.http import json_bounds, json_decoding
+from shard_worker.gateway.http.options import GatewayOptions
+from shard_worker.gateway.http.problems import Problem, ProblemCode, ProblemRaised, invalid
+from shard_worker.gateway.http.request_body import check_media_type, read_body
+from shard_worker.gateway.http.response import Reply
+from shard_worker.gateway.management.backend import ClusterView, DatabaseAway
+from shard_worker.gateway.public import query_params
+
+PREFIX: Final = "/internal/v1"
+HISTORY_LIMIT: Final = 50
+HISTORY_MOST: Final = 1_000
+
+_WORKERS: Final = f"{PREFIX}/workers/"
+_CORDONS: Final = {"cordon": (True, False), "uncordon": (False, False), "drain": (True, True)}
+"""(cordoned, draining) after each of them."""
+
+Handler = Callable[[web.BaseRequest, str], Awaitable[Reply]]
+"""Answers a request; the text is the ``{name}`` in its path, or empty."""
+
+
+class TargetIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a plan wants one shard."""
+
+    shard: int
+    target: str | None
+    reason: str
+
+
+class PlanIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """The body of ``PUT /internal/v1/targets``: the targets that change; the others stay as they are."""
+
+    plan_version: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    """The version of the plan this one was made from; Postgres keeps it in 64 bits."""
+    hash: str
+    targets: list[TargetIn]
+
+
+class InternalApi:
+    """Answers everything under `PREFIX`."""
+
+    def __init__(self, view: ClusterView, options: GatewayOptions) -> None:
+        self._view = view
+        self._options = options
+        self.routes: dict[str, dict[str, Handler]] = {
+            f"{PREFIX}/ownership": {"GET": self._ownership},
+            f"{PREFIX}/targets": {"PUT": self._targets},
+            f"{PREFIX}/history": {"GET": self._history},
+            f"{PREFIX}/leave": {"POST": self._leave},
+            **{f"{_WORKERS}{{name}}/{verb}": {"POST": self._cordoning(verb)} for verb in _CORDONS},
+        }
+        """By path, and for each path by method."""
+
+    def find(self, path: str) -> tuple[dict[str, Handler] | None, str]:
+        """What there is at a path, and the name in it."""
+        name, _, verb = path.removeprefix(_WORKERS).partition("/")
+        if path.startswith(_WORKERS) and name and verb in _CORDONS:
+            return self.routes[f"{_WORKERS}{{name}}/{verb}"], unquote(name)
+        return (None if "{" in path else self.routes.get(path)), ""
+
+    async def _ownership(self, request: web.BaseRequest, _: str) -> Reply:
+        _parameters(request, ())
+        return Reply(msgspec.json.encode(await self._view.ownership()))
+
+    async def _targets(self, request: web.BaseRequest, _: str) -> Reply:
+        _parameters(request, ())
+        check_media_type(request)
+        raw = await read_body(request, self._options)
+        json_bounds.check(raw, json_bounds.PLAN)
+        value, failures = json_decoding.decode(raw)
+        try:
+            plan = msgspec.convert(value, PlanIn)
+        except msgspec.ValidationError as error:
+            raise invalid(*failures, str(error)) from None
+        except UnicodeEncodeError:  # msgspec cannot name a field that has a lone surrogate in its name
+            raise invalid(*failures, "body: the name of a field is not Unicode text") from None
+        with _postgres():
+            shards = await self._view.shard_count()
+        if not (len(plan.hash) <= 64 and _storable(plan.hash)):
+            failures.append("hash: must be at most 64 printable characters")
+        failures += _target_failures(plan.targets, shards)
+        if failures:
+            raise invalid(*failures)
+        targets = [(target.shard, target.target, target.reason) for target in plan.targets]
+        with _postgres():
+            version = await self._view.set_targets(plan.plan_version, plan.hash, targets)
+        if version is None:
+            detail = f"made from plan {plan.plan_version}, but plan {self._view.plan_version()} is in force"
+            raise ProblemRaised(Problem(code=ProblemCode.PLAN_STALE, detail=detail))
+        return Reply(b'{"planVersion":%d}' % version)
+
+    def _cordoning(self, verb: str) -> Handler:
+        cordoned, draining = _CORDONS[verb]
+
+        async def answer(request: web.BaseRequest, name: str) -> Reply:
+            await self._nothing_said(request)
+            with _postgres():
+                found = _storable(name) and await self._view.set_cordon(name, cordoned=cordoned, draining=draining)
+            if not found:
+                known = ", ".join(self._view.worker_names()) or "none"
+                detail = f"name: no worker has ever been called {name!r}; known are: {known}"
+                raise ProblemRaised(Problem(code=ProblemCode.WORKER_NOT_FOUND, detail=detail))
+            return Reply(msgspec.json.encode({"name": name, "cordoned": cordoned, "draining": draining}))
+
+        return answer
+
+    async def _leave(self, request: web.BaseRequest, _: str) -> Reply:
+        await self._nothing_said(request)
+        return Reply(msgspec.json.encode({"owned": self._view.leave(), "leaving": True}))
+
+    async def _history(self, request: web.BaseRequest, _: str) -> Reply:
+        given = _parameters(request, ("limit", "shard"))
+        with _postgres():
+            shards = await self._view.shard_count() if "shard" in given else 1
+        failures: list[str] = []
+        limit = _number(given, "limit", 1, HISTORY_MOST, failures)
+        shard = _number(given, "shard", 0, shards - 1, failures)
+        if failures:
+            raise invalid(*failures)
+        with _postgres():
+            changes = await self._view.history(limit or HISTORY_LIMIT, shard)
+        return Reply(msgspec.json.encode({"changes": changes}))
+
+    async def _nothing_said(self, request: web.BaseRequest) -> None:
+        """Refuse parameters and fields: the path says it all."""
+        _parameters(request, ())
+        raw = await read_body(request, self._options)
+        if not raw:
+            return
+        check_media_type(request)
+        json_bounds.check(raw, json_bounds.ORDINARY)
+        value, _ = json_decoding.decode(raw)
+        if not isinstance(value, dict):
+            raise invalid("body: must be empty, or an object without fields")
+        if value:
+            raise invalid(*(f"{name[:100]}: is not a field of this request" for name in value))
+
+
+@contextmanager
+def _postgres() -> Iterator[None]:
+    """Answer 503 when Postgres does not answer."""
+    try:
+        yield
+    except DatabaseAway as error:
+        problem = Problem(code=ProblemCode.DATABASE_AWAY, detail=str(error), retry_after_s=1.0)
+        raise ProblemRaised(problem) from error
+
+
+def _storable(text: str) -> bool:
+    """Whether Postgres can keep a text."""
+    return "\0" not in text and text.isprintable()
+
+
+def _target_failures(targets: list[TargetIn], shards: int) -> list[str]:
+    failures: list[str] = []
+    places: dict[int, int] = {}
+    for place, target in enumerate(targets):
+        first = places.setdefault(target.shard, place)
+        if not 0 <= target.shard < shards:
+            failures.append(f"targets[{place}].shard: there is no shard {target.shard}, only 0 to {shards - 1}")
+        elif first != place:
+            failures.append(f"targets[{place}].shard: shard {target.shard} is at targets[{first}] already")
+        if target.target is not None and not (0 < len(target.target) <= 63 and _storable(target.target)):
+            failures.append(f"targets[{place}].target: must be null, or a worker's name of 1 to 63 characters")
+        if not (len(target.reason) <= 200 and _storable(target.reason)):
+            failures.append(f"targets[{place}].reason: must be at most 200 printable characters")
+    return failures
+
+
+def _parameters(request: web.BaseRequest, known: tuple[str, ...]) -> dict[str, str]:
+    """The parameters of a request; raises 400 for one that is not known, or given twice."""
+    fields: dict[str, str] = {}
+    failures: list[str] = []
+    query = request.raw_path.partition("?")[2]
+    if (failure := query_params.too_many(query)) is not None:
+        raise invalid(failure)
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name not in known:
+            failures.append(f"{name[:100]}: is not a parameter of this request")
+        elif name in fields:
+            failures.append(f"{name}: is given twice")
+        fields[name] = value
+    if failures:
+        raise invalid(*failures)
+    return fields
+
+
+def _number(fields: dict[str, str], name: str, least: int, most: int, failures: list[str]) -> int | None:
+    text = fields.get(name)
+    if text is None:
+        return None
+    if text.isascii() and text.isdecimal() and len(text) <= 9 and least <= int(text) <= most:
+        return int(text)
+    failures.append(f"{name}: must be an integer from {least} to {most}")
+    return None

@@ -1,0 +1,1 @@
+"""The public port: the chat API, from the request to the owner and back."""

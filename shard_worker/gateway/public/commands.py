@@ -1,0 +1,156 @@
+"""Posting: a command from its HTTP request to the owner and back.
+
+The order of the checks is the contract's: shape (all failures at once) and idempotency key here, everything else with
+the owner.  Nothing is kept between two requests; what makes a retry safe is in the journal.
+
+A body costs the loop in proportion to what it holds, so its size decides its way.  Up to `UNCOUNTED_BYTES`, as nearly
+every body, it can do no harm and waits for no other.  Beyond, its structure is counted before it is decoded, and it
+shares the turns of the loop with others by the `TurnBudget`.
+"""
+
+import time
+from typing import Final
+
+from aiohttp import web
+from msgspec.structs import replace
+from multidict import istr
+
+from shard_worker.contract import Answer, CommandRequest, Done, Existence, ExistsThread, Unavailable, UnavailableCode
+from shard_worker.domain.commands import CreateThread
+from shard_worker.domain.ids import AccountId, ThreadId, canonical
+from shard_worker.domain.refusals import Refusal
+from shard_worker.gateway.http import json_bounds, json_decoding
+from shard_worker.gateway.http.options import GatewayOptions
+from shard_worker.gateway.http.problems import invalid, of_read, of_refusal, of_unavailable
+from shard_worker.gateway.http.request_body import check_media_type, read_body
+from shard_worker.gateway.http.response import JSON, REPLAYED, Reply, problem_reply
+from shard_worker.gateway.http.turn_budget import Piece, TurnBudget
+from shard_worker.gateway.public import idempotency, query_params
+from shard_worker.gateway.public.id_generator import Mint
+from shard_worker.gateway.public.request_models import CommandBody, CreateThreadBody
+from shard_worker.gateway.public.routes import THREAD, CommandRoute
+from shard_worker.gateway.public.service import ThreadService
+from shard_worker.gateway.public.validation import faultless, validate
+
+IDEMPOTENCY_KEY: Final = istr("Idempotency-Key")
+BAD_THREAD_ID: Final = "threadId: must be a ULID: 26 Crockford characters, the first at most 7"
+
+UNCOUNTED_BYTES: Final = 2_048
+"""A body up to here is decoded without being counted: whatever it holds takes about a millisecond."""
+DIRECT_BYTES: Final = 32_768
+"""A body up to here, room for 1,000 ids, may be validated in one step: its texts take at most 5 ms."""
+ASKED_S_PER_BYTE: Final = 2e-8
+"""Seconds that the owner's decision takes for each byte of a large body; it belongs to the turn in which it is asked."""
+
+
+class Posting:
+    """Answers every `CommandRoute`."""
+
+    def __init__(self, service: ThreadService, options: GatewayOptions) -> None:
+        self._service = service
+        self._options = options
+        self._mint = Mint()
+        self._turns = TurnBudget()
+
+    async def answer(self, route: CommandRoute, segment: str, query: str, request: web.BaseRequest) -> Reply:
+        """The reply to one command; ``segment`` is the path's thread id as written, "" for a create."""
+        check_media_type(request)
+        raw = await read_body(request, self._options, route.body_limit_bytes)
+        keys = request.headers.getall(IDEMPOTENCY_KEY, None)
+        failures: list[str] = []
+        found: list[str] = []
+        body: CommandBody | None = None
+        if len(raw) > UNCOUNTED_BYTES:
+            await self._turns.admit()
+        with Piece(self._turns) as piece:
+            if len(raw) > UNCOUNTED_BYTES:
+                json_bounds.check(raw, route.bounds)
+            if len(raw) <= DIRECT_BYTES:
+                body = faultless(route.body, raw)
+            if body is None:
+                await piece.pause()
+                value, failures = json_decoding.decode(raw)
+                await piece.pause()
+                body, found = await validate(route.body, value, piece)
+                await piece.pause()
+        thread_id = None if route.creates else canonical(segment)
+        key: str | None = None
+        if keys is not None:
+            if (failure := idempotency.key_failure(keys)) is not None:
+                failures.append(failure)
+            key = keys[0]
+        if query:
+            failures += query_params.unknown_parameters(query)
+        if thread_id is None and not route.creates:
+            failures.append(BAD_THREAD_ID)
+        if body is None or found or failures:
+            raise invalid(*failures, *found)
+        now = time.time_ns() // 1_000_000
+        target = self._new_thread_id(body, key, now) if thread_id is None else ThreadId(thread_id)
+        command = body.command(target, now, self._mint)
+        if key is None:
+            asked = CommandRequest(command, self._mint.command_id())
+        else:
+            path = route.template.replace(THREAD, f"/v1/threads/{target}")
+            asked = CommandRequest(
+                command,
+                self._mint.command_id(),
+                idempotency.key_hash(body.account_id, key),
+                idempotency.body_hash(path, body),
+            )
+        if len(raw) > UNCOUNTED_BYTES:
+            await self._turns.admit()
+            self._turns.spend(len(raw) * ASKED_S_PER_BYTE)
+        if isinstance(command, CreateThread) and command.parent_thread_id is not None:
+            answer = await self._create_below(command, command.parent_thread_id, asked)
+        else:
+            answer = await self._service.ask(asked, self._options.budget_s)
+        if type(answer) is Done:
+            return Reply(route.render(target, answer), fields=REPLAYED if answer.replayed else JSON)
+        return _not_done(answer, target if route.creates else None)
+
+    def _new_thread_id(self, body: CommandBody, key: str | None, now: int) -> ThreadId:
+        """The id of the thread to create: the client's choice, or what the key comes to, or a new one."""
+        chosen = body.thread_id if isinstance(body, CreateThreadBody) else None
+        if chosen is not None:
+            return chosen
+        if key is not None:
+            return idempotency.thread_id_of(self._options.id_salt, body.account_id, key)
+        return ThreadId(self._mint.ulid(now))
+
+    async def _create_below(self, command: CreateThread, parent: ThreadId, asked: CommandRequest) -> Answer:
+        """Ask the parent's owner first; what that takes is taken from the create's budget."""
+        begun = time.monotonic()
+        readable = False
+        if parent != command.thread_id:
+            found = await self._parent_found(parent, command.account_id)
+            if isinstance(found, Unavailable):
+                return found
+            readable = found
+        asked = replace(asked, command=replace(command, parent_readable=readable))
+        left = self._options.budget_s - (time.monotonic() - begun)
+        if left <= 0:
+            detail = "asking for the parent thread took all the time there was"
+            return Unavailable(UnavailableCode.SHARD_UNAVAILABLE, detail)
+        return await self._service.ask(asked, left)
+
+    async def _parent_found(self, parent: ThreadId, account_id: AccountId) -> bool | Unavailable:
+        answer = await self._service.ask(ExistsThread(parent, account_id), self._options.budget_s)
+        match answer:
+            case Existence(exists):
+                return exists
+            case Refusal():
+                return False
+            case Unavailable():
+                return of_read(answer)
+            case _:
+                raise TypeError(f"the owner answered ExistsThread with {type(answer).__name__}")
+
+
+def _not_done(answer: Answer, created: ThreadId | None) -> Reply:
+    """The reply to a command that does not hold, or may not."""
+    if isinstance(answer, Refusal):
+        return problem_reply(of_refusal(answer))
+    if isinstance(answer, Unavailable):
+        return problem_reply(of_unavailable(answer, thread_id=created))
+    raise TypeError(f"the owner answered a command with {type(answer).__name__}")

@@ -1,0 +1,102 @@
+"""Dispatch: one HTTP request to its route, and whatever happens to one HTTP answer.
+
+This is the boundary at which an unexpected exception ends: it is logged with its cause and becomes a 500 in the shape of
+every other problem.
+"""
+
+import logging
+import time
+from collections.abc import Iterable
+from typing import Final, assert_never
+
+from aiohttp import web
+
+from shard_worker.gateway.http.cors import Cors
+from shard_worker.gateway.http.host_check import HostCheck
+from shard_worker.gateway.http.metrics import RequestMetrics
+from shard_worker.gateway.http.options import GatewayOptions
+from shard_worker.gateway.http.problems import Problem, ProblemCode, ProblemRaised
+from shard_worker.gateway.http.response import NO_CONTENT, Reply, problem_reply
+from shard_worker.gateway.public.commands import Posting
+from shard_worker.gateway.public.queries import Reading
+from shard_worker.gateway.public.routes import CommandRoute, DocumentRoute, QueryRoute, Resource, Route, Router
+from shard_worker.gateway.public.service import ThreadService
+
+_LOG: Final = logging.getLogger(__name__)
+NO_OPERATION: Final = "none"
+"""The operation under which requests without a route are counted."""
+
+
+class Dispatcher:
+    """The handler of the public port's `ConnectionFactory`."""
+
+    def __init__(
+        self,
+        service: ThreadService,
+        options: GatewayOptions,
+        metrics: RequestMetrics,
+        routes: Iterable[Route],
+        documents: dict[DocumentRoute, bytes],
+    ) -> None:
+        self._router = Router(routes)
+        self._posting = Posting(service, options)
+        self._reading = Reading(service, options)
+        self._documents = documents
+        self._metrics = metrics
+        self._hosts = HostCheck(options.allowed_hosts)
+        self._cors = Cors(options.cors_origins) if options.cors_origins else None
+        self.draining = False
+        """Whether every answer asks the client to leave the connection."""
+
+    async def __call__(self, request: web.BaseRequest) -> Reply:
+        """Answer one request; raises nothing."""
+        begun = time.perf_counter()
+        metrics = self._metrics
+        metrics.in_flight += 1
+        path, _, query = request.raw_path.partition("?")
+        if path[:1] != "/":  # the absolute form; its host is the business of the check of hosts
+            path = "/" + path.partition("://")[2].partition("/")[2]
+        resource, segment = self._router.find(path)
+        route = None if resource is None else resource.routes.get(request.method)
+        try:
+            if (problem := self._hosts.refusal(request)) is not None:
+                reply = problem_reply(problem)
+            elif isinstance(route, CommandRoute):
+                reply = await self._posting.answer(route, segment, query, request)
+            elif isinstance(route, QueryRoute):
+                reply = await self._reading.answer(route, segment, query, request)
+            elif isinstance(route, DocumentRoute):
+                reply = Reply(self._documents[route], fields=route.fields)
+            elif route is None:
+                reply = self._without_route(request, resource)
+            else:
+                assert_never(route)
+        except ProblemRaised as raised:
+            reply = problem_reply(raised.problem)
+        except ConnectionError:
+            reply = Reply(NO_CONTENT, close=True)  # the client has gone; nobody will read this
+        except Exception:  # noqa: BLE001 - the boundary: logged with its cause, answered as a 500
+            operation_id = NO_OPERATION if route is None else route.operation_id
+            _LOG.exception("request failed", extra={"operation": operation_id})
+            reply = problem_reply(Problem(code=ProblemCode.INTERNAL_ERROR, detail="the worker failed; see its log"))
+        finally:
+            metrics.in_flight -= 1
+        if self.draining:
+            reply.force_close()
+        if self._cors is not None:
+            reply.fields += self._cors.fields(request)
+        metrics.observe(
+            NO_OPERATION if route is None else route.operation_id, reply.status, time.perf_counter() - begun
+        )
+        return reply
+
+    def _without_route(self, request: web.BaseRequest, resource: Resource | None) -> Reply:
+        if resource is None:
+            return problem_reply(Problem(code=ProblemCode.ROUTE_NOT_FOUND, detail="there is nothing at this path"))
+        if request.method == "OPTIONS":
+            fields = b"Allow: %b\r\n" % resource.allow.encode()
+            if self._cors is not None:
+                fields += self._cors.preflight_fields(request, resource.allow)
+            return Reply(NO_CONTENT, 204, fields)
+        detail = f"this path allows {resource.allow}"
+        return problem_reply(Problem(code=ProblemCode.METHOD_NOT_ALLOWED, detail=detail, allow=resource.allow))

@@ -1,0 +1,70 @@
+"""Reading: a query from its HTTP request to the owner and back."""
+
+from aiohttp import web
+
+from shard_worker.contract import AccountIdPage, Answer, MessagePage, ThreadView, Unavailable
+from shard_worker.domain.ids import ThreadId, canonical
+from shard_worker.domain.refusals import Refusal
+from shard_worker.gateway.http.options import GatewayOptions
+from shard_worker.gateway.http.problems import invalid, of_read, of_refusal, of_unavailable
+from shard_worker.gateway.http.response import Reply, problem_reply
+from shard_worker.gateway.public import query_params, responses
+from shard_worker.gateway.public.commands import BAD_THREAD_ID
+from shard_worker.gateway.public.cursors import Cursors, Position
+from shard_worker.gateway.public.routes import QueryRoute, end_of_page
+from shard_worker.gateway.public.service import ThreadService
+
+_FOREIGN_CURSOR = "cursor: is none of this query, thread and account"
+
+
+class Reading:
+    """Answers every `QueryRoute`."""
+
+    def __init__(self, service: ThreadService, options: GatewayOptions) -> None:
+        self._service = service
+        self._budget_s = options.budget_s
+        self._cursors = Cursors(options.cursor_key)
+
+    async def answer(self, route: QueryRoute, segment: str, query: str, request: web.BaseRequest) -> Reply:
+        """The reply to one query; ``segment`` is the path's thread id as written."""
+        values, failures = query_params.read_parameters(query, route.parameters)
+        canonical_id = canonical(segment)
+        if canonical_id is None:
+            failures = [BAD_THREAD_ID, *failures]
+        if values is None or canonical_id is None:
+            raise invalid(*failures)
+        thread_id = ThreadId(canonical_id)
+        after: Position | None = None
+        if values.cursor is not None:
+            after = self._cursors.read(route.operation_id, thread_id, values.account_id, values.cursor)
+            if after is None:
+                raise invalid(_FOREIGN_CURSOR)
+        answer = await self._service.ask(route.query(thread_id, values, after), self._budget_s)
+        return self._reply(route, thread_id, values, answer)
+
+    def _reply(self, route: QueryRoute, thread_id: ThreadId, values: query_params.QueryValues, answer: Answer) -> Reply:
+        match answer:
+            case ThreadView():
+                return Reply(responses.thread(answer))
+            case AccountIdPage():
+                return Reply(responses.account_ids(answer, self._next(route, thread_id, values, answer)))
+            case MessagePage():
+                return Reply(responses.messages(thread_id, answer, self._next(route, thread_id, values, answer)))
+            case Refusal():
+                return problem_reply(of_refusal(answer))
+            case Unavailable():
+                return problem_reply(of_unavailable(of_read(answer)))
+            case _:
+                raise TypeError(f"the owner answered {route.operation_id} with {type(answer).__name__}")
+
+    def _next(
+        self,
+        route: QueryRoute,
+        thread_id: ThreadId,
+        values: query_params.QueryValues,
+        page: AccountIdPage | MessagePage,
+    ) -> str | None:
+        position = end_of_page(page)
+        if position is None:
+            return None
+        return self._cursors.write(route.operation_id, thread_id, values.account_id, position)

@@ -1,0 +1,133 @@
+"""Queries: what stands behind the question mark, strictly.
+
+A parameter that the route does not know, one given twice, one out of range: each is a failure, nothing is clamped or
+overlooked.  `PARAMETERS` says the same to the OpenAPI document.
+"""
+
+import re
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+from msgspec import Struct
+
+from shard_worker.domain.ids import AccountId, canonical
+from shard_worker.gateway.public.request_models import ULID_PATTERN
+
+GREATEST_NUMBER: Final = 2**63 - 1
+GREATEST_LIMIT: Final = 1_000
+DEFAULT_LIMIT: Final = 100
+PARAMETERS_MOST: Final = 32
+"""Parameters of one request, known or not: each costs time, and the longest target has room for 4,000."""
+_NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,18}")
+
+
+class Parameter(Struct, frozen=True):
+    """One query parameter as the OpenAPI document shows it."""
+
+    name: str
+    description: str
+    schema: dict[str, Any]  # Any: JSON Schema
+    required: bool = False
+
+
+ACCOUNT_ID: Final = Parameter(
+    "account_id", "The caller. Trusted as it is.", {"type": "string", "pattern": ULID_PATTERN}, required=True
+)
+MIN_SEQUENCE_NR: Final = Parameter(
+    "min_sequence_nr",
+    "Answer from a state of the thread at least this new: read your own writes.",
+    {"type": "integer", "minimum": 0, "maximum": GREATEST_NUMBER, "default": 0},
+)
+LIMIT: Final = Parameter(
+    "limit",
+    "The most items of a page.",
+    {"type": "integer", "minimum": 1, "maximum": GREATEST_LIMIT, "default": DEFAULT_LIMIT},
+)
+OFFSET: Final = Parameter(
+    "offset",
+    "How many items to pass over; not together with `cursor`.",
+    {"type": "integer", "minimum": 0, "maximum": GREATEST_NUMBER},
+)
+CURSOR: Final = Parameter(
+    "cursor",
+    "The `nextCursor` of the page before, of this query, thread and account; not together with `offset`.",
+    {"type": "string", "minLength": 1},
+)
+OF_A_THREAD: Final = (ACCOUNT_ID, MIN_SEQUENCE_NR)
+OF_A_PAGE: Final = (ACCOUNT_ID, LIMIT, OFFSET, CURSOR, MIN_SEQUENCE_NR)
+
+
+class QueryValues(Struct, frozen=True, kw_only=True, gc=False):
+    """The parameters of one query; ``cursor`` is not yet opened."""
+
+    account_id: AccountId
+    min_sequence_nr: int = 0
+    limit: int = DEFAULT_LIMIT
+    offset: int = 0
+    cursor: str | None = None
+
+
+def _number(fields: dict[str, str], name: str, default: int, least: int, most: int, failures: list[str]) -> int:
+    text = fields.get(name)
+    if text is None:
+        return default
+    if _NUMBER.fullmatch(text) and least <= (number := int(text)) <= most:
+        return number
+    failures.append(f"{name}: must be an integer from {least} to {most}")
+    return default
+
+
+def unknown_parameters(query: str) -> list[str]:
+    """A failure for each parameter of a route that has none."""
+    if (failure := too_many(query)) is not None:
+        return [failure]
+    return _fields(query, frozenset())[1] if query else []
+
+
+def too_many(query: str) -> str | None:
+    """The failure of a raw query string with more than `PARAMETERS_MOST` parameters, or None."""
+    if query.count("&") < PARAMETERS_MOST:
+        return None
+    return f"query: must have at most {PARAMETERS_MOST} parameters"
+
+
+def _fields(query: str, known: frozenset[str]) -> tuple[dict[str, str], list[str]]:
+    failures: list[str] = []
+    fields: dict[str, str] = {}
+    # Bytes that are not UTF-8 become U+FFFD, which no name and no value may have.
+    for name, value in parse_qsl(query, keep_blank_values=True, errors="replace"):
+        if name not in known:
+            failures.append(f"{name[:100]}: is not a parameter of this request")
+        elif name in fields:
+            failures.append(f"{name}: was given twice")
+        else:
+            fields[name] = value
+    return fields, failures
+
+
+def read_parameters(query: str, parameters: tuple[Parameter, ...]) -> tuple[QueryValues | None, list[str]]:
+    """The values of a raw query string, or all that is wrong with it."""
+    if (failure := too_many(query)) is not None:
+        return None, [failure]
+    fields, failures = _fields(query, frozenset(parameter.name for parameter in parameters))
+    given = fields.get("account_id")
+    account_id = canonical(given) if given is not None else None
+    if given is None:
+        failures.append("account_id: is required")
+    elif account_id is None:
+        failures.append("account_id: must be a ULID: 26 Crockford characters, the first at most 7")
+    minimum = _number(fields, "min_sequence_nr", 0, 0, GREATEST_NUMBER, failures)
+    limit = _number(fields, "limit", DEFAULT_LIMIT, 1, GREATEST_LIMIT, failures)
+    offset = _number(fields, "offset", 0, 0, GREATEST_NUMBER, failures)
+    if "cursor" in fields and "offset" in fields:
+        failures.append("cursor: must be left out when offset is given")
+    if failures or account_id is None:
+        return None, failures
+    values = QueryValues(
+        account_id=AccountId(account_id),
+        min_sequence_nr=minimum,
+        limit=limit,
+        offset=offset,
+        cursor=fields.get("cursor"),
+    )
+    return values, failures

@@ -1,0 +1,270 @@
+"""Bodies: the shape of what a client posts, and the command it comes to.
+
+Each body is a strict pydantic model: unknown fields are refused, nothing is coerced, ids come out in upper case and
+texts in NFC.  The same models make the request schemas of the OpenAPI document.  What a model cannot say about fields
+together (`CommandBody.cross_failures`) is checked on the JSON value, so that it is reported beside the rest.
+"""
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Final, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
+
+from shard_worker.domain.commands import (
+    AddMessages,
+    Command,
+    CreateThread,
+    DestroyThread,
+    JoinAdministratorIds,
+    JoinMemberIds,
+    LeaveAdministratorIds,
+    LeaveMemberIds,
+    NewMessage,
+    RemoveMessages,
+)
+from shard_worker.domain.ids import AccountId, MessageId, ThreadId, canonical
+from shard_worker.gateway.public.id_generator import Mint
+from shard_worker.gateway.public.texts import checked_text
+
+ULID_PATTERN: Final = "^[0-7][0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{25}$"
+GREATEST_CREATE_AT: Final = 2**53 - 1
+IDS_A_LIST: Final = 1_000
+MESSAGES_A_COMMAND: Final = 100
+DERIVED_TIME_PART: Final = "0" * 10
+"""The time part of thread ids that are derived from an ``Idempotency-Key``; a client chooses no such id."""
+
+
+def _text(least: int, most: int) -> tuple[AfterValidator, WithJsonSchema]:
+    schema = {"type": "string", "minLength": least, "maxLength": most, "pattern": "^[^\\u0000]*$"}
+    return AfterValidator(checked_text(least, most)), WithJsonSchema(schema)
+
+
+_ID = StringConstraints(strict=True, pattern=ULID_PATTERN, to_upper=True)
+Account = Annotated[AccountId, _ID]
+Thread = Annotated[ThreadId, _ID]
+Message = Annotated[MessageId, _ID]
+
+
+def _client_chosen(thread_id: ThreadId) -> ThreadId:
+    """The id as it is, unless its time part is that of ids derived from a key."""
+    if thread_id.startswith(DERIVED_TIME_PART):
+        raise PydanticCustomError(
+            "thread_id_reserved", "must not begin with ten zeros: such ids are derived from an Idempotency-Key"
+        )
+    return thread_id
+
+
+_UP_TO_1000 = Field(max_length=IDS_A_LIST)
+_1_TO_1000 = Field(min_length=1, max_length=IDS_A_LIST)
+Title = Annotated[str, *_text(1, 255)]
+Remarks = Annotated[str, *_text(0, 255)]
+Text = Annotated[str, *_text(1, 4_000)]
+CreateAt = Annotated[int, Field(ge=0, le=GREATEST_CREATE_AT, description="Kept in the event; decides nothing.")]
+
+
+_Id = TypeVar("_Id")
+
+
+def _distinct(ids: Iterable[_Id]) -> tuple[_Id, ...]:
+    """Each id once, at its first place."""
+    return tuple(dict.fromkeys(ids))
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(
+        strict=True, extra="forbid", alias_generator=to_camel, hide_input_in_errors=True, validate_by_name=False
+    )
+
+
+class CommandBody(_Body):
+    """What every command has."""
+
+    account_id: Account = Field(description="The caller. Trusted as it is: whoever reaches the gateway may name any.")
+    create_at: CreateAt | None = None
+
+    @staticmethod
+    def cross_failures(value: dict[str, Any]) -> list[str]:  # Any: a JSON value, not yet checked
+        """What is wrong with fields together, each failure naming its field."""
+        return []
+
+    def names(self) -> int | None:
+        """How many names the JSON had, or None when fields together must be checked on the JSON value."""
+        return len(self.model_fields_set)
+
+    def command(self, thread_id: ThreadId, now: int, mint: Mint) -> Command:
+        """The command on ``thread_id``; ``now`` (epoch milliseconds) stands in for a missing ``createAt``."""
+        raise NotImplementedError
+
+
+class CreateThreadBody(CommandBody):
+    """Body of ``POST /v1/threads/create``."""
+
+    parent_thread_id: Thread | None = None
+    title: Title
+    remarks: Remarks | None = None
+    administrator_ids: Annotated[list[Account], _1_TO_1000]
+    member_ids: Annotated[list[Account], _UP_TO_1000]
+    thread_id: Annotated[Thread, AfterValidator(_client_chosen)] | None = Field(
+        default=None,
+        description="Chosen by the client, or else by the server. Ids that begin with ten zeros are refused.",
+    )
+
+    def command(self, thread_id: ThreadId, now: int, mint: Mint) -> CreateThread:
+        """The create; whether its parent is readable is found out afterwards."""
+        return CreateThread(
+            thread_id=thread_id,
+            account_id=self.account_id,
+            title=self.title,
+            remarks=self.remarks,
+            parent_thread_id=self.parent_thread_id,
+            parent_readable=True,
+            administrator_ids=_distinct(self.administrator_ids),
+            member_ids=_distinct(self.member_ids),
+            create_at=now if self.create_at is None else self.create_at,
+        )
+
+
+class DestroyThreadBody(CommandBody):
+    """Body of ``POST /v1/threads/{threadId}/destroy``."""
+
+    def command(self, thread_id: ThreadId, now: int, mint: Mint) -> DestroyThread:
+        """The destroy."""
+        return DestroyThread(thread_id, self.account_id, now if self.create_at is None else self.create_at)
+
+
+class JoinAdministratorIdsBody(CommandBody):
+    """Body of ``POST /v1/threads/{threadId}/administrator-ids/join``."""
+
+    account_ids: Annotated[list[Account], _1_TO_1000]
+
+    def command(self, thread_id: ThreadId, now: int, mint: Mint) -> JoinAdministratorIds:
+        """The join."""
+        at = now if self.create_at is None else self.create_at
+        return JoinAdministratorIds(thread_id, self.account_id, _distinct(self.account_ids), at)
+
+
+def _exactly_one_list() -> dict[str, Any]:  # Any: a piece of JSON Schema
+    def one(given: str, absent: str) -> dict[str, Any]:
+        return {"required": [given], "properties": {given: {"type": "array"}, absent: {"type": "null"}}}
+
+    return {"oneOf": [one("administratorIds", "accountIds"), one("accountIds", "administratorIds")]}
+
+
+class LeaveAdministratorIdsBody(CommandBody):
+    """Body of ``POST /v1/threads/{threadId}/administrator-ids/leave``: one of the two lists."""
+
+    model_config = ConfigDict(json_schema_extra=_exactly_one_list())
+
+    administrator_ids: Annotated[list[Account], _1_TO_1000] | None = None
+    account_ids: Annotated[list[Account], _1_TO_1000] | None = Field(
+        default=None, description="Accepted in place of `administratorIds`."
+    )
+
+    @staticmethod
+    def cross_failures(value: dict[str, Any]) -> list[str]:  # Any: a JSON value, not yet checked
+        """One of the two lists, not both and not neither."""
+        given = [value.get(name) is not None for name in ("administratorIds", "accountIds")]
+        if all(given):
+            return ["accountIds: must be left out when administratorIds is given"]
+        return [] if any(given) else ["administratorIds: is required"]
+
+    def names(self) -> None:
+        """Two lists, of which one must be given."""
+
+    def command(self, thread_id: ThreadId, now: int, mint: Mint) -> LeaveAdministratorIds:
+        """The leave."""
+        at = now if self.create_at is None else self.create_at
+        ids = self.administrator_ids or self.account_ids or []
+        return LeaveAdministratorIds(thread_id, self.account_id, _distinct(ids), at)
+
+
+class JoinMemberIdsBody(CommandBody):
+    """Body of ``POST /v1/threads/{threadId}/member-ids/join``."""
+
+    account_ids: Annotated[list[Account], _UP_TO_1000]
+
+    def command(self, thread_id: ThreadId, now: int, mint: Mint) -> JoinMemberIds:
+        """The join."""
+        at = now if self.create_at is None else self.create_at
+        return JoinMemberIds(thread_id, self.account_id, _distinct(self.account_ids), at)
+
+
+class LeaveMemberIdsBody(CommandBody):
+    """Body of ``POST /v1/threads/{threadId}/member-ids/leave``."""
+
+    account_ids: Annotated[list[Account], _UP_TO_1000]
+
+    def command(self, thread_id: ThreadId, now: int, mint: Mint) -> LeaveMemberIds:
+        """The leave."""
+        at = now if self.create_at is None else self.create_at
+        return LeaveMemberIds(thread_id, self.account_id, _distinct(self.account_ids), at)
+
+
+class NewMessageBody(_Body):
+    """One message of `AddMessagesBody`."""
+
+    message_id: Message | None = Field(default=None, description="Chosen by the client, or else by the server.")
+    reply_message_id: Message | None = None
+    to_account_ids: Annotated[list[Account], _UP_TO_1000] | None = None
+    text: Text
+
+
+class AddMessagesBody(CommandBody):
+    """Body of ``POST /v1/threads/{threadId}/messages/add``."""
+
+    messages: Annotated[list[NewMessageBody], Field(min_length=1, max_length=MESSAGES_A_COMMAND)]
+
+    @staticmethod
+    def cross_failures(value: dict[str, Any]) -> list[str]:  # Any: a JSON value, not yet checked
+        """A message id is given once."""
+        messages = value.get("messages")
+        if not isinstance(messages, list) or len(messages) < 2:
+            return []
+        failures = []
+        seen: set[str] = set()
+        for index, message in enumerate(messages):
+            message_id = message.get("messageId") if isinstance(message, dict) else None
+            canonical_id = canonical(message_id) if isinstance(message_id, str) else None
+            if canonical_id is None:
+                continue
+            if canonical_id in seen:
+                failures.append(f"messages[{index}].messageId: was given before")
+            seen.add(canonical_id)
+        return failures
+
+    def names(self) -> int | None:
+        """Those of the messages too; None when two messages have one id."""
+        messages = self.messages
+        if len(messages) > 1:
+            chosen = [message.message_id for message in messages if message.message_id is not None]
+            if len(set(chosen)) < len(chosen):
+                return None
+        return len(self.model_fields_set) + sum([len(message.model_fields_set) for message in messages])
+
+    def command(self, thread_id: ThreadId, now: int, mint: Mint) -> AddMessages:
+        """The add; ids that the client left out are minted."""
+        messages = tuple(
+            [
+                NewMessage(
+                    message.message_id or MessageId(mint.ulid(now)),
+                    message.text,
+                    message.reply_message_id,
+                    tuple(dict.fromkeys(message.to_account_ids)) if message.to_account_ids else (),
+                )
+                for message in self.messages
+            ]
+        )
+        return AddMessages(thread_id, self.account_id, messages, now if self.create_at is None else self.create_at)
+
+
+class RemoveMessagesBody(CommandBody):
+    """Body of ``POST /v1/threads/{threadId}/messages/remove``."""
+
+    message_ids: Annotated[list[Message], _UP_TO_1000]
+
+    def command(self, thread_id: ThreadId, now: int, mint: Mint) -> RemoveMessages:
+        """The removal."""
+        at = now if self.create_at is None else self.create_at
+        return RemoveMessages(thread_id, self.account_id, _distinct(self.message_ids), at)

@@ -1,0 +1,83 @@
+"""Answers: the owner's answer as the JSON of a 200.
+
+Bodies of commands are put together by hand: ids are ASCII without anything to escape, and three fields are not worth an
+encoder.  Their schemas, which the OpenAPI document shows, are in `shard_worker.gateway.public.response_schemas`.
+"""
+
+from typing import Final
+
+import msgspec
+
+from shard_worker.contract import AccountIdPage, Done, MessagePage, ThreadView
+from shard_worker.domain.ids import MessageId, ThreadId
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+def created(thread_id: ThreadId, done: Done) -> bytes:
+    """A create's answer: the new id under the reference's name and under ours."""
+    return b'{"error_messages":[],"threadId":"%b","thread_id":"%b","sequenceNr":%d}' % (
+        thread_id.encode(),
+        thread_id.encode(),
+        done.sequence_nr,
+    )
+
+
+def changed(thread_id: ThreadId, done: Done) -> bytes:
+    """The answer of a command on an existing thread."""
+    return b'{"error_messages":[],"threadId":"%b","sequenceNr":%d}' % (thread_id.encode(), done.sequence_nr)
+
+
+def messages_changed(_: ThreadId, done: Done) -> bytes:
+    """The answer of adding or removing messages."""
+    return b'{"error_messages":[],"messageIds":%b,"sequenceNr":%d}' % (_ids(done.message_ids), done.sequence_nr)
+
+
+def _ids(ids: tuple[MessageId, ...]) -> bytes:
+    return ('["' + '","'.join(ids) + '"]').encode() if ids else b"[]"
+
+
+def _end(next_cursor: str | None) -> bytes:
+    return b',"nextCursor":"%b"}' % next_cursor.encode() if next_cursor else b',"nextCursor":null}'
+
+
+def thread(view: ThreadView) -> bytes:
+    """The answer of ``GET /v1/threads/{threadId}``."""
+    result = {
+        "id": view.thread_id,
+        "creatorId": view.creator_id,
+        "parentThreadId": view.parent_thread_id,
+        "title": view.title,
+        "remarks": view.remarks,
+        "createdAt": view.created_at,
+        "updatedAt": view.updated_at,
+        "sequenceNr": view.sequence_nr,
+    }
+    return b'{"error_messages":[],"result":%b}' % _encode(result)
+
+
+def account_ids(page: AccountIdPage, next_cursor: str | None) -> bytes:
+    """A page of administrators or members."""
+    return b'{"error_messages":[],"results":%b' % _encode(page.account_ids) + _end(next_cursor)
+
+
+def messages(thread_id: ThreadId, page: MessagePage, next_cursor: str | None) -> bytes:
+    """A page of messages, under the reference's name and under ours."""
+    listed = _encode(
+        [
+            {
+                "id": message.message_id,
+                "threadId": thread_id,
+                "senderId": message.sender_id,
+                "type": "text",
+                "body": message.text,
+                "replyMessageId": message.reply_message_id,
+                "toAccountIds": message.to_account_ids,
+                "createdAt": message.created_at,
+                "updatedAt": message.updated_at,
+                "sequenceNr": message.sequence_nr,
+            }
+            for message in page.messages
+        ]
+    )
+    return b'{"error_messages":[],"result":%b,"results":%b' % (listed, listed) + _end(next_cursor)

@@ -1,0 +1,308 @@
+"""Routes: the one table of everything the public port serves.
+
+Dispatch, ``Allow``, HEAD, OPTIONS and the OpenAPI document all follow from `ROUTES`; nothing is said twice.  A path is
+static, or ``/v1/threads/{threadId}`` with a tail: two dictionary look-ups find it.  Static paths win, so ``create`` is
+never a thread id.  Paths are exact: no trailing slash, no empty id, no percent-encoding beyond what an id needs (none).
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from shard_worker.contract import (
+    AccountIdPage,
+    Done,
+    GetAdministratorIds,
+    GetMemberIds,
+    GetMessages,
+    MessagePage,
+    Query,
+    ReadThread,
+)
+from shard_worker.domain.ids import AccountId, ThreadId
+from shard_worker.domain.refusals import RefusalCode
+from shard_worker.gateway.http.json_bounds import MESSAGES, ORDINARY, JsonBounds
+from shard_worker.gateway.http.request_body import BODY_LIMIT_BYTES
+from shard_worker.gateway.http.response import JSON
+from shard_worker.gateway.public import query_params, request_models, responses
+from shard_worker.gateway.public.cursors import Position
+from shard_worker.gateway.public.docs import DOCS_FIELDS
+
+THREAD: Final = "/v1/threads/{threadId}"
+_THREADS: Final = "/v1/threads/"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandRoute:
+    """A POST that asks a thread to change."""
+
+    template: str
+    operation_id: str
+    summary: str
+    body: type[request_models.CommandBody]
+    render: Callable[[ThreadId, Done], bytes]
+    answer_schema: str
+    refusals: tuple[RefusalCode, ...]
+    creates: bool = False
+    body_limit_bytes: int = 128 * 1024
+    """The largest body; exactly so much is still allowed."""
+    bounds: JsonBounds = ORDINARY
+    method: str = "POST"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueryRoute:
+    """A GET that reads a thread.  ``position`` tells where the page after a page begins."""
+
+    template: str
+    operation_id: str
+    summary: str
+    parameters: tuple[query_params.Parameter, ...]
+    query: Callable[[ThreadId, query_params.QueryValues, Position | None], Query]
+    answer_schema: str
+    refusals: tuple[RefusalCode, ...] = (RefusalCode.THREAD_NOT_FOUND, RefusalCode.THREAD_DESTROYED)
+    method: str = "GET"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentRoute:
+    """A GET of something that was made when the gateway started."""
+
+    template: str
+    operation_id: str
+    summary: str
+    content_type: str
+    fields: bytes
+    """The header fields of its answer, ready-made."""
+    method: str = "GET"
+
+
+Route = CommandRoute | QueryRoute | DocumentRoute
+
+
+def _read_thread(thread_id: ThreadId, values: query_params.QueryValues, after: Position | None) -> Query:
+    return ReadThread(thread_id, values.account_id, values.min_sequence_nr)
+
+
+def _account_after(after: Position | None) -> AccountId | None:
+    return AccountId(after) if isinstance(after, str) else None
+
+
+def _get_administrators(thread_id: ThreadId, values: query_params.QueryValues, after: Position | None) -> Query:
+    return GetAdministratorIds(
+        thread_id, values.account_id, values.limit, values.offset, _account_after(after), values.min_sequence_nr
+    )
+
+
+def _get_members(thread_id: ThreadId, values: query_params.QueryValues, after: Position | None) -> Query:
+    return GetMemberIds(
+        thread_id, values.account_id, values.limit, values.offset, _account_after(after), values.min_sequence_nr
+    )
+
+
+def _get_messages(thread_id: ThreadId, values: query_params.QueryValues, after: Position | None) -> Query:
+    place = after if isinstance(after, tuple) else None
+    return GetMessages(thread_id, values.account_id, values.limit, values.offset, place, values.min_sequence_nr)
+
+
+def end_of_page(page: AccountIdPage | MessagePage) -> Position | None:
+    """The position of a page's last item when the list goes on after it."""
+    if not page.more:
+        return None
+    if isinstance(page, AccountIdPage):
+        return page.account_ids[-1]
+    return page.messages[-1].sequence_nr, page.messages[-1].index
+
+
+_ON_A_THREAD: Final = (
+    RefusalCode.THREAD_NOT_FOUND,
+    RefusalCode.THREAD_DESTROYED,
+    RefusalCode.IDEMPOTENCY_KEY_REUSED,
+)
+_BY_AN_ADMINISTRATOR: Final = (*_ON_A_THREAD, RefusalCode.NOT_ADMINISTRATOR)
+
+COMMANDS: Final = (
+    CommandRoute(
+        template="/v1/threads/create",
+        operation_id="createThread",
+        summary="Create a thread",
+        body=request_models.CreateThreadBody,
+        render=responses.created,
+        answer_schema="ThreadCreatedAnswer",
+        refusals=(
+            RefusalCode.THREAD_DESTROYED,
+            RefusalCode.ALREADY_EXISTS,
+            RefusalCode.PARENT_NOT_READABLE,
+            RefusalCode.ADMINISTRATOR_LIMIT,
+            RefusalCode.MEMBER_LIMIT,
+            RefusalCode.IDEMPOTENCY_KEY_REUSED,
+        ),
+        creates=True,
+    ),
+    CommandRoute(
+        template=THREAD + "/destroy",
+        operation_id="destroyThread",
+        summary="Destroy a thread",
+        body=request_models.DestroyThreadBody,
+        render=responses.changed,
+        answer_schema="ThreadChangedAnswer",
+        refusals=_BY_AN_ADMINISTRATOR,
+    ),
+    CommandRoute(
+        template=THREAD + "/administrator-ids/join",
+        operation_id="joinAdministratorIds",
+        summary="Make accounts administrators",
+        body=request_models.JoinAdministratorIdsBody,
+        render=responses.changed,
+        answer_schema="ThreadChangedAnswer",
+        refusals=(*_BY_AN_ADMINISTRATOR, RefusalCode.ADMINISTRATOR_LIMIT),
+    ),
+    CommandRoute(
+        template=THREAD + "/administrator-ids/leave",
+        operation_id="leaveAdministratorIds",
+        summary="Take the administrator's right from accounts",
+        body=request_models.LeaveAdministratorIdsBody,
+        render=responses.changed,
+        answer_schema="ThreadChangedAnswer",
+        refusals=(*_BY_AN_ADMINISTRATOR, RefusalCode.LAST_ADMINISTRATOR),
+    ),
+    CommandRoute(
+        template=THREAD + "/member-ids/join",
+        operation_id="joinMemberIds",
+        summary="Make accounts members",
+        body=request_models.JoinMemberIdsBody,
+        render=responses.changed,
+        answer_schema="ThreadChangedAnswer",
+        refusals=(*_BY_AN_ADMINISTRATOR, RefusalCode.MEMBER_LIMIT),
+    ),
+    CommandRoute(
+        template=THREAD + "/member-ids/leave",
+        operation_id="leaveMemberIds",
+        summary="Remove members; a member may remove himself",
+        body=request_models.LeaveMemberIdsBody,
+        render=responses.changed,
+        answer_schema="ThreadChangedAnswer",
+        refusals=_BY_AN_ADMINISTRATOR,
+    ),
+    CommandRoute(
+        template=THREAD + "/messages/add",
+        operation_id="addMessages",
+        summary="Post messages",
+        body=request_models.AddMessagesBody,
+        body_limit_bytes=BODY_LIMIT_BYTES,
+        bounds=MESSAGES,
+        render=responses.messages_changed,
+        answer_schema="MessagesChangedAnswer",
+        refusals=(
+            *_ON_A_THREAD,
+            RefusalCode.MESSAGE_LIMIT,
+            RefusalCode.MESSAGE_ID_TAKEN,
+            RefusalCode.REPLY_NOT_LIVE,
+        ),
+    ),
+    CommandRoute(
+        template=THREAD + "/messages/remove",
+        operation_id="removeMessages",
+        summary="Remove one's own messages",
+        body=request_models.RemoveMessagesBody,
+        render=responses.messages_changed,
+        answer_schema="MessagesChangedAnswer",
+        refusals=(*_ON_A_THREAD, RefusalCode.NOT_SENDER),
+    ),
+)
+
+QUERIES: Final = (
+    QueryRoute(
+        template=THREAD,
+        operation_id="getThread",
+        summary="Read a thread",
+        parameters=query_params.OF_A_THREAD,
+        query=_read_thread,
+        answer_schema="ThreadAnswer",
+    ),
+    QueryRoute(
+        template=THREAD + "/administrator-ids",
+        operation_id="getAdministratorIds",
+        summary="List a thread's administrators",
+        parameters=query_params.OF_A_PAGE,
+        query=_get_administrators,
+        answer_schema="AccountIdsAnswer",
+    ),
+    QueryRoute(
+        template=THREAD + "/member-ids",
+        operation_id="getMemberIds",
+        summary="List a thread's members",
+        parameters=query_params.OF_A_PAGE,
+        query=_get_members,
+        answer_schema="AccountIdsAnswer",
+    ),
+    QueryRoute(
+        template=THREAD + "/messages",
+        operation_id="getMessages",
+        summary="List a thread's messages, oldest first",
+        parameters=query_params.OF_A_PAGE,
+        query=_get_messages,
+        answer_schema="MessagesAnswer",
+    ),
+)
+
+OPENAPI: Final = DocumentRoute(
+    template="/openapi.json",
+    operation_id="getOpenApi",
+    summary="This document",
+    content_type="application/json",
+    fields=JSON,
+)
+DOCS: Final = DocumentRoute(
+    template="/docs",
+    operation_id="getDocs",
+    summary="This document for people",
+    content_type="text/html",
+    fields=DOCS_FIELDS,
+)
+
+DOCUMENTS: Final = (OPENAPI, DOCS)
+ROUTES: Final[tuple[Route, ...]] = (*COMMANDS, *QUERIES, *DOCUMENTS)
+
+
+@dataclass(slots=True)
+class Resource:
+    """One path: its route for each method, HEAD included, and what ``Allow`` says."""
+
+    routes: dict[str, Route] = field(default_factory=dict)
+    allow: str = "OPTIONS"
+
+    def add(self, route: Route) -> None:
+        """Serve one more method."""
+        if route.method in self.routes:
+            raise ValueError(f"{route.method} {route.template} is in the table twice")
+        self.routes[route.method] = route
+        if route.method == "GET":
+            self.routes["HEAD"] = route
+        self.allow = ", ".join(sorted({*self.routes, "OPTIONS"}))
+
+
+class Router:
+    """Finds the resource of a path."""
+
+    def __init__(self, routes: Iterable[Route] = ROUTES) -> None:
+        self._static: dict[str, Resource] = {}
+        self._of_a_thread: dict[str, Resource] = {}
+        for route in routes:
+            tail = route.template.removeprefix(THREAD)
+            paths = self._static if tail == route.template else self._of_a_thread
+            if paths is self._of_a_thread and tail:
+                tail = tail.removeprefix("/")
+            paths.setdefault(tail, Resource()).add(route)
+
+    def find(self, path: str) -> tuple[Resource | None, str]:
+        """The resource of an exact path, and its thread segment as it was written ("" for a static path)."""
+        resource = self._static.get(path)
+        if resource is not None:
+            return resource, ""
+        if not path.startswith(_THREADS):
+            return None, ""
+        segment, slash, tail = path[len(_THREADS) :].partition("/")
+        if not segment or (slash and not tail):
+            return None, ""
+        return self._of_a_thread.get(tail), segment

@@ -1,0 +1,85 @@
+"""The one statement that stores a batch: it locks the shard rows that still are as their owner believes, and inserts
+their events and no others.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from shard_worker.journal.append_queue import Row, Stream
+
+Part = tuple[Stream, list[Row]]
+"""The rows of one shard in a batch."""
+
+APPEND_SQL: Final = """
+WITH fence AS MATERIALIZED (
+    SELECT s.id, s.epoch
+      FROM shard s
+     WHERE s.id = ANY ($1::int[])
+       AND get_bit($2::bytea, s.id) = 1
+       AND s.epoch * 4096 + s.id = ANY ($3::bigint[])
+       AND s.incarnation = $4
+       FOR SHARE OF s SKIP LOCKED
+), stored AS (
+    INSERT INTO journal (shard_id, shard_seq, thread_id, seq_nr, event_type, event_version,
+                         payload, metadata, key_hash, body_hash, epoch)
+    SELECT r.shard_id, r.shard_seq, r.thread_id, r.seq_nr, r.event_type, r.event_version,
+           r.payload, r.metadata, r.key_hash, r.body_hash, fence.epoch
+      FROM unnest($5::int[], $6::bigint[], $7::uuid[], $8::bigint[], $9::smallint[], $10::smallint[],
+                  $11::bytea[], $12::bytea[], $13::bytea[], $14::bytea[])
+           AS r (shard_id, shard_seq, thread_id, seq_nr, event_type, event_version,
+                 payload, metadata, key_hash, body_hash)
+      JOIN fence ON fence.id = r.shard_id
+)
+SELECT id FROM fence
+"""
+"""Parameters: what `fence_of` gives, then the rows by column; a column that is NULL as a whole is NULL in every row.
+
+With few shards Postgres reads all their rows and compares each with every element of the arrays; the bits pass over those
+that are not in the batch at once, which takes 2 % off an append of 28 shards.  With many shards it goes by the index on
+the id.  Epoch and id are one number because a join with two arrays makes the whole append 2 to 4 % slower.
+"""
+APPEND_SESSION_SQL: Final = "SET plan_cache_mode = force_generic_plan"
+"""For the append's session: one plan for ever, where Postgres would plan anew for each batch's arrays (0.1 ms)."""
+
+
+_SHARDS_MOST: Final = 4096
+
+
+def fence_of(shards: Sequence[tuple[int, int]], incarnation: str) -> tuple[list[int], bytes, list[int], str]:
+    """The statement's parameters for these shards, each with the epoch it must have: ids, ids as bits, both in one, owner."""
+    bits = 0
+    for shard_id, _ in shards:
+        bits |= 1 << shard_id
+    return (
+        [shard_id for shard_id, _ in shards],
+        bits.to_bytes(_SHARDS_MOST // 8, "little"),
+        [epoch * _SHARDS_MOST + shard_id for shard_id, epoch in shards],
+        incarnation,
+    )
+
+
+def parameters(batch: list[Part], incarnation: str) -> tuple[object, ...]:
+    """The statement's parameters; a row's ``shard_seq`` is allotted here, from the durable head."""
+    shard_ids: list[int] = []
+    sequence: list[int] = []
+    rows: list[Row] = []
+    for stream, part in batch:
+        count = len(part)
+        shard_ids += [stream.shard_id] * count
+        sequence += range(stream.head + 1, stream.head + 1 + count)
+        rows += part
+    keys = [row.key_hash for row in rows]
+    keyed = any(keys)
+    return (
+        *fence_of([(stream.shard_id, stream.epoch) for stream, _ in batch], incarnation),
+        shard_ids,
+        sequence,
+        [row.writer.uuid for row in rows],
+        [row.seq_nr for row in rows],
+        [row.event_type for row in rows],
+        [row.event_version for row in rows],
+        [row.payload for row in rows],
+        [row.metadata for row in rows],
+        keys if keyed else None,
+        [row.body_hash for row in rows] if keyed else None,
+    )

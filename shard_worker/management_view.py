@@ -1,0 +1,277 @@
+"""What the management port shows and has changed: this worker's health, and the cluster as this worker sees it."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+
+from shard_worker.actors.region import ShardRegion
+from shard_worker.contract import bracketed
+from shard_worker.database.connection import LINK_FAULTS
+from shard_worker.domain.ids import ShardId
+from shard_worker.gateway.management.backend import DatabaseAway
+from shard_worker.journal.appender import Appender
+from shard_worker.ownership.membership import Ownership
+from shard_worker.ownership.reporting import Change
+from shard_worker.ownership.store import Target
+from shard_worker.ownership.view import NO_CAPABLE_WORKER, Load, ShardRow, View, WorkerRow
+
+_SETTLE_MOST_S: Final = 10.0
+_REFRESH_S: Final = 2.0
+"""How long a change that is recorded may take to be seen by this worker; then it is answered all the same."""
+_IDLE: Final = Load(0.0, 0.0)
+
+
+def _nothing() -> None:
+    """For a view whose worker cannot be told to leave."""
+
+
+class WorkerView:
+    """Implements the gateway's `ClusterView`.
+
+    ``leave`` has the worker begin to leave by itself, as SIGTERM does; it may be called again, and must not wait.
+    ``secrets`` gives the fingerprints of the secret's values that this worker holds now.
+    """
+
+    def __init__(
+        self,
+        worker: str,
+        ownership: Ownership,
+        region: ShardRegion,
+        appender: Appender,
+        leave: Callable[[], None] = _nothing,
+        excess: Sequence[str] = (),
+        *,
+        secrets: Callable[[], Sequence[str]] = tuple,
+    ) -> None:
+        self._excess = excess
+        self._worker = worker
+        self._ownership = ownership
+        self._region = region
+        self._appender = appender
+        self._leave = leave
+        self._secrets = secrets
+        self._started = time.monotonic()
+        self._ready = False
+        self._recorded = 0
+        """The version of the last plan that was recorded here."""
+        self._rows: dict[ShardId, tuple[ShardRow, Load, msgspec.Raw]] = {}
+
+    def fault(self) -> str | None:
+        """Why the process should be ended, or None."""
+        error = self._appender.fault() or self._ownership.fault() or self._region.fault()
+        return None if error is None else repr(error)
+
+    def ready(self) -> str | None:
+        """Why it should get no requests yet, or no more; None when it should.
+
+        Once ready it stays so until it leaves: a database fault or a recovery never changes it.
+        """
+        if self._ownership.leaving:
+            return "leaving"
+        if not self._ready:
+            if not self._ownership.registered.is_set():
+                return "not registered yet"
+            if not self._ownership.settled() and time.monotonic() - self._started < _SETTLE_MOST_S:
+                return "the first shards are not served yet"
+            self._ready = True
+        return None
+
+    def cluster(self) -> dict[str, object]:
+        """Workers and shards, for people and dashboards."""
+        view = self._ownership.view
+        return {
+            "workers": [
+                {
+                    "name": row.id,
+                    "state": _worker_state(row),
+                    "incarnation": row.incarnation,
+                    "address": f"http://{bracketed(row.host)}:{row.public_port}",
+                    "readsFormat": row.reads,
+                }
+                for row in sorted(view.workers.values())
+            ],
+            "shards": [
+                {
+                    "id": row.id,
+                    "owner": row.owner,
+                    "epoch": row.epoch,
+                    "state": _shard_state(row),
+                    "load": _load(view, row),
+                    "format": row.format,
+                    "reason": _reason(view, row),
+                }
+                for row in _by_id(view)
+            ],
+        }
+
+    async def ownership(self) -> dict[str, object]:
+        """What a planner needs: workers, incarnations, shards, targets and the plan's version."""
+        if self._recorded > self._ownership.view.plan_version:
+            await self._refresh()
+            self._recorded = 0
+        view = self._ownership.view
+        return {
+            "apiVersion": 1,
+            "answeredBy": self._worker,
+            "planVersion": view.plan_version,
+            "planHash": view.plan_hash,
+            "workers": [
+                {
+                    "name": row.id,
+                    "incarnation": row.incarnation,
+                    "state": _worker_state(row),
+                    "host": row.host,
+                    "publicPort": row.public_port,
+                    "managementPort": row.management_port,
+                    "beat": row.beat,
+                    "leaving": row.leaving,
+                    "cordoned": row.cordoned,
+                    "draining": row.draining,
+                    "readsFormat": row.reads,
+                }
+                for row in sorted(view.workers.values())
+            ],
+            "shards": [self._shard(view, row) for row in _by_id(view)],
+            "serving": sorted(self._region.serving()),
+            "secrets": list(self._secrets()),
+            "excessPrivileges": list(self._excess),
+        }
+
+    def _shard(self, view: View, row: ShardRow) -> msgspec.Raw:
+        """One element of `ownership`.  Hardly any changes from one look to the next, and there may be thousands."""
+        load = view.loads.get(row.id, _IDLE)
+        kept = self._rows.get(row.id)
+        if kept is not None and kept[0] is row and kept[1] == load:
+            return kept[2]
+        raw = msgspec.Raw(
+            msgspec.json.encode(
+                {
+                    "id": row.id,
+                    "owner": row.owner,
+                    "incarnation": row.incarnation,
+                    "epoch": row.epoch,
+                    "state": _shard_state(row),
+                    "target": row.target,
+                    "reason": row.reason,
+                    "since": None if row.since is None else _instant(row.since),
+                    "load": _load(view, row),
+                    "format": row.format,
+                }
+            )
+        )
+        self._rows[row.id] = row, load, raw
+        return raw
+
+    async def shard_count(self) -> int:
+        """How many shards the cluster has, also before the first look."""
+        if not self._ownership.view.shards:
+            await self._refresh()
+        if not self._ownership.view.shards:
+            raise DatabaseAway("this worker has not read the shards yet")
+        return len(self._ownership.view.shards)
+
+    async def set_targets(self, version: int, plan_hash: str, targets: list[tuple[int, str | None, str]]) -> int | None:
+        """Record a plan made from plan ``version``: its own version, or None when another came first."""
+        wanted = [Target(ShardId(shard), worker, reason) for shard, worker, reason in targets]
+        with _postgres():
+            new = await self._ownership.set_targets(version, plan_hash, wanted)
+        if new is None:
+            await self._refresh()
+        else:
+            self._recorded = new  # the look that the change rings for will show it; `ownership` waits for that
+        return new
+
+    def plan_version(self) -> int:
+        """The present plan's version, as far as this worker knows."""
+        return self._ownership.view.plan_version
+
+    def worker_names(self) -> list[str]:
+        """Every name that a worker has had, as far as this worker knows."""
+        return sorted(self._ownership.view.workers)
+
+    async def set_cordon(self, worker: str, *, cordoned: bool, draining: bool) -> bool:
+        """Say whether a worker gets more shards and keeps those it has; False for a name nobody has had."""
+        with _postgres():
+            found = await self._ownership.set_cordon(worker, cordoned=cordoned, draining=draining)
+        await self._refresh()
+        return found
+
+    def leave(self) -> int:
+        """Begin to leave; how many shards are still this incarnation's in the database, or still here."""
+        self._leave()
+        incarnation = self._ownership.incarnation
+        owned = {row.id for row in self._ownership.view.shards.values() if row.incarnation == incarnation}
+        return len(owned | self._region.present())
+
+    async def history(self, limit: int, shard: int | None) -> list[dict[str, object]]:
+        """The last changes of owner, newest first."""
+        with _postgres():
+            changes = await self._ownership.history(limit, None if shard is None else ShardId(shard))
+        return [_change(change) for change in changes]
+
+    async def _refresh(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_REFRESH_S):
+                await self._ownership.refresh()
+
+
+@contextmanager
+def _postgres() -> Iterator[None]:
+    try:
+        yield
+    except LINK_FAULTS as error:
+        raise DatabaseAway("Postgres did not answer in time: ask again, which does no harm") from error
+
+
+def _by_id(view: View) -> list[ShardRow]:
+    return [view.shards[shard_id] for shard_id in sorted(view.shards)]
+
+
+def _load(view: View, row: ShardRow) -> dict[str, float]:
+    """What the shard's owner wrote of its load; nothing for one that was never busy."""
+    load = view.loads.get(row.id, _IDLE)
+    return {"commandsPerSecond": round(load.commands_s, 2), "appendMilliseconds": round(load.append_ms, 2)}
+
+
+def _change(change: Change) -> dict[str, object]:
+    return {
+        "at": _instant(change.at),
+        "shard": change.shard_id,
+        "epoch": change.epoch,
+        "from": change.source,
+        "to": change.worker,
+        "kind": change.kind,
+        "reason": change.reason,
+        "pauseMilliseconds": None if change.pause_ms is None else round(change.pause_ms, 1),
+    }
+
+
+def _instant(at: datetime) -> str:
+    """In ISO 8601, UTC, to the millisecond."""
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _worker_state(row: WorkerRow) -> str:
+    if row.fenced:
+        return "fenced"
+    return "leaving" if row.leaving else "ready"
+
+
+def _reason(view: View, row: ShardRow) -> str | None:
+    """Why a shard has no owner, where the reason does not pass by itself."""
+    if row.owner is not None or any(
+        worker.reads >= row.format and not worker.fenced and not worker.leaving for worker in view.workers.values()
+    ):
+        return None
+    return NO_CAPABLE_WORKER
+
+
+def _shard_state(row: ShardRow) -> str:
+    if row.owner is None:
+        return "unowned"
+    return "moving" if row.target is not None and row.target != row.owner else "serving"

@@ -1,0 +1,138 @@
+"""The view of ownership that a worker goes by, and the bell that has it read again.
+
+One reader (the steward) reads it; everybody else only looks at what was read, or rings and waits for the next reading.
+What a worker is told between two readings (`learn`) counts until a reading is as new.
+"""
+
+import asyncio
+from contextlib import suppress
+
+from shard_worker.domain.ids import ShardId
+from shard_worker.ownership.view import EMPTY, OwnerRecord, View
+
+
+class Sight:
+    """The last view, and who waits for the next."""
+
+    def __init__(self) -> None:
+        self.view: View = EMPTY
+        self.wanted = False
+        """Whether somebody rang since the last reading began."""
+        self._bell = asyncio.Event()
+        self._asked: asyncio.Future[None] | None = None
+        self._turn: asyncio.Future[None] | None = None
+        self._change: asyncio.Future[None] | None = None
+        self._told: dict[ShardId, tuple[str, int]] = {}
+        self._era = self._reading_era = 0
+
+    # --- for those who look
+
+    def owner_of(self, shard_id: ShardId) -> OwnerRecord | None:
+        """Who owns a shard, as far as is known; None while nobody does."""
+        row = self.view.shards.get(shard_id)
+        if row is None:
+            return None
+        name, epoch = row.owner, row.epoch
+        told = self._told.get(shard_id)
+        if told is not None and told[1] > epoch:
+            name, epoch = told
+        worker = self.view.workers.get(name) if name is not None else None
+        if worker is None:
+            return None
+        incarnation = row.incarnation if name == row.owner and row.incarnation is not None else worker.incarnation
+        return OwnerRecord(worker.id, incarnation, epoch, worker.host, worker.public_port, worker.management_port)
+
+    def learn(self, shard_id: ShardId, worker: str, epoch: int) -> None:
+        """Somebody who must know says who owns a shard since that epoch."""
+        if epoch > self._told.get(shard_id, ("", 0))[1]:
+            self._told[shard_id] = (worker, epoch)
+            self._changed()
+
+    def next_change(self) -> "asyncio.Future[None]":
+        """Done when something is next learned or read.  It is shared: wait for it, never cancel it."""
+        if self._change is None:
+            self._change = asyncio.get_running_loop().create_future()
+        return self._change
+
+    def _changed(self) -> None:
+        change, self._change = self._change, None
+        _tell(change)
+
+    def ring(self) -> None:
+        """Something may have changed: have it read again soon."""
+        self.wanted = True
+        self._bell.set()
+
+    def nudge(self) -> None:
+        """Have the reader turn at once, without reading again."""
+        self._bell.set()
+
+    async def refresh(self) -> None:
+        """Return when a reading that began after this call is over, or could not be made."""
+        if self._asked is None:
+            self._asked = asyncio.get_running_loop().create_future()
+        self.ring()
+        await asyncio.shield(self._asked)
+
+    async def next_turn(self) -> None:
+        """Return when the reader has next read and acted, or was stopped."""
+        if self._turn is None:
+            self._turn = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._turn)
+
+    # --- for the reader
+
+    def begin(self) -> "asyncio.Future[None] | None":
+        """A reading begins; hand what this returns to `end`."""
+        self.wanted = False
+        self._reading_era = self._era
+        asked, self._asked = self._asked, None
+        return asked
+
+    def end(self, asked: "asyncio.Future[None] | None", view: View | None) -> None:
+        """The reading is over; without a view it failed, and what was known stays."""
+        if view is not None and self._reading_era == self._era:
+            self.view = view
+            self._told = {
+                shard_id: told
+                for shard_id, told in self._told.items()
+                if shard_id in view.shards and told[1] > view.shards[shard_id].epoch
+            }
+            self._changed()
+        _tell(asked)
+
+    def turned(self) -> None:
+        """What followed from the reading is done."""
+        turn, self._turn = self._turn, None
+        _tell(turn)
+
+    def forget(self) -> dict[ShardId, int]:
+        """After a fail-over: nothing that was read or told counts any more, also not a reading that is under way.
+
+        Returns the highest epoch that was known of each shard.
+        """
+        epochs = {shard_id: row.epoch for shard_id, row in self.view.shards.items()}
+        for shard_id, (_, epoch) in self._told.items():
+            epochs[shard_id] = max(epoch, epochs.get(shard_id, 0))
+        self._era += 1
+        self.view = EMPTY
+        self._told = {}
+        self._changed()
+        return epochs
+
+    def stopped(self) -> None:
+        """Nobody reads any more, for now or for good: nobody may go on waiting."""
+        self.end(self.begin(), None)
+        self.turned()
+
+    async def rest(self, most_s: float) -> None:
+        """Return when the bell rings, or after ``most_s`` seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(most_s):
+                await self._bell.wait()
+        self._bell.clear()
+
+
+def _tell(future: "asyncio.Future[None] | None") -> None:
+    if future is not None and not future.done():
+        future.set_result(None)
