@@ -48,8 +48,8 @@ lint: setup
 
 # Without I/O, clocks and chance: every branch of these is taken by their own tests.
 PURE := $(addprefix shard_worker/,domain/* ownership/assignment.py ownership/handoff.py) \
-    $(addprefix operator/threadcluster_operator/,answers.py crd.py desired/* managed_fields.py model/* placement.py planner.py reference.py \
-    seen.py status.py steps.py trouble.py)
+    $(addprefix operator/threadcluster_operator/,api/*.py kube/managed_fields.py planning/placement.py planning/planner.py planning/observation.py \
+    render/*.py $(addprefix controller/,snapshot.py status.py actions.py diagnosis.py))
 PURE_TESTS := tests/domain tests/ownership/test_share.py tests/ownership/test_decisions.py tests/ownership/test_formats.py \
     tests/operator/test_placement.py tests/operator/test_placement_formats.py tests/operator/test_balance.py tests/operator/test_model.py tests/operator/test_reading.py tests/operator/test_crd.py \
     tests/operator/desired tests/operator/test_planner.py tests/operator/test_seen.py tests/operator/test_steps.py \
@@ -99,8 +99,8 @@ bench: setup ## The benchmark: own Postgres, worker and load; figures into docs/
 
 docs: setup ## Write what is generated: docs/configuration.md, docs/threadcluster.md, crds/
 	$(BIN)/python -m shard_worker.settings > docs/configuration.md
-	$(BIN)/python -m threadcluster_operator.reference > docs/threadcluster.md
-	$(BIN)/python -m threadcluster_operator.crd > crds/threadclusters.yaml
+	$(BIN)/python -m threadcluster_operator.api.reference > docs/threadcluster.md
+	$(BIN)/python -m threadcluster_operator.api.crd > crds/threadclusters.yaml
 
 .PHONY: pin-base
 pin-base: ## Pin the base image of the Dockerfile by the digest of its tag (needs a registry)

@@ -5,11 +5,11 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from threadcluster_operator.kube import Conflict, Kind, KubeError, Listed, NotThere, Object
+from threadcluster_operator.kube.client import Conflict, Kind, KubeError, Listed, NotThere, Object
 
 
 class Shelf:
-    """Implements `threadcluster_operator.kube.Kube`.  ``calls`` has what was asked, as (verb, kind, name)."""
+    """Implements `threadcluster_operator.kube.client.Kube`.  ``calls`` has what was asked, as (verb, kind, name)."""
 
     def __init__(self, *objects: Object) -> None:
         self.objects: dict[tuple[str, str], Object] = {}

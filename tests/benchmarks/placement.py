@@ -2,7 +2,7 @@
 
 from time import perf_counter
 
-from threadcluster_operator.placement import Placement, Policy, Shard, Strategy, Worker, place
+from threadcluster_operator.planning.placement import Placement, Policy, Shard, Strategy, Worker, place
 
 from shard_worker.domain.ids import ShardId
 

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Mapping
 
 from aiohttp import web
-from threadcluster_operator.kube import Access, connect
-from threadcluster_operator.program import Operator, Options, application, identity
-from threadcluster_operator.seen import Key
+from threadcluster_operator.controller.runtime import Operator, Options, application, identity
+from threadcluster_operator.controller.snapshot import Key
+from threadcluster_operator.kube.client import Access, connect
 
 from tests.cluster.workers import MemoryWorkers
 

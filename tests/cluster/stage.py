@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from threadcluster_operator.kube import Access, connect
-from threadcluster_operator.program import Operator, Options, identity
-from threadcluster_operator.seen import Key
+from threadcluster_operator.controller.runtime import Operator, Options, identity
+from threadcluster_operator.controller.snapshot import Key
+from threadcluster_operator.kube.client import Access, connect
 
 from tests.cluster.api import Api, Object
 from tests.cluster.puppet import Puppet

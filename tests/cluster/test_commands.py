@@ -10,9 +10,9 @@ from typing import Final
 import pytest
 import yaml
 from click.testing import CliRunner
-from threadcluster_operator.kube import Access, connect
+from threadcluster_operator.cli.kubernetes.rebalance import ResourcePlanner
+from threadcluster_operator.kube.client import Access, connect
 from threadcluster_operator.main import main
-from threadcluster_operator.remote.planner import ResourcePlanner
 
 from tests.cluster.api import Api
 from tests.cluster.conftest import KubeconfigFor

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from threadcluster_operator.leader import RENEW_S
+from threadcluster_operator.controller.leader_election import RENEW_S
 
 from tests.cluster.api import Api
 from tests.cluster.conftest import KubeconfigFor

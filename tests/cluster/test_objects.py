@@ -4,7 +4,7 @@ import copy
 from typing import Any
 
 import pytest
-from threadcluster_operator.desired import Object, Wanted, differences, same
+from threadcluster_operator.render import Object, Wanted, differences, same
 
 from tests.cluster.api import Api, Refused
 from tests.operator.desired.clusters import EVERYTHING, LEAST, all_objects, cluster, find

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 
 import pytest
-from threadcluster_operator.status import ranges
+from threadcluster_operator.controller.status import ranges
 
 from tests.cluster.api import Api, Object
 from tests.cluster.pod_life import Behaviour

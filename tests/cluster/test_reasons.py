@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Collection
 from datetime import UTC, datetime
 
 import pytest
-from threadcluster_operator import steps
+from threadcluster_operator.controller import actions
 
 from tests.cluster.api import Api, Object
 from tests.cluster.pod_life import Behaviour
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.cluster
 @pytest.fixture
 async def stage(api: Api, namespace: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
     """An operator that tries again soon, and a puppet, in a namespace."""
-    monkeypatch.setattr(steps, "_STUCK_MIGRATION_S", 3.0)
+    monkeypatch.setattr(actions, "_STUCK_MIGRATION_S", 3.0)
     async with stage_on(api, namespace) as made:
         yield made
 

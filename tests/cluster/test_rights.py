@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Any, Final, NamedTuple
 
 import pytest
-from threadcluster_operator import reconcile, recorder
-from threadcluster_operator.desired import Wanted, migration_job
-from threadcluster_operator.model import parse_spec
+from threadcluster_operator.api import parse_spec
+from threadcluster_operator.controller import events, reconciler
+from threadcluster_operator.render import Wanted, migration_job
 
 from tests.cluster.api import Api, Object, Refused, reach
 from tests.cluster.conftest import Cluster, apply_crd
@@ -108,8 +108,8 @@ async def test_it_uses_all_of_its_rights_and_needs_no_others(
     plane: Api, own_control_plane: ControlPlane, way: Way, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Through a whole life with everything that can go wrong on the way; in one namespace nothing outside is touched."""
-    monkeypatch.setattr(reconcile, "_SECRET_S", 0.0)
-    monkeypatch.setattr(recorder, "_AGAIN_S", 0.0)
+    monkeypatch.setattr(reconciler, "_SECRET_S", 0.0)
+    monkeypatch.setattr(events, "_AGAIN_S", 0.0)
     installed = await install(plane, way)
     token = await plane.token_of(way.own_namespace, "threadcluster-operator")
     kubeconfig = for_token(own_control_plane.folder / "operator.kubeconfig", plane.kubeconfig, token)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from threadcluster_operator.model import API_VERSION, KIND, parse_spec
+from threadcluster_operator.api import API_VERSION, KIND, parse_spec
 
 from tests.cluster.api import Api, Refused
 from tests.cluster.build import kubectl

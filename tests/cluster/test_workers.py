@@ -1,7 +1,7 @@
 """The workers in memory answer as real ones do, so that what is tested on them holds for those."""
 
 import pytest
-from threadcluster_operator.workers import Document, NobodyAnswers, WorkerRefused, newest, target_in
+from threadcluster_operator.workers.client import Document, NobodyAnswers, WorkerRefused, newest, target_in
 
 from shard_worker.domain.ids import ShardId
 from tests.cluster.workers import Knobs, MemoryWorkers

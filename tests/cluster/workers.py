@@ -1,6 +1,6 @@
 """The workers of one cluster in memory: what `/internal/v1` would answer (docs/internal-api.md), without a process.
 
-It has the methods of `threadcluster_operator.workers.Workers`, so that a reconciler cannot tell them apart.  Time is
+It has the methods of `threadcluster_operator.workers.client.Workers`, so that a reconciler cannot tell them apart.  Time is
 turns: nothing happens by itself, `turn` lets every worker do what is next, as a property's test wants it; `run` takes a
 turn every few milliseconds, beside a puppet whose pods these workers live in.  Knobs make it answer as a cluster in
 trouble does.
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from threadcluster_operator.workers import Document, NobodyAnswers, WorkerRefused
+from threadcluster_operator.workers.client import Document, NobodyAnswers, WorkerRefused
 
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership.assignment import Candidate, share

@@ -13,9 +13,9 @@ from threadcluster_operator.local.postgres import EmbeddedPostgres
 from shard_worker.database.connection import DatabaseUnreachable, DatabaseUnsuitable
 from shard_worker.domain.events import Event
 from shard_worker.domain.ids import ThreadId, ulid_uuid
-from shard_worker.journal.fsck.report import Check, Finding, Report
 from shard_worker.journal.fsck import pages
 from shard_worker.journal.fsck import run as fsck_module
+from shard_worker.journal.fsck.report import Check, Finding, Report
 from shard_worker.journal.fsck.run import fsck
 from tests.journal.histories import SHARDS, Pen, created, folded, new_thread, posted, whole_life
 

@@ -8,10 +8,10 @@ import asyncpg
 import pytest
 
 from shard_worker.database.connection import DatabaseUnsuitable
+from shard_worker.journal.fsck import run as fsck_module
 from shard_worker.journal.fsck.pages import Pages
 from shard_worker.journal.fsck.report import Check, Report
 from shard_worker.journal.fsck.run import fsck
-from shard_worker.journal.fsck import run as fsck_module
 from tests.journal.histories import SHARDS, Pen, created, new_thread, posted
 from tests.journal.test_fsck import KEY, SHARD, Sound, sound, the_one
 

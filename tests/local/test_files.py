@@ -9,13 +9,13 @@ from pathlib import Path
 import asyncpg
 import pytest
 from click.testing import CliRunner
+from threadcluster_operator.cli.local import local
 from threadcluster_operator.local import durable_file
-from threadcluster_operator.local.cli import local
-from threadcluster_operator.local.client import ControlClient
-from threadcluster_operator.local.datadir import DataDir
+from threadcluster_operator.local.control_client import ControlClient
+from threadcluster_operator.local.data_dir import DataDir
 from threadcluster_operator.local.errors import NotRunning
 from threadcluster_operator.local.postgres import EmbeddedPostgres
-from threadcluster_operator.local.workers import WorkerProcess
+from threadcluster_operator.local.worker_process import WorkerProcess
 
 from shard_worker.database.migration import migrate
 

@@ -1,8 +1,8 @@
 """Pins, edited in a resource's text."""
 
 import yaml
-from threadcluster_operator.model import parse_resources
-from threadcluster_operator.pins import with_pin
+from threadcluster_operator.api import parse_resources
+from threadcluster_operator.api.pins import with_pin
 
 TEXT = """
 # of a user

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from threadcluster_operator.local.cli import local
+from threadcluster_operator.cli.local import local
 from threadcluster_operator.local.postgres import EmbeddedPostgres
 
 from tests.local.cluster import LocalCluster

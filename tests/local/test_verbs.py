@@ -14,7 +14,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from threadcluster_operator.main import main
-from threadcluster_operator.workers import client_context
+from threadcluster_operator.workers.client import client_context
 
 from shard_worker.contract_tls import INTERNAL_NAME
 from shard_worker.main import main as shard_worker

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from hypothesis import strategies as st
-from threadcluster_operator.placement import (
+from threadcluster_operator.planning.placement import (
     BASE_LOAD,
     Mode,
     Move,

@@ -11,13 +11,13 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from threadcluster_operator.answers import observed_from
-from threadcluster_operator.model import KubernetesSpec, parse_spec
-from threadcluster_operator.seen import Object, Seen, condition
-from threadcluster_operator.status import status_of
-from threadcluster_operator.steps import Operator, Steps, make_steps
-from threadcluster_operator.trouble import find
-from threadcluster_operator.workers import NobodyAnswers, WorkerRefused, target_in
+from threadcluster_operator.api import KubernetesSpec, parse_spec
+from threadcluster_operator.controller.actions import Operator, Steps, make_steps
+from threadcluster_operator.controller.diagnosis import find
+from threadcluster_operator.controller.snapshot import Object, Seen, condition
+from threadcluster_operator.controller.status import status_of
+from threadcluster_operator.planning.observation import observed_from
+from threadcluster_operator.workers.client import NobodyAnswers, WorkerRefused, target_in
 
 from tests.cluster.workers import MemoryWorkers
 

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from threadcluster_operator.answers import observed_from
-from threadcluster_operator.placement import Worker
-from threadcluster_operator.workers import newest
+from threadcluster_operator.planning.observation import observed_from
+from threadcluster_operator.planning.placement import Worker
+from threadcluster_operator.workers.client import newest
 
 Row = dict[str, Any]  # JSON
 NOBODY: frozenset[str] = frozenset()

@@ -6,7 +6,7 @@ from math import ceil
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from threadcluster_operator.placement import (
+from threadcluster_operator.planning.placement import (
     BASE_LOAD,
     Move,
     Policy,

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from threadcluster_operator.cache import Cache
-from threadcluster_operator.desired import selector_of
-from threadcluster_operator.seen import Key, Object
+from threadcluster_operator.controller.cache import Cache
+from threadcluster_operator.controller.snapshot import Key, Object
+from threadcluster_operator.render import selector_of
 
 CHAT = Key("talk", "chat")
 

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import pytest
 import yaml
 from pydantic import BaseModel, Field
-from threadcluster_operator.crd import crd, manifest, schema_of
-from threadcluster_operator.model import ThreadClusterSpec
-from threadcluster_operator.reference import reference
+from threadcluster_operator.api import ThreadClusterSpec
+from threadcluster_operator.api.crd import crd, manifest, schema_of
+from threadcluster_operator.api.reference import reference
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "crds" / "threadclusters.yaml"

@@ -4,8 +4,15 @@ import asyncio
 import time
 
 import pytest
-from threadcluster_operator.kube import LEASE, SERVICE, Unreachable
-from threadcluster_operator.leader import DURATION_S, GIVE_UP_S, RENEW_S, Leadership, Place, WhileLeading
+from threadcluster_operator.controller.leader_election import (
+    DURATION_S,
+    GIVE_UP_S,
+    RENEW_S,
+    Leadership,
+    Place,
+    WhileLeading,
+)
+from threadcluster_operator.kube.client import LEASE, SERVICE, Unreachable
 
 from tests.shelf import Shelf
 

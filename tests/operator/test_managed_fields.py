@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from threadcluster_operator.managed_fields import all_applied
+from threadcluster_operator.kube.managed_fields import all_applied
 
 
 def entry(operation: str, fields: dict[str, Any], manager: str = "us", **more: str) -> dict[str, Any]:

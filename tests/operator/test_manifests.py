@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
-from threadcluster_operator.desired import KINDS, Wanted, children
-from threadcluster_operator.model import parse_resources
+from threadcluster_operator.api import parse_resources
+from threadcluster_operator.render import KINDS, Wanted, children
 
 from tests.operator.desired.clusters import cluster
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
-from threadcluster_operator.model import (
+from threadcluster_operator.api import (
     NetworkPeer,
     ResourceRefused,
     SpecRefused,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from threadcluster_operator.placement import (
+from threadcluster_operator.planning.placement import (
     Move,
     Policy,
     Shard,

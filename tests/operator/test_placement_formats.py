@@ -4,9 +4,9 @@ import random
 
 from hypothesis import given
 from hypothesis import strategies as st
-from threadcluster_operator.model import ThreadClusterSpec
-from threadcluster_operator.placement import Move, Policy, Shard, Worker, place
-from threadcluster_operator.planner import Observed, next_steps
+from threadcluster_operator.api import ThreadClusterSpec
+from threadcluster_operator.planning.placement import Move, Policy, Shard, Worker, place
+from threadcluster_operator.planning.planner import Observed, next_steps
 
 from shard_worker.domain.ids import ShardId
 from tests.operator.clusters import applied, some_loads, some_policies, some_workers, somebody

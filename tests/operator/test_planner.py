@@ -6,9 +6,18 @@ from collections.abc import Mapping
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from threadcluster_operator.model import PinSpec, RebalanceSpec, ResourceRefused, ThreadClusterSpec, parse_resources
-from threadcluster_operator.placement import Move, Worker
-from threadcluster_operator.planner import NewPlan, Next, Observed, Shown, next_steps, preview, same_plan, same_world
+from threadcluster_operator.api import PinSpec, RebalanceSpec, ResourceRefused, ThreadClusterSpec, parse_resources
+from threadcluster_operator.planning.placement import Move, Worker
+from threadcluster_operator.planning.planner import (
+    NewPlan,
+    Next,
+    Observed,
+    Shown,
+    next_steps,
+    preview,
+    same_plan,
+    same_world,
+)
 
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership.assignment import plan_hash

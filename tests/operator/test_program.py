@@ -5,11 +5,11 @@ import time
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
-from threadcluster_operator import program
-from threadcluster_operator.handlers import Watches
-from threadcluster_operator.kube import Access
-from threadcluster_operator.program import Operator, OperatorFailed, Options, application
-from threadcluster_operator.seen import Key
+from threadcluster_operator.controller import runtime
+from threadcluster_operator.controller.runtime import Operator, OperatorFailed, Options, application
+from threadcluster_operator.controller.snapshot import Key
+from threadcluster_operator.controller.watcher import Watches
+from threadcluster_operator.kube.client import Access
 
 from tests.shelf import Shelf
 from tests.waiting import until
@@ -48,7 +48,7 @@ async def test_a_look_that_does_not_end_is_told() -> None:
     """Which cluster it is; it ends by the kubelet's hand."""
     made = operator()
     with made.telemetry.reconciling(CHAT):
-        made.telemetry.running[CHAT] = time.monotonic() - program._STUCK_S - 1
+        made.telemetry.running[CHAT] = time.monotonic() - runtime._STUCK_S - 1
         status, text = await page(made, "/livez")
     assert status == 503
     assert "reconciling talk/chat" in text
@@ -58,7 +58,7 @@ async def test_a_look_that_does_not_end_is_told() -> None:
 async def test_a_list_that_is_refused_again_and_again_is_told() -> None:
     """A leader that may not list a kind reconciles nothing, and must not look well."""
     made = operator()
-    made._lists_since = time.monotonic() - program._STUCK_S - 1
+    made._lists_since = time.monotonic() - runtime._STUCK_S - 1
     status, text = await page(made, "/livez")
     assert status == 503
     assert "cannot be listed" in text
@@ -66,7 +66,7 @@ async def test_a_list_that_is_refused_again_and_again_is_told() -> None:
 
 async def test_a_watching_loop_that_does_not_turn_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is asked every few seconds to answer; while it does, all is well."""
-    monkeypatch.setattr(program, "_PING_EVERY_S", 0.01)
+    monkeypatch.setattr(runtime, "_PING_EVERY_S", 0.01)
     made = operator()
     blocked = False
 
@@ -77,13 +77,13 @@ async def test_a_watching_loop_that_does_not_turn_is_told(monkeypatch: pytest.Mo
 
     watches = made._watches = Loop(lambda *_: None, (), "talk", Access())
     pinging = asyncio.create_task(made._ping(watches))
-    made._answered_at = time.monotonic() - program._STUCK_S - 1
+    made._answered_at = time.monotonic() - runtime._STUCK_S - 1
     async with asyncio.timeout(5):
         while made.stuck() is not None:
             await asyncio.sleep(0.01)
     blocked = True
     await asyncio.sleep(0.05)
-    made._answered_at = time.monotonic() - program._STUCK_S - 1
+    made._answered_at = time.monotonic() - runtime._STUCK_S - 1
     await asyncio.sleep(0.05)
     assert (await page(made, "/livez"))[0] == 503
     pinging.cancel()

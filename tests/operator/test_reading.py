@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from threadcluster_operator.model import ResourceRefused, parse_resources, read_resources
+from threadcluster_operator.api import ResourceRefused, parse_resources, read_resources
 
 CLUSTER = """
 apiVersion: threadcluster.io/v1alpha1

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from threadcluster_operator import reconcile
-from threadcluster_operator.cache import Cache
-from threadcluster_operator.kube import Forbidden, KubeError, Object, Rejected, Unreachable
-from threadcluster_operator.reconcile import Reconciler
-from threadcluster_operator.recorder import Recorder
-from threadcluster_operator.seen import Key
-from threadcluster_operator.telemetry import Telemetry
-from threadcluster_operator.workqueue import ExpectedFault
+from threadcluster_operator.controller import reconciler
+from threadcluster_operator.controller.cache import Cache
+from threadcluster_operator.controller.events import Recorder
+from threadcluster_operator.controller.metrics import Telemetry
+from threadcluster_operator.controller.reconciler import Reconciler
+from threadcluster_operator.controller.snapshot import Key
+from threadcluster_operator.controller.workqueue import ExpectedFault
+from threadcluster_operator.kube.client import Forbidden, KubeError, Object, Rejected, Unreachable
 
 from tests.cluster.workers import MemoryWorkers
 from tests.shelf import Shelf
@@ -183,7 +183,7 @@ async def test_what_the_api_server_refuses_is_told_in_its_words(fault: KubeError
     """And is made as soon as it is allowed."""
     desk = Desk()
     desk.shelf.fault = lambda verb, kind: fault if (verb, kind) == ("create", "Job") else None
-    assert await desk.look() == reconcile._BLOCKED_S
+    assert await desk.look() == reconciler._BLOCKED_S
     assert desk.said("Stalled") == ("True", reason)
     message = next(c["message"] for c in desk.resource["status"]["conditions"] if c["type"] == "Stalled")
     assert str(fault) in message
@@ -231,7 +231,7 @@ async def test_an_object_that_is_somebody_elses_is_left_alone_until_it_is_gone()
     foreign = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "chat", "namespace": "talk"}, "spec": {}}
     desk.shelf.put(foreign)
     await desk.look()
-    assert await desk.look() == reconcile._BLOCKED_S
+    assert await desk.look() == reconciler._BLOCKED_S
     assert desk.said("Stalled") == ("True", "NameConflict")
     assert desk.shelf.objects["Service", "chat"]["spec"] == {}
     del desk.shelf.objects["Service", "chat"]
@@ -284,14 +284,14 @@ async def test_workers_that_are_ready_and_do_not_answer_are_told_after_a_while(
     await desk.look()
     assert desk.said("Stalled") == ("False", "NotStalled")
     assert desk.said("Available") == ("Unknown", "OwnershipUnknown")
-    monkeypatch.setattr(reconcile, "_UNREACHABLE_S", 0.0)
+    monkeypatch.setattr(reconciler, "_UNREACHABLE_S", 0.0)
     await desk.look()
     assert desk.said("Stalled") == ("True", "WorkerUnreachable")
 
 
 async def test_a_secret_that_is_gone_is_made_again_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not watched: it is read from time to time; the workers that run know what it held."""
-    monkeypatch.setattr(reconcile, "_SECRET_S", 0.0)
+    monkeypatch.setattr(reconciler, "_SECRET_S", 0.0)
     desk = Desk()
     await desk.until_ready()
     before = desk.shelf.objects.pop(("Secret", "chat-internal"))
@@ -306,7 +306,7 @@ async def test_a_secret_that_is_gone_is_made_again_as_it_was(monkeypatch: pytest
 
 async def test_a_secret_that_is_rotated_is_followed_and_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """The operator signs with what the Secret holds now; what it cannot use it neither uses nor writes over."""
-    monkeypatch.setattr(reconcile, "_SECRET_S", 0.0)
+    monkeypatch.setattr(reconciler, "_SECRET_S", 0.0)
     desk = Desk()
     await desk.until_ready()
     live = desk.shelf.objects["Secret", "chat-internal"]

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from threadcluster_operator import recorder
-from threadcluster_operator.kube import Forbidden, Object
-from threadcluster_operator.recorder import Recorder
+from threadcluster_operator.controller import events as events_module
+from threadcluster_operator.controller.events import Recorder
+from threadcluster_operator.kube.client import Forbidden, Object
 
 from tests.shelf import Shelf
 
@@ -60,7 +60,7 @@ async def test_what_is_said_again_soon_is_not_written_again() -> None:
 
 async def test_what_is_said_again_later_is_counted_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """One Event, and how often."""
-    monkeypatch.setattr(recorder, "_AGAIN_S", 0.0)
+    monkeypatch.setattr(events_module, "_AGAIN_S", 0.0)
     shelf = Shelf()
     async with writing(shelf) as events:
         for _ in range(3):
@@ -74,7 +74,7 @@ async def test_an_event_that_cannot_be_written_is_lost_and_the_next_is_not(
     verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A namespace that is going takes none."""
-    monkeypatch.setattr(recorder, "_AGAIN_S", 0.0)
+    monkeypatch.setattr(events_module, "_AGAIN_S", 0.0)
     shelf = Shelf()
     async with writing(shelf) as events:
         events.say(CHAT, "Normal", "Ready", "yes")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from threadcluster_operator.model import KIND, ThreadClusterSpec, parse_resources, parse_spec
+from threadcluster_operator.api import KIND, ThreadClusterSpec, parse_resources, parse_spec
 
 FOLDER = Path(__file__).parents[2] / "manifests" / "samples"
 SAMPLES = sorted(FOLDER.glob("*.yaml"))

@@ -1,7 +1,7 @@
 """Reading Kubernetes objects that are not as complete as one would like."""
 
 import pytest
-from threadcluster_operator.seen import condition, controller_of, pod_of, waiting_reason
+from threadcluster_operator.controller.snapshot import condition, controller_of, pod_of, waiting_reason
 
 
 def test_a_condition_is_found_among_others_or_is_nothing() -> None:

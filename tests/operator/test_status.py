@@ -3,11 +3,11 @@
 from typing import Any
 
 import pytest
-from threadcluster_operator.model import KubernetesSpec, parse_spec
-from threadcluster_operator.seen import Seen
-from threadcluster_operator.status import patch_of, ranges, status_of
-from threadcluster_operator.steps import Steps
-from threadcluster_operator.trouble import Reason, Trouble
+from threadcluster_operator.api import KubernetesSpec, parse_spec
+from threadcluster_operator.controller.actions import Steps
+from threadcluster_operator.controller.diagnosis import Reason, Trouble
+from threadcluster_operator.controller.snapshot import Seen
+from threadcluster_operator.controller.status import patch_of, ranges, status_of
 
 from shard_worker.domain.ids import ShardId
 from tests.operator.simulated import NAME, Simulation

@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
-from threadcluster_operator.model import parse_spec
-from threadcluster_operator.seen import Seen, pod_of
-from threadcluster_operator.steps import ASKED_AGAIN, Operator, Steps, make_steps
-from threadcluster_operator.trouble import Reason
+from threadcluster_operator.api import parse_spec
+from threadcluster_operator.controller.actions import ASKED_AGAIN, Operator, Steps, make_steps
+from threadcluster_operator.controller.diagnosis import Reason
+from threadcluster_operator.controller.snapshot import Seen, pod_of
 
 from shard_worker.domain.ids import ShardId
 from tests.operator.simulated import NAME, Simulation

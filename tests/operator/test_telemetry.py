@@ -2,8 +2,8 @@
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from threadcluster_operator.seen import Key
-from threadcluster_operator.telemetry import Telemetry
+from threadcluster_operator.controller.metrics import Telemetry
+from threadcluster_operator.controller.snapshot import Key
 
 CHAT = Key("talk", "chat")
 STATUS = {

@@ -3,9 +3,9 @@
 from typing import Any
 
 import pytest
-from threadcluster_operator.desired import selector_of
-from threadcluster_operator.seen import Object, Seen
-from threadcluster_operator.trouble import Reason, Trouble, find, remembered
+from threadcluster_operator.controller.diagnosis import Reason, Trouble, find, remembered
+from threadcluster_operator.controller.snapshot import Object, Seen
+from threadcluster_operator.render import selector_of
 
 from shard_worker.contract import DatabaseFault
 

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from threadcluster_operator import workqueue
-from threadcluster_operator.workqueue import ExpectedFault, WorkQueue
+from threadcluster_operator.controller import workqueue
+from threadcluster_operator.controller.workqueue import ExpectedFault, WorkQueue
 
 from tests.waiting import until
 

@@ -13,8 +13,8 @@ import pytest
 
 from shard_worker.contract import Done
 from shard_worker.contract_tls import INTERNAL_NAME
-from shard_worker.gateway.management.server import ManagementPort
 from shard_worker.gateway.management import server as management_module
+from shard_worker.gateway.management.server import ManagementPort
 from shard_worker.peers import listener as listener_module
 from shard_worker.peers import refusals as refusals_module
 from shard_worker.peers.errors import PeerUnreachable

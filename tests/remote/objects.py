@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from threadcluster_operator.kube import POD, SECRET, THREAD_CLUSTER
-from threadcluster_operator.seen import Object
+from threadcluster_operator.controller.snapshot import Object
+from threadcluster_operator.kube.client import POD, SECRET, THREAD_CLUSTER
 
 
 def cluster(name: str, **spec: Any) -> Object:  # as YAML would have it

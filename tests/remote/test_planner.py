@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from threadcluster_operator.kube import Conflict
+from threadcluster_operator.cli.kubernetes.errors import NoCluster, Unreached
+from threadcluster_operator.cli.kubernetes.rebalance import ResourcePlanner
+from threadcluster_operator.kube.client import Conflict
 from threadcluster_operator.local.errors import MovesRefused
-from threadcluster_operator.remote.planner import ResourcePlanner
-from threadcluster_operator.remote.trouble import NoCluster, Unreached
 
 from tests.cluster.workers import MemoryWorkers
 from tests.remote.objects import cluster

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 import aiohttp
 import pytest
 from aiohttp import web
-from threadcluster_operator.remote.trouble import Unreached
-from threadcluster_operator.remote.workers import PodWorkers
-from threadcluster_operator.workers import Document
+from threadcluster_operator.cli.kubernetes.errors import Unreached
+from threadcluster_operator.cli.kubernetes.pod_workers import PodWorkers
+from threadcluster_operator.workers.client import Document
 
 from tests.remote.objects import pod, secret
 from tests.shelf import Shelf

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from threadcluster_operator.kube import Forbidden, KubeError, NotThere, Rejected, Unreachable
+from threadcluster_operator.cli.kubernetes.errors import sentence
+from threadcluster_operator.kube.client import Forbidden, KubeError, NotThere, Rejected, Unreachable
 from threadcluster_operator.main import main
-from threadcluster_operator.remote.trouble import sentence
 
 VERBS = ("shards", "cordon", "uncordon", "drain", "pin", "plan", "rebalance", "history")
 

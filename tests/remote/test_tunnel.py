@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from kubernetes.aio.client import ApiClient, Configuration
-from threadcluster_operator.remote.tunnel import Tunnels, tunnels
+from threadcluster_operator.cli.kubernetes.port_forward import Tunnels, tunnels
 
 PORT = 8081
 _PORT = PORT.to_bytes(2, "little")

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from threadcluster_operator.kube import Access, Forbidden
-from threadcluster_operator.remote.trouble import NoCluster, Unreached
-from threadcluster_operator.remote.where import Place, Where, find, place_of
+from threadcluster_operator.cli.kubernetes.errors import NoCluster, Unreached
+from threadcluster_operator.cli.kubernetes.target import Place, Where, find, place_of
+from threadcluster_operator.kube.client import Access, Forbidden
 
 from tests.remote.objects import cluster
 from tests.shelf import Shelf

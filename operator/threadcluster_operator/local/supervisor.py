@@ -19,18 +19,18 @@ import asyncpg
 from shard_worker.contract import DatabaseFault
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership.view import NO_CAPABLE_WORKER
-from threadcluster_operator.local.datadir import DataDir, read_object
+from threadcluster_operator.api import RebalanceSpec, Resources, ThreadCluster
+from threadcluster_operator.local.data_dir import DataDir, read_object
 from threadcluster_operator.local.durable_file import read_text
 from threadcluster_operator.local.errors import UpFailed
 from threadcluster_operator.local.log_rotation import rotate
-from threadcluster_operator.local.moves import Moves
 from threadcluster_operator.local.postgres import EmbeddedPostgres, PostgresFailed
-from threadcluster_operator.local.recycling import Recycling
-from threadcluster_operator.local.watch import Watch
-from threadcluster_operator.local.workers import WorkerProcess
-from threadcluster_operator.model import RebalanceSpec, Resources, ThreadCluster
-from threadcluster_operator.planner import NewPlan
-from threadcluster_operator.workers import NobodyAnswers, WorkerRefused, target_in
+from threadcluster_operator.local.rolling_restart import Recycling
+from threadcluster_operator.local.worker_poller import Watch
+from threadcluster_operator.local.worker_process import WorkerProcess
+from threadcluster_operator.planning.planner import NewPlan
+from threadcluster_operator.planning.rebalance import Moves
+from threadcluster_operator.workers.client import NobodyAnswers, WorkerRefused, target_in
 
 log = logging.getLogger(__name__)
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from threadcluster_operator.desired import Object, Wanted, children, migration_job
-from threadcluster_operator.model import parse_spec
+from threadcluster_operator.api import parse_spec
+from threadcluster_operator.render import Object, Wanted, children, migration_job
 
 Document = dict[str, Any]  # YAML
 

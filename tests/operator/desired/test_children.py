@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from threadcluster_operator.desired import KINDS, Object, Wanted, children, kind_of, migration_job, unwanted
+from threadcluster_operator.render import KINDS, Object, Wanted, children, kind_of, migration_job, unwanted
 
 from tests.operator.desired.clusters import EVERYTHING, LEAST, all_objects, cluster, find, least
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from threadcluster_operator.desired import Object, differences, same
-from threadcluster_operator.desired.quantities import amount
+from threadcluster_operator.render import Object, differences, same
+from threadcluster_operator.render.quantities import amount
 
 from tests.operator.desired.clusters import EVERYTHING, all_objects, cluster, find, least
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from threadcluster_operator.desired import migrated, migration_job
+from threadcluster_operator.render import migrated, migration_job
 
 from tests.operator.desired.clusters import EVERYTHING, LEAST, cluster, environment, find, least
 

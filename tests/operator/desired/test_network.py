@@ -1,6 +1,6 @@
 """How a cluster is reached, and by whom."""
 
-from threadcluster_operator.desired import selector_of
+from threadcluster_operator.render import selector_of
 
 from tests.operator.desired.clusters import EVERYTHING, LEAST, cluster, find, least
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from threadcluster_operator.desired import Wanted, selector_of
+from threadcluster_operator.render import Wanted, selector_of
 
 from shard_worker.settings import PREFIX, WorkerSettings
 from tests.operator.desired.clusters import EVERYTHING, LEAST, cluster, environment, find, least, pod_spec

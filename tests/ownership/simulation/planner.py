@@ -7,9 +7,9 @@ what keeps them apart is the plan version alone.
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from threadcluster_operator.model import RebalanceSpec, ThreadClusterSpec
-from threadcluster_operator.placement import Worker
-from threadcluster_operator.planner import Next, Observed, next_steps
+from threadcluster_operator.api import RebalanceSpec, ThreadClusterSpec
+from threadcluster_operator.planning.placement import Worker
+from threadcluster_operator.planning.planner import Next, Observed, next_steps
 
 from shard_worker.ownership.view import View
 from tests.ownership.simulation import transactions

@@ -10,8 +10,8 @@ from itertools import count
 from typing import Final, NamedTuple
 
 import pytest
-from threadcluster_operator import planner as plan
-from threadcluster_operator.placement import Move, Placement, Policy, Shard, Worker, place
+from threadcluster_operator.planning import planner as plan
+from threadcluster_operator.planning.placement import Move, Placement, Policy, Shard, Worker, place
 
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import handoff

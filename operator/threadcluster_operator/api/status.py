@@ -1,0 +1,90 @@
+"""What the operator says of a cluster: the shape of `status`.  What is said when is for whoever computes it."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from threadcluster_operator.api.fields import KeyedBy, Part
+
+Count = Annotated[int, Field(ge=0)]
+Word = Annotated[str, Field(max_length=63, pattern=r"^[A-Za-z]([A-Za-z0-9]*)$")]
+
+
+class ShardsStatus(Part):
+    """Where the shards are."""
+
+    total: Annotated[Count, Field(description="How many there are.")] = 0
+    assigned: Annotated[Count, Field(description="How many a live worker owns.")] = 0
+    moving: Annotated[Count, Field(description="How many are on their way to another worker.")] = 0
+    imbalance_percent: Annotated[Count, Field(description="How far the fullest worker is above its share.")] = 0
+
+
+class PlanStatus(Part):
+    """Where the shards are going."""
+
+    hash: Annotated[str, Field(max_length=64, description="Which plan; the workers know it under the same.")] = ""
+    pending_moves: Annotated[Count, Field(description="Moves that are still to be made for it.")] = 0
+
+
+class WorkerStatus(Part):
+    """One worker."""
+
+    name: Annotated[str, Field(min_length=1, max_length=63, description="Its name, which is its pod's.")]
+    state: Annotated[Word | None, Field(description="How it is.")] = None
+    revision: Annotated[str | None, Field(max_length=63, description="Which version of the pod template it runs.")] = (
+        None
+    )
+    shards: Annotated[str, Field(max_length=16_384, description="The shards that it owns, as ranges: 0-3,7.")] = ""
+    cordoned: Annotated[bool, Field(description="Whether it gets no more shards.")] = False
+
+
+class Condition(Part):
+    """One thing that is so, is not so, or is not known."""
+
+    type: Annotated[Word, Field(description="What it is about, e.g. Ready.")]
+    status: Annotated[Literal["True", "False", "Unknown"], Field(description="Whether it is so.")]
+    reason: Annotated[Word, Field(description="Why, in one word of a closed list.")]
+    message: Annotated[str, Field(max_length=32_768, description="Why, and what to do, for people.")] = ""
+    last_transition_time: Annotated[
+        str,
+        Field(max_length=32, description="When status last changed.", json_schema_extra={"format": "date-time"}),
+    ]
+    observed_generation: Annotated[
+        Count | None, Field(description="The metadata.generation of which this is said.")
+    ] = None
+
+
+class ThreadClusterStatus(Part):
+    """What was observed of the cluster, and of which generation of its spec.  The operator's; edits are overwritten."""
+
+    observed_generation: Annotated[
+        Count | None, Field(description="The metadata.generation of which all of this is said.")
+    ] = None
+    desired_replicas: Annotated[
+        Count | None,
+        Field(description="Workers that there should be now: spec.replicas, or what autoscaling made of it."),
+    ] = None
+    replicas: Annotated[Count | None, Field(description="Pods of workers that there are.")] = None
+    ready_replicas: Annotated[Count | None, Field(description="Workers that are ready.")] = None
+    updated_replicas: Annotated[Count | None, Field(description="Workers that run the newest version.")] = None
+    selector: Annotated[
+        str | None, Field(max_length=512, description="The labels of the pods, for a HorizontalPodAutoscaler.")
+    ] = None
+    image: Annotated[str | None, Field(max_length=512, description="The image of the newest version.")] = None
+    endpoint: Annotated[
+        str | None, Field(max_length=1024, description="Where clients reach the HTTP API, as a URL.")
+    ] = None
+    shards: Annotated[ShardsStatus | None, Field()] = None
+    plan: Annotated[PlanStatus | None, Field()] = None
+    workers: Annotated[
+        list[WorkerStatus],
+        Field(max_length=256, description="The workers, in order."),
+        KeyedBy("name"),
+    ] = Field(default_factory=list)
+    conditions: Annotated[
+        list[Condition],
+        Field(
+            max_length=16, description="Ready, Available, Progressing, Stalled, Draining, AutoscalingActive and Paused."
+        ),
+        KeyedBy("type"),
+    ] = Field(default_factory=list)

@@ -1,0 +1,101 @@
+"""`threadcluster cordon`, `uncordon` and `drain`: which workers get shards, and which keep them.
+
+They are recorded through any live worker, so that they work also while nobody plans.
+"""
+
+import asyncio
+import time
+from typing import Final
+
+import click
+
+from threadcluster_operator.cli.cluster_access import Cluster, reaching
+from threadcluster_operator.cli.table import counted
+
+_LOOK_EVERY_S: Final = 0.2
+
+
+@click.command()
+@click.argument("worker")
+@reaching
+async def cordon(cluster: Cluster, worker: str) -> None:
+    """Give WORKER no more shards; it keeps those it has.
+
+    It holds for the worker's name, also after a restart, until `threadcluster uncordon WORKER`. The state of every worker
+    is in `threadcluster local status`, and on Kubernetes in the ThreadCluster's status.workers.
+    """
+    await cluster.workers.cordon(worker, "cordon")
+    click.echo(f"{worker} is cordoned: it keeps its shards, and gets no more")
+
+
+@click.command()
+@click.argument("worker")
+@reaching
+async def uncordon(cluster: Cluster, worker: str) -> None:
+    """Let WORKER have shards again, after a `cordon` or a `drain`.
+
+    In mode Auto it gets its share at once; in mode Manual with the next `threadcluster rebalance`.
+    """
+    await cluster.workers.cordon(worker, "uncordon")
+    click.echo(f"{worker} may have shards again")
+
+
+@click.command()
+@click.argument("worker")
+@click.option(
+    "--wait", is_flag=True, help="Return when WORKER owns nothing, and say meanwhile how many shards are left."
+)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    metavar="SECONDS",
+    type=click.FloatRange(0),
+    default=300.0,
+    show_default=True,
+    help="How long --wait waits.",
+)
+@reaching
+async def drain(cluster: Cluster, worker: str, wait: bool, timeout_s: float) -> None:
+    """Move all shards off WORKER, and give it no more.
+
+    Its shards go to the other workers, a few at a time (spec.rebalance.maxConcurrentMoves), and no client notices. The
+    worker goes on running and forwards requests; it stays drained until `threadcluster uncordon WORKER`.
+
+    Exit codes: 0 recorded, or with --wait: it owns nothing; 1 it cannot be emptied, or not within --timeout.
+    """
+    await cluster.workers.cordon(worker, "drain")
+    click.echo(f"{worker} is draining: its shards go to the other workers, and it gets no more")
+    if wait:
+        await _until_empty(cluster, worker, timeout_s)
+    elif obstacle := _obstacle(cluster, []):
+        click.echo(f"for now nothing moves: {obstacle}")
+
+
+async def _until_empty(cluster: Cluster, worker: str, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    shown = -1
+    while True:
+        found = await cluster.workers.ownership()
+        left = sum(1 for row in found["shards"] if row["owner"] == worker)
+        if left == 0:
+            click.echo(f"{worker} owns nothing")
+            return
+        if left != shown:
+            click.echo(f"{worker} still owns {counted(left, 'shard')}")
+            shown = left
+        closed = {row["name"] for row in found["workers"] if row["cordoned"] or row["draining"]}
+        if obstacle := _obstacle(cluster, sorted(closed)):
+            raise click.ClickException(f"{worker} still owns {counted(left, 'shard')}: {obstacle}")
+        if time.monotonic() >= deadline:
+            raise click.ClickException(f"{worker} still owns {counted(left, 'shard')} after {timeout_s:g} s")
+        await asyncio.sleep(_LOOK_EVERY_S)
+
+
+def _obstacle(cluster: Cluster, closed: list[str]) -> str | None:
+    """Why no shard will ever move, if so; ``closed`` are the workers that get none."""
+    name, spec = cluster.name, cluster.spec
+    if spec.rebalance.mode == "Paused":
+        return "spec.rebalance.mode is Paused"
+    if {f"{name}-{number}" for number in range(spec.replicas)} <= set(closed):
+        return "every worker is cordoned or draining, so nobody may have them"
+    return cluster.unplanned

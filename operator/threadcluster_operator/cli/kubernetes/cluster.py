@@ -1,0 +1,52 @@
+"""A ThreadCluster on Kubernetes as the commands have it in hand."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final, NamedTuple
+
+import aiohttp
+from kubernetes.aio import client
+from kubernetes.aio.dynamic import DynamicClient
+
+from threadcluster_operator.api import KubernetesSpec
+from threadcluster_operator.cli.kubernetes.errors import Unreached, sentence
+from threadcluster_operator.cli.kubernetes.pod_workers import PodWorkers
+from threadcluster_operator.cli.kubernetes.port_forward import tunnels
+from threadcluster_operator.cli.kubernetes.rebalance import ResourcePlanner, spec_of
+from threadcluster_operator.cli.kubernetes.target import Where, find, place_of
+from threadcluster_operator.kube.client import KubeApi, KubeError
+from threadcluster_operator.render import MANAGEMENT_PORT
+
+_FIELD_MANAGER: Final = "threadcluster-command"
+
+
+class Remote(NamedTuple):
+    """A ThreadCluster that is there; whether anything of it runs is seen by asking."""
+
+    namespace: str
+    name: str
+    spec: KubernetesSpec
+    workers: PodWorkers
+    planner: ResourcePlanner
+
+
+@asynccontextmanager
+async def remote_cluster(where: Where) -> AsyncIterator[Remote]:
+    """The ThreadCluster that is meant.  Raises `Unreached` for everything that stands in the way."""
+    place = place_of(where, os.environ)
+    try:
+        settings = await place.access.configuration()
+        async with client.ApiClient(settings) as api, aiohttp.ClientSession() as session:
+            dynamic = await DynamicClient(api)  # type: ignore[no-untyped-call]  # theirs
+            kube = KubeApi(dynamic, _FIELD_MANAGER)
+            found = await find(kube, place.namespace, where.name)
+            name, spec = found["metadata"]["name"], spec_of(found)
+            async with tunnels(api, place.namespace, MANAGEMENT_PORT) as ways:
+                workers = PodWorkers(kube, ways, session, place.namespace, name)
+                planner = ResourcePlanner(kube, workers, place.namespace, name)
+                yield Remote(place.namespace, name, spec, workers, planner)
+    except KubeError as error:
+        raise Unreached(sentence(error)) from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise Unreached(f"the API server does not answer: {error}") from error

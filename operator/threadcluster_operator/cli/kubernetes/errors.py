@@ -1,0 +1,29 @@
+"""What keeps a command from its cluster on Kubernetes, as one sentence that says what to do."""
+
+from typing import Final
+
+from threadcluster_operator.kube.client import Forbidden, KubeError, NotThere, Rejected
+
+_UNAUTHORIZED: Final = 401
+
+
+class Unreached(Exception):
+    """The cluster is not reached, or does not do what was asked; the message says why, and what helps."""
+
+
+class NoCluster(Unreached):
+    """There is no such cluster."""
+
+
+def sentence(error: KubeError) -> str:
+    """What the API server's refusal means to who runs a command."""
+    said = str(error).rstrip(".")
+    if isinstance(error, Forbidden):
+        return f"{said}; manifests/users has what the commands need"
+    if isinstance(error, NotThere):
+        return f"this Kubernetes has no ThreadClusters ({said}); `kubectl apply -k manifests/base` installs them"
+    if isinstance(error, Rejected):
+        return f"the API server refuses it: {said}"
+    if error.status == _UNAUTHORIZED:
+        return f"the API server does not know you ({said}): the credentials of this context are wrong, or have expired"
+    return said

@@ -1,0 +1,110 @@
+"""The workers of a cluster on Kubernetes: the pods that are ready, and the secret by which they know who asks."""
+
+import base64
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol, TypeVar
+
+import aiohttp
+
+from threadcluster_operator.cli.kubernetes.errors import Unreached
+from threadcluster_operator.controller.snapshot import Pod, pod_of
+from threadcluster_operator.kube.client import POD, SECRET, Kube
+from threadcluster_operator.render import SECRET_KEY, secret_of, selector_of
+from threadcluster_operator.workers.client import Document, NobodyAnswers, Targets, Workers, client_context
+
+T = TypeVar("T")
+
+_ASKED_MOST: Final = 3
+"""Any live worker gives the same answer; the others are for when it dies meanwhile."""
+
+
+class Ways(Protocol):
+    """How a pod is reached; see `threadcluster_operator.cli.kubernetes.port_forward.Tunnels`."""
+
+    @property
+    def failure(self) -> str | None:
+        """Why the last way that led nowhere did."""
+
+    async def to(self, pod: str) -> str:
+        """The address at which the pod's management port answers."""
+
+
+class PodWorkers:
+    """As `threadcluster_operator.workers.client.Workers`; which pods are asked is found out when something is asked.
+
+    What is asked may be asked again: when nobody answers, the pods are looked for once more.  Every method also raises
+    `Unreached` and `KubeError`.
+    """
+
+    def __init__(self, kube: Kube, ways: Ways, session: aiohttp.ClientSession, namespace: str, name: str) -> None:
+        self._kube = kube
+        self._ways = ways
+        self._session = session
+        self._namespace = namespace
+        self._name = name
+        self._known: Workers | None = None
+
+    async def running(self) -> frozenset[str]:
+        """The names of all workers' pods, ready or not."""
+        return frozenset(pod.name for pod in await self._pods())
+
+    async def ownership(self) -> Document:
+        """See `Workers`."""
+        return await self._ask(lambda workers: workers.ownership())
+
+    async def set_targets(self, version: int, plan_hash: str, targets: Targets) -> int:
+        """See `Workers`."""
+        wanted = list(targets)
+        return await self._ask(lambda workers: workers.set_targets(version, plan_hash, wanted))
+
+    async def cordon(self, worker: str, verb: str) -> None:
+        """See `Workers`."""
+        await self._ask(lambda workers: workers.cordon(worker, verb))
+
+    async def history(self, limit: int, shard: int | None) -> list[Document]:
+        """See `Workers`."""
+        return await self._ask(lambda workers: workers.history(limit, shard))
+
+    async def _ask(self, question: Callable[[Workers], Awaitable[T]]) -> T:
+        if self._known is not None:
+            try:
+                return await question(self._known)
+            except NobodyAnswers:
+                self._known = None
+        try:
+            self._known = await self._find()
+            return await question(self._known)
+        except NobodyAnswers as error:
+            raise Unreached(self._ways.failure or f"{error}; {self._see_pods()}") from error
+
+    async def _find(self) -> Workers:
+        pods = await self._pods()
+        ready = [pod.name for pod in pods if pod.ready][:_ASKED_MOST]
+        if not ready:
+            found = f"none of its {len(pods)} pods is ready" if pods else "it has no pods"
+            raise Unreached(f"no worker of {self._name} can be asked: {found}; {self._see_pods()}")
+        secret = await self._read_secret()
+        return Workers(self._session, [await self._ways.to(pod) for pod in ready], secret)
+
+    async def _pods(self) -> list[Pod]:
+        labels = ",".join(f"{key}={value}" for key, value in selector_of(self._name, "worker").items())
+        listed = (await self._kube.list(POD, self._namespace, labels)).items
+        return sorted(map(pod_of, listed), key=lambda pod: pod.ordinal)
+
+    async def _read_secret(self) -> str:
+        secret = secret_of(self._name)
+        found = await self._kube.get(SECRET, self._namespace, secret)
+        if found is None:
+            raise Unreached(
+                f"Secret {secret} is not in namespace {self._namespace}, though the operator makes it;"
+                f" `kubectl describe threadcluster {self._name} -n {self._namespace}` may say why"
+            )
+        try:
+            given = base64.b64decode(found.get("data", {})[SECRET_KEY], validate=True).decode()
+            client_context(given)
+        except (KeyError, ValueError) as error:  # also what is no base64, no UTF-8, or too short
+            raise Unreached(f"Secret {secret} has no {SECRET_KEY} that can be used: {error}") from error
+        return given
+
+    def _see_pods(self) -> str:
+        return f"`kubectl describe threadcluster {self._name} -n {self._namespace}` says why"

@@ -1,0 +1,147 @@
+"""Moves by command on Kubernetes, where the operator plans and has no door of its own.
+
+`pin` changes spec.rebalance.pins, which the operator acts on.  `plan` asks the operator's own pure planner, with the
+spec as it is and ownership as the workers tell it.  `rebalance` then records the moves that were agreed to as targets, a
+few at a time, as the operator would: the workers take a plan only if it was made from the newest one, so neither of the
+two overwrites the other, and a shard that is on its way is left alone by both.  So it works in mode Manual, too, and also
+while no operator runs.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any, Final, Protocol
+
+from threadcluster_operator.api import KubernetesSpec, SpecRefused, parse_spec
+from threadcluster_operator.api.pins import pinned, wrong_pin
+from threadcluster_operator.cli.kubernetes.errors import NoCluster, Unreached
+from threadcluster_operator.controller.snapshot import Object
+from threadcluster_operator.kube.client import THREAD_CLUSTER, Conflict, Kube
+from threadcluster_operator.local.errors import MovesRefused
+from threadcluster_operator.planning.observation import observed_from
+from threadcluster_operator.planning.planner import NewPlan, Observed
+from threadcluster_operator.planning.rebalance import Moves
+from threadcluster_operator.workers.client import Document, Targets, WorkerRefused, target_in
+
+_TRIES: Final = 5
+_LOOK_EVERY_S: Final = 0.2
+_STALE: Final = "plan-stale"
+
+
+class Crew(Protocol):
+    """The workers; see `threadcluster_operator.cli.kubernetes.pod_workers.PodWorkers`."""
+
+    async def running(self) -> frozenset[str]:
+        """Those that there are."""
+
+    async def ownership(self) -> Document:
+        """Who owns what."""
+
+    async def set_targets(self, version: int, plan_hash: str, targets: Targets) -> int:
+        """Record a plan."""
+
+
+class ResourcePlanner:
+    """See `threadcluster_operator.cli.cluster_access.Planner`; also raises `Unreached` and `KubeError`."""
+
+    def __init__(self, kube: Kube, workers: Crew, namespace: str, name: str) -> None:
+        self._kube = kube
+        self._workers = workers
+        self._namespace = namespace
+        self._name = name
+        self._moves = Moves(name)
+
+    async def pin(self, shard: int, worker: str | None) -> list[str]:
+        """Change the resource, as somebody else may at the same time: whoever is second looks again."""
+        for _ in range(_TRIES):
+            found = await self._resource()
+            spec = spec_of(found)
+            wrong = wrong_pin(shard, worker, shards=spec.shards, workers=_workers_of(self._name, spec))
+            if wrong is not None:
+                raise Unreached(wrong)
+            before: list[dict[str, Any]] = found["spec"].get("rebalance", {}).get("pins", [])
+            if worker == _worker_of(before, shard):
+                return []
+            patch = {
+                "metadata": {"resourceVersion": found["metadata"]["resourceVersion"]},
+                "spec": {"rebalance": {"pins": pinned(before, shard, worker)}},
+            }
+            try:
+                await self._kube.merge(THREAD_CLUSTER, self._namespace, self._name, patch)
+            except Conflict:
+                continue
+            return [f"shard {shard} is pinned no more" if worker is None else f"shard {shard} is pinned to {worker}"]
+        raise Unreached(f"ThreadCluster {self._name} is being changed all the time; try again")
+
+    async def plan(self) -> Document:
+        """What `rebalance` would do now."""
+        return self._moves.show(*await self._look())
+
+    async def rebalance(self, plan: str | None) -> Document:
+        """Begin; the moves are ordered by `progress` and `hand_over`."""
+        spec, running, observed = await self._look()
+        if spec.paused:
+            raise MovesRefused("spec.paused is true, so no shard is moved; set it to false first")
+        return self._moves.begin(spec, running, observed, plan)
+
+    async def progress(self) -> Document:
+        """Order what may be ordered now; how far the moves are."""
+        spec, running, observed = await self._look()
+        if self._moves.busy():
+            agreed = {move.shard: move.target for move in self._moves.agreed}
+            steps = self._moves.steps(spec, running, observed)
+            if steps.plan is not None:
+                await self._order(steps.plan, agreed)
+        return self._moves.progress(observed)
+
+    async def hand_over(self) -> None:
+        """Return when every move is ordered: from then on the workers need nobody for them."""
+        while True:
+            await self.progress()
+            if not self._moves.busy():
+                return
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _order(self, plan: NewPlan, agreed: dict[Any, str]) -> None:
+        """Of a plan only what was agreed to: all else is the operator's, who knows more of it."""
+        targets = [
+            target_in(shard, target, plan.reasons[shard])
+            for shard, target in plan.targets.items()
+            if agreed.get(shard) == target
+        ]
+        if not targets:
+            return
+        try:
+            await self._workers.set_targets(plan.made_from, plan.hash, targets)
+        except WorkerRefused as error:
+            if error.code != _STALE:
+                raise
+
+    async def _look(self) -> tuple[KubernetesSpec, frozenset[str], Observed | None]:
+        spec, running = spec_of(await self._resource()), await self._workers.running()
+        answer = await self._workers.ownership()
+        answers = {str(answer["answeredBy"]): answer}
+        return spec, running, observed_from(answers, running=running, starting=frozenset(), emptying=frozenset())
+
+    async def _resource(self) -> Object:
+        found = await self._kube.get(THREAD_CLUSTER, self._namespace, self._name)
+        if found is None:
+            raise NoCluster(f"ThreadCluster {self._name} has just been deleted")
+        return found
+
+
+def spec_of(resource: Object) -> KubernetesSpec:
+    """What is wanted of a cluster.  Raises `Unreached` for what no operator could act on."""
+    try:
+        return parse_spec(resource)
+    except SpecRefused as error:
+        raise Unreached(f"ThreadCluster {resource['metadata']['name']} is wrong: {error}") from error
+
+
+def _workers_of(name: str, spec: KubernetesSpec) -> list[str]:
+    """Those that there may be."""
+    most = spec.autoscaling.max_replicas if spec.autoscaling is not None else 0
+    return [f"{name}-{number}" for number in range(max(spec.replicas, most))]
+
+
+def _worker_of(pins: Iterable[dict[str, Any]], shard: int) -> str | None:
+    return next((str(pin["worker"]) for pin in pins if pin["shard"] == shard), None)

@@ -1,0 +1,238 @@
+"""`threadcluster local up`: brings a cluster up here, in the foreground or detached, or hands a running one its resource."""
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from threadcluster_operator.api import (
+    ResourceRefused,
+    Resources,
+    parse_resources,
+    read_resources,
+    without_local_effect,
+)
+from threadcluster_operator.local.control_client import ControlClient
+from threadcluster_operator.local.data_dir import DataDir, DataDirBusy, choose
+from threadcluster_operator.local.errors import NotRunning, UpFailed
+
+if TYPE_CHECKING:
+    from threadcluster_operator.local.control_server import ControlServer
+    from threadcluster_operator.local.supervisor import Supervisor
+
+_SAMPLE = Path("manifests/samples/demo.yaml")
+_DEFAULT = """
+apiVersion: threadcluster.io/v1alpha1
+kind: ThreadCluster
+metadata: {name: demo}
+spec: {replicas: 2}
+"""
+_DEFAULT_PORT = 8080
+_WATCH_S = 0.5
+DATABASE_URL_VARIABLE = "THREADCLUSTER_DATABASE_URL"
+"""Where `up` finds the DSN of a Postgres that is not embedded."""
+
+
+def bring_up(
+    file: Path | None, data_dir: Path | None, port: int | None, database_url: str | None, *, detach: bool
+) -> None:
+    """Do what the command says it does.  Raises `click.ClickException` with what is wrong."""
+    try:
+        text, source = _text(file), str(file or _SAMPLE)
+        place = DataDir(choose(data_dir, parse_resources(text, source).cluster.name))
+        if file is None and place.cluster_yaml.exists():
+            click.echo(f"going on with {place.cluster_yaml} (-f hands over another resource)")
+            text, source = _kept(place), str(place.cluster_yaml)
+        resources = parse_resources(text, source)
+        resources.database_url()
+        if unused := without_local_effect(resources.cluster.spec, "spec"):
+            click.echo(f"for Kubernetes alone, without effect here: {', '.join(unused)}")
+        _refuse_other_cluster(place, resources)
+        if place.is_locked():
+            asyncio.run(_hand_over(place, text))
+        elif detach:
+            _detach(place, text, _port(port, resources), database_url)
+        else:
+            logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+            asyncio.run(_foreground(place, resources, text, _port(port, resources), database_url))
+    except (ResourceRefused, UpFailed, DataDirBusy, NotRunning) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _text(file: Path | None) -> str:
+    if file is None:
+        return _SAMPLE.read_text() if _SAMPLE.exists() else _DEFAULT
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ResourceRefused(f"{file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ResourceRefused(f"{file}: not UTF-8 text, from byte {error.start} on") from None
+
+
+def _kept(place: DataDir) -> str:
+    """The resource that was last accepted."""
+    try:
+        read_resources(place.cluster_yaml)
+    except ResourceRefused as error:
+        raise UpFailed(f"{error}\n{place.cluster_yaml} is damaged: hand the resource over again with -f") from error
+    return place.cluster_yaml.read_text(encoding="utf-8")
+
+
+def _port(port: int | None, resources: Resources) -> int:
+    """The port asked for: the option, else what the resource says itself, else 8080 (80 is not for ordinary users)."""
+    if port is not None:
+        return port
+    service = resources.cluster.spec.gateway.service
+    return service.port if "port" in service.model_fields_set else _DEFAULT_PORT
+
+
+def _refuse_other_cluster(place: DataDir, resources: Resources) -> None:
+    """A data directory belongs to one cluster of one shard count."""
+    if not place.cluster_yaml.exists():
+        return
+    try:
+        before = read_resources(place.cluster_yaml).cluster
+    except ResourceRefused as error:
+        # The database knows its cluster and shard count as well, and refuses others.
+        click.echo(f"{place.cluster_yaml} is damaged and will be replaced: {error}", err=True)
+        return
+    new = resources.cluster
+    if before.name != new.name:
+        raise UpFailed(f"metadata.name: {place.path} is {before.name!r}'s, not {new.name!r}'s")
+    if before.spec.shards != new.spec.shards:
+        raise UpFailed(
+            f"spec.shards: {place.path} was made with {before.spec.shards}, which never changes; {new.spec.shards} was asked"
+            " for"
+        )
+
+
+async def _foreground(place: DataDir, resources: Resources, text: str, port: int, database_url: str | None) -> None:
+    from threadcluster_operator.local.control_server import ControlServer
+    from threadcluster_operator.local.supervisor import Supervisor
+
+    place.make()
+    place.lock()
+    began = time.monotonic()
+
+    def say(line: str) -> None:
+        click.echo(f"[{time.monotonic() - began:5.1f} s] {line}")
+
+    supervisor = Supervisor(place, resources, port=port, database_url=database_url, say=say)
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+
+    def stop() -> None:
+        if stopping.is_set():
+            supervisor.kill()
+        stopping.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stop)
+    control = ControlServer(supervisor, place, stop)
+    say(f"cluster {resources.cluster.name!r} in {place.path}")
+    try:
+        bringing = asyncio.ensure_future(_start(supervisor, control, place, text, say))
+        ending = asyncio.ensure_future(stopping.wait())
+        await asyncio.wait((bringing, ending), return_when=asyncio.FIRST_COMPLETED)
+        if bringing.done():
+            bringing.result()
+            while not ending.done():
+                await asyncio.wait((ending,), timeout=_WATCH_S)
+                if (fault := supervisor.fault()) is not None:
+                    raise UpFailed(f"a part of the supervisor ended: {fault!r}") from fault
+        else:
+            bringing.cancel()
+            await asyncio.gather(bringing, return_exceptions=True)
+    finally:
+        await control.close()
+        await supervisor.down()
+    say("down; the data stays")
+
+
+async def _start(
+    supervisor: "Supervisor",
+    control: "ControlServer",
+    place: DataDir,
+    text: str,
+    say: Any,  # a plain callable
+) -> None:
+    await supervisor.up()
+    place.write_private(place.cluster_yaml, text)
+    await control.start()
+    await supervisor.await_converged()
+    say(f"ready: http://127.0.0.1:{supervisor.port}")
+    click.echo(_curl_lines(f"http://127.0.0.1:{supervisor.port}"))
+
+
+def _curl_lines(url: str) -> str:
+    account = "01HZZZZZZZZZZZZZZZZZZZZZZZ"
+    json_type = "-H 'Content-Type: application/json'"
+    return f"""
+Try it, in another terminal:
+
+  THREAD=$(curl -s {json_type} {url}/v1/threads/create -d '{{"accountId":"{account}","title":"hello","administratorIds":["{account}"],"memberIds":[]}}' | sed 's/.*"threadId":"\\([^"]*\\)".*/\\1/'); echo $THREAD
+  curl -s {json_type} {url}/v1/threads/$THREAD/messages/add -d '{{"accountId":"{account}","messages":[{{"text":"hi there"}}]}}'
+  curl -s "{url}/v1/threads/$THREAD/messages?account_id={account}"
+"""
+
+
+def _detach(place: DataDir, text: str, port: int, database_url: str | None) -> None:
+    """Run `up` in a process of its own, and follow what it says until the cluster serves or it ends."""
+    place.make()
+    handed = place.path / "wanted.yaml"
+    place.write_private(handed, text)
+    said = place.logs / "supervisor.log"
+    from_here = said.stat().st_size if said.exists() else 0
+    command = [sys.executable, "-m", "threadcluster_operator.main", "local", "up", "-f", str(handed)]
+    command += ["--data-dir", str(place.path), "--port", str(port)]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    if database_url is not None:
+        environment[DATABASE_URL_VARIABLE] = database_url  # not an argument: every user sees those
+    with said.open("ab") as out:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+            env=environment,
+        )
+    with said.open() as follow:
+        follow.seek(from_here)
+        ready = False
+        while True:
+            ended = process.poll() is not None
+            for line in follow:
+                click.echo(line, nl=False)
+                ready = ready or "] ready: " in line
+            if ready:
+                return
+            if ended:
+                raise UpFailed(f"the cluster did not come up; see {said}")
+            time.sleep(0.05)
+
+
+async def _hand_over(place: DataDir, text: str) -> None:
+    client = ControlClient(place)
+    before = await client.status()
+    changes = await client.accept(text)
+    click.echo("\n".join(changes) if changes else "nothing changes")
+    shown = None
+    while True:
+        found = await client.status()
+        line = ", ".join(f"{worker['name']} {worker['state']} ({len(worker['shards'])})" for worker in found["workers"])
+        if line != shown:
+            click.echo(line or "no workers")
+            shown = line
+        if found["ready"]:
+            break
+        await asyncio.sleep(0.2)
+    click.echo(f"converged: {before['replicas']} → {found['replicas']} workers, {found['url']}")

@@ -1,0 +1,1 @@
+"""The operator on Kubernetes: watches, decides and acts on ThreadClusters, and writes their status."""

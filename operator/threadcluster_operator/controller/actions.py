@@ -1,0 +1,321 @@
+"""What the operator does next to a cluster on Kubernetes: a pure function of what is seen.
+
+Level-triggered, like `planner`, which it asks for the shards: every answer follows from the present alone, so that a
+step that was lost is taken again, and a wish that was withdrawn leaves nothing behind.  Three gates, in this order: a
+child that is somebody else's stops everything; an unfinished migration stops whatever changes pods; and no worker goes,
+for good or to start anew, while it is not known who owns what or while a shard is served by nobody.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Final, NamedTuple
+
+from threadcluster_operator.api import KubernetesSpec
+from threadcluster_operator.controller.diagnosis import Reason, Trouble, find
+from threadcluster_operator.controller.snapshot import Object, Pod, Seen, condition, controller_of, is_ours
+from threadcluster_operator.planning.planner import NewPlan, Next, Observed, next_steps
+from threadcluster_operator.render import (
+    KINDS,
+    Wanted,
+    children,
+    migrated,
+    migration_job,
+    same,
+    secret_of,
+    stateful_set,
+    unwanted,
+)
+
+_SOON_S: Final = 0.5
+_MOVING_S: Final = 0.1
+_STEADY_S: Final = 10.0
+_RETRY_MIGRATION_S: Final = 15.0
+_STUCK_MIGRATION_S: Final = 30.0
+_ASK_AGAIN_S: Final = 30.0
+
+ASKED_AGAIN: Final = "threadcluster.io/asked-again"
+"""An annotation of a StatefulSet whose pods are refused: any change has its controller try at once."""
+
+
+class Operator(NamedTuple):
+    """What the operator brings to every cluster."""
+
+    namespace: str
+    service_monitors: bool
+    """Whether the Kubernetes cluster knows ServiceMonitors."""
+    fresh_secret: str
+    """For a cluster that has none yet."""
+
+
+class Steps(NamedTuple):
+    """What to do now; everything in order."""
+
+    create: tuple[Object, ...] = ()
+    apply: tuple[tuple[Object, str], ...] = ()
+    """Objects, each with the uid of the one that is there."""
+    delete: tuple[Object, ...] = ()
+    targets: NewPlan | None = None
+    blocked: Trouble | None = None
+    """What stops everything."""
+    migrating: bool = False
+    next: Next | None = None
+    """What the planner of shards says; None when it was not asked."""
+    held_back: str = ""
+    """Why a worker that should go, or start anew, does not yet; empty when none should."""
+    settled: bool = False
+    """Nothing is to be done, and nothing that was done is still to take effect."""
+    again_s: float = _STEADY_S
+    """When to look again, if nothing happens before."""
+
+
+def make_steps(seen: Seen, spec: KubernetesSpec, operator: Operator, *, balancing: bool) -> Steps:
+    """The next steps; ``balancing`` is `Next.balancing` of the steps before."""
+    live_set = seen.child("StatefulSet", seen.key.name)
+    shards = _shards(seen, spec, balancing=balancing)
+    replicas, held_back = _replicas(seen, spec, shards, live_set)
+    wanted = Wanted(
+        seen.key.name,
+        seen.key.namespace,
+        seen.resource["metadata"]["uid"],
+        spec,
+        replicas,
+        replicas,
+        operator.namespace,
+        _secret(seen, operator),
+        operator.service_monitors,
+    )
+    objects = children(wanted)
+    blocked = _foreign(seen, wanted, objects)
+    if blocked is not None:
+        return Steps(blocked=blocked, next=shards)
+    job = migration_job(wanted)
+    live_job = seen.child("Job", job["metadata"]["name"])
+    ours = live_job if live_job is not None and is_ours(live_job, wanted) else None
+    done = migrated(wanted, live_set, ours)
+    blocked = None if done else _foreign(seen, wanted, [job])
+    if blocked is not None:
+        return Steps(blocked=blocked, next=shards)
+    if done:
+        partition, waits = _partition(seen, spec, wanted, objects, live_set)
+        held_back = held_back or waits
+        let_go = stateful_set(wanted._replace(partition=partition))
+        if live_set is not None and _pods_refused(seen, live_set):
+            let_go["metadata"]["annotations"][ASKED_AGAIN] = str(int(seen.now // _ASK_AGAIN_S))
+        objects = [let_go if each["kind"] == "StatefulSet" else each for each in objects]
+    else:
+        objects = [each for each in objects if each["kind"] != "StatefulSet"]
+        if live_job is None:
+            objects.append(job)
+    create, apply = _changes(seen, objects)
+    delete = unwanted(wanted, seen.children, [*objects, job])
+    if live_job is not None and not done and _in_vain(seen, live_job):
+        delete.append(live_job)
+    quiet = not (create or apply or delete)
+    targets = shards.plan if shards is not None else None
+    moving = shards is not None and (targets is not None or shards.balancing or _moving(seen.ownership))
+    settled = (
+        quiet and done and targets is None and not held_back and live_set is not None and _settled(seen, spec, live_set)
+    )
+    return Steps(
+        tuple(create),
+        tuple(apply),
+        tuple(dict(each) for each in delete),
+        targets,
+        None,
+        not done,
+        shards,
+        held_back,
+        settled and (spec.replicas == 0 or (shards is not None and shards.converged)),
+        _MOVING_S if moving else _STEADY_S if settled else _SOON_S,
+    )
+
+
+def _secret(seen: Seen, operator: Operator) -> str | None:
+    """What the Secret must hold; None leaves it as it is.
+
+    A Secret of ours that is there is never written: its owner rotates it, and mends one that cannot be used.  It is not
+    watched, so a write of what was read before could take a rotation back.
+    """
+    live = seen.child("Secret", secret_of(seen.key.name))
+    if live is not None and controller_of(live).get("uid") == seen.resource["metadata"]["uid"]:
+        return None
+    return seen.secret if seen.secret is not None else operator.fresh_secret
+
+
+# --- shards, and how many workers
+
+
+def _shards(seen: Seen, spec: KubernetesSpec, *, balancing: bool) -> Next | None:
+    running = frozenset(pod.name for pod in seen.workers())
+    if seen.ownership is None and spec.replicas > 0:
+        return None
+    return next_steps(seen.key.name, spec, running, seen.ownership, rebalance_now=balancing)
+
+
+def _replicas(seen: Seen, spec: KubernetesSpec, shards: Next | None, live: Object | None) -> tuple[int, str]:
+    """How many pods there should be now, and why they are more than wanted."""
+    present = int(live["spec"].get("replicas", 1)) if live is not None else 0
+    if present <= spec.replicas:
+        return spec.replicas, ""
+    surplus = [pod for pod in seen.workers() if spec.replicas <= pod.ordinal < present]
+    if shards is None:
+        if not surplus:
+            return spec.replicas, ""
+        return present, "nobody says who owns what, so no worker is taken away"
+    staying = [pod for pod in surplus if pod.name not in shards.stop]
+    if not staying:
+        return spec.replicas, ""
+    return 1 + max(pod.ordinal for pod in staying), f"{staying[-1].name} still has shards"
+
+
+def _moving(observed: Observed | None) -> bool:
+    return observed is not None and any(
+        owner is not None and observed.targets.get(shard) not in (None, owner)
+        for shard, owner in observed.owners.items()
+    )
+
+
+# --- whose objects they are
+
+
+def _foreign(seen: Seen, wanted: Wanted, objects: Iterable[Object]) -> Trouble | None:
+    """A child's name that is somebody else's object; nothing of it is ever touched."""
+    for each in objects:
+        live = seen.child(each["kind"], each["metadata"]["name"])
+        if live is None or is_ours(live, wanted):
+            continue
+        what = f"{each['kind']} {each['metadata']['name']}"
+        owner = controller_of(live)
+        if owner.get("kind") == "ThreadCluster" and owner.get("name") == wanted.name:
+            return Trouble(
+                Reason.AWAITING_GARBAGE_COLLECTION,
+                f"{what} belongs to an earlier ThreadCluster of this name, and is being collected. Nothing is to be done.",
+            )
+        whose = f"{owner['kind']} {owner['name']}" if owner else "somebody else"
+        return Trouble(
+            Reason.NAME_CONFLICT,
+            f"{what} exists and belongs to {whose}. Remedy: rename this ThreadCluster, or delete that object.",
+        )
+    return None
+
+
+def _changes(seen: Seen, objects: Iterable[Object]) -> tuple[list[Object], list[tuple[Object, str]]]:
+    """What to make, and what to change; nothing that is being deleted."""
+    create: list[Object] = []
+    apply: list[tuple[Object, str]] = []
+    order = [kind.kind for kind in KINDS]
+    for each in sorted(objects, key=lambda each: order.index(each["kind"])):
+        live = seen.child(each["kind"], each["metadata"]["name"])
+        if live is None:
+            create.append(each)
+        elif "deletionTimestamp" not in live["metadata"] and not same(each, live):
+            apply.append((each, str(live["metadata"]["uid"])))
+    return create, apply
+
+
+# --- the rollout, one ordinal at a time
+
+
+def _partition(
+    seen: Seen, spec: KubernetesSpec, wanted: Wanted, objects: Iterable[Object], live: Object | None
+) -> tuple[int, str]:
+    """From which ordinal on pods run the newest template, and why the next one does not yet.
+
+    A new template comes with all ordinals held back; then one after the other, from the highest, is let go.
+    """
+    parked = wanted.replicas
+    template = next(each for each in objects if each["kind"] == "StatefulSet")["spec"]["template"]
+    if live is None or not same({"spec": {"template": template}}, live):
+        return parked, ""
+    status, present = live.get("status", {}), _present_partition(live)
+    if status.get("observedGeneration", 0) < live["metadata"].get("generation", 1):
+        return min(present, parked), "the StatefulSet's controller has not acted yet"
+    newest = status.get("updateRevision", "")
+    workers = [pod for pod in seen.workers() if pod.ordinal < wanted.replicas]
+    old = [pod for pod in workers if pod.revision != newest]
+    if not old:
+        return (parked if status.get("currentRevision", newest) == newest else 0), ""
+    if spec.rollout.paused:
+        return min(present, parked), "spec.rollout.paused is true"
+    waits = _in_the_way(seen, workers, newest)
+    following = old[-1].ordinal
+    if waits and following < present:
+        return min(present, parked), waits
+    return min(following, present), ""
+
+
+def _present_partition(live: Object) -> int:
+    return int(live["spec"].get("updateStrategy", {}).get("rollingUpdate", {}).get("partition", 0))
+
+
+def _in_the_way(seen: Seen, workers: Iterable[Pod], newest: str) -> str:
+    """Why no further worker may be started anew now; empty when one may.
+
+    A worker with the old template that is not ready is in nobody's way: the new one may be its remedy.
+    """
+    for pod in workers:
+        if pod.ending:
+            return f"{pod.name} is being started anew"
+        if pod.revision == newest and not pod.ready:
+            return f"{pod.name} is not ready yet"
+    if any(pod.ready for pod in workers):
+        if seen.ownership is None:
+            return "nobody says who owns what, so no worker is started anew"
+        unserved = sum(1 for owner in seen.ownership.owners.values() if owner is None)
+        if unserved:
+            return f"{unserved} shards are served by nobody"
+    return ""
+
+
+def _settled(seen: Seen, spec: KubernetesSpec, live: Object) -> bool:
+    """Whether what was applied last has taken effect on every pod."""
+    status = live.get("status", {})
+    workers = seen.workers()
+    return (
+        status.get("observedGeneration", 0) >= live["metadata"].get("generation", 1)
+        and status.get("currentRevision") == status.get("updateRevision")
+        and len(workers) == spec.replicas
+        and all(pod.ready and pod.revision == status.get("updateRevision") for pod in workers)
+    )
+
+
+# --- what a new try may mend, sooner than those would try who wait longer each time
+
+
+def _in_vain(seen: Seen, job: Object) -> bool:
+    """Whether a migration came to nothing some time ago: another Job may end better."""
+    if condition(job, "Failed") == "True":
+        at = next(each for each in job["status"]["conditions"] if each["type"] == "Failed").get("lastTransitionTime")
+        return _since(seen, at) > _RETRY_MIGRATION_S
+    pods = _pods_of(seen, job)
+    phases = {pod.get("status", {}).get("phase") for pod in pods}
+    if not phases <= {"Pending", "Failed"}:
+        return False
+    if phases == {"Failed"}:  # its next pod waits, twice as long each time
+        return min(_since(seen, at) for pod in pods for at in _ends(pod)) > _STUCK_MIGRATION_S
+    waiting = tuple(pod for pod in pods if pod["status"]["phase"] == "Pending")
+    trouble = find(seen._replace(pods=waiting, children=(job,)))
+    stuck = trouble is not None and trouble.reason != Reason.WORKER_UNSCHEDULABLE  # the scheduler waits for nothing
+    return stuck and _since(seen, job["metadata"].get("creationTimestamp")) > _STUCK_MIGRATION_S
+
+
+def _pods_refused(seen: Seen, live: Object) -> bool:
+    """Whether a quota or a rule refuses workers' pods; the StatefulSet's controller asks less and less often."""
+    trouble = find(seen._replace(pods=(), children=(live,)))
+    return trouble is not None and trouble.reason in (Reason.QUOTA_EXCEEDED, Reason.FORBIDDEN)
+
+
+def _pods_of(seen: Seen, job: Object) -> tuple[Object, ...]:
+    """Its pods, and not those of an earlier one of its name."""
+    return tuple(pod for pod in seen.pods if controller_of(pod).get("uid") == job["metadata"]["uid"])
+
+
+def _ends(pod: Object) -> list[str | None]:
+    """When its containers ended; an unknown time is now."""
+    containers = pod["status"].get("containerStatuses", ())
+    return [each.get("state", {}).get("terminated", {}).get("finishedAt") for each in containers] or [None]
+
+
+def _since(seen: Seen, at: str | None) -> float:
+    """How many seconds ago that was; none at all when it is not known."""
+    return seen.now - datetime.fromisoformat(at).timestamp() if at is not None else 0.0

@@ -1,0 +1,258 @@
+"""What stands in a cluster's way, in one word of a closed list and a sentence that says what to do: pure.
+
+The cluster's own reports are read: how containers wait and end, what a migration said last, and Kubernetes' Events about
+objects that are still there.  The first trouble in the order of `_FINDERS` is told; whatever comes after it usually
+follows from it.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final, NamedTuple
+
+from threadcluster_operator.controller.snapshot import Object, Seen, condition, waiting_reason
+from threadcluster_operator.render import selector_of
+
+_EVENT_MOST_S: Final = 600.0
+"""An Event that was not seen again for so long tells nothing of the present."""
+_MESSAGE_MOST: Final = 500
+
+
+class Reason(StrEnum):
+    """Why a cluster is stalled."""
+
+    SPEC_INVALID = "SpecInvalid"
+    NAME_CONFLICT = "NameConflict"
+    AWAITING_GARBAGE_COLLECTION = "AwaitingGarbageCollection"
+    CHILD_REJECTED = "ChildRejected"
+    FORBIDDEN = "Forbidden"
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    WORKER_UNSCHEDULABLE = "WorkerUnschedulable"
+    WORKER_CRASH_LOOPING = "WorkerCrashLooping"
+    WORKER_UNREACHABLE = "WorkerUnreachable"
+    DATABASE_SECRET_MISSING = "DatabaseSecretMissing"  # noqa: S105 - a reason, no secret
+    DATABASE_UNREACHABLE = "DatabaseUnreachable"
+    DATABASE_AUTH_FAILED = "DatabaseAuthFailed"
+    DATABASE_TLS_FAILED = "DatabaseTLSFailed"
+    DATABASE_UNSUITABLE = "DatabaseUnsuitable"
+    DATABASE_SUPERSEDED = "DatabaseSuperseded"
+    DATABASE_CLAIMED_BY_OTHER = "DatabaseClaimedByOther"
+    SHARD_COUNT_MISMATCH = "ShardCountMismatch"
+    MIGRATION_FAILED = "MigrationFailed"
+    SCHEMA_TOO_NEW = "SchemaTooNew"
+
+
+_REMEDIES: Final[Mapping[Reason, str]] = {
+    Reason.DATABASE_UNREACHABLE: "correct host and port in the Secret of spec.database, or let pods reach them (DNS,"
+    " NetworkPolicies, security groups)",
+    Reason.DATABASE_AUTH_FAILED: "correct user, password and database name in the Secret of spec.database, or let this"
+    " login in",
+    Reason.DATABASE_TLS_FAILED: "name the server's authority in spec.database.tls.caConfigMapKeyRef, or correct the host"
+    " in the Secret or spec.database.tls.mode",
+    Reason.DATABASE_UNSUITABLE: "change this at the database, or lead the Secret of spec.database to another one",
+    Reason.DATABASE_SUPERSEDED: "point the Secret of spec.database to the server that was promoted, and take the one"
+    " before it out of service",
+    Reason.DATABASE_CLAIMED_BY_OTHER: "give this ThreadCluster a database of its own, or, to take its data over, set"
+    " spec.database.clusterID",
+    Reason.SHARD_COUNT_MISMATCH: "give this ThreadCluster another database, or make it anew with the shards of this one",
+    Reason.MIGRATION_FAILED: "name a login that may make tables in spec.database.migrationURLSecretKeyRef",
+    Reason.SCHEMA_TOO_NEW: "set spec.image to a release at least as new as the one that made the schema",
+}
+"""What to do about each end of a migration that its termination message can name."""
+
+_TRIED_AGAIN: Final = frozenset(_REMEDIES) | {
+    Reason.DATABASE_SECRET_MISSING,
+    Reason.IMAGE_PULL_FAILED,
+    Reason.QUOTA_EXCEEDED,
+    Reason.FORBIDDEN,
+}
+"""What a migration is tried again after, by a new Job."""
+
+
+class Trouble(NamedTuple):
+    """What stands in the way, and what to do about it."""
+
+    reason: Reason
+    message: str
+
+
+def find(seen: Seen) -> Trouble | None:
+    """The trouble that the cluster itself reports, or None."""
+    for finder in _FINDERS:
+        for trouble in finder(seen):
+            return trouble
+    return None
+
+
+def remembered(seen: Seen) -> Trouble | None:
+    """What stood in the way of the migration when it was tried last: not over before another try has succeeded.
+
+    Only for a cluster that is still to be migrated, and as long as the same spec is wanted: an edit may be the remedy.
+    """
+    for each in (seen.resource.get("status") or {}).get("conditions") or ():
+        if each["type"] == "Stalled" and each["status"] == "True" and each["observedGeneration"] == seen.generation:
+            return Trouble(Reason(each["reason"]), each["message"]) if each["reason"] in _TRIED_AGAIN else None
+    return None
+
+
+# --- what containers say
+
+
+def _images(seen: Seen) -> Iterator[Trouble]:
+    for pod, container in _containers(seen):
+        if waiting_reason(container) in ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"):
+            said = container["state"]["waiting"].get("message", "")
+            yield _trouble(
+                Reason.IMAGE_PULL_FAILED,
+                f"pod {_name(pod)}: image {container.get('image', '')!r} cannot be pulled: {said}",
+                "correct spec.image, spec.imagePullSecrets or the registry",
+            )
+
+
+def _secrets(seen: Seen) -> Iterator[Trouble]:
+    for pod, container in _containers(seen):
+        if waiting_reason(container) == "CreateContainerConfigError":
+            yield _missing(_name(pod), container["state"]["waiting"].get("message", ""))
+    for event in _events(seen, "FailedMount"):
+        said = str(event.get("message", ""))
+        if "not found" in said or "references non-existent" in said:
+            yield _missing(event["involvedObject"].get("name", ""), said)
+
+
+def _missing(pod: str, said: str) -> Trouble:
+    return _trouble(
+        Reason.DATABASE_SECRET_MISSING,
+        f"pod {pod} waits for something that spec.database refers to: {said}",
+        "make the Secret, or correct spec.database; the pod goes on by itself",
+    )
+
+
+def _migration(seen: Seen) -> Iterator[Trouble]:
+    """How the last migration ended that failed, as long as none has succeeded since."""
+    labels = selector_of(seen.key.name, "migration")
+    jobs = [each for each in seen.children if each["kind"] == "Job" and condition(each, "Complete") != "True"]
+    names = {each["metadata"]["name"] for each in jobs}
+    pods = [
+        pod
+        for pod in seen.pods
+        if (pod["metadata"].get("labels") or {}).items() >= labels.items()
+        and pod["metadata"].get("labels", {}).get("job-name") in names
+    ]
+    pods.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")), reverse=True)
+    for pod in pods:
+        for container in pod.get("status", {}).get("containerStatuses", ()):
+            ended = container.get("state", {}).get("terminated", {})
+            if ended and ended.get("exitCode") != 0:
+                how = f"{ended.get('reason', 'Error')}, exit code {ended.get('exitCode')}"
+                yield _migration_end(str(ended.get("message") or how))
+    for job in jobs:
+        if condition(job, "Failed") == "True":
+            yield _trouble(Reason.MIGRATION_FAILED, f"job {_name(job)} failed", "see its log; it is tried again")
+
+
+def _migration_end(said: str) -> Trouble:
+    try:
+        told = json.loads(said)
+        reason = Reason(told["reason"])
+        return _trouble(reason, str(told["message"]), _REMEDIES[reason])
+    except (ValueError, KeyError, TypeError):
+        return _trouble(Reason.MIGRATION_FAILED, f"the migration failed: {said}", "see the log of its Job")
+
+
+def _crashes(seen: Seen) -> Iterator[Trouble]:
+    for pod, container in _containers(seen):
+        if waiting_reason(container) == "CrashLoopBackOff" or (
+            container.get("restartCount", 0) >= 2 and not container.get("ready")
+        ):
+            last = container.get("lastState", {}).get("terminated", {})
+            said = str(last.get("message", "")).strip() or f"exit code {last.get('exitCode', 'unknown')}"
+            yield _trouble(
+                Reason.WORKER_CRASH_LOOPING,
+                f"{_name(pod)} ends again and again: {said}",
+                "see `kubectl logs --previous`",
+            )
+
+
+def _unschedulable(seen: Seen) -> Iterator[Trouble]:
+    for pod in seen.pods:
+        for each in pod.get("status", {}).get("conditions", ()):
+            if each["type"] == "PodScheduled" and each["status"] == "False" and each.get("reason") == "Unschedulable":
+                yield _trouble(
+                    Reason.WORKER_UNSCHEDULABLE,
+                    f"pod {_name(pod)} finds no node: {each.get('message', '')}",
+                    "add nodes, or ask for less in spec.worker.resources and spec.podTemplate",
+                )
+
+
+# --- what Events say
+
+
+def _quota(seen: Seen) -> Iterator[Trouble]:
+    for event in _events(seen, "FailedCreate"):
+        said = str(event.get("message", ""))
+        if "exceeded quota" in said:
+            yield _trouble(Reason.QUOTA_EXCEEDED, said, "raise the namespace's quota, or ask for less")
+        elif "forbidden" in said:
+            yield _trouble(Reason.FORBIDDEN, said, "an admission rule of the namespace refuses the pods")
+
+
+def _containers(seen: Seen) -> Iterator[tuple[Object, Object]]:
+    for pod in seen.pods:
+        if "deletionTimestamp" not in pod["metadata"]:
+            for container in pod.get("status", {}).get("containerStatuses", ()):
+                yield pod, container
+
+
+def _events(seen: Seen, reason: str) -> Iterator[Object]:
+    """The Events with this reason about what is there and is not well, newest first."""
+    # What kept a pod from starting is past once it runs, or has ended.
+    unwell = {pod["metadata"]["uid"] for pod in seen.pods if pod.get("status", {}).get("phase", "Pending") == "Pending"}
+    for each in seen.children:
+        status = each.get("status", {})
+        if each["kind"] == "StatefulSet" and status.get("replicas", 0) < each["spec"].get("replicas", 1):
+            unwell.add(each["metadata"]["uid"])
+        if each["kind"] == "Job" and not status.get("active") and condition(each, "Complete") != "True":
+            unwell.add(each["metadata"]["uid"])
+    found = [
+        event
+        for event in seen.warnings
+        if event.get("reason") == reason
+        and event.get("involvedObject", {}).get("uid") in unwell
+        and seen.now - _told_at(event) < _EVENT_MOST_S
+    ]
+    yield from sorted(found, key=_told_at, reverse=True)
+
+
+def _told_at(event: Mapping[str, Any]) -> float:
+    stamp = (
+        event.get("lastTimestamp")
+        or (event.get("series") or {}).get("lastObservedTime")
+        or event.get("eventTime")
+        or event["metadata"].get("creationTimestamp")
+    )
+    return datetime.fromisoformat(str(stamp)).timestamp() if stamp else 0.0
+
+
+def _name(subject: Mapping[str, Any]) -> str:
+    return str(subject["metadata"]["name"])
+
+
+def _trouble(reason: Reason, what: str, remedy: str) -> Trouble:
+    return Trouble(reason, f"{_short(what)}. Remedy: {remedy}.")
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _MESSAGE_MOST else text[: _MESSAGE_MOST - 1] + "…"
+
+
+_FINDERS: Final[Iterable[Callable[[Seen], Iterator[Trouble]]]] = (
+    _images,
+    _secrets,
+    _migration,
+    _crashes,
+    _quota,
+    _unschedulable,
+)

@@ -1,0 +1,176 @@
+"""One of the operator's replicas leads: a Lease, held by whoever renewed it last.
+
+The Lease only keeps two replicas from doing the same work; it is no fence.  What a deposed leader still sends is held
+off by the uid and the plan version that every write carries.  A holder is given up by its silence alone: the times in
+the Lease are another machine's clock, so a follower measures by its own how long the Lease has not changed.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple
+
+from threadcluster_operator.kube.client import LEASE, Conflict, Kind, Kube, KubeError, Object, Unreachable
+
+log = logging.getLogger(__name__)
+
+DURATION_S: Final = 12.0
+"""A Lease that was not renewed for so long is free."""
+RENEW_S: Final = 2.0
+GIVE_UP_S: Final = 8.0
+"""A leader that could not renew for so long stops leading; well before anyone else may begin."""
+
+boottime: Callable[[], float] = (
+    (lambda: time.clock_gettime(time.CLOCK_BOOTTIME)) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+)
+"""Seconds on a clock that goes on while the machine sleeps, where the system has one: the others' clocks did."""
+
+
+class Place(NamedTuple):
+    """Where the Lease is."""
+
+    namespace: str
+    name: str
+
+
+class Seen(NamedTuple):
+    """A Lease as it was when it last changed, and when that was, by our own clock."""
+
+    version: str
+    at: float
+
+
+class Leadership:
+    """This replica's part in the election; `leading` is set while it leads."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        place: Place,
+        identity: str,
+        *,
+        clock: Callable[[], float] = boottime,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._clock = clock
+        self._sleep = sleep
+        self.leading = asyncio.Event()
+        self.lost = asyncio.Event()
+        self._kube = kube
+        self._place = place
+        self._identity = identity
+        self._seen = Seen("", 0.0)
+        self._renewed_at = 0.0
+
+    def holds(self) -> bool:
+        """Whether it leads by the clock too: after a pause of the whole process nobody has told it yet that it does not."""
+        return self.leading.is_set() and self._clock() - self._renewed_at < GIVE_UP_S
+
+    async def run(self) -> None:
+        """Stand for election until cancelled; then the Lease is given back."""
+        try:
+            while True:
+                began = self._clock()
+                try:
+                    async with asyncio.timeout(GIVE_UP_S / 2):
+                        mine = await self._turn(began)
+                except (KubeError, TimeoutError) as error:
+                    log.warning("lease not renewed", extra={"cause": str(error) or type(error).__name__})
+                    mine = self.leading.is_set() and self._clock() - self._renewed_at < GIVE_UP_S
+                if mine and not self.leading.is_set():
+                    log.info("leading", extra={"identity": self._identity})
+                    self.lost.clear()
+                    self.leading.set()
+                elif not mine and self.leading.is_set():
+                    log.warning("no longer leading", extra={"identity": self._identity})
+                    self.leading.clear()
+                    self.lost.set()
+                await self._sleep(RENEW_S)
+        finally:
+            if self.leading.is_set():
+                self.leading.clear()
+                self.lost.set()
+                await asyncio.shield(self._give_back())
+
+    async def _turn(self, now: float) -> bool:
+        """Renew, or take what is free; whether it is ours now."""
+        lease = await self._kube.get(LEASE, *self._place)
+        if lease is None:
+            try:
+                await self._kube.create(LEASE, self._mine(None))
+            except Conflict:
+                return False
+            self._renewed_at = now
+            return True
+        version, spec = lease["metadata"]["resourceVersion"], lease.get("spec", {})
+        if version != self._seen.version:
+            self._seen = Seen(version, now)
+        holder = spec.get("holderIdentity") or ""
+        if holder not in ("", self._identity) and now - self._seen.at < DURATION_S:
+            return False
+        try:
+            changed = await self._kube.merge(LEASE, *self._place, self._mine(lease))
+        except Conflict:
+            return False
+        self._seen = Seen(changed["metadata"]["resourceVersion"], now)
+        self._renewed_at = now
+        return True
+
+    def _mine(self, lease: Object | None) -> Object:
+        """The Lease in our name; with the version that was seen, so that of two who take it one is refused."""
+        now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        before: dict[str, Any] = {} if lease is None else lease.get("spec", {})
+        spec = {"holderIdentity": self._identity, "leaseDurationSeconds": int(DURATION_S), "renewTime": now}
+        if before.get("holderIdentity") != self._identity:
+            spec |= {"acquireTime": now, "leaseTransitions": before.get("leaseTransitions", -1) + 1}
+        namespace, name = self._place
+        meta = {"namespace": namespace, "name": name}
+        if lease is not None:
+            meta["resourceVersion"] = lease["metadata"]["resourceVersion"]
+        return {"apiVersion": LEASE.group_version, "kind": LEASE.kind, "metadata": meta, "spec": spec}
+
+    async def _give_back(self) -> None:
+        try:
+            async with asyncio.timeout(RENEW_S):
+                lease = await self._kube.get(LEASE, *self._place)
+                if lease is not None and lease.get("spec", {}).get("holderIdentity") == self._identity:
+                    meta = {"resourceVersion": lease["metadata"]["resourceVersion"]}
+                    await self._kube.merge(LEASE, *self._place, {"metadata": meta, "spec": {"holderIdentity": ""}})
+        except (KubeError, TimeoutError) as error:
+            log.info("lease not given back; it ends by itself", extra={"cause": str(error)})
+
+
+class WhileLeading:
+    """`Kube`, of which only whoever leads may write; the others are told that nobody answers."""
+
+    def __init__(self, kube: Kube, leadership: Leadership) -> None:
+        self._kube = kube
+        self._leadership = leadership
+        self.get = kube.get
+        self.list = kube.list
+
+    async def create(self, kind: Kind, body: Object) -> Object:
+        """See `Kube`."""
+        self._check()
+        return await self._kube.create(kind, body)
+
+    async def apply(self, kind: Kind, body: Object, uid: str) -> Object:
+        """See `Kube`."""
+        self._check()
+        return await self._kube.apply(kind, body, uid)
+
+    async def merge(self, kind: Kind, namespace: str, name: str, patch: Object, subresource: str = "") -> Object:
+        """See `Kube`."""
+        self._check()
+        return await self._kube.merge(kind, namespace, name, patch, subresource)
+
+    async def delete(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
+        """See `Kube`."""
+        self._check()
+        await self._kube.delete(kind, namespace, name, uid)
+
+    def _check(self) -> None:
+        if not self._leadership.holds():
+            raise Unreachable(0, "", "this replica does not lead any more")

@@ -1,0 +1,100 @@
+"""The operator's metrics: how reconciling goes (rate, errors, duration), and how the clusters are."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from threadcluster_operator.controller.snapshot import Key
+
+_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+
+
+class Telemetry(Collector):
+    """One operator's numbers."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.running: dict[Key, float] = {}
+        """When each look that is under way began, by the monotonic clock."""
+        self._statuses: dict[Key, Mapping[str, Any]] = {}
+        self._gates: dict[Key, Mapping[str, bool]] = {}
+        self._looks = Histogram(
+            "threadcluster_operator_reconcile_seconds",
+            "How long looks at a cluster took.",
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+        self._errors = Counter(
+            "threadcluster_operator_reconcile_errors", "Looks that failed, and are repeated.", registry=self.registry
+        )
+        self._moves = Counter(
+            "threadcluster_operator_moves_ordered",
+            "Shards that were told to change their worker.",
+            ("namespace", "name"),
+            registry=self.registry,
+        )
+        self.leading = Gauge("threadcluster_operator_leading", "Whether this replica leads.", registry=self.registry)
+        self.registry.register(self)
+
+    @contextmanager
+    def reconciling(self, key: Key) -> Iterator[None]:
+        """One look."""
+        began = self.running[key] = time.monotonic()
+        try:
+            yield
+        except Exception:
+            self._errors.inc()
+            raise
+        finally:
+            del self.running[key]
+            self._looks.observe(time.monotonic() - began)
+
+    def moved(self, key: Key, count: int) -> None:
+        """So many moves were ordered."""
+        self._moves.labels(*key).inc(count)
+
+    def tell(self, key: Key, status: Mapping[str, Any], gates: Mapping[str, bool]) -> None:
+        """What is now said of a cluster, and which gates are closed that stand between it and what is wanted."""
+        self._statuses[key] = status
+        self._gates[key] = gates
+
+    def forget(self, key: Key) -> None:
+        """A cluster is gone."""
+        self._statuses.pop(key, None)
+        self._gates.pop(key, None)
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """How the clusters are, for Prometheus."""
+        conditions = GaugeMetricFamily(
+            "threadcluster_condition",
+            "1 for the reason that each condition of a cluster has now.",
+            labels=("namespace", "name", "type", "status", "reason"),
+        )
+        shards = GaugeMetricFamily("threadcluster_shards", "Shards by state.", labels=("namespace", "name", "state"))
+        for key, status in self._statuses.items():
+            for each in status.get("conditions", ()):
+                conditions.add_metric([*key, each["type"], each["status"], each["reason"]], 1.0)
+            for state, count in (status.get("shards") or {}).items():
+                if state in ("total", "assigned", "moving"):
+                    shards.add_metric([*key, state], float(count))
+        blocked = GaugeMetricFamily(
+            "threadcluster_gate_blocked",
+            "1 while a gate holds the operator back: a child that is somebody else's, a migration, a worker that may not"
+            " go yet.",
+            labels=("namespace", "name", "gate"),
+        )
+        for key, gates in self._gates.items():
+            for gate, closed in gates.items():
+                blocked.add_metric([*key, gate], float(closed))
+        yield conditions
+        yield shards
+        yield blocked
+
+    def page(self) -> bytes:
+        """All of it, in Prometheus' text format."""
+        return generate_latest(self.registry)

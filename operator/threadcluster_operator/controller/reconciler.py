@@ -1,0 +1,338 @@
+"""One look at one cluster: observe, decide, act, and say so.
+
+What is decided is decided in `steps`, `trouble` and `status`, which are pure; here is what it takes to see, and to do.
+The first write that the API server refuses ends the acting of this look: what comes after it may build on it.
+"""
+
+import asyncio
+import base64
+import logging
+import math
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from shard_worker.contract import bracketed
+from threadcluster_operator.api import KubernetesSpec, SpecRefused, parse_spec
+from threadcluster_operator.controller.actions import Operator, Steps, make_steps
+from threadcluster_operator.controller.cache import Cache
+from threadcluster_operator.controller.diagnosis import Reason, Trouble, find, remembered
+from threadcluster_operator.controller.events import Recorder
+from threadcluster_operator.controller.metrics import Telemetry
+from threadcluster_operator.controller.snapshot import Key, Object, Pod, Seen, controller_of
+from threadcluster_operator.controller.status import patch_of, status_of
+from threadcluster_operator.controller.workqueue import ExpectedFault
+from threadcluster_operator.kube.client import (
+    KINDS,
+    SECRET,
+    THREAD_CLUSTER,
+    Conflict,
+    Forbidden,
+    Kube,
+    KubeError,
+    NotThere,
+    Rejected,
+    Unreachable,
+)
+from threadcluster_operator.planning.observation import Answers, observed_from
+from threadcluster_operator.planning.planner import NewPlan, Observed
+from threadcluster_operator.render import MANAGEMENT_PORT, SECRET_KEY, secret_of
+from threadcluster_operator.workers.client import NobodyAnswers, Targets, WorkerRefused, client_context, target_in
+
+log = logging.getLogger(__name__)
+
+_UNREACHABLE_S: Final = 5.0
+"""Ready workers that do not answer for so long are out of reach."""
+_BLOCKED_S: Final = 5.0
+_SECRET_S: Final = 60.0
+"""How often the Secret is looked for again."""
+_UNKNOWN_SPEC: Final = Steps()
+
+
+class Fleet(Protocol):
+    """The workers of one cluster; see `threadcluster_operator.workers.client.Workers`."""
+
+    async def answers(self) -> Answers:
+        """What each worker that answers says of ownership."""
+
+    async def set_targets(self, version: int, plan_hash: str, targets: Targets) -> int:
+        """Record a plan."""
+
+
+Reach = Callable[[Key, Mapping[str, str], str], Fleet]
+"""Makes the `Fleet` of a cluster, from its workers' addresses by name and its secret."""
+
+
+@dataclass
+class _Memory:
+    """What is remembered of a cluster from look to look; all of it may be lost."""
+
+    uid: str
+    secret: str | None = None
+    secret_read_at: float = -math.inf
+    balancing: bool = False
+    unreachable_since: float | None = None
+    foreign: dict[tuple[str, str], Object] = field(default_factory=dict)
+    """Objects that have the name of a child and not its labels, so that no watch tells of them."""
+    refused: Trouble | None = None
+
+
+class Reconciler:
+    """Looks at clusters, whenever the queue says so."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        cache: Cache,
+        reach: Reach,
+        recorder: Recorder,
+        telemetry: Telemetry,
+        *,
+        namespace: str,
+        service_monitors: bool = False,
+    ) -> None:
+        self.service_monitors = service_monitors
+        self._kube = kube
+        self._cache = cache
+        self._reach = reach
+        self._recorder = recorder
+        self._telemetry = telemetry
+        self._namespace = namespace
+        self._memories: dict[Key, _Memory] = {}
+        self._reading: set[asyncio.Task[None]] = set()
+
+    async def reconcile(self, key: Key) -> float | None:
+        """Look at a cluster; in how many seconds to look again.  Raises `ExpectedFault` when the API server is away."""
+        with self._telemetry.reconciling(key):
+            resource = self._cache.resources.get(key)
+            if resource is None or "deletionTimestamp" in resource["metadata"]:
+                self._memories.pop(key, None)
+                self._telemetry.forget(key)
+                if resource is None:
+                    self._cache.forget(key)
+                return None
+            memory = self._memories.get(key)
+            if memory is None or memory.uid != resource["metadata"]["uid"]:
+                memory = self._memories[key] = _Memory(resource["metadata"]["uid"])
+            try:
+                return await self._look(key, resource, memory)
+            except Unreachable as error:
+                raise ExpectedFault(str(error)) from error
+
+    async def _look(self, key: Key, resource: Object, memory: _Memory) -> float:
+        try:
+            spec = parse_spec(resource)
+        except SpecRefused as error:
+            refused = Trouble(Reason.SPEC_INVALID, f"{error}. Remedy: correct the fields that are named.")
+            await self._say(await self._seen(key, resource, memory), None, _UNKNOWN_SPEC, refused)
+            return 60.0
+        seen = await self._seen(key, resource, memory)
+        operator = Operator(self._namespace, self.service_monitors, secrets.token_urlsafe(32))
+        steps = make_steps(seen, spec, operator, balancing=memory.balancing)
+        memory.balancing = steps.next.balancing if steps.next is not None else False
+        if not spec.paused and steps.blocked is None:
+            await self._act(key, seen, steps, memory)
+        trouble = steps.blocked or memory.refused or find(seen)
+        if trouble is None:
+            trouble = remembered(seen) if steps.migrating else self._out_of_reach(seen, memory)
+        await self._say(seen, spec, steps, trouble)
+        if spec.paused:
+            return 60.0
+        return _BLOCKED_S if steps.blocked is not None or memory.refused is not None else steps.again_s
+
+    # --- observing
+
+    async def _seen(self, key: Key, resource: Object, memory: _Memory) -> Seen:
+        children = {(each["kind"], each["metadata"]["name"]): each for each in self._cache.children(key)}
+        for (kind, name), _ in list(memory.foreign.items()):
+            found = await self._kube.get(KINDS[kind], key.namespace, name)
+            if found is None:
+                del memory.foreign[kind, name]
+            else:
+                children[kind, name] = memory.foreign[kind, name] = found
+        if memory.secret is None:
+            children.update(await self._read_secret(key, memory))
+        elif time.monotonic() - memory.secret_read_at > _SECRET_S:
+            self._read_secret_beside(key, memory)
+        seen = Seen(
+            resource,
+            tuple(children.values()),
+            self._cache.pods(key),
+            self._cache.warnings(key),
+            None,
+            memory.secret,
+            time.time(),
+        )
+        return seen._replace(ownership=await self._ownership(key, seen, memory))
+
+    async def _read_secret(self, key: Key, memory: _Memory) -> dict[tuple[str, str], Object]:
+        """The Secret, if there is one.  It is not watched: whoever may watch one may watch all."""
+        name = secret_of(key.name)
+        memory.secret_read_at = time.monotonic()
+        found = await self._kube.get(SECRET, key.namespace, name)
+        if found is None:
+            for each in self._cache.children(key):
+                if (each["kind"], each["metadata"]["name"]) == ("Secret", name):
+                    self._cache.drop(each)
+            return {}
+        self._cache.put(found)
+        if controller_of(found).get("uid") == memory.uid:
+            try:
+                given = base64.b64decode(found.get("data", {})[SECRET_KEY], validate=True).decode()
+                client_context(given)
+                memory.secret = given
+            except (KeyError, ValueError) as error:  # also what is no base64, no UTF-8, or too short
+                extra = {"namespace": key.namespace, "secret": name, "cause": str(error)}
+                log.error("the cluster's secret cannot be used", extra=extra)
+        return {("Secret", name): found}
+
+    def _read_secret_beside(self, key: Key, memory: _Memory) -> None:
+        """Read it again, for the next look: this one need not wait for it."""
+
+        async def read() -> None:
+            try:
+                await self._read_secret(key, memory)
+            except KubeError as error:
+                log.info("secret not read", extra={"key": str(key), "cause": str(error)})
+
+        memory.secret_read_at = time.monotonic()
+        task = asyncio.create_task(read(), name=f"read-secret-{key.namespace}/{key.name}")
+        self._reading.add(task)
+        task.add_done_callback(self._reading.discard)
+
+    async def close(self) -> None:
+        """End what goes on beside the looks."""
+        for task in self._reading:
+            task.cancel()
+        await asyncio.gather(*self._reading, return_exceptions=True)
+
+    async def _ownership(self, key: Key, seen: Seen, memory: _Memory) -> Observed | None:
+        pods = seen.workers()
+        addresses = {pod.name: _address(pod.address) for pod in pods if pod.address is not None and not _dead(pod)}
+        if not addresses or memory.secret is None:
+            return None
+        answers = await self._reach(key, addresses, memory.secret).answers()
+        if answers or not any(pod.ready for pod in pods):
+            memory.unreachable_since = None
+        elif memory.unreachable_since is None:
+            memory.unreachable_since = time.monotonic()
+        return observed_from(
+            answers,
+            running={pod.name for pod in pods},
+            starting={pod.name for pod in pods if pod.starting and not pod.ready},
+            emptying=frozenset(),
+        )
+
+    def _out_of_reach(self, seen: Seen, memory: _Memory) -> Trouble | None:
+        since = memory.unreachable_since
+        if seen.ownership is not None or since is None or time.monotonic() - since < _UNREACHABLE_S:
+            return None
+        return Trouble(
+            Reason.WORKER_UNREACHABLE,
+            f"workers are ready, and none answers the operator at port {MANAGEMENT_PORT}. Remedy: let pods of namespace"
+            f" {self._namespace} reach that port (NetworkPolicies, security groups).",
+        )
+
+    # --- acting
+
+    async def _act(self, key: Key, seen: Seen, steps: Steps, memory: _Memory) -> None:
+        memory.refused = None
+        try:
+            for body in steps.create:
+                await self._create(key, seen, body, memory)
+            for body, uid in steps.apply:
+                self._cache.put(await self._change(body, uid))
+                self._recorder.say(seen.resource, "Normal", "Changed", f"{body['kind']} {body['metadata']['name']}")
+            for body in steps.delete:
+                meta = body["metadata"]
+                await self._kube.delete(KINDS[body["kind"]], key.namespace, meta["name"], meta["uid"])
+                self._recorder.say(seen.resource, "Normal", "Deleted", f"{body['kind']} {meta['name']}")
+        except (Forbidden, Rejected) as error:
+            memory.refused = _refused(error)
+            return
+        except (Conflict, NotThere) as error:
+            log.info("another look is needed", extra={"key": str(key), "cause": str(error)})
+            return
+        if steps.targets is not None:
+            await self._set_targets(key, seen, steps.targets, memory)
+
+    async def _change(self, body: Object, uid: str) -> Object:
+        """Apply; what does not go together with what somebody else added to a list replaces the list."""
+        kind, meta = KINDS[body["kind"]], body["metadata"]
+        try:
+            return await self._kube.apply(kind, body, uid)
+        except Rejected as error:
+            if "spec" not in body:
+                raise
+            log.info("not applied, merging", extra={"kind": kind.kind, "object": meta["name"], "cause": str(error)})
+            patch = {"metadata": {"uid": uid, "annotations": meta["annotations"]}, "spec": body["spec"]}
+            return await self._kube.merge(kind, meta["namespace"], meta["name"], patch)
+
+    async def _create(self, key: Key, seen: Seen, body: Object, memory: _Memory) -> None:
+        kind, name = KINDS[body["kind"]], body["metadata"]["name"]
+        try:
+            made = await self._kube.create(kind, body)
+        except Conflict:
+            # Somebody else's, or ours and the watch has not told of it yet: either way it is looked at, not taken.
+            found = await self._kube.get(kind, key.namespace, name)
+            if found is not None and self._cache.put(found) != key:
+                memory.foreign[kind.kind, name] = found
+            raise
+        self._cache.put(made)
+        self._recorder.say(seen.resource, "Normal", "Created", f"{kind.kind} {name}")
+
+    async def _set_targets(self, key: Key, seen: Seen, plan: NewPlan, memory: _Memory) -> None:
+        if memory.secret is None:
+            return
+        addresses = {pod.name: _address(pod.address) for pod in seen.workers() if pod.address is not None and pod.ready}
+        targets = [target_in(shard, target, plan.reasons[shard]) for shard, target in plan.targets.items()]
+        try:
+            await self._reach(key, addresses, memory.secret).set_targets(plan.made_from, plan.hash, targets)
+        except (NobodyAnswers, WorkerRefused) as error:
+            log.info("plan not taken", extra={"key": str(key), "plan": plan.hash, "cause": str(error)})
+            return
+        if plan.moves:
+            self._telemetry.moved(key, plan.moves)
+            self._recorder.say(seen.resource, "Normal", "MovingShards", f"plan {plan.hash}: {plan.moves} shards")
+
+    # --- saying so
+
+    async def _say(self, seen: Seen, spec: KubernetesSpec | None, steps: Steps, trouble: Trouble | None) -> None:
+        before = seen.resource.get("status")
+        after = status_of(seen, spec, steps, trouble)
+        gates = {
+            "foreign-child": steps.blocked is not None,
+            "migration": steps.migrating,
+            "worker": bool(steps.held_back),
+        }
+        self._telemetry.tell(seen.key, after, gates)
+        patch = patch_of(before, after)
+        if not patch:
+            return
+        self._recorder.transitions(seen.resource, before, after)
+        body = {"metadata": {"uid": seen.resource["metadata"]["uid"]}, "status": patch}
+        try:
+            changed = await self._kube.merge(THREAD_CLUSTER, seen.key.namespace, seen.key.name, body, "status")
+        except (NotThere, Conflict):
+            return  # it is gone, or another one has its name
+        self._cache.put(changed)
+
+
+def _address(host: str) -> str:
+    return f"https://{bracketed(host)}:{MANAGEMENT_PORT}"
+
+
+def _dead(pod: Pod) -> bool:
+    """Nothing can answer there: it has not begun to run, or fails again and again."""
+    return not pod.ready and not pod.ending and not pod.starting
+
+
+def _refused(error: KubeError) -> Trouble:
+    said = str(error)
+    if "exceeded quota" in said:
+        return Trouble(Reason.QUOTA_EXCEEDED, f"{said}. Remedy: raise the namespace's quota.")
+    if isinstance(error, Forbidden):
+        return Trouble(Reason.FORBIDDEN, f"{said}. Remedy: give the operator this right, or see who refuses it.")
+    return Trouble(Reason.CHILD_REJECTED, f"{said}. Remedy: correct the field of the spec that this comes from.")

@@ -1,0 +1,250 @@
+"""The operator as a process: it stands for election, and watches and reconciles only while it leads.
+
+Health and metrics are served always.  Losing the lead ends watching and reconciling at once, and the process goes on as
+a follower; a part that ends though it never should ends the process, and Kubernetes starts it anew.
+"""
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import aiohttp
+from aiohttp import web
+
+from threadcluster_operator.controller.cache import Cache
+from threadcluster_operator.controller.events import Recorder
+from threadcluster_operator.controller.leader_election import Leadership, Place, WhileLeading
+from threadcluster_operator.controller.metrics import Telemetry
+from threadcluster_operator.controller.reconciler import Reach, Reconciler
+from threadcluster_operator.controller.resync import RESYNC_S, list_all, resync
+from threadcluster_operator.controller.snapshot import Key
+from threadcluster_operator.controller.watcher import Watches, watched
+from threadcluster_operator.controller.workqueue import WorkQueue
+from threadcluster_operator.kube.client import (
+    SERVICE_MONITOR,
+    THREAD_CLUSTER,
+    Access,
+    Kind,
+    Kube,
+    KubeError,
+    NotThere,
+    connect,
+)
+from threadcluster_operator.workers.client import Workers
+
+log = logging.getLogger(__name__)
+
+LEASE_NAME: Final = "threadcluster-operator"
+_WORKERS: Final = 4
+_STUCK_S: Final = 45.0
+"""A look or a loop that takes so long is stuck: with the probe's three failures it ends within 90 s."""
+_PING_EVERY_S: Final = 5.0
+_YOUNG_OBJECTS: Final = 50_000
+
+
+class Options(NamedTuple):
+    """How the operator runs."""
+
+    namespace: str | None
+    """The one whose clusters it looks after; None: all."""
+    own_namespace: str
+    """Where it runs, and where its Lease is."""
+    identity: str
+    port: int
+    access: Access = Access()
+    resync_s: float = RESYNC_S
+
+
+class OperatorFailed(Exception):
+    """The operator cannot go on; the message says why."""
+
+
+def identity() -> str:
+    """Who this replica is: the pod's name where there is one, and different at every start."""
+    return f"{os.environ.get('POD_NAME') or socket.gethostname()}_{os.getpid()}_{time.time_ns() % 1_000_000}"
+
+
+class Operator:
+    """One replica."""
+
+    def __init__(self, kube: Kube, reach: Reach, options: Options) -> None:
+        self.telemetry = Telemetry()
+        self.leadership = Leadership(kube, Place(options.own_namespace, LEASE_NAME), options.identity)
+        self._kube = kube
+        self._reach = reach
+        self._options = options
+        self._answered_at = time.monotonic()
+        self._watches: Watches | None = None
+        self._lists_since: float | None = None
+
+    async def run(self) -> None:
+        """Stand for election, and lead whenever elected, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.leadership.run(), name="leadership")
+            tasks.create_task(self._lead_when_elected(), name="lead")
+
+    def stuck(self) -> str | None:
+        """What does not go on though it should, or None."""
+        now = time.monotonic()
+        for key, began in self.telemetry.running.items():
+            if now - began > _STUCK_S:
+                return f"reconciling {key.namespace}/{key.name} takes {now - began:.0f} s"
+        if self._watches is not None and now - self._answered_at > _STUCK_S:
+            return "the watching loop does not turn"
+        if self._lists_since is not None and now - self._lists_since > _STUCK_S:
+            return "what there is cannot be listed; the log says why"
+        return None
+
+    async def _lead_when_elected(self) -> None:
+        while True:
+            await self.leadership.leading.wait()
+            leading = asyncio.create_task(self._lead(), name="leading")
+            lost = asyncio.create_task(self.leadership.lost.wait(), name="lost-the-lead")
+            self.telemetry.leading.set(1)
+            try:
+                await asyncio.wait((leading, lost), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                self.telemetry.leading.set(0)
+                lost.cancel()
+                ended = leading.done()
+                leading.cancel()
+                await asyncio.gather(leading, return_exceptions=True)
+            if ended:
+                error = None if leading.cancelled() else leading.exception()
+                raise OperatorFailed(f"leading ended: {error!r}") from error
+
+    async def _lead(self) -> None:
+        """Watch and reconcile; ends only by being cancelled, or by a fault."""
+        options, cache = self._options, Cache()
+        kube = WhileLeading(self._kube, self.leadership)
+        recorder = Recorder(kube, options.identity)
+        monitors = await self._knows_service_monitors()
+        kinds = watched(service_monitors=monitors)
+        reconciler = Reconciler(
+            kube,
+            cache,
+            self._reach,
+            recorder,
+            self.telemetry,
+            namespace=options.own_namespace,
+            service_monitors=monitors,
+        )
+        queue: WorkQueue[Key] = WorkQueue(reconciler.reconcile, workers=_WORKERS)
+
+        def feed(kind_of_event: str | None, body: Mapping[str, Any]) -> None:
+            key = cache.drop(body) if kind_of_event == "DELETED" else cache.put(body)
+            if (key is not None and key in cache.resources) or (
+                key is not None and body["kind"] == THREAD_CLUSTER.kind
+            ):
+                queue.mark(key)
+
+        watches = self._watches = Watches(feed, kinds, options.namespace, options.access)
+        self._answered_at = time.monotonic()
+        watches.start()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._work(watches, queue, cache, kinds), name="work-queue")
+                tasks.create_task(recorder.run(), name="events")
+                tasks.create_task(
+                    resync(self._kube, cache, queue, kinds, options.namespace, options.resync_s), name="resync"
+                )
+                tasks.create_task(self._ping(watches), name="ping")
+                tasks.create_task(_fail_when_ended(watches), name="watches")
+        finally:
+            self._watches = self._lists_since = None
+            await reconciler.close()
+            await asyncio.shield(watches.stop())
+
+    async def _work(self, watches: Watches, queue: WorkQueue[Key], cache: Cache, kinds: Sequence[Kind]) -> None:
+        """Nothing is decided before everything that there is was listed once: what is missing then, is missing."""
+        self._lists_since = time.monotonic()
+        while not watches.ready.is_set():
+            await asyncio.sleep(0.05)
+        await list_all(self._kube, cache, kinds, self._options.namespace)
+        self._lists_since = None
+        # What is here now stays: a collector that looks through all of it again and again holds everybody up.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(_YOUNG_OBJECTS, 20, 20)
+        for key in cache.resources:
+            queue.mark(key)
+        await queue.run()
+
+    async def _ping(self, watches: Watches) -> None:
+        def answered() -> None:
+            self._answered_at = time.monotonic()
+
+        while True:
+            watches.alive(answered)
+            await asyncio.sleep(_PING_EVERY_S)
+
+    async def _knows_service_monitors(self) -> bool:
+        try:
+            await self._kube.list(SERVICE_MONITOR, self._options.namespace or self._options.own_namespace)
+        except NotThere:
+            return False
+        except KubeError as error:
+            log.info("no ServiceMonitors", extra={"cause": str(error)})
+            return False
+        return True
+
+
+async def _fail_when_ended(watches: Watches) -> None:
+    await watches.ended()
+    raise OperatorFailed(f"watching ended: {watches.error!r}")
+
+
+def application(operator: Operator) -> web.Application:
+    """``/livez``, ``/readyz`` and ``/metrics``."""
+
+    async def livez(_: web.Request) -> web.Response:
+        stuck = operator.stuck()
+        return web.Response(text="ok\n") if stuck is None else web.Response(status=503, text=f"{stuck}\n")
+
+    async def readyz(_: web.Request) -> web.Response:
+        leads = operator.leadership.leading.is_set()
+        return web.Response(text="leading\n" if leads else "following\n")
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=operator.telemetry.page(), content_type="text/plain", charset="utf-8")
+
+    app = web.Application()
+    app.add_routes([web.get("/livez", livez), web.get("/readyz", readyz), web.get("/metrics", metrics)])
+    return app
+
+
+async def run(options: Options) -> None:
+    """Run until SIGTERM or SIGINT.  Raises `OperatorFailed`."""
+    loop = asyncio.get_running_loop()
+    asked_to_end = asyncio.Event()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, asked_to_end.set)
+    async with connect(options.access) as kube, aiohttp.ClientSession() as session:
+
+        def reach(_: Key, addresses: Mapping[str, str], secret: str) -> Workers:
+            return Workers(session, tuple(addresses.values()), secret)
+
+        operator = Operator(kube, reach, options)
+        runner = web.AppRunner(application(operator), access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, None, options.port).start()
+        log.info("operator started", extra={"identity": options.identity, "namespace": options.namespace or "all"})
+        running = asyncio.create_task(operator.run(), name="operator")
+        ending = asyncio.create_task(asked_to_end.wait(), name="asked-to-end")
+        try:
+            await asyncio.wait((running, ending), return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                error = running.exception()
+                raise OperatorFailed(f"the operator ended: {error!r}") from error
+            log.info("operator ends", extra={"identity": options.identity})
+        finally:
+            ending.cancel()
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            await runner.cleanup()

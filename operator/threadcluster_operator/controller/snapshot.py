@@ -1,0 +1,134 @@
+"""What the reconciler sees of one cluster: values, gathered by `reconcile`, from which everything else follows.
+
+All of it may be a little old, and parts of it may contradict each other.  Whoever decides takes an unknown for a reason
+to wait, and writes with the uid of what was seen.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from threadcluster_operator.planning.planner import Observed
+from threadcluster_operator.render import Wanted, selector_of
+
+Object = dict[str, Any]  # a Kubernetes object; JSON has no narrower type
+
+NO_OBJECT: Object = {}
+
+
+class Key(NamedTuple):
+    """Which cluster."""
+
+    namespace: str
+    name: str
+
+
+class Pod(NamedTuple):
+    """A worker's pod, as far as it matters here."""
+
+    name: str
+    ordinal: int
+    revision: str
+    ready: bool
+    ending: bool
+    """It is being deleted."""
+    starting: bool
+    """It has a node, and nothing says that it will not become a worker."""
+    address: str | None
+
+
+class Seen(NamedTuple):
+    """One cluster at a moment."""
+
+    resource: Object
+    children: tuple[Object, ...]
+    """Every object with the cluster's labels, and every one that has the name of a child, whoever owns it."""
+    pods: tuple[Object, ...]
+    """All pods of the cluster, the migration's as well."""
+    warnings: tuple[Object, ...]
+    """Kubernetes' own Events about the cluster's objects."""
+    ownership: Observed | None
+    """None while no worker says who owns what."""
+    secret: str | None
+    """What `<name>-internal` holds, once it is there."""
+    now: float
+    """In seconds since the epoch, by the operator's clock."""
+
+    @property
+    def key(self) -> Key:
+        """Which cluster it is."""
+        return Key(self.resource["metadata"]["namespace"], self.resource["metadata"]["name"])
+
+    @property
+    def generation(self) -> int:
+        """Which edition of the spec this is about."""
+        return int(self.resource["metadata"].get("generation", 1))
+
+    def child(self, kind: str, name: str) -> Object | None:
+        """The child of this kind and name that there is, whoever owns it."""
+        for each in self.children:
+            if each["kind"] == kind and each["metadata"]["name"] == name:
+                return each
+        return None
+
+    def workers(self) -> tuple[Pod, ...]:
+        """The workers' pods, in the order of their ordinals."""
+        labels = selector_of(self.key.name, "worker")
+        found = [pod_of(each) for each in self.pods if _has(each, labels)]
+        return tuple(sorted(found, key=lambda pod: pod.ordinal))
+
+
+def pod_of(pod: Object) -> Pod:
+    """A worker's pod."""
+    meta, status = pod["metadata"], pod.get("status", {})
+    name = meta["name"]
+    _, _, ordinal = name.rpartition("-")
+    containers = status.get("containerStatuses", ())
+    ending = "deletionTimestamp" in meta
+    return Pod(
+        name,
+        int(ordinal) if ordinal.isdecimal() else -1,
+        meta.get("labels", {}).get("controller-revision-hash", ""),
+        not ending and condition(pod, "Ready") == "True",
+        ending,
+        not ending and "nodeName" in pod.get("spec", {}) and not any(_fails(each) for each in containers),
+        status.get("podIP"),
+    )
+
+
+def waiting_reason(container: Mapping[str, Any]) -> str:
+    """Why a container does not run, in the kubelet's word; empty when it runs or is about to."""
+    return str(container.get("state", {}).get("waiting", {}).get("reason", ""))
+
+
+def _fails(container: Mapping[str, Any]) -> bool:
+    return container.get("restartCount", 0) > 0 or waiting_reason(container) not in (
+        "",
+        "ContainerCreating",
+        "PodInitializing",
+    )
+
+
+def condition(subject: Mapping[str, Any], name: str) -> str:
+    """What an object says of one of its conditions: True, False, Unknown, or nothing."""
+    for each in subject.get("status", {}).get("conditions", ()):
+        if each["type"] == name:
+            return str(each["status"])
+    return ""
+
+
+def controller_of(subject: Mapping[str, Any]) -> Object:
+    """Who manages an object; an empty one when nobody does."""
+    for owner in subject["metadata"].get("ownerReferences", ()):
+        if owner.get("controller"):
+            return dict(owner)
+    return NO_OBJECT
+
+
+def is_ours(subject: Mapping[str, Any], wanted: Wanted) -> bool:
+    """Whether an object is a child of just this ThreadCluster."""
+    return controller_of(subject).get("uid") == wanted.uid
+
+
+def _has(subject: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    found = subject["metadata"].get("labels") or {}
+    return all(found.get(name) == value for name, value in labels.items())

@@ -1,0 +1,332 @@
+"""What the operator says of a cluster: `status`, as a pure function of what was seen and what is done about it.
+
+``Ready`` is true only when the generation that is meant was acted on, everything of it has taken effect, every worker is
+ready and serves its share.  Nothing here changes by itself: no rates, no clocks but the time of a transition, so that a
+cluster at rest is never written to.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, Literal, NamedTuple
+
+from shard_worker.ownership.view import NO_CAPABLE_WORKER
+from threadcluster_operator.api import KubernetesSpec
+from threadcluster_operator.controller.actions import Steps
+from threadcluster_operator.controller.diagnosis import Trouble
+from threadcluster_operator.controller.snapshot import Pod, Seen
+from threadcluster_operator.planning.placement import Worker
+from threadcluster_operator.planning.planner import Observed
+from threadcluster_operator.render import selector_of
+
+Truth = Literal["True", "False", "Unknown"]
+
+_MESSAGE_MOST: Final = 1024
+
+
+class Said(NamedTuple):
+    """One condition, without its times."""
+
+    type: str
+    status: Truth
+    reason: str
+    message: str
+
+
+def status_of(seen: Seen, spec: KubernetesSpec | None, steps: Steps, trouble: Trouble | None) -> dict[str, Any]:  # JSON
+    """The whole status.  Without a ``spec`` only the conditions are new: nothing else can be said of it."""
+    before: Mapping[str, Any] = seen.resource.get("status") or {}
+    if spec is None:
+        said = _conditions(seen, None, steps, trouble)
+        kept = {name: value for name, value in before.items() if name != "conditions"}
+        return {
+            **kept,
+            "observedGeneration": seen.generation,
+            "conditions": _dated(seen, said, before.get("conditions") or ()),
+        }
+    pods = seen.workers()
+    live = seen.child("StatefulSet", seen.key.name) or {}
+    newest = live.get("status", {}).get("updateRevision")
+    observed, placed = seen.ownership, steps.next
+    status: dict[str, Any] = {
+        "observedGeneration": seen.generation,
+        "desiredReplicas": spec.replicas,
+        "replicas": len(pods),
+        "readyReplicas": sum(1 for pod in pods if pod.ready),
+        "updatedReplicas": sum(1 for pod in pods if newest is not None and pod.revision == newest),
+        "selector": ",".join(f"{name}={value}" for name, value in selector_of(seen.key.name, "worker").items()),
+        "image": spec.image,
+        "endpoint": _endpoint(seen, spec),
+        "workers": [_worker(pod, observed) for pod in pods],
+    }
+    if observed is not None:
+        assigned = sum(1 for owner in observed.owners.values() if owner is not None)
+        status["shards"] = {
+            "total": len(observed.owners),
+            "assigned": assigned,
+            "moving": _moving(observed),
+            "imbalancePercent": _imbalance(observed, spec),
+        }
+    elif "shards" in before:
+        status["shards"] = before["shards"]
+    else:
+        status["shards"] = {"total": spec.shards, "assigned": 0, "moving": 0, "imbalancePercent": 0}
+    if placed is not None and placed.plan is not None:
+        status["plan"] = {"hash": placed.plan.hash, "pendingMoves": placed.plan.moves}
+    elif observed is not None:
+        status["plan"] = {"hash": (before.get("plan") or {}).get("hash", ""), "pendingMoves": _moving(observed)}
+    said = _conditions(seen, spec, steps, trouble)
+    status["conditions"] = _dated(seen, said, before.get("conditions") or ())
+    return status
+
+
+def patch_of(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> dict[str, Any]:  # JSON
+    """A merge patch from one status to the other; empty when they are the same."""
+    old = before or {}
+    changed = {name: value for name, value in after.items() if old.get(name) != value}
+    return changed | {name: None for name in old if name not in after}
+
+
+def ranges(shards: Iterable[int]) -> str:
+    """Numbers as ranges: ``0-3,7``."""
+    parts: list[list[int]] = []
+    for shard in sorted(shards):
+        if parts and parts[-1][1] == shard - 1:
+            parts[-1][1] = shard
+        else:
+            parts.append([shard, shard])
+    return ",".join(f"{first}" if first == last else f"{first}-{last}" for first, last in parts)
+
+
+# --- conditions
+
+
+def _conditions(seen: Seen, spec: KubernetesSpec | None, steps: Steps, trouble: Trouble | None) -> list[Said]:
+    stalled = steps.blocked or trouble
+    ready = _ready(seen, spec, steps, stalled)
+    return [
+        ready,
+        _available(seen, spec, steps),
+        _protected(seen),
+        _progressing(seen, spec, steps, ready),
+        Said("Stalled", "False", "NotStalled", "")
+        if stalled is None
+        else Said("Stalled", "True", stalled.reason, stalled.message),
+        _draining(seen, steps),
+        _autoscaling(spec),
+        _paused(spec),
+    ]
+
+
+def _ready(seen: Seen, spec: KubernetesSpec | None, steps: Steps, stalled: Trouble | None) -> Said:
+    if stalled is not None:
+        return Said("Ready", "False", "Stalled", stalled.message)
+    assert spec is not None  # a spec that is not understood stalls
+    if spec.paused:
+        return Said("Ready", "False", "Paused", "spec.paused is true: nothing is changed.")
+    if steps.settled:
+        if spec.replicas == 0:
+            return Said("Ready", "True", "ScaledToZero", "No worker is wanted; the data stays.")
+        return Said("Ready", "True", "Reconciled", "Every worker is as wanted, and serves its share.")
+    pods = seen.workers()
+    live = seen.child("StatefulSet", seen.key.name)
+    if live is None or steps.migrating or steps.create or steps.apply or steps.delete:
+        return Said("Ready", "False", "GenerationPending", "What is wanted is being made.")
+    status = live.get("status", {})
+    if status.get("observedGeneration", 0) < live["metadata"].get("generation", 1):
+        return Said("Ready", "False", "GenerationPending", "The StatefulSet's controller has not acted yet.")
+    unreadable = _unreadable(steps)
+    if unreadable:
+        return Said("Ready", "False", NO_CAPABLE_WORKER, unreadable)
+    if any(pod.revision != status.get("updateRevision") for pod in pods):
+        waits = f" It waits: {steps.held_back}." if steps.held_back else ""
+        return Said("Ready", "False", "RolloutInProgress", f"Workers are started anew, one by one.{waits}")
+    if len(pods) != spec.replicas:
+        waits = f" It waits: {steps.held_back}." if steps.held_back else ""
+        return Said("Ready", "False", "ScaleInProgress", f"{len(pods)} workers, and {spec.replicas} are wanted.{waits}")
+    waiting = [pod.name for pod in pods if not pod.ready]
+    if waiting:
+        return Said("Ready", "False", "WorkersNotReady", f"Not ready: {', '.join(waiting)}.")
+    return Said("Ready", "False", "ShardsUnserved", "Not every shard is served where it belongs.")
+
+
+def _unreadable(steps: Steps) -> str:
+    """What to do about shards whose journal format no worker reads that may get them; empty where there are none."""
+    shards = steps.next.unreadable if steps.next is not None else ()
+    if not shards:
+        return ""
+    return (
+        f"No worker that may get them reads the journal format of shards {ranges(shards)}: set spec.image to the release"
+        " that wrote it, or a newer one."
+    )
+
+
+def _available(seen: Seen, spec: KubernetesSpec | None, steps: Steps) -> Said:
+    observed = seen.ownership
+    if spec is not None and spec.replicas == 0 and not seen.workers():
+        return Said("Available", "False", "ScaledToZero", "No worker is wanted.")
+    if observed is None:
+        return Said("Available", "Unknown", "OwnershipUnknown", "No worker says who owns what.")
+    unowned = [shard for shard, owner in observed.owners.items() if owner is None]
+    if unowned:
+        unreadable = _unreadable(steps)
+        if unreadable:
+            return Said("Available", "False", NO_CAPABLE_WORKER, unreadable)
+        return Said("Available", "False", "ShardsUnassigned", f"Served by nobody: {ranges(unowned)}.")
+    recovering = [
+        shard for shard, owner in observed.owners.items() if shard not in observed.serving.get(owner or "", frozenset())
+    ]
+    if recovering:
+        return Said("Available", "False", "ShardsRecovering", f"Not served yet by their owners: {ranges(recovering)}.")
+    return Said("Available", "True", "AllShardsServed", "")
+
+
+def _protected(seen: Seen) -> Said:
+    """Whether the workers' login may append to the journal and no more."""
+    observed = seen.ownership
+    if observed is None:
+        return Said("JournalProtected", "Unknown", "OwnershipUnknown", "No worker says what its login may do.")
+    if observed.excess_privileges:
+        rights = sorted({right for each in observed.excess_privileges.values() for right in each})
+        return Said(
+            "JournalProtected",
+            "False",
+            "ExcessPrivileges",
+            f"The login of {', '.join(sorted(observed.excess_privileges))} may {', '.join(rights)} the journal. Remedy: give"
+            " it the role threadcluster_worker alone, and name the login that owns the schema in"
+            " spec.database.migrationURLSecretKeyRef.",
+        )
+    return Said("JournalProtected", "True", "AppendOnly", "")
+
+
+def _progressing(seen: Seen, spec: KubernetesSpec | None, steps: Steps, ready: Said) -> Said:
+    if spec is None or steps.settled or steps.blocked is not None or ready.reason == "Paused":
+        return Said("Progressing", "False", "Stable", "")
+    pods = seen.workers()
+    live = seen.child("StatefulSet", seen.key.name)
+    reason = "CreatingWorkers"
+    if steps.migrating:
+        reason = "Migrating"
+    elif ready.reason == "RolloutInProgress":
+        reason = "RollingOut"
+    elif live is not None and len(pods) > spec.replicas:
+        reason = "ScalingDown"
+    elif live is not None and len(pods) < spec.replicas and any(pod.ready for pod in pods):
+        reason = "ScalingUp"
+    elif steps.targets is not None or (seen.ownership is not None and _moving(seen.ownership)):
+        reason = "MovingShards"
+    return Said("Progressing", "True", reason, "")
+
+
+def _draining(seen: Seen, steps: Steps) -> Said:
+    observed = seen.ownership
+    workers = observed.workers.values() if observed is not None else ()
+    owners = set(observed.owners.values()) if observed is not None else set()
+    busy = [worker for worker in workers if worker.name in owners]
+    leaving = [worker.name for worker in busy if worker.leaving]
+    if leaving:
+        return Said("Draining", "True", "Leaving", f"Hand their shards over: {', '.join(leaving)}.")
+    surplus = [worker.name for worker in busy if worker.draining]
+    if surplus:
+        return Said("Draining", "True", "Cordoned", f"Are being drained: {', '.join(surplus)}.")
+    if "still has shards" in steps.held_back:
+        return Said("Draining", "True", "ScaleDown", f"{steps.held_back}.")
+    return Said("Draining", "False", "Idle", "")
+
+
+def _autoscaling(spec: KubernetesSpec | None) -> Said:
+    if spec is None or spec.autoscaling is None:
+        return Said("AutoscalingActive", "False", "Disabled", "spec.autoscaling is not set.")
+    return Said(
+        "AutoscalingActive", "False", "Disabled", "This release does not scale by itself yet; spec.replicas counts."
+    )
+
+
+def _paused(spec: KubernetesSpec | None) -> Said:
+    if spec is not None and spec.paused:
+        return Said("Paused", "True", "ClusterPaused", "spec.paused is true: nothing is changed.")
+    if spec is not None and spec.rollout.paused:
+        return Said("Paused", "True", "RolloutPaused", "spec.rollout.paused is true: no worker is started anew.")
+    if spec is not None and spec.rebalance.mode == "Paused":
+        return Said("Paused", "True", "RebalancePaused", "spec.rebalance.mode is Paused: no shard is moved.")
+    return Said("Paused", "False", "NotPaused", "")
+
+
+def _dated(seen: Seen, said: Iterable[Said], before: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Conditions with their times: a transition is a change of status, not of reason."""
+    known = {each["type"]: each for each in before}
+    now = datetime.fromtimestamp(seen.now, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    dated = []
+    for each in said:
+        old = known.get(each.type)
+        same = old is not None and old["status"] == each.status
+        dated.append(
+            {
+                "type": each.type,
+                "status": each.status,
+                "reason": str(each.reason),
+                "message": each.message[:_MESSAGE_MOST],
+                "lastTransitionTime": old["lastTransitionTime"] if same and old is not None else now,
+                "observedGeneration": seen.generation,
+            }
+        )
+    return dated
+
+
+# --- workers and shards
+
+
+def _worker(pod: Pod, observed: Observed | None) -> dict[str, Any]:
+    known = observed.workers.get(pod.name) if observed is not None else None
+    owned = [shard for shard, owner in observed.owners.items() if owner == pod.name] if observed is not None else []
+    return {
+        "name": pod.name,
+        "state": _state(pod, known),
+        "revision": pod.revision,
+        "shards": ranges(owned),
+        "cordoned": known.cordoned if known is not None else False,
+    }
+
+
+def _state(pod: Pod, known: Worker | None) -> str:
+    if pod.ending or (known is not None and known.leaving):
+        return "Leaving"
+    if not pod.ready:
+        return "Starting" if pod.starting else "NotReady"
+    if known is not None and known.draining:
+        return "Draining"
+    return "Ready"
+
+
+def _moving(observed: Observed) -> int:
+    return sum(
+        1
+        for shard, owner in observed.owners.items()
+        if owner is not None and observed.targets.get(shard) not in (None, owner)
+    )
+
+
+def _imbalance(observed: Observed, spec: KubernetesSpec) -> int:
+    """How far the fullest worker is above an even share, in percent, by count."""
+    if spec.replicas == 0 or not observed.owners:
+        return 0
+    counts: dict[str, int] = {}
+    for owner in observed.owners.values():
+        if owner is not None:
+            counts[owner] = counts.get(owner, 0) + 1
+    even = -(-len(observed.owners) // spec.replicas)
+    return max(0, round((max(counts.values(), default=0) / even - 1) * 100))
+
+
+def _endpoint(seen: Seen, spec: KubernetesSpec) -> str:
+    given = spec.gateway.ingress
+    if given is not None and given.host is not None:
+        return f"{'https' if given.tls_secret_name else 'http'}://{given.host}"
+    port = spec.gateway.service.port
+    name, namespace = seen.key.name, seen.key.namespace
+    service = seen.child("Service", name) or {}
+    for each in service.get("status", {}).get("loadBalancer", {}).get("ingress", ()):
+        host = each.get("hostname") or each.get("ip")
+        if host:
+            return f"http://{host}" if port == 80 else f"http://{host}:{port}"
+    host = f"{name}.{namespace}.svc"
+    return f"http://{host}" if port == 80 else f"http://{host}:{port}"

@@ -1,0 +1,113 @@
+"""The supervisor's own door, on loopback and behind a token: status, a new resource, moves, the end."""
+
+import logging
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
+
+from threadcluster_operator.api import ResourceRefused, parse_resources
+from threadcluster_operator.api.pins import with_pin, wrong_pin
+from threadcluster_operator.local.data_dir import DataDir
+from threadcluster_operator.local.durable_file import read_text
+from threadcluster_operator.local.errors import MovesRefused, UpFailed
+from threadcluster_operator.local.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+
+class ControlServer:
+    """Serves one supervisor's door; ``stop`` is called when somebody asks for the end."""
+
+    def __init__(self, supervisor: Supervisor, data_dir: DataDir, stop: Callable[[], None]) -> None:
+        self._supervisor = supervisor
+        self._data_dir = data_dir
+        self._stop = stop
+        self._token = secrets.token_urlsafe(24)
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        """Listen, and say where in the data directory."""
+        app = web.Application(middlewares=[self._check])
+        app.router.add_get("/status", self._status)
+        app.router.add_put("/cluster", self._accept)
+        app.router.add_put("/pins", self._pin)
+        app.router.add_get("/plan", self._plan)
+        app.router.add_get("/rebalance", self._progress)
+        app.router.add_post("/rebalance", self._rebalance)
+        app.router.add_post("/down", self._down)
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        host, port = self._runner.addresses[0][:2]
+        self._data_dir.write_control(f"http://{host}:{port}", self._token)
+
+    async def close(self) -> None:
+        """Stop listening."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    @web.middleware
+    async def _check(self, request: web.Request, handler: Any) -> web.StreamResponse:  # aiohttp's handler type
+        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        if not secrets.compare_digest(given, f"Bearer {self._token}".encode()):
+            raise web.HTTPUnauthorized
+        try:
+            answer: web.StreamResponse = await handler(request)
+        except web.HTTPException:
+            raise
+        except Exception as error:  # the client gets a sentence, and the supervisor goes on
+            log.exception("control request failed", extra={"path": request.path})
+            return web.json_response({"refused": f"the supervisor failed: {error!r}; see its log"}, status=500)
+        return answer
+
+    async def _status(self, _: web.Request) -> web.Response:
+        return web.json_response(await self._supervisor.status())
+
+    async def _accept(self, request: web.Request) -> web.Response:
+        return self._take(await request.text())
+
+    def _take(self, text: str) -> web.Response:
+        try:
+            changes = self._supervisor.accept(parse_resources(text, "the new resource"))
+        except (ResourceRefused, UpFailed) as error:
+            return _refused(error)
+        self._data_dir.write_private(self._data_dir.cluster_yaml, text)
+        return web.json_response({"changes": changes})
+
+    async def _pin(self, request: web.Request) -> web.Response:
+        asked = await request.json()
+        shard, worker = int(asked["shard"]), asked["worker"]
+        shards = self._supervisor.resources.cluster.spec.shards
+        wrong = wrong_pin(shard, worker, shards=shards, workers=self._supervisor.known_workers())
+        if wrong is not None:
+            return _refused(wrong)
+        kept = read_text(self._data_dir.cluster_yaml)
+        if kept is None or not kept.strip():
+            return _refused(f"{self._data_dir.cluster_yaml} is damaged: hand the resource over again, with `up -f`")
+        return self._take(with_pin(kept, shard, worker))
+
+    async def _plan(self, _: web.Request) -> web.Response:
+        try:
+            return web.json_response(await self._supervisor.plan())
+        except MovesRefused as error:
+            return _refused(error)
+
+    async def _rebalance(self, request: web.Request) -> web.Response:
+        try:
+            return web.json_response(await self._supervisor.rebalance((await request.json())["plan"]))
+        except MovesRefused as error:
+            return _refused(error)
+
+    async def _progress(self, _: web.Request) -> web.Response:
+        return web.json_response(self._supervisor.progress())
+
+    async def _down(self, _: web.Request) -> web.Response:
+        self._stop()
+        return web.json_response({})
+
+
+def _refused(why: object) -> web.Response:
+    return web.json_response({"refused": str(why)}, status=409)

@@ -1,0 +1,226 @@
+"""Worker processes of a local cluster: started with their environment, started again when they die, stopped in order."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import ssl
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+import msgspec
+
+from shard_worker.contract_tls import INTERNAL_NAME
+from threadcluster_operator.local.data_dir import DataDir, read_object
+from threadcluster_operator.local.log_rotation import last_line
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE_S: Final = 0.2
+_LAST_PAUSE_S: Final = 5.0
+_STEADY_S: Final = 10.0
+_STOP_S: Final = 27.0
+_FROZEN_S: Final = 30.0
+_STARTING_MOST_S: Final = 30.0
+
+
+class WorkerProcess:
+    """One worker of the cluster, through all its processes."""
+
+    def __init__(self, name: str, data_dir: DataDir, environment: dict[str, str], public_fd: int) -> None:
+        self.name = name
+        self._data_dir = data_dir
+        self._environment = environment
+        self._started_with: dict[str, str] = environment
+        self._public_fd = public_fd
+        self._process: asyncio.subprocess.Process | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._stopping = False
+        self.answered_at = time.monotonic()
+        self.restarts = 0
+        self.joined = False
+        """Whether a process of this worker has been a member of the cluster."""
+        self._first_start = time.monotonic()
+        self._recycled: int | None = None
+        """The process that was told to leave for another."""
+
+    @property
+    def pid(self) -> int | None:
+        """The process that serves, while one does."""
+        process = self._process
+        return process.pid if process is not None and process.returncode is None else None
+
+    @property
+    def log_path(self) -> Path:
+        """Where it logs."""
+        return self._data_dir.logs / f"{self.name}.log"
+
+    def starting(self) -> bool:
+        """Whether it is still to become a member for the first time, and may be hoped for."""
+        return not self.joined and not self._stopping and time.monotonic() - self._first_start < _STARTING_MOST_S
+
+    def stopping(self) -> bool:
+        """Whether it was told to end."""
+        return self._stopping
+
+    def bound(self) -> dict[str, int] | None:
+        """The ports of the process that serves, once it has written them."""
+        found = read_object(self._ready_file) or {}
+        ports = {name: found.get(name) for name in ("pid", "publicPort", "managementPort")}
+        complete = {name: value for name, value in ports.items() if isinstance(value, int)}
+        return complete if len(complete) == len(ports) and complete["pid"] == self.pid else None
+
+    @property
+    def _ready_file(self) -> Path:
+        return self._data_dir.run / f"{self.name}.json"
+
+    def start(self) -> None:
+        """Keep one process running until `stop`."""
+        self._keeper = asyncio.create_task(self._keep(), name=f"keep-{self.name}")
+
+    def fault(self) -> BaseException | None:
+        """Why no process of it is kept running any more though it was not told to end, or None."""
+        keeper = self._keeper
+        return keeper.exception() if keeper is not None and keeper.done() and not keeper.cancelled() else None
+
+    async def stop(self) -> None:
+        """Tell it to leave, and wait; killed when it takes too long."""
+        self._stopping = True
+        process = self._process
+        if process is not None and process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+                process.send_signal(signal.SIGCONT)
+            try:
+                async with asyncio.timeout(_STOP_S):
+                    await process.wait()
+            except TimeoutError:
+                log.warning("worker does not leave; killed", extra={"worker": self.name})
+                self.kill()
+                await process.wait()
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        self._ready_file.unlink(missing_ok=True)
+
+    def configure(self, environment: dict[str, str]) -> None:
+        """Give it another environment, from its next process on."""
+        self._environment = environment
+
+    def outdated(self) -> bool:
+        """Whether its process runs with an environment of before."""
+        return self._started_with != self._environment
+
+    def recycle(self) -> bool:
+        """Tell its process to leave; another is started in its place.  False when that process was told before."""
+        process = self._process
+        if process is None or process.returncode is not None or process.pid == self._recycled:
+            return False
+        self._recycled = process.pid
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        return True
+
+    def kill(self) -> None:
+        """End the process at once."""
+        process = self._process
+        if process is not None and process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+
+    def kill_if_frozen(self) -> None:
+        """End a process that has not answered for long: another will take its place under a new incarnation.
+
+        To be asked only while it owns nothing, or while nobody knows who owns what: its peers have taken its shards long
+        before, and where there are none, nobody else can serve them.
+        """
+        if self.pid is not None and time.monotonic() - self.answered_at > _FROZEN_S:
+            log.warning("worker does not answer; killed", extra={"worker": self.name, "after_s": _FROZEN_S})
+            self.kill()
+
+    async def _keep(self) -> None:
+        pause_s = _FIRST_PAUSE_S
+        while not self.stopping():
+            began = time.monotonic()
+            self.answered_at = began
+            try:
+                code = await self._run_once()
+            except OSError as error:  # no process, descriptor or space to be had: this passes
+                log.error(
+                    "worker not started; starting it again",
+                    extra={"worker": self.name, "cause": repr(error), "after_s": _LAST_PAUSE_S},
+                )
+                await asyncio.sleep(_LAST_PAUSE_S)
+                continue
+            if self.stopping():
+                return
+            lived_s = time.monotonic() - began
+            pause_s = _FIRST_PAUSE_S if lived_s > _STEADY_S else min(_LAST_PAUSE_S, pause_s * 2)
+            self.restarts += 1
+            if code == 0:
+                continue  # it left because it was told to
+            log.warning(
+                "%s ended (%s); starting it again in %.1f s; its last words: %s",
+                self.name,
+                signal.Signals(-code).name if code < 0 else f"exit code {code}",
+                pause_s,
+                last_line(self.log_path),
+            )
+            await asyncio.sleep(pause_s)
+
+    async def _run_once(self) -> int:
+        self._ready_file.unlink(missing_ok=True)
+        read_end, write_end = os.pipe()  # its end tells the worker that the supervisor is gone, however it went
+        with self.log_path.open("ab") as out:
+            try:
+                self._started_with = self._environment
+                self._process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    "shard_worker.main",
+                    "run",
+                    env={
+                        **os.environ,
+                        **self._environment,
+                        "SHARD_WORKER_NAME": self.name,
+                        "SHARD_WORKER_PUBLIC_FD": str(self._public_fd),
+                        "SHARD_WORKER_PARENT_FD": str(read_end),
+                        "SHARD_WORKER_READY_FILE": str(self._ready_file),
+                    },
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=out,
+                    pass_fds=(self._public_fd, read_end),
+                    start_new_session=True,  # a Ctrl-C at the terminal is for the supervisor
+                )
+            finally:
+                os.close(read_end)
+            try:
+                return await self._process.wait()
+            finally:
+                os.close(write_end)
+
+
+async def ask(
+    session: aiohttp.ClientSession, worker: WorkerProcess, path: str, context: ssl.SSLContext, *, within_s: float = 1.0
+) -> dict[str, object] | None:
+    """A worker's answer on its management port, or None when it has none for us now."""
+    bound = worker.bound()
+    if bound is None:
+        return None
+    try:
+        async with session.get(
+            f"https://127.0.0.1:{bound['managementPort']}{path}",
+            ssl=context,
+            server_hostname=INTERNAL_NAME,
+            timeout=aiohttp.ClientTimeout(total=within_s),
+        ) as response:
+            worker.answered_at = time.monotonic()
+            found = msgspec.json.decode(await response.read())
+            return found if response.status == 200 and isinstance(found, dict) else None
+    except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError):
+        return None

@@ -1,0 +1,240 @@
+"""The pods: what they run, what they see, and what they may do, which is little.
+
+Every pod keeps the "restricted" Pod Security Standard, has no token of the Kubernetes API, and writes nothing to its own
+file system.  What the user's pod template says is merged in where it can only add or place; what the operator needs stays.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from threadcluster_operator.api import EnvVar, SecretKeyRef
+from threadcluster_operator.render.inputs import MANAGEMENT_PORT, PUBLIC_PORT, Wanted
+from threadcluster_operator.render.objects import Component, Object, labels_of, selector_of
+
+_SHUTDOWN_S: Final = 15
+"""What a worker has beyond draining: for its last answers and to close."""
+_LOST_NODE_S: Final = 30
+_MOUNTS: Final = "/etc/threadcluster"
+_DSN_FILE: Final = "url"
+_CA_FILE: Final = "ca.crt"
+_OTHER_CONNECTIONS: Final = 4
+"""Of a worker to Postgres, besides those that read: appends, lease, steward, and one for what comes up."""
+
+SECRET_KEY: Final = "secret"  # noqa: S105 - a key's name
+"""The key in the Secret `<name>-internal`, and the file that a worker sees."""
+
+_TLS_MODES: Final = {"Disable": "disable", "Require": "require", "VerifyFull": "verify-full"}
+
+
+def pod_template(wanted: Wanted, component: Component, spec: Object) -> Object:
+    """A pod template with the user's metadata, and everything that all pods have in common, around ``spec``."""
+    user = wanted.spec.pod_template
+    metadata: Object = {"labels": {**user.metadata.labels, **labels_of(wanted, component)}}
+    if user.metadata.annotations:
+        metadata["annotations"] = dict(user.metadata.annotations)
+    common: Object = {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "seccompProfile": {"type": "RuntimeDefault"},
+            **(user.spec.security_context or {}),
+        },
+        "tolerations": _tolerations(user.spec.tolerations),
+    }
+    if wanted.spec.image_pull_secrets:
+        common["imagePullSecrets"] = [{"name": each.name} for each in wanted.spec.image_pull_secrets]
+    if user.spec.node_selector:
+        common["nodeSelector"] = dict(user.spec.node_selector)
+    if user.spec.affinity is not None:
+        common["affinity"] = user.spec.affinity
+    if user.spec.priority_class_name is not None:
+        common["priorityClassName"] = user.spec.priority_class_name
+    if user.spec.service_account_name is not None:
+        common["serviceAccountName"] = user.spec.service_account_name
+    return {"metadata": metadata, "spec": {**common, **spec}}
+
+
+def worker_template(wanted: Wanted) -> Object:
+    """The template of the workers' pods."""
+    drain = wanted.spec.drain
+    write_format = wanted.spec.worker.write_format
+    chosen: dict[str, str | int] = {} if write_format is None else {"WRITE_FORMAT": write_format}
+    container = {
+        **_container(wanted, "worker", ["shard-worker", "run"]),
+        "env": [
+            _field("NAME", "metadata.name"),
+            _field("HOST", "status.podIP"),
+            *_env(_database_settings(wanted)),
+            *_env(
+                {
+                    "BIND": "::",
+                    "PUBLIC_PORT": PUBLIC_PORT,
+                    "MANAGEMENT_PORT": MANAGEMENT_PORT,
+                    "SECRET_FILE": f"{_MOUNTS}/internal/{SECRET_KEY}",
+                    "READ_CONNECTIONS": wanted.spec.database.max_connections_per_worker - _OTHER_CONNECTIONS,
+                    "DRAIN_SECONDS": drain.timeout_seconds,
+                    "PASSIVATION_IDLE_SECONDS": wanted.spec.worker.passivation.idle_seconds,
+                    "MAX_RESIDENT_THREADS": wanted.spec.worker.passivation.max_resident_threads,
+                    "SNAPSHOT_EVERY_EVENTS": wanted.spec.worker.snapshot_every_events,
+                    "LOG_FORMAT": "json",
+                    **chosen,
+                }
+            ),
+            *(_user_env(variable) for variable in wanted.spec.worker.env),
+        ],
+        "ports": [
+            {"name": "http", "containerPort": PUBLIC_PORT, "protocol": "TCP"},
+            {"name": "management", "containerPort": MANAGEMENT_PORT, "protocol": "TCP"},
+        ],
+        "startupProbe": _probe("/livez", every_s=1, failures=300),
+        "readinessProbe": _probe("/readyz", every_s=1, failures=3),
+        "livenessProbe": _probe("/livez", every_s=5, failures=4),
+        "lifecycle": {
+            "preStop": {
+                "exec": {"command": ["shard-worker", "leave", "--at-least", str(drain.load_balancer_seconds)]},
+            }
+        },
+    }
+    resources = {
+        name: dict(amounts)
+        for name, amounts in (
+            ("requests", wanted.spec.worker.resources.requests),
+            ("limits", wanted.spec.worker.resources.limits),
+        )
+        if amounts
+    }
+    if resources:
+        container["resources"] = resources
+    container["volumeMounts"].append(_mount("internal"))
+    spec = {
+        "containers": [container],
+        "volumes": [
+            *_database_volumes(wanted, wanted.spec.database.url_secret_key_ref),
+            {
+                "name": "internal",
+                "secret": {
+                    "secretName": wanted.secret,
+                    "items": [{"key": SECRET_KEY, "path": SECRET_KEY}],
+                },
+            },
+        ],
+        "terminationGracePeriodSeconds": drain.timeout_seconds + drain.load_balancer_seconds + _SHUTDOWN_S,
+        "topologySpreadConstraints": wanted.spec.pod_template.spec.topology_spread_constraints or _spread(wanted),
+    }
+    return pod_template(wanted, "worker", spec)
+
+
+def migration_template(wanted: Wanted) -> Object:
+    """The template of the pod that migrates; its termination message says how it ended (`MigrationEnd`)."""
+    database = wanted.spec.database
+    message = "/dev/termination-log"
+    container = {
+        **_container(wanted, "migrate", ["shard-worker", "migrate", "--termination-file", message]),
+        "env": _env(_database_settings(wanted)),
+        "terminationMessagePath": message,
+    }
+    spec = {
+        "restartPolicy": "Never",
+        "containers": [container],
+        "volumes": _database_volumes(wanted, database.migration_url_secret_key_ref or database.url_secret_key_ref),
+    }
+    return pod_template(wanted, "migration", spec)
+
+
+def _container(wanted: Wanted, name: str, command: list[str]) -> Object:
+    """What both containers have; a new list of mounts each time."""
+    made: Object = {
+        "name": name,
+        "image": wanted.spec.image,
+        "command": command,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [_mount("database")],
+    }
+    if wanted.spec.image_pull_policy is not None:
+        made["imagePullPolicy"] = wanted.spec.image_pull_policy
+    if wanted.spec.database.tls.ca_config_map_key_ref is not None:
+        made["volumeMounts"].append(_mount("database-ca"))
+    return made
+
+
+def _mount(volume: str) -> Object:
+    """A whole folder, never a file in it: only so does the kubelet bring a rotated Secret to a running container."""
+    return {"name": volume, "mountPath": f"{_MOUNTS}/{volume}", "readOnly": True}
+
+
+def _database_volumes(wanted: Wanted, dsn: SecretKeyRef) -> list[Object]:
+    volumes: list[Object] = [
+        {"name": "database", "secret": {"secretName": dsn.name, "items": [{"key": dsn.key, "path": _DSN_FILE}]}}
+    ]
+    ca = wanted.spec.database.tls.ca_config_map_key_ref
+    if ca is not None:
+        items = [{"key": ca.key, "path": _CA_FILE}]
+        volumes.append({"name": "database-ca", "configMap": {"name": ca.name, "items": items}})
+    return volumes
+
+
+def _database_settings(wanted: Wanted) -> dict[str, str | int]:
+    """What workers and migration know alike."""
+    tls = wanted.spec.database.tls
+    settings: dict[str, str | int] = {
+        "CLUSTER": wanted.cluster_id,
+        "SHARDS": wanted.spec.shards,
+        "DSN_FILE": f"{_MOUNTS}/database/{_DSN_FILE}",
+        "DATABASE_TLS": _TLS_MODES[tls.mode],
+    }
+    if tls.ca_config_map_key_ref is not None:
+        settings["DATABASE_CA_FILE"] = f"{_MOUNTS}/database-ca/{_CA_FILE}"
+    return settings
+
+
+def _env(settings: Mapping[str, str | int]) -> list[Object]:
+    return [{"name": f"SHARD_WORKER_{name}", "value": str(value)} for name, value in settings.items()]
+
+
+def _field(name: str, path: str) -> Object:
+    return {"name": f"SHARD_WORKER_{name}", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
+
+
+def _user_env(variable: EnvVar) -> Object:
+    return variable.model_dump(by_alias=True, exclude_none=True, exclude_defaults=True)
+
+
+def _probe(path: str, *, every_s: int, failures: int) -> Object:
+    """A worker whose loop is busy with a long collection answers late, not never: hence the patience."""
+    return {
+        "httpGet": {"path": path, "port": MANAGEMENT_PORT, "scheme": "HTTP"},
+        "periodSeconds": every_s,
+        "timeoutSeconds": 3,
+        "failureThreshold": failures,
+        "successThreshold": 1,
+    }
+
+
+def _tolerations(users: list[dict[str, Any]]) -> list[Object]:
+    """The user's, and for a node that is lost, where they say nothing of it: a worker's place is elsewhere, soon."""
+    said = {each.get("key") for each in users}
+    lost = [
+        {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": _LOST_NODE_S}
+        for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
+        if key not in said
+    ]
+    return [*users, *lost]
+
+
+def _spread(wanted: Wanted) -> list[Object]:
+    """Over zones, and within them over nodes; where that cannot be, a worker runs all the same."""
+    return [
+        {
+            "maxSkew": 1,
+            "topologyKey": key,
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": selector_of(wanted.name, "worker")},
+        }
+        for key in ("topology.kubernetes.io/zone", "kubernetes.io/hostname")
+    ]
