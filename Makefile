@@ -33,12 +33,12 @@ beside-pytest: setup
 	@$(MAKE) --no-print-directory coverage-pure
 
 test-cluster: setup ## The operator on a real Kubernetes control plane; no root (the first time it is built: 10 minutes)
-	@$(BIN)/python -m tests.cluster.build --check-or-build
-	$(BIN)/python -m pytest -m "cluster and not soak" tests/cluster $(ARGS)
+	@$(BIN)/python -m tests.e2e.cluster.build --check-or-build
+	$(BIN)/python -m pytest -m "cluster and not soak" tests/e2e/cluster $(ARGS)
 
 test-node: setup ## The real image on a real Kubernetes node: Linux, as root
-	@$(BIN)/python -m tests.node.prepare
-	@$(BIN)/python -m tests.node.enter $(BIN)/python -m pytest -m node tests/node $(ARGS)
+	@$(BIN)/python -m tests.e2e.node.prepare
+	@$(BIN)/python -m tests.e2e.node.enter $(BIN)/python -m pytest -m node tests/e2e/node $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .
@@ -50,10 +50,10 @@ lint: setup
 PURE := $(addprefix shard_worker/,domain/* ownership/assignment.py ownership/handoff.py) \
     $(addprefix operator/threadcluster_operator/,api/*.py kube/managed_fields.py planning/placement.py planning/planner.py planning/observation.py \
     render/*.py $(addprefix controller/,snapshot.py status.py actions.py diagnosis.py))
-PURE_TESTS := tests/domain tests/ownership/test_share.py tests/ownership/test_decisions.py tests/ownership/test_formats.py \
-    tests/operator/test_placement.py tests/operator/test_placement_formats.py tests/operator/test_balance.py tests/operator/test_model.py tests/operator/test_reading.py tests/operator/test_crd.py \
-    tests/operator/desired tests/operator/test_planner.py tests/operator/test_seen.py tests/operator/test_steps.py \
-    tests/operator/test_status.py tests/operator/test_trouble.py tests/operator/test_answers.py tests/operator/test_managed_fields.py
+PURE_TESTS := tests/domain tests/ownership/test_assignment.py tests/ownership/test_handoff.py tests/ownership/test_formats.py \
+    tests/operator/planning/test_placement.py tests/operator/planning/test_placement_formats.py tests/operator/planning/test_balance.py tests/operator/api/test_spec.py tests/operator/api/test_parsing.py tests/operator/api/test_crd.py \
+    tests/operator/render tests/operator/planning/test_planner.py tests/operator/controller/test_snapshot.py tests/operator/controller/test_actions.py \
+    tests/operator/controller/test_status.py tests/operator/controller/test_diagnosis.py tests/operator/planning/test_observation.py tests/operator/kube/test_managed_fields.py
 
 # The pure rules' tests run once, where their branches are counted (coverage-pure).
 pytest: setup
@@ -72,13 +72,13 @@ NOTHING := $(if $(ARGS),5,0)
 
 soak: setup explore ## The long, repeated and million-row checks, those of the operator too (about two hours)
 	$(BIN)/python -m pytest -m "soak and not cluster and not node" $(ARGS) || [ $$? = $(NOTHING) ]
-	@$(BIN)/python -m tests.cluster.build --check-or-build
-	$(BIN)/python -m pytest -m "soak and cluster" tests/cluster $(ARGS) || [ $$? = $(NOTHING) ]
+	@$(BIN)/python -m tests.e2e.cluster.build --check-or-build
+	$(BIN)/python -m pytest -m "soak and cluster" tests/e2e/cluster $(ARGS) || [ $$? = $(NOTHING) ]
 
 explore: setup ## The properties again, ten times with examples that were never tried before
 	@for round in 1 2 3 4 5 6 7 8 9 10; do \
 	    echo "explore: round $$round of 10" && \
-	    $(BIN)/python -m pytest -q --hypothesis-profile=explore $(PURE_TESTS) tests/operator/test_operating.py tests/peers/test_frames.py tests/journal/test_codec.py \
+	    $(BIN)/python -m pytest -q --hypothesis-profile=explore $(PURE_TESTS) tests/operator/controller/test_operating.py tests/peers/test_frames.py tests/journal/test_codec.py \
 	        -p no:cacheprovider || exit 1; \
 	done
 

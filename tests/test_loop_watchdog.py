@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from shard_worker.loop_watchdog import HELD_S, LoopWatchdog
-from tests.waiting import until
+from tests.support.polling import until
 
 
 def hold_the_loop(seconds: float) -> None:

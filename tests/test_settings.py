@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from shard_worker.settings import SettingsRefused, WorkerSettings, load_settings, reference
+from tests.support.paths import ROOT
 
 GOOD = {"NAME": "w", "CLUSTER": "c", "DSN": "postgresql://h/d", "SECRET": "0123456789abcdef"}
 
@@ -137,7 +138,7 @@ def test_exactly_one_of_a_value_and_its_file(monkeypatch: pytest.MonkeyPatch, pa
 
 def test_the_reference_is_what_the_code_says() -> None:
     """docs/configuration.md is generated: `make docs`."""
-    assert (Path(__file__).parents[1] / "docs" / "configuration.md").read_text() == reference()
+    assert (ROOT / "docs" / "configuration.md").read_text() == reference()
 
 
 def test_every_setting_is_documented() -> None:

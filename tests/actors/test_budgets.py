@@ -10,8 +10,8 @@ from shard_worker.actors.pending import NOT_SERVED, UNKNOWN
 from shard_worker.contract import Done, GetMessages, ReadThread, Unavailable, UnavailableCode
 from shard_worker.domain.ids import ThreadId, shard_of, ulid_uuid
 from tests.actors.node import SHARDS, Node, account, add, create, node_on, thread
-from tests.tcp_proxy import TcpProxy
-from tests.waiting import until
+from tests.support.polling import until
+from tests.support.tcp_proxy import TcpProxy
 
 
 @asynccontextmanager

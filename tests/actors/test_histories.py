@@ -26,8 +26,8 @@ from shard_worker.domain.refusals import Refusal, RefusalCode
 from shard_worker.gateway.public import responses
 from shard_worker.journal.loader import Poisoned, Recovered
 from tests.actors.node import SHARDS, Node, account, add, create, message_id, node_on, thread
-from tests.loop_turns import measured_turns
-from tests.waiting import until
+from tests.support.loop_turns import measured_turns
+from tests.support.polling import until
 
 ALL = range(SHARDS)
 PAGE = 1 << 20

@@ -14,7 +14,7 @@ from shard_worker.domain.refusals import Refusal, RefusalCode
 from shard_worker.journal.loader import Poisoned, Recovered
 from shard_worker.ownership.view import OwnerRecord
 from tests.actors.node import SHARDS, Peers, account, add, create, node_on, request, thread
-from tests.waiting import until
+from tests.support.polling import until
 
 ALL = range(SHARDS)
 

@@ -15,9 +15,10 @@ from tests.benchmarks.measure import Pins, Settings
 from tests.benchmarks.postgres import own_postgres
 from tests.benchmarks.report import Run
 from tests.benchmarks.run import benchmark
+from tests.support.paths import ROOT
 
 _OUT = Path(__file__).parent / "out"
-_PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
+_PAGE = ROOT / "docs" / "performance.md"
 _EPILOG = """\b
 Examples
   python -m tests.benchmarks

@@ -6,8 +6,7 @@ import pytest
 
 from tests.benchmarks.moves import report
 from tests.benchmarks.moves.figures import Bar, Figure, broken, distribution, missed
-from tests.benchmarks.moves.settings import Settings
-from tests.benchmarks.moves.tape import (
+from tests.benchmarks.moves.recording import (
     ACCEPTED,
     UNKNOWN,
     Account,
@@ -19,6 +18,7 @@ from tests.benchmarks.moves.tape import (
     pause_ms,
     served_again_at,
 )
+from tests.benchmarks.moves.settings import Settings
 from tests.benchmarks.report import this_machine
 
 _ACCOUNT = Account(10.0, 2.5, 3, 3, 0, {})

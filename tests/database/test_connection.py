@@ -17,8 +17,8 @@ from shard_worker.database.connection import (
     address_of,
     check,
 )
-from tests.tcp_proxy import TcpProxy
-from tests.waiting import until
+from tests.support.polling import until
+from tests.support.tcp_proxy import TcpProxy
 
 
 def database(dsn: str | Path) -> Database:

@@ -14,7 +14,7 @@ from threadcluster_operator.local.postgres import EmbeddedPostgres
 from shard_worker.contract import DatabaseFault
 from shard_worker.database.migration_files import SCHEMA_VERSION
 from shard_worker.main import main
-from tests.tcp_proxy import TcpProxy
+from tests.support.tcp_proxy import TcpProxy
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from tests.benchmarks.run import registered_port, worker_environment
 from tests.conftest import MakeDatabase
 from tests.load.chat import drive, verify
 from tests.load.record import Recorder
-from tests.waiting import more_acknowledged, until
+from tests.support.polling import more_acknowledged, until
 
 Plant = Callable[[str], int]
 """Add a migration with this SQL to those that are known; its version."""

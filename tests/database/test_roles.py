@@ -21,9 +21,9 @@ from shard_worker.ownership import reporting, store
 from shard_worker.ownership.view import EMPTY, Load
 from tests.benchmarks.programs import running
 from tests.benchmarks.run import registered_port, worker_environment
-from tests.journal.histories import SHARDS, created, folded, new_thread
 from tests.ownership.members import EVERY, member
-from tests.waiting import until
+from tests.support.journal_writer import SHARDS, created, folded, new_thread
+from tests.support.polling import until
 
 LOGIN = "a worker's login"
 PASSWORD = "it's \\ secret"  # of a throw-away database

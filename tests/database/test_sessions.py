@@ -11,8 +11,8 @@ from threadcluster_operator.local.postgres import EmbeddedPostgres
 from shard_worker.database.connection import Database, DatabaseAuthFailed, DatabaseUnreachable
 from shard_worker.database.reconnecting import Backoff, ConnectGate
 from tests.ownership.members import EVERY, member
-from tests.tcp_proxy import TcpProxy
-from tests.waiting import until
+from tests.support.polling import until
+from tests.support.tcp_proxy import TcpProxy
 
 HOSTILE = {
     "default_transaction_isolation": ("serializable", "read committed"),

@@ -7,7 +7,7 @@ from shard_worker.domain.decide import Unchanged, message_ids_of
 from shard_worker.domain.events import ThreadCreated
 from shard_worker.domain.limits import Limits
 from shard_worker.domain.refusals import RefusalCode
-from tests.domain.stage import (
+from tests.domain.harness import (
     ANN,
     BOB,
     CID,

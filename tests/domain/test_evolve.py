@@ -21,7 +21,7 @@ from shard_worker.domain.events import (
 )
 from shard_worker.domain.evolve import IllegalEvent, content_digest, creation_digest, evolve
 from shard_worker.domain.thread import LiveMessage, Thread, digest
-from tests.domain.stage import ANN, BOB, CID, DOT, FIRST, PARENT, SECOND, message_id, thread
+from tests.domain.harness import ANN, BOB, CID, DOT, FIRST, PARENT, SECOND, message_id, thread
 
 CREATION = ThreadCreated(
     creator_id=ANN,

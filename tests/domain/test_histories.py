@@ -36,8 +36,8 @@ from shard_worker.domain.limits import Limits
 from shard_worker.domain.refusals import Refusal
 from shard_worker.domain.thread import Thread
 from shard_worker.journal.codec import STATE_VERSION, decode, decode_state, encode, encode_state, same_state
-from tests.domain.stage import PARENT, THREAD, account, message_id
-from tests.journal.histories import encode_previous_state, folded
+from tests.domain.harness import PARENT, THREAD, account, message_id
+from tests.support.journal_writer import encode_previous_state, folded
 
 SMALL = Limits(messages=5, administrators=3, members=3)
 

@@ -9,7 +9,7 @@ from shard_worker.domain.ids import AccountId
 from shard_worker.domain.limits import Limits
 from shard_worker.domain.refusals import RefusalCode
 from shard_worker.domain.thread import REMOVED_IDS_KEPT, Thread
-from tests.domain.stage import (
+from tests.domain.harness import (
     ANN,
     BOB,
     CID,

@@ -7,7 +7,7 @@ from shard_worker.domain.decide import DESTROYED, NOT_FOUND, refuse_reader
 from shard_worker.domain.events import ThreadDestroyed
 from shard_worker.domain.ids import AccountId
 from shard_worker.domain.refusals import RefusalCode
-from tests.domain.stage import (
+from tests.domain.harness import (
     ANN,
     BOB,
     CID,

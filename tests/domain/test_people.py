@@ -8,7 +8,7 @@ from shard_worker.domain.events import AdministratorIdsJoined, AdministratorIdsL
 from shard_worker.domain.ids import AccountId
 from shard_worker.domain.limits import Limits
 from shard_worker.domain.refusals import RefusalCode
-from tests.domain.stage import (
+from tests.domain.harness import (
     ANN,
     BOB,
     CID,

@@ -6,7 +6,7 @@ from shard_worker.domain.commands import Command
 from shard_worker.domain.decide import Unchanged
 from shard_worker.domain.events import MemberIdsLeft, MessagesAdded, MessagesRemoved, ThreadCreated, ThreadDestroyed
 from shard_worker.domain.refusals import RefusalCode
-from tests.domain.stage import (
+from tests.domain.harness import (
     ANN,
     BOB,
     CID,

@@ -5,7 +5,7 @@ import pytest
 from shard_worker.domain.commands import Command
 from shard_worker.domain.decide import Unchanged
 from shard_worker.domain.refusals import Refusal
-from tests.domain.stage import (
+from tests.domain.harness import (
     ANN,
     BOB,
     CID,

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from shard_worker.gateway.management.server import ManagementPort
 from shard_worker.gateway.public.server import listening_socket
 from shard_worker.peers.listener import ManagementListener
-from tests.tls import identity
+from tests.support.tls import identity
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from tests.gateway.test_error_table import check
 from tests.gateway.test_http_edge import PATH, body_of_size
 from tests.gateway.threads import MemoryThreads
 from tests.gateway.wire import JSON_TYPE, Wire, request_bytes
-from tests.waiting import until
+from tests.support.polling import until
 
 GET = request_bytes("GET", "/nothing")
 SMUGGLED = request_bytes("GET", "/openapi.json")

@@ -13,7 +13,7 @@ from tests.gateway.serving import ADA, THREAD, Served, serving
 from tests.gateway.test_error_table import check
 from tests.gateway.threads import MemoryThreads
 from tests.gateway.wire import JSON_TYPE, Wire, request_bytes
-from tests.waiting import until
+from tests.support.polling import until
 
 PATH = f"/v1/threads/{THREAD}/messages/add"
 LIMIT = 1024 * 1024

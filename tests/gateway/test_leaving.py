@@ -12,7 +12,7 @@ from tests.gateway.serving import serving
 from tests.gateway.test_http_edge import PATH, body_of_size
 from tests.gateway.threads import MemoryThreads
 from tests.gateway.wire import JSON_TYPE, Wire, request_bytes
-from tests.waiting import until
+from tests.support.polling import until
 
 POST = request_bytes("POST", PATH, headers=(JSON_TYPE,), body=body_of_size(100))
 

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -13,6 +12,7 @@ from shard_worker.gateway.management.server import ManagementPort
 from tests.gateway.managing import serving
 from tests.gateway.test_error_table import check
 from tests.gateway.wire import JSON_TYPE, Answered, Api, request_bytes
+from tests.support.paths import ROOT
 
 SECRET = b"sword and fish 16"
 PLAN = b'{"planVersion": 4, "hash": "h", "targets": [{"shard": 0, "target": "w-0", "reason": "up"}]}'
@@ -301,7 +301,7 @@ async def test_503_without_the_database(management: Api, view: View) -> None:
 
 def test_the_document_and_the_routes_say_the_same() -> None:
     """Each route has its heading in docs/internal-api.md, and there is no other."""
-    text = (Path(__file__).parents[2] / "docs" / "internal-api.md").read_text()
+    text = (ROOT / "docs" / "internal-api.md").read_text()
     documented = re.findall(r"^## `([A-Z]+) (/\S*)`$", text, re.MULTILINE)
     routes = {(method, path) for path, methods in ManagementPort(View()).internal.routes.items() for method in methods}
     assert sorted(documented) == sorted(routes)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.hostile.inputs import HostileInput, Port
 from tests.hostile.rig import HOST, rig
-from tests.waiting import until
+from tests.support.polling import until
 
 WITHHELD = 600
 _HEAD = (

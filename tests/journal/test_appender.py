@@ -13,8 +13,8 @@ import pytest
 from shard_worker.domain.ids import ShardId
 from shard_worker.journal.append_queue import Row, Stream, StreamState
 from shard_worker.journal.appender import Appender
-from tests.tcp_proxy import TcpProxy
-from tests.waiting import until
+from tests.support.polling import until
+from tests.support.tcp_proxy import TcpProxy
 
 INCARNATION = "01JZZZZZZZZZZZZZZZZZZZZZZZ"
 

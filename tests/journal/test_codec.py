@@ -31,7 +31,7 @@ from shard_worker.journal.codec import (
     encoder,
     newest_format,
 )
-from tests.journal.histories import folded, whole_life
+from tests.support.journal_writer import folded, whole_life
 
 CORPUS = [
     (path.stem, number, json.loads(line))

@@ -17,7 +17,7 @@ from shard_worker.journal.fsck import pages
 from shard_worker.journal.fsck import run as fsck_module
 from shard_worker.journal.fsck.report import Check, Finding, Report
 from shard_worker.journal.fsck.run import fsck
-from tests.journal.histories import SHARDS, Pen, created, folded, new_thread, posted, whole_life
+from tests.support.journal_writer import SHARDS, Pen, created, folded, new_thread, posted, whole_life
 
 SHARD = 3
 KEY = b"k" * 16

@@ -6,7 +6,7 @@ import sys
 
 import asyncpg
 
-from tests.journal.histories import Pen, created, new_thread, posted
+from tests.support.journal_writer import Pen, created, new_thread, posted
 
 
 async def run(*words: str) -> tuple[int, str, str]:

@@ -18,7 +18,7 @@ from shard_worker.domain.ids import MessageId, ulid_uuid
 from shard_worker.journal.codec import encode
 from shard_worker.journal.fsck.report import Check, Finding
 from shard_worker.journal.fsck.thread import StoredRow, ThreadCheck
-from tests.journal.histories import ANN, BOB, SHARDS, created, new_thread, posted, whole_life
+from tests.support.journal_writer import ANN, BOB, SHARDS, created, new_thread, posted, whole_life
 
 ONE = MessageId("01J11111111111111111111111")
 TWO = MessageId("01J22222222222222222222222")

@@ -12,10 +12,10 @@ import pytest
 from shard_worker.journal.fsck.run import fsck
 from tests.benchmarks.programs import running
 from tests.benchmarks.run import registered_port, worker_environment
-from tests.journal.histories import SHARDS, fill
 from tests.load.chat import drive
 from tests.load.record import Recorder
-from tests.waiting import more_acknowledged
+from tests.support.journal_writer import SHARDS, fill
+from tests.support.polling import more_acknowledged
 
 
 async def _fsck(dsn: str, since: Path) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from shard_worker.journal.append_queue import Row, StreamState
 from shard_worker.journal.append_sql import Part
 from tests.conftest import MakeDatabase
 from tests.journal.test_appender import Bench, Scribe, _address, _through, bench_on, row_of
-from tests.tcp_proxy import TcpProxy
-from tests.waiting import until
+from tests.support.polling import until
+from tests.support.tcp_proxy import TcpProxy
 
 
 async def test_a_row_whose_deadline_passed_in_the_queue_is_never_sent(dsn: str) -> None:

@@ -23,9 +23,9 @@ from shard_worker.journal.loader import Loader, Poisoned, Recovered
 from shard_worker.journal.message_reader import MessagePlace, MessageReader
 from shard_worker.journal.snapshots import SnapshotWriter, discard_unbacked_of_shards
 from shard_worker.memory import MemoryBudget
-from tests.journal.histories import ANN, SHARDS, Pen, created, folded, message_id, new_thread, posted, whole_life
-from tests.loop_turns import measured_turns
-from tests.waiting import until
+from tests.support.journal_writer import ANN, SHARDS, Pen, created, folded, message_id, new_thread, posted, whole_life
+from tests.support.loop_turns import measured_turns
+from tests.support.polling import until
 
 TURN_S = 0.05
 """No turn of the loop may hold its thread for longer; the lease is half a second."""

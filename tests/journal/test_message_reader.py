@@ -12,7 +12,7 @@ from shard_worker.domain.ids import AccountId, MessageId, ShardId, ThreadId, uli
 from shard_worker.domain.thread import Thread
 from shard_worker.journal.codec import STATE_VERSION, UndecodableEvent, decode_state, encode
 from shard_worker.journal.message_reader import MessagePlace, MessageReader
-from tests.journal.histories import ANN, BOB, Pen, created, encode_previous_state, folded, message_id, new_thread
+from tests.support.journal_writer import ANN, BOB, Pen, created, encode_previous_state, folded, message_id, new_thread
 
 EVERYTHING = 1 << 30
 

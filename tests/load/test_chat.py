@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.http_server import Faults, pretending
 from tests.load.chat import Record, Recorder, drive, verify
 from tests.load.figures import Figures
-from tests.load.pretend import Faults, pretending
 from tests.load.record import Sent
 
 

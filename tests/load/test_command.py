@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.http_server import Faults, pretending
 from tests.load.figures import Figures, percentile
-from tests.load.pretend import Faults, pretending
 
 _PNG = b"\x89PNG"
 

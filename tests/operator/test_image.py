@@ -1,6 +1,6 @@
 """The image: what goes into it is locked, and it runs as nobody on files that it cannot change.
 
-It is built and run on the real node (tests/node).
+It is built and run on the real node (tests/e2e/node).
 """
 
 import fnmatch
@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
+
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
 

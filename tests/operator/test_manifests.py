@@ -1,6 +1,6 @@
 """What is installed: files that lead to each other, rights that suffice and no more, pods that need no exception.
 
-What kubectl makes of them is looked at on a real API server (tests/cluster/test_manifests.py).
+What kubectl makes of them is looked at on a real API server (tests/e2e/cluster/test_manifests.py).
 """
 
 from collections.abc import Iterator
@@ -12,9 +12,10 @@ import yaml
 from threadcluster_operator.api import parse_resources
 from threadcluster_operator.render import KINDS, Wanted, children
 
-from tests.operator.desired.clusters import cluster
+from tests.operator.render.clusters import cluster
+from tests.support.paths import ROOT
 
-MANIFESTS = Path(__file__).parents[2] / "manifests"
+MANIFESTS = ROOT / "manifests"
 FOLDERS = sorted(file.parent for file in MANIFESTS.rglob("kustomization.yaml"))
 NAME = {"app.kubernetes.io/name": "threadcluster-operator"}
 

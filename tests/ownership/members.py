@@ -12,7 +12,7 @@ from shard_worker.domain.ids import ShardId
 from shard_worker.ownership.membership import Ownership
 from shard_worker.ownership.store import Address, Target
 from shard_worker.ownership.view import Load, OwnerRecord
-from tests.waiting import until
+from tests.support.polling import until
 
 SHARDS = 8
 EVERY = frozenset(ShardId(number) for number in range(SHARDS))

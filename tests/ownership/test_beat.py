@@ -12,7 +12,7 @@ from shard_worker.ownership import store
 from shard_worker.ownership.lease import Fenced, Lease
 from shard_worker.ownership.store import Address
 from shard_worker.ownership.view import EMPTY, WorkerRow
-from tests.waiting import until
+from tests.support.polling import until
 
 ADDRESS = Address("127.0.0.1", 1, 2)
 MOST = 2**31 - 1

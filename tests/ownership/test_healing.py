@@ -13,7 +13,7 @@ from shard_worker.ownership import store
 from shard_worker.ownership.handoff import Held, Observer, heirs, next_steps
 from shard_worker.ownership.view import EMPTY, ShardRow, View, WorkerRow
 from tests.ownership.members import EVERY, SHARDS, member
-from tests.waiting import until
+from tests.support.polling import until
 
 TICK_S = 0.1
 HEALED_S = 12.0

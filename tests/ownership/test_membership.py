@@ -11,7 +11,7 @@ from shard_worker.ownership import store
 from shard_worker.ownership.store import Address
 from shard_worker.ownership.view import EMPTY
 from tests.ownership.members import EVERY, SHARDS, member
-from tests.waiting import until
+from tests.support.polling import until
 
 
 async def test_a_shard_is_claimed_by_the_worker_it_targets(dsn: str) -> None:

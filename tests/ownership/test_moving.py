@@ -8,7 +8,7 @@ import asyncpg
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership.view import Load
 from tests.ownership.members import EVERY, SHARDS, Member, member
-from tests.waiting import until
+from tests.support.polling import until
 
 S3 = ShardId(3)
 

@@ -23,7 +23,7 @@ from shard_worker.gateway.public.server import listening_socket
 from shard_worker.peers.client import PeerClient, _ClientLink, _Peer
 from shard_worker.peers.listener import ManagementListener
 from shard_worker.peers.server import PeerServer
-from tests.tls import INCARNATION, hello, identity
+from tests.support.tls import INCARNATION, hello, identity
 
 _IN_FLIGHT: Final = 64
 _ASKS: Final = 20_000

@@ -20,8 +20,8 @@ from shard_worker.peers import client as client_module
 from shard_worker.peers import frames
 from shard_worker.peers import server as server_module
 from shard_worker.peers.errors import PeerOverloaded, PeerUnreachable
-from tests.peers.stage import READ, Owner, ask, client, port_of
-from tests.waiting import until
+from tests.peers.harness import READ, Owner, ask, client, port_of
+from tests.support.polling import until
 
 COMMAND = CommandRequest(
     AddMessages(

@@ -21,9 +21,9 @@ from shard_worker.contract_tls import (
 )
 from shard_worker.peers.errors import PeerUnreachable
 from shard_worker.peers.refusals import Refused
-from tests.peers.stage import ASKING, Owner, ask, client, port_of
-from tests.tls import INCARNATION, SECRET
-from tests.waiting import until
+from tests.peers.harness import ASKING, Owner, ask, client, port_of
+from tests.support.polling import until
+from tests.support.tls import INCARNATION, SECRET
 
 OTHER = b"another secret of a cluster"
 HTTP = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"

@@ -13,10 +13,10 @@ from shard_worker.peers.client import PeerClient
 from shard_worker.peers.errors import PeerOverloaded, PeerUnreachable
 from shard_worker.peers.frames import Hello
 from shard_worker.peers.server import PeerServer
-from tests.peers.stage import ASKING, Owner, ask, port_of
-from tests.tcp_proxy import TcpProxy
-from tests.tls import hello, identity
-from tests.waiting import until
+from tests.peers.harness import ASKING, Owner, ask, port_of
+from tests.support.polling import until
+from tests.support.tcp_proxy import TcpProxy
+from tests.support.tls import hello, identity
 
 
 @asynccontextmanager

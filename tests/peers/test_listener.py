@@ -21,9 +21,9 @@ from shard_worker.peers.errors import PeerUnreachable
 from shard_worker.peers.refusals import Refusals, Refused
 from tests.gateway.managing import serving
 from tests.gateway.test_management import View
-from tests.peers.stage import Owner, ask, client, port_of
-from tests.tls import SECRET
-from tests.waiting import until
+from tests.peers.harness import Owner, ask, client, port_of
+from tests.support.polling import until
+from tests.support.tls import SECRET
 
 GET = b"GET /cluster HTTP/1.1\r\nHost: x\r\n\r\n"
 

@@ -8,8 +8,8 @@ from shard_worker.contract import CommandRequest, Done, MessagePage, MessageView
 from shard_worker.domain.commands import AddMessages, NewMessage
 from shard_worker.domain.ids import AccountId, MessageId, ThreadId
 from shard_worker.peers.errors import PeerUnreachable
+from tests.peers.harness import Owner, ask, client, port_of
 from tests.peers.relay import Fault, Relay
-from tests.peers.stage import Owner, ask, client, port_of
 
 THREAD, ACCOUNT = ThreadId("01HZZZZZZZZZZZZZZZZZZZZZZZ"), AccountId("01HYYYYYYYYYYYYYYYYYYYYYYY")
 MESSAGE = MessageId("01HXXXXXXXXXXXXXXXXXXXXXXX")

@@ -13,9 +13,10 @@ from tests.benchmarks.moves.figures import broken, missed
 from tests.benchmarks.moves.report import Run
 from tests.benchmarks.moves.run import ALL, benchmark
 from tests.benchmarks.moves.settings import QUICK, Settings
+from tests.support.paths import ROOT
 
 _OUT = Path(__file__).parent / "out"
-_PAGE = Path(__file__).parents[3] / "docs" / "moves-performance.md"
+_PAGE = ROOT / "docs" / "moves-performance.md"
 _EPILOG = """\b
 Examples
   python -m tests.benchmarks.moves

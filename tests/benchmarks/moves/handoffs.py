@@ -15,8 +15,8 @@ import asyncpg
 from msgspec import Struct
 
 from tests.benchmarks.moves.figures import Bar, Figure, distribution
-from tests.benchmarks.moves.stage import NAMES, Load, Stage, unaccounted
-from tests.benchmarks.moves.tape import ACCEPTED, Tape, first_commands_ms, longest_wait_ms, pause_ms
+from tests.benchmarks.moves.harness import NAMES, Load, Stage, unaccounted
+from tests.benchmarks.moves.recording import ACCEPTED, Tape, first_commands_ms, longest_wait_ms, pause_ms
 
 _PROBE_AHEAD_S: Final = 0.15
 

@@ -11,12 +11,12 @@ import click
 from msgspec import Struct
 
 from tests.benchmarks.moves.figures import Bar, Figure, distribution
-from tests.benchmarks.moves.lanes import Orders
+from tests.benchmarks.moves.harness import lanes, threads_of
+from tests.benchmarks.moves.load_process import Orders
+from tests.benchmarks.moves.recording import Tape
 from tests.benchmarks.moves.settings import Settings
-from tests.benchmarks.moves.stage import lanes, threads_of
-from tests.benchmarks.moves.tape import Tape
 from tests.benchmarks.threads import make_threads
-from tests.local.cluster import LocalCluster
+from tests.operator.local.cluster import LocalCluster
 
 _THREADS = 600
 _LANES_THINK_S = 0.5

@@ -7,7 +7,7 @@ import time
 import click
 
 from tests.benchmarks.moves.figures import Bar, Figure, distribution
-from tests.benchmarks.moves.stage import NAMES, Stage, unaccounted
+from tests.benchmarks.moves.harness import NAMES, Stage, unaccounted
 
 
 async def leave(stage: Stage) -> Figure:

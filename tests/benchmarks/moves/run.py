@@ -11,9 +11,9 @@ from msgspec.structs import replace
 
 from tests.benchmarks.moves import handoffs, joining, leaving, planner, takeovers
 from tests.benchmarks.moves.figures import Figure
+from tests.benchmarks.moves.harness import Stage, stage_on
 from tests.benchmarks.moves.report import Run
 from tests.benchmarks.moves.settings import Settings
-from tests.benchmarks.moves.stage import Stage, stage_on
 from tests.benchmarks.report import now, this_machine
 
 ALL = frozenset(range(1, 9))

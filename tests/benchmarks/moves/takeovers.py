@@ -15,8 +15,8 @@ import click
 from msgspec import Struct
 
 from tests.benchmarks.moves.figures import Bar, Figure, distribution
-from tests.benchmarks.moves.stage import NAMES, Stage, unaccounted
-from tests.benchmarks.moves.tape import Row, Tape, first_commands_ms, served_again_at
+from tests.benchmarks.moves.harness import NAMES, Stage, unaccounted
+from tests.benchmarks.moves.recording import Row, Tape, first_commands_ms, served_again_at
 
 _DEAF_S: Final = 0.2
 """Within this after a fault an answer may be of before it; no peer may take over within 0.7 s."""

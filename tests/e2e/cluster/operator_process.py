@@ -1,0 +1,72 @@
+"""The operator as a process of its own, with workers in memory: for what is measured of a process.
+
+``python -m tests.e2e.cluster.operator_process KUBECONFIG NAMESPACE PORT RESYNC_S``.  The workers of a cluster are there as
+soon as the operator asks for them, one in each pod that has an address; they take a turn each time they are asked.
+"""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Mapping
+
+from aiohttp import web
+from threadcluster_operator.controller.runtime import Operator, Options, application, identity
+from threadcluster_operator.controller.snapshot import Key
+from threadcluster_operator.kube.client import Access, connect
+
+from tests.fakes.worker_api import MemoryWorkers
+
+SHARDS = 144
+_TURNS = 4
+"""How many turns they take at a time: in the steady state none changes anything."""
+
+
+class Town:
+    """The workers of all clusters."""
+
+    def __init__(self) -> None:
+        self._clusters: dict[Key, tuple[MemoryWorkers, set[str]]] = {}
+
+    def reach(self, key: Key, addresses: Mapping[str, str], secret: str) -> MemoryWorkers:
+        """Those of one cluster, as its pods are now."""
+        del secret
+        workers, known = self._clusters.setdefault(key, (MemoryWorkers(SHARDS, remembers=10), set()))
+        for name in addresses.keys() - known:
+            workers.start(name)
+        for name in known - addresses.keys():
+            workers.die(name)
+        known.clear()
+        known.update(addresses)
+        if not workers.settled:
+            for _ in range(_TURNS):
+                workers.turn()
+        return workers
+
+
+async def run(kubeconfig: str, namespace: str, port: int, resync_s: float) -> None:
+    """Until SIGTERM.  At SIGHUP the operator ends, and another one begins, which knows nothing; the workers stay."""
+    loop, ended, anew = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, ended.set)
+    loop.add_signal_handler(signal.SIGHUP, anew.set)
+    town = Town()
+    while not ended.is_set():
+        anew.clear()
+        options = Options(namespace, namespace, identity(), port, Access(kubeconfig), resync_s)
+        async with connect(options.access) as kube:
+            operator = Operator(kube, town.reach, options)
+            runner = web.AppRunner(application(operator), access_log=None)
+            await runner.setup()
+            await web.TCPSite(runner, "127.0.0.1", port).start()
+            running = asyncio.create_task(operator.run(), name="operator")
+            waiting = [asyncio.create_task(each.wait(), name="signal") for each in (ended, anew)]
+            await asyncio.wait((running, *waiting), return_when=asyncio.FIRST_COMPLETED)
+            for task in (running, *waiting):
+                task.cancel()
+            found = await asyncio.gather(running, return_exceptions=True)
+            await runner.cleanup()
+        if not (ended.is_set() or anew.is_set()):
+            raise SystemExit(f"the operator ended by itself: {found[0]!r}")
+
+
+if __name__ == "__main__":
+    asyncio.run(run(sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])))

@@ -1,0 +1,260 @@
+"""The commands against a real API server: who may do what, what is said of what is not there, and the operator beside."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from threadcluster_operator.cli.kubernetes.rebalance import ResourcePlanner
+from threadcluster_operator.kube.client import Access, connect
+from threadcluster_operator.main import main
+
+from tests.e2e.cluster.api import Api
+from tests.e2e.cluster.conftest import KubeconfigFor
+from tests.e2e.cluster.harness import KIND, VERSION, Stage, is_ready, stage_on, thread_cluster
+from tests.e2e.cluster.kubeconfig import write_kubeconfig
+from tests.fakes.worker_api import MemoryWorkers
+from tests.support.paths import ROOT
+
+pytestmark = pytest.mark.cluster
+
+MANIFESTS: Final = ROOT / "manifests"
+RIGHTS: Final = MANIFESTS / "users" / "rights.yaml"
+RBAC: Final = "rbac.authorization.k8s.io/v1"
+SECRET: Final = {
+    "apiVersion": "v1",
+    "kind": "Secret",
+    "metadata": {"name": "chat-internal"},
+    "stringData": {"secret": "a word of 16 byte"},
+}
+
+
+async def run(kubeconfig: Path, *words: str) -> tuple[int, str]:
+    """A command of the program: its exit code, and all that it says."""
+    result = await asyncio.to_thread(CliRunner().invoke, main, [*words, "--kubeconfig", str(kubeconfig)])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+async def jane(api: Api, namespace: str, kubeconfig_for: KubeconfigFor) -> Path:
+    """A kubeconfig of somebody who has the documented role for the ThreadCluster `chat`, in its namespace."""
+    await _account(api, namespace, "jane")
+    for each in yaml.safe_load_all(RIGHTS.read_text().replace("small", "chat")):
+        if each["kind"] == "RoleBinding":
+            each["subjects"] = [{"kind": "ServiceAccount", "name": "jane", "namespace": namespace}]
+        await api.apply(each, namespace)
+    return await kubeconfig_for(namespace, "jane")
+
+
+async def test_without_rights_it_is_said_which_one_is_missing(
+    api: Api, namespace: str, kubeconfig_for: KubeconfigFor
+) -> None:
+    """In the API server's words, and with where the rights are."""
+    await _account(api, namespace, "nobody")
+    code, said = await run(await kubeconfig_for(namespace, "nobody"), "shards", "--name", "chat")
+    assert code == 1
+    assert 'cannot get resource "threadclusters"' in said
+    assert "manifests/users has what the commands need" in said
+
+
+async def test_the_documented_role_is_for_one_cluster_alone(api: Api, namespace: str, jane: Path) -> None:
+    """Another one's Secret and spec are not hers; without a name she may see which there are."""
+    for name in ("chat", "other"):
+        await api.create(thread_cluster(name), namespace)
+    code, said = await run(jane, "pin", "3", "other-1", "--name", "other")
+    assert code == 1
+    assert "forbidden" in said
+    code, said = await run(jane, "shards")
+    assert code == 1
+    assert "several ThreadClusters; say with --name which one: chat, other" in said
+
+
+async def test_a_pin_is_an_edit_of_the_resource(api: Api, namespace: str, jane: Path) -> None:
+    """It needs no worker and no operator, and a second one leaves the first."""
+    await api.create(thread_cluster("chat"), namespace)
+    assert await run(jane, "pin", "3", "chat-1") == (0, "shard 3 is pinned to chat-1\n")
+    assert (await run(jane, "pin", "5", "chat-0", "-n", namespace))[0] == 0
+    spec = (await api.get(VERSION, KIND, "chat", namespace))["spec"]
+    assert spec["rebalance"]["pins"] == [{"shard": 3, "worker": "chat-1"}, {"shard": 5, "worker": "chat-0"}]
+    assert await run(jane, "pin", "3", "--remove") == (0, "shard 3 is pinned no more\n")
+    code, said = await run(jane, "pin", "16", "chat-1")
+    assert (code, "there is no shard 16" in said) == (1, True)
+
+
+async def test_the_built_in_role_edit_has_what_the_commands_need(
+    api: Api, namespace: str, kubeconfig_for: KubeconfigFor
+) -> None:
+    """By what the installation adds to it; with view a cluster can be looked at, and not changed."""
+    for each in yaml.safe_load_all((MANIFESTS / "base" / "users.yaml").read_text()):
+        await api.apply(each)
+    await api.create(thread_cluster("chat"), namespace)
+    for role in ("edit", "view"):
+        await api.wait_for(RBAC, "ClusterRole", role, lambda found: "threadclusters" in json.dumps(found["rules"]))
+        await _account(api, namespace, role)
+        binding = {
+            "apiVersion": RBAC,
+            "kind": "RoleBinding",
+            "metadata": {"name": role},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+            "subjects": [{"kind": "ServiceAccount", "name": role, "namespace": namespace}],
+        }
+        await api.apply(binding, namespace)
+    editor, viewer = [await kubeconfig_for(namespace, role) for role in ("edit", "view")]
+    await _until_done(editor, "pin", "3", "chat-1")
+    await _ready_pod(api, namespace)
+    await api.create(SECRET, namespace)
+    code, said = await run(editor, "cordon", "chat-0")
+    assert (code, "no port-forward to pod chat-0" in said) == (1, True)  # for want of a kubelet, not of a right
+    code, said = await run(viewer, "pin", "3", "--remove")
+    assert (code, 'cannot patch resource "threadclusters"' in said) == (1, True)
+    code, said = await run(viewer, "cordon", "chat-0")
+    assert (code, 'cannot get resource "secrets"' in said) == (1, True)
+
+
+async def test_what_is_not_there_is_said(api: Api, namespace: str, jane: Path) -> None:
+    """No cluster at all is exit code 3, as for a local one; a cluster whose workers cannot be asked is 1."""
+    code, said = await run(jane, "shards")
+    assert (code, said) == (3, f"no ThreadCluster in namespace {namespace}; say with --namespace where yours is\n")
+    await api.create(thread_cluster("chat"), namespace)
+    code, said = await run(jane, "shards")
+    assert code == 1
+    assert "no worker of chat can be asked: it has no pods" in said
+    assert "no context elsewhere; there are tests" in (await run(jane, "plan", "--context", "elsewhere"))[1]
+
+
+async def test_a_secret_that_is_not_there_is_said(api: Api, namespace: str, jane: Path) -> None:
+    """A pod is ready and nobody looks after the cluster."""
+    await api.create(thread_cluster("chat"), namespace)
+    await _ready_pod(api, namespace)
+    code, said = await run(jane, "shards")
+    assert code == 1
+    assert f"Secret chat-internal is not in namespace {namespace}" in said
+
+
+async def test_a_port_forward_that_may_not_be_is_said(api: Api, namespace: str, jane: Path) -> None:
+    """It is the last right that is asked for; with it, what is missing here is a kubelet."""
+    await api.create(thread_cluster("chat"), namespace)
+    await _ready_pod(api, namespace)
+    await api.create(SECRET, namespace)
+    code, said = await run(jane, "cordon", "chat-0")
+    assert code == 1
+    assert "no port-forward to pod chat-0" in said
+    role = await api.get(RBAC, "Role", "chat-user", namespace)
+    role["rules"] = [rule for rule in role["rules"] if "pods/portforward" not in rule["resources"]]
+    await api.patch(RBAC, "Role", "chat-user", {"rules": role["rules"]}, namespace)
+    async with asyncio.timeout(10):
+        while f"needs get and create of pods/portforward in namespace {namespace}" not in said:
+            code, said = await run(jane, "cordon", "chat-0")
+            assert code == 1
+
+
+async def test_a_token_that_is_nobodys_and_a_server_that_is_not_there_are_said(
+    api: Api, jane: Path, tmp_path: Path
+) -> None:
+    """Neither is a fault of the program."""
+    config = json.loads(jane.read_text())
+    config["users"][0]["user"]["token"] = "expired"
+    (tmp_path / "expired").write_text(json.dumps(config))
+    code, said = await run(tmp_path / "expired", "shards")
+    assert code == 1
+    assert "the API server does not know you" in said
+    away = write_kubeconfig(tmp_path / "away", server="http://127.0.0.1:1", authority="", token="t")
+    code, said = await run(away, "shards")
+    assert code == 1
+    assert "the API server does not answer" in said
+
+
+# --- beside an operator
+
+
+@pytest.fixture
+async def stage(api: Api, namespace: str) -> AsyncIterator[Stage]:
+    """An operator and a puppet in a namespace."""
+    async with stage_on(api, namespace) as made:
+        yield made
+
+
+class Crew:
+    """The stage's workers, whose pods are those of the API server."""
+
+    def __init__(self, workers: MemoryWorkers, api: Api, namespace: str) -> None:
+        self._workers = workers
+        self._api = api
+        self._namespace = namespace
+        self.ownership = workers.ownership
+        self.set_targets = workers.set_targets
+
+    async def running(self) -> frozenset[str]:
+        """The workers' pods."""
+        labels = "app.kubernetes.io/component=worker"
+        return frozenset(
+            each["metadata"]["name"] for each in await self._api.list("v1", "Pod", self._namespace, labels=labels)
+        )
+
+
+async def test_what_is_cordoned_or_drained_stays_so_beside_the_operator(stage: Stage) -> None:
+    """It plans nothing onto such a worker when the cluster grows, and undoes nothing when another setting changes."""
+    workers = await stage.make("chat")
+    await stage.until("chat", is_ready)
+    await workers.cordon("chat-0", "cordon")
+    await workers.cordon("chat-1", "drain")
+    await stage.edit("chat", {"replicas": 4})
+    await _owned(workers, {"chat-0": 8, "chat-2": 4, "chat-3": 4})
+    await stage.edit("chat", {"rebalance": {"maxConcurrentMoves": 2}})
+    found = await stage.until("chat", is_ready)
+    assert {each["name"] for each in found["status"]["workers"] if each["cordoned"]} == {"chat-0", "chat-1"}
+    assert not workers.owned_by("chat-1")
+    assert len(workers.owned_by("chat-0")) == 8
+
+
+async def test_a_rebalance_in_mode_manual_is_done_beside_the_operator(stage: Stage) -> None:
+    """It moves nothing by itself there, and takes nothing back."""
+    workers = await stage.make("chat", rebalance={"mode": "Manual"})
+    await stage.until("chat", is_ready)
+    await workers.cordon("chat-1", "drain")
+    await _owned(workers, {"chat-0": 16})
+    await workers.cordon("chat-1", "uncordon")
+    async with connect(Access(str(stage.api.kubeconfig))) as kube:
+        hand = ResourcePlanner(kube, Crew(workers, stage.api, stage.namespace), stage.namespace, "chat")
+        assert (await hand.rebalance(None))["moves"] == 8
+        async with asyncio.timeout(20):
+            while (found := await hand.progress())["left"]:
+                await asyncio.sleep(0.05)
+    assert found["givenUp"] == []
+    await stage.until("chat", is_ready)
+    assert Counter(row["owner"] for row in (await workers.ownership())["shards"]) == {"chat-0": 8, "chat-1": 8}
+
+
+async def _owned(workers: MemoryWorkers, wanted: dict[str, int], within_s: float = 30.0) -> None:
+    async with asyncio.timeout(within_s):
+        while Counter(row["owner"] for row in (await workers.ownership())["shards"]) != wanted:
+            await asyncio.sleep(0.05)
+
+
+async def _until_done(kubeconfig: Path, *words: str) -> None:
+    """Until the API server's authorizer has seen a new binding."""
+    async with asyncio.timeout(10):
+        while (await run(kubeconfig, *words))[0] != 0:
+            await asyncio.sleep(0.1)
+
+
+async def _account(api: Api, namespace: str, name: str) -> None:
+    await api.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}}, namespace)
+
+
+async def _ready_pod(api: Api, namespace: str) -> None:
+    labels = {
+        "app.kubernetes.io/name": "threadcluster",
+        "app.kubernetes.io/instance": "chat",
+        "app.kubernetes.io/component": "worker",
+    }
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "chat-0", "labels": labels}}
+    await api.apply(pod | {"spec": {"nodeName": "nowhere", "containers": [{"name": "w", "image": "w:1"}]}}, namespace)
+    status = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    await api.patch("v1", "Pod", "chat-0", {"status": status}, namespace, sub="status")

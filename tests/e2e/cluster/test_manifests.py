@@ -1,0 +1,77 @@
+"""What `kubectl apply -k` would do, asked of a real API server, which keeps nothing of it."""
+
+import subprocess
+from pathlib import Path
+from typing import Final
+
+import pytest
+import yaml
+
+from tests.e2e.cluster.api import Api, Object, Refused
+from tests.e2e.cluster.build import kubectl
+from tests.support.paths import ROOT
+
+pytestmark = pytest.mark.cluster
+
+MANIFESTS: Final = ROOT / "manifests"
+FOLDERS: Final = sorted(file.parent for file in MANIFESTS.rglob("kustomization.yaml"))
+
+
+def kustomized(folder: Path) -> list[Object]:
+    """What kubectl makes of a folder."""
+    done = subprocess.run([kubectl(), "kustomize", folder], check=True, capture_output=True, text=True)
+    return list(yaml.safe_load_all(done.stdout))
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+async def test_the_api_server_takes_every_object(api: Api, namespace: str, folder: Path) -> None:
+    """With no field that it does not know; what lives in a namespace is tried in one that is there."""
+    for made in kustomized(folder):
+        if "namespace" in made["metadata"]:
+            made["metadata"]["namespace"] = namespace
+        await api.apply(made, dry_run=True)
+
+
+async def test_a_namespace_alone_gets_nothing_outside_of_it() -> None:
+    """Whoever may do nothing outside can install it; the rights are the same."""
+    made = kustomized(MANIFESTS / "overlays" / "namespaced")
+    assert {each["metadata"].get("namespace") for each in made} == {"chat"}
+    [role] = [each for each in made if each["metadata"]["name"] == "threadcluster-operator" and each["kind"] == "Role"]
+    whole = next(
+        each
+        for each in kustomized(MANIFESTS / "base")
+        if each["kind"] == "ClusterRole" and each["metadata"]["name"] == role["metadata"]["name"]
+    )
+    assert role["rules"] == whole["rules"]
+    bindings = [each for each in made if each["kind"] == "RoleBinding"]
+    assert {each["roleRef"]["kind"] for each in bindings} == {"Role"}
+    assert {subject["namespace"] for each in bindings for subject in each["subjects"]} == {"chat"}
+    [deployment] = [each for each in made if each["kind"] == "Deployment"]
+    [container] = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["args"] == ["--namespace", "$(POD_NAMESPACE)"]
+
+
+async def test_the_pods_are_allowed_where_the_restricted_standard_is_enforced(api: Api, namespace: str) -> None:
+    """The operator's own namespace enforces it; a pod that breaks it is refused there, so the check is real."""
+    await api.patch("v1", "Namespace", namespace, {"metadata": {"labels": {ENFORCE: "restricted"}}})
+    made = kustomized(MANIFESTS / "overlays" / "kind")
+    for owner in (each for each in made if each["kind"] in ("Deployment", "StatefulSet")):
+        template = owner["spec"]["template"]
+        template["spec"].pop("serviceAccountName", None)
+        volumes = [volume for volume in template["spec"].get("volumes", ()) if "emptyDir" in volume]
+        known = {volume["name"] for volume in volumes}
+        [container] = template["spec"]["containers"]
+        container["volumeMounts"] = [each for each in container.get("volumeMounts", ()) if each["name"] in known]
+        pod: Object = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": owner["metadata"]["name"], "namespace": namespace},
+            "spec": {**template["spec"], "volumes": volumes},
+        }
+        await api.apply(pod, dry_run=True)
+        del container["securityContext"]["capabilities"]
+        with pytest.raises(Refused, match="PodSecurity"):
+            await api.apply(pod, dry_run=True)
+
+
+ENFORCE: Final = "pod-security.kubernetes.io/enforce"

@@ -1,0 +1,102 @@
+"""What keeps a migration from running or from succeeding, on a real API server: told until it is over, and tried anew."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection
+from datetime import UTC, datetime
+
+import pytest
+from threadcluster_operator.controller import actions
+
+from tests.e2e.cluster.api import Api, Object
+from tests.e2e.cluster.harness import KIND, Stage, condition, is_ready, stage_on, stalled_by
+from tests.e2e.cluster.pod_life import Behaviour
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture
+async def stage(api: Api, namespace: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
+    """An operator that tries again soon, and a puppet, in a namespace."""
+    monkeypatch.setattr(actions, "_STUCK_MIGRATION_S", 3.0)
+    async with stage_on(api, namespace) as made:
+        yield made
+
+
+def migrates(pod: Object) -> bool:
+    """Whether it is a migration's pod."""
+    return bool(pod["metadata"]["labels"].get("app.kubernetes.io/component") == "migration")
+
+
+def owner(pod: Object) -> str:
+    """The uid of its Job."""
+    return str(pod["metadata"]["ownerReferences"][0]["uid"])
+
+
+async def migration_pod(stage: Stage, besides: Collection[str] = ()) -> Object:
+    """A pod of a Job of another uid than these, as soon as there is one."""
+    async with asyncio.timeout(30):
+        while True:
+            for pod in await stage.api.list("v1", "Pod", stage.namespace):
+                if migrates(pod) and owner(pod) not in besides:
+                    return pod
+            await asyncio.sleep(0.1)
+
+
+async def told(stage: Stage) -> list[str]:
+    """The reasons of the Events about the ThreadCluster."""
+    found = await stage.api.list("v1", "Event", stage.namespace)
+    return [each["reason"] for each in found if each["involvedObject"]["kind"] == KIND]
+
+
+def not_mounted(pod: Object, stage: Stage) -> Object:
+    """What a kubelet says of a pod whose Secret is not there."""
+    now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    meta = pod["metadata"]
+    about = {"apiVersion": "v1", "kind": "Pod", "namespace": stage.namespace, "name": meta["name"], "uid": meta["uid"]}
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": f"{meta['name']}.1"},
+        "involvedObject": about,
+        "type": "Warning",
+        "reason": "FailedMount",
+        "message": 'MountVolume.SetUp failed for volume "database": secret "database" not found',
+        "count": 1,
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "source": {"component": "kubelet"},
+    }
+
+
+async def test_a_secret_that_is_missing_is_told_and_not_waited_for_longer_each_time(stage: Stage) -> None:
+    """A kubelet asks for it less and less often; another pod asks at once, and meanwhile nothing is told as mended."""
+    stage.puppet.behave(migrates, Behaviour(starts="never"))
+    await stage.make("chat")
+    first = await migration_pod(stage)
+    await stage.api.create(not_mounted(first, stage), stage.namespace)
+    found = await stage.until("chat", stalled_by("DatabaseSecretMissing"))
+    assert "make the Secret" in condition(found, "Stalled")["message"]
+    await migration_pod(stage, besides=(owner(first),))
+    assert condition(await stage.look("chat"), "Stalled")["reason"] == "DatabaseSecretMissing"
+    assert "Mended" not in await told(stage)
+    stage.puppet.behave(migrates, Behaviour())
+    await stage.until("chat", is_ready)
+    assert (await told(stage)).count("DatabaseSecretMissing") == 1
+
+
+async def test_a_migration_that_fails_is_tried_again_and_stays_told(stage: Stage) -> None:
+    """Sooner than its Job would; Mended is said once, after the try that succeeded."""
+    said = '{"reason": "DatabaseAuthFailed", "message": "Postgres at db:5432/chat refuses the login"}'
+    stage.puppet.behave(migrates, Behaviour(exit_code=1, message=said))
+    await stage.make("chat")
+    first = await migration_pod(stage)
+    found = await stage.until("chat", stalled_by("DatabaseAuthFailed"))
+    assert "correct user, password" in condition(found, "Stalled")["message"]
+    second = await migration_pod(stage, besides=(owner(first),))
+    await migration_pod(stage, besides=(owner(first), owner(second)))
+    assert condition(await stage.look("chat"), "Stalled")["reason"] == "DatabaseAuthFailed"
+    assert "Mended" not in await told(stage)
+    stage.puppet.behave(migrates, Behaviour())
+    found = await stage.until("chat", is_ready)
+    assert condition(found, "Stalled")["reason"] == "NotStalled"
+    assert (await told(stage)).count("DatabaseAuthFailed") == 1

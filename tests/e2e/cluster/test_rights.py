@@ -1,0 +1,229 @@
+"""The operator's rights: what it does on a real API server is what its role grants, no more and no less.
+
+It runs as its own service account, with the roles as they are installed.  Everything that it ever asks for is provoked
+once, and the API server's own log is what is judged.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, Final, NamedTuple
+
+import pytest
+from threadcluster_operator.api import parse_spec
+from threadcluster_operator.controller import events, reconciler
+from threadcluster_operator.render import Wanted, migration_job
+
+from tests.e2e.cluster.api import Api, Object, Refused, reach
+from tests.e2e.cluster.conftest import Cluster, apply_crd
+from tests.e2e.cluster.control_plane import ControlPlane, read_audit
+from tests.e2e.cluster.harness import Stage, is_ready, stage_on, stalled_by, thread_cluster
+from tests.e2e.cluster.kubeconfig import for_token
+from tests.e2e.cluster.test_manifests import MANIFESTS, kustomized
+
+pytestmark = pytest.mark.cluster
+
+SERVICE_MONITORS: Final = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": "servicemonitors.monitoring.coreos.com"},
+    "spec": {
+        "group": "monitoring.coreos.com",
+        "names": {"kind": "ServiceMonitor", "plural": "servicemonitors"},
+        "scope": "Namespaced",
+        "versions": [
+            {
+                "name": "v1",
+                "served": True,
+                "storage": True,
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
+            }
+        ],
+    },
+}
+"""As the Prometheus operator brings it, without its schema."""
+
+NEVER_CALLED: Final = {("threadcluster.io", "threadclusters/finalizers", "update")}
+"""What another part of Kubernetes asks the role for; see manifests/base/rights.yaml."""
+
+INGRESS: Final = {"className": "nginx", "host": "chat.example"}
+CHILDREN: Final = (
+    ("networking.k8s.io/v1", "NetworkPolicy", ""),
+    ("v1", "Service", ""),
+    ("policy/v1", "PodDisruptionBudget", ""),
+    ("apps/v1", "StatefulSet", ""),
+    ("networking.k8s.io/v1", "Ingress", ""),
+    ("monitoring.coreos.com/v1", "ServiceMonitor", ""),
+)
+"""Every kind of child that is put right, with the end of its name."""
+SECRET: Final = ("v1", "Secret", "-internal")
+"""A Secret is made and never written again: its owner rotates it."""
+_POD: Final[Object] = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "a", "image": "a"}]}}
+FOREIGN: Final[dict[str, Object]] = {
+    "NetworkPolicy": {"spec": {"podSelector": {}}},
+    "Service": {"spec": {"ports": [{"port": 1}]}},
+    "PodDisruptionBudget": {"spec": {"minAvailable": 0}},
+    "StatefulSet": {
+        "spec": {"replicas": 0, "serviceName": "a", "selector": {"matchLabels": {"a": "b"}}, "template": _POD}
+    },
+    "Ingress": {"spec": {"defaultBackend": {"service": {"name": "a", "port": {"number": 1}}}}},
+    "ServiceMonitor": {"spec": {}},
+    "Secret": {},
+    "Job": {"spec": {"suspend": True, "template": {"spec": {**_POD["spec"], "restartPolicy": "Never"}}}},
+}
+"""What somebody else has, by kind."""
+
+
+class Way(NamedTuple):
+    """How the operator is installed."""
+
+    folder: str
+    own_namespace: str
+    watched: str | None
+    """The one namespace that it looks after; None: all."""
+
+
+WAYS: Final = (Way("base", "threadcluster-system", None), Way("overlays/namespaced", "chat", "chat"))
+
+
+@pytest.fixture
+async def plane(own_control_plane: ControlPlane) -> AsyncIterator[Api]:
+    """A control plane for this test alone, that knows ThreadClusters and ServiceMonitors."""
+    await asyncio.to_thread(own_control_plane.start)
+    await apply_crd(Cluster(own_control_plane.kubeconfig, own_control_plane.audit_log))
+    async with reach(own_control_plane.kubeconfig, audit_log=own_control_plane.audit_log) as api:
+        await api.apply(SERVICE_MONITORS)
+        path = "/apis/monitoring.coreos.com/v1/namespaces/default/servicemonitors"
+        async with asyncio.timeout(30):
+            while True:
+                with contextlib.suppress(Refused):
+                    await api.request("GET", path)
+                    break
+                await asyncio.sleep(0.1)
+        yield api
+
+
+@pytest.mark.parametrize("way", WAYS, ids=["everywhere", "namespaced"])
+async def test_it_uses_all_of_its_rights_and_needs_no_others(
+    plane: Api, own_control_plane: ControlPlane, way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through a whole life with everything that can go wrong on the way; in one namespace nothing outside is touched."""
+    monkeypatch.setattr(reconciler, "_SECRET_S", 0.0)
+    monkeypatch.setattr(events, "_AGAIN_S", 0.0)
+    installed = await install(plane, way)
+    token = await plane.token_of(way.own_namespace, "threadcluster-operator")
+    kubeconfig = for_token(own_control_plane.folder / "operator.kubeconfig", plane.kubeconfig, token)
+    where = way.watched or "talk"
+    async with stage_on(
+        plane,
+        where,
+        own_namespace=way.own_namespace,
+        kubeconfig=kubeconfig,
+        everywhere=way.watched is None,
+    ) as stage:
+        await live(stage)
+        await asyncio.gather(
+            *(meet(stage, version, kind, f"{kind.lower()}{end}") for version, kind, end in (*CHILDREN, SECRET)),
+            meet(stage, "batch/v1", "Job", job_name(where, "job")),
+        )
+    used, refused = asked(own_control_plane, way)
+    assert refused == []
+    assert used - granted(installed) == set()
+    assert granted(installed) - used == NEVER_CALLED
+
+
+async def install(api: Api, way: Way) -> list[Object]:
+    """Who the operator is and what it may, as `kubectl apply -k` makes it."""
+    made = kustomized(MANIFESTS / way.folder)
+    for namespace in {way.own_namespace, way.watched or "talk"}:
+        await api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+        await api.wait_for("v1", "ServiceAccount", "default", lambda _: True, namespace)
+    for each in made:
+        if each["kind"] in ("ServiceAccount", "ClusterRole", "Role", "ClusterRoleBinding", "RoleBinding"):
+            await api.apply(each)
+    return made
+
+
+async def live(stage: Stage) -> None:
+    """One cluster: made, put right, edited, with another image, deleted."""
+    await stage.make("chat", gateway={"ingress": INGRESS})
+    await stage.until("chat", is_ready)
+    for _ in range(2):  # the second time the same Events are counted up
+        await asyncio.gather(*(spoil(stage, version, kind, f"chat{end}") for version, kind, end in CHILDREN))
+    await stage.until("chat", is_ready)
+    await stage.edit(
+        "chat",
+        {
+            "gateway": {"ingress": None},
+            "networkPolicy": {"mode": "Off"},
+            "monitoring": {"serviceMonitor": "Disabled"},
+            "image": "threadcluster:2",
+        },
+    )
+    for version, kind in (
+        ("networking.k8s.io/v1", "NetworkPolicy"),
+        ("networking.k8s.io/v1", "Ingress"),
+        ("monitoring.coreos.com/v1", "ServiceMonitor"),
+    ):
+        await stage.api.wait_gone(version, kind, "chat", stage.namespace)
+    await stage.until("chat", is_ready, within_s=60)
+    await stage.api.delete("threadcluster.io/v1alpha1", "ThreadCluster", "chat", stage.namespace)
+
+
+async def spoil(stage: Stage, version: str, kind: str, name: str) -> None:
+    """Somebody changes a child's label; it is put right."""
+    drift = {"metadata": {"labels": {"app.kubernetes.io/component": "spoilt"}}}
+    await stage.api.patch(version, kind, name, drift, stage.namespace)
+    await stage.api.wait_for(
+        version,
+        kind,
+        name,
+        lambda found: found["metadata"]["labels"]["app.kubernetes.io/component"] != "spoilt",
+        stage.namespace,
+    )
+
+
+async def meet(stage: Stage, version: str, kind: str, name: str) -> None:
+    """A cluster finds an object of that kind and name, which somebody else made, and leaves it as it is."""
+    foreign = {"apiVersion": version, "kind": kind, "metadata": {"name": name}, **FOREIGN[kind]}
+    before = await stage.api.create(foreign, stage.namespace)
+    await stage.make(kind.lower(), gateway={"ingress": INGRESS})
+    await stage.until(kind.lower(), stalled_by("NameConflict"))
+    after = await stage.api.get(version, kind, name, stage.namespace)
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    assert after["metadata"].get("ownerReferences") is None
+
+
+def job_name(namespace: str, name: str) -> str:
+    """What the migration's Job of such a cluster is called."""
+    spec = parse_spec(thread_cluster(name, gateway={"ingress": INGRESS}))
+    return str(migration_job(Wanted(name, namespace, "", spec, 0, 0, "", "", True))["metadata"]["name"])
+
+
+def granted(made: Iterable[Object]) -> set[tuple[str, str, str]]:
+    """What the operator's roles grant: group, resource, verb."""
+    return {
+        (group, resource, verb)
+        for each in made
+        if each["kind"] in ("ClusterRole", "Role") and each["metadata"]["name"].startswith("threadcluster-operator")
+        for rule in each["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def asked(plane: ControlPlane, way: Way) -> tuple[set[tuple[str, str, str]], list[Any]]:
+    """What the operator asked of the API server, and what it was refused."""
+    used: set[tuple[str, str, str]] = set()
+    refused = []
+    user = f"system:serviceaccount:{way.own_namespace}:threadcluster-operator"
+    for entry in read_audit(plane.audit_log, user=user):
+        about = entry.get("objectRef")
+        if about is None:
+            continue  # which kinds there are: open to everybody
+        resource = "/".join(filter(None, (about["resource"], about.get("subresource"))))
+        used.add((about.get("apiGroup", ""), resource, entry["verb"]))
+        if entry["responseStatus"]["code"] in (401, 403) or way.watched not in (None, about.get("namespace")):
+            refused.append((entry["verb"], about, entry["responseStatus"]))
+    return used, refused

@@ -1,0 +1,215 @@
+"""Faults of one process, one link or the server: what they are, and what must follow from each."""
+
+import os
+import signal
+from collections.abc import Sequence
+from typing import Final
+
+import psutil
+
+from tests.e2e.moves.cluster import NAMES
+from tests.e2e.moves.ownership_log import expect_no_takeover, expect_takeovers, of_kind
+from tests.e2e.moves.scenario import Fault, Round
+
+TTL_S: Final = 3.0
+
+
+def _others(*victims: str) -> list[str]:
+    return [name for name in NAMES if name not in victims]
+
+
+async def _kill(this: Round, victims: Sequence[str]) -> None:
+    """What the dead had is served by the living, each shard taken once, though nobody starts the dead again."""
+    fleet = this.ground.fleet
+    for victim in victims:
+        fleet.workers[victim].signal(signal.SIGKILL)
+    for victim in victims:
+        await fleet.workers[victim].ended()
+    await this.ground.served_by(_others(*victims))
+    changes = await this.changes()
+    expect_takeovers(changes, this.mark.owned_by(*victims), *victims)
+    assert {change.worker for change in of_kind(changes, "claim")} <= set(_others(*victims))
+    await this.more_acknowledged()
+
+
+async def kill_one(this: Round) -> None:
+    """SIGKILL of one worker of three."""
+    await _kill(this, [this.dice.choice(NAMES)])
+
+
+async def kill_two(this: Round) -> None:
+    """SIGKILL of two workers of three at once."""
+    await _kill(this, this.dice.sample(NAMES, 2))
+
+
+async def kill_and_restart(this: Round) -> None:
+    """SIGKILL of a worker that is started again at once under its name: each of its shards is freed once, and served."""
+    victim = this.dice.choice(NAMES)
+    worker = this.ground.fleet.workers[victim]
+    await worker.kill()
+    await worker.start()
+    await this.ground.served_by(NAMES)
+    freed = of_kind(await this.changes(), "takeover", "restart")
+    assert sorted(change.shard for change in freed) == sorted(this.mark.owned_by(victim)), f"freed: {freed}"
+    assert {change.source for change in freed} == {victim}
+
+
+async def kill_all_and_restart(this: Round) -> None:
+    """SIGKILL of every worker, then all are started again: each shard is freed once, and served."""
+    fleet = this.ground.fleet
+    for worker in fleet.workers.values():
+        worker.signal(signal.SIGKILL)
+    for worker in fleet.workers.values():
+        await worker.ended()
+    await fleet.start(*NAMES)
+    await this.ground.served_by(NAMES)
+    freed = of_kind(await this.changes(), "takeover", "restart")
+    assert sorted(change.shard for change in freed) == sorted(this.mark.epochs), f"freed: {freed}"
+
+
+async def freeze_shortly(this: Round) -> None:
+    """SIGSTOP for less than the TTL: nobody is fenced."""
+    victim = this.dice.choice(NAMES)
+    worker = this.ground.fleet.workers[victim]
+    worker.signal(signal.SIGSTOP)
+    await this.lasts(this.dice.uniform(0.1, 1.8))
+    worker.signal(signal.SIGCONT)
+    await this.ground.served_by(NAMES)
+    await this.more_acknowledged()
+    expect_no_takeover(await this.changes())
+
+
+async def _freeze(this: Round, victims: Sequence[str]) -> None:
+    """Each shard has one new owner, the zombies write nothing more, and go on as new incarnations of the same process."""
+    ground = this.ground
+    workers = [ground.fleet.workers[victim] for victim in victims]
+    pids = [worker.pid for worker in workers]
+    for worker in workers:
+        worker.signal(signal.SIGSTOP)
+    await ground.served_by(_others(*victims))
+    expect_takeovers(await this.changes(), this.mark.owned_by(*victims), *victims)
+    written = [await ground.book.written_by(this.mark.incarnations[victim]) for victim in victims]
+    await this.more_acknowledged()
+    for worker in workers:
+        worker.signal(signal.SIGCONT)
+    for victim in victims:
+        await ground.incarnation_other_than(victim, this.mark.incarnations[victim])
+    await this.more_acknowledged(200)
+    assert [await ground.book.written_by(this.mark.incarnations[victim]) for victim in victims] == written
+    assert [worker.pid for worker in workers] == pids
+    expect_takeovers(await this.changes(), this.mark.owned_by(*victims), *victims)
+
+
+async def freeze_one(this: Round) -> None:
+    """SIGSTOP of one worker for longer than the TTL."""
+    await _freeze(this, [this.dice.choice(NAMES)])
+
+
+async def freeze_two(this: Round) -> None:
+    """SIGSTOP of two workers of three for longer than two TTLs, after which the third believes its eyes."""
+    await _freeze(this, this.dice.sample(NAMES, 2))
+
+
+async def reset_link(this: Round) -> None:
+    """Every connection of one worker to Postgres is reset, some times over: it connects anew, and nobody is fenced."""
+    link = this.ground.links[this.dice.choice(NAMES)]
+    for _ in range(this.dice.randint(1, 3)):
+        link.cut()
+        await this.lasts(this.dice.uniform(0.0, 0.3))
+        await this.more_acknowledged()
+    await this.ground.served_by(NAMES)
+    expect_no_takeover(await this.changes())
+
+
+async def silence_link_shortly(this: Round) -> None:
+    """A link falls silent, in one direction or in both, for less than the TTL: nobody is fenced."""
+    link = this.ground.links[this.dice.choice(NAMES)]
+    up, down = this.dice.choice([(True, False), (False, True), (True, True)])
+    link.stall(up=up, down=down)
+    await this.lasts(this.dice.uniform(0.1, 1.5))
+    link.heal()
+    await this.ground.served_by(NAMES)
+    await this.more_acknowledged()
+    expect_no_takeover(await this.changes())
+
+
+async def _part(this: Round, victim: str) -> None:
+    """What the worker without Postgres had is served by the others; when the link is back it is a new incarnation."""
+    ground, incarnation = this.ground, this.mark.incarnations[victim]
+    await ground.served_by(_others(victim))
+    expect_takeovers(await this.changes(), this.mark.owned_by(victim), victim)
+    await this.more_acknowledged()
+    written = await ground.book.written_by(incarnation)
+    ground.links[victim].heal()
+    await ground.incarnation_other_than(victim, incarnation)
+    await this.more_acknowledged(200)
+    assert await ground.book.written_by(incarnation) == written
+    expect_takeovers(await this.changes(), this.mark.owned_by(victim), victim)
+
+
+async def cut_link(this: Round) -> None:
+    """A worker's connections are reset and no new ones made, until it was fenced."""
+    victim = this.dice.choice(NAMES)
+    this.ground.links[victim].refusing = True
+    this.ground.links[victim].cut()
+    await _part(this, victim)
+
+
+async def silence_link(this: Round) -> None:
+    """A link falls silent, in one direction or in both, until its worker was fenced."""
+    victim = this.dice.choice(NAMES)
+    # With only the way up open its beats still arrive, for as long as its sessions last.
+    up, down = this.dice.choice([(True, False), (True, True)])
+    this.ground.links[victim].stall(up=up, down=down)
+    await _part(this, victim)
+
+
+async def restart_postgres(this: Round) -> None:
+    """Postgres is stopped as `pg_ctl -m fast` does and started again."""
+    await this.ground.postgres.stop()
+    await _nobody_died(this)
+
+
+async def kill_postgres(this: Round) -> None:
+    """The postmaster and all its backends are killed with kill -9, and it is started again."""
+    postgres = this.ground.postgres
+    assert postgres.pid is not None
+    server = psutil.Process(postgres.pid)
+    for process in [server, *server.children(recursive=True)]:
+        try:
+            os.kill(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    await postgres.wait()
+    await _nobody_died(this)
+
+
+async def _nobody_died(this: Round) -> None:
+    """The server comes back, at once or after longer than the TTL: no shard changed its owner, no worker its life."""
+    if this.dice.random() < 0.3:
+        await this.lasts(this.dice.uniform(0.5, TTL_S + 1.0))
+    await this.ground.postgres.start()
+    await this.ground.served_by(NAMES)
+    await this.more_acknowledged()
+    changes = await this.changes()
+    assert of_kind(changes, "claim", "handoff", "takeover", "restart", "release") == []
+    assert (await this.ground.book.mark()).incarnations == this.mark.incarnations
+    for worker in this.ground.fleet.workers.values():
+        assert worker.alive
+
+
+FAULTS: Final[dict[str, Fault]] = {
+    "kill-one": kill_one,
+    "kill-two": kill_two,
+    "kill-and-restart": kill_and_restart,
+    "kill-all-and-restart": kill_all_and_restart,
+    "freeze-shortly": freeze_shortly,
+    "freeze-one": freeze_one,
+    "freeze-two": freeze_two,
+    "reset-link": reset_link,
+    "silence-link-shortly": silence_link_shortly,
+    "cut-link": cut_link,
+    "silence-link": silence_link,
+    "restart-postgres": restart_postgres,
+    "kill-postgres": kill_postgres,
+}

@@ -1,0 +1,111 @@
+"""One round: a kind of fault, drawn by a seed, while 64 clients chat; afterwards everything is accounted for.
+
+A round is a function of its kind and its seed as far as the test goes: who fails, when, for how long, and what the
+clients choose.  How the machine interleaves it is its own affair, so a failing round may need some tries to fail again;
+`Round` prints the line that plays it.
+"""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from shard_worker.domain.ids import ThreadId, shard_of
+from tests.e2e.moves.cluster import SHARDS, Ground
+from tests.e2e.moves.ownership_log import Change, Mark
+from tests.load.chat import drive, verify
+from tests.load.figures import Figures
+from tests.load.record import Recorder
+from tests.support.polling import more_acknowledged
+
+CLIENTS = 64
+PACE_S = 0.05
+"""How long a client thinks between two commands: the machine shall be busy, not drowned."""
+ANSWER_S = 4.0
+"""A client that waits longer asks again: its connection may lead to a frozen worker."""
+ROUND_VARIABLE = "THREADCLUSTER_ROUND"
+
+
+class Round:
+    """What a fault may use: the ground, its dice, the book since the round began."""
+
+    def __init__(self, ground: Ground, kind: str, seed: int, mark: Mark, recorder: Recorder, figures: Figures) -> None:
+        self.ground = ground
+        self.kind = kind
+        self.dice = random.Random(f"{kind}/{seed}")
+        self.mark = mark
+        self.recorder = recorder
+        self.figures = figures
+
+    async def changes(self) -> list[Change]:
+        """Every change of owner since the round began."""
+        return await self.ground.book.since(self.mark)
+
+    async def more_acknowledged(self, count: int = 50) -> None:
+        """Return when clients had their answers ``count`` more times."""
+        await more_acknowledged(self.recorder, count, within_s=30.0)
+
+    def busy(self) -> dict[int, int]:
+        """How many rooms of the clients each shard has that has any."""
+        rooms = Counter(done.thread_id for done in self.recorder.record().acknowledged)
+        return Counter(shard_of(ThreadId(room), SHARDS) for room in rooms)
+
+    async def lasts(self, seconds: float) -> None:
+        """Let a fault last: what is tried is a fault of a length."""
+        loop = asyncio.get_running_loop()
+        over_at = loop.time() + seconds
+        while loop.time() < over_at:
+            await asyncio.sleep(min(0.02, over_at - loop.time()))
+
+
+Fault = Callable[[Round], Awaitable[None]]
+"""Causes the fault, sees what follows from it, and asserts what must have."""
+
+
+@asynccontextmanager
+async def chatting(ground: Ground, seed: int) -> AsyncIterator[tuple[Recorder, Figures]]:
+    """64 clients that chat for as long as the block runs: lost 0, duplicates 0, reordered 0, and all sums are right."""
+    stop, recorder, figures = asyncio.Event(), Recorder(seed=seed, clients=CLIENTS), Figures()
+    driving = asyncio.create_task(
+        drive(
+            ground.fleet.url,
+            clients=CLIENTS,
+            until=stop,
+            seed=seed,
+            grace_s=30.0,
+            timeout_s=ANSWER_S,
+            pause_s=PACE_S,
+            recorder=recorder,
+            figures=figures,
+        )
+    )
+    try:
+        await more_acknowledged(recorder, 100)
+        yield recorder, figures
+        await more_acknowledged(recorder, 100)
+    finally:
+        stop.set()
+        record = await driving
+    assert await verify(ground.fleet.url, record) == []
+    assert figures.balance() is None
+    assert record.unresolved == ()
+
+
+async def play(ground: Ground, kind: str, fault: Fault, seed: int) -> None:
+    """One round, on a ground that is whole when it begins."""
+    began = time.monotonic()
+    print(f"round {kind}:{seed}", flush=True)
+    try:
+        await ground.mend()
+        mark = await ground.book.mark()
+        mended_s = time.monotonic() - began
+        async with chatting(ground, seed) as (recorder, figures):
+            await fault(Round(ground, kind, seed, mark, recorder, figures))
+            faulted_s = time.monotonic() - began
+    except BaseException:
+        print(f"again: {ROUND_VARIABLE}={kind}:{seed} make soak ARGS=tests/e2e/moves/test_soak.py", flush=True)
+        raise
+    took_s = time.monotonic() - began
+    print(f"  mended in {mended_s:.1f} s, fault over after {faulted_s:.1f} s, took {took_s:.1f} s", flush=True)

@@ -1,0 +1,32 @@
+"""One round of each fault of a process, a link or the server, under 64 clients."""
+
+import random
+
+import pytest
+
+from tests.e2e.moves.cluster import Ground
+from tests.e2e.moves.faults import FAULTS
+from tests.e2e.moves.scenario import play
+
+pytestmark = pytest.mark.asyncio(loop_scope="package")
+
+
+ONE_OF_EACH = (
+    "kill-one",
+    "kill-and-restart",
+    "freeze-shortly",
+    "freeze-one",
+    "reset-link",
+    "cut-link",
+    "silence-link",
+    "restart-postgres",
+    "kill-postgres",
+)
+"""Their variants are for the soak."""
+
+
+@pytest.mark.parametrize("kind", ONE_OF_EACH)
+async def test_nothing_is_lost_doubled_or_reordered(ground: Ground, kind: str) -> None:
+    """Whatever fails, every client is told the truth, and what became of the shards is what should have."""
+    await play(ground, kind, FAULTS[kind], seed=random.randrange(2**32))
+    await ground.fsck()

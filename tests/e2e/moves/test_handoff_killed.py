@@ -1,0 +1,25 @@
+"""Both sides of a handoff fail in each of its phases, under 64 clients."""
+
+import random
+
+import pytest
+
+from tests.e2e.moves.cluster import Ground
+from tests.e2e.moves.handoff_faults import KILLS, OTHER_BLOWS
+from tests.e2e.moves.scenario import play
+
+pytestmark = pytest.mark.asyncio(loop_scope="package")
+
+
+@pytest.mark.parametrize("kind", KILLS)
+async def test_a_side_killed_in_a_phase_costs_nothing(ground: Ground, kind: str) -> None:
+    """Whoever dies, and whenever, every shard has one owner afterwards, and every client is told the truth."""
+    await play(ground, kind, KILLS[kind], seed=random.randrange(2**32))
+    await ground.fsck()
+
+
+async def test_a_side_that_is_gone_for_a_while_costs_nothing(ground: Ground) -> None:
+    """Frozen or without Postgres, shortly or until it is fenced: one of the ways, drawn; the soak goes through all."""
+    kind = random.choice(list(OTHER_BLOWS))
+    await play(ground, kind, OTHER_BLOWS[kind], seed=random.randrange(2**32))
+    await ground.fsck()

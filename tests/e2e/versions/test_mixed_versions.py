@@ -1,0 +1,161 @@
+"""Workers of two releases on one journal, while clients chat: real processes, a planted event version 2.
+
+`tests.e2e.versions.next_release` is the second release.  Every step is the one of docs/upgrades.md.
+"""
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import asyncpg
+import pytest
+
+from tests.e2e.moves.workers import Fleet, fleet_on
+from tests.load.chat import drive, verify
+from tests.load.figures import Figures
+from tests.load.record import Recorder
+from tests.support.polling import more_acknowledged
+
+TWO, THREE = ("a", "b"), ("a", "b", "c")
+SHARDS = 6
+CLIENTS = 8
+THIS_RELEASE, NEXT_RELEASE = "shard_worker.main", "tests.e2e.versions.next_release"
+
+
+async def roll(fleet: Fleet, names: Sequence[str], program: str, write_format: int) -> None:
+    """Restart the workers one after another: each hands its shards over, and gets some again as what it now is."""
+    for name in names:
+        worker = fleet.workers[name]
+        worker.signal(signal.SIGTERM)
+        assert await worker.ended(within_s=90) == 0
+        worker.program = program
+        worker.settings = {"SHARD_WORKER_WRITE_FORMAT": str(write_format)}
+        await fleet.start(name)
+        await fleet.spread(*names)
+
+
+@asynccontextmanager
+async def chatting(fleet: Fleet, seed: int) -> AsyncIterator[Recorder]:
+    """Clients that chat for as long as the block runs: no request fails, nothing is lost, doubled or reordered."""
+    stop, recorder, figures = asyncio.Event(), Recorder(seed=seed, clients=CLIENTS), Figures()
+    driving = asyncio.create_task(
+        drive(
+            fleet.url,
+            clients=CLIENTS,
+            until=stop,
+            seed=seed,
+            grace_s=30.0,
+            timeout_s=10.0,
+            pause_s=0.1,
+            recorder=recorder,
+            figures=figures,
+        )
+    )
+    try:
+        await more_acknowledged(recorder, 50)
+        yield recorder
+        await more_acknowledged(recorder, 50)
+    finally:
+        stop.set()
+        record = await driving
+    failed = {name: operation.by_code for name, operation in figures.operations.items()}
+    assert (figures.total("refused"), figures.total("unknown"), figures.not_sent) == (0, 0, 0), failed
+    assert await verify(fleet.url, record) == []
+
+
+async def formats(dsn: str) -> list[int]:
+    """The format of each shard."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        return [row["format"] for row in await connection.fetch("SELECT format FROM shard ORDER BY id")]
+    finally:
+        await connection.close()
+
+
+async def count_written(dsn: str, version: int) -> int:
+    """How many `MessagesAdded` events of a version the journal has."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        sql = "SELECT count(*) FROM journal WHERE event_type = 7 AND event_version = $1"
+        return int(await connection.fetchval(sql, version))
+    finally:
+        await connection.close()
+
+
+async def check_journal(dsn: str) -> None:
+    """Fail unless the next release proves the journal."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", NEXT_RELEASE, "fsck", "--dsn", dsn),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    out, _ = await process.communicate()
+    assert process.returncode == 0, out.decode()
+
+
+async def forward_and_back(dsn: str, folder: Path, seed: int, names: Sequence[str]) -> None:
+    """Some workers: the next release, then its format, then back; at last a worker of the first release joins."""
+    async with fleet_on(dsn, folder, *names, shards=SHARDS) as fleet:
+        async with chatting(fleet, seed) as recorder:
+            await roll(fleet, names, NEXT_RELEASE, write_format=1)
+            assert await formats(dsn) == [1] * SHARDS
+            assert await count_written(dsn, 2) == 0
+
+            await roll(fleet, names, NEXT_RELEASE, write_format=2)
+            await more_acknowledged(recorder, 50)
+            assert await formats(dsn) == [2] * SHARDS
+            written = await count_written(dsn, 2)
+            assert written > 0
+
+            await roll(fleet, names, NEXT_RELEASE, write_format=1)
+            older = await count_written(dsn, 1)
+            newer = await count_written(dsn, 2)
+            await more_acknowledged(recorder, 50)
+            assert await count_written(dsn, 1) > older
+            assert await count_written(dsn, 2) == newer
+            assert await formats(dsn) == [2] * SHARDS  # there are events of it: it never falls
+        assert fleet.logged("poison") == []
+        await check_journal(dsn)
+        await expect_no_capable_worker(fleet, names)
+
+
+async def expect_no_capable_worker(fleet: Fleet, names: Sequence[str]) -> None:
+    """A worker that does not read the shards' format gets none of them, also when it is the only one alive."""
+    await fleet.start("old")
+    await fleet.plan(dict.fromkeys(range(SHARDS), "old"))
+    await asyncio.gather(*[fleet.workers[name].kill() for name in names])
+    async with aiohttp.ClientSession() as session, asyncio.timeout(90):
+        while True:
+            async with session.get(f"{fleet.workers['old'].management}/cluster") as response:
+                shards = (await response.json())["shards"]
+            if {shard["reason"] for shard in shards} == {"NoCapableWorker"}:
+                break
+            await asyncio.sleep(0.02)
+    assert {shard["owner"] for shard in shards} == {None}
+    assert fleet.logged("NoCapableWorker")
+    assert (await fleet.ownership(of="old"))["serving"] == []
+    fleet.add("a")
+    await fleet.start("a")
+    await fleet.served("a", within_s=90)
+    assert fleet.logged("poison") == []
+
+
+@pytest.mark.timeout(900)  # a dozen processes are started, one after another
+async def test_an_event_version_rolls_forward_and_back(dsn_of_six: str, tmp_path: Path) -> None:
+    """No request fails and no thread is poisoned through six restarts of two workers."""
+    await forward_and_back(dsn_of_six, tmp_path, seed=1, names=TWO)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", range(2, 12))
+async def test_an_event_version_rolls_forward_and_back_again_and_again(
+    dsn_of_six: str, tmp_path: Path, seed: int
+) -> None:
+    """The same with three workers, nine restarts and other clients."""
+    await forward_and_back(dsn_of_six, tmp_path, seed, names=THREE)

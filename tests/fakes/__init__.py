@@ -1,0 +1,1 @@
+"""Fakes: what cannot be had for real in a test, played in memory."""

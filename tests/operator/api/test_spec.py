@@ -1,0 +1,192 @@
+"""The resource, read: strictly where a person wrote it, leniently where an API server kept it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel, ValidationError
+from threadcluster_operator.api import (
+    NetworkPeer,
+    ResourceRefused,
+    SpecRefused,
+    ThreadClusterSpec,
+    ThreadClusterStatus,
+    parse_resources,
+    parse_spec,
+    without_local_effect,
+)
+
+from tests.operator.api.bad_documents import BAD, GOOD, Bad
+
+CLUSTER = {"apiVersion": "threadcluster.io/v1alpha1", "kind": "ThreadCluster", "metadata": {"name": "chat"}}
+
+
+def local(spec: dict[str, Any]) -> ThreadClusterSpec:
+    """What the local platform makes of a spec."""
+    return parse_resources(yaml.safe_dump({**CLUSTER, "spec": spec}), "file").cluster.spec
+
+
+def test_what_is_left_out_has_the_defaults_of_the_reference() -> None:
+    """The operator and the local platform act on the same."""
+    spec = parse_spec({**CLUSTER, "spec": GOOD})
+    assert (spec.shards, spec.replicas, spec.paused, spec.autoscaling) == (144, 3, False, None)
+    assert (spec.database.url_secret_key_ref.key, spec.database.tls.mode) == ("url", "VerifyFull")
+    assert spec.database.max_connections_per_worker == 8
+    assert (spec.worker.passivation.idle_seconds, spec.worker.snapshot_every_events) == (120, 100)
+    assert (spec.rollout.surge, spec.rollout.min_ready_seconds, spec.rollout.canary.observe_seconds) == (0, 5, 30)
+    assert (spec.drain.timeout_seconds, spec.drain.load_balancer_seconds) == (30, 15)
+    assert (spec.gateway.service.type, spec.gateway.service.port, spec.gateway.ingress) == ("ClusterIP", 80, None)
+    assert (spec.network_policy.mode, spec.monitoring.service_monitor) == ("Ingress", "Auto")
+    assert local(GOOD).model_dump() == spec.model_dump()
+
+
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
+def test_the_operator_says_field_and_reason(bad: Bad) -> None:
+    """It checks by itself what the API server checks: an object may be older than its schema."""
+    with pytest.raises(SpecRefused) as refused:
+        parse_spec({**CLUSTER, "spec": bad.spec})
+    assert len(refused.value.failures) == 1
+    assert refused.value.failures[0].startswith(bad.own_field)
+    assert (bad.own_reason or bad.reason) in refused.value.failures[0]
+
+
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
+def test_the_local_platform_checks_the_same(bad: Bad) -> None:
+    """But for what it brings itself."""
+    if bad.local:
+        with pytest.raises(ResourceRefused) as refused:
+            local(bad.spec)
+        assert bad.own_field in str(refused.value)
+        assert (bad.own_reason or bad.reason) in str(refused.value)
+    else:
+        assert local(bad.spec)
+
+
+def test_all_failures_are_told_at_once() -> None:
+    """Nobody mends one only to meet the next."""
+    with pytest.raises(SpecRefused) as refused:
+        parse_spec({"spec": {"shards": 0, "replicas": -1, "rollout": {"surge": 2}}})
+    fields = [failure.partition(":")[0] for failure in refused.value.failures]
+    assert fields == ["spec.shards", "spec.replicas", "spec.image", "spec.database", "spec.rollout.surge"]
+
+
+@pytest.mark.parametrize("document", [{}, {"spec": None}, {"spec": {}}], ids=["absent", "null", "empty"])
+def test_no_spec_is_one_without_an_image(document: dict[str, Any]) -> None:
+    """The reason is the same as where the rest is there."""
+    with pytest.raises(SpecRefused) as refused:
+        parse_spec(document)
+    assert refused.value.failures == ["spec.image: Field required", "spec.database: Field required"]
+
+
+def test_a_newer_resource_does_not_stop_an_older_operator() -> None:
+    """Fields that it does not know are ignored at every depth; those that it knows count."""
+    newer = {
+        **GOOD,
+        "colour": "red",
+        "database": {"urlSecretKeyRef": {"name": "db", "version": 2}, "pool": {"size": 3}},
+        "rebalance": {"pins": [{"shard": 3, "worker": "chat-1", "until": "tomorrow"}], "speed": 9},
+        "worker": {
+            "env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP", "apiVersion": "v1"}}}]
+        },
+    }
+    spec = parse_spec({**CLUSTER, "spec": newer})
+    assert (spec.rebalance.pins[0].shard, spec.rebalance.pins[0].worker) == (3, "chat-1")
+    assert spec.model_dump() == ThreadClusterSpec.model_validate(newer, extra="ignore").model_dump()
+    with pytest.raises(ResourceRefused, match=r"spec\.rebalance\.pins\.0\.until: unknown field"):
+        local(newer)
+
+
+def test_fields_have_one_name() -> None:
+    """That of the API: what Python calls them is not for files."""
+    with pytest.raises(ResourceRefused, match=r"spec\.worker\.snapshot_every_events: unknown field"):
+        local({"worker": {"snapshot_every_events": 5}})
+    assert parse_spec({"spec": {**GOOD, "worker": {"snapshot_every_events": 5}}}).worker.snapshot_every_events == 100
+
+
+@pytest.mark.parametrize("given", [1, 0, "500m", "2Gi", "1.5", "1e3", "+1", ".5M"], ids=str)
+def test_quantities_are_kubernetes_own(given: int | str) -> None:
+    """A number or a text, kept as it was written."""
+    spec = local({"worker": {"resources": {"requests": {"cpu": given}}}})
+    assert spec.worker.resources.requests == {"cpu": given}
+
+
+@pytest.mark.parametrize("given", [-1, 0.5, True, "half", "", "1 Gi", "-1", "1Gb", "1" * 33, [1]], ids=repr)
+def test_what_is_no_quantity_is_refused(given: object) -> None:
+    """With an example of what would be."""
+    with pytest.raises(ResourceRefused, match="a quantity is wanted, as Kubernetes writes them: 500m, 2Gi, 4"):
+        local({"worker": {"resources": {"requests": {"cpu": given}}}})
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"podSelector": {}},
+        {"namespaceSelector": {"matchLabels": {"a": "b"}}},
+        {"podSelector": {}, "namespaceSelector": {}},
+        {"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}},
+    ],
+    ids=["pods", "namespaces", "pods-of-namespaces", "addresses"],
+)
+def test_a_peer_of_one_kind_goes_back_to_kubernetes_as_it_came(given: dict[str, Any]) -> None:
+    """An empty selector, which is everything, is not a missing one."""
+    peer = NetworkPeer.model_validate(given)
+    assert peer.model_dump(by_alias=True, exclude_unset=True) == given
+
+
+def test_what_kubernetes_checks_itself_is_passed_on_as_it_is() -> None:
+    """Affinity and its kin are no business of ours."""
+    affinity = {"nodeAffinity": {"anything": [{"goes": 1}]}}
+    assert local({"podTemplate": {"spec": {"affinity": affinity}}}).pod_template.spec.affinity == affinity
+
+
+def test_what_has_no_effect_here_is_told() -> None:
+    """A file made for Kubernetes is taken, and nobody believes that all of it counts."""
+    given = {
+        **GOOD,
+        "shards": 4,
+        "worker": {"env": [], "snapshotEveryEvents": 5},
+        "gateway": {"service": {"type": "NodePort"}},
+    }
+    given["database"] = {**GOOD["database"], "clusterID": "a"}
+    given["replicas"] = 2
+    assert without_local_effect(local(given), "spec") == [
+        "spec.database.clusterID",
+        "spec.gateway.service.type",
+        "spec.image",
+        "spec.worker.env",
+    ]
+    assert without_local_effect(local({}), "spec") == []
+
+
+def test_a_status_may_be_empty_or_whole() -> None:
+    """Before the operator has looked there is nothing to say."""
+    assert ThreadClusterStatus.model_validate({}).conditions == []
+    twice = [{"name": "chat-0"}, {"name": "chat-0"}]
+    with pytest.raises(ValidationError, match="item 0 has this name already"):
+        ThreadClusterStatus.model_validate({"workers": twice})
+
+
+def parts(model: type[BaseModel], seen: set[type[BaseModel]]) -> Iterator[type[BaseModel]]:
+    """A model and all models in it."""
+    if model not in seen:
+        seen.add(model)
+        yield model
+        for field in model.model_fields.values():
+            for found in _models_in(field.annotation):
+                yield from parts(found, seen)
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:  # typing's own forms
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _models_in(argument)
+
+
+@pytest.mark.parametrize("root", [ThreadClusterSpec, ThreadClusterStatus])
+def test_every_part_is_frozen_and_closed(root: type[BaseModel]) -> None:
+    """What a plan was made from cannot change under it."""
+    found = list(parts(root, set()))
+    assert len(found) > 4
+    assert all(part.model_config["frozen"] and part.model_config["extra"] == "forbid" for part in found)

@@ -1,0 +1,193 @@
+"""Moves by command where nobody has a door: the resource is edited, and the workers are told."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from threadcluster_operator.cli.kubernetes.errors import NoCluster, Unreached
+from threadcluster_operator.cli.kubernetes.rebalance import ResourcePlanner
+from threadcluster_operator.kube.client import Conflict
+from threadcluster_operator.local.errors import MovesRefused
+
+from tests.fakes.kube import Shelf
+from tests.fakes.worker_api import MemoryWorkers
+from tests.operator.cli.kubernetes.objects import cluster
+
+SHARDS = 12
+
+
+class Crew(MemoryWorkers):
+    """Workers whose pods all run."""
+
+    async def running(self) -> frozenset[str]:
+        return frozenset(f"chat-{number}" for number in range(3))
+
+
+def uneven() -> Crew:
+    """Three workers, of which the third has nothing."""
+    crew = Crew(SHARDS)
+    for number in range(2):
+        crew.start(f"chat-{number}")
+    crew.turn()
+    crew.start("chat-2")
+    assert [len(crew.owned_by(f"chat-{number}")) for number in range(3)] == [6, 6, 0]
+    return crew
+
+
+def planner(crew: Crew, **rebalance: Any) -> tuple[ResourcePlanner, Shelf]:  # as YAML would have it
+    """Of a cluster with this policy."""
+    shelf = Shelf(cluster("chat", rebalance=rebalance))
+    return ResourcePlanner(shelf, crew, "here", "chat"), shelf
+
+
+def pins(shelf: Shelf) -> Any:  # as in the resource
+    """What the resource says."""
+    return shelf.objects["ThreadCluster", "chat"]["spec"]["rebalance"].get("pins")
+
+
+@pytest.fixture
+async def crew() -> AsyncIterator[Crew]:
+    """The uneven three, at work."""
+    crew = uneven()
+    turns = asyncio.create_task(crew.run(0.001))
+    yield crew
+    turns.cancel()
+
+
+async def test_a_pin_is_kept_in_the_resource_beside_the_others() -> None:
+    """Put there, replaced, and taken away; what changes nothing writes nothing."""
+    hand, shelf = planner(uneven(), pins=[{"shard": 9, "worker": "chat-0"}])
+    assert await hand.pin(7, "chat-1") == ["shard 7 is pinned to chat-1"]
+    assert pins(shelf) == [{"shard": 7, "worker": "chat-1"}, {"shard": 9, "worker": "chat-0"}]
+    assert await hand.pin(7, "chat-1") == []
+    assert await hand.pin(7, "chat-2") == ["shard 7 is pinned to chat-2"]
+    assert await hand.pin(7, None) == ["shard 7 is pinned no more"]
+    assert await hand.pin(7, None) == []
+    assert pins(shelf) == [{"shard": 9, "worker": "chat-0"}]
+
+
+async def test_a_pin_does_not_undo_what_somebody_else_writes_meanwhile() -> None:
+    """It looks again; not for ever."""
+    hand, shelf = planner(uneven())
+    others = 2
+
+    def second(verb: str, _: str) -> Conflict | None:
+        nonlocal others
+        others -= verb == "merge"
+        return Conflict(409, "Conflict", "somebody was first") if verb == "merge" and others >= 0 else None
+
+    shelf.fault = second
+    assert await hand.pin(7, "chat-1") == ["shard 7 is pinned to chat-1"]
+    others = 99
+    with pytest.raises(Unreached, match="is being changed all the time"):
+        await hand.pin(7, "chat-2")
+
+
+async def test_a_pin_that_could_never_hold_is_refused() -> None:
+    """A worker or a shard that there is not; autoscaling may still bring some."""
+    hand, shelf = planner(uneven())
+    with pytest.raises(Unreached, match="no worker is called 'chat-3'; there are chat-0, chat-1, chat-2"):
+        await hand.pin(7, "chat-3")
+    with pytest.raises(Unreached, match="there is no shard 12; the cluster has shards 0 to 11"):
+        await hand.pin(12, "chat-1")
+    spec = shelf.objects["ThreadCluster", "chat"]["spec"]
+    spec["autoscaling"] = {"minReplicas": 1, "maxReplicas": 4, "targetCommandsPerSecond": 100}
+    assert await hand.pin(7, "chat-3") == ["shard 7 is pinned to chat-3"]
+
+
+async def test_a_cluster_that_goes_meanwhile_is_said() -> None:
+    """As one that was never there."""
+    hand, shelf = planner(uneven())
+    shelf.objects.clear()
+    with pytest.raises(NoCluster, match="chat has just been deleted"):
+        await hand.plan()
+
+
+async def test_a_spec_that_is_wrong_is_said() -> None:
+    """By field, as the operator would."""
+    hand, shelf = planner(uneven())
+    shelf.objects["ThreadCluster", "chat"]["spec"]["replicas"] = -1
+    with pytest.raises(Unreached, match=r"ThreadCluster chat is wrong: spec\.replicas"):
+        await hand.plan()
+
+
+async def test_a_plan_is_shown_and_nothing_done() -> None:
+    """By the policy of the resource."""
+    crew = uneven()
+    hand, _ = planner(crew, mode="Manual")
+    found = await hand.plan()
+    assert (found["mode"], len(found["moves"])) == ("Manual", 4)
+    assert {move["target"] for move in found["moves"]} == {"chat-2"}
+    assert not crew.calls
+
+
+async def test_the_moves_are_ordered_a_few_at_a_time_and_come_to_an_end(crew: Crew) -> None:
+    """Also in mode Manual, and with nobody else who plans; never more under way than the resource allows."""
+    hand, _ = planner(crew, mode="Manual", maxConcurrentMoves=1)
+    begun = await hand.rebalance((await hand.plan())["hash"])
+    assert begun["moves"] == 4
+    async with asyncio.timeout(10):
+        while (found := await hand.progress())["left"]:
+            rows = (await crew.ownership())["shards"]
+            assert sum(1 for row in rows if row["state"] == "moving") <= 1
+            await asyncio.sleep(0.001)
+    assert (found["moved"], found["givenUp"]) == (4, [])
+    assert [len(crew.owned_by(f"chat-{number}")) for number in range(3)] == [4, 4, 4]
+
+
+async def test_moves_that_are_handed_over_need_nobody_any_more(crew: Crew) -> None:
+    """Every one of them is ordered."""
+    hand, _ = planner(crew, mode="Manual")
+    await hand.rebalance(None)
+    await hand.hand_over()
+    async with asyncio.timeout(10):
+        while len(crew.owned_by("chat-2")) < 4:
+            await asyncio.sleep(0.001)
+
+
+async def test_only_what_was_agreed_to_is_ordered() -> None:
+    """A drained worker's shards are the operator's to move, not this command's."""
+    crew = uneven()
+    hand, _ = planner(crew, mode="Manual", maxConcurrentMoves=64)
+    begun = await hand.plan()
+    await hand.rebalance(begun["hash"])
+    await crew.cordon("chat-1", "drain")
+    crew.calls.clear()
+    await hand.progress()
+    [(_, ordered)] = crew.calls
+    agreed = {(move["shard"], move["target"]) for move in begun["moves"]}
+    assert {(each["shard"], each["target"]) for each in ordered} <= agreed  # type: ignore[attr-defined]  # a list
+
+
+async def test_a_plan_that_is_older_than_another_is_made_again(crew: Crew) -> None:
+    """The operator may have been first: then the next look has the newest."""
+    hand, _ = planner(crew, mode="Manual")
+    await hand.rebalance(None)
+    real = crew.set_targets
+    stale = [True]
+
+    async def first_somebody_else(version: int, plan_hash: str, targets: Any) -> int:  # as `set_targets`
+        if stale.pop() if stale else False:
+            await real(version, "other", [])
+        return await real(version, plan_hash, targets)
+
+    crew.set_targets = first_somebody_else  # type: ignore[method-assign]  # just here
+    async with asyncio.timeout(10):
+        while (await hand.progress())["left"]:
+            await asyncio.sleep(0.001)
+    assert len(crew.owned_by("chat-2")) == 4
+
+
+async def test_another_plan_than_the_one_of_now_is_refused() -> None:
+    """And so is every one while moves are paused, or the whole cluster is."""
+    hand, shelf = planner(uneven(), mode="Manual")
+    with pytest.raises(MovesRefused, match="plan 0123 is not what would be done now"):
+        await hand.rebalance("0123")
+    spec = shelf.objects["ThreadCluster", "chat"]["spec"]
+    spec["paused"] = True
+    with pytest.raises(MovesRefused, match=r"spec\.paused is true"):
+        await hand.rebalance(None)
+    spec |= {"paused": False, "rebalance": {"mode": "Paused"}}
+    with pytest.raises(MovesRefused, match=r"spec\.rebalance\.mode is Paused"):
+        await hand.rebalance(None)

@@ -1,0 +1,369 @@
+"""A Kubernetes of tiny controllers in memory, one cluster's worth, for properties of what the operator decides.
+
+Time is turns.  In a turn each controller takes one step: the StatefulSet's, the Job's, the kubelet's, and the workers'
+(`tests.fakes.worker_api`).  The operator's look is a step too: it sees the present, or an earlier moment; what it does
+is done as the API server would, by name and uid.
+"""
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from threadcluster_operator.api import KubernetesSpec, parse_spec
+from threadcluster_operator.controller.actions import Operator, Steps, make_steps
+from threadcluster_operator.controller.diagnosis import find
+from threadcluster_operator.controller.snapshot import Object, Seen, condition
+from threadcluster_operator.controller.status import status_of
+from threadcluster_operator.planning.observation import observed_from
+from threadcluster_operator.workers.client import NobodyAnswers, WorkerRefused, target_in
+
+from tests.fakes.worker_api import MemoryWorkers
+
+NAME: Final = "chat"
+NAMESPACE: Final = "talk"
+_OPERATOR: Final = Operator("threadcluster-system", False, "thirty-two-letters-of-randomness")
+_SPEC: Final = {
+    "shards": 12,
+    "replicas": 3,
+    "image": "threadcluster:1",
+    "database": {"urlSecretKeyRef": {"name": "database"}},
+}
+
+
+class Violation(AssertionError):
+    """Something was done that must never be."""
+
+
+class Simulation:
+    """One ThreadCluster and everything that belongs to it."""
+
+    def __init__(self) -> None:
+        self.turn_number = 0
+        self.workers = MemoryWorkers(12)
+        self.resource: Object = {
+            "apiVersion": "threadcluster.io/v1alpha1",
+            "kind": "ThreadCluster",
+            "metadata": {"name": NAME, "namespace": NAMESPACE, "uid": "cluster-1", "generation": 1},
+            "spec": copy.deepcopy(_SPEC),
+        }
+        self.objects: dict[tuple[str, str], Object] = {}
+        self.pods: dict[str, Object] = {}
+        self.broken: set[str] = set()
+        """Pods that do not become ready, by name."""
+        self.lost: set[str] = set()
+        """Pods on a node that is cut off: not ready, and never gone by themselves."""
+        self.unanswered = False
+        self.contradicting = False
+        self.balancing = False
+        self.last = Steps()
+        self._secret: str | None = None
+        self._uids = 0
+        self._past: list[Seen] = []
+
+    # --- what users and the world do
+
+    def edit(self, **spec: Any) -> None:
+        """The user changes the spec."""
+        before = copy.deepcopy(self.resource["spec"])
+        self.resource["spec"].update(spec)
+        if self.resource["spec"] != before:
+            self.resource["metadata"]["generation"] += 1
+
+    def crash(self, name: str) -> None:
+        """A worker's process dies; its pod starts it anew."""
+        if name in self.pods and _is_ready(self.pods[name]):
+            self.workers.die(name)
+            _set_ready(self.pods[name], ready=False)
+
+    def restart_operator(self) -> None:
+        """What it remembered is lost."""
+        self.balancing, self._secret = False, None
+
+    def heal(self) -> None:
+        """No fault goes on."""
+        self.broken.clear()
+        for name in self.lost:
+            self.pods.pop(name, None)
+        self.lost.clear()
+        self.unanswered = self.contradicting = False
+
+    # --- turns
+
+    def turn(self) -> None:
+        """Every controller takes a step."""
+        self.turn_number += 1
+        self.workers.turn()
+        self._kubelet()
+        self._job_controller()
+        self._stateful_set_controller()
+
+    def look(self, *, ago: int = 0) -> Seen:
+        """What the operator sees, so many of its looks ago."""
+        return self._past[max(0, len(self._past) - 1 - ago)] if ago and self._past else self._now()
+
+    def operate(self, *, ago: int = 0) -> Steps:
+        """The operator looks at the cluster, and acts."""
+        current = self._now()
+        self._past = [*self._past[-8:], current]
+        seen = current if not ago else self.look(ago=ago)._replace(resource=copy.deepcopy(self.resource))
+        spec = parse_spec(seen.resource)
+        steps = self.last = make_steps(seen, spec, _OPERATOR, balancing=self.balancing)
+        self.balancing = steps.next.balancing if steps.next is not None else False
+        if steps.blocked is None:
+            self._act(steps, seen, spec)
+        status = status_of(seen, spec, steps, steps.blocked or find(seen))
+        if not ago:
+            self._check_status(status)
+        self.resource["status"] = status
+        return steps
+
+    @property
+    def ready(self) -> bool:
+        """As `kubectl wait` judges."""
+        said = _condition_of(self.resource.get("status", {}), "Ready")
+        return said.get("status") == "True" and said["observedGeneration"] == self.resource["metadata"]["generation"]
+
+    @property
+    def stateful_set(self) -> Object | None:
+        """The StatefulSet."""
+        return self.objects.get(("StatefulSet", NAME))
+
+    # --- the operator's hands
+
+    def _now(self) -> Seen:
+        running = set(self.pods)
+        starting = {
+            name for name, pod in self.pods.items() if not _is_ready(pod) and name not in self.broken | self.lost
+        }
+        ownership = None
+        if not self.unanswered:
+            live = {
+                name: answer for name, answer in self._answers().items() if name in self.pods and name not in self.lost
+            }
+            ownership = observed_from(live, running=running, starting=starting, emptying=frozenset())
+        if ("Secret", f"{NAME}-internal") in self.objects:
+            self._secret = _OPERATOR.fresh_secret
+        return Seen(
+            copy.deepcopy(self.resource),
+            tuple(copy.deepcopy(list(self.objects.values()))),
+            tuple(copy.deepcopy(list(self.pods.values()))),
+            (),
+            ownership,
+            self._secret,
+            float(self.turn_number),
+        )
+
+    def _answers(self) -> dict[str, Any]:
+        answers = {}
+        for name, worker in self.workers._live().items():
+            answer = self.workers._answer(worker)
+            if self.contradicting and name == min(self.workers._live()):
+                for shard in answer["shards"]:
+                    shard["owner"] = None
+                answer["planVersion"] += 1
+            answers[name] = answer
+        return answers
+
+    def _act(self, steps: Steps, seen: Seen, spec: KubernetesSpec) -> None:
+        for body in steps.create:
+            place = (body["kind"], body["metadata"]["name"])
+            if place not in self.objects:
+                self._store(body, None)
+        for body, uid in steps.apply:
+            live = self.objects.get((body["kind"], body["metadata"]["name"]))
+            if live is not None and live["metadata"]["uid"] == uid:
+                self._check_apply(body, live, seen)
+                self._store(body, live)
+        for body in steps.delete:
+            place = (body["kind"], body["metadata"]["name"])
+            if body["kind"] in ("StatefulSet", "Service", "Secret", "Pod"):
+                raise Violation(f"{place} is deleted")
+            if place in self.objects and self.objects[place]["metadata"]["uid"] == body["metadata"]["uid"]:
+                del self.objects[place]
+        if steps.targets is not None and not self.unanswered:
+            plan = steps.targets
+            targets = [target_in(shard, target, plan.reasons[shard]) for shard, target in plan.targets.items()]
+            if plan.moves > spec.rebalance.max_concurrent_moves and not any(
+                owner is not None
+                and seen.ownership is not None
+                and seen.ownership.targets.get(shard) not in (None, owner)
+                for shard, owner in (seen.ownership.owners.items() if seen.ownership is not None else ())
+            ):
+                raise Violation(f"{plan.moves} moves at once")
+            self._set_targets(plan.made_from, plan.hash, targets)
+
+    def _set_targets(self, version: int, plan_hash: str, targets: list[dict[str, Any]]) -> None:
+        work = self.workers.set_targets(version, plan_hash, targets)
+        try:
+            work.send(None)
+        except StopIteration:
+            return
+        except (NobodyAnswers, WorkerRefused):
+            return
+
+    def _store(self, body: Object, live: Object | None) -> None:
+        made = copy.deepcopy(body)
+        meta = made["metadata"]
+        if live is None:
+            self._uids += 1
+            meta["uid"], meta["generation"] = f"uid-{self._uids}", 1
+        else:
+            meta["uid"] = live["metadata"]["uid"]
+            changed = made.get("spec") != live.get("spec")
+            meta["generation"] = live["metadata"]["generation"] + changed
+            made["status"] = live.get("status", {})
+        self.objects[made["kind"], meta["name"]] = made
+
+    def _check_apply(self, body: Object, live: Object, seen: Seen) -> None:
+        """A worker is taken away only when it is known to own nothing; one is let go only while all is served."""
+        if body["kind"] != "StatefulSet":
+            return
+        fewer = range(body["spec"]["replicas"], live["spec"]["replicas"])
+        for ordinal in fewer:
+            name = f"{NAME}-{ordinal}"
+            if self.resource["spec"]["replicas"] == 0 or name not in {pod.name for pod in seen.workers()}:
+                continue
+            if seen.ownership is None:
+                raise Violation(f"{name} is taken away, and nobody says what it owns")
+            if name in seen.ownership.owners.values():
+                raise Violation(f"{name} is taken away with its shards")
+        same_template = body["spec"]["template"] == live["spec"]["template"]
+        before, after = _partition(live), _partition(body)
+        if not same_template and after < body["spec"]["replicas"]:
+            raise Violation("a new template comes with workers let go")
+        if same_template and after < before and before - after > 1 and after < body["spec"]["replicas"] - 1:
+            newest = live["status"].get("updateRevision")
+            skipped = [self.pods.get(f"{NAME}-{ordinal}") for ordinal in range(after + 1, before)]
+            if any(pod is not None and _revision(pod) != newest for pod in skipped):
+                raise Violation(f"several workers are let go at once: {before} → {after}")
+
+    def _check_status(self, status: Mapping[str, Any]) -> None:
+        """Ready is the truth."""
+        if _condition_of(status, "Ready").get("status") != "True":
+            return
+        replicas = self.resource["spec"]["replicas"]
+        if replicas == 0:
+            return
+        live = self.stateful_set
+        assert live is not None
+        if not {f"{NAME}-{ordinal}" for ordinal in range(replicas)} == set(self.pods):
+            raise Violation("Ready, with other pods than wanted")
+        if not all(_is_ready(pod) and _revision(pod) == _template_hash(live) for pod in self.pods.values()):
+            raise Violation("Ready, with pods that are not ready or old")
+        env = live["spec"]["template"]["spec"]["containers"][0]["image"]
+        if env != self.resource["spec"]["image"]:
+            raise Violation("Ready, with another image than wanted")
+
+    # --- controllers
+
+    def _stateful_set_controller(self) -> None:
+        live = self.stateful_set
+        if live is None:
+            return
+        status = live.setdefault("status", {})
+        status["observedGeneration"] = live["metadata"]["generation"]
+        status["updateRevision"] = _template_hash(live)
+        status.setdefault("currentRevision", status["updateRevision"])
+        replicas, partition = live["spec"]["replicas"], _partition(live)
+        for ordinal in range(replicas):
+            name = f"{NAME}-{ordinal}"
+            if name not in self.pods:
+                revision = status["updateRevision"] if ordinal >= partition else status["currentRevision"]
+                self._uids += 1
+                self.pods[name] = _pod(name, f"uid-{self._uids}", revision, live)
+        for name, pod in self.pods.items():
+            if int(name.rpartition("-")[2]) >= replicas:
+                self._delete_pod(name, pod)
+        for ordinal in range(replicas - 1, partition - 1, -1):
+            pod = self.pods[f"{NAME}-{ordinal}"]
+            if _revision(pod) != status["updateRevision"] and "deletionTimestamp" not in pod["metadata"]:
+                self._delete_pod(f"{NAME}-{ordinal}", pod)
+                break
+            if not _is_ready(pod):
+                break
+        pods = list(self.pods.values())
+        status["replicas"] = len(pods)
+        if len(pods) == replicas and all(_is_ready(pod) and _revision(pod) == status["updateRevision"] for pod in pods):
+            status["currentRevision"] = status["updateRevision"]
+
+    def _delete_pod(self, name: str, pod: Object) -> None:
+        if "deletionTimestamp" not in pod["metadata"]:
+            pod["metadata"]["deletionTimestamp"] = "2026-05-01T12:00:00Z"
+            if name in self.workers._live():
+                self.workers.leave(name)
+
+    def _kubelet(self) -> None:
+        for name, pod in list(self.pods.items()):
+            if name in self.lost:
+                continue
+            if "deletionTimestamp" in pod["metadata"]:
+                alive = name in self.workers._live()
+                if not alive or not self.workers.owned_by(name):
+                    if alive:
+                        self.workers.end(name)
+                    del self.pods[name]
+                    self.broken.discard(name)
+            elif not _is_ready(pod) and name not in self.broken:
+                self.workers.start(name)
+                _set_ready(pod, ready=True)
+
+    def _job_controller(self) -> None:
+        for (kind, _), each in self.objects.items():
+            if kind == "Job":
+                each["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
+
+    def lose(self, name: str) -> None:
+        """A pod's node is cut off."""
+        if name in self.pods:
+            self.lost.add(name)
+            if name in self.workers._live():
+                self.workers.die(name)
+            _set_ready(self.pods[name], ready=False)
+
+
+def _pod(name: str, uid: str, revision: str, live: Object) -> Object:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": name,
+            "namespace": NAMESPACE,
+            "uid": uid,
+            "labels": {**live["spec"]["template"]["metadata"]["labels"], "controller-revision-hash": revision},
+        },
+        "spec": {
+            "nodeName": "node",
+            "containers": [{"image": live["spec"]["template"]["spec"]["containers"][0]["image"]}],
+        },
+        "status": {
+            "podIP": "10.200.0.1",
+            "conditions": [{"type": "Ready", "status": "False"}],
+            "containerStatuses": [],
+        },
+    }
+
+
+def _is_ready(pod: Object) -> bool:
+    return condition(pod, "Ready") == "True" and "deletionTimestamp" not in pod["metadata"]
+
+
+def _set_ready(pod: Object, *, ready: bool) -> None:
+    pod["status"]["conditions"] = [{"type": "Ready", "status": str(ready)}]
+
+
+def _revision(pod: Object) -> str:
+    return str(pod["metadata"]["labels"]["controller-revision-hash"])
+
+
+def _partition(stateful_set: Object) -> int:
+    return int(stateful_set["spec"]["updateStrategy"]["rollingUpdate"]["partition"])
+
+
+def _template_hash(stateful_set: Object) -> str:
+    return hashlib.sha256(json.dumps(stateful_set["spec"]["template"], sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _condition_of(status: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    return next((each for each in status.get("conditions", ()) if each["type"] == name), {})

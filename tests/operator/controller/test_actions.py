@@ -1,0 +1,340 @@
+"""What stops the operator, and what makes it wait: one gate after the other."""
+
+from typing import Any
+
+import pytest
+from threadcluster_operator.api import parse_spec
+from threadcluster_operator.controller.actions import ASKED_AGAIN, Operator, Steps, make_steps
+from threadcluster_operator.controller.diagnosis import Reason
+from threadcluster_operator.controller.snapshot import Seen, pod_of
+
+from shard_worker.domain.ids import ShardId
+from tests.operator.controller.simulated import NAME, Simulation
+from tests.operator.controller.test_operating import settle
+
+OPERATOR = Operator("threadcluster-system", False, "thirty-two-letters-of-randomness")
+HALF_FAILED = {"type": "Failed", "status": "True"}
+
+
+@pytest.fixture
+def simulation() -> Simulation:
+    """A cluster that is Ready."""
+    made = Simulation()
+    settle(made)
+    return made
+
+
+def steps_of(seen: Seen) -> Steps:
+    """What is done about what is seen."""
+    return make_steps(seen, parse_spec(seen.resource), OPERATOR, balancing=False)
+
+
+def owned_by(simulation: Simulation, kind: str, name: str, owner: dict[str, Any] | None) -> Seen:
+    """The cluster, with one of its children somebody else's."""
+    references = [] if owner is None else [{**owner, "uid": "other", "controller": True}]
+    simulation.objects[kind, name]["metadata"]["ownerReferences"] = references
+    return simulation.look()
+
+
+@pytest.mark.parametrize(
+    ("owner", "reason", "word"),
+    [
+        (None, Reason.NAME_CONFLICT, "somebody else"),
+        ({"kind": "Deployment", "name": "web"}, Reason.NAME_CONFLICT, "Deployment web"),
+        ({"kind": "ThreadCluster", "name": "other"}, Reason.NAME_CONFLICT, "ThreadCluster other"),
+        ({"kind": "ThreadCluster", "name": NAME}, Reason.AWAITING_GARBAGE_COLLECTION, "being collected"),
+    ],
+    ids=["nobody's", "another-kind", "another-cluster", "its-predecessor"],
+)
+@pytest.mark.parametrize("kind", ["Service", "StatefulSet"])
+def test_what_belongs_to_somebody_else_stops_everything(
+    simulation: Simulation, kind: str, owner: dict[str, Any] | None, reason: Reason, word: str
+) -> None:
+    """Nothing is made, changed or deleted, and it is said whose it is."""
+    steps = steps_of(owned_by(simulation, kind, NAME, owner))
+    assert steps.blocked is not None
+    assert steps.blocked.reason == reason
+    assert word in steps.blocked.message
+    assert (steps.create, steps.apply, steps.delete, steps.targets) == ((), (), (), None)
+
+
+def test_a_migration_that_is_somebody_elses_stops_everything() -> None:
+    """Whatever it did, it was not for this cluster."""
+    simulation = Simulation()
+    simulation.operate()
+    (name,) = [name for kind, name in simulation.objects if kind == "Job"]
+    simulation.objects["Job", name]["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
+    assert not steps_of(simulation.look()).migrating
+    steps = steps_of(owned_by(simulation, "Job", name, None))
+    assert steps.blocked is not None
+    assert steps.blocked.reason == Reason.NAME_CONFLICT
+
+
+def test_no_worker_is_made_before_the_migration_is_done() -> None:
+    """Services, Secret and Job come first; the Job is made once."""
+    simulation = Simulation()
+    first = simulation.operate()
+    assert first.migrating
+    made = [body["kind"] for body in first.create]
+    assert "Job" in made
+    assert "StatefulSet" not in made
+    again = simulation.operate()
+    assert again.migrating
+    assert again.create == ()
+
+
+@pytest.mark.parametrize(
+    ("condition", "now", "again"),
+    [
+        ({**HALF_FAILED, "lastTransitionTime": "1970-01-01T00:00:00Z"}, 10.0, False),
+        ({**HALF_FAILED, "lastTransitionTime": "1970-01-01T00:00:00Z"}, 16.0, True),
+        (HALF_FAILED, 16.0, False),
+        ({"type": "Complete", "status": "False"}, 16.0, False),
+    ],
+    ids=["just-now", "long-ago", "without-a-time", "still-running"],
+)
+def test_a_migration_that_failed_is_tried_again_after_a_while(
+    condition: dict[str, str], now: float, again: bool
+) -> None:
+    """The Job is deleted then, and made anew by the next look."""
+    simulation = Simulation()
+    simulation.operate()
+    (job,) = [each for (kind, _), each in simulation.objects.items() if kind == "Job"]
+    job["status"] = {"conditions": [condition]}
+    steps = steps_of(simulation.look()._replace(now=now))
+    assert [body["kind"] for body in steps.delete] == ["Job"] * again
+    assert steps.migrating
+
+
+def at(second: int) -> str:
+    """An instant, as Kubernetes writes it."""
+    return f"1970-01-01T00:{second // 60:02}:{second % 60:02}Z"
+
+
+def migration_pod(phase: str, owner: str, **container: Any) -> dict[str, Any]:
+    """A pod of the migration's Job."""
+    return {
+        "kind": "Pod",
+        "metadata": {
+            "name": f"migrate-{phase}",
+            "uid": "pod-1",
+            "labels": {},
+            "ownerReferences": [{"kind": "Job", "uid": owner, "controller": True}],
+        },
+        "status": {"phase": phase, "containerStatuses": [container] if container else []},
+    }
+
+
+def failed(second: int | None) -> dict[str, Any]:
+    """A container that ended badly."""
+    return {"state": {"terminated": {"exitCode": 1} | ({"finishedAt": at(second)} if second is not None else {})}}
+
+
+def waits_for(reason: str) -> dict[str, Any]:
+    """A container that does not start."""
+    return {"image": "threadcluster:1", "state": {"waiting": {"reason": reason}}}
+
+
+@pytest.mark.parametrize(
+    ("pods", "now", "again"),
+    [
+        ([("Failed", failed(10))], 39.0, False),
+        ([("Failed", failed(10))], 41.0, True),
+        ([("Failed", failed(10)), ("Failed", failed(20))], 41.0, False),
+        ([("Failed", failed(None))], 90.0, False),
+        ([("Failed", {})], 90.0, False),
+        ([("Failed", failed(10)), ("Running", {})], 90.0, False),
+        ([("Failed", failed(10)), ("Pending", waits_for("ContainerCreating"))], 90.0, False),
+        ([("Pending", waits_for("ImagePullBackOff"))], 29.0, False),
+        ([("Pending", waits_for("ImagePullBackOff"))], 31.0, True),
+        ([], 90.0, False),
+    ],
+    ids=[
+        "just-failed",
+        "failed-some-time-ago",
+        "failed-again",
+        "no-time",
+        "evicted",
+        "is-running",
+        "begins",
+        "image-missing",
+        "image-still-missing",
+        "no-pod-yet",
+    ],
+)
+def test_a_migration_does_not_wait_for_its_jobs_back_off(
+    pods: list[tuple[str, dict[str, Any]]], now: float, again: bool
+) -> None:
+    """What was mended is tried within half a minute, however long it was broken; one that runs is left alone."""
+    simulation = Simulation()
+    simulation.operate()
+    (job,) = [each for (kind, _), each in simulation.objects.items() if kind == "Job"]
+    job["metadata"]["creationTimestamp"] = at(0)
+    job["status"] = {}
+    made = tuple(migration_pod(phase, job["metadata"]["uid"], **container) for phase, container in pods)
+    stranger = migration_pod("Failed", "an-earlier-job", **failed(0))
+    steps = steps_of(simulation.look()._replace(now=now, pods=(*made, stranger)))
+    assert [body["kind"] for body in steps.delete] == ["Job"] * again
+
+
+def test_a_migration_without_a_node_is_left_to_the_scheduler() -> None:
+    """It is not asked less and less often: a node that comes is taken at once."""
+    simulation = Simulation()
+    simulation.operate()
+    (job,) = [each for (kind, _), each in simulation.objects.items() if kind == "Job"]
+    job["metadata"]["creationTimestamp"] = at(0)
+    job["status"] = {"active": 1}
+    lonely = migration_pod("Pending", job["metadata"]["uid"])
+    lonely["status"]["conditions"] = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]
+    assert steps_of(simulation.look()._replace(now=90.0, pods=(lonely,))).delete == ()
+
+
+def test_a_controller_whose_pods_are_refused_is_asked_again(simulation: Simulation) -> None:
+    """By a change of the StatefulSet, every half a minute; workers are not started anew by it."""
+    live = simulation.stateful_set
+    assert live is not None
+    simulation.edit(replicas=4)
+    simulation.operate()
+    event = {
+        "kind": "Event",
+        "reason": "FailedCreate",
+        "message": "pods is forbidden: exceeded quota: small",
+        "involvedObject": {"uid": live["metadata"]["uid"]},
+        "metadata": {"creationTimestamp": at(0)},
+    }
+    asked = []
+    for now in (40.0, 50.0, 70.0):
+        steps = steps_of(simulation.look()._replace(now=now, warnings=(event,)))
+        asked += [body["metadata"]["annotations"].get(ASKED_AGAIN) for body, _ in steps.apply]
+        assert all(body["spec"] == simulation.stateful_set["spec"] for body, _ in steps.apply)  # type: ignore[index]
+        for body, _ in steps.apply:
+            simulation._store(body, simulation.stateful_set)
+    assert asked == ["1", "2"]
+    assert steps_of(simulation.look()._replace(now=90.0)).apply == ()
+
+
+def test_a_stateful_set_that_is_being_deleted_is_left_alone(simulation: Simulation) -> None:
+    """The garbage collector ends it; then it is made anew."""
+    simulation.edit(worker={"snapshotEveryEvents": 50})
+    live = simulation.stateful_set
+    assert live is not None
+    live["metadata"]["deletionTimestamp"] = "2026-05-01T12:00:00Z"
+    assert all(body["kind"] != "StatefulSet" for body, _ in steps_of(simulation.look()).apply)
+
+
+def wanted_replicas(steps: Steps) -> list[int]:
+    """What the StatefulSet is set to, if it is."""
+    return [body["spec"]["replicas"] for body, _ in steps.apply if body["kind"] == "StatefulSet"]
+
+
+def test_nobody_is_taken_away_while_nobody_answers(simulation: Simulation) -> None:
+    """Whether a worker owns something is not known then."""
+    simulation.edit(replicas=1)
+    simulation.unanswered = True
+    steps = steps_of(simulation.look())
+    assert wanted_replicas(steps) in ([], [3])
+    assert "nobody says who owns what" in steps.held_back
+
+
+def test_replicas_without_pods_are_given_up_without_asking(simulation: Simulation) -> None:
+    """Pods that were never made own nothing."""
+    simulation.edit(replicas=5)
+    simulation.operate()
+    simulation.edit(replicas=3)
+    simulation.unanswered = True
+    steps = steps_of(simulation.look())
+    assert wanted_replicas(steps) == [3]
+    assert "taken away" not in steps.held_back
+
+
+def rolling(simulation: Simulation) -> Simulation:
+    """A new template is known to the StatefulSet's controller, and no worker runs it yet."""
+    simulation.edit(worker={"snapshotEveryEvents": 50})
+    simulation.operate()
+    simulation.turn()
+    return simulation
+
+
+def partitions(steps: Steps) -> list[int]:
+    """From which ordinal on the new template is let go, if that changes."""
+    return [
+        body["spec"]["updateStrategy"]["rollingUpdate"]["partition"]
+        for body, _ in steps.apply
+        if body["kind"] == "StatefulSet"
+    ]
+
+
+def test_one_worker_at_a_time_gets_a_new_template(simulation: Simulation) -> None:
+    """The highest first."""
+    assert partitions(steps_of(rolling(simulation).look())) == [2]
+
+
+def test_a_paused_rollout_lets_nobody_go(simulation: Simulation) -> None:
+    """What is wanted is known, and waits for the user."""
+    simulation.edit(rollout={"paused": True}, worker={"snapshotEveryEvents": 50})
+    simulation.operate()
+    simulation.turn()
+    steps = steps_of(simulation.look())
+    assert partitions(steps) == []
+    assert steps.held_back == "spec.rollout.paused is true"
+
+
+def test_nobody_is_started_anew_while_nobody_answers(simulation: Simulation) -> None:
+    """A worker that cannot be asked may be the last that serves."""
+    rolling(simulation).unanswered = True
+    steps = steps_of(simulation.look())
+    assert partitions(steps) == []
+    assert "nobody says who owns what" in steps.held_back
+
+
+def test_nobody_is_started_anew_while_a_shard_is_served_by_nobody(simulation: Simulation) -> None:
+    """One gap at a time."""
+    seen = rolling(simulation).look()
+    assert seen.ownership is not None
+    free = seen.ownership._replace(owners={**seen.ownership.owners, ShardId(0): None})
+    steps = steps_of(seen._replace(ownership=free))
+    assert partitions(steps) == []
+    assert steps.held_back == "1 shards are served by nobody"
+
+
+@pytest.mark.parametrize("what", ["ending", "not-ready"])
+def test_the_next_waits_for_the_one_before(simulation: Simulation, what: str) -> None:
+    """Until it runs the new template and is ready; also when it goes away once more."""
+    rolling(simulation).operate()
+    name = f"{NAME}-2"
+    live = simulation.stateful_set
+    assert live is not None
+    for _ in range(50):
+        simulation.turn()
+        pod = pod_of(simulation.pods[name])
+        if pod.revision == live["status"]["updateRevision"] and pod.ready == (what == "ending"):
+            break
+    if what == "ending":
+        simulation.pods[name]["metadata"]["deletionTimestamp"] = "2026-05-01T12:00:00Z"
+    simulation.operate()
+    assert partitions(simulation.last) == []
+    assert simulation.last.held_back == f"{name} is {'being started anew' if what == 'ending' else 'not ready yet'}"
+    assert said_of(simulation, "Ready") == ("False", "RolloutInProgress")
+    assert said_of(simulation, "Progressing") == ("True", "RollingOut")
+
+
+def said_of(simulation: Simulation, kind: str) -> tuple[str, str]:
+    """What the user is told."""
+    return next((c["status"], c["reason"]) for c in simulation.resource["status"]["conditions"] if c["type"] == kind)
+
+
+def test_an_old_worker_that_is_not_ready_holds_nobody_up(simulation: Simulation) -> None:
+    """The new template may be its remedy: it is the one that is let go, although a shard may be without owner."""
+    for ordinal in range(3):
+        simulation.broken.add(f"{NAME}-{ordinal}")
+        simulation.crash(f"{NAME}-{ordinal}")
+    rolling(simulation).unanswered = True
+    assert partitions(steps_of(simulation.look())) == [2]
+
+
+def test_nothing_is_settled_without_a_stateful_set(simulation: Simulation) -> None:
+    """It is made again."""
+    del simulation.objects["StatefulSet", NAME]
+    steps = steps_of(simulation.look())
+    assert not steps.settled
+    assert "StatefulSet" in [body["kind"] for body in steps.create]

@@ -1,0 +1,185 @@
+"""The election, on a Lease in memory and a clock of the test's own."""
+
+import asyncio
+import time
+
+import pytest
+from threadcluster_operator.controller.leader_election import (
+    DURATION_S,
+    GIVE_UP_S,
+    RENEW_S,
+    Leadership,
+    Place,
+    WhileLeading,
+)
+from threadcluster_operator.kube.client import LEASE, SERVICE, Unreachable
+
+from tests.fakes.kube import Shelf
+
+PLACE = Place("system", "operator")
+
+
+class Clock:
+    """Time that passes when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        """As `time.monotonic`."""
+        return self.now
+
+
+def holder(kube: Shelf) -> str:
+    """Whose the Lease is."""
+    lease = kube.objects.get((LEASE.kind, PLACE.name))
+    return "" if lease is None else str(lease["spec"]["holderIdentity"])
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """The replicas'."""
+    return Clock()
+
+
+def replica(kube: Shelf, identity: str, clock: Clock) -> Leadership:
+    """One of them; it sleeps for as long as nobody wakes it."""
+
+    async def sleep(_: float) -> None:
+        await asyncio.Event().wait()
+
+    return Leadership(kube, PLACE, identity, clock=clock.monotonic, sleep=sleep)
+
+
+async def turn(one: Leadership, clock: Clock, after_s: float = 0.0) -> bool:
+    """One turn of the election, so many seconds later."""
+    clock.now += after_s
+    return await one._turn(clock.now)
+
+
+async def test_the_first_who_comes_makes_the_lease(clock: Clock) -> None:
+    """And whoever comes next finds it taken."""
+    kube = Shelf()
+    a, b = replica(kube, "a", clock), replica(kube, "b", clock)
+    assert await turn(a, clock)
+    assert not await turn(b, clock)
+    assert holder(kube) == "a"
+
+
+async def test_of_two_who_make_it_at_once_one_is_refused(clock: Clock) -> None:
+    """The server says who was first."""
+    kube = Shelf()
+    a, b = replica(kube, "a", clock), replica(kube, "b", clock)
+    results = await asyncio.gather(turn(a, clock), turn(b, clock))
+    assert sorted(results) == [False, True]
+
+
+async def test_a_lease_that_is_renewed_is_never_taken(clock: Clock) -> None:
+    """However long it goes on, and whatever the clocks of the machines say."""
+    kube = Shelf()
+    a, b = replica(kube, "a", clock), replica(kube, "b", clock)
+    assert await turn(a, clock)
+    for _ in range(100):
+        assert await turn(a, clock, RENEW_S)
+        assert not await turn(b, clock)
+
+
+async def test_a_lease_that_was_not_renewed_for_its_time_is_free(clock: Clock) -> None:
+    """Measured by the follower's own clock, from when it last saw it change."""
+    kube = Shelf()
+    a, b = replica(kube, "a", clock), replica(kube, "b", clock)
+    assert await turn(a, clock)
+    assert not await turn(b, clock, 1000.0), "seen for the first time"
+    assert not await turn(b, clock, DURATION_S - 0.1)
+    assert await turn(b, clock, 0.2)
+    assert not await turn(a, clock), "it has been deposed, and sees it"
+    assert kube.objects[LEASE.kind, PLACE.name]["spec"]["leaseTransitions"] == 1
+
+
+async def test_a_leader_stops_by_its_clock_before_anyone_else_may_begin(clock: Clock) -> None:
+    """Also when nobody told it, because its whole process stood still."""
+    kube = Shelf()
+    a = replica(kube, "a", clock)
+    running = asyncio.create_task(a.run())
+    await a.leading.wait()
+    guarded = WhileLeading(kube, a)
+    await guarded.create(SERVICE, {"kind": SERVICE.kind, "metadata": {"name": "while-leading"}})
+    clock.now += GIVE_UP_S
+    assert a.leading.is_set(), "its loop has not turned yet"
+    for write in (
+        guarded.delete(SERVICE, "x", "while-leading", "1"),
+        guarded.create(SERVICE, {}),
+        guarded.apply(SERVICE, {}, "1"),
+        guarded.merge(SERVICE, "x", "while-leading", {}),
+    ):
+        with pytest.raises(Unreachable, match="does not lead"):
+            await write
+    assert GIVE_UP_S + RENEW_S < DURATION_S
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert [(verb, name) for verb, _, name in kube.writes()] == [
+        ("create", PLACE.name),
+        ("create", "while-leading"),
+        ("merge", PLACE.name),
+    ]
+    assert holder(kube) == ""
+
+
+async def test_a_server_that_is_away_ends_the_lead_only_after_a_while(clock: Clock) -> None:
+    """A restart of the API server is no reason to stop; longer than that is."""
+
+    async def sleep(after_s: float) -> None:
+        await asyncio.sleep(0)
+        clock.now += after_s
+
+    kube = Shelf()
+    a = Leadership(kube, PLACE, "a", clock=clock.monotonic, sleep=sleep)
+    running = asyncio.create_task(a.run())
+    await a.leading.wait()
+    kube.fault = lambda verb, kind: Unreachable(0, "", "nobody answers")
+    began = clock.now
+    await a.lost.wait()
+    assert GIVE_UP_S - RENEW_S <= clock.now - began <= GIVE_UP_S + RENEW_S
+    assert not a.leading.is_set()
+    kube.fault = lambda verb, kind: None
+    await a.leading.wait()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert holder(kube) == ""
+
+
+async def test_whoever_ends_gives_the_lease_back(clock: Clock) -> None:
+    """The next one does not wait for its time to pass; one that cannot be given back ends by itself."""
+    kube = Shelf()
+    a, b = replica(kube, "a", clock), replica(kube, "b", clock)
+    running = asyncio.create_task(a.run())
+    await a.leading.wait()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert a.lost.is_set()
+    assert await turn(b, clock)
+
+
+async def test_a_lease_that_somebody_else_has_is_not_given_back(clock: Clock) -> None:
+    """It was lost without our knowing."""
+    kube = Shelf()
+    a = replica(kube, "a", clock)
+    running = asyncio.create_task(a.run())
+    await a.leading.wait()
+    await kube.merge(LEASE, *PLACE, {"spec": {"holderIdentity": "b"}})
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert holder(kube) == "b"
+
+
+async def test_the_time_that_the_machine_slept_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own clock may have stood still meanwhile; the other machines' did not."""
+    slept_s = 0.0
+    awake = time.monotonic
+    monkeypatch.setattr(time, "clock_gettime", lambda _: awake() + slept_s)
+    leader = Leadership(Shelf(), PLACE, "a")
+    assert await leader._turn(time.clock_gettime(time.CLOCK_BOOTTIME))
+    leader.leading.set()
+    assert leader.holds()
+    slept_s = GIVE_UP_S
+    assert not leader.holds()

@@ -1,0 +1,160 @@
+"""What the operator decides, on a simulated Kubernetes: whatever happens, nothing forbidden is done, and it ends well."""
+
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from tests.operator.controller.simulated import NAME, Simulation
+
+_ENOUGH = 400
+"""Turns within which a cluster without faults is as wanted."""
+
+ordinals = st.integers(0, 5)
+
+
+def settle(simulation: Simulation) -> None:
+    """Without further faults the cluster becomes what is wanted, and then nothing is written any more."""
+    simulation.heal()
+    for _ in range(_ENOUGH):
+        simulation.turn()
+        simulation.operate()
+        if simulation.ready:
+            break
+    else:
+        raise AssertionError(f"not ready: {simulation.resource['status']['conditions']}, {simulation.last}")
+    for _ in range(3):
+        simulation.turn()
+        steps = simulation.operate()
+        assert (steps.create, steps.apply, steps.delete, steps.targets) == ((), (), (), None)
+        assert simulation.ready
+
+
+class Operating(RuleBasedStateMachine):
+    """A user, a world and an operator, in any order."""
+
+    taken: ClassVar[int] = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.simulation = Simulation()
+
+    @rule(replicas=st.integers(0, 6))
+    def scale(self, replicas: int) -> None:
+        """More workers, or fewer, or none."""
+        self.simulation.edit(replicas=replicas)
+
+    @rule(image=st.sampled_from(["threadcluster:1", "threadcluster:2", "threadcluster:3"]))
+    def change_image(self, image: str) -> None:
+        """Another release."""
+        self.simulation.edit(image=image)
+
+    @rule(every=st.sampled_from([50, 100]))
+    def change_setting(self, every: int) -> None:
+        """Another pod template."""
+        self.simulation.edit(worker={"snapshotEveryEvents": every})
+
+    @rule(moves=st.integers(1, 4))
+    def change_limit(self, moves: int) -> None:
+        """Another limit of moves."""
+        self.simulation.edit(rebalance={"maxConcurrentMoves": moves})
+
+    @rule(ordinal=ordinals)
+    def crash(self, ordinal: int) -> None:
+        """A worker's process dies and comes again."""
+        self.simulation.crash(f"{NAME}-{ordinal}")
+
+    @rule(ordinal=ordinals)
+    def break_down(self, ordinal: int) -> None:
+        """A worker dies and does not come again."""
+        name = f"{NAME}-{ordinal}"
+        self.simulation.crash(name)
+        if name in self.simulation.pods:
+            self.simulation.broken.add(name)
+
+    @rule(ordinal=ordinals)
+    def lose_node(self, ordinal: int) -> None:
+        """A worker's node is cut off."""
+        self.simulation.lose(f"{NAME}-{ordinal}")
+
+    @rule()
+    def heal(self) -> None:
+        """No fault goes on."""
+        self.simulation.heal()
+
+    @rule()
+    def nobody_answers(self) -> None:
+        """No worker can be asked."""
+        self.simulation.unanswered = True
+
+    @rule()
+    def contradict(self) -> None:
+        """One worker says what the others do not."""
+        self.simulation.contradicting = True
+
+    @rule()
+    def restart_operator(self) -> None:
+        """What the operator remembered is lost."""
+        self.simulation.restart_operator()
+
+    @rule(turns=st.integers(1, 8))
+    def go_on(self, turns: int) -> None:
+        """World and operator, in turn."""
+        for _ in range(turns):
+            self.simulation.turn()
+            self.simulation.operate()
+
+    @rule()
+    def turn(self) -> None:
+        """The world alone."""
+        self.simulation.turn()
+
+    @rule(ago=st.integers(0, 3))
+    def operate(self, ago: int) -> None:
+        """The operator alone, which may see an earlier moment."""
+        self.simulation.operate(ago=ago)
+
+    @invariant()
+    def a_step_is_counted(self) -> None:
+        """For how much was tried."""
+        Operating.taken += 1
+
+    @invariant()
+    def one_owner_a_shard_is_known_to_workers_alone(self) -> None:
+        """The operator writes no owner: only workers change one."""
+        assert {name for name, _ in self.simulation.workers.calls} <= {"targets"}
+
+    def teardown(self) -> None:
+        settle(self.simulation)
+
+
+def test_whatever_happens_nothing_forbidden_is_done_and_it_ends_well() -> None:
+    """Two thousand steps of users, faults, world and operator, in random order; `make explore` takes ten times as many."""
+    Operating.taken = 0
+    run_state_machine_as_test(Operating, settings=settings(max_examples=60, stateful_step_count=40, deadline=None))
+    assert Operating.taken >= 2_000
+
+
+@pytest.mark.parametrize(
+    "edits",
+    [
+        [{"replicas": 5}, {"replicas": 1}],
+        [{"image": "threadcluster:2"}],
+        [{"image": "threadcluster:2"}, {"image": "threadcluster:1"}],
+        [{"replicas": 0}, {"replicas": 2}],
+        [{"replicas": 6, "image": "threadcluster:2"}, {"replicas": 2, "worker": {"snapshotEveryEvents": 50}}],
+    ],
+    ids=["scale", "image", "there-and-back", "to-nothing", "all-at-once"],
+)
+def test_edits_are_carried_out(edits: list[dict[str, Any]]) -> None:
+    """One after the other, each begun before the one before is done."""
+    simulation = Simulation()
+    settle(simulation)
+    for edit in edits:
+        simulation.edit(**edit)
+        for _ in range(7):
+            simulation.turn()
+            simulation.operate()
+    settle(simulation)

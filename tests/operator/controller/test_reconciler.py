@@ -1,0 +1,324 @@
+"""One look at a cluster and what comes of it, on an API server in memory."""
+
+import asyncio
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from threadcluster_operator.controller import reconciler
+from threadcluster_operator.controller.cache import Cache
+from threadcluster_operator.controller.events import Recorder
+from threadcluster_operator.controller.metrics import Telemetry
+from threadcluster_operator.controller.reconciler import Reconciler
+from threadcluster_operator.controller.snapshot import Key
+from threadcluster_operator.controller.workqueue import ExpectedFault
+from threadcluster_operator.kube.client import Forbidden, KubeError, Object, Rejected, Unreachable
+
+from tests.fakes.kube import Shelf
+from tests.fakes.worker_api import MemoryWorkers
+
+CHAT = Key("talk", "chat")
+FIRST = ["Secret", "NetworkPolicy", "Job", "Service", "Service", "PodDisruptionBudget"]
+
+
+class Desk:
+    """A reconciler, and what it works on."""
+
+    def __init__(self, **spec: Any) -> None:  # as YAML would have it
+        self.shelf = Shelf()
+        self.cache = Cache()
+        self.workers = MemoryWorkers(8)
+        self.secrets: list[str] = []
+        """By which the workers were asked, one after another."""
+        self.restart()
+        meta = {"name": "chat", "namespace": "talk", "uid": "cluster-1", "generation": 1}
+        self.edit(
+            {
+                "apiVersion": "threadcluster.io/v1alpha1",
+                "kind": "ThreadCluster",
+                "metadata": meta,
+                "spec": {
+                    "shards": 8,
+                    "replicas": 1,
+                    "image": "threadcluster:1",
+                    "database": {"urlSecretKeyRef": {"name": "database"}},
+                    **spec,
+                },
+            }
+        )
+
+    def restart(self) -> None:
+        """Another process of the operator, which remembers nothing."""
+        self.reconciler = Reconciler(
+            self.shelf,
+            self.cache,
+            self._reach,
+            Recorder(self.shelf, "operator-0"),
+            Telemetry(),
+            namespace="threadcluster-system",
+        )
+
+    def _reach(self, key: Key, addresses: Mapping[str, str], secret: str) -> MemoryWorkers:
+        assert key == CHAT
+        assert secret
+        self.secrets.append(secret)
+        for name, url in addresses.items():
+            assert url == "https://[2001:db8::1]:8081"
+            if name not in self.workers._workers:
+                self.workers.start(name)
+        for _ in range(4):
+            self.workers.turn()
+        return self.workers
+
+    def edit(self, resource: Object) -> None:
+        """The user makes it, or changes it."""
+        self.cache.put(self.shelf.put(resource))
+
+    @property
+    def resource(self) -> Object:
+        """The ThreadCluster."""
+        return self.shelf.objects["ThreadCluster", "chat"]
+
+    def said(self, name: str) -> tuple[str, str]:
+        """Status and reason of a condition."""
+        return next((c["status"], c["reason"]) for c in self.resource["status"]["conditions"] if c["type"] == name)
+
+    async def look(self) -> float | None:
+        """One look, after the watches have told everything."""
+        for each in list(self.shelf.objects.values()):
+            self.cache.put(each)
+        return await self.reconciler.reconcile(CHAT)
+
+    async def made(self) -> list[str]:
+        """The kinds of what one look makes."""
+        self.shelf.calls.clear()
+        await self.look()
+        return [kind for verb, kind, _ in self.shelf.writes() if verb == "create"]
+
+    async def until_ready(self) -> None:
+        """Play the others until nothing is to be done any more."""
+        for _ in range(10):
+            await self.look()
+            for (kind, _), each in self.shelf.objects.items():
+                if kind == "Job":
+                    each["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
+                    self.shelf.put(each)
+            live = self.shelf.objects.get(("StatefulSet", "chat"))
+            if live is not None:
+                generation = live["metadata"].get("generation", 1)
+                live["status"] = {
+                    "observedGeneration": generation,
+                    "replicas": 1,
+                    "currentRevision": "r",
+                    "updateRevision": "r",
+                }
+                self.shelf.put(live)
+                self.shelf.put(pod(live))
+            if "status" in self.resource and self.said("Ready")[0] == "True":
+                return
+        raise AssertionError(self.resource["status"]["conditions"])
+
+
+def pod(owner: Object) -> Object:
+    """The worker of a StatefulSet, ready."""
+    labels = owner["spec"]["template"]["metadata"]["labels"] | {"controller-revision-hash": "r"}
+    return {
+        "kind": "Pod",
+        "metadata": {"name": "chat-0", "namespace": "talk", "labels": labels},
+        "spec": {"nodeName": "node", "containers": [{"image": "threadcluster:1"}]},
+        "status": {"podIP": "2001:db8::1", "conditions": [{"type": "Ready", "status": "True"}]},
+    }
+
+
+async def test_everything_but_the_workers_is_made_before_the_migration_is_done() -> None:
+    """In order; and looked at again soon."""
+    desk = Desk()
+    assert await desk.made() == FIRST
+    assert desk.said("Progressing") == ("True", "Migrating")
+    assert await desk.made() == []
+
+
+async def test_a_cluster_at_rest_is_only_looked_at() -> None:
+    """Nothing is written, and the next look is some seconds away."""
+    desk = Desk()
+    await desk.until_ready()
+    again_s = await desk.look()
+    desk.shelf.writes()
+    assert await desk.look() == again_s
+    assert desk.shelf.writes() == []
+    assert again_s is not None
+    assert again_s >= 5
+
+
+async def test_what_was_remembered_may_be_lost_at_any_time() -> None:
+    """Another operator looks at a cluster at rest, and writes nothing."""
+    desk = Desk()
+    await desk.until_ready()
+    desk.shelf.writes()
+    before = desk.reconciler
+    desk.reconciler = Reconciler(
+        desk.shelf,
+        desk.cache,
+        desk._reach,
+        Recorder(desk.shelf, "operator-1"),
+        Telemetry(),
+        namespace="threadcluster-system",
+    )
+    assert before is not desk.reconciler
+    await desk.look()
+    assert desk.shelf.writes() == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (Forbidden(403, "Forbidden", 'jobs.batch "x" is forbidden: exceeded quota: none'), "QuotaExceeded"),
+        (Forbidden(403, "Forbidden", "user operator cannot create jobs"), "Forbidden"),
+        (Rejected(422, "Invalid", "spec.template.spec.x: Invalid value"), "ChildRejected"),
+    ],
+    ids=["quota", "right", "field"],
+)
+async def test_what_the_api_server_refuses_is_told_in_its_words(fault: KubeError, reason: str) -> None:
+    """And is made as soon as it is allowed."""
+    desk = Desk()
+    desk.shelf.fault = lambda verb, kind: fault if (verb, kind) == ("create", "Job") else None
+    assert await desk.look() == reconciler._BLOCKED_S
+    assert desk.said("Stalled") == ("True", reason)
+    message = next(c["message"] for c in desk.resource["status"]["conditions"] if c["type"] == "Stalled")
+    assert str(fault) in message
+    assert "Remedy" in message
+    desk.shelf.fault = lambda verb, kind: None
+    await desk.until_ready()
+    assert desk.said("Stalled") == ("False", "NotStalled")
+
+
+async def test_a_migration_that_is_tried_again_stays_stalled_until_it_succeeds() -> None:
+    """Whoever waits for its being mended is not told so by the mere try."""
+    desk = Desk()
+    await desk.look()
+    (job,) = [each for (kind, _), each in desk.shelf.objects.items() if kind == "Job"]
+    long_ago = {"type": "Failed", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    job["status"] = {"conditions": [long_ago]}
+    desk.shelf.put(job)
+    await desk.look()
+    assert desk.said("Stalled") == ("True", "MigrationFailed")
+    desk.cache.drop(job)
+    assert await desk.made() == ["Job"]
+    assert desk.said("Stalled") == ("True", "MigrationFailed")
+    assert desk.said("Progressing") == ("True", "Migrating")
+    await desk.until_ready()
+    assert desk.said("Stalled") == ("False", "NotStalled")
+
+
+async def test_a_change_that_cannot_be_applied_is_merged() -> None:
+    """What somebody else added to a list may not go together with ours."""
+    desk = Desk()
+    await desk.until_ready()
+    service = desk.shelf.objects["Service", "chat"]
+    service["spec"]["ports"] = [{"port": 1}]
+    desk.shelf.put(service)
+    desk.shelf.fault = lambda verb, kind: Rejected(422, "Invalid", "twice") if verb == "apply" else None
+    desk.shelf.writes()
+    await desk.look()
+    assert ("merge", "Service", "chat") in desk.shelf.writes()
+    assert [each["port"] for each in desk.shelf.objects["Service", "chat"]["spec"]["ports"]] == [80]
+
+
+async def test_an_object_that_is_somebody_elses_is_left_alone_until_it_is_gone() -> None:
+    """It has no labels of ours, so no watch tells of it: it is asked for."""
+    desk = Desk()
+    foreign = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "chat", "namespace": "talk"}, "spec": {}}
+    desk.shelf.put(foreign)
+    await desk.look()
+    assert await desk.look() == reconciler._BLOCKED_S
+    assert desk.said("Stalled") == ("True", "NameConflict")
+    assert desk.shelf.objects["Service", "chat"]["spec"] == {}
+    del desk.shelf.objects["Service", "chat"]
+    await desk.until_ready()
+
+
+async def test_a_paused_cluster_is_only_told_of() -> None:
+    """Not even what is missing is made."""
+    desk = Desk(paused=True)
+    assert await desk.made() == []
+    assert desk.said("Ready") == ("False", "Paused")
+
+
+async def test_a_spec_that_is_not_understood_changes_nothing() -> None:
+    """The fields are named."""
+    desk = Desk(replicas=-1)
+    assert await desk.made() == []
+    assert desk.said("Stalled") == ("True", "SpecInvalid")
+    message = next(c["message"] for c in desk.resource["status"]["conditions"] if c["type"] == "Stalled")
+    assert "spec.replicas" in message
+
+
+async def test_an_api_server_that_is_away_is_an_expected_fault() -> None:
+    """The queue tries again."""
+    desk = Desk()
+    desk.shelf.fault = lambda verb, kind: Unreachable(0, "", "nobody answers")
+    with pytest.raises(ExpectedFault, match="nobody answers"):
+        await desk.look()
+
+
+async def test_a_cluster_that_goes_or_is_gone_is_looked_at_no_more() -> None:
+    """Its children go with it."""
+    desk = Desk()
+    desk.resource["metadata"]["deletionTimestamp"] = "2026-05-01T12:00:00Z"
+    desk.edit(desk.resource)
+    assert await desk.made() == []
+    assert await desk.look() is None
+    desk.cache.drop(desk.resource)
+    del desk.shelf.objects["ThreadCluster", "chat"]
+    assert await desk.look() is None
+
+
+async def test_workers_that_are_ready_and_do_not_answer_are_told_after_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A worker that just starts anew is no reason to call anybody."""
+    desk = Desk()
+    await desk.until_ready()
+    desk.workers.knobs.silent = True
+    await desk.look()
+    assert desk.said("Stalled") == ("False", "NotStalled")
+    assert desk.said("Available") == ("Unknown", "OwnershipUnknown")
+    monkeypatch.setattr(reconciler, "_UNREACHABLE_S", 0.0)
+    await desk.look()
+    assert desk.said("Stalled") == ("True", "WorkerUnreachable")
+
+
+async def test_a_secret_that_is_gone_is_made_again_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not watched: it is read from time to time; the workers that run know what it held."""
+    monkeypatch.setattr(reconciler, "_SECRET_S", 0.0)
+    desk = Desk()
+    await desk.until_ready()
+    before = desk.shelf.objects.pop(("Secret", "chat-internal"))
+    await desk.look()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    await desk.look()
+    after = desk.shelf.objects["Secret", "chat-internal"]
+    assert after["metadata"]["uid"] != before["metadata"]["uid"]
+    assert after["data"] == before["data"]
+
+
+async def test_a_secret_that_is_rotated_is_followed_and_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operator signs with what the Secret holds now; what it cannot use it neither uses nor writes over."""
+    monkeypatch.setattr(reconciler, "_SECRET_S", 0.0)
+    desk = Desk()
+    await desk.until_ready()
+    live = desk.shelf.objects["Secret", "chat-internal"]
+    for content in ("a secret that comes\na secret of before", "short", ""):
+        given = base64.b64encode(content.encode()).decode()
+        live["data"] = {"secret": given}
+        for _ in range(2):
+            await desk.look()
+            for _ in range(5):
+                await asyncio.sleep(0)
+        assert desk.shelf.objects["Secret", "chat-internal"]["data"] == {"secret": given}
+        assert desk.secrets[-1] == "a secret that comes\na secret of before"
+    desk.restart()
+    await desk.look()
+    assert desk.shelf.objects["Secret", "chat-internal"]["data"] == {"secret": given}

@@ -1,0 +1,130 @@
+"""The operator as a process: what it says of its own health."""
+
+import asyncio
+import time
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+from threadcluster_operator.controller import runtime
+from threadcluster_operator.controller.runtime import Operator, OperatorFailed, Options, application
+from threadcluster_operator.controller.snapshot import Key
+from threadcluster_operator.controller.watcher import Watches
+from threadcluster_operator.kube.client import Access
+
+from tests.fakes.kube import Shelf
+from tests.support.polling import until
+
+CHAT = Key("talk", "chat")
+
+
+def operator() -> Operator:
+    """One that does not run."""
+
+    def reach(*_: object) -> object:
+        raise AssertionError("nobody is asked")
+
+    return Operator(Shelf(), reach, Options("talk", "talk", "operator-0", 0))  # type: ignore[arg-type]  # never called
+
+
+async def page(of: Operator, path: str) -> tuple[int, str]:
+    """Status and text of a page."""
+    async with TestClient(TestServer(application(of))) as client, client.get(path) as answer:
+        return answer.status, await answer.text()
+
+
+async def test_a_quiet_operator_is_well() -> None:
+    """A follower has nothing to do, and a leader may have nothing to do for hours."""
+    made = operator()
+    assert await page(made, "/livez") == (200, "ok\n")
+    assert await page(made, "/readyz") == (200, "following\n")
+    made.leadership.leading.set()
+    assert await page(made, "/readyz") == (200, "leading\n")
+    status, metrics = await page(made, "/metrics")
+    assert status == 200
+    assert "threadcluster_operator_leading" in metrics
+
+
+async def test_a_look_that_does_not_end_is_told() -> None:
+    """Which cluster it is; it ends by the kubelet's hand."""
+    made = operator()
+    with made.telemetry.reconciling(CHAT):
+        made.telemetry.running[CHAT] = time.monotonic() - runtime._STUCK_S - 1
+        status, text = await page(made, "/livez")
+    assert status == 503
+    assert "reconciling talk/chat" in text
+    assert (await page(made, "/livez"))[0] == 200
+
+
+async def test_a_list_that_is_refused_again_and_again_is_told() -> None:
+    """A leader that may not list a kind reconciles nothing, and must not look well."""
+    made = operator()
+    made._lists_since = time.monotonic() - runtime._STUCK_S - 1
+    status, text = await page(made, "/livez")
+    assert status == 503
+    assert "cannot be listed" in text
+
+
+async def test_a_watching_loop_that_does_not_turn_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked every few seconds to answer; while it does, all is well."""
+    monkeypatch.setattr(runtime, "_PING_EVERY_S", 0.01)
+    made = operator()
+    blocked = False
+
+    class Loop(Watches):
+        def alive(self, answer: object) -> None:
+            if not blocked:
+                asyncio.get_running_loop().call_soon(answer)  # type: ignore[arg-type]  # what the ping gives
+
+    watches = made._watches = Loop(lambda *_: None, (), "talk", Access())
+    pinging = asyncio.create_task(made._ping(watches))
+    made._answered_at = time.monotonic() - runtime._STUCK_S - 1
+    async with asyncio.timeout(5):
+        while made.stuck() is not None:
+            await asyncio.sleep(0.01)
+    blocked = True
+    await asyncio.sleep(0.05)
+    made._answered_at = time.monotonic() - runtime._STUCK_S - 1
+    await asyncio.sleep(0.05)
+    assert (await page(made, "/livez"))[0] == 503
+    pinging.cancel()
+    await asyncio.gather(pinging, return_exceptions=True)
+
+
+async def test_leading_that_ends_by_itself_ends_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kubernetes starts it anew; to go on without watching would look like health."""
+    made = operator()
+
+    async def lead() -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(made, "_lead", lead)
+    made.leadership.leading.set()
+    with pytest.raises(OperatorFailed, match="a bug"):
+        await made._lead_when_elected()
+
+
+async def test_whoever_loses_the_lead_stops_at_once_and_may_lead_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it did is cancelled, and begun anew when it is elected again."""
+    made = operator()
+    began: list[int] = []
+    ended: list[int] = []
+
+    async def lead() -> None:
+        began.append(1)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(1)
+
+    monkeypatch.setattr(made, "_lead", lead)
+    running = asyncio.create_task(made._lead_when_elected())
+
+    for _ in range(2):
+        made.leadership.lost.clear()
+        made.leadership.leading.set()
+        await until(lambda: len(began) > len(ended))
+        made.leadership.leading.clear()
+        made.leadership.lost.set()
+        await until(lambda: len(ended) == len(began))
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)

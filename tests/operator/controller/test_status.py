@@ -1,0 +1,278 @@
+"""What `kubectl get` and `kubectl wait` are told."""
+
+from typing import Any
+
+import pytest
+from threadcluster_operator.api import KubernetesSpec, parse_spec
+from threadcluster_operator.controller.actions import Steps
+from threadcluster_operator.controller.diagnosis import Reason, Trouble
+from threadcluster_operator.controller.snapshot import Seen
+from threadcluster_operator.controller.status import patch_of, ranges, status_of
+
+from shard_worker.domain.ids import ShardId
+from tests.operator.controller.simulated import NAME, Simulation
+from tests.operator.controller.test_operating import settle
+
+TROUBLE = Trouble(Reason.SPEC_INVALID, "spec.shards: too many. Remedy: fewer.")
+
+
+@pytest.fixture
+def simulation() -> Simulation:
+    """A cluster that is Ready."""
+    made = Simulation()
+    settle(made)
+    return made
+
+
+def said(simulation: Simulation, trouble: Trouble | None = None, **changes: Any) -> dict[str, tuple[str, str]]:
+    """Status and reason of each condition, after one more look at what is there, changed so."""
+    seen = simulation.look()._replace(**changes)
+    return conditions(status_of(seen, parse_spec(seen.resource), simulation.last, trouble))
+
+
+def conditions(status: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """Status and reason of each condition."""
+    return {each["type"]: (each["status"], each["reason"]) for each in status["conditions"]}
+
+
+def test_a_spec_that_is_not_understood_leaves_the_rest_of_the_status_as_it_is(simulation: Simulation) -> None:
+    """It stalls; how many workers there are is still true."""
+    before = simulation.resource["status"]
+    after = status_of(simulation.look(), None, Steps(), TROUBLE)
+    assert conditions(after)["Stalled"] == ("True", "SpecInvalid")
+    assert conditions(after)["Ready"] == ("False", "Stalled")
+    assert conditions(after)["Progressing"] == ("False", "Stable")
+    assert {name: value for name, value in after.items() if name != "conditions"} == {
+        name: value for name, value in before.items() if name != "conditions"
+    }
+
+
+def test_a_patch_has_what_changed_and_takes_away_what_is_gone() -> None:
+    """As RFC 7386 has it; nothing at all when nothing changed."""
+    assert patch_of(None, {"replicas": 1}) == {"replicas": 1}
+    assert patch_of({"replicas": 1, "image": "a", "old": 1}, {"replicas": 2, "image": "a"}) == {
+        "replicas": 2,
+        "old": None,
+    }
+    assert patch_of({"replicas": 1}, {"replicas": 1}) == {}
+
+
+@pytest.mark.parametrize(
+    ("shards", "text"), [([], ""), ([3], "3"), ([0, 1, 2, 3, 7], "0-3,7"), ([9, 8, 5], "5,8-9")], ids=str
+)
+def test_shards_are_told_as_ranges(shards: list[int], text: str) -> None:
+    """Short, in ascending order."""
+    assert ranges(shards) == text
+
+
+def test_a_transition_keeps_its_time_while_the_status_stays(simulation: Simulation) -> None:
+    """A new reason alone is no transition."""
+    seen = simulation.look()._replace(now=1_000_000.0)
+    spec = parse_spec(seen.resource)
+    first = status_of(seen, spec, simulation.last, TROUBLE)
+    later = seen._replace(now=2_000_000.0, resource={**seen.resource, "status": first})
+    other = Trouble(Reason.FORBIDDEN, "no")
+    times = {
+        each["type"]: each["lastTransitionTime"]
+        for each in status_of(later, spec, simulation.last, other)["conditions"]
+    }
+    healed = status_of(later, spec, simulation.last, None)
+    assert times["Stalled"] == "1970-01-12T13:46:40Z"
+    assert {each["type"]: each["lastTransitionTime"] for each in healed["conditions"]}["Stalled"] == (
+        "1970-01-24T03:33:20Z"
+    )
+
+
+def test_a_paused_cluster_says_so_and_is_not_ready(simulation: Simulation) -> None:
+    """Whoever waits for an edit must not believe that it took effect."""
+    simulation.edit(paused=True)
+    found = said(simulation)
+    assert found["Ready"] == ("False", "Paused")
+    assert found["Paused"] == ("True", "ClusterPaused")
+    assert found["Progressing"] == ("False", "Stable")
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [({"rollout": {"paused": True}}, "RolloutPaused"), ({"rebalance": {"mode": "Paused"}}, "RebalancePaused")],
+    ids=["rollout", "rebalance"],
+)
+def test_each_pause_has_its_name(simulation: Simulation, edit: dict[str, Any], reason: str) -> None:
+    """What is paused, and what is not."""
+    simulation.edit(**edit)
+    assert said(simulation)["Paused"] == ("True", reason)
+
+
+def test_a_cluster_without_workers_is_ready_and_not_available(simulation: Simulation) -> None:
+    """Zero is what was wanted."""
+    simulation.edit(replicas=0)
+    settle(simulation)
+    found = said(simulation)
+    assert found["Ready"] == ("True", "ScaledToZero")
+    assert found["Available"] == ("False", "ScaledToZero")
+    status = simulation.resource["status"]
+    assert (status["desiredReplicas"], status["replicas"], status["shards"]["imbalancePercent"]) == (0, 0, 0)
+
+
+def test_autoscaling_is_told_to_come_later(simulation: Simulation) -> None:
+    """A field that does nothing yet says so."""
+    simulation.edit(autoscaling={"minReplicas": 1, "maxReplicas": 3, "targetCommandsPerSecond": 100})
+    status = status_of(simulation.look(), parse_spec(simulation.resource), simulation.last, None)
+    message = next(each["message"] for each in status["conditions"] if each["type"] == "AutoscalingActive")
+    assert said(simulation)["AutoscalingActive"] == ("False", "Disabled")
+    assert "not scale by itself yet" in message
+
+
+def test_who_owns_what_is_unknown_while_nobody_answers(simulation: Simulation) -> None:
+    """The last known numbers stay, and the condition says that they are old."""
+    before = simulation.resource["status"]["shards"]
+    simulation.unanswered = True
+    simulation.operate()
+    assert simulation.resource["status"]["shards"] == before
+    assert conditions(simulation.resource["status"])["Available"] == ("Unknown", "OwnershipUnknown")
+
+
+def test_shards_without_owner_are_named(simulation: Simulation) -> None:
+    """As ranges."""
+    observed = simulation.look().ownership
+    assert observed is not None
+    free = observed._replace(owners={**observed.owners, ShardId(3): None, ShardId(4): None, ShardId(7): None})
+    seen = simulation.look()._replace(ownership=free)
+    status = status_of(seen, parse_spec(seen.resource), simulation.last, None)
+    assert conditions(status)["Available"] == ("False", "ShardsUnassigned")
+    assert "3-4,7" in next(each["message"] for each in status["conditions"] if each["type"] == "Available")
+    assert status["shards"]["assigned"] == 9
+
+
+def test_shards_that_no_worker_reads_have_no_capable_worker(simulation: Simulation) -> None:
+    """Neither ready nor available, and the message says what to do."""
+    observed = simulation.look().ownership
+    assert observed is not None
+    free = observed._replace(owners={**observed.owners, ShardId(3): None})
+    seen = simulation.look()._replace(ownership=free)
+    assert simulation.last.next is not None
+    steps = simulation.last._replace(settled=False, next=simulation.last.next._replace(unreadable=(ShardId(3),)))
+    status = status_of(seen, parse_spec(seen.resource), steps, None)
+    assert conditions(status)["Available"] == ("False", "NoCapableWorker")
+    assert conditions(status)["Ready"] == ("False", "NoCapableWorker")
+    message = next(each["message"] for each in status["conditions"] if each["type"] == "Ready")
+    assert message.startswith("No worker that may get them reads the journal format of shards 3: set spec.image")
+
+
+def test_shards_that_their_owner_does_not_serve_yet_are_told_apart(simulation: Simulation) -> None:
+    """Owned by the database's word, and recovering."""
+    observed = simulation.look().ownership
+    assert observed is not None
+    nothing = observed._replace(serving=dict.fromkeys(observed.serving, frozenset[Any]()))
+    assert said(simulation, ownership=nothing)["Available"] == ("False", "ShardsRecovering")
+
+
+def test_ready_waits_for_shards_to_be_where_they_belong(simulation: Simulation) -> None:
+    """All pods may be as wanted before all shards are."""
+    simulation.last = simulation.last._replace(settled=False)
+    assert said(simulation)["Ready"] == ("False", "ShardsUnserved")
+
+
+def test_ready_names_the_workers_that_are_not(simulation: Simulation) -> None:
+    """By name."""
+    simulation.crash(f"{NAME}-1")
+    simulation.broken.add(f"{NAME}-1")
+    simulation.operate()
+    status = simulation.resource["status"]
+    assert conditions(status)["Ready"] == ("False", "WorkersNotReady")
+    assert f"{NAME}-1" in next(each["message"] for each in status["conditions"] if each["type"] == "Ready")
+
+
+def test_an_edit_is_pending_until_the_controller_of_the_stateful_set_acted(simulation: Simulation) -> None:
+    """Until then its numbers are of the generation before."""
+    simulation.edit(replicas=4)
+    simulation.operate()
+    assert conditions(simulation.resource["status"])["Ready"] == ("False", "GenerationPending")
+    simulation.operate()
+    assert conditions(simulation.resource["status"])["Ready"] == ("False", "GenerationPending")
+
+
+@pytest.mark.parametrize(
+    ("flag", "expected", "state"),
+    [("leaving", ("True", "Leaving"), "Leaving"), ("draining", ("True", "Cordoned"), "Draining")],
+)
+def test_a_worker_that_hands_over_is_told(
+    simulation: Simulation, flag: str, expected: tuple[str, str], state: str
+) -> None:
+    """In the condition, and in its own row."""
+    observed = simulation.look().ownership
+    assert observed is not None
+    name = f"{NAME}-2"
+    worker = observed.workers[name]
+    worker = worker._replace(leaving=flag == "leaving", draining=flag == "draining")
+    changed = observed._replace(workers={**observed.workers, name: worker})
+    assert said(simulation, ownership=changed)["Draining"] == expected
+    seen = simulation.look()._replace(ownership=changed)
+    rows = status_of(seen, parse_spec(seen.resource), simulation.last, None)["workers"]
+    assert [row["state"] for row in rows if row["name"] == name] == [state]
+
+
+def test_a_shrink_that_waits_for_shards_is_told() -> None:
+    """Which worker still has some."""
+    simulation = Simulation()
+    settle(simulation)
+    simulation.edit(replicas=1)
+    reasons = set()
+    for _ in range(200):
+        simulation.turn()
+        simulation.operate()
+        found = conditions(simulation.resource["status"])
+        reasons.add((found["Draining"][1], found["Progressing"][1], found["Ready"][1]))
+    assert ("ScaleDown", "ScalingDown", "ScaleInProgress") in reasons
+    assert found["Draining"] == ("False", "Idle")
+
+
+def endpoint(simulation: Simulation, **edit: Any) -> str:
+    """Where clients are told to go."""
+    simulation.edit(**edit)
+    seen = simulation.look()
+    return str(status_of(seen, parse_spec(seen.resource), simulation.last, None)["endpoint"])
+
+
+def test_the_endpoint_is_what_clients_can_use(simulation: Simulation) -> None:
+    """The ingress' host, else the load balancer's, else the Service's name."""
+    assert endpoint(simulation) == "http://chat.talk.svc"
+    assert endpoint(simulation, gateway={"service": {"port": 8080}}) == "http://chat.talk.svc:8080"
+    service = simulation.objects["Service", NAME]
+    service["status"] = {"loadBalancer": {"ingress": [{}, {"ip": "192.0.2.1"}]}}
+    assert endpoint(simulation) == "http://192.0.2.1:8080"
+    service["status"] = {"loadBalancer": {"ingress": [{"hostname": "lb.example"}]}}
+    assert endpoint(simulation, gateway={"service": {"port": 80}}) == "http://lb.example"
+    ingress = {"className": "nginx", "host": "chat.example"}
+    assert endpoint(simulation, gateway={"ingress": ingress}) == "http://chat.example"
+    assert endpoint(simulation, gateway={"ingress": {**ingress, "tlsSecretName": "tls"}}) == "https://chat.example"
+
+
+def test_a_worker_that_fails_again_and_again_is_not_starting(simulation: Simulation) -> None:
+    """Its row says NotReady, one that comes for the first time Starting."""
+    name = f"{NAME}-1"
+    pod = simulation.pods[name]
+    pod["status"]["conditions"] = [{"type": "Ready", "status": "False"}]
+
+    def state(seen: Seen, spec: KubernetesSpec) -> str:
+        rows = status_of(seen, spec, simulation.last, None)["workers"]
+        return next(str(row["state"]) for row in rows if row["name"] == name)
+
+    assert state(simulation.look(), parse_spec(simulation.resource)) == "Starting"
+    pod["status"]["containerStatuses"] = [{"restartCount": 2}]
+    assert state(simulation.look(), parse_spec(simulation.resource)) == "NotReady"
+
+
+def test_a_login_that_may_change_history_is_told_with_its_remedy(simulation: Simulation) -> None:
+    """Nothing stalls for it; unknown where no worker answers."""
+    assert said(simulation)["JournalProtected"] == ("True", "AppendOnly")
+    observed = simulation.look().ownership
+    assert observed is not None
+    excess = observed._replace(excess_privileges={"chat-1": ("DELETE", "UPDATE"), "chat-0": ("DELETE",)})
+    seen = simulation.look()._replace(ownership=excess)
+    status = status_of(seen, parse_spec(seen.resource), simulation.last, None)
+    assert conditions(status)["JournalProtected"] == ("False", "ExcessPrivileges")
+    assert conditions(status)["Ready"][0] == "True"
+    message = next(each["message"] for each in status["conditions"] if each["type"] == "JournalProtected")
+    assert message.startswith("The login of chat-0, chat-1 may DELETE, UPDATE the journal. Remedy: ")
+    assert said(simulation, ownership=None)["JournalProtected"] == ("Unknown", "OwnershipUnknown")

@@ -1,0 +1,150 @@
+"""The work queue: one at a time for each key, nothing forgotten, nothing done twice for nothing."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from threadcluster_operator.controller import workqueue
+from threadcluster_operator.controller.workqueue import ExpectedFault, WorkQueue
+
+from tests.support.polling import until
+
+Work = Callable[[str], Awaitable[float | None]]
+
+
+@asynccontextmanager
+async def running(work: Work, workers: int = 2) -> AsyncIterator[WorkQueue[str]]:
+    """A queue that works."""
+    queue: WorkQueue[str] = WorkQueue(work, workers=workers)
+    task = asyncio.create_task(queue.run())
+    try:
+        yield queue
+        assert not task.done(), task.exception()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """For how long a queue puts off what failed, in seconds; it is tried again at once."""
+    found: list[float] = []
+    later = WorkQueue._mark_later
+
+    def note(queue: WorkQueue[str], key: str, after_s: float) -> None:
+        found.append(after_s)
+        later(queue, key, 0.0)
+
+    monkeypatch.setattr(WorkQueue, "_mark_later", note)
+    return found
+
+
+async def test_a_hundred_marks_before_it_is_looked_at_are_one_look() -> None:
+    """A mark is no message."""
+    looks: list[str] = []
+
+    async def work(key: str) -> None:
+        looks.append(key)
+
+    async with running(work) as queue:
+        for _ in range(100):
+            queue.mark("a")
+        assert queue.depth() == 1
+        await until(lambda: looks == ["a"])
+        await asyncio.sleep(0)
+        assert looks == ["a"]
+
+
+async def test_a_mark_while_it_is_worked_on_is_one_more_look_after() -> None:
+    """Never two looks at one key at once; another key goes on beside it."""
+    begun: list[str] = []
+    at_once: Counter[str] = Counter()
+    go_on = asyncio.Event()
+
+    async def work(key: str) -> None:
+        begun.append(key)
+        at_once[key] += 1
+        assert at_once[key] == 1
+        await go_on.wait()
+        at_once[key] -= 1
+
+    async with running(work) as queue:
+        queue.mark("a")
+        await until(lambda: begun == ["a"])
+        for _ in range(10):
+            queue.mark("a")
+        queue.mark("b")
+        await until(lambda: begun == ["a", "b"])
+        go_on.set()
+        await until(lambda: begun == ["a", "b", "a"])
+        await asyncio.sleep(0)
+        assert begun == ["a", "b", "a"]
+
+
+async def test_it_is_called_again_when_it_asked_to_be() -> None:
+    """And a mark before that takes the place of the appointment."""
+    looks: list[str] = []
+
+    async def work(key: str) -> float | None:
+        looks.append(key)
+        return 0.01 if len(looks) < 3 else None
+
+    async with running(work) as queue:
+        queue.mark("a")
+        await until(lambda: len(looks) == 3)
+
+
+@pytest.mark.parametrize("fault", [ExpectedFault("away"), ValueError("a bug")], ids=["expected", "bug"])
+async def test_what_failed_is_tried_again_less_and_less_often(fault: Exception, waits: list[float]) -> None:
+    """Until it succeeds, which begins the count anew; the other keys do not wait for it."""
+    fails = 3
+    looks: Counter[str] = Counter()
+
+    async def work(key: str) -> None:
+        looks[key] += 1
+        if key == "a" and looks["a"] <= fails:
+            raise fault
+
+    async with running(work) as queue:
+        queue.mark("a")
+        queue.mark("b")
+        await until(lambda: looks["a"] == 4 and looks["b"] == 1)
+        first = workqueue._FIRST_BACK_OFF_S
+        assert [0.8 * first * 2**n <= wait <= 1.2 * first * 2**n for n, wait in enumerate(waits)] == [True] * 3
+        waits.clear()
+        looks["a"], fails = 0, 1
+        queue.mark("a")
+        await until(lambda: looks["a"] == 2)
+        assert waits[0] <= 1.2 * first
+
+
+async def test_the_longest_wait_has_a_bound(waits: list[float]) -> None:
+    """However often it failed: for days as well, when the doubled wait is more than a number can be."""
+
+    async def work(_: str) -> None:
+        raise ExpectedFault("away")
+
+    async with running(work) as queue:
+        queue.mark("a")
+        await until(lambda: len(waits) >= 1_200)
+        assert max(waits) <= 1.2 * workqueue._LAST_BACK_OFF_S
+
+
+async def test_whoever_is_cancelled_in_the_middle_of_a_look_leaves_nothing_running() -> None:
+    """The look ends with the queue."""
+    ended: list[str] = []
+    begun = asyncio.Event()
+
+    async def work(key: str) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(key)
+
+    async with running(work) as queue:
+        queue.mark("a")
+        await begun.wait()
+    assert ended == ["a"]

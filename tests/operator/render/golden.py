@@ -1,0 +1,25 @@
+"""The objects of two clusters as they are to stay: `python -m tests.operator.render.golden` writes them.
+
+Whoever has to write them anew because of the workers' pod template starts every worker of every cluster anew, and says so
+in the release notes; what cannot be changed in a live object (selectors, names, service names) must never differ.
+"""
+
+import json
+from pathlib import Path
+from typing import Final
+
+from tests.operator.render.clusters import EVERYTHING, all_objects, cluster
+
+FOLDER: Final = Path(__file__).parent / "golden"
+
+CLUSTERS: Final = {"least": cluster(), "everything": cluster(EVERYTHING, partition=2)}
+
+
+def text_of(name: str) -> str:
+    """What the file must be."""
+    return json.dumps(all_objects(CLUSTERS[name]), indent=1, sort_keys=True) + "\n"
+
+
+if __name__ == "__main__":
+    for each in CLUSTERS:
+        (FOLDER / f"{each}.json").write_text(text_of(each))

@@ -1,0 +1,149 @@
+"""What is drift and what is not: what the API server and others add is none, what is not as wanted is."""
+
+import copy
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from threadcluster_operator.render import Object, differences, same
+from threadcluster_operator.render.quantities import amount
+
+from tests.operator.render.clusters import EVERYTHING, all_objects, cluster, find, least
+
+OBJECTS = all_objects(cluster(EVERYTHING))
+SHARED_LISTS = {
+    "metadata/ownerReferences",
+    "spec/ports",
+    "spec/containers",
+    "spec/volumes",
+    "spec/imagePullSecrets",
+    "spec/topologySpreadConstraints",
+    "containers/env",
+    "containers/ports",
+    "containers/volumeMounts",
+}
+"""Those that the Kubernetes API merges item by item."""
+
+Path = tuple[str | int, ...]
+
+
+def inside(value: Any, path: Path = ()) -> list[tuple[Path, Any]]:
+    """Everything in a JSON value, by its path."""
+    here = [(path, value)]
+    for key, part in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        here += inside(part, (*path, key))
+    return here
+
+
+def at(value: Any, path: Path) -> Any:
+    """What is at a path."""
+    for key in path:
+        value = value[key]
+    return value
+
+
+PLACES = [(number, path) for number, each in enumerate(OBJECTS) for path, _ in inside(each)]
+MAPS = [place for place in PLACES if isinstance(at(OBJECTS[place[0]], place[1]), dict)]
+LISTS = [place for place in PLACES if isinstance(at(OBJECTS[place[0]], place[1]), list)]
+LEAVES = [place for place in PLACES if not isinstance(at(OBJECTS[place[0]], place[1]), dict | list)]
+
+
+def test_what_is_wanted_is_as_wanted() -> None:
+    """Nothing is applied twice."""
+    for made in OBJECTS:
+        assert differences(made, copy.deepcopy(made)) == []
+
+
+@given(places=st.lists(st.sampled_from(MAPS), min_size=1, max_size=20), value=st.sampled_from([None, 1, "x", {}, []]))
+def test_what_others_add_to_maps_is_no_difference(places: list[tuple[int, Path]], value: object) -> None:
+    """Above all the API server's defaults."""
+    live = copy.deepcopy(OBJECTS)
+    for number, path in places:
+        at(live[number], path)["addedByOthers"] = value
+    assert all(same(wanted, found) for wanted, found in zip(OBJECTS, live, strict=True))
+
+
+def test_what_others_add_to_lists_depends_on_the_list() -> None:
+    """Where items have keys several may write; a policy's rules, a command, tolerations are one writer's."""
+    for number, path in LISTS:
+        live = copy.deepcopy(OBJECTS[number])
+        at(live, path).append(
+            {"name": "added", "mountPath": "/added", "uid": "added", "topologyKey": "added", "port": 1}
+        )
+        words = [key for key in path if isinstance(key, str)]
+        assert same(OBJECTS[number], live) is ("/".join(words[-2:]) in SHARED_LISTS)
+
+
+def test_what_is_not_as_wanted_is_found() -> None:
+    """Whatever it is, and its path says where."""
+    for number, path in LEAVES:
+        live = copy.deepcopy(OBJECTS[number])
+        at(live, path[:-1])[path[-1]] = "not as wanted"
+        assert not same(OBJECTS[number], live)
+        [found] = set(differences(OBJECTS[number], live))
+        words = [key for key in path if isinstance(key, str)]
+        assert found == ".".join(words)[: len(found)]
+
+
+def test_what_is_missing_is_found_unless_it_is_empty() -> None:
+    """The API server leaves out what is empty."""
+    for number, path in [place for place in PLACES if place[1]]:
+        live = copy.deepcopy(OBJECTS[number])
+        gone = at(live, path[:-1]).pop(path[-1])
+        in_a_list = isinstance(path[-1], int)
+        assert same(OBJECTS[number], live) is (not gone and not in_a_list)
+
+
+def test_what_is_wanted_no_more_shows_in_the_mark() -> None:
+    """A field that was ours and is not any more is taken away by applying once again."""
+    before = find(least(podTemplate={"spec": {"nodeSelector": {"disk": "fast"}}}), "StatefulSet")
+    assert "metadata.annotations.threadcluster.io/applied" in differences(find(cluster(), "StatefulSet"), before)
+
+
+def test_the_order_of_items_with_keys_does_not_matter() -> None:
+    """It does where they have none."""
+    wanted = find(cluster(EVERYTHING), "StatefulSet")
+    live = copy.deepcopy(wanted)
+    live["spec"]["template"]["spec"]["volumes"].reverse()
+    assert same(wanted, live)
+    live["spec"]["template"]["spec"]["tolerations"].reverse()
+    assert not same(wanted, live)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("1000m", 1),
+        ("1", "1000m"),
+        ("1Gi", "1024Mi"),
+        ("0.5", "500m"),
+        ("1e3", "1k"),
+        ("2E", "2000P"),
+        ("100n", "0.1u"),
+    ],
+)
+def test_quantities_are_numbers(one: str, other: object) -> None:
+    """However they are written, in requests and limits."""
+    assert amount(one) == amount(other)
+    wanted: Object = {"spec": {"resources": {"limits": {"x": one}}, "word": one}}
+    live: Object = {"spec": {"resources": {"limits": {"x": other}}, "word": one}}
+    assert same(wanted, live)
+    assert differences(wanted, {"spec": {"resources": {"limits": {"x": "7Ti"}}, "word": other}}) == [
+        "spec.resources.limits.x",
+        "spec.word",
+    ]
+
+
+@pytest.mark.parametrize("word", ["", ".", "m", "1K", "1mi", "one", "1 Gi", "1e", "1e9999", True, None, {}])
+def test_what_is_no_quantity_is_none(word: object) -> None:
+    """And equals only itself."""
+    assert amount(word) is None
+
+
+@given(number=st.integers(0, 10**6), unit=st.sampled_from(["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"]))
+def test_binary_units_are_powers_of_1024(number: int, unit: str) -> None:
+    """Exactly."""
+    power = ["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"].index(unit) + 1
+    assert amount(f"{number}{unit}") == Decimal(number * 1024**power)

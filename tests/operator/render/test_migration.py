@@ -1,0 +1,83 @@
+"""The migration: one Job for what it does, under a name that says so, and the record that outlives it."""
+
+from typing import Any
+
+import pytest
+from threadcluster_operator.render import migrated, migration_job
+
+from tests.operator.render.clusters import EVERYTHING, LEAST, cluster, environment, find, least
+
+
+def name_of(**changes: Any) -> str:
+    """The Job's name for the least spec, changed."""
+    return str(migration_job(least(**changes))["metadata"]["name"])
+
+
+def test_it_connects_as_who_may_change_the_schema() -> None:
+    """With the DSN that is given for that, else with the workers'."""
+    volume = find(cluster(EVERYTHING), "Job")["spec"]["template"]["spec"]["volumes"][0]
+    assert volume["secret"] == {"secretName": "chat-db", "items": [{"key": "owner", "path": "url"}]}
+    volume = find(cluster(), "Job")["spec"]["template"]["spec"]["volumes"][0]
+    assert volume["secret"] == {"secretName": "chat-db", "items": [{"key": "url", "path": "url"}]}
+
+
+def test_it_tells_how_it_ended() -> None:
+    """Where the kubelet reads it."""
+    [container] = find(cluster(), "Job")["spec"]["template"]["spec"]["containers"]
+    assert container["command"] == [
+        "shard-worker",
+        "migrate",
+        "--termination-file",
+        container["terminationMessagePath"],
+    ]
+    assert environment(container)["SHARD_WORKER_CLUSTER"] == "chat"
+    assert environment(container)["SHARD_WORKER_SHARDS"] == "144"
+
+
+def test_it_ends() -> None:
+    """It tries a few times, is stopped after an hour, and goes by itself a day later."""
+    spec = find(cluster(), "Job")["spec"]
+    assert (spec["backoffLimit"], spec["activeDeadlineSeconds"], spec["ttlSecondsAfterFinished"]) == (3, 3600, 86_400)
+    assert spec["template"]["spec"]["restartPolicy"] == "Never"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image": "threadcluster:2"},
+        {"shards": 8, "replicas": 3},
+        {"database": {"urlSecretKeyRef": {"name": "other"}}},
+        {"database": {**LEAST["database"], "clusterID": "other"}},
+        {"database": {**LEAST["database"], "tls": {"mode": "Disable"}}},
+        {"podTemplate": {"spec": {"nodeSelector": {"disk": "fast"}}}},
+    ],
+    ids=["image", "shards", "Secret", "cluster id", "TLS", "where it runs"],
+)
+def test_what_it_does_is_in_its_name(change: dict[str, Any]) -> None:
+    """A Job cannot be changed: another one takes its place."""
+    assert name_of(**change) != name_of()
+    assert name_of(**change) == name_of(**change)
+
+
+def test_it_is_done_when_its_job_says_so() -> None:
+    """Not before, and not when another's does."""
+    wanted = cluster()
+    job = migration_job(wanted)
+    assert not migrated(wanted, None, None)
+    assert not migrated(wanted, None, job)
+    for status, done in (("False", False), ("True", True)):
+        condition = {"type": "Complete", "status": status}
+        ended = {**job, "status": {"conditions": [{"type": "SuccessCriteriaMet", "status": "True"}, condition]}}
+        assert migrated(wanted, None, ended) is done
+        assert not migrated(least(image="threadcluster:2"), None, ended)
+    failed = {**job, "status": {"conditions": [{"type": "Failed", "status": "True"}]}}
+    assert not migrated(wanted, None, failed)
+
+
+def test_it_stays_done_when_its_job_is_gone() -> None:
+    """The StatefulSet that was made after it says so; one without that mark, or after another, does not."""
+    wanted = cluster()
+    workers = find(wanted, "StatefulSet")
+    assert migrated(wanted, workers, None)
+    assert not migrated(least(image="threadcluster:2"), workers, None)
+    assert not migrated(wanted, {"metadata": {"name": "chat"}}, None)

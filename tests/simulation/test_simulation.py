@@ -1,0 +1,90 @@
+"""Ownership under everything that may go wrong, in simulated time: thousands of schedules, each from its seed alone.
+
+What must hold is written in `simulation.watch` and `simulation.run`.  A seed that fails is told as a story by the
+command that the failure names.  `make soak` runs more seeds: so many as ``SIMULATION_SEEDS`` says.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+
+import pytest
+
+from tests.simulation.invariants import INVARIANTS
+from tests.simulation.mutants import PLANTED, Planted, patched
+from tests.simulation.run import grow, run
+from tests.simulation.violation import Violation
+
+CHUNK = 250
+CHUNKS = 12
+SOAK_SEEDS = int(os.environ.get("SIMULATION_SEEDS", "200000"))
+PLANTED_SEEDS = 1500
+"""Within so many schedules a planted bug must show; most take fewer than 100."""
+
+
+def hold(seeds: Iterable[int]) -> Counter[str]:
+    """Every one of these schedules keeps its promises; what happened in them."""
+    seen: Counter[str] = Counter()
+    for seed in seeds:
+        try:
+            seen += run(seed).seen
+        except Violation as violation:
+            pytest.fail(f"seed {seed}: {violation}\nreplay it: python -m tests.simulation {seed}")
+    return seen
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_every_promise_holds_in_every_schedule(chunk: int) -> None:
+    """And much does happen: a simulation in which nothing goes wrong proves nothing."""
+    seen = hold(range(chunk * CHUNK, (chunk + 1) * CHUNK))
+    for kind in ("claim", "handoff", "takeover", "restart", "release", "adopt", "fence", "unknown", "ended", "plan"):
+        assert seen[kind] > CHUNK // 20, kind
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("chunk", range(CHUNKS, CHUNKS + -(-SOAK_SEEDS // CHUNK)))
+def test_every_promise_holds_in_many_more_schedules(chunk: int) -> None:
+    """The seeds after those of every day."""
+    hold(range(chunk * CHUNK, (chunk + 1) * CHUNK))
+
+
+def _search(bug: Planted) -> None:
+    for seed in range(bug.first, bug.first + PLANTED_SEEDS):
+        run(seed, bugs=bug.named, faults=bug.faults, steps=bug.steps)
+
+
+@pytest.mark.parametrize("bug", PLANTED, ids=lambda bug: bug.name.replace(" ", "-"))
+def test_a_planted_bug_is_caught(bug: Planted) -> None:
+    """By the invariant that is about it, and soon."""
+    with patched(bug), pytest.raises(Violation) as caught:
+        _search(bug)
+    assert caught.value.invariant in bug.says
+
+
+def test_every_invariant_catches_some_planted_bug() -> None:
+    """One that catches nothing may check nothing."""
+    assert {name for bug in PLANTED for name in bug.says} == set(INVARIANTS)
+
+
+def test_database_restarts_take_nothing_over() -> None:
+    """All sessions and all locks are lost at once, again and again, and nobody is fenced for it."""
+    for seed in range(200):
+        outcome = run(seed, faults=("restart_database",), steps=0.0)
+        assert outcome.fences == 0, f"seed {seed}"
+        assert outcome.seen["takeover"] == 0, f"seed {seed}"
+
+
+def test_one_worker_more_moves_no_more_than_its_share() -> None:
+    """From n to n + 1 workers at least ⌊S / (n + 1)⌋ and at most ⌈S / (n + 1)⌉ shards move, and then nothing does."""
+    for seed in range(200):
+        least, moves, most = grow(seed)
+        assert least <= moves <= most, f"seed {seed}"
+
+
+def test_a_schedule_follows_from_its_seed_alone() -> None:
+    """Told twice, it is the same story; else no failure could be replayed."""
+    for seed in range(5):
+        stories: list[list[str]] = [[], []]
+        for story in stories:
+            run(seed, tell=story.append)
+        assert stories[0] == stories[1]

@@ -1,0 +1,209 @@
+"""A worker's process: its membership and lease around the steward, incarnation after incarnation.
+
+Kept beside `shard_worker.ownership.membership` and `lease`.
+"""
+
+from typing import TYPE_CHECKING, Final
+
+from shard_worker.domain.ids import ShardId
+from shard_worker.ownership.view import EMPTY, View
+from tests.simulation import transactions
+from tests.simulation.clock import Clocks
+from tests.simulation.host import Host
+from tests.simulation.link import Session, connect
+from tests.simulation.steward import Fenced, Steward
+from tests.simulation.task import Bell, LinkFault, Process, Sleep, Task, Work
+
+if TYPE_CHECKING:
+    from tests.simulation.simulation import World
+
+BEAT_S: Final = 0.15
+LEASE_S: Final = 0.5
+_BEAT_TIMEOUT_S: Final = 1.5
+_STATEMENT_S: Final = 5.0
+_RETRY_S: Final = 0.1
+_RETIRE_S: Final = 1.0
+_LEASE_OVER_S: Final = 0.2
+_SILENT_S: Final = 3.0
+_LEAVE_S: Final = 4.0
+
+
+class WorkerProcess(Process):
+    """One process under a worker's name."""
+
+    def __init__(self, world: "World", name: str, number: int, clocks: Clocks) -> None:
+        super().__init__(world.timeline, clocks, name)
+        self.world = world
+        self.number = number
+        self.incarnation = ""
+        self.leaving = False
+        self.steward: Steward | None = None
+        self.view: View = EMPTY
+        """What it answers to a planner that asks."""
+        self.host = Host(world, self, self.may_read, self.raised)
+        self._until = 0.0
+        self._past: set[str] = set()
+        self._tasks: list[Task] = []
+        self._turned = Bell()
+        self._lives = 0
+
+    def start(self) -> None:
+        """Register, and go on until `leave`, or until it is killed."""
+        self.host.start()
+        self._membership()
+
+    def may_read(self) -> bool:
+        """The lease: whether nobody can have fenced this incarnation yet."""
+        return self.alive and not self.paused and self.clocks.boottime(self.timeline.now) < self._until
+
+    def kill(self) -> None:
+        """The process is no more; the kernel closes its sockets."""
+        self.alive = False
+        self.world.watch.hosts.pop(self.incarnation, None)
+        for session in [each for each in self.world.sessions if each.process is self]:
+            session.close()
+
+    def go_on(self) -> None:
+        self.paused = False
+        self.world.watch.all_reads(self.world.db, self.host)
+        super().go_on()
+
+    def leave(self) -> None:
+        """Give up every shard in order, and end."""
+        if not self.leaving and self.alive:
+            self.leaving = True
+            self.world.watch.hurt(self.name, self.timeline.now + _LEAVE_S)
+            if self.steward is not None:
+                self.steward.ring()
+            Task(self, self._leave())
+
+    def told(self, shard_id: ShardId, epoch: int, incarnation: str, head: int) -> None:
+        """Another worker says that it gave one of our incarnations a shard."""
+        if self.steward is not None:
+            self.steward.told(shard_id, epoch, incarnation, head)
+
+    def raised(self, shard_id: ShardId, epoch: int) -> None:
+        """An unknown outcome raised the epoch of a shard."""
+        if self.steward is not None:
+            self.steward.raised(shard_id, epoch)
+
+    def turned(self) -> None:
+        """The steward has looked and acted."""
+        assert self.steward is not None
+        self.view = self.steward.view
+        self._turned.ring()
+
+    # --- incarnations
+
+    def _membership(self) -> None:
+        self._lives += 1
+        self._tasks = [Task(self, self._register(f"{self.name}/{self.number}{chr(96 + self._lives)}"))]
+
+    def _ended(self, error: Exception | None) -> None:
+        """The lease or the steward found that the incarnation was fenced: drop everything, and begin anew."""
+        if error is not None and not isinstance(error, Fenced):
+            raise error
+        self._until = 0.0
+        self.steward = None
+        self.host.drop_all()
+        self.world.watch.hosts.pop(self.incarnation, None)
+        self.world.watch.seen["ended"] += 1
+        for task in self._tasks:
+            task.cancel()
+        self._membership()
+
+    def _register(self, fresh: str) -> Work[None]:
+        before: str | None
+        while True:
+            session = yield from connect(self.world, self, fresh)
+            try:
+                if self._past:
+                    yield from self._await_name(session)
+                self.incarnation = self.host.incarnation = fresh
+                self.world.watch.hosts[fresh] = self.host
+                before = yield from session.execute(transactions.register(self.name, fresh), _STATEMENT_S)
+                if (
+                    before is not None
+                    and before not in self._past
+                    and "no wait for the predecessor" not in self.world.bugs
+                ):
+                    yield Sleep(LEASE_S + _LEASE_OVER_S)
+                yield from session.execute(transactions.free_predecessors(self.name, fresh), _STATEMENT_S)
+                break
+            except LinkFault:
+                yield Sleep(_RETRY_S)
+            finally:
+                session.close()
+        self._past.add(fresh)
+        self._tasks.append(Task(self, self._keep(fresh), self._ended))
+
+    def _await_name(self, session: Session) -> Work[None]:
+        seen, seen_at = ("", -1), 0.0
+        while True:
+            view = yield from session.execute(transactions.look(EMPTY), _STATEMENT_S)
+            self.view = view
+            row, now = view.workers.get(self.name), self.mono()
+            if row is None or row.fenced or row.incarnation in self._past or row.incarnation == self.incarnation:
+                return
+            if (row.incarnation, row.beat) != seen:
+                seen, seen_at = (row.incarnation, row.beat), now
+            elif now - seen_at > _SILENT_S:
+                return
+            yield Sleep(_RETRY_S * 5)
+
+    # --- the lease
+
+    def _keep(self, incarnation: str) -> Work[None]:
+        while True:
+            session = yield from connect(self.world, self, incarnation)
+            try:
+                yield from self._beat(session, incarnation)
+            except LinkFault:
+                pass
+            finally:
+                session.close()
+            yield Sleep(BEAT_S)
+
+    def _beat(self, session: Session, incarnation: str) -> Work[None]:
+        lock = transactions.lock(self.name, incarnation, session.backend)
+        if not (yield from session.execute(lock, _BEAT_TIMEOUT_S)):
+            raise Fenced
+        while True:
+            sent = self.clocks.boottime(self.timeline.now)
+            if not (
+                yield from session.execute(transactions.beat(self.name, incarnation, session.backend), _BEAT_TIMEOUT_S)
+            ):
+                raise Fenced
+            if "lease from the answer" in self.world.bugs:
+                sent = self.clocks.boottime(self.timeline.now)
+            self._until = sent + LEASE_S
+            self.world.watch.all_reads(self.world.db, self.host)
+            if self.steward is None:
+                self.steward = Steward(self, incarnation)
+                self._tasks.append(Task(self, self.steward.run(), self._ended))
+            yield Sleep(BEAT_S)
+
+    # --- leaving
+
+    def _leave(self) -> Work[None]:
+        deadline = self.mono() + _LEAVE_S
+        while self._owns_something() and self.mono() < deadline:
+            self._turned.most_s = 0.2
+            yield self._turned
+        for task in self._tasks:
+            task.cancel()
+        self._until = 0.0
+        self.steward = None
+        self.host.drop_all()
+        session = yield from connect(self.world, self, self.incarnation)
+        try:
+            yield from session.execute(transactions.retire(self.name, self.incarnation), _RETIRE_S)
+        except LinkFault:
+            pass
+        finally:
+            session.close()
+        self.world.gone(self)
+
+    def _owns_something(self) -> bool:
+        mine = any(row.incarnation == self.incarnation for row in self.view.shards.values())
+        return bool(self.host.shards) or mine

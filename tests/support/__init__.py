@@ -1,0 +1,1 @@
+"""What tests of every package use: polling, proxies, checks and writers of journals."""
