@@ -1,7 +1,9 @@
 """Connections: what follows the last request, what is bounded, and that every client gets the answer it may have."""
 
 import asyncio
+import gc
 import socket
+import tracemalloc
 from collections.abc import AsyncIterator
 from itertools import pairwise
 
@@ -331,6 +333,32 @@ async def test_withheld_bodies_make_place() -> None:
         for wire in withheld:
             await wire.close()
         await until(lambda: api.gateway.capacity.body_bytes == 0)
+
+
+@pytest.mark.parametrize(("path", "status"), [(PATH, 503), ("/nothing", 404)], ids=["being read", "answered unread"])
+async def test_a_body_that_is_given_up_is_forgotten_though_its_connection_lingers(path: str, status: int) -> None:
+    """No bound counts its bytes while the client may still read the answer."""
+    connections, sent = 16, b" " * 150_000
+    bounds = Bounds(body_bytes=1 if status == 503 else 64 << 20)
+    head = request_bytes("POST", path, headers=(JSON_TYPE, ("Content-Length", "900000")))
+    async with serving(MemoryThreads(), GatewayOptions(bounds=bounds)) as api:
+        await api.create()
+        tracemalloc.start()
+        try:
+            wires = [await Wire.open(api.port) for _ in range(connections)]
+            before, _ = tracemalloc.get_traced_memory()
+            for wire in wires:
+                wire.send(head)
+                wire.send(sent)
+                check(await wire.answer(), status, "overloaded" if status == 503 else "route-not-found")
+            gc.collect()
+            after, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert api.gateway.connections == connections
+        assert after - before < connections * len(sent) / 4
+        for wire in wires:
+            await wire.close()
 
 
 async def test_clients_that_do_not_read_make_place() -> None:

@@ -27,6 +27,8 @@ SECRET: Final = "a secret of sixteen bytes or more"
 TURN_BOUND_MS: Final = 50.0
 RSS_BOUND_MIB: Final = 256.0
 _CLIENT_PAUSE_S: Final = 0.05
+_MESSAGES_A_THREAD: Final = 1_000
+"""The well-behaved client begins another thread then: a thread holds 5,000 live messages."""
 _CLIENT_PATIENCE_S: Final = 20.0
 _QUIET_S: Final = 0.7
 """A client of raw bytes hangs up after so long without an answer."""
@@ -76,14 +78,15 @@ class Rig:
         self._failures: list[str] = []
         self._requests = 0
         self._slowest_s = 0.0
+        self._messages = 0
+        """Messages in the thread of now."""
         self._neighbour: asyncio.Task[None] | None = None
         self._descriptors = 0
         self._epochs: object = None
 
     async def begin(self) -> None:
         """Warm the worker up, take its accounts, and start the well-behaved client."""
-        body = {"accountId": self._account, "title": "t", "administratorIds": [self._account], "memberIds": []}
-        self._thread = (await self._ask("POST", "/v1/threads/create", body))["threadId"]
+        await self._begin_thread()
         for _ in range(3):
             await asyncio.gather(*(self._exchange() for _ in range(4)))
         self._epochs = await self._cluster()
@@ -188,7 +191,15 @@ class Rig:
                 assert answer.status == 200, f"{method} {path}: {answer.status} {found[:200]!r}"
                 return json.loads(found)
 
+    async def _begin_thread(self) -> None:
+        body = {"accountId": self._account, "title": "t", "administratorIds": [self._account], "memberIds": []}
+        self._thread = (await self._ask("POST", "/v1/threads/create", body))["threadId"]
+        self._messages = 0
+
     async def _exchange(self) -> None:
+        if self._messages >= _MESSAGES_A_THREAD:
+            await self._begin_thread()
+        self._messages += 1
         path = f"/v1/threads/{self._thread}"
         began = time.monotonic()
         body = {"accountId": self._account, "messages": [{"text": "all is well"}]}

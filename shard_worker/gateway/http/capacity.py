@@ -17,6 +17,9 @@ _LOG_EVERY_S: Final = 60.0
 """Dropped connections are logged once in so long, with their number: a flood must not fill the log."""
 _PART: Final = 64
 """One search among all connections frees this part of a bound: the search costs a millisecond, and a flood many."""
+_PRESENT_PART: Final = 4
+"""At most this part of the open connections is dropped for one newcomer: descriptors may run out long before the bound,
+and a client that waits between two requests is then among the youngest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +94,9 @@ class Capacity:
         return True
 
     def make_place(self, now: float) -> None:
-        """Drop the connections that have waited longest for their clients, a part of all that may be open."""
-        for _, _, client in heapq.nsmallest(max(1, self.bounds.connections // _PART), self._waiting()):
+        """Drop the connections that have waited longest for their clients, a part of those that are open."""
+        most = min(self.bounds.connections // _PART, len(self.clients) // _PRESENT_PART)
+        for _, _, client in heapq.nsmallest(max(1, most), self._waiting()):
             self.clients.pop(client, None)
             self._drop(client, "connections", now)
 

@@ -120,7 +120,7 @@ class GatewayConnection(ReceivingConnection):
         if self._paused_since:
             if self.transport is not None:
                 self.transport.abort()
-        elif self._arrival.body is not None or self._head_since:
+        elif self._arrival.body is not None or self._head_since or self._backlog is not None:
             self._refuse(problem)
         else:
             self.force_close()

@@ -94,6 +94,12 @@ def is_one_piece(data: bytes) -> bool:
     return data.count(_BLANK_LINE) <= 1
 
 
+def forget_received(body: StreamReader) -> None:
+    """Drop what was received of a body and not read.  A reader that is being woken still takes what it is woken for."""
+    if body._waiter is None and body.total_bytes:  # noqa: SLF001 - without a reader nothing else empties the buffer
+        body.read_nowait(-1)
+
+
 class Arrival:
     """Follows what is fed to the parser: whether it ends within a head, within a body, or with a whole request."""
 

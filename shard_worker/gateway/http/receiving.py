@@ -244,16 +244,20 @@ class ReceivingConnection(RequestHandler):
         self._stop_listening(error)  # the handler of a request whose body is given up answers the problem
 
     def _stop_listening(self, error: Exception | None = None) -> None:
-        """Throw away what still comes; with an error, bodies that are not complete are given up."""
+        """Throw away what still comes, and what came of a body that nobody will read; with an error, it is given up."""
         self._deaf = True
-        self._backlog = None
+        if self._backlog is not None:
+            self._discarded += len(self._backlog)
+            self._backlog = None
         self._head_since = 0.0
         self._message_tail = b""
-        if error is None:
-            return
         # Only the newest request can lack a part of its body: the parser begins no other before it is whole.
         body = self._arrival.body
-        if body is not None and not body.is_eof() and body.exception() is None:
+        if body is None or body.is_eof() or body.exception() is not None:
+            return
+        # The connection may linger until its client has read the answer, and no bound counts these bytes any more.
+        framing.forget_received(body)
+        if error is not None:
             body.set_exception(error)
 
     def _discard(self, data: bytes) -> None:

@@ -86,4 +86,8 @@ async def _wait_for_body(request: web.BaseRequest, options: GatewayOptions, limi
     except (HttpProcessingError, HTTPException, RequestPayloadError):
         detail = "body: its transfer encoding is broken, or it ended early"
         raise ProblemRaised(Problem(code=ProblemCode.MALFORMED_HTTP, detail=detail, close=True)) from None
+    except BaseException:
+        # The error may be kept with its traceback, and with it this frame, for as long as the client may read the answer.
+        body.clear()
+        raise
     return bytes(body)
