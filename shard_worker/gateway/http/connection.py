@@ -159,6 +159,17 @@ class GatewayConnection(ReceivingConnection):
     ) -> tuple[web.StreamResponse, bool]:
         """Send the answer; the last one says so, and the client may read it before the connection closes."""
         whole = request.content.is_eof()
+        if (
+            whole
+            and not (self._last or self._client_ended)
+            and isinstance(resp, Reply)
+            and len(resp.content) <= WRITE_HIGH_BYTES
+        ):
+            try:
+                await resp.prepare(request)
+            except ConnectionError:
+                return resp, True
+            return resp, False
         if not whole:
             self._last = True
             self._stop_listening()

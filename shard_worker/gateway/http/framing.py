@@ -8,7 +8,7 @@ here does I/O.
 from collections.abc import Iterator
 from typing import Final
 
-from aiohttp import HttpVersion10, hdrs
+from aiohttp import HttpVersion10, HttpVersion11, hdrs
 from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
@@ -76,6 +76,18 @@ def ends_connection(message: RawRequestMessage) -> bool:
     return message.should_close or message.upgrade or message.method == hdrs.METH_CONNECT
 
 
+def is_whole_and_plain(message: RawRequestMessage, payload: StreamReader, data: bytes) -> bool:
+    """Whether ``data`` is this request and nothing else, whole, and others may follow it: as nearly every request is."""
+    return (
+        payload.is_eof()
+        and message.version == HttpVersion11
+        and not (message.should_close or message.upgrade or message.chunked)
+        and data.find(_BLANK_LINE) + len(_BLANK_LINE) + payload.total_bytes == len(data)
+        and hdrs.TRANSFER_ENCODING not in message.headers
+        and message.method != hdrs.METH_CONNECT
+    )
+
+
 def pieces(data: bytes) -> Iterator[bytes]:
     """The data, cut behind each blank line, so that a piece holds the end of one head at most.
 
@@ -87,6 +99,12 @@ def pieces(data: bytes) -> Iterator[bytes]:
         begin = end + len(_BLANK_LINE)
     if begin < len(data):
         yield data[begin:]
+
+
+def holds_one_head(data: bytes) -> bool:
+    """Whether ``data`` has just one blank line, as the end of one head has."""
+    end = data.find(_BLANK_LINE)
+    return end >= 0 and data.find(_BLANK_LINE, end + 1) < 0
 
 
 def is_one_piece(data: bytes) -> bool:
@@ -116,6 +134,11 @@ class Arrival:
         self._before = 0
         self._end = b""
         """The last bytes of half a head: the blank line that ends it may come in pieces."""
+
+    @property
+    def within(self) -> bool:
+        """Whether what was fed ends within a request."""
+        return self.half_head or self.body is not None
 
     def begin(self) -> None:
         """A piece is about to be fed."""

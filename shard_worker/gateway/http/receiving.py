@@ -43,6 +43,7 @@ class ReceivingConnection(RequestHandler):
         "_intake",
         "_last",
         "_lingering",
+        "_quiet",
         "_request_timeout_s",
         "_served_1_0",
         "held",
@@ -71,6 +72,8 @@ class ReceivingConnection(RequestHandler):
         self.request_since = 0.0
         """Loop time of the first byte of the request whose body is under way."""
         self._served_1_0 = False
+        self._quiet = True
+        """Whether nothing of an earlier request is left that the next one would have to be judged by."""
         self._backlog: bytes | None = None
         """Bytes received that wait for a turn; meanwhile the transport is not read."""
         self._enlisted = False
@@ -96,6 +99,40 @@ class ReceivingConnection(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Parse what has come, or as much of it as this turn allows."""
+        if self._quiet and not self._messages and len(data) <= _UNCOUNTED_BYTES and self._take_whole(data):
+            return
+        self._quiet = False
+        self._receive(data)
+        self._quiet = not (
+            self._last
+            or self._deaf
+            or self._served_1_0
+            or self.held
+            or self._head_since
+            or self._backlog is not None
+            or self._arrival.within
+        )
+
+    def _take_whole(self, data: bytes) -> bool:
+        """Parse what is nearly always one request and nothing else; False when nothing was parsed.
+
+        A way around all that the other requests need: what is judged, timed or counted of them is nothing here.
+        """
+        if not framing.holds_one_head(data) or self._paused_by_aiohttp or not self._intake.admits(len(data)):
+            return False
+        self._parse(data)
+        messages = self._messages
+        if len(messages) == 1:
+            message, payload = messages[0]
+            if not isinstance(message, _ErrInfo) and framing.is_whole_and_plain(message, payload, data):
+                self._accepted_at = 0.0
+                return True
+        self._quiet = False
+        self._judge(data, queued=0, was_last=False)
+        return True
+
+    def _receive(self, data: bytes) -> None:
+        """Take bytes in whatever state the connection is."""
         if self._deaf:
             self._discard(data)
             return
@@ -138,6 +175,11 @@ class ReceivingConnection(RequestHandler):
             super()._resume_transport_reading()
         return len(data)
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Go on reading, if it was paused: aiohttp asks for it after each read of a body."""
+        if self._reading_paused or self._buffer_paused:
+            super().resume_reading(resume_parser)
+
     def _enlist(self) -> None:
         if not self._enlisted and self._backlog is not None:
             self._enlisted = True
@@ -166,10 +208,18 @@ class ReceivingConnection(RequestHandler):
         arrival, messages = self._arrival, self._messages
         queued, was_last = len(messages), self._last
         arrival.begin()
+        self._parse(data)
+        self._judge(data, queued=queued, was_last=was_last)
+
+    def _parse(self, data: bytes) -> None:
         try:
             super().data_received(data)
         except Exception as error:  # noqa: BLE001 - the parser's own fault at some bytes is answered like any other
             self._queue_error(error)
+
+    def _judge(self, data: bytes, *, queued: int, was_last: bool) -> None:
+        """Judge the messages that the parser made of a piece, and follow where the newest request ends."""
+        arrival, messages = self._arrival, self._messages
         message: RawRequestMessage | _ErrInfo | None = None
         payload: StreamReader | None = None
         begun = len(messages) > queued
@@ -246,6 +296,7 @@ class ReceivingConnection(RequestHandler):
     def _stop_listening(self, error: Exception | None = None) -> None:
         """Throw away what still comes, and what came of a body that nobody will read; with an error, it is given up."""
         self._deaf = True
+        self._quiet = False
         if self._backlog is not None:
             self._discarded += len(self._backlog)
             self._backlog = None

@@ -4,8 +4,8 @@ The order of the checks is the contract's: shape (all failures at once) and idem
 the owner.  Nothing is kept between two requests; what makes a retry safe is in the journal.
 
 A body costs the loop in proportion to what it holds, so its size decides its way.  Up to `UNCOUNTED_BYTES`, as nearly
-every body, it can do no harm and waits for no other.  Beyond, its structure is counted before it is decoded, and it
-shares the turns of the loop with others by the `TurnBudget`.
+every body, it can do no harm and waits for no other as long as it is faultless.  Beyond, its structure is counted
+before it is decoded, and it shares the turns of the loop with others by the `TurnBudget`, as one with a fault does.
 """
 
 import time
@@ -60,19 +60,12 @@ class Posting:
         failures: list[str] = []
         found: list[str] = []
         body: CommandBody | None = None
-        if len(raw) > UNCOUNTED_BYTES:
-            await self._turns.admit()
-        with Piece(self._turns) as piece:
-            if len(raw) > UNCOUNTED_BYTES:
-                json_bounds.check(raw, route.bounds)
-            if len(raw) <= DIRECT_BYTES:
-                body = faultless(route.body, raw)
-            if body is None:
-                await piece.pause()
-                value, failures = json_decoding.decode(raw)
-                await piece.pause()
-                body, found = await validate(route.body, value, piece)
-                await piece.pause()
+        begun = time.perf_counter()
+        if len(raw) <= UNCOUNTED_BYTES:
+            body = faultless(route.body, raw)
+        if body is None:
+            self._turns.spend(time.perf_counter() - begun)
+            body, failures, found = await self._validate_in_turns(route, raw)
         thread_id = None if route.creates else canonical(segment)
         key: str | None = None
         if keys is not None:
@@ -108,6 +101,23 @@ class Posting:
         if type(answer) is Done:
             return Reply(route.render(target, answer), fields=REPLAYED if answer.replayed else JSON)
         return _not_done(answer, target if route.creates else None)
+
+    async def _validate_in_turns(
+        self, route: CommandRoute, raw: bytes
+    ) -> tuple[CommandBody | None, list[str], list[str]]:
+        """The body, what keeps it from being JSON, and what keeps it from being the route's body."""
+        await self._turns.admit()
+        with Piece(self._turns) as piece:
+            if len(raw) > UNCOUNTED_BYTES:
+                json_bounds.check(raw, route.bounds)
+                if len(raw) <= DIRECT_BYTES and (body := faultless(route.body, raw)) is not None:
+                    return body, [], []
+            await piece.pause()
+            value, failures = json_decoding.decode(raw)
+            await piece.pause()
+            found_body, found = await validate(route.body, value, piece)
+            await piece.pause()
+            return found_body, failures, found
 
     def _new_thread_id(self, body: CommandBody, key: str | None, now: int) -> ThreadId:
         """The id of the thread to create: the client's choice, or what the key comes to, or a new one."""
