@@ -31,6 +31,8 @@ _OLD_THREADS = 20
 _OLD_KEYS = 100
 """On each of those threads: three times as many as an actor remembers."""
 _BAR = 0.95
+_LIMIT = 1_000_000_000
+"""Live messages a thread: out of the way."""
 
 
 def _id() -> str:
@@ -97,13 +99,19 @@ async def _measure(target: Target, rounds: int, seconds: float) -> list[tuple[fl
     await asyncio.gather(*[_fresh(chat, time.monotonic() + 1.0) for chat in chats])
     found = []
     at = 0
-    for _ in range(rounds):
-        until = time.monotonic() + seconds
-        plain = await asyncio.gather(*[_fresh(chat, until) for chat in chats])
-        until = time.monotonic() + seconds
+    for number in range(rounds):
         before = at
-        at, *others = await asyncio.gather(_repeat(repeater, until, at), *[_fresh(chat, until) for chat in chats[:-1]])
-        found.append((sum(plain[:-1]) / seconds, sum(others) / seconds, at - before))
+        plain: list[int] = []
+        others: list[int] = []
+        # Threads grow meanwhile: neither half always comes first.
+        for repeats in (False, True) if number % 2 else (True, False):
+            until = time.monotonic() + seconds
+            posting = [_fresh(chat, until) for chat in chats[:-1]]
+            if repeats:
+                at, *others = await asyncio.gather(_repeat(repeater, until, at), *posting)
+            else:
+                _, *plain = await asyncio.gather(_fresh(chats[-1], until), *posting)
+        found.append((sum(plain) / seconds, sum(others) / seconds, at - before))
     return found
 
 
@@ -124,6 +132,7 @@ async def _run(rounds: int, seconds: float) -> list[tuple[float, float, int]]:
                 "SHARD_WORKER_SECRET": SECRET,
                 "SHARD_WORKER_PUBLIC_PORT": "0",
                 "SHARD_WORKER_MANAGEMENT_PORT": "0",
+                "SHARD_WORKER_MAX_MESSAGES": str(_LIMIT),
             }
             worker = WorkerProcess("w0", folder, environment, shared.fileno())
             try:

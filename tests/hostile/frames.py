@@ -64,4 +64,12 @@ FRAMES: Final[dict[str, Callable[[], bytes]]] = {
 }
 """By name."""
 
-INPUTS: Final[tuple[HostileInput, ...]] = of_bytes(FRAMES, Port.MANAGEMENT)
+_AT_ONCE: Final = 200
+
+INPUTS: Final[tuple[HostileInput, ...]] = (
+    *of_bytes(FRAMES, Port.MANAGEMENT),
+    *(
+        HostileInput(name=f"{name}-{_AT_ONCE}-at-once", port=Port.MANAGEMENT, raw=FRAMES[name], connections=_AT_ONCE)
+        for name in ("tls-hello-alone", "tls-hello-to-an-incarnation", "tls-hello-and-a-megabyte")
+    ),
+)

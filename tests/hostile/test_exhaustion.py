@@ -12,7 +12,7 @@ from tests.hostile.inputs import HostileInput, Port
 from tests.hostile.rig import HOST, rig
 from tests.support.polling import until
 
-WITHHELD = 600
+WITHHELD = 2_500
 _HEAD = (
     b"POST /v1/threads/01BX5ZZKBKACTAV9WEVGEMMVRZ/messages/add HTTP/1.1\r\nHost: test\r\n"
     b"Content-Type: application/json\r\nContent-Length: 1000000\r\n\r\n"
