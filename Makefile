@@ -23,7 +23,7 @@ down: setup ## Stop it; the data stays
 status: setup ## What runs, and who owns what
 	@$(BIN)/threadcluster local status $(ARGS)
 
-test: setup ## The gate: format, lint, types, imports, all tests (at most 10 minutes on two cores)
+test: setup ## The gate: format, lint, types, imports, all tests (at most 7 minutes on two cores)
 	@$(MAKE) --no-print-directory -j 2 pytest beside-pytest
 
 # Many of the tests wait: what needs the processor alone goes on meanwhile.

@@ -6,16 +6,16 @@ from typing import Final
 import click
 
 _COMMANDS: Final = {
-    "local": "local.cli",
-    "operator": "operator_cli",
-    "shards": "verbs.shards",
-    "cordon": "verbs.cordon",
-    "uncordon": "verbs.cordon",
-    "drain": "verbs.cordon",
-    "pin": "verbs.pin",
-    "plan": "verbs.plan",
-    "rebalance": "verbs.plan",
-    "history": "verbs.history",
+    "local": "cli.local",
+    "operator": "cli.operator",
+    "shards": "cli.shards",
+    "cordon": "cli.cordon",
+    "uncordon": "cli.cordon",
+    "drain": "cli.cordon",
+    "pin": "cli.pin",
+    "plan": "cli.plan",
+    "rebalance": "cli.plan",
+    "history": "cli.history",
 }
 """Each command, by the module that has it under its name: only the one that is given is imported."""
 
