@@ -1,18 +1,29 @@
-"""Metrics of a worker's part in ownership and in the journal: what would page its operators first."""
+"""Prometheus metrics of a worker: ownership, the journal, the database's sessions and memory.
+
+A collector reads what the parts count; nothing is counted here.
+"""
 
 from collections.abc import Iterator, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from shard_worker.actors.passivation import Residents
 from shard_worker.actors.region import ShardRegion
+from shard_worker.contract import DatabaseFault
+from shard_worker.database.connection import Database
 from shard_worker.journal.appender import Appender
+from shard_worker.journal.heads import AcknowledgedHeads
+from shard_worker.journal.loader import Loader
+from shard_worker.journal.message_reader import MessageReader
+from shard_worker.journal.snapshots import SnapshotWriter
+from shard_worker.memory import MemoryBudget
 from shard_worker.ownership.handoff_metrics import PAUSES_MS
 from shard_worker.ownership.membership import Ownership
 
 
 class OwnershipMetrics(Collector):
-    """Reads what the parts count; nothing is counted here."""
+    """A worker's part in ownership and in the journal: what would page its operators first."""
 
     def __init__(
         self, ownership: Ownership, region: ShardRegion, appender: Appender, excess: Sequence[str] = ()
@@ -81,4 +92,94 @@ class OwnershipMetrics(Collector):
             "threadcluster_pending_bytes",
             "Bytes of waiting requests and of events on their way.",
             self._region.pending_bytes(),
+        )
+
+
+class DatabaseMetrics(Collector):
+    """A worker's sessions with Postgres, fail-overs, and what they lost."""
+
+    def __init__(self, database: Database, heads: AcknowledgedHeads) -> None:
+        self._database = database
+        self._heads = heads
+
+    def collect(self) -> Iterator[Metric]:
+        """The families, as of now."""
+        database = self._database
+        yield CounterMetricFamily(
+            "threadcluster_acknowledged_lost_events",
+            "Acknowledged events that were missing from the journal when a session was opened; alarm above 0.",
+            self._heads.lost_events,
+        )
+        yield CounterMetricFamily(
+            "threadcluster_database_failovers",
+            "Fail-overs of Postgres that this worker went through.",
+            database.failovers,
+        )
+        yield GaugeMetricFamily(
+            "threadcluster_database_timeline",
+            "The newest timeline of Postgres that this worker knows; 0 before it knows one.",
+            database.newest.timeline if database.newest is not None else 0,
+        )
+        yield GaugeMetricFamily(
+            "threadcluster_database_sessions", "Sessions of this worker that are open.", database.open_sessions
+        )
+        yield CounterMetricFamily(
+            "threadcluster_database_connects", "Attempts to open a session, failed ones too.", database.gate.attempts
+        )
+        refusals = CounterMetricFamily(
+            "threadcluster_database_connects_failed", "Sessions that were not had, by why.", labels=["fault"]
+        )
+        for fault in DatabaseFault:
+            if fault in database.refusals:
+                refusals.add_metric([fault.value], database.refusals[fault])
+        yield refusals
+
+
+class MemoryMetrics(Collector):
+    """What a worker holds in memory, and how it reads histories back."""
+
+    def __init__(
+        self,
+        memory: MemoryBudget,
+        residents: Residents,
+        loader: Loader,
+        snapshots: SnapshotWriter,
+        messages: MessageReader,
+    ) -> None:
+        self._memory = memory
+        self._residents = residents
+        self._loader = loader
+        self._snapshots = snapshots
+        self._messages = messages
+
+    def collect(self) -> Iterator[Metric]:
+        """The families, as of now."""
+        loads = self._loader.metrics
+        yield GaugeMetricFamily("threadcluster_memory_budget_bytes", "The memory budget.", self._memory.limit)
+        yield GaugeMetricFamily("threadcluster_memory_used_bytes", "Bytes of the budget in use.", self._memory.used)
+        yield GaugeMetricFamily("threadcluster_resident_threads", "Threads in memory.", len(self._residents))
+        yield GaugeMetricFamily(
+            "threadcluster_resident_bytes", "Bytes of the threads in memory, estimated.", self._residents.bytes
+        )
+        yield CounterMetricFamily(
+            "threadcluster_threads_passivated", "Threads that left memory.", self._residents.passivated
+        )
+        yield CounterMetricFamily("threadcluster_threads_loaded", "Threads read from the journal.", loads.threads)
+        yield CounterMetricFamily("threadcluster_events_replayed", "Events folded for that.", loads.events)
+        yield CounterMetricFamily("threadcluster_history_pages", "Pages of histories read.", loads.pages)
+        yield GaugeMetricFamily(
+            "threadcluster_long_loads", "Threads whose long history is being read.", self._loader.long_loads
+        )
+        yield CounterMetricFamily("threadcluster_threads_poisoned", "Histories that could not be read.", loads.poisoned)
+        snapshots = CounterMetricFamily(
+            "threadcluster_snapshots", "Snapshots, by what became of them.", labels=["outcome"]
+        )
+        snapshots.add_metric(["saved"], self._snapshots.saved)
+        snapshots.add_metric(["dropped"], self._snapshots.dropped)
+        snapshots.add_metric(["discarded"], loads.snapshots_discarded)
+        yield snapshots
+        yield CounterMetricFamily(
+            "threadcluster_whole_events_read",
+            "Events read whole for the text of a message, since its place was unknown or wrong.",
+            self._messages.whole_events,
         )

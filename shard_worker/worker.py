@@ -29,7 +29,6 @@ from shard_worker.database.migration import read_id_salt, read_meta
 from shard_worker.database.reconnecting import Backoff
 from shard_worker.database.roles import excess_privileges
 from shard_worker.database.tls import Tls
-from shard_worker.database_metrics import DatabaseMetrics
 from shard_worker.domain.ids import ShardId
 from shard_worker.domain.limits import Limits
 from shard_worker.gateway.http.capacity import Bounds
@@ -46,9 +45,8 @@ from shard_worker.journal.snapshots import SnapshotWriter
 from shard_worker.loop_watchdog import LoopWatchdog
 from shard_worker.management_view import WorkerView
 from shard_worker.memory import MemoryBudget, default_budget
-from shard_worker.memory_metrics import MemoryMetrics
 from shard_worker.memory_trimmer import MemoryTrimmer
-from shard_worker.metrics import OwnershipMetrics
+from shard_worker.metrics import DatabaseMetrics, MemoryMetrics, OwnershipMetrics
 from shard_worker.ownership.membership import Ownership
 from shard_worker.ownership.store import Address
 from shard_worker.ownership.view import Capabilities

@@ -34,8 +34,8 @@ async def _thread_of_large_messages(host: str, port: int, account: str) -> str:
         thread: str = (await _ask(reader, writer, "POST", "/v1/threads/create", body))["threadId"]
         for _ in range(_MESSAGES // _A_POST):
             messages = [{"text": _TEXT, "toAccountIds": [account]} for _ in range(_A_POST)]
-            body = {"accountId": account, "messages": messages}
-            await _ask(reader, writer, "POST", f"/v1/threads/{thread}/messages/add", body)
+            posted = {"accountId": account, "messages": messages}
+            await _ask(reader, writer, "POST", f"/v1/threads/{thread}/messages/add", posted)
         return thread
     finally:
         writer.transport.abort()

@@ -129,6 +129,18 @@ class Stage:
     async def prepare(self) -> None:
         """Make the threads, and find out how much load is too much."""
         settings = self.settings
+        await self.make_threads()
+        async with self.load(self.fleet.urls, think_s=0.0) as load:
+            await asyncio.sleep(settings.saturate_s)
+            tape = await load.stop()
+        self.saturated_per_s = tape.per_second
+        self.think_s = await self.thinking_for(settings.cpu_share)
+
+    async def make_threads(self) -> None:
+        """Make new threads for the load that follows: on a fast machine those of an earlier figure are long histories
+        by now, or at their limit of live messages.
+        """
+        settings = self.settings
         wanted = settings.shards * settings.threads_per_shard
         click.echo(f"creating about {wanted} threads in {settings.shards} shards", err=True)
         by_shard: dict[int, list[Thread]] = defaultdict(list)
@@ -139,11 +151,6 @@ class Stage:
             for thread in threads_of(requests, settings.shards):
                 by_shard[thread.shard].append(thread)
         self.threads = [thread for mine in by_shard.values() for thread in mine[: settings.threads_per_shard]]
-        async with self.load(self.fleet.urls, think_s=0.0) as load:
-            await asyncio.sleep(settings.saturate_s)
-            tape = await load.stop()
-        self.saturated_per_s = tape.per_second
-        self.think_s = await self.thinking_for(settings.cpu_share)
 
     async def thinking_for(self, cpu_share: float) -> float:
         """How long lanes must think so that all together keep this share of the cores busy.

@@ -46,12 +46,19 @@ async def _on_stage(stage: Stage, wanted: Set[int]) -> list[Figure]:
         usual = await handoffs.hand_over(stage, settings.handoff_rounds, stage.think_s)
         full_s = await stage.thinking_for(settings.full_share)
         moved = usual, await handoffs.hand_over(stage, settings.full_rounds, full_s)
-    killed = await takeovers.kills(stage) if wanted & _KILLED else []
-    frozen = await takeovers.freezes(stage) if wanted & _FROZEN else []
+    killed: list[takeovers.Takeover] = []
+    frozen: list[takeovers.Takeover] = []
+    if wanted & _KILLED:
+        await stage.make_threads()
+        killed = await takeovers.kills(stage)
+    if wanted & _FROZEN:
+        await stage.make_threads()
+        frozen = await takeovers.freezes(stage)
     found = takeovers.figures(killed, frozen)
     if moved is not None:
         found += handoffs.figures(*moved, [value for each in killed for value in each.cold_ms])
     if 6 in wanted:
+        await stage.make_threads()
         found.append(await leaving.leave(stage))
     return [*found[:-1], replace(found[-1], broken=(*found[-1].broken, *await _unproven(stage)))]
 
