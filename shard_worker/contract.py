@@ -29,14 +29,14 @@ class DatabaseFault(StrEnum):
     SCHEMA_TOO_NEW = "SchemaTooNew"
 
 
-class MigrationEnd(Struct, frozen=True):
+class MigrationFailure(Struct, frozen=True):
     """A termination message of `shard-worker migrate`, as JSON; one that succeeded leaves none."""
 
     reason: DatabaseFault
     message: str
 
 
-def bracketed(host: str) -> str:
+def url_host(host: str) -> str:
     """A host as it stands before a port in a URL: IPv6 addresses in brackets."""
     return f"[{host}]" if ":" in host else host
 
@@ -200,7 +200,7 @@ class PrepareShard(Struct, frozen=True, gc=False, tag="prepare-shard", array_lik
     thread_ids: tuple[ThreadId, ...]
 
 
-class ShardGiven(Struct, frozen=True, gc=False, tag="shard-given", array_like=True):
+class ShardTransferred(Struct, frozen=True, gc=False, tag="shard-given", array_like=True):
     """A shard's owner of before to the present one: the database says since ``epoch`` that it is yours; serve it.
 
     It is true of ``incarnation`` alone.  ``head`` is the last sequence number of the shard, which the owner of before
@@ -213,8 +213,8 @@ class ShardGiven(Struct, frozen=True, gc=False, tag="shard-given", array_like=Tr
     head: int | None
 
 
-class Received(Struct, frozen=True, gc=False, tag="received", array_like=True):
-    """The answer to `PrepareShard` and `ShardGiven`: ``ready`` when what was asked is done."""
+class Ack(Struct, frozen=True, gc=False, tag="received", array_like=True):
+    """The answer to `PrepareShard` and `ShardTransferred`: ``ready`` when what was asked is done."""
 
     ready: bool
 
@@ -223,7 +223,7 @@ Answer = Done | ThreadView | Existence | AccountIdPage | MessagePage | Refusal |
 """What a gateway gets for a `Request`."""
 OwnerAnswer = Answer | Moved
 """What the owner of a shard gives, or the worker that was taken for it."""
-PeerRequest = Request | PrepareShard | ShardGiven
+PeerRequest = Request | PrepareShard | ShardTransferred
 """What one worker asks another."""
-PeerAnswer = OwnerAnswer | Received
+PeerAnswer = OwnerAnswer | Ack
 """What it gets."""

@@ -9,7 +9,7 @@ this module shows a user or a password.
 from typing import Final, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from shard_worker.contract import bracketed
+from shard_worker.contract import url_host
 
 _SCHEMES: Final = ("postgresql://", "postgres://")
 _PORT: Final = 5432
@@ -24,7 +24,7 @@ class Host(NamedTuple):
     port: int | None
 
     def __str__(self) -> str:
-        return f"{bracketed(self.name or 'localhost')}:{self.port or _PORT}"
+        return f"{url_host(self.name or 'localhost')}:{self.port or _PORT}"
 
 
 class Dsn(NamedTuple):

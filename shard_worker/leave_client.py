@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from shard_worker.contract import bracketed
+from shard_worker.contract import url_host
 from shard_worker.contract_tls import INTERNAL_NAME, internal_client_context
 
 _ASK_EVERY_S: Final = 0.1
@@ -21,14 +21,14 @@ _ANSWER_S: Final = 2.0
 Say = Callable[[str], None]
 
 
-class NotLeft(Exception):
+class LeaveFailed(Exception):
     """The worker was not brought to leave; the message says why."""
 
 
 def leave(
     host: str, port: int, secrets: tuple[bytes, ...], *, timeout_s: float, say: Say, at_least_s: float = 0.0
 ) -> None:
-    """Have the worker at an address leave, and return when it owns nothing, after ``at_least_s``.  Raises `NotLeft`.
+    """Have the worker at an address leave, and return when it owns nothing, after ``at_least_s``.  Raises `LeaveFailed`.
 
     The worker answers requests all the while, by forwarding them: for those whose load balancer has not noticed yet.
     """
@@ -39,17 +39,17 @@ def leave(
 
 def _leave(host: str, port: int, secrets: tuple[bytes, ...], timeout_s: float, say: Say) -> bool:
     """Whether the worker, which owns nothing now, still runs."""
-    where = f"{bracketed(host)}:{port}"
+    where = f"{url_host(host)}:{port}"
     deadline = time.monotonic() + timeout_s
     owned = None
     while True:
         try:
             left = _ask(host, port, secrets)
         except ssl.SSLError as error:
-            raise NotLeft(f"the worker at {where} and this command do not hold the same secret: {error}") from error
+            raise LeaveFailed(f"the worker at {where} and this command do not hold the same secret: {error}") from error
         except (OSError, http.client.HTTPException) as error:
             if owned is None:
-                raise NotLeft(f"no worker answers at {where}: {str(error) or repr(error)}") from error
+                raise LeaveFailed(f"no worker answers at {where}: {str(error) or repr(error)}") from error
             if isinstance(error, ConnectionRefusedError):
                 say("the worker has ended")
                 return False
@@ -60,13 +60,13 @@ def _leave(host: str, port: int, secrets: tuple[bytes, ...], timeout_s: float, s
         if owned == 0:
             return True
         if time.monotonic() >= deadline:
-            raise NotLeft(f"the worker at {where} still owns {owned} shards after {timeout_s:g} s")
+            raise LeaveFailed(f"the worker at {where} still owns {owned} shards after {timeout_s:g} s")
         time.sleep(_ASK_EVERY_S)
 
 
 def _ask(host: str, port: int, secrets: tuple[bytes, ...]) -> int:
     """Ask once; how many shards the worker still owns."""
-    where = f"{bracketed(host)}:{port}"
+    where = f"{url_host(host)}:{port}"
     connection = http.client.HTTPConnection(host, port, timeout=_ANSWER_S)
     try:
         plain = socket.create_connection((host, port), timeout=_ANSWER_S)
@@ -83,4 +83,4 @@ def _ask(host: str, port: int, secrets: tuple[bytes, ...]) -> int:
         reason = str(found["detail"])
     except (ValueError, KeyError, TypeError):
         reason = "this is not a worker's management port"
-    raise NotLeft(f"the worker at {where} refuses ({response.status}): {reason}")
+    raise LeaveFailed(f"the worker at {where} refuses ({response.status}): {reason}")

@@ -13,16 +13,16 @@ from typing import Final, TypeVar, get_args
 import click
 import msgspec
 
-from shard_worker.contract import MigrationEnd
+from shard_worker.contract import MigrationFailure
 from shard_worker.contract_tls import fingerprint, internal_client_leaf, parse_secrets
 from shard_worker.database.connection import DatabaseError
 from shard_worker.database.migration import migrate as run_migrations
 from shard_worker.database.tls import Tls, TlsMode
 from shard_worker.journal.fsck.run import fsck as check_journal
-from shard_worker.leave_client import NotLeft
+from shard_worker.leave_client import LeaveFailed
 from shard_worker.leave_client import leave as ask_to_leave
 from shard_worker.logs import configure_logging
-from shard_worker.settings import PREFIX, SettingsRefused, WorkerSettings, load_settings
+from shard_worker.settings import PREFIX, InvalidSettings, WorkerSettings, load_settings
 from shard_worker.worker import WorkerFailed, run_worker
 
 log = logging.getLogger("shard_worker")
@@ -79,7 +79,7 @@ def run() -> None:
     """
     try:
         settings = load_settings()
-    except SettingsRefused as error:
+    except InvalidSettings as error:
         raise click.UsageError(str(error)) from error
     configure_logging(settings.log_level, settings.log_format)
     _calm_collector()
@@ -87,7 +87,7 @@ def run() -> None:
     try:
         with asyncio.Runner(loop_factory=_event_loop) as runner:
             runner.run(run_worker(settings))
-    except (WorkerFailed, DatabaseError, SettingsRefused, OSError) as error:
+    except (WorkerFailed, DatabaseError, InvalidSettings, OSError) as error:
         log.critical("the worker cannot go on", extra={"cause": str(error)})
         sys.exit(1)
 
@@ -160,7 +160,7 @@ def leave(
     host = "127.0.0.1" if host in ("", "0.0.0.0", "::") else host  # noqa: S104 - it is replaced, not bound
     try:
         ask_to_leave(host, port, known, timeout_s=timeout_s, at_least_s=at_least_s, say=click.echo)
-    except NotLeft as error:
+    except LeaveFailed as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -278,7 +278,7 @@ def migrate(
 
 
 def _termination_message(error: DatabaseError) -> str:
-    return msgspec.json.encode(MigrationEnd(error.fault, str(error)[:_MESSAGE_MOST])).decode()
+    return msgspec.json.encode(MigrationFailure(error.fault, str(error)[:_MESSAGE_MOST])).decode()
 
 
 @main.command()

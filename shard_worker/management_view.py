@@ -10,15 +10,15 @@ from typing import Final
 import msgspec
 
 from shard_worker.actors.region import ShardRegion
-from shard_worker.contract import bracketed
-from shard_worker.database.connection import LINK_FAULTS
+from shard_worker.contract import url_host
+from shard_worker.database.connection import CONNECTION_ERRORS
 from shard_worker.domain.ids import ShardId
-from shard_worker.gateway.management.backend import DatabaseAway
+from shard_worker.gateway.management.backend import DatabaseUnavailable
 from shard_worker.journal.appender import Appender
 from shard_worker.ownership.membership import Ownership
-from shard_worker.ownership.reporting import Change
+from shard_worker.ownership.reporting import OwnershipChange
 from shard_worker.ownership.store import Target
-from shard_worker.ownership.view import NO_CAPABLE_WORKER, Load, ShardRow, View, WorkerRow
+from shard_worker.ownership.view import NO_CAPABLE_WORKER, Load, OwnershipView, ShardRow, WorkerRow
 
 _SETTLE_MOST_S: Final = 10.0
 _REFRESH_S: Final = 2.0
@@ -90,7 +90,7 @@ class WorkerView:
                     "name": row.id,
                     "state": _worker_state(row),
                     "incarnation": row.incarnation,
-                    "address": f"http://{bracketed(row.host)}:{row.public_port}",
+                    "address": f"http://{url_host(row.host)}:{row.public_port}",
                     "readsFormat": row.reads,
                 }
                 for row in sorted(view.workers.values())
@@ -142,7 +142,7 @@ class WorkerView:
             "excessPrivileges": list(self._excess),
         }
 
-    def _shard(self, view: View, row: ShardRow) -> msgspec.Raw:
+    def _shard(self, view: OwnershipView, row: ShardRow) -> msgspec.Raw:
         """One element of `ownership`.  Hardly any changes from one look to the next, and there may be thousands."""
         load = view.loads.get(row.id, _IDLE)
         kept = self._rows.get(row.id)
@@ -172,7 +172,7 @@ class WorkerView:
         if not self._ownership.view.shards:
             await self._refresh()
         if not self._ownership.view.shards:
-            raise DatabaseAway("this worker has not read the shards yet")
+            raise DatabaseUnavailable("this worker has not read the shards yet")
         return len(self._ownership.view.shards)
 
     async def set_targets(self, version: int, plan_hash: str, targets: list[tuple[int, str | None, str]]) -> int | None:
@@ -224,21 +224,21 @@ class WorkerView:
 def _postgres() -> Iterator[None]:
     try:
         yield
-    except LINK_FAULTS as error:
-        raise DatabaseAway("Postgres did not answer in time: ask again, which does no harm") from error
+    except CONNECTION_ERRORS as error:
+        raise DatabaseUnavailable("Postgres did not answer in time: ask again, which does no harm") from error
 
 
-def _by_id(view: View) -> list[ShardRow]:
+def _by_id(view: OwnershipView) -> list[ShardRow]:
     return [view.shards[shard_id] for shard_id in sorted(view.shards)]
 
 
-def _load(view: View, row: ShardRow) -> dict[str, float]:
+def _load(view: OwnershipView, row: ShardRow) -> dict[str, float]:
     """What the shard's owner wrote of its load; nothing for one that was never busy."""
     load = view.loads.get(row.id, _IDLE)
     return {"commandsPerSecond": round(load.commands_s, 2), "appendMilliseconds": round(load.append_ms, 2)}
 
 
-def _change(change: Change) -> dict[str, object]:
+def _change(change: OwnershipChange) -> dict[str, object]:
     return {
         "at": _instant(change.at),
         "shard": change.shard_id,
@@ -262,7 +262,7 @@ def _worker_state(row: WorkerRow) -> str:
     return "leaving" if row.leaving else "ready"
 
 
-def _reason(view: View, row: ShardRow) -> str | None:
+def _reason(view: OwnershipView, row: ShardRow) -> str | None:
     """Why a shard has no owner, where the reason does not pass by itself."""
     if row.owner is not None or any(
         worker.reads >= row.format and not worker.fenced and not worker.leaving for worker in view.workers.values()

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from shard_worker.actors.passivation import Residents
+from shard_worker.actors.passivation import LruPassivation
 from shard_worker.actors.region import ShardRegion
 from shard_worker.contract import DatabaseFault
 from shard_worker.database.connection import Database
 from shard_worker.journal.appender import Appender
 from shard_worker.journal.heads import AcknowledgedHeads
-from shard_worker.journal.loader import Loader
+from shard_worker.journal.loader import ThreadLoader
 from shard_worker.journal.message_reader import MessageReader
 from shard_worker.journal.snapshots import SnapshotWriter
 from shard_worker.memory import MemoryBudget
@@ -35,7 +35,7 @@ class OwnershipMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The families, as of now."""
-        ownership, moves, appends = self._ownership, self._ownership.moves, self._appender.metrics
+        ownership, moves, appends = self._ownership, self._ownership.handoffs, self._appender.metrics
         yield GaugeMetricFamily(
             "threadcluster_shards_serving", "Shards that this worker serves.", len(self._region.serving())
         )
@@ -55,8 +55,8 @@ class OwnershipMetrics(Collector):
             len(self._excess),
         )
         handoffs = CounterMetricFamily("threadcluster_handoffs", "Handoffs begun here that ended.", labels=["outcome"])
-        handoffs.add_metric(["given"], moves.given)
-        handoffs.add_metric(["abandoned"], moves.abandoned)
+        handoffs.add_metric(["given"], moves.completed)
+        handoffs.add_metric(["abandoned"], moves.aborted)
         yield handoffs
         pauses = HistogramMetricFamily(
             "threadcluster_handoff_pause_seconds", "From the last admission here to the first at the new owner."
@@ -141,8 +141,8 @@ class MemoryMetrics(Collector):
     def __init__(
         self,
         memory: MemoryBudget,
-        residents: Residents,
-        loader: Loader,
+        residents: LruPassivation,
+        loader: ThreadLoader,
         snapshots: SnapshotWriter,
         messages: MessageReader,
     ) -> None:

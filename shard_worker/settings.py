@@ -25,7 +25,7 @@ from shard_worker.dsn import parse_dsn
 PREFIX: Final = "SHARD_WORKER_"
 
 
-class SettingsRefused(Exception):
+class InvalidSettings(Exception):
     """The environment does not make a worker; the message lists every failure with the variable's name."""
 
 
@@ -351,22 +351,22 @@ class WorkerSettings(BaseSettings):
         return self.dsn.get_secret_value() if self.dsn is not None else self.dsn_file or Path()
 
     def cluster_secrets(self) -> tuple[bytes, ...]:
-        """The values of the cluster's secret; the first signs.  Raises `SettingsRefused` when its file cannot be read."""
+        """The values of the cluster's secret; the first signs.  Raises `InvalidSettings` when its file cannot be read."""
         if self.secret is not None:
             return (self.secret.get_secret_value().encode(),)
         assert self.secret_file is not None  # one of the two is set
         try:
             return _secrets_in(self.secret_file)
         except ValueError as error:
-            raise SettingsRefused(f"{PREFIX}SECRET_FILE: {error}") from error
+            raise InvalidSettings(f"{PREFIX}SECRET_FILE: {error}") from error
 
 
 def load_settings() -> WorkerSettings:
-    """The settings of this process.  Raises `SettingsRefused` with all failures, a line each."""
+    """The settings of this process.  Raises `InvalidSettings` with all failures, a line each."""
     try:
         return WorkerSettings()
     except ValidationError as error:
-        raise SettingsRefused("\n".join(_failure(item["loc"], item["msg"]) for item in error.errors())) from error
+        raise InvalidSettings("\n".join(_failure(item["loc"], item["msg"]) for item in error.errors())) from error
 
 
 def _failure(place: tuple[int | str, ...], reason: str) -> str:

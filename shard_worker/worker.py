@@ -21,10 +21,10 @@ from uuid import UUID
 
 from prometheus_client.registry import Collector
 
-from shard_worker.actors.context import Environment
-from shard_worker.actors.passivation import Residents
+from shard_worker.actors.context import ActorContext
+from shard_worker.actors.passivation import LruPassivation
 from shard_worker.actors.region import ShardRegion
-from shard_worker.database.connection import LINK_FAULTS, Database
+from shard_worker.database.connection import CONNECTION_ERRORS, Database
 from shard_worker.database.migration import read_id_salt, read_meta
 from shard_worker.database.reconnecting import Backoff
 from shard_worker.database.roles import excess_privileges
@@ -39,7 +39,7 @@ from shard_worker.journal import codec
 from shard_worker.journal.appender import Appender
 from shard_worker.journal.heads import AcknowledgedHeads
 from shard_worker.journal.idempotency import StoredKey, look_up_key
-from shard_worker.journal.loader import Loader, read_head
+from shard_worker.journal.loader import ThreadLoader, read_head
 from shard_worker.journal.message_reader import MessageReader
 from shard_worker.journal.snapshots import SnapshotWriter
 from shard_worker.loop_watchdog import LoopWatchdog
@@ -57,7 +57,7 @@ from shard_worker.peers.listener import ManagementListener
 from shard_worker.peers.metrics import PeerMetrics
 from shard_worker.peers.refusals import Refusals
 from shard_worker.peers.server import PeerServer
-from shard_worker.settings import PREFIX, SettingsRefused, WorkerSettings
+from shard_worker.settings import PREFIX, InvalidSettings, WorkerSettings
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
     try:
         encode = codec.encoder(write_format)
     except ValueError as error:
-        raise SettingsRefused(f"{PREFIX}WRITE_FORMAT: {error}") from error
+        raise InvalidSettings(f"{PREFIX}WRITE_FORMAT: {error}") from error
     public = stack.enter_context(listening_socket(settings.bind, settings.public_port))
     management = stack.enter_context(listening_socket(settings.bind, settings.management_port))
     sockets = [public]
@@ -173,7 +173,7 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
     memory = MemoryBudget(settings.memory_budget_bytes or default_budget())
     snapshots = SnapshotWriter(pool, memory=memory)
     stack.push_async_callback(snapshots.close)
-    loader = Loader(pool, at_once=settings.concurrent_loads, heat=heat, keep=snapshots.save)
+    loader = ThreadLoader(pool, at_once=settings.concurrent_loads, heat=heat, keep=snapshots.save)
     stack.push_async_callback(loader.close)
 
     messages = MessageReader(pool)
@@ -184,7 +184,7 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
     async def head_of(shard_id: ShardId) -> int:
         return await pool.run(lambda connection: read_head(connection, shard_id))
 
-    env = Environment(
+    env = ActorContext(
         load=loader.load,
         look_up_key=key_of,
         read_messages=messages.read,
@@ -205,7 +205,7 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
     )
     appender = Appender(
         connect=connect,
-        bump_epochs=ownership.bump_epochs,
+        bump_epochs=ownership.raise_epochs,
         incarnation=lambda: ownership.incarnation,
         lanes=settings.append_connections,
         batch_events=settings.batch_max_events,
@@ -213,7 +213,7 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         watchdog_s=settings.append_watchdog_seconds,
         watch=heads.watch,
     )
-    residents = Residents(
+    residents = LruPassivation(
         most=settings.max_resident_threads,
         idle_s=settings.passivation_idle_seconds,
         clock=time.monotonic,
@@ -294,7 +294,7 @@ async def _known(database: Database, settings: WorkerSettings) -> tuple[int, byt
             shards = await read_meta(connection, cluster_id=settings.cluster, shards=settings.shards)
             id_salt = await read_id_salt(connection)
             excess = await excess_privileges(connection)
-        except LINK_FAULTS as error:
+        except CONNECTION_ERRORS as error:
             log.warning("Postgres went away at the start; trying again", extra={"cause": repr(error)})
             await asyncio.sleep(backoff.next_s())
         else:

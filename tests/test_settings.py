@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from shard_worker.settings import SettingsRefused, WorkerSettings, load_settings, reference
+from shard_worker.settings import InvalidSettings, WorkerSettings, load_settings, reference
 from tests.support.paths import ROOT
 
 GOOD = {"NAME": "w", "CLUSTER": "c", "DSN": "postgresql://h/d", "SECRET": "0123456789abcdef"}
@@ -31,7 +31,7 @@ def test_the_least_environment_makes_a_worker(monkeypatch: pytest.MonkeyPatch) -
 def test_all_failures_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each by the variable's own name."""
     environment(monkeypatch, PUBLIC_PORT="99999", LEASE_SECONDS="5", NAME=None, LOG_LEVEL="loud")
-    with pytest.raises(SettingsRefused) as caught:
+    with pytest.raises(InvalidSettings) as caught:
         load_settings()
     for name in ("PUBLIC_PORT", "LEASE_SECONDS", "NAME", "LOG_LEVEL"):
         assert f"SHARD_WORKER_{name}: " in str(caught.value)
@@ -40,7 +40,7 @@ def test_all_failures_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_concerns_two_settings_is_told_with_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     """A missing pair does not hide a bad port, nor the other way round."""
     environment(monkeypatch, PUBLIC_PORT="99999", SECRET=None)
-    with pytest.raises(SettingsRefused) as caught:
+    with pytest.raises(InvalidSettings) as caught:
         load_settings()
     assert len(str(caught.value).splitlines()) == 2
 
@@ -48,7 +48,7 @@ def test_what_concerns_two_settings_is_told_with_the_rest(monkeypatch: pytest.Mo
 def test_no_refusal_shows_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was refused may be a password that landed in the wrong variable."""
     environment(monkeypatch, DSN="mysql://u:hunter2@h/d", SECRET="hunter2", CORS_ORIGINS="hunter2", SHARDS="hunter2")
-    with pytest.raises(SettingsRefused) as caught:
+    with pytest.raises(InvalidSettings) as caught:
         load_settings()
     assert len(str(caught.value).splitlines()) == 4
     assert "hunter2" not in str(caught.value)
@@ -61,7 +61,7 @@ def test_a_secret_file_that_keeps_nobody_out_is_refused(
     """An empty secret would be everybody's."""
     (tmp_path / "secret").write_bytes(content)
     environment(monkeypatch, SECRET=None, SECRET_FILE=str(tmp_path / "secret"))
-    with pytest.raises(SettingsRefused, match=r"SHARD_WORKER_SECRET_FILE: .* at least 16 bytes"):
+    with pytest.raises(InvalidSettings, match=r"SHARD_WORKER_SECRET_FILE: .* at least 16 bytes"):
         load_settings()
 
 
@@ -76,7 +76,7 @@ def test_secrets_come_from_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert settings.cluster_secrets() == (b"0123456789abcdef",)
     assert settings.database == tmp_path / "dsn"
     (tmp_path / "secret").unlink()
-    with pytest.raises(SettingsRefused, match=r"SHARD_WORKER_SECRET_FILE: .* cannot be read"):
+    with pytest.raises(InvalidSettings, match=r"SHARD_WORKER_SECRET_FILE: .* cannot be read"):
         settings.cluster_secrets()
 
 
@@ -85,7 +85,7 @@ def test_a_dsn_file_is_looked_into(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     (tmp_path / "dsn").write_text("host=h dbname=d")
     for path, reason in ((tmp_path / "dsn", "must begin with"), (tmp_path / "none", "cannot be read")):
         environment(monkeypatch, DSN=None, DSN_FILE=str(path))
-        with pytest.raises(SettingsRefused, match=f"SHARD_WORKER_DSN_FILE: .*{reason}"):
+        with pytest.raises(InvalidSettings, match=f"SHARD_WORKER_DSN_FILE: .*{reason}"):
             load_settings()
 
 
@@ -100,7 +100,7 @@ def test_a_lease_outlasts_a_beat(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise every read would find the lease over."""
     environment(monkeypatch, BEAT_SECONDS="0.3", LEASE_SECONDS="0.3")
     with pytest.raises(
-        SettingsRefused, match="SHARD_WORKER_LEASE_SECONDS: must be more than SHARD_WORKER_BEAT_SECONDS"
+        InvalidSettings, match="SHARD_WORKER_LEASE_SECONDS: must be more than SHARD_WORKER_BEAT_SECONDS"
     ):
         load_settings()
 
@@ -111,7 +111,7 @@ def test_origins_are_a_json_list(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings().cors_origins == ("https://chat.example",)
     for wrong in ("https://chat.example", '{"a": 1}', "[1]"):
         environment(monkeypatch, CORS_ORIGINS=wrong)
-        with pytest.raises(SettingsRefused, match="SHARD_WORKER_CORS_ORIGINS"):
+        with pytest.raises(InvalidSettings, match="SHARD_WORKER_CORS_ORIGINS"):
             load_settings()
 
 
@@ -123,7 +123,7 @@ def test_a_ca_file_is_for_tls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         assert load_settings().database_tls == mode
     for refused, file in (("disable", "ca.crt"), (None, "ca.crt"), ("require", "none")):
         environment(monkeypatch, DATABASE_TLS=refused, DATABASE_CA_FILE=str(tmp_path / file))
-        with pytest.raises(SettingsRefused, match="SHARD_WORKER_DATABASE_CA_FILE: "):
+        with pytest.raises(InvalidSettings, match="SHARD_WORKER_DATABASE_CA_FILE: "):
             load_settings()
 
 
@@ -132,7 +132,7 @@ def test_exactly_one_of_a_value_and_its_file(monkeypatch: pytest.MonkeyPatch, pa
     """Both or none is refused with both names."""
     for changes in ({f"{pair}_FILE": "/x"}, {pair: None, f"{pair}_FILE": None}):
         environment(monkeypatch, **changes)
-        with pytest.raises(SettingsRefused, match=f"exactly one of SHARD_WORKER_{pair} and SHARD_WORKER_{pair}_FILE"):
+        with pytest.raises(InvalidSettings, match=f"exactly one of SHARD_WORKER_{pair} and SHARD_WORKER_{pair}_FILE"):
             load_settings()
 
 

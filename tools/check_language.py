@@ -34,7 +34,9 @@ SUBJECTS_SINCE: Final = "2026-11-29T05:15:00Z"
 """Commits of before are as they are."""
 
 _DOCUMENTS: Final = (".md", ".yaml", ".yml", ".toml", ".sql", ".html")
-_WORD: Final = re.compile(r"(?<![\w`/.-])(" + "|".join(word.replace(" ", r"\s+") for word in WORDS) + r")s?(?![\w`/-])", re.I)
+_WORD: Final = re.compile(
+    r"(?<![\w`/.-])(" + "|".join(word.replace(" ", r"\s+") for word in WORDS) + r")s?(?![\w`/-])", re.I
+)
 _BEGINNING: Final = re.compile(r"(?:^|[.!:;]\s+|\n\s*\n\s*|^[-*|]\s+)(Who|What|Within this)\b([^.?!]*[.?!]?)")
 _QUOTED: Final = re.compile(r"`[^`]*`|\{[^{}]*\}")
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import Final, NamedTuple, Protocol
 
-from shard_worker.actors.pending import Deadlines, Expiring
+from shard_worker.actors.pending import Expiring, TimerWheel
 from shard_worker.domain.ids import ShardId
 
 _APART_S: Final = 0.005
@@ -35,7 +35,7 @@ class Owners(Protocol):
     def next_change(self) -> "asyncio.Future[None]":
         """Done when something of ownership is next read or learned; shared, never to be cancelled."""
 
-    def ring(self) -> None:
+    def request_refresh(self) -> None:
         """Have ownership read again soon."""
 
 
@@ -90,7 +90,7 @@ class _Line:
         return self.waiting[0][1] if self.waiting else None
 
 
-class WaitingRequests:
+class PacedQueue:
     """All lines of one worker.
 
     ``served`` says whether a shard is served here, or by an owner after an epoch, or will be by none; ``named`` whether
@@ -104,7 +104,7 @@ class WaitingRequests:
         self._owners = owners
         self._served = served
         self._named = named
-        self._deadlines = Deadlines()
+        self._deadlines = TimerWheel()
         self._lines: dict[ShardId, _Line] = {}
         self._open: deque[ShardId] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -119,7 +119,7 @@ class WaitingRequests:
         line = self._lines.get(shard_id)
         return line is not None and not line.open and line.first() is not None
 
-    async def wait(self, shard_id: ShardId, place: Place, *, after_epoch: int, probe_at: float) -> None:
+    async def enqueue(self, shard_id: ShardId, place: Place, *, after_epoch: int, probe_at: float) -> None:
         """Return when the request may go on, or its deadline has passed.
 
         ``after_epoch`` is the epoch of the owner that is known not to serve the shard, -1 for none; ``probe_at`` (loop
@@ -141,7 +141,7 @@ class WaitingRequests:
             self._watching = True
             self._owners.next_change().add_done_callback(self._changed)
         if self._named(shard_id):
-            self._owners.ring()
+            self._owners.request_refresh()
         if not line.open and self._served(shard_id, line.after_epoch):
             self.open(shard_id)
         try:
@@ -196,7 +196,7 @@ class WaitingRequests:
                     line.probe_at = now + _PROBE_AGAIN_S
                     self._admit_first(line)
         if ring:
-            self._owners.ring()
+            self._owners.request_refresh()
 
     def _let_in(self) -> None:
         if not self._open:

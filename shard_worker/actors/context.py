@@ -86,7 +86,7 @@ SNAPSHOT_ALLOWANCE: Final = 8 << 20
 none left is taken with a later event."""
 
 
-class Environment:
+class ActorContext:
     """Shared by all shards and actors of one worker.
 
     ``admitted`` counts the events on their way to the journal.  ``pending_bytes`` counts what they and all requests

@@ -39,7 +39,7 @@ def weight_of(state: Thread | None) -> int:
     )
 
 
-class Residents:
+class LruPassivation:
     """All resident actors of a worker, the least recently asked first.  ``clock`` gives seconds, monotonic."""
 
     def __init__(self, *, most: int, idle_s: float, clock: Callable[[], float], memory: MemoryBudget) -> None:
@@ -60,7 +60,7 @@ class Residents:
         before = self._actors.get(actor.thread_id)
         if before is not None:
             self.remove(before)
-        actor.touched = self._clock()
+        actor.last_used_at = self._clock()
         self._actors[actor.thread_id] = actor
         actor.weight = _ACTOR_BYTES
         self._count(_ACTOR_BYTES)
@@ -83,7 +83,7 @@ class Residents:
 
     def touch(self, actor: "ThreadActor") -> None:
         """A resident thread is asked."""
-        actor.touched = self._clock()
+        actor.last_used_at = self._clock()
         self._actors.move_to_end(actor.thread_id)
 
     def remove(self, actor: "ThreadActor") -> None:
@@ -117,19 +117,19 @@ class Residents:
         """Passivate what was not asked for the idle time, and what the memory budget has no room for."""
         self.trim()
         before = self._clock() - self._idle_s
-        while self._actors and next(iter(self._actors.values())).touched <= before:
+        while self._actors and next(iter(self._actors.values())).last_used_at <= before:
             if not self._passivate_first(before):
                 return
 
     def _passivate_first(self, before: float) -> bool:
         """Passivate the least recently asked thread that is not busy, not touched after ``before``."""
         for actor in list(islice(self._actors.values(), _BUSY_MOST)):
-            if actor.touched > before:
+            if actor.last_used_at > before:
                 return False
             if not actor.busy:
                 break
             # A busy thread is in use now: as the last it does not stand in the way of the next search.
-            actor.touched = self._clock()
+            actor.last_used_at = self._clock()
             self._actors.move_to_end(actor.thread_id)
         else:
             return False

@@ -1,6 +1,6 @@
 """One request on its way through this worker, and the clock that ends it.
 
-An `Ask` is answered exactly once.  What may be said when its budget runs out depends on one bit: until an ask is
+An `PendingRequest` is answered exactly once.  What may be said when its budget runs out depends on one bit: until an ask is
 *admitted* (an event of it is queued for the journal) nothing was stored; after that, nobody knows.
 """
 
@@ -12,7 +12,7 @@ import msgspec
 from shard_worker.contract import Moved, OwnerAnswer, Request, Unavailable, UnavailableCode
 
 if TYPE_CHECKING:
-    from shard_worker.actors.context import Environment
+    from shard_worker.actors.context import ActorContext
     from shard_worker.actors.thread_actor import ThreadActor
 
 _BUCKET_S: Final = 0.1
@@ -33,7 +33,7 @@ def bytes_of(request: Request) -> int:
     return _ASK_BYTES + len(_encode(request))
 
 
-class Ask:
+class PendingRequest:
     """A request, its answer to be, and what is known of its storage.  ``deadline`` is loop time, seconds."""
 
     __slots__ = (
@@ -58,13 +58,13 @@ class Ask:
         self.key_doubted = False
         """Another key of its thread turned out to be in the journal already: ask for this one before deciding."""
         self.refused_by_journal = 0
-        self.stashed: tuple[Environment, ThreadActor | None, int] | None = None
+        self.stashed: tuple[ActorContext, ThreadActor | None, int] | None = None
         """Where the bytes of the request are counted while it waits to be decided."""
         self.watched: set[Expiring] | None = None
-        """The bucket of `Deadlines` it leaves when it is answered."""
+        """The bucket of `TimerWheel` it leaves when it is answered."""
 
     @property
-    def over(self) -> bool:
+    def done(self) -> bool:
         """Whether it was answered, or nobody waits any more."""
         return self.future.done()
 
@@ -77,9 +77,9 @@ class Ask:
             if self.stashed is not None:
                 self._drop_request()
 
-    def stash(self, env: "Environment", actor: "ThreadActor | None" = None) -> None:
+    def stash(self, env: "ActorContext", actor: "ThreadActor | None" = None) -> None:
         """Count the bytes of the request, which waits to be decided, until `unstash` or the answer."""
-        if self.stashed is None and not self.over:
+        if self.stashed is None and not self.done:
             size = bytes_of(self.request)
             self.stashed = (env, actor, size)
             env.pending_bytes += size
@@ -99,7 +99,7 @@ class Ask:
         self.unstash()
         del self.request  # the queue that holds the ask may be read much later, and a request may take 1 MiB
 
-    def not_here(self, owner: str | None, epoch: int) -> None:
+    def redirect(self, owner: str | None, epoch: int) -> None:
         """Nothing of it was stored, and another worker should be asked."""
         self.answer(Moved(owner, epoch))
 
@@ -119,7 +119,7 @@ class Expiring(Protocol):
         """The budget has run out."""
 
 
-class Deadlines:
+class TimerWheel:
     """Ends requests whose budget has run out, at most a bucket (0.1 s) late: no timer of its own for each.
 
     Holds nothing that was answered: kept to the end of their budgets, answered asks would be most of what a busy

@@ -10,12 +10,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from shard_worker.actors.context import Environment
+from shard_worker.actors.context import ActorContext
 from shard_worker.actors.passivation import weight_of
-from shard_worker.database.connection import LINK_FAULTS, Session
+from shard_worker.database.connection import CONNECTION_ERRORS, Session
 from shard_worker.domain.ids import ShardId, ThreadId, ulid_uuid
 from shard_worker.journal.loader import Poisoned, Recovered
-from shard_worker.journal.shard_tail import follow, read_tails
+from shard_worker.journal.shard_tail import apply_tail, read_tails
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +43,10 @@ class _Prepared:
         """Whether a tail is applied to the threads: one that was read meanwhile may lack some of it."""
 
 
-class Warmth:
+class PrewarmCache:
     """The shards that this worker has read and does not own yet."""
 
-    def __init__(self, env: Environment) -> None:
+    def __init__(self, env: ActorContext) -> None:
         self._env = env
         self._prepared: dict[ShardId, _Prepared] = {}
         self.bytes = 0
@@ -68,7 +68,7 @@ class Warmth:
         try:
             async with asyncio.timeout(budget_s):
                 prepared = _Prepared(thread_ids, await self._env.read_head(shard_id), loop.time())
-        except LINK_FAULTS as error:
+        except CONNECTION_ERRORS as error:
             log.warning("shard not prepared", extra={"shard": shard_id, "cause": repr(error)})
             return False
         self._forget(shard_id)
@@ -86,7 +86,7 @@ class Warmth:
         head = prepared.head
         try:
             found = await self._env.load(shard_id, thread_id)
-        except LINK_FAULTS as error:
+        except CONNECTION_ERRORS as error:
             log.warning("thread not prepared", extra={"shard": shard_id, "cause": repr(error)})
             return
         if isinstance(found, Poisoned) or self._prepared.get(shard_id) is not prepared:
@@ -124,7 +124,7 @@ class Warmth:
                 continue
             by_uuid = {ulid_uuid(thread_id): thread_id for thread_id in prepared.threads}
             threads = {uuid: prepared.threads[thread_id] for uuid, thread_id in by_uuid.items()}
-            followed = await follow(threads, tails[shard_id])
+            followed = await apply_tail(threads, tails[shard_id])
             prepared.threads = {by_uuid[uuid]: found for uuid, found in followed.items()}
             prepared.head = head
             prepared.catching_up = False

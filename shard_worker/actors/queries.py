@@ -55,7 +55,7 @@ def listed_size(live: LiveMessage, size: int) -> int:
     return _NAMES * (size + _LISTED + 2 * len(str(live.created_at)) + len(str(live.sequence_nr)))
 
 
-class NeedsTexts(Struct, frozen=True, gc=False):
+class PendingTexts(Struct, frozen=True, gc=False):
     """A page of messages whose texts are still to be read."""
 
     page: tuple[tuple[MessageId, LiveMessage], ...]
@@ -94,7 +94,7 @@ class SortedAccounts:
         self.members: list[AccountId] | None = None
 
 
-def answer_query(state: Thread | None, query: Query, ordered: SortedAccounts) -> Answer | NeedsTexts:
+def answer_query(state: Thread | None, query: Query, ordered: SortedAccounts) -> Answer | PendingTexts:
     """What the thread's state says to a query; a page of messages is returned without its texts.
 
     ``ordered`` is the actor's, and forgotten when the accounts change.
@@ -141,7 +141,7 @@ def _accounts(ordered: list[AccountId], query: GetAdministratorIds | GetMemberId
     return AccountIdPage(tuple(page), start + query.limit < len(ordered))
 
 
-def _messages(state: Thread, query: GetMessages) -> NeedsTexts | MessagePage:
+def _messages(state: Thread, query: GetMessages) -> PendingTexts | MessagePage:
     # The dict keeps the order of adding, and a removed id never comes back: it is the order of (event, index).
     items: Iterable[tuple[MessageId, LiveMessage]] = state.messages.items()
     if query.after is None:
@@ -155,9 +155,9 @@ def _messages(state: Thread, query: GetMessages) -> NeedsTexts | MessagePage:
         live = item[1]
         size += listed_size(live, live.size)
         if len(page) == query.limit or (page and size > PAGE_BYTES):
-            return NeedsTexts(tuple(page), more=True)
+            return PendingTexts(tuple(page), more=True)
         page.append(item)
-    return NeedsTexts(tuple(page), more=False) if page else MessagePage((), more=False)
+    return PendingTexts(tuple(page), more=False) if page else MessagePage((), more=False)
 
 
 def _view(message_id: MessageId, live: LiveMessage, posted: PostedMessage) -> MessageView:

@@ -14,13 +14,14 @@ from typing import Final, Protocol
 
 import asyncpg
 
-from shard_worker.actors.admission import Place, WaitingRequests
-from shard_worker.actors.context import SNAPSHOT_ALLOWANCE, Environment
-from shard_worker.actors.passivation import Residents
-from shard_worker.actors.pending import NOT_SERVED, UNKNOWN, Ask, Deadlines, bytes_of
-from shard_worker.actors.prewarm import Warmth
+from shard_worker.actors.admission import PacedQueue, Place
+from shard_worker.actors.context import SNAPSHOT_ALLOWANCE, ActorContext
+from shard_worker.actors.passivation import LruPassivation
+from shard_worker.actors.pending import NOT_SERVED, UNKNOWN, PendingRequest, TimerWheel, bytes_of
+from shard_worker.actors.prewarm import PrewarmCache
 from shard_worker.actors.shard import Shard, ShardState
 from shard_worker.contract import (
+    Ack,
     Answer,
     CommandRequest,
     Done,
@@ -29,15 +30,14 @@ from shard_worker.contract import (
     PeerAnswer,
     PeerRequest,
     PrepareShard,
-    Received,
     Request,
-    ShardGiven,
+    ShardTransferred,
     Unavailable,
     UnavailableCode,
 )
 from shard_worker.domain.ids import ShardId, ThreadId, shard_of
 from shard_worker.journal.appender import Appender
-from shard_worker.ownership.view import Load, OwnerRecord
+from shard_worker.ownership.view import Load, ShardOwner
 from shard_worker.peers.errors import PeerOverloaded, PeerUnreachable
 
 log = logging.getLogger(__name__)
@@ -59,13 +59,13 @@ _PEER_OVERLOADED: Final = Unavailable(UnavailableCode.OVERLOADED, "the shard's o
 class Owners(Protocol):
     """What the region wants to know of ownership; see `shard_worker.ownership.membership.Ownership`."""
 
-    def owner_of(self, shard_id: ShardId) -> OwnerRecord | None: ...
+    def owner_of(self, shard_id: ShardId) -> ShardOwner | None: ...
 
-    def learn(self, shard_id: ShardId, worker: str, epoch: int) -> None: ...
+    def apply_hint(self, shard_id: ShardId, worker: str, epoch: int) -> None: ...
 
-    def told(self, shard_id: ShardId, epoch: int, incarnation: str, head: int | None) -> None: ...
+    def on_transferred(self, shard_id: ShardId, epoch: int, incarnation: str, head: int | None) -> None: ...
 
-    def ring(self) -> None: ...
+    def request_refresh(self) -> None: ...
 
     def next_change(self) -> "asyncio.Future[None]": ...
 
@@ -96,9 +96,9 @@ class ShardRegion:
         *,
         worker: str,
         shards: int,
-        env: Environment,
+        env: ActorContext,
         appender: Appender,
-        residents: Residents,
+        residents: LruPassivation,
         owners: Owners,
         peers: Peers,
     ) -> None:
@@ -110,9 +110,9 @@ class ShardRegion:
         self._residents = residents
         self._owners = owners
         self._peers = peers
-        self._deadlines = Deadlines()
-        self._warmth = Warmth(env)
-        self._waiting = WaitingRequests(owners, served=self._served, named=self._named)
+        self._deadlines = TimerWheel()
+        self._warmth = PrewarmCache(env)
+        self._waiting = PacedQueue(owners, served=self._served, named=self._named)
         self._numbers = count()
         self._measured_at = asyncio.get_running_loop().time()
         self._arrivals: dict[ShardId, asyncio.Future[None]] = {}
@@ -136,14 +136,14 @@ class ShardRegion:
     def _local(
         self, shard: Shard, request: Request, thread_id: ThreadId, deadline: float
     ) -> "asyncio.Future[OwnerAnswer]":
-        ask = Ask(request, self._loop.create_future(), deadline)
-        shard.take(ask, thread_id)
-        if not ask.over:
+        ask = PendingRequest(request, self._loop.create_future(), deadline)
+        shard.handle(ask, thread_id)
+        if not ask.done:
             self._deadlines.add(ask, deadline)
         return ask.future
 
     async def _seek(self, request: Request, thread_id: ThreadId, shard_id: ShardId, deadline: float) -> Answer:
-        """Ask the shard's owner, until a worker answers or the budget is gone."""
+        """PendingRequest the shard's owner, until a worker answers or the budget is gone."""
         keyed = type(request) is CommandRequest and request.key_hash is not None
         maybe_stored = False
         place = Place(next(self._numbers), self._loop.time(), deadline)
@@ -197,7 +197,7 @@ class ShardRegion:
             if answer.owner is None or answer.epoch <= record.epoch:
                 after_epoch, probe_at = record.epoch, 0.0
             else:
-                self._owners.learn(shard_id, answer.owner, answer.epoch)
+                self._owners.apply_hint(shard_id, answer.owner, answer.epoch)
         return _certain(NOT_SERVED, maybe_stored=maybe_stored)
 
     async def _wait(self, place: Place, request: Request, shard_id: ShardId, after_epoch: int, probe_at: float) -> bool:
@@ -208,7 +208,7 @@ class ShardRegion:
         size = bytes_of(request)
         env.pending_bytes += size
         try:
-            await self._waiting.wait(shard_id, place, after_epoch=after_epoch, probe_at=probe_at)
+            await self._waiting.enqueue(shard_id, place, after_epoch=after_epoch, probe_at=probe_at)
         finally:
             env.pending_bytes -= size
         return True
@@ -236,7 +236,7 @@ class ShardRegion:
         kind = type(request)
         if kind is PrepareShard:
             return asyncio.ensure_future(self._prepare_here(request, budget_s))  # type: ignore[arg-type]  # narrowed by the exact type
-        if kind is ShardGiven:
+        if kind is ShardTransferred:
             return asyncio.ensure_future(self._receive(request, budget_s))  # type: ignore[arg-type]  # as above
         thread_id = request.command.thread_id if kind is CommandRequest else request.thread_id  # type: ignore[union-attr]  # as above
         shard_id = shard_of(thread_id, self._count)
@@ -263,29 +263,29 @@ class ShardRegion:
                 return Moved(record.worker, record.epoch)
             if record is None and self._owners.deserted():
                 break
-            self._owners.ring()
+            self._owners.request_refresh()
             probe_at = self._loop.time() + _UNREACHABLE_S
             if not await self._wait(place, request, shard_id, epoch_known - 1, probe_at):
                 return _OVERLOADED
         return NOT_SERVED
 
     async def _prepare_here(self, request: PrepareShard, budget_s: float) -> PeerAnswer:
-        return Received(await self._warmth.prepare(ShardId(request.shard_id), request.thread_ids, budget_s))
+        return Ack(await self._warmth.prepare(ShardId(request.shard_id), request.thread_ids, budget_s))
 
-    async def _receive(self, request: ShardGiven, budget_s: float) -> PeerAnswer:
+    async def _receive(self, request: ShardTransferred, budget_s: float) -> PeerAnswer:
         """Serve a shard that was given to us, and answer once it is served."""
         shard_id = ShardId(request.shard_id)
         deadline = self._loop.time() + budget_s
-        self._owners.told(shard_id, request.epoch, request.incarnation, request.head)
+        self._owners.on_transferred(shard_id, request.epoch, request.incarnation, request.head)
         while (left := deadline - self._loop.time()) > 0:
             shard = self.shards.get(shard_id)
             if shard is not None and shard.epoch >= request.epoch:
-                return Received(ready=True)
+                return Ack(ready=True)
             arrival = self._arrivals.get(shard_id)
             if arrival is None:
                 arrival = self._arrivals[shard_id] = self._loop.create_future()
             await asyncio.wait((arrival,), timeout=left)
-        return Received(ready=False)
+        return Ack(ready=False)
 
     # --- ownership's side
 
@@ -304,7 +304,7 @@ class ShardRegion:
             on_lost=self._lost,
         )
         self.shards[shard_id] = shard
-        shard.welcome(self._warmth.take(shard_id, head))
+        shard.preload(self._warmth.take(shard_id, head))
         arrival = self._arrivals.pop(shard_id, None)
         if arrival is not None:
             arrival.set_result(None)
@@ -314,7 +314,7 @@ class ShardRegion:
         """Bring what was prepared for these shards up to their heads."""
         await self._warmth.catch_up(connection, heads)
 
-    async def prepare(self, shard_id: ShardId, receiver: OwnerRecord) -> bool:
+    async def prepare(self, shard_id: ShardId, receiver: ShardOwner) -> bool:
         """Have a worker read what it will need of a shard that is served here; False when it is not to be had."""
         shard = self.shards.get(shard_id)
         if shard is None:
@@ -322,11 +322,13 @@ class ShardRegion:
         hot = shard.hot_threads(self._residents.now(), _WARM_MOST)
         return await self._ready(receiver, PrepareShard(shard_id, hot), _PREPARE_S)
 
-    async def tell(self, shard_id: ShardId, receiver: OwnerRecord, head: int | None) -> bool:
+    async def notify_transferred(self, shard_id: ShardId, receiver: ShardOwner, head: int | None) -> bool:
         """Tell a worker that it owns a shard at ``receiver.epoch``, up to ``head``; True when it says that it serves it."""
-        return await self._ready(receiver, ShardGiven(shard_id, receiver.epoch, receiver.incarnation, head), _TELL_S)
+        return await self._ready(
+            receiver, ShardTransferred(shard_id, receiver.epoch, receiver.incarnation, head), _TELL_S
+        )
 
-    async def _ready(self, receiver: OwnerRecord, request: PrepareShard | ShardGiven, budget_s: float) -> bool:
+    async def _ready(self, receiver: ShardOwner, request: PrepareShard | ShardTransferred, budget_s: float) -> bool:
         try:
             answer = await self._peers.ask(
                 (receiver.host, receiver.management_port),
@@ -342,9 +344,9 @@ class ShardRegion:
                 "peer not to be had", extra={"shard": request.shard_id, "peer": receiver.worker, "cause": repr(error)}
             )
             return False
-        return isinstance(answer, Received) and answer.ready
+        return isinstance(answer, Ack) and answer.ready
 
-    async def release(self, shard_id: ShardId) -> int | None:
+    async def drain(self, shard_id: ShardId) -> int | None:
         """Stop admitting for a shard and return its head when nothing of it is on its way to the journal.
 
         The shard stays here, holding what comes, until `drop` or `resume`: the asks it holds are sent on only when
@@ -425,7 +427,7 @@ class ShardRegion:
             self._env.snapshot_allowance = SNAPSHOT_ALLOWANCE
             for shard in self.shards.values():
                 if shard.state is ShardState.SERVING:
-                    shard.retry_held()
+                    shard.retry_stashed()
             elapsed_s = loop.time() - self._measured_at
             if elapsed_s >= _MEASURE_S:
                 self._measured_at = loop.time()

@@ -13,16 +13,16 @@ from collections.abc import Callable, Coroutine, Mapping
 from enum import Enum, auto
 from typing import Final
 
-from shard_worker.actors.context import Environment
-from shard_worker.actors.passivation import Residents
-from shard_worker.actors.pending import Ask
-from shard_worker.actors.queries import PAGE_BYTES, NeedsTexts
+from shard_worker.actors.context import ActorContext
+from shard_worker.actors.passivation import LruPassivation
+from shard_worker.actors.pending import PendingRequest
+from shard_worker.actors.queries import PAGE_BYTES, PendingTexts
 from shard_worker.actors.thread_actor import OVERLOADED, POISONED, Phase, ThreadActor
 from shard_worker.contract import Done
-from shard_worker.database.connection import LINK_FAULTS
+from shard_worker.database.connection import CONNECTION_ERRORS
 from shard_worker.domain.decide import message_ids_of
 from shard_worker.domain.ids import ShardId, ThreadId
-from shard_worker.journal.append_queue import Row, StreamState
+from shard_worker.journal.append_queue import AppendQueueState, Row
 from shard_worker.journal.appender import Appender
 from shard_worker.journal.codec import UndecodableEvent
 from shard_worker.journal.loader import Poisoned, Recovered
@@ -44,7 +44,7 @@ class ShardState(Enum):
     SERVING = auto()
     SUSPENDED = auto()
     RELEASING = auto()
-    GONE = auto()
+    CLOSED = auto()
 
 
 class Shard:
@@ -56,9 +56,9 @@ class Shard:
         epoch: int,
         head: int,
         *,
-        env: Environment,
+        env: ActorContext,
         appender: Appender,
-        residents: Residents,
+        residents: LruPassivation,
         on_lost: "Callable[[Shard], None]",
     ) -> None:
         self.shard_id = shard_id
@@ -71,8 +71,8 @@ class Shard:
         self._on_lost = on_lost
         self._counted = (0, 0, 0.0)
         self._successor: tuple[str | None, int] = (None, epoch)
-        self._held: deque[Ask] = deque()
-        self._tasks: dict[asyncio.Task[None], Ask | None] = {}
+        self._held: deque[PendingRequest] = deque()
+        self._tasks: dict[asyncio.Task[None], PendingRequest | None] = {}
         """What takes a while, each with the ask that it alone would answer."""
         self.stream = appender.open(shard_id, epoch, head, self)
 
@@ -81,10 +81,10 @@ class Shard:
         """The epoch this shard is owned at; an unknown outcome raises it."""
         return self.stream.epoch
 
-    def take(self, ask: Ask, thread_id: ThreadId) -> None:
+    def handle(self, ask: PendingRequest, thread_id: ThreadId) -> None:
         """Decide an ask of one of this shard's threads, now or when it can be."""
         if self.state is not ShardState.SERVING:
-            self.hold(ask)
+            self.stash(ask)
             return
         self.commands += 1
         actor = self.actors.get(thread_id)
@@ -98,29 +98,29 @@ class Shard:
             self.load(actor)
         else:
             self._residents.touch(actor)
-        actor.take(ask)
+        actor.handle(ask)
 
-    def hold(self, ask: Ask) -> None:
+    def stash(self, ask: PendingRequest) -> None:
         """Keep an ask that must not be decided now; nothing of it is stored."""
         held = self._held
-        while held and held[0].over:
+        while held and held[0].done:
             held.popleft()
-        if self.state is ShardState.GONE:
-            ask.not_here(*self._successor)
+        if self.state is ShardState.CLOSED:
+            ask.redirect(*self._successor)
         elif len(held) >= _HELD_MOST or not self.env.may_hold():
             ask.answer(OVERLOADED)
         else:
             ask.stash(self.env)
             held.append(ask)
 
-    def retry_held(self) -> None:
+    def retry_stashed(self) -> None:
         """Decide what was held, when that is possible now."""
         if self._held and self.state is ShardState.SERVING and self.env.memory_reads_allowed():
             held, self._held = self._held, deque()
             for ask in held:
-                if not ask.over:
+                if not ask.done:
                     ask.unstash()
-                    self.take(ask, _thread_of(ask))
+                    self.handle(ask, _thread_of(ask))
 
     def memory_reads_allowed(self) -> bool:
         """Whether an answer may be given from memory alone, in this turn of the loop."""
@@ -149,9 +149,9 @@ class Shard:
     def resumed(self) -> None:
         if self.state is ShardState.SUSPENDED:
             self.state = ShardState.SERVING
-            self.retry_held()
+            self.retry_stashed()
 
-    def lost(self, in_flight: list[Row]) -> None:
+    def on_ownership_lost(self, in_flight: list[Row]) -> None:
         """Another owner has the shard: everything still waiting was not stored, and is sent on."""
         del in_flight  # their asks are known to their actors
         self.close()
@@ -173,7 +173,7 @@ class Shard:
 
     # --- moving
 
-    def welcome(self, threads: Mapping[ThreadId, Recovered]) -> None:
+    def preload(self, threads: Mapping[ThreadId, Recovered]) -> None:
         """Make threads resident that were read before the shard came; the last asked comes first in ``threads``."""
         for thread_id, found in reversed(list(threads.items())):
             if self._residents.full:
@@ -187,19 +187,21 @@ class Shard:
 
     def hot_threads(self, now: float, most: int) -> tuple[ThreadId, ...]:
         """The resident threads that were asked lately, the last one first."""
-        hot = [actor for actor in self.actors.values() if actor.phase is Phase.ACTIVE and now - actor.touched < _HOT_S]
-        hot.sort(key=lambda actor: -actor.touched)
+        hot = [
+            actor for actor in self.actors.values() if actor.phase is Phase.ACTIVE and now - actor.last_used_at < _HOT_S
+        ]
+        hot.sort(key=lambda actor: -actor.last_used_at)
         return tuple(actor.thread_id for actor in hot[:most])
 
     def resume(self) -> None:
         """Admit again: nobody takes the shard after all."""
         if self.state is ShardState.RELEASING:
-            self.state = ShardState.SUSPENDED if self.stream.state is StreamState.UNKNOWN else ShardState.SERVING
-            self.retry_held()
+            self.state = ShardState.SUSPENDED if self.stream.state is AppendQueueState.UNKNOWN else ShardState.SERVING
+            self.retry_stashed()
 
     async def drain(self) -> int:
         """Stop admitting, and return the head when nothing is on its way to the journal.  Held asks stay held until `close`."""
-        if self.state is not ShardState.GONE:
+        if self.state is not ShardState.CLOSED:
             self.state = ShardState.RELEASING
         drained: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -216,7 +218,7 @@ class Shard:
 
         Rows at the server at this moment stay with their actors: the answer to their batch says what became of them.
         """
-        self.state = ShardState.GONE
+        self.state = ShardState.CLOSED
         queued = Counter(row.writer for row in self.stream.close())
         if epoch > self._successor[1]:
             self._successor = (owner, epoch)
@@ -231,12 +233,12 @@ class Shard:
         if not at_server:
             self.actors.clear()
         for ask in self._held:
-            ask.not_here(*successor)
+            ask.redirect(*successor)
         self._held.clear()
         for task, waiting in list(self._tasks.items()):
             task.cancel()
             if waiting is not None:
-                waiting.not_here(*successor)
+                waiting.redirect(*successor)
 
     # --- what takes a while
 
@@ -252,12 +254,12 @@ class Shard:
             actor.poison(repr(error), self._residents.now())
 
     async def _load(self, actor: ThreadActor) -> None:
-        while self.state is not ShardState.GONE:
+        while self.state is not ShardState.CLOSED:
             try:
                 found = await self.env.load(self.shard_id, actor.thread_id)
-            except LINK_FAULTS as error:
+            except CONNECTION_ERRORS as error:
                 log.warning("thread not loaded, trying again", extra={"shard": self.shard_id, "cause": repr(error)})
-                if all(ask.over for ask in actor.mailbox):
+                if all(ask.done for ask in actor.mailbox):
                     actor.give_up_waiting()
                     self.forget(actor)
                     return
@@ -277,21 +279,21 @@ class Shard:
         self.forget(actor)
         while actor.mailbox:
             ask = actor.mailbox.popleft()
-            if not ask.over:
+            if not ask.done:
                 ask.unstash()
-                self.hold(ask)
+                self.stash(ask)
 
-    def look_up_key(self, actor: ThreadActor, ask: Ask, key_hash: bytes) -> None:
-        """Ask the journal for an idempotency key, then decide the ask afresh."""
+    def look_up_key(self, actor: ThreadActor, ask: PendingRequest, key_hash: bytes) -> None:
+        """PendingRequest the journal for an idempotency key, then decide the ask afresh."""
         ask.stash(self.env, actor)
         self._spawn(self._look_up_key(actor, ask, key_hash), "look-up-key", ask)
 
-    async def _look_up_key(self, actor: ThreadActor, ask: Ask, key_hash: bytes) -> None:
+    async def _look_up_key(self, actor: ThreadActor, ask: PendingRequest, key_hash: bytes) -> None:
         checked = (actor.keys, actor.sequence_nr)
-        while not ask.over:
+        while not ask.done:
             try:
                 stored = await self.env.look_up_key(self.shard_id, actor.uuid, key_hash)
-            except LINK_FAULTS as error:
+            except CONNECTION_ERRORS as error:
                 log.warning("key not looked up, trying again", extra={"shard": self.shard_id, "cause": repr(error)})
                 await asyncio.sleep(_RETRY_S)
                 continue
@@ -306,20 +308,20 @@ class Shard:
             else:
                 ask.key_checked = checked
                 ask.unstash()
-                self.take(ask, actor.thread_id)
+                self.handle(ask, actor.thread_id)
             return
 
-    def fetch_texts(self, actor: ThreadActor, ask: Ask, needs: NeedsTexts) -> None:
+    def fetch_texts(self, actor: ThreadActor, ask: PendingRequest, needs: PendingTexts) -> None:
         """Fill a page of messages with their texts from the journal."""
         self._spawn(self._fetch_texts(actor, ask, needs), "fetch-texts", ask)
 
-    async def _fetch_texts(self, actor: ThreadActor, ask: Ask, needs: NeedsTexts) -> None:
-        while not ask.over:
+    async def _fetch_texts(self, actor: ThreadActor, ask: PendingRequest, needs: PendingTexts) -> None:
+        while not ask.done:
             try:
                 messages = await self.env.read_messages(
-                    self.shard_id, actor.uuid, needs.places, most_bytes=PAGE_BYTES, wanted=lambda: not ask.over
+                    self.shard_id, actor.uuid, needs.places, most_bytes=PAGE_BYTES, wanted=lambda: not ask.done
                 )
-            except LINK_FAULTS as error:
+            except CONNECTION_ERRORS as error:
                 log.warning("texts not read, trying again", extra={"shard": self.shard_id, "cause": repr(error)})
                 await asyncio.sleep(_RETRY_S)
                 continue
@@ -329,7 +331,7 @@ class Shard:
             ask.answer(needs.with_texts(messages))
             return
 
-    def _unreadable(self, actor: ThreadActor, ask: Ask, error: UndecodableEvent) -> None:
+    def _unreadable(self, actor: ThreadActor, ask: PendingRequest, error: UndecodableEvent) -> None:
         """The journal has an event that an ask needs, and this release cannot read it, or it is missing."""
         log.error(
             "stored event not readable; a request was refused",
@@ -341,7 +343,7 @@ class Shard:
         """Keep a snapshot of durable state, some time."""
         self.env.save_snapshot(self.shard_id, actor.uuid, seq_nr, state, event_metadata)
 
-    def _spawn(self, work: Coroutine[object, object, None], name: str, ask: Ask | None = None) -> None:
+    def _spawn(self, work: Coroutine[object, object, None], name: str, ask: PendingRequest | None = None) -> None:
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks[task] = ask
         task.add_done_callback(self._ended)
@@ -354,6 +356,6 @@ class Shard:
             log.error("a shard's task failed", exc_info=error, extra={"shard": self.shard_id, "task": task.get_name()})
 
 
-def _thread_of(ask: Ask) -> ThreadId:
+def _thread_of(ask: PendingRequest) -> ThreadId:
     request = ask.request
     return request.command.thread_id if hasattr(request, "command") else request.thread_id

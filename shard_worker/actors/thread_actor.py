@@ -18,8 +18,8 @@ from uuid import UUID
 
 from asyncpg.pgproto.pgproto import UUID as PostgresUUID  # noqa: N811  # a `UUID` whose bytes need no conversion
 
-from shard_worker.actors.pending import NOT_SERVED, Ask
-from shard_worker.actors.queries import NeedsTexts, SortedAccounts, answer_query
+from shard_worker.actors.pending import NOT_SERVED, PendingRequest
+from shard_worker.actors.queries import PendingTexts, SortedAccounts, answer_query
 from shard_worker.contract import CommandRequest, Done, OwnerAnswer, Unavailable, UnavailableCode
 from shard_worker.domain.decide import Unchanged, decide, message_ids_of
 from shard_worker.domain.events import MessagesAdded
@@ -80,11 +80,11 @@ _ACTIVE: Final = Phase.ACTIVE
 class EventRow(Row):
     """An event on its way to the journal, with the asks that wait for it."""
 
-    __slots__ = ("answer", "ask", "bytes_counted", "followers", "snapshot")
+    __slots__ = ("answer", "ask", "bytes_counted", "dependents", "snapshot")
 
-    ask: Ask
+    ask: PendingRequest
     answer: Done
-    followers: list[tuple[Ask, Callable[[], None]]] | None
+    dependents: list[tuple[PendingRequest, Callable[[], None]]] | None
     """Asks decided on this event and not stored by themselves, each with what delivers its answer."""
     snapshot: bytes | None
     bytes_counted: int
@@ -98,6 +98,7 @@ class ThreadActor:
         "bytes_since",
         "found_keys",
         "keys",
+        "last_used_at",
         "mailbox",
         "ordered",
         "pending",
@@ -109,7 +110,6 @@ class ThreadActor:
         "snapshot_nr",
         "state",
         "thread_id",
-        "touched",
         "uuid",
         "weight",
     )
@@ -130,12 +130,12 @@ class ThreadActor:
         self.weight = 0
         """Its bytes in memory as `Residents` counts them."""
         self.pending: deque[EventRow] = deque()
-        self.mailbox: deque[Ask] = deque()
+        self.mailbox: deque[PendingRequest] = deque()
         self.keys: OrderedDict[bytes, tuple[bytes, Done, bytes]] = OrderedDict()
         """By key: the hash of the body, the first answer, and the id of the command that stored it."""
         self.pending_bytes = 0
         self.found_keys: OrderedDict[bytes, tuple[bytes, Done, bytes]] | None = None
-        self.touched = 0.0
+        self.last_used_at = 0.0
 
     @property
     def busy(self) -> bool:
@@ -144,12 +144,12 @@ class ThreadActor:
 
     # --- asks
 
-    def take(self, ask: Ask) -> None:
+    def handle(self, ask: PendingRequest) -> None:
         """Decide one ask, or let it wait for the thread's history."""
         phase = self.phase
         if phase is not _ACTIVE:
             if phase is Phase.POISONED:
-                if self.touched < self.retry_at:
+                if self.last_used_at < self.retry_at:
                     ask.answer(POISONED)
                     return
                 self._reload()  # it may have been repaired
@@ -171,7 +171,7 @@ class ThreadActor:
             except Exception as error:  # noqa: BLE001  # as above
                 self._lost_state(ask, error)
                 return
-            if isinstance(answer, NeedsTexts):
+            if isinstance(answer, PendingTexts):
                 needs = answer
                 self._after_pending(ask, lambda: self.shard.fetch_texts(self, ask, needs))
             else:
@@ -180,7 +180,7 @@ class ThreadActor:
     def _may_wait(self) -> bool:
         """Whether one more request may wait for the thread's history."""
         env, mailbox = self.shard.env, self.mailbox
-        while mailbox and mailbox[0].over:
+        while mailbox and mailbox[0].done:
             mailbox.popleft()
         return (
             len(mailbox) < env.max_pending_per_thread
@@ -188,7 +188,7 @@ class ThreadActor:
             and env.may_hold()
         )
 
-    def _command(self, ask: Ask, request: CommandRequest) -> None:
+    def _command(self, ask: PendingRequest, request: CommandRequest) -> None:
         key = request.key_hash
         env = self.shard.env
         if key is not None:
@@ -236,7 +236,7 @@ class ThreadActor:
         row.body_hash = request.body_hash if key is not None else None
         row.ask = ask
         row.answer = answer = Done(seq_nr, message_ids_of(decided))
-        row.followers = None
+        row.dependents = None
         if type(decided) is not MessagesAdded:
             self.ordered = SortedAccounts()
         self.bytes_since += len(row.payload)
@@ -264,7 +264,7 @@ class ThreadActor:
         self.pending_bytes += size
         self.shard.stream.submit(row)
 
-    def _knows_keys_of(self, ask: Ask) -> bool:
+    def _knows_keys_of(self, ask: PendingRequest) -> bool:
         """Whether the ask's key was not in the journal, and every key stored since is still in memory."""
         if not self.sequence_nr:
             return True  # keys are in the journal with the thread's events, and it has none
@@ -280,23 +280,23 @@ class ThreadActor:
             if keys[oldest][1].sequence_nr <= durable:  # a key whose event is on its way is known nowhere else
                 del keys[oldest]
 
-    def _answer(self, ask: Ask, answer: OwnerAnswer) -> None:
+    def _answer(self, ask: PendingRequest, answer: OwnerAnswer) -> None:
         """Answer from memory once all it was decided on is durable."""
         if not self.pending and self.shard.memory_reads_allowed():
             ask.answer(answer)
         else:
             self._after_pending(ask, lambda: ask.answer(answer))
 
-    def _after_pending(self, ask: Ask, deliver: Callable[[], None]) -> None:
+    def _after_pending(self, ask: PendingRequest, deliver: Callable[[], None]) -> None:
         if self.pending:
             row = self.pending[-1]
-            if row.followers is None:
-                row.followers = []
-            row.followers.append((ask, deliver))
+            if row.dependents is None:
+                row.dependents = []
+            row.dependents.append((ask, deliver))
         elif self.shard.memory_reads_allowed():
             deliver()
         else:
-            self.shard.hold(ask)  # decided afresh when the lease is certain again
+            self.shard.stash(ask)  # decided afresh when the lease is certain again
 
     # --- what the journal says
 
@@ -309,8 +309,8 @@ class ThreadActor:
         env.pending_bytes -= size
         self.pending_bytes -= size
         done.ask.answer(done.answer)
-        if done.followers is not None:
-            for _, deliver in done.followers:
+        if done.dependents is not None:
+            for _, deliver in done.dependents:
                 deliver()
         if done.snapshot is not None:
             self.shard.save_snapshot(self, done.seq_nr, done.snapshot, done.metadata)
@@ -354,16 +354,16 @@ class ThreadActor:
                 ask.expire()
         self._decide_again(again)
 
-    def _take_back(self, count: int) -> list[Ask]:
+    def _take_back(self, count: int) -> list[PendingRequest]:
         """Forget the last ``count`` pending events, which are known not to be stored; all asks that wait for them."""
         rows = [self.pending.pop() for _ in range(count)]
-        asks: list[Ask] = []
+        asks: list[PendingRequest] = []
         size = 0
         for row in reversed(rows):
             size += row.bytes_counted
             asks.append(row.ask)
-            if row.followers is not None:
-                asks += [ask for ask, _ in row.followers]
+            if row.dependents is not None:
+                asks += [ask for ask, _ in row.dependents]
         for ask in asks:
             ask.admitted = False
         self.shard.env.admitted -= count
@@ -371,21 +371,21 @@ class ThreadActor:
         self.pending_bytes -= size
         return asks
 
-    def _decide_again(self, asks: list[Ask]) -> None:
+    def _decide_again(self, asks: list[PendingRequest]) -> None:
         """Put asks before all that wait, to be decided from the journal once nothing is pending."""
-        asks = [ask for ask in asks if not ask.over]
+        asks = [ask for ask in asks if not ask.done]
         for ask in asks:
             ask.stash(self.shard.env, self)
         self.mailbox.extendleft(reversed(asks))
         self.state = None
         if self.pending:
             self.phase = Phase.DRAINING
-        elif all(ask.over for ask in self.mailbox):
+        elif all(ask.done for ask in self.mailbox):
             self.shard.forget(self)  # while Postgres is away this spares a load for each thread that was asked
         else:
             self._reload()
 
-    def _lost_state(self, ask: Ask, error: Exception) -> None:
+    def _lost_state(self, ask: PendingRequest, error: Exception) -> None:
         """A bug in decide or evolve: the state may be half changed.  Only this thread is concerned."""
         log.error(
             "a command broke its thread's state; the thread is loaded again",
@@ -416,9 +416,9 @@ class ThreadActor:
         mailbox = self.mailbox
         while mailbox and self.phase is Phase.ACTIVE:
             ask = mailbox.popleft()
-            if not ask.over:
+            if not ask.done:
                 ask.unstash()
-                self.take(ask)
+                self.handle(ask)
         if self.state is None and not self.busy:
             self.shard.forget(self)
 
@@ -432,7 +432,7 @@ class ThreadActor:
         while self.mailbox:
             self.mailbox.popleft().answer(POISONED)
 
-    def key_found(self, ask: Ask, body_hash: bytes, answer: Done, command_id: bytes) -> None:
+    def key_found(self, ask: PendingRequest, body_hash: bytes, answer: Done, command_id: bytes) -> None:
         """The journal knows the key: the first answer, or the key was used for something else."""
         request = ask.request
         assert isinstance(request, CommandRequest)
@@ -448,13 +448,13 @@ class ThreadActor:
     def send_on(self, count: int, owner: str | None, epoch: int) -> None:
         """The shard is no longer here, and the last ``count`` pending events were never sent."""
         for ask in self._take_back(count):
-            ask.not_here(owner, epoch)
+            ask.redirect(owner, epoch)
 
     def abandon(self, owner: str | None, epoch: int) -> None:
         """The shard is no longer here, and nothing that is pending was stored: send everyone on."""
         self.send_on(len(self.pending), owner, epoch)
         while self.mailbox:
-            self.mailbox.popleft().not_here(owner, epoch)
+            self.mailbox.popleft().redirect(owner, epoch)
 
     def give_up_waiting(self) -> None:
         """The history could not be fetched in time; nothing was admitted."""

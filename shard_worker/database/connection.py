@@ -23,7 +23,7 @@ from shard_worker.database.generation import ServerIdentity, read_generation
 from shard_worker.database.reconnecting import Backoff, ConnectGate
 from shard_worker.database.session import (
     CONNECT_S,
-    LINK_FAULTS,
+    CONNECTION_ERRORS,
     PASSING,
     DatabaseAuthFailed,
     DatabaseError,
@@ -43,7 +43,7 @@ from shard_worker.database.tls import BY_DSN, Tls
 from shard_worker.dsn import Dsn, Host, parse_dsn
 
 __all__ = [
-    "LINK_FAULTS",
+    "CONNECTION_ERRORS",
     "Database",
     "DatabaseAuthFailed",
     "DatabaseError",
@@ -226,7 +226,7 @@ class Database:
                 raise self._superseded(identity, newest, host)
             try:
                 return connection, await read_generation(connection, identity, newest.generation if newest else "")
-            except LINK_FAULTS as error:
+            except CONNECTION_ERRORS as error:
                 raise DatabaseUnreachable(f"Postgres at {host} went away while it was checked: {error!r}") from error
         except BaseException:
             connection.terminate()

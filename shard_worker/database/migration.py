@@ -14,7 +14,6 @@ import asyncpg
 
 from shard_worker.contract import DatabaseFault
 from shard_worker.database.connection import (
-    LINK_FAULTS,
     DatabaseError,
     DatabaseUnreachable,
     DatabaseUnsuitable,
@@ -24,6 +23,7 @@ from shard_worker.database.connection import (
 from shard_worker.database.migration_files import SCHEMA_VERSION, known_migrations
 from shard_worker.database.migration_steps import STEP_TABLE_SQL, StepRunner
 from shard_worker.database.roles import grant_worker_role
+from shard_worker.database.session import CONNECTION_ERRORS
 from shard_worker.database.tls import BY_DSN, Tls
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ _UNRELEASED: Final = (
 )
 _GONE: Final = ("08", "57")
 """The classes of SQLSTATE that say that the server, or the link, is going."""
-_BOOK_SQL: Final = """
+_SCHEMA_TABLE_SQL: Final = """
 CREATE TABLE IF NOT EXISTS schema_migration (
     version integer PRIMARY KEY, name text NOT NULL, checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now()
 )
@@ -94,7 +94,7 @@ async def migrate(
         )
         await _alone(connection, say)
         return await _run(connection, watcher, cluster_id, shards, say)
-    except LINK_FAULTS as error:
+    except CONNECTION_ERRORS as error:
         if isinstance(error, asyncpg.PostgresError) and not str(error.sqlstate).startswith(_GONE):
             raise MigrationFailed(f"Postgres refuses a step: {error}") from error
         raise DatabaseUnreachable(f"Postgres went away: {error!r}") from error
@@ -124,7 +124,7 @@ async def _run(
     shards: int,
     say: Callable[[str], None],
 ) -> list[str]:
-    await connection.execute(_BOOK_SQL)
+    await connection.execute(_SCHEMA_TABLE_SQL)
     await connection.execute(STEP_TABLE_SQL)
     done = {row["version"]: row["checksum"] for row in await connection.fetch("SELECT * FROM schema_migration")}
     if done and max(done) > SCHEMA_VERSION:
@@ -181,7 +181,7 @@ async def _claim(connection: asyncpg.Connection, cluster_id: str, shards: int) -
     await connection.execute("INSERT INTO plan DEFAULT VALUES ON CONFLICT DO NOTHING")
 
 
-class Asked(Protocol):
+class Queryable(Protocol):
     """What is asked of a session to find a pool before it; asyncpg's own connections have it."""
 
     async def execute(self, query: str) -> object: ...
@@ -189,7 +189,7 @@ class Asked(Protocol):
     async def fetchval(self, query: str) -> object: ...
 
 
-async def refuse_transaction_pooling(connection: Asked, other: Asked) -> None:
+async def refuse_transaction_pooling(connection: Queryable, other: Queryable) -> None:
     """Refuse a proxy that gives each transaction another session: locks and fences are a session's.
 
     One that lends its server processes in turns shows it by itself.  One that lends the last first looks like Postgres

@@ -75,7 +75,7 @@ Session = asyncpg.Connection | PoolConnectionProxy
 """A connection of one's own, or one lent by a pool."""
 
 
-LINK_FAULTS: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+CONNECTION_ERRORS: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """What any use of a connection may raise when the link or the server fails: the connection is closed, and another opened.
 
 `TimeoutError` is an `OSError`.  asyncpg's internal error comes when a cancelled operation and a late answer cross, as
@@ -184,7 +184,7 @@ async def connect_to(
         raise DatabaseAuthFailed(f"Postgres at {where}: {error}") from error
     except ssl.SSLError as error:
         raise DatabaseTLSFailed(f"no TLS with Postgres at {where}: {error}") from error
-    except LINK_FAULTS as error:
+    except CONNECTION_ERRORS as error:
         if _TLS_REFUSED in str(error):
             raise DatabaseTLSFailed(f"Postgres at {where} does not offer TLS") from error
         if _STARTUP_REFUSED in str(error):
@@ -203,7 +203,7 @@ async def check(connection: asyncpg.Connection) -> ServerIdentity:
     """Whether the server may carry a journal.  Raises `DatabaseUnsuitable`, or `DatabaseUnreachable`."""
     try:
         row = await connection.fetchrow(_CHECK_SQL)
-    except LINK_FAULTS as error:
+    except CONNECTION_ERRORS as error:
         raise DatabaseUnreachable(f"Postgres went away while it was checked: {error!r}") from error
     assert row is not None  # a select without a table gives one row
     if row["in_recovery"]:

@@ -35,7 +35,7 @@ class Writer(Protocol):
         """
 
 
-class StreamHost(Protocol):
+class AppendListener(Protocol):
     """What stands behind a stream: the shard.  Called on the event loop, never awaited."""
 
     def suspended(self) -> None:
@@ -44,7 +44,7 @@ class StreamHost(Protocol):
     def resumed(self) -> None:
         """What was unknown is decided; go on."""
 
-    def lost(self, in_flight: "list[Row]") -> None:
+    def on_ownership_lost(self, in_flight: "list[Row]") -> None:
         """The shard has another owner.  ``in_flight`` and all that is queued are definitely not stored."""
 
 
@@ -78,7 +78,7 @@ class Row:
     """Loop time, seconds: the appender does not send the row from then on."""
 
 
-class StreamState(Enum):
+class AppendQueueState(Enum):
     """Whether a stream's rows may be sent."""
 
     OPEN = auto()
@@ -88,7 +88,7 @@ class StreamState(Enum):
     """Lost or released; takes nothing more."""
 
 
-class Stream:
+class AppendQueue:
     """One owned shard at the appender.
 
     ``head`` is the last ``shard_seq`` known to be durable.  `submit` queues a row; `drained` tells when nothing is
@@ -113,7 +113,7 @@ class Stream:
     )
 
     def __init__(
-        self, shard_id: ShardId, epoch: int, head: int, host: StreamHost, schedule: "Callable[[Stream], None]"
+        self, shard_id: ShardId, epoch: int, head: int, host: AppendListener, schedule: "Callable[[AppendQueue], None]"
     ) -> None:
         self.shard_id = shard_id
         self.epoch = epoch
@@ -121,7 +121,7 @@ class Stream:
         self.host = host
         self.queue: deque[Row] = deque()
         self.in_flight = 0
-        self.state = StreamState.OPEN
+        self.state = AppendQueueState.OPEN
         self.scheduled = False
         self.back_off_s = 0.0
         self.suspected = 0
@@ -134,7 +134,7 @@ class Stream:
 
     def submit(self, row: Row) -> None:
         """Queue one row behind all earlier ones of this shard.  The stream must not be closed."""
-        if self.state is StreamState.CLOSED:
+        if self.state is AppendQueueState.CLOSED:
             raise RuntimeError(f"shard {self.shard_id}: submit on a closed stream")
         self.queue.append(row)
         if not self.scheduled:
@@ -142,7 +142,7 @@ class Stream:
 
     def wake(self) -> None:
         """Have what is queued sent, when something is queued and may be sent."""
-        if self.queue and not self.scheduled and not self.suspected and self.state is StreamState.OPEN:
+        if self.queue and not self.scheduled and not self.suspected and self.state is AppendQueueState.OPEN:
             self._schedule(self)
 
     def return_rows(self, rows: list[Row]) -> None:
@@ -190,7 +190,7 @@ class Stream:
 
     def close(self) -> list[Row]:
         """Take nothing more, and give back what was queued: it was never sent."""
-        self.state = StreamState.CLOSED
+        self.state = AppendQueueState.CLOSED
         queued = list(self.queue)
         self.queue.clear()
         self.settled()

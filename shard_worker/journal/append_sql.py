@@ -5,9 +5,9 @@ their events and no others.
 from collections.abc import Sequence
 from typing import Final
 
-from shard_worker.journal.append_queue import Row, Stream
+from shard_worker.journal.append_queue import AppendQueue, Row
 
-Part = tuple[Stream, list[Row]]
+ShardBatch = tuple[AppendQueue, list[Row]]
 """The rows of one shard in a batch."""
 
 APPEND_SQL: Final = """
@@ -45,7 +45,7 @@ APPEND_SESSION_SQL: Final = "SET plan_cache_mode = force_generic_plan"
 _SHARDS_MOST: Final = 4096
 
 
-def fence_of(shards: Sequence[tuple[int, int]], incarnation: str) -> tuple[list[int], bytes, list[int], str]:
+def fence_parameters(shards: Sequence[tuple[int, int]], incarnation: str) -> tuple[list[int], bytes, list[int], str]:
     """The statement's parameters for these shards, each with the epoch it must have: ids, ids as bits, both in one, owner."""
     bits = 0
     for shard_id, _ in shards:
@@ -58,7 +58,7 @@ def fence_of(shards: Sequence[tuple[int, int]], incarnation: str) -> tuple[list[
     )
 
 
-def parameters(batch: list[Part], incarnation: str) -> tuple[object, ...]:
+def parameters(batch: list[ShardBatch], incarnation: str) -> tuple[object, ...]:
     """The statement's parameters; a row's ``shard_seq`` is allotted here, from the durable head."""
     shard_ids: list[int] = []
     sequence: list[int] = []
@@ -71,7 +71,7 @@ def parameters(batch: list[Part], incarnation: str) -> tuple[object, ...]:
     keys = [row.key_hash for row in rows]
     keyed = any(keys)
     return (
-        *fence_of([(stream.shard_id, stream.epoch) for stream, _ in batch], incarnation),
+        *fence_parameters([(stream.shard_id, stream.epoch) for stream, _ in batch], incarnation),
         shard_ids,
         sequence,
         [row.writer.uuid for row in rows],

@@ -24,10 +24,10 @@ from typing import Final, Protocol
 import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
 
-from shard_worker.database.connection import LINK_FAULTS
+from shard_worker.database.connection import CONNECTION_ERRORS
 from shard_worker.domain.ids import ShardId
-from shard_worker.journal.append_queue import Row, Stream, StreamHost, StreamState
-from shard_worker.journal.append_sql import APPEND_SESSION_SQL, APPEND_SQL, Part, parameters
+from shard_worker.journal.append_queue import AppendListener, AppendQueue, AppendQueueState, Row
+from shard_worker.journal.append_sql import APPEND_SESSION_SQL, APPEND_SQL, ShardBatch, parameters
 from shard_worker.journal.isolation import Suspects, find_guilty, find_used_keys, is_key_violation
 from shard_worker.journal.outcome import Backend, BumpEpochs, OutcomeResolver, is_about_a_row, is_definite, jittered
 
@@ -80,7 +80,7 @@ class Appender:
         batch_events: int = 512,
         batch_bytes: int = 1 << 20,
         watchdog_s: float = 2.0,
-        watch: Callable[[Stream], None] = lambda _: None,
+        watch: Callable[[AppendQueue], None] = lambda _: None,
     ) -> None:
         self.metrics = AppendMetrics()
         self._watch = watch
@@ -98,10 +98,10 @@ class Appender:
             for number in range(lanes)
         ]
 
-    def open(self, shard_id: ShardId, epoch: int, head: int, host: StreamHost) -> Stream:
+    def open(self, shard_id: ShardId, epoch: int, head: int, host: AppendListener) -> AppendQueue:
         """A stream for a shard whose claim is acknowledged and whose head was read in a later statement."""
         lane = self._lanes[shard_id % len(self._lanes)]
-        stream = Stream(shard_id, epoch, head, host, lane.schedule)
+        stream = AppendQueue(shard_id, epoch, head, host, lane.schedule)
         self._watch(stream)
         return stream
 
@@ -143,7 +143,7 @@ class _Lane:
         self._batch_bytes = batch_bytes
         self._watchdog_s = watchdog_s
         self._metrics = metrics
-        self._ready: deque[Stream] = deque()
+        self._ready: deque[AppendQueue] = deque()
         self._suspects = Suspects()
         self._suspects_next = False
         self._key_refused = False
@@ -171,7 +171,7 @@ class _Lane:
         if self._connection is not None:
             self._connection.terminate()
 
-    def schedule(self, stream: Stream) -> None:
+    def schedule(self, stream: AppendQueue) -> None:
         stream.scheduled = True
         self._ready.append(stream)
         wake = self._wake
@@ -217,7 +217,7 @@ class _Lane:
                 assert row is not None  # a backend always sees itself
                 await connection.execute(APPEND_SESSION_SQL)
                 statement = await connection.prepare(APPEND_SQL)
-            except LINK_FAULTS as error:
+            except CONNECTION_ERRORS as error:
                 log.warning(
                     "append connection lost while being prepared", extra={"lane": self._name, "cause": repr(error)}
                 )
@@ -230,18 +230,18 @@ class _Lane:
             self._statement = statement
             return statement
 
-    def _take(self, now: float) -> list[Part]:
+    def _take(self, now: float) -> list[ShardBatch]:
         """The next batch: the streams that are ready, in the order they became so, up to the caps.
 
         A stream that has more than the batch can carry goes to the end of the line.
         """
-        batch: list[Part] = []
+        batch: list[ShardBatch] = []
         events = 0
         size = 0
         while self._ready:
             stream = self._ready.popleft()
             stream.scheduled = False
-            if stream.state is not StreamState.OPEN or stream.suspected:
+            if stream.state is not AppendQueueState.OPEN or stream.suspected:
                 continue
             queue = stream.queue
             rows: list[Row] = []
@@ -269,7 +269,7 @@ class _Lane:
                 break
         return batch
 
-    async def _commit(self, statement: PreparedStatement, batch: list[Part]) -> None:
+    async def _commit(self, statement: PreparedStatement, batch: list[ShardBatch]) -> None:
         """Send one batch and act on what came of it.  Never raises but for cancellation and bugs."""
         connection = self._connection
         assert connection is not None  # set together with the statement
@@ -282,7 +282,7 @@ class _Lane:
         except asyncio.CancelledError:
             connection.terminate()
             raise
-        except LINK_FAULTS as error:
+        except CONNECTION_ERRORS as error:
             watchdog.cancel()  # its outcome is being handled, which takes longer than the statement may
             if not is_definite(error) or connection.is_closed():
                 self._unknown(incarnation, batch, error)
@@ -305,7 +305,7 @@ class _Lane:
             metrics.events += sum([len(rows) for _, rows in batch])
             return
         durable = {record["id"] for record in locked}
-        skipped: list[Part] = []
+        skipped: list[ShardBatch] = []
         for stream, rows in batch:
             if stream.shard_id in durable:
                 _settle(stream, rows, took_s)
@@ -314,7 +314,7 @@ class _Lane:
                 skipped.append((stream, rows))
         await self._ask_owner(skipped)
 
-    async def _ask_owner(self, skipped: list[Part]) -> None:
+    async def _ask_owner(self, skipped: list[ShardBatch]) -> None:
         """Shards that were not locked: another transaction had the row for a moment, or another owner has the shard."""
         self._metrics.skipped += len(skipped)
         connection = self._connection
@@ -324,7 +324,7 @@ class _Lane:
             records = await connection.fetch(
                 _OWNERS_SQL, [stream.shard_id for stream, _ in skipped], timeout=self._watchdog_s
             )
-        except LINK_FAULTS as error:
+        except CONNECTION_ERRORS as error:
             # Nothing of these was stored, so nothing is unknown: on the next connection they are simply sent again.
             self._disconnect(error)
             for stream, rows in skipped:
@@ -334,20 +334,20 @@ class _Lane:
         owners = {record["id"]: (record["epoch"], record["incarnation"]) for record in records}
         loop = asyncio.get_running_loop()
         for stream, rows in skipped:
-            if stream.state is StreamState.CLOSED or owners.get(stream.shard_id) != (stream.epoch, incarnation):
+            if stream.state is AppendQueueState.CLOSED or owners.get(stream.shard_id) != (stream.epoch, incarnation):
                 stream.in_flight = 0
-                stream.host.lost(rows)
+                stream.host.on_ownership_lost(rows)
                 continue
             _return(stream, rows)
             stream.back_off_s = min(_LAST_BACK_OFF_S, max(_FIRST_BACK_OFF_S, stream.back_off_s * 2))
             stream.scheduled = True  # until the pause is over
             loop.call_later(stream.back_off_s, self._reschedule, stream)
 
-    def _reschedule(self, stream: Stream) -> None:
+    def _reschedule(self, stream: AppendQueue) -> None:
         stream.scheduled = False
         stream.wake()
 
-    async def _refused(self, connection: asyncpg.Connection, batch: list[Part], error: Exception) -> None:
+    async def _refused(self, connection: asyncpg.Connection, batch: list[ShardBatch], error: Exception) -> None:
         """The server refused a batch because of a row, and stored nothing: drop the row, and send the others again.
 
         When two batches in a row are refused because of a key, all keys of the second are looked up at once: however
@@ -366,7 +366,7 @@ class _Lane:
         if self._key_refused and (key_refused or not found):
             try:
                 found = await find_used_keys(connection, batch, self._watchdog_s) or found
-            except LINK_FAULTS as fault:
+            except CONNECTION_ERRORS as fault:
                 self._disconnect(fault)
         for stream, rows in batch:
             _return(stream, rows)
@@ -376,11 +376,11 @@ class _Lane:
         for stream, row in found:
             self._reject(stream, row, error)
         for stream, _ in reversed(batch):
-            if stream.queue and not stream.scheduled and not stream.suspected and stream.state is StreamState.OPEN:
+            if stream.queue and not stream.scheduled and not stream.suspected and stream.state is AppendQueueState.OPEN:
                 stream.scheduled = True
                 self._ready.appendleft(stream)
 
-    def _reject(self, stream: Stream, row: Row, error: Exception) -> None:
+    def _reject(self, stream: AppendQueue, row: Row, error: Exception) -> None:
         """Drop a queued row that the database refuses, with the later rows of its writer."""
         withdrawn = stream.withdraw(row)
         if not withdrawn:
@@ -389,12 +389,12 @@ class _Lane:
         if isinstance(error, asyncpg.UniqueViolationError) and not is_key_violation(error):
             # Our head or the actor's is behind the journal's: nothing in memory of this shard can be trusted.
             log.critical("the journal is ahead of its owner", extra={"shard": stream.shard_id, "alarm": True})
-            stream.host.lost(withdrawn)
+            stream.host.on_ownership_lost(withdrawn)
         else:
             row.writer.rejected(withdrawn, error)
         stream.settled()
 
-    async def _pause(self, batch: list[Part], error: Exception) -> None:
+    async def _pause(self, batch: list[ShardBatch], error: Exception) -> None:
         """The server refused for a reason of its own (disk full, read-only): nothing was stored; try again later."""
         self._disconnect(error)
         for stream, rows in batch:
@@ -403,15 +403,15 @@ class _Lane:
         await asyncio.sleep(jittered(self._pause_s))
         self._pause_s = min(_LAST_PAUSE_S, self._pause_s * 2)
 
-    def _unknown(self, incarnation: str, batch: list[Part], error: Exception) -> None:
+    def _unknown(self, incarnation: str, batch: list[ShardBatch], error: Exception) -> None:
         """Nobody knows whether the batch was stored: its shards stand still until the resolver has found out."""
         self._metrics.unknown += 1
         backend = self._backend
         assert backend is not None  # set together with the statement
         self._disconnect(error)
         for stream, _ in batch:
-            if stream.state is StreamState.OPEN:
-                stream.state = StreamState.UNKNOWN
+            if stream.state is AppendQueueState.OPEN:
+                stream.state = AppendQueueState.UNKNOWN
                 stream.host.suspended()
         self._resolver.resolve(backend, incarnation, batch, error)
 
@@ -422,7 +422,7 @@ class _Lane:
         self._connection = self._statement = self._backend = None
 
 
-def _settle(stream: Stream, rows: list[Row], took_s: float) -> None:
+def _settle(stream: AppendQueue, rows: list[Row], took_s: float) -> None:
     """Durable: advance the head, then tell the writers in order."""
     stream.batches += 1
     stream.append_s += took_s
@@ -431,15 +431,15 @@ def _settle(stream: Stream, rows: list[Row], took_s: float) -> None:
     stream.back_off_s = 0.0
     for row in rows:
         row.writer.stored(row)
-    if stream.state is StreamState.CLOSED:
-        stream.host.lost([])  # what was queued behind these was not stored
+    if stream.state is AppendQueueState.CLOSED:
+        stream.host.on_ownership_lost([])  # what was queued behind these was not stored
     stream.settled()
 
 
-def _return(stream: Stream, rows: list[Row]) -> None:
+def _return(stream: AppendQueue, rows: list[Row]) -> None:
     """Definitely not stored, and to be sent again: in front of what came since."""
     stream.in_flight = 0
-    if stream.state is StreamState.CLOSED:
-        stream.host.lost(rows)
+    if stream.state is AppendQueueState.CLOSED:
+        stream.host.on_ownership_lost(rows)
     else:
         stream.return_rows(rows)

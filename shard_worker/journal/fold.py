@@ -13,7 +13,7 @@ from shard_worker.journal.codec import UndecodableEvent, decode
 
 log = logging.getLogger(__name__)
 
-SLICE: Final = 100
+REPLAY_CHUNK: Final = 100
 """Maximum events that are folded in one turn of the loop: a millisecond, so that requests under way hardly notice."""
 SLICE_BYTES: Final = 256 << 10
 """Maximum bytes of payloads in one turn, but for the last event: decoding and folding a megabyte takes 5 ms."""
@@ -35,7 +35,7 @@ class Pace:
     @property
     def spent(self) -> bool:
         """Whether the loop should turn now."""
-        return self.rows >= SLICE or self.size >= SLICE_BYTES
+        return self.rows >= REPLAY_CHUNK or self.size >= SLICE_BYTES
 
     async def turn(self) -> None:
         """Let the loop turn, and begin a new slice."""
@@ -71,7 +71,7 @@ class Fold:
         """Fold from ``at`` to the end of the slice; where to go on."""
         state, sequence_nr, size = self.state, self.sequence_nr, pace.size
         before = size
-        end = min(len(rows), at + SLICE - pace.rows)
+        end = min(len(rows), at + REPLAY_CHUNK - pace.rows)
         next_at = at
         seq_nr = sequence_nr
         try:

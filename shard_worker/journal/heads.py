@@ -18,9 +18,9 @@ from typing import Final, Protocol
 
 import asyncpg
 
-from shard_worker.database.connection import LINK_FAULTS
+from shard_worker.database.connection import CONNECTION_ERRORS
 from shard_worker.domain.ids import ShardId
-from shard_worker.journal.append_queue import Stream
+from shard_worker.journal.append_queue import AppendQueue
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +47,11 @@ class AcknowledgedHeads:
 
     def __init__(self, on_lost: Callable[[ShardId], None]) -> None:
         self._on_lost = on_lost
-        self._streams: dict[ShardId, Stream] = {}
+        self._streams: dict[ShardId, AppendQueue] = {}
         self.lost_events = 0
         """Acknowledged events that were missing from the journal, since the worker started."""
 
-    def watch(self, stream: Stream) -> None:
+    def watch(self, stream: AppendQueue) -> None:
         """Compare this stream from now on, in place of an earlier one of its shard."""
         self._streams[stream.shard_id] = stream
 
@@ -65,7 +65,7 @@ class AcknowledgedHeads:
                     return connection
                 try:
                     await self.compare(connection)
-                except LINK_FAULTS as error:
+                except CONNECTION_ERRORS as error:
                     log.warning("session lost while heads were compared", extra={"cause": repr(error)})
                     connection.terminate()
                 except BaseException:

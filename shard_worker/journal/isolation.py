@@ -14,8 +14,8 @@ from typing import Final
 import asyncpg
 
 from shard_worker.database.connection import Session
-from shard_worker.journal.append_queue import Row, Stream, StreamState
-from shard_worker.journal.append_sql import Part
+from shard_worker.journal.append_queue import AppendQueue, AppendQueueState, Row
+from shard_worker.journal.append_sql import ShardBatch
 
 _KEY_VALUES: Final = re.compile(r"\((?P<columns>[a-z_, ]+)\)=\((?P<values>[^()]*)\)")
 _FAILING_ROW: Final = re.compile(r"\((?P<shard>\d+), -?\d+, (?P<thread>[0-9a-f-]{36}), (?P<seq>-?\d+), ")
@@ -38,7 +38,7 @@ def is_key_violation(error: Exception) -> bool:
     return error.constraint_name == _KEY_CONSTRAINT
 
 
-def find_guilty(batch: list[Part], error: Exception) -> tuple[Stream, Row] | None:
+def find_guilty(batch: list[ShardBatch], error: Exception) -> tuple[AppendQueue, Row] | None:
     """The row that the error names; also the only row of a batch; None when it cannot be told."""
     if len(batch) == 1 and len(batch[0][1]) == 1:
         return batch[0][0], batch[0][1][0]
@@ -54,7 +54,7 @@ def find_guilty(batch: list[Part], error: Exception) -> tuple[Stream, Row] | Non
     return None
 
 
-def _by_columns(batch: list[Part], values: dict[str, str]) -> tuple[Stream, Row] | None:
+def _by_columns(batch: list[ShardBatch], values: dict[str, str]) -> tuple[AppendQueue, Row] | None:
     """The one row that has these values, as the server writes them."""
     for stream, rows in batch:
         if str(stream.shard_id) != values.get("shard_id"):
@@ -73,7 +73,9 @@ def _by_columns(batch: list[Part], values: dict[str, str]) -> tuple[Stream, Row]
     return None
 
 
-async def find_used_keys(connection: Session, batch: list[Part], within_s: float) -> list[tuple[Stream, Row]]:
+async def find_used_keys(
+    connection: Session, batch: list[ShardBatch], within_s: float
+) -> list[tuple[AppendQueue, Row]]:
     """The rows of a batch whose key is in the journal.  Raises what asyncpg raises, and `TimeoutError`."""
     keyed = [(stream, row) for stream, rows in batch for row in rows if row.key_hash is not None]
     records = await connection.fetch(
@@ -96,14 +98,14 @@ class Suspects:
     """
 
     def __init__(self) -> None:
-        self._turns: deque[list[list[Part]]] = deque()
+        self._turns: deque[list[list[ShardBatch]]] = deque()
         """Each the groups of one shard, the next one last, or one group of several shards."""
-        self._taken: list[list[Part]] = []
+        self._taken: list[list[ShardBatch]] = []
 
     def __len__(self) -> int:
         return len(self._turns)
 
-    def split(self, batch: list[Part]) -> None:
+    def split(self, batch: list[ShardBatch]) -> None:
         """Suspect a refused batch of at least two rows, in two halves; it is the one taken last, or an ordinary one."""
         if len(batch) > 1:
             half = len(batch) // 2
@@ -120,19 +122,19 @@ class Suspects:
         groups += [[(stream, rows[half:])], [(stream, rows[:half])]]
         stream.suspected += 2
 
-    def take(self) -> tuple[list[Part], list[Stream]]:
+    def take(self) -> tuple[list[ShardBatch], list[AppendQueue]]:
         """The next group as a batch, taken from the queues, and all its streams, to be woken afterwards.
 
         A row that was withdrawn meanwhile is left out; a stream that cannot be sent keeps its rows queued.
         """
-        batch: list[Part] = []
+        batch: list[ShardBatch] = []
         self._taken = self._turns.popleft()
         group = self._taken.pop()
         if self._taken:
             self._turns.append(self._taken)
         for stream, suspected in group:
             stream.suspected -= 1
-            if stream.state is not StreamState.OPEN:
+            if stream.state is not AppendQueueState.OPEN:
                 continue
             rows = [row for row in suspected if _is_next(stream, row)]
             if rows:
@@ -141,7 +143,7 @@ class Suspects:
         return batch, [stream for stream, _ in group]
 
 
-def _is_next(stream: Stream, row: Row) -> bool:
+def _is_next(stream: AppendQueue, row: Row) -> bool:
     """Take the row from the front of its queue, if that is where it is."""
     if next(islice(stream.queue, 1), None) is not row:
         return False

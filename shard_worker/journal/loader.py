@@ -25,7 +25,7 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from shard_worker.database.connection import LINK_FAULTS, ReadPool, Session
+from shard_worker.database.connection import CONNECTION_ERRORS, ReadPool, Session
 from shard_worker.domain.ids import ShardId, ThreadId, ulid_uuid
 from shard_worker.domain.thread import Thread
 from shard_worker.journal.codec import decode_state, encode_state
@@ -97,7 +97,7 @@ def _keep_none(shard_id: ShardId, thread_uuid: UUID, seq_nr: int, state: bytes, 
     """Without a writer no snapshot is kept."""
 
 
-class _Load:
+class _LoadRequest:
     """One thread on its way into memory: what was folded so far, and who waits for it."""
 
     __slots__ = ("distrusts_snapshots", "fold", "future", "number", "shard_id", "start", "turn", "uuid")
@@ -113,7 +113,7 @@ class _Load:
         self.distrusts_snapshots = False
         self.begin()
 
-    def __lt__(self, other: "_Load") -> bool:
+    def __lt__(self, other: "_LoadRequest") -> bool:
         return (self.turn, self.number) < (other.turn, other.number)
 
     def begin(self) -> None:
@@ -145,7 +145,7 @@ class LoadMetrics:
         self.threads = 0
 
 
-class Loader:
+class ThreadLoader:
     """Loads threads in groups, at most ``at_once`` groups at a time, and long histories in a lane of their own.
 
     ``heat`` gives a shard's commands a second.  A thread of a busy shard is taken as if it had been asked earlier, by
@@ -164,14 +164,14 @@ class Loader:
         self.metrics = LoadMetrics()
         self._pool = pool
         self._at_once = at_once
-        self._heat = heat
+        self._load_of = heat
         self._keep = keep
         self._numbers = count()
-        self._waiting: list[_Load] = []
+        self._waiting: list[_LoadRequest] = []
         self._groups: set[asyncio.Task[None]] = set()
-        self._long: deque[_Load] = deque()
-        self._long_waiting: deque[_Load] = deque()
-        self._going_on: _Load | None = None
+        self._long: deque[_LoadRequest] = deque()
+        self._long_waiting: deque[_LoadRequest] = deque()
+        self._going_on: _LoadRequest | None = None
         self._lane: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -187,8 +187,8 @@ class Loader:
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Recovered | Poisoned] = loop.create_future()
-        turn = loop.time() - min(HEAD_START_S, self._heat(shard_id) * _HEAD_START_A_COMMAND_S)
-        heappush(self._waiting, _Load(turn, next(self._numbers), shard_id, ulid_uuid(thread_id), future))
+        turn = loop.time() - min(HEAD_START_S, self._load_of(shard_id) * _HEAD_START_A_COMMAND_S)
+        heappush(self._waiting, _LoadRequest(turn, next(self._numbers), shard_id, ulid_uuid(thread_id), future))
         self._start()
         return await future
 
@@ -201,10 +201,10 @@ class Loader:
             self._groups.add(task)
             task.add_done_callback(partial(self._ended, group))
 
-    def _take(self) -> list[_Load]:
+    def _take(self) -> list[_LoadRequest]:
         """The next group.  No thread is in it twice: each who asks owns the state that it gets, and may change it."""
-        group: dict[UUID, _Load] = {}
-        later: list[_Load] = []
+        group: dict[UUID, _LoadRequest] = {}
+        later: list[_LoadRequest] = []
         while self._waiting and len(group) < GROUP:
             load = heappop(self._waiting)
             if load.future.done():
@@ -217,7 +217,7 @@ class Loader:
             heappush(self._waiting, load)
         return list(group.values())
 
-    def _ended(self, group: list[_Load], task: "asyncio.Task[None]") -> None:
+    def _ended(self, group: list[_LoadRequest], task: "asyncio.Task[None]") -> None:
         self._groups.discard(task)
         if task.cancelled():  # one that is cancelled before its first step runs none of its handlers
             for load in group:
@@ -226,13 +226,13 @@ class Loader:
             self._failed(group, error)
         self._start()
 
-    def _failed(self, loads: Sequence[_Load], error: BaseException) -> None:
+    def _failed(self, loads: Sequence[_LoadRequest], error: BaseException) -> None:
         """A bug, in short; those who wait take it for a fault of the link, and ask again."""
         log.error("loading threads failed", exc_info=error)
         for load in loads:
             load.fail(ConnectionAbortedError(f"loading failed: {error!r}"))
 
-    async def _run(self, group: list[_Load]) -> None:
+    async def _run(self, group: list[_LoadRequest]) -> None:
         try:
             pages = await self._pool.run(partial(self._read, group, THREAD_ROWS), within_s=_PAGE_S)
         except CORRUPTION as error:
@@ -257,7 +257,7 @@ class Loader:
 
     # --- long histories
 
-    def _go_long(self, load: _Load) -> None:
+    def _go_long(self, load: _LoadRequest) -> None:
         if len(self._long) + (self._going_on is not None) < LONG_AT_ONCE:
             self._long.append(load)
         else:
@@ -281,7 +281,7 @@ class Loader:
             elif self._long_waiting:
                 self._long.append(self._long_waiting.popleft())
 
-    async def _go_on(self, load: _Load, pace: Pace) -> bool:
+    async def _go_on(self, load: _LoadRequest, pace: Pace) -> bool:
         """Read and fold one page of a long history; whether more of it follows.  Never raises for a fault of the link."""
         await pace.turn()
         try:
@@ -289,7 +289,7 @@ class Loader:
         except CORRUPTION as error:
             self._poisoned(load, f"the database cannot read it: {error}")
             return False
-        except LINK_FAULTS as error:
+        except CONNECTION_ERRORS as error:
             log.warning(
                 "page of a history not read, trying again", extra={"shard": load.shard_id, "cause": repr(error)}
             )
@@ -299,7 +299,7 @@ class Loader:
 
     # --- both
 
-    async def _read(self, group: Sequence[_Load], rows_each: int, connection: Session) -> list[ThreadPage]:
+    async def _read(self, group: Sequence[_LoadRequest], rows_each: int, connection: Session) -> list[ThreadPage]:
         self.metrics.pages += 1
         wanted = [Wanted(load.shard_id, load.uuid, load.start) for load in group]
         pages = await read_page(connection, wanted, rows_each=rows_each)
@@ -314,7 +314,7 @@ class Loader:
             await discard_all(connection, distrusted)
         return pages
 
-    async def _advance(self, load: _Load, page: ThreadPage, pace: Pace) -> bool:
+    async def _advance(self, load: _LoadRequest, page: ThreadPage, pace: Pace) -> bool:
         """Fold a page; whether the load is over, by success or not."""
         if load.start == FROM_SNAPSHOT and page.state is not None and not self._take_snapshot(load, page, pace):
             load.distrusts_snapshots = True
@@ -337,7 +337,7 @@ class Loader:
             load.finish(Recovered(fold.state, fold.sequence_nr, fold.snapshot_nr, fold.bytes_since))
         return over
 
-    def _take_snapshot(self, load: _Load, page: ThreadPage, pace: Pace) -> bool:
+    def _take_snapshot(self, load: _LoadRequest, page: ThreadPage, pace: Pace) -> bool:
         """Begin the fold with the page's snapshot; False when it cannot be used."""
         assert page.state is not None
         assert page.state_version is not None
@@ -353,7 +353,7 @@ class Loader:
         load.fold = Fold(state, page.start, page.start)
         return True
 
-    def _keep_some(self, load: _Load, *, over: bool) -> None:
+    def _keep_some(self, load: _LoadRequest, *, over: bool) -> None:
         """Have a snapshot kept after much of a history, so that neither a fault nor a restart begins it again."""
         fold = load.fold
         events, size = fold.sequence_nr - fold.snapshot_nr, fold.bytes_since
@@ -365,7 +365,7 @@ class Loader:
             self._keep(load.shard_id, load.uuid, fold.sequence_nr, encode_state(fold.state), fold.metadata)
             fold.snapshot_nr, fold.bytes_since = fold.sequence_nr, 0
 
-    def _poisoned(self, load: _Load, reason: str) -> None:
+    def _poisoned(self, load: _LoadRequest, reason: str) -> None:
         self.metrics.poisoned += 1
         load.finish(Poisoned(reason))
 

@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import asyncpg
 
-from shard_worker.database.connection import LINK_FAULTS
+from shard_worker.database.connection import CONNECTION_ERRORS
 from shard_worker.domain.ids import ShardId
-from shard_worker.journal.append_queue import Row, Stream, StreamState
+from shard_worker.journal.append_queue import AppendQueue, AppendQueueState, Row
 
 if TYPE_CHECKING:
-    from shard_worker.journal.append_sql import Part
+    from shard_worker.journal.append_sql import ShardBatch
     from shard_worker.journal.appender import Connect
 
 log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class OutcomeResolver:
         self._tasks: set[asyncio.Task[None]] = set()
         self._fault: BaseException | None = None
 
-    def resolve(self, backend: Backend, incarnation: str, batch: "list[Part]", error: Exception) -> None:
+    def resolve(self, backend: Backend, incarnation: str, batch: "list[ShardBatch]", error: Exception) -> None:
         """Find out what became of a batch that ``incarnation`` sent, and tell the streams; they are UNKNOWN until then."""
         shards = [stream.shard_id for stream, _ in batch]
         log.warning("append outcome unknown", extra={"shards": shards, "cause": repr(error)})
@@ -126,7 +126,7 @@ class OutcomeResolver:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _run(self, backend: Backend, incarnation: str, batch: "list[Part]") -> None:
+    async def _run(self, backend: Backend, incarnation: str, batch: "list[ShardBatch]") -> None:
         pause_s = _FIRST_PAUSE_S
         undecided = {stream.shard_id: (stream, rows) for stream, rows in batch}
         while undecided:
@@ -136,7 +136,7 @@ class OutcomeResolver:
                 await connection.execute("SET synchronous_commit = on")
                 await connection.fetch(_TERMINATE_SQL, backend.pid, backend.started)
                 await self._decide(connection, incarnation, undecided)
-            except LINK_FAULTS as error:
+            except CONNECTION_ERRORS as error:
                 log.warning("append outcome still unknown", extra={"cause": repr(error), "shards_left": len(undecided)})
                 await asyncio.sleep(jittered(pause_s))
                 pause_s = min(_LAST_PAUSE_S, pause_s * 2)
@@ -144,7 +144,9 @@ class OutcomeResolver:
                 if connection is not None:
                     connection.terminate()
 
-    async def _decide(self, connection: asyncpg.Connection, incarnation: str, undecided: "dict[ShardId, Part]") -> None:
+    async def _decide(
+        self, connection: asyncpg.Connection, incarnation: str, undecided: "dict[ShardId, ShardBatch]"
+    ) -> None:
         """Decide the shards of a batch, and remove them from ``undecided``; raises when the connection fails.
 
         While a shard's row is as the batch was sent with, the batch may still commit: also when the shard was dropped
@@ -161,7 +163,7 @@ class OutcomeResolver:
                 if (
                     owner is None
                     or owner["incarnation"] != incarnation
-                    or (stream.state is StreamState.CLOSED and owner["epoch"] != stream.epoch)
+                    or (stream.state is AppendQueueState.CLOSED and owner["epoch"] != stream.epoch)
                 ):
                     raised[shard_id] = None
                 else:
@@ -190,7 +192,7 @@ class OutcomeResolver:
             _apply(stream, rows, epoch=raised[shard_id], stored=stored, head=head)
 
 
-def _apply(stream: Stream, rows: list[Row], *, epoch: int | None, stored: bool, head: int) -> None:
+def _apply(stream: AppendQueue, rows: list[Row], *, epoch: int | None, stored: bool, head: int) -> None:
     """Tell the stream what was found, in one turn of the loop."""
     expected = stream.head + (len(rows) if stored else 0)
     stream.in_flight = 0
@@ -198,18 +200,18 @@ def _apply(stream: Stream, rows: list[Row], *, epoch: int | None, stored: bool, 
         stream.head += len(rows)
         for row in rows:
             row.writer.stored(row)
-    if epoch is None or stream.state is StreamState.CLOSED:
-        stream.host.lost([] if stored else rows)
+    if epoch is None or stream.state is AppendQueueState.CLOSED:
+        stream.host.on_ownership_lost([] if stored else rows)
         return
     if head != expected:
         log.critical(
             "acknowledged-lost" if head < expected else "journal has rows nobody here wrote",
             extra={"shard": stream.shard_id, "head": head, "expected": expected, "alarm": True},
         )
-        stream.host.lost([] if stored else rows)
+        stream.host.on_ownership_lost([] if stored else rows)
         return
     stream.epoch = epoch
-    stream.state = StreamState.OPEN
+    stream.state = AppendQueueState.OPEN
     if not stored:
         stream.return_rows(rows)
     stream.host.resumed()

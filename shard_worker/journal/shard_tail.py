@@ -43,7 +43,7 @@ async def read_tails(
     return {shard_id: rows for shard_id, rows in tails.items() if len(rows) == spans[shard_id][1] - spans[shard_id][0]}
 
 
-async def follow(threads: Mapping[UUID, Recovered], tail: Sequence[asyncpg.Record]) -> dict[UUID, Recovered]:
+async def apply_tail(threads: Mapping[UUID, Recovered], tail: Sequence[asyncpg.Record]) -> dict[UUID, Recovered]:
     """The threads after a shard's tail, in place; one that the tail does not fit, or whose event is bad, is left out."""
     rows: dict[UUID, list[asyncpg.Record]] = {}
     for row in tail:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Final, NamedTuple, Protocol
 from uuid import UUID
 
-from shard_worker.database.connection import LINK_FAULTS, ReadPool, Session
+from shard_worker.database.connection import CONNECTION_ERRORS, ReadPool, Session
 from shard_worker.domain.ids import ShardId
 from shard_worker.journal.codec import STATE_VERSION, STATE_VERSIONS_READ
 from shard_worker.memory import MemoryBudget
@@ -143,7 +143,7 @@ class SnapshotWriter:
             while not self._tail_lost:  # else another fail-over came: all shards are compared once more
                 try:
                     await self._pool.run(partial(discard_unbacked_of_shards, shard_ids=[shard_id]))
-                except LINK_FAULTS as error:
+                except CONNECTION_ERRORS as error:
                     log.warning("snapshots of a shard not compared", extra={"shard": shard_id, "cause": repr(error)})
                     await asyncio.sleep(_BACK_OFF_S)
                 else:
@@ -153,7 +153,7 @@ class SnapshotWriter:
         while True:
             try:
                 rows = await self._pool.run(lambda connection: connection.fetch(_SHARDS_SQL))
-            except LINK_FAULTS as error:
+            except CONNECTION_ERRORS as error:
                 log.warning("snapshots not compared, trying again", extra={"cause": repr(error)})
                 await asyncio.sleep(_BACK_OFF_S)
             else:

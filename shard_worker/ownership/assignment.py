@@ -23,7 +23,7 @@ class Candidate(NamedTuple):
     """The newest journal format that it reads: it is no candidate for a shard of a newer one."""
 
 
-def share(
+def assign_shards(
     owners: Mapping[ShardId, str | None], workers: Iterable[Candidate], formats: Mapping[ShardId, int] | None = None
 ) -> dict[ShardId, str | None]:
     """The target of every shard in ``owners`` (its present owner, or None); None only without any receiver.
@@ -40,28 +40,28 @@ def share(
     if formats and any(worker.reads < newest for worker in workers):
         return _share_by_format(owners, workers, formats)
     staying = {worker.name for worker in workers if not worker.leaving}
-    open_to_more = sorted(worker.name for worker in workers if not worker.leaving and not worker.cordoned)
+    receivers = sorted(worker.name for worker in workers if not worker.leaving and not worker.cordoned)
     held: dict[str, list[ShardId]] = {name: [] for name in staying}
-    homeless: list[ShardId] = []
+    unassigned: list[ShardId] = []
     for shard_id in sorted(owners):
         owner = owners[shard_id]
         if owner in held:
             held[owner].append(shard_id)
         else:
-            homeless.append(shard_id)
+            unassigned.append(shard_id)
     targets: dict[ShardId, str | None] = {
-        shard_id: name for name in staying - set(open_to_more) for shard_id in held[name]
+        shard_id: name for name in staying - set(receivers) for shard_id in held[name]
     }
-    if not open_to_more:
-        return targets | dict.fromkeys(homeless)
-    quotas = _quotas({name: len(held[name]) for name in open_to_more}, len(owners) - len(targets))
-    for name in open_to_more:
+    if not receivers:
+        return targets | dict.fromkeys(unassigned)
+    quotas = _quotas({name: len(held[name]) for name in receivers}, len(owners) - len(targets))
+    for name in receivers:
         quota = quotas[name]
         targets |= dict.fromkeys(held[name][:quota], name)
-        homeless += held[name][quota:]
-    homeless.sort()
-    waiting = iter(homeless)
-    for name in open_to_more:
+        unassigned += held[name][quota:]
+    unassigned.sort()
+    waiting = iter(unassigned)
+    for name in receivers:
         for _ in range(quotas[name] - len(held[name])):
             targets[next(waiting)] = name
     return targets

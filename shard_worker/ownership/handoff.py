@@ -11,8 +11,8 @@ from enum import Enum, auto
 from typing import Final, NamedTuple
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.assignment import Candidate, rendezvous, share
-from shard_worker.ownership.view import ShardRow, View, WorkerRow
+from shard_worker.ownership.assignment import Candidate, assign_shards, rendezvous
+from shard_worker.ownership.view import OwnershipView, ShardRow, WorkerRow
 
 UNOWNED_S: Final = 0.5
 """How long a shard stays without owner before anyone may claim it."""
@@ -46,21 +46,21 @@ class Suspect(NamedTuple):
     """The beat it must still be at; None for one that by its worker's row no longer lives, or never did."""
 
 
-class _Pulse(NamedTuple):
+class _Heartbeat(NamedTuple):
     incarnation: str
     beat: int
     since: float
     """The time of the answer that first showed this beat, or the end of its session: there may have been one more between."""
 
 
-class Observer:
+class FailureDetector:
     """What one worker saw of the others, and when, by its own monotonic clock within one database session.
 
     A worker counts as live once its beat was seen to *move*: rows of the dead look like any others.
     """
 
     def __init__(self) -> None:
-        self._pulses: dict[str, _Pulse] = {}
+        self._pulses: dict[str, _Heartbeat] = {}
         self._moved: dict[str, float] = {}
         self._locks_seen: set[str] = set()
         self._replaced_since: dict[tuple[str, str], float] = {}
@@ -74,12 +74,12 @@ class Observer:
         self._replaced_since.clear()
         self._unowned_since.clear()
 
-    def note(self, view: View, now: float) -> None:
+    def note(self, view: OwnershipView, now: float) -> None:
         """Take in one look; ``now`` is the time of its answer."""
         for worker in view.workers.values():
             before = self._pulses.get(worker.id)
             if before is None or (before.incarnation, before.beat) != (worker.incarnation, worker.beat):
-                self._pulses[worker.id] = _Pulse(worker.incarnation, worker.beat, now)
+                self._pulses[worker.id] = _Heartbeat(worker.incarnation, worker.beat, now)
                 if before is not None and worker.locked:  # the end of a session is a change, and no sign of life
                     self._moved[worker.id] = now
             if worker.locked:
@@ -100,7 +100,7 @@ class Observer:
                 replaced.add((row.owner, row.incarnation))
         self._replaced_since = {each: self._replaced_since.get(each, now) for each in replaced}
 
-    def live(self, view: View, now: float) -> frozenset[str]:
+    def live(self, view: OwnershipView, now: float) -> frozenset[str]:
         """The workers that beat and may receive shards."""
         return frozenset(
             worker.id
@@ -112,12 +112,12 @@ class Observer:
         """How long each shard that nobody owns has been seen so."""
         return {shard_id: now - since for shard_id, since in self._unowned_since.items()}
 
-    def quiet_s(self, view: View, worker: str, now: float) -> float:
+    def quiet_s(self, view: OwnershipView, worker: str, now: float) -> float:
         """For how long the quietest other worker has not been heard of: a long silence asks for a closer look."""
         others = [row for row in view.workers.values() if row.id != worker and not row.fenced]
         return max([now - self._pulses[row.id].since for row in others], default=0.0)
 
-    def suspects(self, view: View, worker: str, now: float) -> list[Suspect]:
+    def suspects(self, view: OwnershipView, worker: str, now: float) -> list[Suspect]:
         """Whom ``worker`` should fence now.
 
         The first in the rendezvous order goes first, the next when that took too long.  When two or more, and more than
@@ -154,7 +154,7 @@ def rendezvous_rank(about: ShardId | str, worker: str, workers: Set[str]) -> int
     return rendezvous(about, workers).index(worker)
 
 
-def heirs(view: View, gone: Set[tuple[str, str]], live: Set[str]) -> dict[ShardId, str | None]:
+def takeover_targets(view: OwnershipView, gone: Set[tuple[str, str]], live: Set[str]) -> dict[ShardId, str | None]:
     """Who should take the shards of incarnations (worker, incarnation) that are gone, among the ``live``."""
     names = {worker for worker, _ in gone}
     candidates = [
@@ -164,7 +164,7 @@ def heirs(view: View, gone: Set[tuple[str, str]], live: Set[str]) -> dict[ShardI
     ]
     inherited = {row.id for row in view.shards.values() if (row.owner, row.incarnation) in gone}
     formats = {row.id: row.format for row in view.shards.values()}
-    targets = share({row.id: _expected(row, live) for row in view.shards.values()}, candidates, formats)
+    targets = assign_shards({row.id: _expected(row, live) for row in view.shards.values()}, candidates, formats)
     return {shard_id: targets[shard_id] for shard_id in sorted(inherited)}
 
 
@@ -172,18 +172,18 @@ def _expected(row: ShardRow, live: Set[str]) -> str | None:
     return row.target if row.target in live else row.owner
 
 
-def without_capable_worker(view: View, live: Set[str]) -> list[ShardId]:
+def without_capable_worker(view: OwnershipView, live: Set[str]) -> list[ShardId]:
     """The shards without an owner whose journal format no live worker reads, in ascending order."""
     newest = max((row.reads for row in view.workers.values() if row.id in live), default=0)
     return sorted(row.id for row in view.shards.values() if row.owner is None and row.format > newest)
 
 
-def _readers(workers: Set[str], view: View, journal_format: int) -> Set[str]:
+def _readers(workers: Set[str], view: OwnershipView, journal_format: int) -> Set[str]:
     """Those of the workers that read a journal format; what a worker without a row reads is not known, and counts."""
     return {name for name in workers if name not in view.workers or view.workers[name].reads >= journal_format}
 
 
-class Phase(Enum):
+class HandoffPhase(Enum):
     """How far the handoff of one shard is."""
 
     PREPARING = auto()
@@ -204,25 +204,25 @@ class Handoff(NamedTuple):
     worker: str
     incarnation: str
     epoch: int
-    phase: Phase
+    phase: HandoffPhase
     since: float
     """When the phase began."""
 
 
-class Steps(NamedTuple):
+class OwnershipActions(NamedTuple):
     """What to do, each list in ascending order."""
 
     drop: list[ShardId]
     """Here, and another's by the database."""
     adopt: list[ShardId]
     """Ours by the database, and not served here."""
-    abandon: list[ShardId]
+    abort: list[ShardId]
     """Handed over no more: forget the handoff, and serve on."""
     prepare: list[tuple[ShardId, str]]
     """Wanted elsewhere: have that worker read what it will need."""
     drain: list[ShardId]
     """The target is ready, or there is none: stop admitting, and get durable what is on its way."""
-    give: list[ShardId]
+    transfer: list[ShardId]
     """Nothing of it is on its way any more: give it to its target in the database."""
     release: list[ShardId]
     """Nothing of it is on its way any more, and nobody is there to receive it: give it up."""
@@ -230,7 +230,7 @@ class Steps(NamedTuple):
     """Nobody's, and ours to take."""
 
 
-class Held(NamedTuple):
+class LocalShards(NamedTuple):
     """What a worker has in memory: every shard, those it admits commands for, those with nothing on its way any more."""
 
     present: Set[ShardId]
@@ -238,25 +238,25 @@ class Held(NamedTuple):
     drained: Set[ShardId]
 
 
-def next_steps(
-    view: View,
+def plan_actions(
+    view: OwnershipView,
     *,
     worker: str,
     incarnation: str,
-    held: Held,
+    held: LocalShards,
     handoffs: Mapping[ShardId, Handoff],
     failed_s: Mapping[ShardId, float],
     unowned_s: Mapping[ShardId, float],
     live: Set[str],
     leaving: bool,
     now: float,
-) -> Steps:
+) -> OwnershipActions:
     """The steps of ``worker``.
 
     ``failed_s`` says how long ago a shard's last handoff came to nothing, ``unowned_s`` how long each shard has been
     seen without an owner, ``live`` which workers beat and do not leave.
     """
-    steps = Steps([], [], [], [], [], [], [], [])
+    steps = OwnershipActions([], [], [], [], [], [], [], [])
     me = view.workers.get(worker)
     idle = me is not None and (me.cordoned or me.draining)
     receivers = {row.id for row in view.workers.values() if row.id in live and not row.cordoned and not row.draining}
@@ -296,7 +296,9 @@ def next_steps(
     return steps
 
 
-def _wanted(view: View, worker: str, incarnation: str, live: Set[str], *, leaving: bool) -> dict[ShardId, str | None]:
+def _wanted(
+    view: OwnershipView, worker: str, incarnation: str, live: Set[str], *, leaving: bool
+) -> dict[ShardId, str | None]:
     """Where this incarnation's shards should go; one that may stay is left out.
 
     A plan says so, or, for a worker that leaves by itself, the rule of shares; None when there is nobody to receive.
@@ -306,34 +308,41 @@ def _wanted(view: View, worker: str, incarnation: str, live: Set[str], *, leavin
         return {row.id: row.target for row in mine if row.target != worker and _may_get(row, view, live)}
     others = live - {worker}
     planned: dict[ShardId, str | None] = {row.id: row.target for row in mine if _may_get(row, view, others)}
-    return heirs(view, {(worker, incarnation)}, others) | planned
+    return takeover_targets(view, {(worker, incarnation)}, others) | planned
 
 
-def _may_get(row: ShardRow, view: View, live: Set[str]) -> bool:
+def _may_get(row: ShardRow, view: OwnershipView, live: Set[str]) -> bool:
     """Whether the target of a shard lives, and reads the shard's format."""
     return row.target is not None and row.target in live and bool(_readers({row.target}, view, row.format))
 
 
 def _go_on(
-    steps: Steps, shard_id: ShardId, handoff: Handoff, view: View, live: Set[str], now: float, *, unwanted: bool
+    steps: OwnershipActions,
+    shard_id: ShardId,
+    handoff: Handoff,
+    view: OwnershipView,
+    live: Set[str],
+    now: float,
+    *,
+    unwanted: bool,
 ) -> None:
     """The next step of a handoff under way."""
     receiver = view.workers.get(handoff.worker)
     lost = receiver is None or receiver.incarnation != handoff.incarnation or handoff.worker not in live
-    early = handoff.phase in (Phase.PREPARING, Phase.PREPARED)
+    early = handoff.phase in (HandoffPhase.PREPARING, HandoffPhase.PREPARED)
     limit_s = PREPARE_S if early else DRAIN_S
     if (
-        handoff.phase is Phase.FAILED
+        handoff.phase is HandoffPhase.FAILED
         or lost
         or view.shards[shard_id].epoch != handoff.epoch
         or (early and unwanted)
-        or (handoff.phase is not Phase.DRAINED and now - handoff.since >= limit_s)
+        or (handoff.phase is not HandoffPhase.DRAINED and now - handoff.since >= limit_s)
     ):
-        steps.abandon.append(shard_id)
-    elif handoff.phase is Phase.PREPARED:
+        steps.abort.append(shard_id)
+    elif handoff.phase is HandoffPhase.PREPARED:
         steps.drain.append(shard_id)
-    elif handoff.phase is Phase.DRAINED:
-        steps.give.append(shard_id)
+    elif handoff.phase is HandoffPhase.DRAINED:
+        steps.transfer.append(shard_id)
 
 
 def _may_claim(shard_id: ShardId, worker: str, ranked: Set[str], waited_s: float) -> bool:

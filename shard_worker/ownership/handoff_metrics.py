@@ -4,18 +4,18 @@ from bisect import bisect_left
 from typing import Final
 
 PAUSES_MS: Final = (1.0, 2.5, 5.0, 10.0, 20.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0)
-"""Upper bounds of the classes in which `Moves.pauses` counts."""
+"""Upper bounds of the classes in which `HandoffMetrics.pauses` counts."""
 
 
-class Moves:
+class HandoffMetrics:
     """Plain counters; one event loop only."""
 
-    __slots__ = ("abandoned", "given", "paused_ms", "pauses", "takeovers")
+    __slots__ = ("aborted", "completed", "paused_ms", "pauses", "takeovers")
 
     def __init__(self) -> None:
-        self.given = 0
+        self.completed = 0
         """Handoffs that the database recorded."""
-        self.abandoned = 0
+        self.aborted = 0
         """Handoffs that came to nothing; the shard was served on here."""
         self.takeovers = 0
         """Incarnations of others that were fenced from here."""

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 import asyncpg
 
-from shard_worker.database.connection import LINK_FAULTS
+from shard_worker.database.connection import CONNECTION_ERRORS
 from shard_worker.ownership import store
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class Lease:
                 connection = await self._connect("lease")
                 try:
                     await self._beat(connection, incarnation, locked)
-                except LINK_FAULTS as error:
+                except CONNECTION_ERRORS as error:
                     self.lost_sessions += 1
                     log.warning("lease session lost", extra={"worker": self._worker, "cause": repr(error)})
                 finally:
@@ -80,7 +80,7 @@ class Lease:
             raise Fenced(incarnation)
         for number in itertools.count(1):
             sent = boottime()
-            if not await self._answer(store.beat(connection, self._worker, incarnation, number)):
+            if not await self._answer(store.heartbeat(connection, self._worker, incarnation, number)):
                 raise Fenced(incarnation)
             self._until = sent + self.lease_s
             locked.set()

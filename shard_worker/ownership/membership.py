@@ -17,16 +17,16 @@ from typing import Final
 import asyncpg
 from ulid import ULID
 
-from shard_worker.database.connection import LINK_FAULTS
+from shard_worker.database.connection import CONNECTION_ERRORS
 from shard_worker.database.reconnecting import Backoff
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import reporting, store
-from shard_worker.ownership.handoff_metrics import Moves
+from shard_worker.ownership.handoff_metrics import HandoffMetrics
 from shard_worker.ownership.lease import Fenced, Lease, OpenConnection
-from shard_worker.ownership.reconciler import STATEMENT_S, ShardHost, Steward
-from shard_worker.ownership.shared_session import Desk
-from shard_worker.ownership.view import EMPTY, Capabilities, OwnerRecord, View
-from shard_worker.ownership.view_cache import Sight
+from shard_worker.ownership.reconciler import STATEMENT_S, OwnershipReconciler, ShardHost
+from shard_worker.ownership.shared_session import SharedSession
+from shard_worker.ownership.view import EMPTY, Capabilities, OwnershipView, ShardOwner
+from shard_worker.ownership.view_cache import ViewCache
 
 __all__ = ["Ownership", "ShardHost"]
 
@@ -69,21 +69,21 @@ class Ownership:
         self.worker = worker
         self.incarnation = ""
         self.fencings = 0
-        self.moves = Moves()
+        self.handoffs = HandoffMetrics()
         self.leaving = False
         self.registered = asyncio.Event()
         self.lease = Lease(connect, worker, beat_s=beat_s, lease_s=lease_s)
         self._connect = connect
         self._greet = greet
-        self._desk = Desk(connect, STATEMENT_S)
+        self._session_for_planners = SharedSession(connect, STATEMENT_S)
         self._address = address
         self._host: ShardHost | None = None
         self._past: set[str] = set()
         self._failed_over = asyncio.Event()
         self._seen_epochs: dict[ShardId, int] = {}
         """The highest epoch of each shard on histories that a fail-over has ended."""
-        self._sight = Sight()
-        self._steward: Steward | None = None
+        self._views = ViewCache()
+        self._reconciler: OwnershipReconciler | None = None
         self._task: asyncio.Task[None] | None = None
 
     def failed_over(self) -> "list[Reached]":
@@ -94,9 +94,9 @@ class Ownership:
         """
         known = self._others(self.view)
         self.lease.expire()
-        seen = self._sight.forget()
-        if self._steward is not None:
-            seen |= {shard: max(epoch, seen.get(shard, 0)) for shard, epoch in self._steward.used().items()}
+        seen = self._views.forget()
+        if self._reconciler is not None:
+            seen |= {shard: max(epoch, seen.get(shard, 0)) for shard, epoch in self._reconciler.used().items()}
         for shard_id, epoch in seen.items():
             self._seen_epochs[shard_id] = max(epoch, self._seen_epochs.get(shard_id, 0))
         if self._host is not None:
@@ -104,7 +104,7 @@ class Ownership:
         self._failed_over.set()
         return known
 
-    def _others(self, view: View) -> "list[Reached]":
+    def _others(self, view: OwnershipView) -> "list[Reached]":
         return [
             (row.host, row.management_port)
             for row in view.workers.values()
@@ -114,38 +114,38 @@ class Ownership:
     # --- what others ask
 
     @property
-    def view(self) -> View:
+    def view(self) -> OwnershipView:
         """All workers and shards, as of the last look."""
-        return self._sight.view
+        return self._views.view
 
     def memory_reads_allowed(self) -> bool:
         """Whether nobody can have fenced this incarnation yet; to be asked in the turn of the loop that reads."""
         return self.lease.allows_memory_reads()
 
-    def owner_of(self, shard_id: ShardId) -> OwnerRecord | None:
+    def owner_of(self, shard_id: ShardId) -> ShardOwner | None:
         """Who owns a shard, as far as is known; None while nobody does."""
-        return self._sight.owner_of(shard_id)
+        return self._views.owner_of(shard_id)
 
-    def learn(self, shard_id: ShardId, worker: str, epoch: int) -> None:
+    def apply_hint(self, shard_id: ShardId, worker: str, epoch: int) -> None:
         """Somebody who must know says who owns a shard since that epoch."""
-        self._sight.learn(shard_id, worker, epoch)
+        self._views.apply_hint(shard_id, worker, epoch)
 
-    def told(self, shard_id: ShardId, epoch: int, incarnation: str, head: int | None) -> None:
+    def on_transferred(self, shard_id: ShardId, epoch: int, incarnation: str, head: int | None) -> None:
         """Another worker says that it gave one of our incarnations a shard, which it had drained at ``head``."""
-        if self._steward is not None:
-            self._steward.told(shard_id, epoch, incarnation, head)
+        if self._reconciler is not None:
+            self._reconciler.on_transferred(shard_id, epoch, incarnation, head)
 
-    def ring(self) -> None:
+    def request_refresh(self) -> None:
         """Ownership seems to be another than is known: have it read again soon."""
-        self._sight.ring()
+        self._views.request_refresh()
 
     def next_change(self) -> "asyncio.Future[None]":
         """Done when something of ownership is next read or learned; shared, never to be cancelled."""
-        return self._sight.next_change()
+        return self._views.next_change()
 
     async def refresh(self) -> None:
         """Look again, and return when that look is done.  While Postgres is away this waits: give it a time-out."""
-        await self._sight.refresh()
+        await self._views.refresh()
 
     def deserted(self) -> bool:
         """Whether this worker leaves and nobody stays who could own a shard: waiting for an owner is in vain."""
@@ -166,14 +166,14 @@ class Ownership:
         task = self._task
         return task.exception() if task is not None and task.done() and not task.cancelled() else None
 
-    async def bump_epochs(
+    async def raise_epochs(
         self, connection: asyncpg.Connection, incarnation: str, held: Mapping[ShardId, int]
     ) -> dict[ShardId, int]:
         """Raise the epochs of shards after an unknown outcome; see `shard_worker.journal.outcome`."""
-        raised = await store.bump(connection, incarnation, held)
-        if incarnation == self.incarnation and self._steward is not None:
+        raised = await store.raise_epoch(connection, incarnation, held)
+        if incarnation == self.incarnation and self._reconciler is not None:
             for shard_id, epoch in raised.items():
-                self._steward.raised(shard_id, epoch)
+                self._reconciler.raised(shard_id, epoch)
         return raised
 
     async def set_targets(self, version: int, plan_hash: str, targets: Sequence[store.Target]) -> int | None:
@@ -181,7 +181,7 @@ class Ownership:
 
         Raises `TimeoutError` when Postgres does not answer: whether the plan was recorded is then not known.
         """
-        async with self._desk.session() as connection:
+        async with self._session_for_planners.session() as connection:
             return await store.set_targets(connection, version, plan_hash, targets)
 
     async def set_cordon(self, worker: str, *, cordoned: bool, draining: bool) -> bool:
@@ -189,12 +189,12 @@ class Ownership:
 
         Raises `TimeoutError` when Postgres does not answer: whether it was recorded is then not known.
         """
-        async with self._desk.session() as connection:
+        async with self._session_for_planners.session() as connection:
             return await reporting.set_cordon(connection, worker, cordoned=cordoned, draining=draining)
 
-    async def history(self, limit: int, shard_id: ShardId | None) -> list[reporting.Change]:
+    async def history(self, limit: int, shard_id: ShardId | None) -> list[reporting.OwnershipChange]:
         """The last changes of owner, newest first.  Raises `TimeoutError` when Postgres does not answer."""
-        async with self._desk.session() as connection:
+        async with self._session_for_planners.session() as connection:
             return await reporting.history(connection, limit, shard_id)
 
     # --- life
@@ -210,9 +210,9 @@ class Ownership:
     async def leave(self) -> None:
         """Give up every shard in order, once what is in flight is durable; safe to cancel at a deadline."""
         self.leaving = True
-        self._sight.ring()
+        self._views.request_refresh()
         while self._task is not None and not self._task.done() and self._owns_something():
-            await self._sight.next_turn()
+            await self._views.next_turn()
 
     async def close(self) -> None:
         """End the membership.  After `leave` the incarnation ends with it, and what it could not give up in time is freed;
@@ -223,12 +223,12 @@ class Ownership:
             return
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        self._desk.close()
+        self._session_for_planners.close()
         if self.leaving and self.incarnation:
             try:
                 async with asyncio.timeout(_RETIRE_S):
                     await self._retire()
-            except LINK_FAULTS as error:
+            except CONNECTION_ERRORS as error:
                 log.warning("left without saying so", extra={"worker": self.worker, "cause": repr(error)})
 
     async def _retire(self) -> None:
@@ -241,7 +241,7 @@ class Ownership:
             log.warning("shards freed that were not given up", extra={"worker": self.worker, "count": freed})
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
-        self._sight.stopped()
+        self._views.stopped()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.critical("the membership ended", exc_info=error, extra={"worker": self.worker})
 
@@ -263,13 +263,13 @@ class Ownership:
     async def _live(self, host: ShardHost) -> None:
         """One incarnation, until it is fenced, which raises `Fenced`, or until a fail-over, which raises `FailedOver`."""
         locked = asyncio.Event()
-        steward = self._steward = Steward(
+        steward = self._reconciler = OwnershipReconciler(
             self._connect,
             self.worker,
             self.incarnation,
             host=host,
-            sight=self._sight,
-            moves=self.moves,
+            sight=self._views,
+            moves=self.handoffs,
             leaving=lambda: self.leaving,
         )
         beating = asyncio.create_task(self.lease.keep(self.incarnation, locked), name="lease")
@@ -278,7 +278,7 @@ class Ownership:
         try:
             await asyncio.wait((beating, stewarding, failing_over), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._steward = None
+            self._reconciler = None
             host.drop_all()
             beating.cancel()
             stewarding.cancel()
@@ -305,12 +305,12 @@ class Ownership:
                 self.incarnation = fresh
                 if self._greet is not None:
                     async with asyncio.timeout(STATEMENT_S):
-                        others = self._others(await store.look(connection, EMPTY))
+                        others = self._others(await store.read_view(connection, EMPTY))
                     # One of them may know that this server was superseded: then the session ends, and nothing is done.
                     await self._greet(others)
                 self._past.add(fresh)
                 freed = await self._succeed(connection, fresh)
-            except LINK_FAULTS as error:
+            except CONNECTION_ERRORS as error:
                 log.warning("not registered, trying again", extra={"worker": self.worker, "cause": repr(error)})
                 await asyncio.sleep(backoff.next_s())
                 continue
@@ -340,13 +340,13 @@ class Ownership:
         """Return once no other process lives under our name; meanwhile the view is kept, so that we can still forward."""
         seen, seen_at, said_at = ("", -1), 0.0, 0.0
         while True:
-            asked, view = self._sight.begin(), None
+            asked, view = self._views.begin(), None
             try:
                 async with asyncio.timeout(STATEMENT_S):
-                    view = await store.look(connection, EMPTY)
+                    view = await store.read_view(connection, EMPTY)
             finally:
-                self._sight.end(asked, view)
-                self._sight.turned()
+                self._views.end(asked, view)
+                self._views.cycle_done()
             row, now = view.workers.get(self.worker), time.monotonic()
             if row is None or row.fenced or row.incarnation in self._past or row.incarnation == self.incarnation:
                 return
@@ -360,7 +360,7 @@ class Ownership:
                     extra={"worker": self.worker, "incarnation": row.incarnation},
                 )
                 said_at = now
-            await self._sight.rest(_AWAIT_NAME_S)
+            await self._views.wait(_AWAIT_NAME_S)
 
     def _owns_something(self) -> bool:
         present = self._host.present() if self._host is not None else set()

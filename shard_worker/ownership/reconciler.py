@@ -19,24 +19,24 @@ from typing import Final, Protocol
 
 import asyncpg
 
-from shard_worker.database.connection import LINK_FAULTS
+from shard_worker.database.connection import CONNECTION_ERRORS
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import reporting, store
 from shard_worker.ownership.handoff import (
+    FailureDetector,
     Handoff,
-    Held,
-    Observer,
-    Phase,
-    Steps,
+    HandoffPhase,
+    LocalShards,
+    OwnershipActions,
     Suspect,
-    heirs,
-    next_steps,
+    plan_actions,
+    takeover_targets,
     without_capable_worker,
 )
-from shard_worker.ownership.handoff_metrics import Moves
+from shard_worker.ownership.handoff_metrics import HandoffMetrics
 from shard_worker.ownership.lease import Fenced, OpenConnection
-from shard_worker.ownership.view import EMPTY, NO_CAPABLE_WORKER, Load, OwnerRecord
-from shard_worker.ownership.view_cache import Sight
+from shard_worker.ownership.view import EMPTY, NO_CAPABLE_WORKER, Load, ShardOwner
+from shard_worker.ownership.view_cache import ViewCache
 
 log = logging.getLogger(__name__)
 
@@ -65,13 +65,13 @@ class ShardHost(Protocol):
     async def catch_up(self, connection: asyncpg.Connection, heads: Mapping[ShardId, int]) -> None:
         """Bring what was prepared for these shards up to their heads, if anything was, on the steward's own session."""
 
-    async def prepare(self, shard_id: ShardId, receiver: OwnerRecord) -> bool:
+    async def prepare(self, shard_id: ShardId, receiver: ShardOwner) -> bool:
         """Have a worker read what it will need of a shard that is served here; False when it is not to be had."""
 
-    async def tell(self, shard_id: ShardId, receiver: OwnerRecord, head: int | None) -> bool:
+    async def notify_transferred(self, shard_id: ShardId, receiver: ShardOwner, head: int | None) -> bool:
         """Tell a worker that it owns a shard at ``receiver.epoch``, up to ``head``; True when it says that it serves it."""
 
-    async def release(self, shard_id: ShardId) -> int | None:
+    async def drain(self, shard_id: ShardId) -> int | None:
         """Stop admitting, and return the head when nothing is on its way; None when the shard is not here.
 
         May be cancelled, and may be called again.
@@ -96,7 +96,7 @@ class ShardHost(Protocol):
         """How busy the shards that are served here are."""
 
 
-class Steward:
+class OwnershipReconciler:
     """Keeps what ``host`` serves and what the database says in agreement, for one incarnation."""
 
     def __init__(
@@ -106,19 +106,19 @@ class Steward:
         incarnation: str,
         *,
         host: ShardHost,
-        sight: Sight,
-        moves: Moves,
+        sight: ViewCache,
+        moves: HandoffMetrics,
         leaving: Callable[[], bool],
     ) -> None:
-        self._moves = moves
+        self._metrics = moves
         self._connect = connect
         self._worker = worker
         self._incarnation = incarnation
         self._host = host
-        self._sight = sight
+        self._views = sight
         self._leaving = leaving
         self._marked_leaving = False
-        self._observer = Observer()
+        self._detector = FailureDetector()
         self._known = EMPTY
         """The last view of this session; the next look reads what has changed since."""
         self._unreadable: list[ShardId] = []
@@ -129,7 +129,7 @@ class Steward:
         self._drains: dict[ShardId, asyncio.Task[int | None]] = {}
         self._stopped_at: dict[ShardId, float] = {}
         self._asides: set[asyncio.Task[None]] = set()
-        self._told: dict[ShardId, tuple[int, int]] = {}
+        self._transferred: dict[ShardId, tuple[int, int]] = {}
         """Epoch and head of what was given to this incarnation and is not served yet."""
         self._used: dict[ShardId, int] = {}
         """The last epoch at which something of ours was, or may have been, sent to the journal, or which we gave up.
@@ -140,13 +140,13 @@ class Steward:
         self._pauses: dict[tuple[ShardId, int], float] = {}
         self._pauses_at = self._load_at = time.monotonic()
 
-    def told(self, shard_id: ShardId, epoch: int, incarnation: str, head: int | None) -> None:
+    def on_transferred(self, shard_id: ShardId, epoch: int, incarnation: str, head: int | None) -> None:
         """Another worker says that it gave a shard to an incarnation of this one; see `ShardGiven`."""
         if incarnation != self._incarnation or head is None:
-            self._sight.ring()  # the next look says what is ours
+            self._views.request_refresh()  # the next look says what is ours
         elif epoch > self._used.get(shard_id, 0):
-            self._told[shard_id] = epoch, head
-            self._sight.nudge()
+            self._transferred[shard_id] = epoch, head
+            self._views.wake()
 
     def used(self) -> Mapping[ShardId, int]:
         """The last epoch of each shard at which this incarnation may have sent something to the journal."""
@@ -164,7 +164,7 @@ class Steward:
                 connection = await self._connect("steward")
                 try:
                     await self._serve(connection)
-                except LINK_FAULTS as error:
+                except CONNECTION_ERRORS as error:
                     log.warning("steward session lost", extra={"worker": self._worker, "cause": repr(error)})
                 finally:
                     connection.terminate()
@@ -174,26 +174,26 @@ class Steward:
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
-            self._sight.stopped()
+            self._views.stopped()
 
     async def _serve(self, connection: asyncpg.Connection) -> None:
         """Look and act on one session."""
-        self._observer.restart()
+        self._detector.restart()
         self._known = EMPTY
         async with asyncio.timeout(STATEMENT_S):
-            await connection.add_listener(store.CHANNEL, lambda *_: self._sight.ring())
+            await connection.add_listener(store.CHANNEL, lambda *_: self._views.request_refresh())
         not_before = next_look = 0.0
         while True:
-            await self._adopt_told(connection)
+            await self._adopt_transferred(connection)
             await self._give(connection)
             began = time.monotonic()
-            if began >= not_before and (self._sight.wanted or began >= next_look):
+            if began >= not_before and (self._views.wanted or began >= next_look):
                 pause_s = await self._turn(connection)
                 now = time.monotonic()
                 not_before, next_look = now + max(_LOOKS_APART_S, now - began), now + pause_s
-            await self._keep_books(connection)
-            until = not_before if self._sight.wanted else max(not_before, next_look)
-            await self._sight.rest(max(0.0, until - time.monotonic()))
+            await self._report(connection)
+            until = not_before if self._views.wanted else max(not_before, next_look)
+            await self._views.wait(max(0.0, until - time.monotonic()))
 
     async def _turn(self, connection: asyncpg.Connection) -> float:
         """Look, decide, act; how long the next look may wait."""
@@ -201,26 +201,26 @@ class Steward:
             async with asyncio.timeout(STATEMENT_S):
                 await store.mark_leaving(connection, self._worker, self._incarnation)
             self._marked_leaving = True
-        asked, view = self._sight.begin(), None
+        asked, view = self._views.begin(), None
         try:
             async with asyncio.timeout(STATEMENT_S):
-                view = self._known = await store.look(connection, self._known)
+                view = self._known = await store.read_view(connection, self._known)
         finally:
-            self._sight.end(asked, view)
+            self._views.end(asked, view)
         now = time.monotonic()
         me = view.workers.get(self._worker)
         if me is None or me.incarnation != self._incarnation or me.fenced:
             raise Fenced(self._incarnation)
-        self._observer.note(view, now)
-        live = self._observer.live(view, now)
-        for suspect in self._observer.suspects(view, self._worker, now):
+        self._detector.note(view, now)
+        live = self._detector.live(view, now)
+        for suspect in self._detector.suspects(view, self._worker, now):
             await self._fence(connection, suspect, live | {self._worker})
         self._log_unreadable(without_capable_worker(view, live | {self._worker}))
         acted = await self._act(connection, self._decide(live, now))
-        self._sight.turned()
+        self._views.cycle_done()
         if acted or self._handoffs:
             return _LOOK_WHILE_MOVING_S
-        quiet = self._observer.quiet_s(view, self._worker, now) > _SILENCE_S
+        quiet = self._detector.quiet_s(view, self._worker, now) > _SILENCE_S
         return _LOOK_AT_SILENCE_S if quiet else _LOOK_S
 
     def _log_unreadable(self, shards: list[ShardId]) -> None:
@@ -243,26 +243,26 @@ class Steward:
         else:
             log.info("every shard without an owner is read by a live worker again", extra={"worker": self._worker})
 
-    def _decide(self, live: frozenset[str], now: float) -> Steps:
-        return next_steps(
-            self._sight.view,
+    def _decide(self, live: frozenset[str], now: float) -> OwnershipActions:
+        return plan_actions(
+            self._views.view,
             worker=self._worker,
             incarnation=self._incarnation,
-            held=Held(self._host.present(), self._host.serving(), self._drained()),
+            held=LocalShards(self._host.present(), self._host.serving(), self._drained()),
             handoffs=self._handoffs,
             failed_s={shard_id: now - at for shard_id, at in self._failed_at.items()},
-            unowned_s=self._observer.unowned_s(now),
+            unowned_s=self._detector.unowned_s(now),
             live=live,
             leaving=self._leaving(),
             now=now,
         )
 
-    async def _act(self, connection: asyncpg.Connection, steps: Steps) -> bool:
+    async def _act(self, connection: asyncpg.Connection, steps: OwnershipActions) -> bool:
         """Take the steps; whether anything was changed in the database or is about to be."""
-        shards = self._sight.view.shards
+        shards = self._views.view.shards
         for shard_id in steps.drop:
             self._drop(shard_id, shards[shard_id].owner, shards[shard_id].epoch)
-        for shard_id in steps.abandon:
+        for shard_id in steps.abort:
             self._abandon(shard_id)
         for shard_id, target in steps.prepare:
             self._prepare(shard_id, target)
@@ -283,13 +283,13 @@ class Steward:
             held = {shard_id: epoch for shard_id, epoch in named.items() if shard_id not in epochs}
             if held:
                 async with asyncio.timeout(STATEMENT_S):
-                    epochs |= await store.bump(connection, self._incarnation, held)
+                    epochs |= await store.raise_epoch(connection, self._incarnation, held)
         if steps.claim:
             async with asyncio.timeout(STATEMENT_S):
                 epochs |= await store.claim(connection, self._worker, self._incarnation, steps.claim)
         if epochs:
             async with asyncio.timeout(STATEMENT_S):
-                heads = await store.named(connection, self._incarnation, epochs)
+                heads = await store.owned_heads(connection, self._incarnation, epochs)
             await self._adopt(connection, epochs, heads)
         return bool(steps.drop or steps.release or epochs)
 
@@ -302,24 +302,24 @@ class Steward:
                 suspect.worker,
                 suspect.incarnation,
                 suspect.beat,
-                heirs(self._sight.view, gone, live),
+                takeover_targets(self._views.view, gone, live),
                 reason,
             )
         if freed is not None:
-            self._moves.takeovers += 1
+            self._metrics.takeovers += 1
             log.warning(
                 "worker fenced",
                 extra={"peer": suspect.worker, "incarnation": suspect.incarnation, "shards": len(freed)},
             )
-            self._sight.ring()
+            self._views.request_refresh()
 
     # --- serving what is ours
 
-    async def _adopt_told(self, connection: asyncpg.Connection) -> None:
+    async def _adopt_transferred(self, connection: asyncpg.Connection) -> None:
         """Serve what other workers gave us."""
         # What was adopted from a look while the telling came must not be adopted anew: rows of it may be on their way.
-        told = {shard_id: each for shard_id, each in self._told.items() if each[0] > self._used.get(shard_id, 0)}
-        self._told = {}
+        told = {shard_id: each for shard_id, each in self._transferred.items() if each[0] > self._used.get(shard_id, 0)}
+        self._transferred = {}
         await self._adopt(
             connection,
             {shard_id: epoch for shard_id, (epoch, _) in told.items()},
@@ -340,78 +340,78 @@ class Steward:
             self._host.adopt(shard_id, epochs[shard_id], heads[shard_id])
         log.info("shards adopted", extra={"worker": self._worker, "count": len(heads)})
         async with asyncio.timeout(STATEMENT_S):
-            await store.note_heads(connection, epochs, heads)
+            await store.record_start_seqs(connection, epochs, heads)
 
     # --- handing over
 
     def _prepare(self, shard_id: ShardId, target: str) -> None:
         """Begin a handoff: have the target read what it will need, while the shard is served on."""
-        row, worker = self._sight.view.shards[shard_id], self._sight.view.workers[target]
-        handoff = Handoff(target, worker.incarnation, row.epoch, Phase.PREPARING, time.monotonic())
+        row, worker = self._views.view.shards[shard_id], self._views.view.workers[target]
+        handoff = Handoff(target, worker.incarnation, row.epoch, HandoffPhase.PREPARING, time.monotonic())
         self._handoffs[shard_id] = handoff
-        receiver = OwnerRecord(
+        receiver = ShardOwner(
             target, worker.incarnation, row.epoch, worker.host, worker.public_port, worker.management_port
         )
 
         async def prepare() -> None:
             ready = await self._host.prepare(shard_id, receiver)
-            self._advance(shard_id, handoff, Phase.PREPARED if ready else Phase.FAILED)
+            self._advance(shard_id, handoff, HandoffPhase.PREPARED if ready else HandoffPhase.FAILED)
 
         self._aside(prepare(), f"prepare-{shard_id}")
 
-    def _advance(self, shard_id: ShardId, handoff: Handoff, phase: Phase) -> None:
+    def _advance(self, shard_id: ShardId, handoff: Handoff, phase: HandoffPhase) -> None:
         """A handoff that was not given up meanwhile enters its next phase."""
         if self._handoffs.get(shard_id) == handoff:
             self._handoffs[shard_id] = handoff._replace(phase=phase, since=time.monotonic())
-            if phase is Phase.DRAINED:
-                self._sight.nudge()
+            if phase is HandoffPhase.DRAINED:
+                self._views.wake()
             else:
-                self._sight.ring()
+                self._views.request_refresh()
 
     async def _give(self, connection: asyncpg.Connection) -> None:
         """Give what is drained to its targets; the database refuses what may not be given any more."""
-        view = self._sight.view
+        view = self._views.view
         # After a fail-over the view is empty until this incarnation ends: nothing of it may be given any more.
         drained = {
             shard_id: each
             for shard_id, each in self._handoffs.items()
-            if each.phase is Phase.DRAINED and shard_id in view.shards and each.worker in view.workers
+            if each.phase is HandoffPhase.DRAINED and shard_id in view.shards and each.worker in view.workers
         }
         if not drained:
             return
         shards = view.shards
         gifts = [
-            store.Gift(shard_id, each.epoch, each.worker, each.incarnation, shards[shard_id].reason)
+            store.Transfer(shard_id, each.epoch, each.worker, each.incarnation, shards[shard_id].reason)
             for shard_id, each in sorted(drained.items())
         ]
         self._part_with({gift.shard_id: gift.epoch for gift in gifts})
         async with asyncio.timeout(STATEMENT_S):
-            given = await store.give(connection, self._worker, self._incarnation, gifts)
+            given = await store.transfer(connection, self._worker, self._incarnation, gifts)
         for shard_id, handoff in drained.items():
             epoch, head = given.get(shard_id), self._drains[shard_id].result()
             if epoch is None:
-                self._handoffs[shard_id] = handoff._replace(phase=Phase.FAILED)
-                self._sight.ring()
+                self._handoffs[shard_id] = handoff._replace(phase=HandoffPhase.FAILED)
+                self._views.request_refresh()
                 continue
-            self._moves.given += 1
+            self._metrics.completed += 1
             stopped_at = self._stopped_at.get(shard_id, time.monotonic())
-            self._sight.learn(shard_id, handoff.worker, epoch)
+            self._views.apply_hint(shard_id, handoff.worker, epoch)
             self._drop(shard_id, handoff.worker, epoch)
             worker = view.workers[handoff.worker]
-            receiver = OwnerRecord(
+            receiver = ShardOwner(
                 worker.id, handoff.incarnation, epoch, worker.host, worker.public_port, worker.management_port
             )
             self._aside(self._tell(shard_id, handoff, receiver, head, stopped_at), f"tell-{shard_id}")
 
     async def _tell(
-        self, shard_id: ShardId, handoff: Handoff, receiver: OwnerRecord, head: int | None, stopped_at: float
+        self, shard_id: ShardId, handoff: Handoff, receiver: ShardOwner, head: int | None, stopped_at: float
     ) -> None:
         epoch = receiver.epoch
         given_at = time.monotonic()
-        if await self._host.tell(shard_id, receiver, head):
+        if await self._host.notify_transferred(shard_id, receiver, head):
             pause_ms = (time.monotonic() - stopped_at) * 1000
             self._pauses[(shard_id, epoch)] = pause_ms
-            self._moves.paused(pause_ms)
+            self._metrics.paused(pause_ms)
             log.info(
                 "shard handed over",
                 extra={
@@ -427,7 +427,7 @@ class Steward:
     def _abandon(self, shard_id: ShardId) -> None:
         """Give a handoff up and serve on."""
         handoff = self._handoffs.pop(shard_id)
-        self._moves.abandoned += 1
+        self._metrics.aborted += 1
         self._failed_at[shard_id] = time.monotonic()
         self._forget_drain(shard_id)
         self._host.resume(shard_id)
@@ -446,11 +446,11 @@ class Steward:
     def _drain(self, shard_id: ShardId) -> None:
         handoff = self._handoffs.get(shard_id)
         if handoff is not None:
-            self._handoffs[shard_id] = handoff._replace(phase=Phase.DRAINING, since=time.monotonic())
+            self._handoffs[shard_id] = handoff._replace(phase=HandoffPhase.DRAINING, since=time.monotonic())
         task = self._drains.get(shard_id)
         if task is None:
             self._stopped_at[shard_id] = time.monotonic()
-            task = asyncio.create_task(self._host.release(shard_id), name=f"drain-{shard_id}")
+            task = asyncio.create_task(self._host.drain(shard_id), name=f"drain-{shard_id}")
             self._drains[shard_id] = task
             task.add_done_callback(lambda done: self._drain_ended(shard_id, done))
         elif task.done():  # begun when there was no receiver yet
@@ -460,10 +460,10 @@ class Steward:
         if self._drains.get(shard_id) is not done:
             return
         handoff = self._handoffs.get(shard_id)
-        if handoff is not None and handoff.phase is Phase.DRAINING:
+        if handoff is not None and handoff.phase is HandoffPhase.DRAINING:
             failed = done.cancelled() or done.exception() is not None
-            self._advance(shard_id, handoff, Phase.FAILED if failed else Phase.DRAINED)
-        self._sight.nudge()
+            self._advance(shard_id, handoff, HandoffPhase.FAILED if failed else HandoffPhase.DRAINED)
+        self._views.wake()
 
     def _drained(self) -> set[ShardId]:
         """The shards that have nothing on its way; a drain that failed is begun again."""
@@ -502,14 +502,14 @@ class Steward:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a step of a handoff failed", exc_info=error, extra={"step": task.get_name()})
 
-    async def _keep_books(self, connection: asyncpg.Connection) -> None:
+    async def _report(self, connection: asyncpg.Connection) -> None:
         """Write down, now and then, what nobody waits for."""
         now = time.monotonic()
         if self._pauses and now - self._pauses_at >= _KEEP_PAUSES_S:
             self._pauses_at = now
             pauses, self._pauses = self._pauses, {}
             async with asyncio.timeout(STATEMENT_S):
-                await reporting.note_pauses(connection, pauses)
+                await reporting.record_pauses(connection, pauses)
         if now - self._load_at >= _KEEP_LOAD_S:
             self._load_at = now
             loads = {
@@ -519,7 +519,7 @@ class Steward:
             }
             async with asyncio.timeout(STATEMENT_S):
                 if loads:
-                    await reporting.keep_load(connection, loads)
+                    await reporting.save_loads(connection, loads)
                     self._loads_kept |= loads
                 self._known = self._known._replace(loads=await reporting.read_loads(connection))
 

@@ -37,7 +37,7 @@ SELECT e.claimed_at, e.shard_id, e.epoch, coalesce(e.source, before.source),
 """
 
 
-class Change(NamedTuple):
+class OwnershipChange(NamedTuple):
     """One change of a shard's owner, as the book of epochs has it."""
 
     at: datetime
@@ -50,7 +50,7 @@ class Change(NamedTuple):
     pause_ms: float | None
 
 
-async def note_pauses(connection: asyncpg.Connection, pauses: Mapping[tuple[ShardId, int], float]) -> None:
+async def record_pauses(connection: asyncpg.Connection, pauses: Mapping[tuple[ShardId, int], float]) -> None:
     """Keep how long the handoffs that led to these (shard, epoch)s stopped their shards, in milliseconds."""
     await connection.execute(
         _PAUSES_SQL, [shard for shard, _ in pauses], [epoch for _, epoch in pauses], list(pauses.values())
@@ -62,7 +62,7 @@ async def set_cordon(connection: asyncpg.Connection, worker: str, *, cordoned: b
     return await connection.fetchval(_CORDON_SQL, worker, cordoned, draining, CHANNEL) is not None
 
 
-async def keep_load(connection: asyncpg.Connection, loads: Mapping[ShardId, Load]) -> None:
+async def save_loads(connection: asyncpg.Connection, loads: Mapping[ShardId, Load]) -> None:
     """Tell everyone how busy shards are."""
     await connection.execute(
         _LOAD_SQL,
@@ -72,9 +72,9 @@ async def keep_load(connection: asyncpg.Connection, loads: Mapping[ShardId, Load
     )
 
 
-async def history(connection: asyncpg.Connection, limit: int, shard_id: ShardId | None) -> list[Change]:
+async def history(connection: asyncpg.Connection, limit: int, shard_id: ShardId | None) -> list[OwnershipChange]:
     """The last changes of owner, newest first."""
-    return [Change(*row) for row in await connection.fetch(_HISTORY_SQL, limit, shard_id)]
+    return [OwnershipChange(*row) for row in await connection.fetch(_HISTORY_SQL, limit, shard_id)]
 
 
 async def read_loads(connection: asyncpg.Connection) -> dict[ShardId, Load]:

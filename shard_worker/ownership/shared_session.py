@@ -15,7 +15,7 @@ from shard_worker.ownership.lease import OpenConnection
 _KEPT_S: Final = 5.0
 
 
-class Desk:
+class SharedSession:
     """One at a time is served; `close` it at the end."""
 
     def __init__(self, connect: OpenConnection, within_s: float) -> None:

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 import asyncpg
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.view import ShardRow, View, WorkerRow
+from shard_worker.ownership.view import OwnershipView, ShardRow, WorkerRow
 
 CHANNEL: Final = "threadcluster_ownership"
 _BEAT_CLASS: Final = 0x7463_6274
@@ -234,7 +234,7 @@ class Address(NamedTuple):
     management_port: int
 
 
-class Gift(NamedTuple):
+class Transfer(NamedTuple):
     """A shard, at the epoch it is held at, and the incarnation that gets it."""
 
     shard_id: ShardId
@@ -374,7 +374,7 @@ async def lock(connection: asyncpg.Connection, worker: str, incarnation: str) ->
             return held is True
 
 
-async def beat(connection: asyncpg.Connection, worker: str, incarnation: str, number: int) -> bool:
+async def heartbeat(connection: asyncpg.Connection, worker: str, incarnation: str, number: int) -> bool:
     """Show that this incarnation lives; False when it was ended.
 
     ``number`` is one more than that of the session's last beat.  Raises `ConnectionError` when a stranger holds its
@@ -414,7 +414,9 @@ async def heads(connection: asyncpg.Connection, epochs: Mapping[ShardId, int]) -
     return {ShardId(row["id"]): int(row["head"]) for row in rows}
 
 
-async def named(connection: asyncpg.Connection, incarnation: str, epochs: Mapping[ShardId, int]) -> dict[ShardId, int]:
+async def owned_heads(
+    connection: asyncpg.Connection, incarnation: str, epochs: Mapping[ShardId, int]
+) -> dict[ShardId, int]:
     """The last sequence number of each of these shards that this incarnation owns at just that epoch.
 
     To be called after the change of owner is acknowledged, like `heads`, which keeps the numbers.
@@ -423,7 +425,7 @@ async def named(connection: asyncpg.Connection, incarnation: str, epochs: Mappin
     return {ShardId(row["id"]): int(row["head"]) for row in rows}
 
 
-async def note_heads(
+async def record_start_seqs(
     connection: asyncpg.Connection, epochs: Mapping[ShardId, int], heads: Mapping[ShardId, int]
 ) -> None:
     """Keep in ``shard_epoch`` where each epoch begins."""
@@ -431,8 +433,8 @@ async def note_heads(
     await connection.execute(_FROM_SQL, list(heads), [epochs[shard_id] for shard_id in heads], numbers)
 
 
-async def give(
-    connection: asyncpg.Connection, worker: str, incarnation: str, gifts: Sequence[Gift]
+async def transfer(
+    connection: asyncpg.Connection, worker: str, incarnation: str, gifts: Sequence[Transfer]
 ) -> dict[ShardId, int]:
     """Give shards to other incarnations, in one step; the new epoch of each one given.
 
@@ -468,7 +470,9 @@ async def release(
     return {ShardId(row["shard_id"]) for row in freed}
 
 
-async def bump(connection: asyncpg.Connection, incarnation: str, held: Mapping[ShardId, int]) -> dict[ShardId, int]:
+async def raise_epoch(
+    connection: asyncpg.Connection, incarnation: str, held: Mapping[ShardId, int]
+) -> dict[ShardId, int]:
     """Raise the epoch of own shards, each from the one it is held at, committed; the new epoch of each one raised."""
     raised = await connection.fetch(_RAISE_SQL, *_columns(held), incarnation)
     return {ShardId(row["shard_id"]): row["epoch"] for row in raised}
@@ -497,7 +501,7 @@ def _columns(held: Mapping[ShardId, int]) -> tuple[list[ShardId], list[int]]:
     return list(held), list(held.values())
 
 
-async def look(connection: asyncpg.Connection, known: View) -> View:
+async def read_view(connection: asyncpg.Connection, known: OwnershipView) -> OwnershipView:
     """All workers and shards, as of one moment; what cannot have changed since ``known`` is taken from there."""
     epochs: list[int | None] = [None] * (max(known.shards, default=-1) + 1)
     for shard_id, row in known.shards.items():
@@ -506,7 +510,7 @@ async def look(connection: asyncpg.Connection, known: View) -> View:
     assert found is not None  # the plan's row is made by the migration
     version, plan_hash, workers, shards = found
     changed = {ShardId(row[0]): ShardRow(*row) for row in shards or ()}
-    return View(
+    return OwnershipView(
         {row[0]: WorkerRow(*row) for row in workers or ()},
         known.shards | changed if changed else known.shards,
         version,

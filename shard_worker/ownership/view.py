@@ -22,7 +22,7 @@ class Capabilities(NamedTuple):
     """The version of the thread states that it writes as snapshots."""
 
 
-class OwnerRecord(NamedTuple):
+class ShardOwner(NamedTuple):
     """Who owns a shard, as of the last look, and where it can be asked."""
 
     worker: str
@@ -78,7 +78,7 @@ class Load(NamedTuple):
     """How long an append takes that carries its events."""
 
 
-class View(NamedTuple):
+class OwnershipView(NamedTuple):
     """One consistent look at all workers and shards; the loads may be some seconds older."""
 
     workers: dict[str, WorkerRow]
@@ -88,4 +88,4 @@ class View(NamedTuple):
     loads: dict[ShardId, Load] = {}  # noqa: RUF012  # never changed, only replaced
 
 
-EMPTY = View({}, {}, 0, "")
+EMPTY = OwnershipView({}, {}, 0, "")

@@ -8,44 +8,44 @@ import asyncio
 from contextlib import suppress
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.view import EMPTY, OwnerRecord, View
+from shard_worker.ownership.view import EMPTY, OwnershipView, ShardOwner
 
 
-class Sight:
+class ViewCache:
     """The last view, and who waits for the next."""
 
     def __init__(self) -> None:
-        self.view: View = EMPTY
+        self.view: OwnershipView = EMPTY
         self.wanted = False
         """Whether somebody rang since the last reading began."""
         self._bell = asyncio.Event()
         self._asked: asyncio.Future[None] | None = None
         self._turn: asyncio.Future[None] | None = None
         self._change: asyncio.Future[None] | None = None
-        self._told: dict[ShardId, tuple[str, int]] = {}
+        self._hints: dict[ShardId, tuple[str, int]] = {}
         self._era = self._reading_era = 0
 
     # --- for those who look
 
-    def owner_of(self, shard_id: ShardId) -> OwnerRecord | None:
+    def owner_of(self, shard_id: ShardId) -> ShardOwner | None:
         """Who owns a shard, as far as is known; None while nobody does."""
         row = self.view.shards.get(shard_id)
         if row is None:
             return None
         name, epoch = row.owner, row.epoch
-        told = self._told.get(shard_id)
+        told = self._hints.get(shard_id)
         if told is not None and told[1] > epoch:
             name, epoch = told
         worker = self.view.workers.get(name) if name is not None else None
         if worker is None:
             return None
         incarnation = row.incarnation if name == row.owner and row.incarnation is not None else worker.incarnation
-        return OwnerRecord(worker.id, incarnation, epoch, worker.host, worker.public_port, worker.management_port)
+        return ShardOwner(worker.id, incarnation, epoch, worker.host, worker.public_port, worker.management_port)
 
-    def learn(self, shard_id: ShardId, worker: str, epoch: int) -> None:
+    def apply_hint(self, shard_id: ShardId, worker: str, epoch: int) -> None:
         """Somebody who must know says who owns a shard since that epoch."""
-        if epoch > self._told.get(shard_id, ("", 0))[1]:
-            self._told[shard_id] = (worker, epoch)
+        if epoch > self._hints.get(shard_id, ("", 0))[1]:
+            self._hints[shard_id] = (worker, epoch)
             self._changed()
 
     def next_change(self) -> "asyncio.Future[None]":
@@ -58,12 +58,12 @@ class Sight:
         change, self._change = self._change, None
         _tell(change)
 
-    def ring(self) -> None:
+    def request_refresh(self) -> None:
         """Something may have changed: have it read again soon."""
         self.wanted = True
         self._bell.set()
 
-    def nudge(self) -> None:
+    def wake(self) -> None:
         """Have the reader turn at once, without reading again."""
         self._bell.set()
 
@@ -71,7 +71,7 @@ class Sight:
         """Return when a reading that began after this call is over, or could not be made."""
         if self._asked is None:
             self._asked = asyncio.get_running_loop().create_future()
-        self.ring()
+        self.request_refresh()
         await asyncio.shield(self._asked)
 
     async def next_turn(self) -> None:
@@ -89,19 +89,19 @@ class Sight:
         asked, self._asked = self._asked, None
         return asked
 
-    def end(self, asked: "asyncio.Future[None] | None", view: View | None) -> None:
+    def end(self, asked: "asyncio.Future[None] | None", view: OwnershipView | None) -> None:
         """The reading is over; without a view it failed, and what was known stays."""
         if view is not None and self._reading_era == self._era:
             self.view = view
-            self._told = {
+            self._hints = {
                 shard_id: told
-                for shard_id, told in self._told.items()
+                for shard_id, told in self._hints.items()
                 if shard_id in view.shards and told[1] > view.shards[shard_id].epoch
             }
             self._changed()
         _tell(asked)
 
-    def turned(self) -> None:
+    def cycle_done(self) -> None:
         """What followed from the reading is done."""
         turn, self._turn = self._turn, None
         _tell(turn)
@@ -112,20 +112,20 @@ class Sight:
         Returns the highest epoch that was known of each shard.
         """
         epochs = {shard_id: row.epoch for shard_id, row in self.view.shards.items()}
-        for shard_id, (_, epoch) in self._told.items():
+        for shard_id, (_, epoch) in self._hints.items():
             epochs[shard_id] = max(epoch, epochs.get(shard_id, 0))
         self._era += 1
         self.view = EMPTY
-        self._told = {}
+        self._hints = {}
         self._changed()
         return epochs
 
     def stopped(self) -> None:
         """Nobody reads any more, for now or for good: nobody may go on waiting."""
         self.end(self.begin(), None)
-        self.turned()
+        self.cycle_done()
 
-    async def rest(self, most_s: float) -> None:
+    async def wait(self, most_s: float) -> None:
         """Return when the bell rings, or after ``most_s`` seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(most_s):

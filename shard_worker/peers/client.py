@@ -16,7 +16,7 @@ from shard_worker.contract import PeerAnswer, PeerRequest, Unavailable, Unavaila
 from shard_worker.contract_tls import peer_name
 from shard_worker.peers import frames
 from shard_worker.peers.errors import PeerOverloaded, PeerUnreachable
-from shard_worker.peers.frames import BadFrame, Envelope, FrameReader, Hello, Outbox
+from shard_worker.peers.frames import BadFrame, CorkedWriter, Envelope, FrameReader, Hello
 from shard_worker.peers.identity import ANY_INCARNATION, WorkerIdentity, signers_of
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class PeerClient:
         self._identity = identity
         self._hello = hello
         self._heard = heard
-        self._links: dict[_Peer, asyncio.Task[_ClientLink]] = {}
+        self._links: dict[_Peer, asyncio.Task[_PeerConnection]] = {}
         self._greetings: set[asyncio.Future[None]] = set()
         self._failures: dict[_Peer, tuple[int, float]] = {}
         """How often in a row a peer could not be connected to, and when it may be tried again."""
@@ -118,7 +118,7 @@ class PeerClient:
         self._greetings.add(task)
         task.add_done_callback(self._greetings.discard)
 
-    async def _link(self, peer: _Peer, within_s: float) -> "_ClientLink":
+    async def _link(self, peer: _Peer, within_s: float) -> "_PeerConnection":
         task = self._links.get(peer)
         if task is not None and task.done():
             if task.cancelled() or task.exception():
@@ -151,13 +151,13 @@ class PeerClient:
             if now > not_before + _IDLE_SILENT_S:
                 del self._failures[peer]
 
-    async def _connect(self, peer: _Peer) -> "_ClientLink":
+    async def _connect(self, peer: _Peer) -> "_PeerConnection":
         loop = asyncio.get_running_loop()
         greeting = peer.incarnation == ANY_INCARNATION
         try:
             async with asyncio.timeout(_CONNECT_S):
                 _, link = await loop.create_connection(
-                    lambda: _ClientLink(self._hello(), self._heard),
+                    lambda: _PeerConnection(self._hello(), self._heard),
                     peer.host,
                     peer.port,
                     ssl=self._identity.greeting_context() if greeting else self._identity.client_context(),
@@ -204,12 +204,12 @@ class PeerClient:
         self._links.clear()
 
 
-def _linked(task: "asyncio.Task[_ClientLink]") -> "_ClientLink | None":
+def _linked(task: "asyncio.Task[_PeerConnection]") -> "_PeerConnection | None":
     """The link that an attempt to connect has made; None while it goes on, and when it failed."""
     return task.result() if task.done() and not task.cancelled() and task.exception() is None else None
 
 
-class _ClientLink(asyncio.Protocol):
+class _PeerConnection(asyncio.Protocol):
     """One connection to one peer."""
 
     def __init__(self, hello: Hello, heard: Callable[[Hello], None]) -> None:
@@ -222,7 +222,7 @@ class _ClientLink(asyncio.Protocol):
         self._streams: dict[int, tuple[asyncio.Future[PeerAnswer], float]] = {}
         self._numbers = count(1)
         self._transport: asyncio.Transport | None = None
-        self._outbox: Outbox | None = None
+        self._outbox: CorkedWriter | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._heard = 0.0
         self._pinged = 0.0
@@ -279,7 +279,7 @@ class _ClientLink(asyncio.Protocol):
         connection = transport.get_extra_info("ssl_object")
         assert isinstance(connection, ssl.SSLObject)  # connected by TLS
         self.signers = set(signers_of(connection))
-        self._outbox = Outbox(self._transport)
+        self._outbox = CorkedWriter(self._transport)
         self._outbox.put(frames.hello_frame(self._hello))
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -321,7 +321,7 @@ class _ClientLink(asyncio.Protocol):
     def _take(self, kind: int, stream: int, body: bytes) -> None:
         if kind == frames.ANSWER:
             self._answered(stream, body)
-        elif kind == frames.BYE:
+        elif kind == frames.GOAWAY:
             self.retire()
         elif kind == frames.BAD:
             self._refused(stream, body.decode(errors="replace"))

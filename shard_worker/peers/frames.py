@@ -17,7 +17,7 @@ from shard_worker.contract import (
     PeerAnswer,
     PeerRequest,
     PrepareShard,
-    ShardGiven,
+    ShardTransferred,
     Unavailable,
     UnavailableCode,
 )
@@ -33,7 +33,7 @@ REQUEST: Final = 1
 ANSWER: Final = 2
 PING: Final = 3
 PONG: Final = 4
-BYE: Final = 5
+GOAWAY: Final = 5
 """The server will take no further connection, and closes this one once the client has its answers and asks no more."""
 HELLO: Final = 6
 """The first frame of each side, and only that."""
@@ -142,7 +142,7 @@ def read_request(body: bytes) -> Envelope:
     elif type(request) is PrepareShard:
         thread_ids = request.thread_ids
     else:
-        thread_ids = () if type(request) is ShardGiven else (request.thread_id,)
+        thread_ids = () if type(request) is ShardTransferred else (request.thread_id,)
     for thread_id in thread_ids:
         if canonical(thread_id) != thread_id:
             raise BadFrame(f"request: thread id {thread_id[:40]!r} is not a canonical ULID")
@@ -186,7 +186,7 @@ class FrameReader:
         return frames
 
 
-class Outbox:
+class CorkedWriter:
     """Gathers what one turn of the loop writes to a transport into one write."""
 
     def __init__(self, transport: asyncio.Transport) -> None:

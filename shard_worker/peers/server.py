@@ -8,7 +8,7 @@ from typing import Final, Protocol, cast
 
 from shard_worker.contract import CommandRequest, PeerAnswer, PeerRequest, Unavailable, UnavailableCode
 from shard_worker.peers import frames
-from shard_worker.peers.frames import BadFrame, FrameReader, Hello, Outbox
+from shard_worker.peers.frames import BadFrame, CorkedWriter, FrameReader, Hello
 from shard_worker.peers.identity import signers_of
 from shard_worker.peers.refusals import Refusals, Refused
 
@@ -95,7 +95,7 @@ class _ServerLink(asyncio.Protocol):
         self._reader = FrameReader()
         self._greeted = False
         self._transport: asyncio.Transport | None = None
-        self._outbox: Outbox | None = None
+        self._outbox: CorkedWriter | None = None
         self._patience: asyncio.TimerHandle | None = None
         self._heard = 0.0
         self.signers: set[str] = set()
@@ -111,7 +111,7 @@ class _ServerLink(asyncio.Protocol):
             self._refuse(Refused.HANDSHAKE, "a peer must come by TLS")
             return
         self.signers = set(signers_of(connection))
-        self._outbox = Outbox(self._transport)
+        self._outbox = CorkedWriter(self._transport)
         self._server.links.add(self)
         self._outbox.put(frames.hello_frame(self._server.hello()))
         self._patience = asyncio.get_running_loop().call_later(_HELLO_S, self._no_hello)
@@ -231,7 +231,7 @@ class _ServerLink(asyncio.Protocol):
     def say_goodbye(self) -> None:
         """Have the peer ask nothing more, and hang up when it has its answers."""
         if self._outbox is not None:
-            self._outbox.put(frames.frame(frames.BYE, 0))
+            self._outbox.put(frames.frame(frames.GOAWAY, 0))
 
     def close(self) -> None:
         """Write what is gathered, and close."""

@@ -11,8 +11,8 @@ from uuid import UUID
 import asyncpg
 from ulid import ULID
 
-from shard_worker.actors.context import Environment
-from shard_worker.actors.passivation import Residents
+from shard_worker.actors.context import ActorContext
+from shard_worker.actors.passivation import LruPassivation
 from shard_worker.actors.region import ShardRegion
 from shard_worker.contract import Answer, CommandRequest, GetMessages, PeerAnswer, PeerRequest, Request
 from shard_worker.database.connection import ReadPool
@@ -21,11 +21,11 @@ from shard_worker.domain.ids import AccountId, MessageId, ShardId, ThreadId
 from shard_worker.domain.limits import Limits
 from shard_worker.journal.appender import Appender
 from shard_worker.journal.idempotency import StoredKey, look_up_key
-from shard_worker.journal.loader import Loader, read_head
+from shard_worker.journal.loader import ThreadLoader, read_head
 from shard_worker.journal.message_reader import MessageReader
 from shard_worker.journal.snapshots import SnapshotWriter
 from shard_worker.memory import MemoryBudget
-from shard_worker.ownership.view import OwnerRecord
+from shard_worker.ownership.view import ShardOwner
 
 SHARDS = 8
 
@@ -73,25 +73,25 @@ def request(command: Command, key: str | None = None) -> CommandRequest:
 class Owners:
     """What this worker believes about ownership."""
 
-    records: dict[int, OwnerRecord] = field(default_factory=dict)
+    records: dict[int, ShardOwner] = field(default_factory=dict)
     rung: int = 0
     heard: list[tuple[int, int, str, int | None]] = field(default_factory=list)
     change: "asyncio.Future[None] | None" = None
     nobody_stays: bool = False
 
-    def owner_of(self, shard_id: ShardId) -> OwnerRecord | None:
+    def owner_of(self, shard_id: ShardId) -> ShardOwner | None:
         return self.records.get(shard_id)
 
-    def learn(self, shard_id: ShardId, worker: str, epoch: int) -> None:
+    def apply_hint(self, shard_id: ShardId, worker: str, epoch: int) -> None:
         record = self.records.get(shard_id)
         if record is not None:
             self.records[shard_id] = record._replace(worker=worker, epoch=epoch)
         self.announce()
 
-    def told(self, shard_id: ShardId, epoch: int, incarnation: str, head: int | None) -> None:
+    def on_transferred(self, shard_id: ShardId, epoch: int, incarnation: str, head: int | None) -> None:
         self.heard.append((shard_id, epoch, incarnation, head))
 
-    def ring(self) -> None:
+    def request_refresh(self) -> None:
         self.rung += 1
         asyncio.get_running_loop().call_soon(self.announce)
 
@@ -140,9 +140,9 @@ class Node:
     name: str
     incarnation: str
     region: ShardRegion
-    env: Environment
+    env: ActorContext
     appender: Appender
-    residents: Residents
+    residents: LruPassivation
     owners: Owners
     admin: asyncpg.Connection
     lease: list[bool]
@@ -223,9 +223,9 @@ async def node_on(
 
     memory = MemoryBudget(memory_bytes)
     snapshots = SnapshotWriter(pool, memory=memory)
-    loader = Loader(pool, keep=snapshots.save)
+    loader = ThreadLoader(pool, keep=snapshots.save)
     lease = [True]
-    env = Environment(
+    env = ActorContext(
         load=loader.load,
         look_up_key=look_up,
         read_messages=MessageReader(pool).read,
@@ -242,7 +242,7 @@ async def node_on(
         memory=memory,
     )
     appender = Appender(connect=connect, bump_epochs=bump, incarnation=lambda: incarnation, watchdog_s=watchdog_s)
-    residents = Residents(
+    residents = LruPassivation(
         most=residents_most, idle_s=idle_s, clock=clock or asyncio.get_running_loop().time, memory=memory
     )
     owners = Owners()
@@ -277,5 +277,5 @@ async def two_nodes(dsn: str, peers: Peers | None = None) -> AsyncIterator[tuple
         peers.regions = {1: left.region, 2: right.region}
         await left.own(*range(SHARDS))
         for shard in range(SHARDS):
-            right.owners.records[shard] = OwnerRecord("w0", left.incarnation, 1, "127.0.0.1", 0, 1)
+            right.owners.records[shard] = ShardOwner("w0", left.incarnation, 1, "127.0.0.1", 0, 1)
         yield left, right

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from shard_worker.actors import admission
-from shard_worker.actors.admission import Place, WaitingRequests
+from shard_worker.actors.admission import PacedQueue, Place
 from shard_worker.domain.ids import ShardId
 
 ONE, TWO = ShardId(1), ShardId(2)
@@ -29,7 +29,7 @@ class Ownership:
     def named(self, shard_id: ShardId) -> bool:
         return shard_id in self.epochs
 
-    def ring(self) -> None:
+    def request_refresh(self) -> None:
         self.rung += 1
 
     def next_change(self) -> "asyncio.Future[None]":
@@ -49,7 +49,7 @@ class Lines:
     """Requests by number, and the order in which they were let in."""
 
     def __init__(self, ownership: Ownership) -> None:
-        self.waiting = WaitingRequests(ownership, served=ownership.served, named=ownership.named)
+        self.waiting = PacedQueue(ownership, served=ownership.served, named=ownership.named)
         self.came: list[int] = []
         self.tasks: list[asyncio.Task[None]] = []
         self.turns: list[int] = []
@@ -66,7 +66,7 @@ class Lines:
 
     async def _one(self, shard_id: ShardId, number: int, since: float, deadline: float, after_epoch: int) -> None:
         place = Place(number, since, deadline)
-        await self.waiting.wait(shard_id, place, after_epoch=after_epoch, probe_at=deadline)
+        await self.waiting.enqueue(shard_id, place, after_epoch=after_epoch, probe_at=deadline)
         self.came.append(number)
 
     async def until_came(self, count: int) -> None:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from shard_worker.actors.context import Environment
+from shard_worker.actors.context import ActorContext
 from shard_worker.contract import Done, GetMessages, MessagePage
 from tests.actors.node import SHARDS, account, add, create, node_on, thread
 
@@ -13,9 +13,9 @@ _YEAR_MS = 365 * 24 * 3600 * 1000
 
 async def test_commands_are_served_through_clock_steps_of_years(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forward, far back, and to the epoch: every command is stored, in order, within budgets of the monotonic clock."""
-    now = Environment.now_ms
+    now = ActorContext.now_ms
     step_ms = 0
-    monkeypatch.setattr(Environment, "now_ms", lambda self: max(0, now(self) + step_ms))
+    monkeypatch.setattr(ActorContext, "now_ms", lambda self: max(0, now(self) + step_ms))
     async with node_on(dsn) as node:
         await node.own(*range(SHARDS))
         me, chat = account(), thread()

@@ -2,32 +2,32 @@
 
 import asyncio
 
-from shard_worker.actors.pending import NOT_SERVED, UNKNOWN, Ask, Deadlines
+from shard_worker.actors.pending import NOT_SERVED, UNKNOWN, PendingRequest, TimerWheel
 from shard_worker.contract import Done, ReadThread
 from shard_worker.domain.ids import AccountId, ThreadId, ulid_text
 
 _ID = ulid_text(bytes(16))
 
 
-def _ask() -> Ask:
-    return Ask(ReadThread(ThreadId(_ID), AccountId(_ID)), asyncio.get_running_loop().create_future(), 0.0)
+def _ask() -> PendingRequest:
+    return PendingRequest(ReadThread(ThreadId(_ID), AccountId(_ID)), asyncio.get_running_loop().create_future(), 0.0)
 
 
 async def test_an_ask_that_ran_out_of_time_says_what_is_known_of_its_storage() -> None:
     """Nothing was admitted: nothing was stored; admitted: nobody knows."""
-    deadlines, early, admitted, late = Deadlines(), _ask(), _ask(), _ask()
+    deadlines, early, admitted, late = TimerWheel(), _ask(), _ask(), _ask()
     admitted.admitted = True
     for ask, deadline in ((early, 1.0), (admitted, 1.0), (late, 3.0)):
         deadlines.add(ask, deadline)
     deadlines.sweep(1.2)
     assert (early.future.result(), admitted.future.result()) == (NOT_SERVED, UNKNOWN)
-    assert not late.over
+    assert not late.done
     assert len(deadlines) == 1
 
 
 async def test_an_answered_ask_is_watched_no_longer() -> None:
     """A thousand asks answered before their time leave nothing behind, and a second answer changes nothing."""
-    deadlines = Deadlines()
+    deadlines = TimerWheel()
     asks = [_ask() for _ in range(1000)]
     for number, ask in enumerate(asks):
         deadlines.add(ask, 5.0 + number / 100)
@@ -42,9 +42,9 @@ async def test_an_answered_ask_is_watched_no_longer() -> None:
 
 async def test_an_ask_nobody_waits_for_ends_with_its_budget() -> None:
     """A client that has gone cancels its future; the sweep forgets the ask without a fault."""
-    deadlines, ask = Deadlines(), _ask()
+    deadlines, ask = TimerWheel(), _ask()
     deadlines.add(ask, 1.0)
     ask.future.cancel()
     deadlines.sweep(2.0)
-    assert ask.over
+    assert ask.done
     assert len(deadlines) == 0

@@ -5,10 +5,10 @@ import asyncio
 import asyncpg
 
 from shard_worker.actors.thread_actor import Phase
-from shard_worker.contract import Done, PrepareShard, ReadThread, Received, ShardGiven, ThreadView
+from shard_worker.contract import Ack, Done, PrepareShard, ReadThread, ShardTransferred, ThreadView
 from shard_worker.domain.ids import AccountId, ShardId, ThreadId, shard_of
 from shard_worker.journal.loader import read_head
-from shard_worker.ownership.view import OwnerRecord
+from shard_worker.ownership.view import ShardOwner
 from tests.actors.node import SHARDS, Node, Peers, account, add, create, node_on, request, thread, two_nodes
 
 ALL = range(SHARDS)
@@ -25,9 +25,9 @@ def threads_of_one_shard(count: int) -> tuple[ShardId, list[ThreadId]]:
             return shard_of(chat, SHARDS), threads
 
 
-def receiver(node: Node, port: int, epoch: int = 1) -> OwnerRecord:
+def receiver(node: Node, port: int, epoch: int = 1) -> ShardOwner:
     """A node as its peers know it."""
-    return OwnerRecord(node.name, node.incarnation, epoch, "127.0.0.1", 0, port)
+    return ShardOwner(node.name, node.incarnation, epoch, "127.0.0.1", 0, port)
 
 
 async def post(node: Node, me: AccountId, chats: list[ThreadId], words: str) -> None:
@@ -64,7 +64,7 @@ async def test_threads_read_before_the_move_are_at_the_journals_end_after_it(dsn
             late = thread()
         await left.ask(create(late, me))
         await post(left, me, chats, "meanwhile")
-        await left.region.release(shard)
+        await left.region.drain(shard)
         await take(right, shard)
         actors = right.region.shards[shard].actors
         assert set(actors) == set(chats)
@@ -147,14 +147,14 @@ async def test_full_memory_keeps_what_it_has(dsn: str) -> None:
 async def test_being_told_of_a_shard_waits_until_it_is_served(dsn: str) -> None:
     """The answer is yes once the shard is here at that epoch; no when it does not come within the budget."""
     async with node_on(dsn, name="w0") as node:
-        told = node.region.serve(ShardGiven(3, 1, "i", 0), 5.0, 1, 1)
+        told = node.region.serve(ShardTransferred(3, 1, "i", 0), 5.0, 1, 1)
         assert isinstance(told, asyncio.Future)
         await node.own(3)
-        assert await told == Received(ready=True)
+        assert await told == Ack(ready=True)
         assert node.owners.heard == [(3, 1, "i", 0)]
-        late = node.region.serve(ShardGiven(3, 7, "i", 0), 0.05, 7, 1)
+        late = node.region.serve(ShardTransferred(3, 7, "i", 0), 0.05, 7, 1)
         assert isinstance(late, asyncio.Future)
-        assert await late == Received(ready=False)
+        assert await late == Ack(ready=False)
 
 
 async def test_a_prepared_shard_is_answered_for_over_the_wire(dsn: str) -> None:
@@ -162,7 +162,7 @@ async def test_a_prepared_shard_is_answered_for_over_the_wire(dsn: str) -> None:
     async with node_on(dsn, name="w0") as node:
         answer = node.region.serve(PrepareShard(2, ()), 5.0, 1, 1)
         assert isinstance(answer, asyncio.Future)
-        assert await answer == Received(ready=True)
+        assert await answer == Ack(ready=True)
 
 
 async def test_asks_held_during_a_handoff_that_fails_are_decided_here(dsn: str) -> None:
@@ -172,7 +172,7 @@ async def test_asks_held_during_a_handoff_that_fails_are_decided_here(dsn: str) 
         me = account()
         shard, chats = threads_of_one_shard(1)
         await node.ask(create(chats[0], me))
-        await node.region.release(shard)
+        await node.region.drain(shard)
         held = [asyncio.ensure_future(node.ask(add(chats[0], me, f"m{n}"))) for n in range(3)]
         read = asyncio.ensure_future(node.ask(request(add(chats[0], me, "keyed"), "key")))
         await asyncio.sleep(0)
@@ -200,7 +200,7 @@ async def test_a_thread_that_is_being_read_when_its_shard_drains_decides_nothing
         left.env.load = slow  # type: ignore[assignment]  # gives what it gets
         creating = asyncio.ensure_future(left.ask(create(chats[0], me)))
         await asyncio.sleep(0)
-        await left.region.release(shard)
+        await left.region.drain(shard)
         gate.set()
         reading = asyncio.ensure_future(left.ask(create(chats[0], me)))
         async with asyncio.timeout(5):
@@ -232,7 +232,7 @@ async def test_a_page_of_texts_under_way_is_fetched_again_by_the_next_owner(dsn:
         left.env.read_messages = stuck  # type: ignore[assignment]  # never answers
         reading = asyncio.ensure_future(left.texts(chats[0], me))
         await asked.wait()
-        await left.region.release(shard)
+        await left.region.drain(shard)
         await take(right, shard)
         left.owners.records[shard] = receiver(right, 2, 2)
         left.region.drop(shard, "w1", 2)
@@ -259,7 +259,7 @@ async def test_what_a_peer_says_of_the_owner_is_believed_when_it_knows_more(dsn:
             assert (worker, epoch) == ("w1", 5)
             other.owners.records[shard] = receiver(right, 2, 5)
 
-        other.owners.learn = learn  # type: ignore[method-assign]  # addresses are the view's
+        other.owners.apply_hint = learn  # type: ignore[method-assign]  # addresses are the view's
         assert await other.ask(create(chat, me)) == Done(1)
         assert other.owners.rung == 0
         assert isinstance(await other.ask(create(chat, me)), Done)

@@ -12,7 +12,7 @@ from shard_worker.contract import Done, ReadThread, ThreadView, Unavailable, Una
 from shard_worker.domain.ids import ShardId, ThreadId, shard_of, ulid_uuid
 from shard_worker.domain.refusals import Refusal, RefusalCode
 from shard_worker.journal.loader import Poisoned, Recovered
-from shard_worker.ownership.view import OwnerRecord
+from shard_worker.ownership.view import ShardOwner
 from tests.actors.node import SHARDS, Peers, account, add, create, node_on, request, thread
 from tests.support.polling import until
 
@@ -250,7 +250,7 @@ async def test_a_request_on_the_wrong_worker_is_answered_by_the_owner(dsn: str) 
         peers.regions = {1: left.region, 2: right.region}
         await left.own(*ALL)
         for shard in ALL:
-            right.owners.records[shard] = OwnerRecord("w0", left.incarnation, 1, "127.0.0.1", 0, 1)
+            right.owners.records[shard] = ShardOwner("w0", left.incarnation, 1, "127.0.0.1", 0, 1)
         me, chat = account(), thread()
         assert await right.ask(create(chat, me)) == Done(1)
         assert isinstance(await right.ask(add(chat, me, "x")), Done)
@@ -268,11 +268,11 @@ async def test_a_moving_shard_delays_and_loses_nothing(dsn: str) -> None:
         await left.ask(create(chat, me))
         asks = [asyncio.ensure_future(left.ask(add(chat, me, f"a{n}"), f"a{n}")) for n in range(50)]
         await asyncio.sleep(0)
-        release = asyncio.ensure_future(left.region.release(shard))
+        release = asyncio.ensure_future(left.region.drain(shard))
         asks += [asyncio.ensure_future(left.ask(add(chat, me, f"b{n}"), f"b{n}")) for n in range(50)]
         await release
         await right.own(shard)
-        left.owners.records[shard] = OwnerRecord("w1", right.incarnation, 9, "127.0.0.1", 0, 2)
+        left.owners.records[shard] = ShardOwner("w1", right.incarnation, 9, "127.0.0.1", 0, 2)
         left.region.drop(shard)
         answers = await asyncio.gather(*asks)
         assert all(isinstance(answer, Done) for answer in answers)

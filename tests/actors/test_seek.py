@@ -10,7 +10,7 @@ from shard_worker.actors.pending import NOT_SERVED, UNKNOWN
 from shard_worker.contract import Done, PeerAnswer, PeerRequest, ReadThread, ThreadView
 from shard_worker.domain.ids import ShardId, shard_of
 from shard_worker.domain.refusals import Refusal
-from shard_worker.ownership.view import OwnerRecord
+from shard_worker.ownership.view import ShardOwner
 from shard_worker.peers.errors import PeerOverloaded, PeerUnreachable
 from tests.actors.node import SHARDS, Peers, account, add, create, node_on, thread, two_nodes
 
@@ -178,7 +178,7 @@ async def test_thousands_that_wait_for_a_takeover_are_all_served_in_order(dsn: s
             await node.ask(create(chat, me))
         for shard in range(SHARDS):
             node.region.drop(ShardId(shard))
-            node.owners.records[shard] = OwnerRecord("w9", "dead", 5, "127.0.0.1", 0, 9)
+            node.owners.records[shard] = ShardOwner("w9", "dead", 5, "127.0.0.1", 0, 9)
         node.region._peers = Dead()
         waiting = [
             asyncio.ensure_future(node.ask(add(chats[n % 100], me, f"{n // 100}"), budget_s=60.0)) for n in range(2_000)

@@ -17,7 +17,7 @@ import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
 from msgspec import Struct
 
-from shard_worker.journal.append_sql import APPEND_SESSION_SQL, APPEND_SQL, fence_of
+from shard_worker.journal.append_sql import APPEND_SESSION_SQL, APPEND_SQL, fence_parameters
 from tests.benchmarks.cpu import process_cpu_s
 
 BATCH: Final = 32
@@ -145,7 +145,7 @@ class FenceBench:
 
 def _fenced_arguments(columns: tuple[list[object], ...]) -> tuple[object, ...]:
     shards = sorted({int(str(shard)) for shard in columns[0]})
-    return (*fence_of([(shard, 1) for shard in shards], "bench"), *columns)
+    return (*fence_parameters([(shard, 1) for shard in shards], "bench"), *columns)
 
 
 def _unfenced_arguments(columns: tuple[list[object], ...]) -> tuple[object, ...]:

@@ -23,7 +23,7 @@ import uvloop
 from asyncpg.prepared_stmt import PreparedStatement
 
 from shard_worker.database.migration import migrate
-from shard_worker.journal.append_sql import APPEND_SESSION_SQL, APPEND_SQL, fence_of
+from shard_worker.journal.append_sql import APPEND_SESSION_SQL, APPEND_SQL, fence_parameters
 from shard_worker.journal.codec import STATE_VERSIONS_READ
 from shard_worker.journal.history_page import FROM_SNAPSHOT, PAGE_BYTES, PAGE_ROWS, PAGE_SQL, THREAD_ROWS
 from tests.benchmarks.cpu import process_cpu_s
@@ -129,7 +129,7 @@ class Side:
                 row = (shard, self._heads[shard], thread, seq_nr, 7, 1, _PAYLOAD, _METADATA, None, None)
                 for column, value in zip(columns, row, strict=True):
                     column.append(value)
-        fence = fence_of([(shard, 1) for shard in shards], "bench")
+        fence = fence_parameters([(shard, 1) for shard in shards], "bench")
         assert len(await self._append.fetch(*fence, *columns[:8], None, None)) == len(shards)
 
     async def load(self, shards: list[int], threads: list[uuid.UUID]) -> None:

@@ -8,7 +8,7 @@ import pytest
 from threadcluster_operator.local.postgres import EmbeddedPostgres
 
 from shard_worker.database.connection import (
-    LINK_FAULTS,
+    CONNECTION_ERRORS,
     Database,
     DatabaseAuthFailed,
     DatabaseUnreachable,
@@ -71,11 +71,11 @@ async def test_a_read_finds_a_server_that_is_away_to_be_a_link_fault(dsn: str) -
     async with TcpProxy("127.0.0.1", 1) as proxy:
         proxy.refusing = True
         pool = await database(f"postgresql://u:p@127.0.0.1:{proxy.port}/d").pool(most=1)
-        with pytest.raises(LINK_FAULTS):
+        with pytest.raises(CONNECTION_ERRORS):
             await pool.run(lambda connection: connection.fetchval("SELECT 1"))
         pool.terminate()
     wrong = await database(dsn.replace("@", "wrong@")).pool(most=1)
-    with pytest.raises(LINK_FAULTS):
+    with pytest.raises(CONNECTION_ERRORS):
         await wrong.run(lambda connection: connection.fetchval("SELECT 1"))
     wrong.terminate()
 

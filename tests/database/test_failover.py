@@ -61,10 +61,10 @@ async def test_a_new_history_repeats_no_epoch_no_plan_version_and_no_incarnation
     await (await database(dsn).connect("test")).close()
     await store.register(admin, "a", "a1", ADDRESS, {})
     won = await store.claim(admin, "a", "a1", list(range(4)))  # type: ignore[arg-type]
-    before = await store.look(admin, EMPTY)
+    before = await store.read_view(admin, EMPTY)
     await pretend_older(admin)
     await asyncio.gather(*[database(dsn).connect("test") for _ in range(4)])
-    after = await store.look(admin, EMPTY)
+    after = await store.read_view(admin, EMPTY)
     assert after.workers["a"].fenced
     assert after.plan_version == before.plan_version + SKIPPED
     assert all(row.owner is None for row in after.shards.values())
@@ -164,5 +164,5 @@ async def test_an_epoch_that_was_seen_is_not_used_again(dsn: str, admin: asyncpg
     await store.register(admin, "a", "a1", ADDRESS, {})
     await store.claim(admin, "a", "a1", [0, 1, 2])  # type: ignore[list-item]
     assert await store.raise_past(admin, {0: 5, 1: 1, 2: 0}) == 2  # type: ignore[dict-item]
-    rows = (await store.look(admin, EMPTY)).shards
+    rows = (await store.read_view(admin, EMPTY)).shards
     assert [(rows[shard].epoch, rows[shard].owner) for shard in sorted(rows)[:3]] == [(6, None), (2, None), (1, "a")]

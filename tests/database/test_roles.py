@@ -13,7 +13,7 @@ from shard_worker.database.connection import Database
 from shard_worker.database.migration import migrate, read_meta
 from shard_worker.database.roles import excess_privileges, make_worker_login
 from shard_worker.domain.ids import ShardId, ulid_uuid
-from shard_worker.journal.append_sql import APPEND_SQL, fence_of
+from shard_worker.journal.append_sql import APPEND_SQL, fence_parameters
 from shard_worker.journal.codec import encode_state
 from shard_worker.journal.snapshots import SnapshotWriter
 from shard_worker.memory import MemoryBudget
@@ -141,19 +141,21 @@ async def test_a_worker_claims_hands_over_fences_and_leaves(as_worker: str) -> N
         await until(lambda: b.shards == {3})
         peer = await asyncpg.connect(as_worker)
         assert await reporting.set_cordon(peer, "b", cordoned=True, draining=False)
-        await reporting.keep_load(peer, {ShardId(0): Load(1.0, 1.0)})
-        await reporting.keep_load(peer, {ShardId(0): Load(2.0, 1.0)})
+        await reporting.save_loads(peer, {ShardId(0): Load(1.0, 1.0)})
+        await reporting.save_loads(peer, {ShardId(0): Load(2.0, 1.0)})
         assert (await reporting.read_loads(peer))[ShardId(0)].commands_s == 2.0
-        await until(lambda: a.ownership.moves.given > 0)
+        await until(lambda: a.ownership.handoffs.completed > 0)
         epoch = b.host.shards[ShardId(3)][0]
-        await reporting.note_pauses(peer, {(ShardId(3), epoch): 1.5})
+        await reporting.record_pauses(peer, {(ShardId(3), epoch): 1.5})
         held = dict(a.host.shards)
-        raised = await store.bump(peer, a.ownership.incarnation, {shard: held[shard][0] for shard in sorted(held)[:1]})
+        raised = await store.raise_epoch(
+            peer, a.ownership.incarnation, {shard: held[shard][0] for shard in sorted(held)[:1]}
+        )
         assert len(raised) == 1
         async with asyncio.timeout(5):
             freed = None
             while freed is None:  # the worker beats meanwhile
-                beat = (await store.look(peer, EMPTY)).workers["b"].beat
+                beat = (await store.read_view(peer, EMPTY)).workers["b"].beat
                 freed = await store.fence(peer, "b", b.ownership.incarnation, beat, {ShardId(3): "a"}, "by hand")
         assert freed == [3]
         await until(lambda: a.shards == EVERY)
@@ -170,7 +172,7 @@ async def test_a_worker_appends_and_keeps_snapshots(as_worker: str) -> None:
     await session.execute("UPDATE shard SET epoch = 1, owner = 'w', incarnation = 'i' WHERE id = 3")
     thread = ulid_uuid(new_thread(3))
     rows = ([3], [1], [thread], [1], [1], [1], [b"{}"], [b"{}"], [b"k" * 16], [b"b" * 16])
-    assert len(await session.fetch(APPEND_SQL, *fence_of([(3, 1)], "i"), *rows)) == 1
+    assert len(await session.fetch(APPEND_SQL, *fence_parameters([(3, 1)], "i"), *rows)) == 1
     snapshots = SnapshotWriter(pool, memory=MemoryBudget(64 << 20))
     snapshots.start()
     for seq_nr in (1, 2):

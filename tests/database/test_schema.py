@@ -41,9 +41,9 @@ async def test_what_ownership_updates_is_updated_in_place(dsn: str, table: str) 
     await store.register(connection, "a", "i", Address("127.0.0.1", 1, 2), {})
     epochs = await store.claim(connection, "a", "i", [ShardId(number) for number in range(8)])
     for version in range(20):
-        epochs = await store.bump(connection, "i", epochs)
+        epochs = await store.raise_epoch(connection, "i", epochs)
         await store.set_targets(connection, version, "hash", [Target(ShardId(n), "a", f"{version}") for n in range(8)])
-        await reporting.keep_load(connection, {ShardId(n): Load(version, 1.0) for n in range(8)})
+        await reporting.save_loads(connection, {ShardId(n): Load(version, 1.0) for n in range(8)})
         await reporting.set_cordon(connection, "a", cordoned=version % 2 == 0, draining=False)
     await connection.execute("SELECT pg_stat_force_next_flush()")
     row = await connection.fetchrow(

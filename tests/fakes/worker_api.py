@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 from threadcluster_operator.workers.client import Document, NobodyAnswers, WorkerRefused
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.assignment import Candidate, share
+from shard_worker.ownership.assignment import Candidate, assign_shards
 
 _INSTANT: Final = "2026-05-01T12:00:00.000Z"
 """Of everything: a test in turns has no clock."""
@@ -222,7 +222,7 @@ class MemoryWorkers:
 
     def _share(self) -> dict[ShardId, str | None]:
         owners = {shard_id: shard.owner for shard_id, shard in self._shards.items()}
-        return share(
+        return assign_shards(
             owners,
             [Candidate(each.name, each.leaving, each.cordoned or each.draining) for each in self._live().values()],
         )

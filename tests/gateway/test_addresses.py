@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from click.testing import CliRunner
 
-from shard_worker.contract import bracketed
+from shard_worker.contract import url_host
 from shard_worker.gateway.public.server import listening_socket
 from shard_worker.main import main
 
@@ -58,7 +58,7 @@ def test_a_kernel_without_ipv6_gives_every_address_that_it_has(monkeypatch: pyte
 )
 def test_before_a_port_an_ipv6_address_stands_in_brackets(host: str, written: str) -> None:
     """Nothing else does."""
-    assert bracketed(host) == written
+    assert url_host(host) == written
 
 
 def test_a_worker_that_is_not_there_is_named_by_its_whole_address() -> None:

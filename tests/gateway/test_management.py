@@ -7,7 +7,7 @@ import pytest
 
 from shard_worker.contract_tls import internal_client_context
 from shard_worker.gateway.http.metrics import RequestMetrics
-from shard_worker.gateway.management.backend import DatabaseAway
+from shard_worker.gateway.management.backend import DatabaseUnavailable
 from shard_worker.gateway.management.server import ManagementPort
 from tests.gateway.managing import serving
 from tests.gateway.test_error_table import check
@@ -79,7 +79,7 @@ class View:
 
     def _check_database(self) -> None:
         if self.away:
-            raise DatabaseAway("not there")
+            raise DatabaseUnavailable("not there")
 
 
 @pytest.fixture

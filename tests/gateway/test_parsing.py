@@ -15,7 +15,7 @@ from shard_worker.gateway.http.problems import ProblemCode, ProblemRaised
 from shard_worker.gateway.http.turn_budget import Piece, TurnBudget
 from shard_worker.gateway.public import query_params
 from shard_worker.gateway.public.cursors import Cursors
-from shard_worker.gateway.public.id_generator import Mint, RandomBytes
+from shard_worker.gateway.public.id_generator import IdGenerator, RandomBytes
 from shard_worker.gateway.public.query_params import read_parameters
 from shard_worker.gateway.public.request_models import (
     AddMessagesBody,
@@ -23,7 +23,7 @@ from shard_worker.gateway.public.request_models import (
     CreateThreadBody,
     LeaveAdministratorIdsBody,
 )
-from shard_worker.gateway.public.validation import Body, faultless, validate
+from shard_worker.gateway.public.validation import Body, fast_validate, validate
 from tests.gateway.serving import ADA, BOB, THREAD
 
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=40)
@@ -124,7 +124,7 @@ def test_the_short_cut_finds_nothing_that_the_long_way_refuses(
     body, fields = plain
     text = "{" + ",".join(f'"{name}"{colon}{value}' for name, value in fields + more) + "}"
     raw = head + text.encode()[: len(text) - cut] + tail
-    found = faultless(body, raw)
+    found = fast_validate(body, raw)
     if found is not None:
         value, twice = decode(raw)
         assert twice == []
@@ -145,7 +145,7 @@ def test_a_create_is_canonical(title: str, account: str, administrators: list[st
     body, failures = validated(CreateThreadBody, value)
     assert failures == []
     assert body is not None
-    command = body.command(ThreadId(THREAD), 5, Mint())
+    command = body.command(ThreadId(THREAD), 5, IdGenerator())
     assert isinstance(command, CreateThread)
     assert command.title == unicodedata.normalize("NFC", title)
     assert command.account_id == account.upper()
@@ -161,7 +161,7 @@ def test_message_ids_are_given_once(given_ids: list[str | None]) -> None:
     body, failures = validated(AddMessagesBody, value)
     assert len(failures) == len(chosen) - len(set(chosen))
     if body is not None:
-        command = body.command(ThreadId(THREAD), 5, Mint())
+        command = body.command(ThreadId(THREAD), 5, IdGenerator())
         assert isinstance(command, AddMessages)
         assert len({message.message_id for message in command.messages}) == len(given_ids)
 
@@ -204,7 +204,7 @@ def test_made_up_cursors_are_refused(cursor: str) -> None:
 @given(at_ms=st.integers(0, 2**48 - 1))
 def test_minted_ids_are_ulids_of_their_millisecond(at_ms: int) -> None:
     """The time part is the instant; two of one millisecond differ."""
-    mint = Mint()
+    mint = IdGenerator()
     one, two = mint.ulid(at_ms), mint.ulid(at_ms)
     assert canonical(one) == one
     assert one != two

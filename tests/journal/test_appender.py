@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.journal.append_queue import Row, Stream, StreamState
+from shard_worker.journal.append_queue import AppendQueue, AppendQueueState, Row
 from shard_worker.journal.appender import Appender
 from tests.support.polling import until
 from tests.support.tcp_proxy import TcpProxy
@@ -28,7 +28,7 @@ class Scribe:
     rejected_rows: list[tuple[Row, Exception]] = field(default_factory=list)
     withdrawn_rows: list[Row] = field(default_factory=list)
     expired_rows: list[Row] = field(default_factory=list)
-    stream: Stream | None = None
+    stream: AppendQueue | None = None
 
     def stored(self, row: Row) -> None:
         self.stored_rows.append(row)
@@ -47,7 +47,7 @@ class Host:
     """A shard that remembers what it was told."""
 
     told: list[str] = field(default_factory=list)
-    stream: Stream | None = None
+    stream: AppendQueue | None = None
 
     def suspended(self) -> None:
         self.told.append("suspended")
@@ -55,7 +55,7 @@ class Host:
     def resumed(self) -> None:
         self.told.append("resumed")
 
-    def lost(self, in_flight: list[Row]) -> None:
+    def on_ownership_lost(self, in_flight: list[Row]) -> None:
         del in_flight
         if "lost" not in self.told:
             self.told.append("lost")
@@ -94,7 +94,7 @@ class Bench:
     """An appender with streams open on every shard of a fresh database."""
 
     appender: Appender
-    streams: dict[int, Stream]
+    streams: dict[int, AppendQueue]
     hosts: dict[int, Host]
     admin: asyncpg.Connection
 
@@ -246,7 +246,7 @@ async def test_a_statement_that_commits_late_behind_a_blocker_is_waited_out(dsn:
         bench.streams[3].submit(row_of(scribe, 2))
         await until(lambda: bench.streams[3].in_flight == 1)
         proxy.cut()
-        await until(lambda: bench.streams[3].state is StreamState.UNKNOWN)
+        await until(lambda: bench.streams[3].state is AppendQueueState.UNKNOWN)
         await blocker.rollback()
         await until(lambda: len(scribe.stored_rows) == 2)
         assert [record["seq_nr"] for record in await bench.journal(3)] == [1, 2]

@@ -8,7 +8,7 @@ import pytest
 
 from shard_worker.database.connection import Database
 from shard_worker.domain.ids import ShardId
-from shard_worker.journal.append_queue import Row, Stream
+from shard_worker.journal.append_queue import AppendQueue, Row
 from shard_worker.journal.heads import AcknowledgedHeads
 
 SHARD, OTHER = ShardId(0), ShardId(1)
@@ -21,7 +21,7 @@ class Host:
 
     def resumed(self) -> None: ...
 
-    def lost(self, in_flight: list[Row]) -> None: ...
+    def on_ownership_lost(self, in_flight: list[Row]) -> None: ...
 
 
 class Heads:
@@ -31,9 +31,9 @@ class Heads:
         self.dropped: list[ShardId] = []
         self.check = AcknowledgedHeads(on_lost=self.dropped.append)
 
-    def stream(self, shard_id: ShardId, head: int, epoch: int = 1) -> Stream:
+    def stream(self, shard_id: ShardId, head: int, epoch: int = 1) -> AppendQueue:
         """A watched stream at this head."""
-        stream = Stream(shard_id, epoch, head, Host(), lambda _: None)
+        stream = AppendQueue(shard_id, epoch, head, Host(), lambda _: None)
         self.check.watch(stream)
         return stream
 

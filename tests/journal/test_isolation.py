@@ -8,8 +8,8 @@ import pytest
 from asyncpg.prepared_stmt import PreparedStatement
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.journal.append_queue import Row, StreamState
-from shard_worker.journal.append_sql import Part
+from shard_worker.journal.append_queue import AppendQueueState, Row
+from shard_worker.journal.append_sql import ShardBatch
 from tests.conftest import MakeDatabase
 from tests.journal.test_appender import Bench, Scribe, _address, _through, bench_on, row_of
 from tests.support.polling import until
@@ -174,7 +174,7 @@ async def test_other_shards_go_on_while_a_batch_of_bad_rows_is_bisected(dsn: str
         commit = bench.appender._lanes[0]._commit
         found_before: list[int] = []
 
-        async def watched(statement: PreparedStatement, batch: list[Part]) -> None:
+        async def watched(statement: PreparedStatement, batch: list[ShardBatch]) -> None:
             await commit(statement, batch)
             if bench.appender.metrics.refused == 2:
                 bench.streams[2].submit(row_of(later, 1))
@@ -243,11 +243,11 @@ async def test_an_unknown_batch_of_many_shards_is_decided_by_a_few_statements(
         loop = asyncio.get_running_loop()
         proxy.cut()
         proxy.heal()
-        await until(lambda: any(stream.state is StreamState.UNKNOWN for stream in bench.streams.values()))
+        await until(lambda: any(stream.state is AppendQueueState.UNKNOWN for stream in bench.streams.values()))
         sent: list[bytes] = []
         proxy.watch = sent.append
         began = loop.time()
-        await until(lambda: all(stream.state is StreamState.OPEN for stream in bench.streams.values()))
+        await until(lambda: all(stream.state is AppendQueueState.OPEN for stream in bench.streams.values()))
         print(f"512 unknown shards decided in {loop.time() - began:.3f} s, {len(sent)} chunks sent")
         await until(lambda: all(len(scribe.stored_rows) == 1 for scribe in scribes))
         assert len(sent) < 100

@@ -14,7 +14,7 @@ from shard_worker.journal import fold
 from shard_worker.journal import loader as loader_module
 from shard_worker.journal.codec import encode_state
 from shard_worker.journal.history_page import ThreadPage, Wanted, read_page
-from shard_worker.journal.loader import GROUP, Loader, Poisoned, Recovered
+from shard_worker.journal.loader import GROUP, Poisoned, Recovered, ThreadLoader
 from tests.support.journal_writer import SHARDS, Pen, created, folded, new_thread, posted, whole_life
 from tests.support.polling import until
 
@@ -25,7 +25,7 @@ class Books:
 
     pen: Pen
     pool: ReadPool
-    loader: Loader
+    loader: ThreadLoader
 
     async def load(self, thread_id: ThreadId) -> Recovered | Poisoned:
         return await self.loader.load(shard_of(thread_id, SHARDS), thread_id)
@@ -41,7 +41,7 @@ async def books(dsn: str) -> AsyncIterator[Books]:
     """An empty journal."""
     connection = await asyncpg.connect(dsn)
     pool = await Database(dsn, application_name=lambda: "test").pool(most=4)
-    loader = Loader(pool)
+    loader = ThreadLoader(pool)
     yield Books(Pen(connection), pool, loader)
     await loader.close()
     pool.terminate()
@@ -178,7 +178,7 @@ async def test_threads_that_wait_together_are_loaded_together(books: Books, monk
             at_once -= 1
 
     monkeypatch.setattr(loader_module, "read_page", counted)
-    loader = Loader(books.pool, at_once=2)
+    loader = ThreadLoader(books.pool, at_once=2)
     await asyncio.gather(*[loader.load(shard_of(thread, SHARDS), thread) for thread in threads])
     await loader.close()
     assert max(sizes) <= GROUP
@@ -190,7 +190,7 @@ async def test_threads_that_wait_together_are_loaded_together(books: Books, monk
 async def test_threads_of_busy_shards_come_first(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
     """When more wait than are read at once, the shard with the most commands a second goes before."""
     heat: dict[ShardId, float] = {}
-    loader = Loader(books.pool, at_once=1, heat=lambda shard_id: heat.get(shard_id, 0.0))
+    loader = ThreadLoader(books.pool, at_once=1, heat=lambda shard_id: heat.get(shard_id, 0.0))
     asked: list[ThreadId] = [new_thread() for _ in range(GROUP + 10)]
     first, *cold = asked[:-1]
     hot = asked[-1]
@@ -232,7 +232,7 @@ async def test_a_failure_reaches_all_who_wait_and_the_next_load_works(books: Boo
 
 async def test_closing_ends_what_waits_and_starts_nothing_new(books: Books) -> None:
     """Nobody is left hanging, and no task outlives the loader."""
-    loader = Loader(books.pool, at_once=1)
+    loader = ThreadLoader(books.pool, at_once=1)
     loads = [asyncio.create_task(loader.load(ShardId(0), new_thread(0))) for _ in range(3 * GROUP)]
     await asyncio.sleep(0)
     await loader.close()

@@ -19,7 +19,7 @@ from shard_worker.domain.ids import ShardId, ThreadId, shard_of, ulid_uuid
 from shard_worker.journal import loader
 from shard_worker.journal.codec import STATE_VERSION, decode_state, encode_state, same_state
 from shard_worker.journal.history_page import PAGE_BYTES, PAGE_ROWS, ThreadPage, Wanted, read_page
-from shard_worker.journal.loader import Loader, Poisoned, Recovered
+from shard_worker.journal.loader import Poisoned, Recovered, ThreadLoader
 from shard_worker.journal.message_reader import MessagePlace, MessageReader
 from shard_worker.journal.snapshots import SnapshotWriter, discard_unbacked_of_shards
 from shard_worker.memory import MemoryBudget
@@ -37,7 +37,7 @@ class Shelf:
 
     pen: Pen
     pool: ReadPool
-    loader: Loader
+    loader: ThreadLoader
     kept: list[tuple[int, bytes]] = field(default_factory=list)
     pages: list[list[tuple[int, int]]] = field(default_factory=list)
     """Events and bytes of each thread in each page."""
@@ -64,8 +64,8 @@ async def shelf(dsn: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shel
     """An empty journal, whose pages are watched."""
     connection = await asyncpg.connect(dsn)
     pool = await Database(dsn, application_name=lambda: "test").pool(most=4)
-    shelf = Shelf(Pen(connection), pool, Loader(pool))
-    shelf.loader = Loader(pool, at_once=2, keep=shelf.keep)
+    shelf = Shelf(Pen(connection), pool, ThreadLoader(pool))
+    shelf.loader = ThreadLoader(pool, at_once=2, keep=shelf.keep)
 
     async def watched(connection: Session, wanted: Sequence[Wanted], *, rows_each: int) -> list[ThreadPage]:
         pages = await read_page(connection, wanted, rows_each=rows_each)
@@ -148,7 +148,7 @@ async def test_a_load_that_is_broken_off_goes_on_from_the_last_snapshot(
     monkeypatch.setattr(loader, "_KEPT_EVERY_EVENTS", 5_000)
     writer = SnapshotWriter(shelf.pool, memory=MemoryBudget(64 << 20))
     writer.start()
-    first = Loader(shelf.pool, keep=writer.save)
+    first = ThreadLoader(shelf.pool, keep=writer.save)
     thread = await shelf.long_thread(30_000)
     load = asyncio.create_task(first.load(shard_of(thread, SHARDS), thread))
     await until(lambda: writer.saved > 0, what="a snapshot along the way")

@@ -11,7 +11,7 @@ from shard_worker.database.connection import Database
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership.membership import Ownership
 from shard_worker.ownership.store import Address, Target
-from shard_worker.ownership.view import Load, OwnerRecord
+from shard_worker.ownership.view import Load, ShardOwner
 from tests.support.polling import until
 
 SHARDS = 8
@@ -41,7 +41,7 @@ class Host:
         self.shards[shard_id] = (epoch, head)
         self.releasing.discard(shard_id)
 
-    async def release(self, shard_id: ShardId) -> int | None:
+    async def drain(self, shard_id: ShardId) -> int | None:
         self.steps.append(("release", shard_id))
         self.releasing.add(shard_id)
         if self.stuck is not None:
@@ -52,14 +52,14 @@ class Host:
         self.steps.append(("resume", shard_id))
         self.releasing.discard(shard_id)
 
-    async def prepare(self, shard_id: ShardId, receiver: OwnerRecord) -> bool:
+    async def prepare(self, shard_id: ShardId, receiver: ShardOwner) -> bool:
         self.steps.append(("prepare", shard_id))
         return receiver.worker in self.peers
 
-    async def tell(self, shard_id: ShardId, receiver: OwnerRecord, head: int | None) -> bool:
+    async def notify_transferred(self, shard_id: ShardId, receiver: ShardOwner, head: int | None) -> bool:
         self.steps.append(("tell", shard_id))
         if receiver.worker in self.peers:
-            self.peers[receiver.worker].told(shard_id, receiver.epoch, receiver.incarnation, head)
+            self.peers[receiver.worker].on_transferred(shard_id, receiver.epoch, receiver.incarnation, head)
         return True
 
     async def catch_up(self, connection: asyncpg.Connection, heads: Mapping[ShardId, int]) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.assignment import Candidate, plan_hash, rendezvous, share
+from shard_worker.ownership.assignment import Candidate, assign_shards, plan_hash, rendezvous
 
 Owners = dict[ShardId, str | None]
 
@@ -37,7 +37,7 @@ def plain(count: int) -> list[Candidate]:
 @given(owners, candidates)
 def test_every_shard_has_one_target_that_may_have_it(before: Owners, workers: list[Candidate]) -> None:
     """A target is a worker that stays; a cordoned one gets only what it had; nobody at all only without a receiver."""
-    after = share(before, workers)
+    after = assign_shards(before, workers)
     by_name = {worker.name: worker for worker in workers}
     receivers = [worker for worker in workers if not worker.leaving and not worker.cordoned]
     assert set(after) == set(before)
@@ -52,7 +52,7 @@ def test_every_shard_has_one_target_that_may_have_it(before: Owners, workers: li
 @given(owners, candidates)
 def test_receivers_differ_by_at_most_one(before: Owners, workers: list[Candidate]) -> None:
     """Balanced by count among those that may get more."""
-    after = Counter(share(before, workers).values())
+    after = Counter(assign_shards(before, workers).values())
     counts = [after[worker.name] for worker in workers if not worker.leaving and not worker.cordoned]
     assert not counts or max(counts) - min(counts) <= 1
 
@@ -65,22 +65,22 @@ def test_the_order_of_the_input_does_not_matter(
     shards, mixed = list(before.items()), list(workers)
     shuffle.shuffle(shards)
     shuffle.shuffle(mixed)
-    after = share(before, workers)
-    assert share(dict(shards), mixed) == after
-    assert plan_hash(share(dict(shards), mixed)) == plan_hash(after)
+    after = assign_shards(before, workers)
+    assert assign_shards(dict(shards), mixed) == after
+    assert plan_hash(assign_shards(dict(shards), mixed)) == plan_hash(after)
 
 
 @given(owners, candidates)
 def test_sharing_again_moves_nothing(before: Owners, workers: list[Candidate]) -> None:
     """A plan that was carried out is its own successor."""
-    after = share(before, workers)
-    assert share(after, workers) == after
+    after = assign_shards(before, workers)
+    assert assign_shards(after, workers) == after
 
 
 @given(owners, candidates)
 def test_no_plan_of_the_same_balance_moves_less(before: Owners, workers: list[Candidate]) -> None:
     """What stays is the most that any balanced placement can leave in place."""
-    after = share(before, workers)
+    after = assign_shards(before, workers)
     receivers = [worker.name for worker in workers if not worker.leaving and not worker.cordoned]
     if not receivers:
         return
@@ -97,8 +97,8 @@ def test_no_plan_of_the_same_balance_moves_less(before: Owners, workers: list[Ca
 @given(st.integers(0, 300), st.integers(1, 12))
 def test_one_more_worker_moves_no_more_than_its_share(shards: int, workers: int) -> None:
     """From n to n + 1: at most ⌈S / (n + 1)⌉ moves, all of them to the new one."""
-    before = share({ShardId(number): None for number in range(shards)}, plain(workers))
-    after = share(before, plain(workers + 1))
+    before = assign_shards({ShardId(number): None for number in range(shards)}, plain(workers))
+    after = assign_shards(before, plain(workers + 1))
     assert moved(before, after) <= -(-shards // (workers + 1))
     assert {target for shard_id, target in after.items() if before[shard_id] != target} <= {f"w{workers}"}
 
@@ -106,8 +106,8 @@ def test_one_more_worker_moves_no_more_than_its_share(shards: int, workers: int)
 @given(st.integers(0, 300), st.integers(2, 12))
 def test_a_worker_that_leaves_moves_only_its_own(shards: int, workers: int) -> None:
     """What others have stays with them."""
-    before = share({ShardId(number): None for number in range(shards)}, plain(workers))
-    after = share(before, [Candidate("w0", leaving=True), *plain(workers)[1:]])
+    before = assign_shards({ShardId(number): None for number in range(shards)}, plain(workers))
+    after = assign_shards(before, [Candidate("w0", leaving=True), *plain(workers)[1:]])
     assert {shard_id for shard_id in before if before[shard_id] != after[shard_id]} == {
         shard_id for shard_id, owner in before.items() if owner == "w0"
     }
@@ -116,7 +116,7 @@ def test_a_worker_that_leaves_moves_only_its_own(shards: int, workers: int) -> N
 def test_two_workers_of_one_name_are_refused() -> None:
     """Which of the two was meant cannot be known."""
     with pytest.raises(ValueError, match="one name"):
-        share({}, [Candidate("w0"), Candidate("w0", leaving=True)])
+        assign_shards({}, [Candidate("w0"), Candidate("w0", leaving=True)])
 
 
 @given(st.integers(0, 4095).map(ShardId), st.sets(st.sampled_from(names), min_size=1))
@@ -135,6 +135,6 @@ def test_a_claim_order_spreads_the_shards() -> None:
 
 def test_a_large_cluster_is_shared() -> None:
     """100,000 shards on 1,000 workers, one of them new."""
-    before = share({ShardId(number): None for number in range(100_000)}, plain(999))
-    after = share(before, plain(1000))
+    before = assign_shards({ShardId(number): None for number in range(100_000)}, plain(999))
+    after = assign_shards(before, plain(1000))
     assert moved(before, after) <= 100

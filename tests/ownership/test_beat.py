@@ -37,7 +37,7 @@ class Sessions:
         session = await self.connect()
         await store.register(session, worker, f"{worker}1", ADDRESS, {})
         assert await store.lock(session, worker, f"{worker}1")
-        assert await store.beat(session, worker, f"{worker}1", 1)
+        assert await store.heartbeat(session, worker, f"{worker}1", 1)
         return session
 
 
@@ -52,7 +52,7 @@ async def sessions(dsn: str) -> AsyncIterator[Sessions]:
 
 async def seen(peer: asyncpg.Connection, worker: str = "a") -> WorkerRow:
     """A worker's row, as a look shows it."""
-    return (await store.look(peer, EMPTY)).workers[worker]
+    return (await store.read_view(peer, EMPTY)).workers[worker]
 
 
 async def gone(peer: asyncpg.Connection, session: asyncpg.Connection, worker: str = "a") -> WorkerRow:
@@ -79,7 +79,7 @@ async def test_each_beat_is_seen_as_a_greater_number(sessions: Sessions) -> None
     first = await sessions.beating("a")
     numbers = [(await seen(peer)).beat]
     for number in (2, 3):
-        assert await store.beat(first, "a", "a1", number)
+        assert await store.heartbeat(first, "a", "a1", number)
         numbers.append((await seen(peer)).beat)
     ended = await gone(peer, first)
     assert not ended.locked
@@ -87,7 +87,7 @@ async def test_each_beat_is_seen_as_a_greater_number(sessions: Sessions) -> None
     again = await sessions.connect()
     assert await store.lock(again, "a", "a1")
     numbers.append((await seen(peer)).beat)
-    assert await store.beat(again, "a", "a1", 1)
+    assert await store.heartbeat(again, "a", "a1", 1)
     numbers.append((await seen(peer)).beat)
     await store.register(peer, "a", "a2", ADDRESS, {})
     numbers.append((await seen(peer)).beat)
@@ -98,7 +98,7 @@ async def test_a_beat_holds_two_locks_whatever_its_number(sessions: Sessions) ->
     """The lock table has room for the sessions of every worker, however long they live."""
     session = await sessions.beating("a")
     for number in range(2, 50):
-        assert await store.beat(session, "a", "a1", number)
+        assert await store.heartbeat(session, "a", "a1", number)
     held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
     assert await session.fetchval(held) == 2
 
@@ -108,9 +108,9 @@ async def test_workers_at_the_same_number_are_told_apart(sessions: Sessions) -> 
     peer, a, b = await sessions.connect(), await sessions.beating("a"), await sessions.beating("b")
     assert (await seen(peer, "a")).locked
     assert (await seen(peer, "b")).locked
-    await store.beat(b, "b", "b1", 2)
+    await store.heartbeat(b, "b", "b1", 2)
     assert (await seen(peer, "b")).beat - (await seen(peer, "a")).beat == 1
-    assert await store.beat(a, "a", "a1", 2)
+    assert await store.heartbeat(a, "a", "a1", 2)
     ended = await gone(peer, b, "b")
     assert not ended.locked
     assert (await seen(peer, "a")).locked
@@ -121,7 +121,7 @@ async def test_a_fence_at_the_last_beat_ends_the_incarnation_and_its_session(ses
     peer, session = await sessions.connect(), await sessions.beating("a")
     other = await sessions.connect()
     assert await store.fence(peer, "a", "a1", (await seen(peer)).beat, {}, "test") == []
-    assert not await store.beat(session, "a", "a1", 2)
+    assert not await store.heartbeat(session, "a", "a1", 2)
     assert not await store.lock(other, "a", "a1")
 
 
@@ -129,7 +129,7 @@ async def test_a_fence_refuses_when_the_worker_beat_since_it_was_seen(sessions: 
     """Alive, or ended after one more beat, or locked again by another session: each is another state."""
     peer, session = await sessions.connect(), await sessions.beating("a")
     beat = (await seen(peer)).beat
-    assert await store.beat(session, "a", "a1", 2)
+    assert await store.heartbeat(session, "a", "a1", 2)
     assert await store.fence(peer, "a", "a1", beat, {}, "one more beat") is None
     beat = (await seen(peer)).beat
     ended = await gone(peer, session)
@@ -137,7 +137,7 @@ async def test_a_fence_refuses_when_the_worker_beat_since_it_was_seen(sessions: 
     again = await sessions.connect()
     assert await store.lock(again, "a", "a1")
     assert await store.fence(peer, "a", "a1", ended.beat, {}, "locked again") is None
-    assert await store.beat(again, "a", "a1", 1)
+    assert await store.heartbeat(again, "a", "a1", 1)
     await gone(peer, again)
     assert await store.fence(peer, "a", "a1", ended.beat, {}, "locked again, beaten, and ended again") is None
     assert await store.fence(peer, "a", "a1", (await seen(peer)).beat, {}, "now") == []
@@ -152,7 +152,7 @@ async def test_a_beat_that_waits_for_a_fence_is_refused_after_it(sessions: Sessi
         await third.execute("SELECT FROM shard WHERE id = 0 FOR UPDATE")
         fencing = asyncio.create_task(store.fence(peer, "a", "a1", beat, {}, "test"))
         await waits(third, peer)
-        beating = asyncio.create_task(store.beat(session, "a", "a1", 2))
+        beating = asyncio.create_task(store.heartbeat(session, "a", "a1", 2))
         await waits(third, session)
     assert await fencing == [0]
     assert await beating is False
@@ -163,7 +163,7 @@ async def test_a_fence_waits_for_a_beat_that_is_under_way_and_sees_it(sessions: 
     peer, session, third = await sessions.connect(), await sessions.beating("a"), await sessions.connect()
     beat = (await seen(peer)).beat
     async with session.transaction():
-        assert await store.beat(session, "a", "a1", 2)
+        assert await store.heartbeat(session, "a", "a1", 2)
         fencing = asyncio.create_task(store.fence(peer, "a", "a1", beat, {}, "test"))
         await waits(third, peer)
     assert await fencing is None
@@ -177,7 +177,7 @@ async def test_a_claim_that_waits_for_a_shard_lets_beats_pass(sessions: Sessions
         claiming = asyncio.create_task(store.claim(own, "a", "a1", [ShardId(0)]))
         await waits(session, own)
         async with asyncio.timeout(1):
-            assert await store.beat(session, "a", "a1", 2)
+            assert await store.heartbeat(session, "a", "a1", 2)
     assert await claiming == {ShardId(0): 1}
 
 
@@ -187,8 +187,8 @@ async def test_a_planners_write_of_the_row_lets_beats_pass(sessions: Sessions) -
     async with peer.transaction():
         await peer.execute("UPDATE worker SET cordoned = true WHERE id = 'a'")
         async with asyncio.timeout(1):
-            assert await store.beat(session, "a", "a1", 2)
-    assert await store.beat(session, "a", "a1", 3)
+            assert await store.heartbeat(session, "a", "a1", 2)
+    assert await store.heartbeat(session, "a", "a1", 3)
 
 
 async def test_a_strangers_lock_at_the_number_is_an_error_of_the_session(sessions: Sessions) -> None:
@@ -196,13 +196,13 @@ async def test_a_strangers_lock_at_the_number_is_an_error_of_the_session(session
     session, stranger = await sessions.beating("a"), await sessions.connect()
     await stranger.execute(f"SELECT pg_advisory_lock({store._BEAT_CLASS}, 2)")
     with pytest.raises(ConnectionError, match="held by a session that is no worker's"):
-        await store.beat(session, "a", "a1", 2)
+        await store.heartbeat(session, "a", "a1", 2)
 
 
 async def test_a_session_whose_numbers_end_is_replaced(sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
     """After ten years, or here at once: the same incarnation goes on with a new session."""
     await sessions.beating("a")
-    real = store.beat
+    real = store.heartbeat
     used: list[int] = []
 
     async def late(connection: asyncpg.Connection, worker: str, incarnation: str, number: int) -> bool:
@@ -254,7 +254,7 @@ async def _cost_of_looks(peer: asyncpg.Connection, count: int) -> float:
     for _ in range(5):
         began = perf_counter()
         for _ in range(count):
-            await store.look(peer, EMPTY)
+            await store.read_view(peer, EMPTY)
         best = min(best, (perf_counter() - began) * 1e3 / count)
     return best
 
@@ -272,7 +272,7 @@ async def _beat_under_a_held_snapshot(sessions: Sessions, beats: int) -> float:
         versions_before = await session.fetch(versions)
         await session.execute("SET synchronous_commit = off")  # so many flushes take long, and are not the subject
         for number in range(2, beats + 2):
-            assert await store.beat(session, "a", "a1", number)
+            assert await store.heartbeat(session, "a", "a1", number)
         await session.execute("SELECT pg_stat_force_next_flush()")
         after = await _cost_of_looks(peer, 50)
         assert await session.fetch(versions) == versions_before

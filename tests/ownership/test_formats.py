@@ -4,9 +4,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.assignment import Candidate, share
-from shard_worker.ownership.handoff import UNOWNED_S, Held, Steps, heirs, next_steps, without_capable_worker
-from shard_worker.ownership.view import ShardRow, View, WorkerRow
+from shard_worker.ownership.assignment import Candidate, assign_shards
+from shard_worker.ownership.handoff import (
+    UNOWNED_S,
+    LocalShards,
+    OwnershipActions,
+    plan_actions,
+    takeover_targets,
+    without_capable_worker,
+)
+from shard_worker.ownership.view import OwnershipView, ShardRow, WorkerRow
 
 S0 = ShardId(0)
 names = [f"w{number}" for number in range(6)]
@@ -33,7 +40,7 @@ def test_every_target_reads_the_shard(shards: dict[ShardId, tuple[str | None, in
     """A shard has none only where no receiver reads it; one that is read where it is stays in a mixed cluster."""
     owners = {shard_id: owner for shard_id, (owner, _) in shards.items()}
     formats = {shard_id: each for shard_id, (_, each) in shards.items()}
-    after = share(owners, workers, formats)
+    after = assign_shards(owners, workers, formats)
     by_name = {worker.name: worker for worker in workers}
     assert set(after) == set(owners)
     for shard_id, target in after.items():
@@ -53,7 +60,7 @@ def test_what_nobody_owns_is_evened_out_among_its_readers(newer: int, older: int
     workers = [Candidate(f"n{number}", reads=2) for number in range(both)]
     workers += [Candidate(f"o{number}") for number in range(few)]
     formats = {ShardId(number): 2 if number < newer else 1 for number in range(newer + older)}
-    targets = share(dict.fromkeys(formats), workers, formats)
+    targets = assign_shards(dict.fromkeys(formats), workers, formats)
     counts = {worker.name: list(targets.values()).count(worker.name) for worker in workers}
     new, old = ([count for name, count in counts.items() if name[0] == kind] for kind in "no")
     assert max(new) - min(new) <= 1
@@ -71,9 +78,9 @@ def shard(owner: str | None, target: str | None = None, *, number: int = 0, shar
     return ShardRow(ShardId(number), 5, owner, owner and f"{owner}1", target, "", format=shard_format)
 
 
-def look(*rows: WorkerRow | ShardRow) -> View:
+def look(*rows: WorkerRow | ShardRow) -> OwnershipView:
     """A view of these rows."""
-    return View(
+    return OwnershipView(
         {row.id: row for row in rows if isinstance(row, WorkerRow)},
         {row.id: row for row in rows if isinstance(row, ShardRow)},
         1,
@@ -81,14 +88,14 @@ def look(*rows: WorkerRow | ShardRow) -> View:
     )
 
 
-def steps_of(name: str, view: View, *, waited_s: float = 0.0, leaving: bool = False) -> Steps:
+def steps_of(name: str, view: OwnershipView, *, waited_s: float = 0.0, leaving: bool = False) -> OwnershipActions:
     """The steps of a worker that serves what the view says it owns."""
     mine = frozenset(row.id for row in view.shards.values() if row.owner == name)
-    return next_steps(
+    return plan_actions(
         view,
         worker=name,
         incarnation=f"{name}1",
-        held=Held(mine, mine, frozenset()),
+        held=LocalShards(mine, mine, frozenset()),
         handoffs={},
         failed_s={},
         unowned_s=dict.fromkeys(view.shards, waited_s),
@@ -129,8 +136,8 @@ def test_a_takeover_targets_only_readers() -> None:
     """Without one the shard has no target, and is named as without a capable worker once it has no owner."""
     rows = worker("a"), worker("b", reads=2), worker("c", reads=2)
     view = look(*rows, shard("c"), shard("c", number=1, shard_format=1))
-    assert heirs(view, {("c", "c1")}, frozenset("ab")) == {S0: "b", ShardId(1): "a"}
-    assert heirs(view, {("c", "c1")}, frozenset("a")) == {S0: None, ShardId(1): "a"}
+    assert takeover_targets(view, {("c", "c1")}, frozenset("ab")) == {S0: "b", ShardId(1): "a"}
+    assert takeover_targets(view, {("c", "c1")}, frozenset("a")) == {S0: None, ShardId(1): "a"}
 
 
 def test_a_shard_without_owner_and_reader_is_named() -> None:

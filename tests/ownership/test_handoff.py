@@ -17,22 +17,22 @@ from shard_worker.ownership.handoff import (
     RANK_S,
     TTL_S,
     UNOWNED_S,
+    FailureDetector,
     Handoff,
-    Held,
-    Observer,
-    Phase,
-    Steps,
+    HandoffPhase,
+    LocalShards,
+    OwnershipActions,
     Suspect,
-    heirs,
-    next_steps,
+    plan_actions,
     rendezvous_rank,
+    takeover_targets,
 )
-from shard_worker.ownership.view import ShardRow, View, WorkerRow
+from shard_worker.ownership.view import OwnershipView, ShardRow, WorkerRow
 
 S0, S1 = ShardId(0), ShardId(1)
 NAMES = ["a", "b", "c"]
 ALL = frozenset(NAMES)
-NOTHING = Steps([], [], [], [], [], [], [], [])
+NOTHING = OwnershipActions([], [], [], [], [], [], [], [])
 HERE = frozenset({S0})
 NOWHERE: frozenset[ShardId] = frozenset()
 
@@ -60,14 +60,16 @@ def shard(
     return ShardRow(id, 5, owner, (owner and f"{owner}1") if incarnation is None else incarnation, target, "")
 
 
-def look(*rows: ShardRow | WorkerRow) -> View:
+def look(*rows: ShardRow | WorkerRow) -> OwnershipView:
     """A view of these shards and workers; of `NAMES`, where no worker is given."""
     workers = [row for row in rows if isinstance(row, WorkerRow)] or [worker(name) for name in NAMES]
-    return View({row.id: row for row in workers}, {row.id: row for row in rows if isinstance(row, ShardRow)}, 1, "")
+    return OwnershipView(
+        {row.id: row for row in workers}, {row.id: row for row in rows if isinstance(row, ShardRow)}, 1, ""
+    )
 
 
 def steps(
-    seen: View,
+    seen: OwnershipView,
     *,
     present: Set[ShardId] = NOWHERE,
     serving: Set[ShardId] | None = None,
@@ -77,13 +79,13 @@ def steps(
     unowned_s: float = 0.0,
     live: Set[str] = ALL,
     leaving: bool = False,
-) -> Steps:
+) -> OwnershipActions:
     """What worker ``a`` does at second 10."""
-    return next_steps(
+    return plan_actions(
         seen,
         worker="a",
         incarnation="a1",
-        held=Held(present, present if serving is None else serving, drained),
+        held=LocalShards(present, present if serving is None else serving, drained),
         handoffs=handoffs or {},
         failed_s=failed_s or {},
         unowned_s={S0: unowned_s},
@@ -93,14 +95,14 @@ def steps(
     )
 
 
-def under_way(phase: Phase, since: float = 9.9, *, to: str = "b", epoch: int = 5) -> dict[ShardId, Handoff]:
+def under_way(phase: HandoffPhase, since: float = 9.9, *, to: str = "b", epoch: int = 5) -> dict[ShardId, Handoff]:
     """The handoff of the first shard to worker ``to``."""
     return {S0: Handoff(to, f"{to}1", epoch, phase, since)}
 
 
-def watched(*looks: tuple[float, View]) -> Observer:
+def watched(*looks: tuple[float, OwnershipView]) -> FailureDetector:
     """An observer that has seen all this."""
-    observer = Observer()
+    observer = FailureDetector()
     for now, seen in looks:
         observer.note(seen, now)
     return observer
@@ -190,31 +192,32 @@ def test_a_shard_wanted_elsewhere_is_prepared_there_and_served_on() -> None:
 
 def test_a_handoff_waits_while_its_target_prepares() -> None:
     """And while what is on its way gets durable."""
-    for phase in (Phase.PREPARING, Phase.DRAINING):
+    for phase in (HandoffPhase.PREPARING, HandoffPhase.DRAINING):
         assert steps(look(shard("a", "b")), present=HERE, handoffs=under_way(phase)) == NOTHING
 
 
 def test_a_target_that_is_ready_has_the_shard_drained_and_then_given() -> None:
     """First nothing more is admitted, then nothing is on its way, then the database is asked."""
     seen = look(shard("a", "b"))
-    assert steps(seen, present=HERE, handoffs=under_way(Phase.PREPARED)) == NOTHING._replace(drain=[S0])
-    assert steps(seen, present=HERE, handoffs=under_way(Phase.DRAINED)) == NOTHING._replace(give=[S0])
+    assert steps(seen, present=HERE, handoffs=under_way(HandoffPhase.PREPARED)) == NOTHING._replace(drain=[S0])
+    assert steps(seen, present=HERE, handoffs=under_way(HandoffPhase.DRAINED)) == NOTHING._replace(transfer=[S0])
 
 
 @pytest.mark.parametrize(
-    ("phase", "limit_s"), [(Phase.PREPARING, PREPARE_S), (Phase.PREPARED, PREPARE_S), (Phase.DRAINING, DRAIN_S)]
+    ("phase", "limit_s"),
+    [(HandoffPhase.PREPARING, PREPARE_S), (HandoffPhase.PREPARED, PREPARE_S), (HandoffPhase.DRAINING, DRAIN_S)],
 )
-def test_a_phase_that_takes_too_long_ends_the_handoff(phase: Phase, limit_s: float) -> None:
+def test_a_phase_that_takes_too_long_ends_the_handoff(phase: HandoffPhase, limit_s: float) -> None:
     """The shard is served on."""
     late = under_way(phase, 10.0 - limit_s)
-    assert steps(look(shard("a", "b")), present=HERE, handoffs=late) == NOTHING._replace(abandon=[S0])
+    assert steps(look(shard("a", "b")), present=HERE, handoffs=late) == NOTHING._replace(abort=[S0])
     in_time = under_way(phase, 10.01 - limit_s)
-    assert steps(look(shard("a", "b")), present=HERE, handoffs=in_time).abandon == []
+    assert steps(look(shard("a", "b")), present=HERE, handoffs=in_time).abort == []
 
 
 def test_a_drained_shard_is_given_however_long_that_took() -> None:
     """Nobody serves it, so the only way on is forward."""
-    assert steps(look(shard("a", "b")), present=HERE, handoffs=under_way(Phase.DRAINED, 0.0)).give == [S0]
+    assert steps(look(shard("a", "b")), present=HERE, handoffs=under_way(HandoffPhase.DRAINED, 0.0)).transfer == [S0]
 
 
 @pytest.mark.parametrize(
@@ -222,26 +225,26 @@ def test_a_drained_shard_is_given_however_long_that_took() -> None:
     [([], ALL), ([worker("b", incarnation="b2")], ALL), ([worker("b")], frozenset({"a", "c"}))],
     ids=["gone", "another incarnation", "silent"],
 )
-@pytest.mark.parametrize("phase", list(Phase))
-def test_a_handoff_ends_when_its_receiver_is_lost(phase: Phase, others: list[WorkerRow], live: Set[str]) -> None:
+@pytest.mark.parametrize("phase", list(HandoffPhase))
+def test_a_handoff_ends_when_its_receiver_is_lost(phase: HandoffPhase, others: list[WorkerRow], live: Set[str]) -> None:
     """Whatever its phase."""
     seen = look(shard("a", "b"), worker("a"), *others)
-    assert steps(seen, present=HERE, handoffs=under_way(phase), live=live) == NOTHING._replace(abandon=[S0])
+    assert steps(seen, present=HERE, handoffs=under_way(phase), live=live) == NOTHING._replace(abort=[S0])
 
 
 def test_a_handoff_that_failed_or_is_of_an_older_epoch_ends() -> None:
     """The database refused it, or would."""
-    assert steps(look(shard("a", "b")), present=HERE, handoffs=under_way(Phase.FAILED)).abandon == [S0]
-    assert steps(look(shard("a", "b")), present=HERE, handoffs=under_way(Phase.DRAINED, epoch=4)).abandon == [S0]
+    assert steps(look(shard("a", "b")), present=HERE, handoffs=under_way(HandoffPhase.FAILED)).abort == [S0]
+    assert steps(look(shard("a", "b")), present=HERE, handoffs=under_way(HandoffPhase.DRAINED, epoch=4)).abort == [S0]
 
 
 @pytest.mark.parametrize("target", ["a", "c", None])
 def test_a_handoff_that_is_wanted_no_more_ends_while_the_shard_is_served(target: str | None) -> None:
     """Once it is not, the quickest way to have it served is to give it."""
     seen = look(shard("a", target))
-    for phase in (Phase.PREPARING, Phase.PREPARED):
-        assert steps(seen, present=HERE, handoffs=under_way(phase)) == NOTHING._replace(abandon=[S0])
-    assert steps(seen, present=HERE, handoffs=under_way(Phase.DRAINED)) == NOTHING._replace(give=[S0])
+    for phase in (HandoffPhase.PREPARING, HandoffPhase.PREPARED):
+        assert steps(seen, present=HERE, handoffs=under_way(phase)) == NOTHING._replace(abort=[S0])
+    assert steps(seen, present=HERE, handoffs=under_way(HandoffPhase.DRAINED)) == NOTHING._replace(transfer=[S0])
 
 
 def test_a_handoff_that_came_to_nothing_is_begun_again_after_a_while() -> None:
@@ -257,7 +260,7 @@ def test_only_so_many_shards_are_handed_over_at_once(monkeypatch: pytest.MonkeyP
     both = look(shard("a", "b"), shard("a", "b", id=S1), shard("a", "b", id=ShardId(2)))
     here = frozenset(both.shards)
     assert steps(both, present=here).prepare == [(S0, "b"), (S1, "b")]
-    assert steps(both, present=here, handoffs=under_way(Phase.PREPARING)).prepare == [(S1, "b")]
+    assert steps(both, present=here, handoffs=under_way(HandoffPhase.PREPARING)).prepare == [(S1, "b")]
 
 
 # --- leaving
@@ -272,7 +275,7 @@ def test_who_leaves_has_its_shards_prepared_elsewhere() -> None:
 def test_who_leaves_sticks_to_a_receiver_once_chosen() -> None:
     """The shares shift with every shard that arrives."""
     seen = look(shard("a", "c"))
-    going = under_way(Phase.PREPARED)
+    going = under_way(HandoffPhase.PREPARED)
     assert steps(seen, present=HERE, handoffs=going, leaving=True) == NOTHING._replace(drain=[S0])
 
 
@@ -299,19 +302,19 @@ def test_heirs_share_what_the_dead_had_among_the_living() -> None:
         shard("b", "c", id=ShardId(3)),
         shard(None, id=ShardId(4)),
     ]
-    assert heirs(look(*rows), {("a", "a1")}, ALL) == {S0: "b", S1: "b", ShardId(2): "c"}
+    assert takeover_targets(look(*rows), {("a", "a1")}, ALL) == {S0: "b", S1: "b", ShardId(2): "c"}
 
 
 def test_heirs_are_none_where_nobody_may_have_more() -> None:
     """A cordoned or draining worker inherits nothing, nor does another incarnation of the dead one's name."""
     seen = look(shard("a"), worker("a"), worker("b", cordoned=True), worker("c", draining=True))
-    assert heirs(seen, {("a", "a1")}, ALL) == {S0: None}
-    assert heirs(look(shard("a", incarnation="a0")), {("a", "a0")}, frozenset({"a"})) == {S0: None}
+    assert takeover_targets(seen, {("a", "a1")}, ALL) == {S0: None}
+    assert takeover_targets(look(shard("a", incarnation="a0")), {("a", "a0")}, frozenset({"a"})) == {S0: None}
 
 
 def test_heirs_are_of_the_incarnation_that_is_gone() -> None:
     """What its successor has stays with it."""
-    assert heirs(look(shard("a", incarnation="a2")), {("a", "a1")}, ALL) == {}
+    assert takeover_targets(look(shard("a", incarnation="a2")), {("a", "a1")}, ALL) == {}
 
 
 # --- who lives
@@ -319,7 +322,7 @@ def test_heirs_are_of_the_incarnation_that_is_gone() -> None:
 
 def test_a_worker_lives_only_while_its_beat_is_seen_to_move() -> None:
     """The first sight of a row proves nothing: it may be a dead worker's."""
-    observer = Observer()
+    observer = FailureDetector()
     for now, beat, expected in [(0.0, 7, False), (0.2, 8, True), (0.2 + LIVE_S, 8, False), (5.0, 9, True)]:
         seen = look(worker("b", beat))
         observer.note(seen, now)

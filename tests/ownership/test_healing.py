@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from shard_worker.database.connection import Database
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import store
-from shard_worker.ownership.handoff import Held, Observer, heirs, next_steps
-from shard_worker.ownership.view import EMPTY, ShardRow, View, WorkerRow
+from shard_worker.ownership.handoff import FailureDetector, LocalShards, plan_actions, takeover_targets
+from shard_worker.ownership.view import EMPTY, OwnershipView, ShardRow, WorkerRow
 from tests.ownership.members import EVERY, SHARDS, member
 from tests.support.polling import until
 
@@ -35,7 +35,7 @@ class Model:
             for number, ((owner, incarnation), target) in enumerate(product(OWNERS, TARGETS))
         }
         self.served: dict[str, set[ShardId]] = {name: set() for name in alive}
-        self.observers = {name: Observer() for name in alive}
+        self.observers = {name: FailureDetector() for name in alive}
 
     def tick(self, now: float) -> None:
         """Every live worker beats, looks and acts once."""
@@ -47,16 +47,16 @@ class Model:
                 self._turn(name, now)
 
     def _turn(self, name: str, now: float) -> None:
-        view, observer = View(dict(self.workers), dict(self.shards), 1, ""), self.observers[name]
+        view, observer = OwnershipView(dict(self.workers), dict(self.shards), 1, ""), self.observers[name]
         observer.note(view, now)
         live = observer.live(view, now)
         for suspect in observer.suspects(view, name, now):
             self._fence(view, suspect.worker, suspect.incarnation, suspect.beat, live | {name})
-        steps = next_steps(
+        steps = plan_actions(
             view,
             worker=name,
             incarnation=LIVES[name],
-            held=Held(self.served[name], self.served[name], frozenset()),
+            held=LocalShards(self.served[name], self.served[name], frozenset()),
             handoffs={},
             failed_s={},
             unowned_s=observer.unowned_s(now),
@@ -74,7 +74,7 @@ class Model:
                 self._change(shard_id, self.shards[shard_id].owner, LIVES[name])
                 self.served[name].add(shard_id)
 
-    def _fence(self, view: View, name: str, incarnation: str, beat: int | None, live: frozenset[str]) -> None:
+    def _fence(self, view: OwnershipView, name: str, incarnation: str, beat: int | None, live: frozenset[str]) -> None:
         """As `store.fence` does."""
         row = self.workers.get(name)
         if beat is None:
@@ -84,7 +84,7 @@ class Model:
             if row is None or (row.incarnation, row.beat) != (incarnation, beat) or row.fenced:
                 return
             self.workers[name] = row._replace(fenced=True)
-        targets = heirs(view, {(name, incarnation)}, live)
+        targets = takeover_targets(view, {(name, incarnation)}, live)
         for shard_id, shard in list(self.shards.items()):
             if (shard.owner, shard.incarnation) == (name, incarnation):
                 self._change(shard_id, None, None)
@@ -167,7 +167,7 @@ async def test_a_fence_that_races_a_claim_frees_every_shard_whatever_the_isolati
     database = Database(dsn, application_name=lambda: "me")
     claiming, fencing = await database.connect("test"), await database.connect("test")
     await store.register(claiming, "a", "a1", store.Address("h", 1, 2), {})
-    beat = (await store.look(admin, EMPTY)).workers["a"].beat
+    beat = (await store.read_view(admin, EMPTY)).workers["a"].beat
     await claiming.execute("BEGIN")
     await claiming.fetch(store._CLAIM_SQL, "a", "a1", list(range(SHARDS)))
 

@@ -33,7 +33,7 @@ async def test_a_shard_told_of_while_it_is_adopted_is_adopted_once(dsn: str, mon
         async def told_meanwhile(connection: asyncpg.Connection, heads: Mapping[ShardId, int]) -> None:
             await catch_up(connection, heads)
             for shard_id in heads:
-                a.ownership.told(shard_id, 1, a.ownership.incarnation, 0)
+                a.ownership.on_transferred(shard_id, 1, a.ownership.incarnation, 0)
 
         monkeypatch.setattr(a.host, "catch_up", told_meanwhile)
         await a.target(*[(shard, "a") for shard in range(SHARDS)])
@@ -94,7 +94,7 @@ async def test_a_fenced_worker_goes_on_as_a_new_incarnation(dsn: str) -> None:
         async with asyncio.timeout(5):
             fenced = None
             while fenced is None:
-                beat = (await store.look(connection, EMPTY)).workers["a"].beat
+                beat = (await store.read_view(connection, EMPTY)).workers["a"].beat
                 fenced = await store.fence(connection, "a", old, beat, {}, "by hand")
         await until(lambda: a.ownership.incarnation != old and a.shards == EVERY)
         assert a.host.dropped_all >= 1
@@ -127,7 +127,7 @@ async def test_a_session_holds_its_lock_before_anybody_can_read_its_number(dsn: 
     try:
         await store.register(session, "a", "first", Address("127.0.0.1", 1, 2), {})
         assert await store.lock(session, "a", "first")
-        before = (await store.look(peer, EMPTY)).workers["a"]
+        before = (await store.read_view(peer, EMPTY)).workers["a"]
         async with session.transaction():
             await store.lock(session, "a", "first")
             numbers = await peer.fetch("SELECT attempt FROM worker")
@@ -135,7 +135,7 @@ async def test_a_session_holds_its_lock_before_anybody_can_read_its_number(dsn: 
         assert before.locked
         assert [row["attempt"] for row in numbers] == [2]
         assert locks == 3  # two attempts, and the number that both begin with
-        assert (await store.look(peer, EMPTY)).workers["a"].locked
+        assert (await store.read_view(peer, EMPTY)).workers["a"].locked
     finally:
         session.terminate()
         peer.terminate()

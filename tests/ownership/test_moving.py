@@ -56,8 +56,8 @@ async def test_what_is_told_of_another_incarnation_is_not_served(dsn: str) -> No
     """Nor what is told without a head; both are looked up, and the database knows nothing of them."""
     async with member(dsn, "a") as a, member(dsn, "b") as b:
         await settle(a, b)
-        b.ownership.told(S3, 9, "an earlier one", 0)
-        b.ownership.told(S3, 9, b.ownership.incarnation, None)
+        b.ownership.on_transferred(S3, 9, "an earlier one", 0)
+        b.ownership.on_transferred(S3, 9, b.ownership.incarnation, None)
         await b.ownership.refresh()
         assert not b.shards
 
@@ -69,7 +69,7 @@ async def test_what_was_given_up_is_not_served_when_the_telling_comes_late(dsn: 
         epoch = a.ownership.view.shards[S3].epoch
         await a.ownership.leave()
         assert not a.shards
-        a.ownership.told(S3, epoch, a.ownership.incarnation, 0)
+        a.ownership.on_transferred(S3, epoch, a.ownership.incarnation, 0)
         await a.ownership.refresh()
         assert not a.shards
 
@@ -109,7 +109,7 @@ async def test_a_lost_message_costs_a_look_and_nothing_else(dsn: str) -> None:
             del shard_id, receiver, head
             return False
 
-        a.host.tell = deaf  # type: ignore[method-assign]  # the message is lost
+        a.host.notify_transferred = deaf  # type: ignore[method-assign]  # the message is lost
         await b.target((3, "b"))
         await until(lambda: b.shards == {S3})
 

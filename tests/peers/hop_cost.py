@@ -20,7 +20,7 @@ from shard_worker.contract_tls import peer_name
 from shard_worker.domain.commands import AddMessages, NewMessage
 from shard_worker.domain.ids import AccountId, MessageId, ThreadId
 from shard_worker.gateway.public.server import listening_socket
-from shard_worker.peers.client import PeerClient, _ClientLink, _Peer
+from shard_worker.peers.client import PeerClient, _Peer, _PeerConnection
 from shard_worker.peers.listener import ManagementListener
 from shard_worker.peers.server import PeerServer
 from tests.support.tls import INCARNATION, hello, identity
@@ -113,8 +113,8 @@ class _Shown:
 class _BareClient(PeerClient):
     """A client that connects without TLS."""
 
-    async def _connect(self, peer: _Peer) -> _ClientLink:
-        link = _ClientLink(hello(), lambda _: None)
+    async def _connect(self, peer: _Peer) -> _PeerConnection:
+        link = _PeerConnection(hello(), lambda _: None)
         await asyncio.get_running_loop().create_connection(lambda: _Bare(link, _proved()[0]), peer.host, peer.port)
         await link.ready
         return link

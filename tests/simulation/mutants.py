@@ -134,7 +134,7 @@ PLANTED: Final = (
 @contextmanager
 def patched(bug: Planted) -> Iterator[None]:
     """The real decisions with a bug in them."""
-    real = handoff.next_steps
+    real = handoff.plan_actions
     with pytest.MonkeyPatch.context() as patch:
         match bug.name if bug.patches else "":
             case "suspects ignore the wait":
@@ -145,7 +145,7 @@ def patched(bug: Planted) -> Iterator[None]:
             case "nobody claims what nobody owns":
                 patch.setattr(handoff, "_may_claim", lambda *_: False)
             case "a handoff is never given up":
-                patch.setattr(steward, "next_steps", lambda *a, **k: real(*a, **k)._replace(abandon=[]))
+                patch.setattr(steward, "next_steps", lambda *a, **k: real(*a, **k)._replace(abort=[]))
             case "a drop is never decided":
                 patch.setattr(steward, "next_steps", lambda *a, **k: real(*a, **k)._replace(drop=[]))
             case "the planner forgets what is under way":

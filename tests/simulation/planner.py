@@ -11,7 +11,7 @@ from threadcluster_operator.api import RebalanceSpec, ThreadClusterSpec
 from threadcluster_operator.planning.placement import Worker
 from threadcluster_operator.planning.planner import Next, Observed, next_steps
 
-from shard_worker.ownership.view import View
+from shard_worker.ownership.view import OwnershipView
 from tests.simulation import transactions
 from tests.simulation.clock import Clocks
 from tests.simulation.link import connect
@@ -33,7 +33,7 @@ def spec_of(replicas: int, most_moves: int) -> ThreadClusterSpec:
     return _SPECS[key]
 
 
-def observed(view: View) -> Observed:
+def observed(view: OwnershipView) -> Observed:
     """What one worker's view tells a planner."""
     shards = sorted(view.shards.values())
     return Observed(
@@ -85,7 +85,7 @@ class Planner(Process):
             for name in steps.stop:
                 world.stop(name)
 
-    def decide(self, running: frozenset[str], view: View) -> Next:
+    def decide(self, running: frozenset[str], view: OwnershipView) -> Next:
         """The real rule; what it said of the same things a moment ago is kept, for it depends on nothing else."""
         world = self._world
         seen = observed(view)
@@ -99,7 +99,7 @@ class Planner(Process):
         self.balancing = steps.balancing
         return steps
 
-    def _record(self, through: "WorkerProcess", steps: Next, view: View) -> None:
+    def _record(self, through: "WorkerProcess", steps: Next, view: OwnershipView) -> None:
         plan = steps.plan
         assert plan is not None
         owners = {shard_id: row.owner for shard_id, row in view.shards.items()}
@@ -123,5 +123,5 @@ class Planner(Process):
         Task(through, record())
 
 
-def _freshness(view: View) -> tuple[int, int]:
+def _freshness(view: OwnershipView) -> tuple[int, int]:
     return view.plan_version, sum(row.epoch for row in view.shards.values())

@@ -8,8 +8,17 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.handoff import Handoff, Held, Observer, Phase, Steps, Suspect, heirs, next_steps
-from shard_worker.ownership.view import EMPTY, View
+from shard_worker.ownership.handoff import (
+    FailureDetector,
+    Handoff,
+    HandoffPhase,
+    LocalShards,
+    OwnershipActions,
+    Suspect,
+    plan_actions,
+    takeover_targets,
+)
+from shard_worker.ownership.view import EMPTY, OwnershipView
 from tests.simulation import transactions
 from tests.simulation.link import Session, connect
 from tests.simulation.task import Bell, LinkFault, Sleep, Work
@@ -35,7 +44,7 @@ class Steward:
     """Keeps what a host serves and what the database says in agreement, for one incarnation."""
 
     def __init__(self, process: "WorkerProcess", incarnation: str) -> None:
-        self.view: View = EMPTY
+        self.view: OwnershipView = EMPTY
         self.handoffs: dict[ShardId, Handoff] = {}
         self._process = process
         self._world = process.world
@@ -44,7 +53,7 @@ class Steward:
         self._bell = Bell()
         self._wanted = False
         self._marked_leaving = False
-        self._observer = Observer()
+        self._observer = FailureDetector()
         self._known = EMPTY
         self._failed_at: dict[ShardId, float] = {}
         self._drains: dict[ShardId, list[bool]] = {}
@@ -131,12 +140,12 @@ class Steward:
         quiet = self._observer.quiet_s(view, process.name, now) > _SILENCE_S
         return _LOOK_AT_SILENCE_S if quiet else _LOOK_S
 
-    def _decide(self, live: frozenset[str], now: float) -> Steps:
-        steps = next_steps(
+    def _decide(self, live: frozenset[str], now: float) -> OwnershipActions:
+        steps = plan_actions(
             self.view,
             worker=self._process.name,
             incarnation=self._incarnation,
-            held=Held(self._host.present(), self._host.serving(), self._drained()),
+            held=LocalShards(self._host.present(), self._host.serving(), self._drained()),
             handoffs=self.handoffs,
             failed_s={shard_id: now - at for shard_id, at in self._failed_at.items()},
             unowned_s=self._observer.unowned_s(now),
@@ -149,11 +158,11 @@ class Steward:
             tell(f"{self._incarnation} at {now:.2f} of its clock: {_told(steps)}")
         return steps
 
-    def _act(self, session: Session, steps: Steps) -> Work[bool]:
+    def _act(self, session: Session, steps: OwnershipActions) -> Work[bool]:
         shards, process = self.view.shards, self._process
         for shard_id in steps.drop:
             self._drop(shard_id)
-        for shard_id in steps.abandon:
+        for shard_id in steps.abort:
             self._abandon(shard_id)
         for shard_id, target in steps.prepare:
             self._prepare(shard_id, target)
@@ -185,7 +194,7 @@ class Steward:
         return bool(steps.drop or steps.release or epochs)
 
     def _fence(self, session: Session, suspect: Suspect, live: frozenset[str]) -> Work[None]:
-        inherit = heirs(self.view, {(suspect.worker, suspect.incarnation)}, live)
+        inherit = takeover_targets(self.view, {(suspect.worker, suspect.incarnation)}, live)
         fence = transactions.fence(suspect.worker, suspect.incarnation, suspect.beat, inherit)
         freed = yield from session.execute(fence, _STATEMENT_S)
         if freed is not None:
@@ -217,31 +226,31 @@ class Steward:
 
     def _prepare(self, shard_id: ShardId, target: str) -> None:
         row, worker = self.view.shards[shard_id], self.view.workers[target]
-        handoff = Handoff(target, worker.incarnation, row.epoch, Phase.PREPARING, self._process.mono())
+        handoff = Handoff(target, worker.incarnation, row.epoch, HandoffPhase.PREPARING, self._process.mono())
         self.handoffs[shard_id] = handoff
 
         def prepared(ready: bool) -> None:
-            self._advance(shard_id, handoff, Phase.PREPARED if ready else Phase.FAILED)
+            self._advance(shard_id, handoff, HandoffPhase.PREPARED if ready else HandoffPhase.FAILED)
 
         self._world.prepare(self._process, target, shard_id, self._alive(prepared))
 
     def _alive(self, call: Callable[[bool], None]) -> Callable[[bool], None]:
         return lambda ready: call(ready) if self._process.steward is self else None
 
-    def _advance(self, shard_id: ShardId, handoff: Handoff, phase: Phase) -> None:
+    def _advance(self, shard_id: ShardId, handoff: Handoff, phase: HandoffPhase) -> None:
         if self.handoffs.get(shard_id) == handoff:
             self.handoffs[shard_id] = handoff._replace(phase=phase, since=self._process.mono())
-            if phase is Phase.DRAINED:
+            if phase is HandoffPhase.DRAINED:
                 self._bell.ring()
             else:
                 self.ring()
 
     def _give(self, session: Session) -> Work[None]:
-        ready = {Phase.DRAINED}
+        ready = {HandoffPhase.DRAINED}
         if "give before drained" in self._world.bugs:
-            ready.add(Phase.DRAINING)
+            ready.add(HandoffPhase.DRAINING)
         if "give while served" in self._world.bugs:
-            ready.add(Phase.PREPARED)
+            ready.add(HandoffPhase.PREPARED)
         drained = {shard_id: each for shard_id, each in self.handoffs.items() if each.phase in ready}
         if not drained:
             return
@@ -254,7 +263,7 @@ class Steward:
         for shard_id, handoff in drained.items():
             epoch = given.get(shard_id)
             if epoch is None:
-                self.handoffs[shard_id] = handoff._replace(phase=Phase.FAILED)
+                self.handoffs[shard_id] = handoff._replace(phase=HandoffPhase.FAILED)
                 self.ring()
                 continue
             served = self._host.shards.get(shard_id)
@@ -282,7 +291,9 @@ class Steward:
             return
         handoff = self.handoffs.get(shard_id)
         if handoff is not None:
-            handoff = self.handoffs[shard_id] = handoff._replace(phase=Phase.DRAINING, since=self._process.mono())
+            handoff = self.handoffs[shard_id] = handoff._replace(
+                phase=HandoffPhase.DRAINING, since=self._process.mono()
+            )
         drain = self._drains[shard_id] = [False]
 
         def ended() -> None:
@@ -290,7 +301,7 @@ class Steward:
                 return  # cancelled
             drain[0] = True
             if handoff is not None:
-                self._advance(shard_id, handoff, Phase.DRAINED)
+                self._advance(shard_id, handoff, HandoffPhase.DRAINED)
             self._bell.ring()
 
         self._host.release(shard_id, ended)
@@ -306,5 +317,5 @@ class Steward:
         self._host.drop(shard_id)
 
 
-def _told(steps: Steps) -> str:
-    return ", ".join(f"{name} {did}" for name, did in zip(Steps._fields, steps, strict=True) if did)
+def _told(steps: OwnershipActions) -> str:
+    return ", ".join(f"{name} {did}" for name, did in zip(OwnershipActions._fields, steps, strict=True) if did)

@@ -10,7 +10,7 @@ from tests.simulation.clock import Clocks, Timeline
 
 
 class LinkFault(Exception):
-    """A session is lost, or did not answer in time: `shard_worker.database.connection.LINK_FAULTS`."""
+    """A session is lost, or did not answer in time: `shard_worker.database.connection.CONNECTION_ERRORS`."""
 
 
 class Wait(Protocol):

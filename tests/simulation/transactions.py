@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.view import ShardRow, View, WorkerRow
+from shard_worker.ownership.view import OwnershipView, ShardRow, WorkerRow
 from tests.simulation.database import Backend, Database, Locked, ShardRecord, Transaction, WorkerRecord
 
 _GONE: Final = 0xFFFF_FFFF
@@ -270,10 +270,10 @@ def set_cordon(worker: str, *, cordoned: bool, draining: bool) -> Transaction[No
     return Transaction("cordon", run, lambda _: (worker, False, ()))
 
 
-def look(known: View) -> Transaction[View]:
+def look(known: OwnershipView) -> Transaction[OwnershipView]:
     """All workers and shards, as of one moment; what cannot have changed since ``known`` is taken from there."""
 
-    def run(db: Database) -> View:
+    def run(db: Database) -> OwnershipView:
         changed = {}
         for row in db.shards.values():
             seen = known.shards.get(row.id)
@@ -287,7 +287,7 @@ def look(known: View) -> Transaction[View]:
             for w in db.workers.values()
         }
         shards = known.shards | changed if changed else known.shards
-        return View(workers, shards, db.plan_version, db.plan_hash)
+        return OwnershipView(workers, shards, db.plan_version, db.plan_hash)
 
     return Transaction("look", run)
 
@@ -344,7 +344,7 @@ def _last_beat(db: Database, row: WorkerRecord) -> int:
     return attempt << 32 | (_GONE if number is None else number)
 
 
-def _seen_beat(db: Database, row: WorkerRecord, known: View) -> int:
+def _seen_beat(db: Database, row: WorkerRecord, known: OwnershipView) -> int:
     before = known.workers.get(row.id)
     if "an end is no change" in db.bugs and before is not None and db.beat_of(row) is None:
         return before.beat if before.incarnation == row.incarnation else 0

@@ -6,7 +6,7 @@ Kept beside `shard_worker.ownership.membership` and `lease`.
 from typing import TYPE_CHECKING, Final
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.view import EMPTY, View
+from shard_worker.ownership.view import EMPTY, OwnershipView
 from tests.simulation import transactions
 from tests.simulation.clock import Clocks
 from tests.simulation.host import Host
@@ -38,7 +38,7 @@ class WorkerProcess(Process):
         self.incarnation = ""
         self.leaving = False
         self.steward: Steward | None = None
-        self.view: View = EMPTY
+        self.view: OwnershipView = EMPTY
         """What it answers to a planner that asks."""
         self.host = Host(world, self, self.may_read, self.raised)
         self._until = 0.0

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from shard_worker.contract import bracketed
+from shard_worker.contract import url_host
 from threadcluster_operator.api import KubernetesSpec, SpecRefused, parse_spec
 from threadcluster_operator.controller.actions import Operator, Steps, make_steps
 from threadcluster_operator.controller.cache import Cache
@@ -321,7 +321,7 @@ class Reconciler:
 
 
 def _address(host: str) -> str:
-    return f"https://{bracketed(host)}:{MANAGEMENT_PORT}"
+    return f"https://{url_host(host)}:{MANAGEMENT_PORT}"
 
 
 def _dead(pod: Pod) -> bool:

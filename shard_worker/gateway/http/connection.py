@@ -27,7 +27,7 @@ from shard_worker.gateway.http.framing import problem_of_http
 from shard_worker.gateway.http.intake import Intake
 from shard_worker.gateway.http.problems import Problem, ProblemCode
 from shard_worker.gateway.http.receiving import LINGER_BYTES, ReceivingConnection
-from shard_worker.gateway.http.response import READER_PATIENCE_S, Reply, problem_reply
+from shard_worker.gateway.http.response import READER_PATIENCE_S, RawResponse, problem_reply
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ class GatewayConnection(ReceivingConnection):
         if (
             whole
             and not (self._last or self._client_ended)
-            and isinstance(resp, Reply)
+            and isinstance(resp, RawResponse)
             and len(resp.content) <= WRITE_HIGH_BYTES
         ):
             try:
@@ -176,7 +176,7 @@ class GatewayConnection(ReceivingConnection):
         last = not self._messages and (self._last or self._client_ended)
         if last:
             resp.force_close()
-        if isinstance(resp, Reply) and not self._has_place_for(resp.content):
+        if isinstance(resp, RawResponse) and not self._has_place_for(resp.content):
             resp = problem_reply(overloaded())
         done, gone = await super().finish_response(request, resp, start_time)
         if last and not gone and (not whole or self._discarded or not request._message.should_close):  # noqa: SLF001

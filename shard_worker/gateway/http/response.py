@@ -1,7 +1,7 @@
 """Replies: an HTTP answer that is whole when it is made, and leaves in one write.
 
 aiohttp's own `Response` builds a multi-dict of headers and serialises it for every answer; nearly all answers here have
-the same three.  A `Reply` is a `StreamResponse` for aiohttp's purposes (``prepare``, ``write_eof``, ``keep_alive``) and
+the same three.  A `RawResponse` is a `StreamResponse` for aiohttp's purposes (``prepare``, ``write_eof``, ``keep_alive``) and
 nothing more: no cookies, no compression, no chunks.  Every reply has a ``Content-Length``, so a connection always
 knows where the next answer begins.
 """
@@ -54,7 +54,7 @@ class _Clock:
 _CLOCK: Final = _Clock()
 
 
-class Reply(web.StreamResponse):
+class RawResponse(web.StreamResponse):
     """One answer.  ``fields`` are ready-made header lines, each with its line end."""
 
     def __init__(self, body: bytes, status: int = 200, fields: bytes = JSON, *, close: bool = False) -> None:
@@ -104,7 +104,7 @@ def end_of(status: int, body: bytes) -> bytes:
     return b"\r\n" if status == HTTPStatus.NO_CONTENT else b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
-def problem_reply(problem: Problem) -> Reply:
+def problem_reply(problem: Problem) -> RawResponse:
     """A problem as an answer, with the header fields that its code asks for."""
     fields = PROBLEM
     if problem.retry_after_s is not None:
@@ -113,9 +113,9 @@ def problem_reply(problem: Problem) -> Reply:
         fields += b"Allow: %b\r\n" % problem.allow.encode()
     if problem.code is ProblemCode.UNAUTHORIZED:
         fields += b"WWW-Authenticate: Certificate\r\n"
-    return Reply(body_of(problem), problem.status, fields, close=problem.close)
+    return RawResponse(body_of(problem), problem.status, fields, close=problem.close)
 
 
-def raw(reply: Reply) -> bytes:
+def raw(reply: RawResponse) -> bytes:
     """A closing reply as bytes, for a connection that has no request to answer."""
     return _CLOCK.start(reply.status) + reply.fields + _CLOSE + end_of(reply.status, reply.content)

@@ -5,14 +5,14 @@ from typing import Protocol
 Document = dict[str, object]
 
 
-class DatabaseAway(Exception):
+class DatabaseUnavailable(Exception):
     """Postgres did not answer in time; a change that was asked for may hold or not."""
 
 
 class ClusterView(Protocol):
     """What the worker knows of itself and of the cluster, and what it can have changed there.
 
-    Whatever waits for Postgres may raise `DatabaseAway`.  What was changed is in the next `ownership` of this worker.
+    Whatever waits for Postgres may raise `DatabaseUnavailable`.  What was changed is in the next `ownership` of this worker.
     """
 
     def fault(self) -> str | None:

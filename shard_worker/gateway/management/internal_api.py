@@ -17,8 +17,8 @@ from shard_worker.gateway.http import json_bounds, json_decoding
 from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.http.problems import Problem, ProblemCode, ProblemRaised, invalid
 from shard_worker.gateway.http.request_body import check_media_type, read_body
-from shard_worker.gateway.http.response import Reply
-from shard_worker.gateway.management.backend import ClusterView, DatabaseAway
+from shard_worker.gateway.http.response import RawResponse
+from shard_worker.gateway.management.backend import ClusterView, DatabaseUnavailable
 from shard_worker.gateway.public import query_params
 
 PREFIX: Final = "/internal/v1"
@@ -29,7 +29,7 @@ _WORKERS: Final = f"{PREFIX}/workers/"
 _CORDONS: Final = {"cordon": (True, False), "uncordon": (False, False), "drain": (True, True)}
 """(cordoned, draining) after each of them."""
 
-Handler = Callable[[web.BaseRequest, str], Awaitable[Reply]]
+Handler = Callable[[web.BaseRequest, str], Awaitable[RawResponse]]
 """Answers a request; the text is the ``{name}`` in its path, or empty."""
 
 
@@ -72,11 +72,11 @@ class InternalApi:
             return self.routes[f"{_WORKERS}{{name}}/{verb}"], unquote(name)
         return (None if "{" in path else self.routes.get(path)), ""
 
-    async def _ownership(self, request: web.BaseRequest, _: str) -> Reply:
+    async def _ownership(self, request: web.BaseRequest, _: str) -> RawResponse:
         _parameters(request, ())
-        return Reply(msgspec.json.encode(await self._view.ownership()))
+        return RawResponse(msgspec.json.encode(await self._view.ownership()))
 
-    async def _targets(self, request: web.BaseRequest, _: str) -> Reply:
+    async def _targets(self, request: web.BaseRequest, _: str) -> RawResponse:
         _parameters(request, ())
         check_media_type(request)
         raw = await read_body(request, self._options)
@@ -101,12 +101,12 @@ class InternalApi:
         if version is None:
             detail = f"made from plan {plan.plan_version}, but plan {self._view.plan_version()} is in force"
             raise ProblemRaised(Problem(code=ProblemCode.PLAN_STALE, detail=detail))
-        return Reply(b'{"planVersion":%d}' % version)
+        return RawResponse(b'{"planVersion":%d}' % version)
 
     def _cordoning(self, verb: str) -> Handler:
         cordoned, draining = _CORDONS[verb]
 
-        async def answer(request: web.BaseRequest, name: str) -> Reply:
+        async def answer(request: web.BaseRequest, name: str) -> RawResponse:
             await self._nothing_said(request)
             with _postgres():
                 found = _storable(name) and await self._view.set_cordon(name, cordoned=cordoned, draining=draining)
@@ -114,15 +114,15 @@ class InternalApi:
                 known = ", ".join(self._view.worker_names()) or "none"
                 detail = f"name: no worker has ever been called {name!r}; known are: {known}"
                 raise ProblemRaised(Problem(code=ProblemCode.WORKER_NOT_FOUND, detail=detail))
-            return Reply(msgspec.json.encode({"name": name, "cordoned": cordoned, "draining": draining}))
+            return RawResponse(msgspec.json.encode({"name": name, "cordoned": cordoned, "draining": draining}))
 
         return answer
 
-    async def _leave(self, request: web.BaseRequest, _: str) -> Reply:
+    async def _leave(self, request: web.BaseRequest, _: str) -> RawResponse:
         await self._nothing_said(request)
-        return Reply(msgspec.json.encode({"owned": self._view.leave(), "leaving": True}))
+        return RawResponse(msgspec.json.encode({"owned": self._view.leave(), "leaving": True}))
 
-    async def _history(self, request: web.BaseRequest, _: str) -> Reply:
+    async def _history(self, request: web.BaseRequest, _: str) -> RawResponse:
         given = _parameters(request, ("limit", "shard"))
         with _postgres():
             shards = await self._view.shard_count() if "shard" in given else 1
@@ -133,7 +133,7 @@ class InternalApi:
             raise invalid(*failures)
         with _postgres():
             changes = await self._view.history(limit or HISTORY_LIMIT, shard)
-        return Reply(msgspec.json.encode({"changes": changes}))
+        return RawResponse(msgspec.json.encode({"changes": changes}))
 
     async def _nothing_said(self, request: web.BaseRequest) -> None:
         """Refuse parameters and fields: the path says it all."""
@@ -155,7 +155,7 @@ def _postgres() -> Iterator[None]:
     """Answer 503 when Postgres does not answer."""
     try:
         yield
-    except DatabaseAway as error:
+    except DatabaseUnavailable as error:
         problem = Problem(code=ProblemCode.DATABASE_AWAY, detail=str(error), retry_after_s=1.0)
         raise ProblemRaised(problem) from error
 

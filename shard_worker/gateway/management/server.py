@@ -25,7 +25,7 @@ from shard_worker.gateway.http.host_check import HostCheck
 from shard_worker.gateway.http.metrics import RequestMetrics
 from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.http.problems import Problem, ProblemCode, ProblemRaised
-from shard_worker.gateway.http.response import NO_CONTENT, Reply, problem_reply
+from shard_worker.gateway.http.response import NO_CONTENT, RawResponse, problem_reply
 from shard_worker.gateway.management.backend import ClusterView
 from shard_worker.gateway.management.internal_api import Handler, InternalApi
 from shard_worker.peers.identity import signers_of
@@ -97,7 +97,7 @@ class ManagementPort:
             self._internal = self._factory(self._answer)
         return self._internal()
 
-    def _factory(self, answer: Callable[[web.BaseRequest], Awaitable[Reply]]) -> ConnectionFactory:
+    def _factory(self, answer: Callable[[web.BaseRequest], Awaitable[RawResponse]]) -> ConnectionFactory:
         return ConnectionFactory(
             answer,
             request_timeout_s=self._options.request_timeout_s,
@@ -134,7 +134,7 @@ class ManagementPort:
             self.refusals.add(Refused.UNREAD, f"{size} bytes are not read", transport.get_extra_info("peername"))
             transport.abort()
 
-    async def _answer_plain(self, request: web.BaseRequest) -> Reply:
+    async def _answer_plain(self, request: web.BaseRequest) -> RawResponse:
         probe = request.raw_path in _PROBES  # asked by address, and holds nothing that a page could read
         if not probe and (problem := self._hosts.refusal(request)) is not None:
             return problem_reply(problem)  # in the clear alone: a page in a browser has no certificate
@@ -143,7 +143,7 @@ class ManagementPort:
             return problem_reply(Problem(code=ProblemCode.UNAUTHORIZED, detail=detail))
         return await self._answer(request)
 
-    async def _answer(self, request: web.BaseRequest) -> Reply:
+    async def _answer(self, request: web.BaseRequest) -> RawResponse:
         path = request.raw_path.partition("?")[0]
         methods, name = self.internal.find(path) if path.startswith("/internal/") else (self._paths.get(path), "")
         method = "GET" if request.method == "HEAD" else request.method
@@ -153,7 +153,7 @@ class ManagementPort:
                 return problem_reply(Problem(code=ProblemCode.ROUTE_NOT_FOUND, detail="there is nothing at this path"))
             allow = ", ".join(sorted({*methods, *(("HEAD",) if "GET" in methods else ()), "OPTIONS"}))
             if method == "OPTIONS":
-                return Reply(NO_CONTENT, 204, b"Allow: %b\r\n" % allow.encode())
+                return RawResponse(NO_CONTENT, 204, b"Allow: %b\r\n" % allow.encode())
             handler = methods.get(method)
             if handler is None:
                 problem = Problem(code=ProblemCode.METHOD_NOT_ALLOWED, detail=f"this path allows {allow}", allow=allow)
@@ -162,26 +162,26 @@ class ManagementPort:
         except ProblemRaised as raised:
             return problem_reply(raised.problem)
         except ConnectionError:
-            return Reply(NO_CONTENT, close=True)  # the client has gone; nobody will read this
+            return RawResponse(NO_CONTENT, close=True)  # the client has gone; nobody will read this
         except Exception:  # noqa: BLE001 - the boundary: logged with its cause, answered as a 500
             _LOG.exception("management request failed", extra={"path": path})
             return problem_reply(Problem(code=ProblemCode.INTERNAL_ERROR, detail="the worker failed; see its log"))
 
-    async def _livez(self, _: web.BaseRequest, __: str) -> Reply:
+    async def _livez(self, _: web.BaseRequest, __: str) -> RawResponse:
         return _health(self._view.fault())
 
-    async def _readyz(self, _: web.BaseRequest, __: str) -> Reply:
+    async def _readyz(self, _: web.BaseRequest, __: str) -> RawResponse:
         return _health(self._view.ready())
 
-    async def _metrics(self, _: web.BaseRequest, __: str) -> Reply:
+    async def _metrics(self, _: web.BaseRequest, __: str) -> RawResponse:
         async with self._rendering:
             await asyncio.sleep(0)  # one rendering a turn: it takes milliseconds, and several may be asked at once
-            return Reply(generate_latest(self.registry), fields=_METRICS_FIELDS)
+            return RawResponse(generate_latest(self.registry), fields=_METRICS_FIELDS)
 
-    async def _cluster(self, _: web.BaseRequest, __: str) -> Reply:
-        return Reply(msgspec.json.encode(self._view.cluster()))
+    async def _cluster(self, _: web.BaseRequest, __: str) -> RawResponse:
+        return RawResponse(msgspec.json.encode(self._view.cluster()))
 
 
-def _health(reason: str | None) -> Reply:
+def _health(reason: str | None) -> RawResponse:
     """200, or 503 with the reason why not."""
-    return Reply(msgspec.json.encode({"ok": reason is None, "reason": reason}), 200 if reason is None else 503)
+    return RawResponse(msgspec.json.encode({"ok": reason is None, "reason": reason}), 200 if reason is None else 503)

@@ -1,4 +1,4 @@
-"""Posting: a command from its HTTP request to the owner and back.
+"""CommandHandler: a command from its HTTP request to the owner and back.
 
 The order of the checks is the contract's: shape (all failures at once) and idempotency key here, everything else with
 the owner.  Nothing is kept between two requests; what makes a retry safe is in the journal.
@@ -23,14 +23,14 @@ from shard_worker.gateway.http import json_bounds, json_decoding
 from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.http.problems import invalid, of_read, of_refusal, of_unavailable
 from shard_worker.gateway.http.request_body import check_media_type, read_body
-from shard_worker.gateway.http.response import JSON, REPLAYED, Reply, problem_reply
+from shard_worker.gateway.http.response import JSON, REPLAYED, RawResponse, problem_reply
 from shard_worker.gateway.http.turn_budget import Piece, TurnBudget
 from shard_worker.gateway.public import idempotency, query_params
-from shard_worker.gateway.public.id_generator import Mint
+from shard_worker.gateway.public.id_generator import IdGenerator
 from shard_worker.gateway.public.request_models import CommandBody, CreateThreadBody
 from shard_worker.gateway.public.routes import THREAD, CommandRoute
 from shard_worker.gateway.public.service import ThreadService
-from shard_worker.gateway.public.validation import faultless, validate
+from shard_worker.gateway.public.validation import fast_validate, validate
 
 IDEMPOTENCY_KEY: Final = istr("Idempotency-Key")
 BAD_THREAD_ID: Final = "threadId: must be a ULID: 26 Crockford characters, the first at most 7"
@@ -43,16 +43,16 @@ ASKED_S_PER_BYTE: Final = 2e-8
 """Seconds that the owner's decision takes for each byte of a large body; it belongs to the turn in which it is asked."""
 
 
-class Posting:
+class CommandHandler:
     """Answers every `CommandRoute`."""
 
     def __init__(self, service: ThreadService, options: GatewayOptions) -> None:
         self._service = service
         self._options = options
-        self._mint = Mint()
+        self._mint = IdGenerator()
         self._turns = TurnBudget()
 
-    async def answer(self, route: CommandRoute, segment: str, query: str, request: web.BaseRequest) -> Reply:
+    async def answer(self, route: CommandRoute, segment: str, query: str, request: web.BaseRequest) -> RawResponse:
         """The reply to one command; ``segment`` is the path's thread id as written, "" for a create."""
         check_media_type(request)
         raw = await read_body(request, self._options, route.body_limit_bytes)
@@ -62,7 +62,7 @@ class Posting:
         body: CommandBody | None = None
         begun = time.perf_counter()
         if len(raw) <= UNCOUNTED_BYTES:
-            body = faultless(route.body, raw)
+            body = fast_validate(route.body, raw)
         if body is None:
             self._turns.spend(time.perf_counter() - begun)
             body, failures, found = await self._validate_in_turns(route, raw)
@@ -99,7 +99,7 @@ class Posting:
         else:
             answer = await self._service.ask(asked, self._options.budget_s)
         if type(answer) is Done:
-            return Reply(route.render(target, answer), fields=REPLAYED if answer.replayed else JSON)
+            return RawResponse(route.render(target, answer), fields=REPLAYED if answer.replayed else JSON)
         return _not_done(answer, target if route.creates else None)
 
     async def _validate_in_turns(
@@ -110,7 +110,7 @@ class Posting:
         with Piece(self._turns) as piece:
             if len(raw) > UNCOUNTED_BYTES:
                 json_bounds.check(raw, route.bounds)
-                if len(raw) <= DIRECT_BYTES and (body := faultless(route.body, raw)) is not None:
+                if len(raw) <= DIRECT_BYTES and (body := fast_validate(route.body, raw)) is not None:
                     return body, [], []
             await piece.pause()
             value, failures = json_decoding.decode(raw)
@@ -157,7 +157,7 @@ class Posting:
                 raise TypeError(f"the owner answered ExistsThread with {type(answer).__name__}")
 
 
-def _not_done(answer: Answer, created: ThreadId | None) -> Reply:
+def _not_done(answer: Answer, created: ThreadId | None) -> RawResponse:
     """The reply to a command that does not hold, or may not."""
     if isinstance(answer, Refusal):
         return problem_reply(of_refusal(answer))

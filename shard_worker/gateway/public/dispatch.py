@@ -16,9 +16,9 @@ from shard_worker.gateway.http.host_check import HostCheck
 from shard_worker.gateway.http.metrics import RequestMetrics
 from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.http.problems import Problem, ProblemCode, ProblemRaised
-from shard_worker.gateway.http.response import NO_CONTENT, Reply, problem_reply
-from shard_worker.gateway.public.commands import Posting
-from shard_worker.gateway.public.queries import Reading
+from shard_worker.gateway.http.response import NO_CONTENT, RawResponse, problem_reply
+from shard_worker.gateway.public.commands import CommandHandler
+from shard_worker.gateway.public.queries import QueryHandler
 from shard_worker.gateway.public.routes import CommandRoute, DocumentRoute, QueryRoute, Resource, Route, Router
 from shard_worker.gateway.public.service import ThreadService
 
@@ -39,8 +39,8 @@ class Dispatcher:
         documents: dict[DocumentRoute, bytes],
     ) -> None:
         self._router = Router(routes)
-        self._posting = Posting(service, options)
-        self._reading = Reading(service, options)
+        self._posting = CommandHandler(service, options)
+        self._reading = QueryHandler(service, options)
         self._documents = documents
         self._metrics = metrics
         self._hosts = HostCheck(options.allowed_hosts)
@@ -48,7 +48,7 @@ class Dispatcher:
         self.draining = False
         """Whether every answer asks the client to leave the connection."""
 
-    async def __call__(self, request: web.BaseRequest) -> Reply:
+    async def __call__(self, request: web.BaseRequest) -> RawResponse:
         """Answer one request; raises nothing."""
         begun = time.perf_counter()
         metrics = self._metrics
@@ -66,7 +66,7 @@ class Dispatcher:
             elif isinstance(route, QueryRoute):
                 reply = await self._reading.answer(route, segment, query, request)
             elif isinstance(route, DocumentRoute):
-                reply = Reply(self._documents[route], fields=route.fields)
+                reply = RawResponse(self._documents[route], fields=route.fields)
             elif route is None:
                 reply = self._without_route(request, resource)
             else:
@@ -74,7 +74,7 @@ class Dispatcher:
         except ProblemRaised as raised:
             reply = problem_reply(raised.problem)
         except ConnectionError:
-            reply = Reply(NO_CONTENT, close=True)  # the client has gone; nobody will read this
+            reply = RawResponse(NO_CONTENT, close=True)  # the client has gone; nobody will read this
         except Exception:  # noqa: BLE001 - the boundary: logged with its cause, answered as a 500
             operation_id = NO_OPERATION if route is None else route.operation_id
             _LOG.exception("request failed", extra={"operation": operation_id})
@@ -90,13 +90,13 @@ class Dispatcher:
         )
         return reply
 
-    def _without_route(self, request: web.BaseRequest, resource: Resource | None) -> Reply:
+    def _without_route(self, request: web.BaseRequest, resource: Resource | None) -> RawResponse:
         if resource is None:
             return problem_reply(Problem(code=ProblemCode.ROUTE_NOT_FOUND, detail="there is nothing at this path"))
         if request.method == "OPTIONS":
             fields = b"Allow: %b\r\n" % resource.allow.encode()
             if self._cors is not None:
                 fields += self._cors.preflight_fields(request, resource.allow)
-            return Reply(NO_CONTENT, 204, fields)
+            return RawResponse(NO_CONTENT, 204, fields)
         detail = f"this path allows {resource.allow}"
         return problem_reply(Problem(code=ProblemCode.METHOD_NOT_ALLOWED, detail=detail, allow=resource.allow))

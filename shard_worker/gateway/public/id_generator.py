@@ -33,7 +33,7 @@ class RandomBytes:
         return self._block[start:end]
 
 
-class Mint:
+class IdGenerator:
     """Makes ids."""
 
     def __init__(self) -> None:

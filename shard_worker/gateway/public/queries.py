@@ -1,4 +1,4 @@
-"""Reading: a query from its HTTP request to the owner and back."""
+"""QueryHandler: a query from its HTTP request to the owner and back."""
 
 from aiohttp import web
 
@@ -7,7 +7,7 @@ from shard_worker.domain.ids import ThreadId, canonical
 from shard_worker.domain.refusals import Refusal
 from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.http.problems import invalid, of_read, of_refusal, of_unavailable
-from shard_worker.gateway.http.response import Reply, problem_reply
+from shard_worker.gateway.http.response import RawResponse, problem_reply
 from shard_worker.gateway.public import query_params, responses
 from shard_worker.gateway.public.commands import BAD_THREAD_ID
 from shard_worker.gateway.public.cursors import Cursors, Position
@@ -17,7 +17,7 @@ from shard_worker.gateway.public.service import ThreadService
 _FOREIGN_CURSOR = "cursor: is none of this query, thread and account"
 
 
-class Reading:
+class QueryHandler:
     """Answers every `QueryRoute`."""
 
     def __init__(self, service: ThreadService, options: GatewayOptions) -> None:
@@ -25,7 +25,7 @@ class Reading:
         self._budget_s = options.budget_s
         self._cursors = Cursors(options.cursor_key)
 
-    async def answer(self, route: QueryRoute, segment: str, query: str, request: web.BaseRequest) -> Reply:
+    async def answer(self, route: QueryRoute, segment: str, query: str, request: web.BaseRequest) -> RawResponse:
         """The reply to one query; ``segment`` is the path's thread id as written."""
         values, failures = query_params.read_parameters(query, route.parameters)
         canonical_id = canonical(segment)
@@ -42,14 +42,16 @@ class Reading:
         answer = await self._service.ask(route.query(thread_id, values, after), self._budget_s)
         return self._reply(route, thread_id, values, answer)
 
-    def _reply(self, route: QueryRoute, thread_id: ThreadId, values: query_params.QueryValues, answer: Answer) -> Reply:
+    def _reply(
+        self, route: QueryRoute, thread_id: ThreadId, values: query_params.QueryValues, answer: Answer
+    ) -> RawResponse:
         match answer:
             case ThreadView():
-                return Reply(responses.thread(answer))
+                return RawResponse(responses.thread(answer))
             case AccountIdPage():
-                return Reply(responses.account_ids(answer, self._next(route, thread_id, values, answer)))
+                return RawResponse(responses.account_ids(answer, self._next(route, thread_id, values, answer)))
             case MessagePage():
-                return Reply(responses.messages(thread_id, answer, self._next(route, thread_id, values, answer)))
+                return RawResponse(responses.messages(thread_id, answer, self._next(route, thread_id, values, answer)))
             case Refusal():
                 return problem_reply(of_refusal(answer))
             case Unavailable():

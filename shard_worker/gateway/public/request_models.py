@@ -25,7 +25,7 @@ from shard_worker.domain.commands import (
     RemoveMessages,
 )
 from shard_worker.domain.ids import AccountId, MessageId, ThreadId, canonical
-from shard_worker.gateway.public.id_generator import Mint
+from shard_worker.gateway.public.id_generator import IdGenerator
 from shard_worker.gateway.public.texts import checked_text
 
 ULID_PATTERN: Final = "^[0-7][0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{25}$"
@@ -85,15 +85,15 @@ class CommandBody(_Body):
     create_at: CreateAt | None = None
 
     @staticmethod
-    def cross_failures(value: dict[str, Any]) -> list[str]:  # Any: a JSON value, not yet checked
+    def cross_field_errors(value: dict[str, Any]) -> list[str]:  # Any: a JSON value, not yet checked
         """What is wrong with fields together, each failure naming its field."""
         return []
 
-    def names(self) -> int | None:
+    def json_key_count(self) -> int | None:
         """How many names the JSON had, or None when fields together must be checked on the JSON value."""
         return len(self.model_fields_set)
 
-    def command(self, thread_id: ThreadId, now: int, mint: Mint) -> Command:
+    def command(self, thread_id: ThreadId, now: int, mint: IdGenerator) -> Command:
         """The command on ``thread_id``; ``now`` (epoch milliseconds) stands in for a missing ``createAt``."""
         raise NotImplementedError
 
@@ -111,7 +111,7 @@ class CreateThreadBody(CommandBody):
         description="Chosen by the client, or else by the server. Ids that begin with ten zeros are refused.",
     )
 
-    def command(self, thread_id: ThreadId, now: int, mint: Mint) -> CreateThread:
+    def command(self, thread_id: ThreadId, now: int, mint: IdGenerator) -> CreateThread:
         """The create; whether its parent is readable is found out afterwards."""
         return CreateThread(
             thread_id=thread_id,
@@ -129,7 +129,7 @@ class CreateThreadBody(CommandBody):
 class DestroyThreadBody(CommandBody):
     """Body of ``POST /v1/threads/{threadId}/destroy``."""
 
-    def command(self, thread_id: ThreadId, now: int, mint: Mint) -> DestroyThread:
+    def command(self, thread_id: ThreadId, now: int, mint: IdGenerator) -> DestroyThread:
         """The destroy."""
         return DestroyThread(thread_id, self.account_id, now if self.create_at is None else self.create_at)
 
@@ -139,7 +139,7 @@ class JoinAdministratorIdsBody(CommandBody):
 
     account_ids: Annotated[list[Account], _1_TO_1000]
 
-    def command(self, thread_id: ThreadId, now: int, mint: Mint) -> JoinAdministratorIds:
+    def command(self, thread_id: ThreadId, now: int, mint: IdGenerator) -> JoinAdministratorIds:
         """The join."""
         at = now if self.create_at is None else self.create_at
         return JoinAdministratorIds(thread_id, self.account_id, _distinct(self.account_ids), at)
@@ -163,17 +163,17 @@ class LeaveAdministratorIdsBody(CommandBody):
     )
 
     @staticmethod
-    def cross_failures(value: dict[str, Any]) -> list[str]:  # Any: a JSON value, not yet checked
+    def cross_field_errors(value: dict[str, Any]) -> list[str]:  # Any: a JSON value, not yet checked
         """One of the two lists, not both and not neither."""
         given = [value.get(name) is not None for name in ("administratorIds", "accountIds")]
         if all(given):
             return ["accountIds: must be left out when administratorIds is given"]
         return [] if any(given) else ["administratorIds: is required"]
 
-    def names(self) -> None:
+    def json_key_count(self) -> None:
         """Two lists, of which one must be given."""
 
-    def command(self, thread_id: ThreadId, now: int, mint: Mint) -> LeaveAdministratorIds:
+    def command(self, thread_id: ThreadId, now: int, mint: IdGenerator) -> LeaveAdministratorIds:
         """The leave."""
         at = now if self.create_at is None else self.create_at
         ids = self.administrator_ids or self.account_ids or []
@@ -185,7 +185,7 @@ class JoinMemberIdsBody(CommandBody):
 
     account_ids: Annotated[list[Account], _UP_TO_1000]
 
-    def command(self, thread_id: ThreadId, now: int, mint: Mint) -> JoinMemberIds:
+    def command(self, thread_id: ThreadId, now: int, mint: IdGenerator) -> JoinMemberIds:
         """The join."""
         at = now if self.create_at is None else self.create_at
         return JoinMemberIds(thread_id, self.account_id, _distinct(self.account_ids), at)
@@ -196,7 +196,7 @@ class LeaveMemberIdsBody(CommandBody):
 
     account_ids: Annotated[list[Account], _UP_TO_1000]
 
-    def command(self, thread_id: ThreadId, now: int, mint: Mint) -> LeaveMemberIds:
+    def command(self, thread_id: ThreadId, now: int, mint: IdGenerator) -> LeaveMemberIds:
         """The leave."""
         at = now if self.create_at is None else self.create_at
         return LeaveMemberIds(thread_id, self.account_id, _distinct(self.account_ids), at)
@@ -217,7 +217,7 @@ class AddMessagesBody(CommandBody):
     messages: Annotated[list[NewMessageBody], Field(min_length=1, max_length=MESSAGES_A_COMMAND)]
 
     @staticmethod
-    def cross_failures(value: dict[str, Any]) -> list[str]:  # Any: a JSON value, not yet checked
+    def cross_field_errors(value: dict[str, Any]) -> list[str]:  # Any: a JSON value, not yet checked
         """A message id is given once."""
         messages = value.get("messages")
         if not isinstance(messages, list) or len(messages) < 2:
@@ -234,7 +234,7 @@ class AddMessagesBody(CommandBody):
             seen.add(canonical_id)
         return failures
 
-    def names(self) -> int | None:
+    def json_key_count(self) -> int | None:
         """Those of the messages too; None when two messages have one id."""
         messages = self.messages
         if len(messages) > 1:
@@ -243,7 +243,7 @@ class AddMessagesBody(CommandBody):
                 return None
         return len(self.model_fields_set) + sum([len(message.model_fields_set) for message in messages])
 
-    def command(self, thread_id: ThreadId, now: int, mint: Mint) -> AddMessages:
+    def command(self, thread_id: ThreadId, now: int, mint: IdGenerator) -> AddMessages:
         """The add; ids that the client left out are minted."""
         messages = tuple(
             [
@@ -264,7 +264,7 @@ class RemoveMessagesBody(CommandBody):
 
     message_ids: Annotated[list[Message], _UP_TO_1000]
 
-    def command(self, thread_id: ThreadId, now: int, mint: Mint) -> RemoveMessages:
+    def command(self, thread_id: ThreadId, now: int, mint: IdGenerator) -> RemoveMessages:
         """The removal."""
         at = now if self.create_at is None else self.create_at
         return RemoveMessages(thread_id, self.account_id, _distinct(self.message_ids), at)

@@ -80,7 +80,7 @@ def _validated(model: type[Model], value: object, at: _Location = ()) -> tuple[M
     return None, failures
 
 
-def faultless(body: type[Body], raw: bytes) -> Body | None:
+def fast_validate(body: type[Body], raw: bytes) -> Body | None:
     """The body in ``raw`` when there is nothing to object to; None when that takes a closer look.
 
     Pydantic takes the last of two equal names.  Each name has its colon, so as many colons as names that were set mean
@@ -95,7 +95,7 @@ def faultless(body: type[Body], raw: bytes) -> Body | None:
 
 async def validate(body: type[Body], value: object, piece: Piece) -> tuple[Body | None, list[str]]:
     """The body a JSON value is, or what is wrong with it; the loop turns between messages."""
-    cross = body.cross_failures(value) if isinstance(value, dict) else []
+    cross = body.cross_field_errors(value) if isinstance(value, dict) else []
     failures: list[_Failure] = []
     if body is AddMessagesBody and isinstance(value, dict) and isinstance(messages := value.get("messages"), list):
         valid_messages, failures = await _valid_messages(messages, piece)

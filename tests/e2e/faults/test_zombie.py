@@ -44,7 +44,7 @@ async def test_a_fenced_zombie_writes_nothing_more_and_serves_again(data_dir: Pa
         async with asyncio.timeout(10):
             fenced = None
             while fenced is None:
-                beat = (await store.look(database, EMPTY)).workers[zombie["name"]].beat
+                beat = (await store.read_view(database, EMPTY)).workers[zombie["name"]].beat
                 fenced = await store.fence(database, zombie["name"], zombie["incarnation"], beat, {}, "by hand")
         written = await database.fetchval(rows, zombie["incarnation"])
         assert written > 0

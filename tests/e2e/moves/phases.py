@@ -67,7 +67,7 @@ async def _beats(session: asyncpg.Connection, worker: str) -> None:
     """Return when a worker has beaten again."""
 
     async def beat() -> int:
-        return (await store.look(session, EMPTY)).workers[worker].beat
+        return (await store.read_view(session, EMPTY)).workers[worker].beat
 
     before = await beat()
 

@@ -17,7 +17,7 @@ from threadcluster_operator.planning.placement import (
 )
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.assignment import Candidate, share
+from shard_worker.ownership.assignment import Candidate, assign_shards
 from tests.operator.planning.clusters import (
     NAMES,
     applied,
@@ -44,7 +44,7 @@ def test_equal_workers_get_as_much_as_the_share_rule_gives_with_as_few_moves(
     shards = [Shard(ShardId(number), owner, owner) for number, owner in enumerate(owners)]
     placement = place(shards, there, Policy(rebalance_now=True))
     before = {shard.id: shard.owner for shard in shards}
-    shared = share(before, [Candidate(worker.name) for worker in there])
+    shared = assign_shards(before, [Candidate(worker.name) for worker in there])
     assert sorted(Counter(placement.targets.values()).values()) == sorted(Counter(shared.values()).values())
     assert len(placement.moves) == sum(before[shard_id] != target for shard_id, target in shared.items())
 
