@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from shard_worker.loop_watchdog import HELD_S, LoopWatchdog
-from tests.support.polling import until
+from tests.support.polling import eventually
 
 
 def hold_the_loop(seconds: float) -> None:
@@ -26,7 +26,7 @@ async def test_watchdog_logs_what_held_the_loop(caplog: pytest.LogCaptureFixture
     try:
         with caplog.at_level(logging.WARNING):
             hold_the_loop(HELD_S * 5)
-            await until(lambda: watchdog.held == 1, what="a tick after the loop was held")
+            await eventually(lambda: watchdog.held == 1, what="a tick after the loop was held")
     finally:
         watchdog.close()
     (line,) = [record for record in caplog.records if record.message == "event loop was held"]
@@ -43,7 +43,7 @@ async def test_watchdog_tells_a_busy_machine_from_a_busy_loop(caplog: pytest.Log
     try:
         with caplog.at_level(logging.WARNING):
             threading.Event().wait(HELD_S * 5)
-            await until(lambda: watchdog.held == 1, what="a tick after the loop was held")
+            await eventually(lambda: watchdog.held == 1, what="a tick after the loop was held")
     finally:
         watchdog.close()
     (line,) = [record for record in caplog.records if record.message == "event loop was held"]
@@ -61,7 +61,7 @@ async def test_watchdog_shows_histograms_of_lag_and_cpu() -> None:
 
     watchdog.start()
     try:
-        await until(lambda: count("lag") >= 3, what="three ticks")
+        await eventually(lambda: count("lag") >= 3, what="three ticks")
     finally:
         watchdog.close()
     assert count("cpu") == count("lag")

@@ -10,7 +10,7 @@ from shard_worker.actors.pending import NOT_SERVED, UNKNOWN
 from shard_worker.contract import Done, GetMessages, ReadThread, Unavailable, UnavailableCode
 from shard_worker.domain.ids import ThreadId, shard_of, ulid_uuid
 from tests.actors.node import SHARDS, Node, account, add, create, node_on, thread
-from tests.support.polling import until
+from tests.support.polling import eventually
 from tests.support.tcp_proxy import TcpProxy
 
 
@@ -30,11 +30,11 @@ async def _close(node: Node, proxy: TcpProxy) -> None:
     proxy.refusing = True
     proxy.cut()
     connection = node.appender._lanes[0]._connection
-    await until(lambda: connection is None or connection.is_closed())
+    await eventually(lambda: connection is None or connection.is_closed())
 
 
 async def _settled(node: Node) -> None:
-    await until(lambda: node.env.admitted == 0 and node.env.pending_bytes == 0, what="nothing pending")
+    await eventually(lambda: node.env.admitted == 0 and node.env.pending_bytes == 0, what="nothing pending")
 
 
 async def test_a_command_whose_budget_ends_in_the_queue_is_not_stored_and_later_ones_are(dsn: str) -> None:
@@ -85,7 +85,7 @@ async def test_a_command_at_the_server_when_its_budget_ends_has_an_unknown_outco
         proxy.stall(up=False)
         sent = asyncio.ensure_future(node.ask(add(chat, me, "sent"), budget_s=0.3))
         stream = node.region.shards[shard_of(chat, SHARDS)].stream
-        await until(lambda: stream.in_flight == 1)
+        await eventually(lambda: stream.in_flight == 1)
         queued = asyncio.ensure_future(node.ask(add(chat, me, "queued"), budget_s=0.3))
         assert await sent == UNKNOWN
         assert await queued == NOT_SERVED
@@ -230,7 +230,7 @@ async def test_what_was_never_sent_is_sent_on_while_the_rest_is_unknown(dsn: str
         proxy.stall(up=False)
         sent = asyncio.ensure_future(node.ask(add(chat, me, "sent"), budget_s=60.0))
         stream = node.region.shards[shard].stream
-        await until(lambda: stream.in_flight == 1)
+        await eventually(lambda: stream.in_flight == 1)
         queued = asyncio.ensure_future(node.ask(add(chat, me, "queued"), budget_s=60.0))
         await asyncio.sleep(0)
         node.region.drop(shard)

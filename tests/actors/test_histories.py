@@ -27,7 +27,7 @@ from shard_worker.gateway.public import responses
 from shard_worker.journal.loader import Poisoned, Recovered
 from tests.actors.node import SHARDS, Node, account, add, create, message_id, node_on, thread
 from tests.support.loop_turns import measured_turns
-from tests.support.polling import until
+from tests.support.polling import eventually
 
 ALL = range(SHARDS)
 PAGE = 1 << 20
@@ -244,7 +244,7 @@ async def test_few_states_are_encoded_at_once(dsn: str) -> None:
         await asyncio.sleep(0)
         await asyncio.gather(*asking)
         assert len(taken) - before <= 1
-        await until(lambda: node.env.snapshot_allowance > 0, what="the next sweep")
+        await eventually(lambda: node.env.snapshot_allowance > 0, what="the next sweep")
         await node.ask(add(chat, me, "y"))
         assert taken[-1] == 5
 

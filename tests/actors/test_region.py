@@ -14,7 +14,7 @@ from shard_worker.domain.refusals import Refusal, RefusalCode
 from shard_worker.journal.loader import Poisoned, Recovered
 from shard_worker.ownership.view import ShardOwner
 from tests.actors.node import SHARDS, Peers, account, add, create, node_on, request, thread
-from tests.support.polling import until
+from tests.support.polling import eventually
 
 ALL = range(SHARDS)
 
@@ -238,7 +238,7 @@ async def test_without_a_certain_lease_nothing_is_answered_from_memory(dsn: str)
         assert isinstance(read, Unavailable)
         assert isinstance(await node.ask(add(chat, me, "x")), Done)
         waiting = asyncio.ensure_future(node.ask(ReadThread(chat, me)))
-        await until(lambda: not waiting.done())
+        await eventually(lambda: not waiting.done())
         node.lease[0] = True
         assert isinstance(await waiting, ThreadView)
 
@@ -283,7 +283,7 @@ async def test_who_leaves_last_keeps_nobody_waiting_for_an_owner(dsn: str) -> No
     """Where nobody stays who could own the shard, what waits is refused at once, and nothing of it is stored."""
     async with node_on(dsn) as node:
         waiting = asyncio.ensure_future(node.ask(create(thread(), account())))
-        await until(lambda: node.owners.change is not None)
+        await eventually(lambda: node.owners.change is not None)
         node.owners.nobody_stays = True
         node.owners.announce()
         async with asyncio.timeout(1.0):

@@ -2,7 +2,7 @@
 
 from time import perf_counter
 
-from threadcluster_operator.planning.placement import Placement, Policy, Shard, Strategy, Worker, place
+from threadcluster_operator.planning.placement import Placement, Policy, Shard, Strategy, Worker, compute_placement
 
 from shard_worker.domain.ids import ShardId
 
@@ -13,7 +13,7 @@ WORKERS = 1_000
 def settled(strategy: Strategy, count: int = SHARDS, workers: int = WORKERS) -> list[Shard]:
     """Shards of unlike loads where a plan for so many workers puts them."""
     shards = [Shard(ShardId(number), None, None, load=5.0 + number * 7919 % 1009 / 100.0) for number in range(count)]
-    targets = place(shards, there(workers), Policy(strategy)).targets
+    targets = compute_placement(shards, there(workers), Policy(strategy)).targets
     return [shard._replace(owner=targets[shard.id], target=targets[shard.id]) for shard in shards]
 
 
@@ -25,7 +25,7 @@ def there(count: int) -> list[Worker]:
 def timed(strategy: Strategy, shards: list[Shard], workers: int) -> tuple[float, Placement]:
     """Seconds for one plan, and the plan."""
     began = perf_counter()
-    placement = place(shards, there(workers), Policy(strategy))
+    placement = compute_placement(shards, there(workers), Policy(strategy))
     return perf_counter() - began, placement
 
 

@@ -17,7 +17,7 @@ from shard_worker.database.connection import (
     address_of,
     check,
 )
-from tests.support.polling import until
+from tests.support.polling import eventually
 from tests.support.tcp_proxy import TcpProxy
 
 
@@ -124,7 +124,7 @@ async def test_an_address_that_leads_elsewhere_by_mistake_heals_when_it_is_taken
     assert ours is not None
     seen._newest = ours._replace(system=ours.system + 1)
     connecting = asyncio.create_task(seen.connect("steward"))
-    await until(lambda: "waiting for Postgres" in caplog.text)
+    await eventually(lambda: "waiting for Postgres" in caplog.text)
     assert "another database system" in str([record.__dict__ for record in caplog.records])
     seen._newest = ours
     (await connecting).terminate()

@@ -17,7 +17,7 @@ from tests.benchmarks.run import registered_port, worker_environment
 from tests.conftest import MakeDatabase
 from tests.load.chat import drive, verify
 from tests.load.record import Recorder
-from tests.support.polling import more_acknowledged, until
+from tests.support.polling import eventually, more_acknowledged
 
 Plant = Callable[[str], int]
 """Add a migration with this SQL to those that are known; its version."""
@@ -75,7 +75,7 @@ async def _migrated_behind_a_reader(
         said: list[str] = []
         migrating = asyncio.create_task(run(dsn, said, shards=16))
         until_s = asyncio.get_running_loop().time() + reads_s
-        await until(lambda: asyncio.get_running_loop().time() >= until_s and len(said) > 1, within_s=reads_s + 15)
+        await eventually(lambda: asyncio.get_running_loop().time() >= until_s and len(said) > 1, within_s=reads_s + 15)
         assert not migrating.done()
         before = recorder.acknowledged_count
         await more_acknowledged(recorder, 20)
@@ -120,7 +120,7 @@ async def test_whom_a_step_waits_for_is_said(dsn: str, plant: Plant) -> None:
     plant("ALTER TABLE journal ADD COLUMN planted text;")
     said: list[str] = []
     migrating = asyncio.create_task(run(dsn, said))
-    await until(lambda: any("the lock is held by" in sentence for sentence in said))
+    await eventually(lambda: any("the lock is held by" in sentence for sentence in said))
     assert f"{reader.get_server_pid()} (pg_dump, for " in said[-1]
     assert "step 1 of 1 (ALTER TABLE journal ADD COLUMN planted text)" in said[-1]
     await reader.close()

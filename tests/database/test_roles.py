@@ -23,7 +23,7 @@ from tests.benchmarks.programs import running
 from tests.benchmarks.run import registered_port, worker_environment
 from tests.ownership.members import EVERY, member
 from tests.support.journal_writer import SHARDS, created, folded, new_thread
-from tests.support.polling import until
+from tests.support.polling import eventually
 
 LOGIN = "a worker's login"
 PASSWORD = "it's \\ secret"  # of a throw-away database
@@ -134,17 +134,17 @@ async def test_a_worker_opens_its_sessions_and_reads_what_the_database_is(as_wor
 async def test_a_worker_claims_hands_over_fences_and_leaves(as_worker: str) -> None:
     """Every statement of ownership."""
     async with member(as_worker, "a") as a, member(as_worker, "b") as b:
-        await until(lambda: a.shards | b.shards == EVERY)
+        await eventually(lambda: a.shards | b.shards == EVERY)
         await a.target(*[(shard, "a") for shard in range(SHARDS)])
-        await until(lambda: a.shards == EVERY)
+        await eventually(lambda: a.shards == EVERY)
         await a.target((3, "b"))
-        await until(lambda: b.shards == {3})
+        await eventually(lambda: b.shards == {3})
         peer = await asyncpg.connect(as_worker)
         assert await reporting.set_cordon(peer, "b", cordoned=True, draining=False)
         await reporting.save_loads(peer, {ShardId(0): Load(1.0, 1.0)})
         await reporting.save_loads(peer, {ShardId(0): Load(2.0, 1.0)})
         assert (await reporting.read_loads(peer))[ShardId(0)].commands_s == 2.0
-        await until(lambda: a.ownership.handoffs.completed > 0)
+        await eventually(lambda: a.ownership.handoffs.completed > 0)
         epoch = b.host.shards[ShardId(3)][0]
         await reporting.record_pauses(peer, {(ShardId(3), epoch): 1.5})
         held = dict(a.host.shards)
@@ -158,7 +158,7 @@ async def test_a_worker_claims_hands_over_fences_and_leaves(as_worker: str) -> N
                 beat = (await store.read_view(peer, EMPTY)).workers["b"].beat
                 freed = await store.fence(peer, "b", b.ownership.incarnation, beat, {ShardId(3): "a"}, "by hand")
         assert freed == [3]
-        await until(lambda: a.shards == EVERY)
+        await eventually(lambda: a.shards == EVERY)
         async with asyncio.timeout(10):
             await a.ownership.leave()
         await peer.close()
@@ -177,7 +177,7 @@ async def test_a_worker_appends_and_keeps_snapshots(as_worker: str) -> None:
     snapshots.start()
     for seq_nr in (1, 2):
         snapshots.save(ShardId(3), thread, seq_nr, encode_state(folded([created()])), b"{}")
-        await until(lambda wanted=seq_nr: snapshots.saved == wanted)  # type: ignore[misc]  # bound at once
+        await eventually(lambda wanted=seq_nr: snapshots.saved == wanted)  # type: ignore[misc]  # bound at once
     assert snapshots.dropped == 0
     assert await session.fetchval("SELECT seq_nr FROM snapshot") == 2
     await session.execute("DELETE FROM snapshot")

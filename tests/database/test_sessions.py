@@ -11,7 +11,7 @@ from threadcluster_operator.local.postgres import EmbeddedPostgres
 from shard_worker.database.connection import Database, DatabaseAuthFailed, DatabaseUnreachable
 from shard_worker.database.reconnecting import Backoff, ConnectGate
 from tests.ownership.members import EVERY, member
-from tests.support.polling import until
+from tests.support.polling import eventually
 from tests.support.tcp_proxy import TcpProxy
 
 HOSTILE = {
@@ -56,7 +56,7 @@ async def test_every_session_pins_what_the_protocol_rests_on(hostile: str) -> No
 async def test_a_worker_joins_and_claims_on_a_hostile_database(hostile: str) -> None:
     """And loses no session to an ambient time-out."""
     async with member(hostile, "a") as a:
-        await until(lambda: a.shards == EVERY, within_s=30)
+        await eventually(lambda: a.shards == EVERY, within_s=30)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a DSN", b"\xff\xfe\x00", b"postgresql://u:p#w@h/d"])
@@ -68,7 +68,7 @@ async def test_a_dsn_file_that_cannot_be_used_is_waited_out_and_named(
     if content is not None:
         file.write_bytes(content)
     connecting = asyncio.create_task(database(file).connect("lease"))
-    await until(lambda: "waiting for Postgres" in caplog.text)
+    await eventually(lambda: "waiting for Postgres" in caplog.text)
     cause = next(record.__dict__["cause"] for record in caplog.records if record.message == "waiting for Postgres")
     assert str(file) in cause
     file.write_text(dsn)
@@ -178,7 +178,7 @@ async def test_all_sessions_of_a_worker_share_one_line_to_a_database_that_is_awa
     seen = database(f"postgresql://u:p@127.0.0.1:{server.sockets[0].getsockname()[1]}/d?sslmode=disable")
     purposes = ["lease", "steward", *[f"append-{number}" for number in range(4)], *["append-outcome"] * 4]
     waiting = [asyncio.create_task(seen.connect(purpose)) for purpose in purposes]
-    await until(lambda: seen.gate.wait_s > 0.5, what="the longest pause")
+    await eventually(lambda: seen.gate.wait_s > 0.5, what="the longest pause")
     # Ten at once, then one a round: 0.05, 0.1, 0.2, 0.4, 0.8 s apart, each pause at least half of it.
     assert accepted <= len(purposes) + 8
     for task in waiting:
@@ -209,7 +209,7 @@ async def test_an_address_that_moves_while_an_attempt_hangs_is_found_without_wai
     async with TcpProxy("127.0.0.1", postgres.port) as address:
         seen = database(dsn.replace(good, f"127.0.0.1:{address.port}{beside}"))
         (await seen.connect_once("test")).terminate()
-        await until(lambda: address.connections == 0)
+        await eventually(lambda: address.connections == 0)
         address.lead_to("127.0.0.1", silent.port)
         hanging = [asyncio.create_task(seen.connect_once("test")) for _ in range(5)]
         async with asyncio.timeout(10):

@@ -5,10 +5,10 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from threadcluster_operator.kube.client import Conflict, Kind, KubeError, Listed, NotThere, Object
+from threadcluster_operator.kube.client import Conflict, Kind, KubeError, ListResult, NotFound, Object
 
 
-class Shelf:
+class InMemoryKube:
     """Implements `threadcluster_operator.kube.client.Kube`.  ``calls`` has what was asked, as (verb, kind, name)."""
 
     def __init__(self, *objects: Object) -> None:
@@ -42,11 +42,11 @@ class Shelf:
 
     async def list(
         self, kind: Kind, namespace: str | None, labels: str = "", keep: Callable[[Object], Object] = dict
-    ) -> Listed:
+    ) -> ListResult:
         del namespace, labels
         self._ask("list", kind, "")
         found = [keep(copy.deepcopy(each)) for (its, _), each in self.objects.items() if its == kind.kind]
-        return Listed(found, str(next(self._numbers)))
+        return ListResult(found, str(next(self._numbers)))
 
     async def create(self, kind: Kind, body: Object) -> Object:
         self._ask("create", kind, body["metadata"]["name"])
@@ -77,7 +77,7 @@ class Shelf:
 
     def _there(self, kind: Kind, name: str) -> Object:
         if (kind.kind, name) not in self.objects:
-            raise NotThere(404, "NotFound", "it is not there")
+            raise NotFound(404, "NotFound", "it is not there")
         return self.objects[kind.kind, name]
 
     def _ask(self, verb: str, kind: Kind, name: str) -> None:

@@ -88,7 +88,7 @@ class _Node:
     """By uid."""
 
 
-class Puppet:
+class FakeKubelet:
     """The kubelets of some nodes; an asynchronous context, within which they live."""
 
     def __init__(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from threadcluster_operator.workers.client import Document, NobodyAnswers, WorkerRefused
+from threadcluster_operator.workers.client import Document, NoWorkerAvailable, WorkerRefused
 
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership.assignment import Candidate, assign_shards
@@ -90,7 +90,7 @@ class MemoryWorkers:
     # --- as `Workers`
 
     async def ownership(self) -> Document:
-        """Who owns what.  Raises `NobodyAnswers`."""
+        """Who owns what.  Raises `NoWorkerAvailable`."""
         return self.knobs.distort(self._answer(self._somebody()))
 
     async def answers(self) -> dict[str, Document]:
@@ -213,7 +213,7 @@ class MemoryWorkers:
     def _somebody(self) -> _Worker:
         live = self._live()
         if self.knobs.silent or not live:
-            raise NobodyAnswers("no worker answers")
+            raise NoWorkerAvailable("no worker answers")
         return live[min(live)]
 
     def _aim(self, shard_id: ShardId, target: str | None, reason: str) -> None:

@@ -13,7 +13,7 @@ from tests.fakes.worker_api import MemoryWorkers
 _TURN_S: Final = 0.02
 
 
-class Tenants:
+class FakeWorkerPods:
     """The inhabitants of all pods that belong to one of the clusters, by namespace and name."""
 
     def __init__(self, clusters: Mapping[tuple[str, str], MemoryWorkers]) -> None:

@@ -17,7 +17,7 @@ from shard_worker.gateway.public.routes import COMMANDS, CommandRoute
 from shard_worker.gateway.public.texts import COMBINING_MOST, has_long_combining_run
 from tests.gateway.serving import THREAD, Served
 from tests.gateway.test_error_table import check
-from tests.support.polling import until
+from tests.support.polling import eventually
 
 _TRICKY = st.text(st.sampled_from('",:[]{}\\é\n'), max_size=8)
 _VALUES = st.recursive(
@@ -111,7 +111,7 @@ async def test_a_plain_body_does_not_wait_for_large_ones(api: Served, monkeypatc
     gate = asyncio.Event()
     monkeypatch.setattr(TurnBudget, "admit", lambda _: gate.wait())
     large = asyncio.create_task(api.add(*["x" * 1_000] * 5))
-    await until(lambda: api.gateway.metrics.in_flight == 1, what="the large body is waiting")
+    await eventually(lambda: api.gateway.metrics.in_flight == 1, what="the large body is waiting")
     assert (await api.add("small")).status == 200
     assert not large.done()
     gate.set()

@@ -17,7 +17,7 @@ from tests.gateway.test_error_table import check
 from tests.gateway.test_http_edge import PATH, body_of_size
 from tests.gateway.threads import MemoryThreads
 from tests.gateway.wire import JSON_TYPE, Wire, request_bytes
-from tests.support.polling import until
+from tests.support.polling import eventually
 
 GET = request_bytes("GET", "/nothing")
 SMUGGLED = request_bytes("GET", "/openapi.json")
@@ -53,14 +53,14 @@ async def test_nothing_follows_the_last_request(api: Served, raw: bytes) -> None
     """It is answered with the end of the connection; what stands behind it is neither served nor kept."""
     wire = await Wire.open(api.port)
     wire.send(raw + SMUGGLED)
-    await until(lambda: api.gateway.connections == 1)
+    await eventually(lambda: api.gateway.connections == 1)
     for _ in range(64):
         wire.send(b"\x81" * (1 << 16))
     answered = await wire.answer()
     assert answered.headers["connection"] == "close"
     assert await wire.ended()
     await wire.close()
-    await until(lambda: api.gateway.connections == 0)
+    await eventually(lambda: api.gateway.connections == 0)
     assert api.gateway.capacity.body_bytes == 0
 
 
@@ -87,7 +87,7 @@ async def test_a_half_closed_client_gets_its_answers(api: Served, asked: list[by
         assert came.count(b"HTTP/1.1 404") == asked.count(GET)
         assert came.count(b"HTTP/1.1 200") == asked.count(POST)
         writer.close()
-    await until(lambda: api.gateway.connections == 0)
+    await eventually(lambda: api.gateway.connections == 0)
 
 
 @pytest.mark.parametrize("begun", [b"", b"GET /docs HT"], ids=["nothing", "half a head"])
@@ -99,7 +99,7 @@ async def test_a_half_closed_client_without_a_request_is_forgotten(api: Served, 
     async with asyncio.timeout(10):
         assert await reader.read() == b""
     writer.close()
-    await until(lambda: api.gateway.connections == 0)
+    await eventually(lambda: api.gateway.connections == 0)
 
 
 async def test_a_half_closed_client_within_a_body_is_refused(api: Served) -> None:
@@ -116,7 +116,7 @@ async def test_a_connection_that_sends_nothing_is_closed(hasty: Served) -> None:
     """Its time begins when it is accepted; there is no request to answer."""
     wire = await Wire.open(hasty.port)
     assert await wire.ended()
-    await until(lambda: hasty.gateway.connections == 0)
+    await eventually(lambda: hasty.gateway.connections == 0)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ async def test_a_go_ahead_is_not_sent_to_http_1_0(api: Served) -> None:
     wire = await Wire.open(api.port)
     head = b"POST %b HTTP/1.0\r\nContent-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
     wire.send(head % (PATH.encode(), len(body)))
-    await until(lambda: api.gateway.metrics.in_flight == 1)
+    await eventually(lambda: api.gateway.metrics.in_flight == 1)
     wire.send(body)
     assert (await wire.answer()).status == 200
     assert await wire.ended()
@@ -241,7 +241,7 @@ async def test_400_a_target_that_no_decoder_likes(api: Served, host: str, caplog
     assert (await wire.answer()).status == 404
     check(await wire.answer(), 400, "malformed-http")
     assert await wire.ended()
-    await until(lambda: api.gateway.connections == 0)
+    await eventually(lambda: api.gateway.connections == 0)
     assert not [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")]
 
 
@@ -294,7 +294,7 @@ async def test_chunks_of_one_byte_share_the_loop(api: Served) -> None:
     wire = await Wire.open(api.port)
     head = request_bytes("POST", PATH, headers=(JSON_TYPE, ("Transfer-Encoding", "chunked")))
     wire.send(head + b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n")
-    await until(lambda: api.gateway.metrics.in_flight == 1)
+    await eventually(lambda: api.gateway.metrics.in_flight == 1)
     assert (await api.send(GET)).status == 404
     assert api.gateway.metrics.in_flight == 1, "the body was parsed in one go"
     assert (await wire.answer()).status == 200
@@ -325,14 +325,14 @@ async def test_withheld_bodies_make_place() -> None:
         for held in range(1, 4):
             wire = await Wire.open(api.port)
             wire.send(request_bytes("POST", PATH, headers=(JSON_TYPE, ("Content-Length", "900000"))) + b" " * 150_000)
-            await until(lambda held=held: api.gateway.capacity.body_bytes >= held * 150_000)  # type: ignore[misc]
+            await eventually(lambda held=held: api.gateway.capacity.body_bytes >= held * 150_000)  # type: ignore[misc]
             withheld.append(wire)
         assert (await api.post(PATH, body_of_size(300_000))).status == 200
         answered = check(await withheld[0].answer(), 503, "overloaded")
         assert answered.headers["connection"] == "close"
         for wire in withheld:
             await wire.close()
-        await until(lambda: api.gateway.capacity.body_bytes == 0)
+        await eventually(lambda: api.gateway.capacity.body_bytes == 0)
 
 
 @pytest.mark.parametrize(("path", "status"), [(PATH, 503), ("/nothing", 404)], ids=["being read", "answered unread"])
@@ -373,13 +373,13 @@ async def test_clients_that_do_not_read_make_place() -> None:
             for one in mute:
                 one.sendall(PAGE * 8)
             capacity = api.gateway.capacity
-            await until(lambda: capacity.dropped["answer_bytes"] > 0)
+            await eventually(lambda: capacity.dropped["answer_bytes"] > 0)
             assert capacity.answer_bytes <= bounds.answer_bytes
             assert (await api.send(PAGE)).status == 200
         finally:
             for one in mute:
                 one.close()
-        await until(lambda: api.gateway.connections == 0)
+        await eventually(lambda: api.gateway.connections == 0)
         assert capacity.answer_bytes == 0
 
 
@@ -392,6 +392,6 @@ async def test_an_unread_last_answer_does_not_keep_its_connection(api: Served, m
         await api.add(*["x" * 4_000] * 100)
     with socket.create_connection(("127.0.0.1", api.port)) as mute:
         mute.sendall(PAGE * 8 + request_bytes("GET", "/docs", headers=(("Connection", "close"),)))
-        await until(lambda: api.gateway.connections == 1)
-        await until(lambda: api.gateway.connections == 0)
+        await eventually(lambda: api.gateway.connections == 1)
+        await eventually(lambda: api.gateway.connections == 0)
     assert WRITE_HIGH_BYTES < 64 * 1024

@@ -13,7 +13,7 @@ from tests.gateway.serving import ADA, THREAD, Served, serving
 from tests.gateway.test_error_table import check
 from tests.gateway.threads import MemoryThreads
 from tests.gateway.wire import JSON_TYPE, Wire, request_bytes
-from tests.support.polling import until
+from tests.support.polling import eventually
 
 PATH = f"/v1/threads/{THREAD}/messages/add"
 LIMIT = 1024 * 1024
@@ -172,7 +172,7 @@ async def test_400_a_bad_chunk(api: Served, apart: bool) -> None:
     wire = await Wire.open(api.port)
     wire.send(request_bytes("POST", PATH, headers=(JSON_TYPE, ("Transfer-Encoding", "chunked"))) + b"1\r\n{\r\n")
     if apart:
-        await until(lambda: api.gateway.metrics.in_flight == 1)
+        await eventually(lambda: api.gateway.metrics.in_flight == 1)
     wire.send(b"zz\r\n")
     answered = check(await wire.answer(), 400, "malformed-http")
     assert answered.headers["connection"] == "close"
@@ -183,9 +183,9 @@ async def test_a_client_that_leaves_harms_nobody(api: Served, caplog: pytest.Log
     """A connection lost in the middle of a body is no fault worth an error in the log."""
     wire = await Wire.open(api.port)
     wire.send(request_bytes("POST", PATH, headers=(JSON_TYPE, ("Content-Length", "100"))) + b"{")
-    await until(lambda: api.gateway.metrics.in_flight == 1)
+    await eventually(lambda: api.gateway.metrics.in_flight == 1)
     await wire.close()
-    await until(lambda: api.gateway.metrics.in_flight == 0)
+    await eventually(lambda: api.gateway.metrics.in_flight == 0)
     assert not [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")]
 
 
@@ -193,9 +193,9 @@ async def test_a_client_that_leaves_in_the_middle_of_a_head_is_forgotten(api: Se
     """With its timer."""
     wire = await Wire.open(api.port)
     wire.send(b"GET /docs HT")
-    await until(lambda: api.gateway.connections == 1)
+    await eventually(lambda: api.gateway.connections == 1)
     await wire.close()
-    await until(lambda: api.gateway.connections == 0)
+    await eventually(lambda: api.gateway.connections == 0)
 
 
 async def test_a_slow_reader_gets_everything(api: Served) -> None:
@@ -220,8 +220,8 @@ async def test_a_client_that_never_reads_is_cut_off(api: Served, monkeypatch: py
     with socket.create_connection(("127.0.0.1", api.port)) as mute:
         get = request_bytes("GET", f"/v1/threads/{THREAD}/messages?account_id={ADA}&limit=500")
         mute.sendall(get * 8)
-        await until(lambda: api.gateway.connections == 1)
-        await until(lambda: api.gateway.connections == 0)
+        await eventually(lambda: api.gateway.connections == 1)
+        await eventually(lambda: api.gateway.connections == 0)
 
 
 async def test_pipelined_requests_are_answered_in_order(api: Served) -> None:

@@ -12,7 +12,7 @@ from tests.gateway.serving import serving
 from tests.gateway.test_http_edge import PATH, body_of_size
 from tests.gateway.threads import MemoryThreads
 from tests.gateway.wire import JSON_TYPE, Wire, request_bytes
-from tests.support.polling import until
+from tests.support.polling import eventually
 
 POST = request_bytes("POST", PATH, headers=(JSON_TYPE,), body=body_of_size(100))
 
@@ -38,7 +38,7 @@ async def test_what_is_under_way_is_finished() -> None:
         wire.send(POST)
         await slow.asked.wait()
         draining = asyncio.create_task(api.gateway.drain(10.0))
-        await until(lambda: not api.gateway.accepting)
+        await eventually(lambda: not api.gateway.accepting)
         assert not draining.done()
         slow.may_answer.set()
         answered = await wire.answer()

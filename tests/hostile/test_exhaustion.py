@@ -10,7 +10,7 @@ import pytest
 
 from tests.hostile.inputs import HostileInput, Port
 from tests.hostile.rig import HOST, rig
-from tests.support.polling import until
+from tests.support.polling import eventually
 
 WITHHELD = 2_500
 _HEAD = (
@@ -69,5 +69,5 @@ async def test_bytes_of_gone_connections_are_given_back(dsn: str, tmp_path: Path
             verdict = await attacked.attack([HostileInput(name="withheld-bodies", act=withhold)])
             assert not verdict.complaints
         assert await attacked.settle() == []
-        await until(lambda: attacked.rss_mib < before + 40, within_s=40, what="the memory given back")
+        await eventually(lambda: attacked.rss_mib < before + 40, within_s=40, what="the memory given back")
         print(f"RSS: {before:.0f} MiB before, {attacked.peak_rss_mib:.0f} at most, {attacked.rss_mib:.0f} after")

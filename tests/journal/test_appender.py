@@ -13,7 +13,7 @@ import pytest
 from shard_worker.domain.ids import ShardId
 from shard_worker.journal.append_queue import AppendQueue, AppendQueueState, Row
 from shard_worker.journal.appender import Appender
-from tests.support.polling import until
+from tests.support.polling import eventually
 from tests.support.tcp_proxy import TcpProxy
 
 INCARNATION = "01JZZZZZZZZZZZZZZZZZZZZZZZ"
@@ -149,7 +149,7 @@ async def test_what_gathers_while_a_batch_is_at_the_server_is_one_batch(dsn: str
         scribes = [bench.scribe(n % 4) for n in range(1000)]
         for n, scribe in enumerate(scribes):
             bench.streams[n % 4].submit(row_of(scribe, 1))
-        await until(lambda: all(scribe.stored_rows for scribe in scribes))
+        await eventually(lambda: all(scribe.stored_rows for scribe in scribes))
         assert bench.appender.metrics.batches <= 4
         assert bench.appender.metrics.events == 1000
         assert await bench.dense()
@@ -162,7 +162,7 @@ async def test_an_owner_of_an_older_epoch_stores_nothing(dsn: str) -> None:
         mine, theirs = bench.scribe(0), bench.scribe(1)
         bench.streams[0].submit(row_of(mine, 1))
         bench.streams[1].submit(row_of(theirs, 1))
-        await until(lambda: "lost" in bench.hosts[1].told and bool(mine.stored_rows))
+        await eventually(lambda: "lost" in bench.hosts[1].told and bool(mine.stored_rows))
         assert not theirs.stored_rows
         assert await bench.journal(1) == []
 
@@ -176,10 +176,10 @@ async def test_a_row_lock_held_by_another_delays_only_its_shard(dsn: str) -> Non
         held, free = bench.scribe(1), bench.scribe(0)
         bench.streams[1].submit(row_of(held, 1))
         bench.streams[0].submit(row_of(free, 1))
-        await until(lambda: bool(free.stored_rows))
+        await eventually(lambda: bool(free.stored_rows))
         assert not held.stored_rows
         await blocker.rollback()
-        await until(lambda: bool(held.stored_rows))
+        await eventually(lambda: bool(held.stored_rows))
         assert bench.hosts[1].told == []
 
 
@@ -188,7 +188,7 @@ async def test_a_used_key_is_rejected_alone(dsn: str) -> None:
     async with bench_on(dsn) as bench:
         first = bench.scribe(0)
         bench.streams[0].submit(row_of(first, 1, b"k" * 16))
-        await until(lambda: bool(first.stored_rows))
+        await eventually(lambda: bool(first.stored_rows))
         neighbours = [bench.scribe(n % 4) for n in range(40)]
         for n, scribe in enumerate(neighbours[:20]):
             bench.streams[n % 4].submit(row_of(scribe, 1))
@@ -196,7 +196,7 @@ async def test_a_used_key_is_rejected_alone(dsn: str) -> None:
         bench.streams[0].submit(row_of(first, 3))
         for n, scribe in enumerate(neighbours[20:]):
             bench.streams[n % 4].submit(row_of(scribe, 1))
-        await until(lambda: all(scribe.stored_rows for scribe in neighbours) and bool(first.rejected_rows))
+        await eventually(lambda: all(scribe.stored_rows for scribe in neighbours) and bool(first.rejected_rows))
         assert [row.seq_nr for row, _ in first.rejected_rows] == [2]
         assert [row.seq_nr for row in first.stored_rows] == [1]
         assert await bench.dense()
@@ -209,22 +209,22 @@ async def test_a_cut_in_mid_batch_is_decided_rightly(dsn: str, arrives: bool) ->
     async with TcpProxy(*parts) as proxy, bench_on(dsn, _through(dsn, proxy.port)) as bench:
         scribe = bench.scribe(2)
         bench.streams[2].submit(row_of(scribe, 1))
-        await until(lambda: len(scribe.stored_rows) == 1)
+        await eventually(lambda: len(scribe.stored_rows) == 1)
         if arrives:
             proxy.stall(up=False)
         else:
             proxy.stall(down=False)
         bench.streams[2].submit(row_of(scribe, 2))
         if arrives:
-            await until(lambda: bench.streams[2].in_flight == 1)
+            await eventually(lambda: bench.streams[2].in_flight == 1)
             async with asyncio.timeout(5):
                 while len(await bench.journal(2)) < 2:  # the database has no event to wait for
                     await asyncio.sleep(0)
         else:
-            await until(lambda: bench.streams[2].in_flight == 1)
+            await eventually(lambda: bench.streams[2].in_flight == 1)
         proxy.cut()
         proxy.heal()
-        await until(lambda: len(scribe.stored_rows) == 2)
+        await eventually(lambda: len(scribe.stored_rows) == 2)
         assert bench.hosts[2].told == ["suspended", "resumed"]
         assert bench.streams[2].head == 2
         assert [record["seq_nr"] for record in await bench.journal(2)] == [1, 2]
@@ -235,7 +235,7 @@ async def test_a_statement_that_commits_late_behind_a_blocker_is_waited_out(dsn:
     async with TcpProxy(*_address(dsn)) as proxy, bench_on(dsn, _through(dsn, proxy.port)) as bench:
         scribe = bench.scribe(3)
         bench.streams[3].submit(row_of(scribe, 1))
-        await until(lambda: len(scribe.stored_rows) == 1)
+        await eventually(lambda: len(scribe.stored_rows) == 1)
         # A competing insert of the same shard_seq holds the statement inside the server, its share lock taken.
         blocker = bench.admin.transaction()
         await blocker.start()
@@ -244,11 +244,11 @@ async def test_a_statement_that_commits_late_behind_a_blocker_is_waited_out(dsn:
             " epoch) VALUES (3, 2, gen_random_uuid(), 1, 7, 1, '', '', 1)"
         )
         bench.streams[3].submit(row_of(scribe, 2))
-        await until(lambda: bench.streams[3].in_flight == 1)
+        await eventually(lambda: bench.streams[3].in_flight == 1)
         proxy.cut()
-        await until(lambda: bench.streams[3].state is AppendQueueState.UNKNOWN)
+        await eventually(lambda: bench.streams[3].state is AppendQueueState.UNKNOWN)
         await blocker.rollback()
-        await until(lambda: len(scribe.stored_rows) == 2)
+        await eventually(lambda: len(scribe.stored_rows) == 2)
         assert [record["seq_nr"] for record in await bench.journal(3)] == [1, 2]
         assert await bench.dense()
 
@@ -258,15 +258,15 @@ async def test_a_batch_of_a_shard_that_was_dropped_meanwhile_is_waited_out_all_t
     async with TcpProxy(*_address(dsn)) as proxy, bench_on(dsn, _through(dsn, proxy.port)) as bench:
         scribe = bench.scribe(3)
         bench.streams[3].submit(row_of(scribe, 1))
-        await until(lambda: len(scribe.stored_rows) == 1)
+        await eventually(lambda: len(scribe.stored_rows) == 1)
         before = await bench.admin.fetchval("SELECT epoch FROM shard WHERE id = 3")
         proxy.stall(down=False)  # what is sent does not arrive, as far as this worker can tell
         bench.streams[3].submit(row_of(scribe, 2))
-        await until(lambda: bench.streams[3].in_flight == 1)
+        await eventually(lambda: bench.streams[3].in_flight == 1)
         bench.streams[3].close()
         proxy.cut()
         proxy.heal()
-        await until(lambda: bench.streams[3].in_flight == 0)
+        await eventually(lambda: bench.streams[3].in_flight == 0)
         assert await bench.admin.fetchval("SELECT epoch FROM shard WHERE id = 3") == before + 1
         assert len(await bench.journal(3)) == len(scribe.stored_rows)
 
@@ -279,13 +279,13 @@ async def test_a_silent_link_is_given_up_by_the_watchdog(dsn: str) -> None:
     ):
         scribe = bench.scribe(0)
         bench.streams[0].submit(row_of(scribe, 1))
-        await until(lambda: len(scribe.stored_rows) == 1)
+        await eventually(lambda: len(scribe.stored_rows) == 1)
         proxy.stall()
         bench.streams[0].submit(row_of(scribe, 2))
-        await until(lambda: "suspended" in bench.hosts[0].told)
+        await eventually(lambda: "suspended" in bench.hosts[0].told)
         proxy.cut()
         proxy.heal()
-        await until(lambda: len(scribe.stored_rows) == 2)
+        await eventually(lambda: len(scribe.stored_rows) == 2)
         assert await bench.dense()
 
 
@@ -294,7 +294,7 @@ async def test_an_unknown_outcome_under_another_owner_is_final_too(dsn: str) -> 
     async with TcpProxy(*_address(dsn)) as proxy, bench_on(dsn, _through(dsn, proxy.port)) as bench:
         scribe = bench.scribe(1)
         bench.streams[1].submit(row_of(scribe, 1))
-        await until(lambda: len(scribe.stored_rows) == 1)
+        await eventually(lambda: len(scribe.stored_rows) == 1)
         proxy.stall(up=False)
         bench.streams[1].submit(row_of(scribe, 2))
         async with asyncio.timeout(5):
@@ -303,7 +303,7 @@ async def test_an_unknown_outcome_under_another_owner_is_final_too(dsn: str) -> 
         await bench.admin.execute("UPDATE shard SET epoch = epoch + 1, owner = 'x', incarnation = 'other' WHERE id = 1")
         proxy.cut()
         proxy.heal()
-        await until(lambda: "lost" in bench.hosts[1].told)
+        await eventually(lambda: "lost" in bench.hosts[1].told)
         assert [row.seq_nr for row in scribe.stored_rows] == [1, 2]
 
 
@@ -313,7 +313,7 @@ async def test_a_drained_stream_says_so_once(dsn: str) -> None:
         scribe, calls = bench.scribe(0), list[int]()
         bench.streams[0].submit(row_of(scribe, 1))
         bench.streams[0].when_drained(lambda: calls.append(len(scribe.stored_rows)))
-        await until(lambda: calls == [1])
+        await eventually(lambda: calls == [1])
         bench.streams[0].when_drained(lambda: calls.append(2))
         assert calls == [1, 2]
 

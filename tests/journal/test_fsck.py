@@ -17,7 +17,7 @@ from shard_worker.journal.fsck import pages
 from shard_worker.journal.fsck import run as fsck_module
 from shard_worker.journal.fsck.report import Check, Finding, Report
 from shard_worker.journal.fsck.run import fsck
-from tests.support.journal_writer import SHARDS, Pen, created, folded, new_thread, posted, whole_life
+from tests.support.journal_writer import SHARDS, JournalWriter, created, folded, new_thread, posted, whole_life
 
 SHARD = 3
 KEY = b"k" * 16
@@ -29,7 +29,7 @@ class Sound:
 
     dsn: str
     admin: asyncpg.Connection
-    pen: Pen
+    pen: JournalWriter
     thread: ThreadId
     """Five events: shard_seq 1, 2 (epoch 1), 11, 12 (epoch 2) and 13 (epoch 4)."""
 
@@ -62,7 +62,7 @@ class Sound:
 async def sound(dsn: str) -> AsyncIterator[Sound]:
     """A sound journal and a superuser's connection to spoil it."""
     admin = await asyncpg.connect(dsn)
-    pen = Pen(admin)
+    pen = JournalWriter(admin)
     thread, life = new_thread(SHARD), new_thread(SHARD)
     events: list[Event] = [created(), posted(), posted(), posted(), posted()]
     await pen.write(thread, *events[:2], key=KEY)
@@ -218,7 +218,7 @@ async def test_a_shard_row_behind_its_own_events_is_found(sound: Sound) -> None:
 async def test_a_shard_without_a_row_is_found_also_when_it_holds_nothing(dsn: str) -> None:
     """No fence, no append: the shard would be dead for ever."""
     admin = await asyncpg.connect(dsn)
-    await Sound(dsn, admin, Pen(admin), new_thread()).damage("DELETE FROM shard WHERE id = 7")
+    await Sound(dsn, admin, JournalWriter(admin), new_thread()).damage("DELETE FROM shard WHERE id = 7")
     await admin.close()
     finding = the_one(list((await fsck(dsn, progress=lambda _: None)).findings), Check.SHARD_ROW)
     assert finding.shard_id == 7

@@ -6,7 +6,7 @@ import sys
 
 import asyncpg
 
-from tests.support.journal_writer import Pen, created, new_thread, posted
+from tests.support.journal_writer import JournalWriter, created, new_thread, posted
 
 
 async def run(*words: str) -> tuple[int, str, str]:
@@ -25,7 +25,7 @@ async def run(*words: str) -> tuple[int, str, str]:
 async def test_a_clean_journal_exits_with_zero_and_one_line(dsn: str) -> None:
     """The line says how much was looked at."""
     admin = await asyncpg.connect(dsn)
-    await Pen(admin).write(new_thread(), created(), posted())
+    await JournalWriter(admin).write(new_thread(), created(), posted())
     await admin.close()
     code, out, _ = await run("--dsn", dsn)
     assert code == 0, out
@@ -36,7 +36,7 @@ async def test_a_clean_journal_exits_with_zero_and_one_line(dsn: str) -> None:
 async def test_damage_exits_with_one_and_names_each_finding_a_line(dsn: str) -> None:
     """For people as lines, for programs as one document with the same findings."""
     admin = await asyncpg.connect(dsn)
-    await Pen(admin).write(new_thread(3), created(), posted(), posted())
+    await JournalWriter(admin).write(new_thread(3), created(), posted(), posted())
     await admin.execute("DELETE FROM journal WHERE seq_nr = 2; UPDATE shard SET epoch = 0")
     await admin.close()
     code, out, _ = await run("--dsn", dsn)

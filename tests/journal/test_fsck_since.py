@@ -13,7 +13,7 @@ from shard_worker.journal.fsck.pages import Pages
 from shard_worker.journal.fsck.report import Check, Report
 from shard_worker.journal.fsck.run import fsck
 from tests.journal.test_fsck import KEY, SHARD, Sound, sound, the_one
-from tests.support.journal_writer import SHARDS, Pen, created, new_thread, posted
+from tests.support.journal_writer import SHARDS, JournalWriter, created, new_thread, posted
 
 __all__ = ["sound"]  # a fixture
 
@@ -179,7 +179,7 @@ async def test_an_empty_journal_has_a_position_too(dsn: str, file: Path) -> None
     """And what is written later is read from the first event on."""
     admin = await asyncpg.connect(dsn)
     assert (await fsck(dsn, progress=lambda _: None, since=file)).events == 0
-    fresh = Sound(dsn, admin, Pen(admin), new_thread(SHARD))
+    fresh = Sound(dsn, admin, JournalWriter(admin), new_thread(SHARD))
     await fresh.pen.write(fresh.thread, created(), posted())
     assert (await check(fresh, file)).events == 2
     await admin.close()

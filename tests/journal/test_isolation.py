@@ -12,7 +12,7 @@ from shard_worker.journal.append_queue import AppendQueueState, Row
 from shard_worker.journal.append_sql import ShardBatch
 from tests.conftest import MakeDatabase
 from tests.journal.test_appender import Bench, Scribe, _address, _through, bench_on, row_of
-from tests.support.polling import until
+from tests.support.polling import eventually
 from tests.support.tcp_proxy import TcpProxy
 
 
@@ -24,7 +24,7 @@ async def test_a_row_whose_deadline_passed_in_the_queue_is_never_sent(dsn: str) 
         rows = [row_of(late, 1), row_of(late, 2, deadline=now), row_of(other, 1), row_of(late, 3)]
         for row in rows:
             bench.streams[0].submit(row)
-        await until(lambda: bool(other.stored_rows) and bool(late.stored_rows))
+        await eventually(lambda: bool(other.stored_rows) and bool(late.stored_rows))
         assert [row.seq_nr for row in late.stored_rows] == [1]
         assert late.expired_rows == [rows[1], rows[3]]
         assert bench.appender.metrics.expired == 2
@@ -42,11 +42,11 @@ async def test_rows_wait_for_postgres_no_longer_than_their_deadlines(dsn: str) -
             bench.streams[0].submit(row_of(scribe, 1, deadline=loop.time() + (60 if n % 2 else 0.05)))
         drained = list[int]()
         bench.streams[0].when_drained(lambda: drained.append(1))
-        await until(lambda: loop.time() > 0 and bench.streams[0].expire(loop.time()) == 5)
+        await eventually(lambda: loop.time() > 0 and bench.streams[0].expire(loop.time()) == 5)
         assert all(len(scribe.expired_rows) == 1 for scribe in scribes[::2])
         assert not drained, "five rows are still to be stored"
         proxy.heal()
-        await until(lambda: all(scribe.stored_rows for scribe in scribes[1::2]))
+        await eventually(lambda: all(scribe.stored_rows for scribe in scribes[1::2]))
         assert drained == [1]
         assert len(await bench.journal(0)) == 5
 
@@ -57,16 +57,16 @@ async def test_what_came_back_from_the_server_unstored_is_not_sent_after_its_dea
         loop = asyncio.get_running_loop()
         first, ended, alive = bench.scribe(2), bench.scribe(2), bench.scribe(2)
         bench.streams[2].submit(row_of(first, 1))
-        await until(lambda: len(first.stored_rows) == 1)
+        await eventually(lambda: len(first.stored_rows) == 1)
         proxy.stall(down=False)
         moment = loop.time() + 0.3
         bench.streams[2].submit(row_of(ended, 1, deadline=moment))
         bench.streams[2].submit(row_of(alive, 1))
-        await until(lambda: bench.streams[2].in_flight == 2)
-        await until(lambda: loop.time() > moment)
+        await eventually(lambda: bench.streams[2].in_flight == 2)
+        await eventually(lambda: loop.time() > moment)
         proxy.cut()
         proxy.heal()
-        await until(lambda: bool(alive.stored_rows) and bool(ended.expired_rows))
+        await eventually(lambda: bool(alive.stored_rows) and bool(ended.expired_rows))
         assert len(await bench.journal(2)) == 2
 
 
@@ -75,7 +75,7 @@ async def _keys_in_journal(bench: Bench, count: int) -> list[Scribe]:
     scribes = [bench.scribe(n % 4) for n in range(count)]
     for n, scribe in enumerate(scribes):
         bench.streams[n % 4].submit(row_of(scribe, 1, b"%016d" % n))
-    await until(lambda: all(scribe.stored_rows for scribe in scribes))
+    await eventually(lambda: all(scribe.stored_rows for scribe in scribes))
     return scribes
 
 
@@ -88,7 +88,7 @@ async def test_one_used_key_costs_a_full_batch_one_more_statement(dsn: str) -> N
         bench.streams[0].submit(row_of(repeats, 2, b"%016d" % 0))
         for n, scribe in enumerate(others):
             bench.streams[n % 8].submit(row_of(scribe, 1))
-        await until(lambda: all(scribe.stored_rows for scribe in others) and bool(repeats.rejected_rows))
+        await eventually(lambda: all(scribe.stored_rows for scribe in others) and bool(repeats.rejected_rows))
         assert bench.appender.metrics.refused == before + 1
         assert bench.appender.metrics.batches == batches + 1
         assert await bench.dense()
@@ -104,8 +104,8 @@ async def test_many_used_keys_in_one_batch_cost_three_statements(dsn: str) -> No
             bench.streams[n % 4].submit(row_of(scribe, 2, b"%016d" % n))
         for n, scribe in enumerate(others):
             bench.streams[n % 8].submit(row_of(scribe, 1, b"new key %08d" % n))
-        await until(lambda: all(scribe.stored_rows for scribe in others))
-        await until(lambda: all(scribe.rejected_rows for scribe in scribes))
+        await eventually(lambda: all(scribe.stored_rows for scribe in others))
+        await eventually(lambda: all(scribe.rejected_rows for scribe in scribes))
         assert bench.appender.metrics.refused == 2
         assert bench.appender.metrics.batches <= batches + 2
         assert await bench.dense()
@@ -118,7 +118,7 @@ async def test_earlier_rows_of_a_refused_writer_are_stored(dsn: str) -> None:
         rows = [row_of(writer, 2), row_of(writer, 3, b"%016d" % 0), row_of(writer, 4)]
         for row in rows:
             bench.streams[0].submit(row)
-        await until(lambda: bool(writer.rejected_rows) and len(writer.stored_rows) == 2)
+        await eventually(lambda: bool(writer.rejected_rows) and len(writer.stored_rows) == 2)
         assert [row for row, _ in writer.rejected_rows] == [rows[1]]
         assert writer.withdrawn_rows == [rows[2]]
         assert await bench.dense()
@@ -157,7 +157,7 @@ async def test_a_row_that_the_database_refuses_for_any_reason_is_found_and_costs
         bench.streams[3].submit(spoil(row_of(bad, 1)))
         for n, scribe in enumerate(others[125:]):
             bench.streams[(n + 125) % 8].submit(row_of(scribe, 1))
-        await until(lambda: all(scribe.stored_rows for scribe in others) and bool(bad.rejected_rows))
+        await eventually(lambda: all(scribe.stored_rows for scribe in others) and bool(bad.rejected_rows))
         assert bench.appender.metrics.refused <= 10, "a bisection of 251 rows, at most"
         assert bench.hosts[3].told == []
         assert await bench.dense()
@@ -183,7 +183,7 @@ async def test_other_shards_go_on_while_a_batch_of_bad_rows_is_bisected(dsn: str
             )
 
         bench.appender._lanes[0]._commit = watched  # type: ignore[method-assign]  # looked at, not replaced
-        await until(lambda: all(scribe.rejected_rows for scribe in bad))
+        await eventually(lambda: all(scribe.rejected_rows for scribe in bad))
         assert len(beside.stored_rows) == len(later.stored_rows) == 1
         assert max(found_before) < 8
         assert await bench.journal(0) == []
@@ -202,9 +202,9 @@ async def test_a_shard_that_outgrows_a_batch_goes_to_the_end_of_the_line(
         for n, scribe in enumerate(others):
             monkeypatch.setattr(scribe, "stored", lambda _: flooded.append(len(flood.stored_rows)))
             bench.streams[n + 1].submit(row_of(scribe, 1))
-        await until(lambda: len(flooded) == len(others))
+        await eventually(lambda: len(flooded) == len(others))
         assert max(flooded) <= 20
-        await until(lambda: len(flood.stored_rows) == 500)
+        await eventually(lambda: len(flood.stored_rows) == 500)
 
 
 async def test_a_batch_is_bounded_in_bytes_over_all_its_shards(dsn: str) -> None:
@@ -216,7 +216,7 @@ async def test_a_batch_is_bounded_in_bytes_over_all_its_shards(dsn: str) -> None
             row.payload = b"x" * (40_000 if n else 300_000)
             row.size = len(row.payload) + len(row.metadata)
             bench.streams[n % 8].submit(row)
-        await until(lambda: all(scribe.stored_rows for scribe in scribes))
+        await eventually(lambda: all(scribe.stored_rows for scribe in scribes))
         assert bench.appender.metrics.batches >= 9
         assert await bench.dense()
 
@@ -231,11 +231,11 @@ async def test_an_unknown_batch_of_many_shards_is_decided_by_a_few_statements(
         scribes = [bench.scribe(n) for n in range(512)]
         warm = bench.scribe(0)
         bench.streams[0].submit(row_of(warm, 1))
-        await until(lambda: bool(warm.stored_rows))
+        await eventually(lambda: bool(warm.stored_rows))
         proxy.stall(up=not arrives, down=arrives)
         for n, scribe in enumerate(scribes):
             bench.streams[n].submit(row_of(scribe, 1))
-        await until(lambda: all(stream.in_flight for stream in bench.streams.values()))
+        await eventually(lambda: all(stream.in_flight for stream in bench.streams.values()))
         if arrives:
             async with asyncio.timeout(20):
                 while await bench.admin.fetchval("SELECT count(*) FROM journal") < 513:  # no event to wait for
@@ -243,13 +243,13 @@ async def test_an_unknown_batch_of_many_shards_is_decided_by_a_few_statements(
         loop = asyncio.get_running_loop()
         proxy.cut()
         proxy.heal()
-        await until(lambda: any(stream.state is AppendQueueState.UNKNOWN for stream in bench.streams.values()))
+        await eventually(lambda: any(stream.state is AppendQueueState.UNKNOWN for stream in bench.streams.values()))
         sent: list[bytes] = []
         proxy.watch = sent.append
         began = loop.time()
-        await until(lambda: all(stream.state is AppendQueueState.OPEN for stream in bench.streams.values()))
+        await eventually(lambda: all(stream.state is AppendQueueState.OPEN for stream in bench.streams.values()))
         print(f"512 unknown shards decided in {loop.time() - began:.3f} s, {len(sent)} chunks sent")
-        await until(lambda: all(len(scribe.stored_rows) == 1 for scribe in scribes))
+        await eventually(lambda: all(len(scribe.stored_rows) == 1 for scribe in scribes))
         assert len(sent) < 100
         assert await bench.dense()
 
@@ -266,14 +266,14 @@ async def test_a_resolver_that_dies_is_a_fault(dsn: str) -> None:
         bench.appender._lanes[0]._resolver._bump_epochs = broken
         scribe = bench.scribe(1)
         bench.streams[1].submit(row_of(scribe, 1))
-        await until(lambda: bool(scribe.stored_rows))
+        await eventually(lambda: bool(scribe.stored_rows))
         assert bench.appender.fault() is None
         proxy.stall(up=False)
         bench.streams[1].submit(row_of(scribe, 2))
-        await until(lambda: bench.streams[1].in_flight == 1)
+        await eventually(lambda: bench.streams[1].in_flight == 1)
         proxy.cut()
         proxy.heal()
-        await until(lambda: bench.appender.fault() is not None)
+        await eventually(lambda: bench.appender.fault() is not None)
         assert isinstance(bench.appender.fault(), RuntimeError)
 
 
@@ -295,6 +295,6 @@ async def test_a_server_that_refuses_everything_is_tried_ever_more_seldom(dsn: s
         scribe = bench.scribe(0)
         began = asyncio.get_running_loop().time()
         bench.streams[0].submit(row_of(scribe, 1))
-        await until(lambda: bool(scribe.stored_rows))
+        await eventually(lambda: bool(scribe.stored_rows))
         assert connects == 6
         assert asyncio.get_running_loop().time() - began > 0.7, "half of 0.05, 0.1, 0.2, 0.4 and 0.8 s, at the least"

@@ -15,15 +15,15 @@ from shard_worker.journal import loader as loader_module
 from shard_worker.journal.codec import encode_state
 from shard_worker.journal.history_page import ThreadPage, Wanted, read_page
 from shard_worker.journal.loader import GROUP, Poisoned, Recovered, ThreadLoader
-from tests.support.journal_writer import SHARDS, Pen, created, folded, new_thread, posted, whole_life
-from tests.support.polling import until
+from tests.support.journal_writer import SHARDS, JournalWriter, created, folded, new_thread, posted, whole_life
+from tests.support.polling import eventually
 
 
 @dataclass
 class Books:
     """A journal to write with a pen and to read with a loader."""
 
-    pen: Pen
+    pen: JournalWriter
     pool: ReadPool
     loader: ThreadLoader
 
@@ -42,7 +42,7 @@ async def books(dsn: str) -> AsyncIterator[Books]:
     connection = await asyncpg.connect(dsn)
     pool = await Database(dsn, application_name=lambda: "test").pool(most=4)
     loader = ThreadLoader(pool)
-    yield Books(Pen(connection), pool, loader)
+    yield Books(JournalWriter(connection), pool, loader)
     await loader.close()
     pool.terminate()
     await connection.close()
@@ -249,4 +249,4 @@ async def test_a_waiter_who_leaves_disturbs_nobody(books: Books) -> None:
     await asyncio.sleep(0)
     loads[0].cancel()
     assert await asyncio.gather(*loads[1:]) == [Recovered(None, 0, 0)] * 2
-    await until(loads[0].cancelled, what="the one who left")
+    await eventually(loads[0].cancelled, what="the one who left")

@@ -23,9 +23,19 @@ from shard_worker.journal.loader import Poisoned, Recovered, ThreadLoader
 from shard_worker.journal.message_reader import MessagePlace, MessageReader
 from shard_worker.journal.snapshots import SnapshotWriter, discard_unbacked_of_shards
 from shard_worker.memory import MemoryBudget
-from tests.support.journal_writer import ANN, SHARDS, Pen, created, folded, message_id, new_thread, posted, whole_life
+from tests.support.journal_writer import (
+    ANN,
+    SHARDS,
+    JournalWriter,
+    created,
+    folded,
+    message_id,
+    new_thread,
+    posted,
+    whole_life,
+)
 from tests.support.loop_turns import measured_turns
-from tests.support.polling import until
+from tests.support.polling import eventually
 
 TURN_S = 0.05
 """No turn of the loop may hold its thread for longer; the lease is half a second."""
@@ -35,7 +45,7 @@ TURN_S = 0.05
 class Shelf:
     """A journal, a loader, and what the loader kept."""
 
-    pen: Pen
+    pen: JournalWriter
     pool: ReadPool
     loader: ThreadLoader
     kept: list[tuple[int, bytes]] = field(default_factory=list)
@@ -64,7 +74,7 @@ async def shelf(dsn: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shel
     """An empty journal, whose pages are watched."""
     connection = await asyncpg.connect(dsn)
     pool = await Database(dsn, application_name=lambda: "test").pool(most=4)
-    shelf = Shelf(Pen(connection), pool, ThreadLoader(pool))
+    shelf = Shelf(JournalWriter(connection), pool, ThreadLoader(pool))
     shelf.loader = ThreadLoader(pool, at_once=2, keep=shelf.keep)
 
     async def watched(connection: Session, wanted: Sequence[Wanted], *, rows_each: int) -> list[ThreadPage]:
@@ -98,7 +108,7 @@ async def test_a_long_history_is_read_in_pages_beside_its_neighbours(shelf: Shel
     await shelf.load(short_ones[0])  # connected
     with measured_turns() as turns:
         loads = [asyncio.create_task(shelf.load(thread)) for thread in long_ones]
-        await until(lambda: shelf.loader.long_loads == 2, what="both are in the lane")
+        await eventually(lambda: shelf.loader.long_loads == 2, what="both are in the lane")
         for thread in short_ones:
             assert (await shelf.load(thread)).sequence_nr == 2
         assert not any(load.done() for load in loads), "a long thread was loaded before its neighbours"
@@ -133,7 +143,7 @@ async def test_a_broken_link_does_not_begin_a_long_load_again(shelf: Shelf) -> N
     """The load goes on at the event where it was; every event is folded once."""
     thread = await shelf.long_thread(30_000)
     load = asyncio.create_task(shelf.load(thread))
-    await until(lambda: shelf.loader.metrics.events > 5_000, what="it is under way")
+    await eventually(lambda: shelf.loader.metrics.events > 5_000, what="it is under way")
     await shelf.pen.connection.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'test'"
     )
@@ -151,7 +161,7 @@ async def test_a_load_that_is_broken_off_goes_on_from_the_last_snapshot(
     first = ThreadLoader(shelf.pool, keep=writer.save)
     thread = await shelf.long_thread(30_000)
     load = asyncio.create_task(first.load(shard_of(thread, SHARDS), thread))
-    await until(lambda: writer.saved > 0, what="a snapshot along the way")
+    await eventually(lambda: writer.saved > 0, what="a snapshot along the way")
     load.cancel()
     await first.close()
     assert (await shelf.load(thread)).sequence_nr == 30_000
@@ -164,7 +174,7 @@ async def test_more_long_threads_than_take_turns_are_all_loaded(shelf: Shelf, mo
     monkeypatch.setattr(loader, "LONG_AT_ONCE", 2)
     threads = [await shelf.long_thread(1_500) for _ in range(6)]
     loads = [asyncio.create_task(shelf.load(thread)) for thread in threads]
-    await until(lambda: shelf.loader.long_loads > 2, what="some wait")
+    await eventually(lambda: shelf.loader.long_loads > 2, what="some wait")
     loads[0].cancel()
     found = await asyncio.gather(*loads[1:])
     assert [one.sequence_nr for one in found] == [1_500] * 5
@@ -225,7 +235,7 @@ async def test_each_release_keeps_its_own_snapshots(shelf: Shelf) -> None:
     writer.start()
     metadata = await shelf.pen.connection.fetchval("SELECT metadata FROM journal WHERE seq_nr = 7")
     writer.save(shard, ulid_uuid(thread), 7, encode_state(folded(events[:7])), metadata)
-    await until(lambda: writer.saved == 1, what="it is saved")
+    await eventually(lambda: writer.saved == 1, what="it is saved")
     rows = await shelf.pen.connection.fetch("SELECT state_version, seq_nr FROM snapshot ORDER BY 1")
     assert [tuple(row) for row in rows] == [(STATE_VERSION - 1, 5), (STATE_VERSION, 7)]
     assert (await shelf.load(thread)).snapshot_nr == 7
@@ -291,7 +301,7 @@ async def test_waiting_snapshots_are_bounded_in_bytes(shelf: Shelf) -> None:
     writer.save(ShardId(0), uuids[0], 2, b"s" * 40, b"m")
     assert (writer.dropped, writer.waiting_bytes) == (1, 85)
     writer.start()
-    await until(lambda: writer.saved == 2, what="both are saved")
+    await eventually(lambda: writer.saved == 2, what="both are saved")
     assert memory.used == 0
     await writer.close()
 
@@ -323,7 +333,7 @@ async def test_a_million_events_load_beside_cold_neighbours(shelf: Shelf, capsys
     before = await cold_loads(None)
     began = perf_counter()
     load = asyncio.create_task(shelf.load(thread))
-    await until(lambda: shelf.loader.long_loads == 1, what="it is in the lane")
+    await eventually(lambda: shelf.loader.long_loads == 1, what="it is in the lane")
     beside = await cold_loads(load)
     assert (await load).sequence_nr == events
     beside_s = perf_counter() - began

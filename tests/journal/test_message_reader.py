@@ -12,7 +12,16 @@ from shard_worker.domain.ids import AccountId, MessageId, ShardId, ThreadId, uli
 from shard_worker.domain.thread import Thread
 from shard_worker.journal.codec import STATE_VERSION, UndecodableEvent, decode_state, encode
 from shard_worker.journal.message_reader import MessagePlace, MessageReader
-from tests.support.journal_writer import ANN, BOB, Pen, created, encode_previous_state, folded, message_id, new_thread
+from tests.support.journal_writer import (
+    ANN,
+    BOB,
+    JournalWriter,
+    created,
+    encode_previous_state,
+    folded,
+    message_id,
+    new_thread,
+)
 
 EVERYTHING = 1 << 30
 
@@ -21,7 +30,7 @@ EVERYTHING = 1 << 30
 class Kept:
     """A thread whose messages are read."""
 
-    pen: Pen
+    pen: JournalWriter
     reader: MessageReader
     thread: ThreadId
     shard: ShardId
@@ -59,7 +68,7 @@ async def kept(dsn: str) -> AsyncIterator[Kept]:
     first = message('quotes " and \\ and \n lines \u0001, {"messageId":"x"}')
     posted = [first, message("\u00e9\U0001f600\u2028", reply=first.message_id, to=(ANN, BOB)), message("")]
     posted += [message("plain"), message("w" * 4000, to=(BOB,)), message("\u200b" * 4000)]
-    pen, thread = Pen(connection), new_thread()
+    pen, thread = JournalWriter(connection), new_thread()
     events: list[Event] = [
         created(),
         *[MessagesAdded(sender_id=ANN, messages=tuple(posted[at : at + 2]), at=2, create_at=2) for at in (0, 2, 4)],

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from threadcluster_operator.api import parse_resources
-from threadcluster_operator.render import KINDS, Wanted, children
+from threadcluster_operator.render import KINDS, RenderInput, children
 
 from tests.operator.render.clusters import cluster
 from tests.support.paths import ROOT
@@ -121,7 +121,7 @@ def test_pods_keep_the_restricted_standard(kind: str, folder: Path) -> None:
 
 def test_the_clusters_policies_let_the_operators_pods_in() -> None:
     """By the labels and the namespace that they have."""
-    wanted: Wanted = cluster(operator_namespace=named("Namespace")["metadata"]["name"])
+    wanted: RenderInput = cluster(operator_namespace=named("Namespace")["metadata"]["name"])
     policy = next(each for each in children(wanted) if each["kind"] == "NetworkPolicy")
     peers = policy["spec"]["ingress"][1]["from"]
     labels = named("Deployment")["spec"]["template"]["metadata"]["labels"]

@@ -12,7 +12,7 @@ from shard_worker.domain.ids import ShardId
 from shard_worker.ownership.membership import Ownership
 from shard_worker.ownership.store import Address, Target
 from shard_worker.ownership.view import Load, ShardOwner
-from tests.support.polling import until
+from tests.support.polling import eventually
 
 SHARDS = 8
 EVERY = frozenset(ShardId(number) for number in range(SHARDS))
@@ -111,7 +111,7 @@ async def member(dsn: str, name: str) -> AsyncIterator[Member]:
     host = Host(name, peers=_MEMBERS.setdefault(dsn, {}))
     host.peers[name] = ownership
     ownership.start(host)
-    await until(ownership.registered.is_set)
+    await eventually(ownership.registered.is_set)
     try:
         yield Member(ownership, host)
     finally:

@@ -12,7 +12,7 @@ from shard_worker.ownership import store
 from shard_worker.ownership.lease import Fenced, Lease
 from shard_worker.ownership.store import Address
 from shard_worker.ownership.view import EMPTY, WorkerRow
-from tests.support.polling import until
+from tests.support.polling import eventually
 
 ADDRESS = Address("127.0.0.1", 1, 2)
 MOST = 2**31 - 1
@@ -212,7 +212,7 @@ async def test_a_session_whose_numbers_end_is_replaced(sessions: Sessions, monke
     monkeypatch.setattr(store, "beat", late)
     lease = Lease(sessions.connect, "a", beat_s=0.02, lease_s=0.5)
     keeping = asyncio.create_task(lease.keep("a1", asyncio.Event()))
-    await until(lambda: len(used) > 4)
+    await eventually(lambda: len(used) > 4)
     assert lease.lost_sessions == 1
     assert lease.allows_memory_reads()
     peer = await sessions.connect()
@@ -240,8 +240,8 @@ async def test_the_address_is_tried_beside_a_beat_that_is_late(sessions: Session
     stranger = await sessions.connect()
     async with stranger.transaction():
         await stranger.execute("LOCK TABLE worker IN ACCESS EXCLUSIVE MODE")
-        await until(lambda: "probe" in purposes)
-    await until(lease.allows_memory_reads)
+        await eventually(lambda: "probe" in purposes)
+    await eventually(lease.allows_memory_reads)
     assert purposes == ["lease", "probe"]
     assert not beating.is_closed()
     keeping.cancel()

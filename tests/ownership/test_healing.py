@@ -13,7 +13,7 @@ from shard_worker.ownership import store
 from shard_worker.ownership.handoff import FailureDetector, LocalShards, plan_actions, takeover_targets
 from shard_worker.ownership.view import EMPTY, OwnershipView, ShardRow, WorkerRow
 from tests.ownership.members import EVERY, SHARDS, member
-from tests.support.polling import until
+from tests.support.polling import eventually
 
 TICK_S = 0.1
 HEALED_S = 12.0
@@ -156,7 +156,7 @@ async def test_rows_that_no_statement_leaves_are_healed_by_one_worker(dsn: str) 
         await admin.execute("UPDATE shard SET owner = $2, incarnation = $3 WHERE id = $1", shard, owner, incarnation)
     await admin.close()
     async with member(dsn, "a") as a:
-        await until(lambda: a.shards == EVERY, within_s=30)
+        await eventually(lambda: a.shards == EVERY, within_s=30)
 
 
 async def test_a_fence_that_races_a_claim_frees_every_shard_whatever_the_isolation(dsn: str) -> None:

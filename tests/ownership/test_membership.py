@@ -11,14 +11,14 @@ from shard_worker.ownership import store
 from shard_worker.ownership.store import Address
 from shard_worker.ownership.view import EMPTY
 from tests.ownership.members import EVERY, SHARDS, member
-from tests.support.polling import until
+from tests.support.polling import eventually
 
 
 async def test_a_shard_is_claimed_by_the_worker_it_targets(dsn: str) -> None:
     """Each with an epoch of its own, and a row in the book of epochs."""
     async with member(dsn, "a") as a:
         assert await a.target(*[(shard, "a") for shard in range(SHARDS)]) == 1
-        await until(lambda: a.shards == EVERY)
+        await eventually(lambda: a.shards == EVERY)
         connection = await asyncpg.connect(dsn)
         book = await connection.fetch("SELECT * FROM shard_epoch ORDER BY shard_id")
         assert [(row["epoch"], row["worker"], row["from_seq"]) for row in book] == [(1, "a", 1)] * SHARDS
@@ -37,7 +37,7 @@ async def test_a_shard_told_of_while_it_is_adopted_is_adopted_once(dsn: str, mon
 
         monkeypatch.setattr(a.host, "catch_up", told_meanwhile)
         await a.target(*[(shard, "a") for shard in range(SHARDS)])
-        await until(lambda: a.shards == EVERY)
+        await eventually(lambda: a.shards == EVERY)
         await a.ownership.refresh()
         assert sorted(a.host.steps) == [("catch up", shard) for shard in sorted(EVERY)]
 
@@ -45,7 +45,7 @@ async def test_a_shard_told_of_while_it_is_adopted_is_adopted_once(dsn: str, mon
 async def test_a_shard_that_nobody_was_told_to_take_finds_an_owner(dsn: str) -> None:
     """Without any plan, every shard is claimed by somebody, and by one only."""
     async with member(dsn, "a") as a, member(dsn, "b") as b:
-        await until(lambda: a.shards | b.shards == EVERY)
+        await eventually(lambda: a.shards | b.shards == EVERY)
         assert not a.shards & b.shards
 
 
@@ -53,12 +53,12 @@ async def test_a_new_target_moves_the_shard(dsn: str) -> None:
     """Released by the one, claimed by the other, at higher epochs; back again when the plan is taken back."""
     async with member(dsn, "a") as a, member(dsn, "b") as b:
         await a.target(*[(shard, "a") for shard in range(SHARDS)])
-        await until(lambda: a.shards == EVERY)
+        await eventually(lambda: a.shards == EVERY)
         await b.target((3, "b"))
-        await until(lambda: b.shards == {3} and 3 not in a.shards)
+        await eventually(lambda: b.shards == {3} and 3 not in a.shards)
         assert b.host.shards[ShardId(3)][0] > 1
         await b.target((3, "a"))
-        await until(lambda: a.shards == EVERY and not b.shards)
+        await eventually(lambda: a.shards == EVERY and not b.shards)
 
 
 async def test_a_stale_plan_is_refused(dsn: str) -> None:
@@ -73,13 +73,13 @@ async def test_a_second_process_of_the_same_name_ends_the_first_incarnation(dsn:
     """Its shards are freed before the newcomer claims them, and the first finds out."""
     async with member(dsn, "a") as first:
         await first.target(*[(shard, "a") for shard in range(SHARDS)])
-        await until(lambda: first.shards == EVERY)
+        await eventually(lambda: first.shards == EVERY)
         old = first.ownership.incarnation
         connection = await asyncpg.connect(dsn)
         assert await store.register(connection, "a", "usurper", Address("127.0.0.1", 3, 4), {}) == old
         assert await store.free_predecessors(connection, "a", "usurper") == SHARDS
-        await until(lambda: first.ownership.fencings > 0)
-        await until(lambda: first.shards == EVERY)
+        await eventually(lambda: first.ownership.fencings > 0)
+        await eventually(lambda: first.shards == EVERY)
         assert first.ownership.incarnation not in (old, "usurper")
         await connection.close()
 
@@ -88,7 +88,7 @@ async def test_a_fenced_worker_goes_on_as_a_new_incarnation(dsn: str) -> None:
     """It drops everything at once, registers again, and claims what targets it."""
     async with member(dsn, "a") as a:
         await a.target(*[(shard, "a") for shard in range(SHARDS)])
-        await until(lambda: a.shards == EVERY)
+        await eventually(lambda: a.shards == EVERY)
         old = a.ownership.incarnation
         connection = await asyncpg.connect(dsn)
         async with asyncio.timeout(5):
@@ -96,7 +96,7 @@ async def test_a_fenced_worker_goes_on_as_a_new_incarnation(dsn: str) -> None:
             while fenced is None:
                 beat = (await store.read_view(connection, EMPTY)).workers["a"].beat
                 fenced = await store.fence(connection, "a", old, beat, {}, "by hand")
-        await until(lambda: a.ownership.incarnation != old and a.shards == EVERY)
+        await eventually(lambda: a.ownership.incarnation != old and a.shards == EVERY)
         assert a.host.dropped_all >= 1
         assert min(epoch for epoch, _ in a.host.shards.values()) > 2
         await connection.close()
@@ -106,14 +106,14 @@ async def test_a_lost_session_is_no_death(dsn: str) -> None:
     """All sessions are ended by the server: the same incarnation goes on, with all its shards."""
     async with member(dsn, "a") as a:
         await a.target(*[(shard, "a") for shard in range(SHARDS)])
-        await until(lambda: a.shards == EVERY)
+        await eventually(lambda: a.shards == EVERY)
         before = a.ownership.incarnation
         connection = await asyncpg.connect(dsn)
         await connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1", before
         )
-        await until(lambda: a.ownership.lease.lost_sessions > 0)
-        await until(a.ownership.lease.allows_memory_reads)
+        await eventually(lambda: a.ownership.lease.lost_sessions > 0)
+        await eventually(a.ownership.lease.allows_memory_reads)
         await a.ownership.refresh()
         assert a.ownership.incarnation == before
         assert a.shards == EVERY
@@ -158,14 +158,14 @@ async def test_a_number_whose_lock_is_taken_is_passed_over(dsn: str) -> None:
 async def test_the_lease_ends_when_beats_do(dsn: str) -> None:
     """While the worker row cannot be written, nothing may be read from memory; afterwards it may."""
     async with member(dsn, "a") as a:
-        await until(a.ownership.lease.allows_memory_reads)
+        await eventually(a.ownership.lease.allows_memory_reads)
         connection = await asyncpg.connect(dsn)
         transaction = connection.transaction()
         await transaction.start()
         await connection.execute("SELECT 1 FROM worker WHERE id = 'a' FOR UPDATE")
-        await until(lambda: not a.ownership.lease.allows_memory_reads())
+        await eventually(lambda: not a.ownership.lease.allows_memory_reads())
         await transaction.rollback()
-        await until(a.ownership.lease.allows_memory_reads)
+        await eventually(a.ownership.lease.allows_memory_reads)
         await connection.close()
 
 
@@ -173,7 +173,7 @@ async def test_leaving_gives_every_shard_up(dsn: str) -> None:
     """Nothing is owned afterwards, and a leaving worker claims nothing more."""
     async with member(dsn, "a") as a:
         await a.target(*[(shard, "a") for shard in range(SHARDS)])
-        await until(lambda: a.shards == EVERY)
+        await eventually(lambda: a.shards == EVERY)
         async with asyncio.timeout(5):
             await a.ownership.leave()
         connection = await asyncpg.connect(dsn)
@@ -188,10 +188,10 @@ async def test_a_row_that_names_a_worker_which_does_not_serve_is_adopted_anew(ds
     """As after a lost answer to a claim: the epoch is raised, and the shard served."""
     async with member(dsn, "a") as a:
         await a.target(*[(shard, "a") for shard in range(SHARDS)])
-        await until(lambda: a.shards == EVERY)
+        await eventually(lambda: a.shards == EVERY)
         epoch, _ = a.host.shards[ShardId(5)]
         a.host.drop(ShardId(5))
-        await until(lambda: a.shards == EVERY)
+        await eventually(lambda: a.shards == EVERY)
         assert a.host.shards[ShardId(5)][0] == epoch + 1
 
 

@@ -8,7 +8,7 @@ import asyncpg
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership.view import Load
 from tests.ownership.members import EVERY, SHARDS, Member, member
-from tests.support.polling import until
+from tests.support.polling import eventually
 
 S3 = ShardId(3)
 
@@ -16,10 +16,10 @@ S3 = ShardId(3)
 async def settle(a: Member, *others: Member) -> None:
     """Every shard is with ``a``, and all know each other to be alive."""
     await a.target(*[(shard, "a") for shard in range(SHARDS)])
-    await until(lambda: a.shards == EVERY)
+    await eventually(lambda: a.shards == EVERY)
     names = {each.ownership.worker for each in (a, *others)}
     for each in (a, *others):
-        await until(lambda each=each: names <= set(each.ownership.view.workers))  # type: ignore[misc]  # bound now
+        await eventually(lambda each=each: names <= set(each.ownership.view.workers))  # type: ignore[misc]  # bound now
 
 
 async def kinds(dsn: str, shard: int = 3) -> list[tuple[str, str | None, str | None]]:
@@ -38,7 +38,7 @@ async def test_a_planned_move_is_prepared_drained_given_and_told(dsn: str) -> No
         await settle(a, b)
         a.host.steps.clear()
         await b.target((3, "b"))
-        await until(lambda: b.shards == {S3} and ("tell", S3) in a.host.steps)
+        await eventually(lambda: b.shards == {S3} and ("tell", S3) in a.host.steps)
         assert a.host.steps == [("prepare", S3), ("release", S3), ("drop for b", S3), ("tell", S3)]
         assert ("catch up", S3) in b.host.steps
         assert (await kinds(dsn))[-1] == ("handoff", "a", "b")
@@ -80,11 +80,11 @@ async def test_a_shard_that_does_not_drain_is_served_on_and_moved_later(dsn: str
         await settle(a, b)
         a.host.stuck = asyncio.Event()
         await b.target((3, "b"))
-        await until(lambda: ("resume", S3) in a.host.steps)
+        await eventually(lambda: ("resume", S3) in a.host.steps)
         assert a.host.serving() >= {S3}
         assert not b.shards
         a.host.stuck.set()
-        await until(lambda: b.shards == {S3})
+        await eventually(lambda: b.shards == {S3})
 
 
 async def test_a_shard_is_not_given_to_a_worker_that_cannot_be_told(dsn: str) -> None:
@@ -93,11 +93,11 @@ async def test_a_shard_is_not_given_to_a_worker_that_cannot_be_told(dsn: str) ->
         await settle(a, b)
         there = a.host.peers.pop("b")
         await b.target((3, "b"))
-        await until(lambda: Counter(a.host.steps)[("prepare", S3)] >= 2)
+        await eventually(lambda: Counter(a.host.steps)[("prepare", S3)] >= 2)
         assert a.shards == EVERY
         assert ("release", S3) not in a.host.steps
         a.host.peers["b"] = there
-        await until(lambda: b.shards == {S3})
+        await eventually(lambda: b.shards == {S3})
 
 
 async def test_a_lost_message_costs_a_look_and_nothing_else(dsn: str) -> None:
@@ -111,7 +111,7 @@ async def test_a_lost_message_costs_a_look_and_nothing_else(dsn: str) -> None:
 
         a.host.notify_transferred = deaf  # type: ignore[method-assign]  # the message is lost
         await b.target((3, "b"))
-        await until(lambda: b.shards == {S3})
+        await eventually(lambda: b.shards == {S3})
 
 
 async def test_a_plan_that_is_taken_back_ends_the_handoff(dsn: str) -> None:
@@ -120,10 +120,10 @@ async def test_a_plan_that_is_taken_back_ends_the_handoff(dsn: str) -> None:
         await settle(a, b)
         a.host.stuck = asyncio.Event()
         await b.target((3, "b"))
-        await until(lambda: ("release", S3) in a.host.steps)
+        await eventually(lambda: ("release", S3) in a.host.steps)
         await b.target((3, "a"))
         a.host.stuck.set()
-        await until(lambda: a.shards == EVERY and not b.shards)
+        await eventually(lambda: a.shards == EVERY and not b.shards)
 
 
 async def test_who_leaves_hands_everything_over(dsn: str) -> None:
@@ -132,7 +132,7 @@ async def test_who_leaves_hands_everything_over(dsn: str) -> None:
         await settle(a, b, c)
         async with asyncio.timeout(10):
             await a.ownership.leave()
-        await until(lambda: b.shards | c.shards == EVERY)
+        await eventually(lambda: b.shards | c.shards == EVERY)
         assert len(b.shards) == len(c.shards) == SHARDS // 2
         for shard in range(SHARDS):
             kind, source, _ = (await kinds(dsn, shard))[-1]
@@ -149,7 +149,7 @@ async def test_who_leaves_goes_through_with_it_whatever_a_plan_says(dsn: str) ->
             await a.ownership.leave()
         assert not b.shards
         assert (await kinds(dsn))[-1][0] == "release"
-        await until(lambda: b.shards == EVERY)
+        await eventually(lambda: b.shards == EVERY)
 
 
 async def test_the_dead_are_taken_over_by_the_living(dsn: str) -> None:
@@ -159,7 +159,7 @@ async def test_the_dead_are_taken_over_by_the_living(dsn: str) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
         a.ownership._task.cancel()  # type: ignore[union-attr]  # as kill -9: its sessions end, it says nothing
-        await until(lambda: b.shards | c.shards == EVERY, within_s=5.0)
+        await eventually(lambda: b.shards | c.shards == EVERY, within_s=5.0)
         print(f"served again after {loop.time() - began:.2f} s")
         assert len(b.shards) == len(c.shards) == SHARDS // 2
         steps = await kinds(dsn)
@@ -173,8 +173,8 @@ async def test_the_silent_are_taken_over_when_their_time_is_over(dsn: str) -> No
         await settle(a, b)
         old = a.ownership.incarnation
         a.ownership.lease._beat_s = 60.0  # its beats stop, its session stays
-        await until(lambda: b.shards == EVERY, within_s=10.0)
-        await until(lambda: a.ownership.incarnation != old)
+        await eventually(lambda: b.shards == EVERY, within_s=10.0)
+        await eventually(lambda: a.ownership.incarnation != old)
         assert a.host.dropped_all >= 1
 
 
@@ -182,5 +182,5 @@ async def test_how_busy_shards_are_is_known_to_all(dsn: str) -> None:
     """Each owner writes down its own; every worker reads them all."""
     async with member(dsn, "a") as a, member(dsn, "b") as b:
         await settle(a, b)
-        await until(lambda: b.ownership.view.loads.get(S3) == Load(5.0, 1.0))
+        await eventually(lambda: b.ownership.view.loads.get(S3) == Load(5.0, 1.0))
         assert len(b.ownership.view.loads) == SHARDS

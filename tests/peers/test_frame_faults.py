@@ -21,7 +21,7 @@ from shard_worker.peers import frames
 from shard_worker.peers import server as server_module
 from shard_worker.peers.errors import PeerOverloaded, PeerUnreachable
 from tests.peers.harness import READ, Owner, ask, client, port_of
-from tests.support.polling import until
+from tests.support.polling import eventually
 
 COMMAND = CommandRequest(
     AddMessages(
@@ -119,7 +119,7 @@ async def test_broken_framing_is_answered_and_ends_the_link() -> None:
         (link,) = [task.result() for task in peer._links.values()]
         assert link._outbox is not None
         link._outbox.put(b"\xff" * 9)
-        await until(lambda: link.closed)
+        await eventually(lambda: link.closed)
         assert await ask(peer, port.number, 3) == Done(3)
 
 
@@ -145,7 +145,7 @@ async def test_answers_that_a_peer_does_not_read_are_bounded(monkeypatch: pytest
             asyncio.create_task(ask(peer, port.number, number, request=READ if number < 20 else COMMAND))
             for number in range(30)
         ]
-        await until(lambda: len(owner.held) == 30)
+        await eventually(lambda: len(owner.held) == 30)
         for _, future in owner.held:
             future.set_result(page)
         answers = await asyncio.gather(*asks)
@@ -187,7 +187,7 @@ async def test_an_idle_link_is_kept_alive(monkeypatch: pytest.MonkeyPatch) -> No
         await ask(peer, port.number)
         (link,) = [task.result() for task in peer._links.values()]
         heard = link._heard
-        await until(lambda: link._heard > heard and link._pinged > 0)
+        await eventually(lambda: link._heard > heard and link._pinged > 0)
         (served,) = port.peers.links
         assert served._heard > 0
         assert not link.closed

@@ -22,7 +22,7 @@ from shard_worker.contract_tls import (
 from shard_worker.peers.errors import PeerUnreachable
 from shard_worker.peers.refusals import Refused
 from tests.peers.harness import ASKING, Owner, ask, client, port_of
-from tests.support.polling import until
+from tests.support.polling import eventually
 from tests.support.tls import INCARNATION, SECRET
 
 OTHER = b"another secret of a cluster"
@@ -111,7 +111,7 @@ async def test_peers_check_the_incarnation() -> None:
                     break
                 except PeerUnreachable:
                     await asyncio.sleep(0.02)  # it backs off
-        await until(lambda: len(port.peers.links) == 1, what="the old link retired")
+        await eventually(lambda: len(port.peers.links) == 1, what="the old link retired")
         with pytest.raises(PeerUnreachable):
             await ask(peer, port.number, 4)
         assert await ask(peer, port.number, 5, incarnation=fresh) == Done(5)
@@ -123,13 +123,13 @@ async def test_two_values_verify_and_the_first_signs() -> None:
     owner = Owner(hold=True)
     async with port_of(owner, OTHER, SECRET) as port, client(SECRET, OTHER) as peer:
         asking = asyncio.create_task(ask(peer, port.number, 1))
-        await until(lambda: len(owner.held) == 1)
+        await eventually(lambda: len(owner.held) == 1)
         port.identity.hold([OTHER])
         port.peers.retire(port.identity.fingerprints)
         await asyncio.sleep(0)
         owner.held[0][1].set_result(Done(1))
         assert await asking == Done(1), "answered before the link ends"
-        await until(lambda: not port.peers.links, what="the link closed")
+        await eventually(lambda: not port.peers.links, what="the link closed")
         with pytest.raises(PeerUnreachable):
             await ask(peer, port.number, 2)
 

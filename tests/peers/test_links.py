@@ -14,7 +14,7 @@ from shard_worker.peers.errors import PeerOverloaded, PeerUnreachable
 from shard_worker.peers.frames import Hello
 from shard_worker.peers.server import PeerServer
 from tests.peers.harness import ASKING, Owner, ask, port_of
-from tests.support.polling import until
+from tests.support.polling import eventually
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.tls import hello, identity
 
@@ -38,7 +38,7 @@ async def test_a_thousand_requests_share_one_connection() -> None:
         await ask(peer, port)  # the connection is there
         owner.hold = True
         asks = [asyncio.create_task(ask(peer, port, number, budget_s=60.0)) for number in range(1000)]
-        await until(lambda: len(owner.held) == 1000)
+        await eventually(lambda: len(owner.held) == 1000)
         for number, future in reversed(owner.held):
             future.set_result(Done(number))
         assert await asyncio.gather(*asks) == [Done(number) for number in range(1000)]
@@ -54,7 +54,7 @@ async def test_a_greeting_reaches_whichever_incarnation_is_at_an_address() -> No
         greeted: list[Hello] = []
         server.heard = greeted.append
         await peer.greet([("127.0.0.1", port)])
-        await until(lambda: len(greeted) == 1)
+        await eventually(lambda: len(greeted) == 1)
         assert heard == [server.hello()]
         await stranger.greet([("127.0.0.1", port)])
         assert len(heard) == 1
@@ -123,7 +123,7 @@ async def test_a_peer_that_dies_in_between_may_have_been_told() -> None:
     owner, peer = Owner(hold=True), client()
     async with listening(owner) as (port, _), TcpProxy("127.0.0.1", port) as proxy:
         asking = asyncio.create_task(ask(peer, proxy.port))
-        await until(lambda: bool(owner.held))
+        await eventually(lambda: bool(owner.held))
         proxy.cut()
         with pytest.raises(PeerUnreachable) as caught:
             await asking
@@ -168,7 +168,7 @@ async def test_more_than_the_window_is_refused_unsent(monkeypatch: pytest.Monkey
     owner, peer = Owner(hold=True), client()
     async with listening(owner) as (port, _):
         asks = [asyncio.create_task(ask(peer, port, number)) for number in range(3)]
-        await until(lambda: len(owner.held) == 3)
+        await eventually(lambda: len(owner.held) == 3)
         with pytest.raises(PeerOverloaded):
             await ask(peer, port)
         for number, future in owner.held:
@@ -182,7 +182,7 @@ async def test_a_server_that_closes_answers_first_what_it_took() -> None:
     owner, peer = Owner(hold=True), client()
     async with listening(owner) as (port, server):
         asking = asyncio.create_task(ask(peer, port, 8))
-        await until(lambda: bool(owner.held))
+        await eventually(lambda: bool(owner.held))
         closing = asyncio.create_task(server.close(5.0))
         owner.held[0][1].set_result(Done(8))
         assert await asking == Done(8)
@@ -195,10 +195,10 @@ async def test_after_a_goodbye_nothing_more_is_sent_and_nothing_is_lost() -> Non
     owner, peer = Owner(hold=True), client()
     async with listening(owner) as (port, server):
         asked = asyncio.create_task(ask(peer, port, 1))
-        await until(lambda: len(owner.held) == 1)
+        await eventually(lambda: len(owner.held) == 1)
         closing = asyncio.create_task(server.close(5.0))
         (link,) = [task.result() for task in peer._links.values()]
-        await until(lambda: link.closed)
+        await eventually(lambda: link.closed)
         with pytest.raises(PeerUnreachable) as refused:
             await ask(peer, port, 2)
         assert not refused.value.sent

@@ -22,7 +22,7 @@ from shard_worker.peers.refusals import Refusals, Refused
 from tests.gateway.managing import serving
 from tests.gateway.test_management import View
 from tests.peers.harness import Owner, ask, client, port_of
-from tests.support.polling import until
+from tests.support.polling import eventually
 from tests.support.tls import SECRET
 
 GET = b"GET /cluster HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -74,10 +74,10 @@ async def test_a_connection_that_chooses_nothing_is_closed(monkeypatch: pytest.M
     async with port_of(Owner()) as port:
         before = descriptors()
         async with crowd(port.number, 20, said) as made:
-            await until(lambda: all(map(ended, made)))
+            await eventually(lambda: all(map(ended, made)))
             assert port.listener.unproven == 0
             assert sum(port.listener.refusals.counts.values()) == 20
-        await until(lambda: descriptors() <= before + 1, what="descriptors; libuv keeps one of /dev/null")
+        await eventually(lambda: descriptors() <= before + 1, what="descriptors; libuv keeps one of /dev/null")
 
 
 @pytest.mark.parametrize("said", [b"", b"\x16\x03\x01\x02\x00"], ids=["silent", "half a hello"])
@@ -94,7 +94,7 @@ async def test_a_crowd_keeps_no_peer_out(monkeypatch: pytest.MonkeyPatch, said: 
     refusals_module.log.addHandler(handler)
     try:
         async with port_of(Owner()) as port, crowd(port.number, 60, said) as made, client() as peer:
-            await until(lambda: sum(map(ended, made)) >= 52)
+            await eventually(lambda: sum(map(ended, made)) >= 52)
             assert port.listener.unproven <= 8
             answers = [await ask(peer, port.number, number) for number in range(5)]
             assert answers == [Done(number) for number in range(5)]
@@ -133,7 +133,7 @@ async def test_handshakes_without_a_certificate_keep_no_peer_out() -> None:
         assert not all(task.done() for task in knocking)
         await asyncio.gather(*knocking)
         assert sum(port.listener.refusals.counts.values()) >= 100
-        await until(lambda: port.listener.unproven == 0)
+        await eventually(lambda: port.listener.unproven == 0)
 
 
 async def test_running_out_of_descriptors_is_logged_once_and_passes(
@@ -153,12 +153,12 @@ async def test_running_out_of_descriptors_is_logged_once_and_passes(
                         holes.append(socket.socket())
                     except OSError:
                         break
-                await until(lambda: port.listener.descriptors_exhausted >= 3)
+                await eventually(lambda: port.listener.descriptors_exhausted >= 3)
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, limits)
                 for each in holes:
                     each.close()
-            await until(lambda: all(map(ended, made)), what="served")
+            await eventually(lambda: all(map(ended, made)), what="served")
         lines = [each for each in caplog.records if "descriptors ran out" in each.getMessage()]
         assert len(lines) == 1
 
@@ -208,7 +208,7 @@ async def test_answers_that_are_not_read_are_bounded(monkeypatch: pytest.MonkeyP
             held.append(sum(each.transport.get_write_buffer_size() for each in open_ones if each.transport))
             return refusals.counts[Refused.UNREAD]
 
-        await until(lambda: unread() >= 3)
+        await eventually(lambda: unread() >= 3)
         assert max(held) <= 30_000_000
         for sock in made:
             sock.close()
@@ -220,7 +220,7 @@ async def test_plain_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
     port = ManagementPort(View())
     with serving(port, SECRET) as number:
         async with crowd(number, 30, GET) as made:
-            await until(lambda: sum(map(ended, made)) >= 22)
+            await eventually(lambda: sum(map(ended, made)) >= 22)
             assert port._plain is not None
-            await until(lambda: port._plain is not None and len(port._plain.connections) <= 8)
+            await eventually(lambda: port._plain is not None and len(port._plain.connections) <= 8)
             assert not ended(made[-1])

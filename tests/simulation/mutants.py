@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import pytest
 from threadcluster_operator.planning import planner as plan
-from threadcluster_operator.planning.placement import Move, Placement, Policy, Shard, Worker, place
+from threadcluster_operator.planning.placement import Move, Placement, Policy, Shard, Worker, compute_placement
 
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import handoff
@@ -162,7 +162,7 @@ def _place_anew(calls: Iterator[int]) -> Callable[[Iterable[Shard], Iterable[Wor
 
     def placed(shards: Iterable[Shard], workers: Iterable[Worker], policy: Policy) -> Placement:
         there = list(workers)
-        return place(shards, there, policy._replace(pins={0: there[next(calls) % len(there)].name}))
+        return compute_placement(shards, there, policy._replace(pins={0: there[next(calls) % len(there)].name}))
 
     return placed
 

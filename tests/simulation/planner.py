@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from threadcluster_operator.api import RebalanceSpec, ThreadClusterSpec
 from threadcluster_operator.planning.placement import Worker
-from threadcluster_operator.planning.planner import Next, Observed, next_steps
+from threadcluster_operator.planning.planner import PlanResult, ShardOwnership, next_steps
 
 from shard_worker.ownership.view import OwnershipView
 from tests.simulation import transactions
@@ -33,10 +33,10 @@ def spec_of(replicas: int, most_moves: int) -> ThreadClusterSpec:
     return _SPECS[key]
 
 
-def observed(view: OwnershipView) -> Observed:
+def observed(view: OwnershipView) -> ShardOwnership:
     """What one worker's view tells a planner."""
     shards = sorted(view.shards.values())
-    return Observed(
+    return ShardOwnership(
         view.plan_version,
         {row.id: row.owner for row in shards},
         {row.id: row.target for row in shards},
@@ -58,7 +58,7 @@ class Planner(Process):
         super().__init__(world.timeline, Clocks(1.0, 0.0), name)
         self.balancing = False
         self._world = world
-        self._decided: tuple[object, Next] | None = None
+        self._decided: tuple[object, PlanResult] | None = None
 
     def start(self) -> None:
         """Observe, decide and act, again and again."""
@@ -85,7 +85,7 @@ class Planner(Process):
             for name in steps.stop:
                 world.stop(name)
 
-    def decide(self, running: frozenset[str], view: OwnershipView) -> Next:
+    def decide(self, running: frozenset[str], view: OwnershipView) -> PlanResult:
         """The real rule; what it said of the same things a moment ago is kept, for it depends on nothing else."""
         world = self._world
         seen = observed(view)
@@ -99,7 +99,7 @@ class Planner(Process):
         self.balancing = steps.balancing
         return steps
 
-    def _record(self, through: "WorkerProcess", steps: Next, view: OwnershipView) -> None:
+    def _record(self, through: "WorkerProcess", steps: PlanResult, view: OwnershipView) -> None:
         plan = steps.plan
         assert plan is not None
         owners = {shard_id: row.owner for shard_id, row in view.shards.items()}
@@ -107,13 +107,13 @@ class Planner(Process):
         moves = frozenset(s for s, target in plan.targets.items() if owners[s] in live and target != owners[s])
         tell = self._world.watch.tell
         if tell is not None:
-            tell(f"{self.name}: from plan {plan.made_from}, {dict(plan.targets)}, through {through.name}")
+            tell(f"{self.name}: from plan {plan.base_version}, {dict(plan.targets)}, through {through.name}")
 
         def record() -> Work[None]:
             session = yield from connect(self._world, through, "targets")
             try:
                 yield from session.execute(
-                    transactions.set_targets(plan.made_from, plan.hash, plan.targets, moves), 5.0
+                    transactions.set_targets(plan.base_version, plan.hash, plan.targets, moves), 5.0
                 )
             except LinkFault:
                 pass

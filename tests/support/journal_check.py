@@ -4,7 +4,7 @@ import asyncio
 import sys
 
 
-async def prove(dsn: str) -> None:
+async def assert_journal_valid(dsn: str) -> None:
     """Fail unless the journal at ``dsn`` proves itself."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,

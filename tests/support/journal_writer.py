@@ -139,7 +139,7 @@ async def fill(connection: asyncpg.Connection, *, threads: int, events: int) -> 
     return threads * events
 
 
-class Pen:
+class JournalWriter:
     """Writes rows as an owner does: dense sequences, under a claimed epoch."""
 
     def __init__(self, connection: asyncpg.Connection) -> None:

@@ -8,7 +8,7 @@ from tests.load.record import Recorder
 _LOOK_EVERY_S = 0.005
 
 
-async def until(condition: Callable[[], bool], *, within_s: float = 15.0, what: str = "") -> None:
+async def eventually(condition: Callable[[], bool], *, within_s: float = 15.0, what: str = "") -> None:
     """Return once ``condition()`` holds; fail after ``within_s`` seconds, naming ``what`` was awaited."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + within_s
@@ -20,4 +20,6 @@ async def until(condition: Callable[[], bool], *, within_s: float = 15.0, what: 
 async def more_acknowledged(recorder: Recorder, count: int, *, within_s: float = 60.0) -> None:
     """Return once ``count`` more commands were acknowledged: load is on its way."""
     wanted = recorder.acknowledged_count + count
-    await until(lambda: recorder.acknowledged_count >= wanted, within_s=within_s, what=f"{count} more acknowledged")
+    await eventually(
+        lambda: recorder.acknowledged_count >= wanted, within_s=within_s, what=f"{count} more acknowledged"
+    )

@@ -4,31 +4,31 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from threadcluster_operator.api.fields import LOCAL, DataKey, ObjectName, Part, Rule
+from threadcluster_operator.api.fields import LOCAL, DataKey, ObjectName, SpecModel, ValidationRule
 
 
-class SecretKeyRef(Part):
+class SecretKeyRef(SpecModel):
     """A key of a Secret in the cluster's namespace."""
 
     name: Annotated[ObjectName, Field(description="The Secret's name.", json_schema_extra=LOCAL)]
     key: Annotated[DataKey, Field(description="The key in it.", json_schema_extra=LOCAL)] = "url"
 
 
-class ConfigMapKeyRef(Part):
+class ConfigMapKeyRef(SpecModel):
     """A key of a ConfigMap in the cluster's namespace."""
 
     name: Annotated[ObjectName, Field(description="The ConfigMap's name.")]
     key: Annotated[DataKey, Field(description="The key in it.")] = "ca.crt"
 
 
-class TLSSpec(Part):
+class TLSSpec(SpecModel):
     """How the connections to Postgres are encrypted.
 
     Locally the DSN says it (`sslmode`).
     """
 
     rules = (
-        Rule(
+        ValidationRule(
             "!has(self.mode) || self.mode != 'Disable' || !has(self.caConfigMapKeyRef)",
             "a CA has no use while mode is Disable: leave it out, or choose VerifyFull",
             ("caConfigMapKeyRef",),
@@ -49,7 +49,7 @@ class TLSSpec(Part):
     ] = None
 
 
-class DatabaseSpec(Part):
+class DatabaseSpec(SpecModel):
     """Which Postgres carries the journal.  It outlives the cluster: nothing here ever deletes data."""
 
     url_secret_key_ref: Annotated[

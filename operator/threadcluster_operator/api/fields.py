@@ -34,7 +34,7 @@ ATOMIC: Final[JsonDict] = {"x-kubernetes-list-type": "atomic"}
 
 
 @dataclass(frozen=True)
-class KeyedBy:
+class ListMapKey:
     """Marks a list whose items are told apart by one of their fields, so that several writers can each own some of them."""
 
     key: str
@@ -59,7 +59,7 @@ class KeyedBy:
         return items
 
 
-class Rule(NamedTuple):
+class ValidationRule(NamedTuple):
     """A rule that no single field can state, for both who checks it.
 
     ``cel`` is what the Kubernetes API server evaluates, ``holds`` is the same for the local platform and the operator;
@@ -75,12 +75,12 @@ class Rule(NamedTuple):
     """Whether it is broken by a field's absence, which Kubernetes' clients show apart from a wrong value."""
 
 
-class Part(BaseModel):
+class SpecModel(BaseModel):
     """A part of the resource.  It refuses unknown fields, unless who reads it says otherwise (`parse_spec`)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True, strict=True)
 
-    rules: ClassVar[tuple[Rule, ...]] = ()
+    rules: ClassVar[tuple[ValidationRule, ...]] = ()
 
     @model_validator(mode="after")
     def _check_rules(self) -> Self:
@@ -105,7 +105,7 @@ class Part(BaseModel):
         return found
 
 
-def without_local_effect(part: Part, path: str) -> list[str]:
+def without_local_effect(part: SpecModel, path: str) -> list[str]:
     """The fields given in a part, itself at ``path``, that the local platform checks and then leaves alone."""
     found: list[str] = []
     for name in type(part).model_fields.keys() & part.model_fields_set:
@@ -113,7 +113,7 @@ def without_local_effect(part: Part, path: str) -> list[str]:
         here = f"{path}.{field.alias}"
         if not (isinstance(field.json_schema_extra, dict) and LOCAL_MARK in field.json_schema_extra):
             found.append(here)
-        elif isinstance(value, Part):
+        elif isinstance(value, SpecModel):
             found += without_local_effect(value, here)
     return sorted(found)
 

@@ -4,14 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from threadcluster_operator.api.fields import ATOMIC, LOCAL, Annotations, Free, ObjectName, Part, Rule
+from threadcluster_operator.api.fields import ATOMIC, LOCAL, Annotations, Free, ObjectName, SpecModel, ValidationRule
 
 
-class ServiceSpec(Part):
+class ServiceSpec(SpecModel):
     """The Service in front of the workers; any worker serves any thread."""
 
     rules = (
-        Rule(
+        ValidationRule(
             "!has(self.loadBalancerClass) || self.type == 'LoadBalancer'",
             "loadBalancerClass is for type LoadBalancer alone",
             ("loadBalancerClass",),
@@ -41,7 +41,7 @@ class ServiceSpec(Part):
     ] = None
 
 
-class IngressSpec(Part):
+class IngressSpec(SpecModel):
     """An Ingress to the Service."""
 
     class_name: Annotated[
@@ -64,14 +64,14 @@ class IngressSpec(Part):
     )
 
 
-class GatewaySpec(Part):
+class GatewaySpec(SpecModel):
     """The public side: where clients reach the HTTP API."""
 
     service: Annotated[ServiceSpec, Field(json_schema_extra=LOCAL)] = ServiceSpec()
     ingress: Annotated[IngressSpec | None, Field()] = None
 
 
-class IPBlock(Part):
+class IPBlock(SpecModel):
     """A range of addresses."""
 
     cidr: Annotated[str, Field(min_length=1, max_length=64, description="E.g. 10.1.0.0/16 or fd00:1::/64.")]
@@ -81,11 +81,11 @@ class IPBlock(Part):
     ] = Field(default_factory=list)
 
 
-class NetworkPeer(Part):
+class NetworkPeer(SpecModel):
     """Pods, by their labels and their namespaces', or a range of addresses; as in Kubernetes' own NetworkPolicy."""
 
     rules = (
-        Rule(
+        ValidationRule(
             "has(self.ipBlock) != (has(self.podSelector) || has(self.namespaceSelector))",
             "either ipBlock or selectors are wanted, not both and not neither",
             (),
@@ -102,11 +102,11 @@ class NetworkPeer(Part):
     ip_block: Annotated[IPBlock | None, Field()] = None
 
 
-class NetworkPolicySpec(Part):
+class NetworkPolicySpec(SpecModel):
     """Who may reach the workers, and whom they may reach.  It needs a network that enforces policies."""
 
     rules = (
-        Rule(
+        ValidationRule(
             "!has(self.mode) || self.mode != 'Full' || (has(self.egressTo) && self.egressTo.size() > 0)",
             "mode Full closes the way to the database as well: name where it is",
             ("egressTo",),

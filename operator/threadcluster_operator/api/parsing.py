@@ -17,11 +17,11 @@ from pydantic import ValidationError
 from threadcluster_operator.api.spec import KIND, KubernetesSpec, ThreadCluster
 
 
-class ResourceRefused(Exception):
+class InvalidResource(Exception):
     """A YAML file does not make a cluster; the message names file, field and reason, one failure a line."""
 
 
-class SpecRefused(Exception):
+class InvalidSpec(Exception):
     """An object of the Kubernetes API does not make a cluster; ``failures`` has each as "field: reason"."""
 
     def __init__(self, failures: list[str]) -> None:
@@ -32,7 +32,7 @@ class SpecRefused(Exception):
 def parse_spec(document: Mapping[str, Any]) -> KubernetesSpec:  # JSON has no narrower type
     """The spec of an object of the Kubernetes API, with its defaults; unknown fields are ignored at every depth.
 
-    Raises `SpecRefused` with every known field that is wrong or missing.
+    Raises `InvalidSpec` with every known field that is wrong or missing.
     """
     given = document.get("spec")
     try:
@@ -40,7 +40,7 @@ def parse_spec(document: Mapping[str, Any]) -> KubernetesSpec:  # JSON has no na
             {} if given is None else given, extra="ignore", by_alias=True, by_name=False
         )
     except ValidationError as error:
-        raise SpecRefused([_failure(dict(item), "spec") for item in error.errors()]) from error
+        raise InvalidSpec([_failure(dict(item), "spec") for item in error.errors()]) from error
 
 
 class Resources:
@@ -51,7 +51,7 @@ class Resources:
         self._secrets = secrets
 
     def database_url(self) -> str | None:
-        """The DSN that `spec.database` refers to, or None without one.  Raises `ResourceRefused`."""
+        """The DSN that `spec.database` refers to, or None without one.  Raises `InvalidResource`."""
         database = self.cluster.spec.database
         if database is None:
             return None
@@ -59,31 +59,31 @@ class Resources:
         secret = self._secrets.get(ref.name)
         where = "spec.database.urlSecretKeyRef"
         if secret is None:
-            raise ResourceRefused(f"{where}.name: the file has no Secret {ref.name!r}")
+            raise InvalidResource(f"{where}.name: the file has no Secret {ref.name!r}")
         if ref.key not in secret:
-            raise ResourceRefused(f"{where}.key: Secret {ref.name!r} has no key {ref.key!r}")
+            raise InvalidResource(f"{where}.key: Secret {ref.name!r} has no key {ref.key!r}")
         return secret[ref.key]
 
 
 def read_resources(path: Path) -> Resources:
-    """The cluster in a file, and its Secrets.  Raises `ResourceRefused`."""
+    """The cluster in a file, and its Secrets.  Raises `InvalidResource`."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ResourceRefused(f"{path}: {error.strerror}") from error
+        raise InvalidResource(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ResourceRefused(f"{path}: not UTF-8 text, from byte {error.start} on") from None
+        raise InvalidResource(f"{path}: not UTF-8 text, from byte {error.start} on") from None
     return parse_resources(text, str(path))
 
 
 def parse_resources(text: str, source: str) -> Resources:
-    """The cluster in a YAML text, and its Secrets.  ``source`` names it in messages.  Raises `ResourceRefused`."""
+    """The cluster in a YAML text, and its Secrets.  ``source`` names it in messages.  Raises `InvalidResource`."""
     try:
         documents = [document for document in yaml.safe_load_all(text) if document is not None]
     except yaml.YAMLError as error:
-        raise ResourceRefused(f"{source}: not YAML: {_yaml_failure(error)}") from None  # the cause shows the text
+        raise InvalidResource(f"{source}: not YAML: {_yaml_failure(error)}") from None  # the cause shows the text
     except (ValueError, OverflowError, RecursionError):
-        raise ResourceRefused(
+        raise InvalidResource(
             f"{source}: not YAML: a date or a number that does not exist, or nested too deep"
         ) from None
     clusters: list[ThreadCluster] = []
@@ -97,9 +97,9 @@ def parse_resources(text: str, source: str) -> Resources:
         elif kind == KIND:
             clusters.append(_cluster(document, where))
         else:
-            raise ResourceRefused(f"{where}: kind: {kind!r} is neither {KIND} nor Secret")
+            raise InvalidResource(f"{where}: kind: {kind!r} is neither {KIND} nor Secret")
     if len(clusters) != 1:
-        raise ResourceRefused(f"{source}: exactly one {KIND} is wanted, {len(clusters)} found")
+        raise InvalidResource(f"{source}: exactly one {KIND} is wanted, {len(clusters)} found")
     return Resources(clusters[0], secrets)
 
 
@@ -115,7 +115,7 @@ def _cluster(document: dict[str, Any], where: str) -> ThreadCluster:  # YAML has
     try:
         return ThreadCluster.model_validate(document, by_alias=True, by_name=False)
     except ValidationError as error:
-        raise ResourceRefused("\n".join(f"{where}: {_failure(dict(item))}" for item in error.errors())) from error
+        raise InvalidResource("\n".join(f"{where}: {_failure(dict(item))}" for item in error.errors())) from error
 
 
 def _failure(item: dict[str, Any], *outer: str) -> str:  # pydantic's own shape
@@ -133,18 +133,18 @@ def _secret(document: dict[str, Any], where: str) -> tuple[str, dict[str, str]]:
     metadata = document.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None
     if not isinstance(name, str):
-        raise ResourceRefused(f"{where}: metadata.name: a Secret needs a name")
+        raise InvalidResource(f"{where}: metadata.name: a Secret needs a name")
     values: dict[str, str] = {}
     for field in ("data", "stringData"):
         if not isinstance(document.get(field) or {}, dict):
-            raise ResourceRefused(f"{where}: {field}: keys with values are wanted")
+            raise InvalidResource(f"{where}: {field}: keys with values are wanted")
     for key, encoded in (document.get("data") or {}).items():
         try:
             values[key] = base64.b64decode(encoded, validate=True).decode()
         except (binascii.Error, UnicodeDecodeError, TypeError) as error:
-            raise ResourceRefused(f"{where}: data.{key}: not base64 text") from error
+            raise InvalidResource(f"{where}: data.{key}: not base64 text") from error
     for key, value in (document.get("stringData") or {}).items():
         if not isinstance(value, str):
-            raise ResourceRefused(f"{where}: stringData.{key}: a text is wanted")
+            raise InvalidResource(f"{where}: stringData.{key}: a text is wanted")
         values[key] = value
     return name, values

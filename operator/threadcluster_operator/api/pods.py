@@ -4,26 +4,26 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from threadcluster_operator.api.fields import ATOMIC, Annotations, Free, KeyedBy, Labels, ObjectName, Part
+from threadcluster_operator.api.fields import ATOMIC, Annotations, Free, Labels, ListMapKey, ObjectName, SpecModel
 
 
-class ImagePullSecret(Part):
+class ImagePullSecret(SpecModel):
     """A Secret for the registry of the image."""
 
     name: Annotated[ObjectName, Field(description="The Secret's name.")]
 
 
-ImagePullSecrets = Annotated[list[ImagePullSecret], Field(max_length=16), KeyedBy("name")]
+ImagePullSecrets = Annotated[list[ImagePullSecret], Field(max_length=16), ListMapKey("name")]
 
 
-class PodMetadata(Part):
+class PodMetadata(SpecModel):
     """Labels and annotations that every pod gets, beside the operator's own, which win."""
 
     labels: Annotated[Labels, Field(description="For your own selectors.")] = Field(default_factory=dict)
     annotations: Annotated[Annotations, Field(description="For whoever looks at pods.")] = Field(default_factory=dict)
 
 
-class PodSpec(Part):
+class PodSpec(SpecModel):
     """Where pods run and as whom; every field is as in Kubernetes' own PodSpec, and is checked by it."""
 
     node_selector: Annotated[Labels, Field(description="Labels that a node must have.")] = Field(default_factory=dict)
@@ -55,14 +55,14 @@ class PodSpec(Part):
     ] = None
 
 
-class PodTemplateSpec(Part):
+class PodTemplateSpec(SpecModel):
     """What every worker's pod gets besides.  A change starts the workers anew, one after another."""
 
     metadata: Annotated[PodMetadata, Field()] = PodMetadata()
     spec: Annotated[PodSpec, Field()] = PodSpec()
 
 
-class MonitoringSpec(Part):
+class MonitoringSpec(SpecModel):
     """Who gathers the workers' metrics."""
 
     service_monitor: Annotated[

@@ -4,11 +4,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from threadcluster_operator.api.fields import LOCAL, KeyedBy, Part, Rule
+from threadcluster_operator.api.fields import LOCAL, ListMapKey, SpecModel, ValidationRule
 from threadcluster_operator.planning.placement import Mode, Strategy
 
 
-class PinSpec(Part):
+class PinSpec(SpecModel):
     """A shard that belongs on one worker, whatever balance says."""
 
     shard: Annotated[int, Field(ge=0, le=4095, description="The shard's number.", json_schema_extra=LOCAL)]
@@ -18,7 +18,7 @@ class PinSpec(Part):
     ]
 
 
-class RebalanceSpec(Part):
+class RebalanceSpec(SpecModel):
     """When shards move between workers, and how many at a time."""
 
     mode: Annotated[
@@ -52,11 +52,11 @@ class RebalanceSpec(Part):
             description="Shards that stay on one worker while it lives. A shard is pinned once at most.",
             json_schema_extra=LOCAL,
         ),
-        KeyedBy("shard"),
+        ListMapKey("shard"),
     ] = Field(default_factory=list)
 
 
-class ScaleUpSpec(Part):
+class ScaleUpSpec(SpecModel):
     """How eagerly autoscaling adds workers."""
 
     stabilization_window_seconds: Annotated[
@@ -64,7 +64,7 @@ class ScaleUpSpec(Part):
     ] = 0
 
 
-class ScaleDownSpec(Part):
+class ScaleDownSpec(SpecModel):
     """How eagerly autoscaling takes workers away."""
 
     stabilization_window_seconds: Annotated[
@@ -72,7 +72,7 @@ class ScaleDownSpec(Part):
     ] = 300
 
 
-class AutoscalingSpec(Part):
+class AutoscalingSpec(SpecModel):
     """How many workers there are, by what they have to do.
 
     spec.replicas is then only what the cluster starts with.  Accepted and checked already, but not yet acted on: the
@@ -80,13 +80,13 @@ class AutoscalingSpec(Part):
     """
 
     rules = (
-        Rule(
+        ValidationRule(
             "self.minReplicas <= self.maxReplicas",
             "minReplicas must not be more than maxReplicas",
             ("minReplicas",),
             lambda scaling: scaling.min_replicas <= scaling.max_replicas,
         ),
-        Rule(
+        ValidationRule(
             "has(self.targetCommandsPerSecond) || has(self.targetCPUUtilizationPercent)",
             "at least one of targetCommandsPerSecond and targetCPUUtilizationPercent is wanted",
             (),
@@ -113,7 +113,7 @@ class AutoscalingSpec(Part):
     scale_down: Annotated[ScaleDownSpec, Field()] = ScaleDownSpec()
 
 
-class CanarySpec(Part):
+class CanarySpec(SpecModel):
     """The first worker of a rollout, watched before the others follow.  Not yet acted on."""
 
     observe_seconds: Annotated[
@@ -124,7 +124,7 @@ class CanarySpec(Part):
     ] = 1
 
 
-class RolloutSpec(Part):
+class RolloutSpec(SpecModel):
     """How a change of image or settings reaches the workers: one after another, the highest number first.
 
     Locally too they are started anew one after another, without the choices here.
@@ -143,7 +143,7 @@ class RolloutSpec(Part):
     canary: Annotated[CanarySpec, Field()] = CanarySpec()
 
 
-class DrainSpec(Part):
+class DrainSpec(SpecModel):
     """How a worker leaves: it hands its shards over, then forwards until nobody asks it any more.
 
     A pod's grace period is the sum of both, and 15 s more.

@@ -5,7 +5,15 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from threadcluster_operator.api.database import DatabaseSpec
-from threadcluster_operator.api.fields import LOCAL, Annotations, ClusterName, Labels, Part, Rule, refusal
+from threadcluster_operator.api.fields import (
+    LOCAL,
+    Annotations,
+    ClusterName,
+    Labels,
+    SpecModel,
+    ValidationRule,
+    refusal,
+)
 from threadcluster_operator.api.network import GatewaySpec, NetworkPolicySpec
 from threadcluster_operator.api.pods import ImagePullSecrets, MonitoringSpec, PodTemplateSpec
 from threadcluster_operator.api.rebalance import AutoscalingSpec, DrainSpec, RebalanceSpec, RolloutSpec
@@ -17,25 +25,25 @@ KIND: Final = "ThreadCluster"
 Image = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^\S+$")]
 
 
-class ThreadClusterSpec(Part):
+class ThreadClusterSpec(SpecModel):
     """What is wanted of the cluster."""
 
     rules = (
-        Rule("has(self.image)", "only the local platform brings its own", ("image",), missing=True),
-        Rule("has(self.database)", "only the local platform brings its own", ("database",), missing=True),
-        Rule(
+        ValidationRule("has(self.image)", "only the local platform brings its own", ("image",), missing=True),
+        ValidationRule("has(self.database)", "only the local platform brings its own", ("database",), missing=True),
+        ValidationRule(
             "self.replicas <= self.shards",
             "must not be more than shards: a worker without a shard has nothing to do",
             ("replicas",),
             lambda spec: spec.replicas <= spec.shards,
         ),
-        Rule(
+        ValidationRule(
             "!has(self.autoscaling) || self.autoscaling.maxReplicas <= self.shards",
             "must not be more than shards: a worker without a shard has nothing to do",
             ("autoscaling", "maxReplicas"),
             lambda spec: spec.autoscaling is None or spec.autoscaling.max_replicas <= spec.shards,
         ),
-        Rule(
+        ValidationRule(
             "!has(self.rebalance.pins) || self.rebalance.pins.all(pin, pin.shard < self.shards)",
             "a pinned shard does not exist: they are numbered from 0 to one less than shards",
             ("rebalance", "pins"),
@@ -120,7 +128,7 @@ class KubernetesSpec(ThreadClusterSpec):
     database: DatabaseSpec
 
 
-class Metadata(Part):
+class Metadata(SpecModel):
     """Which cluster this is."""
 
     name: ClusterName
@@ -129,7 +137,7 @@ class Metadata(Part):
     annotations: Annotations = Field(default_factory=dict)
 
 
-class ThreadCluster(Part):
+class ThreadCluster(SpecModel):
     """One cluster."""
 
     api_version: Literal["threadcluster.io/v1alpha1"]

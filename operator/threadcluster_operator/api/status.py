@@ -4,13 +4,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from threadcluster_operator.api.fields import KeyedBy, Part
+from threadcluster_operator.api.fields import ListMapKey, SpecModel
 
 Count = Annotated[int, Field(ge=0)]
 Word = Annotated[str, Field(max_length=63, pattern=r"^[A-Za-z]([A-Za-z0-9]*)$")]
 
 
-class ShardsStatus(Part):
+class ShardsStatus(SpecModel):
     """Where the shards are."""
 
     total: Annotated[Count, Field(description="How many there are.")] = 0
@@ -19,14 +19,14 @@ class ShardsStatus(Part):
     imbalance_percent: Annotated[Count, Field(description="How far the fullest worker is above its share.")] = 0
 
 
-class PlanStatus(Part):
+class PlanStatus(SpecModel):
     """Where the shards are going."""
 
     hash: Annotated[str, Field(max_length=64, description="Which plan; the workers know it under the same.")] = ""
     pending_moves: Annotated[Count, Field(description="Moves that are still to be made for it.")] = 0
 
 
-class WorkerStatus(Part):
+class WorkerStatus(SpecModel):
     """One worker."""
 
     name: Annotated[str, Field(min_length=1, max_length=63, description="Its name, which is its pod's.")]
@@ -38,7 +38,7 @@ class WorkerStatus(Part):
     cordoned: Annotated[bool, Field(description="Whether it gets no more shards.")] = False
 
 
-class Condition(Part):
+class Condition(SpecModel):
     """One thing that is so, is not so, or is not known."""
 
     type: Annotated[Word, Field(description="What it is about, e.g. Ready.")]
@@ -54,7 +54,7 @@ class Condition(Part):
     ] = None
 
 
-class ThreadClusterStatus(Part):
+class ThreadClusterStatus(SpecModel):
     """What was observed of the cluster, and of which generation of its spec.  The operator's; edits are overwritten."""
 
     observed_generation: Annotated[
@@ -79,12 +79,12 @@ class ThreadClusterStatus(Part):
     workers: Annotated[
         list[WorkerStatus],
         Field(max_length=256, description="The workers, in order."),
-        KeyedBy("name"),
+        ListMapKey("name"),
     ] = Field(default_factory=list)
     conditions: Annotated[
         list[Condition],
         Field(
             max_length=16, description="Ready, Available, Progressing, Stalled, Draining, AutoscalingActive and Paused."
         ),
-        KeyedBy("type"),
+        ListMapKey("type"),
     ] = Field(default_factory=list)

@@ -4,13 +4,21 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from threadcluster_operator.api.fields import LOCAL, DataKey, KeyedBy, ObjectName, Part, Quantity, Rule
+from threadcluster_operator.api.fields import (
+    LOCAL,
+    DataKey,
+    ListMapKey,
+    ObjectName,
+    Quantity,
+    SpecModel,
+    ValidationRule,
+)
 
 OWN_PREFIX: Final = "SHARD_WORKER_"
 """Of the environment variables that the operator sets itself, from the rest of the resource."""
 
 
-class ResourcesSpec(Part):
+class ResourcesSpec(SpecModel):
     """The processor and memory of each worker, as Kubernetes' own pods have them."""
 
     requests: Annotated[
@@ -23,7 +31,7 @@ class ResourcesSpec(Part):
     ] = Field(default_factory=dict)
 
 
-class DataKeySelector(Part):
+class DataKeySelector(SpecModel):
     """A key of a Secret or a ConfigMap in the cluster's namespace."""
 
     name: Annotated[ObjectName, Field(description="The object's name.")]
@@ -31,7 +39,7 @@ class DataKeySelector(Part):
     optional: Annotated[bool, Field(description="Whether a worker starts without it.")] = False
 
 
-class FieldSelector(Part):
+class FieldSelector(SpecModel):
     """A field of the worker's own pod."""
 
     field_path: Annotated[str, Field(min_length=1, max_length=253, description="E.g. status.podIP.")]
@@ -40,11 +48,11 @@ class FieldSelector(Part):
 _SOURCES: Final = ("secretKeyRef", "configMapKeyRef", "fieldRef")
 
 
-class EnvSource(Part):
+class EnvSource(SpecModel):
     """Where a variable's value comes from."""
 
     rules = (
-        Rule(
+        ValidationRule(
             f"[{', '.join(f'has(self.{source})' for source in _SOURCES)}].filter(given, given).size() == 1",
             f"exactly one of {', '.join(_SOURCES)} is wanted",
             (),
@@ -57,17 +65,17 @@ class EnvSource(Part):
     field_ref: Annotated[FieldSelector | None, Field()] = None
 
 
-class EnvVar(Part):
+class EnvVar(SpecModel):
     """A variable in the environment of every worker."""
 
     rules = (
-        Rule(
+        ValidationRule(
             f"!self.name.startsWith('{OWN_PREFIX}')",
             f"names that begin with {OWN_PREFIX} are the operator's own: their values come from the rest of the resource",
             ("name",),
             lambda variable: not variable.name.startswith(OWN_PREFIX),
         ),
-        Rule(
+        ValidationRule(
             "has(self.value) != has(self.valueFrom)",
             "exactly one of value and valueFrom is wanted",
             (),
@@ -88,7 +96,7 @@ class EnvVar(Part):
     value_from: Annotated[EnvSource | None, Field()] = None
 
 
-class PassivationSpec(Part):
+class PassivationSpec(SpecModel):
     """When a thread leaves a worker's memory.  Its next request loads it again."""
 
     idle_seconds: Annotated[
@@ -106,14 +114,14 @@ class PassivationSpec(Part):
     ] = 20_000
 
 
-class WorkerSpec(Part):
+class WorkerSpec(SpecModel):
     """How each worker runs.  A change starts the workers anew, one after another."""
 
     resources: Annotated[ResourcesSpec, Field()] = ResourcesSpec()
     env: Annotated[
         list[EnvVar],
         Field(max_length=64, description="Variables for the environment of every worker."),
-        KeyedBy("name"),
+        ListMapKey("name"),
     ] = Field(default_factory=list)
     passivation: Annotated[PassivationSpec, Field(json_schema_extra=LOCAL)] = PassivationSpec()
     write_format: Annotated[

@@ -2,7 +2,7 @@
 
 There are two ways in.  The *workers* answer what they read and write in the database; any live one will do, also when
 nobody plans.  The *planner* holds the resource, and makes and carries out plans: locally the supervisor, on Kubernetes the
-resource itself (`threadcluster_operator.cli.kubernetes`).  Where both of them are to be found is known here and nowhere else in
+resource itself (`threadcluster_operator.cli.kubernetes`).  ClusterSelector both of them are to be found is known here and nowhere else in
 the commands.
 """
 
@@ -22,12 +22,12 @@ import click
 
 from threadcluster_operator.api import ThreadClusterSpec, read_resources
 from threadcluster_operator.local.control_client import ControlClient
-from threadcluster_operator.local.data_dir import DataDir, choose
+from threadcluster_operator.local.data_dir import DataDir, resolve_data_dir
 from threadcluster_operator.local.errors import MovesRefused, NotRunning, UpFailed
-from threadcluster_operator.workers.client import Document, NobodyAnswers, Targets, WorkerRefused, Workers
+from threadcluster_operator.workers.client import Document, NoWorkerAvailable, Targets, WorkerApiClient, WorkerRefused
 
 if TYPE_CHECKING:
-    from threadcluster_operator.cli.kubernetes.target import Where
+    from threadcluster_operator.cli.kubernetes.target import ClusterSelector
 
 NOT_RUNNING: Final = 3
 """Exit code when there is no cluster to ask, as of `threadcluster local status`."""
@@ -36,7 +36,7 @@ P = ParamSpec("P")
 
 
 class Asked(Protocol):
-    """The workers; see `threadcluster_operator.workers.client.Workers`."""
+    """The workers; see `threadcluster_operator.workers.client.WorkerApiClient`."""
 
     async def ownership(self) -> Document:
         """Who owns what."""
@@ -99,13 +99,13 @@ async def local_cluster(place: DataDir) -> AsyncIterator[Cluster]:
     resource = read_resources(place.cluster_yaml).cluster
     unplanned = None if planned else "nobody plans; the supervisor is gone"
     async with aiohttp.ClientSession() as session:
-        workers = Workers(session, addresses, secret)
+        workers = WorkerApiClient(session, addresses, secret)
         yield Cluster(resource.name, resource.spec, workers, ControlClient(place), unplanned, "")
 
 
 @asynccontextmanager
-async def kubernetes_cluster(where: "Where") -> AsyncIterator[Cluster]:
-    """A ThreadCluster of a Kubernetes.  Raises `threadcluster_operator.cli.kubernetes.errors.Unreached`."""
+async def kubernetes_cluster(where: "ClusterSelector") -> AsyncIterator[Cluster]:
+    """A ThreadCluster of a Kubernetes.  Raises `threadcluster_operator.cli.kubernetes.errors.ClusterUnreachable`."""
     from threadcluster_operator.cli.kubernetes.cluster import remote_cluster
 
     flags = [
@@ -124,7 +124,7 @@ def _flag(name: str, value: str | None) -> Iterable[str]:
 
 
 def _addresses(place: DataDir) -> list[str]:
-    """Where the worker processes said that they listen, those that are gone left out."""
+    """ClusterSelector the worker processes said that they listen, those that are gone left out."""
     found = []
     for path in sorted(place.run.glob("*.json")):
         try:
@@ -160,7 +160,7 @@ _OPTIONS: Final = (
 )
 
 
-def reaching(command: Callable[Concatenate[Cluster, P], Coroutine[Any, Any, None]]) -> Callable[..., None]:
+def with_cluster(command: Callable[Concatenate[Cluster, P], Coroutine[Any, Any, None]]) -> Callable[..., None]:
     """Give a command its cluster, and the options that say which; its failures become sentences and exit codes.
 
     Any of the options that are about Kubernetes means a cluster there; without them it is a local one.
@@ -178,7 +178,9 @@ def reaching(command: Callable[Concatenate[Cluster, P], Coroutine[Any, Any, None
     ) -> None:
         if (kubeconfig, context, namespace, name) == (None, None, None, None):
             hint = "; for one on Kubernetes give --namespace, --name or --context" if data_dir is None else ""
-            _run_local(DataDir(choose(data_dir, None)), lambda cluster: command(cluster, *args, **kwargs), hint)
+            _run_local(
+                DataDir(resolve_data_dir(data_dir, None)), lambda cluster: command(cluster, *args, **kwargs), hint
+            )
             return
         if data_dir is not None:
             raise click.UsageError(
@@ -204,7 +206,7 @@ def _run_local(place: DataDir, body: Body, hint: str) -> None:
         asyncio.run(_within(local_cluster(place), body))
     except NotRunning as error:
         _no_cluster(f"{error}{hint}")
-    except NobodyAnswers as error:
+    except NoWorkerAvailable as error:
         raise click.ClickException(f"{error}; `threadcluster local status` shows what runs") from error
     except WorkerRefused as error:
         raise click.ClickException(_refusal(error)) from error
@@ -214,15 +216,15 @@ def _run_local(place: DataDir, body: Body, hint: str) -> None:
 
 def _run_on_kubernetes(given: tuple[str | None, str | None, str | None, str | None], body: Body) -> None:
     try:
-        from threadcluster_operator.cli.kubernetes.errors import NoCluster, Unreached
-        from threadcluster_operator.cli.kubernetes.target import Where
+        from threadcluster_operator.cli.kubernetes.errors import ClusterNotFound, ClusterUnreachable
+        from threadcluster_operator.cli.kubernetes.target import ClusterSelector
     except ImportError as error:
         raise click.ClickException(f"for Kubernetes, install threadcluster[operator]: {error}") from error
     try:
-        asyncio.run(_within(kubernetes_cluster(Where(*given)), body))
-    except NoCluster as error:
+        asyncio.run(_within(kubernetes_cluster(ClusterSelector(*given)), body))
+    except ClusterNotFound as error:
         _no_cluster(str(error))
-    except (Unreached, MovesRefused) as error:
+    except (ClusterUnreachable, MovesRefused) as error:
         raise click.ClickException(str(error)) from error
     except WorkerRefused as error:
         raise click.ClickException(_refusal(error)) from error

@@ -9,7 +9,7 @@ from typing import Final
 
 import click
 
-from threadcluster_operator.cli.cluster_access import Cluster, reaching
+from threadcluster_operator.cli.cluster_access import Cluster, with_cluster
 from threadcluster_operator.cli.table import counted
 
 _LOOK_EVERY_S: Final = 0.2
@@ -17,7 +17,7 @@ _LOOK_EVERY_S: Final = 0.2
 
 @click.command()
 @click.argument("worker")
-@reaching
+@with_cluster
 async def cordon(cluster: Cluster, worker: str) -> None:
     """Give WORKER no more shards; it keeps those it has.
 
@@ -30,7 +30,7 @@ async def cordon(cluster: Cluster, worker: str) -> None:
 
 @click.command()
 @click.argument("worker")
-@reaching
+@with_cluster
 async def uncordon(cluster: Cluster, worker: str) -> None:
     """Let WORKER have shards again, after a `cordon` or a `drain`.
 
@@ -54,7 +54,7 @@ async def uncordon(cluster: Cluster, worker: str) -> None:
     show_default=True,
     help="How long --wait waits.",
 )
-@reaching
+@with_cluster
 async def drain(cluster: Cluster, worker: str, wait: bool, timeout_s: float) -> None:
     """Move all shards off WORKER, and give it no more.
 

@@ -4,7 +4,7 @@ import json
 
 import click
 
-from threadcluster_operator.cli.cluster_access import Cluster, reaching
+from threadcluster_operator.cli.cluster_access import Cluster, with_cluster
 from threadcluster_operator.cli.table import table
 
 
@@ -12,7 +12,7 @@ from threadcluster_operator.cli.table import table
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many changes at most.")
 @click.option("--shard", type=click.IntRange(0), help="Of this shard alone.")
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
-@reaching
+@with_cluster
 async def history(cluster: Cluster, limit: int, shard: int | None, output: str) -> None:
     """Show the last changes of owner, the newest first: from whom to whom, why, and how long the shard stood still.
 

@@ -16,7 +16,7 @@ from click.core import ParameterSource
 
 from threadcluster_operator.cli.table import table
 from threadcluster_operator.local.control_client import ControlClient
-from threadcluster_operator.local.data_dir import DataDir, choose
+from threadcluster_operator.local.data_dir import DataDir, resolve_data_dir
 from threadcluster_operator.local.errors import NotRunning
 
 _data_dir_option = click.option(
@@ -98,7 +98,7 @@ def status(data_dir: Path | None, output: str) -> None:
     A worker is ready, cordoned (it gets no more shards), draining (it keeps none), recovering (it does not serve all its
     shards yet), starting, silent (it does not answer), dead (it is started anew) or stopping.
     """
-    place = DataDir(choose(data_dir, None))
+    place = DataDir(resolve_data_dir(data_dir, None))
     try:
         found = asyncio.run(ControlClient(place).status())
     except NotRunning as error:
@@ -115,7 +115,7 @@ def status(data_dir: Path | None, output: str) -> None:
 @click.argument("process", required=False)
 def logs(data_dir: Path | None, follow: bool, process: str | None) -> None:
     """Show the logs of PROCESS (a worker, `supervisor`, `postgres`), or of all workers."""
-    place = DataDir(choose(data_dir, None))
+    place = DataDir(resolve_data_dir(data_dir, None))
     paths = {path.stem: path for path in sorted(place.logs.glob("*.log"))} if place.logs.is_dir() else {}
     paths["postgres"] = place.postgres / "server.log"
     if process is not None and process not in paths:
@@ -130,7 +130,7 @@ def logs(data_dir: Path | None, follow: bool, process: str | None) -> None:
 @_data_dir_option
 def down(data_dir: Path | None) -> None:
     """Stop the cluster in order and wait until it is down; the data stays."""
-    place = DataDir(choose(data_dir, None))
+    place = DataDir(resolve_data_dir(data_dir, None))
     try:
         asyncio.run(ControlClient(place).down())
     except NotRunning as error:
@@ -147,11 +147,11 @@ def down(data_dir: Path | None) -> None:
 
 
 def _not_running(place: DataDir) -> dict[str, Any]:  # JSON
-    from threadcluster_operator.api import ResourceRefused, read_resources
+    from threadcluster_operator.api import InvalidResource, read_resources
 
     try:
         resources = read_resources(place.cluster_yaml)
-    except ResourceRefused:  # there is none, or it is damaged: `up` says so
+    except InvalidResource:  # there is none, or it is damaged: `up` says so
         resources = None
     return {
         "name": resources.cluster.name if resources is not None else None,

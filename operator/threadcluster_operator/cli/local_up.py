@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from threadcluster_operator.api import (
-    ResourceRefused,
+    InvalidResource,
     Resources,
     parse_resources,
     read_resources,
     without_local_effect,
 )
 from threadcluster_operator.local.control_client import ControlClient
-from threadcluster_operator.local.data_dir import DataDir, DataDirBusy, choose
+from threadcluster_operator.local.data_dir import DataDir, DataDirBusy, resolve_data_dir
 from threadcluster_operator.local.errors import NotRunning, UpFailed
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def bring_up(
     """Do what the command says it does.  Raises `click.ClickException` with what is wrong."""
     try:
         text, source = _text(file), str(file or _SAMPLE)
-        place = DataDir(choose(data_dir, parse_resources(text, source).cluster.name))
+        place = DataDir(resolve_data_dir(data_dir, parse_resources(text, source).cluster.name))
         if file is None and place.cluster_yaml.exists():
             click.echo(f"going on with {place.cluster_yaml} (-f hands over another resource)")
             text, source = _kept(place), str(place.cluster_yaml)
@@ -62,7 +62,7 @@ def bring_up(
         else:
             logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
             asyncio.run(_foreground(place, resources, text, _port(port, resources), database_url))
-    except (ResourceRefused, UpFailed, DataDirBusy, NotRunning) as error:
+    except (InvalidResource, UpFailed, DataDirBusy, NotRunning) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -72,16 +72,16 @@ def _text(file: Path | None) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except OSError as error:
-        raise ResourceRefused(f"{file}: {error.strerror}") from error
+        raise InvalidResource(f"{file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ResourceRefused(f"{file}: not UTF-8 text, from byte {error.start} on") from None
+        raise InvalidResource(f"{file}: not UTF-8 text, from byte {error.start} on") from None
 
 
 def _kept(place: DataDir) -> str:
     """The resource that was last accepted."""
     try:
         read_resources(place.cluster_yaml)
-    except ResourceRefused as error:
+    except InvalidResource as error:
         raise UpFailed(f"{error}\n{place.cluster_yaml} is damaged: hand the resource over again with -f") from error
     return place.cluster_yaml.read_text(encoding="utf-8")
 
@@ -100,7 +100,7 @@ def _refuse_other_cluster(place: DataDir, resources: Resources) -> None:
         return
     try:
         before = read_resources(place.cluster_yaml).cluster
-    except ResourceRefused as error:
+    except InvalidResource as error:
         # The database knows its cluster and shard count as well, and refuses others.
         click.echo(f"{place.cluster_yaml} is damaged and will be replaced: {error}", err=True)
         return

@@ -40,12 +40,12 @@ def run(namespace: str | None, context: str | None, port: int, log_level: str) -
     from shard_worker.logs import configure_logging
     from threadcluster_operator.controller.runtime import OperatorFailed, Options, identity
     from threadcluster_operator.controller.runtime import run as run_operator
-    from threadcluster_operator.kube.client import Access, KubeError
+    from threadcluster_operator.kube.client import KubeAccess, KubeError
 
     configure_logging(log_level, "auto")
     own = os.environ.get("POD_NAMESPACE") or namespace or "default"
     try:
-        asyncio.run(run_operator(Options(namespace, own, identity(), port, Access(context=context))))
+        asyncio.run(run_operator(Options(namespace, own, identity(), port, KubeAccess(context=context))))
     except (OperatorFailed, KubeError, OSError) as error:
         logging.getLogger("threadcluster_operator").critical("the operator cannot go on", extra={"cause": str(error)})
         sys.exit(1)

@@ -2,7 +2,7 @@
 
 import click
 
-from threadcluster_operator.cli.cluster_access import Cluster, reaching
+from threadcluster_operator.cli.cluster_access import Cluster, with_cluster
 
 
 @click.command()
@@ -11,7 +11,7 @@ from threadcluster_operator.cli.cluster_access import Cluster, reaching
 @click.option(
     "--remove", is_flag=True, help="Pin SHARD to nobody any more; it stays where it is until balance moves it."
 )
-@reaching
+@with_cluster
 async def pin(cluster: Cluster, shard: int, worker: str | None, remove: bool) -> None:
     """Keep SHARD on WORKER, and move it there now.
 

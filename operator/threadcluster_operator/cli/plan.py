@@ -6,7 +6,7 @@ from typing import Final
 
 import click
 
-from threadcluster_operator.cli.cluster_access import Cluster, reaching
+from threadcluster_operator.cli.cluster_access import Cluster, with_cluster
 from threadcluster_operator.cli.table import counted, table
 from threadcluster_operator.workers.client import Document
 
@@ -19,7 +19,7 @@ _no_wait = click.option("--no-wait", is_flag=True, help="Return when the moves a
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @click.option("--execute", metavar="HASH", help="Carry out the plan with this hash, if it is still the one.")
 @_no_wait
-@reaching
+@with_cluster
 async def plan(cluster: Cluster, output: str, execute: str | None, no_wait: bool) -> None:
     """Show what `threadcluster rebalance` would do now, and change nothing.
 
@@ -43,7 +43,7 @@ async def plan(cluster: Cluster, output: str, execute: str | None, no_wait: bool
     "--plan", "plan_hash", metavar="HASH", help="Make just the moves of this plan, as `threadcluster plan` showed it."
 )
 @_no_wait
-@reaching
+@with_cluster
 async def rebalance(cluster: Cluster, plan_hash: str | None, no_wait: bool) -> None:
     """Spread the shards evenly now, also in mode Manual, and wait until that is done.
 

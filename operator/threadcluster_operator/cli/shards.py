@@ -4,7 +4,7 @@ import json
 
 import click
 
-from threadcluster_operator.cli.cluster_access import Cluster, reaching
+from threadcluster_operator.cli.cluster_access import Cluster, with_cluster
 from threadcluster_operator.cli.table import table
 from threadcluster_operator.workers.client import Document
 
@@ -13,7 +13,7 @@ _FIELDS = ("id", "owner", "incarnation", "epoch", "state", "target", "load", "re
 
 @click.command()
 @click.option("-o", "--output", type=click.Choice(["table", "wide", "json"]), default="table", show_default=True)
-@reaching
+@with_cluster
 async def shards(cluster: Cluster, output: str) -> None:
     """Show every shard: its owner, whether it is being moved, and where the plan wants it.
 

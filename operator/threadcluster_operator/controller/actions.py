@@ -11,19 +11,19 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from threadcluster_operator.api import KubernetesSpec
-from threadcluster_operator.controller.diagnosis import Reason, Trouble, find
-from threadcluster_operator.controller.snapshot import Object, Pod, Seen, condition, controller_of, is_ours
-from threadcluster_operator.planning.planner import NewPlan, Next, Observed, next_steps
+from threadcluster_operator.controller.diagnosis import Diagnosis, Reason, diagnose
+from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object, Pod, condition, controller_of, is_ours
+from threadcluster_operator.planning.planner import NewPlan, PlanResult, ShardOwnership, next_steps
 from threadcluster_operator.render import (
     KINDS,
-    Wanted,
+    RenderInput,
     children,
+    is_applied,
     migrated,
     migration_job,
-    same,
     secret_of,
     stateful_set,
-    unwanted,
+    to_prune,
 )
 
 _SOON_S: Final = 0.5
@@ -37,7 +37,7 @@ ASKED_AGAIN: Final = "threadcluster.io/asked-again"
 """An annotation of a StatefulSet whose pods are refused: any change has its controller try at once."""
 
 
-class Operator(NamedTuple):
+class OperatorContext(NamedTuple):
     """What the operator brings to every cluster."""
 
     namespace: str
@@ -47,7 +47,7 @@ class Operator(NamedTuple):
     """For a cluster that has none yet."""
 
 
-class Steps(NamedTuple):
+class Actions(NamedTuple):
     """What to do now; everything in order."""
 
     create: tuple[Object, ...] = ()
@@ -55,25 +55,25 @@ class Steps(NamedTuple):
     """Objects, each with the uid of the one that is there."""
     delete: tuple[Object, ...] = ()
     targets: NewPlan | None = None
-    blocked: Trouble | None = None
+    blocked: Diagnosis | None = None
     """What stops everything."""
     migrating: bool = False
-    next: Next | None = None
+    next: PlanResult | None = None
     """What the planner of shards says; None when it was not asked."""
-    held_back: str = ""
+    blocked_reason: str = ""
     """Why a worker that should go, or start anew, does not yet; empty when none should."""
     settled: bool = False
     """Nothing is to be done, and nothing that was done is still to take effect."""
-    again_s: float = _STEADY_S
+    requeue_after_s: float = _STEADY_S
     """When to look again, if nothing happens before."""
 
 
-def make_steps(seen: Seen, spec: KubernetesSpec, operator: Operator, *, balancing: bool) -> Steps:
-    """The next steps; ``balancing`` is `Next.balancing` of the steps before."""
+def plan_actions(seen: ClusterSnapshot, spec: KubernetesSpec, operator: OperatorContext, *, balancing: bool) -> Actions:
+    """The next steps; ``balancing`` is `PlanResult.balancing` of the steps before."""
     live_set = seen.child("StatefulSet", seen.key.name)
     shards = _shards(seen, spec, balancing=balancing)
-    replicas, held_back = _replicas(seen, spec, shards, live_set)
-    wanted = Wanted(
+    replicas, blocked_reason = _replicas(seen, spec, shards, live_set)
+    wanted = RenderInput(
         seen.key.name,
         seen.key.namespace,
         seen.resource["metadata"]["uid"],
@@ -87,17 +87,17 @@ def make_steps(seen: Seen, spec: KubernetesSpec, operator: Operator, *, balancin
     objects = children(wanted)
     blocked = _foreign(seen, wanted, objects)
     if blocked is not None:
-        return Steps(blocked=blocked, next=shards)
+        return Actions(blocked=blocked, next=shards)
     job = migration_job(wanted)
     live_job = seen.child("Job", job["metadata"]["name"])
     ours = live_job if live_job is not None and is_ours(live_job, wanted) else None
     done = migrated(wanted, live_set, ours)
     blocked = None if done else _foreign(seen, wanted, [job])
     if blocked is not None:
-        return Steps(blocked=blocked, next=shards)
+        return Actions(blocked=blocked, next=shards)
     if done:
         partition, waits = _partition(seen, spec, wanted, objects, live_set)
-        held_back = held_back or waits
+        blocked_reason = blocked_reason or waits
         let_go = stateful_set(wanted._replace(partition=partition))
         if live_set is not None and _pods_refused(seen, live_set):
             let_go["metadata"]["annotations"][ASKED_AGAIN] = str(int(seen.now // _ASK_AGAIN_S))
@@ -107,16 +107,21 @@ def make_steps(seen: Seen, spec: KubernetesSpec, operator: Operator, *, balancin
         if live_job is None:
             objects.append(job)
     create, apply = _changes(seen, objects)
-    delete = unwanted(wanted, seen.children, [*objects, job])
-    if live_job is not None and not done and _in_vain(seen, live_job):
+    delete = to_prune(wanted, seen.children, [*objects, job])
+    if live_job is not None and not done and _should_retry_migration(seen, live_job):
         delete.append(live_job)
     quiet = not (create or apply or delete)
     targets = shards.plan if shards is not None else None
     moving = shards is not None and (targets is not None or shards.balancing or _moving(seen.ownership))
     settled = (
-        quiet and done and targets is None and not held_back and live_set is not None and _settled(seen, spec, live_set)
+        quiet
+        and done
+        and targets is None
+        and not blocked_reason
+        and live_set is not None
+        and _settled(seen, spec, live_set)
     )
-    return Steps(
+    return Actions(
         tuple(create),
         tuple(apply),
         tuple(dict(each) for each in delete),
@@ -124,13 +129,13 @@ def make_steps(seen: Seen, spec: KubernetesSpec, operator: Operator, *, balancin
         None,
         not done,
         shards,
-        held_back,
+        blocked_reason,
         settled and (spec.replicas == 0 or (shards is not None and shards.converged)),
         _MOVING_S if moving else _STEADY_S if settled else _SOON_S,
     )
 
 
-def _secret(seen: Seen, operator: Operator) -> str | None:
+def _secret(seen: ClusterSnapshot, operator: OperatorContext) -> str | None:
     """What the Secret must hold; None leaves it as it is.
 
     A Secret of ours that is there is never written: its owner rotates it, and mends one that cannot be used.  It is not
@@ -145,14 +150,16 @@ def _secret(seen: Seen, operator: Operator) -> str | None:
 # --- shards, and how many workers
 
 
-def _shards(seen: Seen, spec: KubernetesSpec, *, balancing: bool) -> Next | None:
+def _shards(seen: ClusterSnapshot, spec: KubernetesSpec, *, balancing: bool) -> PlanResult | None:
     running = frozenset(pod.name for pod in seen.workers())
     if seen.ownership is None and spec.replicas > 0:
         return None
     return next_steps(seen.key.name, spec, running, seen.ownership, rebalance_now=balancing)
 
 
-def _replicas(seen: Seen, spec: KubernetesSpec, shards: Next | None, live: Object | None) -> tuple[int, str]:
+def _replicas(
+    seen: ClusterSnapshot, spec: KubernetesSpec, shards: PlanResult | None, live: Object | None
+) -> tuple[int, str]:
     """How many pods there should be now, and why they are more than wanted."""
     present = int(live["spec"].get("replicas", 1)) if live is not None else 0
     if present <= spec.replicas:
@@ -168,7 +175,7 @@ def _replicas(seen: Seen, spec: KubernetesSpec, shards: Next | None, live: Objec
     return 1 + max(pod.ordinal for pod in staying), f"{staying[-1].name} still has shards"
 
 
-def _moving(observed: Observed | None) -> bool:
+def _moving(observed: ShardOwnership | None) -> bool:
     return observed is not None and any(
         owner is not None and observed.targets.get(shard) not in (None, owner)
         for shard, owner in observed.owners.items()
@@ -178,7 +185,7 @@ def _moving(observed: Observed | None) -> bool:
 # --- whose objects they are
 
 
-def _foreign(seen: Seen, wanted: Wanted, objects: Iterable[Object]) -> Trouble | None:
+def _foreign(seen: ClusterSnapshot, wanted: RenderInput, objects: Iterable[Object]) -> Diagnosis | None:
     """A child's name that is somebody else's object; nothing of it is ever touched."""
     for each in objects:
         live = seen.child(each["kind"], each["metadata"]["name"])
@@ -187,19 +194,19 @@ def _foreign(seen: Seen, wanted: Wanted, objects: Iterable[Object]) -> Trouble |
         what = f"{each['kind']} {each['metadata']['name']}"
         owner = controller_of(live)
         if owner.get("kind") == "ThreadCluster" and owner.get("name") == wanted.name:
-            return Trouble(
+            return Diagnosis(
                 Reason.AWAITING_GARBAGE_COLLECTION,
                 f"{what} belongs to an earlier ThreadCluster of this name, and is being collected. Nothing is to be done.",
             )
         whose = f"{owner['kind']} {owner['name']}" if owner else "somebody else"
-        return Trouble(
+        return Diagnosis(
             Reason.NAME_CONFLICT,
             f"{what} exists and belongs to {whose}. Remedy: rename this ThreadCluster, or delete that object.",
         )
     return None
 
 
-def _changes(seen: Seen, objects: Iterable[Object]) -> tuple[list[Object], list[tuple[Object, str]]]:
+def _changes(seen: ClusterSnapshot, objects: Iterable[Object]) -> tuple[list[Object], list[tuple[Object, str]]]:
     """What to make, and what to change; nothing that is being deleted."""
     create: list[Object] = []
     apply: list[tuple[Object, str]] = []
@@ -208,7 +215,7 @@ def _changes(seen: Seen, objects: Iterable[Object]) -> tuple[list[Object], list[
         live = seen.child(each["kind"], each["metadata"]["name"])
         if live is None:
             create.append(each)
-        elif "deletionTimestamp" not in live["metadata"] and not same(each, live):
+        elif "deletionTimestamp" not in live["metadata"] and not is_applied(each, live):
             apply.append((each, str(live["metadata"]["uid"])))
     return create, apply
 
@@ -217,7 +224,7 @@ def _changes(seen: Seen, objects: Iterable[Object]) -> tuple[list[Object], list[
 
 
 def _partition(
-    seen: Seen, spec: KubernetesSpec, wanted: Wanted, objects: Iterable[Object], live: Object | None
+    seen: ClusterSnapshot, spec: KubernetesSpec, wanted: RenderInput, objects: Iterable[Object], live: Object | None
 ) -> tuple[int, str]:
     """From which ordinal on pods run the newest template, and why the next one does not yet.
 
@@ -225,7 +232,7 @@ def _partition(
     """
     parked = wanted.replicas
     template = next(each for each in objects if each["kind"] == "StatefulSet")["spec"]["template"]
-    if live is None or not same({"spec": {"template": template}}, live):
+    if live is None or not is_applied({"spec": {"template": template}}, live):
         return parked, ""
     status, present = live.get("status", {}), _present_partition(live)
     if status.get("observedGeneration", 0) < live["metadata"].get("generation", 1):
@@ -237,7 +244,7 @@ def _partition(
         return (parked if status.get("currentRevision", newest) == newest else 0), ""
     if spec.rollout.paused:
         return min(present, parked), "spec.rollout.paused is true"
-    waits = _in_the_way(seen, workers, newest)
+    waits = _rollout_blocker(seen, workers, newest)
     following = old[-1].ordinal
     if waits and following < present:
         return min(present, parked), waits
@@ -248,7 +255,7 @@ def _present_partition(live: Object) -> int:
     return int(live["spec"].get("updateStrategy", {}).get("rollingUpdate", {}).get("partition", 0))
 
 
-def _in_the_way(seen: Seen, workers: Iterable[Pod], newest: str) -> str:
+def _rollout_blocker(seen: ClusterSnapshot, workers: Iterable[Pod], newest: str) -> str:
     """Why no further worker may be started anew now; empty when one may.
 
     A worker with the old template that is not ready is in nobody's way: the new one may be its remedy.
@@ -267,7 +274,7 @@ def _in_the_way(seen: Seen, workers: Iterable[Pod], newest: str) -> str:
     return ""
 
 
-def _settled(seen: Seen, spec: KubernetesSpec, live: Object) -> bool:
+def _settled(seen: ClusterSnapshot, spec: KubernetesSpec, live: Object) -> bool:
     """Whether what was applied last has taken effect on every pod."""
     status = live.get("status", {})
     workers = seen.workers()
@@ -282,7 +289,7 @@ def _settled(seen: Seen, spec: KubernetesSpec, live: Object) -> bool:
 # --- what a new try may mend, sooner than those would try who wait longer each time
 
 
-def _in_vain(seen: Seen, job: Object) -> bool:
+def _should_retry_migration(seen: ClusterSnapshot, job: Object) -> bool:
     """Whether a migration came to nothing some time ago: another Job may end better."""
     if condition(job, "Failed") == "True":
         at = next(each for each in job["status"]["conditions"] if each["type"] == "Failed").get("lastTransitionTime")
@@ -294,18 +301,18 @@ def _in_vain(seen: Seen, job: Object) -> bool:
     if phases == {"Failed"}:  # its next pod waits, twice as long each time
         return min(_since(seen, at) for pod in pods for at in _ends(pod)) > _STUCK_MIGRATION_S
     waiting = tuple(pod for pod in pods if pod["status"]["phase"] == "Pending")
-    trouble = find(seen._replace(pods=waiting, children=(job,)))
+    trouble = diagnose(seen._replace(pods=waiting, children=(job,)))
     stuck = trouble is not None and trouble.reason != Reason.WORKER_UNSCHEDULABLE  # the scheduler waits for nothing
     return stuck and _since(seen, job["metadata"].get("creationTimestamp")) > _STUCK_MIGRATION_S
 
 
-def _pods_refused(seen: Seen, live: Object) -> bool:
+def _pods_refused(seen: ClusterSnapshot, live: Object) -> bool:
     """Whether a quota or a rule refuses workers' pods; the StatefulSet's controller asks less and less often."""
-    trouble = find(seen._replace(pods=(), children=(live,)))
+    trouble = diagnose(seen._replace(pods=(), children=(live,)))
     return trouble is not None and trouble.reason in (Reason.QUOTA_EXCEEDED, Reason.FORBIDDEN)
 
 
-def _pods_of(seen: Seen, job: Object) -> tuple[Object, ...]:
+def _pods_of(seen: ClusterSnapshot, job: Object) -> tuple[Object, ...]:
     """Its pods, and not those of an earlier one of its name."""
     return tuple(pod for pod in seen.pods if controller_of(pod).get("uid") == job["metadata"]["uid"])
 
@@ -316,6 +323,6 @@ def _ends(pod: Object) -> list[str | None]:
     return [each.get("state", {}).get("terminated", {}).get("finishedAt") for each in containers] or [None]
 
 
-def _since(seen: Seen, at: str | None) -> float:
+def _since(seen: ClusterSnapshot, at: str | None) -> float:
     """How many seconds ago that was; none at all when it is not known."""
     return seen.now - datetime.fromisoformat(at).timestamp() if at is not None else 0.0

@@ -40,7 +40,7 @@ class Cache:
         """Take an object in, unless a newer one is here; the cluster that it concerns."""
         if given["metadata"]["uid"] in self._gone:
             return None
-        body = lean(given)
+        body = trim(given)
         kind = body["kind"]
         if kind == "ThreadCluster":
             key = Key(body["metadata"]["namespace"], body["metadata"]["name"])
@@ -145,7 +145,7 @@ def _is_older(one: Mapping[str, Any], than: Mapping[str, Any] | None) -> bool:
     return int(one["metadata"]["resourceVersion"]) < int(than["metadata"]["resourceVersion"])
 
 
-def lean(given: Mapping[str, Any]) -> Object:
+def trim(given: Mapping[str, Any]) -> Object:
     """Without what nobody reads: who manages which field is half of many an object, and there are many pods."""
     meta = {name: value for name, value in given["metadata"].items() if name not in _NOT_WATCHED}
     if given["kind"] != "Pod":

@@ -11,7 +11,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
-from threadcluster_operator.controller.snapshot import Object, Seen, condition, waiting_reason
+from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object, condition, waiting_reason
 from threadcluster_operator.render import selector_of
 
 _EVENT_MOST_S: Final = 600.0
@@ -71,14 +71,14 @@ _TRIED_AGAIN: Final = frozenset(_REMEDIES) | {
 """What a migration is tried again after, by a new Job."""
 
 
-class Trouble(NamedTuple):
+class Diagnosis(NamedTuple):
     """What stands in the way, and what to do about it."""
 
     reason: Reason
     message: str
 
 
-def find(seen: Seen) -> Trouble | None:
+def diagnose(seen: ClusterSnapshot) -> Diagnosis | None:
     """The trouble that the cluster itself reports, or None."""
     for finder in _FINDERS:
         for trouble in finder(seen):
@@ -86,21 +86,21 @@ def find(seen: Seen) -> Trouble | None:
     return None
 
 
-def remembered(seen: Seen) -> Trouble | None:
+def previous_diagnosis(seen: ClusterSnapshot) -> Diagnosis | None:
     """What stood in the way of the migration when it was tried last: not over before another try has succeeded.
 
     Only for a cluster that is still to be migrated, and as long as the same spec is wanted: an edit may be the remedy.
     """
     for each in (seen.resource.get("status") or {}).get("conditions") or ():
         if each["type"] == "Stalled" and each["status"] == "True" and each["observedGeneration"] == seen.generation:
-            return Trouble(Reason(each["reason"]), each["message"]) if each["reason"] in _TRIED_AGAIN else None
+            return Diagnosis(Reason(each["reason"]), each["message"]) if each["reason"] in _TRIED_AGAIN else None
     return None
 
 
 # --- what containers say
 
 
-def _images(seen: Seen) -> Iterator[Trouble]:
+def _images(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
     for pod, container in _containers(seen):
         if waiting_reason(container) in ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"):
             said = container["state"]["waiting"].get("message", "")
@@ -111,7 +111,7 @@ def _images(seen: Seen) -> Iterator[Trouble]:
             )
 
 
-def _secrets(seen: Seen) -> Iterator[Trouble]:
+def _secrets(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
     for pod, container in _containers(seen):
         if waiting_reason(container) == "CreateContainerConfigError":
             yield _missing(_name(pod), container["state"]["waiting"].get("message", ""))
@@ -121,7 +121,7 @@ def _secrets(seen: Seen) -> Iterator[Trouble]:
             yield _missing(event["involvedObject"].get("name", ""), said)
 
 
-def _missing(pod: str, said: str) -> Trouble:
+def _missing(pod: str, said: str) -> Diagnosis:
     return _trouble(
         Reason.DATABASE_SECRET_MISSING,
         f"pod {pod} waits for something that spec.database refers to: {said}",
@@ -129,7 +129,7 @@ def _missing(pod: str, said: str) -> Trouble:
     )
 
 
-def _migration(seen: Seen) -> Iterator[Trouble]:
+def _migration(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
     """How the last migration ended that failed, as long as none has succeeded since."""
     labels = selector_of(seen.key.name, "migration")
     jobs = [each for each in seen.children if each["kind"] == "Job" and condition(each, "Complete") != "True"]
@@ -152,7 +152,7 @@ def _migration(seen: Seen) -> Iterator[Trouble]:
             yield _trouble(Reason.MIGRATION_FAILED, f"job {_name(job)} failed", "see its log; it is tried again")
 
 
-def _migration_end(said: str) -> Trouble:
+def _migration_end(said: str) -> Diagnosis:
     try:
         told = json.loads(said)
         reason = Reason(told["reason"])
@@ -161,7 +161,7 @@ def _migration_end(said: str) -> Trouble:
         return _trouble(Reason.MIGRATION_FAILED, f"the migration failed: {said}", "see the log of its Job")
 
 
-def _crashes(seen: Seen) -> Iterator[Trouble]:
+def _crashes(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
     for pod, container in _containers(seen):
         if waiting_reason(container) == "CrashLoopBackOff" or (
             container.get("restartCount", 0) >= 2 and not container.get("ready")
@@ -175,7 +175,7 @@ def _crashes(seen: Seen) -> Iterator[Trouble]:
             )
 
 
-def _unschedulable(seen: Seen) -> Iterator[Trouble]:
+def _unschedulable(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
     for pod in seen.pods:
         for each in pod.get("status", {}).get("conditions", ()):
             if each["type"] == "PodScheduled" and each["status"] == "False" and each.get("reason") == "Unschedulable":
@@ -189,7 +189,7 @@ def _unschedulable(seen: Seen) -> Iterator[Trouble]:
 # --- what Events say
 
 
-def _quota(seen: Seen) -> Iterator[Trouble]:
+def _quota(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
     for event in _events(seen, "FailedCreate"):
         said = str(event.get("message", ""))
         if "exceeded quota" in said:
@@ -198,14 +198,14 @@ def _quota(seen: Seen) -> Iterator[Trouble]:
             yield _trouble(Reason.FORBIDDEN, said, "an admission rule of the namespace refuses the pods")
 
 
-def _containers(seen: Seen) -> Iterator[tuple[Object, Object]]:
+def _containers(seen: ClusterSnapshot) -> Iterator[tuple[Object, Object]]:
     for pod in seen.pods:
         if "deletionTimestamp" not in pod["metadata"]:
             for container in pod.get("status", {}).get("containerStatuses", ()):
                 yield pod, container
 
 
-def _events(seen: Seen, reason: str) -> Iterator[Object]:
+def _events(seen: ClusterSnapshot, reason: str) -> Iterator[Object]:
     """The Events with this reason about what is there and is not well, newest first."""
     # What kept a pod from starting is past once it runs, or has ended.
     unwell = {pod["metadata"]["uid"] for pod in seen.pods if pod.get("status", {}).get("phase", "Pending") == "Pending"}
@@ -239,8 +239,8 @@ def _name(subject: Mapping[str, Any]) -> str:
     return str(subject["metadata"]["name"])
 
 
-def _trouble(reason: Reason, what: str, remedy: str) -> Trouble:
-    return Trouble(reason, f"{_short(what)}. Remedy: {remedy}.")
+def _trouble(reason: Reason, what: str, remedy: str) -> Diagnosis:
+    return Diagnosis(reason, f"{_short(what)}. Remedy: {remedy}.")
 
 
 def _short(text: str) -> str:
@@ -248,7 +248,7 @@ def _short(text: str) -> str:
     return text if len(text) <= _MESSAGE_MOST else text[: _MESSAGE_MOST - 1] + "…"
 
 
-_FINDERS: Final[Iterable[Callable[[Seen], Iterator[Trouble]]]] = (
+_FINDERS: Final[Iterable[Callable[[ClusterSnapshot], Iterator[Diagnosis]]]] = (
     _images,
     _secrets,
     _migration,

@@ -39,7 +39,7 @@ class Recorder:
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._waiting: asyncio.Queue[Object] = asyncio.Queue(_WAITING_MOST)
 
-    def say(self, about: Mapping[str, Any], type: Literal["Normal", "Warning"], reason: str, message: str) -> None:  # noqa: A002 - Kubernetes' word
+    def event(self, about: Mapping[str, Any], type: Literal["Normal", "Warning"], reason: str, message: str) -> None:  # noqa: A002 - Kubernetes' word
         """Write an Event about an object, some time."""
         meta = about["metadata"]
         message = message[:_MESSAGE_MOST]
@@ -85,11 +85,11 @@ class Recorder:
         for each in after.get("conditions", ()):
             was = old.get(each["type"], {})
             if each["type"] == "Stalled" and each["status"] == "True" and was.get("reason") != each["reason"]:
-                self.say(about, "Warning", each["reason"], each["message"])
+                self.event(about, "Warning", each["reason"], each["message"])
             elif each["type"] == "Stalled" and each["status"] == "False" and was.get("status") == "True":
-                self.say(about, "Normal", "Mended", f"{was['reason']} is over")
+                self.event(about, "Normal", "Mended", f"{was['reason']} is over")
             elif each["type"] == "Ready" and each["status"] == "True" and was.get("status") != "True":
-                self.say(about, "Normal", "Ready", each["message"])
+                self.event(about, "Normal", "Ready", each["message"])
 
     async def run(self) -> None:
         """Write until cancelled."""

@@ -28,27 +28,27 @@ boottime: Callable[[], float] = (
 """Seconds on a clock that goes on while the machine sleeps, where the system has one: the others' clocks did."""
 
 
-class Place(NamedTuple):
+class LeaseRef(NamedTuple):
     """Where the Lease is."""
 
     namespace: str
     name: str
 
 
-class Seen(NamedTuple):
+class LeaseObservation(NamedTuple):
     """A Lease as it was when it last changed, and when that was, by our own clock."""
 
     version: str
     at: float
 
 
-class Leadership:
+class LeaderElector:
     """This replica's part in the election; `leading` is set while it leads."""
 
     def __init__(
         self,
         kube: Kube,
-        place: Place,
+        place: LeaseRef,
         identity: str,
         *,
         clock: Callable[[], float] = boottime,
@@ -61,7 +61,7 @@ class Leadership:
         self._kube = kube
         self._place = place
         self._identity = identity
-        self._seen = Seen("", 0.0)
+        self._seen = LeaseObservation("", 0.0)
         self._renewed_at = 0.0
 
     def holds(self) -> bool:
@@ -106,7 +106,7 @@ class Leadership:
             return True
         version, spec = lease["metadata"]["resourceVersion"], lease.get("spec", {})
         if version != self._seen.version:
-            self._seen = Seen(version, now)
+            self._seen = LeaseObservation(version, now)
         holder = spec.get("holderIdentity") or ""
         if holder not in ("", self._identity) and now - self._seen.at < DURATION_S:
             return False
@@ -114,7 +114,7 @@ class Leadership:
             changed = await self._kube.merge(LEASE, *self._place, self._mine(lease))
         except Conflict:
             return False
-        self._seen = Seen(changed["metadata"]["resourceVersion"], now)
+        self._seen = LeaseObservation(changed["metadata"]["resourceVersion"], now)
         self._renewed_at = now
         return True
 
@@ -142,10 +142,10 @@ class Leadership:
             log.info("lease not given back; it ends by itself", extra={"cause": str(error)})
 
 
-class WhileLeading:
+class LeaderGuardedKube:
     """`Kube`, of which only whoever leads may write; the others are told that nobody answers."""
 
-    def __init__(self, kube: Kube, leadership: Leadership) -> None:
+    def __init__(self, kube: Kube, leadership: LeaderElector) -> None:
         self._kube = kube
         self._leadership = leadership
         self.get = kube.get

@@ -15,15 +15,15 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from shard_worker.contract import url_host
-from threadcluster_operator.api import KubernetesSpec, SpecRefused, parse_spec
-from threadcluster_operator.controller.actions import Operator, Steps, make_steps
+from threadcluster_operator.api import InvalidSpec, KubernetesSpec, parse_spec
+from threadcluster_operator.controller.actions import Actions, OperatorContext, plan_actions
 from threadcluster_operator.controller.cache import Cache
-from threadcluster_operator.controller.diagnosis import Reason, Trouble, find, remembered
+from threadcluster_operator.controller.diagnosis import Diagnosis, Reason, diagnose, previous_diagnosis
 from threadcluster_operator.controller.events import Recorder
 from threadcluster_operator.controller.metrics import Telemetry
-from threadcluster_operator.controller.snapshot import Key, Object, Pod, Seen, controller_of
+from threadcluster_operator.controller.snapshot import ClusterSnapshot, Key, Object, Pod, controller_of
 from threadcluster_operator.controller.status import patch_of, status_of
-from threadcluster_operator.controller.workqueue import ExpectedFault
+from threadcluster_operator.controller.workqueue import TransientError
 from threadcluster_operator.kube.client import (
     KINDS,
     SECRET,
@@ -32,14 +32,20 @@ from threadcluster_operator.kube.client import (
     Forbidden,
     Kube,
     KubeError,
-    NotThere,
+    NotFound,
     Rejected,
     Unreachable,
 )
-from threadcluster_operator.planning.observation import Answers, observed_from
-from threadcluster_operator.planning.planner import NewPlan, Observed
+from threadcluster_operator.planning.observation import Answers, build_observation
+from threadcluster_operator.planning.planner import NewPlan, ShardOwnership
 from threadcluster_operator.render import MANAGEMENT_PORT, SECRET_KEY, secret_of
-from threadcluster_operator.workers.client import NobodyAnswers, Targets, WorkerRefused, client_context, target_in
+from threadcluster_operator.workers.client import (
+    NoWorkerAvailable,
+    Targets,
+    WorkerRefused,
+    client_context,
+    target_document,
+)
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +54,7 @@ _UNREACHABLE_S: Final = 5.0
 _BLOCKED_S: Final = 5.0
 _SECRET_S: Final = 60.0
 """How often the Secret is looked for again."""
-_UNKNOWN_SPEC: Final = Steps()
+_UNKNOWN_SPEC: Final = Actions()
 
 
 class Fleet(Protocol):
@@ -76,7 +82,7 @@ class _Memory:
     unreachable_since: float | None = None
     foreign: dict[tuple[str, str], Object] = field(default_factory=dict)
     """Objects that have the name of a child and not its labels, so that no watch tells of them."""
-    refused: Trouble | None = None
+    refused: Diagnosis | None = None
 
 
 class Reconciler:
@@ -104,7 +110,7 @@ class Reconciler:
         self._reading: set[asyncio.Task[None]] = set()
 
     async def reconcile(self, key: Key) -> float | None:
-        """Look at a cluster; in how many seconds to look again.  Raises `ExpectedFault` when the API server is away."""
+        """Look at a cluster; in how many seconds to look again.  Raises `TransientError` when the API server is away."""
         with self._telemetry.reconciling(key):
             resource = self._cache.resources.get(key)
             if resource is None or "deletionTimestamp" in resource["metadata"]:
@@ -119,32 +125,32 @@ class Reconciler:
             try:
                 return await self._look(key, resource, memory)
             except Unreachable as error:
-                raise ExpectedFault(str(error)) from error
+                raise TransientError(str(error)) from error
 
     async def _look(self, key: Key, resource: Object, memory: _Memory) -> float:
         try:
             spec = parse_spec(resource)
-        except SpecRefused as error:
-            refused = Trouble(Reason.SPEC_INVALID, f"{error}. Remedy: correct the fields that are named.")
+        except InvalidSpec as error:
+            refused = Diagnosis(Reason.SPEC_INVALID, f"{error}. Remedy: correct the fields that are named.")
             await self._say(await self._seen(key, resource, memory), None, _UNKNOWN_SPEC, refused)
             return 60.0
         seen = await self._seen(key, resource, memory)
-        operator = Operator(self._namespace, self.service_monitors, secrets.token_urlsafe(32))
-        steps = make_steps(seen, spec, operator, balancing=memory.balancing)
+        operator = OperatorContext(self._namespace, self.service_monitors, secrets.token_urlsafe(32))
+        steps = plan_actions(seen, spec, operator, balancing=memory.balancing)
         memory.balancing = steps.next.balancing if steps.next is not None else False
         if not spec.paused and steps.blocked is None:
             await self._act(key, seen, steps, memory)
-        trouble = steps.blocked or memory.refused or find(seen)
+        trouble = steps.blocked or memory.refused or diagnose(seen)
         if trouble is None:
-            trouble = remembered(seen) if steps.migrating else self._out_of_reach(seen, memory)
+            trouble = previous_diagnosis(seen) if steps.migrating else self._out_of_reach(seen, memory)
         await self._say(seen, spec, steps, trouble)
         if spec.paused:
             return 60.0
-        return _BLOCKED_S if steps.blocked is not None or memory.refused is not None else steps.again_s
+        return _BLOCKED_S if steps.blocked is not None or memory.refused is not None else steps.requeue_after_s
 
     # --- observing
 
-    async def _seen(self, key: Key, resource: Object, memory: _Memory) -> Seen:
+    async def _seen(self, key: Key, resource: Object, memory: _Memory) -> ClusterSnapshot:
         children = {(each["kind"], each["metadata"]["name"]): each for each in self._cache.children(key)}
         for (kind, name), _ in list(memory.foreign.items()):
             found = await self._kube.get(KINDS[kind], key.namespace, name)
@@ -156,7 +162,7 @@ class Reconciler:
             children.update(await self._read_secret(key, memory))
         elif time.monotonic() - memory.secret_read_at > _SECRET_S:
             self._read_secret_beside(key, memory)
-        seen = Seen(
+        seen = ClusterSnapshot(
             resource,
             tuple(children.values()),
             self._cache.pods(key),
@@ -208,7 +214,7 @@ class Reconciler:
             task.cancel()
         await asyncio.gather(*self._reading, return_exceptions=True)
 
-    async def _ownership(self, key: Key, seen: Seen, memory: _Memory) -> Observed | None:
+    async def _ownership(self, key: Key, seen: ClusterSnapshot, memory: _Memory) -> ShardOwnership | None:
         pods = seen.workers()
         addresses = {pod.name: _address(pod.address) for pod in pods if pod.address is not None and not _dead(pod)}
         if not addresses or memory.secret is None:
@@ -218,18 +224,18 @@ class Reconciler:
             memory.unreachable_since = None
         elif memory.unreachable_since is None:
             memory.unreachable_since = time.monotonic()
-        return observed_from(
+        return build_observation(
             answers,
             running={pod.name for pod in pods},
             starting={pod.name for pod in pods if pod.starting and not pod.ready},
             emptying=frozenset(),
         )
 
-    def _out_of_reach(self, seen: Seen, memory: _Memory) -> Trouble | None:
+    def _out_of_reach(self, seen: ClusterSnapshot, memory: _Memory) -> Diagnosis | None:
         since = memory.unreachable_since
         if seen.ownership is not None or since is None or time.monotonic() - since < _UNREACHABLE_S:
             return None
-        return Trouble(
+        return Diagnosis(
             Reason.WORKER_UNREACHABLE,
             f"workers are ready, and none answers the operator at port {MANAGEMENT_PORT}. Remedy: let pods of namespace"
             f" {self._namespace} reach that port (NetworkPolicies, security groups).",
@@ -237,22 +243,22 @@ class Reconciler:
 
     # --- acting
 
-    async def _act(self, key: Key, seen: Seen, steps: Steps, memory: _Memory) -> None:
+    async def _act(self, key: Key, seen: ClusterSnapshot, steps: Actions, memory: _Memory) -> None:
         memory.refused = None
         try:
             for body in steps.create:
                 await self._create(key, seen, body, memory)
             for body, uid in steps.apply:
                 self._cache.put(await self._change(body, uid))
-                self._recorder.say(seen.resource, "Normal", "Changed", f"{body['kind']} {body['metadata']['name']}")
+                self._recorder.event(seen.resource, "Normal", "Changed", f"{body['kind']} {body['metadata']['name']}")
             for body in steps.delete:
                 meta = body["metadata"]
                 await self._kube.delete(KINDS[body["kind"]], key.namespace, meta["name"], meta["uid"])
-                self._recorder.say(seen.resource, "Normal", "Deleted", f"{body['kind']} {meta['name']}")
+                self._recorder.event(seen.resource, "Normal", "Deleted", f"{body['kind']} {meta['name']}")
         except (Forbidden, Rejected) as error:
             memory.refused = _refused(error)
             return
-        except (Conflict, NotThere) as error:
+        except (Conflict, NotFound) as error:
             log.info("another look is needed", extra={"key": str(key), "cause": str(error)})
             return
         if steps.targets is not None:
@@ -270,7 +276,7 @@ class Reconciler:
             patch = {"metadata": {"uid": uid, "annotations": meta["annotations"]}, "spec": body["spec"]}
             return await self._kube.merge(kind, meta["namespace"], meta["name"], patch)
 
-    async def _create(self, key: Key, seen: Seen, body: Object, memory: _Memory) -> None:
+    async def _create(self, key: Key, seen: ClusterSnapshot, body: Object, memory: _Memory) -> None:
         kind, name = KINDS[body["kind"]], body["metadata"]["name"]
         try:
             made = await self._kube.create(kind, body)
@@ -281,31 +287,33 @@ class Reconciler:
                 memory.foreign[kind.kind, name] = found
             raise
         self._cache.put(made)
-        self._recorder.say(seen.resource, "Normal", "Created", f"{kind.kind} {name}")
+        self._recorder.event(seen.resource, "Normal", "Created", f"{kind.kind} {name}")
 
-    async def _set_targets(self, key: Key, seen: Seen, plan: NewPlan, memory: _Memory) -> None:
+    async def _set_targets(self, key: Key, seen: ClusterSnapshot, plan: NewPlan, memory: _Memory) -> None:
         if memory.secret is None:
             return
         addresses = {pod.name: _address(pod.address) for pod in seen.workers() if pod.address is not None and pod.ready}
-        targets = [target_in(shard, target, plan.reasons[shard]) for shard, target in plan.targets.items()]
+        targets = [target_document(shard, target, plan.reasons[shard]) for shard, target in plan.targets.items()]
         try:
-            await self._reach(key, addresses, memory.secret).set_targets(plan.made_from, plan.hash, targets)
-        except (NobodyAnswers, WorkerRefused) as error:
+            await self._reach(key, addresses, memory.secret).set_targets(plan.base_version, plan.hash, targets)
+        except (NoWorkerAvailable, WorkerRefused) as error:
             log.info("plan not taken", extra={"key": str(key), "plan": plan.hash, "cause": str(error)})
             return
         if plan.moves:
             self._telemetry.moved(key, plan.moves)
-            self._recorder.say(seen.resource, "Normal", "MovingShards", f"plan {plan.hash}: {plan.moves} shards")
+            self._recorder.event(seen.resource, "Normal", "MovingShards", f"plan {plan.hash}: {plan.moves} shards")
 
     # --- saying so
 
-    async def _say(self, seen: Seen, spec: KubernetesSpec | None, steps: Steps, trouble: Trouble | None) -> None:
+    async def _say(
+        self, seen: ClusterSnapshot, spec: KubernetesSpec | None, steps: Actions, trouble: Diagnosis | None
+    ) -> None:
         before = seen.resource.get("status")
         after = status_of(seen, spec, steps, trouble)
         gates = {
             "foreign-child": steps.blocked is not None,
             "migration": steps.migrating,
-            "worker": bool(steps.held_back),
+            "worker": bool(steps.blocked_reason),
         }
         self._telemetry.tell(seen.key, after, gates)
         patch = patch_of(before, after)
@@ -315,7 +323,7 @@ class Reconciler:
         body = {"metadata": {"uid": seen.resource["metadata"]["uid"]}, "status": patch}
         try:
             changed = await self._kube.merge(THREAD_CLUSTER, seen.key.namespace, seen.key.name, body, "status")
-        except (NotThere, Conflict):
+        except (NotFound, Conflict):
             return  # it is gone, or another one has its name
         self._cache.put(changed)
 
@@ -329,10 +337,10 @@ def _dead(pod: Pod) -> bool:
     return not pod.ready and not pod.ending and not pod.starting
 
 
-def _refused(error: KubeError) -> Trouble:
+def _refused(error: KubeError) -> Diagnosis:
     said = str(error)
     if "exceeded quota" in said:
-        return Trouble(Reason.QUOTA_EXCEEDED, f"{said}. Remedy: raise the namespace's quota.")
+        return Diagnosis(Reason.QUOTA_EXCEEDED, f"{said}. Remedy: raise the namespace's quota.")
     if isinstance(error, Forbidden):
-        return Trouble(Reason.FORBIDDEN, f"{said}. Remedy: give the operator this right, or see who refuses it.")
-    return Trouble(Reason.CHILD_REJECTED, f"{said}. Remedy: correct the field of the spec that this comes from.")
+        return Diagnosis(Reason.FORBIDDEN, f"{said}. Remedy: give the operator this right, or see who refuses it.")
+    return Diagnosis(Reason.CHILD_REJECTED, f"{said}. Remedy: correct the field of the spec that this comes from.")

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-from threadcluster_operator.controller.cache import Cache, lean
+from threadcluster_operator.controller.cache import Cache, trim
 from threadcluster_operator.controller.snapshot import Key
 from threadcluster_operator.controller.watcher import SELECTOR
 from threadcluster_operator.controller.workqueue import WorkQueue
@@ -35,9 +35,9 @@ async def resync(
                 log.warning("not listed", extra={"kind": kind.kind, "cause": str(error)})
                 continue
             for key in changed:
-                queue.mark(key)
+                queue.add(key)
         for key in list(cache.resources):
-            queue.mark(key)
+            queue.add(key)
 
 
 async def list_all(kube: Kube, cache: Cache, kinds: Sequence[Kind], namespace: str | None) -> None:
@@ -60,5 +60,5 @@ async def _list(kube: Kube, cache: Cache, kind: Kind, namespace: str | None) -> 
     """The clusters of which something was missed."""
     if kind is EVENT:
         return set()
-    listed = await kube.list(kind, namespace, "" if kind is THREAD_CLUSTER else SELECTOR, lean)
+    listed = await kube.list(kind, namespace, "" if kind is THREAD_CLUSTER else SELECTOR, trim)
     return cache.replace(kind.kind, listed.items, listed.version)

@@ -19,24 +19,24 @@ from aiohttp import web
 
 from threadcluster_operator.controller.cache import Cache
 from threadcluster_operator.controller.events import Recorder
-from threadcluster_operator.controller.leader_election import Leadership, Place, WhileLeading
+from threadcluster_operator.controller.leader_election import LeaderElector, LeaderGuardedKube, LeaseRef
 from threadcluster_operator.controller.metrics import Telemetry
 from threadcluster_operator.controller.reconciler import Reach, Reconciler
 from threadcluster_operator.controller.resync import RESYNC_S, list_all, resync
 from threadcluster_operator.controller.snapshot import Key
-from threadcluster_operator.controller.watcher import Watches, watched
+from threadcluster_operator.controller.watcher import KopfWatcher, watched
 from threadcluster_operator.controller.workqueue import WorkQueue
 from threadcluster_operator.kube.client import (
     SERVICE_MONITOR,
     THREAD_CLUSTER,
-    Access,
     Kind,
     Kube,
+    KubeAccess,
     KubeError,
-    NotThere,
+    NotFound,
     connect,
 )
-from threadcluster_operator.workers.client import Workers
+from threadcluster_operator.workers.client import WorkerApiClient
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Options(NamedTuple):
     """Where it runs, and where its Lease is."""
     identity: str
     port: int
-    access: Access = Access()
+    access: KubeAccess = KubeAccess()
     resync_s: float = RESYNC_S
 
 
@@ -75,12 +75,12 @@ class Operator:
 
     def __init__(self, kube: Kube, reach: Reach, options: Options) -> None:
         self.telemetry = Telemetry()
-        self.leadership = Leadership(kube, Place(options.own_namespace, LEASE_NAME), options.identity)
+        self.leadership = LeaderElector(kube, LeaseRef(options.own_namespace, LEASE_NAME), options.identity)
         self._kube = kube
         self._reach = reach
         self._options = options
         self._answered_at = time.monotonic()
-        self._watches: Watches | None = None
+        self._watches: KopfWatcher | None = None
         self._lists_since: float | None = None
 
     async def run(self) -> None:
@@ -122,7 +122,7 @@ class Operator:
     async def _lead(self) -> None:
         """Watch and reconcile; ends only by being cancelled, or by a fault."""
         options, cache = self._options, Cache()
-        kube = WhileLeading(self._kube, self.leadership)
+        kube = LeaderGuardedKube(self._kube, self.leadership)
         recorder = Recorder(kube, options.identity)
         monitors = await self._knows_service_monitors()
         kinds = watched(service_monitors=monitors)
@@ -142,9 +142,9 @@ class Operator:
             if (key is not None and key in cache.resources) or (
                 key is not None and body["kind"] == THREAD_CLUSTER.kind
             ):
-                queue.mark(key)
+                queue.add(key)
 
-        watches = self._watches = Watches(feed, kinds, options.namespace, options.access)
+        watches = self._watches = KopfWatcher(feed, kinds, options.namespace, options.access)
         self._answered_at = time.monotonic()
         watches.start()
         try:
@@ -161,7 +161,7 @@ class Operator:
             await reconciler.close()
             await asyncio.shield(watches.stop())
 
-    async def _work(self, watches: Watches, queue: WorkQueue[Key], cache: Cache, kinds: Sequence[Kind]) -> None:
+    async def _work(self, watches: KopfWatcher, queue: WorkQueue[Key], cache: Cache, kinds: Sequence[Kind]) -> None:
         """Nothing is decided before everything that there is was listed once: what is missing then, is missing."""
         self._lists_since = time.monotonic()
         while not watches.ready.is_set():
@@ -173,10 +173,10 @@ class Operator:
         gc.freeze()
         gc.set_threshold(_YOUNG_OBJECTS, 20, 20)
         for key in cache.resources:
-            queue.mark(key)
+            queue.add(key)
         await queue.run()
 
-    async def _ping(self, watches: Watches) -> None:
+    async def _ping(self, watches: KopfWatcher) -> None:
         def answered() -> None:
             self._answered_at = time.monotonic()
 
@@ -187,7 +187,7 @@ class Operator:
     async def _knows_service_monitors(self) -> bool:
         try:
             await self._kube.list(SERVICE_MONITOR, self._options.namespace or self._options.own_namespace)
-        except NotThere:
+        except NotFound:
             return False
         except KubeError as error:
             log.info("no ServiceMonitors", extra={"cause": str(error)})
@@ -195,7 +195,7 @@ class Operator:
         return True
 
 
-async def _fail_when_ended(watches: Watches) -> None:
+async def _fail_when_ended(watches: KopfWatcher) -> None:
     await watches.ended()
     raise OperatorFailed(f"watching ended: {watches.error!r}")
 
@@ -227,8 +227,8 @@ async def run(options: Options) -> None:
         loop.add_signal_handler(each, asked_to_end.set)
     async with connect(options.access) as kube, aiohttp.ClientSession() as session:
 
-        def reach(_: Key, addresses: Mapping[str, str], secret: str) -> Workers:
-            return Workers(session, tuple(addresses.values()), secret)
+        def reach(_: Key, addresses: Mapping[str, str], secret: str) -> WorkerApiClient:
+            return WorkerApiClient(session, tuple(addresses.values()), secret)
 
         operator = Operator(kube, reach, options)
         runner = web.AppRunner(application(operator), access_log=None)

@@ -7,8 +7,8 @@ to wait, and writes with the uid of what was seen.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from threadcluster_operator.planning.planner import Observed
-from threadcluster_operator.render import Wanted, selector_of
+from threadcluster_operator.planning.planner import ShardOwnership
+from threadcluster_operator.render import RenderInput, selector_of
 
 Object = dict[str, Any]  # a Kubernetes object; JSON has no narrower type
 
@@ -36,7 +36,7 @@ class Pod(NamedTuple):
     address: str | None
 
 
-class Seen(NamedTuple):
+class ClusterSnapshot(NamedTuple):
     """One cluster at a moment."""
 
     resource: Object
@@ -46,7 +46,7 @@ class Seen(NamedTuple):
     """All pods of the cluster, the migration's as well."""
     warnings: tuple[Object, ...]
     """Kubernetes' own Events about the cluster's objects."""
-    ownership: Observed | None
+    ownership: ShardOwnership | None
     """None while no worker says who owns what."""
     secret: str | None
     """What `<name>-internal` holds, once it is there."""
@@ -124,7 +124,7 @@ def controller_of(subject: Mapping[str, Any]) -> Object:
     return NO_OBJECT
 
 
-def is_ours(subject: Mapping[str, Any], wanted: Wanted) -> bool:
+def is_ours(subject: Mapping[str, Any], wanted: RenderInput) -> bool:
     """Whether an object is a child of just this ThreadCluster."""
     return controller_of(subject).get("uid") == wanted.uid
 

@@ -11,11 +11,11 @@ from typing import Any, Final, Literal, NamedTuple
 
 from shard_worker.ownership.view import NO_CAPABLE_WORKER
 from threadcluster_operator.api import KubernetesSpec
-from threadcluster_operator.controller.actions import Steps
-from threadcluster_operator.controller.diagnosis import Trouble
-from threadcluster_operator.controller.snapshot import Pod, Seen
+from threadcluster_operator.controller.actions import Actions
+from threadcluster_operator.controller.diagnosis import Diagnosis
+from threadcluster_operator.controller.snapshot import ClusterSnapshot, Pod
 from threadcluster_operator.planning.placement import Worker
-from threadcluster_operator.planning.planner import Observed
+from threadcluster_operator.planning.planner import ShardOwnership
 from threadcluster_operator.render import selector_of
 
 Truth = Literal["True", "False", "Unknown"]
@@ -23,7 +23,7 @@ Truth = Literal["True", "False", "Unknown"]
 _MESSAGE_MOST: Final = 1024
 
 
-class Said(NamedTuple):
+class ConditionDraft(NamedTuple):
     """One condition, without its times."""
 
     type: str
@@ -32,7 +32,9 @@ class Said(NamedTuple):
     message: str
 
 
-def status_of(seen: Seen, spec: KubernetesSpec | None, steps: Steps, trouble: Trouble | None) -> dict[str, Any]:  # JSON
+def status_of(
+    seen: ClusterSnapshot, spec: KubernetesSpec | None, steps: Actions, trouble: Diagnosis | None
+) -> dict[str, Any]:  # JSON
     """The whole status.  Without a ``spec`` only the conditions are new: nothing else can be said of it."""
     before: Mapping[str, Any] = seen.resource.get("status") or {}
     if spec is None:
@@ -41,7 +43,7 @@ def status_of(seen: Seen, spec: KubernetesSpec | None, steps: Steps, trouble: Tr
         return {
             **kept,
             "observedGeneration": seen.generation,
-            "conditions": _dated(seen, said, before.get("conditions") or ()),
+            "conditions": _with_timestamps(seen, said, before.get("conditions") or ()),
         }
     pods = seen.workers()
     live = seen.child("StatefulSet", seen.key.name) or {}
@@ -75,7 +77,7 @@ def status_of(seen: Seen, spec: KubernetesSpec | None, steps: Steps, trouble: Tr
     elif observed is not None:
         status["plan"] = {"hash": (before.get("plan") or {}).get("hash", ""), "pendingMoves": _moving(observed)}
     said = _conditions(seen, spec, steps, trouble)
-    status["conditions"] = _dated(seen, said, before.get("conditions") or ())
+    status["conditions"] = _with_timestamps(seen, said, before.get("conditions") or ())
     return status
 
 
@@ -100,7 +102,9 @@ def ranges(shards: Iterable[int]) -> str:
 # --- conditions
 
 
-def _conditions(seen: Seen, spec: KubernetesSpec | None, steps: Steps, trouble: Trouble | None) -> list[Said]:
+def _conditions(
+    seen: ClusterSnapshot, spec: KubernetesSpec | None, steps: Actions, trouble: Diagnosis | None
+) -> list[ConditionDraft]:
     stalled = steps.blocked or trouble
     ready = _ready(seen, spec, steps, stalled)
     return [
@@ -108,48 +112,52 @@ def _conditions(seen: Seen, spec: KubernetesSpec | None, steps: Steps, trouble: 
         _available(seen, spec, steps),
         _protected(seen),
         _progressing(seen, spec, steps, ready),
-        Said("Stalled", "False", "NotStalled", "")
+        ConditionDraft("Stalled", "False", "NotStalled", "")
         if stalled is None
-        else Said("Stalled", "True", stalled.reason, stalled.message),
+        else ConditionDraft("Stalled", "True", stalled.reason, stalled.message),
         _draining(seen, steps),
         _autoscaling(spec),
         _paused(spec),
     ]
 
 
-def _ready(seen: Seen, spec: KubernetesSpec | None, steps: Steps, stalled: Trouble | None) -> Said:
+def _ready(
+    seen: ClusterSnapshot, spec: KubernetesSpec | None, steps: Actions, stalled: Diagnosis | None
+) -> ConditionDraft:
     if stalled is not None:
-        return Said("Ready", "False", "Stalled", stalled.message)
+        return ConditionDraft("Ready", "False", "Stalled", stalled.message)
     assert spec is not None  # a spec that is not understood stalls
     if spec.paused:
-        return Said("Ready", "False", "Paused", "spec.paused is true: nothing is changed.")
+        return ConditionDraft("Ready", "False", "Paused", "spec.paused is true: nothing is changed.")
     if steps.settled:
         if spec.replicas == 0:
-            return Said("Ready", "True", "ScaledToZero", "No worker is wanted; the data stays.")
-        return Said("Ready", "True", "Reconciled", "Every worker is as wanted, and serves its share.")
+            return ConditionDraft("Ready", "True", "ScaledToZero", "No worker is wanted; the data stays.")
+        return ConditionDraft("Ready", "True", "Reconciled", "Every worker is as wanted, and serves its share.")
     pods = seen.workers()
     live = seen.child("StatefulSet", seen.key.name)
     if live is None or steps.migrating or steps.create or steps.apply or steps.delete:
-        return Said("Ready", "False", "GenerationPending", "What is wanted is being made.")
+        return ConditionDraft("Ready", "False", "GenerationPending", "What is wanted is being made.")
     status = live.get("status", {})
     if status.get("observedGeneration", 0) < live["metadata"].get("generation", 1):
-        return Said("Ready", "False", "GenerationPending", "The StatefulSet's controller has not acted yet.")
+        return ConditionDraft("Ready", "False", "GenerationPending", "The StatefulSet's controller has not acted yet.")
     unreadable = _unreadable(steps)
     if unreadable:
-        return Said("Ready", "False", NO_CAPABLE_WORKER, unreadable)
+        return ConditionDraft("Ready", "False", NO_CAPABLE_WORKER, unreadable)
     if any(pod.revision != status.get("updateRevision") for pod in pods):
-        waits = f" It waits: {steps.held_back}." if steps.held_back else ""
-        return Said("Ready", "False", "RolloutInProgress", f"Workers are started anew, one by one.{waits}")
+        waits = f" It waits: {steps.blocked_reason}." if steps.blocked_reason else ""
+        return ConditionDraft("Ready", "False", "RolloutInProgress", f"Workers are started anew, one by one.{waits}")
     if len(pods) != spec.replicas:
-        waits = f" It waits: {steps.held_back}." if steps.held_back else ""
-        return Said("Ready", "False", "ScaleInProgress", f"{len(pods)} workers, and {spec.replicas} are wanted.{waits}")
+        waits = f" It waits: {steps.blocked_reason}." if steps.blocked_reason else ""
+        return ConditionDraft(
+            "Ready", "False", "ScaleInProgress", f"{len(pods)} workers, and {spec.replicas} are wanted.{waits}"
+        )
     waiting = [pod.name for pod in pods if not pod.ready]
     if waiting:
-        return Said("Ready", "False", "WorkersNotReady", f"Not ready: {', '.join(waiting)}.")
-    return Said("Ready", "False", "ShardsUnserved", "Not every shard is served where it belongs.")
+        return ConditionDraft("Ready", "False", "WorkersNotReady", f"Not ready: {', '.join(waiting)}.")
+    return ConditionDraft("Ready", "False", "ShardsUnserved", "Not every shard is served where it belongs.")
 
 
-def _unreadable(steps: Steps) -> str:
+def _unreadable(steps: Actions) -> str:
     """What to do about shards whose journal format no worker reads that may get them; empty where there are none."""
     shards = steps.next.unreadable if steps.next is not None else ()
     if not shards:
@@ -160,34 +168,38 @@ def _unreadable(steps: Steps) -> str:
     )
 
 
-def _available(seen: Seen, spec: KubernetesSpec | None, steps: Steps) -> Said:
+def _available(seen: ClusterSnapshot, spec: KubernetesSpec | None, steps: Actions) -> ConditionDraft:
     observed = seen.ownership
     if spec is not None and spec.replicas == 0 and not seen.workers():
-        return Said("Available", "False", "ScaledToZero", "No worker is wanted.")
+        return ConditionDraft("Available", "False", "ScaledToZero", "No worker is wanted.")
     if observed is None:
-        return Said("Available", "Unknown", "OwnershipUnknown", "No worker says who owns what.")
+        return ConditionDraft("Available", "Unknown", "OwnershipUnknown", "No worker says who owns what.")
     unowned = [shard for shard, owner in observed.owners.items() if owner is None]
     if unowned:
         unreadable = _unreadable(steps)
         if unreadable:
-            return Said("Available", "False", NO_CAPABLE_WORKER, unreadable)
-        return Said("Available", "False", "ShardsUnassigned", f"Served by nobody: {ranges(unowned)}.")
+            return ConditionDraft("Available", "False", NO_CAPABLE_WORKER, unreadable)
+        return ConditionDraft("Available", "False", "ShardsUnassigned", f"Served by nobody: {ranges(unowned)}.")
     recovering = [
         shard for shard, owner in observed.owners.items() if shard not in observed.serving.get(owner or "", frozenset())
     ]
     if recovering:
-        return Said("Available", "False", "ShardsRecovering", f"Not served yet by their owners: {ranges(recovering)}.")
-    return Said("Available", "True", "AllShardsServed", "")
+        return ConditionDraft(
+            "Available", "False", "ShardsRecovering", f"Not served yet by their owners: {ranges(recovering)}."
+        )
+    return ConditionDraft("Available", "True", "AllShardsServed", "")
 
 
-def _protected(seen: Seen) -> Said:
+def _protected(seen: ClusterSnapshot) -> ConditionDraft:
     """Whether the workers' login may append to the journal and no more."""
     observed = seen.ownership
     if observed is None:
-        return Said("JournalProtected", "Unknown", "OwnershipUnknown", "No worker says what its login may do.")
+        return ConditionDraft(
+            "JournalProtected", "Unknown", "OwnershipUnknown", "No worker says what its login may do."
+        )
     if observed.excess_privileges:
         rights = sorted({right for each in observed.excess_privileges.values() for right in each})
-        return Said(
+        return ConditionDraft(
             "JournalProtected",
             "False",
             "ExcessPrivileges",
@@ -195,12 +207,14 @@ def _protected(seen: Seen) -> Said:
             " it the role threadcluster_worker alone, and name the login that owns the schema in"
             " spec.database.migrationURLSecretKeyRef.",
         )
-    return Said("JournalProtected", "True", "AppendOnly", "")
+    return ConditionDraft("JournalProtected", "True", "AppendOnly", "")
 
 
-def _progressing(seen: Seen, spec: KubernetesSpec | None, steps: Steps, ready: Said) -> Said:
+def _progressing(
+    seen: ClusterSnapshot, spec: KubernetesSpec | None, steps: Actions, ready: ConditionDraft
+) -> ConditionDraft:
     if spec is None or steps.settled or steps.blocked is not None or ready.reason == "Paused":
-        return Said("Progressing", "False", "Stable", "")
+        return ConditionDraft("Progressing", "False", "Stable", "")
     pods = seen.workers()
     live = seen.child("StatefulSet", seen.key.name)
     reason = "CreatingWorkers"
@@ -214,44 +228,48 @@ def _progressing(seen: Seen, spec: KubernetesSpec | None, steps: Steps, ready: S
         reason = "ScalingUp"
     elif steps.targets is not None or (seen.ownership is not None and _moving(seen.ownership)):
         reason = "MovingShards"
-    return Said("Progressing", "True", reason, "")
+    return ConditionDraft("Progressing", "True", reason, "")
 
 
-def _draining(seen: Seen, steps: Steps) -> Said:
+def _draining(seen: ClusterSnapshot, steps: Actions) -> ConditionDraft:
     observed = seen.ownership
     workers = observed.workers.values() if observed is not None else ()
     owners = set(observed.owners.values()) if observed is not None else set()
     busy = [worker for worker in workers if worker.name in owners]
     leaving = [worker.name for worker in busy if worker.leaving]
     if leaving:
-        return Said("Draining", "True", "Leaving", f"Hand their shards over: {', '.join(leaving)}.")
+        return ConditionDraft("Draining", "True", "Leaving", f"Hand their shards over: {', '.join(leaving)}.")
     surplus = [worker.name for worker in busy if worker.draining]
     if surplus:
-        return Said("Draining", "True", "Cordoned", f"Are being drained: {', '.join(surplus)}.")
-    if "still has shards" in steps.held_back:
-        return Said("Draining", "True", "ScaleDown", f"{steps.held_back}.")
-    return Said("Draining", "False", "Idle", "")
+        return ConditionDraft("Draining", "True", "Cordoned", f"Are being drained: {', '.join(surplus)}.")
+    if "still has shards" in steps.blocked_reason:
+        return ConditionDraft("Draining", "True", "ScaleDown", f"{steps.blocked_reason}.")
+    return ConditionDraft("Draining", "False", "Idle", "")
 
 
-def _autoscaling(spec: KubernetesSpec | None) -> Said:
+def _autoscaling(spec: KubernetesSpec | None) -> ConditionDraft:
     if spec is None or spec.autoscaling is None:
-        return Said("AutoscalingActive", "False", "Disabled", "spec.autoscaling is not set.")
-    return Said(
+        return ConditionDraft("AutoscalingActive", "False", "Disabled", "spec.autoscaling is not set.")
+    return ConditionDraft(
         "AutoscalingActive", "False", "Disabled", "This release does not scale by itself yet; spec.replicas counts."
     )
 
 
-def _paused(spec: KubernetesSpec | None) -> Said:
+def _paused(spec: KubernetesSpec | None) -> ConditionDraft:
     if spec is not None and spec.paused:
-        return Said("Paused", "True", "ClusterPaused", "spec.paused is true: nothing is changed.")
+        return ConditionDraft("Paused", "True", "ClusterPaused", "spec.paused is true: nothing is changed.")
     if spec is not None and spec.rollout.paused:
-        return Said("Paused", "True", "RolloutPaused", "spec.rollout.paused is true: no worker is started anew.")
+        return ConditionDraft(
+            "Paused", "True", "RolloutPaused", "spec.rollout.paused is true: no worker is started anew."
+        )
     if spec is not None and spec.rebalance.mode == "Paused":
-        return Said("Paused", "True", "RebalancePaused", "spec.rebalance.mode is Paused: no shard is moved.")
-    return Said("Paused", "False", "NotPaused", "")
+        return ConditionDraft("Paused", "True", "RebalancePaused", "spec.rebalance.mode is Paused: no shard is moved.")
+    return ConditionDraft("Paused", "False", "NotPaused", "")
 
 
-def _dated(seen: Seen, said: Iterable[Said], before: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _with_timestamps(
+    seen: ClusterSnapshot, said: Iterable[ConditionDraft], before: Iterable[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
     """Conditions with their times: a transition is a change of status, not of reason."""
     known = {each["type"]: each for each in before}
     now = datetime.fromtimestamp(seen.now, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
@@ -275,7 +293,7 @@ def _dated(seen: Seen, said: Iterable[Said], before: Iterable[Mapping[str, Any]]
 # --- workers and shards
 
 
-def _worker(pod: Pod, observed: Observed | None) -> dict[str, Any]:
+def _worker(pod: Pod, observed: ShardOwnership | None) -> dict[str, Any]:
     known = observed.workers.get(pod.name) if observed is not None else None
     owned = [shard for shard, owner in observed.owners.items() if owner == pod.name] if observed is not None else []
     return {
@@ -297,7 +315,7 @@ def _state(pod: Pod, known: Worker | None) -> str:
     return "Ready"
 
 
-def _moving(observed: Observed) -> int:
+def _moving(observed: ShardOwnership) -> int:
     return sum(
         1
         for shard, owner in observed.owners.items()
@@ -305,7 +323,7 @@ def _moving(observed: Observed) -> int:
     )
 
 
-def _imbalance(observed: Observed, spec: KubernetesSpec) -> int:
+def _imbalance(observed: ShardOwnership, spec: KubernetesSpec) -> int:
     """How far the fullest worker is above an even share, in percent, by count."""
     if spec.replicas == 0 or not observed.owners:
         return 0
@@ -317,7 +335,7 @@ def _imbalance(observed: Observed, spec: KubernetesSpec) -> int:
     return max(0, round((max(counts.values(), default=0) / even - 1) * 100))
 
 
-def _endpoint(seen: Seen, spec: KubernetesSpec) -> str:
+def _endpoint(seen: ClusterSnapshot, spec: KubernetesSpec) -> str:
     given = spec.gateway.ingress
     if given is not None and given.host is not None:
         return f"{'https' if given.tls_secret_name else 'http'}://{given.host}"

@@ -25,8 +25,8 @@ from threadcluster_operator.kube.client import (
     SERVICE_MONITOR,
     STATEFUL_SET,
     THREAD_CLUSTER,
-    Access,
     Kind,
+    KubeAccess,
 )
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ WATCHED: Final = (
 )
 SELECTOR: Final = ",".join([*(f"{name}={value}" for name, value in sorted(MANAGED.items())), INSTANCE])
 """Of everything but ThreadClusters and Events."""
-ABOUT: Final = "type=Warning"
+EVENT_FIELD_SELECTOR: Final = "type=Warning"
 """The Events that are watched: what Kubernetes complains of."""
 
 _STOP_S: Final = 10.0
@@ -59,10 +59,10 @@ def watched(*, service_monitors: bool) -> tuple[Kind, ...]:
     return (*WATCHED, SERVICE_MONITOR) if service_monitors else WATCHED
 
 
-class Watches:
+class KopfWatcher:
     """All watches, in a thread; `start` them, and `stop` them."""
 
-    def __init__(self, feed: Feed, kinds: Sequence[Kind], namespace: str | None, access: Access) -> None:
+    def __init__(self, feed: Feed, kinds: Sequence[Kind], namespace: str | None, access: KubeAccess) -> None:
         self._access = access
         self._feed = feed
         self._kinds = kinds
@@ -125,7 +125,7 @@ class Watches:
         for kind in self._kinds:
             kopf.on.event(*_selector(kind), registry=registry)(self._event)
             if kind is EVENT:
-                settings.watching.field_selectors[_selector(kind)] = ABOUT
+                settings.watching.field_selectors[_selector(kind)] = EVENT_FIELD_SELECTOR
             elif kind is not THREAD_CLUSTER:
                 settings.watching.label_selectors[_selector(kind)] = SELECTOR
         await kopf.operator(

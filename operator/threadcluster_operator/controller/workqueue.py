@@ -44,7 +44,7 @@ class WorkQueue(Generic[K]):
         self._failures: dict[K, int] = {}
         self._rung = asyncio.Event()
 
-    def mark(self, key: K) -> None:
+    def add(self, key: K) -> None:
         """Something may have changed."""
         if key in self._running:
             self._again.add(key)
@@ -69,26 +69,26 @@ class WorkQueue(Generic[K]):
             key = await self._ready.get()
             self._waiting.discard(key)
             self._running.add(key)
-            again_s: float | None
+            requeue_after_s: float | None
             try:
-                again_s = await self._work(key)
+                requeue_after_s = await self._work(key)
                 self._failures.pop(key, None)
             except Exception as error:
                 failures = self._failures[key] = self._failures.get(key, 0) + 1
                 doubled = 2.0 ** min(failures - 1, _DOUBLED_MOST)
-                again_s = min(_LAST_BACK_OFF_S, _FIRST_BACK_OFF_S * doubled) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+                requeue_after_s = min(_LAST_BACK_OFF_S, _FIRST_BACK_OFF_S * doubled) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
                 log.warning(
                     "not reconciled, trying again",
-                    exc_info=not isinstance(error, ExpectedFault),
-                    extra={"key": str(key), "cause": str(error), "in_s": round(again_s, 1)},
+                    exc_info=not isinstance(error, TransientError),
+                    extra={"key": str(key), "cause": str(error), "in_s": round(requeue_after_s, 1)},
                 )
             finally:
                 self._running.discard(key)
             if key in self._again:
                 self._again.discard(key)
-                self.mark(key)
-            elif again_s is not None:
-                self._mark_later(key, again_s)
+                self.add(key)
+            elif requeue_after_s is not None:
+                self._mark_later(key, requeue_after_s)
 
     def _mark_later(self, key: K, after_s: float) -> None:
         self._entries += 1
@@ -102,7 +102,7 @@ class WorkQueue(Generic[K]):
             while self._later and self._later[0][0] <= now:
                 _, entry, key = heapq.heappop(self._later)
                 if self._due.get(key) == entry:
-                    self.mark(key)
+                    self.add(key)
             self._rung.clear()
             wait_s = self._later[0][0] - now if self._later else None
             try:
@@ -112,5 +112,5 @@ class WorkQueue(Generic[K]):
                 continue
 
 
-class ExpectedFault(Exception):
+class TransientError(Exception):
     """A fault of the outside world: it is logged without a stack."""

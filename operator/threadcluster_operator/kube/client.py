@@ -18,7 +18,7 @@ from kubernetes.aio import client, config
 from kubernetes.aio.dynamic import DynamicClient
 from kubernetes.aio.dynamic.exceptions import DynamicApiError
 
-from threadcluster_operator.kube.managed_fields import all_applied
+from threadcluster_operator.kube.managed_fields import merge_manager_entries
 
 FIELD_MANAGER: Final = "threadcluster-operator"
 _PAGE: Final = 100
@@ -83,7 +83,7 @@ class KubeError(Exception):
         self.reason = reason
 
 
-class NotThere(KubeError):
+class NotFound(KubeError):
     """404: there is no such object, or no such kind."""
 
 
@@ -106,13 +106,13 @@ class Unreachable(KubeError):
 _BY_STATUS: Final[Mapping[int, type[KubeError]]] = {
     HTTPStatus.BAD_REQUEST: Rejected,
     HTTPStatus.FORBIDDEN: Forbidden,
-    HTTPStatus.NOT_FOUND: NotThere,
+    HTTPStatus.NOT_FOUND: NotFound,
     HTTPStatus.CONFLICT: Conflict,
     HTTPStatus.UNPROCESSABLE_ENTITY: Rejected,
 }
 
 
-class Listed(NamedTuple):
+class ListResult(NamedTuple):
     """All objects of a kind, as of a version."""
 
     items: list[Object]
@@ -127,7 +127,7 @@ class Kube(Protocol):
 
     async def list(
         self, kind: Kind, namespace: str | None, labels: str = "", keep: Callable[[Object], Object] = dict
-    ) -> Listed:
+    ) -> ListResult:
         """All objects with these labels (``a=b,c``), in one namespace or in all; of each what ``keep`` makes of it."""
 
     async def create(self, kind: Kind, body: Object) -> Object:
@@ -154,13 +154,13 @@ class KubeApi:
         """See `Kube`."""
         try:
             found = await self._ask("get", kind.path(namespace, name))
-        except NotThere:
+        except NotFound:
             return None
         return {"apiVersion": kind.group_version, "kind": kind.kind} | found
 
     async def list(
         self, kind: Kind, namespace: str | None, labels: str = "", keep: Callable[[Object], Object] = dict
-    ) -> Listed:
+    ) -> ListResult:
         """See `Kube`; page by page, so that whoever else has something to do comes in between, and for the memory."""
         head = {"apiVersion": kind.group_version, "kind": kind.kind}
         items: list[Object] = []
@@ -170,7 +170,7 @@ class KubeApi:
             items += [keep(head | item) for item in found["items"]]
             following = found["metadata"].get("continue")
             if not following:
-                return Listed(items, found["metadata"]["resourceVersion"])
+                return ListResult(items, found["metadata"]["resourceVersion"])
             query["_continue"] = following
 
     async def create(self, kind: Kind, body: Object) -> Object:
@@ -205,14 +205,14 @@ class KubeApi:
         body = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
         try:
             await self._ask("delete", kind.path(namespace, name), body)
-        except (NotThere, Conflict):
+        except (NotFound, Conflict):
             return
 
     async def _manage_all(self, kind: Kind, namespace: str, name: str) -> None:
         """Have what is applied next take out what was ours and is in it no more, however it became ours."""
         found = await self.get(kind, namespace, name)
         meta = found["metadata"] if found is not None else {}
-        entries = all_applied(meta.get("managedFields", ()), self._manager)
+        entries = merge_manager_entries(meta.get("managedFields", ()), self._manager)
         if entries is not None:
             patch = {"uid": meta["uid"], "resourceVersion": meta["resourceVersion"], "managedFields": entries}
             await self.merge(kind, namespace, name, {"metadata": patch})
@@ -241,7 +241,7 @@ def _decoded(text: bytes | str) -> Object:
     return found if isinstance(found, dict) else {}
 
 
-class Access(NamedTuple):
+class KubeAccess(NamedTuple):
     """How the API server is reached: as a pod's service account, or else by a kubeconfig (``$KUBECONFIG``)."""
 
     kubeconfig: str | None = None
@@ -264,7 +264,7 @@ class Access(NamedTuple):
 
 
 @asynccontextmanager
-async def connect(access: Access) -> AsyncIterator[KubeApi]:
+async def connect(access: KubeAccess) -> AsyncIterator[KubeApi]:
     """The API server.  Raises `KubeError` when it is not known where that is."""
     settings = await access.configuration()
     settings.connection_pool_maxsize = 32

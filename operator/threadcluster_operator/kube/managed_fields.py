@@ -14,7 +14,7 @@ _UPDATE: Final = "Update"
 _APPLY: Final = "Apply"
 
 
-def all_applied(entries: Iterable[Mapping[str, Any]], manager: str) -> list[Entry] | None:
+def merge_manager_entries(entries: Iterable[Mapping[str, Any]], manager: str) -> list[Entry] | None:
     """The entries with all of the manager's made one, as of an apply; None when they are so already.
 
     Those of a subresource, as of the status, are left alone.

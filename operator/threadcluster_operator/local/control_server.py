@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
-from threadcluster_operator.api import ResourceRefused, parse_resources
+from threadcluster_operator.api import InvalidResource, parse_resources
 from threadcluster_operator.api.pins import with_pin, wrong_pin
 from threadcluster_operator.local.data_dir import DataDir
 from threadcluster_operator.local.durable_file import read_text
@@ -72,7 +72,7 @@ class ControlServer:
     def _take(self, text: str) -> web.Response:
         try:
             changes = self._supervisor.accept(parse_resources(text, "the new resource"))
-        except (ResourceRefused, UpFailed) as error:
+        except (InvalidResource, UpFailed) as error:
             return _refused(error)
         self._data_dir.write_private(self._data_dir.cluster_yaml, text)
         return web.json_response({"changes": changes})

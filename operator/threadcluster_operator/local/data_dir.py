@@ -178,7 +178,7 @@ def _is_worker(pid: int) -> bool:
     return "shard_worker.main" in line and not line.lstrip().startswith("Z")
 
 
-def choose(data_dir: Path | None, name: str | None) -> Path:
+def resolve_data_dir(data_dir: Path | None, name: str | None) -> Path:
     """The data directory that is meant: the one given, the named cluster's, or the only one there is."""
     if data_dir is not None:
         return data_dir

@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping
 
 from threadcluster_operator.local.worker_process import WorkerProcess
 from threadcluster_operator.planning.placement import Mode, Move
-from threadcluster_operator.planning.planner import Observed
-from threadcluster_operator.planning.rebalance import Moves
+from threadcluster_operator.planning.planner import ShardOwnership
+from threadcluster_operator.planning.rebalance import RebalanceSession
 
 
 class Recycling:
     """Which worker is being started anew, and what it had."""
 
-    def __init__(self, moves: Moves, say: Callable[[str], None]) -> None:
+    def __init__(self, moves: RebalanceSession, say: Callable[[str], None]) -> None:
         self._moves = moves
         self._say = say
         self._name: str | None = None
@@ -29,7 +29,7 @@ class Recycling:
         self,
         workers: Mapping[str, WorkerProcess],
         environment: dict[str, str],
-        observed: Observed | None,
+        observed: ShardOwnership | None,
         mode: Mode,
         *,
         converged: bool,
@@ -56,7 +56,7 @@ class Recycling:
             )
         return True
 
-    def _go_on(self, worker: WorkerProcess | None, observed: Observed | None, mode: Mode) -> None:
+    def _go_on(self, worker: WorkerProcess | None, observed: ShardOwnership | None, mode: Mode) -> None:
         if worker is None or worker.stopping() or mode == "Paused":
             self._name = None
         elif observed is None:
@@ -69,7 +69,7 @@ class Recycling:
             self._name = None
 
 
-def _may_end(name: str, observed: Observed) -> bool:
+def _may_end(name: str, observed: ShardOwnership) -> bool:
     """It owns nothing and is to get nothing; or nobody is there to receive what it has."""
     others = [worker for worker in observed.workers.values() if worker.name != name]
     receivers = [worker for worker in others if worker.may_keep and not worker.cordoned]

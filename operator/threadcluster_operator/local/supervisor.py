@@ -26,11 +26,11 @@ from threadcluster_operator.local.errors import UpFailed
 from threadcluster_operator.local.log_rotation import rotate
 from threadcluster_operator.local.postgres import EmbeddedPostgres, PostgresFailed
 from threadcluster_operator.local.rolling_restart import Recycling
-from threadcluster_operator.local.worker_poller import Watch
+from threadcluster_operator.local.worker_poller import WorkerPoller
 from threadcluster_operator.local.worker_process import WorkerProcess
 from threadcluster_operator.planning.planner import NewPlan
-from threadcluster_operator.planning.rebalance import Moves
-from threadcluster_operator.workers.client import NobodyAnswers, WorkerRefused, target_in
+from threadcluster_operator.planning.rebalance import RebalanceSession
+from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerRefused, target_document
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +64,8 @@ class Supervisor:
         self._socket: socket.socket | None = None
         self._session: aiohttp.ClientSession | None = None
         self._workers: dict[str, WorkerProcess] = {}
-        self._watch: Watch | None = None
-        self.moves = Moves(resources.cluster.name)
+        self._watch: WorkerPoller | None = None
+        self.moves = RebalanceSession(resources.cluster.name)
         self._recycling = Recycling(self.moves, say)
         self._stops: set[asyncio.Task[None]] = set()
         self._unreadable: tuple[ShardId, ...] = ()
@@ -89,7 +89,7 @@ class Supervisor:
                 self.data_dir.write_private(path, self._database_url)
         await self._migrate()
         self._session = aiohttp.ClientSession()
-        self._watch = Watch(self._session, self.data_dir.secret_file)
+        self._watch = WorkerPoller(self._session, self.data_dir.secret_file)
         self._control = asyncio.create_task(self._run(), name="control")
         self._rotator = asyncio.create_task(self._rotate_logs(), name="rotate-logs")
         self._say(f"starting {self.resources.cluster.spec.replicas} workers")
@@ -335,10 +335,10 @@ class Supervisor:
 
     async def _set_targets(self, plan: NewPlan) -> None:
         assert self._watch is not None  # made by up
-        targets = [target_in(shard, target, plan.reasons[shard]) for shard, target in plan.targets.items()]
+        targets = [target_document(shard, target, plan.reasons[shard]) for shard, target in plan.targets.items()]
         try:
-            await self._watch.workers(self._workers.values()).set_targets(plan.made_from, plan.hash, targets)
-        except (NobodyAnswers, WorkerRefused) as error:
+            await self._watch.workers(self._workers.values()).set_targets(plan.base_version, plan.hash, targets)
+        except (NoWorkerAvailable, WorkerRefused) as error:
             log.info("plan not taken", extra={"plan": plan.hash, "cause": str(error)})
         else:
             if plan.moves:
@@ -368,7 +368,7 @@ class Supervisor:
         wanted = {f"{self.resources.cluster.name}-{number}" for number in range(self.resources.cluster.spec.replicas)}
         return sorted(wanted | set(self._workers))
 
-    async def _look_now(self) -> Watch:
+    async def _look_now(self) -> WorkerPoller:
         """What was seen may be a turn old, and whoever asks may just have changed something."""
         assert self._watch is not None  # made by up, before anyone can ask
         await self._watch.look(self._workers.values(), self._recycling.emptying())

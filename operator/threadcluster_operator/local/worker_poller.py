@@ -13,14 +13,14 @@ from typing import Any
 import aiohttp
 
 from threadcluster_operator.local.worker_process import WorkerProcess, ask
-from threadcluster_operator.planning.observation import Answers, is_member, observed_from
-from threadcluster_operator.planning.planner import Observed
-from threadcluster_operator.workers.client import Workers, client_context
+from threadcluster_operator.planning.observation import Answers, build_observation, is_member
+from threadcluster_operator.planning.planner import ShardOwnership
+from threadcluster_operator.workers.client import WorkerApiClient, client_context
 
 log = logging.getLogger(__name__)
 
 
-class Watch:
+class WorkerPoller:
     """The last answers of the workers, and what follows from them."""
 
     def __init__(self, session: aiohttp.ClientSession, secret_file: Path) -> None:
@@ -28,7 +28,7 @@ class Watch:
         self._secret_file = secret_file
         self._secret = secret_file.read_text()
         self.answers: Answers = {}
-        self.observed: Observed | None = None
+        self.observed: ShardOwnership | None = None
 
     async def look(self, processes: Iterable[WorkerProcess], emptying: Set[str], *, briefly: bool = False) -> None:
         """Ask every worker; the newest view of them all counts, and each for what it serves itself.
@@ -46,7 +46,7 @@ class Watch:
         self.answers = answers
         for worker in workers:
             worker.joined = worker.joined or is_member(worker.name, self.answers.get(worker.name))
-        self.observed = observed_from(
+        self.observed = build_observation(
             self.answers,
             running={worker.name for worker in workers if worker.pid is not None},
             starting={worker.name for worker in workers if worker.starting()},
@@ -74,11 +74,11 @@ class Watch:
     async def _ask(self, worker: WorkerProcess) -> dict[str, Any] | None:  # JSON
         return await ask(self._session, worker, "/internal/v1/ownership", client_context(self._secret))
 
-    def workers(self, processes: Iterable[WorkerProcess]) -> Workers:
+    def workers(self, processes: Iterable[WorkerProcess]) -> WorkerApiClient:
         """A client of those that answered last; of all that run when none did."""
         running = [worker for worker in processes if worker.bound() is not None]
         answering = [worker for worker in running if worker.name in self.answers] or running
         addresses = [
             f"https://127.0.0.1:{bound['managementPort']}" for bound in (each.bound() for each in answering) if bound
         ]
-        return Workers(self._session, addresses, self._secret)
+        return WorkerApiClient(self._session, addresses, self._secret)

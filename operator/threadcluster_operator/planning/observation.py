@@ -9,15 +9,15 @@ from typing import Any
 
 from shard_worker.domain.ids import ShardId
 from threadcluster_operator.planning.placement import Worker
-from threadcluster_operator.planning.planner import Observed
+from threadcluster_operator.planning.planner import ShardOwnership
 from threadcluster_operator.workers.client import newest
 
 Answers = dict[str, dict[str, Any]]  # JSON objects, by the worker that gave them
 
 
-def observed_from(
+def build_observation(
     answers: Mapping[str, Mapping[str, Any]], *, running: Set[str], starting: Set[str], emptying: Set[str]
-) -> Observed | None:
+) -> ShardOwnership | None:
     """What the planner goes by, or None when nobody knows.
 
     A worker that is ``starting`` is still to become what it was or more: its share waits for it.  One that is fenced or
@@ -38,7 +38,7 @@ def observed_from(
             draining=row["draining"] or name in emptying,
             reads=row.get("readsFormat", 1),
         )
-    return Observed(
+    return ShardOwnership(
         found["planVersion"],
         {ShardId(row["id"]): row["owner"] for row in found["shards"]},
         {ShardId(row["id"]): row["target"] for row in found["shards"]},

@@ -134,7 +134,7 @@ class _Held(NamedTuple):
     format: int = 1
 
 
-class _Site:
+class _Bin:
     """A worker that may get shards, filled in thought."""
 
     __slots__ = ("bound", "capacity", "load", "name", "queue", "reads")
@@ -148,7 +148,7 @@ class _Site:
         self.bound = 0.0
         """The part of its load that is pinned here."""
         self.queue: list[_Held] = []
-        """What may leave; from `_Scales` on sorted: lightest first, and of equals last what is still on its way here."""
+        """What may leave; from `_Balancer` on sorted: lightest first, and of equals last what is still on its way here."""
 
     @property
     def level(self) -> float:
@@ -182,10 +182,10 @@ class _Step(NamedTuple):
     """Of the shard in the source's queue."""
 
 
-class _Scales:
+class _Balancer:
     """All sites, and at hand the one with the least load of each capacity."""
 
-    def __init__(self, sites: Mapping[str, _Site]) -> None:
+    def __init__(self, sites: Mapping[str, _Bin]) -> None:
         self.sites = sites
         self._least: dict[tuple[float, int], list[tuple[float, str]]] = {}
         for site in sites.values():
@@ -213,21 +213,21 @@ class _Scales:
         highest = max((site.level for site in self.sites.values() if site.level > site.floor), default=0.0)
         return max(0.0, (highest - self.fair) / self.fair * 100.0) if self.fair > 0 else 0.0
 
-    def has_hot(self, site: _Site) -> bool:
+    def has_hot(self, site: _Bin) -> bool:
         """Its heaviest shard alone is more than a fair share, and no pin keeps others beside it."""
         return bool(site.queue) and not site.bound and site.queue[-1].load / site.capacity > self.fair
 
-    def changed(self, site: _Site) -> None:
+    def changed(self, site: _Bin) -> None:
         """A site's load is another one."""
         heappush(self._least[site.capacity, site.reads], (site.load, site.name))
 
-    def _receivers(self) -> Iterator[_Site]:
+    def _receivers(self) -> Iterator[_Bin]:
         for heap in self._least.values():
             while heap[0][0] != self.sites[heap[0][1]].load:
                 heappop(heap)
             yield self.sites[heap[0][1]]
 
-    def roomiest(self, weight: float, journal_format: int) -> _Site | None:
+    def roomiest(self, weight: float, journal_format: int) -> _Bin | None:
         """The site that would be lowest with this much more, among those that read a journal format."""
         readers = [site for site in self._receivers() if site.reads >= journal_format]
         return min(readers, key=lambda site: ((site.load + weight) / site.capacity, site.name), default=None)
@@ -245,7 +245,7 @@ class _Scales:
                 return True
         return False
 
-    def best_step(self, source: _Site, gain: float) -> _Step | None:
+    def best_step(self, source: _Bin, gain: float) -> _Step | None:
         """The move off a site that evens it out best, with at least this gain.
 
         A shard hotter than a fair share is left where it is, unless for a greater worker: the others go.
@@ -264,7 +264,7 @@ class _Scales:
             ]
         return min(steps, default=None)
 
-    def _may_gain(self, source: _Site, gain: float) -> bool:
+    def _may_gain(self, source: _Bin, gain: float) -> bool:
         lightest = source.queue[0].load
         limit = source.level * (1.0 - gain)
         return any((site.load + lightest) / site.capacity < limit for site in self._receivers())
@@ -296,7 +296,7 @@ class _Scales:
         return moved
 
 
-def _steps(source: _Site, receiver: _Site, begin: int, end: int, gain: float) -> Iterator[_Step]:
+def _steps(source: _Bin, receiver: _Bin, begin: int, end: int, gain: float) -> Iterator[_Step]:
     """Of the shards at these places of the queue, the two nearest to what would level both sites."""
     limit = source.level * (1.0 - gain)
     queue = source.queue
@@ -325,7 +325,7 @@ def _steps(source: _Site, receiver: _Site, begin: int, end: int, gain: float) ->
             yield _Step(max((source.load - weight) / source.capacity, after), receiver.name, place)
 
 
-def place(shards: Iterable[Shard], workers: Iterable[Worker], policy: Policy) -> Placement:
+def compute_placement(shards: Iterable[Shard], workers: Iterable[Worker], policy: Policy) -> Placement:
     """Where every shard should be, and the moves for it.
 
     Costs O(S log S + S K + M (log W + K)), for S shards, W workers of K different capacities, and M moves for balance.
@@ -333,7 +333,7 @@ def place(shards: Iterable[Shard], workers: Iterable[Worker], policy: Policy) ->
     """
     plan = _Plan(sorted(shards, key=attrgetter("id")), sorted(workers, key=attrgetter("name")), policy)
     plan.settle_homes()
-    scales = _Scales(plan.sites)
+    scales = _Balancer(plan.sites)
     plan.place_homeless(scales)
     scales.settle_fair()
     imbalance_percent = scales.imbalance_percent()
@@ -366,7 +366,7 @@ class _Plan:
         self.keepers = {worker.name for worker in workers if worker.may_keep}
         newest_format = max((shard.format for shard in shards), default=1)
         self.sites = {
-            worker.name: _Site(worker, newest_format) for worker in workers if worker.may_keep and not worker.cordoned
+            worker.name: _Bin(worker, newest_format) for worker in workers if worker.may_keep and not worker.cordoned
         }
         self._by_format: dict[int, tuple[set[str], set[str]]] = {}
         self.unreadable: list[ShardId] = []
@@ -411,7 +411,7 @@ class _Plan:
             else:
                 site.queue.append(_Held(weight, home != owner, shard_id, journal_format))
 
-    def place_homeless(self, scales: _Scales) -> None:
+    def place_homeless(self, scales: _Balancer) -> None:
         """Give every other shard to whoever would then have the least; without a receiver, its live owner goes on."""
         self.homeless.sort()
         for _, negative, shard in self.homeless:
@@ -425,7 +425,7 @@ class _Plan:
             scales.changed(site)
             self.targets[shard.id] = site.name
 
-    def balance(self, scales: _Scales) -> dict[ShardId, str]:
+    def balance(self, scales: _Balancer) -> dict[ShardId, str]:
         """Move shards for balance, if the mode allows that and it is worth it; the reason of each, in order."""
         mode, strategy = self.policy.mode, self.policy.strategy
         if mode == "Paused" or (mode == "Manual" and not self.policy.rebalance_now):
@@ -497,7 +497,7 @@ class _Plan:
         return 1.0 if self.policy.strategy == "Count" else max(shard.load, BASE_LOAD)
 
 
-def due(
+def next_moves(
     placement: Placement,
     owners: Mapping[ShardId, str | None],
     targets: Mapping[ShardId, str | None],

@@ -10,10 +10,18 @@ from typing import NamedTuple
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership.view import NO_CAPABLE_WORKER
 from threadcluster_operator.api import ThreadClusterSpec
-from threadcluster_operator.planning.placement import Move, Placement, Policy, Shard, Worker, due, place
+from threadcluster_operator.planning.placement import (
+    Move,
+    Placement,
+    Policy,
+    Shard,
+    Worker,
+    compute_placement,
+    next_moves,
+)
 
 
-class Observed(NamedTuple):
+class ShardOwnership(NamedTuple):
     """Ownership as a live worker tells it."""
 
     plan_version: int
@@ -32,9 +40,9 @@ class Observed(NamedTuple):
 
 
 class NewPlan(NamedTuple):
-    """Targets to record, made from plan ``made_from``: only those that change now."""
+    """Targets to record, made from plan ``base_version``: only those that change now."""
 
-    made_from: int
+    base_version: int
     hash: str
     """Of the whole plan that these targets are a part of."""
     targets: Mapping[ShardId, str | None]
@@ -43,7 +51,7 @@ class NewPlan(NamedTuple):
     """How many of the shards have an owner that is alive, and another target than that; one taken back is none."""
 
 
-class Next(NamedTuple):
+class PlanResult(NamedTuple):
     """What to do now."""
 
     run: tuple[str, ...]
@@ -61,24 +69,24 @@ class Next(NamedTuple):
     """The shards that no worker may get, because none that may get one reads its journal format: `NO_CAPABLE_WORKER`."""
 
 
-class Shown(NamedTuple):
+class PlanPreview(NamedTuple):
     """A plan that somebody was shown, and the world that it was made from."""
 
     placement: Placement
     spec: ThreadClusterSpec
     running: frozenset[str]
-    observed: Observed
+    observed: ShardOwnership
 
 
 def next_steps(
     name: str,
     spec: ThreadClusterSpec,
     running: frozenset[str],
-    observed: Observed | None,
+    observed: ShardOwnership | None,
     *,
     rebalance_now: bool = False,
     agreed: tuple[Move, ...] = (),
-) -> Next:
+) -> PlanResult:
     """The next steps of the cluster ``name``; nothing destructive without an observation.
 
     While there are ``agreed`` moves, just those are ordered for balance: somebody saw them and said yes.
@@ -87,9 +95,9 @@ def next_steps(
     surplus = sorted(running - set(wanted))
     if not wanted:
         # Nobody is left to receive a shard: every worker releases what it has, and ends.
-        return Next((), None, tuple(surplus), not surplus)
+        return PlanResult((), None, tuple(surplus), not surplus)
     if observed is None:
-        return Next(wanted, None, (), converged=False, balancing=rebalance_now, agreed=agreed)
+        return PlanResult(wanted, None, (), converged=False, balancing=rebalance_now, agreed=agreed)
     agreed = _still_wanted(agreed, wanted, spec, observed)
     placement = _place(name, spec, running, observed, rebalance_now=rebalance_now, agreed=agreed)
     plan = _new_plan(placement, observed, spec.rebalance.max_concurrent_moves)
@@ -101,11 +109,16 @@ def next_steps(
     )
     present = all(name in observed.serving and observed.workers.get(name, Worker(name)).live for name in wanted)
     converged = plan is None and settled and present and not surplus and set(wanted) <= running
-    return Next(wanted, plan, stop, converged, placement.balancing, agreed, placement.unreadable)
+    return PlanResult(wanted, plan, stop, converged, placement.balancing, agreed, placement.unreadable)
 
 
 def preview(
-    name: str, spec: ThreadClusterSpec, running: frozenset[str], observed: Observed, *, rebalance_now: bool = False
+    name: str,
+    spec: ThreadClusterSpec,
+    running: frozenset[str],
+    observed: ShardOwnership,
+    *,
+    rebalance_now: bool = False,
 ) -> Placement:
     """The whole plan that `next_steps` orders little by little."""
     return _place(name, spec, running, observed, rebalance_now=rebalance_now, agreed=())
@@ -116,7 +129,7 @@ def same_plan(hash: str, placement: Placement) -> bool:
     return hash == placement.hash
 
 
-def same_world(shown: Shown, spec: ThreadClusterSpec, running: frozenset[str], observed: Observed) -> bool:
+def still_valid(shown: PlanPreview, spec: ThreadClusterSpec, running: frozenset[str], observed: ShardOwnership) -> bool:
     """Nothing that somebody wants or does has changed since a plan was shown; loads may have, as they always do."""
     then = shown.observed
     return (shown.spec, shown.running) == (spec, running) and (
@@ -128,7 +141,7 @@ def _place(
     name: str,
     spec: ThreadClusterSpec,
     running: frozenset[str],
-    observed: Observed,
+    observed: ShardOwnership,
     *,
     rebalance_now: bool,
     agreed: tuple[Move, ...],
@@ -158,14 +171,14 @@ def _place(
         )
         for shard_id, owner in observed.owners.items()
     ]
-    placement = place(shards, workers, policy)
+    placement = compute_placement(shards, workers, policy)
     reasons = {(move.shard, move.target): move.reason for move in agreed}
     moves = tuple(move._replace(reason=reasons.get((move.shard, move.target), move.reason)) for move in placement.moves)
     return placement._replace(moves=moves)
 
 
 def _still_wanted(
-    agreed: tuple[Move, ...], wanted: tuple[str, ...], spec: ThreadClusterSpec, observed: Observed
+    agreed: tuple[Move, ...], wanted: tuple[str, ...], spec: ThreadClusterSpec, observed: ShardOwnership
 ) -> tuple[Move, ...]:
     """The agreed moves that are not recorded yet, without those that nobody could want any more."""
     if spec.rebalance.mode == "Paused":
@@ -182,7 +195,7 @@ def _still_wanted(
     )
 
 
-def _worker(observed: Observed, name: str) -> Worker:
+def _worker(observed: ShardOwnership, name: str) -> Worker:
     """A worker as it was seen.  One that has not registered yet is expected to read every shard: its row will say."""
     known = observed.workers.get(name)
     return Worker(name, reads=max(observed.formats.values(), default=1)) if known is None else known
@@ -200,7 +213,7 @@ def _wanted(name: str, spec: ThreadClusterSpec) -> tuple[str, ...]:
     return tuple(f"{name}-{number}" for number in range(spec.replicas))
 
 
-def _new_plan(placement: Placement, observed: Observed, max_concurrent_moves: int) -> NewPlan | None:
+def _new_plan(placement: Placement, observed: ShardOwnership, max_concurrent_moves: int) -> NewPlan | None:
     """The targets to change now; one that leads nowhere but to the present owner is no move, and waits for nothing."""
     pending = {move.shard for move in placement.moves}
     targets = {
@@ -217,7 +230,7 @@ def _new_plan(placement: Placement, observed: Observed, max_concurrent_moves: in
             reasons[shard_id] = f"{NO_CAPABLE_WORKER}: none reads journal format {observed.formats.get(shard_id, 1)}"
         else:
             reasons[shard_id] = "no worker may have it"
-    moves = due(placement, observed.owners, observed.targets, max_concurrent_moves)
+    moves = next_moves(placement, observed.owners, observed.targets, max_concurrent_moves)
     for move in moves:
         targets[move.shard] = move.target
         reasons[move.shard] = move.reason

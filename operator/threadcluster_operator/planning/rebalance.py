@@ -11,19 +11,19 @@ from threadcluster_operator.api import ThreadClusterSpec
 from threadcluster_operator.local.errors import MovesRefused
 from threadcluster_operator.planning.placement import Move, Placement
 from threadcluster_operator.planning.planner import (
-    Next,
-    Observed,
-    Shown,
+    PlanPreview,
+    PlanResult,
+    ShardOwnership,
     next_steps,
     preview,
     same_plan,
-    same_world,
+    still_valid,
 )
 
 _SHOWN_MOST: Final = 16
 
 
-class Moves:
+class RebalanceSession:
     """The moves of the cluster ``name``."""
 
     def __init__(self, name: str) -> None:
@@ -31,9 +31,9 @@ class Moves:
         self._balancing = False
         self._agreed: tuple[Move, ...] = ()
         self._carried_out: tuple[str, tuple[Move, ...]] = ("", ())
-        self._shown: OrderedDict[str, Shown] = OrderedDict()
+        self._shown: OrderedDict[str, PlanPreview] = OrderedDict()
 
-    def steps(self, spec: ThreadClusterSpec, running: frozenset[str], observed: Observed | None) -> Next:
+    def steps(self, spec: ThreadClusterSpec, running: frozenset[str], observed: ShardOwnership | None) -> PlanResult:
         """The next steps, remembering what the turn after them must know."""
         found = next_steps(self._name, spec, running, observed, rebalance_now=self._balancing, agreed=self._agreed)
         self._balancing, self._agreed = found.balancing, found.agreed
@@ -57,11 +57,11 @@ class Moves:
         return bool(self._agreed)
 
     def show(
-        self, spec: ThreadClusterSpec, running: frozenset[str], observed: Observed | None
+        self, spec: ThreadClusterSpec, running: frozenset[str], observed: ShardOwnership | None
     ) -> dict[str, Any]:  # JSON
         """What `begin` would do now."""
         observed, placement = self._whole_plan(spec, running, observed)
-        self._shown[placement.hash] = Shown(placement, spec, running, observed)
+        self._shown[placement.hash] = PlanPreview(placement, spec, running, observed)
         self._shown.move_to_end(placement.hash)
         if len(self._shown) > _SHOWN_MOST:
             self._shown.popitem(last=False)
@@ -78,7 +78,7 @@ class Moves:
         }
 
     def begin(
-        self, spec: ThreadClusterSpec, running: frozenset[str], observed: Observed | None, hash: str | None
+        self, spec: ThreadClusterSpec, running: frozenset[str], observed: ShardOwnership | None, hash: str | None
     ) -> dict[str, Any]:  # JSON
         """Make the moves of the whole plan of now, or exactly those of the plan with this hash.
 
@@ -89,7 +89,7 @@ class Moves:
         observed, placement = self._whole_plan(spec, running, observed)
         if hash is not None and not same_plan(hash, placement):
             shown = self._shown.get(hash)
-            if shown is None or not same_world(shown, spec, running, observed):
+            if shown is None or not still_valid(shown, spec, running, observed):
                 raise MovesRefused(
                     f"plan {hash} is not what would be done now: the cluster has changed since, or there never was such a"
                     f" plan; now it would be {placement.hash}, with {len(placement.moves)} moves (see `threadcluster plan`)"
@@ -99,7 +99,7 @@ class Moves:
         self._carried_out = (placement.hash, placement.moves)
         return {"hash": placement.hash, "moves": len(placement.moves)}
 
-    def progress(self, observed: Observed | None) -> dict[str, Any]:  # JSON
+    def progress(self, observed: ShardOwnership | None) -> dict[str, Any]:  # JSON
         """How far the moves are that `begin` began last."""
         plan_hash, moves = self._carried_out
         there, gone_wrong = [], []
@@ -119,8 +119,8 @@ class Moves:
         }
 
     def _whole_plan(
-        self, spec: ThreadClusterSpec, running: frozenset[str], observed: Observed | None
-    ) -> tuple[Observed, Placement]:
+        self, spec: ThreadClusterSpec, running: frozenset[str], observed: ShardOwnership | None
+    ) -> tuple[ShardOwnership, Placement]:
         if observed is None:
             raise MovesRefused("no worker says who owns what; see `threadcluster local status`")
         return observed, preview(self._name, spec, running, observed, rebalance_now=True)

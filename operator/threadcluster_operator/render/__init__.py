@@ -1,20 +1,20 @@
 """What the operator creates for a ThreadCluster: Kubernetes objects as plain dicts, from values alone.
 
-Nothing here knows of an API server, a clock or a random number: the same `Wanted` gives the same objects, byte for byte,
+Nothing here knows of an API server, a clock or a random number: the same `RenderInput` gives the same objects, byte for byte,
 in every release (tests/operator/golden), because a changed pod template starts every worker of every cluster anew.
 
-* `Wanted`: the input, and the names and ports that follow from it.
+* `RenderInput`: the input, and the names and ports that follow from it.
 * `migration_job(wanted)`: the Job that brings the schema to the image's release, before any pod changes; `migrated` says
   whether that is done.
 * `children(wanted)`: everything else, in the order in which it is to be applied.
 * `stateful_set(wanted)`: the workers' StatefulSet alone.
-* `unwanted(wanted, live, kept)`: which of the live children are wanted no more.
-* `differences(wanted, live)`, `same(wanted, live)`: what of a wanted object the live one does not have.
+* `to_prune(wanted, live, kept)`: which of the live children are wanted no more.
+* `differences(wanted, live)`, `is_applied(wanted, live)`: what of a wanted object the live one does not have.
 """
 
-from threadcluster_operator.render.children import KINDS, Kind, children, kind_of, unwanted
-from threadcluster_operator.render.diff import differences, same
-from threadcluster_operator.render.inputs import MANAGEMENT_PORT, PUBLIC_PORT, Wanted, secret_of
+from threadcluster_operator.render.children import KINDS, Kind, children, kind_of, to_prune
+from threadcluster_operator.render.diff import differences, is_applied
+from threadcluster_operator.render.inputs import MANAGEMENT_PORT, PUBLIC_PORT, RenderInput, secret_of
 from threadcluster_operator.render.migration_job import migrated, migration_job
 from threadcluster_operator.render.objects import Object, selector_of
 from threadcluster_operator.render.pod import SECRET_KEY
@@ -27,15 +27,15 @@ __all__ = [
     "SECRET_KEY",
     "Kind",
     "Object",
-    "Wanted",
+    "RenderInput",
     "children",
     "differences",
+    "is_applied",
     "kind_of",
     "migrated",
     "migration_job",
-    "same",
     "secret_of",
     "selector_of",
     "stateful_set",
-    "unwanted",
+    "to_prune",
 ]

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from threadcluster_operator.render import network, stateful_set
-from threadcluster_operator.render.inputs import Wanted
+from threadcluster_operator.render.inputs import RenderInput
 from threadcluster_operator.render.objects import Object
 from threadcluster_operator.render.secret import internal_secret
 from threadcluster_operator.render.service_monitor import service_monitor
@@ -34,7 +34,7 @@ _PRUNED: Final = frozenset({"NetworkPolicy", "Job", "Ingress", "ServiceMonitor"}
 """What may be wanted no more while the cluster is; the rest goes with the cluster alone."""
 
 
-def children(wanted: Wanted) -> list[Object]:
+def children(wanted: RenderInput) -> list[Object]:
     """Every object of the cluster but its migration's Job (`migration_job`), in the order of `KINDS`."""
     made = (
         internal_secret(wanted),
@@ -49,8 +49,8 @@ def children(wanted: Wanted) -> list[Object]:
     return [each for each in made if each is not None]
 
 
-def unwanted(
-    wanted: Wanted, live: Iterable[Mapping[str, Any]], kept: Iterable[Mapping[str, Any]]
+def to_prune(
+    wanted: RenderInput, live: Iterable[Mapping[str, Any]], kept: Iterable[Mapping[str, Any]]
 ) -> list[Mapping[str, Any]]:
     """Those of the live objects that this cluster owns and that should be deleted: what is not among the ``kept``.
 

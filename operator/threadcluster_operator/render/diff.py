@@ -31,7 +31,7 @@ def differences(wanted: Mapping[str, Any], live: Mapping[str, Any]) -> list[str]
     return list(_map(wanted, live, ()))
 
 
-def same(wanted: Mapping[str, Any], live: Mapping[str, Any]) -> bool:
+def is_applied(wanted: Mapping[str, Any], live: Mapping[str, Any]) -> bool:
     """Whether there is nothing to apply."""
     return next(_map(wanted, live, ()), None) is None
 

@@ -10,7 +10,7 @@ MANAGEMENT_PORT: Final = 8081
 """Where every worker serves probes, metrics, the internal API, and its peers."""
 
 
-class Wanted(NamedTuple):
+class RenderInput(NamedTuple):
     """One cluster as it should be now.
 
     ``replicas`` and ``partition`` are the planner's present step, not the user's wish: pods from ordinal ``partition`` on

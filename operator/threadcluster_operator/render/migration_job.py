@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from threadcluster_operator.render.inputs import Wanted
+from threadcluster_operator.render.inputs import RenderInput
 from threadcluster_operator.render.objects import Object, child, digest
 from threadcluster_operator.render.pod import migration_template
 
@@ -15,7 +15,7 @@ _MOST_S: Final = 3600
 _KEPT_S: Final = 86_400
 
 
-def migration_job(wanted: Wanted) -> Object:
+def migration_job(wanted: RenderInput) -> Object:
     """The Job; its name carries a hash of all that it does, because a Job cannot be changed.
 
     A pod of it that failed stays until the Job goes: its termination message says why.  A Job that failed for good is
@@ -38,12 +38,12 @@ def migration_job(wanted: Wanted) -> Object:
     return child(wanted, "batch/v1", "Job", f"{wanted.name}-migrate-{digest(spec)[:10]}", "migration", {"spec": spec})
 
 
-def migration_name(wanted: Wanted) -> str:
+def migration_name(wanted: RenderInput) -> str:
     """The Job's name."""
     return str(migration_job(wanted)["metadata"]["name"])
 
 
-def migrated(wanted: Wanted, stateful_set: Mapping[str, Any] | None, job: Mapping[str, Any] | None) -> bool:
+def migrated(wanted: RenderInput, stateful_set: Mapping[str, Any] | None, job: Mapping[str, Any] | None) -> bool:
     """Whether the migration is done: the live Job says so, or the live StatefulSet was made after it."""
     name = migration_name(wanted)
     if stateful_set is not None and stateful_set["metadata"].get("annotations", {}).get(MIGRATION) == name:

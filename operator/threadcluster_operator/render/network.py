@@ -3,13 +3,13 @@
 from typing import Final
 
 from threadcluster_operator.api import NetworkPeer
-from threadcluster_operator.render.inputs import MANAGEMENT_PORT, PUBLIC_PORT, Wanted
+from threadcluster_operator.render.inputs import MANAGEMENT_PORT, PUBLIC_PORT, RenderInput
 from threadcluster_operator.render.objects import MANAGER, Object, child, selector_of
 
 _DNS_PORT: Final = 53
 
 
-def headless_service(wanted: Wanted) -> Object:
+def headless_service(wanted: RenderInput) -> Object:
     """A name for each worker, ready or not: a worker that recovers is asked by its peers as well."""
     spec: Object = {
         "type": "ClusterIP",
@@ -21,7 +21,7 @@ def headless_service(wanted: Wanted) -> Object:
     return child(wanted, "v1", "Service", wanted.headless_service, "worker", {"spec": spec})
 
 
-def gateway_service(wanted: Wanted) -> Object:
+def gateway_service(wanted: RenderInput) -> Object:
     """Where clients come in; every worker serves every thread."""
     service = wanted.spec.gateway.service
     spec: Object = {
@@ -37,7 +37,7 @@ def gateway_service(wanted: Wanted) -> Object:
     )
 
 
-def ingress(wanted: Wanted) -> Object | None:
+def ingress(wanted: RenderInput) -> Object | None:
     """An Ingress to the gateway's Service, where one is wanted."""
     given = wanted.spec.gateway.ingress
     if given is None:
@@ -63,7 +63,7 @@ def ingress(wanted: Wanted) -> Object | None:
     )
 
 
-def network_policy(wanted: Wanted) -> Object | None:
+def network_policy(wanted: RenderInput) -> Object | None:
     """Who may reach the pods, and with mode Full whom they may reach; None with mode Off.
 
     It covers the migration's pod as well.  Kubelets probe their own pods whatever a policy says.

@@ -5,7 +5,7 @@ import json
 from typing import Any, Final, Literal
 
 from threadcluster_operator.api import API_VERSION, KIND
-from threadcluster_operator.render.inputs import Wanted
+from threadcluster_operator.render.inputs import RenderInput
 
 Object = dict[str, Any]  # Kubernetes' own JSON; its API server is the one that knows the shapes
 
@@ -23,13 +23,13 @@ def selector_of(name: str, component: Component | None = None) -> dict[str, str]
     return labels if component is None else {**labels, "app.kubernetes.io/component": component}
 
 
-def labels_of(wanted: Wanted, component: Component) -> dict[str, str]:
+def labels_of(wanted: RenderInput, component: Component) -> dict[str, str]:
     """The labels of an object.  Nothing of a release is among them: they stand in the pod template as well."""
     return {**selector_of(wanted.name, component), "app.kubernetes.io/managed-by": MANAGER}
 
 
 def child(
-    wanted: Wanted,
+    wanted: RenderInput,
     api_version: str,
     kind: str,
     name: str,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from threadcluster_operator.api import EnvVar, SecretKeyRef
-from threadcluster_operator.render.inputs import MANAGEMENT_PORT, PUBLIC_PORT, Wanted
+from threadcluster_operator.render.inputs import MANAGEMENT_PORT, PUBLIC_PORT, RenderInput
 from threadcluster_operator.render.objects import Component, Object, labels_of, selector_of
 
 _SHUTDOWN_S: Final = 15
@@ -26,7 +26,7 @@ SECRET_KEY: Final = "secret"  # noqa: S105 - a key's name
 _TLS_MODES: Final = {"Disable": "disable", "Require": "require", "VerifyFull": "verify-full"}
 
 
-def pod_template(wanted: Wanted, component: Component, spec: Object) -> Object:
+def pod_template(wanted: RenderInput, component: Component, spec: Object) -> Object:
     """A pod template with the user's metadata, and everything that all pods have in common, around ``spec``."""
     user = wanted.spec.pod_template
     metadata: Object = {"labels": {**user.metadata.labels, **labels_of(wanted, component)}}
@@ -55,7 +55,7 @@ def pod_template(wanted: Wanted, component: Component, spec: Object) -> Object:
     return {"metadata": metadata, "spec": {**common, **spec}}
 
 
-def worker_template(wanted: Wanted) -> Object:
+def worker_template(wanted: RenderInput) -> Object:
     """The template of the workers' pods."""
     drain = wanted.spec.drain
     write_format = wanted.spec.worker.write_format
@@ -125,7 +125,7 @@ def worker_template(wanted: Wanted) -> Object:
     return pod_template(wanted, "worker", spec)
 
 
-def migration_template(wanted: Wanted) -> Object:
+def migration_template(wanted: RenderInput) -> Object:
     """The template of the pod that migrates; its termination message says how it ended (`MigrationEnd`)."""
     database = wanted.spec.database
     message = "/dev/termination-log"
@@ -142,7 +142,7 @@ def migration_template(wanted: Wanted) -> Object:
     return pod_template(wanted, "migration", spec)
 
 
-def _container(wanted: Wanted, name: str, command: list[str]) -> Object:
+def _container(wanted: RenderInput, name: str, command: list[str]) -> Object:
     """What both containers have; a new list of mounts each time."""
     made: Object = {
         "name": name,
@@ -168,7 +168,7 @@ def _mount(volume: str) -> Object:
     return {"name": volume, "mountPath": f"{_MOUNTS}/{volume}", "readOnly": True}
 
 
-def _database_volumes(wanted: Wanted, dsn: SecretKeyRef) -> list[Object]:
+def _database_volumes(wanted: RenderInput, dsn: SecretKeyRef) -> list[Object]:
     volumes: list[Object] = [
         {"name": "database", "secret": {"secretName": dsn.name, "items": [{"key": dsn.key, "path": _DSN_FILE}]}}
     ]
@@ -179,7 +179,7 @@ def _database_volumes(wanted: Wanted, dsn: SecretKeyRef) -> list[Object]:
     return volumes
 
 
-def _database_settings(wanted: Wanted) -> dict[str, str | int]:
+def _database_settings(wanted: RenderInput) -> dict[str, str | int]:
     """What workers and migration know alike."""
     tls = wanted.spec.database.tls
     settings: dict[str, str | int] = {
@@ -227,7 +227,7 @@ def _tolerations(users: list[dict[str, Any]]) -> list[Object]:
     return [*users, *lost]
 
 
-def _spread(wanted: Wanted) -> list[Object]:
+def _spread(wanted: RenderInput) -> list[Object]:
     """Over zones, and within them over nodes; where that cannot be, a worker runs all the same."""
     return [
         {

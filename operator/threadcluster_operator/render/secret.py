@@ -2,12 +2,12 @@
 
 import base64
 
-from threadcluster_operator.render.inputs import Wanted
+from threadcluster_operator.render.inputs import RenderInput
 from threadcluster_operator.render.objects import Object, child
 from threadcluster_operator.render.pod import SECRET_KEY
 
 
-def internal_secret(wanted: Wanted) -> Object | None:
+def internal_secret(wanted: RenderInput) -> Object | None:
     """The Secret with the cluster's secret, when that is known.
 
     It is not immutable: its owner may rotate it, and workers and operator read it again.

@@ -1,12 +1,12 @@
 """The StatefulSet: workers with stable names, all started at once, changed one by one behind the partition."""
 
-from threadcluster_operator.render.inputs import Wanted
+from threadcluster_operator.render.inputs import RenderInput
 from threadcluster_operator.render.migration_job import MIGRATION, migration_name
 from threadcluster_operator.render.objects import Object, child, selector_of
 from threadcluster_operator.render.pod import worker_template
 
 
-def stateful_set(wanted: Wanted) -> Object:
+def stateful_set(wanted: RenderInput) -> Object:
     """The workers.  Service name, selector and pod management can never be changed, and never are."""
     spec: Object = {
         "replicas": wanted.replicas,
@@ -21,7 +21,7 @@ def stateful_set(wanted: Wanted) -> Object:
     return child(wanted, "apps/v1", "StatefulSet", wanted.name, "worker", {"spec": spec}, annotations=annotations)
 
 
-def disruption_budget(wanted: Wanted) -> Object:
+def disruption_budget(wanted: RenderInput) -> Object:
     """Nodes are emptied one worker at a time; a worker that is not ready protects nobody."""
     spec: Object = {
         "maxUnavailable": 1,

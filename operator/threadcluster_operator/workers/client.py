@@ -25,7 +25,7 @@ Targets = Iterable[Mapping[str, object]]
 """What a plan wants, as `target_in` makes it."""
 
 
-class NobodyAnswers(Exception):
+class NoWorkerAvailable(Exception):
     """No worker has an answer now; whether what was asked was done is not known."""
 
 
@@ -42,7 +42,7 @@ def client_context(secret: str) -> PurposeContext:
     return internal_client_context(parse_secrets(secret.encode()))
 
 
-class Workers:
+class WorkerApiClient:
     """The workers at some addresses (``https://host:port`` of their management ports), by the cluster's secret.
 
     The constructor raises `ValueError` for a secret that no worker would accept.
@@ -54,10 +54,10 @@ class Workers:
         self._context = client_context(secret)
 
     async def ownership(self) -> Document:
-        """Who owns what: the newest of all answers.  Raises `NobodyAnswers`."""
+        """Who owns what: the newest of all answers.  Raises `NoWorkerAvailable`."""
         found = newest((await self.answers()).values())
         if found is None:
-            raise NobodyAnswers(_nobody(self._addresses))
+            raise NoWorkerAvailable(_nobody(self._addresses))
         return found
 
     async def answers(self) -> dict[str, Document]:
@@ -69,17 +69,17 @@ class Workers:
     async def set_targets(self, version: int, plan_hash: str, targets: Targets) -> int:
         """Record (shard, target, reason)s of a plan made from plan ``version``; its own version.
 
-        Raises `WorkerRefused` with code ``plan-stale`` when another plan came first, and `NobodyAnswers`.
+        Raises `WorkerRefused` with code ``plan-stale`` when another plan came first, and `NoWorkerAvailable`.
         """
         body = {"planVersion": version, "hash": plan_hash, "targets": list(targets)}
         return int((await self._any("PUT", "targets", body))["planVersion"])
 
     async def cordon(self, worker: str, verb: str) -> None:
-        """``cordon``, ``uncordon`` or ``drain`` a worker.  Raises `WorkerRefused` for an unknown name, `NobodyAnswers`."""
+        """``cordon``, ``uncordon`` or ``drain`` a worker.  Raises `WorkerRefused` for an unknown name, `NoWorkerAvailable`."""
         await self._any("POST", f"workers/{quote(worker, safe='')}/{verb}", None)
 
     async def history(self, limit: int, shard: int | None) -> list[Document]:
-        """The last changes of owner, newest first.  Raises `WorkerRefused` for an unknown shard, `NobodyAnswers`."""
+        """The last changes of owner, newest first.  Raises `WorkerRefused` for an unknown shard, `NoWorkerAvailable`."""
         where = "" if shard is None else f"&shard={shard}"
         changes: list[Document] = (await self._any("GET", f"history?limit={limit}{where}", None))["changes"]
         return changes
@@ -94,7 +94,7 @@ class Workers:
             if status == 200:
                 return answer
             raise WorkerRefused(str(answer.get("code")), str(answer.get("detail", f"status {status}")))
-        raise NobodyAnswers(_nobody(self._addresses))
+        raise NoWorkerAvailable(_nobody(self._addresses))
 
     async def _ask(
         self, address: str, method: str, path: str, body: Document | None, within_s: float
@@ -135,6 +135,6 @@ def _nobody(addresses: Sequence[str]) -> str:
     return f"none of {len(addresses)} workers answers" if addresses else "no worker runs"
 
 
-def target_in(shard: ShardId, target: str | None, reason: str) -> Document:
-    """One element of what `Workers.set_targets` takes."""
+def target_document(shard: ShardId, target: str | None, reason: str) -> Document:
+    """One element of what `WorkerApiClient.set_targets` takes."""
     return {"shard": shard, "target": target, "reason": reason}

@@ -8,12 +8,12 @@ from typing import Any
 
 from threadcluster_operator.controller.runtime import Operator, Options, identity
 from threadcluster_operator.controller.snapshot import Key
-from threadcluster_operator.kube.client import Access, connect
+from threadcluster_operator.kube.client import KubeAccess, connect
 
 from tests.e2e.cluster.api import Api, Object
-from tests.fakes.kubelet import Puppet
+from tests.fakes.kubelet import FakeKubelet
 from tests.fakes.worker_api import MemoryWorkers
-from tests.fakes.worker_pods import Tenants
+from tests.fakes.worker_pods import FakeWorkerPods
 
 VERSION = "threadcluster.io/v1alpha1"
 KIND = "ThreadCluster"
@@ -62,7 +62,7 @@ class Stage:
     """What a test of the operator has in its hands."""
 
     def __init__(
-        self, api: Api, namespace: str, puppet: Puppet, clusters: dict[tuple[str, str], MemoryWorkers]
+        self, api: Api, namespace: str, puppet: FakeKubelet, clusters: dict[tuple[str, str], MemoryWorkers]
     ) -> None:
         self.api = api
         self.namespace = namespace
@@ -109,7 +109,7 @@ async def operator_on(
     """An operator that looks after one namespace, or all; as the tests' own user, or whose ``kubeconfig`` that is."""
     own = own_namespace or namespace
     assert own is not None, "an operator lives somewhere"
-    options = Options(namespace, own, identity(), 0, Access(str(kubeconfig or api.kubeconfig)), _RESYNC_S)
+    options = Options(namespace, own, identity(), 0, KubeAccess(str(kubeconfig or api.kubeconfig)), _RESYNC_S)
 
     def reach(key: Key, addresses: Mapping[str, str], secret: str) -> MemoryWorkers:
         del addresses, secret
@@ -137,7 +137,7 @@ async def stage_on(
 ) -> AsyncIterator[Stage]:
     """A puppet for one namespace, and an operator for it, or for all (``everywhere``); see `operator_on`."""
     clusters: dict[tuple[str, str], MemoryWorkers] = {}
-    async with Puppet(api, namespace=namespace, inhabitants=Tenants(clusters)) as puppet:
+    async with FakeKubelet(api, namespace=namespace, inhabitants=FakeWorkerPods(clusters)) as puppet:
         stage = Stage(api, namespace, puppet, clusters)
         cared_for = None if everywhere else namespace
         try:

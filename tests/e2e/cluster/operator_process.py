@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from aiohttp import web
 from threadcluster_operator.controller.runtime import Operator, Options, application, identity
 from threadcluster_operator.controller.snapshot import Key
-from threadcluster_operator.kube.client import Access, connect
+from threadcluster_operator.kube.client import KubeAccess, connect
 
 from tests.fakes.worker_api import MemoryWorkers
 
@@ -21,7 +21,7 @@ _TURNS = 4
 """How many turns they take at a time: in the steady state none changes anything."""
 
 
-class Town:
+class OperatorProcess:
     """The workers of all clusters."""
 
     def __init__(self) -> None:
@@ -48,10 +48,10 @@ async def run(kubeconfig: str, namespace: str, port: int, resync_s: float) -> No
     loop, ended, anew = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, ended.set)
     loop.add_signal_handler(signal.SIGHUP, anew.set)
-    town = Town()
+    town = OperatorProcess()
     while not ended.is_set():
         anew.clear()
-        options = Options(namespace, namespace, identity(), port, Access(kubeconfig), resync_s)
+        options = Options(namespace, namespace, identity(), port, KubeAccess(kubeconfig), resync_s)
         async with connect(options.access) as kube:
             operator = Operator(kube, town.reach, options)
             runner = web.AppRunner(application(operator), access_log=None)

@@ -10,8 +10,8 @@ from typing import Final
 import pytest
 import yaml
 from click.testing import CliRunner
-from threadcluster_operator.cli.kubernetes.rebalance import ResourcePlanner
-from threadcluster_operator.kube.client import Access, connect
+from threadcluster_operator.cli.kubernetes.rebalance import RebalanceClient
+from threadcluster_operator.kube.client import KubeAccess, connect
 from threadcluster_operator.main import main
 
 from tests.e2e.cluster.api import Api
@@ -220,8 +220,8 @@ async def test_a_rebalance_in_mode_manual_is_done_beside_the_operator(stage: Sta
     await workers.cordon("chat-1", "drain")
     await _owned(workers, {"chat-0": 16})
     await workers.cordon("chat-1", "uncordon")
-    async with connect(Access(str(stage.api.kubeconfig))) as kube:
-        hand = ResourcePlanner(kube, Crew(workers, stage.api, stage.namespace), stage.namespace, "chat")
+    async with connect(KubeAccess(str(stage.api.kubeconfig))) as kube:
+        hand = RebalanceClient(kube, Crew(workers, stage.api, stage.namespace), stage.namespace, "chat")
         assert (await hand.rebalance(None))["moves"] == 8
         async with asyncio.timeout(20):
             while (found := await hand.progress())["left"]:

@@ -25,7 +25,7 @@ from tests.e2e.cluster.harness import KIND, VERSION, is_ready, thread_cluster
 from tests.e2e.cluster.operator_process import SHARDS
 from tests.e2e.cluster.program import Program
 from tests.e2e.cluster.test_edits import writes_in
-from tests.fakes.kubelet import Puppet
+from tests.fakes.kubelet import FakeKubelet
 
 pytestmark = pytest.mark.cluster
 
@@ -109,7 +109,7 @@ class Process:
 async def many(api: Api, namespace: str, count: int, replicas: int, process: Process) -> AsyncIterator[None]:
     """So many clusters that are Ready."""
     labels = "app.kubernetes.io/managed-by=threadcluster-operator"
-    async with Puppet(api, namespace=namespace, labels=labels):
+    async with FakeKubelet(api, namespace=namespace, labels=labels):
         process.start()
         try:
             for number in range(count):

@@ -4,7 +4,7 @@ import copy
 from typing import Any
 
 import pytest
-from threadcluster_operator.render import Object, Wanted, differences, same
+from threadcluster_operator.render import Object, RenderInput, differences, is_applied
 
 from tests.e2e.cluster.api import Api, Refused
 from tests.operator.render.clusters import EVERYTHING, LEAST, all_objects, cluster, find
@@ -60,7 +60,7 @@ async def owner(api: Api, namespace: str) -> Object:
     )
 
 
-def of(owner: Object, spec: dict[str, Any], **changes: Any) -> Wanted:
+def of(owner: Object, spec: dict[str, Any], **changes: Any) -> RenderInput:
     """The cluster of this owner."""
     metadata = owner["metadata"]
     return cluster(spec, namespace=metadata["namespace"], uid=metadata["uid"], **changes)
@@ -85,7 +85,7 @@ async def test_an_edit_of_everything_can_be_applied(api: Api, owner: Object) -> 
     for spec, changes in ((LEAST, {}), (EVERYTHING, {"replicas": 7, "partition": 3}), (LEAST, {})):
         for made in all_objects(of(owner, spec, **changes)):
             await api.apply(made)
-            assert same(made, await live(api, made)), made["kind"]
+            assert is_applied(made, await live(api, made)), made["kind"]
 
 
 async def test_what_is_wanted_no_more_is_taken_away_by_applying(api: Api, owner: Object) -> None:
@@ -94,7 +94,7 @@ async def test_what_is_wanted_no_more_is_taken_away_by_applying(api: Api, owner:
         await api.apply(made)
     wanted = find(of(owner, LEAST), "StatefulSet")
     before = await live(api, wanted)
-    assert not same(wanted, before)
+    assert not is_applied(wanted, before)
     await api.apply(wanted)
     spec = (await live(api, wanted))["spec"]["template"]["spec"]
     assert "nodeSelector" not in spec
@@ -120,7 +120,7 @@ async def test_drift_is_seen_and_mended(api: Api, owner: Object, spec: dict[str,
         "spec.template.spec.containers.image",
     }
     await api.apply(wanted)
-    assert same(wanted, await live(api, wanted))
+    assert is_applied(wanted, await live(api, wanted))
 
 
 async def test_a_second_apply_of_the_same_changes_nothing(api: Api, owner: Object) -> None:

@@ -9,9 +9,9 @@ import pytest
 
 from tests.e2e.cluster.api import Api, Object
 from tests.e2e.cluster.pod_life import Behaviour
-from tests.fakes.kubelet import Puppet
+from tests.fakes.kubelet import FakeKubelet
 from tests.fakes.worker_api import MemoryWorkers
-from tests.fakes.worker_pods import Tenants
+from tests.fakes.worker_pods import FakeWorkerPods
 
 pytestmark = pytest.mark.cluster
 
@@ -63,13 +63,13 @@ def is_ready(pod: Object) -> bool:
 
 
 @pytest.fixture
-async def puppet(api: Api, namespace: str) -> AsyncIterator[Puppet]:
+async def puppet(api: Api, namespace: str) -> AsyncIterator[FakeKubelet]:
     """Two nodes, on which all pods of the test's namespace run."""
-    async with Puppet(api, nodes=2, namespace=namespace) as played:
+    async with FakeKubelet(api, nodes=2, namespace=namespace) as played:
         yield played
 
 
-async def test_a_stateful_set_becomes_ready(api: Api, namespace: str, puppet: Puppet) -> None:
+async def test_a_stateful_set_becomes_ready(api: Api, namespace: str, puppet: FakeKubelet) -> None:
     """In seconds, each pod with an address of its own, on a node that the real scheduler chose."""
     await api.apply(stateful_set(), namespace)
     await api.wait_for("apps/v1", "StatefulSet", "demo", has_ready(3), namespace, within_s=15)
@@ -99,7 +99,7 @@ async def test_a_job_completes(api: Api, namespace: str) -> None:
     await api.wait_for("batch/v1", "Job", "migrate", lambda found: found["status"].get("succeeded") == 1, namespace)
 
 
-async def test_a_job_fails_with_its_message(api: Api, namespace: str, puppet: Puppet) -> None:
+async def test_a_job_fails_with_its_message(api: Api, namespace: str, puppet: FakeKubelet) -> None:
     """What the program wrote is in the pod's status."""
     puppet.behave(lambda pod: True, Behaviour(exit_code=3, message='{"reason": "DatabaseUnreachable"}'))
     await api.apply(job("migrate"), namespace)
@@ -109,7 +109,9 @@ async def test_a_job_fails_with_its_message(api: Api, namespace: str, puppet: Pu
     assert (ended["exitCode"], ended["message"]) == (3, '{"reason": "DatabaseUnreachable"}')
 
 
-async def test_a_deleted_pod_goes_when_it_has_stopped_and_comes_again(api: Api, namespace: str, puppet: Puppet) -> None:
+async def test_a_deleted_pod_goes_when_it_has_stopped_and_comes_again(
+    api: Api, namespace: str, puppet: FakeKubelet
+) -> None:
     """Not before: the deletion is honoured as a kubelet does."""
     puppet.behave(lambda pod: True, Behaviour(stop_s=1.0))
     await api.apply(stateful_set(), namespace)
@@ -137,7 +139,7 @@ async def test_a_deleted_pod_goes_when_it_has_stopped_and_comes_again(api: Api, 
     ids=["image missing", "crash loop", "never starts"],
 )
 async def test_a_pod_in_trouble_says_why_and_heals(
-    api: Api, namespace: str, puppet: Puppet, behaviour: Behaviour, reason: str
+    api: Api, namespace: str, puppet: FakeKubelet, behaviour: Behaviour, reason: str
 ) -> None:
     """Its container waits with the reason that a kubelet gives, until the rule is another."""
     puppet.behave(lambda pod: bool(pod["metadata"]["name"] == "demo-1"), behaviour)
@@ -153,7 +155,7 @@ async def test_a_pod_in_trouble_says_why_and_heals(
     await api.wait_for("apps/v1", "StatefulSet", "demo", has_ready(3), namespace)
 
 
-async def test_a_pod_that_never_becomes_ready_runs(api: Api, namespace: str, puppet: Puppet) -> None:
+async def test_a_pod_that_never_becomes_ready_runs(api: Api, namespace: str, puppet: FakeKubelet) -> None:
     """Its container has started, and that is all."""
     puppet.behave(lambda pod: True, Behaviour(becomes_ready=False))
     await api.apply(stateful_set(replicas=1), namespace)
@@ -162,7 +164,7 @@ async def test_a_pod_that_never_becomes_ready_runs(api: Api, namespace: str, pup
     assert pod["status"]["containerStatuses"][0]["started"] is True
 
 
-async def test_full_nodes_leave_pods_unschedulable(api: Api, namespace: str, puppet: Puppet) -> None:
+async def test_full_nodes_leave_pods_unschedulable(api: Api, namespace: str, puppet: FakeKubelet) -> None:
     """The real scheduler says so, and schedules them when there is room again."""
     await puppet.close_nodes()
     await api.apply(stateful_set(replicas=1), namespace)
@@ -175,7 +177,7 @@ async def test_full_nodes_leave_pods_unschedulable(api: Api, namespace: str, pup
     await api.wait_for("v1", "Pod", "demo-0", is_ready, namespace)
 
 
-async def test_a_lost_nodes_pods_stay_unready_until_it_is_back(api: Api, namespace: str, puppet: Puppet) -> None:
+async def test_a_lost_nodes_pods_stay_unready_until_it_is_back(api: Api, namespace: str, puppet: FakeKubelet) -> None:
     """The real node controller finds it silent; its pods are neither ready nor gone."""
     await api.apply(stateful_set(replicas=4), namespace)
     await api.wait_for("apps/v1", "StatefulSet", "demo", has_ready(4), namespace)
@@ -192,7 +194,7 @@ async def test_a_lost_nodes_pods_stay_unready_until_it_is_back(api: Api, namespa
 async def test_workers_live_in_its_pods(api: Api, namespace: str) -> None:
     """A ready pod is a worker; a pod that is scaled away has handed its shards over."""
     workers = MemoryWorkers(12)
-    async with Puppet(api, namespace=namespace, inhabitants=Tenants({(namespace, "demo"): workers})):
+    async with FakeKubelet(api, namespace=namespace, inhabitants=FakeWorkerPods({(namespace, "demo"): workers})):
         living = asyncio.create_task(workers.run(), name="workers")
         await api.apply(stateful_set(), namespace)
         await api.wait_for("apps/v1", "StatefulSet", "demo", has_ready(3), namespace)

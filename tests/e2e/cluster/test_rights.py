@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import pytest
 from threadcluster_operator.api import parse_spec
 from threadcluster_operator.controller import events, reconciler
-from threadcluster_operator.render import Wanted, migration_job
+from threadcluster_operator.render import RenderInput, migration_job
 
 from tests.e2e.cluster.api import Api, Object, Refused, reach
 from tests.e2e.cluster.conftest import Cluster, apply_crd
@@ -197,7 +197,7 @@ async def meet(stage: Stage, version: str, kind: str, name: str) -> None:
 def job_name(namespace: str, name: str) -> str:
     """What the migration's Job of such a cluster is called."""
     spec = parse_spec(thread_cluster(name, gateway={"ingress": INGRESS}))
-    return str(migration_job(Wanted(name, namespace, "", spec, 0, 0, "", "", True))["metadata"]["name"])
+    return str(migration_job(RenderInput(name, namespace, "", spec, 0, 0, "", "", True))["metadata"]["name"])
 
 
 def granted(made: Iterable[Object]) -> set[tuple[str, str, str]]:

@@ -1,7 +1,7 @@
 """The workers in memory answer as real ones do, so that what is tested on them holds for those."""
 
 import pytest
-from threadcluster_operator.workers.client import Document, NobodyAnswers, WorkerRefused, newest, target_in
+from threadcluster_operator.workers.client import Document, NoWorkerAvailable, WorkerRefused, newest, target_document
 
 from shard_worker.domain.ids import ShardId
 from tests.fakes.worker_api import Knobs, MemoryWorkers
@@ -34,7 +34,7 @@ async def test_a_target_moves_its_shard_after_some_turns() -> None:
     """A handoff is seen as moving first; then owner and epoch are new, and the history has it."""
     workers = _running("demo-0", "demo-1")
     shard = workers.owned_by("demo-0")[0]
-    version = await workers.set_targets(workers.plan_version, "hash", [target_in(shard, "demo-1", "wanted")])
+    version = await workers.set_targets(workers.plan_version, "hash", [target_document(shard, "demo-1", "wanted")])
     row = (await workers.ownership())["shards"][shard]
     assert (row["owner"], row["target"], row["state"], row["epoch"]) == ("demo-0", "demo-1", "moving", 1)
     _settle(workers)
@@ -49,9 +49,9 @@ async def test_a_plan_made_from_an_older_one_is_refused() -> None:
     """The plan version is a compare-and-set."""
     workers = _running("demo-0", "demo-1")
     version = workers.plan_version
-    await workers.set_targets(version, "one", [target_in(ShardId(0), "demo-1", "")])
+    await workers.set_targets(version, "one", [target_document(ShardId(0), "demo-1", "")])
     with pytest.raises(WorkerRefused) as refusal:
-        await workers.set_targets(version, "two", [target_in(ShardId(0), "demo-0", "")])
+        await workers.set_targets(version, "two", [target_document(ShardId(0), "demo-0", "")])
     assert refusal.value.code == "plan-stale"
 
 
@@ -60,7 +60,9 @@ async def test_a_target_that_makes_no_sense_is_refused(shards: list[int]) -> Non
     """And nothing of it is recorded."""
     workers = _running("demo-0", "demo-1")
     with pytest.raises(WorkerRefused):
-        await workers.set_targets(workers.plan_version, "", [target_in(ShardId(id), "demo-1", "") for id in shards])
+        await workers.set_targets(
+            workers.plan_version, "", [target_document(ShardId(id), "demo-1", "") for id in shards]
+        )
     assert not workers.calls
     assert all(row["target"] is None for row in (await workers.ownership())["shards"])
 
@@ -94,7 +96,7 @@ async def test_the_last_worker_that_leaves_gives_its_shards_up() -> None:
     workers.turn()
     assert (await workers.history(1, None))[0]["kind"] == "release"
     workers.end("demo-0")
-    with pytest.raises(NobodyAnswers):
+    with pytest.raises(NoWorkerAvailable):
         await workers.ownership()
     workers.start("demo-0")
     _settle(workers)
@@ -116,7 +118,7 @@ async def test_knobs_make_it_silent_or_contradict_itself() -> None:
     """Nobody answers, or the answer is not what another was."""
     workers = _running("demo-0", "demo-1")
     workers.knobs.silent = True
-    with pytest.raises(NobodyAnswers):
+    with pytest.raises(NoWorkerAvailable):
         await workers.set_targets(workers.plan_version, "", [])
     workers.knobs.silent = False
 

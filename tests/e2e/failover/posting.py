@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 
 from shard_worker.domain.ids import ThreadId, shard_of
-from tests.support.polling import until
+from tests.support.polling import eventually
 
 _ACCOUNT = "01JD0000000000000000000001"
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -48,11 +48,13 @@ class Posts:
     async def more(self, count: int, *, within_s: float = 30.0) -> None:
         """Return once ``count`` more messages were acknowledged."""
         wanted = self.count + count
-        await until(lambda: self.count >= wanted, within_s=within_s, what=f"{count} more messages")
+        await eventually(lambda: self.count >= wanted, within_s=within_s, what=f"{count} more messages")
 
     async def everywhere(self, *, within_s: float = 30.0) -> float:
         """Return once every thread had a request of after the mark acknowledged; when the last one had, since the mark."""
-        await until(lambda: len(self.first_since) == len(self.acknowledged), within_s=within_s, what="every thread")
+        await eventually(
+            lambda: len(self.first_since) == len(self.acknowledged), within_s=within_s, what="every thread"
+        )
         return max(self.first_since.values()) - self._marked_at
 
     def mark(self) -> None:
@@ -65,7 +67,7 @@ class Posts:
     async def held(self) -> AsyncIterator[None]:
         """No request is on its way within the block."""
         self._paused.clear()
-        await until(lambda: self._busy == 0, within_s=60, what="every request is answered")
+        await eventually(lambda: self._busy == 0, within_s=60, what="every request is answered")
         yield
         self._paused.set()
 

@@ -15,7 +15,7 @@ from shard_worker.database.migration import migrate
 from tests.e2e.failover.pair import Node, Pair, running_pair
 from tests.e2e.failover.posting import Posts, posting
 from tests.e2e.moves.workers import Fleet, fleet_on
-from tests.support.polling import until
+from tests.support.polling import eventually
 
 NAMES = ("a", "b", "c")
 SHARDS = 8
@@ -139,7 +139,7 @@ async def frozen_and_coming_back(stage: Stage) -> None:
         pair.address.lead_to("127.0.0.1", old.server.port)
         refused = len(stage.fleet.logged("DatabaseSuperseded"))
         await pair.primary.sql(_END_SESSIONS_SQL)
-        await until(lambda: len(stage.fleet.logged("DatabaseSuperseded")) > refused, within_s=20)
+        await eventually(lambda: len(stage.fleet.logged("DatabaseSuperseded")) > refused, within_s=20)
     posts.mark()
     pair.switch()
     await posts.everywhere()
@@ -173,7 +173,7 @@ async def _refuses_the_old_primary(fleet: Fleet, old: Node) -> None:
     """A worker that was started beside the old primary alone learns from its peers that it was replaced."""
     await fleet.start("d", dsn=old.dsn)
     newcomer = fleet.workers["d"]
-    await until(lambda: "DatabaseSuperseded" in newcomer.log.read_text(), within_s=30)
+    await eventually(lambda: "DatabaseSuperseded" in newcomer.log.read_text(), within_s=30)
     assert not await old.sql("SELECT count(*) FROM worker WHERE id = 'd'")
     await newcomer.kill()
     newcomer.log.write_text("")

@@ -14,7 +14,7 @@ from threadcluster_operator.local.postgres import EmbeddedPostgres
 from tests.conftest import MakeDatabase
 from tests.load.chat import Recorder, drive, verify
 from tests.operator.local.cluster import LocalCluster, local_cluster
-from tests.support.polling import more_acknowledged, until
+from tests.support.polling import eventually, more_acknowledged
 from tests.support.tcp_proxy import TcpProxy
 
 CLIENTS = 16
@@ -157,7 +157,7 @@ async def test_an_unreachable_database_is_waited_for_with_a_clear_message(
         cluster = LocalCluster(data_dir, database_url=url, shards=SHARDS)
         coming_up = asyncio.create_task(cluster.up(1))
         log = data_dir / "logs" / "supervisor.log"
-        await until(lambda: log.exists() and "waiting for Postgres" in log.read_text(), within_s=20)
+        await eventually(lambda: log.exists() and "waiting for Postgres" in log.read_text(), within_s=20)
         assert not coming_up.done()
         proxy.heal()
         said = await coming_up

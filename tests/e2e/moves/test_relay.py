@@ -8,7 +8,7 @@ import pytest
 from tests.e2e.moves.test_handoff import chatting
 from tests.e2e.moves.workers import fleet_on
 from tests.peers.relay import Fault, Relay
-from tests.support.polling import until
+from tests.support.polling import eventually
 
 FAULTS = (Fault.CHANGE, Fault.REPEAT, Fault.DROP, Fault.REORDER)
 
@@ -26,7 +26,7 @@ async def attack(dsn: str, folder: Path, faults_each: int) -> None:
                     for relay in (to_a, to_b):
                         done = relay.done
                         relay.every = (5, fault)
-                        await until(
+                        await eventually(
                             lambda relay=relay, done=done: relay.done >= done + faults_each,  # type: ignore[misc]
                             within_s=60,
                             what=f"{fault} done {faults_each} times",

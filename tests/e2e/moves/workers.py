@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 
 from shard_worker.contract_tls import INTERNAL_NAME, internal_client_context, parse_secrets
-from tests.support.journal_check import prove
+from tests.support.journal_check import assert_journal_valid
 
 SECRET = "a secret for tests"
 
@@ -249,7 +249,7 @@ class Fleet:
 
     async def fsck(self) -> None:
         """Fail unless the journal proves itself."""
-        await prove(self._dsn_file.read_text())
+        await assert_journal_valid(self._dsn_file.read_text())
 
 
 @asynccontextmanager

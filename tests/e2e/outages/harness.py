@@ -27,8 +27,8 @@ from tests.e2e.outages.certificates import Authority
 from tests.load.client import Attempt, Outcome, classify
 from tests.load.target import parse_target
 from tests.load.wire import Connection, Lost, request_bytes
-from tests.support.journal_check import prove
-from tests.support.polling import until
+from tests.support.journal_check import assert_journal_valid
+from tests.support.polling import eventually
 
 DATABASE: Final = "outages"
 BUDGET_S: Final = 1.0
@@ -210,13 +210,15 @@ class Stage:
         """Prove the journal, and end everything."""
         try:
             if self.threads:
-                await prove(self.server.dsn_of(DATABASE))
+                await assert_journal_valid(self.server.dsn_of(DATABASE))
         finally:
             if self.worker.alive:
                 await self.worker.kill()
             self._shared.close()
             if self._front is not None:
-                await until(lambda: self._front is None or self._front.idle, what="the links of the worker have ended")
+                await eventually(
+                    lambda: self._front is None or self._front.idle, what="the links of the worker have ended"
+                )
                 await self._front.__aexit__()
             await self.server.stop()
 
@@ -314,7 +316,7 @@ async def stage_in(folder: Path) -> AsyncIterator[Stage]:
 
 async def accepted_again(sent: list[Sent], after: float, *, within_s: float) -> float:
     """Seconds from ``after`` (epoch) until a post that was sent since was stored."""
-    await until(
+    await eventually(
         lambda: any(each.at >= after and each.attempt.outcome is Outcome.ACCEPTED for each in reversed(sent[-200:])),
         within_s=within_s,
         what="a post is stored after the outage",

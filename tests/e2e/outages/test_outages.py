@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.outages.faults import OUTAGES
 from tests.e2e.outages.harness import PENDING_BYTES, Figure, Stage, accepted_again, stage_in
-from tests.support.polling import until
+from tests.support.polling import eventually
 
 _AT_THE_SERVER: frozenset[str] = frozenset({"frozen", "synchronous standby lost"})
 """Outages in which a statement that has reached the server is carried out when the outage ends."""
@@ -25,7 +25,7 @@ async def play(stage: Stage, outage: str, *, for_s: float, heals_s: float) -> Fi
     figure = Figure(outage, for_s, rss_before_mb=stage.rss_mb())
     pid = stage.worker.pid
     async with stage.load(outage) as sent:
-        await until(lambda: len(sent) >= 20, what="load before the outage")
+        await eventually(lambda: len(sent) >= 20, what="load before the outage")
         async with OUTAGES[outage](stage):
             began = time.time()
             waves = []

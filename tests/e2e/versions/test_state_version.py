@@ -15,7 +15,7 @@ from shard_worker.domain.ids import ThreadId
 from shard_worker.journal.codec import STATE_VERSION
 from tests.conftest import MakeDatabase
 from tests.e2e.moves.workers import fleet_on
-from tests.support.journal_writer import ANN, SHARDS, Pen, created, folded, new_thread, posted
+from tests.support.journal_writer import ANN, SHARDS, JournalWriter, created, folded, new_thread, posted
 
 THREADS = 200
 """On each side: threads whose snapshots are of this release, and of the one before."""
@@ -27,7 +27,7 @@ CLIENTS = 8
 async def _write(dsn: str) -> list[tuple[int, ThreadId]]:
     """Threads with histories and snapshots, whose shards nobody owns; each with the version of its snapshot."""
     connection = await asyncpg.connect(dsn)
-    pen = Pen(connection)
+    pen = JournalWriter(connection)
     found = []
     async with connection.transaction():
         for version in (STATE_VERSION, STATE_VERSION - 1):

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from threadcluster_operator.api import ResourceRefused, parse_resources, read_resources
+from threadcluster_operator.api import InvalidResource, parse_resources, read_resources
 
 CLUSTER = """
 apiVersion: threadcluster.io/v1alpha1
@@ -65,7 +65,7 @@ def test_without_a_database_there_is_no_url() -> None:
 )
 def test_a_wrong_file_is_refused_with_the_place(text: str, message: str) -> None:
     """And with the reason."""
-    with pytest.raises(ResourceRefused, match=message):
+    with pytest.raises(InvalidResource, match=message):
         parse_resources(text, "file").database_url()
 
 
@@ -92,7 +92,7 @@ SECRET_TEXT = "hunter2"
 )
 def test_a_yaml_error_shows_nothing_of_a_secret(line: str) -> None:
     """It says what is wrong and where, and nothing that stands there."""
-    with pytest.raises(ResourceRefused, match=r"^file: not YAML: ") as caught:
+    with pytest.raises(InvalidResource, match=r"^file: not YAML: ") as caught:
         parse_resources(with_secret(f"metadata: {{name: db}}\nstringData:\n  {line}"), "file")
     assert SECRET_TEXT not in str(caught.value)
     assert caught.value.__cause__ is None
@@ -101,7 +101,7 @@ def test_a_yaml_error_shows_nothing_of_a_secret(line: str) -> None:
 @pytest.mark.parametrize("field", ["data", "stringData"])
 def test_the_values_of_a_secret_have_keys(field: str) -> None:
     """A list is refused."""
-    with pytest.raises(ResourceRefused, match=f"{field}: keys with values are wanted"):
+    with pytest.raises(InvalidResource, match=f"{field}: keys with values are wanted"):
         parse_resources(with_secret(f"metadata: {{name: db}}\n{field}: [a]"), "file")
 
 
@@ -109,14 +109,14 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     """With the byte."""
     path = tmp_path / "chat.yaml"
     path.write_bytes(b"abc\xff")
-    with pytest.raises(ResourceRefused, match=r"chat\.yaml: not UTF-8 text, from byte 3 on"):
+    with pytest.raises(InvalidResource, match=r"chat\.yaml: not UTF-8 text, from byte 3 on"):
         read_resources(path)
 
 
 def test_a_file_is_read_and_named(tmp_path: Path) -> None:
     """Also when it is not there."""
     path = tmp_path / "chat.yaml"
-    with pytest.raises(ResourceRefused, match=r"chat\.yaml: No such file"):
+    with pytest.raises(InvalidResource, match=r"chat\.yaml: No such file"):
         read_resources(path)
     path.write_text(CLUSTER)
     assert read_resources(path).cluster.name == "chat"

@@ -7,9 +7,9 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 from threadcluster_operator.api import (
+    InvalidResource,
+    InvalidSpec,
     NetworkPeer,
-    ResourceRefused,
-    SpecRefused,
     ThreadClusterSpec,
     ThreadClusterStatus,
     parse_resources,
@@ -44,7 +44,7 @@ def test_what_is_left_out_has_the_defaults_of_the_reference() -> None:
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
 def test_the_operator_says_field_and_reason(bad: Bad) -> None:
     """It checks by itself what the API server checks: an object may be older than its schema."""
-    with pytest.raises(SpecRefused) as refused:
+    with pytest.raises(InvalidSpec) as refused:
         parse_spec({**CLUSTER, "spec": bad.spec})
     assert len(refused.value.failures) == 1
     assert refused.value.failures[0].startswith(bad.own_field)
@@ -55,7 +55,7 @@ def test_the_operator_says_field_and_reason(bad: Bad) -> None:
 def test_the_local_platform_checks_the_same(bad: Bad) -> None:
     """But for what it brings itself."""
     if bad.local:
-        with pytest.raises(ResourceRefused) as refused:
+        with pytest.raises(InvalidResource) as refused:
             local(bad.spec)
         assert bad.own_field in str(refused.value)
         assert (bad.own_reason or bad.reason) in str(refused.value)
@@ -65,7 +65,7 @@ def test_the_local_platform_checks_the_same(bad: Bad) -> None:
 
 def test_all_failures_are_told_at_once() -> None:
     """Nobody mends one only to meet the next."""
-    with pytest.raises(SpecRefused) as refused:
+    with pytest.raises(InvalidSpec) as refused:
         parse_spec({"spec": {"shards": 0, "replicas": -1, "rollout": {"surge": 2}}})
     fields = [failure.partition(":")[0] for failure in refused.value.failures]
     assert fields == ["spec.shards", "spec.replicas", "spec.image", "spec.database", "spec.rollout.surge"]
@@ -74,7 +74,7 @@ def test_all_failures_are_told_at_once() -> None:
 @pytest.mark.parametrize("document", [{}, {"spec": None}, {"spec": {}}], ids=["absent", "null", "empty"])
 def test_no_spec_is_one_without_an_image(document: dict[str, Any]) -> None:
     """The reason is the same as where the rest is there."""
-    with pytest.raises(SpecRefused) as refused:
+    with pytest.raises(InvalidSpec) as refused:
         parse_spec(document)
     assert refused.value.failures == ["spec.image: Field required", "spec.database: Field required"]
 
@@ -93,13 +93,13 @@ def test_a_newer_resource_does_not_stop_an_older_operator() -> None:
     spec = parse_spec({**CLUSTER, "spec": newer})
     assert (spec.rebalance.pins[0].shard, spec.rebalance.pins[0].worker) == (3, "chat-1")
     assert spec.model_dump() == ThreadClusterSpec.model_validate(newer, extra="ignore").model_dump()
-    with pytest.raises(ResourceRefused, match=r"spec\.rebalance\.pins\.0\.until: unknown field"):
+    with pytest.raises(InvalidResource, match=r"spec\.rebalance\.pins\.0\.until: unknown field"):
         local(newer)
 
 
 def test_fields_have_one_name() -> None:
     """That of the API: what Python calls them is not for files."""
-    with pytest.raises(ResourceRefused, match=r"spec\.worker\.snapshot_every_events: unknown field"):
+    with pytest.raises(InvalidResource, match=r"spec\.worker\.snapshot_every_events: unknown field"):
         local({"worker": {"snapshot_every_events": 5}})
     assert parse_spec({"spec": {**GOOD, "worker": {"snapshot_every_events": 5}}}).worker.snapshot_every_events == 100
 
@@ -114,7 +114,7 @@ def test_quantities_are_kubernetes_own(given: int | str) -> None:
 @pytest.mark.parametrize("given", [-1, 0.5, True, "half", "", "1 Gi", "-1", "1Gb", "1" * 33, [1]], ids=repr)
 def test_what_is_no_quantity_is_refused(given: object) -> None:
     """With an example of what would be."""
-    with pytest.raises(ResourceRefused, match="a quantity is wanted, as Kubernetes writes them: 500m, 2Gi, 4"):
+    with pytest.raises(InvalidResource, match="a quantity is wanted, as Kubernetes writes them: 500m, 2Gi, 4"):
         local({"worker": {"resources": {"requests": {"cpu": given}}}})
 
 

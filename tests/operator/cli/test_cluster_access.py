@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from threadcluster_operator.cli.kubernetes.errors import sentence
-from threadcluster_operator.kube.client import Forbidden, KubeError, NotThere, Rejected, Unreachable
+from threadcluster_operator.kube.client import Forbidden, KubeError, NotFound, Rejected, Unreachable
 from threadcluster_operator.main import main
 
 VERBS = ("shards", "cordon", "uncordon", "drain", "pin", "plan", "rebalance", "history")
@@ -53,7 +53,7 @@ def test_the_options_name_the_kubeconfig_that_is_not_there(tmp_path: Path) -> No
     ("error", "said"),
     [
         (Forbidden(403, "Forbidden", "you cannot list pods"), "you cannot list pods; manifests/users has what"),
-        (NotThere(404, "NotFound", "page not found"), "no ThreadClusters (page not found); `kubectl apply -k"),
+        (NotFound(404, "NotFound", "page not found"), "no ThreadClusters (page not found); `kubectl apply -k"),
         (Rejected(422, "Invalid", "spec.replicas: no."), "the API server refuses it: spec.replicas: no"),
         (Unreachable(401, "Unauthorized", "Unauthorized"), "does not know you (Unauthorized)"),
         (KubeError(0, "", "the API server does not answer: it is away"), "the API server does not answer: it is away"),

@@ -12,18 +12,18 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from threadcluster_operator.api import KubernetesSpec, parse_spec
-from threadcluster_operator.controller.actions import Operator, Steps, make_steps
-from threadcluster_operator.controller.diagnosis import find
-from threadcluster_operator.controller.snapshot import Object, Seen, condition
+from threadcluster_operator.controller.actions import Actions, OperatorContext, plan_actions
+from threadcluster_operator.controller.diagnosis import diagnose
+from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object, condition
 from threadcluster_operator.controller.status import status_of
-from threadcluster_operator.planning.observation import observed_from
-from threadcluster_operator.workers.client import NobodyAnswers, WorkerRefused, target_in
+from threadcluster_operator.planning.observation import build_observation
+from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerRefused, target_document
 
 from tests.fakes.worker_api import MemoryWorkers
 
 NAME: Final = "chat"
 NAMESPACE: Final = "talk"
-_OPERATOR: Final = Operator("threadcluster-system", False, "thirty-two-letters-of-randomness")
+_OPERATOR: Final = OperatorContext("threadcluster-system", False, "thirty-two-letters-of-randomness")
 _SPEC: Final = {
     "shards": 12,
     "replicas": 3,
@@ -57,10 +57,10 @@ class Simulation:
         self.unanswered = False
         self.contradicting = False
         self.balancing = False
-        self.last = Steps()
+        self.last = Actions()
         self._secret: str | None = None
         self._uids = 0
-        self._past: list[Seen] = []
+        self._past: list[ClusterSnapshot] = []
 
     # --- what users and the world do
 
@@ -99,21 +99,21 @@ class Simulation:
         self._job_controller()
         self._stateful_set_controller()
 
-    def look(self, *, ago: int = 0) -> Seen:
+    def look(self, *, ago: int = 0) -> ClusterSnapshot:
         """What the operator sees, so many of its looks ago."""
         return self._past[max(0, len(self._past) - 1 - ago)] if ago and self._past else self._now()
 
-    def operate(self, *, ago: int = 0) -> Steps:
+    def operate(self, *, ago: int = 0) -> Actions:
         """The operator looks at the cluster, and acts."""
         current = self._now()
         self._past = [*self._past[-8:], current]
         seen = current if not ago else self.look(ago=ago)._replace(resource=copy.deepcopy(self.resource))
         spec = parse_spec(seen.resource)
-        steps = self.last = make_steps(seen, spec, _OPERATOR, balancing=self.balancing)
+        steps = self.last = plan_actions(seen, spec, _OPERATOR, balancing=self.balancing)
         self.balancing = steps.next.balancing if steps.next is not None else False
         if steps.blocked is None:
             self._act(steps, seen, spec)
-        status = status_of(seen, spec, steps, steps.blocked or find(seen))
+        status = status_of(seen, spec, steps, steps.blocked or diagnose(seen))
         if not ago:
             self._check_status(status)
         self.resource["status"] = status
@@ -132,7 +132,7 @@ class Simulation:
 
     # --- the operator's hands
 
-    def _now(self) -> Seen:
+    def _now(self) -> ClusterSnapshot:
         running = set(self.pods)
         starting = {
             name for name, pod in self.pods.items() if not _is_ready(pod) and name not in self.broken | self.lost
@@ -142,10 +142,10 @@ class Simulation:
             live = {
                 name: answer for name, answer in self._answers().items() if name in self.pods and name not in self.lost
             }
-            ownership = observed_from(live, running=running, starting=starting, emptying=frozenset())
+            ownership = build_observation(live, running=running, starting=starting, emptying=frozenset())
         if ("Secret", f"{NAME}-internal") in self.objects:
             self._secret = _OPERATOR.fresh_secret
-        return Seen(
+        return ClusterSnapshot(
             copy.deepcopy(self.resource),
             tuple(copy.deepcopy(list(self.objects.values()))),
             tuple(copy.deepcopy(list(self.pods.values()))),
@@ -166,7 +166,7 @@ class Simulation:
             answers[name] = answer
         return answers
 
-    def _act(self, steps: Steps, seen: Seen, spec: KubernetesSpec) -> None:
+    def _act(self, steps: Actions, seen: ClusterSnapshot, spec: KubernetesSpec) -> None:
         for body in steps.create:
             place = (body["kind"], body["metadata"]["name"])
             if place not in self.objects:
@@ -184,7 +184,7 @@ class Simulation:
                 del self.objects[place]
         if steps.targets is not None and not self.unanswered:
             plan = steps.targets
-            targets = [target_in(shard, target, plan.reasons[shard]) for shard, target in plan.targets.items()]
+            targets = [target_document(shard, target, plan.reasons[shard]) for shard, target in plan.targets.items()]
             if plan.moves > spec.rebalance.max_concurrent_moves and not any(
                 owner is not None
                 and seen.ownership is not None
@@ -192,7 +192,7 @@ class Simulation:
                 for shard, owner in (seen.ownership.owners.items() if seen.ownership is not None else ())
             ):
                 raise Violation(f"{plan.moves} moves at once")
-            self._set_targets(plan.made_from, plan.hash, targets)
+            self._set_targets(plan.base_version, plan.hash, targets)
 
     def _set_targets(self, version: int, plan_hash: str, targets: list[dict[str, Any]]) -> None:
         work = self.workers.set_targets(version, plan_hash, targets)
@@ -200,7 +200,7 @@ class Simulation:
             work.send(None)
         except StopIteration:
             return
-        except (NobodyAnswers, WorkerRefused):
+        except (NoWorkerAvailable, WorkerRefused):
             return
 
     def _store(self, body: Object, live: Object | None) -> None:
@@ -216,7 +216,7 @@ class Simulation:
             made["status"] = live.get("status", {})
         self.objects[made["kind"], meta["name"]] = made
 
-    def _check_apply(self, body: Object, live: Object, seen: Seen) -> None:
+    def _check_apply(self, body: Object, live: Object, seen: ClusterSnapshot) -> None:
         """A worker is taken away only when it is known to own nothing; one is let go only while all is served."""
         if body["kind"] != "StatefulSet":
             return

@@ -4,15 +4,15 @@ from typing import Any
 
 import pytest
 from threadcluster_operator.api import parse_spec
-from threadcluster_operator.controller.actions import ASKED_AGAIN, Operator, Steps, make_steps
+from threadcluster_operator.controller.actions import ASKED_AGAIN, Actions, OperatorContext, plan_actions
 from threadcluster_operator.controller.diagnosis import Reason
-from threadcluster_operator.controller.snapshot import Seen, pod_of
+from threadcluster_operator.controller.snapshot import ClusterSnapshot, pod_of
 
 from shard_worker.domain.ids import ShardId
 from tests.operator.controller.simulated import NAME, Simulation
 from tests.operator.controller.test_operating import settle
 
-OPERATOR = Operator("threadcluster-system", False, "thirty-two-letters-of-randomness")
+OPERATOR = OperatorContext("threadcluster-system", False, "thirty-two-letters-of-randomness")
 HALF_FAILED = {"type": "Failed", "status": "True"}
 
 
@@ -24,12 +24,12 @@ def simulation() -> Simulation:
     return made
 
 
-def steps_of(seen: Seen) -> Steps:
+def steps_of(seen: ClusterSnapshot) -> Actions:
     """What is done about what is seen."""
-    return make_steps(seen, parse_spec(seen.resource), OPERATOR, balancing=False)
+    return plan_actions(seen, parse_spec(seen.resource), OPERATOR, balancing=False)
 
 
-def owned_by(simulation: Simulation, kind: str, name: str, owner: dict[str, Any] | None) -> Seen:
+def owned_by(simulation: Simulation, kind: str, name: str, owner: dict[str, Any] | None) -> ClusterSnapshot:
     """The cluster, with one of its children somebody else's."""
     references = [] if owner is None else [{**owner, "uid": "other", "controller": True}]
     simulation.objects[kind, name]["metadata"]["ownerReferences"] = references
@@ -222,7 +222,7 @@ def test_a_stateful_set_that_is_being_deleted_is_left_alone(simulation: Simulati
     assert all(body["kind"] != "StatefulSet" for body, _ in steps_of(simulation.look()).apply)
 
 
-def wanted_replicas(steps: Steps) -> list[int]:
+def wanted_replicas(steps: Actions) -> list[int]:
     """What the StatefulSet is set to, if it is."""
     return [body["spec"]["replicas"] for body, _ in steps.apply if body["kind"] == "StatefulSet"]
 
@@ -233,7 +233,7 @@ def test_nobody_is_taken_away_while_nobody_answers(simulation: Simulation) -> No
     simulation.unanswered = True
     steps = steps_of(simulation.look())
     assert wanted_replicas(steps) in ([], [3])
-    assert "nobody says who owns what" in steps.held_back
+    assert "nobody says who owns what" in steps.blocked_reason
 
 
 def test_replicas_without_pods_are_given_up_without_asking(simulation: Simulation) -> None:
@@ -244,7 +244,7 @@ def test_replicas_without_pods_are_given_up_without_asking(simulation: Simulatio
     simulation.unanswered = True
     steps = steps_of(simulation.look())
     assert wanted_replicas(steps) == [3]
-    assert "taken away" not in steps.held_back
+    assert "taken away" not in steps.blocked_reason
 
 
 def rolling(simulation: Simulation) -> Simulation:
@@ -255,7 +255,7 @@ def rolling(simulation: Simulation) -> Simulation:
     return simulation
 
 
-def partitions(steps: Steps) -> list[int]:
+def partitions(steps: Actions) -> list[int]:
     """From which ordinal on the new template is let go, if that changes."""
     return [
         body["spec"]["updateStrategy"]["rollingUpdate"]["partition"]
@@ -276,7 +276,7 @@ def test_a_paused_rollout_lets_nobody_go(simulation: Simulation) -> None:
     simulation.turn()
     steps = steps_of(simulation.look())
     assert partitions(steps) == []
-    assert steps.held_back == "spec.rollout.paused is true"
+    assert steps.blocked_reason == "spec.rollout.paused is true"
 
 
 def test_nobody_is_started_anew_while_nobody_answers(simulation: Simulation) -> None:
@@ -284,7 +284,7 @@ def test_nobody_is_started_anew_while_nobody_answers(simulation: Simulation) -> 
     rolling(simulation).unanswered = True
     steps = steps_of(simulation.look())
     assert partitions(steps) == []
-    assert "nobody says who owns what" in steps.held_back
+    assert "nobody says who owns what" in steps.blocked_reason
 
 
 def test_nobody_is_started_anew_while_a_shard_is_served_by_nobody(simulation: Simulation) -> None:
@@ -294,7 +294,7 @@ def test_nobody_is_started_anew_while_a_shard_is_served_by_nobody(simulation: Si
     free = seen.ownership._replace(owners={**seen.ownership.owners, ShardId(0): None})
     steps = steps_of(seen._replace(ownership=free))
     assert partitions(steps) == []
-    assert steps.held_back == "1 shards are served by nobody"
+    assert steps.blocked_reason == "1 shards are served by nobody"
 
 
 @pytest.mark.parametrize("what", ["ending", "not-ready"])
@@ -313,7 +313,9 @@ def test_the_next_waits_for_the_one_before(simulation: Simulation, what: str) ->
         simulation.pods[name]["metadata"]["deletionTimestamp"] = "2026-05-01T12:00:00Z"
     simulation.operate()
     assert partitions(simulation.last) == []
-    assert simulation.last.held_back == f"{name} is {'being started anew' if what == 'ending' else 'not ready yet'}"
+    assert (
+        simulation.last.blocked_reason == f"{name} is {'being started anew' if what == 'ending' else 'not ready yet'}"
+    )
     assert said_of(simulation, "Ready") == ("False", "RolloutInProgress")
     assert said_of(simulation, "Progressing") == ("True", "RollingOut")
 

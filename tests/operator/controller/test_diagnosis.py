@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
-from threadcluster_operator.controller.diagnosis import Reason, Trouble, find, remembered
-from threadcluster_operator.controller.snapshot import Object, Seen
+from threadcluster_operator.controller.diagnosis import Diagnosis, Reason, diagnose, previous_diagnosis
+from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object
 from threadcluster_operator.render import selector_of
 
 from shard_worker.contract import DatabaseFault
@@ -75,10 +75,10 @@ def event(reason: str, message: str, about: str, **when: Any) -> Object:
 
 def seen(
     *, pods: tuple[Object, ...] = (), children: tuple[Object, ...] = (), warnings: tuple[Object, ...] = ()
-) -> Seen:
+) -> ClusterSnapshot:
     """A cluster."""
     resource = {"metadata": {"name": "chat", "namespace": "talk", "uid": "1"}}
-    return Seen(resource, children, pods, warnings, None, None, NOW)
+    return ClusterSnapshot(resource, children, pods, warnings, None, None, NOW)
 
 
 def crash_looping() -> Object:
@@ -187,9 +187,9 @@ def crash_looping() -> Object:
         ),
     ],
 )
-def test_what_is_reported_is_named(what: Seen, reason: Reason | None, says: str) -> None:
+def test_what_is_reported_is_named(what: ClusterSnapshot, reason: Reason | None, says: str) -> None:
     """One word of the closed list, and what the reporter itself said; what is over is not told."""
-    trouble = find(what)
+    trouble = diagnose(what)
     assert (trouble.reason if trouble is not None else None) == reason
     assert trouble is None or (says in trouble.message and len(trouble.message) < 700)
 
@@ -200,7 +200,7 @@ def test_a_pod_that_finds_no_node_is_told() -> None:
     lonely["status"]["conditions"].append(
         {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes are available"}
     )
-    trouble = find(seen(pods=(lonely,)))
+    trouble = diagnose(seen(pods=(lonely,)))
     assert trouble is not None
     assert trouble.reason == Reason.WORKER_UNSCHEDULABLE
     assert "0/3 nodes" in trouble.message
@@ -210,21 +210,21 @@ def test_a_pod_that_is_going_tells_nothing() -> None:
     """It is replaced already."""
     going = pod(**waiting("ImagePullBackOff"))
     going["metadata"]["deletionTimestamp"] = "2026-05-01T12:00:00Z"
-    assert find(seen(pods=(going,))) is None
+    assert diagnose(seen(pods=(going,))) is None
 
 
 @pytest.mark.parametrize("fault", DatabaseFault)
 def test_every_end_of_a_migration_has_its_remedy(fault: DatabaseFault) -> None:
     """Beside what the migration itself said."""
     said = f'{{"reason":"{fault}","message":"in its words"}}'
-    trouble = find(seen(pods=(pod("migration", **ended(said)),), children=(job(),)))
+    trouble = diagnose(seen(pods=(pod("migration", **ended(said)),), children=(job(),)))
     assert trouble is not None
     assert trouble.reason == fault.value
     assert trouble.message.startswith("in its words. Remedy: ")
     assert "spec." in trouble.message or "database" in trouble.message
 
 
-def stalled(reason: str, *, status: str = "True", generation: int = 1) -> Seen:
+def stalled(reason: str, *, status: str = "True", generation: int = 1) -> ClusterSnapshot:
     """A cluster of generation 1 that was told to be stalled."""
     said = {"type": "Stalled", "status": status, "reason": reason, "message": "why", "observedGeneration": generation}
     found = seen()
@@ -235,8 +235,8 @@ def stalled(reason: str, *, status: str = "True", generation: int = 1) -> Seen:
 @pytest.mark.parametrize(
     ("what", "trouble"),
     [
-        (stalled("DatabaseAuthFailed"), Trouble(Reason.DATABASE_AUTH_FAILED, "why")),
-        (stalled("DatabaseSecretMissing"), Trouble(Reason.DATABASE_SECRET_MISSING, "why")),
+        (stalled("DatabaseAuthFailed"), Diagnosis(Reason.DATABASE_AUTH_FAILED, "why")),
+        (stalled("DatabaseSecretMissing"), Diagnosis(Reason.DATABASE_SECRET_MISSING, "why")),
         (stalled("DatabaseAuthFailed", generation=0), None),
         (stalled("NameConflict"), None),
         (stalled("NotStalled", status="False"), None),
@@ -244,6 +244,8 @@ def stalled(reason: str, *, status: str = "True", generation: int = 1) -> Seen:
     ],
     ids=["same-spec", "never-began", "edited", "another-kind", "well", "never-told"],
 )
-def test_what_a_migration_failed_by_is_not_over_while_it_is_tried_again(what: Seen, trouble: Trouble | None) -> None:
+def test_what_a_migration_failed_by_is_not_over_while_it_is_tried_again(
+    what: ClusterSnapshot, trouble: Diagnosis | None
+) -> None:
     """Otherwise it would be told as mended at every try."""
-    assert remembered(what) == trouble
+    assert previous_diagnosis(what) == trouble

@@ -9,7 +9,7 @@ from threadcluster_operator.controller import events as events_module
 from threadcluster_operator.controller.events import Recorder
 from threadcluster_operator.kube.client import Forbidden, Object
 
-from tests.fakes.kube import Shelf
+from tests.fakes.kube import InMemoryKube
 
 CHAT: Object = {
     "apiVersion": "threadcluster.io/v1alpha1",
@@ -19,7 +19,7 @@ CHAT: Object = {
 
 
 @asynccontextmanager
-async def writing(shelf: Shelf) -> AsyncIterator[Recorder]:
+async def writing(shelf: InMemoryKube) -> AsyncIterator[Recorder]:
     """A recorder that writes; everything that was said is written at the end of the block."""
     made = Recorder(shelf, "operator-0")
     task = asyncio.create_task(made.run())
@@ -40,9 +40,9 @@ def condition(kind: str, status: str, reason: str, message: str = "") -> Object:
 
 async def test_an_event_says_what_and_about_whom() -> None:
     """In the namespace of what it is about, so that `kubectl describe` finds it."""
-    shelf = Shelf()
+    shelf = InMemoryKube()
     async with writing(shelf) as events:
-        events.say(CHAT, "Warning", "QuotaExceeded", "no more pods")
+        events.event(CHAT, "Warning", "QuotaExceeded", "no more pods")
     [event] = shelf.objects.values()
     assert event["metadata"]["namespace"] == "talk"
     assert (event["type"], event["reason"], event["message"]) == ("Warning", "QuotaExceeded", "no more pods")
@@ -51,20 +51,20 @@ async def test_an_event_says_what_and_about_whom() -> None:
 
 async def test_what_is_said_again_soon_is_not_written_again() -> None:
     """A fault that is seen a hundred times a second fills no etcd."""
-    shelf = Shelf()
+    shelf = InMemoryKube()
     async with writing(shelf) as events:
         for _ in range(100):
-            events.say(CHAT, "Warning", "QuotaExceeded", "no more pods")
+            events.event(CHAT, "Warning", "QuotaExceeded", "no more pods")
     assert len(shelf.writes()) == 1
 
 
 async def test_what_is_said_again_later_is_counted_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """One Event, and how often."""
     monkeypatch.setattr(events_module, "_AGAIN_S", 0.0)
-    shelf = Shelf()
+    shelf = InMemoryKube()
     async with writing(shelf) as events:
         for _ in range(3):
-            events.say(CHAT, "Warning", "QuotaExceeded", "no more pods")
+            events.event(CHAT, "Warning", "QuotaExceeded", "no more pods")
     [event] = shelf.objects.values()
     assert event["count"] == 3
 
@@ -75,23 +75,23 @@ async def test_an_event_that_cannot_be_written_is_lost_and_the_next_is_not(
 ) -> None:
     """A namespace that is going takes none."""
     monkeypatch.setattr(events_module, "_AGAIN_S", 0.0)
-    shelf = Shelf()
+    shelf = InMemoryKube()
     async with writing(shelf) as events:
-        events.say(CHAT, "Normal", "Ready", "yes")
+        events.event(CHAT, "Normal", "Ready", "yes")
     shelf.fault = lambda asked, _: Forbidden(403, "Forbidden", "it is going") if asked == verb else None
     async with writing(shelf) as events:
-        events.say(CHAT, "Normal", "Ready", "yes")
+        events.event(CHAT, "Normal", "Ready", "yes")
         if verb == "create":
-            events.say(CHAT, "Normal", "Created", "x")
+            events.event(CHAT, "Normal", "Created", "x")
     shelf.fault = lambda verb, kind: None
     async with writing(shelf) as events:
-        events.say(CHAT, "Normal", "Created", "y")
+        events.event(CHAT, "Normal", "Created", "y")
     assert {event["message"] for event in shelf.objects.values()} == {"yes", "y"}
 
 
 async def test_only_what_people_wait_for_is_told_of_conditions() -> None:
     """A new trouble, its end, and Ready."""
-    shelf = Shelf()
+    shelf = InMemoryKube()
     well = {"conditions": [condition("Ready", "True", "Reconciled"), condition("Stalled", "False", "NotStalled")]}
     ill = {"conditions": [condition("Ready", "False", "Stalled"), condition("Stalled", "True", "QuotaExceeded", "q")]}
     worse = {"conditions": [condition("Ready", "False", "Stalled"), condition("Stalled", "True", "Forbidden", "f")]}

@@ -8,15 +8,15 @@ from threadcluster_operator.controller.leader_election import (
     DURATION_S,
     GIVE_UP_S,
     RENEW_S,
-    Leadership,
-    Place,
-    WhileLeading,
+    LeaderElector,
+    LeaderGuardedKube,
+    LeaseRef,
 )
 from threadcluster_operator.kube.client import LEASE, SERVICE, Unreachable
 
-from tests.fakes.kube import Shelf
+from tests.fakes.kube import InMemoryKube
 
-PLACE = Place("system", "operator")
+PLACE = LeaseRef("system", "operator")
 
 
 class Clock:
@@ -30,7 +30,7 @@ class Clock:
         return self.now
 
 
-def holder(kube: Shelf) -> str:
+def holder(kube: InMemoryKube) -> str:
     """Whose the Lease is."""
     lease = kube.objects.get((LEASE.kind, PLACE.name))
     return "" if lease is None else str(lease["spec"]["holderIdentity"])
@@ -42,16 +42,16 @@ def clock() -> Clock:
     return Clock()
 
 
-def replica(kube: Shelf, identity: str, clock: Clock) -> Leadership:
+def replica(kube: InMemoryKube, identity: str, clock: Clock) -> LeaderElector:
     """One of them; it sleeps for as long as nobody wakes it."""
 
     async def sleep(_: float) -> None:
         await asyncio.Event().wait()
 
-    return Leadership(kube, PLACE, identity, clock=clock.monotonic, sleep=sleep)
+    return LeaderElector(kube, PLACE, identity, clock=clock.monotonic, sleep=sleep)
 
 
-async def turn(one: Leadership, clock: Clock, after_s: float = 0.0) -> bool:
+async def turn(one: LeaderElector, clock: Clock, after_s: float = 0.0) -> bool:
     """One turn of the election, so many seconds later."""
     clock.now += after_s
     return await one._turn(clock.now)
@@ -59,7 +59,7 @@ async def turn(one: Leadership, clock: Clock, after_s: float = 0.0) -> bool:
 
 async def test_the_first_who_comes_makes_the_lease(clock: Clock) -> None:
     """And whoever comes next finds it taken."""
-    kube = Shelf()
+    kube = InMemoryKube()
     a, b = replica(kube, "a", clock), replica(kube, "b", clock)
     assert await turn(a, clock)
     assert not await turn(b, clock)
@@ -68,7 +68,7 @@ async def test_the_first_who_comes_makes_the_lease(clock: Clock) -> None:
 
 async def test_of_two_who_make_it_at_once_one_is_refused(clock: Clock) -> None:
     """The server says who was first."""
-    kube = Shelf()
+    kube = InMemoryKube()
     a, b = replica(kube, "a", clock), replica(kube, "b", clock)
     results = await asyncio.gather(turn(a, clock), turn(b, clock))
     assert sorted(results) == [False, True]
@@ -76,7 +76,7 @@ async def test_of_two_who_make_it_at_once_one_is_refused(clock: Clock) -> None:
 
 async def test_a_lease_that_is_renewed_is_never_taken(clock: Clock) -> None:
     """However long it goes on, and whatever the clocks of the machines say."""
-    kube = Shelf()
+    kube = InMemoryKube()
     a, b = replica(kube, "a", clock), replica(kube, "b", clock)
     assert await turn(a, clock)
     for _ in range(100):
@@ -86,7 +86,7 @@ async def test_a_lease_that_is_renewed_is_never_taken(clock: Clock) -> None:
 
 async def test_a_lease_that_was_not_renewed_for_its_time_is_free(clock: Clock) -> None:
     """Measured by the follower's own clock, from when it last saw it change."""
-    kube = Shelf()
+    kube = InMemoryKube()
     a, b = replica(kube, "a", clock), replica(kube, "b", clock)
     assert await turn(a, clock)
     assert not await turn(b, clock, 1000.0), "seen for the first time"
@@ -98,11 +98,11 @@ async def test_a_lease_that_was_not_renewed_for_its_time_is_free(clock: Clock) -
 
 async def test_a_leader_stops_by_its_clock_before_anyone_else_may_begin(clock: Clock) -> None:
     """Also when nobody told it, because its whole process stood still."""
-    kube = Shelf()
+    kube = InMemoryKube()
     a = replica(kube, "a", clock)
     running = asyncio.create_task(a.run())
     await a.leading.wait()
-    guarded = WhileLeading(kube, a)
+    guarded = LeaderGuardedKube(kube, a)
     await guarded.create(SERVICE, {"kind": SERVICE.kind, "metadata": {"name": "while-leading"}})
     clock.now += GIVE_UP_S
     assert a.leading.is_set(), "its loop has not turned yet"
@@ -132,8 +132,8 @@ async def test_a_server_that_is_away_ends_the_lead_only_after_a_while(clock: Clo
         await asyncio.sleep(0)
         clock.now += after_s
 
-    kube = Shelf()
-    a = Leadership(kube, PLACE, "a", clock=clock.monotonic, sleep=sleep)
+    kube = InMemoryKube()
+    a = LeaderElector(kube, PLACE, "a", clock=clock.monotonic, sleep=sleep)
     running = asyncio.create_task(a.run())
     await a.leading.wait()
     kube.fault = lambda verb, kind: Unreachable(0, "", "nobody answers")
@@ -150,7 +150,7 @@ async def test_a_server_that_is_away_ends_the_lead_only_after_a_while(clock: Clo
 
 async def test_whoever_ends_gives_the_lease_back(clock: Clock) -> None:
     """The next one does not wait for its time to pass; one that cannot be given back ends by itself."""
-    kube = Shelf()
+    kube = InMemoryKube()
     a, b = replica(kube, "a", clock), replica(kube, "b", clock)
     running = asyncio.create_task(a.run())
     await a.leading.wait()
@@ -162,7 +162,7 @@ async def test_whoever_ends_gives_the_lease_back(clock: Clock) -> None:
 
 async def test_a_lease_that_somebody_else_has_is_not_given_back(clock: Clock) -> None:
     """It was lost without our knowing."""
-    kube = Shelf()
+    kube = InMemoryKube()
     a = replica(kube, "a", clock)
     running = asyncio.create_task(a.run())
     await a.leading.wait()
@@ -177,7 +177,7 @@ async def test_the_time_that_the_machine_slept_counts(monkeypatch: pytest.Monkey
     slept_s = 0.0
     awake = time.monotonic
     monkeypatch.setattr(time, "clock_gettime", lambda _: awake() + slept_s)
-    leader = Leadership(Shelf(), PLACE, "a")
+    leader = LeaderElector(InMemoryKube(), PLACE, "a")
     assert await leader._turn(time.clock_gettime(time.CLOCK_BOOTTIME))
     leader.leading.set()
     assert leader.holds()

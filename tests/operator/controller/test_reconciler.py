@@ -12,10 +12,10 @@ from threadcluster_operator.controller.events import Recorder
 from threadcluster_operator.controller.metrics import Telemetry
 from threadcluster_operator.controller.reconciler import Reconciler
 from threadcluster_operator.controller.snapshot import Key
-from threadcluster_operator.controller.workqueue import ExpectedFault
+from threadcluster_operator.controller.workqueue import TransientError
 from threadcluster_operator.kube.client import Forbidden, KubeError, Object, Rejected, Unreachable
 
-from tests.fakes.kube import Shelf
+from tests.fakes.kube import InMemoryKube
 from tests.fakes.worker_api import MemoryWorkers
 
 CHAT = Key("talk", "chat")
@@ -26,7 +26,7 @@ class Desk:
     """A reconciler, and what it works on."""
 
     def __init__(self, **spec: Any) -> None:  # as YAML would have it
-        self.shelf = Shelf()
+        self.shelf = InMemoryKube()
         self.cache = Cache()
         self.workers = MemoryWorkers(8)
         self.secrets: list[str] = []
@@ -143,12 +143,12 @@ async def test_a_cluster_at_rest_is_only_looked_at() -> None:
     """Nothing is written, and the next look is some seconds away."""
     desk = Desk()
     await desk.until_ready()
-    again_s = await desk.look()
+    requeue_after_s = await desk.look()
     desk.shelf.writes()
-    assert await desk.look() == again_s
+    assert await desk.look() == requeue_after_s
     assert desk.shelf.writes() == []
-    assert again_s is not None
-    assert again_s >= 5
+    assert requeue_after_s is not None
+    assert requeue_after_s >= 5
 
 
 async def test_what_was_remembered_may_be_lost_at_any_time() -> None:
@@ -258,7 +258,7 @@ async def test_an_api_server_that_is_away_is_an_expected_fault() -> None:
     """The queue tries again."""
     desk = Desk()
     desk.shelf.fault = lambda verb, kind: Unreachable(0, "", "nobody answers")
-    with pytest.raises(ExpectedFault, match="nobody answers"):
+    with pytest.raises(TransientError, match="nobody answers"):
         await desk.look()
 
 

@@ -8,11 +8,11 @@ from aiohttp.test_utils import TestClient, TestServer
 from threadcluster_operator.controller import runtime
 from threadcluster_operator.controller.runtime import Operator, OperatorFailed, Options, application
 from threadcluster_operator.controller.snapshot import Key
-from threadcluster_operator.controller.watcher import Watches
-from threadcluster_operator.kube.client import Access
+from threadcluster_operator.controller.watcher import KopfWatcher
+from threadcluster_operator.kube.client import KubeAccess
 
-from tests.fakes.kube import Shelf
-from tests.support.polling import until
+from tests.fakes.kube import InMemoryKube
+from tests.support.polling import eventually
 
 CHAT = Key("talk", "chat")
 
@@ -23,7 +23,7 @@ def operator() -> Operator:
     def reach(*_: object) -> object:
         raise AssertionError("nobody is asked")
 
-    return Operator(Shelf(), reach, Options("talk", "talk", "operator-0", 0))  # type: ignore[arg-type]  # never called
+    return Operator(InMemoryKube(), reach, Options("talk", "talk", "operator-0", 0))  # type: ignore[arg-type]  # never called
 
 
 async def page(of: Operator, path: str) -> tuple[int, str]:
@@ -70,12 +70,12 @@ async def test_a_watching_loop_that_does_not_turn_is_told(monkeypatch: pytest.Mo
     made = operator()
     blocked = False
 
-    class Loop(Watches):
+    class Loop(KopfWatcher):
         def alive(self, answer: object) -> None:
             if not blocked:
                 asyncio.get_running_loop().call_soon(answer)  # type: ignore[arg-type]  # what the ping gives
 
-    watches = made._watches = Loop(lambda *_: None, (), "talk", Access())
+    watches = made._watches = Loop(lambda *_: None, (), "talk", KubeAccess())
     pinging = asyncio.create_task(made._ping(watches))
     made._answered_at = time.monotonic() - runtime._STUCK_S - 1
     async with asyncio.timeout(5):
@@ -122,9 +122,9 @@ async def test_whoever_loses_the_lead_stops_at_once_and_may_lead_again(monkeypat
     for _ in range(2):
         made.leadership.lost.clear()
         made.leadership.leading.set()
-        await until(lambda: len(began) > len(ended))
+        await eventually(lambda: len(began) > len(ended))
         made.leadership.leading.clear()
         made.leadership.lost.set()
-        await until(lambda: len(ended) == len(began))
+        await eventually(lambda: len(ended) == len(began))
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)

@@ -4,16 +4,16 @@ from typing import Any
 
 import pytest
 from threadcluster_operator.api import KubernetesSpec, parse_spec
-from threadcluster_operator.controller.actions import Steps
-from threadcluster_operator.controller.diagnosis import Reason, Trouble
-from threadcluster_operator.controller.snapshot import Seen
+from threadcluster_operator.controller.actions import Actions
+from threadcluster_operator.controller.diagnosis import Diagnosis, Reason
+from threadcluster_operator.controller.snapshot import ClusterSnapshot
 from threadcluster_operator.controller.status import patch_of, ranges, status_of
 
 from shard_worker.domain.ids import ShardId
 from tests.operator.controller.simulated import NAME, Simulation
 from tests.operator.controller.test_operating import settle
 
-TROUBLE = Trouble(Reason.SPEC_INVALID, "spec.shards: too many. Remedy: fewer.")
+TROUBLE = Diagnosis(Reason.SPEC_INVALID, "spec.shards: too many. Remedy: fewer.")
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def simulation() -> Simulation:
     return made
 
 
-def said(simulation: Simulation, trouble: Trouble | None = None, **changes: Any) -> dict[str, tuple[str, str]]:
+def said(simulation: Simulation, trouble: Diagnosis | None = None, **changes: Any) -> dict[str, tuple[str, str]]:
     """Status and reason of each condition, after one more look at what is there, changed so."""
     seen = simulation.look()._replace(**changes)
     return conditions(status_of(seen, parse_spec(seen.resource), simulation.last, trouble))
@@ -38,7 +38,7 @@ def conditions(status: dict[str, Any]) -> dict[str, tuple[str, str]]:
 def test_a_spec_that_is_not_understood_leaves_the_rest_of_the_status_as_it_is(simulation: Simulation) -> None:
     """It stalls; how many workers there are is still true."""
     before = simulation.resource["status"]
-    after = status_of(simulation.look(), None, Steps(), TROUBLE)
+    after = status_of(simulation.look(), None, Actions(), TROUBLE)
     assert conditions(after)["Stalled"] == ("True", "SpecInvalid")
     assert conditions(after)["Ready"] == ("False", "Stalled")
     assert conditions(after)["Progressing"] == ("False", "Stable")
@@ -71,7 +71,7 @@ def test_a_transition_keeps_its_time_while_the_status_stays(simulation: Simulati
     spec = parse_spec(seen.resource)
     first = status_of(seen, spec, simulation.last, TROUBLE)
     later = seen._replace(now=2_000_000.0, resource={**seen.resource, "status": first})
-    other = Trouble(Reason.FORBIDDEN, "no")
+    other = Diagnosis(Reason.FORBIDDEN, "no")
     times = {
         each["type"]: each["lastTransitionTime"]
         for each in status_of(later, spec, simulation.last, other)["conditions"]
@@ -254,7 +254,7 @@ def test_a_worker_that_fails_again_and_again_is_not_starting(simulation: Simulat
     pod = simulation.pods[name]
     pod["status"]["conditions"] = [{"type": "Ready", "status": "False"}]
 
-    def state(seen: Seen, spec: KubernetesSpec) -> str:
+    def state(seen: ClusterSnapshot, spec: KubernetesSpec) -> str:
         rows = status_of(seen, spec, simulation.last, None)["workers"]
         return next(str(row["state"]) for row in rows if row["name"] == name)
 

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 from threadcluster_operator.controller import workqueue
-from threadcluster_operator.controller.workqueue import ExpectedFault, WorkQueue
+from threadcluster_operator.controller.workqueue import TransientError, WorkQueue
 
-from tests.support.polling import until
+from tests.support.polling import eventually
 
 Work = Callable[[str], Awaitable[float | None]]
 
@@ -50,9 +50,9 @@ async def test_a_hundred_marks_before_it_is_looked_at_are_one_look() -> None:
 
     async with running(work) as queue:
         for _ in range(100):
-            queue.mark("a")
+            queue.add("a")
         assert queue.depth() == 1
-        await until(lambda: looks == ["a"])
+        await eventually(lambda: looks == ["a"])
         await asyncio.sleep(0)
         assert looks == ["a"]
 
@@ -71,14 +71,14 @@ async def test_a_mark_while_it_is_worked_on_is_one_more_look_after() -> None:
         at_once[key] -= 1
 
     async with running(work) as queue:
-        queue.mark("a")
-        await until(lambda: begun == ["a"])
+        queue.add("a")
+        await eventually(lambda: begun == ["a"])
         for _ in range(10):
-            queue.mark("a")
-        queue.mark("b")
-        await until(lambda: begun == ["a", "b"])
+            queue.add("a")
+        queue.add("b")
+        await eventually(lambda: begun == ["a", "b"])
         go_on.set()
-        await until(lambda: begun == ["a", "b", "a"])
+        await eventually(lambda: begun == ["a", "b", "a"])
         await asyncio.sleep(0)
         assert begun == ["a", "b", "a"]
 
@@ -92,11 +92,11 @@ async def test_it_is_called_again_when_it_asked_to_be() -> None:
         return 0.01 if len(looks) < 3 else None
 
     async with running(work) as queue:
-        queue.mark("a")
-        await until(lambda: len(looks) == 3)
+        queue.add("a")
+        await eventually(lambda: len(looks) == 3)
 
 
-@pytest.mark.parametrize("fault", [ExpectedFault("away"), ValueError("a bug")], ids=["expected", "bug"])
+@pytest.mark.parametrize("fault", [TransientError("away"), ValueError("a bug")], ids=["expected", "bug"])
 async def test_what_failed_is_tried_again_less_and_less_often(fault: Exception, waits: list[float]) -> None:
     """Until it succeeds, which begins the count anew; the other keys do not wait for it."""
     fails = 3
@@ -108,15 +108,15 @@ async def test_what_failed_is_tried_again_less_and_less_often(fault: Exception, 
             raise fault
 
     async with running(work) as queue:
-        queue.mark("a")
-        queue.mark("b")
-        await until(lambda: looks["a"] == 4 and looks["b"] == 1)
+        queue.add("a")
+        queue.add("b")
+        await eventually(lambda: looks["a"] == 4 and looks["b"] == 1)
         first = workqueue._FIRST_BACK_OFF_S
         assert [0.8 * first * 2**n <= wait <= 1.2 * first * 2**n for n, wait in enumerate(waits)] == [True] * 3
         waits.clear()
         looks["a"], fails = 0, 1
-        queue.mark("a")
-        await until(lambda: looks["a"] == 2)
+        queue.add("a")
+        await eventually(lambda: looks["a"] == 2)
         assert waits[0] <= 1.2 * first
 
 
@@ -124,11 +124,11 @@ async def test_the_longest_wait_has_a_bound(waits: list[float]) -> None:
     """However often it failed: for days as well, when the doubled wait is more than a number can be."""
 
     async def work(_: str) -> None:
-        raise ExpectedFault("away")
+        raise TransientError("away")
 
     async with running(work) as queue:
-        queue.mark("a")
-        await until(lambda: len(waits) >= 1_200)
+        queue.add("a")
+        await eventually(lambda: len(waits) >= 1_200)
         assert max(waits) <= 1.2 * workqueue._LAST_BACK_OFF_S
 
 
@@ -145,6 +145,6 @@ async def test_whoever_is_cancelled_in_the_middle_of_a_look_leaves_nothing_runni
             ended.append(key)
 
     async with running(work) as queue:
-        queue.mark("a")
+        queue.add("a")
         await begun.wait()
     assert ended == ["a"]

@@ -13,8 +13,8 @@ from typing import Any
 
 import psutil
 
-from tests.support.journal_check import prove
-from tests.support.polling import until
+from tests.support.journal_check import assert_journal_valid
+from tests.support.polling import eventually
 
 _YAML = """
 apiVersion: threadcluster.io/v1alpha1
@@ -137,11 +137,11 @@ class LocalCluster:
         for process in everything:
             with suppress(psutil.NoSuchProcess, ProcessLookupError):
                 os.kill(process.pid, signal.SIGKILL)
-        await until(lambda: not any(_lives(process) for process in everything), what="every process is gone")
+        await eventually(lambda: not any(_lives(process) for process in everything), what="every process is gone")
 
     async def fsck(self) -> None:
         """Fail unless the journal proves itself."""
-        await prove((self.data_dir / "dsn").read_text().strip())
+        await assert_journal_valid((self.data_dir / "dsn").read_text().strip())
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:

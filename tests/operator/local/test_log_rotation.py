@@ -6,7 +6,7 @@ from pathlib import Path
 
 from threadcluster_operator.local.log_rotation import last_line, rotate
 
-from tests.support.polling import until
+from tests.support.polling import eventually
 
 WRITER = """
 import sys
@@ -44,7 +44,7 @@ async def test_a_log_is_rotated_while_its_process_writes(tmp_path: Path) -> None
 
 
 async def _shown(path: Path, line: str) -> None:
-    await until(lambda: line in path.read_text(), what=f"{line} is followed")
+    await eventually(lambda: line in path.read_text(), what=f"{line} is followed")
 
 
 def test_a_log_that_is_not_there_or_small_stays(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from threadcluster_operator.main import main
 
 from tests.load.chat import Recorder, drive, verify
 from tests.operator.local.cluster import LocalCluster, local_cluster
-from tests.support.polling import more_acknowledged, until
+from tests.support.polling import eventually, more_acknowledged
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -283,7 +283,7 @@ async def test_workers_outlive_a_killed_supervisor_only_to_leave(data_dir: Path)
     found = await cluster.status()
     workers = [psutil.Process(worker["pid"]) for worker in found["workers"]]
     os.kill(found["supervisor"]["pid"], signal.SIGKILL)
-    await until(lambda: not any(worker.is_running() for worker in workers), within_s=25)
+    await eventually(lambda: not any(worker.is_running() for worker in workers), within_s=25)
     assert '"event": "left"' in (data_dir / "logs" / "test-0.log").read_text()
     await cluster.up(2)
     assert (await cluster.status())["ready"]

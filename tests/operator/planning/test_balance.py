@@ -13,7 +13,7 @@ from threadcluster_operator.planning.placement import (
     Shard,
     Strategy,
     Worker,
-    place,
+    compute_placement,
 )
 
 from shard_worker.domain.ids import ShardId
@@ -42,7 +42,7 @@ def test_equal_workers_get_as_much_as_the_share_rule_gives_with_as_few_moves(
 ) -> None:
     """Both rules agree on how many go where, and on how many move."""
     shards = [Shard(ShardId(number), owner, owner) for number, owner in enumerate(owners)]
-    placement = place(shards, there, Policy(rebalance_now=True))
+    placement = compute_placement(shards, there, Policy(rebalance_now=True))
     before = {shard.id: shard.owner for shard in shards}
     shared = assign_shards(before, [Candidate(worker.name) for worker in there])
     assert sorted(Counter(placement.targets.values()).values()) == sorted(Counter(shared.values()).values())
@@ -54,21 +54,21 @@ def test_one_more_worker_costs_no_more_than_its_share(shards: int, count: int, s
     """And one less costs what it had."""
     policy = Policy(strategy)
     unowned = [Shard(ShardId(number), None, None) for number in range(shards)]
-    before = applied(unowned, place(unowned, workers(count), policy))
-    more = place(before, workers(count + 1), policy)
+    before = applied(unowned, compute_placement(unowned, workers(count), policy))
+    more = compute_placement(before, workers(count + 1), policy)
     assert len(more.moves) <= ceil(shards / (count + 1))
     if count > 1:
         lost = sum(shard.owner == NAMES[count - 1] for shard in before)
-        assert len(place(before, workers(count - 1), policy).moves) == lost
+        assert len(compute_placement(before, workers(count - 1), policy).moves) == lost
 
 
 def test_shares_follow_capacity() -> None:
     """Twice the capacity is twice the shards, at first and later."""
     there = [Worker("w-0"), Worker("w-1", capacity=2.0), Worker("w-2", capacity=0.5)]
     unowned = [Shard(ShardId(number), None, None) for number in range(35)]
-    assert counts(place(unowned, there, Policy())) == {"w-0": 10, "w-1": 20, "w-2": 5}
-    assert counts(place(held(w_0=35), there, Policy())) == {"w-0": 10, "w-1": 20, "w-2": 5}
-    assert place(held(w_0=10, w_1=20, w_2=5), there, Policy(imbalance_threshold_percent=0)).moves == ()
+    assert counts(compute_placement(unowned, there, Policy())) == {"w-0": 10, "w-1": 20, "w-2": 5}
+    assert counts(compute_placement(held(w_0=35), there, Policy())) == {"w-0": 10, "w-1": 20, "w-2": 5}
+    assert compute_placement(held(w_0=10, w_1=20, w_2=5), there, Policy(imbalance_threshold_percent=0)).moves == ()
 
 
 @pytest.mark.parametrize(
@@ -86,41 +86,41 @@ def test_shares_follow_capacity() -> None:
 )
 def test_patience(shards: list[Shard], threshold: int, moves: int) -> None:
     """Shards move for balance only where it is worth it."""
-    assert len(place(shards, workers(3), Policy(imbalance_threshold_percent=threshold)).moves) == moves
+    assert len(compute_placement(shards, workers(3), Policy(imbalance_threshold_percent=threshold)).moves) == moves
 
 
 def test_imbalance_is_told_whether_anything_moves_or_not() -> None:
     """How far the first is above its share."""
-    placement = place(held(w_0=60, w_1=48, w_2=36), workers(3), Policy(mode="Paused"))
+    placement = compute_placement(held(w_0=60, w_1=48, w_2=36), workers(3), Policy(mode="Paused"))
     assert placement.imbalance_percent == pytest.approx(25.0)
     assert placement.moves == ()
-    assert place([], [], Policy()).imbalance_percent == 0.0
+    assert compute_placement([], [], Policy()).imbalance_percent == 0.0
 
 
 def test_a_threshold_is_not_raised_by_what_no_move_can_lower() -> None:
     """Pins that are more than a share count for nothing, and the others share the rest."""
     shards = held(w_0=30, w_1=8, w_2=10)
     pins = dict.fromkeys(range(30), "w-0")
-    placement = place(shards, workers(3), Policy(pins=pins, imbalance_threshold_percent=20))
+    placement = compute_placement(shards, workers(3), Policy(pins=pins, imbalance_threshold_percent=20))
     assert placement.moves == ()
     assert placement.imbalance_percent == pytest.approx(100 / 9)
-    assert len(place(shards, workers(3), Policy(pins=pins)).moves) == 1
+    assert len(compute_placement(shards, workers(3), Policy(pins=pins)).moves) == 1
 
 
 def test_what_is_still_on_its_way_is_sent_elsewhere_first() -> None:
     """That saves a move."""
     shards = [*settled(*["w-0"] * 4, *["w-1"] * 3), *[Shard(ShardId(7 + n), "w-0", "w-1") for n in range(2)]]
     shards = [shard._replace(id=ShardId(8 - shard.id)) for shard in shards]
-    placement = place(shards, workers(3), Policy())
+    placement = compute_placement(shards, workers(3), Policy())
     assert {move.shard for move in placement.moves if move.target == "w-2"} >= {0, 1}
 
 
 def test_a_worker_that_comes_and_goes_costs_nothing() -> None:
     """What was on its way to it stays where it is."""
     shards = held(w_0=6, w_1=6)
-    shards = ordered(shards, place(shards, workers(3), Policy()).moves)
+    shards = ordered(shards, compute_placement(shards, workers(3), Policy()).moves)
     assert Counter(shard.target for shard in shards) == {"w-0": 4, "w-1": 4, "w-2": 4}
-    placement = place(shards, [*workers(2), Worker("w-2", draining=True)], Policy())
+    placement = compute_placement(shards, [*workers(2), Worker("w-2", draining=True)], Policy())
     assert placement.moves == ()
     assert counts(placement) == {"w-0": 6, "w-1": 6}
 
@@ -133,7 +133,7 @@ def test_no_move_for_load_raises_the_maximum(rows: list[tuple[str, float]], ther
     """And who receives ends below where the source was."""
     names = [worker.name for worker in there]
     shards = settled(*[names[int(name[2:]) % len(names)] for name, _ in rows], loads=[load for _, load in rows])
-    placement = place(shards, there, Policy("Load", rebalance_now=True))
+    placement = compute_placement(shards, there, Policy("Load", rebalance_now=True))
     before = levels(shards, {shard.id: shard.owner for shard in shards}, there)
     after = levels(shards, placement.targets, there)
     assert max(after.values()) <= max(before.values()) * (1 + 1e-9)
@@ -160,11 +160,11 @@ def test_loads_that_wobble_move_nothing(
     shards = [Shard(ShardId(number), owner, owner, load) for number, (owner, load) in enumerate(rows)]
     there = [Worker(name, capacity) for name, capacity in zip(NAMES, capacities, strict=False)]
     policy = Policy("Load", imbalance_threshold_percent=threshold, pins=pins)
-    placement = place(shards, there, policy)
+    placement = compute_placement(shards, there, policy)
     assume(placement.balancing)
     now = [shard._replace(load=shard.load * wobble[shard.id]) for shard in applied(shards, placement)]
-    assert not place(now, there, policy).balancing
-    assert not place(now, there, policy._replace(rebalance_now=True)).balancing
+    assert not compute_placement(now, there, policy).balancing
+    assert not compute_placement(now, there, policy._replace(rebalance_now=True)).balancing
 
 
 @given(
@@ -181,36 +181,36 @@ def test_a_hot_shard_is_left_alone_where_it_is(
     hot = max(25.0, times * 2 * rest / (count - 2))
     owners = ["w-0", *[data.draw(st.sampled_from(NAMES[:count])) for _ in others]]
     shards = settled(*owners, loads=[hot, *others])
-    placement = place(shards, workers(count), Policy("Load"))
+    placement = compute_placement(shards, workers(count), Policy("Load"))
     assert placement.targets[ShardId(0)] == "w-0"
     assert Counter(placement.targets.values())["w-0"] == 1
 
 
 def test_idle_shards_spread_by_count() -> None:
     """Nothing to do is still something to have."""
-    placement = place(held(w_0=12), workers(3), Policy("Load"))
+    placement = compute_placement(held(w_0=12), workers(3), Policy("Load"))
     assert counts(placement) == {"w-0": 4, "w-1": 4, "w-2": 4}
 
 
 def test_the_heaviest_goes_first_from_the_most_to_the_least() -> None:
     """One move that evens out is better than many small ones."""
     shards = settled(*["w-0"] * 3, "w-1", "w-2", loads=[40, 30, 30, 50, 10])
-    placement = place(shards, workers(3), Policy("Load"))
+    placement = compute_placement(shards, workers(3), Policy("Load"))
     assert placement.moves == (Move(ShardId(0), "w-0", "w-2", "w-0 carries 100 commands/s, w-2 10"),)  # 60, 50, 50
 
 
 def test_a_shard_that_would_only_change_the_places_stays() -> None:
     """Lighter ones go instead."""
     shards = settled(*["w-0"] * 4, "w-1", loads=[50, 50, 8, 6, 70])
-    assert set(reasons(place(shards, workers(2), Policy("Load")))) == {2, 3}
+    assert set(reasons(compute_placement(shards, workers(2), Policy("Load")))) == {2, 3}
 
 
 def test_a_hot_shard_moves_to_a_greater_worker_only() -> None:
     """Between equals it would only change places."""
     shards = settled("w-0", "w-1", loads=[100, 1])
-    assert place(shards, workers(3), Policy("Load", rebalance_now=True)).moves == ()
+    assert compute_placement(shards, workers(3), Policy("Load", rebalance_now=True)).moves == ()
     there = [*workers(2), Worker("w-2", capacity=4.0)]
-    placement = place(shards, there, Policy("Load"))
+    placement = compute_placement(shards, there, Policy("Load"))
     assert reasons(placement)[0] == "w-0 carries 100 commands/s, w-2 0"
     assert placement.targets[ShardId(0)] == "w-2"
 
@@ -219,4 +219,4 @@ def test_a_greater_worker_that_is_full_is_no_better() -> None:
     """The hot shard stays."""
     shards = settled("w-0", "w-2", loads=[100, 390])
     there = [*workers(2), Worker("w-2", capacity=4.0)]
-    assert place(shards, there, Policy("Load", rebalance_now=True)).moves == ()
+    assert compute_placement(shards, there, Policy("Load", rebalance_now=True)).moves == ()

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from threadcluster_operator.planning.observation import observed_from
+from threadcluster_operator.planning.observation import build_observation
 from threadcluster_operator.planning.placement import Worker
 from threadcluster_operator.workers.client import newest
 
@@ -28,7 +28,7 @@ def answer(workers: list[Row], shards: list[Row], *, version: int = 1, serving: 
 def test_nobody_who_knows_is_no_observation() -> None:
     """Neither silence nor a worker that has not read the database yet."""
     for answers in ({}, {"a": answer([], [])}):
-        assert observed_from(answers, running={"a"}, starting=NOBODY, emptying=NOBODY) is None
+        assert build_observation(answers, running={"a"}, starting=NOBODY, emptying=NOBODY) is None
 
 
 def test_the_view_that_was_read_last_counts() -> None:
@@ -50,7 +50,7 @@ def test_a_worker_may_get_shards_while_it_runs_and_was_not_fenced() -> None:
         worker("frozen", "fenced"),
         worker("new", "fenced", leaving=True),
     ]
-    found = observed_from(
+    found = build_observation(
         {"a": answer(rows, [shard(0, "a", load=2.5)], serving=(0,))},
         running={"a", "frozen", "new"},
         starting={"new", "newer"},
@@ -72,7 +72,7 @@ def test_wishes_about_workers_are_passed_on() -> None:
     rows = [worker("a", cordoned=True), worker("b", cordoned=True, draining=True), worker("c", "leaving", leaving=True)]
     rows.append(worker("d"))
     names = {row["name"] for row in rows}
-    found = observed_from({"a": answer(rows, [shard(0, "a")])}, running=names, starting=NOBODY, emptying={"d"})
+    found = build_observation({"a": answer(rows, [shard(0, "a")])}, running=names, starting=NOBODY, emptying={"d"})
     assert found is not None
     assert found.workers == {
         "a": Worker("a", cordoned=True),
@@ -85,7 +85,7 @@ def test_wishes_about_workers_are_passed_on() -> None:
 def test_who_is_no_member_yet_serves_nothing_that_counts() -> None:
     """Its own row is that of its process before."""
     rows = [worker("a"), worker("b", "fenced")]
-    found = observed_from(
+    found = build_observation(
         {"a": answer(rows, [shard(0, "a")], serving=(0,)), "b": answer(rows, [shard(0, "a")])},
         running={"a", "b"},
         starting={"b"},
@@ -103,6 +103,6 @@ def test_what_a_login_may_do_besides_is_known_by_the_worker_that_says_so() -> No
         "b": answer([worker("b")], [row]) | {"excessPrivileges": []},
         "c": answer([worker("c")], [row]),
     }
-    observed = observed_from(answers, running={"a", "b", "c"}, starting=set(), emptying=set())
+    observed = build_observation(answers, running={"a", "b", "c"}, starting=set(), emptying=set())
     assert observed is not None
     assert observed.excess_privileges == {"a": ("DELETE",)}

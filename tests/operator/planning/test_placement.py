@@ -11,8 +11,8 @@ from threadcluster_operator.planning.placement import (
     Policy,
     Shard,
     Worker,
-    due,
-    place,
+    compute_placement,
+    next_moves,
 )
 
 from shard_worker.domain.ids import ShardId
@@ -36,7 +36,7 @@ from tests.operator.planning.clusters import (
 @given(some_shards, some_workers, some_policies)
 def test_every_shard_has_a_target_that_may_have_it(shards: list[Shard], there: list[Worker], policy: Policy) -> None:
     """Somebody open, or its pin, or its live owner; nobody only without either."""
-    placement = place(shards, there, policy)
+    placement = compute_placement(shards, there, policy)
     assert set(placement.targets) == {shard.id for shard in shards}
     by_name = {worker.name: worker for worker in there}
     live = {worker.name for worker in there if worker.live}
@@ -59,15 +59,15 @@ def test_the_order_of_the_inputs_does_not_matter(
     shards: list[Shard], there: list[Worker], policy: Policy, rng: random.Random
 ) -> None:
     """The same plan, to the last reason."""
-    placement = place(shards, there, policy)
+    placement = compute_placement(shards, there, policy)
     assert placement.hash == plan_hash(placement.targets)
-    assert place(rng.sample(shards, len(shards)), rng.sample(there, len(there)), policy) == placement
+    assert compute_placement(rng.sample(shards, len(shards)), rng.sample(there, len(there)), policy) == placement
 
 
 @given(some_shards, some_workers, some_policies)
 def test_the_moves_are_what_is_not_there_yet(shards: list[Shard], there: list[Worker], policy: Policy) -> None:
     """One for each, with a reason; those that nobody serves come first."""
-    placement = place(shards, there, policy)
+    placement = compute_placement(shards, there, policy)
     live = {worker.name for worker in there if worker.live}
     source = {shard.id: shard.owner if shard.owner in live else None for shard in shards}
     assert {move.shard: (move.source, move.target) for move in placement.moves} == {
@@ -84,8 +84,8 @@ def test_the_moves_are_what_is_not_there_yet(shards: list[Shard], there: list[Wo
 @given(some_shards, some_workers, some_policies)
 def test_a_plan_that_was_carried_out_is_the_end(shards: list[Shard], there: list[Worker], policy: Policy) -> None:
     """Nothing moves again, however often one asks."""
-    placement = place(shards, there, policy)
-    again = place(applied(shards, placement), there, policy)
+    placement = compute_placement(shards, there, policy)
+    again = compute_placement(applied(shards, placement), there, policy)
     assert again.targets == placement.targets
     assert [move for move in again.moves if move.source is not None or policy.mode == "Paused"] == []
 
@@ -93,8 +93,8 @@ def test_a_plan_that_was_carried_out_is_the_end(shards: list[Shard], there: list
 @given(some_shards, some_workers, some_policies)
 def test_what_is_on_its_way_stays_on_its_way(shards: list[Shard], there: list[Worker], policy: Policy) -> None:
     """A plan that is ordered and not yet carried out is the same plan."""
-    placement = place(shards, there, policy)
-    again = place(
+    placement = compute_placement(shards, there, policy)
+    again = compute_placement(
         [shard._replace(target=placement.targets[shard.id] or shard.target) for shard in shards], there, policy
     )
     assert again.targets == placement.targets
@@ -106,7 +106,7 @@ def test_a_cordoned_worker_keeps_what_it_has_and_gets_no_more(
     shards: list[Shard], there: list[Worker], policy: Policy
 ) -> None:
     """Except what is pinned, here or elsewhere, and what is on its way to another already."""
-    targets = place(shards, there, policy).targets
+    targets = compute_placement(shards, there, policy).targets
     cordoned = {worker.name for worker in there if worker.may_keep and worker.cordoned}
     receivers = {worker.name for worker in there if worker.may_keep and not worker.cordoned}
     for shard in shards:
@@ -125,13 +125,13 @@ def test_who_drains_or_leaves_is_emptied_unless_paused(
     assume(policy.mode != "Paused")
     assume(any(worker.may_keep and not worker.cordoned for worker in there))
     keepers = {worker.name for worker in there if worker.may_keep}
-    assert set(place(shards, there, policy).targets.values()) <= keepers
+    assert set(compute_placement(shards, there, policy).targets.values()) <= keepers
 
 
 @given(some_shards, some_workers, some_policies)
 def test_pins_win(shards: list[Shard], there: list[Worker], policy: Policy) -> None:
     """Over balance, orders under way and cordons; only a pause stops them where the owner lives."""
-    targets = place(shards, there, policy).targets
+    targets = compute_placement(shards, there, policy).targets
     keepers = {worker.name for worker in there if worker.may_keep}
     live = {worker.name for worker in there if worker.live}
     for shard in shards:
@@ -146,12 +146,12 @@ def test_a_pause_orders_no_move_of_what_is_served(shards: list[Shard], there: li
     policy = policy._replace(mode="Paused")
     live = {worker.name for worker in there if worker.live}
     before = {shard.id: shard for shard in shards}
-    placement = place(shards, there, policy)
+    placement = compute_placement(shards, there, policy)
     assert not placement.balancing
     for shard in shards:
         if shard.owner in live:
             assert placement.targets[shard.id] in (shard.owner, shard.target)
-    for move in due(placement, *_maps(shards), 256):
+    for move in next_moves(placement, *_maps(shards), 256):
         assert before[move.shard].owner not in live
 
 
@@ -162,7 +162,7 @@ def test_without_being_told_to_manual_moves_nothing_for_balance(
     """Who may keep a shard that is not pinned keeps it, or it goes on where it was going."""
     policy = policy._replace(mode="Manual", rebalance_now=False)
     keepers = {worker.name for worker in there if worker.may_keep}
-    placement = place(shards, there, policy)
+    placement = compute_placement(shards, there, policy)
     assert not placement.balancing
     for shard in shards:
         if shard.owner in keepers and policy.pins.get(shard.id) not in keepers:
@@ -175,7 +175,9 @@ def test_manual_that_is_told_to_balance_does_what_auto_does(
 ) -> None:
     """It is one rule."""
     told = policy._replace(rebalance_now=True)
-    assert place(shards, there, told._replace(mode="Manual")) == place(shards, there, told._replace(mode="Auto"))
+    assert compute_placement(shards, there, told._replace(mode="Manual")) == compute_placement(
+        shards, there, told._replace(mode="Auto")
+    )
 
 
 def _maps(shards: Sequence[Shard]) -> tuple[dict[ShardId, str | None], dict[ShardId, str | None]]:
@@ -196,9 +198,9 @@ def test_never_more_moves_are_under_way_than_allowed_and_all_get_done(
     shards = [shard._replace(target=shard.owner) for shard in shards]
     balancing = False
     for _ in range(200):
-        placement = place(shards, there, policy._replace(rebalance_now=policy.rebalance_now or balancing))
+        placement = compute_placement(shards, there, policy._replace(rebalance_now=policy.rebalance_now or balancing))
         balancing = placement.balancing
-        now = due(placement, *_maps(shards), limit)
+        now = next_moves(placement, *_maps(shards), limit)
         unserved = {move for move in placement.moves if move.source is None}
         assert unserved - set(now) <= {move for move in unserved if _maps(shards)[1][move.shard] == move.target}
         if not now and not any(shard.target not in (None, shard.owner) for shard in shards):
@@ -213,7 +215,7 @@ def test_never_more_moves_are_under_way_than_allowed_and_all_get_done(
             for shard in shards
         ]
     if policy.mode == "Auto" and policy.strategy == "Count":
-        assert place(shards, there, policy).moves == ()
+        assert compute_placement(shards, there, policy).moves == ()
 
 
 @given(
@@ -229,11 +231,11 @@ def test_whoever_orders_the_first_moves_by_count_and_asks_again_gets_the_rest(
     there = [worker._replace(capacity=1.0) for worker in there]
     shards = [Shard(ShardId(number), owner, owner) for number, owner in enumerate(owners)]
     policy = Policy(rebalance_now=True)
-    placement = place(shards, there, policy)
+    placement = compute_placement(shards, there, policy)
     first = placement.moves[:orders]
     arrived = {move.shard for move in first[:done]}
     now = [shard._replace(owner=shard.target) if shard.id in arrived else shard for shard in ordered(shards, first)]
-    again = place(now, there, policy)
+    again = compute_placement(now, there, policy)
     assert again.hash == placement.hash
     assert {move.shard for move in again.moves} == {move.shard for move in placement.moves} - arrived
 
@@ -241,40 +243,40 @@ def test_whoever_orders_the_first_moves_by_count_and_asks_again_gets_the_rest(
 def test_orders_that_are_under_way_take_up_room() -> None:
     """Of four allowed, two are on their way."""
     shards = held(w_0=12)
-    placement = place(shards, workers(2), Policy())
+    placement = compute_placement(shards, workers(2), Policy())
     assert len(placement.moves) == 6
-    now = due(placement, *_maps(shards), 4)
+    now = next_moves(placement, *_maps(shards), 4)
     assert now == list(placement.moves[:4])
     shards = ordered(shards, now[:2])
-    again = place(shards, workers(2), Policy(rebalance_now=True))
-    assert [move[:3] for move in due(again, *_maps(shards), 4)] == [move[:3] for move in placement.moves[2:4]]
-    assert due(again, *_maps(shards), 2) == []
-    assert due(again, *_maps(shards), 1) == []
+    again = compute_placement(shards, workers(2), Policy(rebalance_now=True))
+    assert [move[:3] for move in next_moves(again, *_maps(shards), 4)] == [move[:3] for move in placement.moves[2:4]]
+    assert next_moves(again, *_maps(shards), 2) == []
+    assert next_moves(again, *_maps(shards), 1) == []
 
 
 def test_a_shard_on_its_way_is_sent_elsewhere_at_once() -> None:
     """That takes no more room than it has."""
     shards = [Shard(ShardId(0), "w-0", "w-1"), Shard(ShardId(1), "w-0", "w-0"), Shard(ShardId(2), "w-0", "w-0")]
-    placement = place(shards, workers(3), Policy(pins={0: "w-2", 1: "w-1"}))
-    assert due(placement, *_maps(shards), 1) == [Move(ShardId(0), "w-0", "w-2", "pinned to w-2")]
+    placement = compute_placement(shards, workers(3), Policy(pins={0: "w-2", 1: "w-1"}))
+    assert next_moves(placement, *_maps(shards), 1) == [Move(ShardId(0), "w-0", "w-2", "pinned to w-2")]
 
 
 def test_of_orders_beyond_the_limit_some_are_taken_back() -> None:
     """A worker that left by itself left orders behind that nobody counted; sent elsewhere, they would all move at once."""
     shards = [Shard(ShardId(number), "w-0", "w-1") for number in range(4)]
     there = [Worker("w-0", draining=True), Worker("w-1", leaving=True), Worker("w-2")]
-    now = due(place(shards, there, Policy()), *_maps(shards), 1)
+    now = next_moves(compute_placement(shards, there, Policy()), *_maps(shards), 1)
     assert [(move.shard, move.target) for move in now] == [(0, "w-2"), (1, "w-0"), (2, "w-0"), (3, "w-0")]
     assert {move.reason for move in now[1:]} == {"waits for its turn"}
     shards = ordered(shards, now)
-    assert due(place(shards, there, Policy()), *_maps(shards), 1) == []
+    assert next_moves(compute_placement(shards, there, Policy()), *_maps(shards), 1) == []
 
 
 def test_of_orders_beyond_the_limit_those_that_stand_stay() -> None:
     """They are under way: all others wait, and are taken back before they are sent elsewhere."""
     shards = [Shard(ShardId(number), "w-0", "w-1" if number < 3 else "w-3") for number in range(4)]
     there = [Worker("w-0", draining=True), Worker("w-1"), Worker("w-2")]
-    assert due(place(shards, there, Policy(mode="Manual")), *_maps(shards), 2) == [
+    assert next_moves(compute_placement(shards, there, Policy(mode="Manual")), *_maps(shards), 2) == [
         Move(ShardId(3), "w-0", "w-0", "waits for its turn")
     ]
 
@@ -285,7 +287,7 @@ def test_what_is_ordered_is_never_more_than_allowed(
 ) -> None:
     """Whatever orders there were: those that stand, and those that are given, are within the limit, or none is given."""
     live = {worker.name for worker in there if worker.live}
-    now = due(place(shards, there, policy), *_maps(shards), limit)
+    now = next_moves(compute_placement(shards, there, policy), *_maps(shards), limit)
     after = ordered(shards, now)
     moving = [shard.id for shard in after if shard.owner in live and shard.target not in (None, shard.owner)]
     assert len(moving) <= limit or not {move.shard for move in now} & set(moving)
@@ -295,8 +297,8 @@ def test_a_takeover_is_not_held_up_by_moves() -> None:
     """Even one whose dead owner is still on record counts for nothing."""
     shards = [Shard(ShardId(0), "w-1", "w-0"), Shard(ShardId(1), "w-1", "w-1"), *settled(*["w-0"] * 4)[2:]]
     there = [Worker("w-0"), Worker("w-1", live=False), Worker("w-2")]
-    placement = place(shards, there, Policy(mode="Manual", pins={3: "w-2"}))
-    now = due(placement, *_maps(shards), 1)
+    placement = compute_placement(shards, there, Policy(mode="Manual", pins={3: "w-2"}))
+    now = next_moves(placement, *_maps(shards), 1)
     assert [(move.shard, move.source) for move in now] == [(1, None), (3, "w-0")]
 
 
@@ -321,7 +323,7 @@ def test_reasons_say_what_a_person_would() -> None:
         Worker("w-4", live=False),
     ]
     pins = {2: "w-2", 7: "w-0", 8: "w-0", 3: "w-9", 0: "w-1", 1: "w-3", 5: "w-4"}
-    placement = place(shards, there, Policy(mode="Manual", pins=pins))
+    placement = compute_placement(shards, there, Policy(mode="Manual", pins=pins))
     assert [(move.shard, move.reason) for move in placement.moves] == [
         (3, "no owner (pinned, but w-9 has left)"),
         (4, "w-4 has left"),
@@ -337,8 +339,10 @@ def test_reasons_say_what_a_person_would() -> None:
 
 def test_reasons_for_balance_say_how_much_is_too_much() -> None:
     """By count, and by a shard that is hot."""
-    assert set(reasons(place(held(w_0=60, w_1=36), workers(2), Policy())).values()) == {"w-0 holds 60 of 48 shards"}
-    placement = place(settled("w-1", "w-1", loads=[100, 1]), workers(3), Policy("Load"))
+    assert set(reasons(compute_placement(held(w_0=60, w_1=36), workers(2), Policy())).values()) == {
+        "w-0 holds 60 of 48 shards"
+    }
+    placement = compute_placement(settled("w-1", "w-1", loads=[100, 1]), workers(3), Policy("Load"))
     assert reasons(placement) == {1: "leaves shard 0 alone on w-1: hotter than a fair share"}
 
 
@@ -356,4 +360,4 @@ def test_reasons_for_balance_say_how_much_is_too_much() -> None:
 def test_nonsense_is_refused(shards: list[Shard], there: list[Worker], message: str) -> None:
     """The caller has made a mistake, and is told which."""
     with pytest.raises(ValueError, match=message):
-        place(shards, there, Policy())
+        compute_placement(shards, there, Policy())

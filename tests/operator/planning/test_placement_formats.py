@@ -5,8 +5,8 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 from threadcluster_operator.api import ThreadClusterSpec
-from threadcluster_operator.planning.placement import Move, Policy, Shard, Worker, place
-from threadcluster_operator.planning.planner import Observed, next_steps
+from threadcluster_operator.planning.placement import Move, Policy, Shard, Worker, compute_placement
+from threadcluster_operator.planning.planner import ShardOwnership, next_steps
 
 from shard_worker.domain.ids import ShardId
 from tests.operator.planning.clusters import applied, some_loads, some_policies, some_workers, somebody
@@ -30,7 +30,7 @@ def test_no_shard_moves_to_a_worker_that_does_not_read_it(
     shards: list[Shard], there: list[Worker], policy: Policy
 ) -> None:
     """Its target reads it, or is its live owner of now; without either it has none."""
-    placement = place(shards, there, policy)
+    placement = compute_placement(shards, there, policy)
     by_name = {worker.name: worker for worker in there}
     for shard in shards:
         target = placement.targets[shard.id]
@@ -50,23 +50,23 @@ def test_the_order_of_the_inputs_does_not_matter_with_formats(
     shards: list[Shard], there: list[Worker], policy: Policy, rng: random.Random
 ) -> None:
     """The same plan, whatever came first."""
-    expected = place(shards, there, policy)
-    assert place(rng.sample(shards, len(shards)), rng.sample(there, len(there)), policy) == expected
+    expected = compute_placement(shards, there, policy)
+    assert compute_placement(rng.sample(shards, len(shards)), rng.sample(there, len(there)), policy) == expected
 
 
 @given(mixed_shards, mixed_workers)
 def test_a_plan_that_was_carried_out_holds(shards: list[Shard], there: list[Worker]) -> None:
     """No shard moves back, and none moves again."""
     policy = Policy()
-    after = applied(shards, place(shards, there, policy))
+    after = applied(shards, compute_placement(shards, there, policy))
     owned = [shard for shard in after if shard.owner is not None]
-    assert place(owned, there, policy).moves == ()
+    assert compute_placement(owned, there, policy).moves == ()
 
 
 def test_balance_moves_only_what_the_receiver_reads() -> None:
     """Of four shards on one worker, two of them of a newer format, the two others move to the older worker."""
     shards = [Shard(ShardId(number), "w-0", "w-0", 0.0, 2 if number < 2 else 1) for number in range(4)]
-    placement = place(shards, [Worker("w-0", reads=2), Worker("w-1", reads=1)], Policy())
+    placement = compute_placement(shards, [Worker("w-0", reads=2), Worker("w-1", reads=1)], Policy())
     assert dict(placement.targets) == {0: "w-0", 1: "w-0", 2: "w-1", 3: "w-1"}
     assert placement.unreadable == ()
 
@@ -74,7 +74,7 @@ def test_balance_moves_only_what_the_receiver_reads() -> None:
 def test_a_newer_shard_stays_where_it_is_read() -> None:
     """However uneven that is."""
     shards = [Shard(ShardId(number), "w-0", "w-0", 0.0, 2) for number in range(4)]
-    placement = place(shards, [Worker("w-0", reads=2), Worker("w-1", reads=1)], Policy())
+    placement = compute_placement(shards, [Worker("w-0", reads=2), Worker("w-1", reads=1)], Policy())
     assert set(placement.targets.values()) == {"w-0"}
     assert placement.moves == ()
 
@@ -82,7 +82,7 @@ def test_a_newer_shard_stays_where_it_is_read() -> None:
 def test_a_pin_to_a_worker_that_does_not_read_is_named() -> None:
     """The shard goes elsewhere, and the reason says why."""
     shards = [Shard(ShardId(0), None, None, 0.0, 2)]
-    placement = place(shards, [Worker("w-0"), Worker("w-1", reads=2)], Policy(pins={0: "w-0"}))
+    placement = compute_placement(shards, [Worker("w-0"), Worker("w-1", reads=2)], Policy(pins={0: "w-0"}))
     assert placement.moves == (
         Move(ShardId(0), None, "w-1", "no owner (pinned, but w-0 does not read journal format 2)"),
     )
@@ -94,7 +94,7 @@ def test_without_a_reader_the_reason_is_no_capable_worker() -> None:
         "c",
         ThreadClusterSpec(replicas=2),
         frozenset(("c-0", "c-1")),
-        Observed(
+        ShardOwnership(
             1,
             {ShardId(0): None},
             {ShardId(0): "c-0"},
@@ -116,7 +116,7 @@ def test_a_worker_that_has_not_registered_is_expected_to_read() -> None:
         "c",
         ThreadClusterSpec(replicas=1),
         frozenset(("c-0",)),
-        Observed(1, {ShardId(0): None}, {ShardId(0): None}, {}, {}, {}, formats={ShardId(0): 2}),
+        ShardOwnership(1, {ShardId(0): None}, {ShardId(0): None}, {}, {}, {}, formats={ShardId(0): 2}),
     )
     assert steps.unreadable == ()
     assert steps.plan is not None
@@ -128,6 +128,6 @@ def test_an_agreed_move_to_a_worker_that_does_not_read_is_dropped() -> None:
     shard = ShardId(0)
     move = Move(shard, "c-0", "c-1", "balance")
     there = {"c-0": Worker("c-0", reads=2), "c-1": Worker("c-1")}
-    seen = Observed(1, {shard: "c-0"}, {shard: "c-0"}, {}, there, {}, formats={shard: 2})
+    seen = ShardOwnership(1, {shard: "c-0"}, {shard: "c-0"}, {}, there, {}, formats={shard: 2})
     steps = next_steps("c", ThreadClusterSpec(replicas=2), frozenset(there), seen, agreed=(move,))
     assert steps.agreed == ()

@@ -6,17 +6,17 @@ from collections.abc import Mapping
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from threadcluster_operator.api import PinSpec, RebalanceSpec, ResourceRefused, ThreadClusterSpec, parse_resources
+from threadcluster_operator.api import InvalidResource, PinSpec, RebalanceSpec, ThreadClusterSpec, parse_resources
 from threadcluster_operator.planning.placement import Move, Worker
 from threadcluster_operator.planning.planner import (
     NewPlan,
-    Next,
-    Observed,
-    Shown,
+    PlanPreview,
+    PlanResult,
+    ShardOwnership,
     next_steps,
     preview,
     same_plan,
-    same_world,
+    still_valid,
 )
 
 from shard_worker.domain.ids import ShardId
@@ -46,11 +46,11 @@ def observed(
     version: int = 4,
     workers: Mapping[str, Worker] | None = None,
     loads: Mapping[ShardId, float] | None = None,
-) -> Observed:
+) -> ShardOwnership:
     """A cluster whose targets are where the shards are, and that serves what it owns, where nothing else is said."""
     if serving is None:
         serving = {name: frozenset(s for s, owner in owned.items() if owner == name) for name in NAMES}
-    return Observed(version, owned, owned if targets is None else targets, serving, workers or {}, loads or {})
+    return ShardOwnership(version, owned, owned if targets is None else targets, serving, workers or {}, loads or {})
 
 
 def wanted(replicas: int, rebalance: RebalanceSpec | None = None) -> ThreadClusterSpec:
@@ -61,12 +61,12 @@ def wanted(replicas: int, rebalance: RebalanceSpec | None = None) -> ThreadClust
 def steps(
     replicas: int,
     running: int,
-    now: Observed | None,
+    now: ShardOwnership | None,
     rebalance: RebalanceSpec | None = None,
     *,
     told: bool = False,
     agreed: tuple[Move, ...] = (),
-) -> Next:
+) -> PlanResult:
     """The next steps of the cluster ``c``, of which the first ``running`` workers run."""
     return next_steps(
         "c", wanted(replicas, rebalance), frozenset(NAMES[:running]), now, rebalance_now=told, agreed=agreed
@@ -75,19 +75,19 @@ def steps(
 
 def test_a_settled_cluster_needs_nothing() -> None:
     """Everyone runs, serves its share, and nobody else does."""
-    assert steps(2, 2, observed(owners("c-0", "c-1", "c-0"))) == Next(("c-0", "c-1"), None, (), converged=True)
+    assert steps(2, 2, observed(owners("c-0", "c-1", "c-0"))) == PlanResult(("c-0", "c-1"), None, (), converged=True)
 
 
 def test_nothing_is_stopped_or_planned_without_an_observation() -> None:
     """Who owns what is unknown: only what should run is started."""
-    assert steps(1, 3, None) == Next(("c-0",), None, (), converged=False)
+    assert steps(1, 3, None) == PlanResult(("c-0",), None, (), converged=False)
 
 
 def test_nobody_wanted_means_everyone_ends() -> None:
     """There is no receiver, and what runs is stopped without waiting for one."""
     for now in (None, observed(owners("c-0", "c-1"))):
-        assert steps(0, 2, now) == Next((), None, ("c-0", "c-1"), converged=False)
-        assert steps(0, 0, now) == Next((), None, (), converged=True)
+        assert steps(0, 2, now) == PlanResult((), None, ("c-0", "c-1"), converged=False)
+        assert steps(0, 0, now) == PlanResult((), None, (), converged=True)
 
 
 def test_a_new_cluster_gets_its_first_plan() -> None:
@@ -104,7 +104,7 @@ def test_one_more_worker_gets_its_share() -> None:
     """As few moves as that takes, from the plan that was seen; only what changes is said."""
     plan = steps(3, 2, observed(owners("c-0", "c-1", "c-0", "c-1", "c-0", "c-1"), version=7)).plan
     assert plan is not None
-    assert (plan.made_from, plan.moves) == (7, 2)
+    assert (plan.base_version, plan.moves) == (7, 2)
     assert list(plan.targets.values()) == ["c-2", "c-2"]
     assert set(plan.reasons.values()) == {"c-0 holds 3 of 2 shards", "c-1 holds 3 of 2 shards"}
     assert set(plan.reasons) == set(plan.targets)
@@ -122,7 +122,7 @@ def test_moves_are_ordered_a_few_at_a_time() -> None:
     assert (first.plan.moves, first.plan.hash) == (2, whole.hash)
     targets = {**holding, **first.plan.targets}
     waiting = steps(3, 3, observed(holding, targets), rebalance, told=True)
-    assert waiting == Next(("c-0", "c-1", "c-2"), None, (), converged=False, balancing=True)
+    assert waiting == PlanResult(("c-0", "c-1", "c-2"), None, (), converged=False, balancing=True)
     second = steps(3, 3, observed(dict(targets)), rebalance, told=True)
     assert second.plan is not None
     assert (second.plan.moves, second.plan.hash) == (2, whole.hash)
@@ -169,7 +169,7 @@ def test_agreed_moves_are_ordered_to_the_end_and_nothing_beside_them() -> None:
     assert second.plan is not None
     assert second.plan.hash == shown.hash
     holding.update(second.plan.targets)
-    assert steps(2, 2, observed(holding), MANUAL, agreed=second.agreed) == Next(
+    assert steps(2, 2, observed(holding), MANUAL, agreed=second.agreed) == PlanResult(
         ("c-0", "c-1"), None, (), converged=True
     )
 
@@ -202,13 +202,13 @@ def test_a_shown_plan_holds_while_only_loads_change() -> None:
     """Owners, targets, workers and wishes must be the same."""
     now = observed(owners("c-0", "c-0"), loads={ShardId(0): 5.0})
     spec, running = wanted(2), frozenset(NAMES[:2])
-    shown = Shown(preview("c", spec, running, now), spec, running, now)
-    assert same_world(shown, spec, running, now._replace(loads={}, plan_version=9, serving={}))
-    assert not same_world(shown, wanted(3), running, now)
-    assert not same_world(shown, spec, frozenset(NAMES[:1]), now)
-    assert not same_world(shown, spec, running, now._replace(owners=owners("c-0", "c-1")))
-    assert not same_world(shown, spec, running, now._replace(targets=owners("c-0", "c-1")))
-    assert not same_world(shown, spec, running, now._replace(workers=seen(Worker("c-1", cordoned=True))))
+    shown = PlanPreview(preview("c", spec, running, now), spec, running, now)
+    assert still_valid(shown, spec, running, now._replace(loads={}, plan_version=9, serving={}))
+    assert not still_valid(shown, wanted(3), running, now)
+    assert not still_valid(shown, spec, frozenset(NAMES[:1]), now)
+    assert not still_valid(shown, spec, running, now._replace(owners=owners("c-0", "c-1")))
+    assert not still_valid(shown, spec, running, now._replace(targets=owners("c-0", "c-1")))
+    assert not still_valid(shown, spec, running, now._replace(workers=seen(Worker("c-1", cordoned=True))))
 
 
 def test_the_spec_says_how_shards_move() -> None:
@@ -271,7 +271,7 @@ def test_an_owner_that_has_no_target_is_told_to_stay() -> None:
 def test_a_plan_that_is_under_way_is_not_made_again() -> None:
     """Targets that are good stay, wherever the shards are."""
     now = steps(2, 2, observed(owners("c-0", "c-0"), owners("c-0", "c-1")))
-    assert now == Next(("c-0", "c-1"), None, (), converged=False)
+    assert now == PlanResult(("c-0", "c-1"), None, (), converged=False)
 
 
 def test_a_wish_that_was_withdrawn_leaves_nothing_behind() -> None:
@@ -291,7 +291,7 @@ def test_a_surplus_worker_is_stopped_once_it_owns_nothing() -> None:
     assert planning.stop == ()
     assert steps(1, 2, observed(here, there)).stop == ()
     drained = steps(1, 2, observed(there))
-    assert drained == Next(("c-0",), None, ("c-1",), converged=False)
+    assert drained == PlanResult(("c-0",), None, ("c-1",), converged=False)
     assert steps(1, 1, observed(there)).converged
 
 
@@ -345,12 +345,12 @@ def test_from_anywhere_the_steps_lead_to_a_settled_cluster(
         assert not set(now.stop) & {*holding.values(), *targets.values(), *now.run}
         running = (running | set(now.run)) - set(now.stop)
         if now.plan is not None:
-            assert now.plan.made_from == version
+            assert now.plan.base_version == version
             assert now.plan.moves <= limit or version == 1  # what was under way at first is sent elsewhere at once
             targets, version = {**targets, **now.plan.targets}, version + 1
         else:
             holding = dict(targets)
-    assert now == Next(tuple(NAMES[:replicas]), None, (), converged=True)
+    assert now == PlanResult(tuple(NAMES[:replicas]), None, (), converged=True)
     assert running == set(now.run)
 
 
@@ -407,6 +407,6 @@ def test_a_resource_says_how_shards_move() -> None:
 )
 def test_a_wrong_resource_is_refused_with_the_path(rebalance: str, message: str) -> None:
     """The user sees which field is wrong, and what was given."""
-    with pytest.raises(ResourceRefused) as refused:
+    with pytest.raises(InvalidResource) as refused:
         parse_resources(RESOURCE % rebalance, "file")
     assert message in str(refused.value)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from threadcluster_operator.api import parse_spec
-from threadcluster_operator.render import Object, Wanted, children, migration_job
+from threadcluster_operator.render import Object, RenderInput, children, migration_job
 
 Document = dict[str, Any]  # YAML
 
@@ -83,10 +83,10 @@ EVERYTHING: Document = {
 }
 
 
-def cluster(spec: Document | None = None, **changes: Any) -> Wanted:
+def cluster(spec: Document | None = None, **changes: Any) -> RenderInput:
     """A cluster called ``chat`` of this spec, the least one by default."""
     parsed = parse_spec({"spec": LEAST if spec is None else spec})
-    made = Wanted(
+    made = RenderInput(
         name="chat",
         namespace="talk",
         uid="8f4c3b7a-0000-4000-8000-000000000001",
@@ -99,17 +99,17 @@ def cluster(spec: Document | None = None, **changes: Any) -> Wanted:
     return made._replace(**changes)
 
 
-def least(**changes: Any) -> Wanted:
+def least(**changes: Any) -> RenderInput:
     """A cluster of the least spec, with changes of top-level fields."""
     return cluster({**LEAST, **changes})
 
 
-def all_objects(wanted: Wanted) -> list[Object]:
+def all_objects(wanted: RenderInput) -> list[Object]:
     """Everything that is made for a cluster."""
     return [migration_job(wanted), *children(wanted)]
 
 
-def find(wanted: Wanted, kind: str, name: str | None = None) -> Object:
+def find(wanted: RenderInput, kind: str, name: str | None = None) -> Object:
     """The one object of a kind, or of a kind and a name."""
     [found] = [
         each
@@ -119,7 +119,7 @@ def find(wanted: Wanted, kind: str, name: str | None = None) -> Object:
     return found
 
 
-def pod_spec(wanted: Wanted) -> Object:
+def pod_spec(wanted: RenderInput) -> Object:
     """The workers' pod spec."""
     spec: Object = find(wanted, "StatefulSet")["spec"]["template"]["spec"]
     return spec

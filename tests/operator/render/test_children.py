@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from threadcluster_operator.render import KINDS, Object, Wanted, children, kind_of, migration_job, unwanted
+from threadcluster_operator.render import KINDS, Object, RenderInput, children, kind_of, migration_job, to_prune
 
 from tests.operator.render.clusters import EVERYTHING, LEAST, all_objects, cluster, find, least
 
@@ -64,15 +64,15 @@ def test_what_was_there_and_is_wanted_no_more_goes() -> None:
     before = all_objects(cluster(EVERYTHING))
     for kind, change in OPTIONAL.items():
         after = cluster({**EVERYTHING, **change})
-        assert names(unwanted(after, before, all_objects(after))) == [(kind, "chat")]
+        assert names(to_prune(after, before, all_objects(after))) == [(kind, "chat")]
     after = cluster({**EVERYTHING, "image": "registry.example/threadcluster:2"})
-    assert names(unwanted(after, before, all_objects(after))) == names([migration_job(cluster(EVERYTHING))])
+    assert names(to_prune(after, before, all_objects(after))) == names([migration_job(cluster(EVERYTHING))])
 
 
 def test_the_workers_the_secret_and_the_services_go_with_the_cluster_alone() -> None:
     """Whatever is wanted."""
     renamed = [{**each, "metadata": {**each["metadata"], "name": "x"}} for each in all_objects(cluster(EVERYTHING))]
-    gone = {kind for kind, _ in names(unwanted(cluster(EVERYTHING), renamed, all_objects(cluster(EVERYTHING))))}
+    gone = {kind for kind, _ in names(to_prune(cluster(EVERYTHING), renamed, all_objects(cluster(EVERYTHING))))}
     assert gone == {"NetworkPolicy", "Job", "Ingress", "ServiceMonitor"}
 
 
@@ -90,10 +90,10 @@ def test_nothing_else_is_deleted(change: dict[str, Any]) -> None:
     """What is foreign is not ours to delete, and what is being deleted need not be."""
     ingress = find(cluster(EVERYTHING), "Ingress")
     metadata = {key: value for key, value in {**ingress["metadata"], **change}.items() if value is not None}
-    assert unwanted(cluster(), [{**ingress, "metadata": metadata}], all_objects(cluster())) == []
+    assert to_prune(cluster(), [{**ingress, "metadata": metadata}], all_objects(cluster())) == []
 
 
-def immutable(wanted: Wanted) -> Object:
+def immutable(wanted: RenderInput) -> Object:
     """What the API server refuses to change."""
     workers = find(wanted, "StatefulSet")["spec"]
     kept = {key: workers.get(key) for key in ("serviceName", "selector", "podManagementPolicy", "volumeClaimTemplates")}

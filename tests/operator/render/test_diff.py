@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from threadcluster_operator.render import Object, differences, same
+from threadcluster_operator.render import Object, differences, is_applied
 from threadcluster_operator.render.quantities import amount
 
 from tests.operator.render.clusters import EVERYTHING, all_objects, cluster, find, least
@@ -62,7 +62,7 @@ def test_what_others_add_to_maps_is_no_difference(places: list[tuple[int, Path]]
     live = copy.deepcopy(OBJECTS)
     for number, path in places:
         at(live[number], path)["addedByOthers"] = value
-    assert all(same(wanted, found) for wanted, found in zip(OBJECTS, live, strict=True))
+    assert all(is_applied(wanted, found) for wanted, found in zip(OBJECTS, live, strict=True))
 
 
 def test_what_others_add_to_lists_depends_on_the_list() -> None:
@@ -73,7 +73,7 @@ def test_what_others_add_to_lists_depends_on_the_list() -> None:
             {"name": "added", "mountPath": "/added", "uid": "added", "topologyKey": "added", "port": 1}
         )
         words = [key for key in path if isinstance(key, str)]
-        assert same(OBJECTS[number], live) is ("/".join(words[-2:]) in SHARED_LISTS)
+        assert is_applied(OBJECTS[number], live) is ("/".join(words[-2:]) in SHARED_LISTS)
 
 
 def test_what_is_not_as_wanted_is_found() -> None:
@@ -81,7 +81,7 @@ def test_what_is_not_as_wanted_is_found() -> None:
     for number, path in LEAVES:
         live = copy.deepcopy(OBJECTS[number])
         at(live, path[:-1])[path[-1]] = "not as wanted"
-        assert not same(OBJECTS[number], live)
+        assert not is_applied(OBJECTS[number], live)
         [found] = set(differences(OBJECTS[number], live))
         words = [key for key in path if isinstance(key, str)]
         assert found == ".".join(words)[: len(found)]
@@ -93,7 +93,7 @@ def test_what_is_missing_is_found_unless_it_is_empty() -> None:
         live = copy.deepcopy(OBJECTS[number])
         gone = at(live, path[:-1]).pop(path[-1])
         in_a_list = isinstance(path[-1], int)
-        assert same(OBJECTS[number], live) is (not gone and not in_a_list)
+        assert is_applied(OBJECTS[number], live) is (not gone and not in_a_list)
 
 
 def test_what_is_wanted_no_more_shows_in_the_mark() -> None:
@@ -107,9 +107,9 @@ def test_the_order_of_items_with_keys_does_not_matter() -> None:
     wanted = find(cluster(EVERYTHING), "StatefulSet")
     live = copy.deepcopy(wanted)
     live["spec"]["template"]["spec"]["volumes"].reverse()
-    assert same(wanted, live)
+    assert is_applied(wanted, live)
     live["spec"]["template"]["spec"]["tolerations"].reverse()
-    assert not same(wanted, live)
+    assert not is_applied(wanted, live)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_quantities_are_numbers(one: str, other: object) -> None:
     assert amount(one) == amount(other)
     wanted: Object = {"spec": {"resources": {"limits": {"x": one}}, "word": one}}
     live: Object = {"spec": {"resources": {"limits": {"x": other}}, "word": one}}
-    assert same(wanted, live)
+    assert is_applied(wanted, live)
     assert differences(wanted, {"spec": {"resources": {"limits": {"x": "7Ti"}}, "word": other}}) == [
         "spec.resources.limits.x",
         "spec.word",

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from threadcluster_operator.render import Wanted, selector_of
+from threadcluster_operator.render import RenderInput, selector_of
 
 from shard_worker.settings import PREFIX, WorkerSettings
 from tests.operator.render.clusters import EVERYTHING, LEAST, cluster, environment, find, least, pod_spec
@@ -15,7 +15,7 @@ BOTH = pytest.mark.parametrize("wanted", [cluster(), cluster(EVERYTHING)], ids=[
 
 @BOTH
 @pytest.mark.parametrize("kind", ["StatefulSet", "Job"])
-def test_pods_keep_the_restricted_standard(wanted: Wanted, kind: str) -> None:
+def test_pods_keep_the_restricted_standard(wanted: RenderInput, kind: str) -> None:
     """No root, no privileges, no capabilities, the default seccomp profile; and nothing is written to their files."""
     spec = find(wanted, kind)["spec"]["template"]["spec"]
     assert spec["automountServiceAccountToken"] is False
@@ -33,7 +33,7 @@ def test_pods_keep_the_restricted_standard(wanted: Wanted, kind: str) -> None:
 
 
 @BOTH
-def test_every_setting_is_one_that_the_worker_knows(wanted: Wanted) -> None:
+def test_every_setting_is_one_that_the_worker_knows(wanted: RenderInput) -> None:
     """A misspelt variable would be ignored in silence."""
     [container] = pod_spec(wanted)["containers"]
     given_names = {name.removeprefix(PREFIX).lower() for name in environment(container) if name.startswith(PREFIX)}
@@ -41,7 +41,7 @@ def test_every_setting_is_one_that_the_worker_knows(wanted: Wanted) -> None:
 
 
 @BOTH
-def test_the_settings_make_a_worker(wanted: Wanted, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_settings_make_a_worker(wanted: RenderInput, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the files in their places, and the fields of the pod filled in, they are accepted."""
     [container] = pod_spec(wanted)["containers"]
     for name, content in (
@@ -101,7 +101,7 @@ def test_a_worker_leaves_before_it_is_told_to_end() -> None:
 
 
 @BOTH
-def test_probes_ask_the_management_port(wanted: Wanted) -> None:
+def test_probes_ask_the_management_port(wanted: RenderInput) -> None:
     """A worker that waits for Postgres has minutes to start; one that is stuck is started anew."""
     [container] = pod_spec(wanted)["containers"]
     asked = {name: container[f"{name}Probe"] for name in ("startup", "readiness", "liveness")}
@@ -184,6 +184,6 @@ def test_what_is_not_about_pods_starts_none_anew(change: dict[str, Any]) -> None
     assert find(least(**change), "Job") == find(cluster(), "Job")
 
 
-def pod_template_of(wanted: Wanted) -> Any:
+def pod_template_of(wanted: RenderInput) -> Any:
     """The workers' template."""
     return find(wanted, "StatefulSet")["spec"]["template"]

@@ -10,11 +10,11 @@ from kubernetes.aio import client
 from kubernetes.aio.dynamic import DynamicClient
 
 from threadcluster_operator.api import KubernetesSpec
-from threadcluster_operator.cli.kubernetes.errors import Unreached, sentence
+from threadcluster_operator.cli.kubernetes.errors import ClusterUnreachable, sentence
 from threadcluster_operator.cli.kubernetes.pod_workers import PodWorkers
 from threadcluster_operator.cli.kubernetes.port_forward import tunnels
-from threadcluster_operator.cli.kubernetes.rebalance import ResourcePlanner, spec_of
-from threadcluster_operator.cli.kubernetes.target import Where, find, place_of
+from threadcluster_operator.cli.kubernetes.rebalance import RebalanceClient, spec_of
+from threadcluster_operator.cli.kubernetes.target import ClusterSelector, find, place_of
 from threadcluster_operator.kube.client import KubeApi, KubeError
 from threadcluster_operator.render import MANAGEMENT_PORT
 
@@ -28,12 +28,12 @@ class Remote(NamedTuple):
     name: str
     spec: KubernetesSpec
     workers: PodWorkers
-    planner: ResourcePlanner
+    planner: RebalanceClient
 
 
 @asynccontextmanager
-async def remote_cluster(where: Where) -> AsyncIterator[Remote]:
-    """The ThreadCluster that is meant.  Raises `Unreached` for everything that stands in the way."""
+async def remote_cluster(where: ClusterSelector) -> AsyncIterator[Remote]:
+    """The ThreadCluster that is meant.  Raises `ClusterUnreachable` for everything that stands in the way."""
     place = place_of(where, os.environ)
     try:
         settings = await place.access.configuration()
@@ -44,9 +44,9 @@ async def remote_cluster(where: Where) -> AsyncIterator[Remote]:
             name, spec = found["metadata"]["name"], spec_of(found)
             async with tunnels(api, place.namespace, MANAGEMENT_PORT) as ways:
                 workers = PodWorkers(kube, ways, session, place.namespace, name)
-                planner = ResourcePlanner(kube, workers, place.namespace, name)
+                planner = RebalanceClient(kube, workers, place.namespace, name)
                 yield Remote(place.namespace, name, spec, workers, planner)
     except KubeError as error:
-        raise Unreached(sentence(error)) from error
+        raise ClusterUnreachable(sentence(error)) from error
     except (aiohttp.ClientError, OSError) as error:
-        raise Unreached(f"the API server does not answer: {error}") from error
+        raise ClusterUnreachable(f"the API server does not answer: {error}") from error

@@ -2,16 +2,16 @@
 
 from typing import Final
 
-from threadcluster_operator.kube.client import Forbidden, KubeError, NotThere, Rejected
+from threadcluster_operator.kube.client import Forbidden, KubeError, NotFound, Rejected
 
 _UNAUTHORIZED: Final = 401
 
 
-class Unreached(Exception):
+class ClusterUnreachable(Exception):
     """The cluster is not reached, or does not do what was asked; the message says why, and what helps."""
 
 
-class NoCluster(Unreached):
+class ClusterNotFound(ClusterUnreachable):
     """There is no such cluster."""
 
 
@@ -20,7 +20,7 @@ def sentence(error: KubeError) -> str:
     said = str(error).rstrip(".")
     if isinstance(error, Forbidden):
         return f"{said}; manifests/users has what the commands need"
-    if isinstance(error, NotThere):
+    if isinstance(error, NotFound):
         return f"this Kubernetes has no ThreadClusters ({said}); `kubectl apply -k manifests/base` installs them"
     if isinstance(error, Rejected):
         return f"the API server refuses it: {said}"

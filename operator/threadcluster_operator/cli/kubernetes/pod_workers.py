@@ -6,11 +6,11 @@ from typing import Final, Protocol, TypeVar
 
 import aiohttp
 
-from threadcluster_operator.cli.kubernetes.errors import Unreached
+from threadcluster_operator.cli.kubernetes.errors import ClusterUnreachable
 from threadcluster_operator.controller.snapshot import Pod, pod_of
 from threadcluster_operator.kube.client import POD, SECRET, Kube
 from threadcluster_operator.render import SECRET_KEY, secret_of, selector_of
-from threadcluster_operator.workers.client import Document, NobodyAnswers, Targets, Workers, client_context
+from threadcluster_operator.workers.client import Document, NoWorkerAvailable, Targets, WorkerApiClient, client_context
 
 T = TypeVar("T")
 
@@ -30,10 +30,10 @@ class Ways(Protocol):
 
 
 class PodWorkers:
-    """As `threadcluster_operator.workers.client.Workers`; which pods are asked is found out when something is asked.
+    """As `threadcluster_operator.workers.client.WorkerApiClient`; which pods are asked is found out when something is asked.
 
     What is asked may be asked again: when nobody answers, the pods are looked for once more.  Every method also raises
-    `Unreached` and `KubeError`.
+    `ClusterUnreachable` and `KubeError`.
     """
 
     def __init__(self, kube: Kube, ways: Ways, session: aiohttp.ClientSession, namespace: str, name: str) -> None:
@@ -42,49 +42,49 @@ class PodWorkers:
         self._session = session
         self._namespace = namespace
         self._name = name
-        self._known: Workers | None = None
+        self._known: WorkerApiClient | None = None
 
     async def running(self) -> frozenset[str]:
         """The names of all workers' pods, ready or not."""
         return frozenset(pod.name for pod in await self._pods())
 
     async def ownership(self) -> Document:
-        """See `Workers`."""
+        """See `WorkerApiClient`."""
         return await self._ask(lambda workers: workers.ownership())
 
     async def set_targets(self, version: int, plan_hash: str, targets: Targets) -> int:
-        """See `Workers`."""
+        """See `WorkerApiClient`."""
         wanted = list(targets)
         return await self._ask(lambda workers: workers.set_targets(version, plan_hash, wanted))
 
     async def cordon(self, worker: str, verb: str) -> None:
-        """See `Workers`."""
+        """See `WorkerApiClient`."""
         await self._ask(lambda workers: workers.cordon(worker, verb))
 
     async def history(self, limit: int, shard: int | None) -> list[Document]:
-        """See `Workers`."""
+        """See `WorkerApiClient`."""
         return await self._ask(lambda workers: workers.history(limit, shard))
 
-    async def _ask(self, question: Callable[[Workers], Awaitable[T]]) -> T:
+    async def _ask(self, question: Callable[[WorkerApiClient], Awaitable[T]]) -> T:
         if self._known is not None:
             try:
                 return await question(self._known)
-            except NobodyAnswers:
+            except NoWorkerAvailable:
                 self._known = None
         try:
             self._known = await self._find()
             return await question(self._known)
-        except NobodyAnswers as error:
-            raise Unreached(self._ways.failure or f"{error}; {self._see_pods()}") from error
+        except NoWorkerAvailable as error:
+            raise ClusterUnreachable(self._ways.failure or f"{error}; {self._see_pods()}") from error
 
-    async def _find(self) -> Workers:
+    async def _find(self) -> WorkerApiClient:
         pods = await self._pods()
         ready = [pod.name for pod in pods if pod.ready][:_ASKED_MOST]
         if not ready:
             found = f"none of its {len(pods)} pods is ready" if pods else "it has no pods"
-            raise Unreached(f"no worker of {self._name} can be asked: {found}; {self._see_pods()}")
+            raise ClusterUnreachable(f"no worker of {self._name} can be asked: {found}; {self._see_pods()}")
         secret = await self._read_secret()
-        return Workers(self._session, [await self._ways.to(pod) for pod in ready], secret)
+        return WorkerApiClient(self._session, [await self._ways.to(pod) for pod in ready], secret)
 
     async def _pods(self) -> list[Pod]:
         labels = ",".join(f"{key}={value}" for key, value in selector_of(self._name, "worker").items())
@@ -95,7 +95,7 @@ class PodWorkers:
         secret = secret_of(self._name)
         found = await self._kube.get(SECRET, self._namespace, secret)
         if found is None:
-            raise Unreached(
+            raise ClusterUnreachable(
                 f"Secret {secret} is not in namespace {self._namespace}, though the operator makes it;"
                 f" `kubectl describe threadcluster {self._name} -n {self._namespace}` may say why"
             )
@@ -103,7 +103,7 @@ class PodWorkers:
             given = base64.b64decode(found.get("data", {})[SECRET_KEY], validate=True).decode()
             client_context(given)
         except (KeyError, ValueError) as error:  # also what is no base64, no UTF-8, or too short
-            raise Unreached(f"Secret {secret} has no {SECRET_KEY} that can be used: {error}") from error
+            raise ClusterUnreachable(f"Secret {secret} has no {SECRET_KEY} that can be used: {error}") from error
         return given
 
     def _see_pods(self) -> str:

@@ -22,7 +22,7 @@ _PORT_BYTES: Final = 2
 _CHUNK: Final = 64 * 1024
 
 
-class Tunnels:
+class PortForwarder:
     """Ways to one port of pods in one namespace, each open to this machine alone; made by `tunnels`."""
 
     def __init__(self, session: aiohttp.ClientSession, api: ApiClient, namespace: str, port: int) -> None:
@@ -116,11 +116,11 @@ async def _send(reader: asyncio.StreamReader, socket: aiohttp.ClientWebSocketRes
 
 
 @asynccontextmanager
-async def tunnels(api: ApiClient, namespace: str, port: int) -> AsyncIterator[Tunnels]:
+async def tunnels(api: ApiClient, namespace: str, port: int) -> AsyncIterator[PortForwarder]:
     """Ways to the pods of a namespace, for as long as this lasts."""
     connector = aiohttp.TCPConnector(ssl=api.rest_client.ssl_context)
     async with aiohttp.ClientSession(connector=connector) as session:
-        made = Tunnels(session, api, namespace, port)
+        made = PortForwarder(session, api, namespace, port)
         try:
             yield made
         finally:

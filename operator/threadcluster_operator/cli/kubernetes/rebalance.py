@@ -1,4 +1,4 @@
-"""Moves by command on Kubernetes, where the operator plans and has no door of its own.
+"""RebalanceSession by command on Kubernetes, where the operator plans and has no door of its own.
 
 `pin` changes spec.rebalance.pins, which the operator acts on.  `plan` asks the operator's own pure planner, with the
 spec as it is and ownership as the workers tell it.  `rebalance` then records the moves that were agreed to as targets, a
@@ -11,16 +11,16 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any, Final, Protocol
 
-from threadcluster_operator.api import KubernetesSpec, SpecRefused, parse_spec
+from threadcluster_operator.api import InvalidSpec, KubernetesSpec, parse_spec
 from threadcluster_operator.api.pins import pinned, wrong_pin
-from threadcluster_operator.cli.kubernetes.errors import NoCluster, Unreached
+from threadcluster_operator.cli.kubernetes.errors import ClusterNotFound, ClusterUnreachable
 from threadcluster_operator.controller.snapshot import Object
 from threadcluster_operator.kube.client import THREAD_CLUSTER, Conflict, Kube
 from threadcluster_operator.local.errors import MovesRefused
-from threadcluster_operator.planning.observation import observed_from
-from threadcluster_operator.planning.planner import NewPlan, Observed
-from threadcluster_operator.planning.rebalance import Moves
-from threadcluster_operator.workers.client import Document, Targets, WorkerRefused, target_in
+from threadcluster_operator.planning.observation import build_observation
+from threadcluster_operator.planning.planner import NewPlan, ShardOwnership
+from threadcluster_operator.planning.rebalance import RebalanceSession
+from threadcluster_operator.workers.client import Document, Targets, WorkerRefused, target_document
 
 _TRIES: Final = 5
 _LOOK_EVERY_S: Final = 0.2
@@ -40,15 +40,15 @@ class Crew(Protocol):
         """Record a plan."""
 
 
-class ResourcePlanner:
-    """See `threadcluster_operator.cli.cluster_access.Planner`; also raises `Unreached` and `KubeError`."""
+class RebalanceClient:
+    """See `threadcluster_operator.cli.cluster_access.Planner`; also raises `ClusterUnreachable` and `KubeError`."""
 
     def __init__(self, kube: Kube, workers: Crew, namespace: str, name: str) -> None:
         self._kube = kube
         self._workers = workers
         self._namespace = namespace
         self._name = name
-        self._moves = Moves(name)
+        self._moves = RebalanceSession(name)
 
     async def pin(self, shard: int, worker: str | None) -> list[str]:
         """Change the resource, as somebody else may at the same time: whoever is second looks again."""
@@ -57,7 +57,7 @@ class ResourcePlanner:
             spec = spec_of(found)
             wrong = wrong_pin(shard, worker, shards=spec.shards, workers=_workers_of(self._name, spec))
             if wrong is not None:
-                raise Unreached(wrong)
+                raise ClusterUnreachable(wrong)
             before: list[dict[str, Any]] = found["spec"].get("rebalance", {}).get("pins", [])
             if worker == _worker_of(before, shard):
                 return []
@@ -70,7 +70,7 @@ class ResourcePlanner:
             except Conflict:
                 continue
             return [f"shard {shard} is pinned no more" if worker is None else f"shard {shard} is pinned to {worker}"]
-        raise Unreached(f"ThreadCluster {self._name} is being changed all the time; try again")
+        raise ClusterUnreachable(f"ThreadCluster {self._name} is being changed all the time; try again")
 
     async def plan(self) -> Document:
         """What `rebalance` would do now."""
@@ -104,37 +104,37 @@ class ResourcePlanner:
     async def _order(self, plan: NewPlan, agreed: dict[Any, str]) -> None:
         """Of a plan only what was agreed to: all else is the operator's, who knows more of it."""
         targets = [
-            target_in(shard, target, plan.reasons[shard])
+            target_document(shard, target, plan.reasons[shard])
             for shard, target in plan.targets.items()
             if agreed.get(shard) == target
         ]
         if not targets:
             return
         try:
-            await self._workers.set_targets(plan.made_from, plan.hash, targets)
+            await self._workers.set_targets(plan.base_version, plan.hash, targets)
         except WorkerRefused as error:
             if error.code != _STALE:
                 raise
 
-    async def _look(self) -> tuple[KubernetesSpec, frozenset[str], Observed | None]:
+    async def _look(self) -> tuple[KubernetesSpec, frozenset[str], ShardOwnership | None]:
         spec, running = spec_of(await self._resource()), await self._workers.running()
         answer = await self._workers.ownership()
         answers = {str(answer["answeredBy"]): answer}
-        return spec, running, observed_from(answers, running=running, starting=frozenset(), emptying=frozenset())
+        return spec, running, build_observation(answers, running=running, starting=frozenset(), emptying=frozenset())
 
     async def _resource(self) -> Object:
         found = await self._kube.get(THREAD_CLUSTER, self._namespace, self._name)
         if found is None:
-            raise NoCluster(f"ThreadCluster {self._name} has just been deleted")
+            raise ClusterNotFound(f"ThreadCluster {self._name} has just been deleted")
         return found
 
 
 def spec_of(resource: Object) -> KubernetesSpec:
-    """What is wanted of a cluster.  Raises `Unreached` for what no operator could act on."""
+    """What is wanted of a cluster.  Raises `ClusterUnreachable` for what no operator could act on."""
     try:
         return parse_spec(resource)
-    except SpecRefused as error:
-        raise Unreached(f"ThreadCluster {resource['metadata']['name']} is wrong: {error}") from error
+    except InvalidSpec as error:
+        raise ClusterUnreachable(f"ThreadCluster {resource['metadata']['name']} is wrong: {error}") from error
 
 
 def _workers_of(name: str, spec: KubernetesSpec) -> list[str]:

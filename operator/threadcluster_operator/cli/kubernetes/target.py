@@ -8,15 +8,15 @@ from typing import Any, Final, NamedTuple
 import yaml
 from kubernetes.aio import config
 
-from threadcluster_operator.cli.kubernetes.errors import NoCluster, Unreached
+from threadcluster_operator.cli.kubernetes.errors import ClusterNotFound, ClusterUnreachable
 from threadcluster_operator.cli.operator import OWN_NAMESPACE_FILE
 from threadcluster_operator.controller.snapshot import Object
-from threadcluster_operator.kube.client import THREAD_CLUSTER, Access, Forbidden, Kube
+from threadcluster_operator.kube.client import THREAD_CLUSTER, Forbidden, Kube, KubeAccess
 
 DEFAULT_NAMESPACE: Final = "default"
 
 
-class Where(NamedTuple):
+class ClusterSelector(NamedTuple):
     """What the user says; None is what he leaves out."""
 
     kubeconfig: str | None = None
@@ -28,39 +28,39 @@ class Where(NamedTuple):
 class Place(NamedTuple):
     """A namespace of a Kubernetes, and the way there."""
 
-    access: Access
+    access: KubeAccess
     namespace: str
 
 
-def place_of(where: Where, environment: Mapping[str, str]) -> Place:
+def place_of(where: ClusterSelector, environment: Mapping[str, str]) -> Place:
     """By the kubeconfig that is given, `$KUBECONFIG` or the one in the home directory; in a pod, its service account.
 
-    Raises `Unreached` when there is none, or none with that context.
+    Raises `ClusterUnreachable` when there is none, or none with that context.
     """
     given = where.kubeconfig or environment.get("KUBECONFIG") or None
     if given is None and where.context is None and "KUBERNETES_SERVICE_HOST" in environment:
-        return Place(Access(), where.namespace or _own_namespace())
+        return Place(KubeAccess(), where.namespace or _own_namespace())
     file = given or str(Path.home() / ".kube" / "config")
     context = _context(file, where.context)
-    return Place(Access(file, str(context["name"])), where.namespace or _namespace_of(context))
+    return Place(KubeAccess(file, str(context["name"])), where.namespace or _namespace_of(context))
 
 
 def _context(file: str, wanted: str | None) -> dict[str, Any]:  # as in the kubeconfig
     if not any(Path(each).exists() for each in file.split(os.pathsep)):
-        raise Unreached(f"there is no kubeconfig {file}; give one with --kubeconfig or $KUBECONFIG")
+        raise ClusterUnreachable(f"there is no kubeconfig {file}; give one with --kubeconfig or $KUBECONFIG")
     try:
         contexts, current = config.list_kube_config_contexts(file)  # type: ignore[no-untyped-call]  # theirs
     except (config.ConfigException, yaml.YAMLError, OSError) as error:
         if wanted is None and "current-context" in str(error):
-            raise Unreached(f"{file} has no current context; give one with --context") from error
-        raise Unreached(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+            raise ClusterUnreachable(f"{file} has no current context; give one with --context") from error
+        raise ClusterUnreachable(f"{file} cannot be read: {' '.join(str(error).split())}") from error
     if wanted is None:
         return dict(current)
     for each in contexts:
         if each["name"] == wanted:
             return dict(each)
     names = ", ".join(sorted(str(each["name"]) for each in contexts))
-    raise Unreached(f"{file} has no context {wanted}; there are {names}")
+    raise ClusterUnreachable(f"{file} has no context {wanted}; there are {names}")
 
 
 def _namespace_of(context: Mapping[str, Any]) -> str:
@@ -77,20 +77,22 @@ def _own_namespace() -> str:
 async def find(kube: Kube, namespace: str, name: str | None) -> Object:
     """The ThreadCluster that is meant: the one of that name, else the only one of the namespace.
 
-    Raises `NoCluster` when there is none, `Unreached` when there are several, and `KubeError`.
+    Raises `ClusterNotFound` when there is none, `ClusterUnreachable` when there are several, and `KubeError`.
     """
     if name is not None:
         found = await kube.get(THREAD_CLUSTER, namespace, name)
         if found is None:
-            raise NoCluster(f"no ThreadCluster {name} in namespace {namespace}{_others(await _names(kube, namespace))}")
+            raise ClusterNotFound(
+                f"no ThreadCluster {name} in namespace {namespace}{_others(await _names(kube, namespace))}"
+            )
         return found
     listed = (await kube.list(THREAD_CLUSTER, namespace)).items
     if len(listed) == 1:
         return listed[0]
     if not listed:
-        raise NoCluster(f"no ThreadCluster in namespace {namespace}; say with --namespace where yours is")
+        raise ClusterNotFound(f"no ThreadCluster in namespace {namespace}; say with --namespace where yours is")
     names = ", ".join(sorted(each["metadata"]["name"] for each in listed))
-    raise Unreached(f"namespace {namespace} has several ThreadClusters; say with --name which one: {names}")
+    raise ClusterUnreachable(f"namespace {namespace} has several ThreadClusters; say with --name which one: {names}")
 
 
 async def _names(kube: Kube, namespace: str) -> Sequence[str]:

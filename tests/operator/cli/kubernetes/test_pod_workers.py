@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 import aiohttp
 import pytest
 from aiohttp import web
-from threadcluster_operator.cli.kubernetes.errors import Unreached
+from threadcluster_operator.cli.kubernetes.errors import ClusterUnreachable
 from threadcluster_operator.cli.kubernetes.pod_workers import PodWorkers
 from threadcluster_operator.workers.client import Document
 
-from tests.fakes.kube import Shelf
+from tests.fakes.kube import InMemoryKube
 from tests.operator.cli.kubernetes.objects import pod, secret
 from tests.support.tls import internal_server
 
@@ -53,7 +53,7 @@ async def worker() -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-async def ask(shelf: Shelf, ways: Ways) -> list[Document]:
+async def ask(shelf: InMemoryKube, ways: Ways) -> list[Document]:
     """One question."""
     async with aiohttp.ClientSession() as session:
         return await PodWorkers(shelf, ways, session, "here", "chat").history(1, None)
@@ -64,13 +64,13 @@ async def test_only_pods_that_are_ready_are_asked_and_not_all_of_them() -> None:
     pods = [pod(f"chat-{number}", ready=number != 1) for number in range(12)]
     async with worker() as address:
         ways = Ways(chat_3=address)
-        assert await ask(Shelf(SECRET, *pods), ways) == []
+        assert await ask(InMemoryKube(SECRET, *pods), ways) == []
     assert ways.asked == ["chat-0", "chat-2", "chat-3"]
 
 
 async def test_pods_are_looked_for_again_when_those_that_were_known_are_gone() -> None:
     """A command that waits outlives a rollout."""
-    shelf, ways = Shelf(SECRET, pod("chat-0")), Ways()
+    shelf, ways = InMemoryKube(SECRET, pod("chat-0")), Ways()
     async with aiohttp.ClientSession() as session:
         workers = PodWorkers(shelf, ways, session, "here", "chat")
         async with worker() as ways.addresses["chat-0"]:
@@ -99,13 +99,13 @@ async def test_pods_are_looked_for_again_when_those_that_were_known_are_gone() -
 )
 async def test_what_stands_in_the_way_is_said(objects: list[Document], said: str) -> None:
     """Each with what to look at."""
-    with pytest.raises(Unreached, match=said):
-        await ask(Shelf(*objects), Ways())
+    with pytest.raises(ClusterUnreachable, match=said):
+        await ask(InMemoryKube(*objects), Ways())
 
 
 async def test_a_way_that_does_not_lead_there_says_why() -> None:
     """That is nearer to the cause than that nobody answers."""
     ways = Ways()
     ways.failure = "you may not forward a port"
-    with pytest.raises(Unreached, match=r"^you may not forward a port$"):
-        await ask(Shelf(SECRET, pod("chat-0")), ways)
+    with pytest.raises(ClusterUnreachable, match=r"^you may not forward a port$"):
+        await ask(InMemoryKube(SECRET, pod("chat-0")), ways)

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from kubernetes.aio.client import ApiClient, Configuration
-from threadcluster_operator.cli.kubernetes.port_forward import Tunnels, tunnels
+from threadcluster_operator.cli.kubernetes.port_forward import PortForwarder, tunnels
 
 PORT = 8081
 _PORT = PORT.to_bytes(2, "little")
@@ -18,8 +18,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @asynccontextmanager
-async def ways(handler: Handler) -> AsyncIterator[Tunnels]:
-    """Tunnels through an API server that does this with a port-forward."""
+async def ways(handler: Handler) -> AsyncIterator[PortForwarder]:
+    """PortForwarder through an API server that does this with a port-forward."""
     app = web.Application()
     app.router.add_get("/api/v1/namespaces/here/pods/chat-0/portforward", handler)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -64,7 +64,7 @@ async def failing(request: web.Request) -> web.WebSocketResponse:
     return socket
 
 
-async def get(tunnel: Tunnels) -> bytes:
+async def get(tunnel: PortForwarder) -> bytes:
     """One request through it."""
     async with (
         aiohttp.ClientSession() as session,

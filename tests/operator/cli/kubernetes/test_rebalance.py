@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from threadcluster_operator.cli.kubernetes.errors import NoCluster, Unreached
-from threadcluster_operator.cli.kubernetes.rebalance import ResourcePlanner
+from threadcluster_operator.cli.kubernetes.errors import ClusterNotFound, ClusterUnreachable
+from threadcluster_operator.cli.kubernetes.rebalance import RebalanceClient
 from threadcluster_operator.kube.client import Conflict
 from threadcluster_operator.local.errors import MovesRefused
 
-from tests.fakes.kube import Shelf
+from tests.fakes.kube import InMemoryKube
 from tests.fakes.worker_api import MemoryWorkers
 from tests.operator.cli.kubernetes.objects import cluster
 
@@ -35,13 +35,13 @@ def uneven() -> Crew:
     return crew
 
 
-def planner(crew: Crew, **rebalance: Any) -> tuple[ResourcePlanner, Shelf]:  # as YAML would have it
+def planner(crew: Crew, **rebalance: Any) -> tuple[RebalanceClient, InMemoryKube]:  # as YAML would have it
     """Of a cluster with this policy."""
-    shelf = Shelf(cluster("chat", rebalance=rebalance))
-    return ResourcePlanner(shelf, crew, "here", "chat"), shelf
+    shelf = InMemoryKube(cluster("chat", rebalance=rebalance))
+    return RebalanceClient(shelf, crew, "here", "chat"), shelf
 
 
-def pins(shelf: Shelf) -> Any:  # as in the resource
+def pins(shelf: InMemoryKube) -> Any:  # as in the resource
     """What the resource says."""
     return shelf.objects["ThreadCluster", "chat"]["spec"]["rebalance"].get("pins")
 
@@ -80,16 +80,16 @@ async def test_a_pin_does_not_undo_what_somebody_else_writes_meanwhile() -> None
     shelf.fault = second
     assert await hand.pin(7, "chat-1") == ["shard 7 is pinned to chat-1"]
     others = 99
-    with pytest.raises(Unreached, match="is being changed all the time"):
+    with pytest.raises(ClusterUnreachable, match="is being changed all the time"):
         await hand.pin(7, "chat-2")
 
 
 async def test_a_pin_that_could_never_hold_is_refused() -> None:
     """A worker or a shard that there is not; autoscaling may still bring some."""
     hand, shelf = planner(uneven())
-    with pytest.raises(Unreached, match="no worker is called 'chat-3'; there are chat-0, chat-1, chat-2"):
+    with pytest.raises(ClusterUnreachable, match="no worker is called 'chat-3'; there are chat-0, chat-1, chat-2"):
         await hand.pin(7, "chat-3")
-    with pytest.raises(Unreached, match="there is no shard 12; the cluster has shards 0 to 11"):
+    with pytest.raises(ClusterUnreachable, match="there is no shard 12; the cluster has shards 0 to 11"):
         await hand.pin(12, "chat-1")
     spec = shelf.objects["ThreadCluster", "chat"]["spec"]
     spec["autoscaling"] = {"minReplicas": 1, "maxReplicas": 4, "targetCommandsPerSecond": 100}
@@ -100,7 +100,7 @@ async def test_a_cluster_that_goes_meanwhile_is_said() -> None:
     """As one that was never there."""
     hand, shelf = planner(uneven())
     shelf.objects.clear()
-    with pytest.raises(NoCluster, match="chat has just been deleted"):
+    with pytest.raises(ClusterNotFound, match="chat has just been deleted"):
         await hand.plan()
 
 
@@ -108,7 +108,7 @@ async def test_a_spec_that_is_wrong_is_said() -> None:
     """By field, as the operator would."""
     hand, shelf = planner(uneven())
     shelf.objects["ThreadCluster", "chat"]["spec"]["replicas"] = -1
-    with pytest.raises(Unreached, match=r"ThreadCluster chat is wrong: spec\.replicas"):
+    with pytest.raises(ClusterUnreachable, match=r"ThreadCluster chat is wrong: spec\.replicas"):
         await hand.plan()
 
 

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from threadcluster_operator.cli.kubernetes.errors import NoCluster, Unreached
-from threadcluster_operator.cli.kubernetes.target import Place, Where, find, place_of
-from threadcluster_operator.kube.client import Access, Forbidden
+from threadcluster_operator.cli.kubernetes.errors import ClusterNotFound, ClusterUnreachable
+from threadcluster_operator.cli.kubernetes.target import ClusterSelector, Place, find, place_of
+from threadcluster_operator.kube.client import Forbidden, KubeAccess
 
-from tests.fakes.kube import Shelf
+from tests.fakes.kube import InMemoryKube
 from tests.operator.cli.kubernetes.objects import cluster
 
 FORBIDDEN = Forbidden(403, "Forbidden", "not you")
@@ -34,9 +34,9 @@ def kubeconfig(path: Path, *, current: str | None, **namespaces: str | None) -> 
 def test_the_current_context_says_which_namespace(tmp_path: Path) -> None:
     """As for kubectl; one without a namespace means `default`, and what the user says goes before all."""
     file = str(kubeconfig(tmp_path / "config", current="a", a="chat", b=None))
-    assert place_of(Where(file), {}) == Place(Access(file, "a"), "chat")
-    assert place_of(Where(file, "b"), {}) == Place(Access(file, "b"), "default")
-    assert place_of(Where(file, "b", "other"), {}) == Place(Access(file, "b"), "other")
+    assert place_of(ClusterSelector(file), {}) == Place(KubeAccess(file, "a"), "chat")
+    assert place_of(ClusterSelector(file, "b"), {}) == Place(KubeAccess(file, "b"), "default")
+    assert place_of(ClusterSelector(file, "b", "other"), {}) == Place(KubeAccess(file, "b"), "other")
 
 
 def test_the_environment_names_the_kubeconfig_unless_one_is_given(tmp_path: Path) -> None:
@@ -44,73 +44,73 @@ def test_the_environment_names_the_kubeconfig_unless_one_is_given(tmp_path: Path
     one = kubeconfig(tmp_path / "one", current="a", a="chat")
     two = kubeconfig(tmp_path / "two", current="b", b="talk")
     both = f"{one}:{two}"
-    assert place_of(Where(context="b"), {"KUBECONFIG": both}) == Place(Access(both, "b"), "talk")
-    assert place_of(Where(str(two)), {"KUBECONFIG": str(one)}).namespace == "talk"
+    assert place_of(ClusterSelector(context="b"), {"KUBECONFIG": both}) == Place(KubeAccess(both, "b"), "talk")
+    assert place_of(ClusterSelector(str(two)), {"KUBECONFIG": str(one)}).namespace == "talk"
 
 
 def test_the_home_directory_is_the_last_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where kubectl has it too."""
+    """ClusterSelector kubectl has it too."""
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".kube").mkdir()
     file = kubeconfig(tmp_path / ".kube" / "config", current="a", a="chat")
-    assert place_of(Where(), {}) == Place(Access(str(file), "a"), "chat")
+    assert place_of(ClusterSelector(), {}) == Place(KubeAccess(str(file), "a"), "chat")
 
 
 def test_a_pod_uses_its_service_account() -> None:
     """Unless a kubeconfig or a context is named."""
     inside = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
-    assert place_of(Where(namespace="chat"), inside) == Place(Access(), "chat")
-    assert place_of(Where(), inside).namespace == "default"
+    assert place_of(ClusterSelector(namespace="chat"), inside) == Place(KubeAccess(), "chat")
+    assert place_of(ClusterSelector(), inside).namespace == "default"
 
 
 def test_a_kubeconfig_that_is_not_there_is_said(tmp_path: Path) -> None:
     """And how another one is given."""
     with pytest.raises(
-        Unreached, match=r"there is no kubeconfig .*nothing; give one with --kubeconfig or \$KUBECONFIG"
+        ClusterUnreachable, match=r"there is no kubeconfig .*nothing; give one with --kubeconfig or \$KUBECONFIG"
     ):
-        place_of(Where(str(tmp_path / "nothing")), {})
+        place_of(ClusterSelector(str(tmp_path / "nothing")), {})
 
 
 def test_a_context_that_is_not_there_is_said_with_those_that_are(tmp_path: Path) -> None:
     """A typing error is seen at once."""
     file = kubeconfig(tmp_path / "config", current="a", a=None, b=None)
-    with pytest.raises(Unreached, match="has no context c; there are a, b"):
-        place_of(Where(str(file), "c"), {})
+    with pytest.raises(ClusterUnreachable, match="has no context c; there are a, b"):
+        place_of(ClusterSelector(str(file), "c"), {})
 
 
 def test_a_kubeconfig_without_a_current_context_asks_for_one(tmp_path: Path) -> None:
     """Any of its contexts can still be named."""
     file = str(kubeconfig(tmp_path / "config", current=None, a="chat"))
-    with pytest.raises(Unreached, match="has no current context; give one with --context"):
-        place_of(Where(file), {})
+    with pytest.raises(ClusterUnreachable, match="has no current context; give one with --context"):
+        place_of(ClusterSelector(file), {})
 
 
 def test_a_kubeconfig_that_is_no_yaml_is_said(tmp_path: Path) -> None:
     """By its name."""
     (tmp_path / "config").write_text("{")
-    with pytest.raises(Unreached, match="config cannot be read"):
-        place_of(Where(str(tmp_path / "config")), {})
+    with pytest.raises(ClusterUnreachable, match="config cannot be read"):
+        place_of(ClusterSelector(str(tmp_path / "config")), {})
 
 
 async def test_the_only_cluster_needs_no_name() -> None:
     """Several do, and are listed."""
-    assert (await find(Shelf(cluster("a")), "here", None))["metadata"]["name"] == "a"
-    with pytest.raises(Unreached, match="several ThreadClusters; say with --name which one: a, b"):
-        await find(Shelf(cluster("b"), cluster("a")), "here", None)
+    assert (await find(InMemoryKube(cluster("a")), "here", None))["metadata"]["name"] == "a"
+    with pytest.raises(ClusterUnreachable, match="several ThreadClusters; say with --name which one: a, b"):
+        await find(InMemoryKube(cluster("b"), cluster("a")), "here", None)
 
 
 async def test_no_cluster_at_all_is_said() -> None:
     """With the namespace, which may be the wrong one."""
-    with pytest.raises(NoCluster, match="no ThreadCluster in namespace here"):
-        await find(Shelf(), "here", None)
+    with pytest.raises(ClusterNotFound, match="no ThreadCluster in namespace here"):
+        await find(InMemoryKube(), "here", None)
 
 
 async def test_a_name_that_is_not_there_is_said_with_those_that_are() -> None:
     """Whoever may not list them is still told that his is not there."""
-    shelf = Shelf(cluster("a"), cluster("b"))
-    with pytest.raises(NoCluster, match="no ThreadCluster c in namespace here; there are a, b"):
+    shelf = InMemoryKube(cluster("a"), cluster("b"))
+    with pytest.raises(ClusterNotFound, match="no ThreadCluster c in namespace here; there are a, b"):
         await find(shelf, "here", "c")
     shelf.fault = lambda verb, _: FORBIDDEN if verb == "list" else None
-    with pytest.raises(NoCluster, match=r"no ThreadCluster c in namespace here$"):
+    with pytest.raises(ClusterNotFound, match=r"no ThreadCluster c in namespace here$"):
         await find(shelf, "here", "c")
     assert (await find(shelf, "here", "a"))["metadata"]["name"] == "a"
