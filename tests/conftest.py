@@ -21,6 +21,17 @@ settings.register_profile(
 )
 settings.load_profile("gate")
 
+SOAK_S = 3_600.0
+"""Time-out of a soak test that names none: the one of all other tests is far too short for it."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give soak tests their time."""
+    for item in items:
+        if item.get_closest_marker("soak") is not None and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(SOAK_S))
+
+
 MakeDatabase = Callable[..., Awaitable[str]]
 
 _numbers = count()
