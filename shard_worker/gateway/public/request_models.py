@@ -2,7 +2,7 @@
 
 Each body is a strict pydantic model: unknown fields are refused, nothing is coerced, ids come out in upper case and
 texts in NFC.  The same models make the request schemas of the OpenAPI document.  What a model cannot say about fields
-together (`CommandBody.cross_failures`) is checked on the JSON value, so that it is reported beside the rest.
+together (`CommandBody.cross_field_errors`) is checked on the JSON value, so that it is reported beside the rest.
 """
 
 from collections.abc import Iterable
