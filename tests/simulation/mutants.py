@@ -145,15 +145,15 @@ def patched(bug: Planted) -> Iterator[None]:
             case "nobody claims what nobody owns":
                 patch.setattr(handoff, "_may_claim", lambda *_: False)
             case "a handoff is never given up":
-                patch.setattr(steward, "next_steps", lambda *a, **k: real(*a, **k)._replace(abort=[]))
+                patch.setattr(steward, "plan_actions", lambda *a, **k: real(*a, **k)._replace(abort=[]))
             case "a drop is never decided":
-                patch.setattr(steward, "next_steps", lambda *a, **k: real(*a, **k)._replace(drop=[]))
+                patch.setattr(steward, "plan_actions", lambda *a, **k: real(*a, **k)._replace(drop=[]))
             case "the planner forgets what is under way":
-                patch.setattr(plan, "due", _due_forgetting)
+                patch.setattr(plan, "next_moves", _due_forgetting)
             case "the planner changes its mind":
-                patch.setattr(plan, "place", _place_anew(count()))
+                patch.setattr(plan, "compute_placement", _place_anew(count()))
             case "orders beyond the limit are sent elsewhere":
-                patch.setattr(plan, "due", _due_elsewhere)
+                patch.setattr(plan, "next_moves", _due_elsewhere)
         yield
 
 
