@@ -122,7 +122,7 @@ class Rig:
             epochs_changed=await self._cluster() != self._epochs,
         )
 
-    async def settle(self, within_s: float = 60.0) -> list[str]:
+    async def settle(self, within_s: float = 60.0, *, rss_bound_mib: float = RSS_BOUND_MIB) -> list[str]:
         """Wait until the descriptors are back; complaints about them, about memory and about the log."""
         deadline = time.monotonic() + within_s
         while (left := self.open_descriptors) > self._descriptors and time.monotonic() < deadline:
@@ -130,7 +130,7 @@ class Rig:
         found = []
         if left > self._descriptors:
             found.append(f"{left - self._descriptors} descriptors are not back after {within_s:g} s")
-        if (rss := self.peak_rss_mib) > RSS_BOUND_MIB:
+        if (rss := self.peak_rss_mib) > rss_bound_mib:
             found.append(f"the worker took {rss:.0f} MiB")
         return (
             found

@@ -22,7 +22,10 @@ _THREADS = 200
 
 async def wait_for_takeover(dsn: str, folder: Path, waiting: int) -> Counter[str]:
     """What ``waiting`` posts through w1 are answered that are sent when w0, which owns every shard, was just killed."""
-    async with fleet_on(dsn, folder, "w0", "w1", shards=_SHARDS) as fleet:
+    async with fleet_on(dsn, folder, shards=_SHARDS) as fleet:
+        for name in ("w0", "w1"):
+            fleet.add(name).settings["SHARD_WORKER_MAX_CONNECTIONS"] = str(2 * waiting)
+        await fleet.start("w0", "w1")
         await fleet.spread("w0")
         target = parse_target(fleet.workers["w1"].url)
         accounts = [ulid_text(os.urandom(16)) for _ in range(_THREADS)]
