@@ -50,14 +50,14 @@ _WARM_MOST: Final = 500
 _PREPARE_S: Final = 1.8
 _TELL_S: Final = 4.0
 _UNREACHABLE_S: Final = 0.1
-"""For how long nobody asks an owner again that could not be reached."""
+"""Time for which the region sends no request to an owner that it could not reach."""
 
 _OVERLOADED: Final = Unavailable(UnavailableCode.OVERLOADED, "too many requests wait on this worker", 1.0)
 _PEER_OVERLOADED: Final = Unavailable(UnavailableCode.OVERLOADED, "the shard's owner is overloaded", 1.0)
 
 
 class Owners(Protocol):
-    """What the region wants to know of ownership; see `shard_worker.ownership.membership.Ownership`."""
+    """Ownership as the region sees it; see `shard_worker.ownership.membership.Ownership`."""
 
     def owner_of(self, shard_id: ShardId) -> ShardOwner | None: ...
 
@@ -73,7 +73,7 @@ class Owners(Protocol):
 
 
 class Peers(Protocol):
-    """What the region wants of the other workers; see `shard_worker.peers.client.PeerClient`."""
+    """The other workers as the region sees them; see `shard_worker.peers.client.PeerClient`."""
 
     async def ask(
         self,
@@ -349,8 +349,8 @@ class ShardRegion:
     async def drain(self, shard_id: ShardId) -> int | None:
         """Stop admitting for a shard and return its head when nothing of it is on its way to the journal.
 
-        The shard stays here, holding what comes, until `drop` or `resume`: the asks it holds are sent on only when
-        somebody else may own it.
+        The shard stays here, holding new requests, until `drop` or `resume`: the shard's requests are forwarded only
+        when another worker may own the shard.
         """
         shard = self.shards.get(shard_id)
         return None if shard is None else await shard.drain()

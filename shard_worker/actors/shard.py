@@ -1,8 +1,8 @@
 """One owned shard: its resident threads, its stream into the journal, and whether it serves.
 
-A shard admits only while it serves.  While an append's outcome is unknown it holds what comes; while it is being
-released it holds what comes and sends it on once the shard is gone.  What is held was not admitted, so it may always
-be asked elsewhere.
+A shard admits only while it serves.  While an append's outcome is unknown the shard holds new requests; while the shard
+is being released it holds new requests and forwards them once it is gone.  Held requests were not admitted, so another
+worker may always serve them.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ _HOT_S: Final = 30.0
 
 
 class ShardState(Enum):
-    """What a shard does with an ask."""
+    """How a shard treats a request."""
 
     SERVING = auto()
     SUSPENDED = auto()
@@ -73,7 +73,7 @@ class Shard:
         self._successor: tuple[str | None, int] = (None, epoch)
         self._held: deque[PendingRequest] = deque()
         self._tasks: dict[asyncio.Task[None], PendingRequest | None] = {}
-        """What takes a while, each with the ask that it alone would answer."""
+        """Background tasks, each with the only request that it would answer."""
         self.stream = appender.open(shard_id, epoch, head, self)
 
     @property
@@ -89,7 +89,7 @@ class Shard:
         self.commands += 1
         actor = self.actors.get(thread_id)
         if actor is None:
-            if not self._residents.make_room():
+            if not self._residents.evict_one():
                 ask.answer(OVERLOADED)
                 return
             actor = ThreadActor(thread_id, self)
@@ -160,7 +160,7 @@ class Shard:
     # --- how busy it is
 
     def measure(self, elapsed_s: float) -> None:
-        """Take in what happened since the last call, which is so long ago."""
+        """Fold the commands since the last call, ``elapsed_s`` ago, into the load."""
         commands, batches, append_s = self._counted
         self._counted = (self.commands, self.stream.batches, self.stream.append_s)
         weight = 1.0 - math.exp(-elapsed_s / _MEMORY_S)
@@ -194,7 +194,7 @@ class Shard:
         return tuple(actor.thread_id for actor in hot[:most])
 
     def resume(self) -> None:
-        """Admit again: nobody takes the shard after all."""
+        """Admit again: the handoff was aborted."""
         if self.state is ShardState.RELEASING:
             self.state = ShardState.SUSPENDED if self.stream.state is AppendQueueState.UNKNOWN else ShardState.SERVING
             self.retry_stashed()
@@ -243,7 +243,7 @@ class Shard:
     # --- what takes a while
 
     def load(self, actor: ThreadActor) -> None:
-        """Read an actor's history and hand it over; tried again for as long as somebody waits for it."""
+        """Load an actor's history and pass it to the actor; tried again while a request waits for it."""
         self._spawn(self._load_or_poison(actor), f"load-{actor.thread_id}")
 
     async def _load_or_poison(self, actor: ThreadActor) -> None:

@@ -5,7 +5,7 @@ already happened, so that one hot thread is not limited to one command a round t
 early: every answer, also a refusal, a read or "nothing changed", waits until all events it was decided on are durable.
 When one of them is refused by the database, everything decided on it is decided again from the journal.
 
-What the reference did with two actors (a persistent one stashing, and a child with the state) is one object here.
+The reference has two actors (a persistent one that stashes, and a child with the state); here they are one object.
 """
 
 import asyncio
@@ -41,9 +41,9 @@ _KEYS_KEPT: Final = 32
 """How many idempotency keys an actor remembers before it asks the journal."""
 
 _WEIGHED_EVERY: Final = 16
-"""An actor's bytes are estimated again with every such event, which is a sixteenth of the cost; a power of two."""
+"""Events between two estimates of an actor's bytes: one in 16 makes the cost a sixteenth; a power of two."""
 _WEIGHED_FROM: Final = 4_096
-"""And with every event of at least so many bytes."""
+"""Size of an event, in bytes, from which on the estimate is renewed at once."""
 _FOUND_KEYS_KEPT: Final = 32
 """How many keys that were found in the journal an actor remembers; they outlive a reload, for a stored key never changes."""
 _ROW_BYTES: Final = 1024
@@ -62,7 +62,7 @@ OVERLOADED: Final = Unavailable(UnavailableCode.OVERLOADED, "too many commands w
 
 
 class Phase(Enum):
-    """What an actor is doing."""
+    """Phase of an actor's life."""
 
     LOADING = auto()
     """Its history is being read; commands wait in the mailbox."""
@@ -70,7 +70,7 @@ class Phase(Enum):
     DRAINING = auto()
     """Its state was lost to a fault; it loads again once what it has at the journal is settled."""
     POISONED = auto()
-    """Its history could not be read; it is read again once `POISONED` has told clients to come back."""
+    """Its history could not be read; the shard loads it again after the delay that clients get with `POISONED`."""
 
 
 _ACTIVE: Final = Phase.ACTIVE
@@ -88,7 +88,7 @@ class EventRow(Row):
     """Asks decided on this event and not stored by themselves, each with what delivers its answer."""
     snapshot: bytes | None
     bytes_counted: int
-    """What the event counts as, of the bytes that may be pending."""
+    """Bytes that the event takes of the limit on pending bytes."""
 
 
 class ThreadActor:
@@ -210,7 +210,7 @@ class ThreadActor:
                 return
         state = self.state
         decided = decide(state, request.command, env.now_ms(), env.limits)
-        if isinstance(decided, (Refusal, Unchanged)):  # the union would be built anew for every command
+        if isinstance(decided, (Refusal, Unchanged)):  # the union would be built for every command
             if key is not None and not self._knows_keys_of(ask):
                 self.shard.look_up_key(self, ask, key)
             elif isinstance(decided, Unchanged):

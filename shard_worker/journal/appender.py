@@ -4,11 +4,12 @@ Group commit without linger: while one batch is at the server the next fills.  A
 connection of its own with at most one batch at the server; a shard is fixed to one lane, so its batches never
 overtake each other.  The statement locks those of the batch's shard rows that still carry this incarnation and epoch
 (``FOR SHARE … SKIP LOCKED``), inserts only their events and returns which it locked: returned means durable, not
-returned means not stored.  What the statement's failure means is decided in three ways:
+returned means not stored.  A failure of the statement is handled in three ways:
 
 * the server refused it (an ERROR): nothing was stored; the guilty row, which `isolation` finds, is dropped, only its
   writer hears of it, and the others are sent again as one batch;
-* the link broke, the watchdog ran out or the server was shutting down: nobody knows; `outcome` finds out;
+* the link broke, the watchdog ran out or the server was shutting down: the outcome is unknown, and `outcome` decides
+  it;
 * a shard was not returned: its row is read again; ours still: in front of the queue again, else the shard is lost.
 
 A row is sent before its deadline or never: one whose deadline passes in the queue is withdrawn with its writer's later
@@ -43,7 +44,7 @@ _LAST_BACK_OFF_S: Final = 0.1
 
 
 class AppendMetrics:
-    """What the appender counted since it started."""
+    """Counters of the appender since its start."""
 
     __slots__ = ("batches", "events", "expired", "refused", "rejected", "seconds", "skipped", "unknown")
 
@@ -115,7 +116,7 @@ class Appender:
         return next((fault for lane in self._lanes if (fault := lane.fault()) is not None), None)
 
     async def close(self) -> None:
-        """Stop the lanes.  What is still queued is not sent; drain the streams first."""
+        """Stop the lanes.  Queued rows are not sent; drain the queues first."""
         for lane in self._lanes:
             await lane.close()
 
@@ -404,7 +405,7 @@ class _Lane:
         self._pause_s = min(_LAST_PAUSE_S, self._pause_s * 2)
 
     def _unknown(self, incarnation: str, batch: list[ShardBatch], error: Exception) -> None:
-        """Nobody knows whether the batch was stored: its shards stand still until the resolver has found out."""
+        """Suspend the shards of a batch with an unknown outcome until the resolver has decided it."""
         self._metrics.unknown += 1
         backend = self._backend
         assert backend is not None  # set together with the statement

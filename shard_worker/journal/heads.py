@@ -5,10 +5,10 @@ that matters is opened (the lease's, the steward's, an append connection's), and
 heads that this worker knows to be durable are compared with the journal:
 
 * its head now; and
-* where it ended at each fail-over since, which stands in ``shard_epoch``: another worker may have appended already, so
+* where it ended at each fail-over since, from ``shard_epoch``: another worker may have appended already, so
   that the head alone looks well again.
 
-What lies beyond either was acknowledged and is lost: one alarm a shard, with the range, and the shard is read again.
+Events beyond either were acknowledged and are lost: one alarm a shard, with the range, and the shard is read again.
 A stream is watched beyond its end, for a fail-over closes all streams before the comparison can be made.
 """
 

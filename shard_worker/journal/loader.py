@@ -1,8 +1,9 @@
 """Reading histories back: a thread's state, a shard's head.
 
-Threads are loaded in groups: whoever asks while a query runs joins the next one, so that a restart that wakes ten
-thousand threads costs hundreds of queries, not tens of thousands.  Only so many groups are read at once, so that a
-takeover does not take everything from the shards that are served already; threads of busy shards have a head start.
+Threads are loaded in groups: requests that arrive while a query runs join the next one, so that a restart that wakes
+ten thousand threads costs hundreds of queries, not tens of thousands.  The number of concurrent groups is bounded, so
+that a takeover does not take everything from the shards that are served already; threads of busy shards have a head
+start.
 
 A history is read a page at a time (`history_page`), and each page has its own time-out, so that no length of a history
 runs into one.  A thread that a page shared with others does not finish goes on in a lane of its own: a few such threads
@@ -71,7 +72,7 @@ _KEPT_AT_END_BYTES: Final = 1 << 20
 """A snapshot is kept at the end of a load that read so much after the last."""
 
 CORRUPTION: Final = (asyncpg.DataCorruptedError, asyncpg.IndexCorruptedError, asyncpg.InternalServerError)
-"""What the server says of rows that it cannot read; the link is sound."""
+"""Errors of the server about rows that it cannot read; the connection is sound."""
 
 HEAD_SQL: Final = "SELECT coalesce(max(shard_seq), 0) FROM journal WHERE shard_id = $1"
 
@@ -133,7 +134,7 @@ class _LoadRequest:
 
 
 class LoadMetrics:
-    """What the loader counted since it started."""
+    """Counters of the loader since its start."""
 
     __slots__ = ("events", "pages", "poisoned", "snapshots_discarded", "threads")
 

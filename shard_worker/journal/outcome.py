@@ -1,4 +1,4 @@
-"""What became of a batch whose answer never came.
+"""Decides the outcome of a batch whose answer never came.
 
 The statement may have been stored, may never have arrived, or may still commit.  Reading the journal alone decides
 nothing: it can be empty now and hold the rows half a second later.  So, on a new connection:
@@ -75,7 +75,7 @@ def jittered(pause_s: float) -> float:
 
 
 def is_definite(error: Exception) -> bool:
-    """Whether the server itself said that the statement failed, and so rolled it back whole.
+    """Whether the server itself reported the statement's failure, and so rolled it back whole.
 
     A FATAL (shutdown, termination) ends the session, and may come after the commit: not definite.
     """
@@ -205,7 +205,7 @@ def _apply(stream: AppendQueue, rows: list[Row], *, epoch: int | None, stored: b
         return
     if head != expected:
         log.critical(
-            "acknowledged-lost" if head < expected else "journal has rows nobody here wrote",
+            "acknowledged-lost" if head < expected else "journal has rows that this worker did not write",
             extra={"shard": stream.shard_id, "head": head, "expected": expected, "alarm": True},
         )
         stream.host.on_ownership_lost([] if stored else rows)

@@ -228,7 +228,7 @@ class _PeerConnection(asyncio.Protocol):
         self._pinged = 0.0
         self.ready: asyncio.Future[None] = loop.create_future()
         self.closed: bool = False
-        """Asks nothing more: the connection is lost, the peer said goodbye, or its secret is held no more."""
+        """Asks nothing more: the connection is lost, the peer sent GOAWAY, or this worker dropped the peer's secret."""
         self.signers: set[str] = set()
         """The fingerprints of the secrets that this link was made with."""
 

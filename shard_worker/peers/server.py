@@ -75,7 +75,7 @@ class PeerServer:
                 asyncio.get_running_loop().call_later(_CLOSE_S, link.close)
 
     async def close(self, within_s: float) -> None:
-        """Say goodbye, go on answering until every peer has hung up, at most so long, and close what is left."""
+        """Send GOAWAY, go on answering until every peer has disconnected or the time is over, and close the rest."""
         self._closing = True
         for link in list(self.links):
             link.say_goodbye()

@@ -145,7 +145,7 @@ async def test_a_thread_sequence_number_that_stands_twice_is_found(sound: Sound)
     await sound.damage("UPDATE journal SET seq_nr = 4 WHERE shard_id = 3 AND shard_seq = 13")
     await sound.damage("DELETE FROM snapshot")
     finding = the_one(await sound.findings(), Check.THREAD_SEQ)
-    assert (finding.seq_nr, finding.detail) == (4, "the number stands twice")
+    assert (finding.seq_nr, finding.detail) == (4, "the number occurs twice")
 
 
 async def test_a_thread_that_runs_against_its_shard_is_found(sound: Sound) -> None:
@@ -271,7 +271,7 @@ async def test_a_key_that_stands_twice_in_a_thread_is_found(sound: Sound) -> Non
         "UPDATE journal SET key_hash = $1, body_hash = $1 WHERE shard_id = 3 AND shard_seq IN (11, 13)", KEY
     )
     finding = the_one(await sound.findings(), Check.KEY)
-    assert (finding.thread_id, finding.detail) == (sound.uuid, "the same idempotency key stands at events 2, 3, 5")
+    assert (finding.thread_id, finding.detail) == (sound.uuid, "the same idempotency key is on events 2, 3, 5")
 
 
 async def test_a_command_that_was_stored_twice_is_found(sound: Sound) -> None:

@@ -38,7 +38,7 @@ BAD_THREAD_ID: Final = "threadId: must be a ULID: 26 Crockford characters, the f
 UNCOUNTED_BYTES: Final = 2_048
 """A body up to here is decoded without being counted: whatever it holds takes about a millisecond."""
 DIRECT_BYTES: Final = 32_768
-"""A body up to here, room for 1,000 ids, may be validated in one step: its texts take at most 5 ms."""
+"""Maximum size of a body that is validated in one step; 1,000 ids fit, and its texts take at most 5 ms."""
 ASKED_S_PER_BYTE: Final = 2e-8
 """Seconds that the owner's decision takes for each byte of a large body; it belongs to the turn in which it is asked."""
 

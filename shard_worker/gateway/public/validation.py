@@ -112,7 +112,7 @@ async def validate(body: type[Body], value: object, piece: Piece) -> tuple[Body 
 async def _valid_messages(messages: list[object], piece: Piece) -> tuple[list[NewMessageBody], list[_Failure]]:
     """As many messages, each that is not valid replaced by one that is, and the failures of those."""
     if len(messages) > MESSAGES_A_COMMAND:
-        return [_VALID_MESSAGE] * len(messages), []  # too many is all that is said
+        return [_VALID_MESSAGE] * len(messages), []  # the only failure is that there are too many
     valid: list[NewMessageBody] = []
     failures: list[_Failure] = []
     for index, message in enumerate(messages):
