@@ -72,8 +72,8 @@ async def test_a_new_history_repeats_no_epoch_no_plan_version_and_no_incarnation
         shard: won.get(shard, 0) for shard in after.shards
     }
     assert [after.shards[shard].target for shard in won] == ["a"] * 4
-    book = await admin.fetch("SELECT from_seq, source FROM shard_epoch WHERE kind = 'failover' ORDER BY shard_id")
-    assert [tuple(row) for row in book] == [(1, "a")] * 4 + [(1, None)] * 4
+    epochs = await admin.fetch("SELECT from_seq, source FROM shard_epoch WHERE kind = 'failover' ORDER BY shard_id")
+    assert [tuple(row) for row in epochs] == [(1, "a")] * 4 + [(1, None)] * 4
     assert 0 < await store.old_leases_s(admin, 0.7) <= 0.7
 
 

@@ -209,7 +209,7 @@ async def test_a_session_whose_numbers_end_is_replaced(sessions: Sessions, monke
         used.append(number + MOST - 2 if len(used) < 3 else number)
         return await real(connection, worker, incarnation, used[-1])
 
-    monkeypatch.setattr(store, "beat", late)
+    monkeypatch.setattr(store, "heartbeat", late)
     lease = Lease(sessions.connect, "a", beat_s=0.02, lease_s=0.5)
     keeping = asyncio.create_task(lease.keep("a1", asyncio.Event()))
     await eventually(lambda: len(used) > 4)

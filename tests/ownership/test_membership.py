@@ -20,8 +20,8 @@ async def test_a_shard_is_claimed_by_the_worker_it_targets(dsn: str) -> None:
         assert await a.target(*[(shard, "a") for shard in range(SHARDS)]) == 1
         await eventually(lambda: a.shards == EVERY)
         connection = await asyncpg.connect(dsn)
-        book = await connection.fetch("SELECT * FROM shard_epoch ORDER BY shard_id")
-        assert [(row["epoch"], row["worker"], row["from_seq"]) for row in book] == [(1, "a", 1)] * SHARDS
+        epochs = await connection.fetch("SELECT * FROM shard_epoch ORDER BY shard_id")
+        assert [(row["epoch"], row["worker"], row["from_seq"]) for row in epochs] == [(1, "a", 1)] * SHARDS
         await connection.close()
 
 

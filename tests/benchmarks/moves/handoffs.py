@@ -15,7 +15,7 @@ import asyncpg
 from msgspec import Struct
 
 from tests.benchmarks.moves.figures import Bar, Figure, distribution
-from tests.benchmarks.moves.harness import NAMES, Load, Stage, unaccounted
+from tests.benchmarks.moves.harness import NAMES, Harness, Load, unaccounted
 from tests.benchmarks.moves.recording import ACCEPTED, Tape, first_commands_ms, longest_wait_ms, pause_ms
 
 _PROBE_AHEAD_S: Final = 0.15
@@ -35,17 +35,17 @@ class Handoffs(Struct, frozen=True):
     broken: list[str]
 
 
-async def hand_over(stage: Stage, rounds: int, think_s: float) -> Handoffs:
+async def hand_over(harness: Harness, rounds: int, think_s: float) -> Handoffs:
     """Run the load, whose lanes think for so long, and move shards to and fro."""
-    settings, chance = stage.settings, random.Random(stage.settings.seed)
-    await stage.spread()
-    events = await stage.events()
+    settings, chance = harness.settings, random.Random(harness.settings.seed)
+    await harness.spread()
+    events = await harness.events()
     steady: list[tuple[float, float]] = []
     singles: set[tuple[int, int]] = set()
-    async with stage.database() as connection:
+    async with harness.database() as connection:
         began_at = await connection.fetchval("SELECT clock_timestamp()")
-        async with stage.load(stage.fleet.urls, think_s=think_s) as load:
-            meter = stage.meter()
+        async with harness.load(harness.workers.urls, think_s=think_s) as load:
+            meter = harness.meter()
             for _ in range(rounds):
                 load.probe(chance.sample(range(settings.shards), settings.together))
                 await asyncio.sleep(_PROBE_AHEAD_S)
@@ -55,7 +55,7 @@ async def hand_over(stage: Stage, rounds: int, think_s: float) -> Handoffs:
                 sizes = [1] * settings.singles + [settings.together] * settings.groups
                 chance.shuffle(sizes)
                 for size in sizes:
-                    moved = await _move(stage, load, connection, chance, size)
+                    moved = await _move(harness, load, connection, chance, size)
                     if size == 1:
                         singles |= set(moved.items())
             tape: Tape = await load.stop()
@@ -85,12 +85,12 @@ async def hand_over(stage: Stage, rounds: int, think_s: float) -> Handoffs:
         served_at = next(row.answered for row in rows if row.outcome == ACCEPTED and row.answered > at + 0.001)
         first += first_commands_ms(rows, served_at, served_at + settings.watch_s)
     expected = rounds * (settings.singles + settings.groups * settings.together)
-    broken = await unaccounted(stage, tape, events)
+    broken = await unaccounted(harness, tape, events)
     if tape.errors:
         broken.append(f"{tape.errors} attempts failed: {tape.account.codes}")
     if len(moves) != expected:
         broken.append(f"{expected} handoffs were ordered; there were {len(moves)}, and {others} other changes of owner")
-    share = tape.per_second / stage.saturated_per_s
+    share = tape.per_second / harness.saturated_per_s
     return Handoffs(
         gaps,
         waits,
@@ -101,24 +101,24 @@ async def hand_over(stage: Stage, rounds: int, think_s: float) -> Handoffs:
         tape.errors,
         [
             f"{len(moves)} handoffs, {len(tape.rows):,} attempts, {tape.errors} errors",
-            f"{tape.per_second:,.0f} commands/s, {share:.0%} of the {stage.saturated_per_s:,.0f}/s that saturate; {cpu}",
+            f"{tape.per_second:,.0f} commands/s, {share:.0%} of the {harness.saturated_per_s:,.0f}/s that saturate; {cpu}",
         ],
         broken,
     )
 
 
 async def _move(
-    stage: Stage, load: Load, connection: asyncpg.Connection, chance: random.Random, size: int
+    harness: Harness, load: Load, connection: asyncpg.Connection, chance: random.Random, size: int
 ) -> dict[int, int]:
     """Hand ``size`` shards over, and watch them; the epoch each has then."""
-    shards = chance.sample(range(stage.settings.shards), size)
+    shards = chance.sample(range(harness.settings.shards), size)
     load.probe(shards)
     rows = await connection.fetch("SELECT id, owner FROM shard WHERE id = ANY($1::int[])", shards)
     targets = {row["id"]: chance.choice([name for name in NAMES if name != row["owner"]]) for row in rows}
     await asyncio.sleep(_PROBE_AHEAD_S)
-    await stage.fleet.plan(targets)
-    await stage.owned_by(connection, targets)
-    await asyncio.sleep(stage.settings.watch_s)
+    await harness.workers.plan(targets)
+    await harness.owned_by(connection, targets)
+    await asyncio.sleep(harness.settings.watch_s)
     rows = await connection.fetch("SELECT id, epoch FROM shard WHERE id = ANY($1::int[])", shards)
     return {row["id"]: row["epoch"] for row in rows}
 

@@ -15,7 +15,7 @@ import click
 from msgspec import Struct
 
 from tests.benchmarks.moves.figures import Bar, Figure, distribution
-from tests.benchmarks.moves.harness import NAMES, Stage, unaccounted
+from tests.benchmarks.moves.harness import NAMES, Harness, unaccounted
 from tests.benchmarks.moves.recording import Row, Tape, first_commands_ms, served_again_at
 
 _DEAF_S: Final = 0.2
@@ -35,52 +35,52 @@ class Takeover(Struct, frozen=True):
     broken: list[str]
 
 
-async def kills(stage: Stage) -> list[Takeover]:
+async def kills(harness: Harness) -> list[Takeover]:
     """SIGKILL to one worker after another."""
     return [
-        await _round(stage, number, victim, signal.SIGKILL)
-        for number, victim in enumerate(_victims(stage, stage.settings.kill_rounds))
+        await _round(harness, number, victim, signal.SIGKILL)
+        for number, victim in enumerate(_victims(harness, harness.settings.kill_rounds))
     ]
 
 
-async def freezes(stage: Stage) -> list[Takeover]:
+async def freezes(harness: Harness) -> list[Takeover]:
     """SIGSTOP to one worker after another; each goes on afterwards."""
     return [
-        await _round(stage, 1_000 + number, victim, signal.SIGSTOP)
-        for number, victim in enumerate(_victims(stage, stage.settings.freeze_rounds))
+        await _round(harness, 1_000 + number, victim, signal.SIGSTOP)
+        for number, victim in enumerate(_victims(harness, harness.settings.freeze_rounds))
     ]
 
 
-def _victims(stage: Stage, rounds: int) -> list[str]:
-    chance = random.Random(stage.settings.seed)
+def _victims(harness: Harness, rounds: int) -> list[str]:
+    chance = random.Random(harness.settings.seed)
     return [chance.choice(NAMES) for _ in range(rounds)]
 
 
-async def _round(stage: Stage, number: int, victim: str, fault: signal.Signals) -> Takeover:
-    settings, fleet = stage.settings, stage.fleet
-    await stage.spread()
+async def _round(harness: Harness, number: int, victim: str, fault: signal.Signals) -> Takeover:
+    settings, workers = harness.settings, harness.workers
+    await harness.spread()
     survivors = [name for name in NAMES if name != victim]
-    before = await stage.events()
-    async with stage.database() as connection:
+    before = await harness.events()
+    async with harness.database() as connection:
         incarnation = await connection.fetchval("SELECT incarnation FROM worker WHERE id = $1", victim)
         rows = await connection.fetch("SELECT id FROM shard WHERE owner = $1", victim)
         orphans = {int(row["id"]) for row in rows}
-        urls = [fleet.workers[name].url for name in survivors]
-        async with stage.load(urls, seed=number) as load:
+        urls = [workers.by_name[name].url for name in survivors]
+        async with harness.load(urls, seed=number) as load:
             began = time.monotonic() + min(0.5, settings.steady_s / 2)
             await asyncio.sleep(settings.steady_s)
             struck = time.monotonic()
-            fleet.workers[victim].signal(fault)
+            workers.by_name[victim].signal(fault)
             await _taken_over(connection, incarnation)
             await asyncio.sleep(settings.after_s)
             tape = await load.stop()
         if fault == signal.SIGSTOP:
-            fleet.workers[victim].signal(signal.SIGCONT)
+            workers.by_name[victim].signal(signal.SIGCONT)
             await _back(connection, victim, incarnation)
         else:
-            await fleet.workers[victim].ended()
+            await workers.by_name[victim].ended()
     found = _read(tape, orphans, began, struck, settings.after_s)
-    broken = await unaccounted(stage, tape, before)
+    broken = await unaccounted(harness, tape, before)
     if len(found.shards_s) != len(orphans):
         broken.append(f"only {len(found.shards_s)} of {len(orphans)} shards of {victim} were seen served again")
     if tape.outcomes["refused"]:

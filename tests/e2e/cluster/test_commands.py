@@ -16,7 +16,7 @@ from threadcluster_operator.main import main
 
 from tests.e2e.cluster.api import Api
 from tests.e2e.cluster.conftest import KubeconfigFor
-from tests.e2e.cluster.harness import KIND, VERSION, Stage, is_ready, stage_on, thread_cluster
+from tests.e2e.cluster.harness import KIND, VERSION, Harness, harness_on, is_ready, thread_cluster
 from tests.e2e.cluster.kubeconfig import write_kubeconfig
 from tests.fakes.worker_api import MemoryWorkers
 from tests.support.paths import ROOT
@@ -174,14 +174,14 @@ async def test_a_token_that_is_nobodys_and_a_server_that_is_not_there_are_said(
 
 
 @pytest.fixture
-async def stage(api: Api, namespace: str) -> AsyncIterator[Stage]:
+async def harness(api: Api, namespace: str) -> AsyncIterator[Harness]:
     """An operator and a puppet in a namespace."""
-    async with stage_on(api, namespace) as made:
+    async with harness_on(api, namespace) as made:
         yield made
 
 
 class Crew:
-    """The stage's workers, whose pods are those of the API server."""
+    """The harness's workers, whose pods are those of the API server."""
 
     def __init__(self, workers: MemoryWorkers, api: Api, namespace: str) -> None:
         self._workers = workers
@@ -198,36 +198,36 @@ class Crew:
         )
 
 
-async def test_what_is_cordoned_or_drained_stays_so_beside_the_operator(stage: Stage) -> None:
+async def test_what_is_cordoned_or_drained_stays_so_beside_the_operator(harness: Harness) -> None:
     """It plans nothing onto such a worker when the cluster grows, and undoes nothing when another setting changes."""
-    workers = await stage.make("chat")
-    await stage.until("chat", is_ready)
+    workers = await harness.make("chat")
+    await harness.until("chat", is_ready)
     await workers.cordon("chat-0", "cordon")
     await workers.cordon("chat-1", "drain")
-    await stage.edit("chat", {"replicas": 4})
+    await harness.edit("chat", {"replicas": 4})
     await _owned(workers, {"chat-0": 8, "chat-2": 4, "chat-3": 4})
-    await stage.edit("chat", {"rebalance": {"maxConcurrentMoves": 2}})
-    found = await stage.until("chat", is_ready)
+    await harness.edit("chat", {"rebalance": {"maxConcurrentMoves": 2}})
+    found = await harness.until("chat", is_ready)
     assert {each["name"] for each in found["status"]["workers"] if each["cordoned"]} == {"chat-0", "chat-1"}
     assert not workers.owned_by("chat-1")
     assert len(workers.owned_by("chat-0")) == 8
 
 
-async def test_a_rebalance_in_mode_manual_is_done_beside_the_operator(stage: Stage) -> None:
+async def test_a_rebalance_in_mode_manual_is_done_beside_the_operator(harness: Harness) -> None:
     """It moves nothing by itself there, and takes nothing back."""
-    workers = await stage.make("chat", rebalance={"mode": "Manual"})
-    await stage.until("chat", is_ready)
+    workers = await harness.make("chat", rebalance={"mode": "Manual"})
+    await harness.until("chat", is_ready)
     await workers.cordon("chat-1", "drain")
     await _owned(workers, {"chat-0": 16})
     await workers.cordon("chat-1", "uncordon")
-    async with connect(KubeAccess(str(stage.api.kubeconfig))) as kube:
-        hand = RebalanceClient(kube, Crew(workers, stage.api, stage.namespace), stage.namespace, "chat")
+    async with connect(KubeAccess(str(harness.api.kubeconfig))) as kube:
+        hand = RebalanceClient(kube, Crew(workers, harness.api, harness.namespace), harness.namespace, "chat")
         assert (await hand.rebalance(None))["moves"] == 8
         async with asyncio.timeout(20):
             while (found := await hand.progress())["left"]:
                 await asyncio.sleep(0.05)
     assert found["givenUp"] == []
-    await stage.until("chat", is_ready)
+    await harness.until("chat", is_ready)
     assert Counter(row["owner"] for row in (await workers.ownership())["shards"]) == {"chat-0": 8, "chat-1": 8}
 
 

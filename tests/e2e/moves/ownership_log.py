@@ -41,7 +41,7 @@ class Mark(NamedTuple):
         return {shard for shard, owner in self.owners.items() if owner in workers}
 
 
-class Book:
+class OwnershipLog:
     """Reads the ownership tables, on a connection of its own each time: servers and links fail in these tests."""
 
     def __init__(self, dsn: str) -> None:

@@ -16,7 +16,7 @@ from ulid import ULID
 
 from tests.e2e.cluster.api import Object
 from tests.e2e.cluster.harness import thread_cluster
-from tests.e2e.node.conftest import Ground
+from tests.e2e.node.conftest import Cluster
 from tests.e2e.node.node import KubectlFailed
 from tests.support.paths import ROOT
 
@@ -31,7 +31,7 @@ def secret(dsn: str) -> Object:
     return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "database"}, "stringData": {"url": dsn}}
 
 
-async def apply(node: Ground, namespace: str, *objects: Object) -> None:
+async def apply(node: Cluster, namespace: str, *objects: Object) -> None:
     """As a user does it."""
     documents = {"apiVersion": "v1", "kind": "List", "items": objects}
     await node.kubectl("apply", "-n", namespace, "-f", "-", stdin=json.dumps(documents))
@@ -104,7 +104,7 @@ class Chat:
             return False
 
 
-async def ready(node: Ground, namespace: str, within_s: float = 180.0) -> None:
+async def ready(node: Cluster, namespace: str, within_s: float = 180.0) -> None:
     """As a user waits."""
     await node.kubectl(
         *("wait", "--for=condition=Ready", "threadcluster/chat", "-n", namespace, f"--timeout={within_s:.0f}s")
@@ -112,7 +112,7 @@ async def ready(node: Ground, namespace: str, within_s: float = 180.0) -> None:
 
 
 @asynccontextmanager
-async def told_on_failure(node: Ground, *namespaces: str) -> AsyncIterator[None]:
+async def told_on_failure(node: Cluster, *namespaces: str) -> AsyncIterator[None]:
     """Shows how everything is when the test fails: what runs here is gone afterwards."""
     try:
         yield
@@ -133,7 +133,7 @@ async def told_on_failure(node: Ground, *namespaces: str) -> AsyncIterator[None]
         raise
 
 
-async def install(node: Ground) -> None:
+async def install(node: Cluster) -> None:
     """The operator, from its manifests, with the image of this node."""
     manifests = await node.kubectl("kustomize", str(ROOT / "manifests" / "base"))
     assert "image: threadcluster:0.1.0" in manifests

@@ -13,7 +13,7 @@ import pytest
 from tests.e2e.cluster.api import Api, Object
 from tests.e2e.cluster.control_plane import ControlPlane
 from tests.e2e.node.chat import Chat, apply, cluster, install, kill_container, ready, secret, told_on_failure
-from tests.e2e.node.conftest import Ground
+from tests.e2e.node.conftest import Cluster
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(600)]
 
@@ -55,7 +55,7 @@ def is_moving(found: Object) -> bool:
     return bool(names.get("chat-2")) and found["status"]["shards"]["moving"] > 0
 
 
-async def test_without_operator_and_api_server_the_chat_goes_on(node: Ground, api: Api, namespace: str) -> None:
+async def test_without_operator_and_api_server_the_chat_goes_on(node: Cluster, api: Api, namespace: str) -> None:
     """A worker dies in the middle of a plan, and its peers see to its shards; when the others are back the plan is resumed."""
     if node.own is None or node.postgres is None:
         pytest.fail("nobody stops the API server of a cluster that was given: unset KUBECONFIG")

@@ -9,7 +9,7 @@ import pytest
 from tests.e2e.cluster.api import Api
 from tests.e2e.node.chat import Chat, apply, cluster, install, kill_container, ready, secret, told_on_failure
 from tests.e2e.node.commands import commands_work
-from tests.e2e.node.conftest import Ground
+from tests.e2e.node.conftest import Cluster
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(900)]
 
@@ -36,13 +36,13 @@ async def children(api: Api, namespace: str) -> set[str]:
     return {kind for version, kind in CHILDREN if await api.list(version, kind, namespace, labels=labels)}
 
 
-async def test_from_apply_to_nothing_left_and_back(node: Ground, api: Api, namespace: str, tmp_path: Path) -> None:
+async def test_from_apply_to_nothing_left_and_back(node: Cluster, api: Api, namespace: str, tmp_path: Path) -> None:
     """Nothing that was acknowledged is ever missing, doubled or out of order; the data outlives the cluster."""
     async with told_on_failure(node, namespace):
         await _live(node, api, namespace, tmp_path)
 
 
-async def _live(node: Ground, api: Api, namespace: str, folder: Path) -> None:
+async def _live(node: Cluster, api: Api, namespace: str, folder: Path) -> None:
     await install(node)
     await node.kubectl(
         *("rollout", "status", "deployment/threadcluster-operator", "-n", "threadcluster-system", "--timeout=120s")

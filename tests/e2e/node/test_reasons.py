@@ -21,7 +21,7 @@ from tests.e2e.cluster.api import Api, Object
 from tests.e2e.cluster.harness import KIND, VERSION, condition, is_ready
 from tests.e2e.node import node as real
 from tests.e2e.node.chat import Chat, cluster, install, secret, told_on_failure
-from tests.e2e.node.conftest import Ground
+from tests.e2e.node.conftest import Cluster
 from tests.e2e.node.pooler import Pooler
 from tests.e2e.node.postgres import NodePostgres
 
@@ -253,7 +253,7 @@ async def healed(api: Api, name: str, fault: Fault) -> float:
     return took_s
 
 
-async def test_every_fault_is_named_and_heals(node: Ground, api: Api, namespace: str, tmp_path: Path) -> None:
+async def test_every_fault_is_named_and_heals(node: Cluster, api: Api, namespace: str, tmp_path: Path) -> None:
     """Within ten seconds of the cluster's own report, with what to do; whoever is well does not notice."""
     if node.postgres is None:
         pytest.fail("on a cluster that was given these faults are its owner's to make: unset KUBECONFIG")
