@@ -1,7 +1,7 @@
 """Figures 1 and 2: shards handed over under load, one by one and in groups, and what the first commands then cost.
 
 A pause is seen from both sides: the giver's own measure (`shard_epoch.pause_ms`), and a probe's, which writes to the
-shard as fast as it is answered: the gap between two of its answers that contains the instant of the gift, less the
+shard as fast as it is answered: the gap between two of its answers that contains the instant of the transfer, less the
 probe's median latency; and the longest wait of any command that was on its way then.
 """
 
@@ -22,11 +22,11 @@ _PROBE_AHEAD_S: Final = 0.15
 
 
 class Handoffs(Struct, frozen=True):
-    """What was found; in milliseconds."""
+    """Measured pauses, in milliseconds."""
 
     gaps_ms: list[float]
     waits_ms: list[float]
-    told_ms: list[float]
+    recorded_ms: list[float]
     first_ms: list[float]
     steady_ms: list[float]
     singles_ms: list[float]
@@ -36,7 +36,7 @@ class Handoffs(Struct, frozen=True):
 
 
 async def hand_over(harness: Harness, rounds: int, think_s: float) -> Handoffs:
-    """Run the load, whose lanes think for so long, and move shards to and fro."""
+    """Run the load, whose lanes think for ``think_s``, and move shards to and fro."""
     settings, chance = harness.settings, random.Random(harness.settings.seed)
     await harness.spread()
     events = await harness.events()
@@ -60,7 +60,7 @@ async def hand_over(harness: Harness, rounds: int, think_s: float) -> Handoffs:
                         singles |= set(moved.items())
             tape: Tape = await load.stop()
             cpu = meter.read(tape.account.core_share)
-        await _books_kept(connection, began_at)
+        await _pauses_recorded(connection, began_at)
         moves = await connection.fetch(
             "SELECT shard_id, epoch, pause_ms, extract(epoch FROM claimed_at)::float8 AS at FROM shard_epoch"
             " WHERE kind = 'handoff' AND claimed_at > $1 ORDER BY claimed_at",
@@ -123,8 +123,8 @@ async def _move(
     return {row["id"]: row["epoch"] for row in rows}
 
 
-async def _books_kept(connection: asyncpg.Connection, since: object) -> None:
-    """Wait until the givers have written their pauses down; one that was never told has none."""
+async def _pauses_recorded(connection: asyncpg.Connection, since: object) -> None:
+    """Wait until the givers have recorded their pauses; a transfer without an acknowledgement has none."""
     for _ in range(30):
         missing = await connection.fetchval(
             "SELECT count(*) FROM shard_epoch WHERE kind = 'handoff' AND pause_ms IS NULL AND claimed_at > $1", since
@@ -141,7 +141,7 @@ def _probe_latency_ms(tape: Tape) -> float:
 def figures(found: Handoffs, full: Handoffs, cold_ms: list[float]) -> list[Figure]:
     """Figures 1 and 2; ``full`` is found while nothing is to spare, ``cold_ms`` are first commands after a takeover."""
     seen = distribution("pause, as a probe saw it", "ms", found.gaps_ms)
-    told = distribution("pause, as the giver measured it", "ms", found.told_ms)
+    recorded = distribution("pause, as the giver measured it", "ms", found.recorded_ms)
     first = distribution("first command after a handoff", "ms", found.first_ms)
     steady = distribution("steady", "ms", found.steady_ms)
     return [
@@ -151,15 +151,15 @@ def figures(found: Handoffs, full: Handoffs, cold_ms: list[float]) -> list[Figur
             (
                 seen,
                 distribution("  of single shards", "ms", found.singles_ms),
-                told,
+                recorded,
                 distribution("longest wait of a command", "ms", found.waits_ms),
                 distribution("pause, as a probe saw it, nothing to spare", "ms", full.gaps_ms),
             ),
             (
                 Bar("pause, as a probe saw it, p50", "ms", seen.at("p50"), 20.0),
                 Bar("pause, as a probe saw it, p99", "ms", seen.at("p99"), 100.0),
-                Bar("pause, as the giver measured it, p50", "ms", told.at("p50"), 20.0),
-                Bar("pause, as the giver measured it, p99", "ms", told.at("p99"), 100.0),
+                Bar("pause, as the giver measured it, p50", "ms", recorded.at("p50"), 20.0),
+                Bar("pause, as the giver measured it, p99", "ms", recorded.at("p99"), 100.0),
                 Bar("attempts that failed", "", float(found.errors + full.errors), 0.0),
             ),
             (*found.notes, *(f"nothing to spare: {note}" for note in full.notes)),

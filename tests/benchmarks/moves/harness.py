@@ -213,7 +213,7 @@ class Harness:
             return int(await connection.fetchval("SELECT count(*) FROM journal"))
 
     async def spread(self) -> None:
-        """Everybody runs and has a third of the shards; returns once that is served."""
+        """Have every worker run and serve a third of the shards."""
         workers = self.workers
         gone = [name for name, worker in workers.by_name.items() if not worker.alive]
         await workers.start(*gone)
@@ -248,7 +248,7 @@ async def unaccounted(harness: Harness, tape: Tape, before: int) -> list[str]:
 
 @asynccontextmanager
 async def harness_on(out: Path, settings: Settings) -> AsyncIterator[Harness]:
-    """A harness that is ready; everything ends with the block."""
+    """A harness that is ready; all its processes end with the block."""
     with tempfile.TemporaryDirectory(dir=out) as scratch:
         async with own_postgres(out) as base:
             async with _admin(base) as connection:

@@ -1,4 +1,4 @@
-"""Figure 6: workers told to leave (SIGTERM) one after another, under clients that know one address for all of them."""
+"""Figure 6: workers leave (SIGTERM) one after another, under clients that know one address for all of them."""
 
 import asyncio
 import signal
@@ -26,11 +26,11 @@ async def leave(harness: Harness) -> Figure:
             await asyncio.sleep(settings.steady_s)
             steady.append((began, time.monotonic()))
             worker = workers.by_name[NAMES[number % len(NAMES)]]
-            told = time.monotonic()
+            signalled = time.monotonic()
             worker.signal(signal.SIGTERM)
             codes.append(await worker.ended(60.0))
-            leaving.append((told, time.monotonic()))
-            click.echo(f"SIGTERM {worker.name}: gone after {leaving[-1][1] - told:.2f} s", err=True)
+            leaving.append((signalled, time.monotonic()))
+            click.echo(f"SIGTERM {worker.name}: gone after {leaving[-1][1] - signalled:.2f} s", err=True)
         tape = await load.stop()
     failed = len(tape.rows) - tape.outcomes["accepted"]
     broken = await unaccounted(harness, tape, before)
@@ -40,9 +40,9 @@ async def leave(harness: Harness) -> Figure:
         broken.append(f"{failed} requests failed: {tape.account.codes}")
     return Figure(
         6,
-        "A worker of three is told to leave",
+        "One worker of three leaves",
         (
-            distribution("SIGTERM to its end", "s", [ended - told for told, ended in leaving]),
+            distribution("SIGTERM to its end", "s", [ended - signalled for signalled, ended in leaving]),
             distribution("commands while it leaves", "ms", [v for span in leaving for v in tape.latencies_ms(*span)]),
             distribution("steady", "ms", [v for span in steady for v in tape.latencies_ms(*span)]),
         ),

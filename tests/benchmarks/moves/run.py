@@ -66,7 +66,7 @@ async def _on_harness(harness: Harness, wanted: Set[int]) -> list[Figure]:
 async def _unproven(harness: Harness) -> list[str]:
     try:
         await harness.workers.fsck()
-    except AssertionError as error:  # what was measured is told all the same
+    except AssertionError as error:  # the measured figures are reported all the same
         return [f"fsck: {error}"]
     return []
 

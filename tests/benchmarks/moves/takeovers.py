@@ -19,7 +19,7 @@ from tests.benchmarks.moves.harness import NAMES, Harness, unaccounted
 from tests.benchmarks.moves.recording import Row, Tape, first_commands_ms, served_again_at
 
 _DEAF_S: Final = 0.2
-"""Within this after a fault an answer may be of before it; no peer may take over within 0.7 s."""
+"""Time after a fault in which an answer may be of before it; no peer may take over within 0.7 s."""
 
 
 class Takeover(Struct, frozen=True):
@@ -99,7 +99,7 @@ async def _round(harness: Harness, number: int, victim: str, fault: signal.Signa
 
 
 def _read(tape: Tape, orphans: set[int], began: float, struck: float, after_s: float) -> Takeover:
-    """What the tape says of one round: pure."""
+    """Read one round off the tape: pure."""
 
     def survives(row: Row) -> bool:
         return row.shard not in orphans
@@ -153,7 +153,7 @@ def figures(killed: list[Takeover], frozen: list[Takeover]) -> list[Figure]:
             "A worker is killed",
             (kill_s, distribution("kill -9 to each of its shards", "s", [v for each in killed for v in each.shards_s])),
             (Bar("the last of its shards is served, p99", "s", kill_s.at("p99"), 1.5),),
-            (_told(killed),),
+            (_note(killed),),
             tuple(what for each in killed for what in each.broken),
         ),
         Figure(
@@ -161,7 +161,7 @@ def figures(killed: list[Takeover], frozen: list[Takeover]) -> list[Figure]:
             "A worker is frozen",
             (stop_s, distribution("SIGSTOP to each of its shards", "s", [v for each in frozen for v in each.shards_s])),
             (Bar("the last of its shards is served, max", "s", stop_s.at("max"), 5.0),),
-            (f"{_told(frozen)}; a command that lay at the frozen worker is waited for until its answer comes",),
+            (f"{_note(frozen)}; a command that lay at the frozen worker is waited for until its answer comes",),
             tuple(what for each in frozen for what in each.broken),
         ),
         Figure(
@@ -173,7 +173,7 @@ def figures(killed: list[Takeover], frozen: list[Takeover]) -> list[Figure]:
     ]
 
 
-def _told(rounds: list[Takeover]) -> str:
+def _note(rounds: list[Takeover]) -> str:
     attempts, unknown = sum(each.attempts for each in rounds), sum(each.unknown for each in rounds)
     return (
         f"{len(rounds)} rounds; of {attempts:,} attempts {unknown:,} were not answered by a success"
