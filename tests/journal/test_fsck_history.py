@@ -1,4 +1,4 @@
-"""What `fsck` calls an illegal history; no database needed."""
+"""Illegal histories that `fsck` reports; no database needed."""
 
 import pytest
 
@@ -25,7 +25,7 @@ TWO = MessageId("01J22222222222222222222222")
 
 
 def check(*events: Event) -> list[Finding]:
-    """What is found in a thread of these events."""
+    """Findings in a thread of these events."""
     findings: list[Finding] = []
     thread = ThreadCheck(3, ulid_uuid(new_thread(3)), SHARDS, findings.append)
     for number, event in enumerate(events, 1):

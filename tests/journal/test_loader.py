@@ -65,7 +65,7 @@ async def test_a_thread_is_the_fold_of_its_events(harness: LoaderHarness) -> Non
 
 @pytest.mark.parametrize("at", range(1, 9))
 async def test_a_snapshot_and_its_tail_are_the_full_replay(harness: LoaderHarness, at: int) -> None:
-    """Wherever in a life the snapshot stands."""
+    """At every event of a life."""
     thread, events = new_thread(), whole_life()
     await harness.writer.write(thread, *events)
     await harness.writer.snapshot(thread, folded(events[:at]))
@@ -98,7 +98,7 @@ async def test_a_snapshot_and_its_tail_are_the_full_replay(harness: LoaderHarnes
         "other-command",
     ],
 )
-async def test_a_snapshot_that_cannot_be_used_is_thrown_away(harness: LoaderHarness, spoil: str) -> None:
+async def test_an_unusable_snapshot_is_discarded(harness: LoaderHarness, spoil: str) -> None:
     """It is only a cache: the events give the same state."""
     thread, events = new_thread(), whole_life()
     await harness.writer.write(thread, *events)
@@ -166,7 +166,7 @@ async def test_one_thread_asked_for_many_times_at_once_is_as_often_recovered(har
 async def test_threads_that_wait_together_are_loaded_together(
     harness: LoaderHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two hundred threads need about four queries, at most so many at a time as allowed."""
+    """Two hundred threads need about four queries, at most as many at a time as allowed."""
     threads = [new_thread() for _ in range(200)]
     await asyncio.gather(*[harness.load(new_thread())])  # connected
     sizes: list[int] = []
@@ -237,7 +237,7 @@ async def test_a_failure_reaches_all_who_wait_and_the_next_load_works(harness: L
 
 
 async def test_closing_ends_what_waits_and_starts_nothing_new(harness: LoaderHarness) -> None:
-    """Nobody is left hanging, and no task outlives the loader."""
+    """Every waiter ends, and no task outlives the loader."""
     loader = ThreadLoader(harness.pool, at_once=1)
     loads = [asyncio.create_task(loader.load(ShardId(0), new_thread(0))) for _ in range(3 * GROUP)]
     await asyncio.sleep(0)
@@ -248,7 +248,7 @@ async def test_closing_ends_what_waits_and_starts_nothing_new(harness: LoaderHar
     assert not [task for task in asyncio.all_tasks() if task.get_name() == "load-threads"]
 
 
-async def test_a_waiter_who_leaves_disturbs_nobody(harness: LoaderHarness) -> None:
+async def test_a_cancelled_waiter_disturbs_no_other(harness: LoaderHarness) -> None:
     """A cancelled load ends alone."""
     threads = [new_thread() for _ in range(3)]
     loads = [asyncio.create_task(harness.load(thread)) for thread in threads]
