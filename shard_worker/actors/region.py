@@ -143,7 +143,7 @@ class ShardRegion:
         return ask.future
 
     async def _seek(self, request: Request, thread_id: ThreadId, shard_id: ShardId, deadline: float) -> Answer:
-        """PendingRequest the shard's owner, until a worker answers or the budget is gone."""
+        """Ask the shard's owner, until a worker answers or the budget is gone."""
         keyed = type(request) is CommandRequest and request.key_hash is not None
         maybe_stored = False
         place = Place(next(self._numbers), self._loop.time(), deadline)

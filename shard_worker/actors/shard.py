@@ -284,7 +284,7 @@ class Shard:
                 self.stash(ask)
 
     def look_up_key(self, actor: ThreadActor, ask: PendingRequest, key_hash: bytes) -> None:
-        """PendingRequest the journal for an idempotency key, then decide the ask afresh."""
+        """Ask the journal for an idempotency key, then decide the ask afresh."""
         ask.stash(self.env, actor)
         self._spawn(self._look_up_key(actor, ask, key_hash), "look-up-key", ask)
 

@@ -255,7 +255,8 @@ async def test_a_statement_that_commits_late_behind_a_blocker_is_waited_out(dsn:
 
 async def test_a_batch_of_a_shard_that_was_dropped_meanwhile_is_waited_out_all_the_same(dsn: str) -> None:
     """While the shard's row is as the batch was sent with, it may still commit: the epoch is raised before any writer
-    is answered."""
+    is answered.
+    """
     async with TcpProxy(*_address(dsn)) as proxy, bench_on(dsn, _through(dsn, proxy.port)) as bench:
         scribe = bench.scribe(3)
         bench.streams[3].submit(row_of(scribe, 1))

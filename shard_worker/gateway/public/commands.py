@@ -1,4 +1,4 @@
-"""CommandHandler: a command from its HTTP request to the owner and back.
+"""Handles commands, each from its HTTP request to the owner and back.
 
 The order of the checks is the contract's: shape (all failures at once) and idempotency key here, everything else with
 the owner.  Nothing is kept between two requests; what makes a retry safe is in the journal.
