@@ -54,12 +54,12 @@ def is_ready(found: Object) -> bool:
 
 
 def stalled_by(reason: str) -> Callable[[Object], bool]:
-    """Whether a cluster says that this stands in its way."""
+    """Whether a cluster is Stalled by this reason."""
     return lambda found: condition(found, "Stalled").get("reason") == reason
 
 
 class Harness:
-    """What a test of the operator has in its hands."""
+    """Access of a test to the operator's surroundings."""
 
     def __init__(
         self, api: Api, namespace: str, puppet: FakeKubelet, clusters: dict[tuple[str, str], MemoryWorkers]

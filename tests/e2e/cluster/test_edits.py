@@ -1,4 +1,4 @@
-"""Whoever waits for Ready after an edit sees it take effect first, whatever the edit; and a cluster at rest is left alone."""
+"""After any edit Ready follows its effect; and a cluster at rest is left alone."""
 
 import asyncio
 import random
@@ -77,14 +77,14 @@ async def edit_and_wait(harness: Harness, seed: int, edits: int) -> None:
         assert sum(len(workers.owned_by(f"chat-{ordinal}")) for ordinal in range(found["spec"]["replicas"])) == 16
 
 
-async def test_ready_is_never_said_before_an_edit_took_effect(harness: Harness) -> None:
+async def test_ready_is_never_reported_before_an_edit_took_effect(harness: Harness) -> None:
     """Twenty edits, of every kind, in an order that a seed gives."""
     await edit_and_wait(harness, 1, 20)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(2_400)
-async def test_ready_is_never_said_before_any_of_many_edits_took_effect(harness: Harness) -> None:
+async def test_ready_is_never_reported_before_any_of_many_edits_took_effect(harness: Harness) -> None:
     """The same, two hundred times."""
     await edit_and_wait(harness, 2, 200)
 

@@ -36,7 +36,7 @@ async def test_a_cluster_becomes_ready_and_says_what_it_is(harness: Harness) -> 
     assert [each["status"].get("succeeded") for each in jobs] == [1]
 
 
-async def test_it_grows_and_shrinks_as_it_is_told(harness: Harness) -> None:
+async def test_it_grows_and_shrinks_by_replicas(harness: Harness) -> None:
     """A worker that goes owns nothing any more when its pod is taken away."""
     workers = await harness.make("chat")
     await harness.until("chat", is_ready)
@@ -51,8 +51,8 @@ async def test_it_grows_and_shrinks_as_it_is_told(harness: Harness) -> None:
     assert {each["kind"] for each in history} <= {"claim", "handoff"}
 
 
-async def test_an_edit_starts_the_workers_anew_one_after_the_other(harness: Harness) -> None:
-    """Never two at a time, and Ready is not said before all of them have the new template."""
+async def test_an_edit_restarts_the_workers_one_after_the_other(harness: Harness) -> None:
+    """Never two at a time, and Ready is not reported before all of them have the new template."""
     await harness.make("chat", replicas=3)
     await harness.until("chat", is_ready)
     least = 3
@@ -71,7 +71,7 @@ async def test_an_edit_starts_the_workers_anew_one_after_the_other(harness: Harn
 
 
 async def test_what_an_edit_takes_out_is_gone(harness: Harness) -> None:
-    """Also of what was there when the cluster was made; Ready is not said before."""
+    """Also for objects that existed before the cluster; Ready is not reported before."""
     annotations = {"example.org/first": "1", "example.org/second": "2"}
     await harness.make(
         "chat",
@@ -95,7 +95,7 @@ async def test_what_an_edit_takes_out_is_gone(harness: Harness) -> None:
 
 
 async def test_a_withdrawn_edit_ends_where_it_began(harness: Harness) -> None:
-    """A to B to A: workers that had B already are started anew."""
+    """A to B to A: workers that had B already restart."""
     await harness.make("chat", replicas=3)
     await harness.until("chat", is_ready)
     await harness.edit("chat", {"worker": {"snapshotEveryEvents": 7}})
@@ -125,8 +125,8 @@ async def test_nothing_is_left_of_a_deleted_cluster(harness: Harness) -> None:
         await harness.api.wait_gone(version, kind, name, harness.namespace)
 
 
-async def test_what_somebody_changes_is_put_right(harness: Harness) -> None:
-    """Also what somebody deletes."""
+async def test_foreign_changes_are_reverted(harness: Harness) -> None:
+    """Also deletions."""
     await harness.make("chat")
     await harness.until("chat", is_ready)
     where = harness.namespace
@@ -139,8 +139,8 @@ async def test_what_somebody_changes_is_put_right(harness: Harness) -> None:
     await harness.until("chat", is_ready)
 
 
-async def test_a_name_that_is_somebody_elses_is_left_alone(harness: Harness) -> None:
-    """It is told which, and it goes on by itself when the other one is gone."""
+async def test_an_object_of_another_owner_is_left_alone(harness: Harness) -> None:
+    """The status names the object, and the operator goes on by itself when the object is gone."""
     foreign = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "chat"}, "spec": {"ports": [{"port": 5}]}}
     await harness.api.create(foreign, harness.namespace)
     await harness.make("chat")
@@ -151,7 +151,7 @@ async def test_a_name_that_is_somebody_elses_is_left_alone(harness: Harness) -> 
     await harness.until("chat", is_ready)
 
 
-async def test_an_image_that_cannot_be_pulled_is_told_and_mended(harness: Harness) -> None:
+async def test_an_image_that_cannot_be_pulled_is_reported_and_mended(harness: Harness) -> None:
     """Ready says Stalled, Stalled says why; with another image it goes on by itself."""
 
     def is_missing(pod: Object) -> bool:
@@ -166,8 +166,8 @@ async def test_an_image_that_cannot_be_pulled_is_told_and_mended(harness: Harnes
     await harness.until("chat", is_ready, within_s=60)
 
 
-async def test_a_quota_is_told_and_heals_when_it_is_raised(harness: Harness) -> None:
-    """By the controller's own Event; whoever else is there goes on."""
+async def test_a_quota_is_reported_and_heals_when_it_is_raised(harness: Harness) -> None:
+    """By the controller's own Event; the other pods go on."""
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
     await harness.api.create(quota, harness.namespace)
     await harness.api.wait_for("v1", "ResourceQuota", "none", lambda it: it["status"].get("hard"), harness.namespace)
@@ -178,22 +178,22 @@ async def test_a_quota_is_told_and_heals_when_it_is_raised(harness: Harness) -> 
     await harness.until("chat", is_ready, within_s=90)
 
 
-async def test_why_a_migration_failed_is_told_in_its_own_word(harness: Harness) -> None:
+async def test_a_failed_migration_is_reported_with_its_own_reason(harness: Harness) -> None:
     """The termination message's reason is the condition's."""
 
     def migrates(pod: Object) -> bool:
         return bool(pod["metadata"]["labels"].get("app.kubernetes.io/component") == "migration")
 
-    said = '{"reason": "DatabaseClaimedByOther", "message": "the database belongs to cluster other"}'
-    harness.puppet.behave(migrates, Behaviour(exit_code=1, message=said))
+    message = '{"reason": "DatabaseClaimedByOther", "message": "the database belongs to cluster other"}'
+    harness.puppet.behave(migrates, Behaviour(exit_code=1, message=message))
     await harness.make("chat")
     found = await harness.until("chat", stalled_by("DatabaseClaimedByOther"))
     assert "other" in condition(found, "Stalled")["message"]
     assert await harness.api.find("apps/v1", "StatefulSet", "chat", harness.namespace) is None
 
 
-async def test_while_nobody_answers_no_worker_is_taken_away(harness: Harness) -> None:
-    """Unknown ownership is a reason to wait, and it is said."""
+async def test_without_an_answer_no_worker_is_removed(harness: Harness) -> None:
+    """Unknown ownership is a reason to wait, and it is reported."""
     workers = await harness.make("chat", replicas=3)
     await harness.until("chat", is_ready)
     workers.knobs.silent = True

@@ -1,4 +1,4 @@
-"""What keeps a migration from running or from succeeding, on a real API server: told until it is over, and tried anew."""
+"""Causes of a migration's failure, on a real API server: reported until they are over, and tried again."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
@@ -42,14 +42,14 @@ async def migration_pod(harness: Harness, besides: Collection[str] = ()) -> Obje
             await asyncio.sleep(0.1)
 
 
-async def told(harness: Harness) -> list[str]:
+async def events_of(harness: Harness) -> list[str]:
     """The reasons of the Events about the ThreadCluster."""
     found = await harness.api.list("v1", "Event", harness.namespace)
     return [each["reason"] for each in found if each["involvedObject"]["kind"] == KIND]
 
 
 def not_mounted(pod: Object, harness: Harness) -> Object:
-    """What a kubelet says of a pod whose Secret is not there."""
+    """A kubelet's report of a pod whose Secret is missing."""
     now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     meta = pod["metadata"]
     about = {
@@ -74,8 +74,10 @@ def not_mounted(pod: Object, harness: Harness) -> Object:
     }
 
 
-async def test_a_secret_that_is_missing_is_told_and_not_waited_for_longer_each_time(harness: Harness) -> None:
-    """A kubelet asks for it less and less often; another pod asks at once, and meanwhile nothing is told as mended."""
+async def test_a_missing_secret_is_reported_and_checked_at_a_constant_rate(harness: Harness) -> None:
+    """A kubelet asks for it less and less often; another pod asks at once, and meanwhile nothing is reported as
+    mended.
+    """
     harness.puppet.behave(migrates, Behaviour(starts="never"))
     await harness.make("chat")
     first = await migration_pod(harness)
@@ -84,16 +86,16 @@ async def test_a_secret_that_is_missing_is_told_and_not_waited_for_longer_each_t
     assert "make the Secret" in condition(found, "Stalled")["message"]
     await migration_pod(harness, besides=(owner(first),))
     assert condition(await harness.look("chat"), "Stalled")["reason"] == "DatabaseSecretMissing"
-    assert "Mended" not in await told(harness)
+    assert "Mended" not in await events_of(harness)
     harness.puppet.behave(migrates, Behaviour())
     await harness.until("chat", is_ready)
-    assert (await told(harness)).count("DatabaseSecretMissing") == 1
+    assert (await events_of(harness)).count("DatabaseSecretMissing") == 1
 
 
-async def test_a_migration_that_fails_is_tried_again_and_stays_told(harness: Harness) -> None:
-    """Sooner than its Job would; Mended is said once, after the try that succeeded."""
-    said = '{"reason": "DatabaseAuthFailed", "message": "Postgres at db:5432/chat refuses the login"}'
-    harness.puppet.behave(migrates, Behaviour(exit_code=1, message=said))
+async def test_a_failed_migration_is_tried_again_and_stays_reported(harness: Harness) -> None:
+    """Sooner than its Job would; Mended is reported once, after the try that succeeded."""
+    message = '{"reason": "DatabaseAuthFailed", "message": "Postgres at db:5432/chat refuses the login"}'
+    harness.puppet.behave(migrates, Behaviour(exit_code=1, message=message))
     await harness.make("chat")
     first = await migration_pod(harness)
     found = await harness.until("chat", stalled_by("DatabaseAuthFailed"))
@@ -101,8 +103,8 @@ async def test_a_migration_that_fails_is_tried_again_and_stays_told(harness: Har
     second = await migration_pod(harness, besides=(owner(first),))
     await migration_pod(harness, besides=(owner(first), owner(second)))
     assert condition(await harness.look("chat"), "Stalled")["reason"] == "DatabaseAuthFailed"
-    assert "Mended" not in await told(harness)
+    assert "Mended" not in await events_of(harness)
     harness.puppet.behave(migrates, Behaviour())
     found = await harness.until("chat", is_ready)
     assert condition(found, "Stalled")["reason"] == "NotStalled"
-    assert (await told(harness)).count("DatabaseAuthFailed") == 1
+    assert (await events_of(harness)).count("DatabaseAuthFailed") == 1

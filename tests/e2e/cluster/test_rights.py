@@ -44,7 +44,7 @@ SERVICE_MONITORS: Final = {
 """As the Prometheus operator brings it, without its schema."""
 
 NEVER_CALLED: Final = {("threadcluster.io", "threadclusters/finalizers", "update")}
-"""What another part of Kubernetes asks the role for; see manifests/base/rights.yaml."""
+"""Rights that another part of Kubernetes checks; see manifests/base/rights.yaml."""
 
 INGRESS: Final = {"className": "nginx", "host": "chat.example"}
 CHILDREN: Final = (
@@ -71,7 +71,7 @@ FOREIGN: Final[dict[str, Object]] = {
     "Secret": {},
     "Job": {"spec": {"suspend": True, "template": {"spec": {**_POD["spec"], "restartPolicy": "Never"}}}},
 }
-"""What somebody else has, by kind."""
+"""Objects of another owner, by kind."""
 
 
 class Way(NamedTuple):
@@ -133,7 +133,7 @@ async def test_it_uses_all_of_its_rights_and_needs_no_others(
 
 
 async def install(api: Api, way: Way) -> list[Object]:
-    """Who the operator is and what it may, as `kubectl apply -k` makes it."""
+    """The operator's account and rights, as `kubectl apply -k` creates them."""
     made = kustomized(MANIFESTS / way.folder)
     for namespace in {way.own_namespace, way.watched or "talk"}:
         await api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
@@ -171,7 +171,7 @@ async def live(harness: Harness) -> None:
 
 
 async def spoil(harness: Harness, version: str, kind: str, name: str) -> None:
-    """Somebody changes a child's label; it is put right."""
+    """A user changes a child's label; the operator reverts it."""
     drift = {"metadata": {"labels": {"app.kubernetes.io/component": "spoilt"}}}
     await harness.api.patch(version, kind, name, drift, harness.namespace)
     await harness.api.wait_for(
@@ -184,7 +184,7 @@ async def spoil(harness: Harness, version: str, kind: str, name: str) -> None:
 
 
 async def meet(harness: Harness, version: str, kind: str, name: str) -> None:
-    """A cluster finds an object of that kind and name, which somebody else made, and leaves it as it is."""
+    """An object of that kind and name, of another owner, is left as it is."""
     foreign = {"apiVersion": version, "kind": kind, "metadata": {"name": name}, **FOREIGN[kind]}
     before = await harness.api.create(foreign, harness.namespace)
     await harness.make(kind.lower(), gateway={"ingress": INGRESS})
@@ -195,13 +195,13 @@ async def meet(harness: Harness, version: str, kind: str, name: str) -> None:
 
 
 def job_name(namespace: str, name: str) -> str:
-    """What the migration's Job of such a cluster is called."""
+    """Name of the migration's Job of such a cluster."""
     spec = parse_spec(thread_cluster(name, gateway={"ingress": INGRESS}))
     return str(migration_job(RenderInput(name, namespace, "", spec, 0, 0, "", "", True))["metadata"]["name"])
 
 
 def granted(made: Iterable[Object]) -> set[tuple[str, str, str]]:
-    """What the operator's roles grant: group, resource, verb."""
+    """Rights that the operator's roles grant: group, resource, verb."""
     return {
         (group, resource, verb)
         for each in made
@@ -214,14 +214,14 @@ def granted(made: Iterable[Object]) -> set[tuple[str, str, str]]:
 
 
 def asked(plane: ControlPlane, way: Way) -> tuple[set[tuple[str, str, str]], list[Any]]:
-    """What the operator asked of the API server, and what it was refused."""
+    """Requests of the operator to the API server, and the refused ones."""
     used: set[tuple[str, str, str]] = set()
     refused = []
     user = f"system:serviceaccount:{way.own_namespace}:threadcluster-operator"
     for entry in read_audit(plane.audit_log, user=user):
         about = entry.get("objectRef")
         if about is None:
-            continue  # which kinds there are: open to everybody
+            continue  # discovery of kinds: open to every user
         resource = "/".join(filter(None, (about["resource"], about.get("subresource"))))
         used.add((about.get("apiGroup", ""), resource, entry["verb"]))
         if entry["responseStatus"]["code"] in (401, 403) or way.watched not in (None, about.get("namespace")):

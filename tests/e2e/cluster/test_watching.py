@@ -1,4 +1,4 @@
-"""A watch whose connection has fallen silent: nobody closes it, and nothing comes any more."""
+"""A watch whose connection has fallen silent: no side closes it, and nothing comes any more."""
 
 import time
 from pathlib import Path
@@ -29,7 +29,7 @@ def by_way_of(path: Path, given: Path, port: int) -> Path:
     )
 
 
-async def test_a_silent_watch_is_begun_anew(api: Api, namespace: str, tmp_path: Path) -> None:
+async def test_a_silent_watch_is_replaced(api: Api, namespace: str, tmp_path: Path) -> None:
     """Every connection of the operator falls silent, new ones work: an edit is acted on all the same, within 90 s."""
     if api.audit_log is None:
         pytest.fail("this goes through a proxy to a control plane of the tests: unset KUBECONFIG")
@@ -45,4 +45,4 @@ async def test_a_silent_watch_is_begun_anew(api: Api, namespace: str, tmp_path: 
             began = time.monotonic()
             await harness.edit("chat", {"replicas": 3})
             await harness.until("chat", is_ready, within_s=NOTICED_S)
-            print(f"\nReady {time.monotonic() - began:.1f} s after an edit that no watch told of")
+            print(f"\nReady {time.monotonic() - began:.1f} s after an edit that no watch delivered")

@@ -109,7 +109,7 @@ async def asynchronous_with_a_lost_tail(harness: Harness) -> None:
 
 
 async def synchronous(harness: Harness) -> None:
-    """Commits wait for the standby: nothing is lost, and nothing is said to be."""
+    """Commits wait for the standby: nothing is lost, and nothing is reported as lost."""
     pair, posts = harness.pair, harness.posts
     await harness.settled()
     await pair.synchronous()

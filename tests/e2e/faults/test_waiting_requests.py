@@ -21,7 +21,7 @@ _THREADS = 200
 
 
 async def wait_for_takeover(dsn: str, folder: Path, waiting: int) -> Counter[str]:
-    """What ``waiting`` posts through w1 are answered that are sent when w0, which owns every shard, was just killed."""
+    """Answers to ``waiting`` posts through w1, sent just after a kill of w0, which owned every shard."""
     async with workers_on(dsn, folder, "w0", "w1", shards=_SHARDS) as workers:
         await workers.spread("w0")
         target = parse_target(workers.by_name["w1"].url)

@@ -1,7 +1,7 @@
-"""The cluster on which faults are tried: three workers, each behind a proxy of its own to Postgres, on twelve shards.
+"""A cluster for tests of faults: three workers, each behind a proxy of its own to Postgres, with twelve shards.
 
-A round of faults may leave it in any state; `Cluster.mend` makes it whole again, whatever that takes, so that rounds
-follow each other on one cluster.
+A round of faults may leave the cluster in any state; `Cluster.mend` restores it, so that rounds follow each other on
+one cluster.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ class Cluster:
         self.ownership_log = OwnershipLog(dsn)
 
     async def mend(self) -> None:
-        """Everybody runs, everybody reaches Postgres, and everybody has a third of the shards."""
+        """Have every worker run, reach Postgres, and own a third of the shards."""
         if self.postgres.pid is None:
             await self.postgres.start()
         for name, worker in self.workers.by_name.items():

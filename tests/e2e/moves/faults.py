@@ -19,7 +19,7 @@ def _others(*victims: str) -> list[str]:
 
 
 async def _kill(this: Round, victims: Sequence[str]) -> None:
-    """What the dead had is served by the living, each shard taken once, though nobody starts the dead again."""
+    """Live workers serve the shards of the dead ones, each taken over once, without a restart of the dead."""
     workers = this.cluster.workers
     for victim in victims:
         workers.by_name[victim].signal(signal.SIGKILL)
@@ -68,7 +68,7 @@ async def kill_all_and_restart(this: Round) -> None:
 
 
 async def freeze_shortly(this: Round) -> None:
-    """SIGSTOP for less than the TTL: nobody is fenced."""
+    """SIGSTOP for less than the TTL: no worker is fenced."""
     victim = this.dice.choice(NAMES)
     worker = this.cluster.workers.by_name[victim]
     worker.signal(signal.SIGSTOP)
@@ -106,12 +106,14 @@ async def freeze_one(this: Round) -> None:
 
 
 async def freeze_two(this: Round) -> None:
-    """SIGSTOP of two workers of three for longer than two TTLs, after which the third believes its eyes."""
+    """SIGSTOP of two workers of three for longer than two TTLs, after which the third takes over."""
     await _freeze(this, this.dice.sample(NAMES, 2))
 
 
 async def reset_link(this: Round) -> None:
-    """Every connection of one worker to Postgres is reset, some times over: it connects anew, and nobody is fenced."""
+    """Every connection of one worker to Postgres is reset, some times over: it connects again, and no worker is
+    fenced.
+    """
     link = this.cluster.links[this.dice.choice(NAMES)]
     for _ in range(this.dice.randint(1, 3)):
         link.cut()
@@ -122,7 +124,7 @@ async def reset_link(this: Round) -> None:
 
 
 async def silence_link_shortly(this: Round) -> None:
-    """A link falls silent, in one direction or in both, for less than the TTL: nobody is fenced."""
+    """A link falls silent, in one direction or in both, for less than the TTL: no worker is fenced."""
     link = this.cluster.links[this.dice.choice(NAMES)]
     up, down = this.dice.choice([(True, False), (False, True), (True, True)])
     link.stall(up=up, down=down)
@@ -134,7 +136,9 @@ async def silence_link_shortly(this: Round) -> None:
 
 
 async def _part(this: Round, victim: str) -> None:
-    """What the worker without Postgres had is served by the others; when the link is back it is a new incarnation."""
+    """The other workers serve the shards of the worker without Postgres; when its link is back it is a new
+    incarnation.
+    """
     cluster, incarnation = this.cluster, this.mark.incarnations[victim]
     await cluster.served_by(_others(victim))
     expect_takeovers(await this.changes(), this.mark.owned_by(victim), victim)
@@ -167,7 +171,7 @@ async def silence_link(this: Round) -> None:
 async def restart_postgres(this: Round) -> None:
     """Postgres is stopped as `pg_ctl -m fast` does and started again."""
     await this.cluster.postgres.stop()
-    await _nobody_died(this)
+    await _no_incarnation_changed(this)
 
 
 async def kill_postgres(this: Round) -> None:
@@ -181,10 +185,10 @@ async def kill_postgres(this: Round) -> None:
         except ProcessLookupError:
             continue
     await postgres.wait()
-    await _nobody_died(this)
+    await _no_incarnation_changed(this)
 
 
-async def _nobody_died(this: Round) -> None:
+async def _no_incarnation_changed(this: Round) -> None:
     """The server comes back, at once or after longer than the TTL: no shard changed its owner, no worker its life."""
     if this.dice.random() < 0.3:
         await this.lasts(this.dice.uniform(0.5, TTL_S + 1.0))

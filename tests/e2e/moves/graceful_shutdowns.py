@@ -1,6 +1,6 @@
 """Workers that leave by SIGTERM, at a good moment and at bad ones, and what must follow.
 
-All workers serve one inherited socket, as they do under a supervisor: a client that connects anew reaches one that stays.
+All workers serve one inherited socket, as they do under a supervisor: a new connection reaches a worker that stays.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ PROMPTLY_S: Final = 5.0
 
 
 async def _leave(this: Round, *leavers: str, within_s: float = 20.0) -> None:
-    """Told to, all at once, they end in order."""
+    """Workers that get SIGTERM at once end in order."""
     workers = [this.cluster.workers.by_name[name] for name in leavers]
     for worker in workers:
         worker.signal(signal.SIGTERM)
@@ -58,7 +58,9 @@ async def leave_two(this: Round) -> None:
 
 
 async def leave_one_by_one(this: Round) -> None:
-    """One after the other leaves; the last gives its shards up, and ends promptly, for nobody is there to take them."""
+    """One after the other leaves; the last releases its shards, and ends promptly, for no other worker is there to take
+    them.
+    """
     *first, last = this.dice.sample(NAMES, 3)
     for leaver in first:
         await _leave(this, leaver)
@@ -73,7 +75,7 @@ async def leave_one_by_one(this: Round) -> None:
 
 
 async def leave_all(this: Round) -> None:
-    """All leave at once: every shard is given up, by whoever had it last, and all end promptly."""
+    """All leave at once: every shard is released by its last owner, and all end promptly."""
     await _leave(this, *NAMES, within_s=PROMPTLY_S)
     changes = await this.changes()
     expect_no_takeover(changes)
@@ -85,7 +87,7 @@ async def leave_all(this: Round) -> None:
 
 
 async def _leave_beside(this: Round, leaver: str, gone: str) -> None:
-    """What the leaver has is handed to the third, and what the other had is taken over by it."""
+    """The leaving worker hands its shards to the third, which takes over the shards of the other."""
     third = next(name for name in NAMES if name not in (leaver, gone))
     await _leave(this, leaver)
     await this.cluster.served_by([third])

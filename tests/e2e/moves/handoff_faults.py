@@ -1,4 +1,4 @@
-"""What may befall the two sides of a handoff in each of its phases, and what must follow.
+"""Faults of the two sides of a handoff in each of its phases, and their consequences.
 
 A kind is ``<phase>-<blow>-<side>``.  The third worker is never touched: it is there to take over.
 """
@@ -38,7 +38,7 @@ async def _strike(this: Round, *, phase: str, blow: str, side: str) -> None:
 
 
 def _expect_owners(changes: list[Change], receiver: str, phase: str, blow: str, move: Move, victims: list[str]) -> None:
-    """What was given is the receiver's, until it dies; what was not is the giver's, until it dies."""
+    """A transferred shard is the receiver's, until it dies; any other is the giver's, until it dies."""
     fatal = blow in _FATAL
     # A receiver that comes back is given, as a new incarnation, what the plan still wants there.
     handed = {change.shard for change in of_kind(changes, "handoff") if change.incarnation == receiver}
@@ -118,7 +118,7 @@ async def _back(this: Round, victims: list[str]) -> None:
 
 
 async def _soon_back(this: Round, victims: list[str]) -> None:
-    """Gone for less than the TTL: every shard is served by whoever has it."""
+    """Gone for less than the TTL: every shard is served by its owner."""
     await this.lasts(this.dice.uniform(0.0, 1.2))
     for victim in victims:
         this.cluster.workers.by_name[victim].signal(signal.SIGCONT)

@@ -29,7 +29,7 @@ ROUND_VARIABLE = "THREADCLUSTER_ROUND"
 
 
 class Round:
-    """What a fault may use: the cluster, its dice, the ownership log since the round began."""
+    """Context of a fault: the cluster, a random generator, the ownership log since the round began."""
 
     def __init__(
         self, cluster: Cluster, kind: str, seed: int, mark: Mark, recorder: Recorder, figures: Figures
@@ -50,9 +50,9 @@ class Round:
         await more_acknowledged(self.recorder, count, within_s=30.0)
 
     def busy(self) -> dict[int, int]:
-        """How many rooms of the clients each shard has that has any."""
-        rooms = Counter(done.thread_id for done in self.recorder.record().acknowledged)
-        return Counter(shard_of(ThreadId(room), SHARDS) for room in rooms)
+        """Number of the clients' threads, by shard."""
+        threads = Counter(done.thread_id for done in self.recorder.record().acknowledged)
+        return Counter(shard_of(ThreadId(thread), SHARDS) for thread in threads)
 
     async def lasts(self, seconds: float) -> None:
         """Let a fault last: what is tried is a fault of a length."""
@@ -96,7 +96,7 @@ async def chatting(cluster: Cluster, seed: int) -> AsyncIterator[tuple[Recorder,
 
 
 async def play(cluster: Cluster, kind: str, fault: Fault, seed: int) -> None:
-    """One round, on a cluster that is whole when it begins."""
+    """One round, on a cluster that `Cluster.mend` restored."""
     began = time.monotonic()
     print(f"round {kind}:{seed}", flush=True)
     try:

@@ -27,6 +27,6 @@ ONE_OF_EACH = (
 
 @pytest.mark.parametrize("kind", ONE_OF_EACH)
 async def test_nothing_is_lost_doubled_or_reordered(cluster: Cluster, kind: str) -> None:
-    """Whatever fails, every client is told the truth, and what became of the shards is what should have."""
+    """After each fault every client got a correct answer, and each shard has its expected owner."""
     await play(cluster, kind, FAULTS[kind], seed=random.randrange(2**32))
     await cluster.fsck()

@@ -1,4 +1,4 @@
-"""Shards handed over between real workers under load: nobody notices."""
+"""Shards handed over between real workers under load: no request fails."""
 
 import asyncio
 import random
@@ -43,7 +43,7 @@ async def test_shards_move_to_and_fro_and_no_client_sees_an_error(dsn: str, tmp_
     async with workers_on(dsn, tmp_path, "a", "b") as workers:
         figures, database = Figures(), await asyncpg.connect(dsn)
         async with chatting(workers, figures):
-            # Whoever of the two was there first may have handed some of the other's shards over already.
+            # The first of the two workers may have handed some shards over to the other already.
             before, began = await _counted(workers), await database.fetchval("SELECT clock_timestamp()")
             for round_ in range(5):
                 names = ("a", "b") if round_ % 2 else ("b", "a")
@@ -64,7 +64,7 @@ async def test_shards_move_to_and_fro_and_no_client_sees_an_error(dsn: str, tmp_
 
 
 async def _counted(workers: Workers) -> dict[str, float]:
-    """What the two workers count together, by the name and labels of each sample."""
+    """Sums of the two workers' metrics, by the name and labels of each sample."""
     total: dict[str, float] = defaultdict(float)
     for name in ("a", "b"):
         for sample, value in (await workers.metrics(of=name)).items():

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 @pytest.mark.parametrize("kind", KILLS)
 async def test_a_side_killed_in_a_phase_costs_nothing(cluster: Cluster, kind: str) -> None:
-    """Whoever dies, and whenever, every shard has one owner afterwards, and every client is told the truth."""
+    """After a kill of either side in any phase every shard has one owner, and every client got a correct answer."""
     await play(cluster, kind, KILLS[kind], seed=random.randrange(2**32))
     await cluster.fsck()
 

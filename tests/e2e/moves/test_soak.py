@@ -41,7 +41,7 @@ def _drawn() -> list[tuple[str, int]]:
 async def test_rounds_of_all_kinds(cluster: Cluster, capfd: pytest.CaptureFixture[str]) -> None:
     """Nothing is lost, doubled or reordered, whatever failed and whenever."""
     drawn, began = _drawn(), time.monotonic()
-    with capfd.disabled():  # whoever waits for hundreds of rounds sees them pass
+    with capfd.disabled():  # shows the progress of hundreds of rounds
         for number, (kind, seed) in enumerate(drawn, start=1):
             print(f"{number} of {len(drawn)}, {time.monotonic() - began:.0f} s", flush=True)
             await play(cluster, kind, KINDS[kind], seed)

@@ -28,7 +28,7 @@ class WorkerProcess:
         self.program = "shard_worker.main"
         """The module that its next process runs."""
         self.settings: dict[str, str] = {}
-        """What its next process has in its environment beside what all have."""
+        """Variables of its next process beside the common ones."""
         self.log = folder / f"{name}.log"
         self._ready = folder / f"{name}.json"
         self._environment = environment
@@ -158,7 +158,7 @@ class Workers:
     async def ask(
         self, method: str, path: str, body: object = None, *, of: str | None = None, within_s: float = 5.0
     ) -> Any:  # JSON
-        """What a worker's management port answers; any one's, when none is named.  Fails on anything but a 2xx."""
+        """Answer of a worker's management port; of any worker, when none is named.  Fails on anything but a 2xx."""
         names = [of] if of is not None else [name for name, worker in self.by_name.items() if worker.alive]
         failure: Exception | None = None
         for name in names:
@@ -181,11 +181,11 @@ class Workers:
         raise failure
 
     async def ownership(self, *, of: str | None = None) -> Any:  # JSON
-        """Who owns what, as a worker sees it."""
+        """The ownership, as a worker sees it."""
         return await self.ask("GET", "/internal/v1/ownership", of=of)
 
     async def metrics(self, *, of: str) -> dict[str, float]:
-        """What a worker counts, by the name and labels of each sample."""
+        """A worker's metrics, by the name and labels of each sample."""
         async with self._session.get(f"{self.by_name[of].management}/metrics") as response:
             lines = (await response.text()).splitlines()
         samples = [line.rsplit(" ", 1) for line in lines if line and not line.startswith("#")]

@@ -34,7 +34,7 @@ class Cluster:
     """Where the database is ours: more of them can be made."""
 
     async def kubectl(self, *arguments: str, stdin: str = "") -> str:
-        """What the real kubectl says.  Raises `KubectlFailed`."""
+        """Output of the real kubectl.  Raises `KubectlFailed`."""
         return await real.run_kubectl(self.kubeconfig, *arguments, stdin=stdin)
 
     def import_image(self, tar: Path) -> None:

@@ -80,13 +80,15 @@ async def test_a_pod_reaches_the_database(node: Cluster, api: Api, namespace: st
 
 
 async def test_a_pod_reaches_the_api_server(node: Cluster, api: Api, namespace: str) -> None:
-    """At the address that every pod is told, with its service account's token, by a certificate that it can check."""
+    """At the address in every pod's environment, with its service account's token, by a certificate that it can
+    check.
+    """
     ask = (
         "import os, ssl, urllib.request\n"
         "at = '/var/run/secrets/kubernetes.io/serviceaccount/'\n"
         "host = os.environ['KUBERNETES_SERVICE_HOST']\n"
-        "told = {'Authorization': 'Bearer ' + open(at + 'token').read()}\n"
-        "request = urllib.request.Request(f'https://{host}/api', headers=told)\n"
+        "sent = {'Authorization': 'Bearer ' + open(at + 'token').read()}\n"
+        "request = urllib.request.Request(f'https://{host}/api', headers=sent)\n"
         "trust = ssl.create_default_context(cafile=at + 'ca.crt')\n"
         "print(urllib.request.urlopen(request, context=trust, timeout=20).status)\n"
     )
@@ -96,6 +98,6 @@ async def test_a_pod_reaches_the_api_server(node: Cluster, api: Api, namespace: 
 
 
 async def _log_at_end(node: Cluster, api: Api, name: str, namespace: str) -> str:
-    """What a pod said, when it has ended well."""
+    """The log of a pod that succeeded."""
     await api.wait_for("v1", "Pod", name, in_phase("Succeeded"), namespace, within_s=60)
     return await node.kubectl("logs", "--namespace", namespace, name)

@@ -1,4 +1,4 @@
-"""What is done to the Postgres of a `Harness`: each an outage for as long as its block runs."""
+"""Outages of the Postgres of a `Harness`, each for as long as its block runs."""
 
 import asyncio
 import os

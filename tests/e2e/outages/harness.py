@@ -120,7 +120,7 @@ class Harness:
 
     @property
     def front(self) -> TlsFront:
-        """What speaks TLS for the server."""
+        """The proxy that speaks TLS for the server."""
         assert self._front is not None  # started
         return self._front
 

@@ -17,7 +17,7 @@ from tests.support.polling import eventually
 _AT_THE_SERVER: frozenset[str] = frozenset({"frozen", "synchronous standby lost"})
 """Outages in which a statement that has reached the server is carried out when the outage ends."""
 _RSS_MORE_MB = 80.0
-"""Sixty posts of 100 kB and the bytes that may be pending, with room for the allocator."""
+"""Sixty posts of 100 kB and the bytes that may be pending, with a margin for the allocator."""
 
 
 async def play(harness: Harness, outage: str, *, for_s: float, heals_s: float) -> Figure:

@@ -25,7 +25,7 @@ CLIENTS = 8
 
 
 async def _write(dsn: str) -> list[tuple[int, ThreadId]]:
-    """Threads with histories and snapshots, whose shards nobody owns; each with the version of its snapshot."""
+    """Threads with histories and snapshots, in unowned shards; each with the version of its snapshot."""
     connection = await asyncpg.connect(dsn)
     pen = JournalWriter(connection)
     found = []
