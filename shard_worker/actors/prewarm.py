@@ -69,7 +69,7 @@ class PrewarmCache:
             async with asyncio.timeout(budget_s):
                 prepared = _Prepared(thread_ids, await self._env.read_head(shard_id), loop.time())
         except CONNECTION_ERRORS as error:
-            log.warning("shard not prepared", extra={"shard": shard_id, "cause": repr(error)})
+            log.warning("worker failed to prewarm a shard", extra={"shard": shard_id, "cause": repr(error)})
             return False
         self._forget(shard_id)
         self._prepared[shard_id] = prepared
@@ -87,7 +87,7 @@ class PrewarmCache:
         try:
             found = await self._env.load(shard_id, thread_id)
         except CONNECTION_ERRORS as error:
-            log.warning("thread not prepared", extra={"shard": shard_id, "cause": repr(error)})
+            log.warning("worker failed to prewarm a thread", extra={"shard": shard_id, "cause": repr(error)})
             return
         if isinstance(found, Poisoned) or self._prepared.get(shard_id) is not prepared:
             return

@@ -170,7 +170,7 @@ class Database:
         except DatabaseError as error:
             self.refusals[error.fault] += 1
             raise
-        log.debug("connected to Postgres", extra={"purpose": purpose})
+        log.debug("worker connected to Postgres", extra={"purpose": purpose})
         return connection
 
     async def pool(self, *, most: int) -> "ReadPool":
@@ -340,7 +340,7 @@ class Database:
             return
         self.failovers += 1
         log.critical(
-            "fail-over",
+            "worker noticed a fail-over; older sessions ended",
             extra={
                 "timeline": identity.timeline,
                 "generation": identity.generation,

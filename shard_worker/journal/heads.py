@@ -66,7 +66,7 @@ class AcknowledgedHeads:
                 try:
                     await self.compare(connection)
                 except CONNECTION_ERRORS as error:
-                    log.warning("session lost while heads were compared", extra={"cause": repr(error)})
+                    log.warning("session failed during the comparison of heads", extra={"cause": repr(error)})
                     connection.terminate()
                 except BaseException:
                     connection.terminate()

@@ -229,7 +229,7 @@ class ThreadLoader:
 
     def _failed(self, loads: Sequence[_LoadRequest], error: BaseException) -> None:
         """A bug, in short; those who wait take it for a fault of the link, and ask again."""
-        log.error("loading threads failed", exc_info=error)
+        log.error("loader failed; its requests try again", exc_info=error)
         for load in loads:
             load.fail(ConnectionAbortedError(f"loading failed: {error!r}"))
 
@@ -237,7 +237,7 @@ class ThreadLoader:
         try:
             pages = await self._pool.run(partial(self._read, group, THREAD_ROWS), within_s=_PAGE_S)
         except CORRUPTION as error:
-            log.error("group of threads not read; each is read alone", extra={"cause": repr(error)})
+            log.error("loader failed to read a group of threads; each is read alone", extra={"cause": repr(error)})
             for load in group:
                 self._go_long(load)
             return
@@ -292,7 +292,8 @@ class ThreadLoader:
             return False
         except CONNECTION_ERRORS as error:
             log.warning(
-                "page of a history not read, trying again", extra={"shard": load.shard_id, "cause": repr(error)}
+                "loader failed to read a page of a history; trying again",
+                extra={"shard": load.shard_id, "cause": repr(error)},
             )
             await asyncio.sleep(_AGAIN_S)
             return True

@@ -147,7 +147,9 @@ class SecretFile:
             found = self._read()
         except Exception as error:  # noqa: BLE001 - whatever is wrong with the file, the worker goes on with what it holds
             if repr(error) != self._refused:
-                log.error("secret not read again; the values of before are kept", extra={"cause": str(error)})
+                log.error(
+                    "worker failed to read its secret again; the old values are kept", extra={"cause": str(error)}
+                )
             self._refused = repr(error)
             return
         self._refused = ""

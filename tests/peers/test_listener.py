@@ -159,7 +159,7 @@ async def test_running_out_of_descriptors_is_logged_once_and_passes(
                 for each in holes:
                     each.close()
             await eventually(lambda: all(map(ended, made)), what="served")
-        lines = [each for each in caplog.records if "descriptors ran out" in each.getMessage()]
+        lines = [each for each in caplog.records if "ran out of file descriptors" in each.getMessage()]
         assert len(lines) == 1
 
 

@@ -71,7 +71,7 @@ class Intake:
                 try:
                     left -= connection.parse_some()
                 except Exception as error:  # noqa: BLE001 - one connection's fault must not stop the others' intake
-                    _LOG.error("bytes of a connection not parsed; connection closed", exc_info=error)
+                    _LOG.error("parser failed; connection closed", exc_info=error)
                     connection.force_close()
         self._turning = bool(self._small or self._large)
         if self._turning:

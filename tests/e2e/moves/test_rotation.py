@@ -86,7 +86,7 @@ async def test_a_file_that_is_no_secret_changes_nothing(dsn: str, tmp_path: Path
             if content is not None:
                 workers.secret_file.write_text(content)
             async with asyncio.timeout(20):
-                while len(workers.logged("secret not read again")) < number:
+                while len(workers.logged("failed to read its secret again")) < number:
                     await asyncio.sleep(0.02)
         workers.secret_file.write_text(SECRET)
         assert (await workers.ownership())["secrets"] == held
