@@ -48,7 +48,7 @@ class ShardState(Enum):
 
 
 class Shard:
-    """One owned shard.  Implements `shard_worker.journal.append_queue.StreamHost`."""
+    """One owned shard.  Implements `shard_worker.journal.append_queue.AppendListener`."""
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
 """The check that everything a worker acknowledged is still in the journal.
 
 A fail-over to an asynchronous standby, or a storage that was set back, loses the end of the journal.  Whenever a session
-that matters is opened (the lease's, the steward's, an append connection's), and before anything is appended on it, the
-heads that this worker knows to be durable are compared with the journal:
+that matters is opened (the lease's, the reconciler's, an append connection's), and before anything is appended on it,
+the heads that this worker knows to be durable are compared with the journal:
 
 * its head now; and
 * where it ended at each fail-over since, from ``shard_epoch``: another worker may have appended already, so

@@ -102,7 +102,7 @@ def as_page(run: Run) -> str:
     machine, settings = run.machine, run.settings
     packages = ", ".join(f"{name} {number}" for name, number in machine.packages.items())
     figures = "\n\n".join(_section(figure) for figure in run.figures)
-    return f"""# What moves cost
+    return f"""# The cost of moves
 
 Written by `python -m tests.benchmarks.moves --write-docs` (`make bench-moves`); the newest run replaces the page.
 Three worker processes, one Postgres and the clients share the machine; a figure is true of one machine.
