@@ -1,4 +1,4 @@
-"""What a DSN says, and what is refused in one.
+"""Parses DSNs, and refuses unsupported parameters.
 
 A DSN has the form ``postgresql://user:password@host:port,host:port/database?option=value``.  Several hosts are the
 members of one replicated system; which of them is the primary is found out when connecting.  A password with an

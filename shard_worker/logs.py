@@ -1,8 +1,8 @@
 """Logs: one event a line, JSON for machines and readable on a terminal; fields come from ``extra``.
 
-No secret and no message text is ever given to a log call; nothing here could take one out again.  What a line holds
-cannot break the line: JSON escapes it, and the readable form shows control characters as what they are, so that a
-field that came from outside neither forges a second event nor drives somebody's terminal.
+No secret and no message text is ever given to a log call; nothing here could remove one.  A field cannot break its
+line: JSON escapes it, and the readable form shows control characters as what they are, so that a field that came from
+outside neither forges a second event nor controls a terminal.
 """
 
 import json

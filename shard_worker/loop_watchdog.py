@@ -32,7 +32,7 @@ HELD_S: Final = 0.1
 """A lag that is logged; a fifth of the lease."""
 _LOOK_S: Final = 0.05
 _STILL_HELD_S: Final = 2.0
-"""The thread logs a loop that has not turned for so long, and again each time the lag has doubled."""
+"""Lag of the loop from which on the thread logs it, and again each time the lag has doubled."""
 _FRAMES: Final = 12
 """Frames of a logged stack, from the innermost on."""
 BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)

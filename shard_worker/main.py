@@ -265,7 +265,7 @@ def migrate(
 ) -> None:
     """Bring the database's schema to this release; safe to run twice, and twice at once.
 
-    A database that does not answer is given up within seconds: whoever started this tries again.
+    A database that does not answer fails the command within seconds; the caller tries again.
     """
     where, reached = _one_dsn(dsn, dsn_file), Tls(tls, ca_file)
     try:
@@ -287,7 +287,7 @@ def _termination_message(error: DatabaseError) -> str:
     "--since",
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Go on from what earlier checks proved, which FILE keeps; it is written anew with what is proved now.",
+    help="Go on from what earlier checks proved, as recorded in FILE, and record there what this run proves.",
 )
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def fsck(
@@ -316,7 +316,7 @@ def fsck(
     where, reached = _one_dsn(dsn, dsn_file), Tls(tls, ca_file)
     try:
         report = asyncio.run(
-            check_journal(where, tls=reached, progress=lambda said: click.echo(said, err=True), since=since)
+            check_journal(where, tls=reached, progress=lambda sentence: click.echo(sentence, err=True), since=since)
         )
     except DatabaseError as error:
         click.echo(f"Error: {error}", err=True)

@@ -18,7 +18,7 @@ UNLIMITED_BUDGET: Final = 512 << 20
 LEAST_BUDGET: Final = 32 << 20
 """Below this a few threads at their limits (3.4 MB each) would push each other out."""
 _PROCESS: Final = 256 << 20
-"""What a worker takes beside its budget: the program, batches and pages under way, connections."""
+"""Memory of a worker beside its budget: the program, batches and pages under way, connections."""
 _PART: Final = 0.75
 """Of what the process leaves, the rest being for estimates that are too low and for the allocator's gaps."""
 _NO_LIMIT: Final = 1 << 60

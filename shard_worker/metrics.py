@@ -136,7 +136,7 @@ class DatabaseMetrics(Collector):
 
 
 class MemoryMetrics(Collector):
-    """What a worker holds in memory, and how it reads histories back."""
+    """Metrics of the threads in a worker's memory, and of its loads of histories."""
 
     def __init__(
         self,

@@ -324,7 +324,7 @@ class WorkerSettings(BaseSettings):
     @model_validator(mode="wrap")
     @classmethod
     def _all_failures_at_once(cls, given: dict[str, object], handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """What concerns two settings is refused in the same breath as what concerns one."""
+        """Refuse invalid combinations of two settings together with invalid single settings."""
         refused = [
             _refusal((), f"exactly one of {PREFIX}{name.upper()} and {PREFIX}{name.upper()}_FILE must be set")
             for name in ("dsn", "secret")
@@ -398,7 +398,7 @@ def _check_dsn(dsn: str) -> None:
 
 
 def _allowed(schema: dict[str, Any]) -> str:
-    """What a setting may be, in the words of the reference.  ``Any``: a JSON schema has no better type."""
+    """Type and range of a setting, for the reference.  ``Any``: a JSON schema has no better type."""
     merged = {**schema, **next(iter(schema.get("anyOf", ())), {})}  # an optional setting: its type without null
     if merged.get("type") == "boolean":
         return "`true`, `false`"

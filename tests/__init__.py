@@ -1,1 +1,1 @@
-"""Everything that proves the project: tests by room, load, benchmarks."""
+"""Tests of the project by package, load and benchmarks."""

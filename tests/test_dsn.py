@@ -1,4 +1,4 @@
-"""What a DSN says, and the hints for one that says something else than was meant."""
+"""DSNs are parsed, and a likely mistake gets a hint."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The house: what must never appear in it."""
+"""The source tree: files and names that must never appear in it."""
 
 import re
 import subprocess

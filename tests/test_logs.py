@@ -37,7 +37,7 @@ def _logging_as_before() -> Iterator[None]:
 
 
 def record(event: str, failure: BaseException | None = None, /, **fields: object) -> logging.LogRecord:
-    """What a log call makes."""
+    """The line of a log call."""
     info = (type(failure), failure, failure.__traceback__) if failure is not None else None
     return log.makeRecord("shard_worker.tests", logging.WARNING, "f.py", 1, event, (), info, extra=fields)
 

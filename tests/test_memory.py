@@ -47,7 +47,7 @@ def test_the_least_limit_of_the_groups_around_holds(
     assert memory_limit(machine(tmp_path, cgroup, **limits)) == limit
 
 
-def test_the_budget_leaves_room_for_the_process(tmp_path: Path) -> None:
+def test_the_budget_leaves_memory_for_the_process(tmp_path: Path) -> None:
     """Never less than a few threads at their limits; a fixed size without a limit."""
     assert default_budget(tmp_path) == UNLIMITED_BUDGET
     root = machine(tmp_path, "0::/\n", memory_max=str(GIB))
@@ -57,7 +57,7 @@ def test_the_budget_leaves_room_for_the_process(tmp_path: Path) -> None:
 
 
 def test_a_budget_counts() -> None:
-    """What is taken and given back, and what is counted elsewhere."""
+    """Memory that is reserved and released, and memory that is counted elsewhere."""
     memory = MemoryBudget(10)
     waiting = [0]
     memory.include(lambda: waiting[0])

@@ -28,7 +28,7 @@ def test_the_least_environment_makes_a_worker(monkeypatch: pytest.MonkeyPatch) -
     assert "0123456789abcdef" not in repr(settings)
 
 
-def test_all_failures_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_failures_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each by the variable's own name."""
     environment(monkeypatch, PUBLIC_PORT="99999", LEASE_SECONDS="5", NAME=None, LOG_LEVEL="loud")
     with pytest.raises(InvalidSettings) as caught:
@@ -37,7 +37,7 @@ def test_all_failures_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         assert f"SHARD_WORKER_{name}: " in str(caught.value)
 
 
-def test_what_concerns_two_settings_is_told_with_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failures_across_settings_are_reported_with_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     """A missing pair does not hide a bad port, nor the other way round."""
     environment(monkeypatch, PUBLIC_PORT="99999", SECRET=None)
     with pytest.raises(InvalidSettings) as caught:
@@ -46,7 +46,7 @@ def test_what_concerns_two_settings_is_told_with_the_rest(monkeypatch: pytest.Mo
 
 
 def test_no_refusal_shows_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was refused may be a password that landed in the wrong variable."""
+    """The refused value may be a password in the wrong variable."""
     environment(monkeypatch, DSN="mysql://u:hunter2@h/d", SECRET="hunter2", CORS_ORIGINS="hunter2", SHARDS="hunter2")
     with pytest.raises(InvalidSettings) as caught:
         load_settings()
@@ -55,10 +55,10 @@ def test_no_refusal_shows_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"too-short\n"], ids=["empty", "blank", "short"])
-def test_a_secret_file_that_keeps_nobody_out_is_refused(
+def test_a_secret_file_that_protects_nothing_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes
 ) -> None:
-    """An empty secret would be everybody's."""
+    """Any client would have an empty secret."""
     (tmp_path / "secret").write_bytes(content)
     environment(monkeypatch, SECRET=None, SECRET_FILE=str(tmp_path / "secret"))
     with pytest.raises(InvalidSettings, match=r"SHARD_WORKER_SECRET_FILE: .* at least 16 bytes"):

@@ -2,8 +2,8 @@
 
     python tools/image_lock.py threadcluster[operator] > runtime.lock
 
-Only the standard library.  What a package needs is read from the lock file's own comments ("# via"), so that nothing is
-resolved anew.
+Only the standard library.  The requirements of a package come from the lock file's own comments ("# via"), so that
+nothing is resolved again.
 """
 
 import pathlib
@@ -29,7 +29,7 @@ def blocks(lock: str) -> dict[str, tuple[str, set[str]]]:
 
 
 def wanted(asked: str, project: dict[str, list[str]], extras: dict[str, list[str]]) -> list[str]:
-    """What is asked for by name; the project itself stands for its dependencies, and those of the extras named."""
+    """Packages that are requested by name; the project itself means its dependencies, and those of the named extras."""
     if normal(asked) != "threadcluster":
         return [asked]
     chosen = re.findall(r"[\w-]+", asked.partition("[")[2])

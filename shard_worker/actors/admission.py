@@ -30,7 +30,7 @@ _PROBE_AGAIN_S: Final = 0.1
 
 
 class Owners(Protocol):
-    """What the lines go by."""
+    """Keys of the queues."""
 
     def next_change(self) -> "asyncio.Future[None]":
         """Done when something of ownership is next read or learned; shared, never to be cancelled."""

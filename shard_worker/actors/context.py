@@ -1,4 +1,4 @@
-"""What all actors of a worker share: the bounds they keep, the clock, and the rooms below them as they see them."""
+"""Context that all actors of a worker share: their bounds, the clock, and protocols of the packages below them."""
 
 import time
 from collections import OrderedDict

@@ -92,7 +92,7 @@ class LruPassivation:
             del self._actors[actor.thread_id]
             self._count(-actor.weight)
 
-    def make_room(self) -> bool:
+    def evict_one(self) -> bool:
         """Have at least one place free, by passivating idle threads; False when all that could leave are busy."""
         while self.full:
             if not self._passivate_first(self._clock()):
@@ -114,7 +114,7 @@ class LruPassivation:
             pass
 
     def sweep(self) -> None:
-        """Passivate what was not asked for the idle time, and what the memory budget has no room for."""
+        """Passivate actors that had no request for the idle time, and actors beyond the memory budget."""
         self.trim()
         before = self._clock() - self._idle_s
         while self._actors and next(iter(self._actors.values())).last_used_at <= before:

@@ -1,7 +1,8 @@
 """One request on its way through this worker, and the clock that ends it.
 
-An `PendingRequest` is answered exactly once.  What may be said when its budget runs out depends on one bit: until an ask is
-*admitted* (an event of it is queued for the journal) nothing was stored; after that, nobody knows.
+A `PendingRequest` is answered exactly once.  Its answer when the budget runs out depends on one bit: until the request
+is *admitted* (an event of the request is queued for the journal) nothing was stored; after that, the outcome is
+unknown.
 """
 
 import asyncio
@@ -65,7 +66,7 @@ class PendingRequest:
 
     @property
     def done(self) -> bool:
-        """Whether it was answered, or nobody waits any more."""
+        """Whether the request was answered or cancelled."""
         return self.future.done()
 
     def answer(self, answer: OwnerAnswer) -> None:

@@ -1,8 +1,8 @@
-"""What a worker reads of a shard before it owns it, so that the shard stands still only for the last few events.
+"""Threads that a worker loads of a shard before it owns the shard, so the handoff waits for the last few events only.
 
-The head is noted *before* the threads are loaded.  What is stored meanwhile stands after it, so the tail from there
-brings every thread to the head that is read once the change of owner is acknowledged; events that a thread already has
-are skipped.  Whatever goes wrong here costs warmth and nothing else: the shard is adopted cold.
+The head is noted *before* the threads are loaded.  Events that are stored meanwhile come after the head, so the tail
+from the head brings every thread to the head that is read once the change of owner is acknowledged; events that a
+thread already has are skipped.  Whatever goes wrong here costs warmth and nothing else: the shard is adopted cold.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 _KEPT_S: Final = 10.0
 """A shard that did not come within this time after it was prepared is forgotten."""
 _TAIL_MOST: Final = 5_000
-"""A longer tail than this, in events, costs more than reading anew what is asked for."""
+"""Maximum tail, in events: a longer one costs more than loading the requested threads again."""
 _BUDGET_PART: Final = 0.7
 """Of the time it may take, loading gets so much; what is not loaded then stays cold."""
 _MEMORY_PART: Final = 4
@@ -69,7 +69,7 @@ class PrewarmCache:
             async with asyncio.timeout(budget_s):
                 prepared = _Prepared(thread_ids, await self._env.read_head(shard_id), loop.time())
         except CONNECTION_ERRORS as error:
-            log.warning("shard not prepared", extra={"shard": shard_id, "cause": repr(error)})
+            log.warning("worker failed to prewarm a shard", extra={"shard": shard_id, "cause": repr(error)})
             return False
         self._forget(shard_id)
         self._prepared[shard_id] = prepared
@@ -87,7 +87,7 @@ class PrewarmCache:
         try:
             found = await self._env.load(shard_id, thread_id)
         except CONNECTION_ERRORS as error:
-            log.warning("thread not prepared", extra={"shard": shard_id, "cause": repr(error)})
+            log.warning("worker failed to prewarm a thread", extra={"shard": shard_id, "cause": repr(error)})
             return
         if isinstance(found, Poisoned) or self._prepared.get(shard_id) is not prepared:
             return

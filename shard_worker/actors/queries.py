@@ -36,7 +36,7 @@ from shard_worker.journal.message_reader import MessagePlace
 PAGE_BYTES: Final = 1 << 20
 """Maximum bytes of the answer to a query for messages; a page has at least one message."""
 _FRAME: Final = 512
-"""What stands around the messages: names, an empty list of errors, the cursor."""
+"""Bytes of a page beside the messages: names, an empty list of errors, the cursor."""
 _NAMES: Final = 2
 """The answer lists its messages under two names."""
 _LISTED: Final = (
@@ -95,7 +95,7 @@ class SortedAccounts:
 
 
 def answer_query(state: Thread | None, query: Query, ordered: SortedAccounts) -> Answer | PendingTexts:
-    """What the thread's state says to a query; a page of messages is returned without its texts.
+    """Answer a query from the thread's state; a page of messages is returned without its texts.
 
     ``ordered`` is the actor's, and forgotten when the accounts change.
     """

@@ -50,14 +50,14 @@ _WARM_MOST: Final = 500
 _PREPARE_S: Final = 1.8
 _TELL_S: Final = 4.0
 _UNREACHABLE_S: Final = 0.1
-"""For how long nobody asks an owner again that could not be reached."""
+"""Time for which the region sends no request to an owner that it could not reach."""
 
 _OVERLOADED: Final = Unavailable(UnavailableCode.OVERLOADED, "too many requests wait on this worker", 1.0)
 _PEER_OVERLOADED: Final = Unavailable(UnavailableCode.OVERLOADED, "the shard's owner is overloaded", 1.0)
 
 
 class Owners(Protocol):
-    """What the region wants to know of ownership; see `shard_worker.ownership.membership.Ownership`."""
+    """Ownership as the region sees it; see `shard_worker.ownership.membership.Ownership`."""
 
     def owner_of(self, shard_id: ShardId) -> ShardOwner | None: ...
 
@@ -73,7 +73,7 @@ class Owners(Protocol):
 
 
 class Peers(Protocol):
-    """What the region wants of the other workers; see `shard_worker.peers.client.PeerClient`."""
+    """The other workers as the region sees them; see `shard_worker.peers.client.PeerClient`."""
 
     async def ask(
         self,
@@ -143,7 +143,7 @@ class ShardRegion:
         return ask.future
 
     async def _seek(self, request: Request, thread_id: ThreadId, shard_id: ShardId, deadline: float) -> Answer:
-        """PendingRequest the shard's owner, until a worker answers or the budget is gone."""
+        """Ask the shard's owner, until a worker answers or the budget is gone."""
         keyed = type(request) is CommandRequest and request.key_hash is not None
         maybe_stored = False
         place = Place(next(self._numbers), self._loop.time(), deadline)
@@ -165,6 +165,8 @@ class ShardRegion:
                 or record.epoch <= after_epoch
                 or (not let_in and self._waiting.holds(shard_id))
             ):
+                # Owned here and not in `shards`: it is being adopted, or was just dropped.  Either `adopt` or a newer
+                # epoch ends the wait.
                 if record is not None and record.worker == self._worker:
                     after_epoch = max(after_epoch, record.epoch)
                 if not await self._wait(place, request, shard_id, after_epoch, probe_at):
@@ -185,6 +187,7 @@ class ShardRegion:
             except PeerOverloaded:
                 return _certain(_PEER_OVERLOADED, maybe_stored=maybe_stored)
             except PeerUnreachable as error:
+                # The owner may have stored the command: without a key a second sending could store it twice.
                 if error.sent and type(request) is CommandRequest:
                     if not keyed:
                         return UNKNOWN
@@ -192,7 +195,7 @@ class ShardRegion:
                 after_epoch, probe_at = record.epoch, self._loop.time() + _UNREACHABLE_S
                 continue
             if not isinstance(answer, Moved):
-                self._waiting.open(shard_id)
+                self._waiting.open(shard_id)  # the owner serves: the requests behind this one need not probe
                 return _certain(answer, maybe_stored=maybe_stored)
             if answer.owner is None or answer.epoch <= record.epoch:
                 after_epoch, probe_at = record.epoch, 0.0
@@ -232,7 +235,7 @@ class ShardRegion:
     def serve(
         self, request: PeerRequest, budget_s: float, epoch_known: int, hops: int
     ) -> "PeerAnswer | asyncio.Future[PeerAnswer]":
-        """Answer what another worker asks of this one, which it takes for the owner, or for the next."""
+        """Answer a request of another worker, which takes this worker for the owner, or for the next owner."""
         kind = type(request)
         if kind is PrepareShard:
             return asyncio.ensure_future(self._prepare_here(request, budget_s))  # type: ignore[arg-type]  # narrowed by the exact type
@@ -246,7 +249,7 @@ class ShardRegion:
             return self._local(shard, request, thread_id, deadline)  # type: ignore[arg-type, return-value]  # as above
         record = self._owners.owner_of(shard_id)
         if hops < _HOPS_MOST and epoch_known > (record.epoch if record is not None else -1):
-            # The sender knows more than we do: perhaps the shard is ours and not yet adopted.
+            # The sender knows a newer epoch: this worker may own the shard, and not have adopted it yet.
             return asyncio.ensure_future(self._serve_later(request, thread_id, shard_id, epoch_known, deadline))  # type: ignore[arg-type]  # as above
         return Moved(record.worker if record is not None else None, record.epoch if record is not None else 0)
 
@@ -273,7 +276,7 @@ class ShardRegion:
         return Ack(await self._warmth.prepare(ShardId(request.shard_id), request.thread_ids, budget_s))
 
     async def _receive(self, request: ShardTransferred, budget_s: float) -> PeerAnswer:
-        """Serve a shard that was given to us, and answer once it is served."""
+        """Adopt a shard that was transferred to this worker, and answer once it is served."""
         shard_id = ShardId(request.shard_id)
         deadline = self._loop.time() + budget_s
         self._owners.on_transferred(shard_id, request.epoch, request.incarnation, request.head)
@@ -282,8 +285,10 @@ class ShardRegion:
             if shard is not None and shard.epoch >= request.epoch:
                 return Ack(ready=True)
             arrival = self._arrivals.get(shard_id)
+            # No await since the look-up in `shards`: `adopt` cannot have run in between.
             if arrival is None:
                 arrival = self._arrivals[shard_id] = self._loop.create_future()
+            # `wait` does not cancel the future at the time-out: repeated notifications share it.
             await asyncio.wait((arrival,), timeout=left)
         return Ack(ready=False)
 
@@ -293,7 +298,7 @@ class ShardRegion:
         """Serve a shard whose change of owner is acknowledged and whose head was read in a later statement."""
         old = self.shards.pop(shard_id, None)
         if old is not None:
-            old.close()
+            old.close()  # before the new queue opens: two queues of one shard would number rows independently
         shard = Shard(
             shard_id,
             epoch,
@@ -304,6 +309,7 @@ class ShardRegion:
             on_lost=self._lost,
         )
         self.shards[shard_id] = shard
+        # Before the waiting requests are admitted, which would load the same threads again.
         shard.preload(self._warmth.take(shard_id, head))
         arrival = self._arrivals.pop(shard_id, None)
         if arrival is not None:
@@ -311,11 +317,11 @@ class ShardRegion:
         self._waiting.open(shard_id)
 
     async def catch_up(self, connection: asyncpg.Connection, heads: Mapping[ShardId, int]) -> None:
-        """Bring what was prepared for these shards up to their heads."""
+        """Bring the prewarmed threads of these shards up to their heads."""
         await self._warmth.catch_up(connection, heads)
 
     async def prepare(self, shard_id: ShardId, receiver: ShardOwner) -> bool:
-        """Have a worker read what it will need of a shard that is served here; False when it is not to be had."""
+        """Have the next owner load the hot threads of a shard that is served here; False when the worker does not answer."""
         shard = self.shards.get(shard_id)
         if shard is None:
             return False
@@ -323,7 +329,7 @@ class ShardRegion:
         return await self._ready(receiver, PrepareShard(shard_id, hot), _PREPARE_S)
 
     async def notify_transferred(self, shard_id: ShardId, receiver: ShardOwner, head: int | None) -> bool:
-        """Tell a worker that it owns a shard at ``receiver.epoch``, up to ``head``; True when it says that it serves it."""
+        """Notify a worker that it owns a shard at ``receiver.epoch``, up to ``head``; True when the worker serves the shard."""
         return await self._ready(
             receiver, ShardTransferred(shard_id, receiver.epoch, receiver.incarnation, head), _TELL_S
         )
@@ -340,8 +346,11 @@ class ShardRegion:
                 hops=1,
             )
         except (PeerOverloaded, PeerUnreachable) as error:
+            # Safe in both phases: a handoff without a prepared target fails before it transfers anything, and an owner
+            # that missed its notification reads the database by itself.
             log.warning(
-                "peer not to be had", extra={"shard": request.shard_id, "peer": receiver.worker, "cause": repr(error)}
+                "receiver of a shard did not answer",
+                extra={"shard": request.shard_id, "peer": receiver.worker, "cause": repr(error)},
             )
             return False
         return isinstance(answer, Ack) and answer.ready
@@ -349,8 +358,8 @@ class ShardRegion:
     async def drain(self, shard_id: ShardId) -> int | None:
         """Stop admitting for a shard and return its head when nothing of it is on its way to the journal.
 
-        The shard stays here, holding what comes, until `drop` or `resume`: the asks it holds are sent on only when
-        somebody else may own it.
+        The shard stays here, holding new requests, until `drop` or `resume`: the shard's requests are forwarded only
+        when another worker may own the shard.
         """
         shard = self.shards.get(shard_id)
         return None if shard is None else await shard.drain()
@@ -362,7 +371,8 @@ class ShardRegion:
             shard.resume()
 
     def drop(self, shard_id: ShardId, owner: str | None = None, epoch: int = 0) -> None:
-        """Forget a shard, at once; what waits is sent on to its owner, if that is known."""
+        """Forget a shard, at once; its requests are redirected to its owner, if that is known."""
+        # Removed before it is closed: the redirected requests must not find the shard here again.
         shard = self.shards.pop(shard_id, None)
         if shard is not None:
             shard.close(owner, epoch)
@@ -390,8 +400,8 @@ class ShardRegion:
         return self._env.pending_bytes
 
     def _lost(self, shard: Shard) -> None:
-        if self.shards.get(shard.shard_id) is shard:
-            log.warning("shard lost", extra={"shard": shard.shard_id, "epoch": shard.epoch})
+        if self.shards.get(shard.shard_id) is shard:  # else the shard was adopted again since
+            log.warning("worker lost a shard", extra={"shard": shard.shard_id, "epoch": shard.epoch})
             del self.shards[shard.shard_id]
 
     # --- the clock

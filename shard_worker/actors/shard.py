@@ -1,8 +1,8 @@
 """One owned shard: its resident threads, its stream into the journal, and whether it serves.
 
-A shard admits only while it serves.  While an append's outcome is unknown it holds what comes; while it is being
-released it holds what comes and sends it on once the shard is gone.  What is held was not admitted, so it may always
-be asked elsewhere.
+A shard admits only while it serves.  While an append's outcome is unknown the shard holds new requests; while the shard
+is being released it holds new requests and forwards them once it is gone.  Held requests were not admitted, so another
+worker may always serve them.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ _HOT_S: Final = 30.0
 
 
 class ShardState(Enum):
-    """What a shard does with an ask."""
+    """How a shard treats a request."""
 
     SERVING = auto()
     SUSPENDED = auto()
@@ -48,7 +48,7 @@ class ShardState(Enum):
 
 
 class Shard:
-    """One owned shard.  Implements `shard_worker.journal.append_queue.StreamHost`."""
+    """One owned shard.  Implements `shard_worker.journal.append_queue.AppendListener`."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Shard:
         self._successor: tuple[str | None, int] = (None, epoch)
         self._held: deque[PendingRequest] = deque()
         self._tasks: dict[asyncio.Task[None], PendingRequest | None] = {}
-        """What takes a while, each with the ask that it alone would answer."""
+        """Background tasks, each with the only request that it would answer."""
         self.stream = appender.open(shard_id, epoch, head, self)
 
     @property
@@ -89,7 +89,7 @@ class Shard:
         self.commands += 1
         actor = self.actors.get(thread_id)
         if actor is None:
-            if not self._residents.make_room():
+            if not self._residents.evict_one():
                 ask.answer(OVERLOADED)
                 return
             actor = ThreadActor(thread_id, self)
@@ -101,11 +101,11 @@ class Shard:
         actor.handle(ask)
 
     def stash(self, ask: PendingRequest) -> None:
-        """Keep an ask that must not be decided now; nothing of it is stored."""
+        """Stash a request that must not be decided now; nothing of it is stored."""
         held = self._held
         while held and held[0].done:
             held.popleft()
-        if self.state is ShardState.CLOSED:
+        if self.state is ShardState.CLOSED:  # a task or an actor may hold a reference after `close`
             ask.redirect(*self._successor)
         elif len(held) >= _HELD_MOST or not self.env.may_hold():
             ask.answer(OVERLOADED)
@@ -114,8 +114,9 @@ class Shard:
             held.append(ask)
 
     def retry_stashed(self) -> None:
-        """Decide what was held, when that is possible now."""
+        """Decide the stashed requests, if the shard serves now."""
         if self._held and self.state is ShardState.SERVING and self.env.memory_reads_allowed():
+            # Swapped before the loop: `handle` may stash a request again, which must not extend the loop.
             held, self._held = self._held, deque()
             for ask in held:
                 if not ask.done:
@@ -152,15 +153,16 @@ class Shard:
             self.retry_stashed()
 
     def on_ownership_lost(self, in_flight: list[Row]) -> None:
-        """Another owner has the shard: everything still waiting was not stored, and is sent on."""
+        """Close: another owner has the shard, and the waiting requests, of which nothing is stored, are redirected."""
         del in_flight  # their asks are known to their actors
+        # Both calls in one turn of the loop: a redirected request runs after the region has forgotten this shard.
         self.close()
         self._on_lost(self)
 
     # --- how busy it is
 
     def measure(self, elapsed_s: float) -> None:
-        """Take in what happened since the last call, which is so long ago."""
+        """Fold the commands since the last call, ``elapsed_s`` ago, into the load."""
         commands, batches, append_s = self._counted
         self._counted = (self.commands, self.stream.batches, self.stream.append_s)
         weight = 1.0 - math.exp(-elapsed_s / _MEMORY_S)
@@ -194,8 +196,9 @@ class Shard:
         return tuple(actor.thread_id for actor in hot[:most])
 
     def resume(self) -> None:
-        """Admit again: nobody takes the shard after all."""
+        """Admit again: the handoff was aborted."""
         if self.state is ShardState.RELEASING:
+            # An append may have become unknown during the drain: its resolver then resumes the shard.
             self.state = ShardState.SUSPENDED if self.stream.state is AppendQueueState.UNKNOWN else ShardState.SERVING
             self.retry_stashed()
 
@@ -206,20 +209,23 @@ class Shard:
         drained: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def tell() -> None:
-            if not drained.done():
+            if not drained.done():  # the time-out of the handoff cancels the waiter
                 drained.set_result(None)
 
         self.stream.when_drained(tell)
         await drained
+        # The head does not move after the callback: a releasing shard submits no row.
         return self.stream.head
 
     def close(self, owner: str | None = None, epoch: int = 0) -> None:
-        """Forget everything; what waits is sent on to the next owner, which is named where it is known.
+        """Drop all actors; waiting requests are redirected to the next owner, if it is known.
 
         Rows at the server at this moment stay with their actors: the answer to their batch says what became of them.
         """
+        # The state first: a request that arrives from a callback below is redirected, not stashed.
         self.state = ShardState.CLOSED
         queued = Counter(row.writer for row in self.stream.close())
+        # The appender may close the shard before ownership does, which knows the owner: the newer epoch counts.
         if epoch > self._successor[1]:
             self._successor = (owner, epoch)
         successor = self._successor
@@ -237,28 +243,30 @@ class Shard:
         self._held.clear()
         for task, waiting in list(self._tasks.items()):
             task.cancel()
-            if waiting is not None:
+            if waiting is not None:  # a cancelled task answers nothing
                 waiting.redirect(*successor)
 
     # --- what takes a while
 
     def load(self, actor: ThreadActor) -> None:
-        """Read an actor's history and hand it over; tried again for as long as somebody waits for it."""
+        """Load an actor's history and pass it to the actor; tried again while a request waits for it."""
         self._spawn(self._load_or_poison(actor), f"load-{actor.thread_id}")
 
     async def _load_or_poison(self, actor: ThreadActor) -> None:
         try:
             await self._load(actor)
-        except Exception as error:  # a bug: without an end the thread would be loading for good; logged with its cause
-            log.exception("thread not loaded", extra={"shard": self.shard_id, "thread_id": actor.thread_id})
+        except Exception as error:  # a bug: unhandled, the thread would never leave LOADING; logged with its cause
+            log.exception("shard failed to load a thread", extra={"shard": self.shard_id, "thread_id": actor.thread_id})
             actor.poison(repr(error), self._residents.now())
 
     async def _load(self, actor: ThreadActor) -> None:
         while self.state is not ShardState.CLOSED:
             try:
                 found = await self.env.load(self.shard_id, actor.thread_id)
-            except CONNECTION_ERRORS as error:
-                log.warning("thread not loaded, trying again", extra={"shard": self.shard_id, "cause": repr(error)})
+            except CONNECTION_ERRORS as error:  # a read may be repeated
+                log.warning(
+                    "shard failed to load a thread; trying again", extra={"shard": self.shard_id, "cause": repr(error)}
+                )
                 if all(ask.done for ask in actor.mailbox):
                     actor.give_up_waiting()
                     self.forget(actor)
@@ -269,13 +277,13 @@ class Shard:
                 actor.poison(found.reason, self._residents.now())
             elif self.state is ShardState.RELEASING:
                 self._hold_all(actor)  # to decide now would put more on its way to the journal
-            else:
+            else:  # a suspended shard too: rows queue behind the unknown batch, and no answer comes from memory alone
                 actor.loaded(found)
                 self._residents.trim()
             return
 
     def _hold_all(self, actor: ThreadActor) -> None:
-        """Keep what waits for a thread, and forget the thread."""
+        """Stash the requests that wait for a thread, and forget the thread."""
         self.forget(actor)
         while actor.mailbox:
             ask = actor.mailbox.popleft()
@@ -284,17 +292,20 @@ class Shard:
                 self.stash(ask)
 
     def look_up_key(self, actor: ThreadActor, ask: PendingRequest, key_hash: bytes) -> None:
-        """PendingRequest the journal for an idempotency key, then decide the ask afresh."""
+        """Ask the journal for an idempotency key, then decide the ask afresh."""
         ask.stash(self.env, actor)
         self._spawn(self._look_up_key(actor, ask, key_hash), "look-up-key", ask)
 
     async def _look_up_key(self, actor: ThreadActor, ask: PendingRequest, key_hash: bytes) -> None:
+        # Taken before the query: a key that is stored during the query is in the actor's memory, or the check is void.
         checked = (actor.keys, actor.sequence_nr)
         while not ask.done:
             try:
                 stored = await self.env.look_up_key(self.shard_id, actor.uuid, key_hash)
             except CONNECTION_ERRORS as error:
-                log.warning("key not looked up, trying again", extra={"shard": self.shard_id, "cause": repr(error)})
+                log.warning(
+                    "shard failed to look a key up; trying again", extra={"shard": self.shard_id, "cause": repr(error)}
+                )
                 await asyncio.sleep(_RETRY_S)
                 continue
             except UndecodableEvent as error:
@@ -317,12 +328,14 @@ class Shard:
 
     async def _fetch_texts(self, actor: ThreadActor, ask: PendingRequest, needs: PendingTexts) -> None:
         while not ask.done:
-            try:
+            try:  # stored events never change: a later read of the same places gives the same texts
                 messages = await self.env.read_messages(
                     self.shard_id, actor.uuid, needs.places, most_bytes=PAGE_BYTES, wanted=lambda: not ask.done
                 )
             except CONNECTION_ERRORS as error:
-                log.warning("texts not read, trying again", extra={"shard": self.shard_id, "cause": repr(error)})
+                log.warning(
+                    "shard failed to read texts; trying again", extra={"shard": self.shard_id, "cause": repr(error)}
+                )
                 await asyncio.sleep(_RETRY_S)
                 continue
             except UndecodableEvent as error:
@@ -332,9 +345,9 @@ class Shard:
             return
 
     def _unreadable(self, actor: ThreadActor, ask: PendingRequest, error: UndecodableEvent) -> None:
-        """The journal has an event that an ask needs, and this release cannot read it, or it is missing."""
+        """Refuse a request that needs a stored event which is missing, or which this release cannot read."""
         log.error(
-            "stored event not readable; a request was refused",
+            "shard failed to read a stored event; request refused",
             extra={"shard": self.shard_id, "thread_id": actor.thread_id, "cause": repr(error)},
         )
         ask.answer(POISONED)
@@ -353,7 +366,7 @@ class Shard:
         if not task.cancelled() and (error := task.exception()) is not None:
             if ask is not None:
                 ask.expire()  # a bug: nothing of it is stored, and it is answered at once
-            log.error("a shard's task failed", exc_info=error, extra={"shard": self.shard_id, "task": task.get_name()})
+            log.error("shard task failed", exc_info=error, extra={"shard": self.shard_id, "task": task.get_name()})
 
 
 def _thread_of(ask: PendingRequest) -> ThreadId:

@@ -5,7 +5,7 @@ already happened, so that one hot thread is not limited to one command a round t
 early: every answer, also a refusal, a read or "nothing changed", waits until all events it was decided on are durable.
 When one of them is refused by the database, everything decided on it is decided again from the journal.
 
-What the reference did with two actors (a persistent one stashing, and a child with the state) is one object here.
+The reference has two actors (a persistent one that stashes, and a child with the state); here they are one object.
 """
 
 import asyncio
@@ -41,9 +41,9 @@ _KEYS_KEPT: Final = 32
 """How many idempotency keys an actor remembers before it asks the journal."""
 
 _WEIGHED_EVERY: Final = 16
-"""An actor's bytes are estimated again with every such event, which is a sixteenth of the cost; a power of two."""
+"""Events between two estimates of an actor's bytes: one in 16 makes the cost a sixteenth; a power of two."""
 _WEIGHED_FROM: Final = 4_096
-"""And with every event of at least so many bytes."""
+"""Size of an event, in bytes, from which on the estimate is renewed at once."""
 _FOUND_KEYS_KEPT: Final = 32
 """How many keys that were found in the journal an actor remembers; they outlive a reload, for a stored key never changes."""
 _ROW_BYTES: Final = 1024
@@ -62,7 +62,7 @@ OVERLOADED: Final = Unavailable(UnavailableCode.OVERLOADED, "too many commands w
 
 
 class Phase(Enum):
-    """What an actor is doing."""
+    """Phase of an actor's life."""
 
     LOADING = auto()
     """Its history is being read; commands wait in the mailbox."""
@@ -70,7 +70,7 @@ class Phase(Enum):
     DRAINING = auto()
     """Its state was lost to a fault; it loads again once what it has at the journal is settled."""
     POISONED = auto()
-    """Its history could not be read; it is read again once `POISONED` has told clients to come back."""
+    """Its history could not be read; the shard loads it again after the delay that clients get with `POISONED`."""
 
 
 _ACTIVE: Final = Phase.ACTIVE
@@ -88,7 +88,7 @@ class EventRow(Row):
     """Asks decided on this event and not stored by themselves, each with what delivers its answer."""
     snapshot: bytes | None
     bytes_counted: int
-    """What the event counts as, of the bytes that may be pending."""
+    """Bytes that the event takes of the limit on pending bytes."""
 
 
 class ThreadActor:
@@ -128,7 +128,7 @@ class ThreadActor:
         self.retry_at = 0.0
         """When a history that could not be read is read again, by the residents' clock."""
         self.weight = 0
-        """Its bytes in memory as `Residents` counts them."""
+        """Its bytes in memory as `LruPassivation` counts them."""
         self.pending: deque[EventRow] = deque()
         self.mailbox: deque[PendingRequest] = deque()
         self.keys: OrderedDict[bytes, tuple[bytes, Done, bytes]] = OrderedDict()
@@ -163,7 +163,7 @@ class ThreadActor:
         if type(request) is CommandRequest:
             try:
                 self._command(ask, request)
-            except Exception as error:  # noqa: BLE001  # a bug in a rule is this thread's alone; logged with its cause
+            except Exception as error:  # noqa: BLE001  # a bug in a rule breaks this thread alone; logged with its cause
                 self._lost_state(ask, error)
         else:
             try:
@@ -210,7 +210,7 @@ class ThreadActor:
                 return
         state = self.state
         decided = decide(state, request.command, env.now_ms(), env.limits)
-        if isinstance(decided, (Refusal, Unchanged)):  # the union would be built anew for every command
+        if isinstance(decided, (Refusal, Unchanged)):  # the union would be built for every command
             if key is not None and not self._knows_keys_of(ask):
                 self.shard.look_up_key(self, ask, key)
             elif isinstance(decided, Unchanged):
@@ -228,6 +228,7 @@ class ThreadActor:
         row = EventRow()
         row.event_type, row.event_version, row.payload = env.encode(decided)
         row.seq_nr = seq_nr = self.sequence_nr + 1
+        # The state runs ahead of the journal: answers from it wait in `_answer` until the pending events are durable.
         self.state = evolve(state, decided, seq_nr)
         self.sequence_nr = seq_nr
         row.writer = self
@@ -257,6 +258,8 @@ class ThreadActor:
         row.size = size = len(row.payload) + len(row.metadata)
         # The request is kept beside the payload, to be decided again.
         row.bytes_counted = size = _ROW_BYTES + 2 * size + (len(row.snapshot) if row.snapshot is not None else 0)
+        # Pending and admitted before `submit`: the appender's callbacks find the row, and a budget that ends from here on
+        # is answered as an unknown outcome.
         self.pending.append(row)
         ask.admitted = True
         env.admitted += 1
@@ -289,7 +292,7 @@ class ThreadActor:
 
     def _after_pending(self, ask: PendingRequest, deliver: Callable[[], None]) -> None:
         if self.pending:
-            row = self.pending[-1]
+            row = self.pending[-1]  # rows become durable in order: the last one covers all
             if row.dependents is None:
                 row.dependents = []
             row.dependents.append((ask, deliver))
@@ -301,9 +304,9 @@ class ThreadActor:
     # --- what the journal says
 
     def stored(self, row: Row) -> None:
-        """The oldest pending event is durable: its answers may leave."""
+        """Answer the command of the oldest pending event, which is durable, and the requests decided on it."""
         done = self.pending.popleft()
-        assert done is row
+        assert done is row  # the appender keeps the order of a shard's rows
         env, size = self.shard.env, done.bytes_counted
         env.admitted -= 1
         env.pending_bytes -= size
@@ -312,7 +315,7 @@ class ThreadActor:
         if done.dependents is not None:
             for _, deliver in done.dependents:
                 deliver()
-        if done.snapshot is not None:
+        if done.snapshot is not None:  # only now: a snapshot must not be ahead of the journal
             self.shard.save_snapshot(self, done.seq_nr, done.snapshot, done.metadata)
         if not done.seq_nr % _WEIGHED_EVERY or len(done.payload) >= _WEIGHED_FROM:
             self.shard.weigh(self)
@@ -324,7 +327,7 @@ class ThreadActor:
         guilty = self.pending[-len(rows)]
         assert guilty is rows[0]
         log.warning(
-            "event refused by the journal; the thread is loaded again",
+            "journal refused an event; the actor reloads its thread",
             extra={
                 "shard": self.shard.shard_id,
                 "thread_id": self.thread_id,
@@ -355,7 +358,7 @@ class ThreadActor:
         self._decide_again(again)
 
     def _take_back(self, count: int) -> list[PendingRequest]:
-        """Forget the last ``count`` pending events, which are known not to be stored; all asks that wait for them."""
+        """Remove the last ``count`` pending events, which are known not to be stored; the requests that wait for them."""
         rows = [self.pending.pop() for _ in range(count)]
         asks: list[PendingRequest] = []
         size = 0
@@ -379,6 +382,7 @@ class ThreadActor:
         self.mailbox.extendleft(reversed(asks))
         self.state = None
         if self.pending:
+            # Earlier rows may be at the server: a load now could miss them.  `stored` starts the load after the last row.
             self.phase = Phase.DRAINING
         elif all(ask.done for ask in self.mailbox):
             self.shard.forget(self)  # while Postgres is away this spares a load for each thread that was asked
@@ -388,13 +392,13 @@ class ThreadActor:
     def _lost_state(self, ask: PendingRequest, error: Exception) -> None:
         """A bug in decide or evolve: the state may be half changed.  Only this thread is concerned."""
         log.error(
-            "a command broke its thread's state; the thread is loaded again",
+            "command or query failed on its thread's state; the actor reloads its thread",
             exc_info=error,
             extra={"shard": self.shard.shard_id, "thread_id": self.thread_id},
         )
         ask.answer(POISONED)
         self.state = None
-        if self.pending:
+        if self.pending:  # as in `_decide_again`
             self.phase = Phase.DRAINING
         else:
             self._reload()
@@ -402,7 +406,9 @@ class ThreadActor:
     def _reload(self) -> None:
         self.phase = Phase.LOADING
         self.state = None
-        self.keys = OrderedDict()
+        self.keys = (
+            OrderedDict()
+        )  # the keys of withdrawn events are not in the journal; a new object voids `key_checked`
         self.ordered = SortedAccounts()
         self.shard.load(self)
 
@@ -414,7 +420,7 @@ class ThreadActor:
         self.phase = Phase.ACTIVE
         self.shard.weigh(self)
         mailbox = self.mailbox
-        while mailbox and self.phase is Phase.ACTIVE:
+        while mailbox and self.phase is Phase.ACTIVE:  # a request that breaks the state starts another load
             ask = mailbox.popleft()
             if not ask.done:
                 ask.unstash()
@@ -446,18 +452,18 @@ class ThreadActor:
         ask.answer(_first_answer(request, body_hash, answer, command_id))
 
     def send_on(self, count: int, owner: str | None, epoch: int) -> None:
-        """The shard is no longer here, and the last ``count`` pending events were never sent."""
+        """Redirect the last ``count`` pending commands: the shard is no longer here, and their events were never sent."""
         for ask in self._take_back(count):
             ask.redirect(owner, epoch)
 
     def abandon(self, owner: str | None, epoch: int) -> None:
-        """The shard is no longer here, and nothing that is pending was stored: send everyone on."""
+        """Redirect all requests: the shard is no longer here, and no pending event was stored."""
         self.send_on(len(self.pending), owner, epoch)
         while self.mailbox:
             self.mailbox.popleft().redirect(owner, epoch)
 
     def give_up_waiting(self) -> None:
-        """The history could not be fetched in time; nothing was admitted."""
+        """Answer that nothing was served: the history could not be loaded in time, and nothing was admitted."""
         while self.mailbox:
             self.mailbox.popleft().answer(NOT_SERVED)
 

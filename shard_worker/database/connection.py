@@ -143,7 +143,7 @@ class Database:
         Raises `DatabaseUnsuitable` only, and only before the first connection: then the settings are wrong.  Later the
         same may be an address or a Secret that was changed by mistake, and heals when that is taken back.
         """
-        said = 0.0
+        logged_at = 0.0
         await self._steady(purpose)
         while True:
             try:
@@ -152,12 +152,12 @@ class Database:
                 if not isinstance(error, PASSING) and self._newest is None:
                     raise
                 now = time.monotonic()
-                if now - said > _SAY_AGAIN_S:
+                if now - logged_at > _SAY_AGAIN_S:
                     log.warning(
                         "waiting for Postgres",
                         extra={"purpose": purpose, "fault": error.fault.value, "cause": str(error)},
                     )
-                    said = now
+                    logged_at = now
             else:
                 self._opened_at[purpose] = time.monotonic()
                 return connection
@@ -170,7 +170,7 @@ class Database:
         except DatabaseError as error:
             self.refusals[error.fault] += 1
             raise
-        log.debug("connected to Postgres", extra={"purpose": purpose})
+        log.debug("worker connected to Postgres", extra={"purpose": purpose})
         return connection
 
     async def pool(self, *, most: int) -> "ReadPool":
@@ -180,7 +180,7 @@ class Database:
             try:
                 return await self.connect_once("read")
             except DatabaseError as error:
-                # Who reads knows one kind of fault only, the link's, and tries again.
+                # Readers handle one kind of fault only, the connection's, by another try.
                 raise ConnectionError(str(error)) from error
 
         return ReadPool(await asyncpg.create_pool(min_size=0, max_size=most, connect=connect, reset=_nothing_to_reset))
@@ -340,7 +340,7 @@ class Database:
             return
         self.failovers += 1
         log.critical(
-            "fail-over",
+            "worker noticed a fail-over; older sessions ended",
             extra={
                 "timeline": identity.timeline,
                 "generation": identity.generation,
@@ -368,7 +368,7 @@ def _discard(tasks: "Iterable[asyncio.Future[_Opened]]") -> None:
 class ReadPool:
     """Lends connections for short reads, each bounded in time.
 
-    A connection on which a read failed or was given up is in a state that nobody knows: it is closed, never put back.
+    A connection on which a read failed or was given up is in an unknown state: it is closed, never put back.
     """
 
     def __init__(self, pool: asyncpg.Pool) -> None:

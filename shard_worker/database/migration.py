@@ -75,8 +75,8 @@ async def migrate(
     """Bring the database to `SCHEMA_VERSION` and claim it; returns the names of the versions that were run.
 
     Raises `shard_worker.database.connection.DatabaseError` and the errors of this module; what was done is recorded, and
-    the next run goes on from there.  Who does not answer is given up within seconds; a step, or another run's, may take
-    as long as it takes, and holds up no request meanwhile.
+    the next run goes on from there.  A database that does not answer fails the run within seconds.  A step of this run
+    or of another one may take any time, and blocks no request meanwhile.
     """
     connection = await open_connection(dsn, "threadcluster-migrate", statement_s=None, tls=tls)
     watcher: asyncpg.Connection | None = None
@@ -182,7 +182,7 @@ async def _claim(connection: asyncpg.Connection, cluster_id: str, shards: int) -
 
 
 class Queryable(Protocol):
-    """What is asked of a session to find a pool before it; asyncpg's own connections have it."""
+    """The part of a session that detects a pooler; asyncpg's connections have it."""
 
     async def execute(self, query: str) -> object: ...
 
@@ -202,14 +202,14 @@ async def refuse_transaction_pooling(connection: Queryable, other: Queryable) ->
         shared = await other.fetchval(pid) in mine
         async with asyncio.timeout(_POOL_S):
             mine |= {await connection.fetchval(pid) for _ in range(3)}
-    except TimeoutError:  # a pool of one: everybody waits for the end of the transaction
+    except TimeoutError:  # a pool of one session: every other client waits for the end of the transaction
         shared = True
     except (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError):
         shared = True  # what was prepared is another session's
     if shared or len(mine) != 1:
         raise DatabaseUnsuitable(
-            "a proxy that pools transactions stands before this Postgres: connect to the server itself, or have the proxy"
-            " pool sessions"
+            "a proxy that pools transactions is in front of this Postgres: connect to the server itself, or let the"
+            " proxy pool sessions"
         )
 
 

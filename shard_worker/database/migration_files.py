@@ -3,8 +3,8 @@
 A file is split here, not by the server, because each statement is a transaction of its own: one that waits for a lock
 must hold no other.  A statement with the word ``CONCURRENTLY`` runs outside of a transaction, which Postgres asks for.
 
-What a later file may not do, because it would stop a running cluster, is refused when the file is read: an index on a
-table that another file made is built concurrently.
+A statement that would stop a running cluster is refused when a later file is read: an index on a table that another
+file made is built concurrently.
 """
 
 import hashlib
@@ -48,7 +48,7 @@ class Statement:
         return None if made is None else made["name"]
 
     def __str__(self) -> str:
-        """What it does, in few words."""
+        """A short title."""
         return self.sql.split(" (")[0][:80]
 
 

@@ -1,8 +1,9 @@
 """Running a migration's statements on a cluster that serves meanwhile.
 
-A statement that changes a table waits for every transaction that reads it, and whoever comes later waits behind it: a
-backup that runs for an hour would stop the cluster for an hour.  So each statement waits a tenth of a second only, then
-lets the others pass and is tried again.  Building an index concurrently waits too, but nobody waits behind it.
+A statement that changes a table waits for every transaction that reads it, and later transactions wait behind the
+statement: a backup that runs for an hour would stop the cluster for an hour.  So each statement waits a tenth of a
+second only, then lets the other transactions pass and is tried again.  Building an index concurrently waits too, but no
+transaction waits behind it.
 
 Each statement is recorded when it is done, in its own transaction, so that a run that was ended goes on where it was.
 """
@@ -45,14 +46,14 @@ SELECT string_agg(format('%s (%s, for %s s)', pid, coalesce(nullif(application_n
 class StepRunner:
     """Runs statements on ``connection``; ``watcher``, a second session, asks whom they wait for.
 
-    Both sessions have no lock, statement or idle time-outs.  What it says goes to ``say``, one sentence each.
+    Both sessions have no lock, statement or idle time-outs.  Progress goes to ``say``, one sentence a call.
     """
 
     def __init__(self, connection: asyncpg.Connection, watcher: asyncpg.Connection, say: Callable[[str], None]) -> None:
         self._connection = connection
         self._watcher = watcher
         self._say = say
-        self._said_at = 0.0
+        self._reported_at = 0.0
 
     async def unfinished(self, migration: Migration) -> set[int]:
         """The steps of a migration that are still to be done.  Raises `ValueError` when it began in another wording."""
@@ -88,7 +89,7 @@ class StepRunner:
             await self._connection.execute(_RECORD_SQL, migration.version, step, migration.checksum)
 
     async def _outside_transaction(self, migration: Migration, step: int, statement: Statement) -> None:
-        """What may be half done: an index that is there and not valid is dropped, and built again."""
+        """Build an index concurrently; an invalid index of an earlier, unfinished build is dropped first."""
         valid = None if statement.index is None else await self._connection.fetchval(_VALID_SQL, statement.index)
         if valid is False:
             self._say(f"schema {migration.version}: index {statement.index} was left half built; building it again")
@@ -102,7 +103,7 @@ class StepRunner:
         began, pid = time.monotonic(), self._connection.get_server_pid()
         try:
             while not (await asyncio.wait((running,), timeout=_ASK_AFTER_S if not waited_for else _SAY_EVERY_S))[0]:
-                waited_for.append(await self._watcher.fetchval(_BLOCKERS_SQL, pid) or "nobody")
+                waited_for.append(await self._watcher.fetchval(_BLOCKERS_SQL, pid) or "no session")
                 if time.monotonic() - began > _SAY_EVERY_S:
                     self._progress(f"{about}: at work for {time.monotonic() - began:.0f} s; waits for {waited_for[-1]}")
         except BaseException:
@@ -113,6 +114,6 @@ class StepRunner:
 
     def _progress(self, sentence: str) -> None:
         """Say how it goes, every two seconds at most."""
-        if time.monotonic() - self._said_at >= _SAY_EVERY_S:
-            self._said_at = time.monotonic()
+        if time.monotonic() - self._reported_at >= _SAY_EVERY_S:
+            self._reported_at = time.monotonic()
             self._say(sentence)

@@ -1,4 +1,4 @@
-"""Who may do what in the database.
+"""Roles of the database and their rights.
 
 The login that migrates owns the schema.  Workers need less: they read and append the journal, and never change or delete
 an event, nor say when it was written.  `WORKER_ROLE` carries just that; give it to the login that the workers use.
@@ -30,7 +30,7 @@ _GRANTS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "shard_load": ("INSERT", "UPDATE"),
 }
-"""What a worker may write, by table; columns where the others say what must not be forged.  It may read everything."""
+"""Tables that a worker may write, with the columns where the others must not be forged.  It may read everything."""
 _GRANTS_SQL: Final = ";\n".join(
     (
         f"REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {WORKER_ROLE}",

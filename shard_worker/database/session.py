@@ -7,7 +7,7 @@ neither the server's configuration nor a setting of the database or of the role 
 Errors form one small tree::
 
     DatabaseError
-    ├── DatabaseUnreachable   nobody answers, or only a standby does: try again
+    ├── DatabaseUnreachable   no server answers, or only a standby does: try again
     ├── DatabaseAuthFailed    it answers, and does not let us in
     ├── DatabaseTLSFailed     it answers, and the two do not agree on TLS
     ├── DatabaseSuperseded    an older history of the system: its primary was replaced by a fail-over
@@ -33,7 +33,7 @@ from shard_worker.dsn import Dsn, Host, parse_dsn
 
 CONNECT_S: Final = 5.0
 _STATEMENT_S: Final = 4.0
-"""No statement of a worker takes so long but on a link that has fallen silent; more than `lock_timeout`."""
+"""Maximum time of a worker's statement; longer than `lock_timeout`, so only a silent connection reaches it."""
 _NO_TLS: Final = "no encryption"
 """Part of the server's refusal of a login that it takes over TLS only."""
 _TLS_REFUSED: Final = "rejected SSL upgrade"
@@ -57,8 +57,9 @@ _SETTINGS: Final = {
     "tcp_user_timeout": "5000",
     "timezone": "UTC",
 }
-"""What every session pins.  A statement is bounded by its client (`_STATEMENT_S`), so the server's own bound is off: the
-ownership protocol waits for locks at ``read committed``, where a statement that waited sees what it waited for."""
+"""Server settings that every session pins.  A statement is bounded by its client (`_STATEMENT_S`), so the server's own
+bound is off: the ownership protocol waits for locks at ``read committed``, where a statement that waited sees what it
+waited for."""
 # The timeline is the WAL's: the last checkpoint's stays old for minutes after a promotion.  A standby has none of its own.
 # The two time-outs are not in every supported release, so they cannot be in the start-up packet.
 _CHECK_SQL: Final = """
@@ -76,7 +77,7 @@ Session = asyncpg.Connection | PoolConnectionProxy
 
 
 CONNECTION_ERRORS: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-"""What any use of a connection may raise when the link or the server fails: the connection is closed, and another opened.
+"""Errors of any use of a connection when the link or the server fails: the connection is closed, and another opened.
 
 `TimeoutError` is an `OSError`.  asyncpg's internal error comes when a cancelled operation and a late answer cross, as
 after a pause of the whole process.
@@ -90,7 +91,7 @@ class DatabaseError(Exception):
 
 
 class DatabaseUnreachable(DatabaseError):
-    """Nobody answers at the address, or the server is starting or stopping: worth another try."""
+    """No server answers at the address, or the server is starting or stopping: another try may succeed."""
 
     fault = DatabaseFault.UNREACHABLE
 
@@ -122,7 +123,7 @@ class DatabaseUnsuitable(DatabaseError):
 
 
 PASSING: Final = (DatabaseUnreachable, DatabaseAuthFailed, DatabaseTLSFailed, DatabaseSuperseded)
-"""What is waited out; the most telling last, for a DSN whose hosts failed differently."""
+"""Errors that another try may cure; the most specific one last, for a DSN whose hosts failed differently."""
 
 
 async def open_connection(
@@ -229,7 +230,7 @@ def parsed(dsn: str) -> Dsn:
 
 
 def most_telling(errors: Sequence[BaseException | None]) -> BaseException:
-    """What several hosts failed with, as one error; anything but a `DatabaseError` is a bug and given back as it is."""
+    """Combine the errors of several hosts; an error other than a `DatabaseError` is a bug and returned as it is."""
     found: list[DatabaseError] = []
     for error in errors:
         if not isinstance(error, DatabaseError):
@@ -242,7 +243,7 @@ def most_telling(errors: Sequence[BaseException | None]) -> BaseException:
 
 def _keep_alive(connection: asyncpg.Connection) -> None:
     """Have the kernel notice a dead server, as the server notices a dead client."""
-    transport: asyncio.BaseTransport = getattr(connection, "_transport")  # noqa: B009  # asyncpg has no other door to it
+    transport: asyncio.BaseTransport = getattr(connection, "_transport")  # noqa: B009  # no public name
     sock: socket.socket | None = transport.get_extra_info("socket")
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return

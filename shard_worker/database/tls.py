@@ -14,13 +14,13 @@ TlsMode = Literal["disable", "require", "verify-full"]
 
 
 class Tls(NamedTuple):
-    """What is asked of every connection; the CA file is read again each time, so that it may be renewed."""
+    """TLS settings of every connection; the CA file is read again for each one, so that it may be renewed."""
 
     mode: TlsMode | None = None
     ca_file: Path | None = None
 
     def context(self) -> ssl.SSLContext | bool | None:
-        """What asyncpg takes; None leaves it to the DSN.  Raises `OSError` when the CA file is no such thing."""
+        """The value of asyncpg's ``ssl``; None leaves TLS to the DSN.  Raises `OSError` when the CA file is invalid."""
         if self.mode is None:
             return None
         if self.mode == "disable":

@@ -58,7 +58,7 @@ _LAST: Final = Refusal(RefusalCode.LAST_ADMINISTRATOR, "a thread keeps at least 
 
 
 def decide(state: Thread | None, command: Command, now: int, limits: Limits) -> Event | Unchanged | Refusal:
-    """What ``command`` does at ``now`` (epoch milliseconds): one event, nothing to store, or a refusal."""
+    """Decide ``command`` at ``now`` (epoch milliseconds): one event, nothing to store, or a refusal."""
     if isinstance(command, CreateThread):
         return _create(state, command, now, limits)
     if (refusal := refuse_reader(state, command.account_id)) is not None:
@@ -94,7 +94,7 @@ def refuse_reader(state: Thread | None, account_id: AccountId) -> Refusal | None
 
 
 def message_ids_of(event: Event) -> tuple[MessageId, ...]:
-    """What the answer to the command that stored ``event`` lists."""
+    """Ids that the answer to the command that stored ``event`` lists."""
     if isinstance(event, MessagesAdded):
         return tuple([message.message_id for message in event.messages])
     if isinstance(event, MessagesRemoved):

@@ -1,4 +1,4 @@
-"""Events: what happened to one thread, for ever.
+"""Events: the immutable facts of one thread.
 
 An event's type name and version are stored beside its payload; a field is only ever added, with a default, under a new
 version (`shard_worker.journal.codec` upcasts).  ``at`` is the server's event time in epoch milliseconds, which never

@@ -1,4 +1,4 @@
-"""What an event does to a thread: total over what `decide` can emit, and deterministic for ever.
+"""Folds events into a thread's state: total over the events that `decide` can emit, and deterministic in every release.
 
 Recovery folds a thread's whole history through `evolve`, so its cost follows the event, never the thread, and a rule
 that changed since must not show here.
@@ -122,7 +122,7 @@ def creation_digest(
     administrator_ids: tuple[AccountId, ...],
     member_ids: tuple[AccountId, ...],
 ) -> int:
-    """What makes two creations of one thread equal: everything but ``createAt``; the order of ids does not count."""
+    """Digest by which two creations of one thread are equal: all fields but ``createAt``, ids in any order."""
     return digest(
         creator_id,
         parent_thread_id,
@@ -134,7 +134,7 @@ def creation_digest(
 
 
 def content_digest(text: str | None, reply_message_id: MessageId | None, to_account_ids: tuple[AccountId, ...]) -> int:
-    """What makes two posts under one message id equal."""
+    """Digest by which two posts under one message id are equal."""
     if text is not None and reply_message_id is None and not to_account_ids:
         return digest_of_joined(f"{len(text)}:{text}-")  # the usual message, without a list in between
     return digest(text, reply_message_id, *to_account_ids)

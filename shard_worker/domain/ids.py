@@ -1,8 +1,8 @@
 """Identifiers: what an account, a thread and a message are called, and which shard a thread belongs to.
 
 An id is a ULID in canonical form: 26 upper-case Crockford characters, the first at most ``7``.  Inside the project an
-id is always canonical; `canonical` is the only door.  Ids are strings because they enter and leave as JSON strings,
-and are turned into their 16 bytes only where the journal wants a ``uuid``.
+id is always canonical; `canonical` is the only way to make one from a request.  Ids are strings because they enter and
+leave as JSON strings, and are turned into their 16 bytes only where the journal wants a ``uuid``.
 """
 
 import re

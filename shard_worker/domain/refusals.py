@@ -13,7 +13,7 @@ class RefusalCode(StrEnum):
     """Why a thread refuses a command or a read."""
 
     THREAD_NOT_FOUND = "thread-not-found"
-    """No such thread, or the caller may not read it: the two are told apart nowhere."""
+    """No such thread, or the caller may not read it: no answer distinguishes the two."""
     THREAD_DESTROYED = "thread-destroyed"
     NOT_ADMINISTRATOR = "not-administrator"
     NOT_SENDER = "not-sender"

@@ -1,8 +1,7 @@
 """The state of one thread: what its rules need to know, and no more.
 
-It holds no message text: a text is read from the journal.  The state belongs to one actor alone, so `evolve` changes it
-in place; everyone else only looks.  Its shape is `shard_worker.journal.codec.STATE_VERSION`'s business: whoever changes
-a field here raises it there.
+It holds no message text: a text is read from the journal.  The state belongs to one actor alone, so `evolve` changes
+the state in place; other code only reads it.  A changed field raises `shard_worker.journal.codec.STATE_VERSION`.
 """
 
 from hashlib import blake2b
@@ -17,7 +16,7 @@ REMOVED_IDS_KEPT: Final = 1_000
 
 
 class LiveMessage(Struct, frozen=True, gc=False, array_like=True):
-    """One live message: who posted it, where it stands, and a digest of its content."""
+    """One live message: its author, its place in the journal, and a digest of its content."""
 
     sender_id: AccountId
     reply_message_id: MessageId | None
@@ -42,7 +41,7 @@ class Thread(Struct, array_like=True):
     title: str | None
     remarks: str | None
     creation: int
-    """64 bits over what the creating command said: tells a repeated creation from another one."""
+    """64 bits over the creating command: distinguishes a repeated creation from another one."""
     created_at: int
     updated_at: int
     sequence_nr: int
@@ -59,7 +58,7 @@ class Thread(Struct, array_like=True):
 
 
 def digest(*parts: str | None) -> int:
-    """64 bits over strings, told apart from each other and from absence; never negative."""
+    """64 bits over strings, distinct from each other and from absence; never negative."""
     # A length before each part keeps ("a", "bc") and ("ab", "c") apart; None has none.
     return digest_of_joined("".join(["-" if part is None else f"{len(part)}:{part}" for part in parts]))
 

@@ -15,7 +15,7 @@ from shard_worker.domain.ids import ShardId
 
 
 class Writer(Protocol):
-    """What stands behind a row: the actor whose event it is.  Called on the event loop, never awaited."""
+    """Listener of one row: the actor whose event it is.  Called on the event loop, never awaited."""
 
     uuid: UUID
 
@@ -36,13 +36,13 @@ class Writer(Protocol):
 
 
 class AppendListener(Protocol):
-    """What stands behind a stream: the shard.  Called on the event loop, never awaited."""
+    """Listener of a queue: the shard.  Called on the event loop, never awaited."""
 
     def suspended(self) -> None:
         """Admit nothing and serve no memory read until `resumed`."""
 
     def resumed(self) -> None:
-        """What was unknown is decided; go on."""
+        """Continue: the unknown outcome is decided."""
 
     def on_ownership_lost(self, in_flight: "list[Row]") -> None:
         """The shard has another owner.  ``in_flight`` and all that is queued are definitely not stored."""
@@ -202,7 +202,7 @@ class AppendQueue:
         return not self.queue and not self.in_flight
 
     def settled(self) -> None:
-        """Tell whoever waits for the stream to drain, when it has."""
+        """Wake the waiters for an empty queue, once it is empty."""
         if self._on_drained is not None and self.idle:
             call, self._on_drained = self._on_drained, None
             call()

@@ -39,7 +39,7 @@ that are not in the batch at once, which takes 2 % off an append of 28 shards.  
 the id.  Epoch and id are one number because a join with two arrays makes the whole append 2 to 4 % slower.
 """
 APPEND_SESSION_SQL: Final = "SET plan_cache_mode = force_generic_plan"
-"""For the append's session: one plan for ever, where Postgres would plan anew for each batch's arrays (0.1 ms)."""
+"""For the append's session: one generic plan, where Postgres would make a new plan for each batch's arrays (0.1 ms)."""
 
 
 _SHARDS_MOST: Final = 4096

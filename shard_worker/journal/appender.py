@@ -4,11 +4,12 @@ Group commit without linger: while one batch is at the server the next fills.  A
 connection of its own with at most one batch at the server; a shard is fixed to one lane, so its batches never
 overtake each other.  The statement locks those of the batch's shard rows that still carry this incarnation and epoch
 (``FOR SHARE … SKIP LOCKED``), inserts only their events and returns which it locked: returned means durable, not
-returned means not stored.  What the statement's failure means is decided in three ways:
+returned means not stored.  A failure of the statement is handled in three ways:
 
 * the server refused it (an ERROR): nothing was stored; the guilty row, which `isolation` finds, is dropped, only its
   writer hears of it, and the others are sent again as one batch;
-* the link broke, the watchdog ran out or the server was shutting down: nobody knows; `outcome` finds out;
+* the link broke, the watchdog ran out or the server was shutting down: the outcome is unknown, and `outcome` decides
+  it;
 * a shard was not returned: its row is read again; ours still: in front of the queue again, else the shard is lost.
 
 A row is sent before its deadline or never: one whose deadline passes in the queue is withdrawn with its writer's later
@@ -43,7 +44,7 @@ _LAST_BACK_OFF_S: Final = 0.1
 
 
 class AppendMetrics:
-    """What the appender counted since it started."""
+    """Counters of the appender since its start."""
 
     __slots__ = ("batches", "events", "expired", "refused", "rejected", "seconds", "skipped", "unknown")
 
@@ -115,7 +116,7 @@ class Appender:
         return next((fault for lane in self._lanes if (fault := lane.fault()) is not None), None)
 
     async def close(self) -> None:
-        """Stop the lanes.  What is still queued is not sent; drain the streams first."""
+        """Stop the lanes.  Queued rows are not sent; drain the queues first."""
         for lane in self._lanes:
             await lane.close()
 
@@ -172,7 +173,7 @@ class _Lane:
             self._connection.terminate()
 
     def schedule(self, stream: AppendQueue) -> None:
-        stream.scheduled = True
+        stream.scheduled = True  # a stream is in `_ready` at most once
         self._ready.append(stream)
         wake = self._wake
         if wake is not None:
@@ -184,6 +185,7 @@ class _Lane:
         loop = asyncio.get_running_loop()
         while True:
             if not self._ready and not self._suspects:
+                # No await between the check and the future: `schedule` cannot run in between.
                 self._wake = loop.create_future()
                 await self._wake
             if self._connection is not None and self._connection.is_closed():
@@ -219,7 +221,7 @@ class _Lane:
                 statement = await connection.prepare(APPEND_SQL)
             except CONNECTION_ERRORS as error:
                 log.warning(
-                    "append connection lost while being prepared", extra={"lane": self._name, "cause": repr(error)}
+                    "lane lost its connection during the preparation", extra={"lane": self._name, "cause": repr(error)}
                 )
                 connection.terminate()
                 await asyncio.sleep(jittered(pause_s))
@@ -274,16 +276,19 @@ class _Lane:
         connection = self._connection
         assert connection is not None  # set together with the statement
         loop = asyncio.get_running_loop()
+        # Read once: the incarnation may change while the batch is at the server; the outcome is decided for this value.
         incarnation = self._incarnation()
+        # The watchdog ends the connection, not the task: `fetch` then fails, and the outcome is unknown.
         watchdog = loop.call_later(self._watchdog_s, connection.terminate)
         began = loop.time()
         try:
             locked = await statement.fetch(*parameters(batch, incarnation))
-        except asyncio.CancelledError:
+        except asyncio.CancelledError:  # the lane is closing; the connection is in the middle of a statement
             connection.terminate()
             raise
         except CONNECTION_ERRORS as error:
             watchdog.cancel()  # its outcome is being handled, which takes longer than the statement may
+            # A connection that is closed after an ERROR counts as unknown: a wrong guess would send stored rows again.
             if not is_definite(error) or connection.is_closed():
                 self._unknown(incarnation, batch, error)
             elif is_about_a_row(error):
@@ -334,6 +339,7 @@ class _Lane:
         owners = {record["id"]: (record["epoch"], record["incarnation"]) for record in records}
         loop = asyncio.get_running_loop()
         for stream, rows in skipped:
+            # Closed: the shard was dropped while the batch was at the server.
             if stream.state is AppendQueueState.CLOSED or owners.get(stream.shard_id) != (stream.epoch, incarnation):
                 stream.in_flight = 0
                 stream.host.on_ownership_lost(rows)
@@ -368,6 +374,7 @@ class _Lane:
                 found = await find_used_keys(connection, batch, self._watchdog_s) or found
             except CONNECTION_ERRORS as fault:
                 self._disconnect(fault)
+        # Returned before any row is rejected: `withdraw` looks in the queue.
         for stream, rows in batch:
             _return(stream, rows)
         if not found:  # a key's index was violated by two rows of the batch itself, or the link broke
@@ -375,6 +382,7 @@ class _Lane:
             return
         for stream, row in found:
             self._reject(stream, row, error)
+        # In front and in the batch's order, so that one bad row does not cost the others their turn.
         for stream, _ in reversed(batch):
             if stream.queue and not stream.scheduled and not stream.suspected and stream.state is AppendQueueState.OPEN:
                 stream.scheduled = True
@@ -388,7 +396,9 @@ class _Lane:
         self._metrics.rejected += 1
         if isinstance(error, asyncpg.UniqueViolationError) and not is_key_violation(error):
             # Our head or the actor's is behind the journal's: nothing in memory of this shard can be trusted.
-            log.critical("the journal is ahead of its owner", extra={"shard": stream.shard_id, "alarm": True})
+            log.critical(
+                "journal was ahead of the shard's owner; shard dropped", extra={"shard": stream.shard_id, "alarm": True}
+            )
             stream.host.on_ownership_lost(withdrawn)
         else:
             row.writer.rejected(withdrawn, error)
@@ -404,11 +414,13 @@ class _Lane:
         self._pause_s = min(_LAST_PAUSE_S, self._pause_s * 2)
 
     def _unknown(self, incarnation: str, batch: list[ShardBatch], error: Exception) -> None:
-        """Nobody knows whether the batch was stored: its shards stand still until the resolver has found out."""
+        """Suspend the shards of a batch with an unknown outcome until the resolver has decided it."""
         self._metrics.unknown += 1
         backend = self._backend
         assert backend is not None  # set together with the statement
         self._disconnect(error)
+        # Suspended in this turn of the loop: no request sees a serving shard with an unknown batch.  A closed stream stays
+        # closed, and the resolver still answers its writers.
         for stream, _ in batch:
             if stream.state is AppendQueueState.OPEN:
                 stream.state = AppendQueueState.UNKNOWN
@@ -416,14 +428,15 @@ class _Lane:
         self._resolver.resolve(backend, incarnation, batch, error)
 
     def _disconnect(self, error: Exception) -> None:
-        log.warning("append connection lost", extra={"lane": self._name, "cause": repr(error)})
+        log.warning("lane lost its connection", extra={"lane": self._name, "cause": repr(error)})
         if self._connection is not None:
             self._connection.terminate()
         self._connection = self._statement = self._backend = None
 
 
 def _settle(stream: AppendQueue, rows: list[Row], took_s: float) -> None:
-    """Durable: advance the head, then tell the writers in order."""
+    """Durable: advance the head, then answer the writers in order."""
+    # The head first: `settled` may wake a drain, which returns the head.
     stream.batches += 1
     stream.append_s += took_s
     stream.head += len(rows)

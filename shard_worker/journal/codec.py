@@ -1,8 +1,8 @@
 """How events and states become bytes, and how bytes of any age become events again.
 
-An event is stored as its type number, its version and a JSON payload with camelCase names.  Numbers and names are for
-ever; a changed shape is a new version with an upcaster from the one before.  A *journal format* is a number for a set of
-versions, one of each event type.  A release reads every format up to its newest, and writes the one that the setting
+An event is stored as its type number, its version and a JSON payload with camelCase names.  Numbers and names never
+change; a changed shape is a new version with an upcaster from the one before.  A *journal format* is a number for a set
+of versions, one of each event type.  A release reads every format up to its newest, and writes the one that the setting
 ``write_format`` names: the newest only one release later, so that a roll-back finds no event that it cannot read.
 
 A state (a snapshot) is a cache: it has one version, the one before is still read, and any other is thrown away.

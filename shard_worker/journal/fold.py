@@ -89,7 +89,7 @@ class Fold:
             self.fault = f"event {seq_nr}: {error}"
         except Exception as error:
             # A bug in evolve, or a history that no rule allows: this thread's alone.
-            log.exception("event cannot be applied", extra={"seq_nr": seq_nr})
+            log.exception("fold failed at an event", extra={"seq_nr": seq_nr})
             self.fault = f"event {seq_nr} cannot be applied: {error!r}"
         if next_at > at:
             self.metadata = rows[next_at - 1]["metadata"]

@@ -1,14 +1,14 @@
 """The check that everything a worker acknowledged is still in the journal.
 
 A fail-over to an asynchronous standby, or a storage that was set back, loses the end of the journal.  Whenever a session
-that matters is opened (the lease's, the steward's, an append connection's), and before anything is appended on it, the
-heads that this worker knows to be durable are compared with the journal:
+that matters is opened (the lease's, the reconciler's, an append connection's), and before anything is appended on it,
+the heads that this worker knows to be durable are compared with the journal:
 
 * its head now; and
-* where it ended at each fail-over since, which stands in ``shard_epoch``: another worker may have appended already, so
+* where it ended at each fail-over since, from ``shard_epoch``: another worker may have appended already, so
   that the head alone looks well again.
 
-What lies beyond either was acknowledged and is lost: one alarm a shard, with the range, and the shard is read again.
+Events beyond either were acknowledged and are lost: one alarm a shard, with the range, and the shard is read again.
 A stream is watched beyond its end, for a fail-over closes all streams before the comparison can be made.
 """
 
@@ -66,7 +66,7 @@ class AcknowledgedHeads:
                 try:
                     await self.compare(connection)
                 except CONNECTION_ERRORS as error:
-                    log.warning("session lost while heads were compared", extra={"cause": repr(error)})
+                    log.warning("session failed during the comparison of heads", extra={"cause": repr(error)})
                     connection.terminate()
                 except BaseException:
                     connection.terminate()

@@ -93,7 +93,7 @@ class Wanted(NamedTuple):
 
 @dataclass(slots=True)
 class ThreadPage:
-    """What a page holds of one thread."""
+    """The part of a page that belongs to one thread."""
 
     start: int
     """The events follow this number: the snapshot's, or the one asked for."""

@@ -1,4 +1,4 @@
-"""Idempotency keys that no actor remembers: what was stored with one, for ever."""
+"""Looks idempotency keys up in the journal, when no actor remembers them."""
 
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -34,7 +34,7 @@ class StoredKey(NamedTuple):
 
 
 async def look_up_key(connection: Session, shard_id: ShardId, thread_uuid: UUID, key_hash: bytes) -> StoredKey | None:
-    """What was stored with the key on this thread, or None when it is new."""
+    """The event that was stored with the key on this thread, or None for a new key."""
     row = await connection.fetchrow(_KEY_SQL, shard_id, thread_uuid, key_hash)
     if row is None:
         return None

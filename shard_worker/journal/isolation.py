@@ -39,7 +39,7 @@ def is_key_violation(error: Exception) -> bool:
 
 
 def find_guilty(batch: list[ShardBatch], error: Exception) -> tuple[AppendQueue, Row] | None:
-    """The row that the error names; also the only row of a batch; None when it cannot be told."""
+    """The row that the error names; also the only row of a batch; None when it is unknown."""
     if len(batch) == 1 and len(batch[0][1]) == 1:
         return batch[0][0], batch[0][1][0]
     detail = getattr(error, "detail", None) or ""

@@ -1,8 +1,9 @@
 """Reading histories back: a thread's state, a shard's head.
 
-Threads are loaded in groups: whoever asks while a query runs joins the next one, so that a restart that wakes ten
-thousand threads costs hundreds of queries, not tens of thousands.  Only so many groups are read at once, so that a
-takeover does not take everything from the shards that are served already; threads of busy shards have a head start.
+Threads are loaded in groups: requests that arrive while a query runs join the next one, so that a restart that wakes
+ten thousand threads costs hundreds of queries, not tens of thousands.  The number of concurrent groups is bounded, so
+that a takeover does not take everything from the shards that are served already; threads of busy shards have a head
+start.
 
 A history is read a page at a time (`history_page`), and each page has its own time-out, so that no length of a history
 runs into one.  A thread that a page shared with others does not finish goes on in a lane of its own: a few such threads
@@ -71,7 +72,7 @@ _KEPT_AT_END_BYTES: Final = 1 << 20
 """A snapshot is kept at the end of a load that read so much after the last."""
 
 CORRUPTION: Final = (asyncpg.DataCorruptedError, asyncpg.IndexCorruptedError, asyncpg.InternalServerError)
-"""What the server says of rows that it cannot read; the link is sound."""
+"""Errors of the server about rows that it cannot read; the connection is sound."""
 
 HEAD_SQL: Final = "SELECT coalesce(max(shard_seq), 0) FROM journal WHERE shard_id = $1"
 
@@ -133,7 +134,7 @@ class _LoadRequest:
 
 
 class LoadMetrics:
-    """What the loader counted since it started."""
+    """Counters of the loader since its start."""
 
     __slots__ = ("events", "pages", "poisoned", "snapshots_discarded", "threads")
 
@@ -228,7 +229,7 @@ class ThreadLoader:
 
     def _failed(self, loads: Sequence[_LoadRequest], error: BaseException) -> None:
         """A bug, in short; those who wait take it for a fault of the link, and ask again."""
-        log.error("loading threads failed", exc_info=error)
+        log.error("loader failed; its requests try again", exc_info=error)
         for load in loads:
             load.fail(ConnectionAbortedError(f"loading failed: {error!r}"))
 
@@ -236,7 +237,7 @@ class ThreadLoader:
         try:
             pages = await self._pool.run(partial(self._read, group, THREAD_ROWS), within_s=_PAGE_S)
         except CORRUPTION as error:
-            log.error("group of threads not read; each is read alone", extra={"cause": repr(error)})
+            log.error("loader failed to read a group of threads; each is read alone", extra={"cause": repr(error)})
             for load in group:
                 self._go_long(load)
             return
@@ -291,7 +292,8 @@ class ThreadLoader:
             return False
         except CONNECTION_ERRORS as error:
             log.warning(
-                "page of a history not read, trying again", extra={"shard": load.shard_id, "cause": repr(error)}
+                "loader failed to read a page of a history; trying again",
+                extra={"shard": load.shard_id, "cause": repr(error)},
             )
             await asyncio.sleep(_AGAIN_S)
             return True

@@ -1,4 +1,4 @@
-"""What became of a batch whose answer never came.
+"""Decides the outcome of a batch whose answer never came.
 
 The statement may have been stored, may never have arrived, or may still commit.  Reading the journal alone decides
 nothing: it can be empty now and hold the rows half a second later.  So, on a new connection:
@@ -75,7 +75,7 @@ def jittered(pause_s: float) -> float:
 
 
 def is_definite(error: Exception) -> bool:
-    """Whether the server itself said that the statement failed, and so rolled it back whole.
+    """Whether the server itself reported the statement's failure, and so rolled it back whole.
 
     A FATAL (shutdown, termination) ends the session, and may come after the commit: not definite.
     """
@@ -103,9 +103,9 @@ class OutcomeResolver:
         self._fault: BaseException | None = None
 
     def resolve(self, backend: Backend, incarnation: str, batch: "list[ShardBatch]", error: Exception) -> None:
-        """Find out what became of a batch that ``incarnation`` sent, and tell the streams; they are UNKNOWN until then."""
+        """Decide the outcome of a batch that ``incarnation`` sent, and apply it; its streams are UNKNOWN until then."""
         shards = [stream.shard_id for stream, _ in batch]
-        log.warning("append outcome unknown", extra={"shards": shards, "cause": repr(error)})
+        log.warning("append ended with an unknown outcome", extra={"shards": shards, "cause": repr(error)})
         task = asyncio.create_task(self._run(backend, incarnation, batch), name=f"append-outcome-{backend.pid}")
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -117,7 +117,7 @@ class OutcomeResolver:
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.critical("an append's outcome could not be resolved", exc_info=error)
+            log.critical("resolver failed; the shards of an append stay suspended", exc_info=error)
             self._fault = self._fault or error
 
     async def close(self) -> None:
@@ -133,11 +133,17 @@ class OutcomeResolver:
             connection: asyncpg.Connection | None = None
             try:
                 connection = await self._connect("append-outcome")
+                # A raise of the epoch that a crash could undo would decide nothing.
                 await connection.execute("SET synchronous_commit = on")
+                # Before the raise of the epochs, which would otherwise wait for the old statement.
                 await connection.fetch(_TERMINATE_SQL, backend.pid, backend.started)
                 await self._decide(connection, incarnation, undecided)
             except CONNECTION_ERRORS as error:
-                log.warning("append outcome still unknown", extra={"cause": repr(error), "shards_left": len(undecided)})
+                # Each step may be repeated: after a lost answer the next try raises from the epoch that it reads.
+                log.warning(
+                    "resolver failed to decide an outcome; trying again",
+                    extra={"cause": repr(error), "shards_left": len(undecided)},
+                )
                 await asyncio.sleep(jittered(pause_s))
                 pause_s = min(_LAST_PAUSE_S, pause_s * 2)
             finally:
@@ -184,19 +190,21 @@ class OutcomeResolver:
             )
             results.append((shard_id, stored, row["head"]))
         log.info(
-            "append outcome decided",
+            "resolver decided the outcome of an append",
             extra={"shards": len(results), "stored": [shard_id for shard_id, stored, _ in results if stored]},
         )
+        # Applied after all comparisons, because the callbacks may change streams; removed one by one, so that no shard is
+        # applied twice after a failed callback.
         for shard_id, stored, head in results:
             stream, rows = undecided.pop(shard_id)
             _apply(stream, rows, epoch=raised[shard_id], stored=stored, head=head)
 
 
 def _apply(stream: AppendQueue, rows: list[Row], *, epoch: int | None, stored: bool, head: int) -> None:
-    """Tell the stream what was found, in one turn of the loop."""
+    """Apply the outcome to the stream, in one turn of the loop."""
     expected = stream.head + (len(rows) if stored else 0)
     stream.in_flight = 0
-    if stored:
+    if stored:  # answered before a loss is reported, which redirects the other requests
         stream.head += len(rows)
         for row in rows:
             row.writer.stored(row)
@@ -205,11 +213,12 @@ def _apply(stream: AppendQueue, rows: list[Row], *, epoch: int | None, stored: b
         return
     if head != expected:
         log.critical(
-            "acknowledged-lost" if head < expected else "journal has rows nobody here wrote",
+            "acknowledged-lost" if head < expected else "journal has rows that this worker did not write",
             extra={"shard": stream.shard_id, "head": head, "expected": expected, "alarm": True},
         )
         stream.host.on_ownership_lost([] if stored else rows)
         return
+    # Epoch and returned rows before `resumed`: new rows follow the returned ones, and are fenced by the new epoch.
     stream.epoch = epoch
     stream.state = AppendQueueState.OPEN
     if not stored:

@@ -122,7 +122,7 @@ class SnapshotWriter:
                 try:
                     await self._discard_unbacked()
                 except Exception as error:  # a thread that is loaded discards its own
-                    log.error("snapshots not compared with the journal", exc_info=error)
+                    log.error("snapshot store failed to compare snapshots with the journal", exc_info=error)
             batch = self._take()
             if not batch:
                 self._wake.clear()
@@ -132,7 +132,7 @@ class SnapshotWriter:
                 self.saved += len(batch)
             except Exception as error:  # noqa: BLE001  # a snapshot is only a cache; logged with its cause
                 self.dropped += len(batch)
-                log.warning("snapshots dropped", extra={"count": len(batch), "cause": repr(error)})
+                log.warning("snapshot store dropped snapshots", extra={"count": len(batch), "cause": repr(error)})
                 await asyncio.sleep(_BACK_OFF_S)
             finally:
                 self._count(-sum(len(snapshot.state) for _, snapshot in batch))
@@ -144,7 +144,10 @@ class SnapshotWriter:
                 try:
                     await self._pool.run(partial(discard_unbacked_of_shards, shard_ids=[shard_id]))
                 except CONNECTION_ERRORS as error:
-                    log.warning("snapshots of a shard not compared", extra={"shard": shard_id, "cause": repr(error)})
+                    log.warning(
+                        "snapshot store failed to compare a shard; trying again",
+                        extra={"shard": shard_id, "cause": repr(error)},
+                    )
                     await asyncio.sleep(_BACK_OFF_S)
                 else:
                     break
@@ -154,7 +157,7 @@ class SnapshotWriter:
             try:
                 rows = await self._pool.run(lambda connection: connection.fetch(_SHARDS_SQL))
             except CONNECTION_ERRORS as error:
-                log.warning("snapshots not compared, trying again", extra={"cause": repr(error)})
+                log.warning("snapshot store failed to list shards; trying again", extra={"cause": repr(error)})
                 await asyncio.sleep(_BACK_OFF_S)
             else:
                 return [row["id"] for row in rows]

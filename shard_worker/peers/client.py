@@ -108,7 +108,7 @@ class PeerClient:
         try:
             link = await self._connect(_Peer(*address, ANY_INCARNATION))
         except (OSError, TimeoutError, BadFrame) as error:  # a peer that is away knows nothing newer
-            log.debug("peer not greeted", extra={"address": address, "cause": repr(error)})
+            log.debug("worker failed to greet a peer", extra={"address": address, "cause": repr(error)})
         else:
             link.retire()
 
@@ -228,7 +228,7 @@ class _PeerConnection(asyncio.Protocol):
         self._pinged = 0.0
         self.ready: asyncio.Future[None] = loop.create_future()
         self.closed: bool = False
-        """Asks nothing more: the connection is lost, the peer said goodbye, or its secret is held no more."""
+        """Asks nothing more: the connection is lost, the peer sent GOAWAY, or this worker dropped the peer's secret."""
         self.signers: set[str] = set()
         """The fingerprints of the secrets that this link was made with."""
 
@@ -335,7 +335,7 @@ class _PeerConnection(asyncio.Protocol):
         try:
             answer = frames.read_answer(body)
         except BadFrame as error:
-            log.warning("peer answer not read", extra={"reason": str(error)})
+            log.warning("worker failed to decode a peer's answer", extra={"reason": str(error)})
             answer = Unavailable(UnavailableCode.OUTCOME_UNKNOWN, "this release cannot read the owner's answer")
         entry[0].set_result(answer)
 

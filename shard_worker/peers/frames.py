@@ -53,7 +53,7 @@ _UNDECODABLE: Final = (msgspec.DecodeError, struct.error, UnicodeDecodeError, Re
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True):
-    """What each side says of itself first.
+    """First frame of each side: its identity.
 
     Fields are added at the end, with a default: a release ignores those that it does not know.
     """

@@ -1,4 +1,4 @@
-"""What a worker proves itself by on the management port, and what it demands of the other side.
+"""Identity of a worker on the management port, and the checks on the other side.
 
 `WorkerIdentity` holds the values of the cluster's secret and the worker's present incarnation, and makes from them the
 TLS contexts of both ends of a connection, again whenever one of the two has changed.  A server shows the certificate
@@ -35,7 +35,7 @@ _READ_EVERY_S: Final = 1.0
 """How often a secret's file is read again; a rotation waits for every worker, so a second is soon enough."""
 
 ANY_INCARNATION: Final = "any"
-"""Stands for whichever incarnation a worker has now, in the name that a peer asks for when it only greets."""
+"""Placeholder for the worker's current incarnation, in the name that a greeting peer asks for."""
 _REFUSED: Final = ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
 
 
@@ -111,7 +111,7 @@ def signers_of(connection: ssl.SSLObject) -> tuple[str, ...]:
 
 
 def purpose_of(connection: ssl.SSLObject) -> Purpose:
-    """What an accepted connection was made for, once both ends are proved."""
+    """Purpose of an accepted connection, once both ends are proved."""
     context = connection.context
     assert isinstance(context, PurposeContext)  # chosen by `WorkerIdentity`
     return context.purpose
@@ -147,7 +147,9 @@ class SecretFile:
             found = self._read()
         except Exception as error:  # noqa: BLE001 - whatever is wrong with the file, the worker goes on with what it holds
             if repr(error) != self._refused:
-                log.error("secret not read again; the values of before are kept", extra={"cause": str(error)})
+                log.error(
+                    "worker failed to read its secret again; the old values are kept", extra={"cause": str(error)}
+                )
             self._refused = repr(error)
             return
         self._refused = ""

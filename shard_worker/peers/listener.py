@@ -122,7 +122,7 @@ class ManagementListener:
                 return
             except OSError as error:
                 if error.errno not in _FULL_ERRNOS:
-                    log.warning("connection not accepted", extra={"cause": repr(error)})
+                    log.warning("listener failed to accept a connection", extra={"cause": repr(error)})
                     return
                 self._full(error)
                 return
@@ -136,7 +136,7 @@ class ManagementListener:
         if self._full_logged_at is None or now - self._full_logged_at >= _FULL_LOG_S:
             self._full_logged_at = now
             log.error(
-                "connections not accepted: descriptors ran out; raise the limit of open files",
+                "listener ran out of file descriptors; raise the limit of open files",
                 extra={"cause": repr(error), "count": self.descriptors_exhausted},
             )
         for arrival in list(self._arrivals):

@@ -47,6 +47,6 @@ class Refusals:
     def _log(self) -> None:
         self._quiet = self._unlogged > 0
         if self._quiet:
-            log.warning("connection refused", extra={**self._last, "count": self._unlogged})
+            log.warning("port refused connections", extra={**self._last, "count": self._unlogged})
             self._unlogged = 0
             asyncio.get_running_loop().call_later(_LOG_EVERY_S, self._log)

@@ -75,7 +75,7 @@ class PeerServer:
                 asyncio.get_running_loop().call_later(_CLOSE_S, link.close)
 
     async def close(self, within_s: float) -> None:
-        """Say goodbye, go on answering until every peer has hung up, at most so long, and close what is left."""
+        """Send GOAWAY, go on answering until every peer has disconnected or the time is over, and close the rest."""
         self._closing = True
         for link in list(self.links):
             link.say_goodbye()
@@ -177,14 +177,14 @@ class _ServerLink(asyncio.Protocol):
         try:
             envelope = frames.read_request(body)
         except BadFrame as error:
-            log.warning("peer request refused", extra={"reason": str(error), "peer": self._peer()})
+            log.warning("worker refused a peer's request", extra={"reason": str(error), "peer": self._peer()})
             self._outbox.put(frames.bad_frame(stream, str(error)))
             return
         command = type(envelope.request) is CommandRequest
         try:
             answer = self._server.handler(envelope.request, envelope.budget_s, envelope.epoch, envelope.hops)
         except Exception:  # a fault of this program: the request's own, not the link's
-            log.exception("a forwarded request failed")
+            log.exception("forwarded request failed")
             answer = _BROKEN
         if isinstance(answer, asyncio.Future):
             answer.add_done_callback(lambda done: self._answer_later(stream, done, command=command))
@@ -195,7 +195,7 @@ class _ServerLink(asyncio.Protocol):
         if done.cancelled():
             answer: PeerAnswer = _BROKEN
         elif (error := done.exception()) is not None:
-            log.error("a forwarded request failed", exc_info=error)
+            log.error("forwarded request failed", exc_info=error)
             answer = _BROKEN
         else:
             answer = done.result()

@@ -71,13 +71,13 @@ def request(command: Command, key: str | None = None) -> CommandRequest:
 
 @dataclass
 class Owners:
-    """What this worker believes about ownership."""
+    """This worker's view of the ownership."""
 
     records: dict[int, ShardOwner] = field(default_factory=dict)
     rung: int = 0
     heard: list[tuple[int, int, str, int | None]] = field(default_factory=list)
     change: "asyncio.Future[None] | None" = None
-    nobody_stays: bool = False
+    no_worker_stays: bool = False
 
     def owner_of(self, shard_id: ShardId) -> ShardOwner | None:
         return self.records.get(shard_id)
@@ -96,7 +96,7 @@ class Owners:
         asyncio.get_running_loop().call_soon(self.announce)
 
     def deserted(self) -> bool:
-        return self.nobody_stays
+        return self.no_worker_stays
 
     def next_change(self) -> "asyncio.Future[None]":
         if self.change is None:
@@ -104,7 +104,7 @@ class Owners:
         return self.change
 
     def announce(self) -> None:
-        """What a look that found something does."""
+        """Called when a refresh of the view found a change."""
         change, self.change = self.change, None
         if change is not None:
             change.set_result(None)
@@ -162,7 +162,7 @@ class Node:
             self.region.adopt(ShardId(shard), epoch, head)
 
     async def ask(self, what: Request | Command, key: str | None = None, budget_s: float = 5.0) -> Answer:
-        """What a gateway on this worker would be told."""
+        """The answer that a gateway on this worker would get."""
         asked = what if hasattr(what, "command_id") or not hasattr(what, "create_at") else request(what, key)  # type: ignore[arg-type]  # a command has create_at
         return await self.region.ask(asked, budget_s)  # type: ignore[arg-type]  # and all else is a request
 

@@ -15,7 +15,7 @@ ONE, TWO = ShardId(1), ShardId(2)
 
 @dataclass
 class Ownership:
-    """What is known of the owners: the epoch of each shard's, by shard."""
+    """Known epochs, by shard."""
 
     epochs: dict[int, int] = field(default_factory=dict)
     asked: int = 0
@@ -38,7 +38,7 @@ class Ownership:
         return self.change
 
     async def announce(self) -> None:
-        """What a look does; returns once all that follows in the same turn is done."""
+        """Refresh the view; returns once the callbacks of the same turn have run."""
         change, self.change = self.change, None
         if change is not None:
             change.set_result(None)
@@ -213,7 +213,7 @@ async def test_a_request_that_lines_up_after_the_last_keeps_the_distance(monkeyp
 
 
 async def test_a_line_whose_shard_is_lost_again_stops(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was let in comes back with what it found, and the rest stays in line."""
+    """The admitted request returns with its finding, and the rest stays in the queue."""
     monkeypatch.setattr(admission, "_APART_S", 3600.0)
     ownership = Ownership({ONE: 5})
     lines = Lines(ownership)

@@ -1,4 +1,4 @@
-"""What ends before it was stored, and how much may wait: budgets in time and in bytes, on a real journal."""
+"""Budgets of waiting commands, in time and in bytes, on a real journal."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -61,7 +61,7 @@ async def test_a_command_whose_budget_ends_in_the_queue_is_not_stored_and_later_
 
 
 async def test_threads_whose_commands_have_all_ended_are_forgotten(dsn: str) -> None:
-    """No thread is read again for nobody, nothing of it is stored when Postgres is back, and it serves on."""
+    """No thread is loaded without a request, nothing is stored when Postgres is back, and the worker serves on."""
     async with away(dsn) as (node, proxy):
         me, chats = account(), [thread() for _ in range(20)]
         for chat in chats:
@@ -234,7 +234,7 @@ async def test_what_was_never_sent_is_sent_on_while_the_rest_is_unknown(dsn: str
         queued = asyncio.ensure_future(node.ask(add(chat, me, "queued"), budget_s=60.0))
         await asyncio.sleep(0)
         node.region.drop(shard)
-        node.owners.nobody_stays = True
+        node.owners.no_worker_stays = True
         assert await queued == NOT_SERVED, "it looked for another owner, and there is none"
         assert not sent.done()
         proxy.cut()

@@ -93,7 +93,7 @@ async def test_a_history_that_is_still_bad_is_judged_again(dsn: str) -> None:
     ["UPDATE journal SET payload = '{' WHERE seq_nr = 2", "DELETE FROM journal WHERE seq_nr = 2"],
     ids=["unreadable", "missing"],
 )
-async def test_an_event_below_a_snapshot_that_cannot_be_read_is_said_at_once(dsn: str, damage: str) -> None:
+async def test_an_unreadable_event_below_a_snapshot_is_reported_at_once(dsn: str, damage: str) -> None:
     """By a page that needs its text and by a repeated key; what does not need the event is served."""
     async with node_on(dsn, snapshot_every_events=3) as node:
         await node.own(*ALL)
@@ -156,7 +156,7 @@ async def test_resident_threads_keep_the_memory_budget(dsn: str) -> None:
 
 
 async def test_prepared_threads_take_a_part_of_the_budget(dsn: str) -> None:
-    """What is beyond it stays cold; a shard that came, or did not, gives the bytes back."""
+    """Threads beyond the limit stay cold; an adopted or an aborted shard gives the bytes back."""
     async with node_on(dsn, memory_bytes=40_000) as node:
         await node.own(*ALL)
         me = account()

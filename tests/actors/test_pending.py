@@ -14,7 +14,7 @@ def _ask() -> PendingRequest:
 
 
 async def test_an_ask_that_ran_out_of_time_says_what_is_known_of_its_storage() -> None:
-    """Nothing was admitted: nothing was stored; admitted: nobody knows."""
+    """Not admitted: nothing was stored; admitted: the outcome is unknown."""
     deadlines, early, admitted, late = TimerWheel(), _ask(), _ask(), _ask()
     admitted.admitted = True
     for ask, deadline in ((early, 1.0), (admitted, 1.0), (late, 3.0)):
@@ -40,7 +40,7 @@ async def test_an_answered_ask_is_watched_no_longer() -> None:
     assert {repr(ask.future.result()) for ask in asks} == {repr(Done(1))}
 
 
-async def test_an_ask_nobody_waits_for_ends_with_its_budget() -> None:
+async def test_a_request_without_a_waiter_ends_with_its_budget() -> None:
     """A client that has gone cancels its future; the sweep forgets the ask without a fault."""
     deadlines, ask = TimerWheel(), _ask()
     deadlines.add(ask, 1.0)

@@ -37,7 +37,7 @@ async def post(node: Node, me: AccountId, chats: list[ThreadId], words: str) -> 
 
 
 async def take(node: Node, shard: ShardId) -> None:
-    """What the steward does: own the shard, read its head, catch up, serve."""
+    """Act as the reconciler: own the shard, read its head, catch up, serve."""
     await node.admin.execute(
         "UPDATE shard SET epoch = epoch + 1, owner = $2, incarnation = $3 WHERE id = $1",
         shard,
@@ -76,7 +76,7 @@ async def test_threads_read_before_the_move_are_at_the_journals_end_after_it(dsn
 
 
 async def test_what_was_read_and_never_came_is_forgotten(dsn: str) -> None:
-    """A shard that came at another head than its warmth is read anew; so is one that was prepared long ago."""
+    """A shard that was prewarmed at another head is read again; so is one that was prewarmed long ago."""
     async with node_on(dsn, name="w0") as node:
         await node.own(*ALL)
         me = account()
@@ -144,13 +144,13 @@ async def test_full_memory_keeps_what_it_has(dsn: str) -> None:
             assert isinstance(await node.ask(add(chat, me, "x")), Done)
 
 
-async def test_being_told_of_a_shard_waits_until_it_is_served(dsn: str) -> None:
+async def test_a_transfer_is_acknowledged_once_the_shard_is_served(dsn: str) -> None:
     """The answer is yes once the shard is here at that epoch; no when it does not come within the budget."""
     async with node_on(dsn, name="w0") as node:
-        told = node.region.serve(ShardTransferred(3, 1, "i", 0), 5.0, 1, 1)
-        assert isinstance(told, asyncio.Future)
+        acknowledged = node.region.serve(ShardTransferred(3, 1, "i", 0), 5.0, 1, 1)
+        assert isinstance(acknowledged, asyncio.Future)
         await node.own(3)
-        assert await told == Ack(ready=True)
+        assert await acknowledged == Ack(ready=True)
         assert node.owners.heard == [(3, 1, "i", 0)]
         late = node.region.serve(ShardTransferred(3, 7, "i", 0), 0.05, 7, 1)
         assert isinstance(late, asyncio.Future)
@@ -185,7 +185,7 @@ async def test_asks_held_during_a_handoff_that_fails_are_decided_here(dsn: str) 
 
 
 async def test_a_thread_that_is_being_read_when_its_shard_drains_decides_nothing_more(dsn: str) -> None:
-    """What waited for it is held, and sent on with the shard."""
+    """The waiting requests are held, and forwarded with the shard."""
     async with two_nodes(dsn) as (left, right):
         me = account()
         shard, chats = threads_of_one_shard(1)

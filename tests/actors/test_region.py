@@ -96,7 +96,7 @@ async def test_one_key_has_one_effect_and_one_answer(dsn: str) -> None:
 
 
 async def test_a_forgotten_key_with_fresh_message_ids_is_still_recognised(dsn: str) -> None:
-    """A retry whose message ids were minted anew is decided as new, refused by the index, and answered as stored."""
+    """A retry with new message ids is decided as new, refused by the index, and answered as stored."""
     async with node_on(dsn) as node:
         await node.own(*ALL)
         me, chat = account(), thread()
@@ -279,12 +279,12 @@ async def test_a_moving_shard_delays_and_loses_nothing(dsn: str) -> None:
         assert len(await right.texts(chat, me)) == 100
 
 
-async def test_who_leaves_last_keeps_nobody_waiting_for_an_owner(dsn: str) -> None:
-    """Where nobody stays who could own the shard, what waits is refused at once, and nothing of it is stored."""
+async def test_the_last_worker_to_leave_refuses_waiting_requests(dsn: str) -> None:
+    """Without another owner, waiting requests are refused at once, and nothing of them is stored."""
     async with node_on(dsn) as node:
         waiting = asyncio.ensure_future(node.ask(create(thread(), account())))
         await eventually(lambda: node.owners.change is not None)
-        node.owners.nobody_stays = True
+        node.owners.no_worker_stays = True
         node.owners.announce()
         async with asyncio.timeout(1.0):
             answer = await waiting

@@ -16,7 +16,7 @@ from tests.actors.node import SHARDS, Peers, account, add, create, node_on, thre
 
 
 class Breaking(Peers):
-    """A link that breaks after a request left, so many times; the owner gets what left, or does not."""
+    """A link that breaks ``times`` times after a request left; the owner gets the request, or does not."""
 
     breaks = 0
     arrives = True
@@ -60,7 +60,7 @@ async def test_a_keyed_command_whose_answer_was_lost_is_asked_for_again(dsn: str
 
 
 async def test_a_command_without_a_key_is_never_sent_twice(dsn: str) -> None:
-    """Nobody knows what became of it, and its client is told so."""
+    """The outcome is unknown, and the client gets that answer."""
     peers = Breaking()
     async with two_nodes(dsn, peers) as (left, right):
         me, chat = account(), thread()
@@ -96,13 +96,13 @@ async def test_a_read_is_asked_for_again_whatever_became_of_the_first(dsn: str) 
         assert isinstance(await right.ask(ReadThread(chat, me)), ThreadView)
 
 
-async def test_a_worker_that_nobody_can_take_over_from_keeps_nobody_waiting(dsn: str) -> None:
-    """It leaves, and so does everyone else: nothing is stored, and that is said at once."""
+async def test_a_worker_without_a_successor_refuses_waiting_requests(dsn: str) -> None:
+    """All workers leave: nothing is stored, and the client gets that answer at once."""
     async with node_on(dsn, name="w0") as node:
         me, chat = account(), thread()
         waiting = asyncio.ensure_future(node.ask(create(chat, me), budget_s=60.0))
         await asyncio.sleep(0)
-        node.owners.nobody_stays = True
+        node.owners.no_worker_stays = True
         node.owners.announce()
         async with asyncio.timeout(5):
             assert await waiting == NOT_SERVED
@@ -141,12 +141,12 @@ async def test_an_owner_that_cannot_be_reached_is_left_alone_for_a_while(dsn: st
         assert 2 <= peers.asked <= 4, "and asked once in a tenth of a second"
 
 
-async def test_whoever_waited_for_long_goes_in_one_after_another(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All are answered once the owner is back, in the order in which they came; who comes then, waits for nobody."""
+async def test_long_waiting_requests_are_admitted_one_after_another(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All are answered in order once the owner is back; a later request does not wait for them."""
     monkeypatch.setattr(admission, "_PACED_AFTER_S", 0.0)
     monkeypatch.setattr(admission, "_PROBE_AGAIN_S", 3600.0)
     monkeypatch.setattr(region, "_UNREACHABLE_S", 0.0)
-    monkeypatch.setattr(admission, "_APART_S", 3600.0)  # whoever goes in after the first is let in below
+    monkeypatch.setattr(admission, "_APART_S", 3600.0)  # requests after the first are admitted below
     peers = Dead()
     async with two_nodes(dsn, peers) as (left, right):
         me, chat = account(), thread()

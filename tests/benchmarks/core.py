@@ -1,4 +1,4 @@
-"""What needs no server: how fast a history is replayed, and what a resident thread weighs.
+"""Benchmarks without a server: the rate of a replay, and the size of a resident thread.
 
 Both run in this process, a few tenths of a second.  Memory is what `tracemalloc` sees allocated for a state of 10
 members and 50 live messages, beside the same facts in nested dicts, the way a quick implementation would keep them.

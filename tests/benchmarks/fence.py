@@ -1,4 +1,4 @@
-"""What the fence costs: the worker's own append statement against the same insert without it, batch by batch.
+"""Measures the fence's cost: the worker's own append statement against the same insert without it, batch by batch.
 
 The two take turns within one run, each on a connection of its own, so that a slow disk or a busy neighbour strikes both
 alike, and the CPU of each is the account of its own backend.  The journal, its indexes and the payloads are the real
@@ -92,7 +92,7 @@ async def prepare_shards(connection: asyncpg.Connection) -> None:
 
 
 class FenceBench:
-    """Both statements, prepared; `round` runs them in turns.  The journal must be empty, or nobody else's."""
+    """Both statements, prepared; `round` runs them in turns.  The journal must be empty, or unused otherwise."""
 
     def __init__(self, fenced: asyncpg.Connection, unfenced: asyncpg.Connection) -> None:
         self._connections = (fenced, unfenced)

@@ -1,4 +1,4 @@
-"""The load generator, in a process of its own, so that its cost can be told from that of what it measures.
+"""The load generator, in a process of its own, so that its cost is separate from that of the measured program.
 
 ``wrk`` is used where it is installed; else the raw protocol client of `tests.load.wire`, driven from callbacks: a reply
 writes the next request in the same turn.  Either way one line of JSON says what was measured, the CPU seconds it took
@@ -37,7 +37,7 @@ BOUND = 0.95
 
 
 class Measured(Struct, frozen=True):
-    """What one run of the generator saw.
+    """Result of one run of the generator.
 
     ``requests`` are the successes of the ``seconds`` measured; ``served`` are all answers, those of the warm-up and of
     the end included: the divisor of the server's CPU.  ``failures`` are answers that are not 2xx, and lost connections.
@@ -191,15 +191,15 @@ def drive_wrk(host: str, port: int, requests: list[tuple[str, str]], connections
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         output = subprocess.run([*command, "--", str(lines)], check=True, capture_output=True, text=True).stdout
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    said = json.loads(next(line for line in output.splitlines() if line.startswith("{")))
-    failures = {name: said[name] for name in ("status", "lost") if said[name]}
+    result = json.loads(next(line for line in output.splitlines() if line.startswith("{")))
+    failures = {name: result[name] for name in ("status", "lost") if result[name]}
     return Measured(
         tool="wrk",
-        requests=said["requests"] - said["status"],
-        served=said["requests"],
-        seconds=said["us"] / 1e6,
+        requests=result["requests"] - result["status"],
+        served=result["requests"],
+        seconds=result["us"] / 1e6,
         failures=failures,
-        latency_ms={label: said[label] / 1000 for label in ("p50", "p90", "p99", "p999", "max")},
+        latency_ms={label: result[label] / 1000 for label in ("p50", "p90", "p99", "p999", "max")},
         cpu_s=after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
     )
 

@@ -27,7 +27,7 @@ class Pins(Struct, frozen=True):
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """What one whole run does."""
+    """Settings of one whole run."""
 
     rounds: int = 5
     seconds: float = 3.0
@@ -61,10 +61,10 @@ async def generate(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     async with asyncio.timeout(seconds + 60):
-        said, complained = await process.communicate()
+        output, complained = await process.communicate()
     if process.returncode != 0:
         raise MeasureFailed(f"{program.name}: the generator ended with {process.returncode}\n{complained.decode()}")
-    measured = msgspec.json.decode(said, type=Measured)
+    measured = msgspec.json.decode(output, type=Measured)
     if measured.requests == 0:
         raise MeasureFailed(f"{program.name}: not one success: {measured.failures}\n{program.log}")
     return measured

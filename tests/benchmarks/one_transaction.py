@@ -1,7 +1,7 @@
-"""What a competent service without group commit does: the same API, one transaction a command, a pool of 8.
+"""A competent service without group commit: the same API, one transaction a command, a pool of 8.
 
 Same gateway, same domain, same journal row and fence; the state of a thread is cached, as the worker's is, and a lock
-a thread keeps its commands in order.  What differs is the way to disk: every command is decided, then stored by
+a thread keeps its commands in order.  The way to disk differs: every command is decided, then stored by
 ``BEGIN``, a fenced insert, ``COMMIT`` on a pooled connection, and only then the next command of that thread is looked
 at.  The pool's reset between users is off, which spares it a round trip a command.  ``--form statement`` spares it two
 more: the fenced insert commits by itself.

@@ -2,8 +2,8 @@
 
 Two databases of one server have the same events, the first in one table, the second in min(16, shards) ranges of shards.
 Whatever takes milliseconds (appends, loads) alternates between the two, so that a busy neighbour strikes both alike, and
-is compared as a ratio; what takes minutes (vacuum, building an index) is done once on each and only told.  The append and
-the load are the worker's own statements.
+is compared as a ratio; what takes minutes (vacuum, building an index) is done once on each and only reported.  The
+append and the load are the worker's own statements.
 """
 
 import asyncio

@@ -11,14 +11,14 @@ WORKERS = 1_000
 
 
 def settled(strategy: Strategy, count: int = SHARDS, workers: int = WORKERS) -> list[Shard]:
-    """Shards of unlike loads where a plan for so many workers puts them."""
+    """Shards of unlike loads, placed by a plan for a number of workers."""
     shards = [Shard(ShardId(number), None, None, load=5.0 + number * 7919 % 1009 / 100.0) for number in range(count)]
     targets = compute_placement(shards, there(workers), Policy(strategy)).targets
     return [shard._replace(owner=targets[shard.id], target=targets[shard.id]) for shard in shards]
 
 
 def there(count: int) -> list[Worker]:
-    """So many workers."""
+    """A number of workers."""
     return [Worker(f"w-{number}") for number in range(count)]
 
 

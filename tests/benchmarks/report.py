@@ -1,4 +1,4 @@
-"""What a benchmark leaves behind: a table, JSON, a picture, and the page in docs."""
+"""Report of a benchmark: a table, JSON, a picture, and the page in docs."""
 
 import os
 import platform

@@ -34,7 +34,7 @@ _LIMIT = 1_000_000_000
 
 
 class Subject(Struct, frozen=True):
-    """One line of the comparison.  ``fresh`` makes the requests of a sample anew when they cannot be used twice."""
+    """One line of the comparison.  ``fresh`` makes new requests for a sample when they cannot be used twice."""
 
     name: str
     program: Program

@@ -57,7 +57,7 @@ def test_a_missed_bar_is_called_so() -> None:
 
 
 def test_a_ratio_without_its_samples_is_left_out() -> None:
-    """What was not measured is not judged."""
+    """A figure that was not measured is not judged."""
     assert [ratio.name for ratio in ratios(_SAMPLES, [], 16)] == []
 
 
@@ -73,7 +73,7 @@ def test_the_median_comes_with_its_spread() -> None:
     assert (found.median, found.low, found.high) == (2.0, 1.0, 3.0)
 
 
-def test_a_run_is_told_in_every_form(tmp_path: Path) -> None:
+def test_a_run_is_reported_in_every_form(tmp_path: Path) -> None:
     """Table, JSON, page and picture hold the subjects, the machine and the verdicts."""
     run = report.Run(
         report.now(),

@@ -1,4 +1,4 @@
-"""The arithmetic of the benchmark of moves: what is read off a tape, the verdicts, and every form they are told in."""
+"""The arithmetic of the benchmark of moves: figures read off a tape, the verdicts, and every form of the report."""
 
 from pathlib import Path
 
@@ -32,14 +32,14 @@ _MOVED = [_row(1.000, 1.002), _row(1.004, 1.006), _row(1.008, 1.050, thread=1), 
 """A probe of a shard that stood still from 1.007 to 1.049."""
 
 
-def test_a_pause_is_the_gap_between_answers_about_the_gift() -> None:
-    """From the answer before to the answer after, wherever within the gap the gift took place."""
+def test_a_pause_is_the_gap_between_answers_around_the_transfer() -> None:
+    """From the answer before to the answer after, wherever within the gap the transfer took place."""
     assert pause_ms(_MOVED, 1.02) == pytest.approx(44.0)
     assert pause_ms(_MOVED, 1.04) == pytest.approx(44.0)
 
 
 def test_an_answer_read_late_does_not_hide_the_pause() -> None:
-    """The gift seems to lie before an answer that was given before it."""
+    """The transfer seems to precede an answer that was given before it."""
     assert pause_ms(_MOVED, 1.005) == pytest.approx(44.0)
 
 
@@ -63,7 +63,7 @@ def test_first_commands_are_those_that_did_not_wait_for_the_shard() -> None:
 
 
 def test_a_shard_is_served_again_from_its_first_success() -> None:
-    """What is read within the deaf time may be of before the fault, and a failure is no service."""
+    """An answer within the deaf time may be of before the fault, and a failure is no service."""
     rows = [_row(0.99, 1.1), _row(1.0, 1.6, outcome=UNKNOWN), _row(1.5, 1.9), _row(1.91, 1.92)]
     assert served_again_at(rows, 1.0, 0.2) == 1.9
     assert served_again_at(rows, 5.0, 0.2) is None
@@ -99,12 +99,12 @@ def test_what_was_not_measured_does_not_hold() -> None:
     assert broken(_figures()) == ["6. a sum is off"]
 
 
-def test_a_run_is_told_in_every_form(tmp_path: Path) -> None:
+def test_a_run_is_reported_in_every_form(tmp_path: Path) -> None:
     """Table, JSON, page and picture hold the figures, the machine and the verdicts."""
     run = report.Run("now", this_machine("PostgreSQL 16"), Settings(), 0.5, 5_000.0, _figures())
-    told = report.as_text(run)
+    text = report.as_text(run)
     for words in ("pause, p50", "20.0 ms", "FAILS", "BROKEN: a sum is off", "0.50 cores"):
-        assert words in told
+        assert words in text
     assert "PostgreSQL 16" in report.as_page(run)
     document = report.as_document(run)
     assert [bar["holds"] for figure in document["figures"] for bar in figure["bars"]] == [False, False, True]

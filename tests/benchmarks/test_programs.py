@@ -52,7 +52,7 @@ async def test_a_run_of_failures_alone_is_no_figure(tmp_path: Path) -> None:
 
 
 async def test_a_program_that_does_not_start_is_named_with_its_log(tmp_path: Path) -> None:
-    """What a program complained of before it ended is in the error."""
+    """The error has the program's last error output."""
     arguments = ["-c", "import sys; sys.exit('no database here')"]
     with pytest.raises(ProgramFailed, match="no database here"):
         async with running("worker", arguments, environment={}, log=tmp_path / "log"):

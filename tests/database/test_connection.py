@@ -53,7 +53,7 @@ async def test_a_file_with_the_dsn_is_read_again_each_time(dsn: str, tmp_path: P
     await (await rotating.connect("test")).close()
 
 
-async def test_nobody_at_the_address_is_told_from_a_refused_login(dsn: str) -> None:
+async def test_an_unreachable_server_differs_from_a_refused_login(dsn: str) -> None:
     """And neither message holds the password."""
     async with TcpProxy("127.0.0.1", 1) as proxy:
         proxy.refusing = True
@@ -67,7 +67,7 @@ async def test_nobody_at_the_address_is_told_from_a_refused_login(dsn: str) -> N
 
 
 async def test_a_read_finds_a_server_that_is_away_to_be_a_link_fault(dsn: str) -> None:
-    """Nobody who reads has to know how connections are opened: what fails is tried again."""
+    """Readers do not know how connections are opened: a failed read is tried again."""
     async with TcpProxy("127.0.0.1", 1) as proxy:
         proxy.refusing = True
         pool = await database(f"postgresql://u:p@127.0.0.1:{proxy.port}/d").pool(most=1)
@@ -98,15 +98,15 @@ async def test_a_server_that_may_lose_commits_is_refused(tmp_path: Path) -> None
 
 async def test_a_fail_over_is_noticed_once_and_another_system_refused(dsn: str) -> None:
     """A new timeline means that nothing in memory can be trusted; another system means another journal."""
-    told: list[int] = []
-    seen = Database(dsn, application_name=lambda: "me", on_failover=lambda: told.append(1))
+    failovers: list[int] = []
+    seen = Database(dsn, application_name=lambda: "me", on_failover=lambda: failovers.append(1))
     connection = await seen.connect("test")
     identity = await check(connection)
     await connection.close()
     seen._newest = ServerIdentity(identity.system, identity.timeline - 1)
     for _ in range(2):
         await (await seen.connect("test")).close()
-    assert told == [1]
+    assert failovers == [1]
     seen._newest = ServerIdentity(identity.system + 1, identity.timeline)
     with pytest.raises(DatabaseUnsuitable, match="another database system"):
         await seen.connect_once("test")

@@ -25,8 +25,8 @@ async def admin(dsn: str) -> AsyncIterator[asyncpg.Connection]:
 
 def database(dsn: str, failovers: list[int] | None = None) -> Database:
     """As a worker has one; counts fail-overs in ``failovers``."""
-    told = [] if failovers is None else failovers
-    return Database(dsn, application_name=lambda: "me", on_failover=lambda: told.append(1))
+    noticed = [] if failovers is None else failovers
+    return Database(dsn, application_name=lambda: "me", on_failover=lambda: noticed.append(1))
 
 
 async def pretend_older(admin: asyncpg.Connection) -> None:
@@ -44,7 +44,7 @@ async def test_the_timeline_is_the_wals(dsn: str, admin: asyncpg.Connection) -> 
     assert seen.newest.generation == await admin.fetchval("SELECT generation FROM meta")
 
 
-async def test_a_generation_is_stored_once_by_whoever_comes_first(dsn: str, admin: asyncpg.Connection) -> None:
+async def test_a_generation_is_stored_once_by_the_first_worker(dsn: str, admin: asyncpg.Connection) -> None:
     """Eight workers that come at once agree on it, and on the first history nothing is taken back."""
     workers = [database(dsn) for _ in range(8)]
     for connection in await asyncio.gather(*[worker.connect("test") for worker in workers]):
@@ -72,21 +72,21 @@ async def test_a_new_history_repeats_no_epoch_no_plan_version_and_no_incarnation
         shard: won.get(shard, 0) for shard in after.shards
     }
     assert [after.shards[shard].target for shard in won] == ["a"] * 4
-    book = await admin.fetch("SELECT from_seq, source FROM shard_epoch WHERE kind = 'failover' ORDER BY shard_id")
-    assert [tuple(row) for row in book] == [(1, "a")] * 4 + [(1, None)] * 4
+    epochs = await admin.fetch("SELECT from_seq, source FROM shard_epoch WHERE kind = 'failover' ORDER BY shard_id")
+    assert [tuple(row) for row in epochs] == [(1, "a")] * 4 + [(1, None)] * 4
     assert 0 < await store.old_leases_s(admin, 0.7) <= 0.7
 
 
 async def test_a_fact_learnt_on_one_connection_ends_all_older_sessions(dsn: str, admin: asyncpg.Connection) -> None:
     """Those of a pool too; the session that learnt it goes on."""
-    told: list[int] = []
-    seen = database(dsn, told)
+    noticed: list[int] = []
+    seen = database(dsn, noticed)
     old = await seen.connect("lease")
     pool = await seen.pool(most=1)
     first = await pool.run(lambda connection: connection.fetchval("SELECT pg_backend_pid()"))
     await pretend_older(admin)
     fresh = await seen.connect("steward")
-    assert told == [1]
+    assert noticed == [1]
     assert old.is_closed()
     assert not fresh.is_closed()
     assert await pool.run(lambda connection: connection.fetchval("SELECT pg_backend_pid()")) != first
@@ -97,8 +97,8 @@ async def test_a_fact_learnt_on_one_connection_ends_all_older_sessions(dsn: str,
 
 async def test_an_older_history_is_refused_and_changes_nothing(dsn: str) -> None:
     """A two-host DSN must not flip back."""
-    told: list[int] = []
-    seen = database(dsn, told)
+    noticed: list[int] = []
+    seen = database(dsn, noticed)
     await (await seen.connect("test")).close()
     known = seen.newest
     assert known is not None
@@ -110,7 +110,7 @@ async def test_an_older_history_is_refused_and_changes_nothing(dsn: str) -> None
         with pytest.raises(DatabaseSuperseded, match="shut the old primary"):
             await database_of(seen).connect_once("test")
         assert seen.newest == newer
-    assert told == []
+    assert noticed == []
 
 
 def database_of(seen: Database) -> Database:
@@ -121,8 +121,8 @@ def database_of(seen: Database) -> Database:
 
 async def test_a_peer_that_knows_a_newer_history_ends_sessions_on_the_older(dsn: str) -> None:
     """Before any session shows it, and once only."""
-    told: list[int] = []
-    seen = database(dsn, told)
+    noticed: list[int] = []
+    seen = database(dsn, noticed)
     session = await seen.connect("lease")
     known = seen.newest
     assert known is not None
@@ -131,7 +131,7 @@ async def test_a_peer_that_knows_a_newer_history_ends_sessions_on_the_older(dsn:
     assert not session.is_closed()
     seen.learn(known.timeline + 1, str(ULID()))
     assert session.is_closed()
-    assert told == [1]
+    assert noticed == [1]
     with pytest.raises(DatabaseSuperseded):
         await seen.connect_once("lease")
 

@@ -1,4 +1,4 @@
-"""`shard-worker migrate`: how it ends is told in a word, for whoever reads a container's termination message."""
+"""`shard-worker migrate`: the container's termination message has the reason of a failure as one word."""
 
 import asyncio
 import json
@@ -18,42 +18,42 @@ from tests.support.tcp_proxy import TcpProxy
 
 
 @pytest.fixture
-def told(tmp_path: Path) -> Path:
+def message_file(tmp_path: Path) -> Path:
     """Where a container's termination message would be: there before, and empty."""
     path = tmp_path / "termination-log"
     path.touch()
     return path
 
 
-async def migrate(dsn: str, told: Path, **environment: str) -> Result:
+async def migrate(dsn: str, message_file: Path, **environment: str) -> Result:
     """Run the command as a Job does."""
     given = {
         "SHARD_WORKER_DSN": dsn,
         "SHARD_WORKER_CLUSTER": "test",
         "SHARD_WORKER_SHARDS": "8",
-        "SHARD_WORKER_TERMINATION_FILE": str(told),
+        "SHARD_WORKER_TERMINATION_FILE": str(message_file),
         **environment,
     }
     return await asyncio.to_thread(CliRunner().invoke, main, ["migrate"], env=given)
 
 
-def reason(result: Result, told: Path) -> DatabaseFault:
+def reason(result: Result, message_file: Path) -> DatabaseFault:
     """Why it failed, after a look at how."""
     assert result.exit_code == 1, result.output
-    message = json.loads(told.read_text())
+    message = json.loads(message_file.read_text())
     assert set(message) == {"reason", "message"}
     assert message["message"] in result.output
     return DatabaseFault(message["reason"])
 
 
-async def test_one_that_succeeds_leaves_no_message(dsn: str, told: Path) -> None:
+async def test_one_that_succeeds_leaves_no_message(dsn: str, message_file: Path) -> None:
     """There is nothing to tell."""
-    result = await migrate(dsn, told)
+    result = await migrate(dsn, message_file)
     assert result.exit_code == 0, result.output
-    assert told.read_text() == ""
+    assert message_file.read_text() == ""
 
 
-async def test_without_a_file_only_people_are_told(dsn: str) -> None:
+async def test_without_a_file_the_reason_is_on_standard_error_alone(dsn: str) -> None:
     """As at a terminal."""
     arguments = ["migrate", "--dsn", dsn, "--cluster", "other", "--shards", "8"]
     result = await asyncio.to_thread(CliRunner().invoke, main, arguments)
@@ -70,52 +70,55 @@ async def test_without_a_file_only_people_are_told(dsn: str) -> None:
     ],
 )
 async def test_what_is_asked_of_the_database_is_not_so(
-    dsn: str, told: Path, change: dict[str, str], expected: DatabaseFault
+    dsn: str, message_file: Path, change: dict[str, str], expected: DatabaseFault
 ) -> None:
     """Each has its word."""
-    assert reason(await migrate(dsn, told, **change), told) is expected
+    assert reason(await migrate(dsn, message_file, **change), message_file) is expected
 
 
-async def test_a_wrong_password_or_database(dsn: str, told: Path) -> None:
+async def test_a_wrong_password_or_database(dsn: str, message_file: Path) -> None:
     """It answers, and does not let us in; the password is not in the message."""
     for wrong in (dsn.replace("@", "wrong@"), dsn + "_that_is_not_there"):
-        assert reason(await migrate(wrong, told), told) is DatabaseFault.AUTH_FAILED
-        assert dsn.split(":")[2].split("@")[0] not in told.read_text()
+        assert reason(await migrate(wrong, message_file), message_file) is DatabaseFault.AUTH_FAILED
+        assert dsn.split(":")[2].split("@")[0] not in message_file.read_text()
 
 
-async def test_a_newer_schema(dsn: str, told: Path) -> None:
-    """Whoever made it may write what this release cannot read."""
+async def test_a_newer_schema(dsn: str, message_file: Path) -> None:
+    """A newer release may have written events that this release cannot read."""
     connection = await asyncpg.connect(dsn)
     await connection.execute(
         "INSERT INTO schema_migration (version, name, checksum) VALUES ($1, 'future', '')", SCHEMA_VERSION + 1
     )
     await connection.close()
-    assert reason(await migrate(dsn, told), told) is DatabaseFault.SCHEMA_TOO_NEW
+    assert reason(await migrate(dsn, message_file), message_file) is DatabaseFault.SCHEMA_TOO_NEW
 
 
-async def test_another_wording_of_what_ran(dsn: str, told: Path) -> None:
+async def test_another_wording_of_what_ran(dsn: str, message_file: Path) -> None:
     """The database was made by something else under the same numbers."""
     connection = await asyncpg.connect(dsn)
     await connection.execute("UPDATE schema_migration SET checksum = 'x'")
     await connection.close()
-    assert reason(await migrate(dsn, told), told) is DatabaseFault.UNSUITABLE
+    assert reason(await migrate(dsn, message_file), message_file) is DatabaseFault.UNSUITABLE
 
 
-async def test_a_login_that_may_not_make_tables(postgres: EmbeddedPostgres, told: Path) -> None:
+async def test_a_login_that_may_not_make_tables(postgres: EmbeddedPostgres, message_file: Path) -> None:
     """The server says no to a step, and nothing of it is done."""
     admin = await asyncpg.connect(postgres.dsn_of("postgres"))
     await admin.execute("CREATE ROLE visitor LOGIN PASSWORD 'visitor'")
     await admin.execute("CREATE DATABASE visited")
     dsn = f"postgresql://visitor:visitor@127.0.0.1:{postgres.port}/visited"
-    assert reason(await migrate(dsn, told), told) is DatabaseFault.MIGRATION_FAILED
+    assert reason(await migrate(dsn, message_file), message_file) is DatabaseFault.MIGRATION_FAILED
     await admin.execute("DROP DATABASE visited")
     await admin.execute("DROP ROLE visitor")
     await admin.close()
 
 
-async def test_a_host_that_does_not_resolve_is_unreachable(told: Path) -> None:
+async def test_a_host_that_does_not_resolve_is_unreachable(message_file: Path) -> None:
     """The name may come to be."""
-    assert reason(await migrate("postgresql://u:p@nowhere.invalid/d", told), told) is DatabaseFault.UNREACHABLE
+    assert (
+        reason(await migrate("postgresql://u:p@nowhere.invalid/d", message_file), message_file)
+        is DatabaseFault.UNREACHABLE
+    )
 
 
 @pytest.mark.parametrize(
@@ -129,25 +132,27 @@ async def test_a_host_that_does_not_resolve_is_unreachable(told: Path) -> None:
     ],
     ids=["no port", "half an address", "no URL", "unescaped #", "unescaped /"],
 )
-async def test_a_dsn_that_waiting_does_not_mend_is_unsuitable(dsn: str, says: str, told: Path) -> None:
+async def test_a_dsn_that_waiting_does_not_mend_is_unsuitable(dsn: str, says: str, message_file: Path) -> None:
     """A permanent fault is not reported as a passing one."""
-    assert reason(await migrate(dsn, told), told) is DatabaseFault.UNSUITABLE
-    assert says in told.read_text()
-    assert "cret" not in told.read_text()
+    assert reason(await migrate(dsn, message_file), message_file) is DatabaseFault.UNSUITABLE
+    assert says in message_file.read_text()
+    assert "cret" not in message_file.read_text()
 
 
-async def test_nobody_listening(told: Path) -> None:
-    """It is for whoever started this to try again."""
+async def test_a_refused_connection_is_unreachable(message_file: Path) -> None:
+    """The caller tries again."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         dsn = f"postgresql://u:secret-word@127.0.0.1:{taken.getsockname()[1]}/d"
         began = time.monotonic()
-        assert reason(await migrate(dsn, told), told) is DatabaseFault.UNREACHABLE
+        assert reason(await migrate(dsn, message_file), message_file) is DatabaseFault.UNREACHABLE
     assert time.monotonic() - began < 5
-    assert "secret-word" not in told.read_text()
+    assert "secret-word" not in message_file.read_text()
 
 
-async def test_a_link_that_falls_silent_is_given_up(dsn: str, told: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_link_that_falls_silent_is_given_up(
+    dsn: str, message_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While it connects, and after that: in both cases it ends by itself."""
     monkeypatch.setattr("shard_worker.database.session.CONNECT_S", 0.5)
     monkeypatch.setattr("shard_worker.database.migration._CHECK_S", 0.5)
@@ -155,7 +160,7 @@ async def test_a_link_that_falls_silent_is_given_up(dsn: str, told: Path, monkey
     async with TcpProxy("127.0.0.1", target) as proxy:
         through = dsn.replace(f":{target}/", f":{proxy.port}/")
         proxy.stall()
-        assert reason(await migrate(through, told), told) is DatabaseFault.UNREACHABLE
+        assert reason(await migrate(through, message_file), message_file) is DatabaseFault.UNREACHABLE
         proxy.heal()
 
         def stall_at_the_check(data: bytes) -> None:
@@ -163,18 +168,18 @@ async def test_a_link_that_falls_silent_is_given_up(dsn: str, told: Path, monkey
                 proxy.stall()
 
         proxy.watch = stall_at_the_check
-        assert reason(await migrate(through, told), told) is DatabaseFault.UNREACHABLE
+        assert reason(await migrate(through, message_file), message_file) is DatabaseFault.UNREACHABLE
 
 
-async def test_a_server_that_stops_meanwhile(dsn: str, told: Path) -> None:
+async def test_a_server_that_stops_meanwhile(dsn: str, message_file: Path) -> None:
     """The link is cut in the middle: unreachable, not a failed step."""
     target = int(dsn.rpartition(":")[2].partition("/")[0])
     async with TcpProxy("127.0.0.1", target) as proxy:
 
-        def cut_at_the_book(data: bytes) -> None:
+        def cut_at_the_schema_table(data: bytes) -> None:
             if b"schema_migration" in data:
                 proxy.cut()
 
-        proxy.watch = cut_at_the_book
+        proxy.watch = cut_at_the_schema_table
         through = dsn.replace(f":{target}/", f":{proxy.port}/")
-        assert reason(await migrate(through, told), told) is DatabaseFault.UNREACHABLE
+        assert reason(await migrate(through, message_file), message_file) is DatabaseFault.UNREACHABLE

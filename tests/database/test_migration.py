@@ -1,4 +1,4 @@
-"""The schema: made once, safe to make twice at once, and never for somebody else."""
+"""The schema: made once, safe to make twice at once, and never in another cluster's database."""
 
 import asyncio
 from collections import deque
@@ -26,7 +26,7 @@ async def run(dsn: str, *, cluster_id: str = "test", shards: int = 8) -> list[st
 
 
 async def test_ten_at_once_make_one_schema(postgres: EmbeddedPostgres) -> None:
-    """Each step runs once, whoever is first; the rest find it made."""
+    """Each step runs once, in one of the runs; the other runs find it made."""
     admin = await asyncpg.connect(postgres.dsn_of("postgres"))
     await admin.execute("DROP DATABASE IF EXISTS ten_at_once")
     await admin.execute("CREATE DATABASE ten_at_once")
@@ -123,7 +123,7 @@ async def test_a_worker_refuses_a_database_without_schema(postgres: EmbeddedPost
 
 
 class Pooled:
-    """A session before a pool of transactions: a server process that is idle is lent to whoever comes."""
+    """A session before a pool of transactions, which lends an idle server process to any client."""
 
     def __init__(self, idle: deque[int], *, most: int, last_first: bool = True) -> None:
         self._idle = idle
@@ -153,7 +153,7 @@ class Pooled:
 @pytest.mark.parametrize("last_first", [True, False], ids=["last-first", "in-turns"])
 @pytest.mark.parametrize("idle", [1, 2, 3])
 async def test_a_pool_of_transactions_is_refused(idle: int, last_first: bool) -> None:
-    """However it chooses among its server processes, and though nobody else uses it."""
+    """However it chooses among its server processes, and though no other client uses it."""
     servers = deque(range(idle))
     mine, other = (Pooled(servers, most=9, last_first=last_first) for _ in range(2))
     with pytest.raises(DatabaseUnsuitable, match="pools transactions"):
@@ -161,7 +161,7 @@ async def test_a_pool_of_transactions_is_refused(idle: int, last_first: bool) ->
 
 
 async def test_a_pool_of_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody gets an answer there while somebody else is in a transaction."""
+    """No client gets an answer while another client is in a transaction."""
     monkeypatch.setattr(migration, "_POOL_S", 0.01)
     servers = deque([1])
     with pytest.raises(DatabaseUnsuitable, match="pools transactions"):

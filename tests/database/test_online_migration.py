@@ -38,9 +38,9 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Plant:
     return add
 
 
-async def run(dsn: str, said: list[str] | None = None, shards: int = 8) -> list[str]:
+async def run(dsn: str, progress: list[str] | None = None, shards: int = 8) -> list[str]:
     """Migrate, and the versions that ran."""
-    say = (lambda _: None) if said is None else said.append
+    say = (lambda _: None) if progress is None else progress.append
     return await migrate(dsn, cluster_id="test", shards=shards, say=say)
 
 
@@ -72,10 +72,12 @@ async def _migrated_behind_a_reader(
             "CREATE INDEX CONCURRENTLY journal_planted ON journal (shard_id, written_at);"
             "ALTER TABLE meta ADD COLUMN planted text;"
         )
-        said: list[str] = []
-        migrating = asyncio.create_task(run(dsn, said, shards=16))
+        progress: list[str] = []
+        migrating = asyncio.create_task(run(dsn, progress, shards=16))
         until_s = asyncio.get_running_loop().time() + reads_s
-        await eventually(lambda: asyncio.get_running_loop().time() >= until_s and len(said) > 1, within_s=reads_s + 15)
+        await eventually(
+            lambda: asyncio.get_running_loop().time() >= until_s and len(progress) > 1, within_s=reads_s + 15
+        )
         assert not migrating.done()
         before = recorder.acknowledged_count
         await more_acknowledged(recorder, 20)
@@ -93,7 +95,9 @@ async def _migrated_behind_a_reader(
     print(
         f"migrated {took_s:.2f} s after a reader of {reads_s} s; {len(record.acknowledged)} requests, {len(again)} failed"
     )
-    assert any("the lock is held by" in sentence and "requests pass meanwhile" in sentence for sentence in said), said
+    assert any("the lock is held by" in sentence and "requests pass meanwhile" in sentence for sentence in progress), (
+        progress
+    )
     assert (again, list(record.refused), list(record.unresolved), list(record.surprises)) == ([], [], [], [])
     assert took_s < 5.0
 
@@ -101,7 +105,9 @@ async def _migrated_behind_a_reader(
 async def test_a_migration_behind_a_long_reader_fails_no_request(
     make_database: MakeDatabase, tmp_path: Path, plant: Plant
 ) -> None:
-    """A backup holds ACCESS SHARE on every table; the migration waits for it, and nobody waits for the migration."""
+    """A backup holds ACCESS SHARE on every table; the migration waits for it, and no request waits for the
+    migration.
+    """
     await _migrated_behind_a_reader(make_database, tmp_path, plant, reads_s=2.0, clients=4)
 
 
@@ -113,22 +119,22 @@ async def test_a_migration_behind_a_reader_of_a_minute_fails_no_request(
     await _migrated_behind_a_reader(make_database, tmp_path, plant, reads_s=60.0, clients=32)
 
 
-async def test_whom_a_step_waits_for_is_said(dsn: str, plant: Plant) -> None:
+async def test_a_step_reports_the_session_that_it_waits_for(dsn: str, plant: Plant) -> None:
     """By process, program and age of its transaction: an operator knows what to end."""
     reader = await asyncpg.connect(dsn, server_settings={"application_name": "pg_dump"})
     await reader.execute("BEGIN; LOCK TABLE journal IN ACCESS SHARE MODE")
     plant("ALTER TABLE journal ADD COLUMN planted text;")
-    said: list[str] = []
-    migrating = asyncio.create_task(run(dsn, said))
-    await eventually(lambda: any("the lock is held by" in sentence for sentence in said))
-    assert f"{reader.get_server_pid()} (pg_dump, for " in said[-1]
-    assert "step 1 of 1 (ALTER TABLE journal ADD COLUMN planted text)" in said[-1]
+    progress: list[str] = []
+    migrating = asyncio.create_task(run(dsn, progress))
+    await eventually(lambda: any("the lock is held by" in sentence for sentence in progress))
+    assert f"{reader.get_server_pid()} (pg_dump, for " in progress[-1]
+    assert "step 1 of 1 (ALTER TABLE journal ADD COLUMN planted text)" in progress[-1]
     await reader.close()
     assert await migrating == ["planted"]
 
 
 async def test_a_run_that_was_ended_goes_on_with_the_next_step(dsn: str, plant: Plant) -> None:
-    """What was done is not done again: each step is recorded with what it did."""
+    """A finished step is not repeated: each step is recorded when it is done."""
     admin = await asyncpg.connect(dsn)
     version = plant("CREATE TABLE one (id integer); CREATE TABLE two (id integer); CREATE TABLE three (id integer);")
     await admin.execute("CREATE TABLE two (in_the_way integer)")
@@ -165,10 +171,10 @@ async def test_an_index_that_was_left_half_built_is_built_again(dsn: str, plant:
     valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'people_name'::regclass"
     assert await admin.fetchval(valid) is False
     plant("CREATE INDEX CONCURRENTLY people_name ON people (name);")
-    said: list[str] = []
-    assert await run(dsn, said) == ["planted"]
+    progress: list[str] = []
+    assert await run(dsn, progress) == ["planted"]
     assert await admin.fetchval(valid) is True
-    assert any("was left half built" in sentence for sentence in said)
+    assert any("was left half built" in sentence for sentence in progress)
     await admin.close()
 
 

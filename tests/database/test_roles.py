@@ -1,4 +1,4 @@
-"""What the worker's role may do, tried with a login that has it: all that a worker does, and nothing of history."""
+"""The worker's role, tried with a login that has it: it suffices for a worker, and cannot change history."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -249,5 +249,5 @@ async def test_a_worker_says_whether_its_login_may_change_history(
         await admin.close()
         async with aiohttp.ClientSession() as client, client.get(f"http://127.0.0.1:{port}/metrics") as answer:
             assert f"threadcluster_journal_excess_privileges {excess}.0" in await answer.text()
-    said = "may change the journal's history" in (tmp_path / "worker.log").read_text()
-    assert said == (excess > 0)
+    warned = "may change the journal's history" in (tmp_path / "worker.log").read_text()
+    assert warned == (excess > 0)

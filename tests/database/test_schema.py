@@ -10,7 +10,9 @@ from shard_worker.ownership.view import Load
 
 
 async def test_the_settings_of_each_table_are_these(dsn: str) -> None:
-    """Room for updates in place where rows are updated; the journal is vacuumed for its inserts, and frozen at once."""
+    """Updated tables have free space for updates in place; the journal is vacuumed for its inserts, and frozen at
+    once.
+    """
     connection = await asyncpg.connect(dsn)
     rows = await connection.fetch(
         "SELECT relname, reloptions FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')"
@@ -36,7 +38,7 @@ async def test_the_journal_is_one_table(dsn: str) -> None:
 
 @pytest.mark.parametrize("table", ["shard", "shard_target", "shard_load", "worker", "plan"])
 async def test_what_ownership_updates_is_updated_in_place(dsn: str, table: str) -> None:
-    """No index is touched, and the dead versions are pruned by whoever reads the page next."""
+    """No index is touched, and the next reader of the page prunes the dead versions."""
     connection = await asyncpg.connect(dsn)
     await store.register(connection, "a", "i", Address("127.0.0.1", 1, 2), {})
     epochs = await store.claim(connection, "a", "i", [ShardId(number) for number in range(8)])

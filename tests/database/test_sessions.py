@@ -1,4 +1,4 @@
-"""What a session rests on is pinned; a DSN that cannot be used for a while is waited out; hosts are tried in turn."""
+"""Sessions pin their settings; a failed login is retried when it may pass; hosts are tried in turn."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -127,7 +127,7 @@ async def test_of_several_failures_the_most_telling_is_named(dsn: str, postgres:
 
 
 def test_pauses_double_up_to_a_second_with_jitter() -> None:
-    """A fleet that lost its database does not come back in one moment."""
+    """Workers that lost their database do not connect again in one moment."""
     longest, shortest = Backoff(jitter=lambda: 1.0), Backoff(jitter=lambda: 0.0)
     pauses = [longest.next_s() for _ in range(7)]
     assert pauses == [0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]

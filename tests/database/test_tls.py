@@ -28,7 +28,7 @@ def at(front: TlsFront, dsn: str, host: str = "localhost") -> str:
     [
         pytest.param(Tls(), "localhost", 1, id="unset: where it is offered"),
         pytest.param(Tls("disable"), "localhost", 0, id="disable"),
-        pytest.param(Tls("require"), "localhost", 1, id="require: whoever it is"),
+        pytest.param(Tls("require"), "localhost", 1, id="require: any server"),
         pytest.param(Tls("require", CA_FILE), "127.0.0.1", 1, id="require, CA: whatever its name"),
         pytest.param(Tls("verify-full", CA_FILE), "localhost", 1, id="verify-full"),
     ],

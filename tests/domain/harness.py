@@ -59,7 +59,7 @@ LIMITS: Final = Limits()
 CREATED_AT: Final = 1_000
 NOW: Final = 2_000
 CLAIMED: Final = 77
-"""What callers say about the time."""
+"""Times that callers send."""
 
 
 def create(
@@ -136,7 +136,7 @@ def thread(*, destroyed: bool = False) -> Thread:
 
 
 def ask(state: Thread | None, command: Command, *, now: int = NOW, limits: Limits = LIMITS) -> Outcome:
-    """What is decided; the state is as before."""
+    """Decide; the state is as before."""
     before = None if state is None else encode_state(state)
     outcome = decide(state, command, now, limits)
     assert state is None or encode_state(state) == before, "a decision changed the state"

@@ -86,7 +86,7 @@ def test_limits_hold_at_creation() -> None:
     ids=["the-same", "claimed-at-another-time", "another-order", "repeated-ids", "parent-gone-since"],
 )
 def test_an_equal_creation_gets_the_first_answer(again: CreateThread) -> None:
-    """For ever, whatever became of the thread but its destruction."""
+    """In every later state of the thread but its destruction."""
     assert ask(thread(), again) == Unchanged(1, replayed=True)
 
 

@@ -1,4 +1,4 @@
-"""What events do to a thread, and histories that cannot be."""
+"""Events change a thread; impossible histories are refused."""
 
 import msgspec
 import pytest
@@ -46,7 +46,7 @@ LATER: list[Event] = [
 
 @pytest.mark.parametrize("event", LATER, ids=lambda event: type(event).__name__)
 def test_nothing_comes_before_the_creation(event: Event) -> None:
-    """And the number of the event is in what is said."""
+    """And the error has the number of the event."""
     with pytest.raises(IllegalEvent, match=f"event 1 .{type(event).__name__}"):
         evolve(None, event, 1)
 

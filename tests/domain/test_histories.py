@@ -43,7 +43,7 @@ SMALL = Limits(messages=5, administrators=3, members=3)
 
 accounts = st.sampled_from([account(name) for name in "abcd"])
 people = st.lists(accounts, max_size=4).map(tuple)
-somebody = st.lists(accounts, min_size=1, max_size=4).map(tuple)
+some_accounts = st.lists(accounts, min_size=1, max_size=4).map(tuple)
 message_ids = st.sampled_from([message_id(number) for number in range(10)])
 times = st.integers(0, 2**53 - 1)
 texts = st.sampled_from(["", "a", "ä\u200b\U0001f600", '"\\\n'])
@@ -59,7 +59,7 @@ creations = st.builds(
     st.none() | texts,
     st.sampled_from([None, None, PARENT, THREAD]),
     st.sampled_from([True, True, True, False]),
-    somebody,
+    some_accounts,
     people,
     times,
 )
@@ -68,8 +68,8 @@ one_command: st.SearchStrategy[Command] = st.one_of(
     st.builds(RemoveMessages, st.just(THREAD), accounts, st.lists(message_ids, max_size=4).map(tuple), times),
     st.builds(JoinMemberIds, st.just(THREAD), accounts, people, times),
     st.builds(LeaveMemberIds, st.just(THREAD), accounts, people, times),
-    st.builds(JoinAdministratorIds, st.just(THREAD), accounts, somebody, times),
-    st.builds(LeaveAdministratorIds, st.just(THREAD), accounts, somebody, times),
+    st.builds(JoinAdministratorIds, st.just(THREAD), accounts, some_accounts, times),
+    st.builds(LeaveAdministratorIds, st.just(THREAD), accounts, some_accounts, times),
     creations,
     # Rarely the last word: what comes after it is refused.
     st.builds(DestroyThread, st.just(THREAD), accounts, times),
@@ -138,7 +138,7 @@ def tells_only_what_changes(state: Thread | None, by: AccountId, event: Event) -
 
 
 def keeps_its_invariants(state: Thread, history: list[Event]) -> None:
-    """What holds in every state of every thread."""
+    """Invariants of every state of every thread."""
     assert state.administrators
     assert len(state.administrators) <= SMALL.administrators
     assert len(state.members) <= SMALL.members

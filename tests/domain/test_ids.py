@@ -1,4 +1,4 @@
-"""Ids and shards: one canonical form, one slice, in Python and in SQL, for ever."""
+"""Ids and shards: one canonical form, one slice, in Python and in SQL, unchanged by any release."""
 
 import json
 from pathlib import Path

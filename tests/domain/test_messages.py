@@ -37,7 +37,7 @@ X, Y, Z = message_id("x"), message_id("y"), message_id("z")
 
 @pytest.mark.parametrize("by", [ANN, BOB, CID], ids=["administrator", "member", "both"])
 def test_every_reader_posts(by: AccountId) -> None:
-    """In the order given, with all that was said."""
+    """In the order given, with all their fields."""
     event = accepted(MessagesAdded, thread(), add(by, message(X, "one", reply=FIRST, to=(DOT, BOB)), message(Y, "")))
     assert event == MessagesAdded(
         sender_id=by,
@@ -76,7 +76,7 @@ def test_posting_again_gets_the_first_answer() -> None:
 
 
 def test_posting_again_is_recognised_though_the_replied_message_is_gone() -> None:
-    """What was accepted stays accepted."""
+    """An accepted message stays accepted."""
     state = play(thread(), remove(BOB, FIRST))
     assert ask(state, add(ANN, message(SECOND, reply=FIRST))) == Unchanged(3, (SECOND,), replayed=True)
 
@@ -102,7 +102,7 @@ def test_a_retry_is_the_whole_list_of_the_first_command() -> None:
         add(BOB, message(X, "x", reply=FIRST, to=(ANN, CID)), message(Y)),
         add(BOB, message(Y), message(X, "x", reply=FIRST, to=(ANN, CID))),
     ],
-    ids=["sender", "text", "reply", "no-reply", "nobody", "order", "known-then-new", "new-then-known"],
+    ids=["sender", "text", "reply", "no-reply", "no-addressee", "order", "known-then-new", "new-then-known"],
 )
 def test_a_known_id_with_anything_else_is_taken(other: AddMessages) -> None:
     """And nothing of the command is stored."""
@@ -116,7 +116,7 @@ def test_an_id_twice_in_one_command_is_taken() -> None:
 
 
 def test_live_messages_are_limited() -> None:
-    """Exactly the limit is allowed, and a removal makes room."""
+    """Exactly the limit is allowed, and a removal allows another message."""
     three = Limits(messages=3)
     accepted(MessagesAdded, thread(), add(BOB, message(X)), limits=three)
     assert refused(thread(), add(BOB, message(X), message(Y)), limits=three) is RefusalCode.MESSAGE_LIMIT
@@ -124,7 +124,7 @@ def test_live_messages_are_limited() -> None:
 
 
 def test_removing_takes_the_callers_live_messages() -> None:
-    """What is not live here is ignored; each id once, in the order given."""
+    """Ids that are not live here are ignored; each id once, in the order given."""
     state = play(thread(), add(BOB, message(X), message(Y)))
     event = accepted(MessagesRemoved, state, remove(BOB, Y, Z, FIRST, Y))
     assert event == MessagesRemoved(remover_id=BOB, message_ids=(Y, FIRST), at=NOW, create_at=CLAIMED)

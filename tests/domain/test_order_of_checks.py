@@ -86,7 +86,7 @@ def test_a_member_has_no_administrators_right(command: Command) -> None:
     ids=["last-administrator", "taken", "reply", "not-sender"],
 )
 def test_the_rule_decides_last(command: Command, code: RefusalCode) -> None:
-    """Whoever may ask hears of the rule."""
+    """A caller with the right to ask gets the rule's refusal."""
     assert refused(thread(), command) is code
 
 

@@ -90,7 +90,7 @@ def test_what_changes_nothing_is_no_growth() -> None:
     assert ask(thread(), join_members(ANN, BOB), limits=full) == Unchanged(3)
 
 
-def test_limits_hold_when_somebody_joins() -> None:
+def test_limits_hold_at_a_join() -> None:
     """Exactly the limit is allowed; only who is new counts."""
     three = Limits(administrators=3, members=3)
     accepted(AdministratorIdsJoined, thread(), join_administrators(ANN, CID, DOT, DOT), limits=three)
@@ -107,7 +107,7 @@ def test_people_leave_also_above_a_limit() -> None:
 
 
 def test_a_member_removes_exactly_himself() -> None:
-    """A set of one is a set of one, however often it is said; with anybody else it is an administrator's business."""
+    """A repeated own id is one id; with any other id the leave needs an administrator."""
     for own in ((BOB,), (BOB, BOB)):
         event = accepted(MemberIdsLeft, thread(), leave_members(BOB, *own))
         assert (event.remover_id, event.member_ids) == (BOB, (BOB,))

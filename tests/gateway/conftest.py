@@ -1,4 +1,4 @@
-"""What most tests of the gateway begin with."""
+"""Fixtures of most tests of the gateway."""
 
 from collections.abc import AsyncIterator
 

@@ -56,7 +56,7 @@ def test_a_kernel_without_ipv6_gives_every_address_that_it_has(monkeypatch: pyte
 @pytest.mark.parametrize(
     ("host", "written"), [("10.0.0.1", "10.0.0.1"), ("fd00::7", "[fd00::7]"), ("chat-0.chat", "chat-0.chat")]
 )
-def test_before_a_port_an_ipv6_address_stands_in_brackets(host: str, written: str) -> None:
+def test_before_a_port_an_ipv6_address_has_brackets(host: str, written: str) -> None:
     """Nothing else does."""
     assert url_host(host) == written
 

@@ -1,4 +1,4 @@
-"""What is bounded before a body is decoded or a text normalised: counted as the slow way would count."""
+"""Bounds before a body is decoded or a text normalised: the fast count equals the slow one."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ _VALUES = st.recursive(
 
 
 def counted(value: object) -> JsonBounds:
-    """What a decoded value holds."""
+    """Count the members of a decoded value."""
     if isinstance(value, dict):
         inner = [counted(member) for member in value.values()]
         own = (len(value), max(0, len(value) - 1), 1)
@@ -79,7 +79,7 @@ def test_a_long_run_is_found_wherever_it_is(runs: list[tuple[str, int, str]], be
     assert has_long_combining_run(text) == (longest > COMBINING_MOST)
 
 
-async def test_a_turn_that_is_used_up_lets_nobody_in() -> None:
+async def test_a_used_up_turn_admits_no_request() -> None:
     """The next body waits for the next turn of the loop, where the allowance is whole again."""
     budget = TurnBudget()
     turns = 0

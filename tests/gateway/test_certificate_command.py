@@ -34,7 +34,7 @@ async def test_the_certificate_that_is_written_is_let_in(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("content", ["", "short", "1\n2\n3"])
 def test_exit_2_without_a_secret(tmp_path: Path, content: str) -> None:
-    """What is wrong with the file is said, not what is in it."""
+    """The error names the file's fault, not its content."""
     (tmp_path / "secret").write_text(content)
     result = CliRunner().invoke(main, ["certificate", "--secret-file", str(tmp_path / "secret"), "-o", str(tmp_path)])
     assert result.exit_code == 2

@@ -58,7 +58,7 @@ async def test_minted_message_ids_keep_the_order_given(api: Served, threads: Mem
 
 
 async def test_nothing_to_change_is_a_success(api: Served) -> None:
-    """Joining twice, or nobody, stores nothing and answers the present sequence number."""
+    """Joining twice, or with an empty list, stores nothing and answers the present sequence number."""
     await api.create()
     for ids in ([BOB], []):
         answered = await api.post(f"/v1/threads/{THREAD}/member-ids/join", {"accountId": ADA, "accountIds": ids})
@@ -113,7 +113,7 @@ async def test_create_at_is_kept(api: Served, threads: MemoryThreads) -> None:
 
 
 async def test_every_command_has_its_own_command_id(api: Served, threads: MemoryThreads) -> None:
-    """Two commands without a key are told apart inside the cluster by 16 random bytes."""
+    """16 random bytes distinguish two commands without a key inside the cluster."""
     await api.create()
     await api.add("a")
     ids = {request.command_id for request in threads.asked if isinstance(request, CommandRequest)}
@@ -148,7 +148,7 @@ async def test_a_parent_that_takes_all_the_time_leaves_none_for_the_create() -> 
 
 
 async def test_a_thread_is_not_its_own_parent(api: Served, threads: MemoryThreads) -> None:
-    """Nobody is even asked."""
+    """No shard gets the request."""
     answered = await api.create(parentThreadId=THREAD)
     assert (answered.status, answered.json["code"]) == (409, "parent-not-readable")
     assert len(threads.asked) == 1

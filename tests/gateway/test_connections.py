@@ -50,7 +50,7 @@ def upgrade_to(protocol: str, *more: tuple[str, str], method: str = "GET", body:
     ids=["websocket", "h2c", "websocket of a post", "connect", "close"],
 )
 async def test_nothing_follows_the_last_request(api: Served, raw: bytes) -> None:
-    """It is answered with the end of the connection; what stands behind it is neither served nor kept."""
+    """It is answered with the end of the connection; later bytes are neither served nor kept."""
     wire = await Wire.open(api.port)
     wire.send(raw + SMUGGLED)
     await eventually(lambda: api.gateway.connections == 1)
@@ -76,7 +76,7 @@ async def test_a_request_before_a_malformed_one_is_served(api: Served) -> None:
     "asked", [[GET], [POST], [GET, POST, GET] * 4], ids=["query", "command", "twelve in one segment"]
 )
 async def test_a_half_closed_client_gets_its_answers(api: Served, asked: list[bytes]) -> None:
-    """It has said all it wants to say, and listens."""
+    """The client has sent all its requests, and reads."""
     await api.create()
     for _ in range(5):
         reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
@@ -135,7 +135,7 @@ async def test_a_connection_that_sends_nothing_is_closed(hasty: Served) -> None:
     ids=["at once", "behind a query", "behind two", "behind a command", "body behind a query", "trailer"],
 )
 async def test_408_half_a_request(hasty: Served, raw: bytes, before: list[int]) -> None:
-    """Wherever it stands: what stands before it is answered, and then it is refused in time."""
+    """At any position: earlier requests are answered, and then it is refused in time."""
     wire = await Wire.open(hasty.port)
     wire.send(raw)
     for status in before:
@@ -169,7 +169,7 @@ async def test_no_body_is_read_as_a_request(
 
 
 async def test_a_body_that_came_whole_leaves_the_connection_open(api: Served) -> None:
-    """Though nobody asked for it: its end is known."""
+    """Though the client did not ask for it: its end is known."""
     wire = await Wire.open(api.port)
     wire.send(request_bytes("POST", "/nothing", headers=(JSON_TYPE,), body=SMUGGLED) + GET)
     assert [(await wire.answer()).status for _ in range(2)] == [404, 404]

@@ -1,4 +1,4 @@
-"""CORS: off unless somebody turns it on."""
+"""CORS: off by default."""
 
 import pytest
 
@@ -29,7 +29,7 @@ async def test_configured_origins_may_call(threads: MemoryThreads, origins: tupl
 
 
 async def test_other_origins_may_not(threads: MemoryThreads) -> None:
-    """They, and whoever names none, get no permission; caches are told why."""
+    """Other origins, and requests without one, get no permission; ``Vary`` informs caches."""
     async with serving(threads, GatewayOptions(cors_origins=("https://other.example",))) as api:
         for answered in (await api.get("/docs", ORIGIN), await api.get("/docs"), await api.send(PREFLIGHT)):
             assert answered.headers["vary"] == "Origin"

@@ -218,15 +218,15 @@ async def test_403_a_reader_without_the_right(api: Served) -> None:
 
 
 async def test_404_unknown_and_unreadable_are_the_same(api: Served) -> None:
-    """Nobody learns from a 404 that a thread exists."""
+    """A 404 does not reveal that a thread exists."""
     await api.create()
     for path in ("", "/administrator-ids", "/member-ids", "/messages"):
         stranger = check(await api.get(f"{BASE}{path}?account_id={DAN}"), 404, "thread-not-found")
-        nobody = check(await api.get(f"/v1/threads/{UNKNOWN}{path}?account_id={DAN}"), 404, "thread-not-found")
-        assert stranger.body == nobody.body
+        unknown = check(await api.get(f"/v1/threads/{UNKNOWN}{path}?account_id={DAN}"), 404, "thread-not-found")
+        assert stranger.body == unknown.body
     stranger = await api.post(BASE + "/destroy", {"accountId": DAN})
-    nobody = await api.post(f"/v1/threads/{UNKNOWN}/destroy", {"accountId": DAN})
-    assert check(stranger, 404, "thread-not-found").body == check(nobody, 404, "thread-not-found").body
+    unknown = await api.post(f"/v1/threads/{UNKNOWN}/destroy", {"accountId": DAN})
+    assert check(stranger, 404, "thread-not-found").body == check(unknown, 404, "thread-not-found").body
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ async def test_404_unknown_and_unreadable_are_the_same(api: Served) -> None:
     ],
 )
 async def test_404_paths_are_exact(api: Served, path: str) -> None:
-    """What is not in the table is not there, whatever the method."""
+    """A path that is not in the table answers 404, whatever the method."""
     for method in ("GET", "POST", "OPTIONS"):
         check(await api.send(request_bytes(method, path)), 404, "route-not-found")
 

@@ -88,7 +88,7 @@ async def test_localhost_by_any_name(local: Served, host: str) -> None:
     ],
 )
 async def test_421_a_foreign_host(local: Served, host: str) -> None:
-    """A page whose name was bound anew to loopback learns nothing, on any path."""
+    """A page whose name was rebound to loopback learns nothing, on any path."""
     for path in ("/docs", BASE, "/nothing"):
         check(await ask(local, host, path), 421, "misdirected-request")
     body = {"accountId": ADA, "title": "t", "administratorIds": [ADA], "memberIds": []}

@@ -27,7 +27,7 @@ async def hasty(threads: MemoryThreads) -> AsyncIterator[Served]:
 
 
 def body_of_size(size: int) -> bytes:
-    """A valid body of exactly so many bytes: white space fills it up."""
+    """A valid body of exactly ``size`` bytes: white space fills it up."""
     body = json.dumps({"accountId": ADA, "messages": [{"text": "a"}]}).encode()
     return body + b" " * (size - len(body))
 
@@ -179,7 +179,7 @@ async def test_400_a_bad_chunk(api: Served, apart: bool) -> None:
     assert await wire.ended()
 
 
-async def test_a_client_that_leaves_harms_nobody(api: Served, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_client_that_disconnects_disturbs_no_other(api: Served, caplog: pytest.LogCaptureFixture) -> None:
     """A connection lost in the middle of a body is no fault worth an error in the log."""
     wire = await Wire.open(api.port)
     wire.send(request_bytes("POST", PATH, headers=(JSON_TYPE, ("Content-Length", "100"))) + b"{")
@@ -212,7 +212,7 @@ async def test_a_slow_reader_gets_everything(api: Served) -> None:
 
 
 async def test_a_client_that_never_reads_is_cut_off(api: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It cannot hold its answers in our memory for ever."""
+    """It cannot hold its answers in the worker's memory without a limit."""
     monkeypatch.setattr("shard_worker.gateway.http.response.READER_PATIENCE_S", 0.1)
     await api.create()
     for _ in range(5):

@@ -167,7 +167,7 @@ def test_different_bodies_have_different_hashes(value: dict[str, Any], other: di
 
 
 def test_the_hash_of_a_body_never_changes() -> None:
-    """Keys are kept for ever: another order of names, or another form, would refuse every retry after an upgrade."""
+    """Keys do not expire: another order of names, or another form, would refuse every retry after an upgrade."""
     create: dict[str, object] = {
         "memberIds": [BOB],
         "administratorIds": [ADA],

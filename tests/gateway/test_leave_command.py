@@ -80,7 +80,7 @@ async def test_the_secret_may_be_in_a_file(environment: dict[str, str], tmp_path
 
 
 async def test_a_worker_that_ends_has_left(environment: dict[str, str], view: LeavingView) -> None:
-    """Its port is closed last of all; nobody waits for it then."""
+    """Its port is closed last of all; no client waits for it then."""
     view.owned, view.ends = [5], True
     result = await leave(environment, "--at-least", "60")
     assert result.exit_code == 0, result.output
@@ -111,7 +111,7 @@ async def test_exit_1_when_the_time_is_over(environment: dict[str, str], view: L
 
 
 async def test_exit_1_when_no_worker_answers(environment: dict[str, str]) -> None:
-    """Nobody there, somebody else there, or the wrong secret."""
+    """No server there, another server there, or the wrong secret."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]

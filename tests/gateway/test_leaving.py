@@ -18,7 +18,7 @@ POST = request_bytes("POST", PATH, headers=(JSON_TYPE,), body=body_of_size(100))
 
 
 class Slow:
-    """Answers when told to."""
+    """Answers when it is released."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
@@ -31,7 +31,7 @@ class Slow:
 
 
 async def test_what_is_under_way_is_finished() -> None:
-    """Drain waits for the answer, says that the connection ends, and accepts nobody new meanwhile."""
+    """Drain waits for the answer, announces the connection's end, and accepts no new connection meanwhile."""
     slow = Slow()
     async with serving(slow, GatewayOptions(idle_grace_s=0.0)) as api:
         wire = await Wire.open(api.port)
@@ -58,7 +58,7 @@ async def test_idle_connections_do_not_delay_the_drain() -> None:
 
 
 async def test_the_deadline_is_kept() -> None:
-    """What will not end is ended by close."""
+    """Close aborts requests that do not end."""
     slow = Slow()
     async with serving(slow, GatewayOptions(idle_grace_s=0.0)) as api:
         wire = await Wire.open(api.port)

@@ -1,4 +1,4 @@
-"""The management port: probes, metrics, the cluster, and the operator's door."""
+"""The management port: probes, metrics, the cluster, and the internal API."""
 
 import re
 from collections.abc import AsyncIterator
@@ -84,7 +84,7 @@ class View:
 
 @pytest.fixture
 def view() -> View:
-    """What the worker would know."""
+    """A worker's view of the cluster."""
     return View()
 
 
@@ -221,7 +221,7 @@ async def test_workers_are_cordoned_and_drained(
     assert view.cordons == {"w-0": (False, False), "w 1": flags}
 
 
-@pytest.mark.parametrize("name", ["nobody", "w%00", "{name}"])
+@pytest.mark.parametrize("name", ["unknown", "w%00", "{name}"])
 async def test_404_a_worker_that_never_was(management: Api, name: str) -> None:
     """The answer lists those that were."""
     answered = check(await post(management, f"workers/{name}/drain"), 404, "worker-not-found")
@@ -236,7 +236,7 @@ async def test_404_another_path(management: Api, view: View, path: str) -> None:
 
 
 async def test_leaving_is_begun_and_asked_after_alike(management: Api, view: View) -> None:
-    """Whoever asks again learns what is left."""
+    """A repeated request gets the remaining number."""
     for _ in range(2):
         answered = await post(management, "leave")
         assert (answered.status, answered.json) == (200, {"owned": 3, "leaving": True})
@@ -288,7 +288,7 @@ async def test_400_a_history_that_cannot_be(management: Api, view: View, query: 
 
 
 async def test_503_without_the_database(management: Api, view: View) -> None:
-    """What is known is still told; what has to be asked or recorded is not pretended."""
+    """Known state is still answered; requests that need the database fail."""
     view.away = True
     assert (await management.get("/internal/v1/ownership")).status == 200
     assert (await post(management, "leave")).status == 200

@@ -56,7 +56,7 @@ def test_a_route_is_in_the_table_once() -> None:
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.operation_id)
 def test_every_status_is_declared_with_its_codes(route: Route) -> None:
-    """What an operation can answer is what the document says of it."""
+    """The document declares exactly the answers of each operation."""
     responses = API["paths"][route.template][route.method.lower()]["responses"]
     codes = codes_of(route)
     assert set(responses) == {"200", *(str(status_of(code)) for code in codes)}
@@ -74,7 +74,7 @@ def test_every_code_is_used() -> None:
 
 
 def test_the_document_says_that_accounts_are_trusted() -> None:
-    """Nobody should learn this from an incident."""
+    """The description warns of it."""
     assert "`accountId` is trusted" in API["info"]["description"]
 
 

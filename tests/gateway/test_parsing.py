@@ -43,7 +43,7 @@ _RUNNER = asyncio.Runner()
 
 
 def validated(body: type[Body], value: object) -> tuple[Body | None, list[str]]:
-    """What `validate` finds, from a test that is not on a loop."""
+    """Run `validate`, from a test that is not on a loop."""
 
     async def work() -> tuple[Body | None, list[str]]:
         with Piece(TurnBudget()) as piece:
@@ -197,7 +197,7 @@ def test_a_cursor_gives_its_position_back(position: str | tuple[int, int], key: 
 
 @given(cursor=st.text(max_size=60) | st.binary(max_size=40).map(lambda raw: urlsafe_b64encode(raw).decode()))
 def test_made_up_cursors_are_refused(cursor: str) -> None:
-    """Whatever somebody writes."""
+    """Any text."""
     assert Cursors(b"key").read("getMessages", ThreadId(THREAD), AccountId(ADA), cursor) is None
 
 

@@ -32,7 +32,7 @@ async def test_a_thread_shows_its_fields(api: Served) -> None:
 
 
 async def test_account_ids_are_listed_for_every_reader(api: Served) -> None:
-    """Administrators and members, all of them, whoever of them asks."""
+    """All administrators and members, for each of them as the caller."""
     await api.create(administratorIds=[ADA, CAI])
     expected: dict[str, object] = {"error_messages": [], "nextCursor": None}
     assert (await api.get(f"{BASE}/administrator-ids?account_id={BOB}")).json == expected | {"results": [ADA, CAI]}

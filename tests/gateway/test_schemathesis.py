@@ -1,4 +1,4 @@
-"""Requests that nobody thought of, made from the OpenAPI document: no fault, and no answer that it does not declare."""
+"""Generated requests from the OpenAPI document: no fault, and no answer that it does not declare."""
 
 import asyncio
 import sys

@@ -1,4 +1,4 @@
-"""Threads in memory, by the real rules: what stands behind the gateway in its tests instead of a region.
+"""Threads in memory, by the real rules: they replace the region behind the gateway in its tests.
 
 Keys, texts and pages are kept in plain dicts; one answer can be put in place of the next real one.
 """

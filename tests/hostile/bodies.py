@@ -1,7 +1,7 @@
 """Hostile requests of one connection: bodies, query strings, header fields and paths that cost more than they weigh.
 
-Each maker gives the raw bytes of whole requests.  What they have in common: they are within the limits, or are refused,
-and each is the cheapest known way to make one step of the gateway expensive.
+Each maker gives the raw bytes of whole requests.  All are within the limits, or are refused, and each is the cheapest
+known way to make one step of the gateway expensive.
 """
 
 import json

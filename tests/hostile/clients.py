@@ -23,7 +23,7 @@ _PATIENCE_S: Final = 6.0
 
 @asynccontextmanager
 async def _connected(host: str, port: int, count: int) -> AsyncIterator[list[asyncio.StreamWriter]]:
-    """So many connections, which nobody reads from."""
+    """A number of connections whose client does not read."""
     made: list[asyncio.StreamWriter] = []
 
     async def connect() -> None:
@@ -48,7 +48,7 @@ async def _ended(writers: list[asyncio.StreamWriter], within_s: float = _PATIENC
 
 
 async def _hold(host: str, port: int, *, first: bytes, count: int, for_s: float = _PATIENCE_S) -> None:
-    """Send something and nothing more, on so many connections, until the server ends them."""
+    """Send something and nothing more, on a number of connections, until the server ends them."""
     async with _connected(host, port, count) as writers:
         for writer in writers:
             writer.write(first)
@@ -70,7 +70,7 @@ async def _drip(host: str, port: int, *, first: bytes, drop: bytes, count: int =
 
 
 async def _flood(host: str, port: int, *, first: bytes, megabytes: int, count: int = 1) -> None:
-    """Send as many bytes as the server takes, at most so many megabytes a connection."""
+    """Send as many bytes as the server takes, up to a limit a connection."""
     piece = b"\x81" * (1 << 18)
 
     async def pour() -> None:

@@ -31,7 +31,7 @@ _MESSAGES_A_THREAD: Final = 1_000
 """The well-behaved client begins another thread then: a thread holds 5,000 live messages."""
 _CLIENT_PATIENCE_S: Final = 20.0
 _QUIET_S: Final = 0.7
-"""A client of raw bytes hangs up after so long without an answer."""
+"""Time without an answer after which a client of raw bytes disconnects."""
 _INPUT_S: Final = 25.0
 """No input takes longer; the rest of it is given up."""
 _SPARE_DESCRIPTORS: Final = 6
@@ -40,7 +40,7 @@ _SPARE_DESCRIPTORS: Final = 6
 
 @dataclass(slots=True)
 class Verdict:
-    """What happened while some inputs were played."""
+    """Measurements while some inputs were played."""
 
     names: tuple[str, ...]
     turn_ms: float = 0.0
@@ -217,7 +217,7 @@ class Rig:
             await asyncio.sleep(_CLIENT_PAUSE_S)
 
     async def _cluster(self) -> object:
-        """Who owns what, at which epoch."""
+        """Owner and epoch, by shard."""
         async with self._session.get(f"http://{HOST}:{self.ports[Port.MANAGEMENT]}/cluster") as answer:
             found = await answer.json()
         shards = sorted((shard["id"], shard["owner"], shard["epoch"]) for shard in found["shards"])

@@ -10,7 +10,7 @@ from tests.hostile.inputs import HostileInput
 from tests.hostile.measured_gateway import MeasuredGateway, measured_gateway
 
 TURN_S = 0.050
-"""What a turn may cost: a tenth of the lease that is renewed on the same loop."""
+"""Maximum cost of a turn: a tenth of the lease that is renewed on the same loop."""
 _ATTEMPTS = 3
 
 
@@ -25,7 +25,7 @@ def gateway() -> Iterator[MeasuredGateway]:
 
 
 def least_longest_turn_s(gateway: MeasuredGateway, *raws: bytes) -> float:
-    """The least of a few measurements: a busy machine makes one dearer by cold caches, not all of them."""
+    """The least of a few measurements: on a busy machine cold caches slow one of them, not all."""
     least = gateway.longest_turn_s(*raws)
     for _ in range(_ATTEMPTS - 1):
         if least <= TURN_S:

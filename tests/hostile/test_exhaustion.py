@@ -1,4 +1,4 @@
-"""What runs out: file descriptors, and memory for bodies that never come whole."""
+"""Exhaustion of file descriptors, and of memory for bodies that never come whole."""
 
 import asyncio
 import resource
@@ -21,7 +21,7 @@ _HEAD = (
 
 
 async def _connect_and_send(host: str, port: int, *, count: int, sent: bytes, for_s: float) -> None:
-    """Open so many connections, send what their kernels take, and go after a while."""
+    """Open connections, send the bytes that their kernels take, and disconnect after a while."""
     loop = asyncio.get_running_loop()
     opened: list[socket.socket] = []
     try:
@@ -51,8 +51,8 @@ async def test_worker_without_descriptors_serves_on(dsn: str, tmp_path: Path) ->
         verdict = await attacked.attack([HostileInput(name="more-connections-than-descriptors", act=crowd)])
         assert not verdict.complaints
         assert await attacked.settle() == []
-        said = [line for line in attacked.log.read_text().splitlines() if "ran out of file descriptors" in line]
-        assert len(said) == 1
+        logged = [line for line in attacked.log.read_text().splitlines() if "ran out of file descriptors" in line]
+        assert len(logged) == 1
         _, writer = await asyncio.open_connection(HOST, attacked.ports[Port.PUBLIC])
         writer.close()
 

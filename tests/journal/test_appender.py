@@ -21,7 +21,7 @@ INCARNATION = "01JZZZZZZZZZZZZZZZZZZZZZZZ"
 
 @dataclass
 class Scribe:
-    """A writer that remembers what it was told."""
+    """A writer that records its calls."""
 
     uuid: UUID = field(default_factory=uuid4)
     stored_rows: list[Row] = field(default_factory=list)
@@ -44,21 +44,21 @@ class Scribe:
 
 @dataclass
 class Host:
-    """A shard that remembers what it was told."""
+    """A shard that records its calls."""
 
-    told: list[str] = field(default_factory=list)
+    calls: list[str] = field(default_factory=list)
     stream: AppendQueue | None = None
 
     def suspended(self) -> None:
-        self.told.append("suspended")
+        self.calls.append("suspended")
 
     def resumed(self) -> None:
-        self.told.append("resumed")
+        self.calls.append("resumed")
 
     def on_ownership_lost(self, in_flight: list[Row]) -> None:
         del in_flight
-        if "lost" not in self.told:
-            self.told.append("lost")
+        if "lost" not in self.calls:
+            self.calls.append("lost")
         assert self.stream is not None
         self.stream.close()
 
@@ -162,7 +162,7 @@ async def test_an_owner_of_an_older_epoch_stores_nothing(dsn: str) -> None:
         mine, theirs = bench.scribe(0), bench.scribe(1)
         bench.streams[0].submit(row_of(mine, 1))
         bench.streams[1].submit(row_of(theirs, 1))
-        await eventually(lambda: "lost" in bench.hosts[1].told and bool(mine.stored_rows))
+        await eventually(lambda: "lost" in bench.hosts[1].calls and bool(mine.stored_rows))
         assert not theirs.stored_rows
         assert await bench.journal(1) == []
 
@@ -180,7 +180,7 @@ async def test_a_row_lock_held_by_another_delays_only_its_shard(dsn: str) -> Non
         assert not held.stored_rows
         await blocker.rollback()
         await eventually(lambda: bool(held.stored_rows))
-        assert bench.hosts[1].told == []
+        assert bench.hosts[1].calls == []
 
 
 async def test_a_used_key_is_rejected_alone(dsn: str) -> None:
@@ -204,7 +204,7 @@ async def test_a_used_key_is_rejected_alone(dsn: str) -> None:
 
 @pytest.mark.parametrize("arrives", [True, False], ids=["the-answer-is-lost", "the-statement-is-lost"])
 async def test_a_cut_in_mid_batch_is_decided_rightly(dsn: str, arrives: bool) -> None:
-    """Whether the statement or only its answer was lost, every row is stored exactly once and told so."""
+    """Whether the statement or only its answer was lost, every row is stored exactly once and acknowledged."""
     parts = _address(dsn)
     async with TcpProxy(*parts) as proxy, bench_on(dsn, _through(dsn, proxy.port)) as bench:
         scribe = bench.scribe(2)
@@ -225,7 +225,7 @@ async def test_a_cut_in_mid_batch_is_decided_rightly(dsn: str, arrives: bool) ->
         proxy.cut()
         proxy.heal()
         await eventually(lambda: len(scribe.stored_rows) == 2)
-        assert bench.hosts[2].told == ["suspended", "resumed"]
+        assert bench.hosts[2].calls == ["suspended", "resumed"]
         assert bench.streams[2].head == 2
         assert [record["seq_nr"] for record in await bench.journal(2)] == [1, 2]
 
@@ -254,7 +254,9 @@ async def test_a_statement_that_commits_late_behind_a_blocker_is_waited_out(dsn:
 
 
 async def test_a_batch_of_a_shard_that_was_dropped_meanwhile_is_waited_out_all_the_same(dsn: str) -> None:
-    """While the shard's row is as the batch was sent with, it may still commit: the epoch is raised before anyone is told."""
+    """While the shard's row is as the batch was sent with, it may still commit: the epoch is raised before any writer
+    is answered.
+    """
     async with TcpProxy(*_address(dsn)) as proxy, bench_on(dsn, _through(dsn, proxy.port)) as bench:
         scribe = bench.scribe(3)
         bench.streams[3].submit(row_of(scribe, 1))
@@ -282,7 +284,7 @@ async def test_a_silent_link_is_given_up_by_the_watchdog(dsn: str) -> None:
         await eventually(lambda: len(scribe.stored_rows) == 1)
         proxy.stall()
         bench.streams[0].submit(row_of(scribe, 2))
-        await eventually(lambda: "suspended" in bench.hosts[0].told)
+        await eventually(lambda: "suspended" in bench.hosts[0].calls)
         proxy.cut()
         proxy.heal()
         await eventually(lambda: len(scribe.stored_rows) == 2)
@@ -303,7 +305,7 @@ async def test_an_unknown_outcome_under_another_owner_is_final_too(dsn: str) -> 
         await bench.admin.execute("UPDATE shard SET epoch = epoch + 1, owner = 'x', incarnation = 'other' WHERE id = 1")
         proxy.cut()
         proxy.heal()
-        await eventually(lambda: "lost" in bench.hosts[1].told)
+        await eventually(lambda: "lost" in bench.hosts[1].calls)
         assert [row.seq_nr for row in scribe.stored_rows] == [1, 2]
 
 

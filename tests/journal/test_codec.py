@@ -1,4 +1,4 @@
-"""Events of any age are read for ever; states are a cache with one version."""
+"""Every release reads events of any age; states are a cache with one version."""
 
 import json
 from hashlib import sha256
@@ -41,7 +41,7 @@ CORPUS = [
 """One line a stored event: its row in the journal, and what it says.  A line is never changed; new ones are added."""
 
 STATE_SHAPES = {1: "b03bc5da1247e4c2", 2: "43f76057724cde2d"}
-"""What `Thread` and `LiveMessage` look like at each `STATE_VERSION`.  The shape changed: raise the version, add a line."""
+"""Shapes of `Thread` and `LiveMessage` at each `STATE_VERSION`.  A changed shape: raise the version, add a line."""
 
 ANN = AccountId("01JAAAAAAAAAAAAAAAAAAAAAAA")
 
@@ -64,12 +64,12 @@ def without_descriptions(value: Any) -> Any:
     return [without_descriptions(inner) for inner in value] if isinstance(value, list) else value
 
 
-@pytest.mark.parametrize(("row", "said"), [(row["row"], row["event"]) for _, _, row in CORPUS],
+@pytest.mark.parametrize(("row", "expected"), [(row["row"], row["event"]) for _, _, row in CORPUS],
                          ids=[f"{name}-{number}" for name, number, _ in CORPUS])  # fmt: skip
-def test_every_event_ever_stored_is_read(row: dict[str, Any], said: dict[str, Any]) -> None:
+def test_every_event_ever_stored_is_read(row: dict[str, Any], expected: dict[str, Any]) -> None:
     """With exactly the values that it was stored with."""
     event = decode(row["event_type"], row["event_version"], row["payload"].encode())
-    assert {"type": type(event).__name__, **json.loads(msgspec.json.encode(event))} == said
+    assert {"type": type(event).__name__, **json.loads(msgspec.json.encode(event))} == expected
 
 
 def test_the_corpus_has_every_type_and_version() -> None:
@@ -87,7 +87,7 @@ def test_the_newest_lines_are_what_is_written_today() -> None:
             assert encode(event) == (row["event_type"], row["event_version"], row["payload"].encode())
 
 
-def test_numbers_and_names_are_for_ever() -> None:
+def test_numbers_and_names_never_change() -> None:
     """Rows and clients know them."""
     assert EVENT_NAMES == {
         1: "ThreadCreated",

@@ -94,7 +94,7 @@ async def test_a_sound_journal_is_clean(sound: Sound) -> None:
 
 
 async def test_an_empty_journal_is_clean(dsn: str) -> None:
-    """A cluster in which nobody spoke yet."""
+    """A cluster without messages."""
     report = await fsck(dsn, progress=lambda _: None)
     assert report.clean
     assert report.events == 0
@@ -132,7 +132,7 @@ async def test_a_lost_tail_is_found_though_nothing_is_missing_in_between(sound: 
     assert "ends at 11" in finding.detail
 
 
-async def test_a_shard_sequence_number_that_stands_twice_is_found(sound: Sound) -> None:
+async def test_a_repeated_shard_sequence_number_is_found(sound: Sound) -> None:
     """Two owners at once would have used it both."""
     await sound.damage("UPDATE journal SET shard_seq = 11 WHERE shard_id = 3 AND shard_seq = 12")
     found = {(finding.check, finding.shard_seq) for finding in await sound.findings()}
@@ -140,12 +140,12 @@ async def test_a_shard_sequence_number_that_stands_twice_is_found(sound: Sound) 
     assert (Check.SHARD_SEQ, 12) in found
 
 
-async def test_a_thread_sequence_number_that_stands_twice_is_found(sound: Sound) -> None:
+async def test_a_repeated_thread_sequence_number_is_found(sound: Sound) -> None:
     """Its thread is named, and its shard's order is not blamed."""
     await sound.damage("UPDATE journal SET seq_nr = 4 WHERE shard_id = 3 AND shard_seq = 13")
     await sound.damage("DELETE FROM snapshot")
     finding = the_one(await sound.findings(), Check.THREAD_SEQ)
-    assert (finding.seq_nr, finding.detail) == (4, "the number stands twice")
+    assert (finding.seq_nr, finding.detail) == (4, "the number occurs twice")
 
 
 async def test_a_thread_that_runs_against_its_shard_is_found(sound: Sound) -> None:
@@ -174,15 +174,15 @@ async def test_an_epoch_that_falls_is_found(sound: Sound) -> None:
     assert found == {(Check.EPOCH, 12, 1), (Check.CLAIM, 12, 1)}
 
 
-async def test_events_of_an_epoch_that_nobody_claimed_are_found(sound: Sound) -> None:
+async def test_events_of_an_unclaimed_epoch_are_found(sound: Sound) -> None:
     """Once an epoch, at its first event."""
     await sound.damage("DELETE FROM shard_epoch WHERE shard_id = 3 AND epoch = 2")
     finding = the_one(await sound.findings(), Check.CLAIM)
     assert (finding.shard_id, finding.shard_seq, finding.epoch) == (SHARD, 11, 2)
 
 
-async def test_events_of_an_epoch_in_which_nobody_owned_the_shard_are_found(sound: Sound) -> None:
-    """A release raises the epoch too; nobody may write in it."""
+async def test_events_of_an_epoch_without_an_owner_are_found(sound: Sound) -> None:
+    """A release raises the epoch too; no worker may write in it."""
     await sound.damage("UPDATE shard_epoch SET incarnation = NULL, worker = NULL WHERE shard_id = 3 AND epoch = 2")
     assert the_one(await sound.findings(), Check.CLAIM).epoch == 2
 
@@ -216,7 +216,7 @@ async def test_a_shard_row_behind_its_own_events_is_found(sound: Sound) -> None:
 
 
 async def test_a_shard_without_a_row_is_found_also_when_it_holds_nothing(dsn: str) -> None:
-    """No fence, no append: the shard would be dead for ever."""
+    """No fence, no append: no worker could ever write to the shard."""
     admin = await asyncpg.connect(dsn)
     await Sound(dsn, admin, JournalWriter(admin), new_thread()).damage("DELETE FROM shard WHERE id = 7")
     await admin.close()
@@ -265,13 +265,13 @@ async def test_a_key_of_the_wrong_length_is_found(sound: Sound) -> None:
     assert "5 bytes" in the_one(await sound.findings(), Check.KEY).detail
 
 
-async def test_a_key_that_stands_twice_in_a_thread_is_found(sound: Sound) -> None:
+async def test_a_repeated_key_in_a_thread_is_found(sound: Sound) -> None:
     """One command with a key was stored twice."""
     await sound.damage(
         "UPDATE journal SET key_hash = $1, body_hash = $1 WHERE shard_id = 3 AND shard_seq IN (11, 13)", KEY
     )
     finding = the_one(await sound.findings(), Check.KEY)
-    assert (finding.thread_id, finding.detail) == (sound.uuid, "the same idempotency key stands at events 2, 3, 5")
+    assert (finding.thread_id, finding.detail) == (sound.uuid, "the same idempotency key is on events 2, 3, 5")
 
 
 async def test_a_command_that_was_stored_twice_is_found(sound: Sound) -> None:
@@ -282,7 +282,7 @@ async def test_a_command_that_was_stored_twice_is_found(sound: Sound) -> None:
 
 
 async def test_a_snapshot_that_is_not_the_fold_is_found_with_the_fields_that_differ(sound: Sound) -> None:
-    """What a reader would serve, and what happened, are two things."""
+    """The snapshot that a reader would serve differs from the events."""
     other = folded([created(), posted(), posted(), posted()])
     other.title = "another title"
     await sound.damage("DELETE FROM snapshot")
@@ -294,7 +294,7 @@ async def test_a_snapshot_that_is_not_the_fold_is_found_with_the_fields_that_dif
 
 
 async def test_a_snapshot_that_does_not_decode_is_found(sound: Sound) -> None:
-    """Though a reader would throw it away, somebody wrote it."""
+    """A reader would discard it, but a worker wrote it."""
     await sound.damage("UPDATE snapshot SET state = 'nonsense'")
     assert "does not decode" in the_one(await sound.findings(), Check.SNAPSHOT).detail
 
@@ -308,7 +308,7 @@ async def test_a_snapshot_ahead_of_the_journal_is_found(sound: Sound) -> None:
 
 
 async def test_a_snapshot_of_a_thread_without_events_is_found(sound: Sound) -> None:
-    """Nobody created that thread."""
+    """The thread has no creation."""
     await sound.pen.snapshot(new_thread(), folded([created()]))
     assert the_one(await sound.findings(), Check.SNAPSHOT).detail == "of a thread without events"
 
@@ -368,17 +368,17 @@ async def test_no_transaction_is_held_between_pages(sound: Sound, monkeypatch: p
 async def test_a_long_check_says_how_far_it_is(sound: Sound, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each time the interval has passed; here the interval is nothing."""
     monkeypatch.setattr(fsck_module, "_SAY_EVERY_S", 0.0)
-    said: list[str] = []
-    await fsck(sound.dsn, progress=said.append)
-    assert any(sentence.startswith("order: 29 events read") for sentence in said), said
-    assert any(sentence.startswith("histories: 29 events read") for sentence in said), said
+    progress_lines: list[str] = []
+    await fsck(sound.dsn, progress=progress_lines.append)
+    assert any(sentence.startswith("order: 29 events read") for sentence in progress_lines), progress_lines
+    assert any(sentence.startswith("histories: 29 events read") for sentence in progress_lines), progress_lines
 
 
 async def test_a_quick_check_says_nothing(sound: Sound) -> None:
     """Progress is for those who wait."""
-    said: list[str] = []
-    await fsck(sound.dsn, progress=said.append)
-    assert said == []
+    progress_lines: list[str] = []
+    await fsck(sound.dsn, progress=progress_lines.append)
+    assert progress_lines == []
 
 
 async def test_rows_of_any_size_come_in_pages(sound: Sound, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -406,6 +406,6 @@ async def test_a_database_without_a_schema_is_refused_by_name(postgres: Embedded
 
 
 async def test_no_database_is_an_error_not_a_clean_report() -> None:
-    """Nobody listens at port 1."""
+    """No server listens at port 1."""
     with pytest.raises(DatabaseUnreachable):
-        await fsck("postgresql://nobody:x@127.0.0.1:1/nothing", progress=lambda _: None)
+        await fsck("postgresql://user:x@127.0.0.1:1/nothing", progress=lambda _: None)

@@ -48,8 +48,8 @@ async def test_damage_exits_with_one_and_names_each_finding_a_line(dsn: str) -> 
 
 
 async def test_what_could_not_be_checked_is_neither_clean_nor_found() -> None:
-    """A database that nobody answers for has an exit code of its own, and the password is not shown."""
-    code, out, err = await run("--dsn", "postgresql://somebody:hush@127.0.0.1:1/nothing")
+    """An unreachable database has an exit code of its own, and the password is not shown."""
+    code, out, err = await run("--dsn", "postgresql://user:hush@127.0.0.1:1/nothing")
     assert (code, out) == (3, "")
     assert "no Postgres at 127.0.0.1:1" in err
     assert "hush" not in err

@@ -1,4 +1,4 @@
-"""What `fsck` calls an illegal history; no database needed."""
+"""Illegal histories that `fsck` reports; no database needed."""
 
 import pytest
 
@@ -25,7 +25,7 @@ TWO = MessageId("01J22222222222222222222222")
 
 
 def check(*events: Event) -> list[Finding]:
-    """What is found in a thread of these events."""
+    """Findings in a thread of these events."""
     findings: list[Finding] = []
     thread = ThreadCheck(3, ulid_uuid(new_thread(3)), SHARDS, findings.append)
     for number, event in enumerate(events, 1):
@@ -51,7 +51,7 @@ def test_a_post_without_the_right_is_no_finding() -> None:
 @pytest.mark.parametrize(
     ("events", "says"),
     [
-        ([posted()], "stands before the creation"),
+        ([posted()], "comes before the creation"),
         ([created(), created()], "creates the thread again"),
         (
             [ThreadCreated(ANN, "t", None, None, (), (), 1, 1)],
@@ -59,7 +59,7 @@ def test_a_post_without_the_right_is_no_finding() -> None:
         ),
         (
             [created(), ThreadDestroyed(ANN, 2, 2), posted(at=3)],
-            "stands after the destruction",
+            "comes after the destruction",
         ),
         ([created(), posted(at=9), posted(at=8)], "its time 8 is before 9"),
         ([created(), AdministratorIdsJoined(ANN, (ANN,), 2, 2)], "adds administrators that are there"),

@@ -72,7 +72,7 @@ async def test_a_thread_with_a_later_event_is_read_whole(sound: Sound, file: Pat
     await sound.admin.execute("DROP INDEX journal_key")
     await sound.pen.write(sound.thread, posted(), key=KEY)
     finding = the_one(list((await check(sound, file)).findings), Check.KEY)
-    assert finding.detail == "the same idempotency key stands at events 2, 6"
+    assert finding.detail == "the same idempotency key is on events 2, 6"
     await sound.damage("UPDATE journal SET payload = '{' WHERE shard_id = 3 AND shard_seq = 1")
     assert {finding.check for finding in (await check(sound, file)).findings} == {Check.KEY, Check.PAYLOAD}
 

@@ -120,7 +120,7 @@ async def test_of_several_fail_overs_the_one_that_lost_most_counts(heads: Heads,
 async def test_a_fail_over_of_before_the_stream_was_opened_says_nothing_of_it(
     heads: Heads, admin: asyncpg.Connection
 ) -> None:
-    """What it holds was acknowledged on the later history."""
+    """Its rows were acknowledged on the later history."""
     await write(admin, SHARD, 1, 9)
     await fail_over(admin, SHARD, 1_000_001, ended_at=5)
     heads.stream(SHARD, 9, epoch=1_000_002)

@@ -1,4 +1,4 @@
-"""What one bad row, one used key, one flooded shard and one ended budget cost the others, against a real Postgres."""
+"""Bad rows, used keys, flooded shards and ended budgets do not delay other rows, against a real Postgres."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -159,7 +159,7 @@ async def test_a_row_that_the_database_refuses_for_any_reason_is_found_and_costs
             bench.streams[(n + 125) % 8].submit(row_of(scribe, 1))
         await eventually(lambda: all(scribe.stored_rows for scribe in others) and bool(bad.rejected_rows))
         assert bench.appender.metrics.refused <= 10, "a bisection of 251 rows, at most"
-        assert bench.hosts[3].told == []
+        assert bench.hosts[3].calls == []
         assert await bench.dense()
 
 

@@ -20,10 +20,10 @@ from tests.support.polling import eventually
 
 
 @dataclass
-class Books:
-    """A journal to write with a pen and to read with a loader."""
+class LoaderHarness:
+    """A journal to write with a writer and to read with a loader."""
 
-    pen: JournalWriter
+    writer: JournalWriter
     pool: ReadPool
     loader: ThreadLoader
 
@@ -37,39 +37,39 @@ class Books:
 
 
 @pytest.fixture
-async def books(dsn: str) -> AsyncIterator[Books]:
+async def harness(dsn: str) -> AsyncIterator[LoaderHarness]:
     """An empty journal."""
     connection = await asyncpg.connect(dsn)
     pool = await Database(dsn, application_name=lambda: "test").pool(most=4)
     loader = ThreadLoader(pool)
-    yield Books(JournalWriter(connection), pool, loader)
+    yield LoaderHarness(JournalWriter(connection), pool, loader)
     await loader.close()
     pool.terminate()
     await connection.close()
 
 
-async def test_a_thread_that_was_never_created_is_nothing_at_zero(books: Books) -> None:
+async def test_a_thread_that_was_never_created_is_nothing_at_zero(harness: LoaderHarness) -> None:
     """Unknown is an answer, not an error."""
-    assert await books.load(new_thread()) == Recovered(None, 0, 0)
+    assert await harness.load(new_thread()) == Recovered(None, 0, 0)
 
 
-async def test_a_thread_is_the_fold_of_its_events(books: Books) -> None:
+async def test_a_thread_is_the_fold_of_its_events(harness: LoaderHarness) -> None:
     """One event of every type, and the state is what evolve makes of them."""
     thread, events = new_thread(), whole_life()
-    await books.pen.write(thread, *events)
-    found = await books.recovered(thread)
+    await harness.writer.write(thread, *events)
+    found = await harness.recovered(thread)
     assert found.state is not None
     assert encode_state(found.state) == encode_state(folded(events))
     assert (found.sequence_nr, found.snapshot_nr) == (8, 0)
 
 
 @pytest.mark.parametrize("at", range(1, 9))
-async def test_a_snapshot_and_its_tail_are_the_full_replay(books: Books, at: int) -> None:
-    """Wherever in a life the snapshot stands."""
+async def test_a_snapshot_and_its_tail_are_the_full_replay(harness: LoaderHarness, at: int) -> None:
+    """At every event of a life."""
     thread, events = new_thread(), whole_life()
-    await books.pen.write(thread, *events)
-    await books.pen.snapshot(thread, folded(events[:at]))
-    found = await books.recovered(thread)
+    await harness.writer.write(thread, *events)
+    await harness.writer.snapshot(thread, folded(events[:at]))
+    found = await harness.recovered(thread)
     assert found.state is not None
     assert encode_state(found.state) == encode_state(folded(events))
     assert found.snapshot_nr == at
@@ -98,13 +98,13 @@ async def test_a_snapshot_and_its_tail_are_the_full_replay(books: Books, at: int
         "other-command",
     ],
 )
-async def test_a_snapshot_that_cannot_be_used_is_thrown_away(books: Books, spoil: str) -> None:
+async def test_an_unusable_snapshot_is_discarded(harness: LoaderHarness, spoil: str) -> None:
     """It is only a cache: the events give the same state."""
     thread, events = new_thread(), whole_life()
-    await books.pen.write(thread, *events)
-    await books.pen.snapshot(thread, folded(events[:5]))
-    await books.pen.connection.execute(f"UPDATE snapshot SET {spoil}")
-    found = await books.recovered(thread)
+    await harness.writer.write(thread, *events)
+    await harness.writer.snapshot(thread, folded(events[:5]))
+    await harness.writer.connection.execute(f"UPDATE snapshot SET {spoil}")
+    found = await harness.recovered(thread)
     assert (found.sequence_nr, found.snapshot_nr) == (8, 0)
     assert found.state is not None
     assert encode_state(found.state) == encode_state(folded(events))
@@ -121,23 +121,27 @@ async def test_a_snapshot_that_cannot_be_used_is_thrown_away(books: Books, spoil
     ],
     ids=["payload", "type", "version", "hole", "no-creation"],
 )
-async def test_a_history_that_cannot_be_read_poisons_its_thread_alone(books: Books, damage: str, reason: str) -> None:
+async def test_a_history_that_cannot_be_read_poisons_its_thread_alone(
+    harness: LoaderHarness, damage: str, reason: str
+) -> None:
     """Neighbours that are loaded by the same two queries do not notice."""
     ill, *neighbours = [new_thread() for _ in range(6)]
     for thread in (ill, *neighbours):
-        await books.pen.write(thread, created(), posted(), posted())
-    assert await books.pen.connection.execute(damage, ulid_uuid(ill)) in ("UPDATE 1", "DELETE 1")
-    found, *others = await asyncio.gather(*[books.load(thread) for thread in (ill, *neighbours)])
+        await harness.writer.write(thread, created(), posted(), posted())
+    assert await harness.writer.connection.execute(damage, ulid_uuid(ill)) in ("UPDATE 1", "DELETE 1")
+    found, *others = await asyncio.gather(*[harness.load(thread) for thread in (ill, *neighbours)])
     assert isinstance(found, Poisoned)
     assert reason in found.reason
     assert [other.sequence_nr for other in others if isinstance(other, Recovered)] == [3] * 5
 
 
-async def test_a_bug_in_evolve_poisons_its_thread_alone(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_bug_in_evolve_poisons_its_thread_alone(
+    harness: LoaderHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever it raises."""
     ill, well = new_thread(), new_thread()
-    await books.pen.write(ill, created(), posted(), posted())
-    await books.pen.write(well, created(), posted())
+    await harness.writer.write(ill, created(), posted(), posted())
+    await harness.writer.write(well, created(), posted())
 
     def evolve(state: object, event: object, seq_nr: int) -> object:
         if seq_nr == 3:
@@ -145,24 +149,26 @@ async def test_a_bug_in_evolve_poisons_its_thread_alone(books: Books, monkeypatc
         return evolve_soundly(state, event, seq_nr)  # type: ignore[arg-type]  # passed through as it came
 
     monkeypatch.setattr(fold, "evolve", evolve)
-    found, other = await asyncio.gather(books.load(ill), books.load(well))
+    found, other = await asyncio.gather(harness.load(ill), harness.load(well))
     assert found == Poisoned("event 3 cannot be applied: ZeroDivisionError('a bug')")
     assert isinstance(other, Recovered)
 
 
-async def test_one_thread_asked_for_many_times_at_once_is_as_often_recovered(books: Books) -> None:
+async def test_one_thread_asked_for_many_times_at_once_is_as_often_recovered(harness: LoaderHarness) -> None:
     """An actor that is dropped and made again while its load waits asks twice; each gets a state of its own."""
     thread = new_thread()
-    await books.pen.write(thread, created(), posted(), posted())
-    found = await asyncio.gather(*[books.recovered(thread) for _ in range(5)])
+    await harness.writer.write(thread, created(), posted(), posted())
+    found = await asyncio.gather(*[harness.recovered(thread) for _ in range(5)])
     assert [one.sequence_nr for one in found] == [3] * 5
     assert len({id(one.state) for one in found}) == 5
 
 
-async def test_threads_that_wait_together_are_loaded_together(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two hundred threads need about four queries, at most so many at a time as allowed."""
+async def test_threads_that_wait_together_are_loaded_together(
+    harness: LoaderHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two hundred threads need about four queries, at most as many at a time as allowed."""
     threads = [new_thread() for _ in range(200)]
-    await asyncio.gather(*[books.load(new_thread())])  # connected
+    await asyncio.gather(*[harness.load(new_thread())])  # connected
     sizes: list[int] = []
     at_once = most = 0
     read = read_page
@@ -178,7 +184,7 @@ async def test_threads_that_wait_together_are_loaded_together(books: Books, monk
             at_once -= 1
 
     monkeypatch.setattr(loader_module, "read_page", counted)
-    loader = ThreadLoader(books.pool, at_once=2)
+    loader = ThreadLoader(harness.pool, at_once=2)
     await asyncio.gather(*[loader.load(shard_of(thread, SHARDS), thread) for thread in threads])
     await loader.close()
     assert max(sizes) <= GROUP
@@ -187,10 +193,10 @@ async def test_threads_that_wait_together_are_loaded_together(books: Books, monk
     assert most <= 2
 
 
-async def test_threads_of_busy_shards_come_first(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_threads_of_busy_shards_come_first(harness: LoaderHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     """When more wait than are read at once, the shard with the most commands a second goes before."""
     heat: dict[ShardId, float] = {}
-    loader = ThreadLoader(books.pool, at_once=1, heat=lambda shard_id: heat.get(shard_id, 0.0))
+    loader = ThreadLoader(harness.pool, at_once=1, heat=lambda shard_id: heat.get(shard_id, 0.0))
     asked: list[ThreadId] = [new_thread() for _ in range(GROUP + 10)]
     first, *cold = asked[:-1]
     hot = asked[-1]
@@ -210,16 +216,16 @@ async def test_threads_of_busy_shards_come_first(books: Books, monkeypatch: pyte
     await loader.close()
 
 
-async def test_a_failure_reaches_all_who_wait_and_the_next_load_works(books: Books) -> None:
+async def test_a_failure_reaches_all_who_wait_and_the_next_load_works(harness: LoaderHarness) -> None:
     """The database goes away in the middle: an error for these, none for later ones."""
     threads = [new_thread() for _ in range(3)]
     for thread in threads:
-        await books.pen.write(thread, created())
-    await books.recovered(threads[0])
-    blocker = books.pen.connection
+        await harness.writer.write(thread, created())
+    await harness.recovered(threads[0])
+    blocker = harness.writer.connection
     async with blocker.transaction():
         await blocker.execute("LOCK TABLE snapshot IN ACCESS EXCLUSIVE MODE")
-        loads = [asyncio.create_task(books.load(thread)) for thread in threads]
+        loads = [asyncio.create_task(harness.load(thread)) for thread in threads]
         waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
         async with asyncio.timeout(10):
             while not await blocker.fetchval(waiting):
@@ -227,12 +233,12 @@ async def test_a_failure_reaches_all_who_wait_and_the_next_load_works(books: Boo
         await blocker.fetch("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted")
         failed = await asyncio.gather(*loads, return_exceptions=True)
     assert all(isinstance(one, (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)) for one in failed), failed
-    assert (await books.recovered(threads[0])).sequence_nr == 1
+    assert (await harness.recovered(threads[0])).sequence_nr == 1
 
 
-async def test_closing_ends_what_waits_and_starts_nothing_new(books: Books) -> None:
-    """Nobody is left hanging, and no task outlives the loader."""
-    loader = ThreadLoader(books.pool, at_once=1)
+async def test_closing_ends_what_waits_and_starts_nothing_new(harness: LoaderHarness) -> None:
+    """Every waiter ends, and no task outlives the loader."""
+    loader = ThreadLoader(harness.pool, at_once=1)
     loads = [asyncio.create_task(loader.load(ShardId(0), new_thread(0))) for _ in range(3 * GROUP)]
     await asyncio.sleep(0)
     await loader.close()
@@ -242,10 +248,10 @@ async def test_closing_ends_what_waits_and_starts_nothing_new(books: Books) -> N
     assert not [task for task in asyncio.all_tasks() if task.get_name() == "load-threads"]
 
 
-async def test_a_waiter_who_leaves_disturbs_nobody(books: Books) -> None:
+async def test_a_cancelled_waiter_disturbs_no_other(harness: LoaderHarness) -> None:
     """A cancelled load ends alone."""
     threads = [new_thread() for _ in range(3)]
-    loads = [asyncio.create_task(books.load(thread)) for thread in threads]
+    loads = [asyncio.create_task(harness.load(thread)) for thread in threads]
     await asyncio.sleep(0)
     loads[0].cancel()
     assert await asyncio.gather(*loads[1:]) == [Recovered(None, 0, 0)] * 2

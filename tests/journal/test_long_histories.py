@@ -90,7 +90,7 @@ async def shelf(dsn: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shel
 
 
 def big(kilobytes: int) -> MessagesAdded:
-    """An event of about so many bytes: up to a hundred messages."""
+    """An event of about ``kilobytes`` kB: up to a hundred messages."""
     count = max(1, min(100, kilobytes // 10))
     text = "w" * (kilobytes * 1024 // count)
     return MessagesAdded(
@@ -170,7 +170,7 @@ async def test_a_load_that_is_broken_off_goes_on_from_the_last_snapshot(
 
 
 async def test_more_long_threads_than_take_turns_are_all_loaded(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that wait hold nothing; one that is cancelled makes room."""
+    """Waiting loads hold no memory; a cancelled load admits the next one."""
     monkeypatch.setattr(loader, "LONG_AT_ONCE", 2)
     threads = [await shelf.long_thread(1_500) for _ in range(6)]
     loads = [asyncio.create_task(shelf.load(thread)) for thread in threads]
@@ -354,7 +354,7 @@ def peak_rss() -> int:
 
 
 def forget_peak() -> None:
-    """Begin the peak anew."""
+    """Reset the peak."""
     Path("/proc/self/clear_refs").write_text("5")
 
 

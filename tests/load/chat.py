@@ -1,4 +1,4 @@
-"""The chat mix: many clients in shared rooms, every command keyed and retried until its outcome is known.
+"""The chat mix: many clients in shared channels, every command keyed and retried until its outcome is known.
 
 `drive` runs it and returns a `Record` of what was acknowledged; `verify` reads everything back and says what is wrong.
 Both are made for chaos: whatever happens to the servers in between, a client keeps sending the same bytes with the same
@@ -40,14 +40,14 @@ _WORDS = (
     "own",
     "counsel",
     "and",
-    "nobody",
+    "strangers",
     "knew",
     "where",
     "to",
 )
 _OPERATIONS = (("add", 60), ("read-messages", 12), ("read-thread", 10), ("remove", 8), ("join", 6), ("leave", 4))
-ROOM_MESSAGES = 2_000
-"""A room is left for a new one after this many messages: below the limit of 5,000 live ones."""
+CHANNEL_MESSAGES = 2_000
+"""A channel gets a new thread after this many messages: below the limit of 5,000 live ones."""
 
 
 def random_ulid(rng: random.Random) -> str:
@@ -55,8 +55,10 @@ def random_ulid(rng: random.Random) -> str:
     return ulid_text(rng.getrandbits(128).to_bytes(16, "big"))
 
 
-class _Room:
-    """A place where some clients chat; its thread changes when it is full.  The owner alone changes the members."""
+class _Channel:
+    """A thread that some clients share; a full thread is replaced by a new one.  The owner alone changes the
+    members.
+    """
 
     def __init__(self, owner: int, accounts: Sequence[str]) -> None:
         self.owner = owner
@@ -64,7 +66,7 @@ class _Room:
         self.thread_id: str | None = None
         self.messages = 0
         self.guests: list[str] = []
-        self.door = asyncio.Lock()
+        self.lock = asyncio.Lock()
 
 
 class _User:
@@ -74,7 +76,7 @@ class _User:
         self,
         number: int,
         account_id: str,
-        room: _Room,
+        channel: _Channel,
         client: Client,
         recorder: Recorder,
         rng: random.Random,
@@ -82,7 +84,7 @@ class _User:
     ) -> None:
         self.number = number
         self.account_id = account_id
-        self.room = room
+        self.channel = channel
         self.client = client
         self.recorder = recorder
         self.rng = rng
@@ -95,14 +97,14 @@ class _User:
 
     async def step(self, give_up: asyncio.Event) -> None:
         """One choice of the mix, through to its settled outcome."""
-        if self.room.thread_id is None or self.room.messages >= ROOM_MESSAGES:
-            await self._open_room(give_up)
+        if self.channel.thread_id is None or self.channel.messages >= CHANNEL_MESSAGES:
+            await self._open_thread(give_up)
             return
-        thread_id = self.room.thread_id
+        thread_id = self.channel.thread_id
         operation = self.rng.choices([name for name, _ in _OPERATIONS], [weight for _, weight in _OPERATIONS])[0]
-        if operation in ("join", "leave") and self.number != self.room.owner:
+        if operation in ("join", "leave") and self.number != self.channel.owner:
             operation = "add"
-        if operation == "leave" and not self.room.guests:
+        if operation == "leave" and not self.channel.guests:
             operation = "join"
         if operation == "remove" and not any(place == thread_id for place, _ in self.own):
             operation = "add"
@@ -120,38 +122,38 @@ class _User:
                 guest = random_ulid(self.mint)
                 done = await self._command("join", thread_id, "member-ids/join", {"accountIds": [guest]}, give_up)
                 if done is not None:
-                    self.room.guests.append(guest)
+                    self.channel.guests.append(guest)
             case "leave":
-                guest = self.room.guests.pop(self.rng.randrange(len(self.room.guests)))
+                guest = self.channel.guests.pop(self.rng.randrange(len(self.channel.guests)))
                 await self._command("leave", thread_id, "member-ids/leave", {"accountIds": [guest]}, give_up)
             case "read-thread":
                 await self._read_thread(thread_id)
             case _:
                 await self._read_messages(thread_id)
 
-    async def _open_room(self, give_up: asyncio.Event) -> None:
-        async with self.room.door:
-            if self.room.thread_id is not None and self.room.messages < ROOM_MESSAGES:
+    async def _open_thread(self, give_up: asyncio.Event) -> None:
+        async with self.channel.lock:
+            if self.channel.thread_id is not None and self.channel.messages < CHANNEL_MESSAGES:
                 return
             self.ordinal += 1
             key = f"{self.mint.getrandbits(64):016x}"
             thread_id = random_ulid(self.mint)
-            owner = self.room.accounts[0]
+            owner = self.channel.accounts[0]
             body = {
                 "accountId": self.account_id,
                 "threadId": thread_id,
-                "title": f"room of {self.number}",
+                "title": f"channel of {self.number}",
                 "administratorIds": sorted({owner, self.account_id}),
-                "memberIds": sorted(self.room.accounts),
+                "memberIds": sorted(self.channel.accounts),
             }
             text = msgspec.json.encode(body).decode()
             sent = Sent(
                 self.number, self.ordinal, "create", thread_id, self.account_id, "/v1/threads/create", text, key
             )
             if await self._settle(sent, give_up) is not None:
-                self.room.thread_id = thread_id
-                self.room.messages = 0
-                self.room.guests = []
+                self.channel.thread_id = thread_id
+                self.channel.messages = 0
+                self.channel.guests = []
 
     async def _add(self, thread_id: str, give_up: asyncio.Event) -> None:
         count = self.rng.choices((1, 2, 3), (8, 1, 1))[0]
@@ -165,7 +167,7 @@ class _User:
             for message in messages:
                 message["messageId"] = random_ulid(self.mint)
         done = await self._command("add", thread_id, "messages/add", {"messages": messages}, give_up, texts=texts)
-        self.room.messages += count
+        self.channel.messages += count
         if done is None:
             return
         self.own.extend((thread_id, message_id) for message_id in done.message_ids)
@@ -271,17 +273,17 @@ def _users(
 ) -> list[_User]:
     rng = random.Random(seed)
     fresh = random.SystemRandom()
-    rooms = max(1, clients // 8)
-    numbers = [range(room, clients, rooms) for room in range(rooms)]
+    channels = max(1, clients // 8)
+    numbers = [range(channel, clients, channels) for channel in range(channels)]
     users = []
     for members in numbers:
         accounts = [random_ulid(fresh) for _ in members]
-        room = _Room(members[0], accounts)
+        channel = _Channel(members[0], accounts)
         for number, account_id in zip(members, accounts, strict=True):
             line = Client(targets, figures, first=rng.randrange(len(targets)), timeout_s=timeout_s)
             choices = random.Random(f"{seed}/{number}")
             mint = random.Random(fresh.getrandbits(128))
-            users.append(_User(number, account_id, room, line, recorder, choices, mint))
+            users.append(_User(number, account_id, channel, line, recorder, choices, mint))
     return users
 
 
@@ -300,7 +302,7 @@ async def drive(
     figures: Figures | None = None,
     allow_remote: bool = False,
 ) -> Record:
-    """Chat with ``clients`` clients until ``duration_s`` passed or ``until`` is set; give a `Record` of what was said.
+    """Chat with ``clients`` clients until ``duration_s`` passed or ``until`` is set; return a `Record` of the answers.
 
     When the end comes each client settles the command it is at, for at most ``grace_s``; what is still unknown then is
     in ``Record.unresolved``.  ``recorder`` and ``figures`` may be the caller's own, to look at while it runs.

@@ -21,7 +21,7 @@ Document = dict[str, Any]  # a JSON object whose fields each scenario checks for
 
 
 class Outcome(Enum):
-    """What is known after one attempt."""
+    """Outcome of one attempt."""
 
     ACCEPTED = "accepted"
     REFUSED = "refused"
@@ -54,7 +54,7 @@ def _parse(body: bytes) -> Document:
 
 
 def classify(reply: Reply) -> Attempt:
-    """What a reply says about storage."""
+    """Classify a reply by its statement about storage."""
     document = _parse(reply.body)
     code = str(document.get("code", ""))
     if 200 <= reply.status < 300:

@@ -1,4 +1,4 @@
-"""What was counted and timed while load ran.
+"""Counts and times of a run of load.
 
 Every attempt that was sent ends in exactly one of three: accepted (2xx), refused (an answer that says nothing was
 stored), or outcome unknown (an answer that says so, or none at all).  The wire counts what is sent, the scenario counts

@@ -1,4 +1,4 @@
-"""What a run of keyed commands was told, kept so that it can be held against what the cluster has afterwards.
+"""Answers to a run of keyed commands, kept for a comparison with the cluster's state afterwards.
 
 A `Record` is plain data (it can be written to a file and read in another process).  Every command in it stores exactly
 one event when it succeeds, so that a thread's sequence number can be accounted for to the unit.
@@ -32,7 +32,7 @@ class Sent(Struct, frozen=True):
 
 
 class Acknowledged(Struct, frozen=True):
-    """A command that got its success, and what that success said."""
+    """An acknowledged command, with its answer."""
 
     sent: Sent
     thread_id: str
@@ -50,7 +50,7 @@ class Refused(Struct, frozen=True):
 
 
 class Record(Struct, frozen=True):
-    """Everything that one drive was told.
+    """All answers of one drive.
 
     ``unresolved`` are commands whose outcome was still unknown when the drive gave up: each may be there once, or not
     at all.  ``surprises`` are answers that no correct server gives (a stale read, a 500, an answer of the wrong shape).

@@ -1,6 +1,6 @@
 """The reference's load scenario: create a thread, pause, get it.
 
-Each virtual user loops for ever: a fresh random account, POST create with a random title and itself as administrator
+Each virtual user repeats: a fresh random account, POST create with a random title and itself as administrator
 and member, a pause, GET of the new thread.  The checks are the reference's: status 200, ``$['thread_id']`` present in
 the first answer, ``$.result.id`` in the second; and, beyond it, that the two are the same thread.  Users start evenly
 over the ramp; the run ends at ramp + hold.

@@ -1,4 +1,4 @@
-"""What a load run leaves behind: a table to read, JSON to compare, a picture.
+"""Report of a load run: a table to read, JSON to compare, a picture.
 
 matplotlib is imported only when a picture is drawn: it takes longer to load than a short run.
 """

@@ -50,7 +50,7 @@ async def test_trouble_that_the_contract_allows_is_ridden_out(faults: Faults) ->
     [
         pytest.param(Faults(lose=20), "is not there", id="loses"),
         pytest.param(Faults(drop_answers=7, forget_keys=True), "is listed 2 times", id="doubles"),
-        pytest.param(Faults(swap=10), "stands before one sent earlier", id="reorders"),
+        pytest.param(Faults(swap=10), "comes before one sent earlier", id="reorders"),
         pytest.param(Faults(resurrect=True), "and is still there", id="keeps what was removed"),
         pytest.param(Faults(misnumber=9), "were given the sequence number", id="numbers twice"),
         pytest.param(Faults(stale_reads=True), "a stale read", id="reads stale"),
@@ -74,7 +74,7 @@ async def test_a_forgotten_key_is_found_by_sending_again() -> None:
 
 
 async def test_a_drive_ends_when_its_event_is_set() -> None:
-    """`until` ends the drive, whatever is in flight, and what was said until then is in the record."""
+    """`until` ends the drive, whatever is in flight, and all answers until then are in the record."""
     async with pretending() as server:
         stop = asyncio.Event()
         recorder = Recorder()

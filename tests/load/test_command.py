@@ -57,7 +57,7 @@ async def test_a_remote_host_is_refused_before_anything_is_sent() -> None:
     assert "--allow-remote" in output
 
 
-async def test_nobody_listening_is_no_success(tmp_path: Path) -> None:
+async def test_a_refused_connection_is_no_success(tmp_path: Path) -> None:
     """A run that got nothing through says so and fails."""
     async with pretending() as server:
         address = server.address

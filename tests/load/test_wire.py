@@ -58,7 +58,7 @@ async def test_a_reply_is_read_whole(pieces: list[bytes], status: int, body: byt
         connection.close()
 
 
-async def test_a_connection_that_is_told_to_close_is_not_used_again() -> None:
+async def test_a_connection_with_close_is_not_used_again() -> None:
     """After ``Connection: close`` the reply is given, and another request is refused as not sent."""
     async with _answering([b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"]) as target:
         connection = await Connection.open(target)
@@ -97,7 +97,7 @@ async def test_silence_is_lost_after_its_time() -> None:
 
 
 async def test_a_port_without_a_listener_is_not_sent() -> None:
-    """What could not connect sent nothing."""
+    """A failed connect sent nothing."""
     async with _answering([]) as target:
         pass
     with pytest.raises(Lost) as lost:
@@ -128,5 +128,5 @@ def test_other_targets_are_refused_by_name(url: str, reason: str) -> None:
 
 
 def test_a_remote_host_is_allowed_on_demand() -> None:
-    """Who insists may send load elsewhere."""
+    """An option allows other targets."""
     assert parse_target("http://192.0.2.7:8080", allow_remote=True).host == "192.0.2.7"

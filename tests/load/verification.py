@@ -6,9 +6,9 @@ routes.  In order:
 1. a sample of acknowledged commands is sent again, byte for byte: each must get its first answer, and change nothing;
 2. every acknowledged message is listed under its id, with its text, at its sequence number, unless its sender removed
    it; an acknowledged removal removed;
-3. no text and no message id is listed twice, and none that nobody is known to have sent (a 503 that promised "nothing
-   stored", a refusal);
-4. one client's messages in a thread stand in the order in which it sent them;
+3. no text and no message id is listed twice, and none that no client is known to have sent (a 503 that promised
+"nothing stored", a refusal);
+4. one client's messages in a thread are in the order in which it sent them;
 5. a thread's sequence number is the number of commands acknowledged for it, plus at most those left unresolved; no two
    acknowledged commands share one.
 """
@@ -33,7 +33,7 @@ class _Unreadable(Exception):
 
 
 class _Thread:
-    """What the record knows of one thread."""
+    """The record of one thread."""
 
     def __init__(self, created: Acknowledged) -> None:
         self.created = created
@@ -119,7 +119,7 @@ def _compare(thread_id: str, thread: _Thread, listed: Sequence[dict[str, Any]]) 
             f"{thread_id}: the message {kind} {v!r} is listed {n} times" for v, n in Counter(values).items() if n > 1
         ]
     findings += [
-        f"{thread_id}: a message nobody is known to have sent: {message['body']!r}"
+        f"{thread_id}: a message that no client is known to have sent: {message['body']!r}"
         for message in listed
         if message["body"] not in expected_texts and message["body"] not in perhaps_texts
     ]
@@ -144,7 +144,7 @@ def _compare(thread_id: str, thread: _Thread, listed: Sequence[dict[str, Any]]) 
                     f" acknowledged at {done.sequence_nr}"
                 )
             if place[message_id] <= last[done.sent.client]:
-                findings.append(f"{thread_id}: the message {message_id} ({who}) stands before one sent earlier")
+                findings.append(f"{thread_id}: the message {message_id} ({who}) comes before one sent earlier")
             last[done.sent.client] = max(last[done.sent.client], place[message_id])
     return findings
 

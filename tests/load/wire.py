@@ -5,7 +5,7 @@ worker takes to store a message.  This client writes ready bytes, reads a status
 else: no pipelining, no redirects, no compression.  One request is in flight on a connection at a time.
 
 `Exchange` is the protocol with a hook, for generators that live in callbacks; `Connection` is the awaitable form.  A
-reply that cannot be parsed closes the connection: what follows it can no longer be told apart.
+reply that cannot be parsed closes the connection: the boundaries of later replies are unknown.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ _BODILESS: Final = frozenset({204, 304})
 
 
 class Reply(NamedTuple):
-    """What came back: the status and the whole body."""
+    """A reply: the status and the whole body."""
 
     status: int
     body: bytes
@@ -206,7 +206,7 @@ class Connection(Exchange):
             self.transport = None
 
     def replied(self, status: int, body: bytes) -> None:
-        """Wake the asker; a reply nobody waits for ends the connection."""
+        """Wake the asker; an unexpected reply ends the connection."""
         if self._waiter is None or self._waiter.done():
             self.close()
             return

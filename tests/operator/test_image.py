@@ -1,4 +1,4 @@
-"""The image: what goes into it is locked, and it runs as nobody on files that it cannot change.
+"""The image: its contents are locked, and it runs as an unprivileged user on files that it cannot change.
 
 It is built and run on the real node (tests/e2e/node).
 """

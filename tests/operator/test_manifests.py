@@ -1,6 +1,6 @@
-"""What is installed: files that lead to each other, rights that suffice and no more, pods that need no exception.
+"""The manifests: complete references between files, minimal rights, pods that need no exception.
 
-What kubectl makes of them is looked at on a real API server (tests/e2e/cluster/test_manifests.py).
+`tests/e2e/cluster/test_manifests.py` applies them to a real API server.
 """
 
 from collections.abc import Iterator
@@ -80,7 +80,7 @@ def test_the_operator_may_make_what_it_makes() -> None:
 
 
 def test_the_operator_may_not_do_more() -> None:
-    """No wildcards, no Secrets but by name, no nodes, nobody's rights, and no user's object changed."""
+    """No wildcards, no Secrets but by name, no nodes, no roles, and no user's object changed."""
     given = rights()
     assert "*" not in {word for (group, resource), verbs in given.items() for word in (group, resource, *verbs)}
     assert given[("", "secrets")] == {"get", "create"}

@@ -19,7 +19,7 @@ EVERY = frozenset(ShardId(number) for number in range(SHARDS))
 
 
 _MEMBERS: "dict[str, dict[str, Ownership]]" = {}
-"""Who can be reached by whom: the members of each test's database."""
+"""Reachable members, by the database of each test."""
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Host:
     peers: "dict[str, Ownership]" = field(default_factory=dict)
     """The others, as far as they can be reached."""
     steps: list[tuple[str, ShardId]] = field(default_factory=list)
-    """What it was asked to do, in order."""
+    """Recorded calls, in order."""
     stuck: asyncio.Event | None = None
     """While it is there and not set, nothing is ever drained."""
 

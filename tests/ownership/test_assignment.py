@@ -36,7 +36,7 @@ def plain(count: int) -> list[Candidate]:
 
 @given(owners, candidates)
 def test_every_shard_has_one_target_that_may_have_it(before: Owners, workers: list[Candidate]) -> None:
-    """A target is a worker that stays; a cordoned one gets only what it had; nobody at all only without a receiver."""
+    """A target is a worker that stays; a cordoned one keeps its own shards only; no target only without a receiver."""
     after = assign_shards(before, workers)
     by_name = {worker.name: worker for worker in workers}
     receivers = [worker for worker in workers if not worker.leaving and not worker.cordoned]
@@ -79,7 +79,7 @@ def test_sharing_again_moves_nothing(before: Owners, workers: list[Candidate]) -
 
 @given(owners, candidates)
 def test_no_plan_of_the_same_balance_moves_less(before: Owners, workers: list[Candidate]) -> None:
-    """What stays is the most that any balanced placement can leave in place."""
+    """As many shards stay as any balanced placement can leave in place."""
     after = assign_shards(before, workers)
     receivers = [worker.name for worker in workers if not worker.leaving and not worker.cordoned]
     if not receivers:
@@ -105,7 +105,7 @@ def test_one_more_worker_moves_no_more_than_its_share(shards: int, workers: int)
 
 @given(st.integers(0, 300), st.integers(2, 12))
 def test_a_worker_that_leaves_moves_only_its_own(shards: int, workers: int) -> None:
-    """What others have stays with them."""
+    """The shards of other workers stay with them."""
     before = assign_shards({ShardId(number): None for number in range(shards)}, plain(workers))
     after = assign_shards(before, [Candidate("w0", leaving=True), *plain(workers)[1:]])
     assert {shard_id for shard_id in before if before[shard_id] != after[shard_id]} == {
@@ -121,7 +121,7 @@ def test_two_workers_of_one_name_are_refused() -> None:
 
 @given(st.integers(0, 4095).map(ShardId), st.sets(st.sampled_from(names), min_size=1))
 def test_a_claim_order_names_everyone_once_and_survives_a_leaver(shard_id: ShardId, workers: set[str]) -> None:
-    """Who goes leaves the others in their order."""
+    """The departure of a worker keeps the order of the others."""
     order = rendezvous(shard_id, workers)
     assert sorted(order) == sorted(workers)
     assert rendezvous(shard_id, workers - {order[0]}) == order[1:]

@@ -95,7 +95,7 @@ async def test_each_beat_is_seen_as_a_greater_number(sessions: Sessions) -> None
 
 
 async def test_a_beat_holds_two_locks_whatever_its_number(sessions: Sessions) -> None:
-    """The lock table has room for the sessions of every worker, however long they live."""
+    """The lock table is large enough for the sessions of every worker, however long they live."""
     session = await sessions.beating("a")
     for number in range(2, 50):
         assert await store.heartbeat(session, "a", "a1", number)
@@ -103,7 +103,7 @@ async def test_a_beat_holds_two_locks_whatever_its_number(sessions: Sessions) ->
     assert await session.fetchval(held) == 2
 
 
-async def test_workers_at_the_same_number_are_told_apart(sessions: Sessions) -> None:
+async def test_workers_at_the_same_number_are_distinguished(sessions: Sessions) -> None:
     """Numbers are shared locks; whose they are is known by the session that holds them."""
     peer, a, b = await sessions.connect(), await sessions.beating("a"), await sessions.beating("b")
     assert (await seen(peer, "a")).locked
@@ -260,7 +260,7 @@ async def _cost_of_looks(peer: asyncpg.Connection, count: int) -> float:
 
 
 async def _beat_under_a_held_snapshot(sessions: Sessions, beats: int) -> float:
-    """How many times longer a look takes after so many beats; not a row version more is there than before."""
+    """Ratio of the time of a read after ``beats`` beats to the time before them; no row version is added."""
     keeper, peer, session = await sessions.connect(), await sessions.connect(), await sessions.beating("a")
     size = "SELECT pg_relation_size('worker')"
     versions = "SELECT n_tup_upd, n_dead_tup FROM pg_stat_all_tables WHERE relname = 'worker'"
@@ -270,7 +270,7 @@ async def _beat_under_a_held_snapshot(sessions: Sessions, beats: int) -> float:
         bytes_before = await peer.fetchval(size)
         await session.execute("SELECT pg_stat_force_next_flush()")
         versions_before = await session.fetch(versions)
-        await session.execute("SET synchronous_commit = off")  # so many flushes take long, and are not the subject
+        await session.execute("SET synchronous_commit = off")  # thousands of flushes take long, and are not the subject
         for number in range(2, beats + 2):
             assert await store.heartbeat(session, "a", "a1", number)
         await session.execute("SELECT pg_stat_force_next_flush()")
@@ -288,5 +288,5 @@ async def test_beats_leave_no_dead_rows_under_a_held_snapshot(sessions: Sessions
 
 @pytest.mark.soak
 async def test_many_beats_leave_no_dead_rows_under_a_held_snapshot(sessions: Sessions) -> None:
-    """So many as eight workers beat in an hour."""
+    """The beats of eight workers in an hour."""
     assert await _beat_under_a_held_snapshot(sessions, 160_000) < 1.5

@@ -55,7 +55,7 @@ def test_every_target_reads_the_shard(shards: dict[ShardId, tuple[str | None, in
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(1, 4), st.integers(1, 4))
-def test_what_nobody_owns_is_evened_out_among_its_readers(newer: int, older: int, both: int, few: int) -> None:
+def test_unowned_shards_are_spread_evenly_among_their_readers(newer: int, older: int, both: int, few: int) -> None:
     """Newer shards go to newer workers, and the older ones fill the others first."""
     workers = [Candidate(f"n{number}", reads=2) for number in range(both)]
     workers += [Candidate(f"o{number}") for number in range(few)]

@@ -1,4 +1,4 @@
-"""The rules of claiming, handing over, leaving and fencing: one case at a time, with nobody's clock but the test's."""
+"""The rules of claiming, handing over, leaving and fencing: one case at a time, with the test's own clock."""
 
 from collections.abc import Mapping, Set
 
@@ -48,7 +48,7 @@ def worker(
     draining: bool = False,
     locked: bool = True,
 ) -> WorkerRow:
-    """A worker's row; its incarnation is its name and a 1 where nothing else is said."""
+    """A worker's row; its incarnation is its name and a 1 by default."""
     life = f"{name}1" if incarnation is None else incarnation
     return WorkerRow(name, life, "h", 1, 2, beat, fenced, leaving, cordoned, draining, locked)
 
@@ -80,7 +80,7 @@ def steps(
     live: Set[str] = ALL,
     leaving: bool = False,
 ) -> OwnershipActions:
-    """What worker ``a`` does at second 10."""
+    """Actions of worker ``a`` at second 10."""
     return plan_actions(
         seen,
         worker="a",
@@ -119,7 +119,7 @@ def test_what_is_served_where_it_should_be_stays() -> None:
 
 
 def test_what_the_database_says_is_ours_is_served() -> None:
-    """As after a lost answer to a claim, or a gift that we were not told of."""
+    """As after a lost answer to a claim, or a transfer whose notification was lost."""
     assert steps(look(shard("a", "a"))) == NOTHING._replace(adopt=[S0])
     assert steps(look(shard("a")), present=HERE, serving=NOWHERE) == NOTHING._replace(adopt=[S0])
 
@@ -132,20 +132,20 @@ def test_what_an_older_incarnation_of_ours_has_is_not_ours() -> None:
 
 
 def test_what_another_has_is_dropped() -> None:
-    """Also when it is nobody's, and then it is claimed anew where it was meant for us."""
+    """Also when it has no owner, and then its target claims it again."""
     assert steps(look(shard("b", "a")), present=HERE) == NOTHING._replace(drop=[S0])
     assert steps(look(shard(None, "b")), present=HERE) == NOTHING._replace(drop=[S0])
     assert steps(look(shard(None, "a")), present=HERE) == NOTHING._replace(drop=[S0], claim=[S0])
 
 
 def test_a_free_shard_is_claimed_at_once_by_its_target() -> None:
-    """Nobody else is asked, and a cordon does not undo what was ordered."""
+    """No other worker is asked, and a cordon does not undo an order."""
     assert steps(look(shard(None, "a"))).claim == [S0]
     assert steps(look(shard(None, "a"), worker("a", cordoned=True))).claim == [S0]
 
 
 @pytest.mark.parametrize("target", [None, "b"])
-def test_a_free_shard_of_nobody_waits_for_its_rank(target: str | None) -> None:
+def test_an_unassigned_free_shard_waits_for_the_workers_rank(target: str | None) -> None:
     """Half a second, and a fifth of a second more for each worker before us that could take it."""
     due = UNOWNED_S + rendezvous(S0, NAMES).index("a") * RANK_S
     assert steps(look(shard(None, target)), unowned_s=due - 0.01) == NOTHING
@@ -153,20 +153,20 @@ def test_a_free_shard_of_nobody_waits_for_its_rank(target: str | None) -> None:
 
 
 def test_only_who_could_take_a_free_shard_goes_before_us() -> None:
-    """A worker that is silent, cordoned or draining holds nobody up."""
+    """A silent, cordoned or draining worker delays no other."""
     assert steps(look(shard(None)), unowned_s=UNOWNED_S, live=frozenset()).claim == [S0]
     seen = look(shard(None), worker("a"), worker("b", cordoned=True), worker("c", draining=True))
     assert steps(seen, unowned_s=UNOWNED_S).claim == [S0]
 
 
-def test_a_worker_that_should_get_no_more_takes_nothing_it_was_not_told_to() -> None:
+def test_a_cordoned_worker_takes_no_shard_without_an_order() -> None:
     """And a leaving one not even that."""
     for idle in (worker("a", cordoned=True), worker("a", draining=True)):
         assert steps(look(shard(None), idle, worker("b")), unowned_s=60.0, live=frozenset("b")) == NOTHING
     assert steps(look(shard(None, "a")), unowned_s=60.0, leaving=True) == NOTHING
 
 
-def test_a_shard_that_nobody_else_can_have_is_better_with_a_cordoned_worker_than_with_nobody() -> None:
+def test_a_cordoned_worker_takes_a_shard_that_would_have_no_owner() -> None:
     """After a while, when no worker beats that may have it; another that is cordoned as well is no such worker."""
     for idle in (worker("a", cordoned=True), worker("a", draining=True)):
         for other in (worker("b", leaving=True), worker("b", cordoned=True)):
@@ -216,7 +216,7 @@ def test_a_phase_that_takes_too_long_ends_the_handoff(phase: HandoffPhase, limit
 
 
 def test_a_drained_shard_is_given_however_long_that_took() -> None:
-    """Nobody serves it, so the only way on is forward."""
+    """No worker serves it, so the handoff goes on."""
     assert steps(look(shard("a", "b")), present=HERE, handoffs=under_way(HandoffPhase.DRAINED, 0.0)).transfer == [S0]
 
 
@@ -254,7 +254,7 @@ def test_a_handoff_that_came_to_nothing_is_begun_again_after_a_while() -> None:
     assert steps(seen, present=HERE, failed_s={S0: AGAIN_S}).prepare == [(S0, "b")]
 
 
-def test_only_so_many_shards_are_handed_over_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_concurrent_handoffs_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those under way count; the others are served until their turn comes."""
     monkeypatch.setattr(handoff, "HANDOFFS_AT_ONCE", 2)
     both = look(shard("a", "b"), shard("a", "b", id=S1), shard("a", "b", id=ShardId(2)))
@@ -266,21 +266,21 @@ def test_only_so_many_shards_are_handed_over_at_once(monkeypatch: pytest.MonkeyP
 # --- leaving
 
 
-def test_who_leaves_has_its_shards_prepared_elsewhere() -> None:
+def test_a_leaving_worker_has_its_shards_prepared_elsewhere() -> None:
     """By the plan, where it names another that lives, else by the rule of shares."""
     seen = look(shard("a", "c"), shard("a", "a", id=S1), shard("b", id=ShardId(2)))
     assert steps(seen, present=frozenset({S0, S1}), leaving=True).prepare == [(S0, "c"), (S1, "b")]
 
 
-def test_who_leaves_sticks_to_a_receiver_once_chosen() -> None:
+def test_a_leaving_worker_keeps_to_a_chosen_receiver() -> None:
     """The shares shift with every shard that arrives."""
     seen = look(shard("a", "c"))
     going = under_way(HandoffPhase.PREPARED)
     assert steps(seen, present=HERE, handoffs=going, leaving=True) == NOTHING._replace(drain=[S0])
 
 
-def test_who_leaves_without_a_receiver_drains_and_then_releases() -> None:
-    """What is not here has nothing on its way."""
+def test_a_leaving_worker_without_a_receiver_drains_and_then_releases() -> None:
+    """A shard that is not here has nothing on its way."""
     seen, alone = look(shard("a", "a")), frozenset({"a"})
     assert steps(seen, present=HERE, live=alone, leaving=True) == NOTHING._replace(drain=[S0])
     drained = steps(seen, present=HERE, serving=NOWHERE, drained=HERE, live=alone, leaving=True)
@@ -288,13 +288,13 @@ def test_who_leaves_without_a_receiver_drains_and_then_releases() -> None:
     assert steps(seen, live=alone, leaving=True) == NOTHING._replace(release=[S0])
 
 
-def test_who_leaves_serves_what_waits_for_its_turn() -> None:
+def test_a_leaving_worker_serves_shards_that_wait_for_their_turn() -> None:
     """A shard that is to be handed over later, and is ours, is adopted meanwhile."""
     assert steps(look(shard("a", "b")), failed_s={S0: 0.0}, leaving=True) == NOTHING._replace(adopt=[S0])
 
 
-def test_heirs_share_what_the_dead_had_among_the_living() -> None:
-    """Nobody else's shards move for it, and a target that lives counts as an owner."""
+def test_takeover_targets_spread_a_dead_workers_shards_among_live_workers() -> None:
+    """No other worker's shards move for it, and a live target counts as an owner."""
     rows = [
         shard("a"),
         shard("a", id=S1),
@@ -305,15 +305,15 @@ def test_heirs_share_what_the_dead_had_among_the_living() -> None:
     assert takeover_targets(look(*rows), {("a", "a1")}, ALL) == {S0: "b", S1: "b", ShardId(2): "c"}
 
 
-def test_heirs_are_none_where_nobody_may_have_more() -> None:
-    """A cordoned or draining worker inherits nothing, nor does another incarnation of the dead one's name."""
+def test_takeover_targets_are_none_without_a_receiver() -> None:
+    """A cordoned or draining worker takes nothing over, nor does another incarnation of the dead one's name."""
     seen = look(shard("a"), worker("a"), worker("b", cordoned=True), worker("c", draining=True))
     assert takeover_targets(seen, {("a", "a1")}, ALL) == {S0: None}
     assert takeover_targets(look(shard("a", incarnation="a0")), {("a", "a0")}, frozenset({"a"})) == {S0: None}
 
 
-def test_heirs_are_of_the_incarnation_that_is_gone() -> None:
-    """What its successor has stays with it."""
+def test_takeover_targets_are_of_the_dead_incarnation_alone() -> None:
+    """The shards of the next incarnation stay with it."""
     assert takeover_targets(look(shard("a", incarnation="a2")), {("a", "a1")}, ALL) == {}
 
 
@@ -351,7 +351,7 @@ def test_who_leaves_or_was_fenced_does_not_live() -> None:
     assert watched((0.1, first), (0.2, second)).live(second, 0.2) == {"c"}
 
 
-def test_how_long_a_shard_is_unowned_begins_anew_with_each_owner() -> None:
+def test_the_time_without_an_owner_restarts_with_each_owner() -> None:
     """Seen by this observer, without a gap."""
     observer = watched((1.0, look(shard(None))), (1.2, look(shard(None))))
     assert observer.unowned_s(1.5) == {S0: 0.5}
@@ -373,11 +373,11 @@ def test_the_longest_silence_is_that_of_another_who_should_beat() -> None:
 
 
 def first_for(name: str, live: Set[str] = ALL) -> str:
-    """Who is first to fence ``name``, among the others that live."""
+    """The first worker to fence ``name``, among the other live ones."""
     return rendezvous(name, live - {name})[0]
 
 
-def test_a_beat_that_stands_still_is_suspect_after_the_ttl() -> None:
+def test_an_unchanged_beat_is_suspect_after_the_ttl() -> None:
     """The others beat; the first in the rendezvous order fences, by the beat last seen."""
     observer, me = watched((0.0, look(*map(worker, NAMES)))), first_for("c")
     late = look(*(worker(name, 0 if name == "c" else 1) for name in NAMES))
@@ -408,7 +408,7 @@ def test_a_lock_seen_held_and_then_gone_makes_the_wait_short() -> None:
         assert observer.suspects(late, me, LOCK_GONE_S) == expected
 
 
-def test_a_new_session_begins_to_count_anew() -> None:
+def test_a_new_session_restarts_the_count() -> None:
     """Neither the silence nor the lock of before is held against anybody."""
     observer, me = watched((0.0, look(*map(worker, NAMES)))), first_for("c")
     observer.restart()
@@ -454,7 +454,7 @@ def test_an_incarnation_that_was_replaced_is_suspect_while_it_owns_a_shard(other
     ids=["its own older one", "fenced", "none"],
 )
 def test_an_owner_that_does_not_live_by_its_row_is_suspect(row: ShardRow, others: list[WorkerRow]) -> None:
-    """Also in states that no statement of ours leaves: else nobody would ever serve the shard."""
+    """Also in states that no statement of a worker leaves: otherwise no worker would ever serve the shard."""
     seen = look(row, worker("a", 1), *others)
     observer = watched((0.0, seen))
     assert observer.suspects(seen, "a", LOCK_GONE_S - 0.01) == []

@@ -15,35 +15,37 @@ from tests.support.polling import eventually
 
 
 async def test_a_shard_is_claimed_by_the_worker_it_targets(dsn: str) -> None:
-    """Each with an epoch of its own, and a row in the book of epochs."""
+    """Each with an epoch of its own, and a row in ``shard_epoch``."""
     async with member(dsn, "a") as a:
         assert await a.target(*[(shard, "a") for shard in range(SHARDS)]) == 1
         await eventually(lambda: a.shards == EVERY)
         connection = await asyncpg.connect(dsn)
-        book = await connection.fetch("SELECT * FROM shard_epoch ORDER BY shard_id")
-        assert [(row["epoch"], row["worker"], row["from_seq"]) for row in book] == [(1, "a", 1)] * SHARDS
+        epochs = await connection.fetch("SELECT * FROM shard_epoch ORDER BY shard_id")
+        assert [(row["epoch"], row["worker"], row["from_seq"]) for row in epochs] == [(1, "a", 1)] * SHARDS
         await connection.close()
 
 
-async def test_a_shard_told_of_while_it_is_adopted_is_adopted_once(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_transfer_notified_during_its_adoption_is_adopted_once(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Adopted again at the same epoch it would miss the rows that are on their way since the first time."""
     async with member(dsn, "a") as a:
         catch_up = a.host.catch_up
 
-        async def told_meanwhile(connection: asyncpg.Connection, heads: Mapping[ShardId, int]) -> None:
+        async def notified_meanwhile(connection: asyncpg.Connection, heads: Mapping[ShardId, int]) -> None:
             await catch_up(connection, heads)
             for shard_id in heads:
                 a.ownership.on_transferred(shard_id, 1, a.ownership.incarnation, 0)
 
-        monkeypatch.setattr(a.host, "catch_up", told_meanwhile)
+        monkeypatch.setattr(a.host, "catch_up", notified_meanwhile)
         await a.target(*[(shard, "a") for shard in range(SHARDS)])
         await eventually(lambda: a.shards == EVERY)
         await a.ownership.refresh()
         assert sorted(a.host.steps) == [("catch up", shard) for shard in sorted(EVERY)]
 
 
-async def test_a_shard_that_nobody_was_told_to_take_finds_an_owner(dsn: str) -> None:
-    """Without any plan, every shard is claimed by somebody, and by one only."""
+async def test_an_unassigned_shard_finds_an_owner(dsn: str) -> None:
+    """Without any plan, every shard is claimed by exactly one worker."""
     async with member(dsn, "a") as a, member(dsn, "b") as b:
         await eventually(lambda: a.shards | b.shards == EVERY)
         assert not a.shards & b.shards
@@ -122,7 +124,7 @@ async def test_a_lost_session_is_no_death(dsn: str) -> None:
 
 
 async def test_a_session_holds_its_lock_before_anybody_can_read_its_number(dsn: str) -> None:
-    """Else a look in between would take a worker that connects anew for one whose session has ended."""
+    """Otherwise a read in between would take a worker that connects again for one whose session has ended."""
     session, peer = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
     try:
         await store.register(session, "a", "first", Address("127.0.0.1", 1, 2), {})
@@ -142,7 +144,7 @@ async def test_a_session_holds_its_lock_before_anybody_can_read_its_number(dsn: 
 
 
 async def test_a_number_whose_lock_is_taken_is_passed_over(dsn: str) -> None:
-    """A session of before that half died keeps nobody from locking anew."""
+    """An earlier half-dead session does not prevent a new lock."""
     session, half_dead = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
     try:
         await store.register(session, "a", "first", Address("127.0.0.1", 1, 2), {})
@@ -184,7 +186,7 @@ async def test_leaving_gives_every_shard_up(dsn: str) -> None:
         await connection.close()
 
 
-async def test_a_row_that_names_a_worker_which_does_not_serve_is_adopted_anew(dsn: str) -> None:
+async def test_an_owned_but_unserved_shard_is_adopted_again(dsn: str) -> None:
     """As after a lost answer to a claim: the epoch is raised, and the shard served."""
     async with member(dsn, "a") as a:
         await a.target(*[(shard, "a") for shard in range(SHARDS)])

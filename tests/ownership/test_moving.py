@@ -32,7 +32,7 @@ async def kinds(dsn: str, shard: int = 3) -> list[tuple[str, str | None, str | N
     return [tuple(row) for row in rows]
 
 
-async def test_a_planned_move_is_prepared_drained_given_and_told(dsn: str) -> None:
+async def test_a_planned_move_is_prepared_drained_transferred_and_notified(dsn: str) -> None:
     """In this order; the shard is never without an owner, and the pause is kept."""
     async with member(dsn, "a") as a, member(dsn, "b") as b:
         await settle(a, b)
@@ -52,8 +52,8 @@ async def test_a_planned_move_is_prepared_drained_given_and_told(dsn: str) -> No
         await connection.close()
 
 
-async def test_what_is_told_of_another_incarnation_is_not_served(dsn: str) -> None:
-    """Nor what is told without a head; both are looked up, and the database knows nothing of them."""
+async def test_a_notification_for_another_incarnation_is_not_served(dsn: str) -> None:
+    """Nor a notification without a head; both are checked in the database, which does not confirm them."""
     async with member(dsn, "a") as a, member(dsn, "b") as b:
         await settle(a, b)
         b.ownership.on_transferred(S3, 9, "an earlier one", 0)
@@ -63,7 +63,7 @@ async def test_what_is_told_of_another_incarnation_is_not_served(dsn: str) -> No
 
 
 async def test_what_was_given_up_is_not_served_when_the_telling_comes_late(dsn: str) -> None:
-    """It is told of at the epoch at which it was released again."""
+    """The notification has the epoch at which it was released again."""
     async with member(dsn, "a") as a:
         await settle(a)
         epoch = a.ownership.view.shards[S3].epoch
@@ -87,7 +87,7 @@ async def test_a_shard_that_does_not_drain_is_served_on_and_moved_later(dsn: str
         await eventually(lambda: b.shards == {S3})
 
 
-async def test_a_shard_is_not_given_to_a_worker_that_cannot_be_told(dsn: str) -> None:
+async def test_a_shard_is_not_transferred_to_an_unreachable_worker(dsn: str) -> None:
     """While the target does not answer the owner serves on; when it does, the shard moves."""
     async with member(dsn, "a") as a, member(dsn, "b") as b:
         await settle(a, b)
@@ -168,7 +168,7 @@ async def test_the_dead_are_taken_over_by_the_living(dsn: str) -> None:
 
 
 async def test_the_silent_are_taken_over_when_their_time_is_over(dsn: str) -> None:
-    """A beat that stands still while the session lives is waited for longer; the fenced one goes on as another."""
+    """An unchanged beat of a live session is waited for longer; the fenced worker goes on as a new incarnation."""
     async with member(dsn, "a") as a, member(dsn, "b") as b:
         await settle(a, b)
         old = a.ownership.incarnation

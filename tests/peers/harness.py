@@ -23,7 +23,7 @@ ASKING = "01HVVVVVVVVVVVVVVVVVVVVVVV"
 
 @dataclass
 class Owner:
-    """Answers with the request's own number, at once or when told."""
+    """Answers with the request's own number, at once or when released."""
 
     held: list[tuple[int, "asyncio.Future[PeerAnswer]"]] = field(default_factory=list)
     hold: bool = False
@@ -40,7 +40,7 @@ class Owner:
         return future
 
     def answer(self, number: int) -> PeerAnswer:
-        """What it answers."""
+        """Its answer."""
         return Done(number)
 
     @property

@@ -33,7 +33,7 @@ _REQUEST: Final = CommandRequest(
     AddMessages(
         ThreadId("01HZZZZZZZZZZZZZZZZZZZZZZZ"),
         AccountId("01HYYYYYYYYYYYYYYYYYYYYYYY"),
-        (NewMessage(MessageId("01HXXXXXXXXXXXXXXXXXXXXXXX"), "good morning, everybody", None, ()),),
+        (NewMessage(MessageId("01HXXXXXXXXXXXXXXXXXXXXXXX"), "good morning, all", None, ()),),
         1_700_000_000_000,
     ),
     b"0123456789abcdef",

@@ -13,7 +13,7 @@ _HEADER: Final = 5
 
 
 class Fault(StrEnum):
-    """What the relay does, once, to what it is to pass on."""
+    """Fault that the relay causes, once, in the stream that it forwards."""
 
     CHANGE = "change"
     REPEAT = "repeat"
@@ -38,7 +38,7 @@ class Relay:
         self.done = 0
         """How many faults were done."""
         self.every: tuple[int, Fault | None] = (0, None)
-        """Also do a fault to every so many records of the direction ``up``."""
+        """Also cause a fault in every n-th record of the direction ``up``."""
         self._records = 0
 
     async def __aenter__(self) -> "Relay":

@@ -1,4 +1,4 @@
-"""What does not fit, does not decode or makes no sense fails its own request, never the link of all the others."""
+"""A frame that is too long, does not decode or is invalid fails its own request, never the link of all the others."""
 
 import asyncio
 
@@ -80,7 +80,7 @@ async def test_an_answer_that_does_not_fit_fails_its_own_request(
 
 
 async def test_an_answer_of_the_next_release_fails_its_own_request() -> None:
-    """What came of it is not known."""
+    """The outcome is unknown."""
     found = await beside_others(Answering(OfTheNextRelease()))
     assert isinstance(found, Unavailable)
     assert found.code is UnavailableCode.OUTCOME_UNKNOWN
@@ -124,7 +124,7 @@ async def test_broken_framing_is_answered_and_ends_the_link() -> None:
 
 
 async def test_a_peer_that_does_not_take_its_requests_gets_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What waits to be sent is bounded in bytes: nothing of the next request leaves."""
+    """The send queue is bounded in bytes: nothing of the next request leaves."""
     monkeypatch.setattr(client_module, "_UNSENT_MOST", 100_000)
     async with port_of(Owner()) as port, client() as peer:
         await ask(peer, port.number)
@@ -136,7 +136,7 @@ async def test_a_peer_that_does_not_take_its_requests_gets_no_more(monkeypatch: 
 
 
 async def test_answers_that_a_peer_does_not_read_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A query gets a refusal in place of its page; commands' outcomes are still told."""
+    """A query gets a refusal in place of its page; commands' outcomes are still answered."""
     monkeypatch.setattr(server_module, "_UNREAD_MOST", 200_000)
     owner = Owner(hold=True)
     page = Done(1, tuple([MessageId("x" * 26)] * 4_000))

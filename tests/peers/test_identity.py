@@ -37,11 +37,11 @@ def forged(holds: Purpose, believes: Purpose, secret: bytes = SECRET) -> ssl.SSL
     return context
 
 
-async def talk(port: int, context: ssl.SSLContext, name: str, said: bytes = HTTP) -> bytes:
-    """What a server answers; nothing when it ends the connection."""
+async def talk(port: int, context: ssl.SSLContext, name: str, sent: bytes = HTTP) -> bytes:
+    """The server's answer; empty when it ends the connection."""
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=name)
-        writer.write(said)
+        writer.write(sent)
         async with asyncio.timeout(10):
             answer = await reader.read()
         writer.transport.abort()

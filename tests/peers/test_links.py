@@ -118,7 +118,7 @@ async def test_an_unreachable_peer_was_sent_nothing() -> None:
     await peer.close()
 
 
-async def test_a_peer_that_dies_in_between_may_have_been_told() -> None:
+async def test_a_request_to_a_peer_that_dies_has_an_unknown_outcome() -> None:
     """So a command's outcome is unknown; and the next request finds a new connection."""
     owner, peer = Owner(hold=True), client()
     async with listening(owner) as (port, _), TcpProxy("127.0.0.1", port) as proxy:
@@ -142,7 +142,7 @@ async def test_a_budget_ends_a_wait() -> None:
         with pytest.raises(PeerUnreachable) as caught:
             await ask(peer, port, budget_s=0.1)
         assert caught.value.sent
-        owner.held[0][1].set_result(Done(1))  # too late: nobody waits, and nothing breaks
+        owner.held[0][1].set_result(Done(1))  # too late: no request waits, and nothing breaks
         owner.hold = False
         assert await ask(peer, port, 2) == Done(2)
         await peer.close()
@@ -178,7 +178,7 @@ async def test_more_than_the_window_is_refused_unsent(monkeypatch: pytest.Monkey
 
 
 async def test_a_server_that_closes_answers_first_what_it_took() -> None:
-    """What was asked before the close is answered within its grace."""
+    """Requests of before the close are answered within its grace."""
     owner, peer = Owner(hold=True), client()
     async with listening(owner) as (port, server):
         asking = asyncio.create_task(ask(peer, port, 8))

@@ -1,4 +1,4 @@
-"""What a client without the secret can do to the management port: little, and not for long."""
+"""Clients without the secret cannot hold the management port's connections for long."""
 
 import asyncio
 import logging
@@ -33,14 +33,14 @@ def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def connections(port: int, count: int, said: bytes = b"") -> list[socket.socket]:
+def connections(port: int, count: int, sent: bytes = b"") -> list[socket.socket]:
     """Connections that say no more than this."""
     made = []
     for _ in range(count):
         made.append(socket.create_connection(("127.0.0.1", port)))
         made[-1].setblocking(False)
-        if said:
-            made[-1].send(said)
+        if sent:
+            made[-1].send(sent)
     return made
 
 
@@ -57,9 +57,9 @@ def ended(sock: socket.socket) -> bool:
 
 
 @asynccontextmanager
-async def crowd(port: int, count: int, said: bytes = b"") -> AsyncIterator[list[socket.socket]]:
+async def crowd(port: int, count: int, sent: bytes = b"") -> AsyncIterator[list[socket.socket]]:
     """Connections that are closed at the end, and then leave no descriptor behind."""
-    made = connections(port, count, said)
+    made = connections(port, count, sent)
     try:
         yield made
     finally:
@@ -67,21 +67,21 @@ async def crowd(port: int, count: int, said: bytes = b"") -> AsyncIterator[list[
             each.close()
 
 
-@pytest.mark.parametrize("said", [b"", b"\x16", b"\x16\x03\x01\x02\x00"], ids=["nothing", "a byte", "half a hello"])
-async def test_a_connection_that_chooses_nothing_is_closed(monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
+@pytest.mark.parametrize("sent", [b"", b"\x16", b"\x16\x03\x01\x02\x00"], ids=["nothing", "a byte", "half a hello"])
+async def test_a_connection_that_chooses_nothing_is_closed(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
     """Timed from the accept; the descriptors come back."""
     monkeypatch.setattr(listener_module, "PATIENCE_S", 0.3)
     async with port_of(Owner()) as port:
         before = descriptors()
-        async with crowd(port.number, 20, said) as made:
+        async with crowd(port.number, 20, sent) as made:
             await eventually(lambda: all(map(ended, made)))
             assert port.listener.unproven == 0
             assert sum(port.listener.refusals.counts.values()) == 20
         await eventually(lambda: descriptors() <= before + 1, what="descriptors; libuv keeps one of /dev/null")
 
 
-@pytest.mark.parametrize("said", [b"", b"\x16\x03\x01\x02\x00"], ids=["silent", "half a hello"])
-async def test_a_crowd_keeps_no_peer_out(monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
+@pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01\x02\x00"], ids=["silent", "half a hello"])
+async def test_a_crowd_keeps_no_peer_out(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
     """The oldest unproven one goes for a new one; the log has a line a second, with a count."""
     monkeypatch.setattr(listener_module, "_UNPROVEN_MOST", 8)
     lines: list[logging.LogRecord] = []
@@ -93,7 +93,7 @@ async def test_a_crowd_keeps_no_peer_out(monkeypatch: pytest.MonkeyPatch, said: 
     handler = Keeping()
     refusals_module.log.addHandler(handler)
     try:
-        async with port_of(Owner()) as port, crowd(port.number, 60, said) as made, client() as peer:
+        async with port_of(Owner()) as port, crowd(port.number, 60, sent) as made, client() as peer:
             await eventually(lambda: sum(map(ended, made)) >= 52)
             assert port.listener.unproven <= 8
             answers = [await ask(peer, port.number, number) for number in range(5)]
@@ -159,7 +159,7 @@ async def test_running_out_of_descriptors_is_logged_once_and_passes(
                 for each in holes:
                     each.close()
             await eventually(lambda: all(map(ended, made)), what="served")
-        lines = [each for each in caplog.records if "descriptors ran out" in each.getMessage()]
+        lines = [each for each in caplog.records if "ran out of file descriptors" in each.getMessage()]
         assert len(lines) == 1
 
 
@@ -169,9 +169,9 @@ async def test_a_first_frame_that_is_none_ends_the_link(monkeypatch: pytest.Monk
         async with client() as peer:
             context = peer._identity.client_context()
         name = f"{port.identity._incarnation().lower()}.peer"
-        for said in (b"\x00" * 9, b"\xff" * 20, b"\x00\x00\x00\x00\x03\x00\x00\x00\x00"):
+        for sent in (b"\x00" * 9, b"\xff" * 20, b"\x00\x00\x00\x00\x03\x00\x00\x00\x00"):
             reader, writer = await asyncio.open_connection("127.0.0.1", port.number, ssl=context, server_hostname=name)
-            writer.write(said)
+            writer.write(sent)
             async with asyncio.timeout(10):
                 with suppress(ConnectionResetError):
                     await reader.read()

@@ -1,1 +1,1 @@
-"""What tests of every package use: polling, proxies, checks and writers of journals."""
+"""Parts that the tests of every package use: polling, proxies, checks and writers of journals."""

@@ -1,4 +1,4 @@
-"""The proof of a journal, as whoever runs it sees it."""
+"""The proof of a journal, by the `fsck` command."""
 
 import asyncio
 import sys

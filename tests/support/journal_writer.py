@@ -123,7 +123,9 @@ SELECT shard, row_number() OVER (PARTITION BY shard ORDER BY nr, thread), thread
 
 
 async def fill(connection: asyncpg.Connection, *, threads: int, events: int) -> int:
-    """A journal of so many threads of so many events each, written by an owner that has given its shards up; its events."""
+    """Write a journal of ``threads`` threads with ``events`` events each, by an owner that released its shards; its
+    events.
+    """
     await connection.execute("UPDATE shard SET epoch = 2")
     await connection.execute(
         "INSERT INTO shard_epoch (shard_id, epoch, worker, incarnation, from_seq, kind)"

@@ -1,4 +1,4 @@
-"""Awaiting a condition with a deadline, so that no test sleeps for a time somebody guessed."""
+"""Awaiting a condition with a deadline, so that no test sleeps for a guessed time."""
 
 import asyncio
 from collections.abc import Callable

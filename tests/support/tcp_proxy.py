@@ -54,7 +54,7 @@ class TcpProxy:
             self.down.clear()
 
     def blackhole(self) -> None:
-        """Have every connection of now fall silent for ever, without closing it; new ones are forwarded."""
+        """Silence every present connection without closing it; new ones are forwarded."""
         for link in list(self._links):
             for task in link.tasks:
                 task.cancel()

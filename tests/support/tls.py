@@ -24,7 +24,7 @@ def hello() -> Hello:
 
 
 def internal_server(secret: bytes) -> ssl.SSLContext:
-    """What a worker shows to the operator and the CLI."""
+    """Certificate that a worker shows to the operator and the CLI."""
     authorities = [Authority(secret, Purpose.INTERNAL)]
     return make_context(ssl.PROTOCOL_TLS_SERVER, authorities, INTERNAL_NAME, server=True, client=False)
 

@@ -1,5 +1,5 @@
 -- The journal, the ownership of shards, and what the workers know of each other.
--- Additive only: a later migration may add, never change the meaning of what stands here.
+-- Additive only: a later migration may add, never change the meaning of a table or a column.
 
 CREATE TABLE meta (
     singleton      boolean PRIMARY KEY DEFAULT true CHECK (singleton),

@@ -14,7 +14,7 @@ from shard_worker.gateway.http.problems import Problem, ProblemCode
 
 _LOG: Final = logging.getLogger(__name__)
 _LOG_EVERY_S: Final = 60.0
-"""Dropped connections are logged once in so long, with their number: a flood must not fill the log."""
+"""Minimum time between log lines about dropped connections, each with their number: a flood must not fill the log."""
 _PART: Final = 64
 """One search among all connections frees this part of a bound: the search costs a millisecond, and a flood many."""
 _PRESENT_PART: Final = 4
@@ -40,7 +40,7 @@ class Bounds:
 
 
 class Client(Protocol):
-    """What `Capacity` needs of a connection."""
+    """A connection as `Capacity` sees it."""
 
     held: int
     """Bytes received for requests that are not answered yet."""

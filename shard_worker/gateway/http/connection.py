@@ -32,10 +32,10 @@ from shard_worker.gateway.http.response import READER_PATIENCE_S, RawResponse, p
 _LOG: Final = logging.getLogger(__name__)
 
 WRITE_HIGH_BYTES: Final = 16 * 1024
-"""What a client leaves unread up to here is not counted, and its next request is answered meanwhile."""
+"""Unread bytes of a client that are not counted; its next request is answered meanwhile."""
 _UNSENT_BYTES: Final = 128 * 1024
-"""What the kernel takes of an answer before it can be sent; the rest waits here, where it is counted.  Left alone, the
-kernel takes 4 MiB for each client that does not read, of the memory that the pod may have."""
+"""Bytes of an answer that the kernel buffers before they can be sent; the rest waits here, where it is counted.  Left
+alone, the kernel takes 4 MiB for each client that does not read, of the memory that the pod may have."""
 _LINGER_S: Final = 2.0
 """How long a client is listened to after the last answer, so that it can read that answer."""
 _EAGER_TASKS: Final = sys.version_info >= (3, 12)
@@ -70,7 +70,7 @@ class GatewayConnection(ReceivingConnection):
         self._paused_since = 0.0
         """Loop time since which the client leaves more unread than `WRITE_HIGH_BYTES`; 0 while it reads."""
         self._unreadable: Exception | None = None
-        """What kept a parsed head from becoming a request object."""
+        """Reason why a parsed head is not a request object."""
 
     @property
     def idle(self) -> bool:

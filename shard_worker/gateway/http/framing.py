@@ -40,7 +40,7 @@ HEAD_TOO_LARGE: Final = Problem(
 
 
 def problem_of_http(error: BaseException | None) -> Problem:
-    """What was wrong with bytes that are no request."""
+    """Reason why bytes are no request."""
     if isinstance(error, ProblemRaised):
         return error.problem
     code, detail = ProblemCode.MALFORMED_HTTP, "the request is not HTTP/1.1"
@@ -72,7 +72,7 @@ def problem_of_head(message: RawRequestMessage, *, after_1_0: bool) -> Problem |
 
 
 def ends_connection(message: RawRequestMessage) -> bool:
-    """Whether nothing may follow this request: its client said so, or wants another protocol, which is not spoken."""
+    """Whether nothing may follow this request: its client closes, or wants another protocol, which is not spoken."""
     return message.should_close or message.upgrade or message.method == hdrs.METH_CONNECT
 
 
@@ -91,7 +91,7 @@ def is_whole_and_plain(message: RawRequestMessage, payload: StreamReader, data: 
 def pieces(data: bytes) -> Iterator[bytes]:
     """The data, cut behind each blank line, so that a piece holds the end of one head at most.
 
-    Fed whole, the parser throws good requests away when a malformed one stands behind them.
+    Fed whole, the parser discards valid requests that come before a malformed one.
     """
     begin = 0
     while (end := data.find(_BLANK_LINE, begin)) >= 0:

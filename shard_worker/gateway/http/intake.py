@@ -1,7 +1,7 @@
 """Intake: how many received bytes all connections of a port may hand to the parser in one turn of the loop.
 
-What a byte costs is the client's choice (a chunk of one byte costs as much as one of a kilobyte, and a segment may hold
-thousands of requests), so the bound is on the bytes.  Within it a segment is parsed as it comes.  What is beyond waits
+The client chooses the cost of a byte (a chunk of one byte costs as much as one of a kilobyte, and a segment may hold
+thousands of requests), so the bound is on the bytes.  Up to the bound a segment is parsed as it comes.  The rest waits
 in its connection, which reads no more meanwhile, and is parsed a slice a turn, one connection after the other.
 """
 
@@ -17,7 +17,7 @@ SLICE_BYTES: Final = 16 * 1024
 TURN_BYTES: Final = 32 * 1024
 """Maximum parsed in one turn of what has just come, and again of what has waited."""
 _SMALL_BYTES: Final = 4 * 1024
-"""What has no more bytes than this goes before larger ones: a plain request does not wait for uploads."""
+"""Inputs up to this size are parsed before larger ones: a plain request does not wait for uploads."""
 
 
 class Waiting(Protocol):
@@ -71,7 +71,7 @@ class Intake:
                 try:
                     left -= connection.parse_some()
                 except Exception as error:  # noqa: BLE001 - one connection's fault must not stop the others' intake
-                    _LOG.error("bytes of a connection not parsed; connection closed", exc_info=error)
+                    _LOG.error("parser failed; connection closed", exc_info=error)
                     connection.force_close()
         self._turning = bool(self._small or self._large)
         if self._turning:

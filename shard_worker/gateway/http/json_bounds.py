@@ -28,7 +28,7 @@ class JsonBounds(NamedTuple):
 ORDINARY: Final = JsonBounds(names=1_000, values=6_000, containers=250)
 """Of a body with at most two lists of 1,000 ids; what is beyond the schema is listed in the answer as far as here."""
 MESSAGES: Final = JsonBounds(names=1_500, values=40_000, containers=1_000)
-"""Of ``messages/add``: 100 messages with four fields each; 1 MiB has room for 36,000 ids."""
+"""Of ``messages/add``: 100 messages with four fields each; 1 MiB can hold 36,000 ids."""
 PLAN: Final = JsonBounds(names=16_000, values=16_000, containers=5_000)
 """Of a plan for 4,096 shards with three fields each."""
 

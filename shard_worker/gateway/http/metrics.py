@@ -1,4 +1,4 @@
-"""Metrics of the public port: plain integers, turned into Prometheus's form only when somebody asks.
+"""Metrics of the public port: plain integers, turned into Prometheus's form only when they are scraped.
 
 ``prometheus_client``'s own counters take a lock and several look-ups for each request; these take one dictionary look-up
 and two additions.  Everything runs on one event loop, so nothing is locked.
@@ -34,7 +34,7 @@ class RequestMetrics(Collector):
         self._series: dict[str, _Series] = {}
         self.in_flight = 0
         self.capacity: Capacity | None = None
-        """What the port holds for its clients; set by the port."""
+        """Bounds on the port's clients; set by the port."""
 
     def observe(self, operation_id: str, status: int, seconds: float) -> None:
         """Count one answered request."""
@@ -75,8 +75,8 @@ class RequestMetrics(Collector):
 
 
 def _families(capacity: Capacity) -> Iterator[Metric]:
-    """What one port holds, and what it had to drop or refuse for that."""
-    held = GaugeMetricFamily("threadcluster_http_held", "What is held for clients.", labels=["what"])
+    """Connections and bytes that one port holds, and how many it dropped or refused at their limits."""
+    held = GaugeMetricFamily("threadcluster_http_held", "Connections and bytes held for clients.", labels=["what"])
     held.add_metric(["connections"], len(capacity.clients))
     held.add_metric(["body_bytes"], capacity.body_bytes)
     held.add_metric(["answer_bytes"], capacity.answer_bytes)

@@ -8,10 +8,10 @@ from shard_worker.gateway.http.capacity import Bounds
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayOptions:
-    """What an operator may choose.  Times are in seconds."""
+    """Options that an operator may choose.  Times are in seconds."""
 
     request_timeout_s: float = 30.0
-    """Within this a request must have arrived completely, or it gets a 408."""
+    """Maximum time for a request to arrive completely; a slower one gets a 408."""
     keepalive_timeout_s: float = 75.0
     """How long an idle connection is kept; longer than the idle time-out of the usual load balancers (60 s)."""
     budget_s: float = 10.0
@@ -31,7 +31,7 @@ class GatewayOptions:
     bounds: Bounds = field(default_factory=Bounds)
     """How much the port holds for its clients at once."""
     idle_grace_s: float = 1.0
-    """While draining, a connection on which nothing is under way is closed after so long."""
+    """Time after which a draining port closes an idle connection."""
 
     def __post_init__(self) -> None:
         for name in ("request_timeout_s", "keepalive_timeout_s", "budget_s", "backlog"):

@@ -16,7 +16,7 @@ from shard_worker.domain.refusals import Refusal
 
 
 class ProblemCode(StrEnum):
-    """What a client sees as ``code``."""
+    """Values of ``code`` in a problem document."""
 
     MALFORMED_HTTP = "malformed-http"
     MALFORMED_JSON = "malformed-json"
@@ -160,7 +160,7 @@ def of_refusal(refusal: Refusal) -> Problem:
 
 
 def of_unavailable(answer: Unavailable, *, thread_id: ThreadId | None = None) -> Problem:
-    """The owner's "not now"; ``thread_id`` is a create's, told where its outcome is unknown."""
+    """Problem of a request that the owner did not serve; ``thread_id`` is that of a create with an unknown outcome."""
     return Problem(
         code=ProblemCode(answer.code.value),
         detail=answer.detail,

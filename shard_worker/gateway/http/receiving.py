@@ -1,9 +1,9 @@
 """Receiving: the half of a connection that takes bytes in, and knows which request is the last.
 
 A connection has a last request when nothing may follow it: its client asked for that or for another protocol, the
-request was refused unread, its body did not come whole before the answer, or the client closed its half.  What arrives
-behind it is thrown away.  Until then every byte is bounded in time (from the accept on), in number (`Capacity`) and in
-what one turn of the loop parses (`Intake`).
+request was refused unread, its body did not come whole before the answer, or the client closed its half.  Bytes that
+arrive after it are discarded.  Until then every byte is bounded in time (from the accept on), in number (`Capacity`)
+and in what one turn of the loop parses (`Intake`).
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from shard_worker.gateway.http.intake import SLICE_BYTES, Intake
 from shard_worker.gateway.http.problems import Problem, ProblemCode, ProblemRaised
 
 _UNCOUNTED_BYTES: Final = 4 * 1024
-"""A request that comes whole in a segment of so many bytes is not counted: nearly all are, and the count costs time."""
+"""Segment size up to which a complete request is not counted: nearly all are this small, and counting costs time."""
 LINGER_BYTES: Final = 4 << 20
 """How many bytes behind the last request are read before the transport is paused."""
 
@@ -186,7 +186,7 @@ class ReceivingConnection(RequestHandler):
             self._intake.enlist(self, len(self._backlog))
 
     def _resume_transport_reading(self) -> None:
-        """What waits here comes before what waits in the socket."""
+        """Parse the bytes that wait here, before bytes that wait in the socket."""
         if self._backlog is not None:
             self._enlist()
         else:
@@ -224,7 +224,7 @@ class ReceivingConnection(RequestHandler):
         payload: StreamReader | None = None
         begun = len(messages) > queued
         if begun:
-            if was_last:  # it stands behind the last request, in the segment that ends that one's body
+            if was_last:  # the rest follows the last request, in the segment that ends that one's body
                 while len(messages) > queued:
                     messages.pop()
                 self._stop_listening()
@@ -294,7 +294,7 @@ class ReceivingConnection(RequestHandler):
         self._stop_listening(error)  # the handler of a request whose body is given up answers the problem
 
     def _stop_listening(self, error: Exception | None = None) -> None:
-        """Throw away what still comes, and what came of a body that nobody will read; with an error, it is given up."""
+        """Discard all further input, and the received part of an unread body; with an error, the body fails with it."""
         self._deaf = True
         self._quiet = False
         if self._backlog is not None:

@@ -1,4 +1,4 @@
-"""What the management port asks the rest of the worker: a protocol, so that the gateway knows nothing of ownership."""
+"""Protocol of the worker behind the management port, so that the gateway does not import ownership."""
 
 from typing import Protocol
 
@@ -10,9 +10,9 @@ class DatabaseUnavailable(Exception):
 
 
 class ClusterView(Protocol):
-    """What the worker knows of itself and of the cluster, and what it can have changed there.
+    """The worker's view of itself and of the cluster, and the changes that it can record there.
 
-    Whatever waits for Postgres may raise `DatabaseUnavailable`.  What was changed is in the next `ownership` of this worker.
+    Each coroutine may raise `DatabaseUnavailable`.  A change is visible in the next `ownership` of this worker.
     """
 
     def fault(self) -> str | None:
@@ -28,7 +28,7 @@ class ClusterView(Protocol):
         ...
 
     async def ownership(self) -> Document:
-        """Owners, targets, load and the plan's version, for whoever plans."""
+        """Owners, targets, load and the plan's version, for planners."""
         ...
 
     async def shard_count(self) -> int:
@@ -48,7 +48,7 @@ class ClusterView(Protocol):
         ...
 
     async def set_cordon(self, worker: str, *, cordoned: bool, draining: bool) -> bool:
-        """Say whether a worker gets more shards and keeps those it has; False for a name nobody has had."""
+        """Set whether a worker gets more shards and keeps its own; False for a name that no worker ever had."""
         ...
 
     def leave(self) -> int:

@@ -1,4 +1,4 @@
-"""``/internal/v1``: what whoever plans the cluster asks any live worker, and tells it.
+"""``/internal/v1``: the interface between planners and any live worker.
 
 Versioned like the public API, and documented in docs/internal-api.md, which a test holds to `InternalApi.routes`.  Any
 worker gives the same answer, because all of them read it from the same database; only ``serving`` and ``leave`` are the
@@ -66,7 +66,7 @@ class InternalApi:
         """By path, and for each path by method."""
 
     def find(self, path: str) -> tuple[dict[str, Handler] | None, str]:
-        """What there is at a path, and the name in it."""
+        """The resource at a path, and the name in the path."""
         name, _, verb = path.removeprefix(_WORKERS).partition("/")
         if path.startswith(_WORKERS) and name and verb in _CORDONS:
             return self.routes[f"{_WORKERS}{{name}}/{verb}"], unquote(name)
@@ -107,7 +107,7 @@ class InternalApi:
         cordoned, draining = _CORDONS[verb]
 
         async def answer(request: web.BaseRequest, name: str) -> RawResponse:
-            await self._nothing_said(request)
+            await self._read_empty_body(request)
             with _postgres():
                 found = _storable(name) and await self._view.set_cordon(name, cordoned=cordoned, draining=draining)
             if not found:
@@ -119,7 +119,7 @@ class InternalApi:
         return answer
 
     async def _leave(self, request: web.BaseRequest, _: str) -> RawResponse:
-        await self._nothing_said(request)
+        await self._read_empty_body(request)
         return RawResponse(msgspec.json.encode({"owned": self._view.leave(), "leaving": True}))
 
     async def _history(self, request: web.BaseRequest, _: str) -> RawResponse:
@@ -135,7 +135,7 @@ class InternalApi:
             changes = await self._view.history(limit or HISTORY_LIMIT, shard)
         return RawResponse(msgspec.json.encode({"changes": changes}))
 
-    async def _nothing_said(self, request: web.BaseRequest) -> None:
+    async def _read_empty_body(self, request: web.BaseRequest) -> None:
         """Refuse parameters and fields: the path says it all."""
         _parameters(request, ())
         raw = await read_body(request, self._options)

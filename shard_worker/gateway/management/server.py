@@ -55,7 +55,7 @@ class ManagementPort:
         check_aiohttp()
         self._view = view
         self.registry = CollectorRegistry()
-        """What ``/metrics`` shows."""
+        """Registry of ``/metrics``."""
         if metrics is not None:
             self.registry.register(metrics)
         self._rendering = asyncio.Lock()
@@ -162,7 +162,7 @@ class ManagementPort:
         except ProblemRaised as raised:
             return problem_reply(raised.problem)
         except ConnectionError:
-            return RawResponse(NO_CONTENT, close=True)  # the client has gone; nobody will read this
+            return RawResponse(NO_CONTENT, close=True)  # the client has closed the connection; this is not sent
         except Exception:  # noqa: BLE001 - the boundary: logged with its cause, answered as a 500
             _LOG.exception("management request failed", extra={"path": path})
             return problem_reply(Problem(code=ProblemCode.INTERNAL_ERROR, detail="the worker failed; see its log"))

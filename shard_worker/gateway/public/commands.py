@@ -1,4 +1,4 @@
-"""CommandHandler: a command from its HTTP request to the owner and back.
+"""Handles commands, each from its HTTP request to the owner and back.
 
 The order of the checks is the contract's: shape (all failures at once) and idempotency key here, everything else with
 the owner.  Nothing is kept between two requests; what makes a retry safe is in the journal.
@@ -38,7 +38,7 @@ BAD_THREAD_ID: Final = "threadId: must be a ULID: 26 Crockford characters, the f
 UNCOUNTED_BYTES: Final = 2_048
 """A body up to here is decoded without being counted: whatever it holds takes about a millisecond."""
 DIRECT_BYTES: Final = 32_768
-"""A body up to here, room for 1,000 ids, may be validated in one step: its texts take at most 5 ms."""
+"""Maximum size of a body that is validated in one step; 1,000 ids fit, and its texts take at most 5 ms."""
 ASKED_S_PER_BYTE: Final = 2e-8
 """Seconds that the owner's decision takes for each byte of a large body; it belongs to the turn in which it is asked."""
 

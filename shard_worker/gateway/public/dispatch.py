@@ -74,7 +74,7 @@ class Dispatcher:
         except ProblemRaised as raised:
             reply = problem_reply(raised.problem)
         except ConnectionError:
-            reply = RawResponse(NO_CONTENT, close=True)  # the client has gone; nobody will read this
+            reply = RawResponse(NO_CONTENT, close=True)  # the client has closed the connection; this is not sent
         except Exception:  # noqa: BLE001 - the boundary: logged with its cause, answered as a 500
             operation_id = NO_OPERATION if route is None else route.operation_id
             _LOG.exception("request failed", extra={"operation": operation_id})

@@ -18,7 +18,7 @@ _KEY: Final = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 def key_failure(values: Sequence[str]) -> str | None:
-    """What is wrong with the ``Idempotency-Key`` fields of a request, or None."""
+    """The failure of a request's ``Idempotency-Key`` fields, or None."""
     if len(values) > 1:
         return "Idempotency-Key: given more than once"
     if values and not _KEY.fullmatch(values[0]):
@@ -41,9 +41,9 @@ def thread_id_of(salt: bytes, account_id: AccountId, key: str) -> ThreadId:
 
 
 def body_hash(path: str, body: CommandBody) -> bytes:
-    """The 16 bytes by which two requests with one key are told apart; ``path`` has its ids in canonical form.
+    """16 bytes that distinguish two requests with one key; ``path`` has its ids in canonical form.
 
-    They stay for ever, so the form that is hashed must too: names in the order of the model, which a test pins.
+    The journal keeps the bytes, so the hashed form must not change: names in the order of the model, which a test pins.
     """
     compared = body.__pydantic_serializer__.to_json(body, by_alias=True, exclude_none=True, exclude={"create_at"})
     return sha256(b"%b\n%b" % (path.encode(), compared)).digest()[:16]

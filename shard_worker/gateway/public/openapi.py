@@ -1,7 +1,7 @@
 """The OpenAPI 3.1 document, made from the table of routes and from the models that check the requests.
 
-Every status an operation can answer is declared, with the codes that have it: `codes_of` is the list.  What a client
-cannot provoke through an operation (405, since only declared methods are operations) is in the description.
+Every status an operation can answer is declared, with the codes that have it: `codes_of` is the list.  A code that no
+operation can answer (405, since only declared methods are operations) is in the description.
 """
 
 from typing import Any, Final, assert_never
@@ -21,8 +21,8 @@ VERSION: Final = "1.0.0"
 _DESCRIPTION: Final = """\
 Durable chat threads. Every acknowledged command is in the journal before its answer leaves.
 
-**`accountId` is trusted.** There is no account table, no login and no token: whoever reaches this port may act as any
-account. Keep the port private, and put authentication in front of it.
+**`accountId` is trusted.** There is no account table, no login and no token: a client that reaches this port may act as
+any account. Keep the port private, and put authentication in front of it.
 
 Ids are ULIDs, read in either case and answered in upper case. Instants are epoch milliseconds. Paths are exact: a
 trailing slash is a 404. HEAD works wherever GET does, OPTIONS answers 204 with `Allow`, any other method 405.
@@ -184,8 +184,8 @@ def document() -> Node:
         "name": "Idempotency-Key",
         "in": "header",
         "required": False,
-        "description": "A retry with the same key and the same body gets the first answer, for ever. Scope: the thread "
-        "and the account; of a create without `threadId`, the account.",
+        "description": "A retry with the same key and the same body gets the first answer; keys do not expire. Scope: the "
+        "thread and the account; of a create without `threadId`, the account.",
         "schema": {"type": "string", "pattern": "^[!-~]{1,128}$"},
     }
     return {

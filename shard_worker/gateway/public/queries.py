@@ -1,4 +1,4 @@
-"""QueryHandler: a query from its HTTP request to the owner and back."""
+"""Handles queries, each from its HTTP request to the owner and back."""
 
 from aiohttp import web
 

@@ -1,4 +1,4 @@
-"""Queries: what stands behind the question mark, strictly.
+"""Query parameters, parsed strictly.
 
 A parameter that the route does not know, one given twice, one out of range: each is a failure, nothing is clamped or
 overlooked.  `PARAMETERS` says the same to the OpenAPI document.
@@ -17,7 +17,7 @@ GREATEST_NUMBER: Final = 2**63 - 1
 GREATEST_LIMIT: Final = 1_000
 DEFAULT_LIMIT: Final = 100
 PARAMETERS_MOST: Final = 32
-"""Parameters of one request, known or not: each costs time, and the longest target has room for 4,000."""
+"""Parameters of one request, known or not: each costs time, and the longest target can hold 4,000."""
 _NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,18}")
 
 

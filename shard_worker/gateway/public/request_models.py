@@ -1,8 +1,9 @@
 """Bodies: the shape of what a client posts, and the command it comes to.
 
 Each body is a strict pydantic model: unknown fields are refused, nothing is coerced, ids come out in upper case and
-texts in NFC.  The same models make the request schemas of the OpenAPI document.  What a model cannot say about fields
-together (`CommandBody.cross_field_errors`) is checked on the JSON value, so that it is reported beside the rest.
+texts in NFC.  The same models make the request schemas of the OpenAPI document.  Rules across fields, which a model
+cannot express (`CommandBody.cross_field_errors`), are checked on the JSON value, so that their failures are reported
+beside the rest.
 """
 
 from collections.abc import Iterable
@@ -79,14 +80,14 @@ class _Body(BaseModel):
 
 
 class CommandBody(_Body):
-    """What every command has."""
+    """Fields of every command."""
 
-    account_id: Account = Field(description="The caller. Trusted as it is: whoever reaches the gateway may name any.")
+    account_id: Account = Field(description="The caller. Trusted as it is: a client may name any account.")
     create_at: CreateAt | None = None
 
     @staticmethod
     def cross_field_errors(value: dict[str, Any]) -> list[str]:  # Any: a JSON value, not yet checked
-        """What is wrong with fields together, each failure naming its field."""
+        """Failures of rules across fields, each with the field's name."""
         return []
 
     def json_key_count(self) -> int | None:
@@ -94,7 +95,7 @@ class CommandBody(_Body):
         return len(self.model_fields_set)
 
     def command(self, thread_id: ThreadId, now: int, mint: IdGenerator) -> Command:
-        """The command on ``thread_id``; ``now`` (epoch milliseconds) stands in for a missing ``createAt``."""
+        """The command on ``thread_id``; ``now`` (epoch milliseconds) replaces a missing ``createAt``."""
         raise NotImplementedError
 
 

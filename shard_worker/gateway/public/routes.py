@@ -1,6 +1,6 @@
 """Routes: the one table of everything the public port serves.
 
-Dispatch, ``Allow``, HEAD, OPTIONS and the OpenAPI document all follow from `ROUTES`; nothing is said twice.  A path is
+Dispatch, ``Allow``, HEAD, OPTIONS and the OpenAPI document all derive from `ROUTES`.  A path is
 static, or ``/v1/threads/{threadId}`` with a tail: two dictionary look-ups find it.  Static paths win, so ``create`` is
 never a thread id.  Paths are exact: no trailing slash, no empty id, no percent-encoding beyond what an id needs (none).
 """

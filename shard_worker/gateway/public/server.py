@@ -132,7 +132,9 @@ class PublicGateway:
                 self._close_idle()
             await asyncio.sleep(_TURN_S)
         if self._factory.connections:
-            _LOG.warning("drain deadline over", extra={"connections": len(self._factory.connections)})
+            _LOG.warning(
+                "port closed connections at the drain deadline", extra={"connections": len(self._factory.connections)}
+            )
 
     def _close_idle(self) -> None:
         for connection in [] if self._factory is None else self._factory.connections:

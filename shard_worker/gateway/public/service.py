@@ -6,7 +6,7 @@ from shard_worker.contract import Answer, Request
 
 
 class ThreadService(Protocol):
-    """Whoever brings a request to the owner of its thread, here or on another worker."""
+    """Routes a request to the owner of its thread, here or on another worker."""
 
     async def ask(self, request: Request, budget_s: float) -> Answer:
         """The owner's answer within ``budget_s`` seconds; raises for nothing that is foreseen."""

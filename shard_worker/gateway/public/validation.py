@@ -81,13 +81,13 @@ def _validated(model: type[Model], value: object, at: _Location = ()) -> tuple[M
 
 
 def fast_validate(body: type[Body], raw: bytes) -> Body | None:
-    """The body in ``raw`` when there is nothing to object to; None when that takes a closer look.
+    """The body in ``raw`` when it is valid without doubt; None when `validate` must decide.
 
-    Pydantic takes the last of two equal names.  Each name has its colon, so as many colons as names that were set mean
-    that no name came twice, and that no string holds one.
+    Pydantic takes the last of two equal names.  Each name has its colon, so an equal count of colons and of set names
+    means that no name came twice, and that no string holds a colon.
     """
     try:
-        valid = body.__pydantic_validator__.validate_json(raw)
+        valid: Body = body.__pydantic_validator__.validate_json(raw)
     except ValidationError:
         return None
     return valid if valid.json_key_count() == raw.count(b":") else None
@@ -112,7 +112,7 @@ async def validate(body: type[Body], value: object, piece: Piece) -> tuple[Body 
 async def _valid_messages(messages: list[object], piece: Piece) -> tuple[list[NewMessageBody], list[_Failure]]:
     """As many messages, each that is not valid replaced by one that is, and the failures of those."""
     if len(messages) > MESSAGES_A_COMMAND:
-        return [_VALID_MESSAGE] * len(messages), []  # too many is all that is said
+        return [_VALID_MESSAGE] * len(messages), []  # the only failure is that there are too many
     valid: list[NewMessageBody] = []
     failures: list[_Failure] = []
     for index, message in enumerate(messages):

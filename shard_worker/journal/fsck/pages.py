@@ -1,9 +1,9 @@
 """Reading a journal in short transactions: each statement is one, reads a page, and holds no snapshot afterwards.
 
-A check of a large journal takes an hour.  A snapshot held for so long would keep every dead row version of the busy
-tables, and each look of each worker would read them all.
+A check of a large journal takes an hour.  A snapshot of an hour would keep every dead row version of the busy tables,
+and each read of each worker would scan them all.
 
-What is read in several statements is consistent all the same.  A shard's `Frame` is one statement: head, claims and row
+The reads of several statements are consistent all the same.  A shard's `Frame` is one statement: head, claims and row
 as of one moment.  Events up to that head never change, and no later one gets a number below it.  A page ends by bytes
 as well as by rows, for an event may hold a megabyte, and is made smaller when it takes long.
 """
@@ -91,7 +91,7 @@ GREATEST_THREAD: Final = UUID(int=(1 << 128) - 1)
 
 
 class Frame(NamedTuple):
-    """What is checked of a shard, as of one moment."""
+    """The checked rows of a shard, as of one moment."""
 
     head: int
     epoch: int | None

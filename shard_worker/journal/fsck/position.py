@@ -47,7 +47,7 @@ class _Document(msgspec.Struct, rename="camel"):
 
 
 class Position:
-    """What was proved of one cluster's journal, kept in ``path``; without a path it is kept nowhere."""
+    """The proved part of one cluster's journal, kept in ``path``; without a path it is not kept."""
 
     def __init__(self, cluster: str, path: Path | None) -> None:
         self._cluster = cluster
@@ -56,7 +56,7 @@ class Position:
 
     @classmethod
     def read(cls, cluster: str, path: Path | None) -> "Position":
-        """What the file says; nothing is proved when it is not there, or an older format's.
+        """Read the file; nothing is proved when it is missing, or has an older format.
 
         Raises `DatabaseUnsuitable` when it is about another cluster, or no such file.
         """

@@ -1,4 +1,4 @@
-"""What a check of the journal found: one line a finding for people, one document for programs.
+"""Report of a check of the journal: one line a finding for people, one document for programs.
 
 A finding names the place (shard, thread, sequence numbers, epoch) and what is wrong there; it never shows a payload,
 so that a report can be passed on.
@@ -14,7 +14,7 @@ from shard_worker.domain.ids import ulid_text
 
 
 class Check(StrEnum):
-    """What was checked; the closed list of the reasons a finding can have."""
+    """Kinds of checks: the closed list of a finding's reasons."""
 
     SHARD_ROW = "shard-row"
     """Every shard has its row, whose epoch is no older than its events and claims."""
@@ -33,7 +33,7 @@ class Check(StrEnum):
     HISTORY = "history"
     """Every event can follow the ones before it."""
     KEY = "key"
-    """An idempotency key comes with its body's hash, and stands once in a thread."""
+    """An idempotency key comes with its body's hash, and occurs once in a thread."""
     COMMAND = "command"
     """One command stored one event."""
     SNAPSHOT = "snapshot"
@@ -80,7 +80,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What was looked at, and everything that was found."""
+    """Counts of the checked rows, and all findings."""
 
     cluster_id: str
     shards: int

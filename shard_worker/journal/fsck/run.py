@@ -55,7 +55,7 @@ class _Run:
     def __init__(self, pages: Pages, progress: Callable[[str], None]) -> None:
         self._pages = pages
         self._progress = progress
-        self._began = self._said = time.monotonic()
+        self._began = self._reported = time.monotonic()
         self._about = 0
         self._findings: list[Finding] = []
         self._shards = 0
@@ -190,7 +190,7 @@ class _Run:
 
     def _say(self, what: str, done: int) -> None:
         now = time.monotonic()
-        if now - self._said >= _SAY_EVERY_S:
-            self._said = now
+        if now - self._reported >= _SAY_EVERY_S:
+            self._reported = now
             of = f" of about {self._about:,}" if self._about >= done else ""
             self._progress(f"{what}: {done:,}{of} events read, {len(self._findings)} findings so far")

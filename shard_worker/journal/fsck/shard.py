@@ -77,7 +77,7 @@ class ShardCheck:
         if self._row_epoch is None:
             self._say(Check.SHARD_ROW, "the shard has no row: nothing can be appended to it")
         elif self._row_epoch < newest:
-            self._say(Check.SHARD_ROW, f"the shard's row stands at an epoch older than {newest}", epoch=self._row_epoch)
+            self._say(Check.SHARD_ROW, f"the shard's row has an epoch older than {newest}", epoch=self._row_epoch)
         seen = max((claim for claim in self._claims.values()), key=lambda claim: claim.from_seq or 0, default=None)
         if seen is not None and seen.from_seq is not None and seen.from_seq > self._last_seq + 1:
             self._say(
@@ -118,10 +118,10 @@ class ShardCheck:
         self._ceiling = self._ceiling_of(epoch)
         claim = self._claims.get(epoch)
         if claim is None:
-            self._say(Check.CLAIM, "events of an epoch that nobody claimed", shard_seq=shard_seq, epoch=epoch)
+            self._say(Check.CLAIM, "events of an epoch that no worker claimed", shard_seq=shard_seq, epoch=epoch)
         elif claim.incarnation is None:
             self._say(
-                Check.CLAIM, "events of an epoch in which nobody owned the shard", shard_seq=shard_seq, epoch=epoch
+                Check.CLAIM, "events of an epoch in which no worker owned the shard", shard_seq=shard_seq, epoch=epoch
             )
         elif claim.from_seq is not None and shard_seq < claim.from_seq:
             self._say(
@@ -134,7 +134,7 @@ class ShardCheck:
     def _jump(self, shard_seq: int) -> None:
         expected = self._last_seq + 1
         if shard_seq < expected:
-            self._say(Check.SHARD_SEQ, "the number stands twice", shard_seq=shard_seq)
+            self._say(Check.SHARD_SEQ, "the number occurs twice", shard_seq=shard_seq)
         elif shard_seq == expected + 1:
             self._say(Check.SHARD_SEQ, "the event is missing", shard_seq=expected)
         else:

@@ -1,8 +1,8 @@
 """Checking one thread's history: it decodes, folds, keeps what its events promise, and its snapshot says the same.  Pure.
 
-What an event promises is what `shard_worker.domain.events` says of it (these accounts, none of them one before; these
-messages, all of them live).  Who had the right to what is not checked: rights are rules, a rule may change, and history
-stays what it is.
+`shard_worker.domain.events` documents what each event promises (these accounts, none of them one before; these
+messages, all of them live).  The rights of the authors are not checked: rights are rules, a rule may change, and
+history stays what it is.
 """
 
 from collections.abc import Container, Iterator, Sequence
@@ -52,7 +52,7 @@ class StoredRow(NamedTuple):
 
 
 class _Once:
-    """What may be in a thread once: where each was first, and where those were that came again."""
+    """Values that occur once in a thread: the first place of each, and the places of repetitions."""
 
     def __init__(self) -> None:
         self._first: dict[bytes | str, int] = {}
@@ -101,7 +101,7 @@ class ThreadCheck:
     def end(self) -> None:
         """The thread has no further row."""
         for check, once, what in (
-            (Check.KEY, self._keys, "the same idempotency key stands at events"),
+            (Check.KEY, self._keys, "the same idempotency key is on events"),
             (Check.COMMAND, self._commands, "the same command stored events"),
         ):
             for seq_nrs in once.again.values():
@@ -111,7 +111,7 @@ class ThreadCheck:
         expected = self._last_nr + 1
         if row.seq_nr < expected:
             self._foldable = False
-            self._say(Check.THREAD_SEQ, "the number stands twice", row.seq_nr)
+            self._say(Check.THREAD_SEQ, "the number occurs twice", row.seq_nr)
         elif row.seq_nr > expected:
             self._foldable = False
             what = "the event is" if row.seq_nr == expected + 1 else f"the events from here to {row.seq_nr - 1} are"
@@ -119,7 +119,7 @@ class ThreadCheck:
         if row.shard_seq <= self._last_shard_seq:
             self._say(
                 Check.THREAD_SEQ,
-                f"stands at {row.shard_seq} in its shard, but the event before it at {self._last_shard_seq}",
+                f"has number {row.shard_seq} in its shard, but the event before it has {self._last_shard_seq}",
                 row.seq_nr,
             )
 
@@ -182,15 +182,15 @@ class ThreadCheck:
 
 
 def broken_promises(state: Thread | None, event: Event) -> Iterator[str]:
-    """What an event says of the thread before it that is not so."""
+    """Promises of an event about the thread before it that the thread does not keep."""
     if state is None:
         if not isinstance(event, ThreadCreated):
-            yield "stands before the creation"
+            yield "comes before the creation"
         elif not event.administrator_ids:
             yield "has no administrator"
         return
     if state.destroyed:
-        yield "stands after the destruction"
+        yield "comes after the destruction"
     if event.at < state.updated_at:
         yield f"its time {event.at} is before {state.updated_at}, the time of the event before"
     match event:

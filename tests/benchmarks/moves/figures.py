@@ -53,7 +53,7 @@ class Figure(Struct, frozen=True):
 
 
 class Cpu(Struct, frozen=True):
-    """Cores in use over a stretch of time; ``machine`` is everybody's, neighbours included, out of ``cores``."""
+    """Cores in use over a stretch of time; ``machine`` counts all processes, out of ``cores``."""
 
     workers: float
     postgres: float

@@ -25,7 +25,7 @@ from tests.benchmarks.moves.settings import Settings
 from tests.benchmarks.postgres import own_postgres
 from tests.benchmarks.run import database_url, postmaster_pid
 from tests.benchmarks.threads import Requests, make_threads
-from tests.e2e.moves.workers import Fleet, fleet_on
+from tests.e2e.moves.workers import Workers, workers_on
 
 NAMES: Final = ("a", "b", "c")
 _STOP_S: Final = 60.0
@@ -113,11 +113,11 @@ def _busy_s() -> float:
     return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0))
 
 
-class Stage:
+class Harness:
     """Three workers under the benchmark's hand, and what is known of their cluster."""
 
-    def __init__(self, fleet: Fleet, dsn: str, postmaster: int, folder: Path, settings: Settings) -> None:
-        self.fleet = fleet
+    def __init__(self, workers: Workers, dsn: str, postmaster: int, folder: Path, settings: Settings) -> None:
+        self.workers = workers
         self.dsn = dsn
         self.settings = settings
         self.threads: list[Thread] = []
@@ -130,7 +130,7 @@ class Stage:
         """Make the threads, and find out how much load is too much."""
         settings = self.settings
         await self.make_threads()
-        async with self.load(self.fleet.urls, think_s=0.0) as load:
+        async with self.load(self.workers.urls, think_s=0.0) as load:
             await asyncio.sleep(settings.saturate_s)
             tape = await load.stop()
         self.saturated_per_s = tape.per_second
@@ -146,7 +146,7 @@ class Stage:
         by_shard: dict[int, list[Thread]] = defaultdict(list)
         requests: Requests = []
         while len(by_shard) < settings.shards:
-            requests += await make_threads(self.fleet.urls[0], wanted)
+            requests += await make_threads(self.workers.urls[0], wanted)
             by_shard = defaultdict(list)
             for thread in threads_of(requests, settings.shards):
                 by_shard[thread.shard].append(thread)
@@ -162,7 +162,7 @@ class Stage:
         wanted = cpu_share * (psutil.cpu_count() or 1)
         rate = _FIRST_GUESS * self.saturated_per_s
         for _ in range(settings.guesses):
-            async with self.load(self.fleet.urls, think_s=settings.shards / rate) as load:
+            async with self.load(self.workers.urls, think_s=settings.shards / rate) as load:
                 load.probe([0])
                 meter = self.meter()
                 await asyncio.sleep(settings.saturate_s / 2)
@@ -196,7 +196,7 @@ class Stage:
 
     def meter(self) -> Meter:
         """CPU accounts of the workers and of Postgres, from now on."""
-        return Meter([worker.pid for worker in self.fleet.workers.values()], self._postmaster)
+        return Meter([worker.pid for worker in self.workers.by_name.values()], self._postmaster)
 
     @asynccontextmanager
     async def database(self) -> AsyncIterator[asyncpg.Connection]:
@@ -213,15 +213,15 @@ class Stage:
             return int(await connection.fetchval("SELECT count(*) FROM journal"))
 
     async def spread(self) -> None:
-        """Everybody runs and has a third of the shards; returns once that is served."""
-        fleet = self.fleet
-        gone = [name for name, worker in fleet.workers.items() if not worker.alive]
-        await fleet.start(*gone)
+        """Have every worker run and serve a third of the shards."""
+        workers = self.workers
+        gone = [name for name, worker in workers.by_name.items() if not worker.alive]
+        await workers.start(*gone)
         async with asyncio.timeout(60):
             while True:
-                await fleet.spread(*NAMES)
-                owners = await fleet.owners()
-                if all(owners[shard] == NAMES[shard % len(NAMES)] for shard in range(fleet.shards)):
+                await workers.spread(*NAMES)
+                owners = await workers.owners()
+                if all(owners[shard] == NAMES[shard % len(NAMES)] for shard in range(workers.shards)):
                     return
 
     async def owned_by(
@@ -236,29 +236,29 @@ class Stage:
                 await asyncio.sleep(0.01)
 
 
-async def unaccounted(stage: Stage, tape: Tape, before: int) -> list[str]:
+async def unaccounted(harness: Harness, tape: Tape, before: int) -> list[str]:
     """The sums that do not add up after a run of the load: what was accepted is what is stored, no less and no more."""
     account, found = tape.account, []
     if account.kept + account.given_up != account.commands or account.given_up:
         found.append(f"{account.commands} commands, {account.kept} accepted, {account.given_up} given up")
-    if (stored := await stage.events() - before) != account.kept:
+    if (stored := await harness.events() - before) != account.kept:
         found.append(f"{account.kept} commands were accepted and {stored} events are stored")
     return found
 
 
 @asynccontextmanager
-async def stage_on(out: Path, settings: Settings) -> AsyncIterator[Stage]:
-    """A stage that is ready; everything ends with the block."""
+async def harness_on(out: Path, settings: Settings) -> AsyncIterator[Harness]:
+    """A harness that is ready; all its processes end with the block."""
     with tempfile.TemporaryDirectory(dir=out) as scratch:
         async with own_postgres(out) as base:
             async with _admin(base) as connection:
                 await connection.execute("CREATE DATABASE moves")
             dsn = database_url(base, "moves")
             await migrate(dsn, cluster_id="test", shards=settings.shards, say=lambda _: None)
-            async with fleet_on(dsn, out / "workers", *NAMES, shards=settings.shards) as fleet:
-                stage = Stage(fleet, dsn, await postmaster_pid(base), Path(scratch), settings)
-                await stage.prepare()
-                yield stage
+            async with workers_on(dsn, out / "workers", *NAMES, shards=settings.shards) as workers:
+                harness = Harness(workers, dsn, await postmaster_pid(base), Path(scratch), settings)
+                await harness.prepare()
+                yield harness
 
 
 @asynccontextmanager

@@ -32,7 +32,7 @@ class Joined(Struct, frozen=True):
     """One round: when each worker owned how much, and how long it took; seconds from the order."""
 
     balanced_s: float
-    said_s: float
+    reported_s: float
     owned: list[tuple[float, dict[str, int]]]
     pauses_ms: list[float]
     steady_ms: list[float]
@@ -70,7 +70,7 @@ async def _round(folder: Path, settings: Settings, number: int) -> Joined:
                 ordered = time.monotonic()
                 watching = asyncio.create_task(_watch(connection, settings.join_shards), name="watch")
                 await _order(cluster, settings, 3)
-                said = time.monotonic()
+                reported = time.monotonic()
                 owned = await watching
                 tape = await load.stop()
             pauses = await connection.fetch(
@@ -85,14 +85,14 @@ async def _round(folder: Path, settings: Settings, number: int) -> Joined:
     if tape.errors or tape.account.given_up:
         broken.append(f"{tape.errors} requests failed: {tape.account.codes}")
     click.echo(f"2 → 3 workers: {settings.join_shards} shards balanced after {balanced - ordered:.2f} s", err=True)
-    return _joined(tape, began, ordered, said, owned, [row["pause_ms"] for row in pauses], broken)
+    return _joined(tape, began, ordered, reported, owned, [row["pause_ms"] for row in pauses], broken)
 
 
 def _joined(
     tape: Tape,
     began: float,
     ordered: float,
-    said: float,
+    reported: float,
     owned: list[tuple[float, dict[str, int]]],
     pauses_ms: list[float],
     broken: list[str],
@@ -100,7 +100,7 @@ def _joined(
     balanced = owned[-1][0]
     return Joined(
         balanced - ordered,
-        said - ordered,
+        reported - ordered,
         [(at - ordered, counts) for at, counts in owned],
         pauses_ms,
         tape.latencies_ms(began, ordered),
@@ -113,22 +113,24 @@ def _joined(
 
 
 async def _watch(connection: asyncpg.Connection, shards: int) -> list[tuple[float, dict[str, int]]]:
-    """Who owns how many, from now until three workers own the same, give or take one; the last entry is that moment."""
+    """Shards by owner, from now until three workers own the same number, give or take one; the last entry is that
+    moment.
+    """
     owned = []
     async with asyncio.timeout(180):
         while True:
             rows = await connection.fetch("SELECT owner, count(*) AS n FROM shard GROUP BY 1")
-            counts = {row["owner"] or "nobody": row["n"] for row in rows}
+            counts = {row["owner"] or "unowned": row["n"] for row in rows}
             owned.append((time.monotonic(), counts))
-            if len(counts) == 3 and "nobody" not in counts and max(counts.values()) - min(counts.values()) <= 1:
+            if len(counts) == 3 and "unowned" not in counts and max(counts.values()) - min(counts.values()) <= 1:
                 return owned
             await asyncio.sleep(0.05)
 
 
 async def _order(cluster: LocalCluster, settings: Settings, replicas: int) -> None:
     cluster.file.write_text(_YAML.format(shards=settings.join_shards, replicas=replicas, moves=settings.join_moves))
-    code, said = await cluster.command("up", "-f", str(cluster.file), "--port", "0", "--detach")
-    assert code == 0, said
+    code, output = await cluster.command("up", "-f", str(cluster.file), "--port", "0", "--detach")
+    assert code == 0, output
 
 
 @asynccontextmanager
@@ -151,7 +153,7 @@ def figure(rounds: list[Joined], settings: Settings) -> Figure:
         f"Two workers become three, {settings.join_shards:,} shards",
         (
             balanced,
-            distribution("order until `up` says so", "s", [each.said_s for each in rounds]),
+            distribution("order until `up` says so", "s", [each.reported_s for each in rounds]),
             distribution("pause, as the giver measured it", "ms", [v for each in rounds for v in each.pauses_ms]),
             distribution("commands meanwhile", "ms", [v for each in rounds for v in each.moving_ms]),
             distribution("steady, before", "ms", [v for each in rounds for v in each.steady_ms]),

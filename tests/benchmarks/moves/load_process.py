@@ -2,7 +2,8 @@
 
 Run as ``python -m tests.benchmarks.moves.load_process FOLDER`` with `Orders` in ``FOLDER/orders.json``; it writes the tape into
 the same folder when its standard input ends.  A line ``[17, 18]`` there sets which shards are probed: a probe is a lane
-with hardly any thinking time.  The load is in a process of its own because whoever moves shards would delay it.
+with hardly any thinking time.  The load is in a process of its own because the process that moves shards would delay
+it.
 
 Every command has an idempotency key and is sent again, with the same key, until it is accepted, as the API tells
 clients to do; every attempt that was not accepted at once is on the tape as what it was.
@@ -43,7 +44,9 @@ class Thread(Struct, frozen=True):
 
 
 class Orders(Struct, frozen=True):
-    """What the load is.  ``per_shard`` lanes a shard think ``think_s`` on average; a lane gives up after ``timeout_s``."""
+    """Settings of the load.  ``per_shard`` lanes a shard think ``think_s`` on average; a lane gives up after
+    ``timeout_s``.
+    """
 
     urls: list[str]
     threads: list[Thread]
@@ -68,7 +71,7 @@ class _Lane:
         self.over = False
 
     async def run(self, first_s: float) -> None:
-        """Send, think, send, until told that it is over."""
+        """Send, think, send, until the load ends."""
         load, chance = self._load, self._load.chance
         await asyncio.sleep(first_s)
         number = chance.randrange(len(self._threads))
@@ -192,7 +195,7 @@ async def _main(folder: Path) -> None:
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     gc.collect()
     gc.freeze()
-    gc.disable()  # a collection of a grown tape is a pause that nobody but the generator made
+    gc.disable()  # a collection of a grown tape would be a pause of the generator's own
     cpu_began, began = time.process_time(), time.monotonic()
     load.begin()
     sys.stdout.write("ready\n")

@@ -1,8 +1,8 @@
 """The tape: one row for every attempt that a lane made, with when it was sent, when it was answered, and what came back.
 
-Times are of CLOCK_MONOTONIC, which all processes of a machine share, so that the tape of the load and the notes of
-whoever moved the shards lie on one axis.  Everything that is told of a move is read from the tape afterwards; nothing
-is computed while load runs.
+Times are of CLOCK_MONOTONIC, which all processes of a machine share, so that the tape of the load and the notes of the
+process that moved the shards lie on one axis.  Every figure of a move is read from the tape afterwards; nothing is
+computed while load runs.
 """
 
 from array import array
@@ -46,7 +46,7 @@ class Row(NamedTuple):
 
 
 class Account(Struct, frozen=True):
-    """What the generator says of itself.  ``kept`` are commands accepted in the end; each has a key of its own."""
+    """The generator's account of itself.  ``kept`` are commands accepted in the end; each has a key of its own."""
 
     seconds: float
     cpu_s: float
@@ -89,7 +89,7 @@ class Tape:
 
     @classmethod
     def read(cls, folder: Path) -> "Tape":
-        """What `Recording.write` left in ``folder``."""
+        """Read the files that `write` left in ``folder``."""
         columns = []
         for name, code in COLUMNS:
             column = array(code)
@@ -169,7 +169,7 @@ def longest_wait_ms(rows: list[Row], at: float, slack_s: float = 0.01) -> float 
 def served_again_at(rows: list[Row], since: float, deaf_s: float) -> float | None:
     """When a shard accepted a command again: the first such answer later than ``deaf_s`` after ``since``.
 
-    What was accepted before the fault may still be read a moment after it; nobody can take a shard over within
+    An answer of before the fault may still be read a moment after it; no peer can take a shard over within
     ``deaf_s``.
     """
     return next((row.answered for row in rows if row.outcome == ACCEPTED and row.answered > since + deaf_s), None)

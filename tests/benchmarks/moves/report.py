@@ -1,4 +1,4 @@
-"""What the benchmark of moves leaves behind: a table, JSON, a picture of the distributions, and the page in docs."""
+"""Report of the benchmark of moves: a table, JSON, a picture of the distributions, and the page in docs."""
 
 from collections.abc import Sequence
 from math import isnan
@@ -79,13 +79,13 @@ def as_text(run: Run) -> str:
 def as_document(run: Run) -> dict[str, Any]:
     """Everything as JSON values, the verdicts included."""
     document: dict[str, Any] = msgspec.to_builtins(run)
-    for figure, told in zip(run.figures, document["figures"], strict=True):
-        for bar, said in zip(figure.bars, told["bars"], strict=True):
-            said["holds"] = bar.holds
-        for each, said in zip(figure.distributions, told["distributions"], strict=True):
-            said["percentiles"] = {mark: each.at(mark) for mark, _ in PERCENTILES} if each.values else {}
-            said["n"] = len(each.values)
-            said["values"] = _thinned(each)
+    for figure, written in zip(run.figures, document["figures"], strict=True):
+        for bar, entry in zip(figure.bars, written["bars"], strict=True):
+            entry["holds"] = bar.holds
+        for each, entry in zip(figure.distributions, written["distributions"], strict=True):
+            entry["percentiles"] = {mark: each.at(mark) for mark, _ in PERCENTILES} if each.values else {}
+            entry["n"] = len(each.values)
+            entry["values"] = _thinned(each)
     return document
 
 
@@ -102,7 +102,7 @@ def as_page(run: Run) -> str:
     machine, settings = run.machine, run.settings
     packages = ", ".join(f"{name} {number}" for name, number in machine.packages.items())
     figures = "\n\n".join(_section(figure) for figure in run.figures)
-    return f"""# What moves cost
+    return f"""# The cost of moves
 
 Written by `python -m tests.benchmarks.moves --write-docs` (`make bench-moves`); the newest run replaces the page.
 Three worker processes, one Postgres and the clients share the machine; a figure is true of one machine.
@@ -126,10 +126,12 @@ Three worker processes, one Postgres and the clients share the machine; a figure
 ## How it is measured
 
 A command adds a message to a thread, carries an idempotency key, and is sent again with the same key until it is accepted; every attempt that was not accepted at once counts as failed. After each run the accepted commands are counted against the events stored, and at the end `fsck` proves the journal.
-The load is a process of its own; it and whoever orders the moves note times by the same clock, and everything is read off its record afterwards.
+The load is a process of its own; the load and the process that orders the moves record times by the same clock, and
+everything is read off its record afterwards.
 
-- *Pause, as a probe saw it*: a client that writes to the shard again {settings.probe_think_s * 1000:g} ms after each answer; the gap between two answers that contains the instant of the gift, less the probe's median latency.
-- *Nothing to spare*: the same at a load that keeps {settings.full_share:.0%} of the cores busy; told, not judged.
+- *Pause, as a probe saw it*: a client that writes to the shard again {settings.probe_think_s * 1000:g} ms after each
+answer; the gap between two answers that contains the instant of the transfer, less the probe's median latency.
+- *Nothing to spare*: the same at a load that keeps {settings.full_share:.0%} of the cores busy; reported, not judged.
 - *Longest wait*: the greatest latency of any command of the shard that was on its way at that instant.
 - *First command*: for each thread of a moved shard, the first command that was sent once the shard was served again. Those that waited for the shard are left out, since their latency is the pause.
 - *Steady*: the same load in the seconds before each round, without moves.

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from tests.benchmarks.moves import handoffs, joining, leaving, planner, takeovers
 from tests.benchmarks.moves.figures import Figure
-from tests.benchmarks.moves.harness import Stage, stage_on
+from tests.benchmarks.moves.harness import Harness, harness_on
 from tests.benchmarks.moves.report import Run
 from tests.benchmarks.moves.settings import Settings
 from tests.benchmarks.report import now, this_machine
@@ -29,9 +29,9 @@ async def benchmark(out: Path, settings: Settings, wanted: Set[int] = ALL) -> Ru
     async with asyncio.TaskGroup() as group:
         beside = group.create_task(_join(out, settings), name="join") if settings.beside and 5 in wanted else None
         if wanted & _STAGED:
-            async with stage_on(out, settings) as stage:
-                postgres, saturated = await _version(stage.dsn), stage.saturated_per_s
-                found += await _on_stage(stage, wanted)
+            async with harness_on(out, settings) as harness:
+                postgres, saturated = await _version(harness.dsn), harness.saturated_per_s
+                found += await _on_harness(harness, wanted)
         if 5 in wanted:
             found.append(await (beside or _join(out, settings)))
     if 8 in wanted:
@@ -40,33 +40,33 @@ async def benchmark(out: Path, settings: Settings, wanted: Set[int] = ALL) -> Ru
     return Run(at, this_machine(postgres), settings, neighbours, saturated, figures)
 
 
-async def _on_stage(stage: Stage, wanted: Set[int]) -> list[Figure]:
-    settings, moved = stage.settings, None
+async def _on_harness(harness: Harness, wanted: Set[int]) -> list[Figure]:
+    settings, moved = harness.settings, None
     if wanted & _HANDOFFS:
-        usual = await handoffs.hand_over(stage, settings.handoff_rounds, stage.think_s)
-        full_s = await stage.thinking_for(settings.full_share)
-        moved = usual, await handoffs.hand_over(stage, settings.full_rounds, full_s)
+        usual = await handoffs.hand_over(harness, settings.handoff_rounds, harness.think_s)
+        full_s = await harness.thinking_for(settings.full_share)
+        moved = usual, await handoffs.hand_over(harness, settings.full_rounds, full_s)
     killed: list[takeovers.Takeover] = []
     frozen: list[takeovers.Takeover] = []
     if wanted & _KILLED:
-        await stage.make_threads()
-        killed = await takeovers.kills(stage)
+        await harness.make_threads()
+        killed = await takeovers.kills(harness)
     if wanted & _FROZEN:
-        await stage.make_threads()
-        frozen = await takeovers.freezes(stage)
+        await harness.make_threads()
+        frozen = await takeovers.freezes(harness)
     found = takeovers.figures(killed, frozen)
     if moved is not None:
         found += handoffs.figures(*moved, [value for each in killed for value in each.cold_ms])
     if 6 in wanted:
-        await stage.make_threads()
-        found.append(await leaving.leave(stage))
-    return [*found[:-1], replace(found[-1], broken=(*found[-1].broken, *await _unproven(stage)))]
+        await harness.make_threads()
+        found.append(await leaving.leave(harness))
+    return [*found[:-1], replace(found[-1], broken=(*found[-1].broken, *await _unproven(harness)))]
 
 
-async def _unproven(stage: Stage) -> list[str]:
+async def _unproven(harness: Harness) -> list[str]:
     try:
-        await stage.fleet.fsck()
-    except AssertionError as error:  # what was measured is told all the same
+        await harness.workers.fsck()
+    except AssertionError as error:  # the measured figures are reported all the same
         return [f"fsck: {error}"]
     return []
 

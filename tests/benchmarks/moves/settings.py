@@ -1,4 +1,4 @@
-"""What one whole run does."""
+"""Settings of one whole run."""
 
 from msgspec import Struct
 
@@ -17,7 +17,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     cpu_share: float = 0.6
     """Of all cores, for workers, Postgres and the load together: busy, but not saturated."""
     full_share: float = 0.9
-    """The same, for a second look at handoffs, which is told and not judged: nothing to spare."""
+    """The same, for a second run of handoffs, which is reported and not judged: nothing to spare."""
     guesses: int = 3
     """How often the load is tried that keeps so much busy."""
     probe_think_s: float = 0.002

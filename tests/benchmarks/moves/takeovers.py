@@ -15,11 +15,11 @@ import click
 from msgspec import Struct
 
 from tests.benchmarks.moves.figures import Bar, Figure, distribution
-from tests.benchmarks.moves.harness import NAMES, Stage, unaccounted
+from tests.benchmarks.moves.harness import NAMES, Harness, unaccounted
 from tests.benchmarks.moves.recording import Row, Tape, first_commands_ms, served_again_at
 
 _DEAF_S: Final = 0.2
-"""Within this after a fault an answer may be of before it; no peer may take over within 0.7 s."""
+"""Time after a fault in which an answer may be of before it; no peer may take over within 0.7 s."""
 
 
 class Takeover(Struct, frozen=True):
@@ -35,52 +35,52 @@ class Takeover(Struct, frozen=True):
     broken: list[str]
 
 
-async def kills(stage: Stage) -> list[Takeover]:
+async def kills(harness: Harness) -> list[Takeover]:
     """SIGKILL to one worker after another."""
     return [
-        await _round(stage, number, victim, signal.SIGKILL)
-        for number, victim in enumerate(_victims(stage, stage.settings.kill_rounds))
+        await _round(harness, number, victim, signal.SIGKILL)
+        for number, victim in enumerate(_victims(harness, harness.settings.kill_rounds))
     ]
 
 
-async def freezes(stage: Stage) -> list[Takeover]:
+async def freezes(harness: Harness) -> list[Takeover]:
     """SIGSTOP to one worker after another; each goes on afterwards."""
     return [
-        await _round(stage, 1_000 + number, victim, signal.SIGSTOP)
-        for number, victim in enumerate(_victims(stage, stage.settings.freeze_rounds))
+        await _round(harness, 1_000 + number, victim, signal.SIGSTOP)
+        for number, victim in enumerate(_victims(harness, harness.settings.freeze_rounds))
     ]
 
 
-def _victims(stage: Stage, rounds: int) -> list[str]:
-    chance = random.Random(stage.settings.seed)
+def _victims(harness: Harness, rounds: int) -> list[str]:
+    chance = random.Random(harness.settings.seed)
     return [chance.choice(NAMES) for _ in range(rounds)]
 
 
-async def _round(stage: Stage, number: int, victim: str, fault: signal.Signals) -> Takeover:
-    settings, fleet = stage.settings, stage.fleet
-    await stage.spread()
+async def _round(harness: Harness, number: int, victim: str, fault: signal.Signals) -> Takeover:
+    settings, workers = harness.settings, harness.workers
+    await harness.spread()
     survivors = [name for name in NAMES if name != victim]
-    before = await stage.events()
-    async with stage.database() as connection:
+    before = await harness.events()
+    async with harness.database() as connection:
         incarnation = await connection.fetchval("SELECT incarnation FROM worker WHERE id = $1", victim)
         rows = await connection.fetch("SELECT id FROM shard WHERE owner = $1", victim)
         orphans = {int(row["id"]) for row in rows}
-        urls = [fleet.workers[name].url for name in survivors]
-        async with stage.load(urls, seed=number) as load:
+        urls = [workers.by_name[name].url for name in survivors]
+        async with harness.load(urls, seed=number) as load:
             began = time.monotonic() + min(0.5, settings.steady_s / 2)
             await asyncio.sleep(settings.steady_s)
             struck = time.monotonic()
-            fleet.workers[victim].signal(fault)
+            workers.by_name[victim].signal(fault)
             await _taken_over(connection, incarnation)
             await asyncio.sleep(settings.after_s)
             tape = await load.stop()
         if fault == signal.SIGSTOP:
-            fleet.workers[victim].signal(signal.SIGCONT)
+            workers.by_name[victim].signal(signal.SIGCONT)
             await _back(connection, victim, incarnation)
         else:
-            await fleet.workers[victim].ended()
+            await workers.by_name[victim].ended()
     found = _read(tape, orphans, began, struck, settings.after_s)
-    broken = await unaccounted(stage, tape, before)
+    broken = await unaccounted(harness, tape, before)
     if len(found.shards_s) != len(orphans):
         broken.append(f"only {len(found.shards_s)} of {len(orphans)} shards of {victim} were seen served again")
     if tape.outcomes["refused"]:
@@ -99,7 +99,7 @@ async def _round(stage: Stage, number: int, victim: str, fault: signal.Signals) 
 
 
 def _read(tape: Tape, orphans: set[int], began: float, struck: float, after_s: float) -> Takeover:
-    """What the tape says of one round: pure."""
+    """Read one round off the tape: pure."""
 
     def survives(row: Row) -> bool:
         return row.shard not in orphans
@@ -153,7 +153,7 @@ def figures(killed: list[Takeover], frozen: list[Takeover]) -> list[Figure]:
             "A worker is killed",
             (kill_s, distribution("kill -9 to each of its shards", "s", [v for each in killed for v in each.shards_s])),
             (Bar("the last of its shards is served, p99", "s", kill_s.at("p99"), 1.5),),
-            (_told(killed),),
+            (_note(killed),),
             tuple(what for each in killed for what in each.broken),
         ),
         Figure(
@@ -161,7 +161,7 @@ def figures(killed: list[Takeover], frozen: list[Takeover]) -> list[Figure]:
             "A worker is frozen",
             (stop_s, distribution("SIGSTOP to each of its shards", "s", [v for each in frozen for v in each.shards_s])),
             (Bar("the last of its shards is served, max", "s", stop_s.at("max"), 5.0),),
-            (f"{_told(frozen)}; a command that lay at the frozen worker is waited for until its answer comes",),
+            (f"{_note(frozen)}; a command that lay at the frozen worker is waited for until its answer comes",),
             tuple(what for each in frozen for what in each.broken),
         ),
         Figure(
@@ -173,7 +173,7 @@ def figures(killed: list[Takeover], frozen: list[Takeover]) -> list[Figure]:
     ]
 
 
-def _told(rounds: list[Takeover]) -> str:
+def _note(rounds: list[Takeover]) -> str:
     attempts, unknown = sum(each.attempts for each in rounds), sum(each.unknown for each in rounds)
     return (
         f"{len(rounds)} rounds; of {attempts:,} attempts {unknown:,} were not answered by a success"

@@ -40,7 +40,7 @@ class Refused(Exception):
 
 
 class NotSeen(AssertionError):
-    """What a test waited for did not come; the message shows what was there instead."""
+    """An awaited state did not come; the message shows the actual state."""
 
 
 class Api:
@@ -171,7 +171,7 @@ class Api:
                 yield event["type"], event["object"]
 
     async def token_of(self, namespace: str, service_account: str) -> str:
-        """A token by which whoever has it is that service account."""
+        """A token of that service account."""
         path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{service_account}/token"
         body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}}
         token: str = (await self.request("POST", path, body=body))["status"]["token"]

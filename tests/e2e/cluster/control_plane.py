@@ -31,7 +31,7 @@ _USERS: Final[Mapping[str, Sequence[str]]] = {
     "system:kube-controller-manager": (),
     "system:kube-scheduler": (),
 }
-"""Who there is, and in which groups; Kubernetes itself brings roles for the names that begin with ``system:``."""
+"""Users with their groups; Kubernetes itself brings roles for the names that begin with ``system:``."""
 
 _AUDIT_POLICY: Final = {
     "apiVersion": "audit.k8s.io/v1",
@@ -163,7 +163,7 @@ class ControlPlane:
             f"--service-cluster-ip-range={SERVICE_RANGE}",
             f"--audit-policy-file={self.folder / 'audit-policy.yaml'}",
             f"--audit-log-path={self.audit_log}",
-            "--kubelet-preferred-address-types=InternalIP",  # nobody here can resolve a node's name
+            "--kubelet-preferred-address-types=InternalIP",  # no name server here resolves a node's name
         ]
 
     def _client_flags(self, user: str, port: int) -> list[str]:
@@ -221,7 +221,7 @@ def _etcd(folder: Path, address: str, port: int, peer_port: int) -> list[str]:
 
 
 def free_ports(address: str, count: int) -> list[int]:
-    """Ports that nobody has; all are held until the last is found, so that they differ."""
+    """Free ports; all are held until the last is found, so that they differ."""
     held = [socket.create_server((address, 0)) for _ in range(count)]
     ports = [each.getsockname()[1] for each in held]
     for each in held:
@@ -230,7 +230,7 @@ def free_ports(address: str, count: int) -> list[int]:
 
 
 def answers(url: str) -> bool:
-    """Whether a health page says ok.  Raises `OSError` while nobody listens.
+    """Whether a health page says ok.  Raises `OSError` while no server listens.
 
     It asks only whether the program is up: whose certificate that is, its clients check.
     """

@@ -54,12 +54,12 @@ def is_ready(found: Object) -> bool:
 
 
 def stalled_by(reason: str) -> Callable[[Object], bool]:
-    """Whether a cluster says that this stands in its way."""
+    """Whether a cluster is Stalled by this reason."""
     return lambda found: condition(found, "Stalled").get("reason") == reason
 
 
-class Stage:
-    """What a test of the operator has in its hands."""
+class Harness:
+    """Access of a test to the operator's surroundings."""
 
     def __init__(
         self, api: Api, namespace: str, puppet: FakeKubelet, clusters: dict[tuple[str, str], MemoryWorkers]
@@ -127,21 +127,21 @@ async def operator_on(
 
 
 @asynccontextmanager
-async def stage_on(
+async def harness_on(
     api: Api,
     namespace: str,
     *,
     own_namespace: str | None = None,
     kubeconfig: Path | None = None,
     everywhere: bool = False,
-) -> AsyncIterator[Stage]:
+) -> AsyncIterator[Harness]:
     """A puppet for one namespace, and an operator for it, or for all (``everywhere``); see `operator_on`."""
     clusters: dict[tuple[str, str], MemoryWorkers] = {}
     async with FakeKubelet(api, namespace=namespace, inhabitants=FakeWorkerPods(clusters)) as puppet:
-        stage = Stage(api, namespace, puppet, clusters)
+        harness = Harness(api, namespace, puppet, clusters)
         cared_for = None if everywhere else namespace
         try:
             async with operator_on(api, cared_for, clusters, own_namespace=own_namespace, kubeconfig=kubeconfig):
-                yield stage
+                yield harness
         finally:
-            stage.end()
+            harness.end()

@@ -7,17 +7,17 @@ import yaml
 
 
 def write_kubeconfig(path: Path, *, server: str, authority: str, token: str, namespace: str = "default") -> Path:
-    """A file for whoever has ``token``; ``authority`` is the base64 of the certificates that the server is known by."""
+    """A file for the holder of ``token``; ``authority`` is the base64 of the server's certificate authority."""
     _write(path, {"server": server, "certificate-authority-data": authority}, {"token": token}, namespace)
     return path
 
 
 def for_token(path: Path, given: Path, token: str, *, namespace: str = "default") -> Path:
-    """A file for whoever has ``token`` on the cluster that ``given`` is for, in its current context."""
+    """A file for the holder of ``token`` on the cluster of ``given``, in its current context."""
     config = yaml.safe_load(given.read_text())
     context = next(each["context"] for each in config["contexts"] if each["name"] == config["current-context"])
     cluster = next(each["cluster"] for each in config["clusters"] if each["name"] == context["cluster"])
-    if "certificate-authority" in cluster:  # relative to the file it stands in
+    if "certificate-authority" in cluster:  # relative to the file that has it
         cluster |= {"certificate-authority": str(given.parent / cluster["certificate-authority"])}
     _write(path, cluster, {"token": token}, namespace)
     return path

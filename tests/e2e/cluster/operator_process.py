@@ -45,12 +45,12 @@ class OperatorProcess:
 
 async def run(kubeconfig: str, namespace: str, port: int, resync_s: float) -> None:
     """Until SIGTERM.  At SIGHUP the operator ends, and another one begins, which knows nothing; the workers stay."""
-    loop, ended, anew = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+    loop, ended, replaced = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, ended.set)
-    loop.add_signal_handler(signal.SIGHUP, anew.set)
+    loop.add_signal_handler(signal.SIGHUP, replaced.set)
     town = OperatorProcess()
     while not ended.is_set():
-        anew.clear()
+        replaced.clear()
         options = Options(namespace, namespace, identity(), port, KubeAccess(kubeconfig), resync_s)
         async with connect(options.access) as kube:
             operator = Operator(kube, town.reach, options)
@@ -58,13 +58,13 @@ async def run(kubeconfig: str, namespace: str, port: int, resync_s: float) -> No
             await runner.setup()
             await web.TCPSite(runner, "127.0.0.1", port).start()
             running = asyncio.create_task(operator.run(), name="operator")
-            waiting = [asyncio.create_task(each.wait(), name="signal") for each in (ended, anew)]
+            waiting = [asyncio.create_task(each.wait(), name="signal") for each in (ended, replaced)]
             await asyncio.wait((running, *waiting), return_when=asyncio.FIRST_COMPLETED)
             for task in (running, *waiting):
                 task.cancel()
             found = await asyncio.gather(running, return_exceptions=True)
             await runner.cleanup()
-        if not (ended.is_set() or anew.is_set()):
+        if not (ended.is_set() or replaced.is_set()):
             raise SystemExit(f"the operator ended by itself: {found[0]!r}")
 
 

@@ -1,7 +1,7 @@
-"""What a kubelet would report of a pod: pure, so that the puppet has nothing to think about.
+"""Reports of a kubelet about a pod: pure, so that the fake kubelet decides nothing.
 
-A pod's life here is a list of steps, each due some time after the pod was bound; whoever plays the kubelet reports the
-last one that is due.
+A pod's life here is a list of steps, each due some time after the pod was bound; the fake kubelet reports the last one
+that is due.
 """
 
 from collections.abc import Callable, Iterator
@@ -40,7 +40,7 @@ class Behaviour:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """What is reported so long after the pod was bound."""
+    """The report at a time after the pod was bound."""
 
     after_s: float
     status: Object
@@ -48,7 +48,7 @@ class Step:
 
 
 def life(pod: Object, behaviour: Behaviour, *, ip: str, now: Callable[[float], str]) -> Iterator[Step]:
-    """The steps of a pod on a node, in order.  ``now`` gives the instant so many seconds after it was bound."""
+    """The steps of a pod on a node, in order.  ``now`` gives the instant of a number of seconds after it was bound."""
     begun, started = now(0.0), now(behaviour.start_s)
     if behaviour.starts == "never":
         yield Step(after_s=0.0, status=_status(pod, "Pending", ip, begun, _waiting("ContainerCreating"), False))
@@ -76,7 +76,7 @@ def life(pod: Object, behaviour: Behaviour, *, ip: str, now: Callable[[float], s
 
 
 def _ends(pod: Object) -> str | None:
-    """How a pod is restarted that is meant to end; None for one that is meant to run for ever."""
+    """Restart policy of a pod that should end; None for a pod that should keep running."""
     policy: str = pod["spec"].get("restartPolicy", "Always")
     return None if policy == "Always" else policy
 

@@ -1,4 +1,6 @@
-"""One program of a test's cluster as a child process: its log is kept, it is ended by its process id, it outlives nobody."""
+"""One program of a test's cluster as a child process: its log is kept, it is ended by its process id, with the test at
+the latest.
+"""
 
 import contextlib
 import ctypes
@@ -36,7 +38,7 @@ class Program:
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     def start(self, ready: Callable[[], bool], *, within_s: float = 60.0) -> None:
-        """Start it and return when ``ready`` says so, which may raise `OSError` as long as nobody listens yet.
+        """Start it and return when ``ready`` says so, which may raise `OSError` while no server listens yet.
 
         Raises `ProgramFailed`.
         """

@@ -1,4 +1,4 @@
-"""Where the programs of Kubernetes come from, and what is said when they are not there."""
+"""Sources of Kubernetes' programs, and the error when they are missing."""
 
 from pathlib import Path
 
@@ -23,14 +23,14 @@ def test_given_programs_go_before_the_cache(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_part_that_is_not_among_given_programs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What envtest offers has no controller manager."""
+    """Envtest has no controller manager."""
     given = _programs(tmp_path / "given", "etcd", "kube-apiserver", "kubectl")
     monkeypatch.setenv("KUBEBUILDER_ASSETS", str(given))
     with pytest.raises(Missing, match="has no kube-controller-manager, kube-scheduler"):
         build.kubernetes()
 
 
-def test_without_programs_the_remedy_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_programs_the_error_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty cache is not searched for, it is filled by a command."""
     monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -1,4 +1,4 @@
-"""The commands against a real API server: who may do what, what is said of what is not there, and the operator beside."""
+"""The commands against a real API server: rights, errors about missing objects, and the operator beside them."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ from threadcluster_operator.main import main
 
 from tests.e2e.cluster.api import Api
 from tests.e2e.cluster.conftest import KubeconfigFor
-from tests.e2e.cluster.harness import KIND, VERSION, Stage, is_ready, stage_on, thread_cluster
+from tests.e2e.cluster.harness import KIND, VERSION, Harness, harness_on, is_ready, thread_cluster
 from tests.e2e.cluster.kubeconfig import write_kubeconfig
 from tests.fakes.worker_api import MemoryWorkers
 from tests.support.paths import ROOT
@@ -43,7 +43,7 @@ async def run(kubeconfig: Path, *words: str) -> tuple[int, str]:
 
 @pytest.fixture
 async def jane(api: Api, namespace: str, kubeconfig_for: KubeconfigFor) -> Path:
-    """A kubeconfig of somebody who has the documented role for the ThreadCluster `chat`, in its namespace."""
+    """A kubeconfig of a user who has the documented role for the ThreadCluster `chat`, in its namespace."""
     await _account(api, namespace, "jane")
     for each in yaml.safe_load_all(RIGHTS.read_text().replace("small", "chat")):
         if each["kind"] == "RoleBinding":
@@ -52,27 +52,27 @@ async def jane(api: Api, namespace: str, kubeconfig_for: KubeconfigFor) -> Path:
     return await kubeconfig_for(namespace, "jane")
 
 
-async def test_without_rights_it_is_said_which_one_is_missing(
+async def test_without_rights_the_error_names_the_missing_one(
     api: Api, namespace: str, kubeconfig_for: KubeconfigFor
 ) -> None:
     """In the API server's words, and with where the rights are."""
-    await _account(api, namespace, "nobody")
-    code, said = await run(await kubeconfig_for(namespace, "nobody"), "shards", "--name", "chat")
+    await _account(api, namespace, "stranger")
+    code, output = await run(await kubeconfig_for(namespace, "stranger"), "shards", "--name", "chat")
     assert code == 1
-    assert 'cannot get resource "threadclusters"' in said
-    assert "manifests/users has what the commands need" in said
+    assert 'cannot get resource "threadclusters"' in output
+    assert "manifests/users has what the commands need" in output
 
 
 async def test_the_documented_role_is_for_one_cluster_alone(api: Api, namespace: str, jane: Path) -> None:
     """Another one's Secret and spec are not hers; without a name she may see which there are."""
     for name in ("chat", "other"):
         await api.create(thread_cluster(name), namespace)
-    code, said = await run(jane, "pin", "3", "other-1", "--name", "other")
+    code, output = await run(jane, "pin", "3", "other-1", "--name", "other")
     assert code == 1
-    assert "forbidden" in said
-    code, said = await run(jane, "shards")
+    assert "forbidden" in output
+    code, output = await run(jane, "shards")
     assert code == 1
-    assert "several ThreadClusters; say with --name which one: chat, other" in said
+    assert "several ThreadClusters; say with --name which one: chat, other" in output
 
 
 async def test_a_pin_is_an_edit_of_the_resource(api: Api, namespace: str, jane: Path) -> None:
@@ -83,8 +83,8 @@ async def test_a_pin_is_an_edit_of_the_resource(api: Api, namespace: str, jane: 
     spec = (await api.get(VERSION, KIND, "chat", namespace))["spec"]
     assert spec["rebalance"]["pins"] == [{"shard": 3, "worker": "chat-1"}, {"shard": 5, "worker": "chat-0"}]
     assert await run(jane, "pin", "3", "--remove") == (0, "shard 3 is pinned no more\n")
-    code, said = await run(jane, "pin", "16", "chat-1")
-    assert (code, "there is no shard 16" in said) == (1, True)
+    code, output = await run(jane, "pin", "16", "chat-1")
+    assert (code, "there is no shard 16" in output) == (1, True)
 
 
 async def test_the_built_in_role_edit_has_what_the_commands_need(
@@ -109,79 +109,77 @@ async def test_the_built_in_role_edit_has_what_the_commands_need(
     await _until_done(editor, "pin", "3", "chat-1")
     await _ready_pod(api, namespace)
     await api.create(SECRET, namespace)
-    code, said = await run(editor, "cordon", "chat-0")
-    assert (code, "no port-forward to pod chat-0" in said) == (1, True)  # for want of a kubelet, not of a right
-    code, said = await run(viewer, "pin", "3", "--remove")
-    assert (code, 'cannot patch resource "threadclusters"' in said) == (1, True)
-    code, said = await run(viewer, "cordon", "chat-0")
-    assert (code, 'cannot get resource "secrets"' in said) == (1, True)
+    code, output = await run(editor, "cordon", "chat-0")
+    assert (code, "no port-forward to pod chat-0" in output) == (1, True)  # for want of a kubelet, not of a right
+    code, output = await run(viewer, "pin", "3", "--remove")
+    assert (code, 'cannot patch resource "threadclusters"' in output) == (1, True)
+    code, output = await run(viewer, "cordon", "chat-0")
+    assert (code, 'cannot get resource "secrets"' in output) == (1, True)
 
 
-async def test_what_is_not_there_is_said(api: Api, namespace: str, jane: Path) -> None:
+async def test_missing_objects_are_reported(api: Api, namespace: str, jane: Path) -> None:
     """No cluster at all is exit code 3, as for a local one; a cluster whose workers cannot be asked is 1."""
-    code, said = await run(jane, "shards")
-    assert (code, said) == (3, f"no ThreadCluster in namespace {namespace}; say with --namespace where yours is\n")
+    code, output = await run(jane, "shards")
+    assert (code, output) == (3, f"no ThreadCluster in namespace {namespace}; say with --namespace where yours is\n")
     await api.create(thread_cluster("chat"), namespace)
-    code, said = await run(jane, "shards")
+    code, output = await run(jane, "shards")
     assert code == 1
-    assert "no worker of chat can be asked: it has no pods" in said
+    assert "no worker of chat can be asked: it has no pods" in output
     assert "no context elsewhere; there are tests" in (await run(jane, "plan", "--context", "elsewhere"))[1]
 
 
-async def test_a_secret_that_is_not_there_is_said(api: Api, namespace: str, jane: Path) -> None:
-    """A pod is ready and nobody looks after the cluster."""
+async def test_a_missing_secret_is_reported(api: Api, namespace: str, jane: Path) -> None:
+    """A pod is ready and no operator manages the cluster."""
     await api.create(thread_cluster("chat"), namespace)
     await _ready_pod(api, namespace)
-    code, said = await run(jane, "shards")
+    code, output = await run(jane, "shards")
     assert code == 1
-    assert f"Secret chat-internal is not in namespace {namespace}" in said
+    assert f"Secret chat-internal is not in namespace {namespace}" in output
 
 
-async def test_a_port_forward_that_may_not_be_is_said(api: Api, namespace: str, jane: Path) -> None:
+async def test_a_forbidden_port_forward_is_reported(api: Api, namespace: str, jane: Path) -> None:
     """It is the last right that is asked for; with it, what is missing here is a kubelet."""
     await api.create(thread_cluster("chat"), namespace)
     await _ready_pod(api, namespace)
     await api.create(SECRET, namespace)
-    code, said = await run(jane, "cordon", "chat-0")
+    code, output = await run(jane, "cordon", "chat-0")
     assert code == 1
-    assert "no port-forward to pod chat-0" in said
+    assert "no port-forward to pod chat-0" in output
     role = await api.get(RBAC, "Role", "chat-user", namespace)
     role["rules"] = [rule for rule in role["rules"] if "pods/portforward" not in rule["resources"]]
     await api.patch(RBAC, "Role", "chat-user", {"rules": role["rules"]}, namespace)
     async with asyncio.timeout(10):
-        while f"needs get and create of pods/portforward in namespace {namespace}" not in said:
-            code, said = await run(jane, "cordon", "chat-0")
+        while f"needs get and create of pods/portforward in namespace {namespace}" not in output:
+            code, output = await run(jane, "cordon", "chat-0")
             assert code == 1
 
 
-async def test_a_token_that_is_nobodys_and_a_server_that_is_not_there_are_said(
-    api: Api, jane: Path, tmp_path: Path
-) -> None:
+async def test_an_unknown_token_and_a_missing_server_are_reported(api: Api, jane: Path, tmp_path: Path) -> None:
     """Neither is a fault of the program."""
     config = json.loads(jane.read_text())
     config["users"][0]["user"]["token"] = "expired"
     (tmp_path / "expired").write_text(json.dumps(config))
-    code, said = await run(tmp_path / "expired", "shards")
+    code, output = await run(tmp_path / "expired", "shards")
     assert code == 1
-    assert "the API server does not know you" in said
+    assert "the API server does not know you" in output
     away = write_kubeconfig(tmp_path / "away", server="http://127.0.0.1:1", authority="", token="t")
-    code, said = await run(away, "shards")
+    code, output = await run(away, "shards")
     assert code == 1
-    assert "the API server does not answer" in said
+    assert "the API server does not answer" in output
 
 
 # --- beside an operator
 
 
 @pytest.fixture
-async def stage(api: Api, namespace: str) -> AsyncIterator[Stage]:
+async def harness(api: Api, namespace: str) -> AsyncIterator[Harness]:
     """An operator and a puppet in a namespace."""
-    async with stage_on(api, namespace) as made:
+    async with harness_on(api, namespace) as made:
         yield made
 
 
 class Crew:
-    """The stage's workers, whose pods are those of the API server."""
+    """The harness's workers, whose pods are those of the API server."""
 
     def __init__(self, workers: MemoryWorkers, api: Api, namespace: str) -> None:
         self._workers = workers
@@ -198,36 +196,36 @@ class Crew:
         )
 
 
-async def test_what_is_cordoned_or_drained_stays_so_beside_the_operator(stage: Stage) -> None:
+async def test_what_is_cordoned_or_drained_stays_so_beside_the_operator(harness: Harness) -> None:
     """It plans nothing onto such a worker when the cluster grows, and undoes nothing when another setting changes."""
-    workers = await stage.make("chat")
-    await stage.until("chat", is_ready)
+    workers = await harness.make("chat")
+    await harness.until("chat", is_ready)
     await workers.cordon("chat-0", "cordon")
     await workers.cordon("chat-1", "drain")
-    await stage.edit("chat", {"replicas": 4})
+    await harness.edit("chat", {"replicas": 4})
     await _owned(workers, {"chat-0": 8, "chat-2": 4, "chat-3": 4})
-    await stage.edit("chat", {"rebalance": {"maxConcurrentMoves": 2}})
-    found = await stage.until("chat", is_ready)
+    await harness.edit("chat", {"rebalance": {"maxConcurrentMoves": 2}})
+    found = await harness.until("chat", is_ready)
     assert {each["name"] for each in found["status"]["workers"] if each["cordoned"]} == {"chat-0", "chat-1"}
     assert not workers.owned_by("chat-1")
     assert len(workers.owned_by("chat-0")) == 8
 
 
-async def test_a_rebalance_in_mode_manual_is_done_beside_the_operator(stage: Stage) -> None:
+async def test_a_rebalance_in_mode_manual_is_done_beside_the_operator(harness: Harness) -> None:
     """It moves nothing by itself there, and takes nothing back."""
-    workers = await stage.make("chat", rebalance={"mode": "Manual"})
-    await stage.until("chat", is_ready)
+    workers = await harness.make("chat", rebalance={"mode": "Manual"})
+    await harness.until("chat", is_ready)
     await workers.cordon("chat-1", "drain")
     await _owned(workers, {"chat-0": 16})
     await workers.cordon("chat-1", "uncordon")
-    async with connect(KubeAccess(str(stage.api.kubeconfig))) as kube:
-        hand = RebalanceClient(kube, Crew(workers, stage.api, stage.namespace), stage.namespace, "chat")
+    async with connect(KubeAccess(str(harness.api.kubeconfig))) as kube:
+        hand = RebalanceClient(kube, Crew(workers, harness.api, harness.namespace), harness.namespace, "chat")
         assert (await hand.rebalance(None))["moves"] == 8
         async with asyncio.timeout(20):
             while (found := await hand.progress())["left"]:
                 await asyncio.sleep(0.05)
     assert found["givenUp"] == []
-    await stage.until("chat", is_ready)
+    await harness.until("chat", is_ready)
     assert Counter(row["owner"] for row in (await workers.ownership())["shards"]) == {"chat-0": 8, "chat-1": 8}
 
 

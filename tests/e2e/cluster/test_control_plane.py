@@ -29,7 +29,7 @@ STATEFUL_SET = {
 
 
 async def test_a_stateful_set_gets_its_pods(api: Api, namespace: str) -> None:
-    """The controller manager works: three pods, which nobody runs."""
+    """The controller manager works: three pods, which no kubelet runs."""
     await api.apply(STATEFUL_SET, namespace)
     for ordinal in range(3):
         await api.wait_for("v1", "Pod", f"three-{ordinal}", lambda pod: pod["status"]["phase"] == "Pending", namespace)
@@ -71,7 +71,7 @@ async def test_a_field_that_does_not_exist_is_refused(api: Api, namespace: str) 
 
 
 async def test_the_api_server_can_go_and_come_back(own_control_plane: ControlPlane) -> None:
-    """What was stored is there again, and nothing else had to be started anew."""
+    """The stored objects are there again, and no other program had to restart."""
     own_control_plane.start(scheduler=False)
     async with reach(own_control_plane.kubeconfig) as api:
         await api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kept"}})
@@ -94,18 +94,18 @@ async def test_kubectl_reads_the_same_file(api: Api, namespace: str) -> None:
         *(kubectl(), f"--kubeconfig={api.kubeconfig}", "get", "namespace", namespace, "-o", "name"),
         stdout=asyncio.subprocess.PIPE,
     )
-    said, _ = await asked.communicate()
-    assert said.decode() == f"namespace/{namespace}\n"
+    output, _ = await asked.communicate()
+    assert output.decode() == f"namespace/{namespace}\n"
 
 
-def test_a_program_that_ends_is_told_with_its_log(tmp_path: Path) -> None:
-    """Whoever waits for it does not wait for the deadline."""
+def test_a_program_that_ends_is_reported_with_its_log(tmp_path: Path) -> None:
+    """The caller does not wait for the deadline."""
     program = Program("false", ["/bin/sh", "-c", "echo why it failed; exit 1"], logs=tmp_path)
     with pytest.raises(ProgramFailed, match=r"ended by itself(.|\n)*why it failed"):
         program.start(lambda: False)
 
 
-def test_a_program_that_is_late_is_told_with_its_log(tmp_path: Path) -> None:
+def test_a_program_that_is_late_is_reported_with_its_log(tmp_path: Path) -> None:
     """A deadline is named, and the program can still be ended."""
     program = Program("sleep", ["/bin/sleep", "60"], logs=tmp_path)
     with pytest.raises(ProgramFailed, match=r"not ready within 0 s"):

@@ -1,4 +1,4 @@
-"""Whoever waits for Ready after an edit sees it take effect first, whatever the edit; and a cluster at rest is left alone."""
+"""After any edit Ready follows its effect; and a cluster at rest is left alone."""
 
 import asyncio
 import random
@@ -9,18 +9,18 @@ import pytest
 
 from tests.e2e.cluster.api import Api, Object
 from tests.e2e.cluster.control_plane import Write, read_writes
-from tests.e2e.cluster.harness import Stage, is_ready, stage_on
+from tests.e2e.cluster.harness import Harness, harness_on, is_ready
 
 pytestmark = pytest.mark.cluster
 
 REST_S = 25.0
-"""A look is due every ten seconds, a full listing on this stage every eight."""
+"""A look is due every ten seconds, a full listing on this harness every eight."""
 
 
 @pytest.fixture
-async def stage(api: Api, namespace: str) -> AsyncIterator[Stage]:
+async def harness(api: Api, namespace: str) -> AsyncIterator[Harness]:
     """An operator and a puppet in a namespace."""
-    async with stage_on(api, namespace) as made:
+    async with harness_on(api, namespace) as made:
         yield made
 
 
@@ -38,10 +38,10 @@ def some_edit(chance: random.Random, spec: Object) -> dict[str, Any]:
     )
 
 
-async def check_effect(stage: Stage, found: Object) -> None:
+async def check_effect(harness: Harness, found: Object) -> None:
     """Everything that the present spec says is so, on every pod and in every object."""
-    spec, where = found["spec"], stage.namespace
-    pods = await stage.api.list("v1", "Pod", where, labels="app.kubernetes.io/component=worker")
+    spec, where = found["spec"], harness.namespace
+    pods = await harness.api.list("v1", "Pod", where, labels="app.kubernetes.io/component=worker")
     assert {pod["metadata"]["name"] for pod in pods} == {f"chat-{number}" for number in range(spec["replicas"])}
     for pod in pods:
         container = pod["spec"]["containers"][0]
@@ -51,42 +51,42 @@ async def check_effect(stage: Stage, found: Object) -> None:
         labels = spec.get("podTemplate", {}).get("metadata", {}).get("labels", {})
         assert pod["metadata"]["labels"].items() >= labels.items()
         assert {each["type"]: each["status"] for each in pod["status"]["conditions"]}["Ready"] == "True"
-    service = await stage.api.get("v1", "Service", "chat", where)
+    service = await harness.api.get("v1", "Service", "chat", where)
     assert [each["port"] for each in service["spec"]["ports"]] == [spec["gateway"]["service"].get("port", 80)]
-    policy = await stage.api.find("networking.k8s.io/v1", "NetworkPolicy", "chat", where)
+    policy = await harness.api.find("networking.k8s.io/v1", "NetworkPolicy", "chat", where)
     assert (policy is None) == (spec["networkPolicy"]["mode"] == "Off")
 
 
-async def edit_and_wait(stage: Stage, seed: int, edits: int) -> None:
+async def edit_and_wait(harness: Harness, seed: int, edits: int) -> None:
     """Edit again and again, at times before the edit before is done."""
     chance = random.Random(seed)
-    workers = await stage.make("chat")
-    await stage.until("chat", is_ready)
+    workers = await harness.make("chat")
+    await harness.until("chat", is_ready)
     for number in range(edits):
         if number % 20 == 0:
             print(f"{number} of {edits} edits are done")
-        spec = (await stage.look("chat"))["spec"]
+        spec = (await harness.look("chat"))["spec"]
         edit = some_edit(chance, spec)
-        generation = await stage.edit("chat", edit)
+        generation = await harness.edit("chat", edit)
         if chance.random() < 0.3:
             await asyncio.sleep(chance.random())
             continue
-        found = await stage.until("chat", is_ready, within_s=90)
+        found = await harness.until("chat", is_ready, within_s=90)
         assert found["metadata"]["generation"] >= generation, f"seed {seed}, edit {number}: {edit}"
-        await check_effect(stage, found)
+        await check_effect(harness, found)
         assert sum(len(workers.owned_by(f"chat-{ordinal}")) for ordinal in range(found["spec"]["replicas"])) == 16
 
 
-async def test_ready_is_never_said_before_an_edit_took_effect(stage: Stage) -> None:
+async def test_ready_is_never_reported_before_an_edit_took_effect(harness: Harness) -> None:
     """Twenty edits, of every kind, in an order that a seed gives."""
-    await edit_and_wait(stage, 1, 20)
+    await edit_and_wait(harness, 1, 20)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(2_400)
-async def test_ready_is_never_said_before_any_of_many_edits_took_effect(stage: Stage) -> None:
+async def test_ready_is_never_reported_before_any_of_many_edits_took_effect(harness: Harness) -> None:
     """The same, two hundred times."""
-    await edit_and_wait(stage, 2, 200)
+    await edit_and_wait(harness, 2, 200)
 
 
 def writes_in(api: Api, namespace: str) -> list[Write]:
@@ -95,15 +95,15 @@ def writes_in(api: Api, namespace: str) -> list[Write]:
     return [each for each in read_writes(api.audit_log, namespace=namespace) if each.resource != "leases"]
 
 
-async def test_a_cluster_at_rest_is_never_written_to(stage: Stage) -> None:
+async def test_a_cluster_at_rest_is_never_written_to(harness: Harness) -> None:
     """Over several looks and a full listing; by the resource's version, and by the API server's log where it is ours."""
-    await stage.make("chat")
-    await stage.until("chat", is_ready)
+    await harness.make("chat")
+    await harness.until("chat", is_ready)
     await asyncio.sleep(REST_S / 5)  # the last of its Events may still be written
-    version = (await stage.look("chat"))["metadata"]["resourceVersion"]
-    before = writes_in(stage.api, stage.namespace) if stage.api.audit_log is not None else []
+    version = (await harness.look("chat"))["metadata"]["resourceVersion"]
+    before = writes_in(harness.api, harness.namespace) if harness.api.audit_log is not None else []
     await asyncio.sleep(REST_S)  # that nothing happens has no end to wait for
-    assert (await stage.look("chat"))["metadata"]["resourceVersion"] == version
-    if stage.api.audit_log is not None:
+    assert (await harness.look("chat"))["metadata"]["resourceVersion"] == version
+    if harness.api.audit_log is not None:
         assert before
-        assert writes_in(stage.api, stage.namespace) == before
+        assert writes_in(harness.api, harness.namespace) == before

@@ -46,7 +46,7 @@ class Replica:
         self.program.start(lambda: True)
 
     async def says(self) -> str:
-        """What it says of itself at ``/readyz``; empty while it does not answer."""
+        """Its answer at ``/readyz``; empty while it does not answer."""
         timeout = aiohttp.ClientTimeout(total=1)
         try:
             async with (
@@ -58,7 +58,7 @@ class Replica:
             return ""
 
     async def until(self, word: str, *, within_s: float) -> float:
-        """How long it took until it said that."""
+        """Seconds until it gave that answer."""
         began = time.monotonic()
         async with asyncio.timeout(within_s):
             while await self.says() != word:
@@ -108,7 +108,7 @@ async def holder(api: Api, namespace: str) -> str:
 
 
 def writes(api: Api, namespace: str, replica: Replica) -> list[Write]:
-    """What a replica has written so far, in order."""
+    """A replica's writes so far, in order."""
     if api.audit_log is None:
         pytest.fail("this is judged by the API server's log: unset KUBECONFIG")
     return read_writes(api.audit_log, user=f"system:serviceaccount:{namespace}:{replica.name}")

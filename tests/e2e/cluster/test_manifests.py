@@ -1,4 +1,4 @@
-"""What `kubectl apply -k` would do, asked of a real API server, which keeps nothing of it."""
+"""A dry run of `kubectl apply -k` on a real API server, which stores nothing of it."""
 
 import subprocess
 from pathlib import Path
@@ -18,7 +18,7 @@ FOLDERS: Final = sorted(file.parent for file in MANIFESTS.rglob("kustomization.y
 
 
 def kustomized(folder: Path) -> list[Object]:
-    """What kubectl makes of a folder."""
+    """Objects that kubectl builds from a folder."""
     done = subprocess.run([kubectl(), "kustomize", folder], check=True, capture_output=True, text=True)
     return list(yaml.safe_load_all(done.stdout))
 
@@ -33,7 +33,7 @@ async def test_the_api_server_takes_every_object(api: Api, namespace: str, folde
 
 
 async def test_a_namespace_alone_gets_nothing_outside_of_it() -> None:
-    """Whoever may do nothing outside can install it; the rights are the same."""
+    """A user without rights outside of the namespace can install it; the rights are the same."""
     made = kustomized(MANIFESTS / "overlays" / "namespaced")
     assert {each["metadata"].get("namespace") for each in made} == {"chat"}
     [role] = [each for each in made if each["metadata"]["name"] == "threadcluster-operator" and each["kind"] == "Role"]

@@ -34,7 +34,7 @@ MEMORY_BYTES = 250 * 2**20
 
 
 class Looks(NamedTuple):
-    """How often the operator has looked at a cluster, and how often it took at most so many seconds."""
+    """Number of reconciliations, and of those up to each duration in seconds."""
 
     total: float
     within: dict[float, float]
@@ -66,7 +66,7 @@ class Process:
         """Start it."""
         self._program.start(lambda: True)
 
-    def begin_anew(self) -> None:
+    def restart(self) -> None:
         """Have it forget everything, as a new one would."""
         assert self._program.pid is not None, self._program.log_tail()
         os.kill(self._program.pid, signal.SIGHUP)
@@ -77,7 +77,7 @@ class Process:
 
     @property
     def memory_bytes(self) -> int:
-        """What it has in memory now."""
+        """Its resident memory now."""
         assert self._program.pid is not None, self._program.log_tail()
         return int(psutil.Process(self._program.pid).memory_info().rss)
 
@@ -107,7 +107,7 @@ class Process:
 
 @asynccontextmanager
 async def many(api: Api, namespace: str, count: int, replicas: int, process: Process) -> AsyncIterator[None]:
-    """So many clusters that are Ready."""
+    """A number of clusters that are Ready."""
     labels = "app.kubernetes.io/managed-by=threadcluster-operator"
     async with FakeKubelet(api, namespace=namespace, labels=labels):
         process.start()
@@ -122,14 +122,14 @@ async def many(api: Api, namespace: str, count: int, replicas: int, process: Pro
 
 async def all_ready(api: Api, namespace: str, count: int, *, within_s: float) -> None:
     """Return when all are."""
-    said = 0.0
+    printed = 0.0
     async with asyncio.timeout(within_s):
         while True:
             ready = sum(1 for each in await api.list(VERSION, KIND, namespace) if is_ready(each))
             if ready == count:
                 return
-            if time.monotonic() - said > 10:
-                said = time.monotonic()
+            if time.monotonic() - printed > 10:
+                printed = time.monotonic()
                 print(f"{ready} of {count} clusters are Ready")
             await asyncio.sleep(0.5)
 
@@ -147,9 +147,9 @@ async def until(holds: Callable[[Looks], bool], process: Process, *, within_s: f
 async def rest(
     api: Api, namespace: str, process: Process, *, count: int, replicas: int, resyncs: int, resync_s: float
 ) -> tuple[Looks, int]:
-    """The looks of so many periods in which nothing changes, and the most the operator had in memory; checks writes.
+    """Reconciliations of a number of periods without a change, and the operator's peak of memory; checks writes.
 
-    The most of all: while the clusters came, at rest, and while it listed everything again after it began anew.
+    The peak of all: while the clusters came, at rest, and while it listed everything again after a restart.
     """
     async with many(api, namespace, count, replicas, process):
         await asyncio.sleep(5)  # the last of its Events may still be written
@@ -157,9 +157,9 @@ async def rest(
         await asyncio.sleep(resyncs * resync_s)  # that nothing happens has no end to wait for
         assert writes_in(api, namespace) == before
         found, memory = (await process.looks()).since(looks), process.memory_bytes
-        began, told = time.monotonic(), await process.looks()
-        process.begin_anew()
-        await until(lambda now: now.total < told.total, process, within_s=30)
+        began, looks_before = time.monotonic(), await process.looks()
+        process.restart()
+        await until(lambda now: now.total < looks_before.total, process, within_s=30)
         await until(lambda now: now.total >= 2 * count, process, within_s=60 + count)
         print(f"\nafter a restart each of {count} clusters was looked at twice within {time.monotonic() - began:.1f} s")
         assert writes_in(api, namespace) == before, "a restart is no reason to write"

@@ -1,4 +1,4 @@
-"""What the operator creates, on a real API server: it is taken, it is as wanted afterwards, and edits can be applied."""
+"""Objects of the operator on a real API server: accepted, without drift afterwards, and open to edits."""
 
 import copy
 from typing import Any
@@ -67,7 +67,7 @@ def of(owner: Object, spec: dict[str, Any], **changes: Any) -> RenderInput:
 
 
 async def live(api: Api, made: Object) -> Object:
-    """What is there of an object."""
+    """An object as it is stored."""
     metadata = made["metadata"]
     return await api.get(made["apiVersion"], made["kind"], metadata["name"], metadata["namespace"])
 
@@ -108,7 +108,7 @@ async def test_what_is_wanted_no_more_is_taken_away_by_applying(api: Api, owner:
 
 @CLUSTERS
 async def test_drift_is_seen_and_mended(api: Api, owner: Object, spec: dict[str, Any]) -> None:
-    """Whoever edits what is ours."""
+    """Another manager edits the operator's objects."""
     wanted = find(of(owner, spec), "StatefulSet")
     await api.apply(wanted)
     drifted = copy.deepcopy(wanted["spec"]["template"]["spec"]["containers"][0])
@@ -124,7 +124,7 @@ async def test_drift_is_seen_and_mended(api: Api, owner: Object, spec: dict[str,
 
 
 async def test_a_second_apply_of_the_same_changes_nothing(api: Api, owner: Object) -> None:
-    """Neither the generation nor, of what nobody else writes to, the resource version."""
+    """Neither the generation nor, of objects without another writer, the resource version."""
     for made in all_objects(of(owner, EVERYTHING)):
         first = await api.apply(made)
         second = await api.apply(made)

@@ -1,10 +1,10 @@
-"""What the puppet reports of a pod, step by step."""
+"""Reports of the fake kubelet about a pod, step by step."""
 
 import pytest
 
 from tests.e2e.cluster.pod_life import Behaviour, Object, Step, life
 
-_RUNS_FOR_EVER = {"spec": {"containers": [{"name": "worker", "image": "one:1"}]}}
+_RUNS_ON = {"spec": {"containers": [{"name": "worker", "image": "one:1"}]}}
 _IS_TRIED_ONCE = {"spec": {"restartPolicy": "Never", "containers": [{"name": "migrate", "image": "one:1"}]}}
 _IS_TRIED_AGAIN = {"spec": {"restartPolicy": "OnFailure", "containers": [{"name": "migrate", "image": "one:1"}]}}
 
@@ -19,7 +19,7 @@ def _last(pod: Object, behaviour: Behaviour) -> Object:
 
 def test_a_pod_starts_and_becomes_ready_later() -> None:
     """Each in its time, and the condition tells since when."""
-    started, ready = _life(_RUNS_FOR_EVER, Behaviour(start_s=1, ready_s=2))
+    started, ready = _life(_RUNS_ON, Behaviour(start_s=1, ready_s=2))
     assert (started.after_s, started.ready, started.status["phase"]) == (1, False, "Running")
     assert (ready.after_s, ready.ready) == (3, True)
     condition = next(each for each in ready.status["conditions"] if each["type"] == "Ready")
@@ -29,13 +29,13 @@ def test_a_pod_starts_and_becomes_ready_later() -> None:
 
 def test_a_pod_that_never_becomes_ready_only_starts() -> None:
     """There is no further step."""
-    (started,) = _life(_RUNS_FOR_EVER, Behaviour(becomes_ready=False))
+    (started,) = _life(_RUNS_ON, Behaviour(becomes_ready=False))
     assert not started.ready
 
 
 def test_init_containers_have_ended_when_the_others_run() -> None:
     """As on a node."""
-    pod = {"spec": _RUNS_FOR_EVER["spec"] | {"initContainers": [{"name": "first", "image": "zero:1"}]}}
+    pod = {"spec": _RUNS_ON["spec"] | {"initContainers": [{"name": "first", "image": "zero:1"}]}}
     (first,) = _last(pod, Behaviour())["initContainerStatuses"]
     assert first["state"]["terminated"]["exitCode"] == 0
 
@@ -51,7 +51,7 @@ def test_init_containers_have_ended_when_the_others_run() -> None:
 )
 def test_a_pod_in_trouble_waits_with_a_reason(behaviour: Behaviour, phase: str, reason: str) -> None:
     """And is not ready."""
-    status = _last(_RUNS_FOR_EVER, behaviour)
+    status = _last(_RUNS_ON, behaviour)
     (container,) = status["containerStatuses"]
     assert (status["phase"], container["state"]["waiting"]["reason"], container["ready"]) == (phase, reason, False)
 
@@ -61,8 +61,8 @@ def test_a_jobs_pod_ends(exit_code: int, phase: str) -> None:
     """With its exit code and message, after it ran for its time."""
     running, ended = _life(_IS_TRIED_ONCE, Behaviour(exit_code=exit_code, message="why", runs_s=5))
     assert (running.status["phase"], ended.status["phase"], ended.after_s) == ("Running", phase, 5)
-    told = ended.status["containerStatuses"][0]["state"]["terminated"]
-    assert (told["exitCode"], told["message"], told["finishedAt"]) == (exit_code, "why", "at 5 s")
+    terminated = ended.status["containerStatuses"][0]["state"]["terminated"]
+    assert (terminated["exitCode"], terminated["message"], terminated["finishedAt"]) == (exit_code, "why", "at 5 s")
 
 
 def test_a_jobs_pod_that_is_tried_again_loops() -> None:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.cluster
 
 
 def stateful_set(name: str = "demo", replicas: int = 3) -> Object:
-    """A StatefulSet of pods that run for ever."""
+    """A StatefulSet of pods that keep running."""
     return {
         "apiVersion": "apps/v1",
         "kind": "StatefulSet",
@@ -52,7 +52,7 @@ def job(name: str, image: str = "threadcluster:1") -> Object:
 
 
 def has_ready(count: int) -> Callable[[Object], bool]:
-    """Whether a StatefulSet has so many ready pods."""
+    """Whether a StatefulSet has a number of ready pods."""
     return lambda found: found["status"].get("readyReplicas", 0) == count
 
 
@@ -100,7 +100,7 @@ async def test_a_job_completes(api: Api, namespace: str) -> None:
 
 
 async def test_a_job_fails_with_its_message(api: Api, namespace: str, puppet: FakeKubelet) -> None:
-    """What the program wrote is in the pod's status."""
+    """The program's message is in the pod's status."""
     puppet.behave(lambda pod: True, Behaviour(exit_code=3, message='{"reason": "DatabaseUnreachable"}'))
     await api.apply(job("migrate"), namespace)
     await api.wait_for("batch/v1", "Job", "migrate", lambda found: found["status"].get("failed") == 1, namespace)
@@ -147,8 +147,8 @@ async def test_a_pod_in_trouble_says_why_and_heals(
     await api.wait_for("apps/v1", "StatefulSet", "demo", has_ready(2), namespace)
 
     def waits(pod: Object) -> bool:
-        told = pod["status"].get("containerStatuses", [{}])[0].get("state", {})
-        return bool(told.get("waiting", {}).get("reason") == reason)
+        state = pod["status"].get("containerStatuses", [{}])[0].get("state", {})
+        return bool(state.get("waiting", {}).get("reason") == reason)
 
     await api.wait_for("v1", "Pod", "demo-1", waits, namespace)
     puppet.behave(lambda pod: True, Behaviour())
@@ -165,7 +165,7 @@ async def test_a_pod_that_never_becomes_ready_runs(api: Api, namespace: str, pup
 
 
 async def test_full_nodes_leave_pods_unschedulable(api: Api, namespace: str, puppet: FakeKubelet) -> None:
-    """The real scheduler says so, and schedules them when there is room again."""
+    """The real scheduler reports them, and schedules them when a node has capacity again."""
     await puppet.close_nodes()
     await api.apply(stateful_set(replicas=1), namespace)
 

@@ -1,4 +1,4 @@
-"""What keeps a migration from running or from succeeding, on a real API server: told until it is over, and tried anew."""
+"""Causes of a migration's failure, on a real API server: reported until they are over, and tried again."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
@@ -8,17 +8,17 @@ import pytest
 from threadcluster_operator.controller import actions
 
 from tests.e2e.cluster.api import Api, Object
-from tests.e2e.cluster.harness import KIND, Stage, condition, is_ready, stage_on, stalled_by
+from tests.e2e.cluster.harness import KIND, Harness, condition, harness_on, is_ready, stalled_by
 from tests.e2e.cluster.pod_life import Behaviour
 
 pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture
-async def stage(api: Api, namespace: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
+async def harness(api: Api, namespace: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Harness]:
     """An operator that tries again soon, and a puppet, in a namespace."""
     monkeypatch.setattr(actions, "_STUCK_MIGRATION_S", 3.0)
-    async with stage_on(api, namespace) as made:
+    async with harness_on(api, namespace) as made:
         yield made
 
 
@@ -32,27 +32,33 @@ def owner(pod: Object) -> str:
     return str(pod["metadata"]["ownerReferences"][0]["uid"])
 
 
-async def migration_pod(stage: Stage, besides: Collection[str] = ()) -> Object:
+async def migration_pod(harness: Harness, besides: Collection[str] = ()) -> Object:
     """A pod of a Job of another uid than these, as soon as there is one."""
     async with asyncio.timeout(30):
         while True:
-            for pod in await stage.api.list("v1", "Pod", stage.namespace):
+            for pod in await harness.api.list("v1", "Pod", harness.namespace):
                 if migrates(pod) and owner(pod) not in besides:
                     return pod
             await asyncio.sleep(0.1)
 
 
-async def told(stage: Stage) -> list[str]:
+async def events_of(harness: Harness) -> list[str]:
     """The reasons of the Events about the ThreadCluster."""
-    found = await stage.api.list("v1", "Event", stage.namespace)
+    found = await harness.api.list("v1", "Event", harness.namespace)
     return [each["reason"] for each in found if each["involvedObject"]["kind"] == KIND]
 
 
-def not_mounted(pod: Object, stage: Stage) -> Object:
-    """What a kubelet says of a pod whose Secret is not there."""
+def not_mounted(pod: Object, harness: Harness) -> Object:
+    """A kubelet's report of a pod whose Secret is missing."""
     now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     meta = pod["metadata"]
-    about = {"apiVersion": "v1", "kind": "Pod", "namespace": stage.namespace, "name": meta["name"], "uid": meta["uid"]}
+    about = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "namespace": harness.namespace,
+        "name": meta["name"],
+        "uid": meta["uid"],
+    }
     return {
         "apiVersion": "v1",
         "kind": "Event",
@@ -68,35 +74,37 @@ def not_mounted(pod: Object, stage: Stage) -> Object:
     }
 
 
-async def test_a_secret_that_is_missing_is_told_and_not_waited_for_longer_each_time(stage: Stage) -> None:
-    """A kubelet asks for it less and less often; another pod asks at once, and meanwhile nothing is told as mended."""
-    stage.puppet.behave(migrates, Behaviour(starts="never"))
-    await stage.make("chat")
-    first = await migration_pod(stage)
-    await stage.api.create(not_mounted(first, stage), stage.namespace)
-    found = await stage.until("chat", stalled_by("DatabaseSecretMissing"))
+async def test_a_missing_secret_is_reported_and_checked_at_a_constant_rate(harness: Harness) -> None:
+    """A kubelet asks for it less and less often; another pod asks at once, and meanwhile nothing is reported as
+    mended.
+    """
+    harness.puppet.behave(migrates, Behaviour(starts="never"))
+    await harness.make("chat")
+    first = await migration_pod(harness)
+    await harness.api.create(not_mounted(first, harness), harness.namespace)
+    found = await harness.until("chat", stalled_by("DatabaseSecretMissing"))
     assert "make the Secret" in condition(found, "Stalled")["message"]
-    await migration_pod(stage, besides=(owner(first),))
-    assert condition(await stage.look("chat"), "Stalled")["reason"] == "DatabaseSecretMissing"
-    assert "Mended" not in await told(stage)
-    stage.puppet.behave(migrates, Behaviour())
-    await stage.until("chat", is_ready)
-    assert (await told(stage)).count("DatabaseSecretMissing") == 1
+    await migration_pod(harness, besides=(owner(first),))
+    assert condition(await harness.look("chat"), "Stalled")["reason"] == "DatabaseSecretMissing"
+    assert "Mended" not in await events_of(harness)
+    harness.puppet.behave(migrates, Behaviour())
+    await harness.until("chat", is_ready)
+    assert (await events_of(harness)).count("DatabaseSecretMissing") == 1
 
 
-async def test_a_migration_that_fails_is_tried_again_and_stays_told(stage: Stage) -> None:
-    """Sooner than its Job would; Mended is said once, after the try that succeeded."""
-    said = '{"reason": "DatabaseAuthFailed", "message": "Postgres at db:5432/chat refuses the login"}'
-    stage.puppet.behave(migrates, Behaviour(exit_code=1, message=said))
-    await stage.make("chat")
-    first = await migration_pod(stage)
-    found = await stage.until("chat", stalled_by("DatabaseAuthFailed"))
+async def test_a_failed_migration_is_tried_again_and_stays_reported(harness: Harness) -> None:
+    """Sooner than its Job would; Mended is reported once, after the try that succeeded."""
+    message = '{"reason": "DatabaseAuthFailed", "message": "Postgres at db:5432/chat refuses the login"}'
+    harness.puppet.behave(migrates, Behaviour(exit_code=1, message=message))
+    await harness.make("chat")
+    first = await migration_pod(harness)
+    found = await harness.until("chat", stalled_by("DatabaseAuthFailed"))
     assert "correct user, password" in condition(found, "Stalled")["message"]
-    second = await migration_pod(stage, besides=(owner(first),))
-    await migration_pod(stage, besides=(owner(first), owner(second)))
-    assert condition(await stage.look("chat"), "Stalled")["reason"] == "DatabaseAuthFailed"
-    assert "Mended" not in await told(stage)
-    stage.puppet.behave(migrates, Behaviour())
-    found = await stage.until("chat", is_ready)
+    second = await migration_pod(harness, besides=(owner(first),))
+    await migration_pod(harness, besides=(owner(first), owner(second)))
+    assert condition(await harness.look("chat"), "Stalled")["reason"] == "DatabaseAuthFailed"
+    assert "Mended" not in await events_of(harness)
+    harness.puppet.behave(migrates, Behaviour())
+    found = await harness.until("chat", is_ready)
     assert condition(found, "Stalled")["reason"] == "NotStalled"
-    assert (await told(stage)).count("DatabaseAuthFailed") == 1
+    assert (await events_of(harness)).count("DatabaseAuthFailed") == 1

@@ -17,7 +17,7 @@ from threadcluster_operator.render import RenderInput, migration_job
 from tests.e2e.cluster.api import Api, Object, Refused, reach
 from tests.e2e.cluster.conftest import Cluster, apply_crd
 from tests.e2e.cluster.control_plane import ControlPlane, read_audit
-from tests.e2e.cluster.harness import Stage, is_ready, stage_on, stalled_by, thread_cluster
+from tests.e2e.cluster.harness import Harness, harness_on, is_ready, stalled_by, thread_cluster
 from tests.e2e.cluster.kubeconfig import for_token
 from tests.e2e.cluster.test_manifests import MANIFESTS, kustomized
 
@@ -44,7 +44,7 @@ SERVICE_MONITORS: Final = {
 """As the Prometheus operator brings it, without its schema."""
 
 NEVER_CALLED: Final = {("threadcluster.io", "threadclusters/finalizers", "update")}
-"""What another part of Kubernetes asks the role for; see manifests/base/rights.yaml."""
+"""Rights that another part of Kubernetes checks; see manifests/base/rights.yaml."""
 
 INGRESS: Final = {"className": "nginx", "host": "chat.example"}
 CHILDREN: Final = (
@@ -71,7 +71,7 @@ FOREIGN: Final[dict[str, Object]] = {
     "Secret": {},
     "Job": {"spec": {"suspend": True, "template": {"spec": {**_POD["spec"], "restartPolicy": "Never"}}}},
 }
-"""What somebody else has, by kind."""
+"""Objects of another owner, by kind."""
 
 
 class Way(NamedTuple):
@@ -114,17 +114,17 @@ async def test_it_uses_all_of_its_rights_and_needs_no_others(
     token = await plane.token_of(way.own_namespace, "threadcluster-operator")
     kubeconfig = for_token(own_control_plane.folder / "operator.kubeconfig", plane.kubeconfig, token)
     where = way.watched or "talk"
-    async with stage_on(
+    async with harness_on(
         plane,
         where,
         own_namespace=way.own_namespace,
         kubeconfig=kubeconfig,
         everywhere=way.watched is None,
-    ) as stage:
-        await live(stage)
+    ) as harness:
+        await live(harness)
         await asyncio.gather(
-            *(meet(stage, version, kind, f"{kind.lower()}{end}") for version, kind, end in (*CHILDREN, SECRET)),
-            meet(stage, "batch/v1", "Job", job_name(where, "job")),
+            *(meet(harness, version, kind, f"{kind.lower()}{end}") for version, kind, end in (*CHILDREN, SECRET)),
+            meet(harness, "batch/v1", "Job", job_name(where, "job")),
         )
     used, refused = asked(own_control_plane, way)
     assert refused == []
@@ -133,7 +133,7 @@ async def test_it_uses_all_of_its_rights_and_needs_no_others(
 
 
 async def install(api: Api, way: Way) -> list[Object]:
-    """Who the operator is and what it may, as `kubectl apply -k` makes it."""
+    """The operator's account and rights, as `kubectl apply -k` creates them."""
     made = kustomized(MANIFESTS / way.folder)
     for namespace in {way.own_namespace, way.watched or "talk"}:
         await api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
@@ -144,14 +144,14 @@ async def install(api: Api, way: Way) -> list[Object]:
     return made
 
 
-async def live(stage: Stage) -> None:
+async def live(harness: Harness) -> None:
     """One cluster: made, put right, edited, with another image, deleted."""
-    await stage.make("chat", gateway={"ingress": INGRESS})
-    await stage.until("chat", is_ready)
+    await harness.make("chat", gateway={"ingress": INGRESS})
+    await harness.until("chat", is_ready)
     for _ in range(2):  # the second time the same Events are counted up
-        await asyncio.gather(*(spoil(stage, version, kind, f"chat{end}") for version, kind, end in CHILDREN))
-    await stage.until("chat", is_ready)
-    await stage.edit(
+        await asyncio.gather(*(spoil(harness, version, kind, f"chat{end}") for version, kind, end in CHILDREN))
+    await harness.until("chat", is_ready)
+    await harness.edit(
         "chat",
         {
             "gateway": {"ingress": None},
@@ -165,43 +165,43 @@ async def live(stage: Stage) -> None:
         ("networking.k8s.io/v1", "Ingress"),
         ("monitoring.coreos.com/v1", "ServiceMonitor"),
     ):
-        await stage.api.wait_gone(version, kind, "chat", stage.namespace)
-    await stage.until("chat", is_ready, within_s=60)
-    await stage.api.delete("threadcluster.io/v1alpha1", "ThreadCluster", "chat", stage.namespace)
+        await harness.api.wait_gone(version, kind, "chat", harness.namespace)
+    await harness.until("chat", is_ready, within_s=60)
+    await harness.api.delete("threadcluster.io/v1alpha1", "ThreadCluster", "chat", harness.namespace)
 
 
-async def spoil(stage: Stage, version: str, kind: str, name: str) -> None:
-    """Somebody changes a child's label; it is put right."""
+async def spoil(harness: Harness, version: str, kind: str, name: str) -> None:
+    """A user changes a child's label; the operator reverts it."""
     drift = {"metadata": {"labels": {"app.kubernetes.io/component": "spoilt"}}}
-    await stage.api.patch(version, kind, name, drift, stage.namespace)
-    await stage.api.wait_for(
+    await harness.api.patch(version, kind, name, drift, harness.namespace)
+    await harness.api.wait_for(
         version,
         kind,
         name,
         lambda found: found["metadata"]["labels"]["app.kubernetes.io/component"] != "spoilt",
-        stage.namespace,
+        harness.namespace,
     )
 
 
-async def meet(stage: Stage, version: str, kind: str, name: str) -> None:
-    """A cluster finds an object of that kind and name, which somebody else made, and leaves it as it is."""
+async def meet(harness: Harness, version: str, kind: str, name: str) -> None:
+    """An object of that kind and name, of another owner, is left as it is."""
     foreign = {"apiVersion": version, "kind": kind, "metadata": {"name": name}, **FOREIGN[kind]}
-    before = await stage.api.create(foreign, stage.namespace)
-    await stage.make(kind.lower(), gateway={"ingress": INGRESS})
-    await stage.until(kind.lower(), stalled_by("NameConflict"))
-    after = await stage.api.get(version, kind, name, stage.namespace)
+    before = await harness.api.create(foreign, harness.namespace)
+    await harness.make(kind.lower(), gateway={"ingress": INGRESS})
+    await harness.until(kind.lower(), stalled_by("NameConflict"))
+    after = await harness.api.get(version, kind, name, harness.namespace)
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
     assert after["metadata"].get("ownerReferences") is None
 
 
 def job_name(namespace: str, name: str) -> str:
-    """What the migration's Job of such a cluster is called."""
+    """Name of the migration's Job of such a cluster."""
     spec = parse_spec(thread_cluster(name, gateway={"ingress": INGRESS}))
     return str(migration_job(RenderInput(name, namespace, "", spec, 0, 0, "", "", True))["metadata"]["name"])
 
 
 def granted(made: Iterable[Object]) -> set[tuple[str, str, str]]:
-    """What the operator's roles grant: group, resource, verb."""
+    """Rights that the operator's roles grant: group, resource, verb."""
     return {
         (group, resource, verb)
         for each in made
@@ -214,14 +214,14 @@ def granted(made: Iterable[Object]) -> set[tuple[str, str, str]]:
 
 
 def asked(plane: ControlPlane, way: Way) -> tuple[set[tuple[str, str, str]], list[Any]]:
-    """What the operator asked of the API server, and what it was refused."""
+    """Requests of the operator to the API server, and the refused ones."""
     used: set[tuple[str, str, str]] = set()
     refused = []
     user = f"system:serviceaccount:{way.own_namespace}:threadcluster-operator"
     for entry in read_audit(plane.audit_log, user=user):
         about = entry.get("objectRef")
         if about is None:
-            continue  # which kinds there are: open to everybody
+            continue  # discovery of kinds: open to every user
         resource = "/".join(filter(None, (about["resource"], about.get("subresource"))))
         used.add((about.get("apiGroup", ""), resource, entry["verb"]))
         if entry["responseStatus"]["code"] in (401, 403) or way.watched not in (None, about.get("namespace")):

@@ -16,7 +16,7 @@ from tests.operator.api.test_samples import LOCAL, SAMPLES
 pytestmark = pytest.mark.cluster
 
 CRD = ("apiextensions.k8s.io/v1", "CustomResourceDefinition", "threadclusters.threadcluster.io")
-FOR_EVER = "can never be changed: threads are divided by it for ever"
+IMMUTABLE = "can never be changed"
 
 
 def cluster(spec: dict[str, Any], name: str = "chat") -> dict[str, Any]:
@@ -25,14 +25,14 @@ def cluster(spec: dict[str, Any], name: str = "chat") -> dict[str, Any]:
 
 
 async def run_kubectl(api: Api, namespace: str, *arguments: str) -> tuple[str, int | None]:
-    """What the real kubectl says, and how it ends."""
+    """The real kubectl's output and exit code."""
     process = await asyncio.create_subprocess_exec(
         *(kubectl(), f"--kubeconfig={api.kubeconfig}", f"--namespace={namespace}", *arguments),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    said, _ = await process.communicate()
-    return said.decode(), process.returncode
+    output, _ = await process.communicate()
+    return output.decode(), process.returncode
 
 
 async def test_the_api_server_takes_the_schema(api: Api) -> None:
@@ -42,7 +42,7 @@ async def test_the_api_server_takes_the_schema(api: Api) -> None:
 
 
 async def test_the_defaults_of_the_server_are_those_of_the_model(api: Api, namespace: str) -> None:
-    """What is stored is what the operator would have assumed; only what has no default stays out."""
+    """The stored values are the operator's defaults; only fields without a default are absent."""
     stored = await api.apply(cluster(GOOD), namespace, dry_run=True)
     assert parse_spec(stored) == parse_spec(cluster(GOOD))
     spec = stored["spec"]
@@ -61,7 +61,7 @@ async def test_every_sample_is_taken(api: Api, namespace: str, path: Path) -> No
             assert parse_spec(stored) == parse_spec(document)
 
 
-async def test_the_local_sample_is_told_what_kubernetes_wants_besides(api: Api, namespace: str) -> None:
+async def test_the_local_sample_is_refused_with_the_missing_fields(api: Api, namespace: str) -> None:
     """Everything else about it is right."""
     with pytest.raises(Refused) as refused:
         await api.apply(yaml.safe_load(LOCAL.read_text()), namespace, dry_run=True)
@@ -129,7 +129,7 @@ async def test_shards_can_never_be_changed(api: Api, namespace: str) -> None:
     """Not by an edit, and not by leaving out what was given; anything else can."""
     await api.apply(cluster({**GOOD, "shards": 8}), namespace)
     for change in ({"shards": 9}, {"shards": None}):
-        with pytest.raises(Refused, match=rf"spec\.shards: .*{FOR_EVER}"):
+        with pytest.raises(Refused, match=rf"spec\.shards: .*{IMMUTABLE}"):
             await api.patch(API_VERSION, KIND, "chat", {"spec": change}, namespace)
     changed = await api.patch(API_VERSION, KIND, "chat", {"spec": {"replicas": 2, "shards": 8}}, namespace)
     assert (changed["spec"]["shards"], changed["spec"]["replicas"]) == (8, 2)
@@ -160,14 +160,14 @@ async def test_kubectl_scales_and_says_why_not(api: Api, namespace: str) -> None
         "threadcluster.threadcluster.io/chat scaled\n",
         0,
     )
-    said, ended = await run_kubectl(api, namespace, "scale", "thr/chat", "--replicas=5")
+    output, ended = await run_kubectl(api, namespace, "scale", "thr/chat", "--replicas=5")
     assert ended == 1
-    assert "spec.replicas" in said
-    assert AT_MOST_SHARDS in said
+    assert "spec.replicas" in output
+    assert AT_MOST_SHARDS in output
 
 
 async def test_status_is_apart_from_spec(api: Api, namespace: str) -> None:
-    """Neither can be changed through the other's door, and only an edit of spec makes a new generation."""
+    """Neither endpoint changes the other's part, and only an edit of spec makes a new generation."""
     stored = await api.apply(cluster(GOOD), namespace)
     await api.patch(API_VERSION, KIND, "chat", {"status": {"replicas": 7}}, namespace)
     await api.patch(API_VERSION, KIND, "chat", {"spec": {"replicas": 7}}, namespace, sub="status")
@@ -192,7 +192,7 @@ STATUS = {
             "type": "Ready",
             "status": "False",
             "reason": "ShardsUnserved",
-            "message": "4 of 144 shards are served by nobody",
+            "message": "4 of 144 shards are not served",
             "lastTransitionTime": "2026-05-01T12:00:00Z",
             "observedGeneration": 1,
         }
@@ -248,12 +248,12 @@ async def test_what_kubectl_shows(api: Api, namespace: str) -> None:
         "IMBALANCE": "6",
         "AGE": "",
     }
-    said, _ = await run_kubectl(api, namespace, "get", "all")
-    assert "threadcluster.threadcluster.io/chat" in said
+    output, _ = await run_kubectl(api, namespace, "get", "all")
+    assert "threadcluster.threadcluster.io/chat" in output
 
 
 async def test_kubectl_explains(api: Api, namespace: str) -> None:
     """Fields have the model's sentences."""
-    said, ended = await run_kubectl(api, namespace, "explain", "threadcluster.spec.database.tls")
+    output, ended = await run_kubectl(api, namespace, "explain", "threadcluster.spec.database.tls")
     assert ended == 0
-    assert "the server proves by its certificate" in " ".join(said.split())
+    assert "the server proves by its certificate" in " ".join(output.split())

@@ -1,4 +1,4 @@
-"""A watch whose connection has fallen silent: nobody closes it, and nothing comes any more."""
+"""A watch whose connection has fallen silent: no side closes it, and nothing comes any more."""
 
 import time
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.e2e.cluster.api import Api
-from tests.e2e.cluster.harness import is_ready, stage_on
+from tests.e2e.cluster.harness import harness_on, is_ready
 from tests.e2e.cluster.kubeconfig import write_kubeconfig
 from tests.support.tcp_proxy import TcpProxy
 
@@ -29,7 +29,7 @@ def by_way_of(path: Path, given: Path, port: int) -> Path:
     )
 
 
-async def test_a_silent_watch_is_begun_anew(api: Api, namespace: str, tmp_path: Path) -> None:
+async def test_a_silent_watch_is_replaced(api: Api, namespace: str, tmp_path: Path) -> None:
     """Every connection of the operator falls silent, new ones work: an edit is acted on all the same, within 90 s."""
     if api.audit_log is None:
         pytest.fail("this goes through a proxy to a control plane of the tests: unset KUBECONFIG")
@@ -38,11 +38,11 @@ async def test_a_silent_watch_is_begun_anew(api: Api, namespace: str, tmp_path: 
     assert where.port is not None
     async with TcpProxy(where.hostname, where.port) as proxy:
         kubeconfig = by_way_of(tmp_path / "proxied.kubeconfig", api.kubeconfig, proxy.port)
-        async with stage_on(api, namespace, kubeconfig=kubeconfig) as stage:
-            await stage.make("chat")
-            await stage.until("chat", is_ready)
+        async with harness_on(api, namespace, kubeconfig=kubeconfig) as harness:
+            await harness.make("chat")
+            await harness.until("chat", is_ready)
             proxy.blackhole()
             began = time.monotonic()
-            await stage.edit("chat", {"replicas": 3})
-            await stage.until("chat", is_ready, within_s=NOTICED_S)
-            print(f"\nReady {time.monotonic() - began:.1f} s after an edit that no watch told of")
+            await harness.edit("chat", {"replicas": 3})
+            await harness.until("chat", is_ready, within_s=NOTICED_S)
+            print(f"\nReady {time.monotonic() - began:.1f} s after an edit that no watch delivered")

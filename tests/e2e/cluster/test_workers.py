@@ -90,7 +90,7 @@ async def test_a_leaving_worker_hands_all_over() -> None:
 
 
 async def test_the_last_worker_that_leaves_gives_its_shards_up() -> None:
-    """Nobody is there to receive them; whoever comes takes them."""
+    """Without a receiver they stay; the next worker takes them."""
     workers = _running("demo-0")
     workers.leave("demo-0")
     workers.turn()
@@ -115,7 +115,7 @@ async def test_a_cordon_belongs_to_the_name() -> None:
 
 
 async def test_knobs_make_it_silent_or_contradict_itself() -> None:
-    """Nobody answers, or the answer is not what another was."""
+    """No worker answers, or the answers differ."""
     workers = _running("demo-0", "demo-1")
     workers.knobs.silent = True
     with pytest.raises(NoWorkerAvailable):

@@ -110,8 +110,8 @@ class Pair:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
-        _, said = await backup.communicate()
-        assert backup.returncode == 0, said.decode()
+        _, output = await backup.communicate()
+        assert backup.returncode == 0, output.decode()
         await standby.server.start()
         await self.replicated()
 

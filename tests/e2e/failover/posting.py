@@ -20,7 +20,7 @@ def _ulid() -> str:
 
 
 class Posts:
-    """What each thread's client was told."""
+    """Answers to each thread's client."""
 
     def __init__(self, url: str, session: aiohttp.ClientSession, shards: int) -> None:
         self.acknowledged: dict[str, list[str]] = {}
@@ -82,14 +82,14 @@ class Posts:
             body = {
                 "threadId": thread_id,
                 "accountId": _ACCOUNT,
-                "title": "a room",
+                "title": "a thread",
                 "administratorIds": [_ACCOUNT],
                 "memberIds": [],
             }
             await self._insist("/v1/threads/create", body)
             self.acknowledged[thread_id] = []
 
-    async def post_for_ever(self, thread_id: str) -> None:
+    async def post_until_cancelled(self, thread_id: str) -> None:
         """One client: a message after the other, each until its outcome is definite."""
         while True:
             await self._paused.wait()
@@ -147,7 +147,9 @@ class Posts:
                 cursor = f"&cursor={document['nextCursor']}"
 
     async def lost(self) -> dict[str, set[str]]:
-        """What was acknowledged and is not there, by thread; forgotten afterwards.  Fails on duplicates and disorder."""
+        """Acknowledged messages that are missing, by thread; forgotten afterwards.  Fails on duplicates and
+        disorder.
+        """
         found = {}
         for thread_id, acknowledged in self.acknowledged.items():
             texts = await self.read(thread_id)
@@ -168,7 +170,7 @@ async def posting(url: str, shards: int, *, per_shard: int = 2) -> AsyncIterator
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         posts = Posts(url, session, shards)
         await posts.create(per_shard)
-        clients = [asyncio.create_task(posts.post_for_ever(thread_id)) for thread_id in posts.acknowledged]
+        clients = [asyncio.create_task(posts.post_until_cancelled(thread_id)) for thread_id in posts.acknowledged]
         try:
             yield posts
             for client in clients:

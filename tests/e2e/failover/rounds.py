@@ -14,7 +14,7 @@ from shard_worker.database.connection import Database, DatabaseUnreachable
 from shard_worker.database.migration import migrate
 from tests.e2e.failover.pair import Node, Pair, running_pair
 from tests.e2e.failover.posting import Posts, posting
-from tests.e2e.moves.workers import Fleet, fleet_on
+from tests.e2e.moves.workers import Workers, workers_on
 from tests.support.polling import eventually
 
 NAMES = ("a", "b", "c")
@@ -31,12 +31,12 @@ SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND 
 """
 
 
-class Stage:
+class Harness:
     """Workers on a pair, and the clients that post."""
 
-    def __init__(self, pair: Pair, fleet: Fleet, posts: Posts, dsn_file: Path) -> None:
+    def __init__(self, pair: Pair, workers: Workers, posts: Posts, dsn_file: Path) -> None:
         self.pair = pair
-        self.fleet = fleet
+        self.workers = workers
         self.posts = posts
         self._dsn_file = dsn_file
         self._alarms_seen: set[str] = set()
@@ -48,7 +48,7 @@ class Stage:
 
     def alarms(self) -> set[int]:
         """The shards of the alarms since the last call."""
-        lines = set(self.fleet.logged('"acknowledged-lost"'))
+        lines = set(self.workers.logged('"acknowledged-lost"'))
         found = [json.loads(line) for line in lines - self._alarms_seen]
         self._alarms_seen = lines
         assert all(line["alarm"] and line["from_seq"] <= line["to_seq"] for line in found)
@@ -67,7 +67,7 @@ class Stage:
             shards = {self.posts.shard(thread_id) for thread_id in lost}
             alarms = self.alarms()
             assert alarms == shards, f"alarms for {sorted(alarms)}, lost in {sorted(shards)}"
-            await self.fleet.fsck()
+            await self.workers.fsck()
         print(f"  lost {sum(map(len, lost.values()))} acknowledged messages in shards {sorted(shards)}; alarms agree")
         return shards
 
@@ -76,25 +76,25 @@ class Stage:
         pair = self.pair
         await pair.attach_standby()
         self.use(pair.dsn)
-        await self.fleet.start(*[name for name in NAMES if not self.fleet.workers[name].alive])
-        await self.fleet.served(*NAMES)
+        await self.workers.start(*[name for name in NAMES if not self.workers.by_name[name].alive])
+        await self.workers.served(*NAMES)
         await self.posts.more(30)
         await pair.replicated()
 
 
-Round = Callable[[Stage], Awaitable[None]]
+Round = Callable[[Harness], Awaitable[None]]
 
 
-async def asynchronous_with_a_lost_tail(stage: Stage) -> None:
+async def asynchronous_with_a_lost_tail(harness: Harness) -> None:
     """The tail holds messages, a handoff, a takeover with its fence, and a registration; all of it is lost."""
-    pair, fleet, posts = stage.pair, stage.fleet, stage.posts
-    await stage.settled()
+    pair, workers, posts = harness.pair, harness.workers, harness.posts
+    await harness.settled()
     pair.stream.stall(up=False)
-    owners = await fleet.owners()
-    await fleet.move({0: "b" if owners[0] != "b" else "a"})
-    await fleet.workers["c"].kill()
-    await fleet.served("a", "b")
-    await fleet.start("c")
+    owners = await workers.owners()
+    await workers.move({0: "b" if owners[0] != "b" else "a"})
+    await workers.by_name["c"].kill()
+    await workers.served("a", "b")
+    await workers.start("c")
     await posts.more(60)
     await pair.primary.kill()
     standby_as_dsn = Database(pair.standby.dsn, application_name=lambda: "standby as DSN")
@@ -104,75 +104,75 @@ async def asynchronous_with_a_lost_tail(stage: Stage) -> None:
     posts.mark()
     (await standby_as_dsn.connect("lease")).terminate()
     pair.switch()
-    await stage.served_again("asynchronous, a tail lost")
-    assert await stage.account(), "the tail was not lost"
+    await harness.served_again("asynchronous, a tail lost")
+    assert await harness.account(), "the tail was not lost"
 
 
-async def synchronous(stage: Stage) -> None:
-    """Commits wait for the standby: nothing is lost, and nothing is said to be."""
-    pair, posts = stage.pair, stage.posts
-    await stage.settled()
+async def synchronous(harness: Harness) -> None:
+    """Commits wait for the standby: nothing is lost, and nothing is reported as lost."""
+    pair, posts = harness.pair, harness.posts
+    await harness.settled()
     await pair.synchronous()
     await posts.more(60)
     await pair.primary.kill()
     await pair.promote()
     posts.mark()
     pair.switch()
-    await stage.served_again("synchronous")
-    assert not await stage.account()
+    await harness.served_again("synchronous")
+    assert not await harness.account()
 
 
-async def frozen_and_coming_back(stage: Stage) -> None:
+async def frozen_and_coming_back(harness: Harness) -> None:
     """The old primary goes on after the promotion: it takes no append, and is refused when the address leads to it."""
-    pair, posts = stage.pair, stage.posts
-    await stage.settled()
+    pair, posts = harness.pair, harness.posts
+    await harness.settled()
     await posts.more(40)
     old = pair.primary
     old.signal(signal.SIGSTOP)
     await pair.promote()
     posts.mark()
     pair.switch()
-    await stage.served_again("frozen")
+    await harness.served_again("frozen")
     old.signal(signal.SIGCONT)
-    async with _no_append_on(stage, old):
+    async with _no_append_on(harness, old):
         await posts.more(40)
         pair.address.lead_to("127.0.0.1", old.server.port)
-        refused = len(stage.fleet.logged("DatabaseSuperseded"))
+        refused = len(harness.workers.logged("DatabaseSuperseded"))
         await pair.primary.sql(_END_SESSIONS_SQL)
-        await eventually(lambda: len(stage.fleet.logged("DatabaseSuperseded")) > refused, within_s=20)
+        await eventually(lambda: len(harness.workers.logged("DatabaseSuperseded")) > refused, within_s=20)
     posts.mark()
     pair.switch()
     await posts.everywhere()
-    await stage.account()
+    await harness.account()
 
 
-async def two_hosts_in_one_dsn(stage: Stage) -> None:
+async def two_hosts_in_one_dsn(harness: Harness) -> None:
     """The other host is found without a change of the DSN; the old primary comes back as one and is passed over."""
-    pair, posts, fleet = stage.pair, stage.posts, stage.fleet
-    await stage.settled()
-    stage.use(pair.dsn_of_both)
+    pair, posts, workers = harness.pair, harness.posts, harness.workers
+    await harness.settled()
+    harness.use(pair.dsn_of_both)
     await pair.primary.sql(_END_SESSIONS_SQL)
     await posts.more(60)
     old = pair.primary
     await old.kill()
     await pair.promote()
     posts.mark()
-    await stage.served_again("two hosts in one DSN")
+    await harness.served_again("two hosts in one DSN")
     await old.server.start()
-    async with _no_append_on(stage, old):
-        await fleet.workers["a"].kill()
-        await fleet.start("a")
-        await _refuses_the_old_primary(fleet, old)
+    async with _no_append_on(harness, old):
+        await workers.by_name["a"].kill()
+        await workers.start("a")
+        await _refuses_the_old_primary(workers, old)
         await pair.primary.sql(_END_SESSIONS_SQL)
         posts.mark()
         await posts.everywhere()
-    await stage.account()
+    await harness.account()
 
 
-async def _refuses_the_old_primary(fleet: Fleet, old: Node) -> None:
+async def _refuses_the_old_primary(workers: Workers, old: Node) -> None:
     """A worker that was started beside the old primary alone learns from its peers that it was replaced."""
-    await fleet.start("d", dsn=old.dsn)
-    newcomer = fleet.workers["d"]
+    await workers.start("d", dsn=old.dsn)
+    newcomer = workers.by_name["d"]
     await eventually(lambda: "DatabaseSuperseded" in newcomer.log.read_text(), within_s=30)
     assert not await old.sql("SELECT count(*) FROM worker WHERE id = 'd'")
     await newcomer.kill()
@@ -180,7 +180,7 @@ async def _refuses_the_old_primary(fleet: Fleet, old: Node) -> None:
 
 
 @asynccontextmanager
-async def _no_append_on(stage: Stage, old: Node) -> AsyncIterator[None]:
+async def _no_append_on(harness: Harness, old: Node) -> AsyncIterator[None]:
     """Within the block the old primary stores nothing, once the sessions that it had are gone."""
     connection = await asyncpg.connect(old.dsn)
     try:
@@ -192,19 +192,19 @@ async def _no_append_on(stage: Stage, old: Node) -> AsyncIterator[None]:
         assert await connection.fetchval("SELECT count(*) FROM journal") == before, "the old primary stored something"
     finally:
         connection.terminate()
-    del stage
+    del harness
 
 
 ROUNDS: tuple[Round, ...] = (asynchronous_with_a_lost_tail, synchronous, frozen_and_coming_back, two_hosts_in_one_dsn)
 
 
 @asynccontextmanager
-async def stage_on(folder: Path) -> AsyncIterator[Stage]:
+async def harness_on(folder: Path) -> AsyncIterator[Harness]:
     """Three workers on a pair, and clients."""
     async with running_pair(folder / "pair") as pair:
         await migrate(pair.primary.dsn, cluster_id="test", shards=SHARDS, say=lambda _: None)
         async with (
-            fleet_on(pair.dsn, folder / "workers", *NAMES, shards=SHARDS) as fleet,
-            posting(fleet.url, SHARDS) as posts,
+            workers_on(pair.dsn, folder / "workers", *NAMES, shards=SHARDS) as workers,
+            posting(workers.url, SHARDS) as posts,
         ):
-            yield Stage(pair, fleet, posts, folder / "workers" / "dsn")
+            yield Harness(pair, workers, posts, folder / "workers" / "dsn")

@@ -54,7 +54,7 @@ async def behind_a_proxy(data_dir: Path, postgres: EmbeddedPostgres) -> AsyncIte
 async def test_a_link_cut_in_the_middle_of_batches_loses_and_doubles_nothing(
     data_dir: Path, postgres: EmbeddedPostgres
 ) -> None:
-    """Whether statements or only their answers are lost, every client is told the truth."""
+    """Whether statements or only their answers are lost, every client gets a correct answer."""
     async with behind_a_proxy(data_dir, postgres) as (cluster, proxy):
         url = (await cluster.status())["url"]
         async with chatting(url) as recorder:
@@ -89,7 +89,7 @@ async def test_a_silent_link_stalls_for_at_most_five_seconds(data_dir: Path, pos
         await cluster.fsck()
 
 
-async def test_a_backend_that_is_stopped_and_continued_confuses_nobody(
+async def test_a_backend_that_is_stopped_and_continued_disturbs_no_worker(
     data_dir: Path, postgres: EmbeddedPostgres
 ) -> None:
     """SIGSTOP of the server process that appends: its statement may commit late, and is waited out."""
@@ -160,6 +160,6 @@ async def test_an_unreachable_database_is_waited_for_with_a_clear_message(
         await eventually(lambda: log.exists() and "waiting for Postgres" in log.read_text(), within_s=20)
         assert not coming_up.done()
         proxy.heal()
-        said = await coming_up
-        assert f"no Postgres at 127.0.0.1:{proxy.port}" in said
+        output = await coming_up
+        assert f"no Postgres at 127.0.0.1:{proxy.port}" in output
         await cluster.down()

@@ -12,7 +12,7 @@ from ulid import ULID
 from tests.operator.local.cluster import local_cluster
 
 
-async def test_a_keyed_command_has_one_effect_and_one_answer_for_ever(data_dir: Path) -> None:
+async def test_a_keyed_command_has_one_effect_and_one_answer(data_dir: Path) -> None:
     """Twenty at once through every worker, then after kill -9 of all workers, then after down and up: all the same."""
     me = str(ULID())
     creation = {"accountId": me, "title": "t", "administratorIds": [me], "memberIds": []}

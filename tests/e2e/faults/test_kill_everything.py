@@ -14,7 +14,9 @@ CLIENTS = 64
 
 
 async def kill_rounds(data_dir: Path, rounds: int, seed: int, *, most: int) -> None:
-    """Chat through ``rounds`` power cuts, each after at most so many commands, then account for every acknowledged one."""
+    """Chat through ``rounds`` power cuts, each after a bounded number of commands, then account for every acknowledged
+    one.
+    """
     print(f"seed {seed}")
     moments = random.Random(seed)
     async with local_cluster(data_dir) as cluster:

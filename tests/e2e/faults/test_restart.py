@@ -14,7 +14,7 @@ from tests.operator.local.cluster import LocalCluster
 SHARDS = 16
 ME = str(ULID())
 
-_BOOK = """
+_EPOCHS_SQL = """
 INSERT INTO shard_epoch (shard_id, epoch, worker, incarnation, from_seq)
 SELECT id, epoch + 1, 'seed', 'seed', 1 FROM shard
 """
@@ -42,7 +42,7 @@ async def seed_journal(dsn: str, threads: int, events: int) -> str:
     """Write a journal of ``threads`` × ``events`` as workers would have; one of the threads' ids."""
     connection = await asyncpg.connect(dsn)
     await connection.execute(_THREADS.replace("$1", str(SHARDS)).replace("$2::int", str(threads)))
-    await connection.execute(_BOOK)
+    await connection.execute(_EPOCHS_SQL)
     await connection.execute(_RELEASED)
     await connection.execute(_EPOCHS)
     await connection.execute(_EVENTS, ME, events)

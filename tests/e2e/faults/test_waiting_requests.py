@@ -11,7 +11,7 @@ import pytest
 
 from shard_worker.domain.ids import ulid_text
 from tests.conftest import MakeDatabase
-from tests.e2e.moves.workers import fleet_on
+from tests.e2e.moves.workers import workers_on
 from tests.load.client import Outcome, classify
 from tests.load.target import parse_target
 from tests.load.wire import Connection, request_bytes
@@ -21,13 +21,13 @@ _THREADS = 200
 
 
 async def wait_for_takeover(dsn: str, folder: Path, waiting: int) -> Counter[str]:
-    """What ``waiting`` posts through w1 are answered that are sent when w0, which owns every shard, was just killed."""
-    async with fleet_on(dsn, folder, shards=_SHARDS) as fleet:
+    """Answers to ``waiting`` posts through w1, sent just after a kill of w0, which owned every shard."""
+    async with workers_on(dsn, folder, shards=_SHARDS) as workers:
         for name in ("w0", "w1"):
-            fleet.add(name).settings["SHARD_WORKER_MAX_CONNECTIONS"] = str(2 * waiting)
-        await fleet.start("w0", "w1")
-        await fleet.spread("w0")
-        target = parse_target(fleet.workers["w1"].url)
+            workers.add(name).settings["SHARD_WORKER_MAX_CONNECTIONS"] = str(2 * waiting)
+        await workers.start("w0", "w1")
+        await workers.spread("w0")
+        target = parse_target(workers.by_name["w1"].url)
         accounts = [ulid_text(os.urandom(16)) for _ in range(_THREADS)]
 
         async def post(connection: Connection, path: str, body: object) -> tuple[Outcome, str, str]:
@@ -43,7 +43,7 @@ async def wait_for_takeover(dsn: str, folder: Path, waiting: int) -> Counter[str
             assert outcome is Outcome.ACCEPTED, code
             threads.append(thread)
         began = time.monotonic()
-        await fleet.workers["w0"].kill()
+        await workers.by_name["w0"].kill()
         answers = await asyncio.gather(
             *[
                 post(
@@ -55,11 +55,11 @@ async def wait_for_takeover(dsn: str, folder: Path, waiting: int) -> Counter[str
             ]
         )
         print(f"{waiting} waiting requests answered within {time.monotonic() - began:.2f} s of the kill")
-        metrics = await fleet.metrics(of="w1")
+        metrics = await workers.metrics(of="w1")
         assert metrics.get("threadcluster_fencings_total", 0) == 0
         for connection in connections:
             connection.close()
-        await fleet.fsck()
+        await workers.fsck()
     return Counter(f"{outcome.value} {code}".strip() for outcome, code, _ in answers)
 
 

@@ -34,7 +34,7 @@ async def test_a_fenced_zombie_writes_nothing_more_and_serves_again(data_dir: Pa
             )
         )
         await more_acknowledged(recorder, 500)
-        # The clients share a few rooms: whoever owns most of them is the one to lose.
+        # The clients share a few threads: the owner of most of them is the victim.
         epochs = "SELECT e.shard_id, e.epoch FROM shard_epoch e WHERE e.incarnation = $1"
         rows = f"SELECT count(*) FROM journal j JOIN ({epochs}) z ON z.shard_id = j.shard_id AND z.epoch = j.epoch"
         wrote = [await database.fetchval(rows, worker["incarnation"]) for worker in found["workers"]]

@@ -1,7 +1,7 @@
-"""The ground on which faults are tried: three workers, each behind a proxy of its own to Postgres, on twelve shards.
+"""A cluster for tests of faults: three workers, each behind a proxy of its own to Postgres, with twelve shards.
 
-A round of faults may leave it in any state; `Ground.mend` makes it whole again, whatever that takes, so that rounds
-follow each other on one ground.
+A round of faults may leave the cluster in any state; `Cluster.mend` restores it, so that rounds follow each other on
+one cluster.
 """
 
 import asyncio
@@ -14,37 +14,37 @@ from threadcluster_operator.local.postgres import EmbeddedPostgres
 
 from shard_worker.database.migration import migrate
 from shard_worker.journal.fsck.run import fsck
-from tests.e2e.moves.ownership_log import Book
-from tests.e2e.moves.workers import Fleet, fleet_on
+from tests.e2e.moves.ownership_log import OwnershipLog
+from tests.e2e.moves.workers import Workers, workers_on
 from tests.support.tcp_proxy import TcpProxy
 
 NAMES = ("a", "b", "c")
 SHARDS = 12
 
 
-class Ground:
+class Cluster:
     """Three workers, their links, and their Postgres."""
 
-    def __init__(self, fleet: Fleet, postgres: EmbeddedPostgres, dsn: str, links: dict[str, TcpProxy]) -> None:
-        self.fleet = fleet
+    def __init__(self, workers: Workers, postgres: EmbeddedPostgres, dsn: str, links: dict[str, TcpProxy]) -> None:
+        self.workers = workers
         self.postgres = postgres
         self.links = links
-        self.book = Book(dsn)
+        self.ownership_log = OwnershipLog(dsn)
 
     async def mend(self) -> None:
-        """Everybody runs, everybody reaches Postgres, and everybody has a third of the shards."""
+        """Have every worker run, reach Postgres, and own a third of the shards."""
         if self.postgres.pid is None:
             await self.postgres.start()
-        for name, worker in self.fleet.workers.items():
+        for name, worker in self.workers.by_name.items():
             self.links[name].heal()
             if worker.alive:
                 worker.signal(signal.SIGCONT)
-        await self.fleet.start(*[name for name, worker in self.fleet.workers.items() if not worker.alive])
+        await self.workers.start(*[name for name, worker in self.workers.by_name.items() if not worker.alive])
         await self._spread()
 
     async def _spread(self) -> None:
-        await self.fleet.spread(*NAMES)
-        await self.fleet.served(*NAMES)
+        await self.workers.spread(*NAMES)
+        await self.workers.served(*NAMES)
 
     async def fsck(self) -> None:
         """Fail unless the journal proves itself; as `shard-worker fsck` does, without a process of its own."""
@@ -53,13 +53,13 @@ class Ground:
 
     async def served_by(self, names: Sequence[str], *, within_s: float = 20.0) -> float:
         """Return once these workers alone serve every shard; how long that took, in seconds."""
-        return await self.fleet.served(*names, within_s=within_s)
+        return await self.workers.served(*names, within_s=within_s)
 
     async def incarnation_other_than(self, worker: str, before: str, *, within_s: float = 15.0) -> str:
         """The incarnation of a worker once it is a new one, and lives."""
         async with asyncio.timeout(within_s):
             while True:
-                async with self.book.connected() as connection:
+                async with self.ownership_log.connected() as connection:
                     row = await connection.fetchrow("SELECT incarnation, fenced FROM worker WHERE id = $1", worker)
                 if row is not None and row["incarnation"] != before and not row["fenced"]:
                     return str(row["incarnation"])
@@ -67,27 +67,27 @@ class Ground:
 
 
 @asynccontextmanager
-async def ground_on(postgres: EmbeddedPostgres, folder: Path) -> AsyncIterator[Ground]:
-    """A ground on a server that is the caller's to fail; everything but the server ends with the block."""
+async def cluster_on(postgres: EmbeddedPostgres, folder: Path) -> AsyncIterator[Cluster]:
+    """A cluster on a server that is the caller's to fail; everything but the server ends with the block."""
     async with AsyncExitStack() as stack:
         dsn = postgres.dsn
         await migrate(dsn, cluster_id="test", shards=SHARDS, say=lambda _: None)
         links = {name: await stack.enter_async_context(TcpProxy("127.0.0.1", postgres.port)) for name in NAMES}
-        fleet = await stack.enter_async_context(fleet_on(dsn, folder, shards=SHARDS))
+        workers = await stack.enter_async_context(workers_on(dsn, folder, shards=SHARDS))
         for name, link in links.items():
-            await fleet.start(name, dsn=dsn.replace(f":{postgres.port}/", f":{link.port}/"))
-        ground = Ground(fleet, postgres, dsn, links)
-        await ground.mend()
-        yield ground
+            await workers.start(name, dsn=dsn.replace(f":{postgres.port}/", f":{link.port}/"))
+        cluster = Cluster(workers, postgres, dsn, links)
+        await cluster.mend()
+        yield cluster
 
 
 @asynccontextmanager
-async def own_ground(folder: Path) -> AsyncIterator[Ground]:
-    """A ground with a server of its own."""
+async def own_cluster(folder: Path) -> AsyncIterator[Cluster]:
+    """A cluster with a server of its own."""
     postgres = EmbeddedPostgres(folder / "postgres")
     await postgres.start()
     try:
-        async with ground_on(postgres, folder / "workers") as ground:
-            yield ground
+        async with cluster_on(postgres, folder / "workers") as cluster:
+            yield cluster
     finally:
         await postgres.stop()

@@ -19,13 +19,13 @@ def _others(*victims: str) -> list[str]:
 
 
 async def _kill(this: Round, victims: Sequence[str]) -> None:
-    """What the dead had is served by the living, each shard taken once, though nobody starts the dead again."""
-    fleet = this.ground.fleet
+    """Live workers serve the shards of the dead ones, each taken over once, without a restart of the dead."""
+    workers = this.cluster.workers
     for victim in victims:
-        fleet.workers[victim].signal(signal.SIGKILL)
+        workers.by_name[victim].signal(signal.SIGKILL)
     for victim in victims:
-        await fleet.workers[victim].ended()
-    await this.ground.served_by(_others(*victims))
+        await workers.by_name[victim].ended()
+    await this.cluster.served_by(_others(*victims))
     changes = await this.changes()
     expect_takeovers(changes, this.mark.owned_by(*victims), *victims)
     assert {change.worker for change in of_kind(changes, "claim")} <= set(_others(*victims))
@@ -45,10 +45,10 @@ async def kill_two(this: Round) -> None:
 async def kill_and_restart(this: Round) -> None:
     """SIGKILL of a worker that is started again at once under its name: each of its shards is freed once, and served."""
     victim = this.dice.choice(NAMES)
-    worker = this.ground.fleet.workers[victim]
+    worker = this.cluster.workers.by_name[victim]
     await worker.kill()
     await worker.start()
-    await this.ground.served_by(NAMES)
+    await this.cluster.served_by(NAMES)
     freed = of_kind(await this.changes(), "takeover", "restart")
     assert sorted(change.shard for change in freed) == sorted(this.mark.owned_by(victim)), f"freed: {freed}"
     assert {change.source for change in freed} == {victim}
@@ -56,46 +56,46 @@ async def kill_and_restart(this: Round) -> None:
 
 async def kill_all_and_restart(this: Round) -> None:
     """SIGKILL of every worker, then all are started again: each shard is freed once, and served."""
-    fleet = this.ground.fleet
-    for worker in fleet.workers.values():
+    workers = this.cluster.workers
+    for worker in workers.by_name.values():
         worker.signal(signal.SIGKILL)
-    for worker in fleet.workers.values():
+    for worker in workers.by_name.values():
         await worker.ended()
-    await fleet.start(*NAMES)
-    await this.ground.served_by(NAMES)
+    await workers.start(*NAMES)
+    await this.cluster.served_by(NAMES)
     freed = of_kind(await this.changes(), "takeover", "restart")
     assert sorted(change.shard for change in freed) == sorted(this.mark.epochs), f"freed: {freed}"
 
 
 async def freeze_shortly(this: Round) -> None:
-    """SIGSTOP for less than the TTL: nobody is fenced."""
+    """SIGSTOP for less than the TTL: no worker is fenced."""
     victim = this.dice.choice(NAMES)
-    worker = this.ground.fleet.workers[victim]
+    worker = this.cluster.workers.by_name[victim]
     worker.signal(signal.SIGSTOP)
     await this.lasts(this.dice.uniform(0.1, 1.8))
     worker.signal(signal.SIGCONT)
-    await this.ground.served_by(NAMES)
+    await this.cluster.served_by(NAMES)
     await this.more_acknowledged()
     expect_no_takeover(await this.changes())
 
 
 async def _freeze(this: Round, victims: Sequence[str]) -> None:
     """Each shard has one new owner, the zombies write nothing more, and go on as new incarnations of the same process."""
-    ground = this.ground
-    workers = [ground.fleet.workers[victim] for victim in victims]
+    cluster = this.cluster
+    workers = [cluster.workers.by_name[victim] for victim in victims]
     pids = [worker.pid for worker in workers]
     for worker in workers:
         worker.signal(signal.SIGSTOP)
-    await ground.served_by(_others(*victims))
+    await cluster.served_by(_others(*victims))
     expect_takeovers(await this.changes(), this.mark.owned_by(*victims), *victims)
-    written = [await ground.book.written_by(this.mark.incarnations[victim]) for victim in victims]
+    written = [await cluster.ownership_log.written_by(this.mark.incarnations[victim]) for victim in victims]
     await this.more_acknowledged()
     for worker in workers:
         worker.signal(signal.SIGCONT)
     for victim in victims:
-        await ground.incarnation_other_than(victim, this.mark.incarnations[victim])
+        await cluster.incarnation_other_than(victim, this.mark.incarnations[victim])
     await this.more_acknowledged(200)
-    assert [await ground.book.written_by(this.mark.incarnations[victim]) for victim in victims] == written
+    assert [await cluster.ownership_log.written_by(this.mark.incarnations[victim]) for victim in victims] == written
     assert [worker.pid for worker in workers] == pids
     expect_takeovers(await this.changes(), this.mark.owned_by(*victims), *victims)
 
@@ -106,52 +106,56 @@ async def freeze_one(this: Round) -> None:
 
 
 async def freeze_two(this: Round) -> None:
-    """SIGSTOP of two workers of three for longer than two TTLs, after which the third believes its eyes."""
+    """SIGSTOP of two workers of three for longer than two TTLs, after which the third takes over."""
     await _freeze(this, this.dice.sample(NAMES, 2))
 
 
 async def reset_link(this: Round) -> None:
-    """Every connection of one worker to Postgres is reset, some times over: it connects anew, and nobody is fenced."""
-    link = this.ground.links[this.dice.choice(NAMES)]
+    """Every connection of one worker to Postgres is reset, some times over: it connects again, and no worker is
+    fenced.
+    """
+    link = this.cluster.links[this.dice.choice(NAMES)]
     for _ in range(this.dice.randint(1, 3)):
         link.cut()
         await this.lasts(this.dice.uniform(0.0, 0.3))
         await this.more_acknowledged()
-    await this.ground.served_by(NAMES)
+    await this.cluster.served_by(NAMES)
     expect_no_takeover(await this.changes())
 
 
 async def silence_link_shortly(this: Round) -> None:
-    """A link falls silent, in one direction or in both, for less than the TTL: nobody is fenced."""
-    link = this.ground.links[this.dice.choice(NAMES)]
+    """A link falls silent, in one direction or in both, for less than the TTL: no worker is fenced."""
+    link = this.cluster.links[this.dice.choice(NAMES)]
     up, down = this.dice.choice([(True, False), (False, True), (True, True)])
     link.stall(up=up, down=down)
     await this.lasts(this.dice.uniform(0.1, 1.5))
     link.heal()
-    await this.ground.served_by(NAMES)
+    await this.cluster.served_by(NAMES)
     await this.more_acknowledged()
     expect_no_takeover(await this.changes())
 
 
 async def _part(this: Round, victim: str) -> None:
-    """What the worker without Postgres had is served by the others; when the link is back it is a new incarnation."""
-    ground, incarnation = this.ground, this.mark.incarnations[victim]
-    await ground.served_by(_others(victim))
+    """The other workers serve the shards of the worker without Postgres; when its link is back it is a new
+    incarnation.
+    """
+    cluster, incarnation = this.cluster, this.mark.incarnations[victim]
+    await cluster.served_by(_others(victim))
     expect_takeovers(await this.changes(), this.mark.owned_by(victim), victim)
     await this.more_acknowledged()
-    written = await ground.book.written_by(incarnation)
-    ground.links[victim].heal()
-    await ground.incarnation_other_than(victim, incarnation)
+    written = await cluster.ownership_log.written_by(incarnation)
+    cluster.links[victim].heal()
+    await cluster.incarnation_other_than(victim, incarnation)
     await this.more_acknowledged(200)
-    assert await ground.book.written_by(incarnation) == written
+    assert await cluster.ownership_log.written_by(incarnation) == written
     expect_takeovers(await this.changes(), this.mark.owned_by(victim), victim)
 
 
 async def cut_link(this: Round) -> None:
     """A worker's connections are reset and no new ones made, until it was fenced."""
     victim = this.dice.choice(NAMES)
-    this.ground.links[victim].refusing = True
-    this.ground.links[victim].cut()
+    this.cluster.links[victim].refusing = True
+    this.cluster.links[victim].cut()
     await _part(this, victim)
 
 
@@ -160,19 +164,19 @@ async def silence_link(this: Round) -> None:
     victim = this.dice.choice(NAMES)
     # With only the way up open its beats still arrive, for as long as its sessions last.
     up, down = this.dice.choice([(True, False), (True, True)])
-    this.ground.links[victim].stall(up=up, down=down)
+    this.cluster.links[victim].stall(up=up, down=down)
     await _part(this, victim)
 
 
 async def restart_postgres(this: Round) -> None:
     """Postgres is stopped as `pg_ctl -m fast` does and started again."""
-    await this.ground.postgres.stop()
-    await _nobody_died(this)
+    await this.cluster.postgres.stop()
+    await _no_incarnation_changed(this)
 
 
 async def kill_postgres(this: Round) -> None:
     """The postmaster and all its backends are killed with kill -9, and it is started again."""
-    postgres = this.ground.postgres
+    postgres = this.cluster.postgres
     assert postgres.pid is not None
     server = psutil.Process(postgres.pid)
     for process in [server, *server.children(recursive=True)]:
@@ -181,20 +185,20 @@ async def kill_postgres(this: Round) -> None:
         except ProcessLookupError:
             continue
     await postgres.wait()
-    await _nobody_died(this)
+    await _no_incarnation_changed(this)
 
 
-async def _nobody_died(this: Round) -> None:
+async def _no_incarnation_changed(this: Round) -> None:
     """The server comes back, at once or after longer than the TTL: no shard changed its owner, no worker its life."""
     if this.dice.random() < 0.3:
         await this.lasts(this.dice.uniform(0.5, TTL_S + 1.0))
-    await this.ground.postgres.start()
-    await this.ground.served_by(NAMES)
+    await this.cluster.postgres.start()
+    await this.cluster.served_by(NAMES)
     await this.more_acknowledged()
     changes = await this.changes()
     assert of_kind(changes, "claim", "handoff", "takeover", "restart", "release") == []
-    assert (await this.ground.book.mark()).incarnations == this.mark.incarnations
-    for worker in this.ground.fleet.workers.values():
+    assert (await this.cluster.ownership_log.mark()).incarnations == this.mark.incarnations
+    for worker in this.cluster.workers.by_name.values():
         assert worker.alive
 
 

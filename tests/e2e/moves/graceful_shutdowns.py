@@ -1,6 +1,6 @@
 """Workers that leave by SIGTERM, at a good moment and at bad ones, and what must follow.
 
-All workers serve one inherited socket, as they do under a supervisor: a client that connects anew reaches one that stays.
+All workers serve one inherited socket, as they do under a supervisor: a new connection reaches a worker that stays.
 """
 
 import asyncio
@@ -15,8 +15,8 @@ PROMPTLY_S: Final = 5.0
 
 
 async def _leave(this: Round, *leavers: str, within_s: float = 20.0) -> None:
-    """Told to, all at once, they end in order."""
-    workers = [this.ground.fleet.workers[name] for name in leavers]
+    """Workers that get SIGTERM at once end in order."""
+    workers = [this.cluster.workers.by_name[name] for name in leavers]
     for worker in workers:
         worker.signal(signal.SIGTERM)
     assert [await worker.ended(within_s) for worker in workers] == [0] * len(workers)
@@ -25,7 +25,7 @@ async def _leave(this: Round, *leavers: str, within_s: float = 20.0) -> None:
 async def _expect_handed_over(this: Round, *leavers: str) -> None:
     """Everything the leavers had was handed over by them, and is served by those who stay."""
     stay = [name for name in NAMES if name not in leavers]
-    await this.ground.served_by(stay)
+    await this.cluster.served_by(stay)
     changes = await this.changes()
     expect_no_takeover(changes)
     assert of_kind(changes, "release", "claim") == []
@@ -58,7 +58,9 @@ async def leave_two(this: Round) -> None:
 
 
 async def leave_one_by_one(this: Round) -> None:
-    """One after the other leaves; the last gives its shards up, and ends promptly, for nobody is there to take them."""
+    """One after the other leaves; the last releases its shards, and ends promptly, for no other worker is there to take
+    them.
+    """
     *first, last = this.dice.sample(NAMES, 3)
     for leaver in first:
         await _leave(this, leaver)
@@ -68,27 +70,27 @@ async def leave_one_by_one(this: Round) -> None:
     changes = await this.changes()
     expect_no_takeover(changes)
     assert sorted(change.shard for change in of_kind(changes, "release")) == sorted(this.mark.epochs)
-    await this.ground.fleet.start(*NAMES)
-    await this.ground.served_by(NAMES)
+    await this.cluster.workers.start(*NAMES)
+    await this.cluster.served_by(NAMES)
 
 
 async def leave_all(this: Round) -> None:
-    """All leave at once: every shard is given up, by whoever had it last, and all end promptly."""
+    """All leave at once: every shard is released by its last owner, and all end promptly."""
     await _leave(this, *NAMES, within_s=PROMPTLY_S)
     changes = await this.changes()
     expect_no_takeover(changes)
-    assert {shard for shard, owner in (await this.ground.book.mark()).owners.items() if owner is None} == set(
+    assert {shard for shard, owner in (await this.cluster.ownership_log.mark()).owners.items() if owner is None} == set(
         this.mark.epochs
     )
-    await this.ground.fleet.start(*NAMES)
-    await this.ground.served_by(NAMES)
+    await this.cluster.workers.start(*NAMES)
+    await this.cluster.served_by(NAMES)
 
 
 async def _leave_beside(this: Round, leaver: str, gone: str) -> None:
-    """What the leaver has is handed to the third, and what the other had is taken over by it."""
+    """The leaving worker hands its shards to the third, which takes over the shards of the other."""
     third = next(name for name in NAMES if name not in (leaver, gone))
     await _leave(this, leaver)
-    await this.ground.served_by([third])
+    await this.cluster.served_by([third])
     changes = await this.changes()
     assert {(change.shard, change.source) for change in of_kind(changes, "takeover")} == {
         (shard, gone) for shard in this.mark.owned_by(gone)
@@ -101,19 +103,19 @@ async def _leave_beside(this: Round, leaver: str, gone: str) -> None:
 async def leave_beside_frozen(this: Round) -> None:
     """One leaves while another is frozen."""
     leaver, frozen = this.dice.sample(NAMES, 2)
-    this.ground.fleet.workers[frozen].signal(signal.SIGSTOP)
+    this.cluster.workers.by_name[frozen].signal(signal.SIGSTOP)
     await this.lasts(this.dice.uniform(0.0, 1.0))
     await _leave_beside(this, leaver, frozen)
-    this.ground.fleet.workers[frozen].signal(signal.SIGCONT)
-    await this.ground.incarnation_other_than(frozen, this.mark.incarnations[frozen])
+    this.cluster.workers.by_name[frozen].signal(signal.SIGCONT)
+    await this.cluster.incarnation_other_than(frozen, this.mark.incarnations[frozen])
 
 
 async def leave_beside_dead(this: Round) -> None:
     """One leaves at the moment another is killed."""
     leaver, dead = this.dice.sample(NAMES, 2)
-    this.ground.fleet.workers[dead].signal(signal.SIGKILL)
+    this.cluster.workers.by_name[dead].signal(signal.SIGKILL)
     await this.lasts(this.dice.uniform(0.0, 0.5))
-    await asyncio.gather(_leave_beside(this, leaver, dead), this.ground.fleet.workers[dead].ended())
+    await asyncio.gather(_leave_beside(this, leaver, dead), this.cluster.workers.by_name[dead].ended())
 
 
 DEPARTURES: Final[dict[str, Fault]] = {

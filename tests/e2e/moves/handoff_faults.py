@@ -1,4 +1,4 @@
-"""What may befall the two sides of a handoff in each of its phases, and what must follow.
+"""Faults of the two sides of a handoff in each of its phases, and their consequences.
 
 A kind is ``<phase>-<blow>-<side>``.  The third worker is never touched: it is there to take over.
 """
@@ -31,14 +31,14 @@ async def _strike(this: Round, *, phase: str, blow: str, side: str) -> None:
             begin(this, victim)
         await this.lasts(this.dice.uniform(0.0, 0.3))
     if move.receiver not in victims:
-        this.ground.fleet.workers[move.receiver].signal(signal.SIGCONT)  # a phase may have frozen it
+        this.cluster.workers.by_name[move.receiver].signal(signal.SIGCONT)  # a phase may have frozen it
     await follow(this, victims)
     _expect_owners(await this.changes(), this.mark.incarnations[move.receiver], phase, blow, move, victims)
     await this.more_acknowledged()
 
 
 def _expect_owners(changes: list[Change], receiver: str, phase: str, blow: str, move: Move, victims: list[str]) -> None:
-    """What was given is the receiver's, until it dies; what was not is the giver's, until it dies."""
+    """A transferred shard is the receiver's, until it dies; any other is the giver's, until it dies."""
     fatal = blow in _FATAL
     # A receiver that comes back is given, as a new incarnation, what the plan still wants there.
     handed = {change.shard for change in of_kind(changes, "handoff") if change.incarnation == receiver}
@@ -61,21 +61,21 @@ def _expect_owners(changes: list[Change], receiver: str, phase: str, blow: str, 
 
 
 def _kill(this: Round, victim: str) -> None:
-    this.ground.fleet.workers[victim].signal(signal.SIGKILL)
+    this.cluster.workers.by_name[victim].signal(signal.SIGKILL)
 
 
 def _freeze(this: Round, victim: str) -> None:
-    this.ground.fleet.workers[victim].signal(signal.SIGSTOP)
+    this.cluster.workers.by_name[victim].signal(signal.SIGSTOP)
 
 
 def _silence(this: Round, victim: str) -> None:
-    this.ground.links[victim].stall()
-    this.ground.fleet.workers[victim].signal(signal.SIGCONT)  # where the phase had frozen it
+    this.cluster.links[victim].stall()
+    this.cluster.workers.by_name[victim].signal(signal.SIGCONT)  # where the phase had frozen it
 
 
 def _forget(this: Round, victim: str) -> None:
-    this.ground.links[victim].blackhole()
-    this.ground.fleet.workers[victim].signal(signal.SIGCONT)
+    this.cluster.links[victim].blackhole()
+    this.cluster.workers.by_name[victim].signal(signal.SIGCONT)
 
 
 def _survivors(victims: list[str]) -> list[str]:
@@ -83,7 +83,7 @@ def _survivors(victims: list[str]) -> list[str]:
 
 
 async def _taken_over(this: Round, victims: list[str]) -> None:
-    await this.ground.served_by(_survivors(victims))
+    await this.cluster.served_by(_survivors(victims))
     changes = await this.changes()
     taken = of_kind(changes, "takeover")
     held = {victim: this.mark.owned_by(victim) for victim in victims}
@@ -99,36 +99,36 @@ async def _taken_over(this: Round, victims: list[str]) -> None:
 async def _dead(this: Round, victims: list[str]) -> None:
     """The living serve all."""
     for victim in victims:
-        await this.ground.fleet.workers[victim].ended()
+        await this.cluster.workers.by_name[victim].ended()
     await _taken_over(this, victims)
 
 
 async def _back(this: Round, victims: list[str]) -> None:
     """Gone for longer than the TTL: the others serve all, and a zombie that comes back writes nothing more."""
-    ground = this.ground
+    cluster = this.cluster
     await _taken_over(this, victims)
-    written = [await ground.book.written_by(this.mark.incarnations[victim]) for victim in victims]
+    written = [await cluster.ownership_log.written_by(this.mark.incarnations[victim]) for victim in victims]
     for victim in victims:
-        ground.fleet.workers[victim].signal(signal.SIGCONT)
-        ground.links[victim].heal()
+        cluster.workers.by_name[victim].signal(signal.SIGCONT)
+        cluster.links[victim].heal()
     for victim in victims:
-        await ground.incarnation_other_than(victim, this.mark.incarnations[victim])
+        await cluster.incarnation_other_than(victim, this.mark.incarnations[victim])
     await this.more_acknowledged(150)
-    assert [await ground.book.written_by(this.mark.incarnations[victim]) for victim in victims] == written
+    assert [await cluster.ownership_log.written_by(this.mark.incarnations[victim]) for victim in victims] == written
 
 
 async def _soon_back(this: Round, victims: list[str]) -> None:
-    """Gone for less than the TTL: every shard is served by whoever has it."""
+    """Gone for less than the TTL: every shard is served by its owner."""
     await this.lasts(this.dice.uniform(0.0, 1.2))
     for victim in victims:
-        this.ground.fleet.workers[victim].signal(signal.SIGCONT)
+        this.cluster.workers.by_name[victim].signal(signal.SIGCONT)
     await _served(this, victims)
 
 
 async def _served(this: Round, victims: list[str]) -> None:
     """Every shard is served, by whomever."""
     del victims
-    await this.ground.served_by(NAMES)
+    await this.cluster.served_by(NAMES)
 
 
 _BLOWS: Final[dict[str, tuple[Callable[[Round, str], None], Callable[[Round, list[str]], Awaitable[None]]]]] = {

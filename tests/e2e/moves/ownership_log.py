@@ -1,4 +1,4 @@
-"""What the database says became of the shards: every change of owner since a mark, and who wrote at which epoch."""
+"""The log of ownership in the database: every change of owner since a mark, and the writers of each epoch."""
 
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
@@ -29,7 +29,7 @@ class Change(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """Who owned what at a moment."""
+    """The ownership at a moment."""
 
     epochs: dict[int, int]
     owners: dict[int, str | None]
@@ -41,7 +41,7 @@ class Mark(NamedTuple):
         return {shard for shard, owner in self.owners.items() if owner in workers}
 
 
-class Book:
+class OwnershipLog:
     """Reads the ownership tables, on a connection of its own each time: servers and links fail in these tests."""
 
     def __init__(self, dsn: str) -> None:
@@ -57,7 +57,7 @@ class Book:
             connection.terminate()
 
     async def mark(self) -> Mark:
-        """Who owns what now."""
+        """The present ownership."""
         async with self.connected() as connection:
             shards = await connection.fetch("SELECT id, epoch, owner FROM shard")
             workers = await connection.fetch("SELECT id, incarnation FROM worker")
@@ -85,12 +85,12 @@ def of_kind(changes: Collection[Change], *kinds: str) -> list[Change]:
 
 
 def expect_takeovers(changes: Collection[Change], shards: Collection[int], *victims: str) -> None:
-    """Fail unless each of these shards was taken from the victims just once, and no other from anybody."""
+    """Fail unless each of these shards was taken from the victims just once, and no other shard from any worker."""
     taken = of_kind(changes, "takeover")
     assert sorted(change.shard for change in taken) == sorted(shards), f"taken over: {taken}"
     assert {change.source for change in taken} <= set(victims), f"taken over: {taken}"
 
 
 def expect_no_takeover(changes: Collection[Change]) -> None:
-    """Fail if any shard was taken from anybody."""
+    """Fail if any shard was taken over."""
     assert of_kind(changes, "takeover", "restart") == []

@@ -78,13 +78,13 @@ async def _beats(session: asyncpg.Connection, worker: str) -> None:
 
 
 async def _plan(this: Round, move: Move) -> None:
-    await this.ground.fleet.plan(dict.fromkeys(move.shards, move.receiver))
+    await this.cluster.workers.plan(dict.fromkeys(move.shards, move.receiver))
 
 
 @asynccontextmanager
 async def _locked(this: Round, statement: str, *arguments: object) -> AsyncIterator[asyncpg.Connection]:
     """A lock held for as long as the block runs; gives another session, to watch who waits for it."""
-    async with this.ground.book.connected() as session, this.ground.book.connected() as watch:
+    async with this.cluster.ownership_log.connected() as session, this.cluster.ownership_log.connected() as watch:
         await session.execute("BEGIN")
         # A session that an earlier round silenced may hold what it had until the server finds it dead (5 s).
         await session.execute("SET LOCAL lock_timeout = '10s'")
@@ -118,7 +118,7 @@ async def draining(this: Round, move: Move) -> AsyncIterator[None]:
         await _plan(this, move)
 
         async def stopped() -> bool:
-            return not set(move.shards) <= set((await this.ground.fleet.ownership(of=move.giver))["serving"])
+            return not set(move.shards) <= set((await this.cluster.workers.ownership(of=move.giver))["serving"])
 
         await _until(stopped, "the giver drains", within_s=_SEEN_S)
         yield
@@ -128,7 +128,7 @@ async def draining(this: Round, move: Move) -> AsyncIterator[None]:
 async def giving(this: Round, move: Move) -> AsyncIterator[None]:
     """The statement that gives the shards waits at the server for the receiver's row, and its beats with it."""
     # Watched from outside of the transaction: within one, a session sees what others do as of its first look.
-    async with this.ground.book.connected() as session, this.ground.book.connected() as watch:
+    async with this.cluster.ownership_log.connected() as session, this.cluster.ownership_log.connected() as watch:
         for attempt in range(_ATTEMPTS):
             await session.execute("BEGIN")
             async with preparing(this, move):
@@ -145,7 +145,7 @@ async def giving(this: Round, move: Move) -> AsyncIterator[None]:
                 # On a busy machine the drain may take longer than a silent receiver counts as alive: once more.
                 if attempt == _ATTEMPTS - 1:
                     raise
-            await this.ground.fleet.plan(dict.fromkeys(move.shards, move.giver))
+            await this.cluster.workers.plan(dict.fromkeys(move.shards, move.giver))
             await session.execute("ROLLBACK")
             await _beats(watch, move.receiver)
         try:
@@ -159,8 +159,8 @@ async def giving(this: Round, move: Move) -> AsyncIterator[None]:
 async def given(this: Round, move: Move) -> AsyncIterator[None]:
     """The receiver owns shards and does not know it: it was frozen before, and is left so."""
     async with giving(this, move):
-        this.ground.fleet.workers[move.receiver].signal(signal.SIGSTOP)
-    async with this.ground.book.connected() as session:
+        this.cluster.workers.by_name[move.receiver].signal(signal.SIGSTOP)
+    async with this.cluster.ownership_log.connected() as session:
 
         async def named() -> bool:
             return int(await session.fetchval(_GIVEN_SQL, list(move.shards), move.receiver)) > 0

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from shard_worker.domain.ids import ThreadId, shard_of
-from tests.e2e.moves.cluster import SHARDS, Ground
+from tests.e2e.moves.cluster import SHARDS, Cluster
 from tests.e2e.moves.ownership_log import Change, Mark
 from tests.load.chat import drive, verify
 from tests.load.figures import Figures
@@ -29,10 +29,12 @@ ROUND_VARIABLE = "THREADCLUSTER_ROUND"
 
 
 class Round:
-    """What a fault may use: the ground, its dice, the book since the round began."""
+    """Context of a fault: the cluster, a random generator, the ownership log since the round began."""
 
-    def __init__(self, ground: Ground, kind: str, seed: int, mark: Mark, recorder: Recorder, figures: Figures) -> None:
-        self.ground = ground
+    def __init__(
+        self, cluster: Cluster, kind: str, seed: int, mark: Mark, recorder: Recorder, figures: Figures
+    ) -> None:
+        self.cluster = cluster
         self.kind = kind
         self.dice = random.Random(f"{kind}/{seed}")
         self.mark = mark
@@ -41,16 +43,16 @@ class Round:
 
     async def changes(self) -> list[Change]:
         """Every change of owner since the round began."""
-        return await self.ground.book.since(self.mark)
+        return await self.cluster.ownership_log.since(self.mark)
 
     async def more_acknowledged(self, count: int = 50) -> None:
         """Return when clients had their answers ``count`` more times."""
         await more_acknowledged(self.recorder, count, within_s=30.0)
 
     def busy(self) -> dict[int, int]:
-        """How many rooms of the clients each shard has that has any."""
-        rooms = Counter(done.thread_id for done in self.recorder.record().acknowledged)
-        return Counter(shard_of(ThreadId(room), SHARDS) for room in rooms)
+        """Number of the clients' threads, by shard."""
+        threads = Counter(done.thread_id for done in self.recorder.record().acknowledged)
+        return Counter(shard_of(ThreadId(thread), SHARDS) for thread in threads)
 
     async def lasts(self, seconds: float) -> None:
         """Let a fault last: what is tried is a fault of a length."""
@@ -65,12 +67,12 @@ Fault = Callable[[Round], Awaitable[None]]
 
 
 @asynccontextmanager
-async def chatting(ground: Ground, seed: int) -> AsyncIterator[tuple[Recorder, Figures]]:
+async def chatting(cluster: Cluster, seed: int) -> AsyncIterator[tuple[Recorder, Figures]]:
     """64 clients that chat for as long as the block runs: lost 0, duplicates 0, reordered 0, and all sums are right."""
     stop, recorder, figures = asyncio.Event(), Recorder(seed=seed, clients=CLIENTS), Figures()
     driving = asyncio.create_task(
         drive(
-            ground.fleet.url,
+            cluster.workers.url,
             clients=CLIENTS,
             until=stop,
             seed=seed,
@@ -88,21 +90,21 @@ async def chatting(ground: Ground, seed: int) -> AsyncIterator[tuple[Recorder, F
     finally:
         stop.set()
         record = await driving
-    assert await verify(ground.fleet.url, record) == []
+    assert await verify(cluster.workers.url, record) == []
     assert figures.balance() is None
     assert record.unresolved == ()
 
 
-async def play(ground: Ground, kind: str, fault: Fault, seed: int) -> None:
-    """One round, on a ground that is whole when it begins."""
+async def play(cluster: Cluster, kind: str, fault: Fault, seed: int) -> None:
+    """One round, on a cluster that `Cluster.mend` restored."""
     began = time.monotonic()
     print(f"round {kind}:{seed}", flush=True)
     try:
-        await ground.mend()
-        mark = await ground.book.mark()
+        await cluster.mend()
+        mark = await cluster.ownership_log.mark()
         mended_s = time.monotonic() - began
-        async with chatting(ground, seed) as (recorder, figures):
-            await fault(Round(ground, kind, seed, mark, recorder, figures))
+        async with chatting(cluster, seed) as (recorder, figures):
+            await fault(Round(cluster, kind, seed, mark, recorder, figures))
             faulted_s = time.monotonic() - began
     except BaseException:
         print(f"again: {ROUND_VARIABLE}={kind}:{seed} make soak ARGS=tests/e2e/moves/test_soak.py", flush=True)

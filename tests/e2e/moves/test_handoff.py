@@ -1,4 +1,4 @@
-"""Shards handed over between real workers under load: nobody notices."""
+"""Shards handed over between real workers under load: no request fails."""
 
 import asyncio
 import random
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import asyncpg
 
-from tests.e2e.moves.workers import Fleet, fleet_on
+from tests.e2e.moves.workers import Workers, workers_on
 from tests.load.chat import Recorder, drive, verify
 from tests.load.figures import Figures
 from tests.support.polling import more_acknowledged
@@ -18,13 +18,13 @@ CLIENTS = 64
 
 
 @asynccontextmanager
-async def chatting(fleet: Fleet, figures: Figures | None = None) -> AsyncIterator[Recorder]:
+async def chatting(workers: Workers, figures: Figures | None = None) -> AsyncIterator[Recorder]:
     """Clients that chat for as long as the block runs; afterwards everything is accounted for."""
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     stop, recorder = asyncio.Event(), Recorder(seed=seed, clients=CLIENTS)
     driving = asyncio.create_task(
-        drive(fleet.urls, clients=CLIENTS, until=stop, seed=seed, grace_s=30.0, recorder=recorder, figures=figures)
+        drive(workers.urls, clients=CLIENTS, until=stop, seed=seed, grace_s=30.0, recorder=recorder, figures=figures)
     )
     try:
         await more_acknowledged(recorder, 200)
@@ -33,25 +33,25 @@ async def chatting(fleet: Fleet, figures: Figures | None = None) -> AsyncIterato
     finally:
         stop.set()
         record = await driving
-    assert await verify(fleet.urls, record) == []
+    assert await verify(workers.urls, record) == []
     assert record.unresolved == ()
-    await fleet.fsck()
+    await workers.fsck()
 
 
 async def test_shards_move_to_and_fro_and_no_client_sees_an_error(dsn: str, tmp_path: Path) -> None:
     """Every shard changes its owner five times: no answer but a success, and every move is a handoff."""
-    async with fleet_on(dsn, tmp_path, "a", "b") as fleet:
+    async with workers_on(dsn, tmp_path, "a", "b") as workers:
         figures, database = Figures(), await asyncpg.connect(dsn)
-        async with chatting(fleet, figures):
-            # Whoever of the two was there first may have handed some of the other's shards over already.
-            before, began = await _counted(fleet), await database.fetchval("SELECT clock_timestamp()")
+        async with chatting(workers, figures):
+            # The first of the two workers may have handed some shards over to the other already.
+            before, began = await _counted(workers), await database.fetchval("SELECT clock_timestamp()")
             for round_ in range(5):
                 names = ("a", "b") if round_ % 2 else ("b", "a")
-                await fleet.spread(*names)
-        after = await _counted(fleet)
+                await workers.spread(*names)
+        after = await _counted(workers)
         for name in ('threadcluster_handoffs_total{outcome="given"}', "threadcluster_handoff_pause_seconds_count"):
-            assert after[name] - before[name] == 5 * fleet.shards, name
-        assert after["threadcluster_shards_serving"] == fleet.shards
+            assert after[name] - before[name] == 5 * workers.shards, name
+        assert after["threadcluster_shards_serving"] == workers.shards
         assert after["threadcluster_takeovers_total"] == 0.0
         for row in figures.summaries():
             print(row)
@@ -60,13 +60,13 @@ async def test_shards_move_to_and_fro_and_no_client_sees_an_error(dsn: str, tmp_
         moves = await database.fetch("SELECT kind, pause_ms FROM shard_epoch WHERE claimed_at > $1", began)
         await database.close()
         print(sorted(row["pause_ms"] or -1 for row in moves if row["kind"] == "handoff"))
-        assert sum(row["kind"] == "handoff" for row in moves) == 5 * fleet.shards
+        assert sum(row["kind"] == "handoff" for row in moves) == 5 * workers.shards
 
 
-async def _counted(fleet: Fleet) -> dict[str, float]:
-    """What the two workers count together, by the name and labels of each sample."""
+async def _counted(workers: Workers) -> dict[str, float]:
+    """Sums of the two workers' metrics, by the name and labels of each sample."""
     total: dict[str, float] = defaultdict(float)
     for name in ("a", "b"):
-        for sample, value in (await fleet.metrics(of=name)).items():
+        for sample, value in (await workers.metrics(of=name)).items():
             total[sample] += value
     return total

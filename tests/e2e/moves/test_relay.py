@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 
 from tests.e2e.moves.test_handoff import chatting
-from tests.e2e.moves.workers import fleet_on
+from tests.e2e.moves.workers import workers_on
 from tests.peers.relay import Fault, Relay
 from tests.support.polling import eventually
 
@@ -15,13 +15,13 @@ FAULTS = (Fault.CHANGE, Fault.REPEAT, Fault.DROP, Fault.REORDER)
 
 async def attack(dsn: str, folder: Path, faults_each: int) -> None:
     """Two workers that ask each other through relays, which attack while clients chat."""
-    async with fleet_on(dsn, folder, "a", "b") as fleet:
+    async with workers_on(dsn, folder, "a", "b") as workers:
         database = await asyncpg.connect(dsn)
         ports = {row["id"]: row["management_port"] for row in await database.fetch("SELECT * FROM worker")}
         async with Relay(ports["a"]) as to_a, Relay(ports["b"]) as to_b:
             for name, relay in (("a", to_a), ("b", to_b)):
                 await database.execute("UPDATE worker SET management_port = $2 WHERE id = $1", name, relay.port)
-            async with chatting(fleet) as recorder:
+            async with chatting(workers) as recorder:
                 for fault in FAULTS:
                     for relay in (to_a, to_b):
                         done = relay.done

@@ -11,35 +11,35 @@ from ulid import ULID
 
 from shard_worker.contract_tls import INTERNAL_NAME, fingerprint, internal_client_context
 from tests.e2e.moves.test_handoff import chatting
-from tests.e2e.moves.workers import SECRET, Fleet, fleet_on
+from tests.e2e.moves.workers import SECRET, Workers, workers_on
 from tests.load.figures import Figures
 from tests.support.polling import more_acknowledged
 
 ME = str(ULID())
 
 
-async def hold(fleet: Fleet, *secrets: str) -> None:
+async def hold(workers: Workers, *secrets: str) -> None:
     """Write the secret's file as a mounted Secret changes, and return when every worker holds just these values."""
-    fresh = fleet.secret_file.with_suffix(".new")
+    fresh = workers.secret_file.with_suffix(".new")
     fresh.write_text("\n".join(secrets) + "\n")
-    fresh.replace(fleet.secret_file)
+    fresh.replace(workers.secret_file)
     wanted = [fingerprint(secret.encode()) for secret in secrets]
     async with asyncio.timeout(20):
-        for name in fleet.workers:
+        for name in workers.by_name:
             while True:
                 try:
-                    if (await fleet.ownership(of=name))["secrets"] == wanted:
+                    if (await workers.ownership(of=name))["secrets"] == wanted:
                         break
                 except (AssertionError, aiohttp.ClientError, TimeoutError):
                     pass  # it does not hold what the test signs with yet
                 await asyncio.sleep(0.02)
 
 
-async def rotate(fleet: Fleet, old: str, new: str) -> None:
+async def rotate(workers: Workers, old: str, new: str) -> None:
     """The three steps of docs/internal-api.md."""
-    await hold(fleet, old, new)
-    await hold(fleet, new, old)
-    await hold(fleet, new)
+    await hold(workers, old, new)
+    await hold(workers, new, old)
+    await hold(workers, new)
 
 
 async def page(session: aiohttp.ClientSession, url: str, thread: str, cursor: str | None) -> Any:  # JSON
@@ -52,23 +52,23 @@ async def page(session: aiohttp.ClientSession, url: str, thread: str, cursor: st
 
 async def test_the_secret_is_rotated_under_load_and_no_client_sees_an_error(dsn: str, tmp_path: Path) -> None:
     """Twice, without a restart; links are made again, a cursor goes on, the secret of before opens nothing."""
-    async with fleet_on(dsn, tmp_path, "a", "b") as fleet, aiohttp.ClientSession() as session:
-        pids = {name: worker.pid for name, worker in fleet.workers.items()}
-        thread = await _thread(session, fleet.urls[0])
-        first = await page(session, fleet.urls[0], thread, None)
+    async with workers_on(dsn, tmp_path, "a", "b") as workers, aiohttp.ClientSession() as session:
+        pids = {name: worker.pid for name, worker in workers.by_name.items()}
+        thread = await _thread(session, workers.urls[0])
+        first = await page(session, workers.urls[0], thread, None)
         figures = Figures()
-        async with chatting(fleet, figures) as recorder:
-            await rotate(fleet, SECRET, "another secret for tests")
+        async with chatting(workers, figures) as recorder:
+            await rotate(workers, SECRET, "another secret for tests")
             await more_acknowledged(recorder, 100)
-            await rotate(fleet, "another secret for tests", "a third secret for tests")
+            await rotate(workers, "another secret for tests", "a third secret for tests")
             await more_acknowledged(recorder, 100)
         assert figures.total("refused") == figures.total("unknown") == figures.not_sent == 0
-        second = await page(session, fleet.urls[1], thread, first["nextCursor"])
+        second = await page(session, workers.urls[1], thread, first["nextCursor"])
         assert len(second["result"]) == 1
         assert b"two" in msgspec.json.encode(second["result"])
-        for name, worker in fleet.workers.items():
+        for name, worker in workers.by_name.items():
             assert worker.pid == pids[name]
-            assert (await fleet.metrics(of=name))["threadcluster_peer_links"] == 1.0, "of the new secret alone"
+            assert (await workers.metrics(of=name))["threadcluster_peer_links"] == 1.0, "of the new secret alone"
             with pytest.raises(aiohttp.ClientError):
                 await session.get(
                     worker.management.replace("http:", "https:") + "/internal/v1/ownership",
@@ -79,17 +79,17 @@ async def test_the_secret_is_rotated_under_load_and_no_client_sees_an_error(dsn:
 
 async def test_a_file_that_is_no_secret_changes_nothing(dsn: str, tmp_path: Path) -> None:
     """Absent, empty or too short for a moment, as while it is replaced: the values of before are kept, and it is logged."""
-    async with fleet_on(dsn, tmp_path, "a") as fleet:
-        held = (await fleet.ownership())["secrets"]
+    async with workers_on(dsn, tmp_path, "a") as workers:
+        held = (await workers.ownership())["secrets"]
         for number, content in enumerate((None, "", "short", "one\ntwo\nthree"), 1):
-            fleet.secret_file.unlink(missing_ok=True)
+            workers.secret_file.unlink(missing_ok=True)
             if content is not None:
-                fleet.secret_file.write_text(content)
+                workers.secret_file.write_text(content)
             async with asyncio.timeout(20):
-                while len(fleet.logged("secret not read again")) < number:
+                while len(workers.logged("failed to read its secret again")) < number:
                     await asyncio.sleep(0.02)
-        fleet.secret_file.write_text(SECRET)
-        assert (await fleet.ownership())["secrets"] == held
+        workers.secret_file.write_text(SECRET)
+        assert (await workers.ownership())["secrets"] == held
 
 
 async def _thread(session: aiohttp.ClientSession, url: str) -> str:

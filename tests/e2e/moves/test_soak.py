@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from tests.e2e.moves.cluster import Ground
+from tests.e2e.moves.cluster import Cluster
 from tests.e2e.moves.faults import FAULTS
 from tests.e2e.moves.graceful_shutdowns import DEPARTURES
 from tests.e2e.moves.handoff_faults import KILLS, OTHER_BLOWS
@@ -38,13 +38,13 @@ def _drawn() -> list[tuple[str, int]]:
 
 
 @pytest.mark.timeout(3000)
-async def test_rounds_of_all_kinds(ground: Ground, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_rounds_of_all_kinds(cluster: Cluster, capfd: pytest.CaptureFixture[str]) -> None:
     """Nothing is lost, doubled or reordered, whatever failed and whenever."""
     drawn, began = _drawn(), time.monotonic()
-    with capfd.disabled():  # whoever waits for hundreds of rounds sees them pass
+    with capfd.disabled():  # shows the progress of hundreds of rounds
         for number, (kind, seed) in enumerate(drawn, start=1):
             print(f"{number} of {len(drawn)}, {time.monotonic() - began:.0f} s", flush=True)
-            await play(ground, kind, KINDS[kind], seed)
+            await play(cluster, kind, KINDS[kind], seed)
             if number % 20 == 0:
-                await ground.fsck()
-        await ground.fsck()
+                await cluster.fsck()
+        await cluster.fsck()

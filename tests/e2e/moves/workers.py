@@ -28,7 +28,7 @@ class WorkerProcess:
         self.program = "shard_worker.main"
         """The module that its next process runs."""
         self.settings: dict[str, str] = {}
-        """What its next process has in its environment beside what all have."""
+        """Variables of its next process beside the common ones."""
         self.log = folder / f"{name}.log"
         self._ready = folder / f"{name}.json"
         self._environment = environment
@@ -103,14 +103,14 @@ class WorkerProcess:
         await self.ended()
 
 
-class Fleet:
+class Workers:
     """The workers by name, and what may be asked of any of them."""
 
     def __init__(
         self, folder: Path, dsn: str, shards: int, session: aiohttp.ClientSession, shared: socket.socket
     ) -> None:
         self.shards = shards
-        self.workers: dict[str, WorkerProcess] = {}
+        self.by_name: dict[str, WorkerProcess] = {}
         self._folder = folder
         self._session = session
         self._shared = shared
@@ -133,7 +133,7 @@ class Fleet:
     def add(self, name: str) -> WorkerProcess:
         """A worker that is still to be started; the one that there is, where there is one."""
         made = WorkerProcess(name, self._folder, self._environment, self._shared.fileno())
-        return self.workers.setdefault(name, made)
+        return self.by_name.setdefault(name, made)
 
     async def start(self, *names: str, dsn: str | None = None) -> None:
         """Start workers, all at once; on ``dsn`` where it is given (a proxy's)."""
@@ -142,8 +142,8 @@ class Fleet:
             if dsn is not None:
                 environment["SHARD_WORKER_DSN_FILE"] = str(self._folder / f"{name}.dsn")
                 (self._folder / f"{name}.dsn").write_text(dsn)
-            self.workers.setdefault(name, WorkerProcess(name, self._folder, environment, self._shared.fileno()))
-        await asyncio.gather(*[self.workers[name].start() for name in names])
+            self.by_name.setdefault(name, WorkerProcess(name, self._folder, environment, self._shared.fileno()))
+        await asyncio.gather(*[self.by_name[name].start() for name in names])
 
     @property
     def url(self) -> str:
@@ -153,19 +153,19 @@ class Fleet:
     @property
     def urls(self) -> list[str]:
         """The public addresses of the workers whose processes run."""
-        return [worker.url for worker in self.workers.values() if worker.alive]
+        return [worker.url for worker in self.by_name.values() if worker.alive]
 
     async def ask(
         self, method: str, path: str, body: object = None, *, of: str | None = None, within_s: float = 5.0
     ) -> Any:  # JSON
-        """What a worker's management port answers; any one's, when none is named.  Fails on anything but a 2xx."""
-        names = [of] if of is not None else [name for name, worker in self.workers.items() if worker.alive]
+        """Answer of a worker's management port; of any worker, when none is named.  Fails on anything but a 2xx."""
+        names = [of] if of is not None else [name for name, worker in self.by_name.items() if worker.alive]
         failure: Exception | None = None
         for name in names:
             try:
                 async with self._session.request(
                     method,
-                    self.workers[name].management.replace("http:", "https:") + path,
+                    self.by_name[name].management.replace("http:", "https:") + path,
                     json=body,
                     ssl=internal_client_context(parse_secrets(self.secret_file.read_bytes())),
                     server_hostname=INTERNAL_NAME,
@@ -181,12 +181,12 @@ class Fleet:
         raise failure
 
     async def ownership(self, *, of: str | None = None) -> Any:  # JSON
-        """Who owns what, as a worker sees it."""
+        """The ownership, as a worker sees it."""
         return await self.ask("GET", "/internal/v1/ownership", of=of)
 
     async def metrics(self, *, of: str) -> dict[str, float]:
-        """What a worker counts, by the name and labels of each sample."""
-        async with self._session.get(f"{self.workers[of].management}/metrics") as response:
+        """A worker's metrics, by the name and labels of each sample."""
+        async with self._session.get(f"{self.by_name[of].management}/metrics") as response:
             lines = (await response.text()).splitlines()
         samples = [line.rsplit(" ", 1) for line in lines if line and not line.startswith("#")]
         return {name: float(value) for name, value in samples}
@@ -242,7 +242,7 @@ class Fleet:
         """All lines of all logs with these words."""
         return [
             line
-            for worker in self.workers.values()
+            for worker in self.by_name.values()
             for line in worker.log.read_text(errors="replace").splitlines()
             if words in line
         ]
@@ -253,19 +253,19 @@ class Fleet:
 
 
 @asynccontextmanager
-async def fleet_on(dsn: str, folder: Path, *names: str, shards: int = 8) -> AsyncIterator[Fleet]:
+async def workers_on(dsn: str, folder: Path, *names: str, shards: int = 8) -> AsyncIterator[Workers]:
     """Workers that share all shards; ended at the end, whatever happened."""
     folder.mkdir(parents=True, exist_ok=True)
     async with aiohttp.ClientSession() as session:
         shared = socket.create_server(("127.0.0.1", 0), backlog=1024)
-        fleet = Fleet(folder, dsn, shards, session, shared)
+        workers = Workers(folder, dsn, shards, session, shared)
         try:
-            await fleet.start(*names)
+            await workers.start(*names)
             if names:
-                await fleet.spread(*names)
-            yield fleet
+                await workers.spread(*names)
+            yield workers
         finally:
-            for worker in fleet.workers.values():
+            for worker in workers.by_name.values():
                 if worker.alive:
                     await worker.kill()
             shared.close()

@@ -1,4 +1,4 @@
-"""What every test on the real node begins with: the operator, a cluster by `kubectl`, and people who chat with it."""
+"""Start of every test on the real node: the operator, a cluster by `kubectl`, and clients that chat with it."""
 
 import asyncio
 import json
@@ -16,13 +16,13 @@ from ulid import ULID
 
 from tests.e2e.cluster.api import Object
 from tests.e2e.cluster.harness import thread_cluster
-from tests.e2e.node.conftest import Ground
+from tests.e2e.node.conftest import Cluster
 from tests.e2e.node.node import KubectlFailed
 from tests.support.paths import ROOT
 
 
 def cluster(image: str, **spec: Any) -> Object:  # as YAML would have it
-    """A ThreadCluster with the image of this node, which nobody could pull."""
+    """A ThreadCluster with the image of this node, which no registry has."""
     return thread_cluster("chat", **{"image": image, "imagePullPolicy": "IfNotPresent", **spec})
 
 
@@ -31,20 +31,20 @@ def secret(dsn: str) -> Object:
     return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "database"}, "stringData": {"url": dsn}}
 
 
-async def apply(node: Ground, namespace: str, *objects: Object) -> None:
+async def apply(node: Cluster, namespace: str, *objects: Object) -> None:
     """As a user does it."""
     documents = {"apiVersion": "v1", "kind": "List", "items": objects}
     await node.kubectl("apply", "-n", namespace, "-f", "-", stdin=json.dumps(documents))
 
 
 class Chat:
-    """Somebody who says one thing after another through a Service, each until it is acknowledged."""
+    """A client that sends one message after another through a Service, each until it is acknowledged."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.me = str(ULID())
-        self.said: list[str] = []
-        """What was acknowledged, in order."""
+        self.acknowledged: list[str] = []
+        """Acknowledged messages, in order."""
         self.longest_s = 0.0
         self._thread = ""
         self._ending = False
@@ -60,7 +60,7 @@ class Chat:
         self._task = asyncio.create_task(self._talk(), name="chat")
 
     async def end(self) -> None:
-        """Stop talking, when what is being said is acknowledged: what is broken off may be in the thread or not."""
+        """Stop when the present message is acknowledged: a cancelled one may be in the thread or not."""
         assert self._task is not None
         assert not self._task.done(), self._task.exception()
         self._ending = True
@@ -89,7 +89,7 @@ class Chat:
                 while not await self._post(session, body, key):
                     assert time.monotonic() - began < 60, f"{text} was not acknowledged within a minute"
                     await asyncio.sleep(0.1)
-                self.said.append(text)
+                self.acknowledged.append(text)
                 self.longest_s = max(self.longest_s, time.monotonic() - began)
                 number += 1
                 await asyncio.sleep(0.1)
@@ -104,7 +104,7 @@ class Chat:
             return False
 
 
-async def ready(node: Ground, namespace: str, within_s: float = 180.0) -> None:
+async def ready(node: Cluster, namespace: str, within_s: float = 180.0) -> None:
     """As a user waits."""
     await node.kubectl(
         *("wait", "--for=condition=Ready", "threadcluster/chat", "-n", namespace, f"--timeout={within_s:.0f}s")
@@ -112,7 +112,7 @@ async def ready(node: Ground, namespace: str, within_s: float = 180.0) -> None:
 
 
 @asynccontextmanager
-async def told_on_failure(node: Ground, *namespaces: str) -> AsyncIterator[None]:
+async def printed_on_failure(node: Cluster, *namespaces: str) -> AsyncIterator[None]:
     """Shows how everything is when the test fails: what runs here is gone afterwards."""
     try:
         yield
@@ -133,7 +133,7 @@ async def told_on_failure(node: Ground, *namespaces: str) -> AsyncIterator[None]
         raise
 
 
-async def install(node: Ground) -> None:
+async def install(node: Cluster) -> None:
     """The operator, from its manifests, with the image of this node."""
     manifests = await node.kubectl("kustomize", str(ROOT / "manifests" / "base"))
     assert "image: threadcluster:0.1.0" in manifests

@@ -1,4 +1,4 @@
-"""The `threadcluster` commands on a real node, as somebody runs them who has the documented rights and no more."""
+"""The `threadcluster` commands on a real node, run by a user with the documented rights alone."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ class Commands:
         self._cluster = cluster
 
     async def does(self, *words: str) -> str:
-        """What a command says that must succeed."""
+        """Output of a command that must succeed."""
         pipe = asyncio.subprocess.PIPE
         running = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "threadcluster_operator.main", *words, "--name", self._cluster),
@@ -36,17 +36,17 @@ class Commands:
             stdout=pipe,
             stderr=pipe,
         )
-        said, complained = await running.communicate()
+        output, complained = await running.communicate()
         assert (running.returncode, complained) == (0, b""), f"{words}: {complained.decode()}"
-        return said.decode()
+        return output.decode()
 
     async def shards(self) -> list[dict[str, Any]]:
-        """What `shards -o json` shows."""
+        """The document of `shards -o json`."""
         found: list[dict[str, Any]] = json.loads(await self.does("shards", "-o", "json"))["shards"]
         return found
 
     async def owned(self, wanted: dict[str, int]) -> None:
-        """Wait until the workers have so many shards each."""
+        """Wait until each worker has its number of shards."""
         deadline = time.monotonic() + _WITHIN_S
         while (found := Counter(each["owner"] for each in await self.shards())) != wanted:
             assert time.monotonic() < deadline, f"{found} instead of {wanted}"
@@ -73,8 +73,8 @@ async def commands_work(api: Api, namespace: str, folder: Path) -> None:
     await user.does("cordon", "chat-1")
     await _operator_says(api, namespace, cordoned=True)
     await user.owned(even)
-    said = await user.does("drain", "chat-1", "--wait")
-    assert said.splitlines()[-1] == "chat-1 owns nothing"
+    output = await user.does("drain", "chat-1", "--wait")
+    assert output.splitlines()[-1] == "chat-1 owns nothing"
     await _edit(api, namespace, {"mode": "Manual"})
     await user.does("uncordon", "chat-1")
     await _operator_says(api, namespace, cordoned=False)

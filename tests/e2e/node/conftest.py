@@ -20,7 +20,7 @@ DSN_VARIABLE: Final = "THREADCLUSTER_TEST_DATABASE_URL"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ground:
+class Cluster:
     """A cluster whose nodes run containers."""
 
     kubeconfig: Path
@@ -34,7 +34,7 @@ class Ground:
     """Where the database is ours: more of them can be made."""
 
     async def kubectl(self, *arguments: str, stdin: str = "") -> str:
-        """What the real kubectl says.  Raises `KubectlFailed`."""
+        """Output of the real kubectl.  Raises `KubectlFailed`."""
         return await real.run_kubectl(self.kubeconfig, *arguments, stdin=stdin)
 
     def import_image(self, tar: Path) -> None:
@@ -44,7 +44,7 @@ class Ground:
 
 
 @pytest.fixture(scope="session")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A node with the project's image, and a Postgres."""
     given = os.environ.get("KUBECONFIG")
     if given:
@@ -57,7 +57,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
         own.start()
         own.import_image(image.built())
         postgres.start()
-        yield Ground(
+        yield Cluster(
             kubeconfig=own.kubeconfig,
             image=image.NAME,
             postgres_dsn=postgres.dsn_of("threadcluster"),
@@ -70,7 +70,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
 
 
 @pytest.fixture
-async def api(node: Ground) -> AsyncIterator[Api]:
+async def api(node: Cluster) -> AsyncIterator[Api]:
     """The tests' own hand on the cluster; may do everything."""
     audit_log = node.own.control_plane.audit_log if node.own is not None else None
     async with reach(node.kubeconfig, audit_log=audit_log) as reached:
@@ -87,7 +87,7 @@ async def namespace(api: Api) -> AsyncIterator[str]:
     await api.delete("v1", "Namespace", name)
 
 
-def _given(kubeconfig: Path) -> Ground:
+def _given(kubeconfig: Path) -> Cluster:
     found = {name: os.environ.get(name, "") for name in (IMAGE_VARIABLE, DSN_VARIABLE)}
     lacking = [f"${name}" for name, value in found.items() if not value]
     if lacking:
@@ -95,6 +95,6 @@ def _given(kubeconfig: Path) -> Ground:
             f"$KUBECONFIG names a cluster: say with {' and '.join(lacking)} which image its nodes can pull, and which "
             "database its pods reach"
         )
-    return Ground(
+    return Cluster(
         kubeconfig=kubeconfig, image=found[IMAGE_VARIABLE], postgres_dsn=found[DSN_VARIABLE], own=None, postgres=None
     )

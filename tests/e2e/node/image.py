@@ -98,7 +98,7 @@ def _provide(base: str) -> None:
 
 
 def _reach(configuration: Path) -> Iterator[str]:
-    """What is mounted for the time of the build, so that pip inside reaches what pip here reaches."""
+    """Mounts for the time of the build, so that pip inside reaches the same index as pip here."""
     settings: dict[str, str] = {}  # the environment's come first, and count
     listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
     for key, written in re.findall(r"^[\w:]+\.([\w-]+)=(.*)$", listed.stdout, re.MULTILINE):

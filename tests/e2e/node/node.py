@@ -2,7 +2,7 @@
 
 Everything is at one address of a bridge without an uplink, to which the range of Services is routed: what kube-proxy does
 not translate dies there.  Pods are routed, one link each, so that an answer always comes back the way it was translated.
-What the parts of a node write at fixed places of the machine goes to memory that only these namespaces see.
+The parts of a node write at fixed places of the machine; the files are in memory that only these namespaces see.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ _KERNEL: Final = {
     "kernel/keys/root_maxkeys": 1_000_000,
     "kernel/keys/root_maxbytes": 25_000_000,
 }
-"""What kubelet wants of the whole machine, and gets shown only."""
+"""Settings that kubelet wants of the whole machine, and only sees."""
 
 
 class NotApart(Exception):
@@ -122,7 +122,7 @@ class Node:
             raise RuntimeError(f"containerd refuses {tar}: {done.stderr.strip()}")
 
     async def kubectl(self, *arguments: str, stdin: str = "") -> str:
-        """What the real kubectl says.  Raises `KubectlFailed`."""
+        """Output of the real kubectl.  Raises `KubectlFailed`."""
         return await run_kubectl(self.kubeconfig, *arguments, stdin=stdin)
 
     def _is_ready(self) -> bool:
@@ -142,15 +142,15 @@ class Node:
 
 
 async def run_kubectl(kubeconfig: Path, *arguments: str, stdin: str = "") -> str:
-    """What the real kubectl says of the cluster of ``kubeconfig``.  Raises `KubectlFailed`."""
+    """Output of the real kubectl on the cluster of ``kubeconfig``.  Raises `KubectlFailed`."""
     pipe = asyncio.subprocess.PIPE
     running = await asyncio.create_subprocess_exec(
         kubectl(), f"--kubeconfig={kubeconfig}", *arguments, stdin=pipe, stdout=pipe, stderr=pipe
     )
-    said, complained = await running.communicate(stdin.encode())
+    output, complained = await running.communicate(stdin.encode())
     if running.returncode != 0:
         raise KubectlFailed(f"kubectl {' '.join(arguments)}: {complained.decode().strip()}")
-    return said.decode()
+    return output.decode()
 
 
 def _shield(folder: Path) -> None:
@@ -227,7 +227,7 @@ def _kubelet(socket: Path, folder: Path, cgroup: str, port: int, healthz_port: i
         "healthzBindAddress": ADDRESS,
         "healthzPort": healthz_port,
         "containerRuntimeEndpoint": f"unix://{socket}",
-        "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},  # nobody else is here
+        "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},  # no other client is here
         "authorization": {"mode": "AlwaysAllow"},
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": f"/{cgroup}",

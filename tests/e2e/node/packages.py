@@ -1,4 +1,4 @@
-"""What a real node needs of the machine: Linux, root, and some Debian packages; what is missing is said with its remedy."""
+"""Requirements of a real node: Linux, root, and some Debian packages; an error names a missing one with its remedy."""
 
 import argparse
 import os

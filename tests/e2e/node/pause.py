@@ -1,6 +1,6 @@
 """The image of the process that holds a pod's network open: one program of some instructions, without a compiler.
 
-`pause(2)` for ever; who stops the pod kills it.  An image tar is a manifest, a configuration and one layer.
+`pause(2)` until the kubelet kills it.  An image tar is a manifest, a configuration and one layer.
 """
 
 import hashlib

@@ -13,7 +13,7 @@ _SETTINGS: Final = (
     "extra_float_digits,synchronous_commit,idle_in_transaction_session_timeout,lock_timeout,tcp_keepalives_idle,"
     "tcp_keepalives_interval,tcp_keepalives_count,tcp_user_timeout"
 )
-"""What it is told to take and to forget, as people do who want it to work."""
+"""Startup parameters that it accepts and ignores, as in common configurations."""
 
 
 class Pooler:

@@ -37,7 +37,7 @@ class NodePostgres:
 
     async def _start(self) -> None:
         await self._server.start()
-        # The setting that is written last counts; its own file is written anew at every start.
+        # The setting that is written last counts; its own file is written again at every start.
         await self._execute(f"ALTER SYSTEM SET listen_addresses = '127.0.0.1, {self._address}'")
         with (self._server.data_dir / "cluster" / "pg_hba.conf").open("a") as rules:
             rules.write(f"host all all {self._clients} scram-sha-256\nhost all all {self._address}/32 scram-sha-256\n")

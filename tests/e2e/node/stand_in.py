@@ -1,4 +1,4 @@
-"""What stands in for `python:3.x-slim` where no registry can be reached: Debian's least, and this machine's Python.
+"""A replacement of `python:3.x-slim` where no registry can be reached: a minimal Debian, and this machine's Python.
 
 Made by debootstrap from the mirror that this machine's own packages come from, with the libraries that this Python is
 linked with; Python itself is copied to `/usr/local`, where the real image has it.
@@ -16,7 +16,7 @@ from tests.e2e.cluster.build import Missing
 
 
 def make_root(root: Path) -> Path:
-    """Make the root file system at ``root``, anew.  Raises `Missing`."""
+    """Make a new root file system at ``root``.  Raises `Missing`."""
     prefix = Path(sys.base_prefix)
     if prefix == Path("/usr"):
         raise Missing(
@@ -66,8 +66,8 @@ def _libraries(prefix: Path) -> list[str]:
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     linked = [prefix / "bin" / version, *(prefix / "lib" / version / "lib-dynload").glob("*.so")]
     linked = [file for file in linked if not file.name.startswith("_tkinter")]  # it would bring a desktop's libraries
-    told = subprocess.run(["ldd", *map(str, linked)], capture_output=True, text=True, check=False).stdout
-    files = {path for path in re.findall(r"=> (/\S+)", told) if not path.startswith(str(prefix))}
+    output = subprocess.run(["ldd", *map(str, linked)], capture_output=True, text=True, check=False).stdout
+    files = {path for path in re.findall(r"=> (/\S+)", output) if not path.startswith(str(prefix))}
     return sorted({package for path in files for package in _package_of(path)})
 
 

@@ -12,14 +12,14 @@ import pytest
 
 from tests.e2e.cluster.api import Api, Object
 from tests.e2e.cluster.control_plane import ControlPlane
-from tests.e2e.node.chat import Chat, apply, cluster, install, kill_container, ready, secret, told_on_failure
-from tests.e2e.node.conftest import Ground
+from tests.e2e.node.chat import Chat, apply, cluster, install, kill_container, printed_on_failure, ready, secret
+from tests.e2e.node.conftest import Cluster
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(600)]
 
 SHARDS = 96
-SAID = 20
-"""Messages of each chat while nobody is there."""
+MESSAGES = 20
+"""Messages of each chat without operator and API server."""
 
 
 def kill_operators() -> int:
@@ -55,12 +55,12 @@ def is_moving(found: Object) -> bool:
     return bool(names.get("chat-2")) and found["status"]["shards"]["moving"] > 0
 
 
-async def test_without_operator_and_api_server_the_chat_goes_on(node: Ground, api: Api, namespace: str) -> None:
+async def test_without_operator_and_api_server_the_chat_goes_on(node: Cluster, api: Api, namespace: str) -> None:
     """A worker dies in the middle of a plan, and its peers see to its shards; when the others are back the plan is resumed."""
     if node.own is None or node.postgres is None:
-        pytest.fail("nobody stops the API server of a cluster that was given: unset KUBECONFIG")
+        pytest.fail("the test cannot stop the API server of a given cluster: unset KUBECONFIG")
     plane = node.own.control_plane
-    async with told_on_failure(node, namespace):
+    async with printed_on_failure(node, namespace):
         await install(node)
         dsn = await node.postgres.make_database("alone")
         slowly = {"maxConcurrentMoves": 1}
@@ -77,9 +77,9 @@ async def test_without_operator_and_api_server_the_chat_goes_on(node: Ground, ap
         plane.api_server.kill()
         assert kill_operators() > 0
         kill_container("chat-0")
-        began, before = time.monotonic(), [len(chat.said) for chat in chats]
+        began, before = time.monotonic(), [len(chat.acknowledged) for chat in chats]
         async with asyncio.timeout(90):
-            while any(len(chat.said) < so_far + SAID for chat, so_far in zip(chats, before, strict=True)):
+            while any(len(chat.acknowledged) < so_far + MESSAGES for chat, so_far in zip(chats, before, strict=True)):
                 await asyncio.sleep(0.1)
         alone_s = time.monotonic() - began
 
@@ -94,8 +94,8 @@ async def test_without_operator_and_api_server_the_chat_goes_on(node: Ground, ap
         assert (shards["assigned"], shards["moving"]) == (SHARDS, 0)
         assert shards["imbalancePercent"] <= 10
         for chat in chats:
-            assert await chat.heard() == chat.said
+            assert await chat.heard() == chat.acknowledged
         print(
-            f"\nalone for {alone_s:.1f} s, of {sum(len(chat.said) for chat in chats)} messages the longest took"
+            f"\nalone for {alone_s:.1f} s, of {sum(len(chat.acknowledged) for chat in chats)} messages the longest took"
             f" {max(chat.longest_s for chat in chats):.1f} s; Ready {resumed_s:.1f} s after the API server was back"
         )

@@ -1,4 +1,4 @@
-"""What the node's images are made from."""
+"""Sources of the node's images."""
 
 import subprocess
 import tarfile

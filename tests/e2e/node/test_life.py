@@ -1,4 +1,4 @@
-"""A ThreadCluster's whole life on a real node, by the real kubectl, while somebody chats."""
+"""A ThreadCluster's whole life on a real node, by the real kubectl, while a client chats."""
 
 import asyncio
 import time
@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.cluster.api import Api
-from tests.e2e.node.chat import Chat, apply, cluster, install, kill_container, ready, secret, told_on_failure
+from tests.e2e.node.chat import Chat, apply, cluster, install, kill_container, printed_on_failure, ready, secret
 from tests.e2e.node.commands import commands_work
-from tests.e2e.node.conftest import Ground
+from tests.e2e.node.conftest import Cluster
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(900)]
 
@@ -36,13 +36,13 @@ async def children(api: Api, namespace: str) -> set[str]:
     return {kind for version, kind in CHILDREN if await api.list(version, kind, namespace, labels=labels)}
 
 
-async def test_from_apply_to_nothing_left_and_back(node: Ground, api: Api, namespace: str, tmp_path: Path) -> None:
+async def test_from_apply_to_nothing_left_and_back(node: Cluster, api: Api, namespace: str, tmp_path: Path) -> None:
     """Nothing that was acknowledged is ever missing, doubled or out of order; the data outlives the cluster."""
-    async with told_on_failure(node, namespace):
+    async with printed_on_failure(node, namespace):
         await _live(node, api, namespace, tmp_path)
 
 
-async def _live(node: Ground, api: Api, namespace: str, folder: Path) -> None:
+async def _live(node: Cluster, api: Api, namespace: str, folder: Path) -> None:
     await install(node)
     await node.kubectl(
         *("rollout", "status", "deployment/threadcluster-operator", "-n", "threadcluster-system", "--timeout=120s")
@@ -81,10 +81,10 @@ async def _live(node: Ground, api: Api, namespace: str, folder: Path) -> None:
     await ready(node, namespace)
     for chat in chats:
         await chat.end()
-    said = sum(len(chat.said) for chat in chats)
-    print(f"{said} messages, the longest took {max(chat.longest_s for chat in chats):.1f} s")
+    count = sum(len(chat.acknowledged) for chat in chats)
+    print(f"{count} messages, the longest took {max(chat.longest_s for chat in chats):.1f} s")
     for chat in chats:
-        assert await chat.heard() == chat.said
+        assert await chat.heard() == chat.acknowledged
     assert await children(api, namespace) >= {kind for _, kind in CHILDREN} - {"Job"}, "a Job that is done may be gone"
     await node.kubectl("delete", "threadcluster/chat", "-n", namespace, "--wait=true")
     async with asyncio.timeout(90):
@@ -95,5 +95,5 @@ async def _live(node: Ground, api: Api, namespace: str, folder: Path) -> None:
     url = f"http://{(await api.get('v1', 'Service', 'chat', namespace))['spec']['clusterIP']}"
     for chat in chats:
         chat.url = url
-        assert await chat.heard() == chat.said
+        assert await chat.heard() == chat.acknowledged
     assert took <= APPLY_TO_READY_S

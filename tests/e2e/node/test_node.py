@@ -6,7 +6,7 @@ import pytest
 
 from tests.e2e.cluster.api import Api, Object
 from tests.e2e.node import pause
-from tests.e2e.node.conftest import Ground
+from tests.e2e.node.conftest import Cluster
 
 pytestmark = pytest.mark.node
 
@@ -31,7 +31,7 @@ def is_ready(found: Object) -> bool:
     return any(each["type"] == "Ready" and each["status"] == "True" for each in found["status"].get("conditions", ()))
 
 
-async def test_the_node_is_ready(node: Ground, api: Api) -> None:
+async def test_the_node_is_ready(node: Cluster, api: Api) -> None:
     """As kubelet itself says, and as kubectl shows."""
     (found,) = await api.list("v1", "Node")
     assert is_ready(found)
@@ -47,7 +47,7 @@ async def test_a_pod_runs_and_goes(api: Api, namespace: str) -> None:
     await api.wait_gone("v1", "Pod", "small", namespace)
 
 
-async def test_a_service_leads_to_a_pod_of_the_projects_image(node: Ground, api: Api, namespace: str) -> None:
+async def test_a_service_leads_to_a_pod_of_the_projects_image(node: Cluster, api: Api, namespace: str) -> None:
     """From the node, and from another pod: kube-proxy translates its address."""
     server = {"image": node.image, "command": ["python", "-c", _SERVER], "workingDir": "/tmp"}
     probe = {"httpGet": {"port": 8000}, "periodSeconds": 1}
@@ -64,7 +64,7 @@ async def test_a_service_leads_to_a_pod_of_the_projects_image(node: Ground, api:
     assert log == "200\n"
 
 
-async def test_a_pod_reaches_the_database(node: Ground, api: Api, namespace: str) -> None:
+async def test_a_pod_reaches_the_database(node: Cluster, api: Api, namespace: str) -> None:
     """By address, with the password of its DSN, as the worker does."""
     ask = (
         "import asyncio, asyncpg, os\n"
@@ -79,14 +79,16 @@ async def test_a_pod_reaches_the_database(node: Ground, api: Api, namespace: str
     assert await _log_at_end(node, api, "client", namespace) == "1\n"
 
 
-async def test_a_pod_reaches_the_api_server(node: Ground, api: Api, namespace: str) -> None:
-    """At the address that every pod is told, with its service account's token, by a certificate that it can check."""
+async def test_a_pod_reaches_the_api_server(node: Cluster, api: Api, namespace: str) -> None:
+    """At the address in every pod's environment, with its service account's token, by a certificate that it can
+    check.
+    """
     ask = (
         "import os, ssl, urllib.request\n"
         "at = '/var/run/secrets/kubernetes.io/serviceaccount/'\n"
         "host = os.environ['KUBERNETES_SERVICE_HOST']\n"
-        "told = {'Authorization': 'Bearer ' + open(at + 'token').read()}\n"
-        "request = urllib.request.Request(f'https://{host}/api', headers=told)\n"
+        "sent = {'Authorization': 'Bearer ' + open(at + 'token').read()}\n"
+        "request = urllib.request.Request(f'https://{host}/api', headers=sent)\n"
         "trust = ssl.create_default_context(cafile=at + 'ca.crt')\n"
         "print(urllib.request.urlopen(request, context=trust, timeout=20).status)\n"
     )
@@ -95,7 +97,7 @@ async def test_a_pod_reaches_the_api_server(node: Ground, api: Api, namespace: s
     assert await _log_at_end(node, api, "client", namespace) == "200\n"
 
 
-async def _log_at_end(node: Ground, api: Api, name: str, namespace: str) -> str:
-    """What a pod said, when it has ended well."""
+async def _log_at_end(node: Cluster, api: Api, name: str, namespace: str) -> str:
+    """The log of a pod that succeeded."""
     await api.wait_for("v1", "Pod", name, in_phase("Succeeded"), namespace, within_s=60)
     return await node.kubectl("logs", "--namespace", namespace, name)

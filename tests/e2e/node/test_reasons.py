@@ -1,6 +1,6 @@
-"""What only the operator can see, on real parts: every fault is told by its name, and heals once it is mended.
+"""Faults that only the operator can see, on real parts: each is reported by its name, and heals once it is mended.
 
-All faults are there at once, each of a ThreadCluster in a namespace of its own, while somebody chats with one that is
+All faults are there at once, each of a ThreadCluster in a namespace of its own, while a client chats with one that is
 well.  When the cluster itself reported a fault is read from what Kubernetes wrote down.
 """
 
@@ -20,14 +20,14 @@ from tests.database.tls_proxy import TlsFront
 from tests.e2e.cluster.api import Api, Object
 from tests.e2e.cluster.harness import KIND, VERSION, condition, is_ready
 from tests.e2e.node import node as real
-from tests.e2e.node.chat import Chat, cluster, install, secret, told_on_failure
-from tests.e2e.node.conftest import Ground
+from tests.e2e.node.chat import Chat, cluster, install, printed_on_failure, secret
+from tests.e2e.node.conftest import Cluster
 from tests.e2e.node.pooler import Pooler
 from tests.e2e.node.postgres import NodePostgres
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(900)]
 
-TOLD_S: Final = 10.0
+REPORTED_S: Final = 10.0
 HEALED_S: Final = 240.0
 CLOSED_PORT: Final = 9
 NAMES: Final = (
@@ -41,7 +41,7 @@ Report = Callable[[Api, str], Awaitable[str | None]]
 
 
 class Fault(NamedTuple):
-    """One fault: the cluster that has it, how that is told, and what mends it."""
+    """One fault: the cluster that has it, its report, and its remedy."""
 
     reason: str
     remedy: str
@@ -49,9 +49,9 @@ class Fault(NamedTuple):
     report: Report
     spec: Object
     dsn: str | None
-    """What the Secret holds; None: there is no Secret."""
+    """Data of the Secret; None: there is no Secret."""
     objects: tuple[Object, ...] = ()
-    """What is there before the cluster is."""
+    """Objects that exist before the cluster."""
     mends: Callable[[Api, str], Awaitable[object]] | None = None
 
 
@@ -75,9 +75,9 @@ async def migration_ended(api: Api, namespace: str) -> str | None:
 
 
 def event(reason: str, word: str = "") -> Report:
-    """When Kubernetes first said that with this word."""
+    """Time of Kubernetes' first report with this word."""
 
-    async def told(api: Api, namespace: str) -> str | None:
+    async def reported(api: Api, namespace: str) -> str | None:
         found = [
             str(each["firstTimestamp"] or each["metadata"]["creationTimestamp"])
             for each in await api.list("v1", "Event", namespace)
@@ -85,7 +85,7 @@ def event(reason: str, word: str = "") -> Report:
         ]
         return min(found, default=None)
 
-    return told
+    return reported
 
 
 async def made(api: Api, namespace: str) -> str | None:
@@ -108,7 +108,7 @@ def spec_is(edit: Object) -> Callable[[Api, str], Awaitable[object]]:
 
 
 def gone(version: str, kind: str, name: str) -> Callable[[Api, str], Awaitable[object]]:
-    """What is in the way is deleted."""
+    """The obstacle is deleted."""
     return lambda api, namespace: api.delete(version, kind, name, namespace)
 
 
@@ -211,8 +211,8 @@ async def namespaces(api: Api, names: list[str]) -> AsyncIterator[None]:
             await api.delete("v1", "Namespace", name)
 
 
-async def told(api: Api, name: str, fault: Fault) -> float:
-    """How long after the cluster's own report the fault was told by its name; checks what is said."""
+async def reported(api: Api, name: str, fault: Fault) -> float:
+    """Seconds from Kubernetes' report to the fault's name in the status; checks the message."""
     async with asyncio.timeout(180):
         while (reported := await fault.report(api, name)) is None:
             await asyncio.sleep(0.5)
@@ -222,13 +222,13 @@ async def told(api: Api, name: str, fault: Fault) -> float:
         "chat",
         lambda it: condition(it, "Stalled").get("reason") == fault.reason,
         name,
-        within_s=3 * TOLD_S,
+        within_s=3 * REPORTED_S,
     )
     stalled = condition(found, "Stalled")
     assert fault.remedy in stalled["message"], stalled
     assert condition(found, "Ready")["status"] == "False"
     events: list[Object] = []
-    async with asyncio.timeout(TOLD_S):  # they are written beside the status
+    async with asyncio.timeout(REPORTED_S):  # they are written beside the status
         while not events:
             events = [
                 each
@@ -253,15 +253,15 @@ async def healed(api: Api, name: str, fault: Fault) -> float:
     return took_s
 
 
-async def test_every_fault_is_named_and_heals(node: Ground, api: Api, namespace: str, tmp_path: Path) -> None:
-    """Within ten seconds of the cluster's own report, with what to do; whoever is well does not notice."""
+async def test_every_fault_is_named_and_heals(node: Cluster, api: Api, namespace: str, tmp_path: Path) -> None:
+    """Within ten seconds of Kubernetes' own report, with the remedy; healthy clusters are not affected."""
     if node.postgres is None:
         pytest.fail("on a cluster that was given these faults are its owner's to make: unset KUBECONFIG")
     postgres = node.postgres
     where = {name: f"{namespace}-{name}" for name in NAMES}
     async with AsyncExitStack() as undo:
         await undo.enter_async_context(namespaces(api, list(where.values())))
-        await undo.enter_async_context(told_on_failure(node, namespace, *where.values()))
+        await undo.enter_async_context(printed_on_failure(node, namespace, *where.values()))
         await install(node)
         well = await postgres.make_database("well")
         await api.apply(secret(well), namespace)
@@ -284,12 +284,12 @@ async def test_every_fault_is_named_and_heals(node: Ground, api: Api, namespace:
             for each in fault.objects:
                 await api.create(each, where[name])
             await api.create(small(**{"image": node.image, **fault.spec}), where[name])
-        after = await asyncio.gather(*(told(api, where[name], fault) for name, fault in wrong.items()))
+        after = await asyncio.gather(*(reported(api, where[name], fault) for name, fault in wrong.items()))
         again = await asyncio.gather(*(healed(api, where[name], fault) for name, fault in wrong.items()))
         await chat.end()
-        print(f"\n{'fault':<12} {'reason':<24} told after  Ready after it was mended")
-        for (name, fault), told_s, healed_s in zip(wrong.items(), after, again, strict=True):
-            print(f"{name:<12} {fault.reason:<24} {told_s:>8.0f} s  {healed_s:>8.1f} s")
-        print(f"beside them {len(chat.said)} messages, the longest took {chat.longest_s:.1f} s")
-        assert await chat.heard() == chat.said
-        assert max(after) <= TOLD_S
+        print(f"\n{'fault':<12} {'reason':<24} reported after  Ready after it was mended")
+        for (name, fault), reported_s, healed_s in zip(wrong.items(), after, again, strict=True):
+            print(f"{name:<12} {fault.reason:<24} {reported_s:>8.0f} s  {healed_s:>8.1f} s")
+        print(f"beside them {len(chat.acknowledged)} messages, the longest took {chat.longest_s:.1f} s")
+        assert await chat.heard() == chat.acknowledged
+        assert max(after) <= REPORTED_S

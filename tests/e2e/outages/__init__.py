@@ -1,1 +1,1 @@
-"""What a worker process answers and stores while its Postgres is away, refuses, or changes under it."""
+"""Answers and rows of a worker process while its Postgres is away, refuses, or is replaced."""

@@ -81,7 +81,7 @@ class Figure:
         )
 
 
-class Stage:
+class Harness:
     """The server, the worker, and what is done to both."""
 
     def __init__(self, folder: Path) -> None:
@@ -120,7 +120,7 @@ class Stage:
 
     @property
     def front(self) -> TlsFront:
-        """What speaks TLS for the server."""
+        """The proxy that speaks TLS for the server."""
         assert self._front is not None  # started
         return self._front
 
@@ -304,14 +304,14 @@ def _account(number: int) -> str:
 
 
 @asynccontextmanager
-async def stage_in(folder: Path) -> AsyncIterator[Stage]:
-    """A stage, started; proven and ended afterwards."""
-    stage = Stage(folder)
+async def harness_in(folder: Path) -> AsyncIterator[Harness]:
+    """A harness, started; proven and ended afterwards."""
+    harness = Harness(folder)
     try:
-        await stage.start()
-        yield stage
+        await harness.start()
+        yield harness
     finally:
-        await stage.stop()
+        await harness.stop()
 
 
 async def accepted_again(sent: list[Sent], after: float, *, within_s: float) -> float:

@@ -11,34 +11,34 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.outages.faults import OUTAGES
-from tests.e2e.outages.harness import PENDING_BYTES, Figure, Stage, accepted_again, stage_in
+from tests.e2e.outages.harness import PENDING_BYTES, Figure, Harness, accepted_again, harness_in
 from tests.support.polling import eventually
 
 _AT_THE_SERVER: frozenset[str] = frozenset({"frozen", "synchronous standby lost"})
 """Outages in which a statement that has reached the server is carried out when the outage ends."""
 _RSS_MORE_MB = 80.0
-"""Sixty posts of 100 kB and the bytes that may be pending, with room for the allocator."""
+"""Sixty posts of 100 kB and the bytes that may be pending, with a margin for the allocator."""
 
 
-async def play(stage: Stage, outage: str, *, for_s: float, heals_s: float) -> Figure:
+async def play(harness: Harness, outage: str, *, for_s: float, heals_s: float) -> Figure:
     """One outage under load; everything that is not as it must be is in the figure's findings."""
-    figure = Figure(outage, for_s, rss_before_mb=stage.rss_mb())
-    pid = stage.worker.pid
-    async with stage.load(outage) as sent:
+    figure = Figure(outage, for_s, rss_before_mb=harness.rss_mb())
+    pid = harness.worker.pid
+    async with harness.load(outage) as sent:
         await eventually(lambda: len(sent) >= 20, what="load before the outage")
-        async with OUTAGES[outage](stage):
+        async with OUTAGES[outage](harness):
             began = time.time()
             waves = []
             while time.time() < began + for_s:
-                waves += await stage.wave(outage)
-                figure.rss_most_mb = max(figure.rss_most_mb, stage.rss_mb())
+                waves += await harness.wave(outage)
+                figure.rss_most_mb = max(figure.rss_most_mb, harness.rss_mb())
         figure.healed_s = await accepted_again(sent, time.time(), within_s=heals_s)
-    await stage.judge(figure, sent + waves)
+    await harness.judge(figure, sent + waves)
     if figure.late and outage not in _AT_THE_SERVER:
         figure.findings.append(f"{figure.late} rows were stored after their budgets")
     if figure.rss_most_mb > figure.rss_before_mb + _RSS_MORE_MB:
         figure.findings.append(f"{figure.rss_most_mb:.0f} MB of memory, {PENDING_BYTES} bytes may be pending")
-    if not stage.worker.alive or stage.worker.pid != pid:
+    if not harness.worker.alive or harness.worker.pid != pid:
         figure.findings.append("the worker was restarted")
     print(figure.row())
     return figure
@@ -52,9 +52,9 @@ async def play(stage: Stage, outage: str, *, for_s: float, heals_s: float) -> Fi
 async def test_answers_are_what_the_journal_holds_through_every_outage(tmp_path: Path, outages: list[str]) -> None:
     """A short round of each."""
     findings: dict[str, list[str]] = {}
-    async with stage_in(tmp_path) as stage:
+    async with harness_in(tmp_path) as harness:
         for outage in outages:
-            figure = await play(stage, outage, for_s=1.5, heals_s=20.0)
+            figure = await play(harness, outage, for_s=1.5, heals_s=20.0)
             if figure.findings:
                 findings[outage] = figure.findings
     assert findings == {}
@@ -64,9 +64,9 @@ async def test_answers_are_what_the_journal_holds_through_every_outage(tmp_path:
 async def test_long_outages_are_survived_alike(tmp_path: Path) -> None:
     """Two minutes of each, one after another, in one worker process."""
     findings: dict[str, list[str]] = {}
-    async with stage_in(tmp_path) as stage:
+    async with harness_in(tmp_path) as harness:
         for outage in OUTAGES:
-            figure = await play(stage, outage, for_s=120.0, heals_s=30.0)
+            figure = await play(harness, outage, for_s=120.0, heals_s=30.0)
             if figure.findings:
                 findings[outage] = figure.findings
     assert findings == {}

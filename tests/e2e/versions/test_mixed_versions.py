@@ -14,7 +14,7 @@ import aiohttp
 import asyncpg
 import pytest
 
-from tests.e2e.moves.workers import Fleet, fleet_on
+from tests.e2e.moves.workers import Workers, workers_on
 from tests.load.chat import drive, verify
 from tests.load.figures import Figures
 from tests.load.record import Recorder
@@ -26,25 +26,25 @@ CLIENTS = 8
 THIS_RELEASE, NEXT_RELEASE = "shard_worker.main", "tests.e2e.versions.next_release"
 
 
-async def roll(fleet: Fleet, names: Sequence[str], program: str, write_format: int) -> None:
+async def roll(workers: Workers, names: Sequence[str], program: str, write_format: int) -> None:
     """Restart the workers one after another: each hands its shards over, and gets some again as what it now is."""
     for name in names:
-        worker = fleet.workers[name]
+        worker = workers.by_name[name]
         worker.signal(signal.SIGTERM)
         assert await worker.ended(within_s=90) == 0
         worker.program = program
         worker.settings = {"SHARD_WORKER_WRITE_FORMAT": str(write_format)}
-        await fleet.start(name)
-        await fleet.spread(*names)
+        await workers.start(name)
+        await workers.spread(*names)
 
 
 @asynccontextmanager
-async def chatting(fleet: Fleet, seed: int) -> AsyncIterator[Recorder]:
+async def chatting(workers: Workers, seed: int) -> AsyncIterator[Recorder]:
     """Clients that chat for as long as the block runs: no request fails, nothing is lost, doubled or reordered."""
     stop, recorder, figures = asyncio.Event(), Recorder(seed=seed, clients=CLIENTS), Figures()
     driving = asyncio.create_task(
         drive(
-            fleet.url,
+            workers.url,
             clients=CLIENTS,
             until=stop,
             seed=seed,
@@ -64,7 +64,7 @@ async def chatting(fleet: Fleet, seed: int) -> AsyncIterator[Recorder]:
         record = await driving
     failed = {name: operation.by_code for name, operation in figures.operations.items()}
     assert (figures.total("refused"), figures.total("unknown"), figures.not_sent) == (0, 0, 0), failed
-    assert await verify(fleet.url, record) == []
+    assert await verify(workers.url, record) == []
 
 
 async def formats(dsn: str) -> list[int]:
@@ -100,49 +100,49 @@ async def check_journal(dsn: str) -> None:
 
 async def forward_and_back(dsn: str, folder: Path, seed: int, names: Sequence[str]) -> None:
     """Some workers: the next release, then its format, then back; at last a worker of the first release joins."""
-    async with fleet_on(dsn, folder, *names, shards=SHARDS) as fleet:
-        async with chatting(fleet, seed) as recorder:
-            await roll(fleet, names, NEXT_RELEASE, write_format=1)
+    async with workers_on(dsn, folder, *names, shards=SHARDS) as workers:
+        async with chatting(workers, seed) as recorder:
+            await roll(workers, names, NEXT_RELEASE, write_format=1)
             assert await formats(dsn) == [1] * SHARDS
             assert await count_written(dsn, 2) == 0
 
-            await roll(fleet, names, NEXT_RELEASE, write_format=2)
+            await roll(workers, names, NEXT_RELEASE, write_format=2)
             await more_acknowledged(recorder, 50)
             assert await formats(dsn) == [2] * SHARDS
             written = await count_written(dsn, 2)
             assert written > 0
 
-            await roll(fleet, names, NEXT_RELEASE, write_format=1)
+            await roll(workers, names, NEXT_RELEASE, write_format=1)
             older = await count_written(dsn, 1)
             newer = await count_written(dsn, 2)
             await more_acknowledged(recorder, 50)
             assert await count_written(dsn, 1) > older
             assert await count_written(dsn, 2) == newer
             assert await formats(dsn) == [2] * SHARDS  # there are events of it: it never falls
-        assert fleet.logged("poison") == []
+        assert workers.logged("poison") == []
         await check_journal(dsn)
-        await expect_no_capable_worker(fleet, names)
+        await expect_no_capable_worker(workers, names)
 
 
-async def expect_no_capable_worker(fleet: Fleet, names: Sequence[str]) -> None:
+async def expect_no_capable_worker(workers: Workers, names: Sequence[str]) -> None:
     """A worker that does not read the shards' format gets none of them, also when it is the only one alive."""
-    await fleet.start("old")
-    await fleet.plan(dict.fromkeys(range(SHARDS), "old"))
-    await asyncio.gather(*[fleet.workers[name].kill() for name in names])
+    await workers.start("old")
+    await workers.plan(dict.fromkeys(range(SHARDS), "old"))
+    await asyncio.gather(*[workers.by_name[name].kill() for name in names])
     async with aiohttp.ClientSession() as session, asyncio.timeout(90):
         while True:
-            async with session.get(f"{fleet.workers['old'].management}/cluster") as response:
+            async with session.get(f"{workers.by_name['old'].management}/cluster") as response:
                 shards = (await response.json())["shards"]
             if {shard["reason"] for shard in shards} == {"NoCapableWorker"}:
                 break
             await asyncio.sleep(0.02)
     assert {shard["owner"] for shard in shards} == {None}
-    assert fleet.logged("NoCapableWorker")
-    assert (await fleet.ownership(of="old"))["serving"] == []
-    fleet.add("a")
-    await fleet.start("a")
-    await fleet.served("a", within_s=90)
-    assert fleet.logged("poison") == []
+    assert workers.logged("NoCapableWorker")
+    assert (await workers.ownership(of="old"))["serving"] == []
+    workers.add("a")
+    await workers.start("a")
+    await workers.served("a", within_s=90)
+    assert workers.logged("poison") == []
 
 
 @pytest.mark.timeout(900)  # a dozen processes are started, one after another

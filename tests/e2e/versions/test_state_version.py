@@ -14,7 +14,7 @@ from shard_worker.domain.events import Event
 from shard_worker.domain.ids import ThreadId
 from shard_worker.journal.codec import STATE_VERSION
 from tests.conftest import MakeDatabase
-from tests.e2e.moves.workers import fleet_on
+from tests.e2e.moves.workers import workers_on
 from tests.support.journal_writer import ANN, SHARDS, JournalWriter, created, folded, new_thread, posted
 
 THREADS = 200
@@ -25,7 +25,7 @@ CLIENTS = 8
 
 
 async def _write(dsn: str) -> list[tuple[int, ThreadId]]:
-    """Threads with histories and snapshots, whose shards nobody owns; each with the version of its snapshot."""
+    """Threads with histories and snapshots, in unowned shards; each with the version of its snapshot."""
     connection = await asyncpg.connect(dsn)
     pen = JournalWriter(connection)
     found = []
@@ -71,14 +71,14 @@ async def test_first_commands_after_an_upgrade_are_as_quick_as_any(make_database
     took: dict[int, list[float]] = {}
     warm: dict[int, list[float]] = {}
     for _ in range(5):  # each time nothing is in memory
-        async with fleet_on(dsn, tmp_path / "fleet", "a", shards=SHARDS) as fleet:
+        async with workers_on(dsn, tmp_path / "workers", "a", shards=SHARDS) as workers:
             for found, into in (
-                (await _post_once_each(fleet.url, threads), took),
-                (await _post_once_each(fleet.url, threads), warm),
+                (await _post_once_each(workers.url, threads), took),
+                (await _post_once_each(workers.url, threads), warm),
             ):
                 for version, seconds in found.items():
                     into.setdefault(version, []).extend(seconds)
-            await fleet.workers["a"].kill()
+            await workers.by_name["a"].kill()
     steady, upgraded = (quantiles(took[version], n=100)[98] * 1000 for version in (STATE_VERSION, STATE_VERSION - 1))
     in_memory = quantiles([each for version in warm.values() for each in version], n=100)[98] * 1000
     print(

@@ -1,6 +1,6 @@
-"""Specs that nobody must accept, with the field and the reason that whoever refuses them has to name.
+"""Invalid specs, with the field and the reason that every refusal must name.
 
-One table for all three who check: the API server, the operator and the local platform.
+One table for all three checkers: the API server, the operator and the local platform.
 """
 
 from typing import Any, NamedTuple
@@ -47,7 +47,7 @@ def _many(count: int, item: str) -> str:
 
 
 BAD = {
-    # What one field says.
+    # Invalid single fields.
     "no-shards": Bad("shards: 0", "spec.shards", "should be greater than or equal to 1"),
     "too-many-shards": Bad("shards: 4097", "spec.shards", "should be less than or equal to 4096"),
     "shards-as-text": Bad("shards: many", "spec.shards", "must be of type integer", "valid integer"),
@@ -123,7 +123,7 @@ BAD = {
     "service-monitor": Bad(
         "monitoring: {serviceMonitor: Maybe}", "spec.monitoring.serviceMonitor", ENUM, "Input should be 'Auto'"
     ),
-    # What only several fields together say.
+    # Invalid combinations of fields.
     "no-image": Bad("image: null", "spec.image", "only the local platform brings its own", "valid string", local=False),
     "no-database": Bad(
         "database: null", "spec.database", "only the local platform brings its own", "valid dictionary", local=False

@@ -1,4 +1,4 @@
-"""The CustomResourceDefinition: what the API server asks of a schema, and that nobody edits it by hand."""
+"""The CustomResourceDefinition: the API server accepts its schema, and the file equals the generated one."""
 
 import runpy
 import warnings
@@ -40,7 +40,7 @@ NODES = [(path, node) for path, node in nodes(SCHEMA) if path not in ("", ".apiV
 def test_what_is_generated_is_what_the_model_says(
     made: Callable[[], str], file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nobody edits it: `make docs`, which runs the modules as programs."""
+    """Written by `make docs`, which runs the modules as programs."""
     assert file.read_text() == made()
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # that the module is imported already
         runpy.run_module(made.__module__, run_name="__main__")
@@ -87,7 +87,7 @@ def test_what_kubectl_get_shows() -> None:
 
 
 def test_every_column_shows_something_that_is_there() -> None:
-    """A path with a typing error would show an empty column for ever."""
+    """A misspelled path would show an empty column."""
     known = {path for path, _ in NODES} | {".metadata.creationTimestamp"}
     for column in VERSION["additionalPrinterColumns"]:
         assert column["jsonPath"].replace('[?(@.type=="Ready")]', "[]") in known
@@ -128,7 +128,7 @@ def test_every_field_says_what_it_is_for() -> None:
 
 
 def test_parts_have_the_defaults_of_their_fields() -> None:
-    """The server fills `{}` from within, so that no default stands in two places."""
+    """The server fills `{}` from within, so that no default is defined twice."""
     assert (SPEC["properties"]["rebalance"]["default"], SPEC["properties"]["shards"]["default"]) == ({}, 144)
     assert SPEC["properties"]["rebalance"]["properties"]["mode"]["default"] == "Auto"
     assert "default" not in SPEC["properties"]["database"]
@@ -150,14 +150,14 @@ def test_a_field_says_more_than_the_part_that_it_is_of() -> None:
     """Its own words and default win; a reference within an optional one is followed."""
 
     class Inner(BaseModel):
-        """What any of them is."""
+        """Any of them."""
 
         size: int = 1
 
     class Outer(BaseModel):
         """The whole."""
 
-        one: Annotated[Inner, Field(description="What this one is.")] = Inner()
+        one: Annotated[Inner, Field(description="This one.")] = Inner()
         other: Inner | None = None
         sizes: dict[str, int] = {}
 
@@ -167,8 +167,8 @@ def test_a_field_says_more_than_the_part_that_it_is_of() -> None:
         "description": "The whole.",
         "type": "object",
         "properties": {
-            "one": {"description": "What this one is.", **inner, "default": {}},
-            "other": {"description": "What any of them is.", **inner},
+            "one": {"description": "This one.", **inner, "default": {}},
+            "other": {"description": "Any of them.", **inner},
             "sizes": {"type": "object", "additionalProperties": {"type": "integer"}, "default": {}},
         },
     }

@@ -91,7 +91,7 @@ SECRET_TEXT = "hunter2"
     ],
 )
 def test_a_yaml_error_shows_nothing_of_a_secret(line: str) -> None:
-    """It says what is wrong and where, and nothing that stands there."""
+    """The error has the fault and its place, and no value."""
     with pytest.raises(InvalidResource, match=r"^file: not YAML: ") as caught:
         parse_resources(with_secret(f"metadata: {{name: db}}\nstringData:\n  {line}"), "file")
     assert SECRET_TEXT not in str(caught.value)

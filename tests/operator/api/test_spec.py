@@ -23,7 +23,7 @@ CLUSTER = {"apiVersion": "threadcluster.io/v1alpha1", "kind": "ThreadCluster", "
 
 
 def local(spec: dict[str, Any]) -> ThreadClusterSpec:
-    """What the local platform makes of a spec."""
+    """Specs as the local platform reads them."""
     return parse_resources(yaml.safe_dump({**CLUSTER, "spec": spec}), "file").cluster.spec
 
 
@@ -63,8 +63,8 @@ def test_the_local_platform_checks_the_same(bad: Bad) -> None:
         assert local(bad.spec)
 
 
-def test_all_failures_are_told_at_once() -> None:
-    """Nobody mends one only to meet the next."""
+def test_all_failures_are_reported_at_once() -> None:
+    """One correction suffices for all of them."""
     with pytest.raises(InvalidSpec) as refused:
         parse_spec({"spec": {"shards": 0, "replicas": -1, "rollout": {"surge": 2}}})
     fields = [failure.partition(":")[0] for failure in refused.value.failures]
@@ -140,8 +140,8 @@ def test_what_kubernetes_checks_itself_is_passed_on_as_it_is() -> None:
     assert local({"podTemplate": {"spec": {"affinity": affinity}}}).pod_template.spec.affinity == affinity
 
 
-def test_what_has_no_effect_here_is_told() -> None:
-    """A file made for Kubernetes is taken, and nobody believes that all of it counts."""
+def test_fields_without_effect_here_are_reported() -> None:
+    """A file made for Kubernetes is accepted, with a list of the ignored fields."""
     given = {
         **GOOD,
         "shards": 4,
@@ -186,7 +186,7 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:  # typing's own fo
 
 @pytest.mark.parametrize("root", [ThreadClusterSpec, ThreadClusterStatus])
 def test_every_part_is_frozen_and_closed(root: type[BaseModel]) -> None:
-    """What a plan was made from cannot change under it."""
+    """The input of a plan cannot change under it."""
     found = list(parts(root, set()))
     assert len(found) > 4
     assert all(part.model_config["frozen"] and part.model_config["extra"] == "forbid" for part in found)

@@ -1,4 +1,4 @@
-"""Where a command looks for its cluster, and what is said in whose words."""
+"""A command finds its cluster, and reports errors with their causes."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ VERBS = ("shards", "cordon", "uncordon", "drain", "pin", "plan", "rebalance", "h
 
 
 def run(*words: str) -> tuple[int, str]:
-    """Exit code, and all that is said."""
+    """Exit code, and the whole output."""
     result = CliRunner().invoke(main, list(words))
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result.exit_code, result.output
@@ -21,36 +21,36 @@ def run(*words: str) -> tuple[int, str]:
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_command_has_the_same_options(verb: str) -> None:
     """A cluster here and one on Kubernetes are one habit."""
-    code, said = run(verb, "--help")
+    code, output = run(verb, "--help")
     assert code == 0
     for option in ("--data-dir", "--context", "-n, --namespace", "--name", "--kubeconfig"):
-        assert option in said
+        assert option in output
 
 
 def test_a_cluster_is_here_or_on_kubernetes(tmp_path: Path) -> None:
     """Not both."""
-    code, said = run("shards", "--data-dir", str(tmp_path), "-n", "chat")
+    code, output = run("shards", "--data-dir", str(tmp_path), "-n", "chat")
     assert code == 2
-    assert "--data-dir is for a local cluster" in said
+    assert "--data-dir is for a local cluster" in output
 
 
-def test_who_has_no_cluster_here_is_told_of_the_other_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_local_cluster_the_other_options_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the exit code that says that there is none."""
     monkeypatch.chdir(tmp_path)
-    code, said = run("shards")
+    code, output = run("shards")
     assert code == 3
-    assert "for one on Kubernetes give --namespace, --name or --context" in said
+    assert "for one on Kubernetes give --namespace, --name or --context" in output
 
 
 def test_the_options_name_the_kubeconfig_that_is_not_there(tmp_path: Path) -> None:
     """Nothing is asked of anybody."""
-    code, said = run("history", "--kubeconfig", str(tmp_path / "none"))
+    code, output = run("history", "--kubeconfig", str(tmp_path / "none"))
     assert code == 1
-    assert f"there is no kubeconfig {tmp_path / 'none'}" in said
+    assert f"there is no kubeconfig {tmp_path / 'none'}" in output
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "output"),
     [
         (Forbidden(403, "Forbidden", "you cannot list pods"), "you cannot list pods; manifests/users has what"),
         (NotFound(404, "NotFound", "page not found"), "no ThreadClusters (page not found); `kubectl apply -k"),
@@ -60,6 +60,6 @@ def test_the_options_name_the_kubeconfig_that_is_not_there(tmp_path: Path) -> No
     ],
     ids=["forbidden", "no CRD", "rejected", "unauthorized", "away"],
 )
-def test_a_refusal_says_what_helps(error: KubeError, said: str) -> None:
+def test_a_refusal_says_what_helps(error: KubeError, output: str) -> None:
     """In one sentence."""
-    assert said in sentence(error)
+    assert output in sentence(error)

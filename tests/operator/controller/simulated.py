@@ -72,13 +72,13 @@ class Simulation:
             self.resource["metadata"]["generation"] += 1
 
     def crash(self, name: str) -> None:
-        """A worker's process dies; its pod starts it anew."""
+        """A worker's process dies; its pod restarts it."""
         if name in self.pods and _is_ready(self.pods[name]):
             self.workers.die(name)
             _set_ready(self.pods[name], ready=False)
 
     def restart_operator(self) -> None:
-        """What it remembered is lost."""
+        """Its memory is lost."""
         self.balancing, self._secret = False, None
 
     def heal(self) -> None:
@@ -100,7 +100,7 @@ class Simulation:
         self._stateful_set_controller()
 
     def look(self, *, ago: int = 0) -> ClusterSnapshot:
-        """What the operator sees, so many of its looks ago."""
+        """The operator's snapshot of an earlier reconciliation."""
         return self._past[max(0, len(self._past) - 1 - ago)] if ago and self._past else self._now()
 
     def operate(self, *, ago: int = 0) -> Actions:
@@ -122,8 +122,8 @@ class Simulation:
     @property
     def ready(self) -> bool:
         """As `kubectl wait` judges."""
-        said = _condition_of(self.resource.get("status", {}), "Ready")
-        return said.get("status") == "True" and said["observedGeneration"] == self.resource["metadata"]["generation"]
+        ready = _condition_of(self.resource.get("status", {}), "Ready")
+        return ready.get("status") == "True" and ready["observedGeneration"] == self.resource["metadata"]["generation"]
 
     @property
     def stateful_set(self) -> Object | None:
@@ -226,7 +226,7 @@ class Simulation:
             if self.resource["spec"]["replicas"] == 0 or name not in {pod.name for pod in seen.workers()}:
                 continue
             if seen.ownership is None:
-                raise Violation(f"{name} is taken away, and nobody says what it owns")
+                raise Violation(f"{name} is taken away, and its ownership is unknown")
             if name in seen.ownership.owners.values():
                 raise Violation(f"{name} is taken away with its shards")
         same_template = body["spec"]["template"] == live["spec"]["template"]

@@ -1,4 +1,4 @@
-"""What stops the operator, and what makes it wait: one gate after the other."""
+"""Gates that stop the operator, and gates that make it wait, one after the other."""
 
 from typing import Any
 
@@ -25,12 +25,12 @@ def simulation() -> Simulation:
 
 
 def steps_of(seen: ClusterSnapshot) -> Actions:
-    """What is done about what is seen."""
+    """The actions on a snapshot."""
     return plan_actions(seen, parse_spec(seen.resource), OPERATOR, balancing=False)
 
 
 def owned_by(simulation: Simulation, kind: str, name: str, owner: dict[str, Any] | None) -> ClusterSnapshot:
-    """The cluster, with one of its children somebody else's."""
+    """The cluster, with another owner's object in place of a child."""
     references = [] if owner is None else [{**owner, "uid": "other", "controller": True}]
     simulation.objects[kind, name]["metadata"]["ownerReferences"] = references
     return simulation.look()
@@ -39,18 +39,18 @@ def owned_by(simulation: Simulation, kind: str, name: str, owner: dict[str, Any]
 @pytest.mark.parametrize(
     ("owner", "reason", "word"),
     [
-        (None, Reason.NAME_CONFLICT, "somebody else"),
+        (None, Reason.NAME_CONFLICT, NAME),
         ({"kind": "Deployment", "name": "web"}, Reason.NAME_CONFLICT, "Deployment web"),
         ({"kind": "ThreadCluster", "name": "other"}, Reason.NAME_CONFLICT, "ThreadCluster other"),
         ({"kind": "ThreadCluster", "name": NAME}, Reason.AWAITING_GARBAGE_COLLECTION, "being collected"),
     ],
-    ids=["nobody's", "another-kind", "another-cluster", "its-predecessor"],
+    ids=["without-an-owner", "another-kind", "another-cluster", "its-predecessor"],
 )
 @pytest.mark.parametrize("kind", ["Service", "StatefulSet"])
-def test_what_belongs_to_somebody_else_stops_everything(
+def test_an_object_of_another_owner_stops_everything(
     simulation: Simulation, kind: str, owner: dict[str, Any] | None, reason: Reason, word: str
 ) -> None:
-    """Nothing is made, changed or deleted, and it is said whose it is."""
+    """Nothing is created, changed or deleted, and the message names the object's owner."""
     steps = steps_of(owned_by(simulation, kind, NAME, owner))
     assert steps.blocked is not None
     assert steps.blocked.reason == reason
@@ -58,7 +58,7 @@ def test_what_belongs_to_somebody_else_stops_everything(
     assert (steps.create, steps.apply, steps.delete, steps.targets) == ((), (), (), None)
 
 
-def test_a_migration_that_is_somebody_elses_stops_everything() -> None:
+def test_a_migration_of_another_owner_stops_everything() -> None:
     """Whatever it did, it was not for this cluster."""
     simulation = Simulation()
     simulation.operate()
@@ -96,7 +96,7 @@ def test_no_worker_is_made_before_the_migration_is_done() -> None:
 def test_a_migration_that_failed_is_tried_again_after_a_while(
     condition: dict[str, str], now: float, again: bool
 ) -> None:
-    """The Job is deleted then, and made anew by the next look."""
+    """The Job is deleted then, and the next reconciliation creates another one."""
     simulation = Simulation()
     simulation.operate()
     (job,) = [each for (kind, _), each in simulation.objects.items() if kind == "Job"]
@@ -165,7 +165,7 @@ def waits_for(reason: str) -> dict[str, Any]:
 def test_a_migration_does_not_wait_for_its_jobs_back_off(
     pods: list[tuple[str, dict[str, Any]]], now: float, again: bool
 ) -> None:
-    """What was mended is tried within half a minute, however long it was broken; one that runs is left alone."""
+    """A corrected migration is tried within half a minute, however long it failed; a running one is left alone."""
     simulation = Simulation()
     simulation.operate()
     (job,) = [each for (kind, _), each in simulation.objects.items() if kind == "Job"]
@@ -190,7 +190,7 @@ def test_a_migration_without_a_node_is_left_to_the_scheduler() -> None:
 
 
 def test_a_controller_whose_pods_are_refused_is_asked_again(simulation: Simulation) -> None:
-    """By a change of the StatefulSet, every half a minute; workers are not started anew by it."""
+    """By a change of the StatefulSet, every half a minute; it restarts no worker."""
     live = simulation.stateful_set
     assert live is not None
     simulation.edit(replicas=4)
@@ -214,7 +214,7 @@ def test_a_controller_whose_pods_are_refused_is_asked_again(simulation: Simulati
 
 
 def test_a_stateful_set_that_is_being_deleted_is_left_alone(simulation: Simulation) -> None:
-    """The garbage collector ends it; then it is made anew."""
+    """The garbage collector deletes it; then it is created again."""
     simulation.edit(worker={"snapshotEveryEvents": 50})
     live = simulation.stateful_set
     assert live is not None
@@ -223,17 +223,17 @@ def test_a_stateful_set_that_is_being_deleted_is_left_alone(simulation: Simulati
 
 
 def wanted_replicas(steps: Actions) -> list[int]:
-    """What the StatefulSet is set to, if it is."""
+    """New replicas of the StatefulSet, if they change."""
     return [body["spec"]["replicas"] for body, _ in steps.apply if body["kind"] == "StatefulSet"]
 
 
-def test_nobody_is_taken_away_while_nobody_answers(simulation: Simulation) -> None:
+def test_no_worker_is_removed_while_the_ownership_is_unknown(simulation: Simulation) -> None:
     """Whether a worker owns something is not known then."""
     simulation.edit(replicas=1)
     simulation.unanswered = True
     steps = steps_of(simulation.look())
     assert wanted_replicas(steps) in ([], [3])
-    assert "nobody says who owns what" in steps.blocked_reason
+    assert "no worker is " in steps.blocked_reason
 
 
 def test_replicas_without_pods_are_given_up_without_asking(simulation: Simulation) -> None:
@@ -269,8 +269,8 @@ def test_one_worker_at_a_time_gets_a_new_template(simulation: Simulation) -> Non
     assert partitions(steps_of(rolling(simulation).look())) == [2]
 
 
-def test_a_paused_rollout_lets_nobody_go(simulation: Simulation) -> None:
-    """What is wanted is known, and waits for the user."""
+def test_a_paused_rollout_restarts_no_worker(simulation: Simulation) -> None:
+    """The new template is applied, and waits for the user."""
     simulation.edit(rollout={"paused": True}, worker={"snapshotEveryEvents": 50})
     simulation.operate()
     simulation.turn()
@@ -279,22 +279,22 @@ def test_a_paused_rollout_lets_nobody_go(simulation: Simulation) -> None:
     assert steps.blocked_reason == "spec.rollout.paused is true"
 
 
-def test_nobody_is_started_anew_while_nobody_answers(simulation: Simulation) -> None:
+def test_no_worker_is_restarted_while_the_ownership_is_unknown(simulation: Simulation) -> None:
     """A worker that cannot be asked may be the last that serves."""
     rolling(simulation).unanswered = True
     steps = steps_of(simulation.look())
     assert partitions(steps) == []
-    assert "nobody says who owns what" in steps.blocked_reason
+    assert "no worker is " in steps.blocked_reason
 
 
-def test_nobody_is_started_anew_while_a_shard_is_served_by_nobody(simulation: Simulation) -> None:
+def test_no_worker_is_restarted_while_a_shard_is_unserved(simulation: Simulation) -> None:
     """One gap at a time."""
     seen = rolling(simulation).look()
     assert seen.ownership is not None
     free = seen.ownership._replace(owners={**seen.ownership.owners, ShardId(0): None})
     steps = steps_of(seen._replace(ownership=free))
     assert partitions(steps) == []
-    assert steps.blocked_reason == "1 shards are served by nobody"
+    assert steps.blocked_reason.startswith("1 shards are ")
 
 
 @pytest.mark.parametrize("what", ["ending", "not-ready"])
@@ -316,16 +316,16 @@ def test_the_next_waits_for_the_one_before(simulation: Simulation, what: str) ->
     assert (
         simulation.last.blocked_reason == f"{name} is {'being started anew' if what == 'ending' else 'not ready yet'}"
     )
-    assert said_of(simulation, "Ready") == ("False", "RolloutInProgress")
-    assert said_of(simulation, "Progressing") == ("True", "RollingOut")
+    assert condition_of(simulation, "Ready") == ("False", "RolloutInProgress")
+    assert condition_of(simulation, "Progressing") == ("True", "RollingOut")
 
 
-def said_of(simulation: Simulation, kind: str) -> tuple[str, str]:
-    """What the user is told."""
+def condition_of(simulation: Simulation, kind: str) -> tuple[str, str]:
+    """Status and reason of a condition, as the user sees them."""
     return next((c["status"], c["reason"]) for c in simulation.resource["status"]["conditions"] if c["type"] == kind)
 
 
-def test_an_old_worker_that_is_not_ready_holds_nobody_up(simulation: Simulation) -> None:
+def test_an_old_unready_worker_does_not_block_the_rollout(simulation: Simulation) -> None:
     """The new template may be its remedy: it is the one that is let go, although a shard may be without owner."""
     for ordinal in range(3):
         simulation.broken.add(f"{NAME}-{ordinal}")

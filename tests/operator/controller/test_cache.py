@@ -1,4 +1,4 @@
-"""What the watches told, in whatever order it came."""
+"""The cache of watched objects, with events in any order."""
 
 from typing import Any
 
@@ -43,7 +43,7 @@ def names(cache: Cache) -> list[str]:
 
 
 def test_an_object_is_found_by_its_cluster() -> None:
-    """By its labels; what carries no labels of ours concerns nobody, and who manages which field is not kept."""
+    """By its labels; objects without the operator's labels are ignored, and managed fields are not kept."""
     cache = Cache()
     assert cache.put(cluster()) == CHAT
     assert "managedFields" not in cache.resources[CHAT]["metadata"]
@@ -67,7 +67,7 @@ def test_an_older_state_replaces_no_newer_one() -> None:
 
 
 def test_what_is_gone_does_not_come_back_by_a_late_list() -> None:
-    """A list that was asked for before a deletion may be answered after it was told."""
+    """A list from before a deletion may arrive after the event of the deletion."""
     cache = Cache()
     cache.put(pod())
     assert cache.drop(pod(version=3)) == CHAT
@@ -77,7 +77,7 @@ def test_what_is_gone_does_not_come_back_by_a_late_list() -> None:
     assert names(cache) == ["chat-0"], "a new pod of the name is another one"
 
 
-def test_a_deletion_that_is_told_late_takes_no_successor_away() -> None:
+def test_a_late_deletion_event_does_not_remove_a_successor() -> None:
     """By uid."""
     cache = Cache()
     cache.put(cluster(9, "cluster-2"))
@@ -89,7 +89,7 @@ def test_a_deletion_that_is_told_late_takes_no_successor_away() -> None:
 
 
 def test_a_full_list_mends_what_a_watch_has_missed() -> None:
-    """What is not in it is gone, unless it is newer than the list."""
+    """An object that is not listed is gone, unless it is newer than the list."""
     cache = Cache()
     cache.put(pod("chat-0", 1, "a"))
     cache.put(pod("chat-1", 7, "b"))
@@ -102,7 +102,7 @@ def test_a_full_list_mends_what_a_watch_has_missed() -> None:
 
 
 def test_events_belong_to_the_cluster_whose_object_they_are_about() -> None:
-    """They carry no labels; one about something unknown concerns nobody."""
+    """They carry no labels; an event about an unknown object is ignored."""
     cache = Cache()
     assert cache.put(warning()) is None
     cache.put(pod())

@@ -1,4 +1,4 @@
-"""What stands in a cluster's way, from what Kubernetes reports."""
+"""The diagnosis of a blocked cluster, from Kubernetes' reports."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def in_phase(phase: str) -> Object:
     return made
 
 
-def waiting(reason: str, message: str = "said so") -> Object:
+def waiting(reason: str, message: str = "its own message") -> Object:
     """A container that waits."""
     return {"image": "threadcluster:1", "state": {"waiting": {"reason": reason, "message": message}}}
 
@@ -96,7 +96,7 @@ def crash_looping() -> Object:
         (seen(), None, ""),
         (seen(pods=(pod(**waiting("ContainerCreating")),)), None, ""),
         (seen(pods=(pod(**waiting("ImagePullBackOff")),)), Reason.IMAGE_PULL_FAILED, "threadcluster:1"),
-        (seen(pods=(pod(**waiting("CreateContainerConfigError")),)), Reason.DATABASE_SECRET_MISSING, "said so"),
+        (seen(pods=(pod(**waiting("CreateContainerConfigError")),)), Reason.DATABASE_SECRET_MISSING, "its own message"),
         (
             seen(pods=(pod(),), warnings=(event("FailedMount", 'secret "db" not found', "pod-worker"),)),
             Reason.DATABASE_SECRET_MISSING,
@@ -188,13 +188,13 @@ def crash_looping() -> Object:
     ],
 )
 def test_what_is_reported_is_named(what: ClusterSnapshot, reason: Reason | None, says: str) -> None:
-    """One word of the closed list, and what the reporter itself said; what is over is not told."""
+    """One word of the closed list, and the reporter's own message; a past cause is not reported."""
     trouble = diagnose(what)
     assert (trouble.reason if trouble is not None else None) == reason
     assert trouble is None or (says in trouble.message and len(trouble.message) < 700)
 
 
-def test_a_pod_that_finds_no_node_is_told() -> None:
+def test_an_unschedulable_pod_is_reported() -> None:
     """With the scheduler's own words."""
     lonely = pod()
     lonely["status"]["conditions"].append(
@@ -215,9 +215,9 @@ def test_a_pod_that_is_going_tells_nothing() -> None:
 
 @pytest.mark.parametrize("fault", DatabaseFault)
 def test_every_end_of_a_migration_has_its_remedy(fault: DatabaseFault) -> None:
-    """Beside what the migration itself said."""
-    said = f'{{"reason":"{fault}","message":"in its words"}}'
-    trouble = diagnose(seen(pods=(pod("migration", **ended(said)),), children=(job(),)))
+    """Beside the migration's own message."""
+    message = f'{{"reason":"{fault}","message":"in its words"}}'
+    trouble = diagnose(seen(pods=(pod("migration", **ended(message)),), children=(job(),)))
     assert trouble is not None
     assert trouble.reason == fault.value
     assert trouble.message.startswith("in its words. Remedy: ")
@@ -225,10 +225,16 @@ def test_every_end_of_a_migration_has_its_remedy(fault: DatabaseFault) -> None:
 
 
 def stalled(reason: str, *, status: str = "True", generation: int = 1) -> ClusterSnapshot:
-    """A cluster of generation 1 that was told to be stalled."""
-    said = {"type": "Stalled", "status": status, "reason": reason, "message": "why", "observedGeneration": generation}
+    """A cluster of generation 1 with a condition Stalled."""
+    stalled = {
+        "type": "Stalled",
+        "status": status,
+        "reason": reason,
+        "message": "why",
+        "observedGeneration": generation,
+    }
     found = seen()
-    conditions = [{"type": "Ready", "status": "False", "reason": "Stalled", "observedGeneration": 1}, said]
+    conditions = [{"type": "Ready", "status": "False", "reason": "Stalled", "observedGeneration": 1}, stalled]
     return found._replace(resource={**found.resource, "status": {"conditions": conditions}})
 
 
@@ -242,10 +248,10 @@ def stalled(reason: str, *, status: str = "True", generation: int = 1) -> Cluste
         (stalled("NotStalled", status="False"), None),
         (seen(), None),
     ],
-    ids=["same-spec", "never-began", "edited", "another-kind", "well", "never-told"],
+    ids=["same-spec", "never-began", "edited", "another-kind", "well", "never-reported"],
 )
 def test_what_a_migration_failed_by_is_not_over_while_it_is_tried_again(
     what: ClusterSnapshot, trouble: Diagnosis | None
 ) -> None:
-    """Otherwise it would be told as mended at every try."""
+    """Otherwise it would be reported as mended at every try."""
     assert previous_diagnosis(what) == trouble

@@ -1,4 +1,4 @@
-"""Kubernetes Events: what is written, what is counted up, what is lost and hurts nobody."""
+"""Kubernetes Events: written once, counted up when repeated, and lost without harm."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -20,7 +20,7 @@ CHAT: Object = {
 
 @asynccontextmanager
 async def writing(shelf: InMemoryKube) -> AsyncIterator[Recorder]:
-    """A recorder that writes; everything that was said is written at the end of the block."""
+    """A recorder that writes; all its events are written at the end of the block."""
     made = Recorder(shelf, "operator-0")
     task = asyncio.create_task(made.run())
     try:
@@ -49,7 +49,7 @@ async def test_an_event_says_what_and_about_whom() -> None:
     assert event["involvedObject"]["uid"] == "cluster-1"
 
 
-async def test_what_is_said_again_soon_is_not_written_again() -> None:
+async def test_a_soon_repeated_event_is_not_written_again() -> None:
     """A fault that is seen a hundred times a second fills no etcd."""
     shelf = InMemoryKube()
     async with writing(shelf) as events:
@@ -58,7 +58,7 @@ async def test_what_is_said_again_soon_is_not_written_again() -> None:
     assert len(shelf.writes()) == 1
 
 
-async def test_what_is_said_again_later_is_counted_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_later_repeated_event_is_counted_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """One Event, and how often."""
     monkeypatch.setattr(events_module, "_AGAIN_S", 0.0)
     shelf = InMemoryKube()
@@ -89,7 +89,7 @@ async def test_an_event_that_cannot_be_written_is_lost_and_the_next_is_not(
     assert {event["message"] for event in shelf.objects.values()} == {"yes", "y"}
 
 
-async def test_only_what_people_wait_for_is_told_of_conditions() -> None:
+async def test_only_awaited_transitions_of_conditions_make_events() -> None:
     """A new trouble, its end, and Ready."""
     shelf = InMemoryKube()
     well = {"conditions": [condition("Ready", "True", "Reconciled"), condition("Stalled", "False", "NotStalled")]}
@@ -98,5 +98,10 @@ async def test_only_what_people_wait_for_is_told_of_conditions() -> None:
     async with writing(shelf) as events:
         for before, after in ((None, well), (well, ill), (ill, ill), (ill, worse), (worse, well), (well, well)):
             events.transitions(CHAT, before, after)
-    said = [(event["type"], event["reason"]) for event in shelf.objects.values()]
-    assert said == [("Normal", "Ready"), ("Warning", "QuotaExceeded"), ("Warning", "Forbidden"), ("Normal", "Mended")]
+    written = [(event["type"], event["reason"]) for event in shelf.objects.values()]
+    assert written == [
+        ("Normal", "Ready"),
+        ("Warning", "QuotaExceeded"),
+        ("Warning", "Forbidden"),
+        ("Normal", "Mended"),
+    ]

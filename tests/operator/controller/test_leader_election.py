@@ -43,7 +43,7 @@ def clock() -> Clock:
 
 
 def replica(kube: InMemoryKube, identity: str, clock: Clock) -> LeaderElector:
-    """One of them; it sleeps for as long as nobody wakes it."""
+    """One candidate; it sleeps until the test wakes it."""
 
     async def sleep(_: float) -> None:
         await asyncio.Event().wait()
@@ -52,13 +52,13 @@ def replica(kube: InMemoryKube, identity: str, clock: Clock) -> LeaderElector:
 
 
 async def turn(one: LeaderElector, clock: Clock, after_s: float = 0.0) -> bool:
-    """One turn of the election, so many seconds later."""
+    """One turn of the election, a number of seconds later."""
     clock.now += after_s
     return await one._turn(clock.now)
 
 
 async def test_the_first_who_comes_makes_the_lease(clock: Clock) -> None:
-    """And whoever comes next finds it taken."""
+    """And the next candidate finds it taken."""
     kube = InMemoryKube()
     a, b = replica(kube, "a", clock), replica(kube, "b", clock)
     assert await turn(a, clock)
@@ -97,7 +97,7 @@ async def test_a_lease_that_was_not_renewed_for_its_time_is_free(clock: Clock) -
 
 
 async def test_a_leader_stops_by_its_clock_before_anyone_else_may_begin(clock: Clock) -> None:
-    """Also when nobody told it, because its whole process stood still."""
+    """Also without a notice, because its whole process was suspended."""
     kube = InMemoryKube()
     a = replica(kube, "a", clock)
     running = asyncio.create_task(a.run())
@@ -136,7 +136,7 @@ async def test_a_server_that_is_away_ends_the_lead_only_after_a_while(clock: Clo
     a = LeaderElector(kube, PLACE, "a", clock=clock.monotonic, sleep=sleep)
     running = asyncio.create_task(a.run())
     await a.leading.wait()
-    kube.fault = lambda verb, kind: Unreachable(0, "", "nobody answers")
+    kube.fault = lambda verb, kind: Unreachable(0, "", "no answer")
     began = clock.now
     await a.lost.wait()
     assert GIVE_UP_S - RENEW_S <= clock.now - began <= GIVE_UP_S + RENEW_S
@@ -148,7 +148,7 @@ async def test_a_server_that_is_away_ends_the_lead_only_after_a_while(clock: Clo
     assert holder(kube) == ""
 
 
-async def test_whoever_ends_gives_the_lease_back(clock: Clock) -> None:
+async def test_a_leader_that_ends_releases_the_lease(clock: Clock) -> None:
     """The next one does not wait for its time to pass; one that cannot be given back ends by itself."""
     kube = InMemoryKube()
     a, b = replica(kube, "a", clock), replica(kube, "b", clock)
@@ -160,7 +160,7 @@ async def test_whoever_ends_gives_the_lease_back(clock: Clock) -> None:
     assert await turn(b, clock)
 
 
-async def test_a_lease_that_somebody_else_has_is_not_given_back(clock: Clock) -> None:
+async def test_another_leaders_lease_is_not_released(clock: Clock) -> None:
     """It was lost without our knowing."""
     kube = InMemoryKube()
     a = replica(kube, "a", clock)

@@ -1,4 +1,6 @@
-"""What the operator decides, on a simulated Kubernetes: whatever happens, nothing forbidden is done, and it ends well."""
+"""The operator's decisions, on a simulated Kubernetes: no forbidden action in any history, and every history
+converges.
+"""
 
 from typing import Any, ClassVar
 
@@ -85,7 +87,7 @@ class Operating(RuleBasedStateMachine):
         self.simulation.heal()
 
     @rule()
-    def nobody_answers(self) -> None:
+    def no_worker_answers(self) -> None:
         """No worker can be asked."""
         self.simulation.unanswered = True
 
@@ -96,7 +98,7 @@ class Operating(RuleBasedStateMachine):
 
     @rule()
     def restart_operator(self) -> None:
-        """What the operator remembered is lost."""
+        """The operator's memory is lost."""
         self.simulation.restart_operator()
 
     @rule(turns=st.integers(1, 8))

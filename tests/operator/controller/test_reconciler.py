@@ -80,12 +80,12 @@ class Desk:
         """The ThreadCluster."""
         return self.shelf.objects["ThreadCluster", "chat"]
 
-    def said(self, name: str) -> tuple[str, str]:
+    def condition(self, name: str) -> tuple[str, str]:
         """Status and reason of a condition."""
         return next((c["status"], c["reason"]) for c in self.resource["status"]["conditions"] if c["type"] == name)
 
     async def look(self) -> float | None:
-        """One look, after the watches have told everything."""
+        """One reconciliation, after the watches have delivered everything."""
         for each in list(self.shelf.objects.values()):
             self.cache.put(each)
         return await self.reconciler.reconcile(CHAT)
@@ -115,7 +115,7 @@ class Desk:
                 }
                 self.shelf.put(live)
                 self.shelf.put(pod(live))
-            if "status" in self.resource and self.said("Ready")[0] == "True":
+            if "status" in self.resource and self.condition("Ready")[0] == "True":
                 return
         raise AssertionError(self.resource["status"]["conditions"])
 
@@ -135,7 +135,7 @@ async def test_everything_but_the_workers_is_made_before_the_migration_is_done()
     """In order; and looked at again soon."""
     desk = Desk()
     assert await desk.made() == FIRST
-    assert desk.said("Progressing") == ("True", "Migrating")
+    assert desk.condition("Progressing") == ("True", "Migrating")
     assert await desk.made() == []
 
 
@@ -179,22 +179,22 @@ async def test_what_was_remembered_may_be_lost_at_any_time() -> None:
     ],
     ids=["quota", "right", "field"],
 )
-async def test_what_the_api_server_refuses_is_told_in_its_words(fault: KubeError, reason: str) -> None:
+async def test_a_refusal_of_the_api_server_is_reported_with_its_message(fault: KubeError, reason: str) -> None:
     """And is made as soon as it is allowed."""
     desk = Desk()
     desk.shelf.fault = lambda verb, kind: fault if (verb, kind) == ("create", "Job") else None
     assert await desk.look() == reconciler._BLOCKED_S
-    assert desk.said("Stalled") == ("True", reason)
+    assert desk.condition("Stalled") == ("True", reason)
     message = next(c["message"] for c in desk.resource["status"]["conditions"] if c["type"] == "Stalled")
     assert str(fault) in message
     assert "Remedy" in message
     desk.shelf.fault = lambda verb, kind: None
     await desk.until_ready()
-    assert desk.said("Stalled") == ("False", "NotStalled")
+    assert desk.condition("Stalled") == ("False", "NotStalled")
 
 
 async def test_a_migration_that_is_tried_again_stays_stalled_until_it_succeeds() -> None:
-    """Whoever waits for its being mended is not told so by the mere try."""
+    """A mere try does not report the migration as mended."""
     desk = Desk()
     await desk.look()
     (job,) = [each for (kind, _), each in desk.shelf.objects.items() if kind == "Job"]
@@ -202,17 +202,17 @@ async def test_a_migration_that_is_tried_again_stays_stalled_until_it_succeeds()
     job["status"] = {"conditions": [long_ago]}
     desk.shelf.put(job)
     await desk.look()
-    assert desk.said("Stalled") == ("True", "MigrationFailed")
+    assert desk.condition("Stalled") == ("True", "MigrationFailed")
     desk.cache.drop(job)
     assert await desk.made() == ["Job"]
-    assert desk.said("Stalled") == ("True", "MigrationFailed")
-    assert desk.said("Progressing") == ("True", "Migrating")
+    assert desk.condition("Stalled") == ("True", "MigrationFailed")
+    assert desk.condition("Progressing") == ("True", "Migrating")
     await desk.until_ready()
-    assert desk.said("Stalled") == ("False", "NotStalled")
+    assert desk.condition("Stalled") == ("False", "NotStalled")
 
 
 async def test_a_change_that_cannot_be_applied_is_merged() -> None:
-    """What somebody else added to a list may not go together with ours."""
+    """An entry that another manager added to a list may conflict with the operator's."""
     desk = Desk()
     await desk.until_ready()
     service = desk.shelf.objects["Service", "chat"]
@@ -225,31 +225,31 @@ async def test_a_change_that_cannot_be_applied_is_merged() -> None:
     assert [each["port"] for each in desk.shelf.objects["Service", "chat"]["spec"]["ports"]] == [80]
 
 
-async def test_an_object_that_is_somebody_elses_is_left_alone_until_it_is_gone() -> None:
+async def test_an_object_of_another_owner_is_left_alone_until_it_is_gone() -> None:
     """It has no labels of ours, so no watch tells of it: it is asked for."""
     desk = Desk()
     foreign = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "chat", "namespace": "talk"}, "spec": {}}
     desk.shelf.put(foreign)
     await desk.look()
     assert await desk.look() == reconciler._BLOCKED_S
-    assert desk.said("Stalled") == ("True", "NameConflict")
+    assert desk.condition("Stalled") == ("True", "NameConflict")
     assert desk.shelf.objects["Service", "chat"]["spec"] == {}
     del desk.shelf.objects["Service", "chat"]
     await desk.until_ready()
 
 
-async def test_a_paused_cluster_is_only_told_of() -> None:
+async def test_a_paused_cluster_gets_a_status_alone() -> None:
     """Not even what is missing is made."""
     desk = Desk(paused=True)
     assert await desk.made() == []
-    assert desk.said("Ready") == ("False", "Paused")
+    assert desk.condition("Ready") == ("False", "Paused")
 
 
 async def test_a_spec_that_is_not_understood_changes_nothing() -> None:
     """The fields are named."""
     desk = Desk(replicas=-1)
     assert await desk.made() == []
-    assert desk.said("Stalled") == ("True", "SpecInvalid")
+    assert desk.condition("Stalled") == ("True", "SpecInvalid")
     message = next(c["message"] for c in desk.resource["status"]["conditions"] if c["type"] == "Stalled")
     assert "spec.replicas" in message
 
@@ -257,8 +257,8 @@ async def test_a_spec_that_is_not_understood_changes_nothing() -> None:
 async def test_an_api_server_that_is_away_is_an_expected_fault() -> None:
     """The queue tries again."""
     desk = Desk()
-    desk.shelf.fault = lambda verb, kind: Unreachable(0, "", "nobody answers")
-    with pytest.raises(TransientError, match="nobody answers"):
+    desk.shelf.fault = lambda verb, kind: Unreachable(0, "", "no answer")
+    with pytest.raises(TransientError, match="no answer"):
         await desk.look()
 
 
@@ -274,19 +274,19 @@ async def test_a_cluster_that_goes_or_is_gone_is_looked_at_no_more() -> None:
     assert await desk.look() is None
 
 
-async def test_workers_that_are_ready_and_do_not_answer_are_told_after_a_while(
+async def test_ready_workers_without_an_answer_are_reported_after_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A worker that just starts anew is no reason to call anybody."""
+    """A restarting worker is no reason for an alarm."""
     desk = Desk()
     await desk.until_ready()
     desk.workers.knobs.silent = True
     await desk.look()
-    assert desk.said("Stalled") == ("False", "NotStalled")
-    assert desk.said("Available") == ("Unknown", "OwnershipUnknown")
+    assert desk.condition("Stalled") == ("False", "NotStalled")
+    assert desk.condition("Available") == ("Unknown", "OwnershipUnknown")
     monkeypatch.setattr(reconciler, "_UNREACHABLE_S", 0.0)
     await desk.look()
-    assert desk.said("Stalled") == ("True", "WorkerUnreachable")
+    assert desk.condition("Stalled") == ("True", "WorkerUnreachable")
 
 
 async def test_a_secret_that_is_gone_is_made_again_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ def operator() -> Operator:
     """One that does not run."""
 
     def reach(*_: object) -> object:
-        raise AssertionError("nobody is asked")
+        raise AssertionError("no worker is asked")
 
     return Operator(InMemoryKube(), reach, Options("talk", "talk", "operator-0", 0))  # type: ignore[arg-type]  # never called
 
@@ -44,7 +44,7 @@ async def test_a_quiet_operator_is_well() -> None:
     assert "threadcluster_operator_leading" in metrics
 
 
-async def test_a_look_that_does_not_end_is_told() -> None:
+async def test_a_reconciliation_that_does_not_end_is_reported() -> None:
     """Which cluster it is; it ends by the kubelet's hand."""
     made = operator()
     with made.telemetry.reconciling(CHAT):
@@ -55,7 +55,7 @@ async def test_a_look_that_does_not_end_is_told() -> None:
     assert (await page(made, "/livez"))[0] == 200
 
 
-async def test_a_list_that_is_refused_again_and_again_is_told() -> None:
+async def test_a_repeatedly_refused_list_is_reported() -> None:
     """A leader that may not list a kind reconciles nothing, and must not look well."""
     made = operator()
     made._lists_since = time.monotonic() - runtime._STUCK_S - 1
@@ -64,7 +64,7 @@ async def test_a_list_that_is_refused_again_and_again_is_told() -> None:
     assert "cannot be listed" in text
 
 
-async def test_a_watching_loop_that_does_not_turn_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_blocked_watching_loop_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is asked every few seconds to answer; while it does, all is well."""
     monkeypatch.setattr(runtime, "_PING_EVERY_S", 0.01)
     made = operator()
@@ -91,7 +91,7 @@ async def test_a_watching_loop_that_does_not_turn_is_told(monkeypatch: pytest.Mo
 
 
 async def test_leading_that_ends_by_itself_ends_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kubernetes starts it anew; to go on without watching would look like health."""
+    """Kubernetes restarts it; to go on without watching would look like health."""
     made = operator()
 
     async def lead() -> None:
@@ -103,8 +103,8 @@ async def test_leading_that_ends_by_itself_ends_the_operator(monkeypatch: pytest
         await made._lead_when_elected()
 
 
-async def test_whoever_loses_the_lead_stops_at_once_and_may_lead_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it did is cancelled, and begun anew when it is elected again."""
+async def test_a_replica_that_loses_the_lead_stops_at_once_and_may_lead_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tasks are cancelled, and start again when it is elected again."""
     made = operator()
     began: list[int] = []
     ended: list[int] = []

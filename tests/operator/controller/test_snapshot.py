@@ -38,7 +38,7 @@ def test_an_ordinal_is_read_from_the_end_of_the_name(name: str, ordinal: int) ->
     ids=["running", "creating", "initializing", "no-image", "restarted"],
 )
 def test_a_pod_is_starting_while_nothing_says_that_it_fails(container: dict[str, object], starting: bool) -> None:
-    """Its share of the shards waits for it so long."""
+    """Its share of the shards waits for it meanwhile."""
     pod = {
         "metadata": {"name": "chat-0"},
         "spec": {"nodeName": "node"},

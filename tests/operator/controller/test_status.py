@@ -1,4 +1,4 @@
-"""What `kubectl get` and `kubectl wait` are told."""
+"""Status as `kubectl get` and `kubectl wait` read it."""
 
 from typing import Any
 
@@ -24,7 +24,9 @@ def simulation() -> Simulation:
     return made
 
 
-def said(simulation: Simulation, trouble: Diagnosis | None = None, **changes: Any) -> dict[str, tuple[str, str]]:
+def conditions_of(
+    simulation: Simulation, trouble: Diagnosis | None = None, **changes: Any
+) -> dict[str, tuple[str, str]]:
     """Status and reason of each condition, after one more look at what is there, changed so."""
     seen = simulation.look()._replace(**changes)
     return conditions(status_of(seen, parse_spec(seen.resource), simulation.last, trouble))
@@ -60,7 +62,7 @@ def test_a_patch_has_what_changed_and_takes_away_what_is_gone() -> None:
 @pytest.mark.parametrize(
     ("shards", "text"), [([], ""), ([3], "3"), ([0, 1, 2, 3, 7], "0-3,7"), ([9, 8, 5], "5,8-9")], ids=str
 )
-def test_shards_are_told_as_ranges(shards: list[int], text: str) -> None:
+def test_shards_are_written_as_ranges(shards: list[int], text: str) -> None:
     """Short, in ascending order."""
     assert ranges(shards) == text
 
@@ -84,9 +86,9 @@ def test_a_transition_keeps_its_time_while_the_status_stays(simulation: Simulati
 
 
 def test_a_paused_cluster_says_so_and_is_not_ready(simulation: Simulation) -> None:
-    """Whoever waits for an edit must not believe that it took effect."""
+    """A client that waits for an edit must not see it as effective."""
     simulation.edit(paused=True)
-    found = said(simulation)
+    found = conditions_of(simulation)
     assert found["Ready"] == ("False", "Paused")
     assert found["Paused"] == ("True", "ClusterPaused")
     assert found["Progressing"] == ("False", "Stable")
@@ -98,32 +100,32 @@ def test_a_paused_cluster_says_so_and_is_not_ready(simulation: Simulation) -> No
     ids=["rollout", "rebalance"],
 )
 def test_each_pause_has_its_name(simulation: Simulation, edit: dict[str, Any], reason: str) -> None:
-    """What is paused, and what is not."""
+    """A paused cluster, and one that is not."""
     simulation.edit(**edit)
-    assert said(simulation)["Paused"] == ("True", reason)
+    assert conditions_of(simulation)["Paused"] == ("True", reason)
 
 
 def test_a_cluster_without_workers_is_ready_and_not_available(simulation: Simulation) -> None:
     """Zero is what was wanted."""
     simulation.edit(replicas=0)
     settle(simulation)
-    found = said(simulation)
+    found = conditions_of(simulation)
     assert found["Ready"] == ("True", "ScaledToZero")
     assert found["Available"] == ("False", "ScaledToZero")
     status = simulation.resource["status"]
     assert (status["desiredReplicas"], status["replicas"], status["shards"]["imbalancePercent"]) == (0, 0, 0)
 
 
-def test_autoscaling_is_told_to_come_later(simulation: Simulation) -> None:
+def test_autoscaling_is_reported_as_not_supported(simulation: Simulation) -> None:
     """A field that does nothing yet says so."""
     simulation.edit(autoscaling={"minReplicas": 1, "maxReplicas": 3, "targetCommandsPerSecond": 100})
     status = status_of(simulation.look(), parse_spec(simulation.resource), simulation.last, None)
     message = next(each["message"] for each in status["conditions"] if each["type"] == "AutoscalingActive")
-    assert said(simulation)["AutoscalingActive"] == ("False", "Disabled")
+    assert conditions_of(simulation)["AutoscalingActive"] == ("False", "Disabled")
     assert "not scale by itself yet" in message
 
 
-def test_who_owns_what_is_unknown_while_nobody_answers(simulation: Simulation) -> None:
+def test_the_ownership_is_unknown_without_an_answer(simulation: Simulation) -> None:
     """The last known numbers stay, and the condition says that they are old."""
     before = simulation.resource["status"]["shards"]
     simulation.unanswered = True
@@ -159,18 +161,18 @@ def test_shards_that_no_worker_reads_have_no_capable_worker(simulation: Simulati
     assert message.startswith("No worker that may get them reads the journal format of shards 3: set spec.image")
 
 
-def test_shards_that_their_owner_does_not_serve_yet_are_told_apart(simulation: Simulation) -> None:
+def test_owned_but_unserved_shards_are_reported(simulation: Simulation) -> None:
     """Owned by the database's word, and recovering."""
     observed = simulation.look().ownership
     assert observed is not None
     nothing = observed._replace(serving=dict.fromkeys(observed.serving, frozenset[Any]()))
-    assert said(simulation, ownership=nothing)["Available"] == ("False", "ShardsRecovering")
+    assert conditions_of(simulation, ownership=nothing)["Available"] == ("False", "ShardsRecovering")
 
 
 def test_ready_waits_for_shards_to_be_where_they_belong(simulation: Simulation) -> None:
     """All pods may be as wanted before all shards are."""
     simulation.last = simulation.last._replace(settled=False)
-    assert said(simulation)["Ready"] == ("False", "ShardsUnserved")
+    assert conditions_of(simulation)["Ready"] == ("False", "ShardsUnserved")
 
 
 def test_ready_names_the_workers_that_are_not(simulation: Simulation) -> None:
@@ -196,7 +198,7 @@ def test_an_edit_is_pending_until_the_controller_of_the_stateful_set_acted(simul
     ("flag", "expected", "state"),
     [("leaving", ("True", "Leaving"), "Leaving"), ("draining", ("True", "Cordoned"), "Draining")],
 )
-def test_a_worker_that_hands_over_is_told(
+def test_a_worker_that_hands_over_is_reported(
     simulation: Simulation, flag: str, expected: tuple[str, str], state: str
 ) -> None:
     """In the condition, and in its own row."""
@@ -206,13 +208,13 @@ def test_a_worker_that_hands_over_is_told(
     worker = observed.workers[name]
     worker = worker._replace(leaving=flag == "leaving", draining=flag == "draining")
     changed = observed._replace(workers={**observed.workers, name: worker})
-    assert said(simulation, ownership=changed)["Draining"] == expected
+    assert conditions_of(simulation, ownership=changed)["Draining"] == expected
     seen = simulation.look()._replace(ownership=changed)
     rows = status_of(seen, parse_spec(seen.resource), simulation.last, None)["workers"]
     assert [row["state"] for row in rows if row["name"] == name] == [state]
 
 
-def test_a_shrink_that_waits_for_shards_is_told() -> None:
+def test_a_shrink_that_waits_for_shards_is_reported() -> None:
     """Which worker still has some."""
     simulation = Simulation()
     settle(simulation)
@@ -228,7 +230,7 @@ def test_a_shrink_that_waits_for_shards_is_told() -> None:
 
 
 def endpoint(simulation: Simulation, **edit: Any) -> str:
-    """Where clients are told to go."""
+    """The address for clients."""
     simulation.edit(**edit)
     seen = simulation.look()
     return str(status_of(seen, parse_spec(seen.resource), simulation.last, None)["endpoint"])
@@ -263,9 +265,9 @@ def test_a_worker_that_fails_again_and_again_is_not_starting(simulation: Simulat
     assert state(simulation.look(), parse_spec(simulation.resource)) == "NotReady"
 
 
-def test_a_login_that_may_change_history_is_told_with_its_remedy(simulation: Simulation) -> None:
+def test_a_login_that_may_change_history_is_reported_with_its_remedy(simulation: Simulation) -> None:
     """Nothing stalls for it; unknown where no worker answers."""
-    assert said(simulation)["JournalProtected"] == ("True", "AppendOnly")
+    assert conditions_of(simulation)["JournalProtected"] == ("True", "AppendOnly")
     observed = simulation.look().ownership
     assert observed is not None
     excess = observed._replace(excess_privileges={"chat-1": ("DELETE", "UPDATE"), "chat-0": ("DELETE",)})
@@ -275,4 +277,4 @@ def test_a_login_that_may_change_history_is_told_with_its_remedy(simulation: Sim
     assert conditions(status)["Ready"][0] == "True"
     message = next(each["message"] for each in status["conditions"] if each["type"] == "JournalProtected")
     assert message.startswith("The login of chat-0, chat-1 may DELETE, UPDATE the journal. Remedy: ")
-    assert said(simulation, ownership=None)["JournalProtected"] == ("Unknown", "OwnershipUnknown")
+    assert conditions_of(simulation, ownership=None)["JournalProtected"] == ("Unknown", "OwnershipUnknown")

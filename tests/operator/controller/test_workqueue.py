@@ -98,7 +98,7 @@ async def test_it_is_called_again_when_it_asked_to_be() -> None:
 
 @pytest.mark.parametrize("fault", [TransientError("away"), ValueError("a bug")], ids=["expected", "bug"])
 async def test_what_failed_is_tried_again_less_and_less_often(fault: Exception, waits: list[float]) -> None:
-    """Until it succeeds, which begins the count anew; the other keys do not wait for it."""
+    """Until it succeeds, which resets the count; the other keys do not wait for it."""
     fails = 3
     looks: Counter[str] = Counter()
 
@@ -132,7 +132,7 @@ async def test_the_longest_wait_has_a_bound(waits: list[float]) -> None:
         assert max(waits) <= 1.2 * workqueue._LAST_BACK_OFF_S
 
 
-async def test_whoever_is_cancelled_in_the_middle_of_a_look_leaves_nothing_running() -> None:
+async def test_a_worker_cancelled_during_a_reconciliation_leaves_nothing_running() -> None:
     """The look ends with the queue."""
     ended: list[str] = []
     begun = asyncio.Event()

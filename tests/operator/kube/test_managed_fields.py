@@ -1,4 +1,4 @@
-"""What the API server is told of who manages which field."""
+"""Entries of managed fields in requests to the API server."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ def entry(operation: str, fields: dict[str, Any], manager: str = "us", **more: s
 
 
 def test_what_was_made_and_what_was_applied_become_one() -> None:
-    """Fields of both; everybody else's, and our status, stay as they are."""
+    """Fields of both; other managers' fields, and the operator's status, stay as they are."""
     theirs = entry("Update", {"f:spec": {"f:replicas": {}}}, "kubectl")
     status = entry("Update", {"f:status": {}}, subresource="status")
     made = entry("Update", {"f:spec": {"f:a": {}, "f:both": {"f:x": {}}}}, time="1")

@@ -35,7 +35,7 @@ class LocalCluster:
         self._port = 0
 
     async def up(self, replicas: int = 2, *, shards: int | None = None, rebalance: str = "") -> str:
-        """Bring it up, or hand it a new number of workers, and how its shards are to move; what the command said.
+        """Bring it up, or change its number of workers and its rules of moves; the command's output.
 
         Fails as the command fails.
         """
@@ -47,29 +47,29 @@ class LocalCluster:
             given = self.file.with_suffix(".dsn")
             given.write_text(self._database_url)
             more = ["--database-url-file", str(given)]
-        code, said = await self.command("up", "-f", str(self.file), "--port", str(self._port), "--detach", *more)
-        assert code == 0, said
+        code, output = await self.command("up", "-f", str(self.file), "--port", str(self._port), "--detach", *more)
+        assert code == 0, output
         self._port = int((await self.status())["url"].rsplit(":", 1)[1])
-        return said
+        return output
 
     async def down(self) -> None:
         """Stop it in order."""
-        code, said = await self.command("down")
-        assert code == 0, said
+        code, output = await self.command("down")
+        assert code == 0, output
 
     async def status(self) -> dict[str, Any]:
-        """What `status -o json` says."""
-        code, said = await self.command("status", "-o", "json")
-        assert code in (0, 3), said
-        found: dict[str, Any] = json.loads(said[said.index("{") : said.rindex("}") + 1])
+        """The document of `status -o json`."""
+        code, output = await self.command("status", "-o", "json")
+        assert code in (0, 3), output
+        found: dict[str, Any] = json.loads(output[output.index("{") : output.rindex("}") + 1])
         return found
 
     async def command(self, *words: str) -> tuple[int, str]:
-        """Run `threadcluster local …` on the data directory: its exit code and what it said."""
+        """Run `threadcluster local …` on the data directory: its exit code and output."""
         return await self.verb("local", *words)
 
     async def verb(self, *words: str) -> tuple[int, str]:
-        """Run `threadcluster …` on the data directory: its exit code and what it said."""
+        """Run `threadcluster …` on the data directory: its exit code and output."""
         known = 2 if words[0] == "local" else 1
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -84,20 +84,20 @@ class LocalCluster:
         return process.returncode, out.decode()
 
     async def does(self, *words: str) -> str:
-        """Run `threadcluster …`, which must succeed; what it said."""
-        code, said = await self.verb(*words)
-        assert code == 0, said
-        return said
+        """Run `threadcluster …`, which must succeed; its output."""
+        code, output = await self.verb(*words)
+        assert code == 0, output
+        return output
 
     async def refuses(self, *words: str, code: int = 1) -> str:
         """Run `threadcluster …`, which must fail with a sentence; that."""
-        found, said = await self.verb(*words)
-        assert found == code, said
-        assert "Traceback" not in said
-        return said
+        found, output = await self.verb(*words)
+        assert found == code, output
+        assert "Traceback" not in output
+        return output
 
     async def shards(self) -> list[dict[str, Any]]:
-        """What `shards -o json` says."""
+        """The document of `shards -o json`."""
         found: list[dict[str, Any]] = json.loads(await self.does("shards", "-o", "json"))["shards"]
         return found
 
@@ -106,7 +106,7 @@ class LocalCluster:
         return [row["owner"] for row in await self.shards()]
 
     async def owned(self, wanted: dict[str, int], *, within_s: float = 20.0) -> None:
-        """Return once each worker owns so many shards; fail with what they own instead."""
+        """Return once each worker owns its number of shards; fail with the actual numbers."""
         found: Counter[str] = Counter()
         try:
             async with asyncio.timeout(within_s):
@@ -167,5 +167,5 @@ async def local_cluster(
     try:
         yield cluster
     finally:
-        code, said = await cluster.command("down")
-        assert code == 0, said
+        code, output = await cluster.command("down")
+        assert code == 0, output

@@ -1,4 +1,4 @@
-"""What a power loss leaves of the small files: emptied, damaged or missing, each heals or is named."""
+"""Small files after a power loss: emptied, damaged or missing, each heals or is named."""
 
 import json
 import os

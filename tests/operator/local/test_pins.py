@@ -37,7 +37,7 @@ def test_pins_come_go_and_change() -> None:
 
 
 def test_everything_else_stays() -> None:
-    """The Secret, and what the user said of moves."""
+    """The Secret, and the user's settings of moves."""
     text = with_pin(TEXT + "spec: {replicas: 5, rebalance: {mode: Manual}}", 1, "c-0")
     secret, cluster = yaml.safe_load_all(text)
     assert secret["stringData"] == {"url": "postgresql://x"}

@@ -1,4 +1,4 @@
-"""What the local platform keeps to itself: passwords, the superuser, its control port."""
+"""Protected parts of the local platform: passwords, the superuser, its control port."""
 
 from pathlib import Path
 
@@ -11,13 +11,13 @@ from tests.operator.local.cluster import LocalCluster
 
 
 async def test_a_password_that_is_refused_ends_up_at_once(data_dir: Path, postgres: EmbeddedPostgres) -> None:
-    """It does not pass by itself, so nobody is kept waiting for it."""
+    """It does not pass by itself, so the command does not wait for it."""
     wrong = f"postgresql://threadcluster:wrong@127.0.0.1:{postgres.port}/threadcluster"
     cluster = LocalCluster(data_dir, database_url=wrong)
     with pytest.raises(AssertionError, match="password authentication failed"):
         await cluster.up(1)
-    said = (data_dir / "logs" / "supervisor.log").read_text()
-    assert "waiting for Postgres" not in said
+    log_text = (data_dir / "logs" / "supervisor.log").read_text()
+    assert "waiting for Postgres" not in log_text
 
 
 @pytest.mark.parametrize(

@@ -33,9 +33,9 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Loc
 @pytest.mark.asyncio(loop_scope="module")
 async def test_the_printed_lines_work_as_printed(running: LocalCluster) -> None:
     """`up` prints a URL and three curl lines; a shell runs them and reads its own message back."""
-    said = (running.data_dir / "logs" / "supervisor.log").read_text()
-    assert f"ready: {(await running.status())['url']}" in said
-    lines = re.findall(r"^  ((?:THREAD=|curl ).*)$", said, re.MULTILINE)
+    log_text = (running.data_dir / "logs" / "supervisor.log").read_text()
+    assert f"ready: {(await running.status())['url']}" in log_text
+    lines = re.findall(r"^  ((?:THREAD=|curl ).*)$", log_text, re.MULTILINE)
     assert len(lines) == 3
     shell = await asyncio.create_subprocess_exec(
         "sh", "-ec", "\n".join(lines), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
@@ -89,7 +89,7 @@ async def test_workers_have_no_superuser_and_no_argument_has_a_password(running:
 
 
 def _control_answer(data_dir: Path, authorization: bytes) -> bytes:
-    """What the control port answers to a header."""
+    """The control port's answer to a header."""
     port = int(json.loads((data_dir / "control.json").read_text())["url"].rsplit(":", 1)[1])
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         connection.sendall(
@@ -129,8 +129,8 @@ async def test_workers_come_and_go_while_clients_chat(data_dir: Path) -> None:
         driving = asyncio.create_task(drive(url, clients=16, until=stop, seed=seed, grace_s=30, recorder=recorder))
         await more_acknowledged(recorder, 200)
         for replicas in (3, 1):
-            said = await cluster.up(replicas)
-            assert f"→ {replicas} workers" in said
+            output = await cluster.up(replicas)
+            assert f"→ {replicas} workers" in output
             found = await cluster.status()
             assert found["ready"]
             assert [worker["name"] for worker in found["workers"]] == [f"test-{n}" for n in range(replicas)]
@@ -141,15 +141,15 @@ async def test_workers_come_and_go_while_clients_chat(data_dir: Path) -> None:
 
 
 async def test_changed_worker_settings_reach_every_worker(data_dir: Path) -> None:
-    """The workers are started anew, one after another; afterwards each runs with them, and serves."""
+    """The workers restart, one after another; afterwards each runs with the new settings, and serves."""
     async with local_cluster(data_dir, 2, shards=8) as cluster:
         before = {worker["pid"] for worker in (await cluster.status())["workers"]}
         text = cluster.file.read_text().replace("shards: 8", "shards: 8, worker: {passivation: {idleSeconds: 7}}")
         cluster.file.write_text(text)
-        code, said = await cluster.command("up", "-f", str(cluster.file), "--detach")
-        assert code == 0, said
-        assert "worker settings" in said
-        assert "without effect here" not in said
+        code, output = await cluster.command("up", "-f", str(cluster.file), "--detach")
+        assert code == 0, output
+        assert "worker settings" in output
+        assert "without effect here" not in output
         after = [worker["pid"] for worker in (await cluster.status())["workers"]]
         assert not before & set(after)
         for pid in after:
@@ -157,15 +157,15 @@ async def test_changed_worker_settings_reach_every_worker(data_dir: Path) -> Non
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_what_is_for_kubernetes_alone_is_taken_and_told(running: LocalCluster) -> None:
-    """It starts no worker anew."""
+async def test_fields_for_kubernetes_alone_are_accepted_and_reported(running: LocalCluster) -> None:
+    """It restarts no worker."""
     before = [worker["pid"] for worker in (await running.status())["workers"]]
     more = "shards: 8, image: 'threadcluster:1', worker: {resources: {limits: {memory: 1Gi}}}"
     running.file.write_text(running.file.read_text().replace("shards: 8", more))
-    code, said = await running.command("up", "-f", str(running.file), "--detach")
-    assert code == 0, said
-    assert "for Kubernetes alone, without effect here: spec.image, spec.worker.resources" in said
-    assert "nothing changes" in said
+    code, output = await running.command("up", "-f", str(running.file), "--detach")
+    assert code == 0, output
+    assert "for Kubernetes alone, without effect here: spec.image, spec.worker.resources" in output
+    assert "nothing changes" in output
     assert [worker["pid"] for worker in (await running.status())["workers"]] == before
 
 
@@ -178,9 +178,9 @@ async def test_what_may_not_change_is_refused_by_name(data_dir: Path) -> None:
         with pytest.raises(AssertionError, match=r"spec\.shards: .*8"):
             await cluster.up(1, shards=16)
         cluster.file.write_text(cluster.file.read_text().replace("shards: 16", "shards: 8").replace("test", "other"))
-        code, said = await cluster.command("up", "-f", str(cluster.file), "--detach", "--port", "0")
+        code, output = await cluster.command("up", "-f", str(cluster.file), "--detach", "--port", "0")
         assert code != 0
-        assert "metadata.name" in said
+        assert "metadata.name" in output
         if data_dir.exists() and (await cluster.status())["ready"]:
             await cluster.down()
 
@@ -193,10 +193,10 @@ async def test_a_busy_port_is_named_with_its_remedy(data_dir: Path) -> None:
         port = taken.getsockname()[1]
         cluster = LocalCluster(data_dir)
         cluster.file.write_text("{apiVersion: threadcluster.io/v1alpha1, kind: ThreadCluster, metadata: {name: test}}")
-        code, said = await cluster.command("up", "-f", str(cluster.file), "--port", str(port))
+        code, output = await cluster.command("up", "-f", str(cluster.file), "--port", str(port))
         assert code == 1
-        assert f"port {port} is taken" in said
-        assert "--port" in said
+        assert f"port {port} is taken" in output
+        assert "--port" in output
         assert (await cluster.status())["supervisor"]["pid"] is None
 
 
@@ -270,9 +270,9 @@ async def test_ctrl_c_stops_everything_in_order(data_dir: Path) -> None:
     assert len(children) > 3
     process.send_signal(signal.SIGINT)
     async with asyncio.timeout(30):
-        said = (await process.stdout.read()).decode()
-        assert await process.wait() == 0, said
-    assert "the data stays" in said
+        output = (await process.stdout.read()).decode()
+        assert await process.wait() == 0, output
+    assert "the data stays" in output
     assert not [child for child in children if child.is_running()]
 
 

@@ -21,7 +21,7 @@ NAMES = [f"w-{number}" for number in range(6)]
 STRATEGIES: tuple[Strategy, ...] = ("Count", "Load")
 MODES: tuple[Mode, ...] = ("Auto", "Manual", "Paused")
 
-somebody = st.sampled_from([None, *NAMES, "gone"])
+some_worker_name = st.sampled_from([None, *NAMES, "gone"])
 strategy_names = st.sampled_from(STRATEGIES)
 some_loads = st.one_of(st.just(0.0), st.floats(0.0, 20.0), st.floats(0.0, 500.0))
 some_workers = st.lists(
@@ -38,7 +38,7 @@ some_workers = st.lists(
     max_size=6,
     unique_by=lambda worker: worker.name,
 )
-some_shards = st.lists(st.tuples(somebody, somebody, some_loads), max_size=40).map(
+some_shards = st.lists(st.tuples(some_worker_name, some_worker_name, some_loads), max_size=40).map(
     lambda rows: [Shard(ShardId(number), *row) for number, row in enumerate(rows)]
 )
 some_policies = st.builds(
@@ -53,19 +53,19 @@ equal_workers = st.integers(1, 6).map(lambda count: [Worker(name) for name in NA
 
 
 def settled(*owners: str, loads: Sequence[float] = ()) -> list[Shard]:
-    """Shards that are where they were told to go, from 0."""
+    """Shards that are at their targets, from 0."""
     return [
         Shard(ShardId(number), owner, owner, loads[number] if loads else 0.0) for number, owner in enumerate(owners)
     ]
 
 
 def workers(count: int) -> list[Worker]:
-    """So many equal workers."""
+    """A number of equal workers."""
     return [Worker(name) for name in NAMES[:count]]
 
 
 def held(**counts: int) -> list[Shard]:
-    """Settled shards: so many of each worker; ``w_0`` means w-0."""
+    """Settled shards: a number of each worker; ``w_0`` means w-0."""
     return settled(*[name.replace("_", "-") for name, count in counts.items() for _ in range(count)])
 
 

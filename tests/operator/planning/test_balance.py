@@ -89,7 +89,7 @@ def test_patience(shards: list[Shard], threshold: int, moves: int) -> None:
     assert len(compute_placement(shards, workers(3), Policy(imbalance_threshold_percent=threshold)).moves) == moves
 
 
-def test_imbalance_is_told_whether_anything_moves_or_not() -> None:
+def test_imbalance_is_reported_whether_anything_moves_or_not() -> None:
     """How far the first is above its share."""
     placement = compute_placement(held(w_0=60, w_1=48, w_2=36), workers(3), Policy(mode="Paused"))
     assert placement.imbalance_percent == pytest.approx(25.0)
@@ -116,7 +116,7 @@ def test_what_is_still_on_its_way_is_sent_elsewhere_first() -> None:
 
 
 def test_a_worker_that_comes_and_goes_costs_nothing() -> None:
-    """What was on its way to it stays where it is."""
+    """Shards on their way to it stay at their owners."""
     shards = held(w_0=6, w_1=6)
     shards = ordered(shards, compute_placement(shards, workers(3), Policy()).moves)
     assert Counter(shard.target for shard in shards) == {"w-0": 4, "w-1": 4, "w-2": 4}
@@ -156,7 +156,7 @@ def test_loads_that_wobble_move_nothing(
     wobble: list[float],
     pins: dict[int, str],
 ) -> None:
-    """What was balanced by load stays while every load wanders by 5 %, even when told to balance."""
+    """Shards balanced by load stay while every load wanders by 5 %, even when a rebalance is ordered."""
     shards = [Shard(ShardId(number), owner, owner, load) for number, (owner, load) in enumerate(rows)]
     there = [Worker(name, capacity) for name, capacity in zip(NAMES, capacities, strict=False)]
     policy = Policy("Load", imbalance_threshold_percent=threshold, pins=pins)

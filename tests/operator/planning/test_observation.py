@@ -1,4 +1,4 @@
-"""What the supervisor makes of its workers' answers: who may be given a shard, and whose word counts."""
+"""The observation from the workers' answers: receivers of shards, and the newest view."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from threadcluster_operator.planning.placement import Worker
 from threadcluster_operator.workers.client import newest
 
 Row = dict[str, Any]  # JSON
-NOBODY: frozenset[str] = frozenset()
+NONE: frozenset[str] = frozenset()
 
 
 def worker(name: str, state: str = "ready", *, beat: int = 1, **flags: bool) -> Row:
@@ -21,14 +21,14 @@ def shard(id: int, owner: str | None, *, epoch: int = 1, load: float = 0.0) -> R
 
 
 def answer(workers: list[Row], shards: list[Row], *, version: int = 1, serving: tuple[int, ...] = ()) -> Row:
-    """What a worker says."""
+    """An answer of a worker."""
     return {"planVersion": version, "workers": workers, "shards": shards, "serving": list(serving)}
 
 
-def test_nobody_who_knows_is_no_observation() -> None:
+def test_without_a_known_view_there_is_no_observation() -> None:
     """Neither silence nor a worker that has not read the database yet."""
     for answers in ({}, {"a": answer([], [])}):
-        assert build_observation(answers, running={"a"}, starting=NOBODY, emptying=NOBODY) is None
+        assert build_observation(answers, running={"a"}, starting=NONE, emptying=NONE) is None
 
 
 def test_the_view_that_was_read_last_counts() -> None:
@@ -54,7 +54,7 @@ def test_a_worker_may_get_shards_while_it_runs_and_was_not_fenced() -> None:
         {"a": answer(rows, [shard(0, "a", load=2.5)], serving=(0,))},
         running={"a", "frozen", "new"},
         starting={"new", "newer"},
-        emptying=NOBODY,
+        emptying=NONE,
     )
     assert found is not None
     assert found.workers == {
@@ -72,7 +72,7 @@ def test_wishes_about_workers_are_passed_on() -> None:
     rows = [worker("a", cordoned=True), worker("b", cordoned=True, draining=True), worker("c", "leaving", leaving=True)]
     rows.append(worker("d"))
     names = {row["name"] for row in rows}
-    found = build_observation({"a": answer(rows, [shard(0, "a")])}, running=names, starting=NOBODY, emptying={"d"})
+    found = build_observation({"a": answer(rows, [shard(0, "a")])}, running=names, starting=NONE, emptying={"d"})
     assert found is not None
     assert found.workers == {
         "a": Worker("a", cordoned=True),
@@ -89,7 +89,7 @@ def test_who_is_no_member_yet_serves_nothing_that_counts() -> None:
         {"a": answer(rows, [shard(0, "a")], serving=(0,)), "b": answer(rows, [shard(0, "a")])},
         running={"a", "b"},
         starting={"b"},
-        emptying=NOBODY,
+        emptying=NONE,
     )
     assert found is not None
     assert set(found.serving) == {"a"}

@@ -1,4 +1,4 @@
-"""Placement, whatever it strives for: every rule, for whatever cluster Hypothesis thinks of; limits; what is said."""
+"""Placement by each strategy: every rule, for generated clusters; limits; reasons."""
 
 import random
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ from tests.operator.planning.clusters import (
 
 @given(some_shards, some_workers, some_policies)
 def test_every_shard_has_a_target_that_may_have_it(shards: list[Shard], there: list[Worker], policy: Policy) -> None:
-    """Somebody open, or its pin, or its live owner; nobody only without either."""
+    """An open worker, its pin, or its live owner; no target only without any of these."""
     placement = compute_placement(shards, there, policy)
     assert set(placement.targets) == {shard.id for shard in shards}
     by_name = {worker.name: worker for worker in there}
@@ -66,7 +66,7 @@ def test_the_order_of_the_inputs_does_not_matter(
 
 @given(some_shards, some_workers, some_policies)
 def test_the_moves_are_what_is_not_there_yet(shards: list[Shard], there: list[Worker], policy: Policy) -> None:
-    """One for each, with a reason; those that nobody serves come first."""
+    """One for each, with a reason; unserved shards come first."""
     placement = compute_placement(shards, there, policy)
     live = {worker.name for worker in there if worker.live}
     source = {shard.id: shard.owner if shard.owner in live else None for shard in shards}
@@ -121,7 +121,7 @@ def test_a_cordoned_worker_keeps_what_it_has_and_gets_no_more(
 def test_who_drains_or_leaves_is_emptied_unless_paused(
     shards: list[Shard], there: list[Worker], policy: Policy
 ) -> None:
-    """As long as somebody may receive its shards; and pins do not stop it."""
+    """While another worker may receive its shards; and pins do not stop it."""
     assume(policy.mode != "Paused")
     assume(any(worker.may_keep and not worker.cordoned for worker in there))
     keepers = {worker.name for worker in there if worker.may_keep}
@@ -142,7 +142,7 @@ def test_pins_win(shards: list[Shard], there: list[Worker], policy: Policy) -> N
 
 @given(some_shards, some_workers, some_policies)
 def test_a_pause_orders_no_move_of_what_is_served(shards: list[Shard], there: list[Worker], policy: Policy) -> None:
-    """What is under way already may end; what nobody serves is placed."""
+    """Moves under way may end; unserved shards are placed."""
     policy = policy._replace(mode="Paused")
     live = {worker.name for worker in there if worker.live}
     before = {shard.id: shard for shard in shards}
@@ -156,10 +156,10 @@ def test_a_pause_orders_no_move_of_what_is_served(shards: list[Shard], there: li
 
 
 @given(some_shards, some_workers, some_policies)
-def test_without_being_told_to_manual_moves_nothing_for_balance(
+def test_manual_moves_nothing_for_balance_without_an_order(
     shards: list[Shard], there: list[Worker], policy: Policy
 ) -> None:
-    """Who may keep a shard that is not pinned keeps it, or it goes on where it was going."""
+    """An owner that may keep an unpinned shard keeps it, or its move goes on."""
     policy = policy._replace(mode="Manual", rebalance_now=False)
     keepers = {worker.name for worker in there if worker.may_keep}
     placement = compute_placement(shards, there, policy)
@@ -170,13 +170,11 @@ def test_without_being_told_to_manual_moves_nothing_for_balance(
 
 
 @given(some_shards, some_workers, some_policies)
-def test_manual_that_is_told_to_balance_does_what_auto_does(
-    shards: list[Shard], there: list[Worker], policy: Policy
-) -> None:
+def test_manual_with_an_order_to_balance_equals_auto(shards: list[Shard], there: list[Worker], policy: Policy) -> None:
     """It is one rule."""
-    told = policy._replace(rebalance_now=True)
-    assert compute_placement(shards, there, told._replace(mode="Manual")) == compute_placement(
-        shards, there, told._replace(mode="Auto")
+    ordered = policy._replace(rebalance_now=True)
+    assert compute_placement(shards, there, ordered._replace(mode="Manual")) == compute_placement(
+        shards, there, ordered._replace(mode="Auto")
     )
 
 
@@ -192,7 +190,7 @@ def _maps(shards: Sequence[Shard]) -> tuple[dict[ShardId, str | None], dict[Shar
 def test_never_more_moves_are_under_way_than_allowed_and_all_get_done(
     shards: list[Shard], there: list[Worker], policy: Policy, limit: int, rng: random.Random
 ) -> None:
-    """From a quiet cluster, whatever gets done first; whoever nobody serves waits for nothing."""
+    """From a quiet cluster, in any order of moves; an unserved shard does not wait."""
     there = [worker._replace(live=True) for worker in there]
     names = {worker.name for worker in there}
     shards = [shard._replace(target=shard.owner) for shard in shards]
@@ -224,7 +222,7 @@ def test_never_more_moves_are_under_way_than_allowed_and_all_get_done(
     st.integers(0, 40),
     st.integers(0, 40),
 )
-def test_whoever_orders_the_first_moves_by_count_and_asks_again_gets_the_rest(
+def test_repeated_plans_by_count_complete_the_first_moves(
     owners: list[str | None], there: list[Worker], orders: int, done: int
 ) -> None:
     """So what a preview showed is what happens, little by little."""
@@ -240,7 +238,7 @@ def test_whoever_orders_the_first_moves_by_count_and_asks_again_gets_the_rest(
     assert {move.shard for move in again.moves} == {move.shard for move in placement.moves} - arrived
 
 
-def test_orders_that_are_under_way_take_up_room() -> None:
+def test_orders_under_way_count_against_the_limit() -> None:
     """Of four allowed, two are on their way."""
     shards = held(w_0=12)
     placement = compute_placement(shards, workers(2), Policy())
@@ -255,14 +253,14 @@ def test_orders_that_are_under_way_take_up_room() -> None:
 
 
 def test_a_shard_on_its_way_is_sent_elsewhere_at_once() -> None:
-    """That takes no more room than it has."""
+    """It takes no more shards than its limit."""
     shards = [Shard(ShardId(0), "w-0", "w-1"), Shard(ShardId(1), "w-0", "w-0"), Shard(ShardId(2), "w-0", "w-0")]
     placement = compute_placement(shards, workers(3), Policy(pins={0: "w-2", 1: "w-1"}))
     assert next_moves(placement, *_maps(shards), 1) == [Move(ShardId(0), "w-0", "w-2", "pinned to w-2")]
 
 
 def test_of_orders_beyond_the_limit_some_are_taken_back() -> None:
-    """A worker that left by itself left orders behind that nobody counted; sent elsewhere, they would all move at once."""
+    """A worker that left by itself leaves uncounted orders; with new targets, they would all move at once."""
     shards = [Shard(ShardId(number), "w-0", "w-1") for number in range(4)]
     there = [Worker("w-0", draining=True), Worker("w-1", leaving=True), Worker("w-2")]
     now = next_moves(compute_placement(shards, there, Policy()), *_maps(shards), 1)
@@ -358,6 +356,6 @@ def test_reasons_for_balance_say_how_much_is_too_much() -> None:
     ],
 )
 def test_nonsense_is_refused(shards: list[Shard], there: list[Worker], message: str) -> None:
-    """The caller has made a mistake, and is told which."""
+    """The error names the caller's mistake."""
     with pytest.raises(ValueError, match=message):
         compute_placement(shards, there, Policy())

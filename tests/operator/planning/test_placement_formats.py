@@ -9,13 +9,13 @@ from threadcluster_operator.planning.placement import Move, Policy, Shard, Worke
 from threadcluster_operator.planning.planner import ShardOwnership, next_steps
 
 from shard_worker.domain.ids import ShardId
-from tests.operator.planning.clusters import applied, some_loads, some_policies, some_workers, somebody
+from tests.operator.planning.clusters import applied, some_loads, some_policies, some_worker_name, some_workers
 
 formats = st.integers(1, 3)
 mixed_workers = st.tuples(some_workers, st.lists(formats, min_size=6, max_size=6)).map(
     lambda both: [worker._replace(reads=reads) for worker, reads in zip(both[0], both[1], strict=False)]
 )
-mixed_shards = st.lists(st.tuples(somebody, somebody, some_loads, formats), max_size=30).map(
+mixed_shards = st.lists(st.tuples(some_worker_name, some_worker_name, some_loads, formats), max_size=30).map(
     lambda rows: [Shard(ShardId(number), *row) for number, row in enumerate(rows)]
 )
 

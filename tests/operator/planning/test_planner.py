@@ -47,14 +47,14 @@ def observed(
     workers: Mapping[str, Worker] | None = None,
     loads: Mapping[ShardId, float] | None = None,
 ) -> ShardOwnership:
-    """A cluster whose targets are where the shards are, and that serves what it owns, where nothing else is said."""
+    """A cluster whose shards are at their targets and served by their owners, by default."""
     if serving is None:
         serving = {name: frozenset(s for s, owner in owned.items() if owner == name) for name in NAMES}
     return ShardOwnership(version, owned, owned if targets is None else targets, serving, workers or {}, loads or {})
 
 
 def wanted(replicas: int, rebalance: RebalanceSpec | None = None) -> ThreadClusterSpec:
-    """A cluster of so many workers."""
+    """A cluster with a number of workers."""
     return ThreadClusterSpec(replicas=replicas, rebalance=rebalance or RebalanceSpec())
 
 
@@ -64,26 +64,26 @@ def steps(
     now: ShardOwnership | None,
     rebalance: RebalanceSpec | None = None,
     *,
-    told: bool = False,
+    ordered: bool = False,
     agreed: tuple[Move, ...] = (),
 ) -> PlanResult:
     """The next steps of the cluster ``c``, of which the first ``running`` workers run."""
     return next_steps(
-        "c", wanted(replicas, rebalance), frozenset(NAMES[:running]), now, rebalance_now=told, agreed=agreed
+        "c", wanted(replicas, rebalance), frozenset(NAMES[:running]), now, rebalance_now=ordered, agreed=agreed
     )
 
 
 def test_a_settled_cluster_needs_nothing() -> None:
-    """Everyone runs, serves its share, and nobody else does."""
+    """Every wanted worker runs and serves its share, and no other worker does."""
     assert steps(2, 2, observed(owners("c-0", "c-1", "c-0"))) == PlanResult(("c-0", "c-1"), None, (), converged=True)
 
 
 def test_nothing_is_stopped_or_planned_without_an_observation() -> None:
-    """Who owns what is unknown: only what should run is started."""
+    """The ownership is unknown: missing workers are started, and nothing else."""
     assert steps(1, 3, None) == PlanResult(("c-0",), None, (), converged=False)
 
 
-def test_nobody_wanted_means_everyone_ends() -> None:
+def test_zero_replicas_end_every_worker() -> None:
     """There is no receiver, and what runs is stopped without waiting for one."""
     for now in (None, observed(owners("c-0", "c-1"))):
         assert steps(0, 2, now) == PlanResult((), None, ("c-0", "c-1"), converged=False)
@@ -91,7 +91,7 @@ def test_nobody_wanted_means_everyone_ends() -> None:
 
 
 def test_a_new_cluster_gets_its_first_plan() -> None:
-    """Shards that nobody owns are no moves, and wait for no limit; workers that are starting get their share."""
+    """Unowned shards are no moves, and wait for no limit; workers that are starting get their share."""
     plan = steps(2, 1, observed(owners(*[None] * 12), {}, version=0), RebalanceSpec(max_concurrent_moves=1)).plan
     assert plan is not None
     assert plan == NewPlan(
@@ -101,7 +101,7 @@ def test_a_new_cluster_gets_its_first_plan() -> None:
 
 
 def test_one_more_worker_gets_its_share() -> None:
-    """As few moves as that takes, from the plan that was seen; only what changes is said."""
+    """As few moves as that takes, from the plan that was seen; only changed targets are ordered."""
     plan = steps(3, 2, observed(owners("c-0", "c-1", "c-0", "c-1", "c-0", "c-1"), version=7)).plan
     assert plan is not None
     assert (plan.base_version, plan.moves) == (7, 2)
@@ -111,7 +111,7 @@ def test_one_more_worker_gets_its_share() -> None:
 
 
 def test_moves_are_ordered_a_few_at_a_time() -> None:
-    """All are parts of one plan; the caller is told to go on, and when no more."""
+    """All are parts of one plan; the result says whether to go on."""
     rebalance = RebalanceSpec(max_concurrent_moves=2)
     holding: Owners = owners(*["c-0", "c-1"] * 6)
     whole = preview("c", wanted(3, rebalance), frozenset(NAMES[:3]), observed(holding))
@@ -121,19 +121,19 @@ def test_moves_are_ordered_a_few_at_a_time() -> None:
     assert first.plan is not None
     assert (first.plan.moves, first.plan.hash) == (2, whole.hash)
     targets = {**holding, **first.plan.targets}
-    waiting = steps(3, 3, observed(holding, targets), rebalance, told=True)
+    waiting = steps(3, 3, observed(holding, targets), rebalance, ordered=True)
     assert waiting == PlanResult(("c-0", "c-1", "c-2"), None, (), converged=False, balancing=True)
-    second = steps(3, 3, observed(dict(targets)), rebalance, told=True)
+    second = steps(3, 3, observed(dict(targets)), rebalance, ordered=True)
     assert second.plan is not None
     assert (second.plan.moves, second.plan.hash) == (2, whole.hash)
     targets |= second.plan.targets
     assert targets == whole.targets
-    assert not steps(3, 3, observed(dict(holding), targets), rebalance, told=True).balancing
+    assert not steps(3, 3, observed(dict(holding), targets), rebalance, ordered=True).balancing
 
 
 def test_a_wish_to_balance_outlives_a_blind_moment() -> None:
     """Nothing was seen, so nothing is done with it yet."""
-    assert steps(1, 1, None, told=True).balancing
+    assert steps(1, 1, None, ordered=True).balancing
     assert not steps(1, 1, None).balancing
 
 
@@ -177,12 +177,12 @@ def test_agreed_moves_are_ordered_to_the_end_and_nothing_beside_them() -> None:
 def test_while_moves_are_agreed_no_other_is_made_for_balance() -> None:
     """Also in mode Auto, where others would be."""
     agreed = (Move(ShardId(0), "c-0", "c-1", "because"),)
-    plan = steps(2, 2, observed(owners("c-0", "c-0", "c-0", "c-0", "c-0", "c-0")), agreed=agreed, told=True).plan
+    plan = steps(2, 2, observed(owners("c-0", "c-0", "c-0", "c-0", "c-0", "c-0")), agreed=agreed, ordered=True).plan
     assert plan is not None
     assert (plan.targets, plan.reasons) == ({0: "c-1"}, {0: "because"})
 
 
-def test_agreed_moves_that_nobody_can_want_any_more_are_given_up() -> None:
+def test_obsolete_agreed_moves_are_dropped() -> None:
     """Their receiver may get nothing, the shard was pinned elsewhere, or the mode says that nothing moves."""
     agreed = (Move(ShardId(0), "c-0", "c-1", "because"),)
     now = observed(owners("c-0", "c-0"))
@@ -252,7 +252,7 @@ def test_a_dead_worker_gets_nothing_and_its_shards_wait_for_no_limit() -> None:
     assert plan.moves == 0
 
 
-def test_nobody_who_may_have_it_is_said() -> None:
+def test_a_shard_without_a_receiver_has_a_reason() -> None:
     """A target at a worker that is dead is taken back, even when there is no other."""
     plan = steps(1, 1, observed(owners(None), owners("c-0"), workers=seen(Worker("c-0", live=False)))).plan
     assert plan is not None
@@ -261,7 +261,7 @@ def test_nobody_who_may_have_it_is_said() -> None:
     assert steps(1, 1, observed(owners(None), workers=seen(Worker("c-0", live=False)))).plan is None
 
 
-def test_an_owner_that_has_no_target_is_told_to_stay() -> None:
+def test_an_owner_without_a_target_gets_itself_as_target() -> None:
     """That is no move."""
     plan = steps(1, 1, observed(owners("c-0"), {})).plan
     assert plan is not None
@@ -303,7 +303,7 @@ def test_a_surplus_worker_that_would_get_a_shard_is_not_stopped_yet() -> None:
 
 
 def test_it_is_not_settled_before_every_owner_serves() -> None:
-    """Owned by nobody, owned and not served, not running, or told by nobody: not converged."""
+    """Unowned, owned and not served, not running, or without a target: not converged."""
     good = owners("c-0", "c-1")
     assert not steps(2, 2, observed(owners("c-0", None), good)).converged
     assert not steps(2, 2, observed(good, serving={"c-0": frozenset({ShardId(0)}), "c-1": frozenset()})).converged
@@ -330,10 +330,10 @@ def test_it_is_not_settled_before_every_owner_serves() -> None:
     st.integers(1, 4),
 )
 def test_from_anywhere_the_steps_lead_to_a_settled_cluster(
-    owned: list[str | None], told: list[str | None], running: frozenset[str], replicas: int, limit: int
+    owned: list[str | None], targeted: list[str | None], running: frozenset[str], replicas: int, limit: int
 ) -> None:
     """Carried out one after the other, and no worker is stopped while it has a shard; then nothing moves any more."""
-    holding, targets = owners(*owned), owners(*told[: len(owned)])
+    holding, targets = owners(*owned), owners(*targeted[: len(owned)])
     rebalance = RebalanceSpec(max_concurrent_moves=limit)
     version, balancing = 1, False
     for _ in range(60):

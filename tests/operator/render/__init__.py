@@ -1,1 +1,1 @@
-"""What the operator creates."""
+"""Tests of the objects that the operator creates."""

@@ -1,7 +1,7 @@
 """The objects of two clusters as they are to stay: `python -m tests.operator.render.golden` writes them.
 
-Whoever has to write them anew because of the workers' pod template starts every worker of every cluster anew, and says so
-in the release notes; what cannot be changed in a live object (selectors, names, service names) must never differ.
+A change of the workers' pod template restarts every worker of every cluster, and belongs into the release notes.
+Immutable fields of live objects (selectors, names, service names) must never differ.
 """
 
 import json
@@ -16,7 +16,7 @@ CLUSTERS: Final = {"least": cluster(), "everything": cluster(EVERYTHING, partiti
 
 
 def text_of(name: str) -> str:
-    """What the file must be."""
+    """The expected file."""
     return json.dumps(all_objects(CLUSTERS[name]), indent=1, sort_keys=True) + "\n"
 
 

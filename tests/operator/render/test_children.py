@@ -35,7 +35,7 @@ def test_the_least_cluster_has_these() -> None:
 
 
 def test_the_order_is_that_of_the_kinds() -> None:
-    """Whoever applies kind by kind does it in the same order."""
+    """The order of kinds is the order of an apply."""
     order = [KINDS.index(kind_of(each)) for each in children(cluster(EVERYTHING))]
     assert order == sorted(order)
     assert {kind_of(each) for each in all_objects(cluster(EVERYTHING))} == set(KINDS)
@@ -79,7 +79,7 @@ def test_the_workers_the_secret_and_the_services_go_with_the_cluster_alone() -> 
 @pytest.mark.parametrize(
     "change",
     [
-        {"ownerReferences": [{"uid": "somebody-else", "controller": True}]},
+        {"ownerReferences": [{"uid": "another-owner", "controller": True}]},
         {"ownerReferences": [{"uid": cluster().uid, "controller": False}]},
         {"ownerReferences": None},
         {"deletionTimestamp": "2026-05-01T12:00:00Z"},
@@ -87,14 +87,14 @@ def test_the_workers_the_secret_and_the_services_go_with_the_cluster_alone() -> 
     ids=["another owner", "no controller", "no owner", "on its way"],
 )
 def test_nothing_else_is_deleted(change: dict[str, Any]) -> None:
-    """What is foreign is not ours to delete, and what is being deleted need not be."""
+    """The operator deletes neither foreign objects nor objects that are being deleted."""
     ingress = find(cluster(EVERYTHING), "Ingress")
     metadata = {key: value for key, value in {**ingress["metadata"], **change}.items() if value is not None}
     assert to_prune(cluster(), [{**ingress, "metadata": metadata}], all_objects(cluster())) == []
 
 
 def immutable(wanted: RenderInput) -> Object:
-    """What the API server refuses to change."""
+    """Fields that the API server refuses to change."""
     workers = find(wanted, "StatefulSet")["spec"]
     kept = {key: workers.get(key) for key in ("serviceName", "selector", "podManagementPolicy", "volumeClaimTemplates")}
     return {**kept, "clusterIP": find(wanted, "Service", "chat-workers")["spec"]["clusterIP"]}

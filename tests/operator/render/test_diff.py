@@ -1,4 +1,4 @@
-"""What is drift and what is not: what the API server and others add is none, what is not as wanted is."""
+"""Drift: fields that the API server and others add are none, fields that differ from the wanted ones are."""
 
 import copy
 from decimal import Decimal
@@ -38,7 +38,7 @@ def inside(value: Any, path: Path = ()) -> list[tuple[Path, Any]]:
 
 
 def at(value: Any, path: Path) -> Any:
-    """What is at a path."""
+    """The value at a path."""
     for key in path:
         value = value[key]
     return value

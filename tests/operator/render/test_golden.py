@@ -12,12 +12,12 @@ from tests.operator.render.golden import CLUSTERS, FOLDER, text_of
 
 @pytest.mark.parametrize("name", CLUSTERS)
 def test_the_objects_are_those_of_every_release(name: str) -> None:
-    """A difference here starts every worker anew, or cannot be applied at all: see `golden`."""
+    """A difference here restarts every worker, or cannot be applied at all: see `golden`."""
     assert (FOLDER / f"{name}.json").read_text() == text_of(name)
 
 
 def test_nothing_is_shared_between_two_makings() -> None:
-    """Whoever changes an object in place changes no other."""
+    """A change of one object in place changes no other."""
     wanted = cluster(EVERYTHING)
     first, second = all_objects(wanted), all_objects(wanted)
     before = copy.deepcopy(second)

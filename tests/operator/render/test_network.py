@@ -8,7 +8,7 @@ OWN = {"podSelector": {"matchLabels": selector_of("chat")}}
 
 
 def test_peers_find_workers_that_are_not_ready() -> None:
-    """Who recovers is asked as well."""
+    """A recovering worker is asked as well."""
     spec = find(cluster(), "Service", "chat-workers")["spec"]
     assert spec["publishNotReadyAddresses"] is True
     assert spec["clusterIP"] == "None"
@@ -28,7 +28,7 @@ def test_clients_come_by_the_gateways_service() -> None:
 
 
 def test_the_api_is_open_and_the_management_port_is_not() -> None:
-    """That one is for the cluster itself, its operator, and whoever gathers metrics."""
+    """The management port is for the cluster itself, its operator, and the collectors of metrics."""
     spec = find(cluster(), "NetworkPolicy")["spec"]
     public, management = spec["ingress"]
     assert public == {"ports": [{"protocol": "TCP", "port": 8080}]}

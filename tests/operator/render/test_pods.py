@@ -92,7 +92,7 @@ def test_secrets_are_files_that_follow_their_secret() -> None:
     assert sources["database-ca"]["configMap"]["name"] == "database-ca"
 
 
-def test_a_worker_leaves_before_it_is_told_to_end() -> None:
+def test_a_worker_leaves_before_its_sigterm() -> None:
     """The hook has all the time that shards and load balancers may take, and the end of the process what it takes."""
     spec = pod_spec(cluster(EVERYTHING))
     [container] = spec["containers"]
@@ -102,7 +102,7 @@ def test_a_worker_leaves_before_it_is_told_to_end() -> None:
 
 @BOTH
 def test_probes_ask_the_management_port(wanted: RenderInput) -> None:
-    """A worker that waits for Postgres has minutes to start; one that is stuck is started anew."""
+    """A worker that waits for Postgres has minutes to start; a stuck worker is restarted."""
     [container] = pod_spec(wanted)["containers"]
     asked = {name: container[f"{name}Probe"] for name in ("startup", "readiness", "liveness")}
     assert {probe["httpGet"]["port"] for probe in asked.values()} == {8081}
@@ -178,7 +178,7 @@ def test_a_step_of_the_planner_changes_no_pod(replicas: int, partition: int) -> 
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_what_is_not_about_pods_starts_none_anew(change: dict[str, Any]) -> None:
+def test_a_change_outside_the_pods_restarts_none(change: dict[str, Any]) -> None:
     """Nor is the schema migrated again for it."""
     assert find(least(**change), "StatefulSet")["spec"]["template"] == pod_template_of(cluster())
     assert find(least(**change), "Job") == find(cluster(), "Job")

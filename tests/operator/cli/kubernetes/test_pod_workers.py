@@ -1,4 +1,4 @@
-"""Which pods are asked, and what is said when none can be."""
+"""Requests to the workers' pods, and the errors when no pod can be asked."""
 
 import base64
 from collections.abc import AsyncIterator
@@ -82,7 +82,7 @@ async def test_pods_are_looked_for_again_when_those_that_were_known_are_gone() -
 
 
 @pytest.mark.parametrize(
-    ("objects", "said"),
+    ("objects", "expected"),
     [
         ([SECRET], "no worker of chat can be asked: it has no pods; .*describe threadcluster chat -n here"),
         ([SECRET, pod("chat-0", ready=False)], "no worker of chat can be asked: none of its 1 pods is ready"),
@@ -97,14 +97,14 @@ async def test_pods_are_looked_for_again_when_those_that_were_known_are_gone() -
     ],
     ids=["no pods", "none ready", "no secret", "no key", "no base64", "too short", "no answer"],
 )
-async def test_what_stands_in_the_way_is_said(objects: list[Document], said: str) -> None:
+async def test_the_cause_without_a_reachable_pod_is_reported(objects: list[Document], expected: str) -> None:
     """Each with what to look at."""
-    with pytest.raises(ClusterUnreachable, match=said):
+    with pytest.raises(ClusterUnreachable, match=expected):
         await ask(InMemoryKube(*objects), Ways())
 
 
 async def test_a_way_that_does_not_lead_there_says_why() -> None:
-    """That is nearer to the cause than that nobody answers."""
+    """The missing right is nearer to the cause than the missing answer."""
     ways = Ways()
     ways.failure = "you may not forward a port"
     with pytest.raises(ClusterUnreachable, match=r"^you may not forward a port$"):

@@ -19,7 +19,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @asynccontextmanager
 async def ways(handler: Handler) -> AsyncIterator[PortForwarder]:
-    """PortForwarder through an API server that does this with a port-forward."""
+    """A tunnel through an API server that does this with a port-forward."""
     app = web.Application()
     app.router.add_get("/api/v1/namespaces/here/pods/chat-0/portforward", handler)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -88,7 +88,7 @@ async def test_what_is_asked_comes_to_the_pod_and_its_answer_back() -> None:
         assert tunnel.failure is None
 
 
-async def test_a_port_where_nothing_listens_is_said() -> None:
+async def test_a_port_without_a_listener_is_reported() -> None:
     """In the kubelet's words."""
     async with ways(failing) as tunnel:
         with pytest.raises(aiohttp.ClientError):
@@ -97,14 +97,14 @@ async def test_a_port_where_nothing_listens_is_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "said"),
+    ("status", "expected"),
     [
         (403, "needs get and create of pods/portforward in namespace here"),
         (404, "no port-forward to pod chat-0: it is gone, or its node is"),
         (502, "no port-forward to pod chat-0: the API server answers 502"),
     ],
 )
-async def test_a_port_forward_that_is_refused_says_which_right_is_missing(status: int, said: str) -> None:
+async def test_a_port_forward_that_is_refused_says_which_right_is_missing(status: int, expected: str) -> None:
     """Or what else it is."""
 
     async def refuse(_: web.Request) -> web.Response:
@@ -113,4 +113,4 @@ async def test_a_port_forward_that_is_refused_says_which_right_is_missing(status
     async with ways(refuse) as tunnel:
         with pytest.raises(aiohttp.ClientError):
             await get(tunnel)
-        assert said in str(tunnel.failure)
+        assert expected in str(tunnel.failure)

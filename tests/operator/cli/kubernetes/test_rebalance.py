@@ -1,4 +1,4 @@
-"""Moves by command where nobody has a door: the resource is edited, and the workers are told."""
+"""Moves by command without a control server: the resource is edited, and the workers get the plan."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -42,7 +42,7 @@ def planner(crew: Crew, **rebalance: Any) -> tuple[RebalanceClient, InMemoryKube
 
 
 def pins(shelf: InMemoryKube) -> Any:  # as in the resource
-    """What the resource says."""
+    """Settings of the resource."""
     return shelf.objects["ThreadCluster", "chat"]["spec"]["rebalance"].get("pins")
 
 
@@ -67,15 +67,15 @@ async def test_a_pin_is_kept_in_the_resource_beside_the_others() -> None:
     assert pins(shelf) == [{"shard": 9, "worker": "chat-0"}]
 
 
-async def test_a_pin_does_not_undo_what_somebody_else_writes_meanwhile() -> None:
-    """It looks again; not for ever."""
+async def test_a_pin_does_not_undo_a_concurrent_edit() -> None:
+    """It reads again, a bounded number of times."""
     hand, shelf = planner(uneven())
     others = 2
 
     def second(verb: str, _: str) -> Conflict | None:
         nonlocal others
         others -= verb == "merge"
-        return Conflict(409, "Conflict", "somebody was first") if verb == "merge" and others >= 0 else None
+        return Conflict(409, "Conflict", "another client was first") if verb == "merge" and others >= 0 else None
 
     shelf.fault = second
     assert await hand.pin(7, "chat-1") == ["shard 7 is pinned to chat-1"]
@@ -96,7 +96,7 @@ async def test_a_pin_that_could_never_hold_is_refused() -> None:
     assert await hand.pin(7, "chat-3") == ["shard 7 is pinned to chat-3"]
 
 
-async def test_a_cluster_that_goes_meanwhile_is_said() -> None:
+async def test_a_cluster_that_is_deleted_meanwhile_is_reported() -> None:
     """As one that was never there."""
     hand, shelf = planner(uneven())
     shelf.objects.clear()
@@ -104,7 +104,7 @@ async def test_a_cluster_that_goes_meanwhile_is_said() -> None:
         await hand.plan()
 
 
-async def test_a_spec_that_is_wrong_is_said() -> None:
+async def test_an_invalid_spec_is_reported() -> None:
     """By field, as the operator would."""
     hand, shelf = planner(uneven())
     shelf.objects["ThreadCluster", "chat"]["spec"]["replicas"] = -1
@@ -123,7 +123,7 @@ async def test_a_plan_is_shown_and_nothing_done() -> None:
 
 
 async def test_the_moves_are_ordered_a_few_at_a_time_and_come_to_an_end(crew: Crew) -> None:
-    """Also in mode Manual, and with nobody else who plans; never more under way than the resource allows."""
+    """Also in mode Manual, and without another planner; never more under way than the resource allows."""
     hand, _ = planner(crew, mode="Manual", maxConcurrentMoves=1)
     begun = await hand.rebalance((await hand.plan())["hash"])
     assert begun["moves"] == 4
@@ -136,7 +136,7 @@ async def test_the_moves_are_ordered_a_few_at_a_time_and_come_to_an_end(crew: Cr
     assert [len(crew.owned_by(f"chat-{number}")) for number in range(3)] == [4, 4, 4]
 
 
-async def test_moves_that_are_handed_over_need_nobody_any_more(crew: Crew) -> None:
+async def test_ordered_moves_go_on_without_the_command(crew: Crew) -> None:
     """Every one of them is ordered."""
     hand, _ = planner(crew, mode="Manual")
     await hand.rebalance(None)
@@ -167,12 +167,12 @@ async def test_a_plan_that_is_older_than_another_is_made_again(crew: Crew) -> No
     real = crew.set_targets
     stale = [True]
 
-    async def first_somebody_else(version: int, plan_hash: str, targets: Any) -> int:  # as `set_targets`
+    async def another_planner_first(version: int, plan_hash: str, targets: Any) -> int:  # as `set_targets`
         if stale.pop() if stale else False:
             await real(version, "other", [])
         return await real(version, plan_hash, targets)
 
-    crew.set_targets = first_somebody_else  # type: ignore[method-assign]  # just here
+    crew.set_targets = another_planner_first  # type: ignore[method-assign]  # just here
     async with asyncio.timeout(10):
         while (await hand.progress())["left"]:
             await asyncio.sleep(0.001)

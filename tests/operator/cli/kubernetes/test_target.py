@@ -48,8 +48,8 @@ def test_the_environment_names_the_kubeconfig_unless_one_is_given(tmp_path: Path
     assert place_of(ClusterSelector(str(two)), {"KUBECONFIG": str(one)}).namespace == "talk"
 
 
-def test_the_home_directory_is_the_last_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ClusterSelector kubectl has it too."""
+def test_the_users_own_kubeconfig_is_the_last_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As kubectl does."""
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".kube").mkdir()
     file = kubeconfig(tmp_path / ".kube" / "config", current="a", a="chat")
@@ -63,7 +63,7 @@ def test_a_pod_uses_its_service_account() -> None:
     assert place_of(ClusterSelector(), inside).namespace == "default"
 
 
-def test_a_kubeconfig_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_a_missing_kubeconfig_is_reported(tmp_path: Path) -> None:
     """And how another one is given."""
     with pytest.raises(
         ClusterUnreachable, match=r"there is no kubeconfig .*nothing; give one with --kubeconfig or \$KUBECONFIG"
@@ -71,7 +71,7 @@ def test_a_kubeconfig_that_is_not_there_is_said(tmp_path: Path) -> None:
         place_of(ClusterSelector(str(tmp_path / "nothing")), {})
 
 
-def test_a_context_that_is_not_there_is_said_with_those_that_are(tmp_path: Path) -> None:
+def test_a_missing_context_is_reported_with_the_existing_ones(tmp_path: Path) -> None:
     """A typing error is seen at once."""
     file = kubeconfig(tmp_path / "config", current="a", a=None, b=None)
     with pytest.raises(ClusterUnreachable, match="has no context c; there are a, b"):
@@ -85,7 +85,7 @@ def test_a_kubeconfig_without_a_current_context_asks_for_one(tmp_path: Path) -> 
         place_of(ClusterSelector(file), {})
 
 
-def test_a_kubeconfig_that_is_no_yaml_is_said(tmp_path: Path) -> None:
+def test_a_kubeconfig_that_is_no_yaml_is_reported(tmp_path: Path) -> None:
     """By its name."""
     (tmp_path / "config").write_text("{")
     with pytest.raises(ClusterUnreachable, match="config cannot be read"):
@@ -99,14 +99,14 @@ async def test_the_only_cluster_needs_no_name() -> None:
         await find(InMemoryKube(cluster("b"), cluster("a")), "here", None)
 
 
-async def test_no_cluster_at_all_is_said() -> None:
+async def test_a_namespace_without_clusters_is_reported() -> None:
     """With the namespace, which may be the wrong one."""
     with pytest.raises(ClusterNotFound, match="no ThreadCluster in namespace here"):
         await find(InMemoryKube(), "here", None)
 
 
-async def test_a_name_that_is_not_there_is_said_with_those_that_are() -> None:
-    """Whoever may not list them is still told that his is not there."""
+async def test_a_missing_name_is_reported_with_the_existing_ones() -> None:
+    """A user without the right to list still gets the error that the cluster is missing."""
     shelf = InMemoryKube(cluster("a"), cluster("b"))
     with pytest.raises(ClusterNotFound, match="no ThreadCluster c in namespace here; there are a, b"):
         await find(shelf, "here", "c")
