@@ -1,5 +1,5 @@
-"""What crosses a boundary between workers, and between a worker and the operator: one vocabulary, no behaviour
-but how an address is written.
+"""The messages between workers, and how an address is written: one vocabulary, no behaviour.  The messages between the
+operator and the workers are in `shard_worker.contract_internal`.
 
 The gateway asks, the owner of the shard answers; whether a frame lies between the two is invisible here.  The answers
 that mean "not now" say exactly what is known about storage: `Unavailable` means nothing was stored, unless its code is
@@ -13,27 +13,6 @@ from msgspec import Struct
 from shard_worker.domain.commands import Command
 from shard_worker.domain.ids import AccountId, MessageId, ThreadId
 from shard_worker.domain.refusals import Refusal
-
-
-class DatabaseFault(StrEnum):
-    """Why a database cannot be used, as `shard-worker migrate` tells it in its termination message."""
-
-    UNREACHABLE = "DatabaseUnreachable"
-    AUTH_FAILED = "DatabaseAuthFailed"
-    TLS_FAILED = "DatabaseTLSFailed"
-    SUPERSEDED = "DatabaseSuperseded"
-    UNSUITABLE = "DatabaseUnsuitable"
-    CLAIMED_BY_OTHER = "DatabaseClaimedByOther"
-    SHARD_COUNT_MISMATCH = "ShardCountMismatch"
-    MIGRATION_FAILED = "MigrationFailed"
-    SCHEMA_TOO_NEW = "SchemaTooNew"
-
-
-class MigrationFailure(Struct, frozen=True):
-    """A termination message of `shard-worker migrate`, as JSON; one that succeeded leaves none."""
-
-    reason: DatabaseFault
-    message: str
 
 
 def url_host(host: str) -> str:

@@ -5,7 +5,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from threadcluster_operator.api.fields import LOCAL, ListMapKey, SpecModel, ValidationRule
-from threadcluster_operator.planning.placement import Mode, Strategy
+
+Mode = Literal["Auto", "Manual", "Paused"]
+"""Which moves are made: see `RebalanceSpec.mode`."""
+Strategy = Literal["Count", "Load"]
+"""The measure that is spread evenly over the workers: see `RebalanceSpec.strategy`."""
 
 
 class PinSpec(SpecModel):

@@ -4,6 +4,7 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
+from shard_worker.contract_internal import ENVIRONMENT_PREFIX
 from threadcluster_operator.api.fields import (
     LOCAL,
     DataKey,
@@ -13,9 +14,6 @@ from threadcluster_operator.api.fields import (
     SpecModel,
     ValidationRule,
 )
-
-OWN_PREFIX: Final = "SHARD_WORKER_"
-"""Of the environment variables that the operator sets itself, from the rest of the resource."""
 
 
 class ResourcesSpec(SpecModel):
@@ -70,10 +68,10 @@ class EnvVar(SpecModel):
 
     rules = (
         ValidationRule(
-            f"!self.name.startsWith('{OWN_PREFIX}')",
-            f"names that begin with {OWN_PREFIX} are the operator's own: their values come from the rest of the resource",
+            f"!self.name.startsWith('{ENVIRONMENT_PREFIX}')",
+            f"names that begin with {ENVIRONMENT_PREFIX} are the operator's own: their values come from the rest of the resource",
             ("name",),
-            lambda variable: not variable.name.startswith(OWN_PREFIX),
+            lambda variable: not variable.name.startswith(ENVIRONMENT_PREFIX),
         ),
         ValidationRule(
             "has(self.value) != has(self.valueFrom)",
@@ -89,7 +87,7 @@ class EnvVar(SpecModel):
             min_length=1,
             max_length=253,
             pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
-            description=f"The variable's name; not {OWN_PREFIX}…, which the operator sets itself.",
+            description=f"The variable's name; not {ENVIRONMENT_PREFIX}…, which the operator sets itself.",
         ),
     ]
     value: Annotated[str | None, Field(max_length=8192, description="Its value.")] = None

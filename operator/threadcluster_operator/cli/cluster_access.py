@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, NamedTuple, ParamSpec
 import aiohttp
 import click
 
+from shard_worker.contract_internal import CordonVerb, HistoryEntry, OwnershipResponse, TargetsRequest
 from threadcluster_operator.api import ThreadClusterSpec, read_resources
 from threadcluster_operator.local.control_client import ControlClient
 from threadcluster_operator.local.data_dir import DataDir, resolve_data_dir
-from threadcluster_operator.local.errors import MovesRefused, NotRunning, UpFailed
-from threadcluster_operator.workers.client import Document, NoWorkerAvailable, Targets, WorkerApiClient, WorkerRefused
+from threadcluster_operator.local.errors import NotRunning, UpFailed
+from threadcluster_operator.planning.rebalance import MovesRefused
+from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerApiClient, WorkerRefused
 
 if TYPE_CHECKING:
     from threadcluster_operator.cli.kubernetes.target import ClusterSelector
@@ -34,20 +36,24 @@ NOT_RUNNING: Final = 3
 
 P = ParamSpec("P")
 
+Document = dict[
+    str, Any
+]  # a JSON object of the planner, whose forms are in `threadcluster_operator.planning.rebalance`
+
 
 class Asked(Protocol):
     """The workers; see `threadcluster_operator.workers.client.WorkerApiClient`."""
 
-    async def ownership(self) -> Document:
-        """Who owns what."""
+    async def ownership(self) -> OwnershipResponse:
+        """The newest answer of the workers."""
 
-    async def set_targets(self, version: int, plan_hash: str, targets: Targets) -> int:
-        """Record a plan."""
+    async def set_targets(self, plan: TargetsRequest) -> int:
+        """Record a plan; its version."""
 
-    async def cordon(self, worker: str, verb: str) -> None:
-        """``cordon``, ``uncordon`` or ``drain`` a worker."""
+    async def cordon(self, worker: str, verb: CordonVerb) -> None:
+        """Cordon, uncordon or drain a worker."""
 
-    async def history(self, limit: int, shard: int | None) -> list[Document]:
+    async def history(self, limit: int, shard: int | None) -> tuple[HistoryEntry, ...]:
         """The last changes of owner, newest first."""
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, NamedTuple
 
-from shard_worker.ownership.view import NO_CAPABLE_WORKER
+from shard_worker.contract_internal import NO_CAPABLE_WORKER
 from threadcluster_operator.api import KubernetesSpec
 from threadcluster_operator.controller.actions import Actions
 from threadcluster_operator.controller.diagnosis import Diagnosis

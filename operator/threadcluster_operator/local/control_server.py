@@ -11,8 +11,9 @@ from threadcluster_operator.api import InvalidResource, parse_resources
 from threadcluster_operator.api.pins import with_pin, wrong_pin
 from threadcluster_operator.local.data_dir import DataDir
 from threadcluster_operator.local.durable_file import read_text
-from threadcluster_operator.local.errors import MovesRefused, UpFailed
+from threadcluster_operator.local.errors import UpFailed
 from threadcluster_operator.local.supervisor import Supervisor
+from threadcluster_operator.planning.rebalance import MovesRefused
 
 log = logging.getLogger(__name__)
 

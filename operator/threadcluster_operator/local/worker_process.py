@@ -5,16 +5,12 @@ import contextlib
 import logging
 import os
 import signal
-import ssl
 import sys
 import time
 from pathlib import Path
 from typing import Final
 
-import aiohttp
-import msgspec
-
-from shard_worker.contract_tls import INTERNAL_NAME
+from shard_worker.contract_internal import Variable
 from threadcluster_operator.local.data_dir import DataDir, read_object
 from threadcluster_operator.local.log_rotation import last_line
 
@@ -73,6 +69,11 @@ class WorkerProcess:
         ports = {name: found.get(name) for name in ("pid", "publicPort", "managementPort")}
         complete = {name: value for name, value in ports.items() if isinstance(value, int)}
         return complete if len(complete) == len(ports) and complete["pid"] == self.pid else None
+
+    def management_address(self) -> str | None:
+        """The URL of the management port of the process that serves, once that is bound."""
+        bound = self.bound()
+        return None if bound is None else f"https://127.0.0.1:{bound['managementPort']}"
 
     @property
     def _ready_file(self) -> Path:
@@ -186,10 +187,10 @@ class WorkerProcess:
                     env={
                         **os.environ,
                         **self._environment,
-                        "SHARD_WORKER_NAME": self.name,
-                        "SHARD_WORKER_PUBLIC_FD": str(self._public_fd),
-                        "SHARD_WORKER_PARENT_FD": str(read_end),
-                        "SHARD_WORKER_READY_FILE": str(self._ready_file),
+                        Variable.NAME: self.name,
+                        Variable.PUBLIC_FD: str(self._public_fd),
+                        Variable.PARENT_FD: str(read_end),
+                        Variable.READY_FILE: str(self._ready_file),
                     },
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=out,
@@ -203,24 +204,3 @@ class WorkerProcess:
                 return await self._process.wait()
             finally:
                 os.close(write_end)
-
-
-async def ask(
-    session: aiohttp.ClientSession, worker: WorkerProcess, path: str, context: ssl.SSLContext, *, within_s: float = 1.0
-) -> dict[str, object] | None:
-    """A worker's answer on its management port, or None when it has none for us now."""
-    bound = worker.bound()
-    if bound is None:
-        return None
-    try:
-        async with session.get(
-            f"https://127.0.0.1:{bound['managementPort']}{path}",
-            ssl=context,
-            server_hostname=INTERNAL_NAME,
-            timeout=aiohttp.ClientTimeout(total=within_s),
-        ) as response:
-            worker.answered_at = time.monotonic()
-            found = msgspec.json.decode(await response.read())
-            return found if response.status == 200 and isinstance(found, dict) else None
-    except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError):
-        return None

@@ -20,13 +20,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from heapq import heapify, heappop, heappush
 from operator import attrgetter
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
+from shard_worker.contract_internal import plan_hash
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.assignment import plan_hash
-
-Mode = Literal["Auto", "Manual", "Paused"]
-Strategy = Literal["Count", "Load"]
+from threadcluster_operator.api import Mode, Strategy
 
 BASE_LOAD: Final = 1.0
 """Commands/s that every shard counts at least, so that idle shards spread by count."""

@@ -7,8 +7,8 @@ simply taken again, and a wish that was withdrawn leaves nothing behind.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from shard_worker.contract_internal import NO_CAPABLE_WORKER, ShardTarget, TargetsRequest
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.view import NO_CAPABLE_WORKER
 from threadcluster_operator.api import ThreadClusterSpec
 from threadcluster_operator.planning.placement import (
     Move,
@@ -49,6 +49,11 @@ class NewPlan(NamedTuple):
     reasons: Mapping[ShardId, str]
     moves: int
     """How many of the shards have an owner that is alive, and another target than that; one taken back is none."""
+
+    def request(self) -> TargetsRequest:
+        """The request that records the plan."""
+        targets = [ShardTarget(shard, target, self.reasons[shard]) for shard, target in self.targets.items()]
+        return TargetsRequest(self.base_version, self.hash, targets)
 
 
 class PlanResult(NamedTuple):

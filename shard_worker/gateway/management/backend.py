@@ -1,6 +1,9 @@
-"""What the management port asks the rest of the worker: a protocol, so that the gateway knows nothing of ownership."""
+"""The protocol by which the management port asks the rest of the worker, so that the gateway knows nothing of ownership."""
 
+from collections.abc import Sequence
 from typing import Protocol
+
+from shard_worker.contract_internal import EncodedOwnership, HistoryEntry, TargetsRequest
 
 Document = dict[str, object]
 
@@ -10,9 +13,9 @@ class DatabaseUnavailable(Exception):
 
 
 class ClusterView(Protocol):
-    """What the worker knows of itself and of the cluster, and what it can have changed there.
+    """The state of the worker and of the cluster, and the changes that can be made to the cluster.
 
-    Whatever waits for Postgres may raise `DatabaseUnavailable`.  What was changed is in the next `ownership` of this worker.
+    A method that waits for Postgres may raise `DatabaseUnavailable`.  A change is in the next `ownership` of this worker.
     """
 
     def fault(self) -> str | None:
@@ -27,16 +30,16 @@ class ClusterView(Protocol):
         """``{"workers": […], "shards": […]}``, for people and for ``threadcluster status``."""
         ...
 
-    async def ownership(self) -> Document:
-        """Owners, targets, load and the plan's version, for whoever plans."""
+    async def ownership(self) -> EncodedOwnership:
+        """Owners, targets, load and the plan's version, for planners."""
         ...
 
     async def shard_count(self) -> int:
         """How many shards the cluster has: their ids are 0 to one less."""
         ...
 
-    async def set_targets(self, version: int, plan_hash: str, targets: list[tuple[int, str | None, str]]) -> int | None:
-        """Record (shard, target, reason)s of a plan made from plan ``version``: its own version, None when stale."""
+    async def set_targets(self, plan: TargetsRequest) -> int | None:
+        """Record a plan: its version, or None when another plan came first."""
         ...
 
     def plan_version(self) -> int:
@@ -48,13 +51,13 @@ class ClusterView(Protocol):
         ...
 
     async def set_cordon(self, worker: str, *, cordoned: bool, draining: bool) -> bool:
-        """Say whether a worker gets more shards and keeps those it has; False for a name nobody has had."""
+        """Say whether a worker gets more shards and keeps those it has; False for a name that no worker has had."""
         ...
 
     def leave(self) -> int:
         """Begin to leave, if that has not begun; how many shards are still here or this worker's in the database."""
         ...
 
-    async def history(self, limit: int, shard: int | None) -> list[Document]:
+    async def history(self, limit: int, shard: int | None) -> Sequence[HistoryEntry]:
         """The last changes of owner, of one shard or of all, newest first."""
         ...

@@ -6,12 +6,12 @@ from math import ceil
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from threadcluster_operator.api import Strategy
 from threadcluster_operator.planning.placement import (
     BASE_LOAD,
     Move,
     Policy,
     Shard,
-    Strategy,
     Worker,
     compute_placement,
 )

@@ -19,8 +19,8 @@ from threadcluster_operator.planning.planner import (
     still_valid,
 )
 
+from shard_worker.contract_internal import plan_hash
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.assignment import plan_hash
 
 Owners = dict[ShardId, str | None]
 
