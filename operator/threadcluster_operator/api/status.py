@@ -16,7 +16,9 @@ class ShardsStatus(SpecModel):
     total: Annotated[Count, Field(description="How many there are.")] = 0
     assigned: Annotated[Count, Field(description="How many a live worker owns.")] = 0
     moving: Annotated[Count, Field(description="How many are on their way to another worker.")] = 0
-    imbalance_percent: Annotated[Count, Field(description="How far the fullest worker is above its share.")] = 0
+    imbalance_percent: Annotated[
+        Count, Field(description="How far the fullest worker is above its share; 0 where no move would lower it.")
+    ] = 0
 
 
 class PlanStatus(SpecModel):

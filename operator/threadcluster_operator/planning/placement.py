@@ -107,7 +107,10 @@ class Placement(NamedTuple):
     hash: str
     """Of the targets: tells one plan from another."""
     imbalance_percent: float
-    """How far the worker with the most is above its share, before any move for balance."""
+    """How far the fullest worker is above its share before any move for balance; 0 where no move would lower it.
+
+    The status of a ThreadCluster and `threadcluster plan` both show this figure.
+    """
     balancing: bool
     """Some moves are for balance, and were not ordered yet: ask with `Policy.rebalance_now` until this is false."""
     unreadable: tuple[ShardId, ...] = ()
@@ -206,10 +209,15 @@ class _Balancer:
             capacity -= self.sites[name].capacity
         self.fair = load / capacity if self.sites else 0.0
 
-    def imbalance_percent(self) -> float:
-        """How far the highest site is above the fair level; what no move can lower is no imbalance."""
-        highest = max((site.level for site in self.sites.values() if site.level > site.floor), default=0.0)
-        return max(0.0, (highest - self.fair) / self.fair * 100.0) if self.fair > 0 else 0.0
+    def imbalance_percent(self, strategy: Strategy) -> float:
+        """How far the highest site is above the fair level, of those sites that balancing would begin to move off.
+
+        The figure is the one that `unbalanced` compares with the threshold.  A surplus that no move would lower is no
+        imbalance: 5, 4 and 4 shards on three workers are balanced.
+        """
+        gain = _BEGIN[strategy]
+        movable = (site.level for site in self.sites.values() if self.best_step(site, gain) is not None)
+        return max(0.0, (max(movable, default=0.0) / self.fair - 1.0) * 100.0) if self.fair > 0 else 0.0
 
     def has_hot(self, site: _Bin) -> bool:
         """Its heaviest shard alone is more than a fair share, and no pin keeps others beside it."""
@@ -334,7 +342,7 @@ def compute_placement(shards: Iterable[Shard], workers: Iterable[Worker], policy
     scales = _Balancer(plan.sites)
     plan.place_homeless(scales)
     scales.settle_fair()
-    imbalance_percent = scales.imbalance_percent()
+    imbalance_percent = scales.imbalance_percent(policy.strategy)
     moves = plan.balance(scales)
     return Placement(
         plan.targets,

@@ -72,6 +72,8 @@ class PlanResult(NamedTuple):
     """The agreed moves that are not recorded yet and still possible: ask with them until there are none."""
     unreadable: tuple[ShardId, ...] = ()
     """The shards that no worker may get, because none that may get one reads its journal format: `NO_CAPABLE_WORKER`."""
+    imbalance_percent: float = 0.0
+    """See `Placement.imbalance_percent`."""
 
 
 class PlanPreview(NamedTuple):
@@ -114,7 +116,16 @@ def next_steps(
     )
     present = all(name in observed.serving and observed.workers.get(name, Worker(name)).live for name in wanted)
     converged = plan is None and settled and present and not surplus and set(wanted) <= running
-    return PlanResult(wanted, plan, stop, converged, placement.balancing, agreed, placement.unreadable)
+    return PlanResult(
+        wanted,
+        plan,
+        stop,
+        converged,
+        placement.balancing,
+        agreed,
+        placement.unreadable,
+        placement.imbalance_percent,
+    )
 
 
 def preview(
