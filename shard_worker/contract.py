@@ -16,7 +16,7 @@ from shard_worker.domain.refusals import Refusal
 
 
 def url_host(host: str) -> str:
-    """A host as it stands before a port in a URL: IPv6 addresses in brackets."""
+    """A host as it is written before a port in a URL: IPv6 addresses in brackets."""
     return f"[{host}]" if ":" in host else host
 
 
@@ -199,10 +199,10 @@ class Ack(Struct, frozen=True, gc=False, tag="received", array_like=True):
 
 
 Answer = Done | ThreadView | Existence | AccountIdPage | MessagePage | Refusal | Unavailable
-"""What a gateway gets for a `Request`."""
+"""The answer to a `Request`, as a gateway gets it."""
 OwnerAnswer = Answer | Moved
-"""What the owner of a shard gives, or the worker that was taken for it."""
+"""The answer of a shard's owner, or of the worker that was taken for the owner."""
 PeerRequest = Request | PrepareShard | ShardTransferred
-"""What one worker asks another."""
+"""A request of one worker to another."""
 PeerAnswer = OwnerAnswer | Ack
-"""What it gets."""
+"""The answer to a `PeerRequest`."""

@@ -323,7 +323,7 @@ class WorkerSettings(BaseSettings):
     @model_validator(mode="wrap")
     @classmethod
     def _all_failures_at_once(cls, given: dict[str, object], handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """What concerns two settings is refused in the same breath as what concerns one."""
+        """Refuse settings that contradict each other together with those that are wrong alone."""
         refused = [
             _refusal(
                 (),
@@ -400,7 +400,7 @@ def _check_dsn(dsn: str) -> None:
 
 
 def _allowed(schema: dict[str, Any]) -> str:
-    """What a setting may be, in the words of the reference.  ``Any``: a JSON schema has no better type."""
+    """The allowed values of a setting, in the words of the reference.  ``Any``: a JSON schema has no better type."""
     merged = {**schema, **next(iter(schema.get("anyOf", ())), {})}  # an optional setting: its type without null
     if merged.get("type") == "boolean":
         return "`true`, `false`"

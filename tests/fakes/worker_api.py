@@ -73,16 +73,16 @@ class Knobs:
     takeover_turns: int = 3
     """How many turns after its death a worker is fenced."""
     silent: bool = False
-    """Nobody answers."""
+    """No worker answers."""
     distort: Callable[[OwnershipResponse], OwnershipResponse] = field(default=lambda answer: answer)
     """Changes an answer on its way: for answers that contradict each other, or Kubernetes."""
 
 
 class MemoryWorkers:
-    """All workers of one cluster, and whoever asks them."""
+    """All workers of one cluster, and their client."""
 
     def __init__(self, shards: int, *, knobs: Knobs | None = None, remembers: int = 1_000) -> None:
-        """``remembers``: so many changes of owner, and calls."""
+        """``remembers``: the number of changes of owner, and of calls, that are kept."""
         self.knobs = knobs or Knobs()
         self.plan_version = 0
         self.calls: deque[tuple[str, object]] = deque(maxlen=remembers)
@@ -97,7 +97,7 @@ class MemoryWorkers:
 
     async def ownership(self) -> OwnershipResponse:
         """The answer of one worker.  Raises `NoWorkerAvailable`."""
-        return self.knobs.distort(self._answer(self._somebody()))
+        return self.knobs.distort(self._answer(self._any_live()))
 
     async def answers(self) -> dict[str, OwnershipResponse]:
         """The answer of each live worker."""
@@ -106,7 +106,7 @@ class MemoryWorkers:
 
     async def set_targets(self, plan: TargetsRequest) -> int:
         """Record a plan; its version.  Raises as the real one does."""
-        self._somebody()
+        self._any_live()
         if plan.plan_version != self.plan_version:
             raise WorkerRefused(
                 PLAN_STALE, f"plan {plan.plan_version} is older than plan {self.plan_version}, which is in force"
@@ -123,7 +123,7 @@ class MemoryWorkers:
 
     async def cordon(self, worker: str, verb: CordonVerb) -> None:
         """Cordon, uncordon or drain a worker.  Raises as the real one does."""
-        self._somebody()
+        self._any_live()
         if worker not in self._workers:
             raise WorkerRefused("worker-not-found", f"no worker {worker}; there are {', '.join(sorted(self._workers))}")
         self.calls.append((verb, worker))
@@ -132,7 +132,7 @@ class MemoryWorkers:
 
     async def history(self, limit: int, shard: int | None) -> tuple[HistoryEntry, ...]:
         """The last changes of owner, newest first.  Raises as the real one does."""
-        self._somebody()
+        self._any_live()
         if shard is not None and shard not in self._shards:
             raise WorkerRefused("validation-failed", f"shard: {shard} does not exist")
         changes = [change for change in self._changes if shard in (None, change.shard)]
@@ -141,11 +141,11 @@ class MemoryWorkers:
     # --- what happens to them
 
     def start(self, name: str, host: str = "10.200.0.1") -> None:
-        """A worker's process starts, for the first time or anew."""
+        """A worker's process starts, for the first time or again."""
         old = self._workers.get(name)
         incarnation = f"01INCARNATION{next(self._incarnations):013d}"
         if old is not None:
-            self._free(old, "restart", f"{name} was started anew")
+            self._free(old, "restart", f"{name} was restarted")
         self._workers[name] = _Worker(name=name, incarnation=incarnation, host=host)
         if old is not None:  # both belong to the name
             self._workers[name].cordoned, self._workers[name].draining = old.cordoned, old.draining
@@ -174,7 +174,7 @@ class MemoryWorkers:
 
     @property
     def settled(self) -> bool:
-        """Every shard is where its target is, and whoever is dead has been fenced."""
+        """Every shard is where its target is, and every dead worker has been fenced."""
         there = all(shard.owner is not None and shard.target in (None, shard.owner) for shard in self._shards.values())
         return there and all(worker.alive or worker.fenced for worker in self._workers.values())
 
@@ -205,7 +205,7 @@ class MemoryWorkers:
                     self._change(shard_id, receiver, "handoff", shard.reason or "")
 
     async def run(self, every_s: float = 0.05) -> None:
-        """Take a turn every so often, for ever."""
+        """Take turns without end."""
         while True:
             self.turn()
             await asyncio.sleep(every_s)
@@ -215,7 +215,7 @@ class MemoryWorkers:
     def _live(self) -> dict[str, _Worker]:
         return {worker.name: worker for worker in self._workers.values() if worker.alive and not worker.fenced}
 
-    def _somebody(self) -> _Worker:
+    def _any_live(self) -> _Worker:
         live = self._live()
         if self.knobs.silent or not live:
             raise NoWorkerAvailable("no worker answers")
@@ -244,7 +244,7 @@ class MemoryWorkers:
             self.plan_version += 1
 
     def _claim(self, shard_id: ShardId, receiver: _Worker | None) -> None:
-        """A shard that nobody owns is its target's; without one, somebody's by the workers' own rule."""
+        """A shard without an owner goes to its target; without a target, by the workers' own rule."""
         if receiver is None:
             name = self._share()[shard_id]
             receiver = self._live().get(name or "")
@@ -259,7 +259,7 @@ class MemoryWorkers:
             live = self._live()
             owned = self.owned_by(worker.name)
             if all(each.leaving for each in live.values()):
-                self._free(worker, "release", "nobody is there to receive it")
+                self._free(worker, "release", "no worker is there to receive it")
                 continue
             still = [each for each in owned if self._shards[each].target in (None, worker.name)]
             under_way = len(owned) - len(still)

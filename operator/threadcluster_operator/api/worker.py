@@ -21,11 +21,14 @@ class ResourcesSpec(SpecModel):
 
     requests: Annotated[
         dict[Annotated[str, Field(max_length=253)], Quantity],
-        Field(max_length=16, description="What a node must have free for a worker, e.g. cpu: 500m, memory: 512Mi."),
+        Field(
+            max_length=16,
+            description="The free resources that a node must have for a worker, e.g. cpu: 500m, memory: 512Mi.",
+        ),
     ] = Field(default_factory=dict)
     limits: Annotated[
         dict[Annotated[str, Field(max_length=253)], Quantity],
-        Field(max_length=16, description="What a worker gets at most. A limit on cpu makes a busy worker pause."),
+        Field(max_length=16, description="The most that a worker gets. A limit on cpu makes a busy worker pause."),
     ] = Field(default_factory=dict)
 
 
@@ -113,7 +116,7 @@ class PassivationSpec(SpecModel):
 
 
 class WorkerSpec(SpecModel):
-    """How each worker runs.  A change starts the workers anew, one after another."""
+    """How each worker runs.  A change restarts the workers, one after another."""
 
     resources: Annotated[ResourcesSpec, Field()] = ResourcesSpec()
     env: Annotated[
@@ -137,7 +140,7 @@ class WorkerSpec(SpecModel):
         Field(
             ge=1,
             le=100_000,
-            description="Events of a thread between two snapshots. Fewer make loading a thread quicker and writing dearer.",
+            description="Events of a thread between two snapshots. Fewer make loading a thread quicker and writing more expensive.",
             json_schema_extra=LOCAL,
         ),
     ] = 100

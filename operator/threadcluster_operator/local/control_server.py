@@ -1,4 +1,4 @@
-"""The supervisor's own door, on loopback and behind a token: status, a new resource, moves, the end."""
+"""The supervisor's control server, on loopback and behind a token: status, a new resource, moves, the end."""
 
 import logging
 import secrets
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class ControlServer:
-    """Serves one supervisor's door; ``stop`` is called when somebody asks for the end."""
+    """Serves the requests to one supervisor; ``stop`` is called when a client asks for the end."""
 
     def __init__(self, supervisor: Supervisor, data_dir: DataDir, stop: Callable[[], None]) -> None:
         self._supervisor = supervisor

@@ -122,7 +122,7 @@ class Supervisor:
             changes.append(f"replicas {old.spec.replicas} → {new.spec.replicas}")
         if self._environment(new) != self._environment(old):
             until = ", once the mode is not Paused any more" if new.spec.rebalance.mode == "Paused" else ""
-            changes.append(f"worker settings: the workers are started anew, one after another{until}")
+            changes.append(f"worker settings: the workers are restarted, one after another{until}")
         if new.spec.rebalance != old.spec.rebalance:
             changes += _rebalance_changes(old.spec.rebalance, new.spec.rebalance)
             self.moves.forget()
@@ -339,7 +339,7 @@ class Supervisor:
     def _end(self, worker: WorkerProcess) -> None:
         """End a worker that has left by itself: until then it only forwards."""
         if not worker.stopping() and worker.recycle():
-            self._say(f"{worker.name} has left; starting it anew")
+            self._say(f"{worker.name} has left; restarting it")
 
     async def _stop(self, worker: WorkerProcess) -> None:
         await worker.stop()
@@ -355,10 +355,10 @@ class Supervisor:
             if plan.moves:
                 self._say(f"plan {plan.hash}: moving {plan.moves} shards")
 
-    # --- moves that somebody asks for
+    # --- moves by command
 
     async def plan(self) -> dict[str, Any]:  # JSON
-        """What `rebalance` would do now.  Raises `MovesRefused`."""
+        """The plan that `rebalance` would carry out now.  Raises `MovesRefused`."""
         watch = await self._look_now()
         return self.moves.show(self.resources.cluster.spec, self._running(), watch.observed)
 
@@ -380,7 +380,7 @@ class Supervisor:
         return sorted(wanted | set(self._workers))
 
     async def _look_now(self) -> WorkerPoller:
-        """What was seen may be a turn old, and whoever asks may just have changed something."""
+        """Poll the workers: the last observation may be older than a change that the client made just before."""
         assert self._watch is not None  # made by up, before anyone can ask
         await self._watch.look(self._workers.values(), self._recycling.emptying())
         return self._watch
@@ -427,7 +427,7 @@ class Supervisor:
 
 
 def _rebalance_changes(old: RebalanceSpec, new: RebalanceSpec) -> list[str]:
-    """What is said of each field that changes."""
+    """A line for each field that changes."""
     changes = [
         f"rebalance.{label} {before} → {after}"
         for label, before, after in (

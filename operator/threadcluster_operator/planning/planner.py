@@ -1,4 +1,4 @@
-"""What a cluster needs next, on every platform: a pure function of what is wanted and what is seen.
+"""The next steps of a cluster, on every platform: a pure function of the spec and of the observation.
 
 Level-triggered: it is asked again and again, and every answer follows from the present alone, so a step that was lost is
 simply taken again, and a wish that was withdrawn leaves nothing behind.
@@ -22,7 +22,7 @@ from threadcluster_operator.planning.placement import (
 
 
 class ShardOwnership(NamedTuple):
-    """Ownership as a live worker tells it."""
+    """Ownership as a live worker reports it."""
 
     plan_version: int
     owners: Mapping[ShardId, str | None]
@@ -57,7 +57,7 @@ class NewPlan(NamedTuple):
 
 
 class PlanResult(NamedTuple):
-    """What to do now."""
+    """The steps to take now."""
 
     run: tuple[str, ...]
     """Workers that should be running."""
@@ -77,7 +77,7 @@ class PlanResult(NamedTuple):
 
 
 class PlanPreview(NamedTuple):
-    """A plan that somebody was shown, and the world that it was made from."""
+    """A plan that a user was shown, and the state that it was made from."""
 
     placement: Placement
     spec: ThreadClusterSpec
@@ -96,12 +96,12 @@ def next_steps(
 ) -> PlanResult:
     """The next steps of the cluster ``name``; nothing destructive without an observation.
 
-    While there are ``agreed`` moves, just those are ordered for balance: somebody saw them and said yes.
+    While there are ``agreed`` moves, just those are ordered for balance: a user saw them and agreed.
     """
     wanted = _wanted(name, spec)
     surplus = sorted(running - set(wanted))
     if not wanted:
-        # Nobody is left to receive a shard: every worker releases what it has, and ends.
+        # No worker is left to receive a shard: every worker releases what it has, and ends.
         return PlanResult((), None, tuple(surplus), not surplus)
     if observed is None:
         return PlanResult(wanted, None, (), converged=False, balancing=rebalance_now, agreed=agreed)
@@ -141,12 +141,12 @@ def preview(
 
 
 def same_plan(hash: str, placement: Placement) -> bool:
-    """The plan that somebody saw is still the one that would be carried out."""
+    """The plan that a user saw is still the one that would be carried out."""
     return hash == placement.hash
 
 
 def still_valid(shown: PlanPreview, spec: ThreadClusterSpec, running: frozenset[str], observed: ShardOwnership) -> bool:
-    """Nothing that somebody wants or does has changed since a plan was shown; loads may have, as they always do."""
+    """Neither spec nor ownership has changed since a plan was shown; loads may have, as they always do."""
     then = shown.observed
     return (shown.spec, shown.running) == (spec, running) and (
         (then.owners, then.targets, then.workers) == (observed.owners, observed.targets, observed.workers)
@@ -196,7 +196,7 @@ def _place(
 def _still_wanted(
     agreed: tuple[Move, ...], wanted: tuple[str, ...], spec: ThreadClusterSpec, observed: ShardOwnership
 ) -> tuple[Move, ...]:
-    """The agreed moves that are not recorded yet, without those that nobody could want any more."""
+    """The agreed moves that are not recorded yet, without those that the spec or the workers rule out by now."""
     if spec.rebalance.mode == "Paused":
         return ()
     pins = _pins(spec)

@@ -1,7 +1,7 @@
 """The pods: what they run, what they see, and what they may do, which is little.
 
 Every pod keeps the "restricted" Pod Security Standard, has no token of the Kubernetes API, and writes nothing to its own
-file system.  What the user's pod template says is merged in where it can only add or place; what the operator needs stays.
+file system.  The user's pod template is merged in where it can only add or place; the operator's own fields stay.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from threadcluster_operator.render.inputs import MANAGEMENT_PORT, PUBLIC_PORT, R
 from threadcluster_operator.render.objects import Component, Object, labels_of, selector_of
 
 _SHUTDOWN_S: Final = 15
-"""What a worker has beyond draining: for its last answers and to close."""
+"""Time of a worker after draining: for its last answers, and to close."""
 _LOST_NODE_S: Final = 30
 _MOUNTS: Final = "/etc/threadcluster"
 _DSN_FILE: Final = "url"
@@ -144,7 +144,7 @@ def migration_template(wanted: RenderInput) -> Object:
 
 
 def _container(wanted: RenderInput, name: str, command: list[str]) -> Object:
-    """What both containers have; a new list of mounts each time."""
+    """The fields of both containers; a new list of mounts each time."""
     made: Object = {
         "name": name,
         "image": wanted.spec.image,
@@ -181,7 +181,7 @@ def _database_volumes(wanted: RenderInput, dsn: SecretKeyRef) -> list[Object]:
 
 
 def _database_settings(wanted: RenderInput) -> dict[Variable, str | int]:
-    """What workers and migration know alike."""
+    """The settings of workers and migration alike."""
     tls = wanted.spec.database.tls
     settings: dict[Variable, str | int] = {
         Variable.CLUSTER: wanted.cluster_id,
@@ -219,11 +219,11 @@ def _probe(path: str, *, every_s: int, failures: int) -> Object:
 
 def _tolerations(users: list[dict[str, Any]]) -> list[Object]:
     """The user's, and for a node that is lost, where they say nothing of it: a worker's place is elsewhere, soon."""
-    said = {each.get("key") for each in users}
+    given = {each.get("key") for each in users}
     lost = [
         {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": _LOST_NODE_S}
         for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
-        if key not in said
+        if key not in given
     ]
     return [*users, *lost]
 

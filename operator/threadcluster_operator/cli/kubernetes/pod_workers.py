@@ -31,9 +31,9 @@ class Ways(Protocol):
 
 
 class PodWorkers:
-    """As `threadcluster_operator.workers.client.WorkerApiClient`; which pods are asked is found out when something is asked.
+    """As `threadcluster_operator.workers.client.WorkerApiClient`; the pods are listed at the first request.
 
-    What is asked may be asked again: when nobody answers, the pods are looked for once more.  Every method also raises
+    Every request may be sent again: when no pod answers, the pods are listed once more.  Every method also raises
     `ClusterUnreachable` and `KubeError`.
     """
 

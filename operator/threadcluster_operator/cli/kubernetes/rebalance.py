@@ -52,7 +52,7 @@ class RebalanceClient:
         self._moves = RebalanceSession(name)
 
     async def pin(self, shard: int, worker: str | None) -> list[str]:
-        """Change the resource, as somebody else may at the same time: whoever is second looks again."""
+        """Change the resource; a writer that loses against another one at the same time reads the resource again."""
         for _ in range(_TRIES):
             found = await self._resource()
             spec = spec_of(found)
@@ -74,7 +74,7 @@ class RebalanceClient:
         raise ClusterUnreachable(f"ThreadCluster {self._name} is being changed all the time; try again")
 
     async def plan(self) -> Document:
-        """What `rebalance` would do now."""
+        """The plan that `rebalance` would carry out now."""
         return self._moves.show(*await self._look())
 
     async def rebalance(self, plan: str | None) -> Document:
@@ -95,7 +95,7 @@ class RebalanceClient:
         return self._moves.progress(observed)
 
     async def hand_over(self) -> None:
-        """Return when every move is ordered: from then on the workers need nobody for them."""
+        """Return when every move is ordered: from then on the workers need no planner for them."""
         while True:
             await self.progress()
             if not self._moves.busy():
@@ -127,7 +127,7 @@ class RebalanceClient:
 
 
 def spec_of(resource: Object) -> KubernetesSpec:
-    """What is wanted of a cluster.  Raises `ClusterUnreachable` for what no operator could act on."""
+    """The spec of a cluster.  Raises `ClusterUnreachable` for a spec that no operator could act on."""
     try:
         return parse_spec(resource)
     except InvalidSpec as error:
