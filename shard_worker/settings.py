@@ -323,7 +323,7 @@ class WorkerSettings(BaseSettings):
     @model_validator(mode="wrap")
     @classmethod
     def _all_failures_at_once(cls, given: dict[str, object], handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Refuse settings that contradict each other together with those that are wrong alone."""
+        """Refuse invalid combinations of two settings together with invalid single settings."""
         refused = [
             _refusal(
                 (),
@@ -400,7 +400,7 @@ def _check_dsn(dsn: str) -> None:
 
 
 def _allowed(schema: dict[str, Any]) -> str:
-    """The allowed values of a setting, in the words of the reference.  ``Any``: a JSON schema has no better type."""
+    """Type and range of a setting, for the reference.  ``Any``: a JSON schema has no better type."""
     merged = {**schema, **next(iter(schema.get("anyOf", ())), {})}  # an optional setting: its type without null
     if merged.get("type") == "boolean":
         return "`true`, `false`"

@@ -1,4 +1,4 @@
-"""The protocol by which the management port asks the rest of the worker, so that the gateway knows nothing of ownership."""
+"""Protocol of the worker behind the management port, so that the gateway does not import ownership."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -13,9 +13,9 @@ class DatabaseUnavailable(Exception):
 
 
 class ClusterView(Protocol):
-    """The state of the worker and of the cluster, and the changes that can be made to the cluster.
+    """The worker's view of itself and of the cluster, and the changes that it can record there.
 
-    A method that waits for Postgres may raise `DatabaseUnavailable`.  A change is in the next `ownership` of this worker.
+    Each coroutine may raise `DatabaseUnavailable`.  A change is visible in the next `ownership` of this worker.
     """
 
     def fault(self) -> str | None:
@@ -51,7 +51,7 @@ class ClusterView(Protocol):
         ...
 
     async def set_cordon(self, worker: str, *, cordoned: bool, draining: bool) -> bool:
-        """Say whether a worker gets more shards and keeps those it has; False for a name that no worker has had."""
+        """Set whether a worker gets more shards and keeps its own; False for a name that no worker ever had."""
         ...
 
     def leave(self) -> int:

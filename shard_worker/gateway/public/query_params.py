@@ -1,4 +1,4 @@
-"""The parameters of a query string of the public port, read strictly.
+"""Query parameters, parsed strictly.
 
 A parameter that the route does not know, one given twice, one out of range: each is a failure, nothing is clamped or
 overlooked.  `PARAMETERS` says the same to the OpenAPI document.
