@@ -1,5 +1,5 @@
-"""What crosses a boundary between workers, and between a worker and the operator: one vocabulary, no behaviour
-but how an address is written.
+"""The messages between workers, and how an address is written: one vocabulary, no behaviour.  The messages between the
+operator and the workers are in `shard_worker.contract_internal`.
 
 The gateway asks, the owner of the shard answers; whether a frame lies between the two is invisible here.  The answers
 that mean "not now" say exactly what is known about storage: `Unavailable` means nothing was stored, unless its code is
@@ -15,29 +15,8 @@ from shard_worker.domain.ids import AccountId, MessageId, ThreadId
 from shard_worker.domain.refusals import Refusal
 
 
-class DatabaseFault(StrEnum):
-    """Why a database cannot be used, as `shard-worker migrate` tells it in its termination message."""
-
-    UNREACHABLE = "DatabaseUnreachable"
-    AUTH_FAILED = "DatabaseAuthFailed"
-    TLS_FAILED = "DatabaseTLSFailed"
-    SUPERSEDED = "DatabaseSuperseded"
-    UNSUITABLE = "DatabaseUnsuitable"
-    CLAIMED_BY_OTHER = "DatabaseClaimedByOther"
-    SHARD_COUNT_MISMATCH = "ShardCountMismatch"
-    MIGRATION_FAILED = "MigrationFailed"
-    SCHEMA_TOO_NEW = "SchemaTooNew"
-
-
-class MigrationFailure(Struct, frozen=True):
-    """A termination message of `shard-worker migrate`, as JSON; one that succeeded leaves none."""
-
-    reason: DatabaseFault
-    message: str
-
-
 def url_host(host: str) -> str:
-    """A host as it stands before a port in a URL: IPv6 addresses in brackets."""
+    """A host as it is written before a port in a URL: IPv6 addresses in brackets."""
     return f"[{host}]" if ":" in host else host
 
 
@@ -220,10 +199,10 @@ class Ack(Struct, frozen=True, gc=False, tag="received", array_like=True):
 
 
 Answer = Done | ThreadView | Existence | AccountIdPage | MessagePage | Refusal | Unavailable
-"""What a gateway gets for a `Request`."""
+"""The answer to a `Request`, as a gateway gets it."""
 OwnerAnswer = Answer | Moved
-"""What the owner of a shard gives, or the worker that was taken for it."""
+"""The answer of a shard's owner, or of the worker that was taken for the owner."""
 PeerRequest = Request | PrepareShard | ShardTransferred
-"""What one worker asks another."""
+"""A request of one worker to another."""
 PeerAnswer = OwnerAnswer | Ack
-"""What it gets."""
+"""The answer to a `PeerRequest`."""

@@ -5,14 +5,16 @@ It is synchronous and imports little, for a hook that starts slowly eats of the 
 """
 
 import http.client
-import json
 import socket
 import ssl
 import time
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
+
 from shard_worker.contract import url_host
+from shard_worker.contract_internal import INTERNAL_PREFIX, LeaveResponse, ProblemResponse
 from shard_worker.contract_tls import INTERNAL_NAME, internal_client_context
 
 _ASK_EVERY_S: Final = 0.1
@@ -71,16 +73,15 @@ def _ask(host: str, port: int, secrets: tuple[bytes, ...]) -> int:
     try:
         plain = socket.create_connection((host, port), timeout=_ANSWER_S)
         connection.sock = internal_client_context(secrets).wrap_socket(plain, server_hostname=INTERNAL_NAME)
-        connection.request("POST", "/internal/v1/leave")
+        connection.request("POST", f"{INTERNAL_PREFIX}/leave")
         response = connection.getresponse()
-        text = response.read().decode(errors="replace")
+        body = response.read()
     finally:
         connection.close()
     try:
-        found = json.loads(text)
         if response.status == http.HTTPStatus.OK:
-            return int(found["owned"])
-        reason = str(found["detail"])
-    except (ValueError, KeyError, TypeError):
+            return msgspec.json.decode(body, type=LeaveResponse).owned
+        reason = msgspec.json.decode(body, type=ProblemResponse).detail
+    except msgspec.DecodeError:
         reason = "this is not a worker's management port"
     raise LeaveFailed(f"the worker at {where} refuses ({response.status}): {reason}")

@@ -13,7 +13,7 @@ from typing import Final, TypeVar, get_args
 import click
 import msgspec
 
-from shard_worker.contract import MigrationFailure
+from shard_worker.contract_internal import ENVIRONMENT_PREFIX, MigrationFailure
 from shard_worker.contract_tls import fingerprint, internal_client_leaf, parse_secrets
 from shard_worker.database.connection import DatabaseError
 from shard_worker.database.migration import migrate as run_migrations
@@ -22,7 +22,7 @@ from shard_worker.journal.fsck.run import fsck as check_journal
 from shard_worker.leave_client import LeaveFailed
 from shard_worker.leave_client import leave as ask_to_leave
 from shard_worker.logs import configure_logging
-from shard_worker.settings import PREFIX, InvalidSettings, WorkerSettings, load_settings
+from shard_worker.settings import InvalidSettings, WorkerSettings, load_settings
 from shard_worker.worker import WorkerFailed, run_worker
 
 log = logging.getLogger("shard_worker")
@@ -97,17 +97,17 @@ def run() -> None:
     "--address",
     metavar="HOST:PORT",
     help="The worker's management port"
-    f" [default: {PREFIX}MANAGEMENT_PORT, else 8081, at {PREFIX}BIND, else 127.0.0.1].",
+    f" [default: {ENVIRONMENT_PREFIX}MANAGEMENT_PORT, else 8081, at {ENVIRONMENT_PREFIX}BIND, else 127.0.0.1].",
 )
 @click.option(
     "--timeout",
     "timeout_s",
     metavar="SECONDS",
-    envvar=f"{PREFIX}DRAIN_SECONDS",
+    envvar=f"{ENVIRONMENT_PREFIX}DRAIN_SECONDS",
     type=click.FloatRange(0, 3600),
     default=WorkerSettings.model_fields["drain_seconds"].default,
     show_default=True,
-    help=f"How long to wait until it owns nothing; {PREFIX}DRAIN_SECONDS is taken where it is set.",
+    help=f"How long to wait until it owns nothing; {ENVIRONMENT_PREFIX}DRAIN_SECONDS is taken where it is set.",
 )
 @click.option(
     "--at-least",
@@ -117,14 +117,16 @@ def run() -> None:
     default=0.0,
     help="How long to wait at least, while the worker still answers: load balancers take a while to send nothing more.",
 )
-@click.option("--bind", envvar=f"{PREFIX}BIND", hidden=True, default="127.0.0.1")
-@click.option("--port", envvar=f"{PREFIX}MANAGEMENT_PORT", hidden=True, type=click.IntRange(0, 65535), default=8081)
-@click.option("--secret", envvar=f"{PREFIX}SECRET", hidden=True)
+@click.option("--bind", envvar=f"{ENVIRONMENT_PREFIX}BIND", hidden=True, default="127.0.0.1")
+@click.option(
+    "--port", envvar=f"{ENVIRONMENT_PREFIX}MANAGEMENT_PORT", hidden=True, type=click.IntRange(0, 65535), default=8081
+)
+@click.option("--secret", envvar=f"{ENVIRONMENT_PREFIX}SECRET", hidden=True)
 @click.option(
     "--secret-file",
-    envvar=f"{PREFIX}SECRET_FILE",
+    envvar=f"{ENVIRONMENT_PREFIX}SECRET_FILE",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help=f"A file with the cluster's secret [default: {PREFIX}SECRET_FILE, or {PREFIX}SECRET itself].",
+    help=f"A file with the cluster's secret [default: {ENVIRONMENT_PREFIX}SECRET_FILE, or {ENVIRONMENT_PREFIX}SECRET itself].",
 )
 def leave(
     address: str | None,
@@ -150,9 +152,13 @@ def leave(
     """  # noqa: D301 - click takes \b for a block to leave as it is
     host, port = (bind, port) if address is None else _host_and_port(address)
     if port == 0:
-        raise click.UsageError(f"give --address: {PREFIX}MANAGEMENT_PORT is 0, so the worker chose a port by itself")
+        raise click.UsageError(
+            f"give --address: {ENVIRONMENT_PREFIX}MANAGEMENT_PORT is 0, so the worker chose a port by itself"
+        )
     if (secret is None) == (secret_file is None):
-        raise click.UsageError(f"set exactly one of {PREFIX}SECRET and {PREFIX}SECRET_FILE (or --secret-file)")
+        raise click.UsageError(
+            f"set exactly one of {ENVIRONMENT_PREFIX}SECRET and {ENVIRONMENT_PREFIX}SECRET_FILE (or --secret-file)"
+        )
     try:
         known = parse_secrets(secret.encode() if secret is not None else Path(str(secret_file)).read_bytes())
     except (OSError, ValueError) as error:
@@ -167,10 +173,10 @@ def leave(
 @main.command()
 @click.option(
     "--secret-file",
-    envvar=f"{PREFIX}SECRET_FILE",
+    envvar=f"{ENVIRONMENT_PREFIX}SECRET_FILE",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     required=True,
-    help=f"A file with the cluster's secret [default: {PREFIX}SECRET_FILE].",
+    help=f"A file with the cluster's secret [default: {ENVIRONMENT_PREFIX}SECRET_FILE].",
 )
 @click.option(
     "-o",
@@ -208,22 +214,24 @@ def _host_and_port(address: str) -> tuple[str, int]:
 def _database_options(needs: str) -> Callable[[Command], Command]:
     """The options that say which database, and how it is reached; ``needs`` says what the login must be allowed."""
     options = (
-        click.option("--dsn", envvar=f"{PREFIX}DSN", help=f"Where Postgres is; the login needs to {needs}."),
+        click.option(
+            "--dsn", envvar=f"{ENVIRONMENT_PREFIX}DSN", help=f"Where Postgres is; the login needs to {needs}."
+        ),
         click.option(
             "--dsn-file",
-            envvar=f"{PREFIX}DSN_FILE",
+            envvar=f"{ENVIRONMENT_PREFIX}DSN_FILE",
             type=click.Path(exists=True, dir_okay=False, path_type=Path),
             help="A file with the DSN.",
         ),
         click.option(
             "--tls",
-            envvar=f"{PREFIX}DATABASE_TLS",
+            envvar=f"{ENVIRONMENT_PREFIX}DATABASE_TLS",
             type=click.Choice(get_args(TlsMode)),
             help="Whether TLS must be used, and how the server is verified [default: as the DSN says].",
         ),
         click.option(
             "--ca-file",
-            envvar=f"{PREFIX}DATABASE_CA_FILE",
+            envvar=f"{ENVIRONMENT_PREFIX}DATABASE_CA_FILE",
             type=click.Path(exists=True, dir_okay=False, path_type=Path),
             help="The authorities whose certificate the server must show.",
         ),
@@ -239,10 +247,12 @@ def _database_options(needs: str) -> Callable[[Command], Command]:
 
 @main.command()
 @_database_options("make tables")
-@click.option("--cluster", envvar=f"{PREFIX}CLUSTER", required=True, help="The cluster that claims the database.")
+@click.option(
+    "--cluster", envvar=f"{ENVIRONMENT_PREFIX}CLUSTER", required=True, help="The cluster that claims the database."
+)
 @click.option(
     "--shards",
-    envvar=f"{PREFIX}SHARDS",
+    envvar=f"{ENVIRONMENT_PREFIX}SHARDS",
     type=click.IntRange(1, 4096),
     default=144,
     show_default=True,
@@ -250,7 +260,7 @@ def _database_options(needs: str) -> Callable[[Command], Command]:
 )
 @click.option(
     "--termination-file",
-    envvar=f"{PREFIX}TERMINATION_FILE",
+    envvar=f"{ENVIRONMENT_PREFIX}TERMINATION_FILE",
     type=click.Path(path_type=Path),
     help="Where to write, as JSON, why it failed: a container's termination message.",
 )

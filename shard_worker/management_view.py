@@ -1,4 +1,4 @@
-"""What the management port shows and has changed: this worker's health, and the cluster as this worker sees it."""
+"""The worker's health and the cluster as this worker sees it, for the management port."""
 
 import asyncio
 import time
@@ -11,6 +11,18 @@ import msgspec
 
 from shard_worker.actors.region import ShardRegion
 from shard_worker.contract import url_host
+from shard_worker.contract_internal import (
+    NO_CAPABLE_WORKER,
+    EncodedOwnership,
+    HistoryEntry,
+    ShardEntry,
+    ShardLoad,
+    TargetsRequest,
+    WorkerEntry,
+    WorkerState,
+    shard_state,
+    worker_state,
+)
 from shard_worker.database.connection import CONNECTION_ERRORS
 from shard_worker.domain.ids import ShardId
 from shard_worker.gateway.management.backend import DatabaseUnavailable
@@ -18,7 +30,7 @@ from shard_worker.journal.appender import Appender
 from shard_worker.ownership.membership import Ownership
 from shard_worker.ownership.reporting import OwnershipChange
 from shard_worker.ownership.store import Target
-from shard_worker.ownership.view import NO_CAPABLE_WORKER, Load, OwnershipView, ShardRow, WorkerRow
+from shard_worker.ownership.view import Load, OwnershipView, ShardRow, WorkerRow
 
 _SETTLE_MOST_S: Final = 10.0
 _REFRESH_S: Final = 2.0
@@ -27,7 +39,7 @@ _IDLE: Final = Load(0.0, 0.0)
 
 
 def _nothing() -> None:
-    """For a view whose worker cannot be told to leave."""
+    """For a view whose worker cannot leave by itself."""
 
 
 class WorkerView:
@@ -100,7 +112,7 @@ class WorkerView:
                     "id": row.id,
                     "owner": row.owner,
                     "epoch": row.epoch,
-                    "state": _shard_state(row),
+                    "state": shard_state(owner=row.owner, target=row.target),
                     "load": _load(view, row),
                     "format": row.format,
                     "reason": _reason(view, row),
@@ -109,38 +121,22 @@ class WorkerView:
             ],
         }
 
-    async def ownership(self) -> dict[str, object]:
-        """What a planner needs: workers, incarnations, shards, targets and the plan's version."""
+    async def ownership(self) -> EncodedOwnership:
+        """Workers, incarnations, shards, targets and the plan's version, for planners."""
         if self._recorded > self._ownership.view.plan_version:
             await self._refresh()
             self._recorded = 0
         view = self._ownership.view
-        return {
-            "apiVersion": 1,
-            "answeredBy": self._worker,
-            "planVersion": view.plan_version,
-            "planHash": view.plan_hash,
-            "workers": [
-                {
-                    "name": row.id,
-                    "incarnation": row.incarnation,
-                    "state": _worker_state(row),
-                    "host": row.host,
-                    "publicPort": row.public_port,
-                    "managementPort": row.management_port,
-                    "beat": row.beat,
-                    "leaving": row.leaving,
-                    "cordoned": row.cordoned,
-                    "draining": row.draining,
-                    "readsFormat": row.reads,
-                }
-                for row in sorted(view.workers.values())
-            ],
-            "shards": [self._shard(view, row) for row in _by_id(view)],
-            "serving": sorted(self._region.serving()),
-            "secrets": list(self._secrets()),
-            "excessPrivileges": list(self._excess),
-        }
+        return EncodedOwnership(
+            answered_by=self._worker,
+            plan_version=view.plan_version,
+            plan_hash=view.plan_hash,
+            workers=tuple(_worker(row) for row in sorted(view.workers.values())),
+            shards=tuple(self._shard(view, row) for row in _by_id(view)),
+            serving=tuple(sorted(self._region.serving())),
+            secrets=tuple(self._secrets()),
+            excess_privileges=tuple(self._excess),
+        )
 
     def _shard(self, view: OwnershipView, row: ShardRow) -> msgspec.Raw:
         """One element of `ownership`.  Hardly any changes from one look to the next, and there may be thousands."""
@@ -148,22 +144,19 @@ class WorkerView:
         kept = self._rows.get(row.id)
         if kept is not None and kept[0] is row and kept[1] == load:
             return kept[2]
-        raw = msgspec.Raw(
-            msgspec.json.encode(
-                {
-                    "id": row.id,
-                    "owner": row.owner,
-                    "incarnation": row.incarnation,
-                    "epoch": row.epoch,
-                    "state": _shard_state(row),
-                    "target": row.target,
-                    "reason": row.reason,
-                    "since": None if row.since is None else _instant(row.since),
-                    "load": _load(view, row),
-                    "format": row.format,
-                }
-            )
+        entry = ShardEntry(
+            id=row.id,
+            owner=row.owner,
+            incarnation=row.incarnation,
+            epoch=row.epoch,
+            state=shard_state(owner=row.owner, target=row.target),
+            target=row.target,
+            reason=row.reason,
+            since=None if row.since is None else _instant(row.since),
+            load=_load(view, row),
+            format=row.format,
         )
+        raw = msgspec.Raw(msgspec.json.encode(entry))
         self._rows[row.id] = row, load, raw
         return raw
 
@@ -175,15 +168,15 @@ class WorkerView:
             raise DatabaseUnavailable("this worker has not read the shards yet")
         return len(self._ownership.view.shards)
 
-    async def set_targets(self, version: int, plan_hash: str, targets: list[tuple[int, str | None, str]]) -> int | None:
-        """Record a plan made from plan ``version``: its own version, or None when another came first."""
-        wanted = [Target(ShardId(shard), worker, reason) for shard, worker, reason in targets]
+    async def set_targets(self, plan: TargetsRequest) -> int | None:
+        """Record a plan: its version, or None when another plan came first."""
+        wanted = [Target(ShardId(target.shard), target.target, target.reason) for target in plan.targets]
         with _postgres():
-            new = await self._ownership.set_targets(version, plan_hash, wanted)
+            new = await self._ownership.set_targets(plan.plan_version, plan.hash, wanted)
         if new is None:
             await self._refresh()
         else:
-            self._recorded = new  # the look that the change rings for will show it; `ownership` waits for that
+            self._recorded = new  # the refresh that the change causes will show it; `ownership` waits for that
         return new
 
     def plan_version(self) -> int:
@@ -195,7 +188,7 @@ class WorkerView:
         return sorted(self._ownership.view.workers)
 
     async def set_cordon(self, worker: str, *, cordoned: bool, draining: bool) -> bool:
-        """Say whether a worker gets more shards and keeps those it has; False for a name nobody has had."""
+        """Say whether a worker gets more shards and keeps those it has; False for a name that no worker has had."""
         with _postgres():
             found = await self._ownership.set_cordon(worker, cordoned=cordoned, draining=draining)
         await self._refresh()
@@ -208,7 +201,7 @@ class WorkerView:
         owned = {row.id for row in self._ownership.view.shards.values() if row.incarnation == incarnation}
         return len(owned | self._region.present())
 
-    async def history(self, limit: int, shard: int | None) -> list[dict[str, object]]:
+    async def history(self, limit: int, shard: int | None) -> list[HistoryEntry]:
         """The last changes of owner, newest first."""
         with _postgres():
             changes = await self._ownership.history(limit, None if shard is None else ShardId(shard))
@@ -232,23 +225,39 @@ def _by_id(view: OwnershipView) -> list[ShardRow]:
     return [view.shards[shard_id] for shard_id in sorted(view.shards)]
 
 
-def _load(view: OwnershipView, row: ShardRow) -> dict[str, float]:
-    """What the shard's owner wrote of its load; nothing for one that was never busy."""
+def _worker(row: WorkerRow) -> WorkerEntry:
+    return WorkerEntry(
+        name=row.id,
+        incarnation=row.incarnation,
+        state=_worker_state(row),
+        host=row.host,
+        public_port=row.public_port,
+        management_port=row.management_port,
+        beat=row.beat,
+        leaving=row.leaving,
+        cordoned=row.cordoned,
+        draining=row.draining,
+        reads_format=row.reads,
+    )
+
+
+def _load(view: OwnershipView, row: ShardRow) -> ShardLoad:
+    """The load that the shard's owner recorded; zero for a shard that was never busy."""
     load = view.loads.get(row.id, _IDLE)
-    return {"commandsPerSecond": round(load.commands_s, 2), "appendMilliseconds": round(load.append_ms, 2)}
+    return ShardLoad(commands_per_second=round(load.commands_s, 2), append_milliseconds=round(load.append_ms, 2))
 
 
-def _change(change: OwnershipChange) -> dict[str, object]:
-    return {
-        "at": _instant(change.at),
-        "shard": change.shard_id,
-        "epoch": change.epoch,
-        "from": change.source,
-        "to": change.worker,
-        "kind": change.kind,
-        "reason": change.reason,
-        "pauseMilliseconds": None if change.pause_ms is None else round(change.pause_ms, 1),
-    }
+def _change(change: OwnershipChange) -> HistoryEntry:
+    return HistoryEntry(
+        at=_instant(change.at),
+        shard=change.shard_id,
+        epoch=change.epoch,
+        source=change.source,
+        to=change.worker,
+        kind=change.kind,
+        reason=change.reason,
+        pause_ms=None if change.pause_ms is None else round(change.pause_ms, 1),
+    )
 
 
 def _instant(at: datetime) -> str:
@@ -256,22 +265,14 @@ def _instant(at: datetime) -> str:
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _worker_state(row: WorkerRow) -> str:
-    if row.fenced:
-        return "fenced"
-    return "leaving" if row.leaving else "ready"
+def _worker_state(row: WorkerRow) -> WorkerState:
+    return worker_state(fenced=row.fenced, leaving=row.leaving)
 
 
 def _reason(view: OwnershipView, row: ShardRow) -> str | None:
     """Why a shard has no owner, where the reason does not pass by itself."""
     if row.owner is not None or any(
-        worker.reads >= row.format and not worker.fenced and not worker.leaving for worker in view.workers.values()
+        worker.reads >= row.format and _worker_state(worker) is WorkerState.READY for worker in view.workers.values()
     ):
         return None
     return NO_CAPABLE_WORKER
-
-
-def _shard_state(row: ShardRow) -> str:
-    if row.owner is None:
-        return "unowned"
-    return "moving" if row.target is not None and row.target != row.owner else "serving"

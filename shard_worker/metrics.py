@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from shard_worker.actors.passivation import LruPassivation
 from shard_worker.actors.region import ShardRegion
-from shard_worker.contract import DatabaseFault
+from shard_worker.contract_internal import DatabaseFault
 from shard_worker.database.connection import Database
 from shard_worker.journal.appender import Appender
 from shard_worker.journal.heads import AcknowledgedHeads

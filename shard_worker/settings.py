@@ -5,7 +5,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -19,10 +19,9 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shard_worker.contract_internal import ENVIRONMENT_PREFIX
 from shard_worker.contract_tls import SECRET_LEAST, parse_secrets
 from shard_worker.dsn import parse_dsn
-
-PREFIX: Final = "SHARD_WORKER_"
 
 
 class InvalidSettings(Exception):
@@ -37,7 +36,7 @@ class WorkerSettings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, extra="ignore", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
+        env_prefix=ENVIRONMENT_PREFIX, extra="ignore", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
     )
 
     name: Annotated[str, Field(min_length=1, max_length=63, description="The worker's stable id, e.g. `chat-0`.")]
@@ -326,7 +325,10 @@ class WorkerSettings(BaseSettings):
     def _all_failures_at_once(cls, given: dict[str, object], handler: ModelWrapValidatorHandler[Self]) -> Self:
         """Refuse invalid combinations of two settings together with invalid single settings."""
         refused = [
-            _refusal((), f"exactly one of {PREFIX}{name.upper()} and {PREFIX}{name.upper()}_FILE must be set")
+            _refusal(
+                (),
+                f"exactly one of {ENVIRONMENT_PREFIX}{name.upper()} and {ENVIRONMENT_PREFIX}{name.upper()}_FILE must be set",
+            )
             for name in ("dsn", "secret")
             if (given.get(name) is None) == (given.get(f"{name}_file") is None)
         ]
@@ -336,10 +338,10 @@ class WorkerSettings(BaseSettings):
             refused += [_refusal(item["loc"], item["msg"].removeprefix("Value error, ")) for item in error.errors()]
         else:
             if settings.lease_seconds <= settings.beat_seconds:
-                reason = f"must be more than {PREFIX}BEAT_SECONDS, or no read is ever served from memory"
+                reason = f"must be more than {ENVIRONMENT_PREFIX}BEAT_SECONDS, or no read is ever served from memory"
                 refused.append(_refusal(("lease_seconds",), reason))
             if settings.database_ca_file is not None and settings.database_tls in (None, "disable"):
-                reason = f"needs {PREFIX}DATABASE_TLS to be require or verify-full"
+                reason = f"needs {ENVIRONMENT_PREFIX}DATABASE_TLS to be require or verify-full"
                 refused.append(_refusal(("database_ca_file",), reason))
             if not refused:
                 return settings
@@ -358,7 +360,7 @@ class WorkerSettings(BaseSettings):
         try:
             return _secrets_in(self.secret_file)
         except ValueError as error:
-            raise InvalidSettings(f"{PREFIX}SECRET_FILE: {error}") from error
+            raise InvalidSettings(f"{ENVIRONMENT_PREFIX}SECRET_FILE: {error}") from error
 
 
 def load_settings() -> WorkerSettings:
@@ -370,7 +372,7 @@ def load_settings() -> WorkerSettings:
 
 
 def _failure(place: tuple[int | str, ...], reason: str) -> str:
-    return f"{PREFIX}{'.'.join(str(part) for part in place).upper()}: {reason}" if place else reason
+    return f"{ENVIRONMENT_PREFIX}{'.'.join(str(part) for part in place).upper()}: {reason}" if place else reason
 
 
 def _refusal(place: tuple[int | str, ...], reason: str) -> InitErrorDetails:
@@ -428,7 +430,9 @@ def reference() -> str:
         default = "required" if field.is_required() else "–" if field.default in (None, ()) else f"`{field.default}`"
         if isinstance(field.default, bool):
             default = default.lower()
-        lines.append(f"| `{PREFIX}{name.upper()}` | {default} | {_allowed(schemas[name])} | {field.description} |")
+        lines.append(
+            f"| `{ENVIRONMENT_PREFIX}{name.upper()}` | {default} | {_allowed(schemas[name])} | {field.description} |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector
 from shard_worker.actors.context import ActorContext
 from shard_worker.actors.passivation import LruPassivation
 from shard_worker.actors.region import ShardRegion
+from shard_worker.contract_internal import ENVIRONMENT_PREFIX
 from shard_worker.database.connection import CONNECTION_ERRORS, Database
 from shard_worker.database.migration import read_id_salt, read_meta
 from shard_worker.database.reconnecting import Backoff
@@ -57,7 +58,7 @@ from shard_worker.peers.listener import ManagementListener
 from shard_worker.peers.metrics import PeerMetrics
 from shard_worker.peers.refusals import Refusals
 from shard_worker.peers.server import PeerServer
-from shard_worker.settings import PREFIX, InvalidSettings, WorkerSettings
+from shard_worker.settings import InvalidSettings, WorkerSettings
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
     try:
         encode = codec.encoder(write_format)
     except ValueError as error:
-        raise InvalidSettings(f"{PREFIX}WRITE_FORMAT: {error}") from error
+        raise InvalidSettings(f"{ENVIRONMENT_PREFIX}WRITE_FORMAT: {error}") from error
     public = stack.enter_context(listening_socket(settings.bind, settings.public_port))
     management = stack.enter_context(listening_socket(settings.bind, settings.management_port))
     sockets = [public]

@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 
 import asyncpg
 
-from shard_worker.contract import DatabaseFault
+from shard_worker.contract_internal import DatabaseFault
 from shard_worker.database.generation import ServerIdentity, read_generation
 from shard_worker.database.reconnecting import Backoff, ConnectGate
 from shard_worker.database.session import (

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 import asyncpg
 
-from shard_worker.contract import DatabaseFault
+from shard_worker.contract_internal import DatabaseFault
 from shard_worker.database.connection import (
     DatabaseError,
     DatabaseUnreachable,

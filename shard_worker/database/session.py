@@ -26,7 +26,7 @@ import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 from asyncpg.pool import PoolConnectionProxy
 
-from shard_worker.contract import DatabaseFault
+from shard_worker.contract_internal import DatabaseFault
 from shard_worker.database.generation import ServerIdentity
 from shard_worker.database.tls import BY_DSN, Tls
 from shard_worker.dsn import Dsn, Host, parse_dsn

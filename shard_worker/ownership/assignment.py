@@ -1,4 +1,4 @@
-"""Who should have which shard: a pure rule that the workers, the local platform and the operator share.
+"""The assignment of shards to workers: the pure rule that the workers follow while no plan says otherwise.
 
 Balanced by count, deterministic, independent of the order of its inputs, and minimal: a shard moves only when its owner
 is no candidate or has more than its share.  Going from n to n + 1 workers moves at most ⌈S / (n + 1)⌉ shards.
@@ -108,11 +108,5 @@ def _quotas(counts: Mapping[str, int], shards: int) -> dict[str, int]:
 
 
 def rendezvous(about: ShardId | str, workers: Iterable[str]) -> list[str]:
-    """Workers in the order in which they may claim a shard that nobody was told to take, or fence a dead worker."""
+    """Workers in the order in which they may claim a shard without a target, or fence a dead worker."""
     return sorted(workers, key=lambda name: hashlib.sha256(f"{about}:{name}".encode()).digest())
-
-
-def plan_hash(targets: Mapping[ShardId, str | None]) -> str:
-    """Tells one set of targets from another."""
-    text = "\n".join(f"{shard_id}={targets[shard_id] or ''}" for shard_id in sorted(targets))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -19,6 +19,7 @@ from typing import Final, Protocol
 
 import asyncpg
 
+from shard_worker.contract_internal import NO_CAPABLE_WORKER
 from shard_worker.database.connection import CONNECTION_ERRORS
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import reporting, store
@@ -35,7 +36,7 @@ from shard_worker.ownership.handoff import (
 )
 from shard_worker.ownership.handoff_metrics import HandoffMetrics
 from shard_worker.ownership.lease import Fenced, OpenConnection
-from shard_worker.ownership.view import EMPTY, NO_CAPABLE_WORKER, Load, ShardOwner
+from shard_worker.ownership.view import EMPTY, Load, ShardOwner
 from shard_worker.ownership.view_cache import ViewCache
 
 log = logging.getLogger(__name__)

@@ -1,12 +1,9 @@
 """What a worker knows of ownership: values, read from the database, that others look at and nobody changes."""
 
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from shard_worker.domain.ids import ShardId
-
-NO_CAPABLE_WORKER: Final = "NoCapableWorker"
-"""Why a shard is not served: no live worker reads the format that its journal is written in."""
 
 
 class Capabilities(NamedTuple):

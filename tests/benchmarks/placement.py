@@ -2,7 +2,8 @@
 
 from time import perf_counter
 
-from threadcluster_operator.planning.placement import Placement, Policy, Shard, Strategy, Worker, compute_placement
+from threadcluster_operator.api import Strategy
+from threadcluster_operator.planning.placement import Placement, Policy, Shard, Worker, compute_placement
 
 from shard_worker.domain.ids import ShardId
 

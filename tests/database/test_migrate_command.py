@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 from threadcluster_operator.local.postgres import EmbeddedPostgres
 
-from shard_worker.contract import DatabaseFault
+from shard_worker.contract_internal import DatabaseFault
 from shard_worker.database.migration_files import SCHEMA_VERSION
 from shard_worker.main import main
 from tests.support.tcp_proxy import TcpProxy

@@ -1,6 +1,6 @@
-"""The workers of one cluster in memory: what `/internal/v1` would answer (docs/internal-api.md), without a process.
+"""The workers of one cluster in memory: they answer as `/internal/v1` does (docs/internal-api.md), without a process.
 
-It has the methods of `threadcluster_operator.workers.client.Workers`, so that a reconciler cannot tell them apart.  Time is
+`MemoryWorkers` has the methods of `threadcluster_operator.workers.client.WorkerApiClient`, so that a reconciler can use both.  Time is
 turns: nothing happens by itself, `turn` lets every worker do what is next, as a property's test wants it; `run` takes a
 turn every few milliseconds, beside a puppet whose pods these workers live in.  Knobs make it answer as a cluster in
 trouble does.
@@ -9,19 +9,29 @@ trouble does.
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Final
 
-from threadcluster_operator.workers.client import Document, NoWorkerAvailable, WorkerRefused
+from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerRefused
 
+from shard_worker.contract_internal import (
+    PLAN_STALE,
+    CordonVerb,
+    HistoryEntry,
+    OwnershipResponse,
+    ShardEntry,
+    ShardLoad,
+    TargetsRequest,
+    WorkerEntry,
+    shard_state,
+    worker_state,
+)
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership.assignment import Candidate, assign_shards
 
 _INSTANT: Final = "2026-05-01T12:00:00.000Z"
 """Of everything: a test in turns has no clock."""
-
-Verb = Literal["cordon", "uncordon", "drain"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,10 +48,6 @@ class _Worker:
     draining: bool = False
     silent_for: int = 0
     """Turns since its process died."""
-
-    @property
-    def state(self) -> str:
-        return "fenced" if self.fenced else "leaving" if self.leaving else "ready"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -67,80 +73,79 @@ class Knobs:
     takeover_turns: int = 3
     """How many turns after its death a worker is fenced."""
     silent: bool = False
-    """Nobody answers."""
-    distort: Callable[[Document], Document] = field(default=lambda answer: answer)
-    """What becomes of an answer on its way: for answers that contradict each other, or Kubernetes."""
+    """No worker answers."""
+    distort: Callable[[OwnershipResponse], OwnershipResponse] = field(default=lambda answer: answer)
+    """Changes an answer on its way: for answers that contradict each other, or Kubernetes."""
 
 
 class MemoryWorkers:
-    """All workers of one cluster, and whoever asks them."""
+    """All workers of one cluster, and their client."""
 
     def __init__(self, shards: int, *, knobs: Knobs | None = None, remembers: int = 1_000) -> None:
-        """``remembers``: so many changes of owner, and calls."""
+        """``remembers``: the number of changes of owner, and of calls, that are kept."""
         self.knobs = knobs or Knobs()
         self.plan_version = 0
         self.calls: deque[tuple[str, object]] = deque(maxlen=remembers)
-        """What was asked of them that changes something, oldest first."""
-        self._plan_hash: str | None = None
+        """The requests that change something, oldest first."""
+        self._plan_hash = ""
         self._shards = {ShardId(number): _Shard() for number in range(shards)}
         self._workers: dict[str, _Worker] = {}
-        self._changes: deque[Document] = deque(maxlen=remembers)
+        self._changes: deque[HistoryEntry] = deque(maxlen=remembers)
         self._incarnations = itertools.count(1)
 
-    # --- as `Workers`
+    # --- as `WorkerApiClient`
 
-    async def ownership(self) -> Document:
-        """Who owns what.  Raises `NoWorkerAvailable`."""
-        return self.knobs.distort(self._answer(self._somebody()))
+    async def ownership(self) -> OwnershipResponse:
+        """The answer of one worker.  Raises `NoWorkerAvailable`."""
+        return self.knobs.distort(self._answer(self._any_live()))
 
-    async def answers(self) -> dict[str, Document]:
-        """Who owns what, as each live worker says."""
+    async def answers(self) -> dict[str, OwnershipResponse]:
+        """The answer of each live worker."""
         live = {} if self.knobs.silent else self._live()
         return {name: self.knobs.distort(self._answer(live[name])) for name in sorted(live)}
 
-    async def set_targets(self, version: int, plan_hash: str, targets: Iterable[Mapping[str, Any]]) -> int:
-        """Record targets of a plan made from plan ``version``; its own version.  Raises as the real one does."""
-        self._somebody()
-        wanted = list(targets)
-        if version != self.plan_version:
+    async def set_targets(self, plan: TargetsRequest) -> int:
+        """Record a plan; its version.  Raises as the real one does."""
+        self._any_live()
+        if plan.plan_version != self.plan_version:
             raise WorkerRefused(
-                "plan-stale", f"plan {version} is older than plan {self.plan_version}, which is in force"
+                PLAN_STALE, f"plan {plan.plan_version} is older than plan {self.plan_version}, which is in force"
             )
-        shards = [target["shard"] for target in wanted]
+        shards = [ShardId(target.shard) for target in plan.targets]
         if set(shards) - self._shards.keys() or len(set(shards)) != len(shards):
             raise WorkerRefused("validation-failed", f"targets: of {shards}, one does not exist or is given twice")
-        self.calls.append(("targets", wanted))
-        for target in wanted:
-            self._aim(target["shard"], target["target"], target["reason"])
-        self._plan_hash = plan_hash
+        self.calls.append(("targets", plan.targets))
+        for target in plan.targets:
+            self._aim(ShardId(target.shard), target.target, target.reason)
+        self._plan_hash = plan.hash
         self.plan_version += 1
         return self.plan_version
 
-    async def cordon(self, worker: str, verb: str) -> None:
-        """``cordon``, ``uncordon`` or ``drain`` a worker.  Raises as the real one does."""
-        self._somebody()
+    async def cordon(self, worker: str, verb: CordonVerb) -> None:
+        """Cordon, uncordon or drain a worker.  Raises as the real one does."""
+        self._any_live()
         if worker not in self._workers:
             raise WorkerRefused("worker-not-found", f"no worker {worker}; there are {', '.join(sorted(self._workers))}")
         self.calls.append((verb, worker))
-        self._workers[worker].cordoned = verb != "uncordon"
-        self._workers[worker].draining = verb == "drain"
+        self._workers[worker].cordoned = verb.cordoned
+        self._workers[worker].draining = verb.draining
 
-    async def history(self, limit: int, shard: int | None) -> list[Document]:
+    async def history(self, limit: int, shard: int | None) -> tuple[HistoryEntry, ...]:
         """The last changes of owner, newest first.  Raises as the real one does."""
-        self._somebody()
+        self._any_live()
         if shard is not None and shard not in self._shards:
             raise WorkerRefused("validation-failed", f"shard: {shard} does not exist")
-        changes = [change for change in self._changes if shard in (None, change["shard"])]
-        return changes[:limit]
+        changes = [change for change in self._changes if shard in (None, change.shard)]
+        return tuple(changes[:limit])
 
     # --- what happens to them
 
     def start(self, name: str, host: str = "10.200.0.1") -> None:
-        """A worker's process starts, for the first time or anew."""
+        """A worker's process starts, for the first time or again."""
         old = self._workers.get(name)
         incarnation = f"01INCARNATION{next(self._incarnations):013d}"
         if old is not None:
-            self._free(old, "restart", f"{name} was started anew")
+            self._free(old, "restart", f"{name} was restarted")
         self._workers[name] = _Worker(name=name, incarnation=incarnation, host=host)
         if old is not None:  # both belong to the name
             self._workers[name].cordoned, self._workers[name].draining = old.cordoned, old.draining
@@ -169,7 +174,7 @@ class MemoryWorkers:
 
     @property
     def settled(self) -> bool:
-        """Every shard is where its target is, and whoever is dead has been fenced."""
+        """Every shard is where its target is, and every dead worker has been fenced."""
         there = all(shard.owner is not None and shard.target in (None, shard.owner) for shard in self._shards.values())
         return there and all(worker.alive or worker.fenced for worker in self._workers.values())
 
@@ -200,7 +205,7 @@ class MemoryWorkers:
                     self._change(shard_id, receiver, "handoff", shard.reason or "")
 
     async def run(self, every_s: float = 0.05) -> None:
-        """Take a turn every so often, for ever."""
+        """Take turns without end."""
         while True:
             self.turn()
             await asyncio.sleep(every_s)
@@ -210,7 +215,7 @@ class MemoryWorkers:
     def _live(self) -> dict[str, _Worker]:
         return {worker.name: worker for worker in self._workers.values() if worker.alive and not worker.fenced}
 
-    def _somebody(self) -> _Worker:
+    def _any_live(self) -> _Worker:
         live = self._live()
         if self.knobs.silent or not live:
             raise NoWorkerAvailable("no worker answers")
@@ -239,7 +244,7 @@ class MemoryWorkers:
             self.plan_version += 1
 
     def _claim(self, shard_id: ShardId, receiver: _Worker | None) -> None:
-        """A shard that nobody owns is its target's; without one, somebody's by the workers' own rule."""
+        """A shard without an owner goes to its target; without a target, by the workers' own rule."""
         if receiver is None:
             name = self._share()[shard_id]
             receiver = self._live().get(name or "")
@@ -254,7 +259,7 @@ class MemoryWorkers:
             live = self._live()
             owned = self.owned_by(worker.name)
             if all(each.leaving for each in live.values()):
-                self._free(worker, "release", "nobody is there to receive it")
+                self._free(worker, "release", "no worker is there to receive it")
                 continue
             still = [each for each in owned if self._shards[each].target in (None, worker.name)]
             under_way = len(owned) - len(still)
@@ -267,48 +272,54 @@ class MemoryWorkers:
     def _change(self, shard_id: ShardId, receiver: _Worker | None, kind: str, reason: str) -> None:
         shard = self._shards[shard_id]
         shard.epoch += 1
-        change = {"at": _INSTANT, "shard": int(shard_id), "epoch": shard.epoch, "from": shard.owner}
-        change |= {"to": receiver.name if receiver else None, "kind": kind, "reason": reason}
-        self._changes.appendleft(change | {"pauseMilliseconds": 4.2 if kind == "handoff" else None})
+        change = HistoryEntry(
+            at=_INSTANT,
+            shard=shard_id,
+            epoch=shard.epoch,
+            source=shard.owner,
+            to=receiver.name if receiver else None,
+            kind=kind,
+            reason=reason,
+            pause_ms=4.2 if kind == "handoff" else None,
+        )
+        self._changes.appendleft(change)
         shard.owner = receiver.name if receiver else None
         shard.incarnation = receiver.incarnation if receiver else None
         shard.under_way = 0
 
-    def _answer(self, by: _Worker) -> Document:
-        return {
-            "apiVersion": 1,
-            "answeredBy": by.name,
-            "planVersion": self.plan_version,
-            "planHash": self._plan_hash,
-            "workers": [self._row(self._workers[name]) for name in sorted(self._workers)],
-            "shards": [self._shard_row(shard_id, shard) for shard_id, shard in self._shards.items()],
-            "serving": [int(shard_id) for shard_id in self.owned_by(by.name)],
-        }
+    def _answer(self, by: _Worker) -> OwnershipResponse:
+        return OwnershipResponse(
+            answered_by=by.name,
+            plan_version=self.plan_version,
+            plan_hash=self._plan_hash,
+            workers=tuple(self._worker_entry(self._workers[name]) for name in sorted(self._workers)),
+            shards=tuple(self._shard_entry(shard_id, shard) for shard_id, shard in self._shards.items()),
+            serving=tuple(self.owned_by(by.name)),
+        )
 
-    def _row(self, worker: _Worker) -> Document:
-        return {
-            "name": worker.name,
-            "incarnation": worker.incarnation,
-            "state": worker.state,
-            "host": worker.host,
-            "publicPort": 8080,
-            "managementPort": 8081,
-            "beat": worker.beat,
-            "leaving": worker.leaving,
-            "cordoned": worker.cordoned,
-            "draining": worker.draining,
-        }
+    def _worker_entry(self, worker: _Worker) -> WorkerEntry:
+        return WorkerEntry(
+            name=worker.name,
+            incarnation=worker.incarnation,
+            state=worker_state(fenced=worker.fenced, leaving=worker.leaving),
+            host=worker.host,
+            public_port=8080,
+            management_port=8081,
+            beat=worker.beat,
+            leaving=worker.leaving,
+            cordoned=worker.cordoned,
+            draining=worker.draining,
+        )
 
-    def _shard_row(self, shard_id: ShardId, shard: _Shard) -> Document:
-        moving = shard.target not in (None, shard.owner)
-        return {
-            "id": int(shard_id),
-            "owner": shard.owner,
-            "incarnation": shard.incarnation,
-            "epoch": shard.epoch,
-            "state": "unowned" if shard.owner is None else "moving" if moving else "serving",
-            "target": shard.target,
-            "reason": shard.reason,
-            "since": _INSTANT,
-            "load": {"commandsPerSecond": shard.load, "appendMilliseconds": 1.5},
-        }
+    def _shard_entry(self, shard_id: ShardId, shard: _Shard) -> ShardEntry:
+        return ShardEntry(
+            id=shard_id,
+            owner=shard.owner,
+            incarnation=shard.incarnation,
+            epoch=shard.epoch,
+            state=shard_state(owner=shard.owner, target=shard.target),
+            target=shard.target,
+            reason=shard.reason,
+            since=_INSTANT,
+            load=ShardLoad(commands_per_second=shard.load, append_milliseconds=1.5),
+        )

@@ -3,9 +3,12 @@
 import re
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
+from shard_worker.contract_internal import EncodedOwnership, HistoryEntry, TargetsRequest
 from shard_worker.contract_tls import internal_client_context
+from shard_worker.domain.ids import ShardId
 from shard_worker.gateway.http.metrics import RequestMetrics
 from shard_worker.gateway.management.backend import DatabaseUnavailable
 from shard_worker.gateway.management.server import ManagementPort
@@ -15,6 +18,19 @@ from tests.gateway.wire import JSON_TYPE, Answered, Api, request_bytes
 from tests.support.paths import ROOT
 
 SECRET = b"sword and fish 16"
+OWNERSHIP = EncodedOwnership(
+    answered_by="w-0", plan_version=4, plan_hash="h", workers=(), shards=(msgspec.Raw(b"{}"),), serving=()
+)
+CHANGE = HistoryEntry(
+    at="2026-05-01T12:00:00.123Z",
+    shard=ShardId(0),
+    epoch=2,
+    source="w-0",
+    to=None,
+    kind="takeover",
+    reason="w-0 is silent",
+    pause_ms=None,
+)
 PLAN = b'{"planVersion": 4, "hash": "h", "targets": [{"shard": 0, "target": "w-0", "reason": "up"}]}'
 
 
@@ -41,17 +57,17 @@ class View:
             raise RuntimeError("inner secret")
         return {"workers": [], "shards": []}
 
-    async def ownership(self) -> dict[str, object]:
-        return {"planVersion": 4}
+    async def ownership(self) -> EncodedOwnership:
+        return OWNERSHIP
 
     def plan_version(self) -> int:
         return 4
 
-    async def set_targets(self, version: int, plan_hash: str, targets: list[tuple[int, str | None, str]]) -> int | None:
+    async def set_targets(self, plan: TargetsRequest) -> int | None:
         self._check_database()
-        if version != 4:
+        if plan.plan_version != 4:
             return None
-        self.targets = (plan_hash, targets)
+        self.targets = (plan.hash, [(each.shard, each.target, each.reason) for each in plan.targets])
         return 5
 
     async def shard_count(self) -> int:
@@ -72,10 +88,10 @@ class View:
         self.left += 1
         return 3
 
-    async def history(self, limit: int, shard: int | None) -> list[dict[str, object]]:
+    async def history(self, limit: int, shard: int | None) -> list[HistoryEntry]:
         self._check_database()
         self.asked = (limit, shard)
-        return [{"shard": shard}]
+        return [CHANGE]
 
     def _check_database(self) -> None:
         if self.away:
@@ -151,7 +167,7 @@ async def test_401_in_the_clear(management: Api, view: View, headers: tuple[tupl
 
 async def test_ownership_for_who_plans(management: Api) -> None:
     """As the worker sees it."""
-    assert (await management.get("/internal/v1/ownership")).json == {"planVersion": 4}
+    assert (await management.get("/internal/v1/ownership")).json == msgspec.json.decode(msgspec.json.encode(OWNERSHIP))
 
 
 async def test_targets_are_taken_from_the_newest_plan_alone(management: Api, view: View) -> None:
@@ -264,7 +280,7 @@ async def test_history_is_asked_for_by_limit_and_shard(
 ) -> None:
     """Both can be left out."""
     answered = await management.get(f"/internal/v1/history{query}")
-    assert (answered.status, answered.json) == (200, {"changes": [{"shard": asked[1]}]})
+    assert (answered.status, answered.json) == (200, {"changes": [msgspec.to_builtins(CHANGE)]})
     assert view.asked == asked
 
 

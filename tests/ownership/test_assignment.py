@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shard_worker.contract_internal import plan_hash
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.assignment import Candidate, assign_shards, plan_hash, rendezvous
+from shard_worker.ownership.assignment import Candidate, assign_shards, rendezvous
 
 Owners = dict[ShardId, str | None]
 

@@ -29,11 +29,13 @@ from threadcluster_operator.api.rebalance import (
     AutoscalingSpec,
     CanarySpec,
     DrainSpec,
+    Mode,
     PinSpec,
     RebalanceSpec,
     RolloutSpec,
     ScaleDownSpec,
     ScaleUpSpec,
+    Strategy,
 )
 from threadcluster_operator.api.spec import (
     API_VERSION,
@@ -51,7 +53,6 @@ from threadcluster_operator.api.status import (
     WorkerStatus,
 )
 from threadcluster_operator.api.worker import (
-    OWN_PREFIX,
     DataKeySelector,
     EnvSource,
     EnvVar,
@@ -64,7 +65,6 @@ from threadcluster_operator.api.worker import (
 __all__ = [
     "API_VERSION",
     "KIND",
-    "OWN_PREFIX",
     "AutoscalingSpec",
     "CanarySpec",
     "Condition",
@@ -83,6 +83,7 @@ __all__ = [
     "InvalidSpec",
     "KubernetesSpec",
     "Metadata",
+    "Mode",
     "MonitoringSpec",
     "NetworkPeer",
     "NetworkPolicySpec",
@@ -101,6 +102,7 @@ __all__ = [
     "SecretKeyRef",
     "ServiceSpec",
     "ShardsStatus",
+    "Strategy",
     "TLSSpec",
     "ThreadCluster",
     "ThreadClusterSpec",

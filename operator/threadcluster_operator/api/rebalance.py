@@ -5,7 +5,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from threadcluster_operator.api.fields import LOCAL, ListMapKey, SpecModel, ValidationRule
-from threadcluster_operator.planning.placement import Mode, Strategy
+
+Mode = Literal["Auto", "Manual", "Paused"]
+"""Which moves are made: see `RebalanceSpec.mode`."""
+Strategy = Literal["Count", "Load"]
+"""The measure that is spread evenly over the workers: see `RebalanceSpec.strategy`."""
 
 
 class PinSpec(SpecModel):
@@ -31,7 +35,10 @@ class RebalanceSpec(SpecModel):
     ] = "Auto"
     strategy: Annotated[
         Strategy,
-        Field(description="What is spread evenly: the Count of shards, or their Load.", json_schema_extra=LOCAL),
+        Field(
+            description="The measure that is spread evenly: the Count of shards, or their Load.",
+            json_schema_extra=LOCAL,
+        ),
     ] = "Count"
     max_concurrent_moves: Annotated[
         int, Field(ge=1, le=256, description="Shards on their way at the same time at most.", json_schema_extra=LOCAL)
@@ -127,7 +134,7 @@ class CanarySpec(SpecModel):
 class RolloutSpec(SpecModel):
     """How a change of image or settings reaches the workers: one after another, the highest number first.
 
-    Locally too they are started anew one after another, without the choices here.
+    Locally too the workers are restarted one after another, without the choices here.
     """
 
     paused: Annotated[bool, Field(description="Hold a rollout where it is; the rest of the cluster goes on.")] = False
@@ -144,7 +151,7 @@ class RolloutSpec(SpecModel):
 
 
 class DrainSpec(SpecModel):
-    """How a worker leaves: it hands its shards over, then forwards until nobody asks it any more.
+    """How a worker leaves: the worker hands its shards over, then forwards until no client asks it any more.
 
     A pod's grace period is the sum of both, and 15 s more.
     """

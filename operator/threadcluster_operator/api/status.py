@@ -1,4 +1,4 @@
-"""What the operator says of a cluster: the shape of `status`.  What is said when is for whoever computes it."""
+"""The shape of a ThreadCluster's `status`; `threadcluster_operator.controller.status` computes the values."""
 
 from typing import Annotated, Literal
 
@@ -16,7 +16,9 @@ class ShardsStatus(SpecModel):
     total: Annotated[Count, Field(description="How many there are.")] = 0
     assigned: Annotated[Count, Field(description="How many a live worker owns.")] = 0
     moving: Annotated[Count, Field(description="How many are on their way to another worker.")] = 0
-    imbalance_percent: Annotated[Count, Field(description="How far the fullest worker is above its share.")] = 0
+    imbalance_percent: Annotated[
+        Count, Field(description="How far the fullest worker is above its share; 0 where no move would lower it.")
+    ] = 0
 
 
 class PlanStatus(SpecModel):
@@ -41,7 +43,7 @@ class WorkerStatus(SpecModel):
 class Condition(SpecModel):
     """One thing that is so, is not so, or is not known."""
 
-    type: Annotated[Word, Field(description="What it is about, e.g. Ready.")]
+    type: Annotated[Word, Field(description="The aspect that the condition is about, e.g. Ready.")]
     status: Annotated[Literal["True", "False", "Unknown"], Field(description="Whether it is so.")]
     reason: Annotated[Word, Field(description="Why, in one word of a closed list.")]
     message: Annotated[str, Field(max_length=32_768, description="Why, and what to do, for people.")] = ""
@@ -50,15 +52,15 @@ class Condition(SpecModel):
         Field(max_length=32, description="When status last changed.", json_schema_extra={"format": "date-time"}),
     ]
     observed_generation: Annotated[
-        Count | None, Field(description="The metadata.generation of which this is said.")
+        Count | None, Field(description="The metadata.generation that the condition is about.")
     ] = None
 
 
 class ThreadClusterStatus(SpecModel):
-    """What was observed of the cluster, and of which generation of its spec.  The operator's; edits are overwritten."""
+    """The observed state of the cluster, and of which generation of its spec.  The operator's; edits are overwritten."""
 
     observed_generation: Annotated[
-        Count | None, Field(description="The metadata.generation of which all of this is said.")
+        Count | None, Field(description="The metadata.generation that the whole status is about.")
     ] = None
     desired_replicas: Annotated[
         Count | None,

@@ -4,6 +4,7 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
+from shard_worker.contract_internal import ENVIRONMENT_PREFIX
 from threadcluster_operator.api.fields import (
     LOCAL,
     DataKey,
@@ -14,20 +15,20 @@ from threadcluster_operator.api.fields import (
     ValidationRule,
 )
 
-OWN_PREFIX: Final = "SHARD_WORKER_"
-"""Of the environment variables that the operator sets itself, from the rest of the resource."""
-
 
 class ResourcesSpec(SpecModel):
     """The processor and memory of each worker, as Kubernetes' own pods have them."""
 
     requests: Annotated[
         dict[Annotated[str, Field(max_length=253)], Quantity],
-        Field(max_length=16, description="What a node must have free for a worker, e.g. cpu: 500m, memory: 512Mi."),
+        Field(
+            max_length=16,
+            description="The free resources that a node must have for a worker, e.g. cpu: 500m, memory: 512Mi.",
+        ),
     ] = Field(default_factory=dict)
     limits: Annotated[
         dict[Annotated[str, Field(max_length=253)], Quantity],
-        Field(max_length=16, description="What a worker gets at most. A limit on cpu makes a busy worker pause."),
+        Field(max_length=16, description="The most that a worker gets. A limit on cpu makes a busy worker pause."),
     ] = Field(default_factory=dict)
 
 
@@ -70,10 +71,10 @@ class EnvVar(SpecModel):
 
     rules = (
         ValidationRule(
-            f"!self.name.startsWith('{OWN_PREFIX}')",
-            f"names that begin with {OWN_PREFIX} are the operator's own: their values come from the rest of the resource",
+            f"!self.name.startsWith('{ENVIRONMENT_PREFIX}')",
+            f"names that begin with {ENVIRONMENT_PREFIX} are the operator's own: their values come from the rest of the resource",
             ("name",),
-            lambda variable: not variable.name.startswith(OWN_PREFIX),
+            lambda variable: not variable.name.startswith(ENVIRONMENT_PREFIX),
         ),
         ValidationRule(
             "has(self.value) != has(self.valueFrom)",
@@ -89,7 +90,7 @@ class EnvVar(SpecModel):
             min_length=1,
             max_length=253,
             pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
-            description=f"The variable's name; not {OWN_PREFIX}…, which the operator sets itself.",
+            description=f"The variable's name; not {ENVIRONMENT_PREFIX}…, which the operator sets itself.",
         ),
     ]
     value: Annotated[str | None, Field(max_length=8192, description="Its value.")] = None
@@ -115,7 +116,7 @@ class PassivationSpec(SpecModel):
 
 
 class WorkerSpec(SpecModel):
-    """How each worker runs.  A change starts the workers anew, one after another."""
+    """How each worker runs.  A change restarts the workers, one after another."""
 
     resources: Annotated[ResourcesSpec, Field()] = ResourcesSpec()
     env: Annotated[
@@ -139,7 +140,7 @@ class WorkerSpec(SpecModel):
         Field(
             ge=1,
             le=100_000,
-            description="Events of a thread between two snapshots. Fewer make loading a thread quicker and writing dearer.",
+            description="Events of a thread between two snapshots. Fewer make loading a thread quicker and writing more expensive.",
             json_schema_extra=LOCAL,
         ),
     ] = 100

@@ -1,9 +1,9 @@
 """How a command reaches the cluster that is meant, and what it says when it cannot.
 
 There are two ways in.  The *workers* answer what they read and write in the database; any live one will do, also when
-nobody plans.  The *planner* holds the resource, and makes and carries out plans: locally the supervisor, on Kubernetes the
-resource itself (`threadcluster_operator.cli.kubernetes`).  ClusterSelector both of them are to be found is known here and nowhere else in
-the commands.
+no planner runs.  The *planner* holds the resource, and makes and carries out plans: locally the supervisor, on Kubernetes the
+resource itself (`threadcluster_operator.cli.kubernetes`).  Only this module of the
+commands knows where both of them are.
 """
 
 import asyncio
@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, NamedTuple, ParamSpec
 import aiohttp
 import click
 
+from shard_worker.contract_internal import CordonVerb, HistoryEntry, OwnershipResponse, TargetsRequest
 from threadcluster_operator.api import ThreadClusterSpec, read_resources
 from threadcluster_operator.local.control_client import ControlClient
 from threadcluster_operator.local.data_dir import DataDir, resolve_data_dir
-from threadcluster_operator.local.errors import MovesRefused, NotRunning, UpFailed
-from threadcluster_operator.workers.client import Document, NoWorkerAvailable, Targets, WorkerApiClient, WorkerRefused
+from threadcluster_operator.local.errors import NotRunning, UpFailed
+from threadcluster_operator.planning.rebalance import MovesRefused
+from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerApiClient, WorkerRefused
 
 if TYPE_CHECKING:
     from threadcluster_operator.cli.kubernetes.target import ClusterSelector
@@ -34,32 +36,38 @@ NOT_RUNNING: Final = 3
 
 P = ParamSpec("P")
 
+Document = dict[
+    str, Any
+]  # a JSON object of the planner, whose forms are in `threadcluster_operator.planning.rebalance`
+
 
 class Asked(Protocol):
     """The workers; see `threadcluster_operator.workers.client.WorkerApiClient`."""
 
-    async def ownership(self) -> Document:
-        """Who owns what."""
+    async def ownership(self) -> OwnershipResponse:
+        """The newest answer of the workers."""
 
-    async def set_targets(self, version: int, plan_hash: str, targets: Targets) -> int:
-        """Record a plan."""
+    async def set_targets(self, plan: TargetsRequest) -> int:
+        """Record a plan; its version."""
 
-    async def cordon(self, worker: str, verb: str) -> None:
-        """``cordon``, ``uncordon`` or ``drain`` a worker."""
+    async def cordon(self, worker: str, verb: CordonVerb) -> None:
+        """Cordon, uncordon or drain a worker."""
 
-    async def history(self, limit: int, shard: int | None) -> list[Document]:
+    async def history(self, limit: int, shard: int | None) -> tuple[HistoryEntry, ...]:
         """The last changes of owner, newest first."""
 
 
 class Planner(Protocol):
-    """Who holds the resource and plans.  A call for which there is nobody, or a no, raises what `reaching` explains."""
+    """The program that holds the resource and plans.  A call without such a program, or a refusal, raises an error that
+    `with_cluster` explains.
+    """
 
     async def pin(self, shard: int, worker: str | None) -> list[str]:
-        """Pin a shard to a worker, or with None to nobody; what changes."""
+        """Pin a shard to a worker, or with None to no worker; the changes."""
         ...
 
     async def plan(self) -> Document:
-        """What `rebalance` would do now."""
+        """The plan that `rebalance` would carry out now."""
         ...
 
     async def rebalance(self, plan: str | None) -> Document:
@@ -84,9 +92,9 @@ class Cluster(NamedTuple):
     workers: Asked
     planner: Planner
     unplanned: str | None
-    """Why nobody plans; None when somebody does."""
+    """Why no planner runs; None when one does."""
     flags: str
-    """What said that just this cluster is meant, to be said again."""
+    """The options that selected this cluster, for a command that is shown to the user."""
 
 
 @asynccontextmanager
@@ -97,7 +105,7 @@ async def local_cluster(place: DataDir) -> AsyncIterator[Cluster]:
         raise NotRunning(f"no cluster is running on {place.path}")
     secret = place.secret_file.read_text()
     resource = read_resources(place.cluster_yaml).cluster
-    unplanned = None if planned else "nobody plans; the supervisor is gone"
+    unplanned = None if planned else "no planner runs; the supervisor is gone"
     async with aiohttp.ClientSession() as session:
         workers = WorkerApiClient(session, addresses, secret)
         yield Cluster(resource.name, resource.spec, workers, ControlClient(place), unplanned, "")
@@ -124,7 +132,7 @@ def _flag(name: str, value: str | None) -> Iterable[str]:
 
 
 def _addresses(place: DataDir) -> list[str]:
-    """ClusterSelector the worker processes said that they listen, those that are gone left out."""
+    """The addresses of the worker processes, as their ready files have them, without the processes that are gone."""
     found = []
     for path in sorted(place.run.glob("*.json")):
         try:
@@ -230,8 +238,8 @@ def _run_on_kubernetes(given: tuple[str | None, str | None, str | None, str | No
         raise click.ClickException(_refusal(error)) from error
 
 
-def _no_cluster(said: str) -> None:
-    click.echo(said, err=True)
+def _no_cluster(message: str) -> None:
+    click.echo(message, err=True)
     sys.exit(NOT_RUNNING)
 
 

@@ -1,6 +1,6 @@
 """`threadcluster cordon`, `uncordon` and `drain`: which workers get shards, and which keep them.
 
-They are recorded through any live worker, so that they work also while nobody plans.
+They are recorded through any live worker, so that they work also while no planner runs.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ from typing import Final
 
 import click
 
+from shard_worker.contract_internal import CordonVerb
 from threadcluster_operator.cli.cluster_access import Cluster, with_cluster
 from threadcluster_operator.cli.table import counted
 
@@ -24,7 +25,7 @@ async def cordon(cluster: Cluster, worker: str) -> None:
     It holds for the worker's name, also after a restart, until `threadcluster uncordon WORKER`. The state of every worker
     is in `threadcluster local status`, and on Kubernetes in the ThreadCluster's status.workers.
     """
-    await cluster.workers.cordon(worker, "cordon")
+    await cluster.workers.cordon(worker, CordonVerb.CORDON)
     click.echo(f"{worker} is cordoned: it keeps its shards, and gets no more")
 
 
@@ -36,7 +37,7 @@ async def uncordon(cluster: Cluster, worker: str) -> None:
 
     In mode Auto it gets its share at once; in mode Manual with the next `threadcluster rebalance`.
     """
-    await cluster.workers.cordon(worker, "uncordon")
+    await cluster.workers.cordon(worker, CordonVerb.UNCORDON)
     click.echo(f"{worker} may have shards again")
 
 
@@ -63,7 +64,7 @@ async def drain(cluster: Cluster, worker: str, wait: bool, timeout_s: float) -> 
 
     Exit codes: 0 recorded, or with --wait: it owns nothing; 1 it cannot be emptied, or not within --timeout.
     """
-    await cluster.workers.cordon(worker, "drain")
+    await cluster.workers.cordon(worker, CordonVerb.DRAIN)
     click.echo(f"{worker} is draining: its shards go to the other workers, and it gets no more")
     if wait:
         await _until_empty(cluster, worker, timeout_s)
@@ -76,14 +77,14 @@ async def _until_empty(cluster: Cluster, worker: str, timeout_s: float) -> None:
     shown = -1
     while True:
         found = await cluster.workers.ownership()
-        left = sum(1 for row in found["shards"] if row["owner"] == worker)
+        left = sum(1 for shard in found.shards if shard.owner == worker)
         if left == 0:
             click.echo(f"{worker} owns nothing")
             return
         if left != shown:
             click.echo(f"{worker} still owns {counted(left, 'shard')}")
             shown = left
-        closed = {row["name"] for row in found["workers"] if row["cordoned"] or row["draining"]}
+        closed = {entry.name for entry in found.workers if entry.cordoned or entry.draining}
         if obstacle := _obstacle(cluster, sorted(closed)):
             raise click.ClickException(f"{worker} still owns {counted(left, 'shard')}: {obstacle}")
         if time.monotonic() >= deadline:
@@ -97,5 +98,5 @@ def _obstacle(cluster: Cluster, closed: list[str]) -> str | None:
     if spec.rebalance.mode == "Paused":
         return "spec.rebalance.mode is Paused"
     if {f"{name}-{number}" for number in range(spec.replicas)} <= set(closed):
-        return "every worker is cordoned or draining, so nobody may have them"
+        return "every worker is cordoned or draining, so none may have them"
     return cluster.unplanned

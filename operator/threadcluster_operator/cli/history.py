@@ -3,13 +3,17 @@
 import json
 
 import click
+import msgspec
 
+from shard_worker.contract_internal import HISTORY_MOST
 from threadcluster_operator.cli.cluster_access import Cluster, with_cluster
 from threadcluster_operator.cli.table import table
 
 
 @click.command()
-@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many changes at most.")
+@click.option(
+    "--limit", type=click.IntRange(1, HISTORY_MOST), default=20, show_default=True, help="How many changes at most."
+)
 @click.option("--shard", type=click.IntRange(0), help="Of this shard alone.")
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @with_cluster
@@ -21,11 +25,11 @@ async def history(cluster: Cluster, limit: int, shard: int | None, output: str) 
     """
     changes = await cluster.workers.history(limit, shard)
     if output == "json":
-        click.echo(json.dumps({"changes": changes}, indent=2))
+        click.echo(json.dumps({"changes": msgspec.to_builtins(changes)}, indent=2))
         return
     rows: list[list[object]] = [["AT", "SHARD", "FROM", "TO", "KIND", "EPOCH", "PAUSE MS", "REASON"]]
     rows += [
-        [*(change[field] for field in ("at", "shard", "from", "to", "kind", "epoch", "pauseMilliseconds", "reason"))]
-        for change in changes
+        [each.at, each.shard, each.source, each.to, each.kind, each.epoch, each.pause_ms, each.reason]
+        for each in changes
     ]
     click.echo(table(rows))

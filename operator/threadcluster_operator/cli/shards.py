@@ -1,14 +1,17 @@
-"""`threadcluster shards`: who owns what."""
+"""`threadcluster shards`: the owner of each shard."""
 
 import json
+from typing import Final
 
 import click
+import msgspec
 
+from shard_worker.contract_internal import ShardEntry
 from threadcluster_operator.cli.cluster_access import Cluster, with_cluster
 from threadcluster_operator.cli.table import table
-from threadcluster_operator.workers.client import Document
 
-_FIELDS = ("id", "owner", "incarnation", "epoch", "state", "target", "load", "reason", "since")
+_FIELDS: Final = ("id", "owner", "incarnation", "epoch", "state", "target", "load", "reason", "since")
+"""Of the output as JSON, in order."""
 
 
 @click.command()
@@ -22,24 +25,24 @@ async def shards(cluster: Cluster, output: str) -> None:
     """
     found = await cluster.workers.ownership()
     if output == "json":
-        rows = [{field: row[field] for field in _FIELDS} for row in found["shards"]]
-        click.echo(json.dumps({"planVersion": found["planVersion"], "shards": rows}, indent=2))
+        documents = [msgspec.to_builtins(shard) for shard in found.shards]
+        rows = [{field: document[field] for field in _FIELDS} for document in documents]
+        click.echo(json.dumps({"planVersion": found.plan_version, "shards": rows}, indent=2))
         return
     wide = output == "wide"
     heads = ["SHARD", "OWNER", "STATE", "TARGET", "EPOCH"]
     heads += ["COMMANDS/S", "APPEND MS", "INCARNATION", "SINCE", "REASON"] if wide else []
-    click.echo(table([heads, *(_row(row, wide=wide) for row in found["shards"])]))
+    click.echo(table([heads, *(_row(shard, wide=wide) for shard in found.shards)]))
 
 
-def _row(row: Document, *, wide: bool) -> list[object]:
-    cells = [row["id"], row["owner"], row["state"], row["target"], row["epoch"]]
+def _row(shard: ShardEntry, *, wide: bool) -> list[object]:
+    cells: list[object] = [shard.id, shard.owner, shard.state, shard.target, shard.epoch]
     if wide:
-        load = row["load"]
         cells += [
-            load["commandsPerSecond"],
-            load["appendMilliseconds"],
-            row["incarnation"],
-            row["since"],
-            row["reason"],
+            shard.load.commands_per_second,
+            shard.load.append_milliseconds,
+            shard.incarnation,
+            shard.since,
+            shard.reason,
         ]
     return cells

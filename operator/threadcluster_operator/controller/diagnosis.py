@@ -5,12 +5,14 @@ objects that are still there.  The first trouble in the order of `_FINDERS` is t
 follows from it.
 """
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
+from shard_worker.contract_internal import DatabaseFault, MigrationFailure
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object, condition, waiting_reason
 from threadcluster_operator.render import selector_of
 
@@ -33,15 +35,15 @@ class Reason(StrEnum):
     WORKER_CRASH_LOOPING = "WorkerCrashLooping"
     WORKER_UNREACHABLE = "WorkerUnreachable"
     DATABASE_SECRET_MISSING = "DatabaseSecretMissing"  # noqa: S105 - a reason, no secret
-    DATABASE_UNREACHABLE = "DatabaseUnreachable"
-    DATABASE_AUTH_FAILED = "DatabaseAuthFailed"
-    DATABASE_TLS_FAILED = "DatabaseTLSFailed"
-    DATABASE_UNSUITABLE = "DatabaseUnsuitable"
-    DATABASE_SUPERSEDED = "DatabaseSuperseded"
-    DATABASE_CLAIMED_BY_OTHER = "DatabaseClaimedByOther"
-    SHARD_COUNT_MISMATCH = "ShardCountMismatch"
-    MIGRATION_FAILED = "MigrationFailed"
-    SCHEMA_TOO_NEW = "SchemaTooNew"
+    DATABASE_UNREACHABLE = DatabaseFault.UNREACHABLE
+    DATABASE_AUTH_FAILED = DatabaseFault.AUTH_FAILED
+    DATABASE_TLS_FAILED = DatabaseFault.TLS_FAILED
+    DATABASE_UNSUITABLE = DatabaseFault.UNSUITABLE
+    DATABASE_SUPERSEDED = DatabaseFault.SUPERSEDED
+    DATABASE_CLAIMED_BY_OTHER = DatabaseFault.CLAIMED_BY_OTHER
+    SHARD_COUNT_MISMATCH = DatabaseFault.SHARD_COUNT_MISMATCH
+    MIGRATION_FAILED = DatabaseFault.MIGRATION_FAILED
+    SCHEMA_TOO_NEW = DatabaseFault.SCHEMA_TOO_NEW
 
 
 _REMEDIES: Final[Mapping[Reason, str]] = {
@@ -152,13 +154,14 @@ def _migration(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
             yield _trouble(Reason.MIGRATION_FAILED, f"job {_name(job)} failed", "see its log; it is tried again")
 
 
-def _migration_end(said: str) -> Diagnosis:
+def _migration_end(message: str) -> Diagnosis:
+    """The diagnosis of a termination message, also of one that is no `MigrationFailure`: the end of a log, for example."""
     try:
-        told = json.loads(said)
-        reason = Reason(told["reason"])
-        return _trouble(reason, str(told["message"]), _REMEDIES[reason])
-    except (ValueError, KeyError, TypeError):
-        return _trouble(Reason.MIGRATION_FAILED, f"the migration failed: {said}", "see the log of its Job")
+        failure = msgspec.json.decode(message, type=MigrationFailure)
+    except msgspec.DecodeError:
+        return _trouble(Reason.MIGRATION_FAILED, f"the migration failed: {message}", "see the log of its Job")
+    reason = Reason(failure.reason)
+    return _trouble(reason, failure.message, _REMEDIES[reason])
 
 
 def _crashes(seen: ClusterSnapshot) -> Iterator[Diagnosis]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from shard_worker.contract import url_host
+from shard_worker.contract_internal import TargetsRequest
 from threadcluster_operator.api import InvalidSpec, KubernetesSpec, parse_spec
 from threadcluster_operator.controller.actions import Actions, OperatorContext, plan_actions
 from threadcluster_operator.controller.cache import Cache
@@ -39,13 +40,7 @@ from threadcluster_operator.kube.client import (
 from threadcluster_operator.planning.observation import Answers, build_observation
 from threadcluster_operator.planning.planner import NewPlan, ShardOwnership
 from threadcluster_operator.render import MANAGEMENT_PORT, SECRET_KEY, secret_of
-from threadcluster_operator.workers.client import (
-    NoWorkerAvailable,
-    Targets,
-    WorkerRefused,
-    client_context,
-    target_document,
-)
+from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerRefused, client_context
 
 log = logging.getLogger(__name__)
 
@@ -61,10 +56,10 @@ class Fleet(Protocol):
     """The workers of one cluster; see `threadcluster_operator.workers.client.Workers`."""
 
     async def answers(self) -> Answers:
-        """What each worker that answers says of ownership."""
+        """The answer of each worker that answers, by the worker's name."""
 
-    async def set_targets(self, version: int, plan_hash: str, targets: Targets) -> int:
-        """Record a plan."""
+    async def set_targets(self, plan: TargetsRequest) -> int:
+        """Record a plan; its version."""
 
 
 Reach = Callable[[Key, Mapping[str, str], str], Fleet]
@@ -293,9 +288,8 @@ class Reconciler:
         if memory.secret is None:
             return
         addresses = {pod.name: _address(pod.address) for pod in seen.workers() if pod.address is not None and pod.ready}
-        targets = [target_document(shard, target, plan.reasons[shard]) for shard, target in plan.targets.items()]
         try:
-            await self._reach(key, addresses, memory.secret).set_targets(plan.base_version, plan.hash, targets)
+            await self._reach(key, addresses, memory.secret).set_targets(plan.request())
         except (NoWorkerAvailable, WorkerRefused) as error:
             log.info("plan not taken", extra={"key": str(key), "plan": plan.hash, "cause": str(error)})
             return

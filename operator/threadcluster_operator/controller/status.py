@@ -1,15 +1,15 @@
-"""What the operator says of a cluster: `status`, as a pure function of what was seen and what is done about it.
+"""The status of a cluster, as a pure function of the snapshot and of the actions that follow from it.
 
 ``Ready`` is true only when the generation that is meant was acted on, everything of it has taken effect, every worker is
-ready and serves its share.  Nothing here changes by itself: no rates, no clocks but the time of a transition, so that a
-cluster at rest is never written to.
+ready and serves its share.  Nothing here changes by itself: no clocks but the time of a transition, and of rates only the
+imbalance by load, which is 0 in a balanced cluster, so that a cluster at rest is never written to.
 """
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, NamedTuple
 
-from shard_worker.ownership.view import NO_CAPABLE_WORKER
+from shard_worker.contract_internal import NO_CAPABLE_WORKER
 from threadcluster_operator.api import KubernetesSpec
 from threadcluster_operator.controller.actions import Actions
 from threadcluster_operator.controller.diagnosis import Diagnosis
@@ -66,7 +66,7 @@ def status_of(
             "total": len(observed.owners),
             "assigned": assigned,
             "moving": _moving(observed),
-            "imbalancePercent": _imbalance(observed, spec),
+            "imbalancePercent": round(placed.imbalance_percent) if placed is not None else 0,
         }
     elif "shards" in before:
         status["shards"] = before["shards"]
@@ -321,18 +321,6 @@ def _moving(observed: ShardOwnership) -> int:
         for shard, owner in observed.owners.items()
         if owner is not None and observed.targets.get(shard) not in (None, owner)
     )
-
-
-def _imbalance(observed: ShardOwnership, spec: KubernetesSpec) -> int:
-    """How far the fullest worker is above an even share, in percent, by count."""
-    if spec.replicas == 0 or not observed.owners:
-        return 0
-    counts: dict[str, int] = {}
-    for owner in observed.owners.values():
-        if owner is not None:
-            counts[owner] = counts.get(owner, 0) + 1
-    even = -(-len(observed.owners) // spec.replicas)
-    return max(0, round((max(counts.values(), default=0) / even - 1) * 100))
 
 
 def _endpoint(seen: ClusterSnapshot, spec: KubernetesSpec) -> str:

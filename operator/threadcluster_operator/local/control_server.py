@@ -1,4 +1,4 @@
-"""The supervisor's own door, on loopback and behind a token: status, a new resource, moves, the end."""
+"""The supervisor's control server, on loopback and behind a token: status, a new resource, moves, the end."""
 
 import logging
 import secrets
@@ -11,14 +11,15 @@ from threadcluster_operator.api import InvalidResource, parse_resources
 from threadcluster_operator.api.pins import with_pin, wrong_pin
 from threadcluster_operator.local.data_dir import DataDir
 from threadcluster_operator.local.durable_file import read_text
-from threadcluster_operator.local.errors import MovesRefused, UpFailed
+from threadcluster_operator.local.errors import UpFailed
 from threadcluster_operator.local.supervisor import Supervisor
+from threadcluster_operator.planning.rebalance import MovesRefused
 
 log = logging.getLogger(__name__)
 
 
 class ControlServer:
-    """Serves one supervisor's door; ``stop`` is called when somebody asks for the end."""
+    """Serves the requests to one supervisor; ``stop`` is called when a client asks for the end."""
 
     def __init__(self, supervisor: Supervisor, data_dir: DataDir, stop: Callable[[], None]) -> None:
         self._supervisor = supervisor

@@ -1,4 +1,4 @@
-"""What a local cluster's commands are refused with."""
+"""The errors of the local platform's commands."""
 
 
 class NotRunning(Exception):
@@ -7,7 +7,3 @@ class NotRunning(Exception):
 
 class UpFailed(Exception):
     """The cluster cannot be brought up; the message says why and what to do."""
-
-
-class MovesRefused(Exception):
-    """Moves that were asked for are not made; the message says why."""

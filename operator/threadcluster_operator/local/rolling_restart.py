@@ -6,8 +6,9 @@ balance.  In mode Paused nothing may be moved off a worker, so nobody is started
 
 from collections.abc import Callable, Mapping
 
+from threadcluster_operator.api import Mode
 from threadcluster_operator.local.worker_process import WorkerProcess
-from threadcluster_operator.planning.placement import Mode, Move
+from threadcluster_operator.planning.placement import Move
 from threadcluster_operator.planning.planner import ShardOwnership
 from threadcluster_operator.planning.rebalance import RebalanceSession
 

@@ -11,16 +11,23 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
 import asyncpg
+import msgspec
 
-from shard_worker.contract import DatabaseFault
+from shard_worker.contract_internal import (
+    NO_CAPABLE_WORKER,
+    DatabaseFault,
+    MigrationFailure,
+    OwnershipResponse,
+    Variable,
+)
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.view import NO_CAPABLE_WORKER
 from threadcluster_operator.api import RebalanceSpec, Resources, ThreadCluster
-from threadcluster_operator.local.data_dir import DataDir, read_object
+from threadcluster_operator.local.data_dir import DataDir
 from threadcluster_operator.local.durable_file import read_text
 from threadcluster_operator.local.errors import UpFailed
 from threadcluster_operator.local.log_rotation import rotate
@@ -30,7 +37,7 @@ from threadcluster_operator.local.worker_poller import WorkerPoller
 from threadcluster_operator.local.worker_process import WorkerProcess
 from threadcluster_operator.planning.planner import NewPlan
 from threadcluster_operator.planning.rebalance import RebalanceSession
-from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerRefused, target_document
+from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerRefused
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +122,7 @@ class Supervisor:
             changes.append(f"replicas {old.spec.replicas} → {new.spec.replicas}")
         if self._environment(new) != self._environment(old):
             until = ", once the mode is not Paused any more" if new.spec.rebalance.mode == "Paused" else ""
-            changes.append(f"worker settings: the workers are started anew, one after another{until}")
+            changes.append(f"worker settings: the workers are restarted, one after another{until}")
         if new.spec.rebalance != old.spec.rebalance:
             changes += _rebalance_changes(old.spec.rebalance, new.spec.rebalance)
             self.moves.forget()
@@ -197,26 +204,28 @@ class Supervisor:
         spec = self.resources.cluster.spec
         began = time.monotonic()
         while True:
-            why_file = self.data_dir.run / "migration.json"
-            why_file.unlink(missing_ok=True)
+            termination_file = self.data_dir.run / "migration.json"
+            termination_file.unlink(missing_ok=True)
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *("-m", "shard_worker.main", "migrate", "--dsn-file", str(self.data_dir.migration_dsn_file)),
                 *("--cluster", self.resources.cluster.name, "--shards", str(spec.shards)),
-                *("--termination-file", str(why_file)),
+                *("--termination-file", str(termination_file)),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
             )
             out, _ = await process.communicate()
-            said = out.decode(errors="replace").strip()
+            printed = out.decode(errors="replace").strip()
             if process.returncode == 0:
-                for line in said.splitlines():
+                for line in printed.splitlines():
                     self._say(line)
                 return
-            why = read_object(why_file) or {}
-            if why.get("reason") != DatabaseFault.UNREACHABLE:  # nothing else passes by itself
-                raise UpFailed(str(why.get("message") or said.removeprefix("Error: ")))
-            self._say(f"waiting for Postgres ({time.monotonic() - began:.0f} s): {why.get('message')}")
+            failure = _migration_failure(termination_file)
+            if failure is None:
+                raise UpFailed(f"the migration ended with exit code {process.returncode}: {printed}")
+            if failure.reason is not DatabaseFault.UNREACHABLE:  # no other fault passes by itself
+                raise UpFailed(failure.message)
+            self._say(f"waiting for Postgres ({time.monotonic() - began:.0f} s): {failure.message}")
             await asyncio.sleep(2.0)
 
     async def _rotate_logs(self) -> None:
@@ -242,20 +251,23 @@ class Supervisor:
     def _environment(self, cluster: ThreadCluster) -> dict[str, str]:
         passivation = cluster.spec.worker.passivation
         write_format = cluster.spec.worker.write_format
-        return {
-            "SHARD_WORKER_CLUSTER": cluster.name,
-            "SHARD_WORKER_DSN_FILE": str(self.data_dir.dsn_file),
-            "SHARD_WORKER_SECRET_FILE": str(self.data_dir.secret_file),
-            "SHARD_WORKER_SHARDS": str(cluster.spec.shards),
-            "SHARD_WORKER_HOST": "127.0.0.1",
-            "SHARD_WORKER_BIND": "127.0.0.1",
-            "SHARD_WORKER_ALLOWED_HOSTS": _LOCALHOST_NAMES,
-            "SHARD_WORKER_PUBLIC_PORT": "0",
-            "SHARD_WORKER_MANAGEMENT_PORT": "0",
-            "SHARD_WORKER_PASSIVATION_IDLE_SECONDS": str(passivation.idle_seconds),
-            "SHARD_WORKER_MAX_RESIDENT_THREADS": str(passivation.max_resident_threads),
-            "SHARD_WORKER_SNAPSHOT_EVERY_EVENTS": str(cluster.spec.worker.snapshot_every_events),
-        } | ({} if write_format is None else {"SHARD_WORKER_WRITE_FORMAT": str(write_format)})
+        environment: dict[str, str] = {
+            Variable.CLUSTER: cluster.name,
+            Variable.DSN_FILE: str(self.data_dir.dsn_file),
+            Variable.SECRET_FILE: str(self.data_dir.secret_file),
+            Variable.SHARDS: str(cluster.spec.shards),
+            Variable.HOST: "127.0.0.1",
+            Variable.BIND: "127.0.0.1",
+            Variable.ALLOWED_HOSTS: _LOCALHOST_NAMES,
+            Variable.PUBLIC_PORT: "0",
+            Variable.MANAGEMENT_PORT: "0",
+            Variable.PASSIVATION_IDLE_SECONDS: str(passivation.idle_seconds),
+            Variable.MAX_RESIDENT_THREADS: str(passivation.max_resident_threads),
+            Variable.SNAPSHOT_EVERY_EVENTS: str(cluster.spec.worker.snapshot_every_events),
+        }
+        if write_format is not None:
+            environment[Variable.WRITE_FORMAT] = str(write_format)
+        return environment
 
     # --- the control loop
 
@@ -266,7 +278,7 @@ class Supervisor:
             try:
                 moving = await self._turn(briefly=briefly)
             except (aiohttp.ClientError, OSError, LookupError, ValueError, TypeError) as error:
-                # An answer that is not of the expected shape, as that of a worker of another release may be, included.
+                # Answers that contradict each other, as those of workers that join and leave may do, included.
                 log.warning("a turn failed; the next will try again", extra={"cause": repr(error)})
             await asyncio.sleep(_TURN_WHILE_MOVING_S if moving else _TURN_S)
 
@@ -327,7 +339,7 @@ class Supervisor:
     def _end(self, worker: WorkerProcess) -> None:
         """End a worker that has left by itself: until then it only forwards."""
         if not worker.stopping() and worker.recycle():
-            self._say(f"{worker.name} has left; starting it anew")
+            self._say(f"{worker.name} has left; restarting it")
 
     async def _stop(self, worker: WorkerProcess) -> None:
         await worker.stop()
@@ -335,19 +347,18 @@ class Supervisor:
 
     async def _set_targets(self, plan: NewPlan) -> None:
         assert self._watch is not None  # made by up
-        targets = [target_document(shard, target, plan.reasons[shard]) for shard, target in plan.targets.items()]
         try:
-            await self._watch.workers(self._workers.values()).set_targets(plan.base_version, plan.hash, targets)
+            await self._watch.workers(self._workers.values()).set_targets(plan.request())
         except (NoWorkerAvailable, WorkerRefused) as error:
             log.info("plan not taken", extra={"plan": plan.hash, "cause": str(error)})
         else:
             if plan.moves:
                 self._say(f"plan {plan.hash}: moving {plan.moves} shards")
 
-    # --- moves that somebody asks for
+    # --- moves by command
 
     async def plan(self) -> dict[str, Any]:  # JSON
-        """What `rebalance` would do now.  Raises `MovesRefused`."""
+        """The plan that `rebalance` would carry out now.  Raises `MovesRefused`."""
         watch = await self._look_now()
         return self.moves.show(self.resources.cluster.spec, self._running(), watch.observed)
 
@@ -369,7 +380,7 @@ class Supervisor:
         return sorted(wanted | set(self._workers))
 
     async def _look_now(self) -> WorkerPoller:
-        """What was seen may be a turn old, and whoever asks may just have changed something."""
+        """Poll the workers: the last observation may be older than a change that the client made just before."""
         assert self._watch is not None  # made by up, before anyone can ask
         await self._watch.look(self._workers.values(), self._recycling.emptying())
         return self._watch
@@ -398,14 +409,13 @@ class Supervisor:
     def _worker_status(self, worker: WorkerProcess) -> dict[str, Any]:  # JSON
         answer = self._watch.answers.get(worker.name) if self._watch is not None else None
         bound = worker.bound() or {}
-        mine = [row for row in answer["workers"] if row["name"] == worker.name] if answer is not None else []
-        incarnation = mine[0]["incarnation"] if mine else None
+        entry = answer.worker(worker.name) if answer is not None else None
         owned = self._owned_by(worker.name)
         return {
             "name": worker.name,
             "pid": worker.pid,
             "state": _state(worker, answer, owned),
-            "incarnation": incarnation,
+            "incarnation": entry.incarnation if entry is not None else None,
             "address": f"http://127.0.0.1:{bound['publicPort']}" if bound else None,
             "managementAddress": f"http://127.0.0.1:{bound['managementPort']}" if bound else None,
             "shards": owned,
@@ -417,7 +427,7 @@ class Supervisor:
 
 
 def _rebalance_changes(old: RebalanceSpec, new: RebalanceSpec) -> list[str]:
-    """What is said of each field that changes."""
+    """A line for each field that changes."""
     changes = [
         f"rebalance.{label} {before} → {after}"
         for label, before, after in (
@@ -434,16 +444,24 @@ def _rebalance_changes(old: RebalanceSpec, new: RebalanceSpec) -> list[str]:
     return changes
 
 
-def _state(worker: WorkerProcess, answer: dict[str, Any] | None, owned: list[int]) -> str:
+def _migration_failure(path: Path) -> MigrationFailure | None:
+    """The termination message of a migration; None for a migration that ended without one."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=MigrationFailure)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def _state(worker: WorkerProcess, answer: OwnershipResponse | None, owned: list[int]) -> str:
     if worker.stopping():
         return "stopping"
     if worker.pid is None:
         return "dead"
     if answer is None:
         return "silent" if worker.bound() is not None else "starting"
-    if not set(owned) <= set(answer["serving"]):
+    if not set(owned) <= set(answer.serving):
         return "recovering"
-    mine = next((row for row in answer["workers"] if row["name"] == worker.name), None)
-    if mine is None:
+    entry = answer.worker(worker.name)
+    if entry is None:
         return "starting"
-    return "draining" if mine["draining"] else "cordoned" if mine["cordoned"] else "ready"
+    return "draining" if entry.draining else "cordoned" if entry.cordoned else "ready"

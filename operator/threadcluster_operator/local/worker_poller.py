@@ -1,23 +1,24 @@
-"""What the supervisor sees of its workers: asks all of them, and makes of their answers what the planner goes by.
-
-A worker that is frozen still looks alive to the operating system, and a row in the database outlives its process; what
-counts as alive here is what may be given a shard.
-"""
+"""The supervisor's poller: asks all workers, and builds the planner's observation from their answers."""
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import aiohttp
 
-from threadcluster_operator.local.worker_process import WorkerProcess, ask
+from shard_worker.contract_internal import OwnershipResponse
+from threadcluster_operator.local.worker_process import WorkerProcess
 from threadcluster_operator.planning.observation import Answers, build_observation, is_member
 from threadcluster_operator.planning.planner import ShardOwnership
-from threadcluster_operator.workers.client import WorkerApiClient, client_context
+from threadcluster_operator.workers.client import WorkerApiClient, ask_ownership, client_context
 
 log = logging.getLogger(__name__)
+
+_LOOK_S: Final = 1.0
+"""Maximum time of a worker's answer: all are asked in one turn, which the slowest must not hold up for long."""
 
 
 class WorkerPoller:
@@ -33,7 +34,7 @@ class WorkerPoller:
     async def look(self, processes: Iterable[WorkerProcess], emptying: Set[str], *, briefly: bool = False) -> None:
         """Ask every worker; the newest view of them all counts, and each for what it serves itself.
 
-        ``emptying`` are workers that shall own nothing, though nobody asked for that in the database.  ``briefly``
+        ``emptying`` are workers that shall own nothing, though no drain of them is in the database.  ``briefly``
         asks one worker alone, that which records plans, and takes the others at their last word: enough to see where
         shards are, not to say that all is well.
         """
@@ -69,16 +70,20 @@ class WorkerPoller:
             return None
         worker = workers[0]  # `workers` gives it the plans, so it knows of the last one
         answer = await self._ask(worker)
-        return None if answer is None else self.answers | {worker.name: answer}
+        return None if answer is None else {**self.answers, worker.name: answer}
 
-    async def _ask(self, worker: WorkerProcess) -> dict[str, Any] | None:  # JSON
-        return await ask(self._session, worker, "/internal/v1/ownership", client_context(self._secret))
+    async def _ask(self, worker: WorkerProcess) -> OwnershipResponse | None:
+        address = worker.management_address()
+        if address is None:
+            return None
+        answered, answer = await ask_ownership(self._session, address, client_context(self._secret), within_s=_LOOK_S)
+        if answered:
+            worker.answered_at = time.monotonic()
+        return answer
 
     def workers(self, processes: Iterable[WorkerProcess]) -> WorkerApiClient:
         """A client of those that answered last; of all that run when none did."""
         running = [worker for worker in processes if worker.bound() is not None]
         answering = [worker for worker in running if worker.name in self.answers] or running
-        addresses = [
-            f"https://127.0.0.1:{bound['managementPort']}" for bound in (each.bound() for each in answering) if bound
-        ]
+        addresses = [address for each in answering if (address := each.management_address()) is not None]
         return WorkerApiClient(self._session, addresses, self._secret)

@@ -5,16 +5,12 @@ import contextlib
 import logging
 import os
 import signal
-import ssl
 import sys
 import time
 from pathlib import Path
 from typing import Final
 
-import aiohttp
-import msgspec
-
-from shard_worker.contract_tls import INTERNAL_NAME
+from shard_worker.contract_internal import Variable
 from threadcluster_operator.local.data_dir import DataDir, read_object
 from threadcluster_operator.local.log_rotation import last_line
 
@@ -46,7 +42,7 @@ class WorkerProcess:
         """Whether a process of this worker has been a member of the cluster."""
         self._first_start = time.monotonic()
         self._recycled: int | None = None
-        """The process that was told to leave for another."""
+        """The process that leaves for another."""
 
     @property
     def pid(self) -> int | None:
@@ -64,7 +60,7 @@ class WorkerProcess:
         return not self.joined and not self._stopping and time.monotonic() - self._first_start < _STARTING_MOST_S
 
     def stopping(self) -> bool:
-        """Whether it was told to end."""
+        """Whether the worker is being stopped."""
         return self._stopping
 
     def bound(self) -> dict[str, int] | None:
@@ -73,6 +69,11 @@ class WorkerProcess:
         ports = {name: found.get(name) for name in ("pid", "publicPort", "managementPort")}
         complete = {name: value for name, value in ports.items() if isinstance(value, int)}
         return complete if len(complete) == len(ports) and complete["pid"] == self.pid else None
+
+    def management_address(self) -> str | None:
+        """The URL of the management port of the process that serves, once that is bound."""
+        bound = self.bound()
+        return None if bound is None else f"https://127.0.0.1:{bound['managementPort']}"
 
     @property
     def _ready_file(self) -> Path:
@@ -83,12 +84,12 @@ class WorkerProcess:
         self._keeper = asyncio.create_task(self._keep(), name=f"keep-{self.name}")
 
     def fault(self) -> BaseException | None:
-        """Why no process of it is kept running any more though it was not told to end, or None."""
+        """Why no process is kept running any more though `stop` was not called, or None."""
         keeper = self._keeper
         return keeper.exception() if keeper is not None and keeper.done() and not keeper.cancelled() else None
 
     async def stop(self) -> None:
-        """Tell it to leave, and wait; killed when it takes too long."""
+        """Have the worker leave, and wait; a worker that takes too long is killed."""
         self._stopping = True
         process = self._process
         if process is not None and process.returncode is None:
@@ -116,7 +117,7 @@ class WorkerProcess:
         return self._started_with != self._environment
 
     def recycle(self) -> bool:
-        """Tell its process to leave; another is started in its place.  False when that process was told before."""
+        """Have the process leave; another is started in its place.  False when the process is leaving already."""
         process = self._process
         if process is None or process.returncode is not None or process.pid == self._recycled:
             return False
@@ -135,8 +136,8 @@ class WorkerProcess:
     def kill_if_frozen(self) -> None:
         """End a process that has not answered for long: another will take its place under a new incarnation.
 
-        To be asked only while it owns nothing, or while nobody knows who owns what: its peers have taken its shards long
-        before, and where there are none, nobody else can serve them.
+        For a worker that owns nothing, or while ownership is unknown: its peers have taken its shards long before, and
+        without peers no other worker can serve them.
         """
         if self.pid is not None and time.monotonic() - self.answered_at > _FROZEN_S:
             log.warning("worker does not answer; killed", extra={"worker": self.name, "after_s": _FROZEN_S})
@@ -162,7 +163,7 @@ class WorkerProcess:
             pause_s = _FIRST_PAUSE_S if lived_s > _STEADY_S else min(_LAST_PAUSE_S, pause_s * 2)
             self.restarts += 1
             if code == 0:
-                continue  # it left because it was told to
+                continue  # it left on request
             log.warning(
                 "%s ended (%s); starting it again in %.1f s; its last words: %s",
                 self.name,
@@ -186,10 +187,10 @@ class WorkerProcess:
                     env={
                         **os.environ,
                         **self._environment,
-                        "SHARD_WORKER_NAME": self.name,
-                        "SHARD_WORKER_PUBLIC_FD": str(self._public_fd),
-                        "SHARD_WORKER_PARENT_FD": str(read_end),
-                        "SHARD_WORKER_READY_FILE": str(self._ready_file),
+                        Variable.NAME: self.name,
+                        Variable.PUBLIC_FD: str(self._public_fd),
+                        Variable.PARENT_FD: str(read_end),
+                        Variable.READY_FILE: str(self._ready_file),
                     },
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=out,
@@ -203,24 +204,3 @@ class WorkerProcess:
                 return await self._process.wait()
             finally:
                 os.close(write_end)
-
-
-async def ask(
-    session: aiohttp.ClientSession, worker: WorkerProcess, path: str, context: ssl.SSLContext, *, within_s: float = 1.0
-) -> dict[str, object] | None:
-    """A worker's answer on its management port, or None when it has none for us now."""
-    bound = worker.bound()
-    if bound is None:
-        return None
-    try:
-        async with session.get(
-            f"https://127.0.0.1:{bound['managementPort']}{path}",
-            ssl=context,
-            server_hostname=INTERNAL_NAME,
-            timeout=aiohttp.ClientTimeout(total=within_s),
-        ) as response:
-            worker.answered_at = time.monotonic()
-            found = msgspec.json.decode(await response.read())
-            return found if response.status == 200 and isinstance(found, dict) else None
-    except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError):
-        return None

@@ -1,55 +1,72 @@
-"""What the workers' answers to `GET ownership` come to: the newest view of all, and for what each serves its own word.
+"""The observation that the planner uses, built from the workers' answers to `GET ownership`.
 
-A worker that is frozen still looks alive to whoever started it, and a row in the database outlives its process; what
-counts as alive here is what may be given a shard.
+The newest answer counts for the whole cluster, and each worker's own answer for the shards that this worker serves.  A
+frozen process still looks alive to its supervisor or its kubelet, and a worker's row in the database outlives the process:
+a worker is alive here when it may be given a shard.
 """
 
-from collections.abc import Mapping, Set
-from typing import Any
+from collections.abc import Iterable, Mapping, Set
 
-from shard_worker.domain.ids import ShardId
+from shard_worker.contract_internal import OwnershipResponse, WorkerState
 from threadcluster_operator.planning.placement import Worker
 from threadcluster_operator.planning.planner import ShardOwnership
-from threadcluster_operator.workers.client import newest
 
-Answers = dict[str, dict[str, Any]]  # JSON objects, by the worker that gave them
+Answers = Mapping[str, OwnershipResponse]
+"""By the worker that gave the answer."""
 
 
-def build_observation(
-    answers: Mapping[str, Mapping[str, Any]], *, running: Set[str], starting: Set[str], emptying: Set[str]
-) -> ShardOwnership | None:
-    """What the planner goes by, or None when nobody knows.
+def newest(answers: Iterable[OwnershipResponse]) -> OwnershipResponse | None:
+    """The answer that was read last, leaving out answers of workers that know of no shard yet.
 
-    A worker that is ``starting`` is still to become what it was or more: its share waits for it.  One that is fenced or
-    not ``running`` gets nothing, and its peers take what it had.
+    Plan version, epochs and beats only grow.
     """
-    found = newest(dict(answer) for answer in answers.values())
-    if found is None:
-        return None
-    workers = {}
-    for row in found["workers"]:
-        name = row["name"]
-        alive = name in running and row["state"] != "fenced"
-        workers[name] = Worker(
-            name,
-            live=alive or name in starting,
-            leaving=alive and row["leaving"],
-            cordoned=row["cordoned"],
-            draining=row["draining"] or name in emptying,
-            reads=row.get("readsFormat", 1),
-        )
-    return ShardOwnership(
-        found["planVersion"],
-        {ShardId(row["id"]): row["owner"] for row in found["shards"]},
-        {ShardId(row["id"]): row["target"] for row in found["shards"]},
-        {name: frozenset(answer["serving"]) for name, answer in answers.items() if is_member(name, answer)},
-        workers,
-        {ShardId(row["id"]): row["load"]["commandsPerSecond"] for row in found["shards"]},
-        {name: tuple(excess) for name, answer in answers.items() if (excess := answer.get("excessPrivileges"))},
-        {ShardId(row["id"]): row.get("format", 1) for row in found["shards"]},
+    return max((answer for answer in answers if answer.shards), key=_age, default=None)
+
+
+def _age(answer: OwnershipResponse) -> tuple[int, int, int]:
+    return (
+        answer.plan_version,
+        sum(shard.epoch for shard in answer.shards),
+        sum(worker.beat for worker in answer.workers),
     )
 
 
-def is_member(name: str, answer: Mapping[str, Any] | None) -> bool:
-    """A worker reads the database only after it has registered there, so its own row in its answer is its own."""
-    return answer is not None and any(row["name"] == name and row["state"] != "fenced" for row in answer["workers"])
+def build_observation(
+    answers: Answers, *, running: Set[str], starting: Set[str], emptying: Set[str]
+) -> ShardOwnership | None:
+    """The observation, or None without an answer that knows of the shards.
+
+    A worker that is ``starting`` is expected to become what it was, or more: its share waits for it.  A worker that is
+    fenced or not ``running`` gets nothing, and its peers take its shards.
+    """
+    found = newest(answers.values())
+    if found is None:
+        return None
+    workers = {}
+    for entry in found.workers:
+        name = entry.name
+        alive = name in running and entry.state is not WorkerState.FENCED
+        workers[name] = Worker(
+            name,
+            live=alive or name in starting,
+            leaving=alive and entry.leaving,
+            cordoned=entry.cordoned,
+            draining=entry.draining or name in emptying,
+            reads=entry.reads_format,
+        )
+    return ShardOwnership(
+        found.plan_version,
+        {shard.id: shard.owner for shard in found.shards},
+        {shard.id: shard.target for shard in found.shards},
+        {name: frozenset(answer.serving) for name, answer in answers.items() if is_member(name, answer)},
+        workers,
+        {shard.id: shard.load.commands_per_second for shard in found.shards},
+        {name: answer.excess_privileges for name, answer in answers.items() if answer.excess_privileges},
+        {shard.id: shard.format for shard in found.shards},
+    )
+
+
+def is_member(name: str, answer: OwnershipResponse | None) -> bool:
+    """A worker reads the database only after it has registered there, so its own entry in its answer is its own."""
+    entry = answer.worker(name) if answer is not None else None
+    return entry is not None and entry.state is not WorkerState.FENCED

@@ -7,8 +7,8 @@ capacity, pins, load and patience.  It keeps five invariants:
 * The order of the inputs does not matter; ties go to the name or number that sorts first.
 * A shard moves only off a worker that may not keep it, to its pin, or for balance; every move for balance leaves its
   receiver clearly below where its source was.
-* Whoever orders the first moves of a plan by count and asks again, with `rebalance_now` while `Placement.balancing`,
-  gets the rest of the same plan.
+* A planner that orders the first moves of a plan by count and asks again, with `rebalance_now` while
+  `Placement.balancing`, gets the rest of the same plan.
 * Balance by load settles: what it has balanced stays while loads wobble by 5 %.
 
 Balance is one greedy rule for both strategies: each step takes from the worker with the most, by capacity, the shard
@@ -20,13 +20,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from heapq import heapify, heappop, heappush
 from operator import attrgetter
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
+from shard_worker.contract_internal import plan_hash
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.assignment import plan_hash
-
-Mode = Literal["Auto", "Manual", "Paused"]
-Strategy = Literal["Count", "Load"]
+from threadcluster_operator.api import Mode, Strategy
 
 BASE_LOAD: Final = 1.0
 """Commands/s that every shard counts at least, so that idle shards spread by count."""
@@ -74,9 +72,9 @@ class Worker(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """What the user wants of moves.
+    """The user's policy of moves.
 
-    Auto does all; Manual balances only when told to; Paused orders no move of a shard whose owner is alive.  Shards
+    Auto does all; Manual balances only by command; Paused orders no move of a shard whose owner is alive.  Shards
     without an owner are placed in every mode.
     """
 
@@ -91,7 +89,7 @@ class Policy(NamedTuple):
 
 
 class Move(NamedTuple):
-    """A shard that should change its owner, and why; without a source nobody serves it."""
+    """A shard that should change its owner, and why; without a source no worker serves it."""
 
     shard: ShardId
     source: str | None
@@ -103,13 +101,16 @@ class Placement(NamedTuple):
     """Where every shard should be."""
 
     targets: Mapping[ShardId, str | None]
-    """None only for a shard that nobody has, while nobody may have it."""
+    """None only for a shard that no worker has, while no worker may have it."""
     moves: tuple[Move, ...]
-    """What is not there yet, most urgent first; orders under way are among them."""
+    """The shards that are not at their target yet, most urgent first; orders under way are among them."""
     hash: str
     """Of the targets: tells one plan from another."""
     imbalance_percent: float
-    """How far the worker with the most is above its share, before any move for balance."""
+    """How far the fullest worker is above its share before any move for balance; 0 where no move would lower it.
+
+    The status of a ThreadCluster and `threadcluster plan` both show this figure.
+    """
     balancing: bool
     """Some moves are for balance, and were not ordered yet: ask with `Policy.rebalance_now` until this is false."""
     unreadable: tuple[ShardId, ...] = ()
@@ -148,7 +149,7 @@ class _Bin:
         self.bound = 0.0
         """The part of its load that is pinned here."""
         self.queue: list[_Held] = []
-        """What may leave; from `_Balancer` on sorted: lightest first, and of equals last what is still on its way here."""
+        """The shards that may leave; from `_Balancer` on sorted: lightest first, of equals last those still on their way here."""
 
     @property
     def level(self) -> float:
@@ -208,10 +209,15 @@ class _Balancer:
             capacity -= self.sites[name].capacity
         self.fair = load / capacity if self.sites else 0.0
 
-    def imbalance_percent(self) -> float:
-        """How far the highest site is above the fair level; what no move can lower is no imbalance."""
-        highest = max((site.level for site in self.sites.values() if site.level > site.floor), default=0.0)
-        return max(0.0, (highest - self.fair) / self.fair * 100.0) if self.fair > 0 else 0.0
+    def imbalance_percent(self, strategy: Strategy) -> float:
+        """How far the highest site is above the fair level, of those sites that balancing would begin to move off.
+
+        The figure is the one that `unbalanced` compares with the threshold.  A surplus that no move would lower is no
+        imbalance: 5, 4 and 4 shards on three workers are balanced.
+        """
+        gain = _BEGIN[strategy]
+        movable = (site.level for site in self.sites.values() if self.best_step(site, gain) is not None)
+        return max(0.0, (max(movable, default=0.0) / self.fair - 1.0) * 100.0) if self.fair > 0 else 0.0
 
     def has_hot(self, site: _Bin) -> bool:
         """Its heaviest shard alone is more than a fair share, and no pin keeps others beside it."""
@@ -332,11 +338,11 @@ def compute_placement(shards: Iterable[Shard], workers: Iterable[Worker], policy
     Raises `ValueError` when two workers have one name, two shards have one id, or a capacity is not above 0.
     """
     plan = _Plan(sorted(shards, key=attrgetter("id")), sorted(workers, key=attrgetter("name")), policy)
-    plan.settle_homes()
+    plan.settle_places()
     scales = _Balancer(plan.sites)
-    plan.place_homeless(scales)
+    plan.place_unassigned(scales)
     scales.settle_fair()
-    imbalance_percent = scales.imbalance_percent()
+    imbalance_percent = scales.imbalance_percent(policy.strategy)
     moves = plan.balance(scales)
     return Placement(
         plan.targets,
@@ -371,7 +377,7 @@ class _Plan:
         self._by_format: dict[int, tuple[set[str], set[str]]] = {}
         self.unreadable: list[ShardId] = []
         self.targets: dict[ShardId, str | None] = {}
-        self.homeless: list[tuple[_Urgency, float, Shard]] = []
+        self.unassigned: list[tuple[_Urgency, float, Shard]] = []
 
     def _readers(self, journal_format: int) -> tuple[set[str], set[str]]:
         """The workers that may keep, and those that may get, a shard of a journal format."""
@@ -381,8 +387,8 @@ class _Plan:
             found = self._by_format[journal_format] = keepers, keepers & self.sites.keys()
         return found
 
-    def settle_homes(self) -> None:
-        """Give every shard the place that it has, was told to go to, or is pinned to, where it may have that."""
+    def settle_places(self) -> None:
+        """Keep every shard at its pin, its target or its owner, the first of them that may have it."""
         paused = self.policy.mode == "Paused"
         pins, live = self.policy.pins, self.live
         for shard in self.shards:
@@ -393,28 +399,28 @@ class _Plan:
             still = paused and owner in live
             pinned = pin in keepers and not still
             if pinned:
-                home = pin
+                place = pin
             elif target in sites:
-                home = target
+                place = target
             elif owner in keepers or still:
-                home = owner
+                place = owner
             else:
-                self.homeless.append((self._urgency(owner)[0], -weight, shard))
+                self.unassigned.append((self._urgency(owner)[0], -weight, shard))
                 continue
-            self.targets[shard_id] = home
-            if home not in self.sites:
+            self.targets[shard_id] = place
+            if place not in self.sites:
                 continue
-            site = self.sites[home]
+            site = self.sites[place]
             site.load += weight
             if pinned:
                 site.bound += weight
             else:
-                site.queue.append(_Held(weight, home != owner, shard_id, journal_format))
+                site.queue.append(_Held(weight, place != owner, shard_id, journal_format))
 
-    def place_homeless(self, scales: _Balancer) -> None:
-        """Give every other shard to whoever would then have the least; without a receiver, its live owner goes on."""
-        self.homeless.sort()
-        for _, negative, shard in self.homeless:
+    def place_unassigned(self, scales: _Balancer) -> None:
+        """Give every other shard to the worker that would then have the least; without a receiver, its live owner goes on."""
+        self.unassigned.sort()
+        for _, negative, shard in self.unassigned:
             site = scales.roomiest(-negative, shard.format)
             if site is None:
                 self.targets[shard.id] = shard.owner if shard.owner in self.live else None
@@ -438,20 +444,20 @@ class _Plan:
         reasons: dict[ShardId, str] = {}
         moved = scales.balance(_GO_ON[strategy])
         for shard_id, receiver in {id: name for id, name in moved.items() if name != self.targets[id]}.items():
-            home = self.targets[shard_id]
-            assert home is not None  # only what is at a site moves off it
+            place = self.targets[shard_id]
+            assert place is not None  # only what is at a site moves off it
             self.targets[shard_id] = receiver
             if strategy == "Count":
-                fair = average * self.sites[home].capacity
-                reasons[shard_id] = f"{home} holds {before[home]:.0f} of {round(fair, 1):g} shards"
-            elif hot.get(home, shard_id) != shard_id:
-                reasons[shard_id] = f"leaves shard {hot[home]} alone on {home}: hotter than a fair share"
+                fair = average * self.sites[place].capacity
+                reasons[shard_id] = f"{place} holds {before[place]:.0f} of {round(fair, 1):g} shards"
+            elif hot.get(place, shard_id) != shard_id:
+                reasons[shard_id] = f"leaves shard {hot[place]} alone on {place}: hotter than a fair share"
             else:
-                reasons[shard_id] = f"{home} carries {before[home]:.0f} commands/s, {receiver} {before[receiver]:.0f}"
+                reasons[shard_id] = f"{place} carries {before[place]:.0f} commands/s, {receiver} {before[receiver]:.0f}"
         return reasons
 
     def in_order(self, balancing: Mapping[ShardId, str]) -> tuple[Move, ...]:
-        """What is not where it should be, most urgent first; ``balancing`` has reasons, in the order of the moves."""
+        """The shards that are not at their target, most urgent first; ``balancing`` has reasons, in the order of the moves."""
         position = {shard_id: number for number, shard_id in enumerate(balancing)}
         ranked: list[tuple[_Urgency, int, float, Move]] = []
         for shard in self.shards:
@@ -503,9 +509,9 @@ def next_moves(
     targets: Mapping[ShardId, str | None],
     max_concurrent_moves: int,
 ) -> list[Move]:
-    """The moves to order now, most urgent first, so that never more than so many are under way.
+    """The moves to order now, most urgent first, so that never more than ``max_concurrent_moves`` are under way.
 
-    A shard that nobody serves waits for nothing, and a shard that is under way may be sent elsewhere at once.  Orders
+    A shard that no worker serves waits for nothing, and a shard that is under way may be sent elsewhere at once.  Orders
     beyond the limit, as a worker leaves them behind that handed its shards over by itself, are taken back before they
     are sent elsewhere: they wait for their turn with their owner.
     """

@@ -1,4 +1,4 @@
-"""What a cluster needs next, on every platform: a pure function of what is wanted and what is seen.
+"""The next steps of a cluster, on every platform: a pure function of the spec and of the observation.
 
 Level-triggered: it is asked again and again, and every answer follows from the present alone, so a step that was lost is
 simply taken again, and a wish that was withdrawn leaves nothing behind.
@@ -7,8 +7,8 @@ simply taken again, and a wish that was withdrawn leaves nothing behind.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from shard_worker.contract_internal import NO_CAPABLE_WORKER, ShardTarget, TargetsRequest
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.view import NO_CAPABLE_WORKER
 from threadcluster_operator.api import ThreadClusterSpec
 from threadcluster_operator.planning.placement import (
     Move,
@@ -22,7 +22,7 @@ from threadcluster_operator.planning.placement import (
 
 
 class ShardOwnership(NamedTuple):
-    """Ownership as a live worker tells it."""
+    """Ownership as a live worker reports it."""
 
     plan_version: int
     owners: Mapping[ShardId, str | None]
@@ -50,9 +50,14 @@ class NewPlan(NamedTuple):
     moves: int
     """How many of the shards have an owner that is alive, and another target than that; one taken back is none."""
 
+    def request(self) -> TargetsRequest:
+        """The request that records the plan."""
+        targets = [ShardTarget(shard, target, self.reasons[shard]) for shard, target in self.targets.items()]
+        return TargetsRequest(self.base_version, self.hash, targets)
+
 
 class PlanResult(NamedTuple):
-    """What to do now."""
+    """The steps to take now."""
 
     run: tuple[str, ...]
     """Workers that should be running."""
@@ -67,10 +72,12 @@ class PlanResult(NamedTuple):
     """The agreed moves that are not recorded yet and still possible: ask with them until there are none."""
     unreadable: tuple[ShardId, ...] = ()
     """The shards that no worker may get, because none that may get one reads its journal format: `NO_CAPABLE_WORKER`."""
+    imbalance_percent: float = 0.0
+    """See `Placement.imbalance_percent`."""
 
 
 class PlanPreview(NamedTuple):
-    """A plan that somebody was shown, and the world that it was made from."""
+    """A plan that a user was shown, and the state that it was made from."""
 
     placement: Placement
     spec: ThreadClusterSpec
@@ -89,12 +96,12 @@ def next_steps(
 ) -> PlanResult:
     """The next steps of the cluster ``name``; nothing destructive without an observation.
 
-    While there are ``agreed`` moves, just those are ordered for balance: somebody saw them and said yes.
+    While there are ``agreed`` moves, just those are ordered for balance: a user saw them and agreed.
     """
     wanted = _wanted(name, spec)
     surplus = sorted(running - set(wanted))
     if not wanted:
-        # Nobody is left to receive a shard: every worker releases what it has, and ends.
+        # No worker is left to receive a shard: every worker releases what it has, and ends.
         return PlanResult((), None, tuple(surplus), not surplus)
     if observed is None:
         return PlanResult(wanted, None, (), converged=False, balancing=rebalance_now, agreed=agreed)
@@ -109,7 +116,16 @@ def next_steps(
     )
     present = all(name in observed.serving and observed.workers.get(name, Worker(name)).live for name in wanted)
     converged = plan is None and settled and present and not surplus and set(wanted) <= running
-    return PlanResult(wanted, plan, stop, converged, placement.balancing, agreed, placement.unreadable)
+    return PlanResult(
+        wanted,
+        plan,
+        stop,
+        converged,
+        placement.balancing,
+        agreed,
+        placement.unreadable,
+        placement.imbalance_percent,
+    )
 
 
 def preview(
@@ -125,12 +141,12 @@ def preview(
 
 
 def same_plan(hash: str, placement: Placement) -> bool:
-    """The plan that somebody saw is still the one that would be carried out."""
+    """The plan that a user saw is still the one that would be carried out."""
     return hash == placement.hash
 
 
 def still_valid(shown: PlanPreview, spec: ThreadClusterSpec, running: frozenset[str], observed: ShardOwnership) -> bool:
-    """Nothing that somebody wants or does has changed since a plan was shown; loads may have, as they always do."""
+    """Neither spec nor ownership has changed since a plan was shown; loads may have, as they always do."""
     then = shown.observed
     return (shown.spec, shown.running) == (spec, running) and (
         (then.owners, then.targets, then.workers) == (observed.owners, observed.targets, observed.workers)
@@ -180,7 +196,7 @@ def _place(
 def _still_wanted(
     agreed: tuple[Move, ...], wanted: tuple[str, ...], spec: ThreadClusterSpec, observed: ShardOwnership
 ) -> tuple[Move, ...]:
-    """The agreed moves that are not recorded yet, without those that nobody could want any more."""
+    """The agreed moves that are not recorded yet, without those that the spec or the workers rule out by now."""
     if spec.rebalance.mode == "Paused":
         return ()
     pins = _pins(spec)

@@ -1,14 +1,13 @@
-"""What the supervisor remembers of moves from turn to turn: balance that has begun, and plans that somebody agreed to.
+"""The state of moves between two turns of a planner: balance that has begun, and plans that a user agreed to.
 
-The rest follows from the present alone, turn by turn (`plan`).  What is remembered is lost with the supervisor, which is
-harmless: a plan that was half carried out is planned again, or not, as the resource says.
+The rest follows from the present alone, turn by turn (`planner`).  The state is lost with the process, which is harmless: a
+plan that was half carried out is planned again, or not, as the resource says.
 """
 
 from collections import OrderedDict
 from typing import Any, Final
 
 from threadcluster_operator.api import ThreadClusterSpec
-from threadcluster_operator.local.errors import MovesRefused
 from threadcluster_operator.planning.placement import Move, Placement
 from threadcluster_operator.planning.planner import (
     PlanPreview,
@@ -21,6 +20,11 @@ from threadcluster_operator.planning.planner import (
 )
 
 _SHOWN_MOST: Final = 16
+"""Maximum number of plans that are remembered: a person compares a few."""
+
+
+class MovesRefused(Exception):
+    """Moves that were asked for are not made; the message is the reason."""
 
 
 class RebalanceSession:
@@ -59,7 +63,7 @@ class RebalanceSession:
     def show(
         self, spec: ThreadClusterSpec, running: frozenset[str], observed: ShardOwnership | None
     ) -> dict[str, Any]:  # JSON
-        """What `begin` would do now."""
+        """The plan that `begin` would carry out now."""
         observed, placement = self._whole_plan(spec, running, observed)
         self._shown[placement.hash] = PlanPreview(placement, spec, running, observed)
         self._shown.move_to_end(placement.hash)

@@ -1,18 +1,19 @@
 """The pods: what they run, what they see, and what they may do, which is little.
 
 Every pod keeps the "restricted" Pod Security Standard, has no token of the Kubernetes API, and writes nothing to its own
-file system.  What the user's pod template says is merged in where it can only add or place; what the operator needs stays.
+file system.  The user's pod template is merged in where it can only add or place; the operator's own fields stay.
 """
 
 from collections.abc import Mapping
 from typing import Any, Final
 
+from shard_worker.contract_internal import Variable
 from threadcluster_operator.api import EnvVar, SecretKeyRef
 from threadcluster_operator.render.inputs import MANAGEMENT_PORT, PUBLIC_PORT, RenderInput
 from threadcluster_operator.render.objects import Component, Object, labels_of, selector_of
 
 _SHUTDOWN_S: Final = 15
-"""What a worker has beyond draining: for its last answers and to close."""
+"""Time of a worker after draining: for its last answers, and to close."""
 _LOST_NODE_S: Final = 30
 _MOUNTS: Final = "/etc/threadcluster"
 _DSN_FILE: Final = "url"
@@ -59,25 +60,25 @@ def worker_template(wanted: RenderInput) -> Object:
     """The template of the workers' pods."""
     drain = wanted.spec.drain
     write_format = wanted.spec.worker.write_format
-    chosen: dict[str, str | int] = {} if write_format is None else {"WRITE_FORMAT": write_format}
+    chosen: dict[Variable, str | int] = {} if write_format is None else {Variable.WRITE_FORMAT: write_format}
     container = {
         **_container(wanted, "worker", ["shard-worker", "run"]),
         "env": [
-            _field("NAME", "metadata.name"),
-            _field("HOST", "status.podIP"),
+            _field(Variable.NAME, "metadata.name"),
+            _field(Variable.HOST, "status.podIP"),
             *_env(_database_settings(wanted)),
             *_env(
                 {
-                    "BIND": "::",
-                    "PUBLIC_PORT": PUBLIC_PORT,
-                    "MANAGEMENT_PORT": MANAGEMENT_PORT,
-                    "SECRET_FILE": f"{_MOUNTS}/internal/{SECRET_KEY}",
-                    "READ_CONNECTIONS": wanted.spec.database.max_connections_per_worker - _OTHER_CONNECTIONS,
-                    "DRAIN_SECONDS": drain.timeout_seconds,
-                    "PASSIVATION_IDLE_SECONDS": wanted.spec.worker.passivation.idle_seconds,
-                    "MAX_RESIDENT_THREADS": wanted.spec.worker.passivation.max_resident_threads,
-                    "SNAPSHOT_EVERY_EVENTS": wanted.spec.worker.snapshot_every_events,
-                    "LOG_FORMAT": "json",
+                    Variable.BIND: "::",
+                    Variable.PUBLIC_PORT: PUBLIC_PORT,
+                    Variable.MANAGEMENT_PORT: MANAGEMENT_PORT,
+                    Variable.SECRET_FILE: f"{_MOUNTS}/internal/{SECRET_KEY}",
+                    Variable.READ_CONNECTIONS: wanted.spec.database.max_connections_per_worker - _OTHER_CONNECTIONS,
+                    Variable.DRAIN_SECONDS: drain.timeout_seconds,
+                    Variable.PASSIVATION_IDLE_SECONDS: wanted.spec.worker.passivation.idle_seconds,
+                    Variable.MAX_RESIDENT_THREADS: wanted.spec.worker.passivation.max_resident_threads,
+                    Variable.SNAPSHOT_EVERY_EVENTS: wanted.spec.worker.snapshot_every_events,
+                    Variable.LOG_FORMAT: "json",
                     **chosen,
                 }
             ),
@@ -126,7 +127,7 @@ def worker_template(wanted: RenderInput) -> Object:
 
 
 def migration_template(wanted: RenderInput) -> Object:
-    """The template of the pod that migrates; its termination message says how it ended (`MigrationEnd`)."""
+    """The template of the pod that migrates; its termination message says how it ended (`MigrationFailure`)."""
     database = wanted.spec.database
     message = "/dev/termination-log"
     container = {
@@ -143,7 +144,7 @@ def migration_template(wanted: RenderInput) -> Object:
 
 
 def _container(wanted: RenderInput, name: str, command: list[str]) -> Object:
-    """What both containers have; a new list of mounts each time."""
+    """The fields of both containers; a new list of mounts each time."""
     made: Object = {
         "name": name,
         "image": wanted.spec.image,
@@ -179,26 +180,26 @@ def _database_volumes(wanted: RenderInput, dsn: SecretKeyRef) -> list[Object]:
     return volumes
 
 
-def _database_settings(wanted: RenderInput) -> dict[str, str | int]:
-    """What workers and migration know alike."""
+def _database_settings(wanted: RenderInput) -> dict[Variable, str | int]:
+    """The settings of workers and migration alike."""
     tls = wanted.spec.database.tls
-    settings: dict[str, str | int] = {
-        "CLUSTER": wanted.cluster_id,
-        "SHARDS": wanted.spec.shards,
-        "DSN_FILE": f"{_MOUNTS}/database/{_DSN_FILE}",
-        "DATABASE_TLS": _TLS_MODES[tls.mode],
+    settings: dict[Variable, str | int] = {
+        Variable.CLUSTER: wanted.cluster_id,
+        Variable.SHARDS: wanted.spec.shards,
+        Variable.DSN_FILE: f"{_MOUNTS}/database/{_DSN_FILE}",
+        Variable.DATABASE_TLS: _TLS_MODES[tls.mode],
     }
     if tls.ca_config_map_key_ref is not None:
-        settings["DATABASE_CA_FILE"] = f"{_MOUNTS}/database-ca/{_CA_FILE}"
+        settings[Variable.DATABASE_CA_FILE] = f"{_MOUNTS}/database-ca/{_CA_FILE}"
     return settings
 
 
-def _env(settings: Mapping[str, str | int]) -> list[Object]:
-    return [{"name": f"SHARD_WORKER_{name}", "value": str(value)} for name, value in settings.items()]
+def _env(settings: Mapping[Variable, str | int]) -> list[Object]:
+    return [{"name": variable.value, "value": str(value)} for variable, value in settings.items()]
 
 
-def _field(name: str, path: str) -> Object:
-    return {"name": f"SHARD_WORKER_{name}", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
+def _field(variable: Variable, path: str) -> Object:
+    return {"name": variable.value, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
 
 
 def _user_env(variable: EnvVar) -> Object:
@@ -218,11 +219,11 @@ def _probe(path: str, *, every_s: int, failures: int) -> Object:
 
 def _tolerations(users: list[dict[str, Any]]) -> list[Object]:
     """The user's, and for a node that is lost, where they say nothing of it: a worker's place is elsewhere, soon."""
-    said = {each.get("key") for each in users}
+    given = {each.get("key") for each in users}
     lost = [
         {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": _LOST_NODE_S}
         for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
-        if key not in said
+        if key not in given
     ]
     return [*users, *lost]
 

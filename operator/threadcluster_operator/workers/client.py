@@ -1,45 +1,112 @@
 """The client of `/internal/v1`, which any live worker of a cluster answers alike (docs/internal-api.md).
 
-It knows addresses, not where they come from: processes here, pods elsewhere.  Whatever is asked may be asked again, so a
-worker that does not answer only means that the next one is asked.  Both sides prove by a certificate that they hold the
-cluster's secret (`shard_worker.contract_tls`); the secret itself is never sent.
+The client knows addresses, not where they come from: processes here, pods elsewhere.  Every request may be sent again, so
+after a worker that does not answer the client asks the next one.  Both sides prove by a certificate that they hold the
+cluster's secret (`shard_worker.contract_tls`); the secret itself is never sent.  Answers are decoded here and nowhere else
+in the operator (`shard_worker.contract_internal`).
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+import logging
+import ssl
+from collections.abc import Sequence
+from typing import Final, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import aiohttp
 import msgspec
 
+from shard_worker.contract_internal import (
+    INTERNAL_PREFIX,
+    CordonResponse,
+    CordonVerb,
+    HistoryEntry,
+    HistoryResponse,
+    OwnershipResponse,
+    ProblemResponse,
+    TargetsRequest,
+    TargetsResponse,
+)
 from shard_worker.contract_tls import INTERNAL_NAME, PurposeContext, internal_client_context, parse_secrets
-from shard_worker.domain.ids import ShardId
+from threadcluster_operator.planning.observation import newest
+
+log = logging.getLogger(__name__)
 
 _ANSWER_S: Final = 6.0
-"""How long a worker may take; it gives Postgres 5 s."""
+"""Maximum time of a worker's answer; longer than the 5 s that the worker gives Postgres."""
 _LOOK_S: Final = 2.0
+"""Maximum time of an answer that needs no Postgres."""
 
-Document = dict[str, Any]  # a JSON object
-Targets = Iterable[Mapping[str, object]]
-"""What a plan wants, as `target_in` makes it."""
+T = TypeVar("T")
 
 
 class NoWorkerAvailable(Exception):
-    """No worker has an answer now; whether what was asked was done is not known."""
+    """No worker has an answer now; whether a change was recorded is not known."""
 
 
 class WorkerRefused(Exception):
-    """A worker's answer is no, and another's would be the same."""
+    """A worker refuses the request, and any other worker would refuse it too."""
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(detail)
         self.code = code
 
 
+class Reply(NamedTuple):
+    """An HTTP answer of a worker."""
+
+    address: str
+    status: int
+    body: bytes
+
+    def decoded(self, form: type[T]) -> T | None:
+        """The body as ``form``; None for a body of another form, which is logged: the releases may not fit together."""
+        try:
+            return msgspec.json.decode(self.body, type=form)
+        except msgspec.DecodeError as error:
+            log.warning("answer of a worker not decoded", extra={"address": self.address, "cause": str(error)})
+            return None
+
+
 def client_context(secret: str) -> PurposeContext:
-    """What proves us to the workers, made from the content of the cluster's secret.  Raises `ValueError`."""
+    """The TLS context that proves the operator to the workers, made from the cluster's secret.  Raises `ValueError`."""
     return internal_client_context(parse_secrets(secret.encode()))
+
+
+async def ask(
+    session: aiohttp.ClientSession,
+    address: str,
+    method: str,
+    path: str,
+    context: ssl.SSLContext,
+    *,
+    body: msgspec.Struct | None = None,
+    within_s: float,
+) -> Reply | None:
+    """The answer of the worker at ``https://host:port`` to a request below `INTERNAL_PREFIX`; None without an answer."""
+    try:
+        async with session.request(
+            method,
+            f"{address}{INTERNAL_PREFIX}/{path}",
+            data=None if body is None else msgspec.json.encode(body),
+            headers=None if body is None else {"Content-Type": "application/json"},
+            ssl=context,
+            server_hostname=INTERNAL_NAME,
+            timeout=aiohttp.ClientTimeout(total=within_s),
+        ) as response:
+            return Reply(address, response.status, await response.read())
+    except (aiohttp.ClientError, TimeoutError):
+        return None
+
+
+async def ask_ownership(
+    session: aiohttp.ClientSession, address: str, context: ssl.SSLContext, *, within_s: float = _LOOK_S
+) -> tuple[bool, OwnershipResponse | None]:
+    """Whether the worker at an address answers, and its answer to ``GET ownership``, if that is one."""
+    reply = await ask(session, address, "GET", "ownership", context, within_s=within_s)
+    if reply is None:
+        return False, None
+    return True, reply.decoded(OwnershipResponse) if reply.status == 200 else None
 
 
 class WorkerApiClient:
@@ -53,88 +120,49 @@ class WorkerApiClient:
         self._addresses = addresses
         self._context = client_context(secret)
 
-    async def ownership(self) -> Document:
-        """Who owns what: the newest of all answers.  Raises `NoWorkerAvailable`."""
+    async def ownership(self) -> OwnershipResponse:
+        """The newest answer of all workers.  Raises `NoWorkerAvailable`."""
         found = newest((await self.answers()).values())
         if found is None:
-            raise NoWorkerAvailable(_nobody(self._addresses))
+            raise NoWorkerAvailable(_no_answer(self._addresses))
         return found
 
-    async def answers(self) -> dict[str, Document]:
-        """Who owns what, as each worker that answers says, by the worker."""
-        asked = [self._ask(address, "GET", "ownership", None, _LOOK_S) for address in self._addresses]
-        found = [answer for status, answer in filter(None, await asyncio.gather(*asked)) if status == 200]
-        return {str(answer["answeredBy"]): answer for answer in found}
+    async def answers(self) -> dict[str, OwnershipResponse]:
+        """The answer of each worker that answers, by the worker's name."""
+        asked = [ask_ownership(self._session, address, self._context) for address in self._addresses]
+        found = [answer for _, answer in await asyncio.gather(*asked)]
+        return {answer.answered_by: answer for answer in found if answer is not None}
 
-    async def set_targets(self, version: int, plan_hash: str, targets: Targets) -> int:
-        """Record (shard, target, reason)s of a plan made from plan ``version``; its own version.
+    async def set_targets(self, plan: TargetsRequest) -> int:
+        """Record a plan; its version.
 
-        Raises `WorkerRefused` with code ``plan-stale`` when another plan came first, and `NoWorkerAvailable`.
+        Raises `WorkerRefused` with code `PLAN_STALE` when another plan came first, and `NoWorkerAvailable`.
         """
-        body = {"planVersion": version, "hash": plan_hash, "targets": list(targets)}
-        return int((await self._any("PUT", "targets", body))["planVersion"])
+        return (await self._any("PUT", "targets", TargetsResponse, plan)).plan_version
 
-    async def cordon(self, worker: str, verb: str) -> None:
-        """``cordon``, ``uncordon`` or ``drain`` a worker.  Raises `WorkerRefused` for an unknown name, `NoWorkerAvailable`."""
-        await self._any("POST", f"workers/{quote(worker, safe='')}/{verb}", None)
+    async def cordon(self, worker: str, verb: CordonVerb) -> None:
+        """Cordon, uncordon or drain a worker.  Raises `WorkerRefused` for an unknown name, `NoWorkerAvailable`."""
+        await self._any("POST", f"workers/{quote(worker, safe='')}/{verb}", CordonResponse)
 
-    async def history(self, limit: int, shard: int | None) -> list[Document]:
+    async def history(self, limit: int, shard: int | None) -> tuple[HistoryEntry, ...]:
         """The last changes of owner, newest first.  Raises `WorkerRefused` for an unknown shard, `NoWorkerAvailable`."""
         where = "" if shard is None else f"&shard={shard}"
-        changes: list[Document] = (await self._any("GET", f"history?limit={limit}{where}", None))["changes"]
-        return changes
+        return (await self._any("GET", f"history?limit={limit}{where}", HistoryResponse)).changes
 
-    async def _any(self, method: str, path: str, body: Document | None) -> Document:
-        """The first worker's answer that is one."""
+    async def _any(self, method: str, path: str, form: type[T], body: msgspec.Struct | None = None) -> T:
+        """The answer of the first worker that gives one."""
         for address in self._addresses:
-            answered = await self._ask(address, method, path, body, _ANSWER_S)
-            if answered is None or answered[0] >= 500:
+            reply = await ask(self._session, address, method, path, self._context, body=body, within_s=_ANSWER_S)
+            if reply is None or reply.status >= 500:
                 continue
-            status, answer = answered
-            if status == 200:
-                return answer
-            raise WorkerRefused(str(answer.get("code")), str(answer.get("detail", f"status {status}")))
-        raise NoWorkerAvailable(_nobody(self._addresses))
-
-    async def _ask(
-        self, address: str, method: str, path: str, body: Document | None, within_s: float
-    ) -> tuple[int, Document] | None:
-        """Status and JSON, or None when the worker has no answer."""
-        try:
-            async with self._session.request(
-                method,
-                f"{address}/internal/v1/{path}",
-                json=body,
-                ssl=self._context,
-                server_hostname=INTERNAL_NAME,
-                timeout=aiohttp.ClientTimeout(total=within_s),
-            ) as response:
-                found = msgspec.json.decode(await response.read())
-                return (response.status, found) if isinstance(found, dict) else None
-        except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError):
-            return None
+            if reply.status == 200:
+                answer = reply.decoded(form)
+                if answer is not None:
+                    return answer
+            elif (problem := reply.decoded(ProblemResponse)) is not None:
+                raise WorkerRefused(problem.code, problem.detail or f"status {reply.status}")
+        raise NoWorkerAvailable(_no_answer(self._addresses))
 
 
-def newest(answers: Iterable[Document]) -> Document | None:
-    """Of several answers to `GET ownership`, the one that was read last, without those that know of no shard yet.
-
-    Plan version, epochs and beats only ever grow.
-    """
-    return max((answer for answer in answers if answer["shards"]), key=_age, default=None)
-
-
-def _age(answer: Document) -> tuple[int, int, int]:
-    return (
-        answer["planVersion"],
-        sum(row["epoch"] for row in answer["shards"]),
-        sum(row["beat"] for row in answer["workers"]),
-    )
-
-
-def _nobody(addresses: Sequence[str]) -> str:
+def _no_answer(addresses: Sequence[str]) -> str:
     return f"none of {len(addresses)} workers answers" if addresses else "no worker runs"
-
-
-def target_document(shard: ShardId, target: str | None, reason: str) -> Document:
-    """One element of what `WorkerApiClient.set_targets` takes."""
-    return {"shard": shard, "target": target, "reason": reason}

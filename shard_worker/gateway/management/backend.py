@@ -1,6 +1,9 @@
 """Protocol of the worker behind the management port, so that the gateway does not import ownership."""
 
+from collections.abc import Sequence
 from typing import Protocol
+
+from shard_worker.contract_internal import EncodedOwnership, HistoryEntry, TargetsRequest
 
 Document = dict[str, object]
 
@@ -27,7 +30,7 @@ class ClusterView(Protocol):
         """``{"workers": […], "shards": […]}``, for people and for ``threadcluster status``."""
         ...
 
-    async def ownership(self) -> Document:
+    async def ownership(self) -> EncodedOwnership:
         """Owners, targets, load and the plan's version, for planners."""
         ...
 
@@ -35,8 +38,8 @@ class ClusterView(Protocol):
         """How many shards the cluster has: their ids are 0 to one less."""
         ...
 
-    async def set_targets(self, version: int, plan_hash: str, targets: list[tuple[int, str | None, str]]) -> int | None:
-        """Record (shard, target, reason)s of a plan made from plan ``version``: its own version, None when stale."""
+    async def set_targets(self, plan: TargetsRequest) -> int | None:
+        """Record a plan: its version, or None when another plan came first."""
         ...
 
     def plan_version(self) -> int:
@@ -55,6 +58,6 @@ class ClusterView(Protocol):
         """Begin to leave, if that has not begun; how many shards are still here or this worker's in the database."""
         ...
 
-    async def history(self, limit: int, shard: int | None) -> list[Document]:
+    async def history(self, limit: int, shard: int | None) -> Sequence[HistoryEntry]:
         """The last changes of owner, of one shard or of all, newest first."""
         ...

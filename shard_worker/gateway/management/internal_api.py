@@ -1,80 +1,71 @@
-"""``/internal/v1``: the interface between planners and any live worker.
+"""The routes of ``/internal/v1``, through which a planner reads and changes the cluster.
 
-Versioned like the public API, and documented in docs/internal-api.md, which a test holds to `InternalApi.routes`.  Any
-worker gives the same answer, because all of them read it from the same database; only ``serving`` and ``leave`` are the
-answering worker's own.  Nothing is taken by halves: a body or a parameter that is not wholly understood changes nothing.
+`shard_worker.contract_internal` has the messages.  The routes are documented in docs/internal-api.md, which a test holds to
+`InternalApi.routes`.  Any worker gives the same answer, because all of them read it from the same database; only
+``serving`` and ``leave`` are the answering worker's own.  A body or a parameter that is not wholly understood changes
+nothing.
 """
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Final
+from typing import Final
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
 from aiohttp import web
 
+from shard_worker.contract_internal import (
+    HISTORY_LIMIT,
+    HISTORY_MOST,
+    INTERNAL_PREFIX,
+    CordonResponse,
+    CordonVerb,
+    HistoryResponse,
+    LeaveResponse,
+    ShardTarget,
+    TargetsRequest,
+    TargetsResponse,
+)
 from shard_worker.gateway.http import json_bounds, json_decoding
 from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.http.problems import Problem, ProblemCode, ProblemRaised, invalid
+from shard_worker.gateway.http.query_string import too_many_parameters
 from shard_worker.gateway.http.request_body import check_media_type, read_body
 from shard_worker.gateway.http.response import RawResponse
 from shard_worker.gateway.management.backend import ClusterView, DatabaseUnavailable
-from shard_worker.gateway.public import query_params
 
-PREFIX: Final = "/internal/v1"
-HISTORY_LIMIT: Final = 50
-HISTORY_MOST: Final = 1_000
-
-_WORKERS: Final = f"{PREFIX}/workers/"
-_CORDONS: Final = {"cordon": (True, False), "uncordon": (False, False), "drain": (True, True)}
-"""(cordoned, draining) after each of them."""
+_WORKERS: Final = f"{INTERNAL_PREFIX}/workers/"
+_VERBS: Final = frozenset(verb.value for verb in CordonVerb)
 
 Handler = Callable[[web.BaseRequest, str], Awaitable[RawResponse]]
 """Answers a request; the text is the ``{name}`` in its path, or empty."""
 
 
-class TargetIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where a plan wants one shard."""
-
-    shard: int
-    target: str | None
-    reason: str
-
-
-class PlanIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """The body of ``PUT /internal/v1/targets``: the targets that change; the others stay as they are."""
-
-    plan_version: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-    """The version of the plan this one was made from; Postgres keeps it in 64 bits."""
-    hash: str
-    targets: list[TargetIn]
-
-
 class InternalApi:
-    """Answers everything under `PREFIX`."""
+    """Answers everything under `INTERNAL_PREFIX`."""
 
     def __init__(self, view: ClusterView, options: GatewayOptions) -> None:
         self._view = view
         self._options = options
         self.routes: dict[str, dict[str, Handler]] = {
-            f"{PREFIX}/ownership": {"GET": self._ownership},
-            f"{PREFIX}/targets": {"PUT": self._targets},
-            f"{PREFIX}/history": {"GET": self._history},
-            f"{PREFIX}/leave": {"POST": self._leave},
-            **{f"{_WORKERS}{{name}}/{verb}": {"POST": self._cordoning(verb)} for verb in _CORDONS},
+            f"{INTERNAL_PREFIX}/ownership": {"GET": self._ownership},
+            f"{INTERNAL_PREFIX}/targets": {"PUT": self._targets},
+            f"{INTERNAL_PREFIX}/history": {"GET": self._history},
+            f"{INTERNAL_PREFIX}/leave": {"POST": self._leave},
+            **{f"{_WORKERS}{{name}}/{verb}": {"POST": self._cordoning(verb)} for verb in CordonVerb},
         }
         """By path, and for each path by method."""
 
     def find(self, path: str) -> tuple[dict[str, Handler] | None, str]:
-        """The resource at a path, and the name in the path."""
+        """The handlers of a path by method, None where there are none, and the name in the path."""
         name, _, verb = path.removeprefix(_WORKERS).partition("/")
-        if path.startswith(_WORKERS) and name and verb in _CORDONS:
+        if path.startswith(_WORKERS) and name and verb in _VERBS:
             return self.routes[f"{_WORKERS}{{name}}/{verb}"], unquote(name)
         return (None if "{" in path else self.routes.get(path)), ""
 
     async def _ownership(self, request: web.BaseRequest, _: str) -> RawResponse:
         _parameters(request, ())
-        return RawResponse(msgspec.json.encode(await self._view.ownership()))
+        return _answer(await self._view.ownership())
 
     async def _targets(self, request: web.BaseRequest, _: str) -> RawResponse:
         _parameters(request, ())
@@ -83,7 +74,7 @@ class InternalApi:
         json_bounds.check(raw, json_bounds.PLAN)
         value, failures = json_decoding.decode(raw)
         try:
-            plan = msgspec.convert(value, PlanIn)
+            plan = msgspec.convert(value, TargetsRequest)
         except msgspec.ValidationError as error:
             raise invalid(*failures, str(error)) from None
         except UnicodeEncodeError:  # msgspec cannot name a field that has a lone surrogate in its name
@@ -95,32 +86,31 @@ class InternalApi:
         failures += _target_failures(plan.targets, shards)
         if failures:
             raise invalid(*failures)
-        targets = [(target.shard, target.target, target.reason) for target in plan.targets]
         with _postgres():
-            version = await self._view.set_targets(plan.plan_version, plan.hash, targets)
+            version = await self._view.set_targets(plan)
         if version is None:
             detail = f"made from plan {plan.plan_version}, but plan {self._view.plan_version()} is in force"
             raise ProblemRaised(Problem(code=ProblemCode.PLAN_STALE, detail=detail))
-        return RawResponse(b'{"planVersion":%d}' % version)
+        return _answer(TargetsResponse(plan_version=version))
 
-    def _cordoning(self, verb: str) -> Handler:
-        cordoned, draining = _CORDONS[verb]
-
+    def _cordoning(self, verb: CordonVerb) -> Handler:
         async def answer(request: web.BaseRequest, name: str) -> RawResponse:
-            await self._read_empty_body(request)
+            await self._check_empty(request)
             with _postgres():
-                found = _storable(name) and await self._view.set_cordon(name, cordoned=cordoned, draining=draining)
+                found = _storable(name) and await self._view.set_cordon(
+                    name, cordoned=verb.cordoned, draining=verb.draining
+                )
             if not found:
                 known = ", ".join(self._view.worker_names()) or "none"
                 detail = f"name: no worker has ever been called {name!r}; known are: {known}"
                 raise ProblemRaised(Problem(code=ProblemCode.WORKER_NOT_FOUND, detail=detail))
-            return RawResponse(msgspec.json.encode({"name": name, "cordoned": cordoned, "draining": draining}))
+            return _answer(CordonResponse(name=name, cordoned=verb.cordoned, draining=verb.draining))
 
         return answer
 
     async def _leave(self, request: web.BaseRequest, _: str) -> RawResponse:
-        await self._read_empty_body(request)
-        return RawResponse(msgspec.json.encode({"owned": self._view.leave(), "leaving": True}))
+        await self._check_empty(request)
+        return _answer(LeaveResponse(owned=self._view.leave()))
 
     async def _history(self, request: web.BaseRequest, _: str) -> RawResponse:
         given = _parameters(request, ("limit", "shard"))
@@ -133,10 +123,10 @@ class InternalApi:
             raise invalid(*failures)
         with _postgres():
             changes = await self._view.history(limit or HISTORY_LIMIT, shard)
-        return RawResponse(msgspec.json.encode({"changes": changes}))
+        return _answer(HistoryResponse(changes=tuple(changes)))
 
-    async def _read_empty_body(self, request: web.BaseRequest) -> None:
-        """Refuse parameters and fields: the path says it all."""
+    async def _check_empty(self, request: web.BaseRequest) -> None:
+        """Refuse parameters and fields: the path is the whole request."""
         _parameters(request, ())
         raw = await read_body(request, self._options)
         if not raw:
@@ -148,6 +138,10 @@ class InternalApi:
             raise invalid("body: must be empty, or an object without fields")
         if value:
             raise invalid(*(f"{name[:100]}: is not a field of this request" for name in value))
+
+
+def _answer(message: msgspec.Struct) -> RawResponse:
+    return RawResponse(msgspec.json.encode(message))
 
 
 @contextmanager
@@ -165,7 +159,7 @@ def _storable(text: str) -> bool:
     return "\0" not in text and text.isprintable()
 
 
-def _target_failures(targets: list[TargetIn], shards: int) -> list[str]:
+def _target_failures(targets: list[ShardTarget], shards: int) -> list[str]:
     failures: list[str] = []
     places: dict[int, int] = {}
     for place, target in enumerate(targets):
@@ -186,7 +180,7 @@ def _parameters(request: web.BaseRequest, known: tuple[str, ...]) -> dict[str, s
     fields: dict[str, str] = {}
     failures: list[str] = []
     query = request.raw_path.partition("?")[2]
-    if (failure := query_params.too_many(query)) is not None:
+    if (failure := too_many_parameters(query)) is not None:
         raise invalid(failure)
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in known:

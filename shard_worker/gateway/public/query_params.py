@@ -11,13 +11,12 @@ from urllib.parse import parse_qsl
 from msgspec import Struct
 
 from shard_worker.domain.ids import AccountId, canonical
+from shard_worker.gateway.http.query_string import too_many_parameters
 from shard_worker.gateway.public.request_models import ULID_PATTERN
 
 GREATEST_NUMBER: Final = 2**63 - 1
 GREATEST_LIMIT: Final = 1_000
 DEFAULT_LIMIT: Final = 100
-PARAMETERS_MOST: Final = 32
-"""Parameters of one request, known or not: each costs time, and the longest target can hold 4,000."""
 _NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,18}")
 
 
@@ -79,16 +78,9 @@ def _number(fields: dict[str, str], name: str, default: int, least: int, most: i
 
 def unknown_parameters(query: str) -> list[str]:
     """A failure for each parameter of a route that has none."""
-    if (failure := too_many(query)) is not None:
+    if (failure := too_many_parameters(query)) is not None:
         return [failure]
     return _fields(query, frozenset())[1] if query else []
-
-
-def too_many(query: str) -> str | None:
-    """The failure of a raw query string with more than `PARAMETERS_MOST` parameters, or None."""
-    if query.count("&") < PARAMETERS_MOST:
-        return None
-    return f"query: must have at most {PARAMETERS_MOST} parameters"
 
 
 def _fields(query: str, known: frozenset[str]) -> tuple[dict[str, str], list[str]]:
@@ -107,7 +99,7 @@ def _fields(query: str, known: frozenset[str]) -> tuple[dict[str, str], list[str
 
 def read_parameters(query: str, parameters: tuple[Parameter, ...]) -> tuple[QueryValues | None, list[str]]:
     """The values of a raw query string, or all that is wrong with it."""
-    if (failure := too_many(query)) is not None:
+    if (failure := too_many_parameters(query)) is not None:
         return None, [failure]
     fields, failures = _fields(query, frozenset(parameter.name for parameter in parameters))
     given = fields.get("account_id")

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from threadcluster_operator.planning.placement import Strategy
+from threadcluster_operator.api import Strategy
 
 from tests.benchmarks.moves.figures import Bar, Figure, distribution
 from tests.benchmarks.moves.settings import Settings

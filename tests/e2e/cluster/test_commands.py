@@ -14,6 +14,7 @@ from threadcluster_operator.cli.kubernetes.rebalance import RebalanceClient
 from threadcluster_operator.kube.client import KubeAccess, connect
 from threadcluster_operator.main import main
 
+from shard_worker.contract_internal import CordonVerb
 from tests.e2e.cluster.api import Api
 from tests.e2e.cluster.conftest import KubeconfigFor
 from tests.e2e.cluster.harness import KIND, VERSION, Harness, harness_on, is_ready, thread_cluster
@@ -200,8 +201,8 @@ async def test_what_is_cordoned_or_drained_stays_so_beside_the_operator(harness:
     """It plans nothing onto such a worker when the cluster grows, and undoes nothing when another setting changes."""
     workers = await harness.make("chat")
     await harness.until("chat", is_ready)
-    await workers.cordon("chat-0", "cordon")
-    await workers.cordon("chat-1", "drain")
+    await workers.cordon("chat-0", CordonVerb.CORDON)
+    await workers.cordon("chat-1", CordonVerb.DRAIN)
     await harness.edit("chat", {"replicas": 4})
     await _owned(workers, {"chat-0": 8, "chat-2": 4, "chat-3": 4})
     await harness.edit("chat", {"rebalance": {"maxConcurrentMoves": 2}})
@@ -215,9 +216,9 @@ async def test_a_rebalance_in_mode_manual_is_done_beside_the_operator(harness: H
     """It moves nothing by itself there, and takes nothing back."""
     workers = await harness.make("chat", rebalance={"mode": "Manual"})
     await harness.until("chat", is_ready)
-    await workers.cordon("chat-1", "drain")
+    await workers.cordon("chat-1", CordonVerb.DRAIN)
     await _owned(workers, {"chat-0": 16})
-    await workers.cordon("chat-1", "uncordon")
+    await workers.cordon("chat-1", CordonVerb.UNCORDON)
     async with connect(KubeAccess(str(harness.api.kubeconfig))) as kube:
         hand = RebalanceClient(kube, Crew(workers, harness.api, harness.namespace), harness.namespace, "chat")
         assert (await hand.rebalance(None))["moves"] == 8
@@ -226,12 +227,12 @@ async def test_a_rebalance_in_mode_manual_is_done_beside_the_operator(harness: H
                 await asyncio.sleep(0.05)
     assert found["givenUp"] == []
     await harness.until("chat", is_ready)
-    assert Counter(row["owner"] for row in (await workers.ownership())["shards"]) == {"chat-0": 8, "chat-1": 8}
+    assert Counter(shard.owner for shard in (await workers.ownership()).shards) == {"chat-0": 8, "chat-1": 8}
 
 
 async def _owned(workers: MemoryWorkers, wanted: dict[str, int], within_s: float = 30.0) -> None:
     async with asyncio.timeout(within_s):
-        while Counter(row["owner"] for row in (await workers.ownership())["shards"]) != wanted:
+        while Counter(shard.owner for shard in (await workers.ownership()).shards) != wanted:
             await asyncio.sleep(0.05)
 
 

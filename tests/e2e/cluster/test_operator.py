@@ -48,7 +48,7 @@ async def test_it_grows_and_shrinks_by_replicas(harness: Harness) -> None:
     await harness.until("chat", is_ready)
     assert len(workers.owned_by("chat-0")) == 16
     history = await workers.history(1000, None)
-    assert {each["kind"] for each in history} <= {"claim", "handoff"}
+    assert {each.kind for each in history} <= {"claim", "handoff"}
 
 
 async def test_an_edit_restarts_the_workers_one_after_the_other(harness: Harness) -> None:

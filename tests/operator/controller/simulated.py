@@ -11,14 +11,16 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+import msgspec
 from threadcluster_operator.api import KubernetesSpec, parse_spec
 from threadcluster_operator.controller.actions import Actions, OperatorContext, plan_actions
 from threadcluster_operator.controller.diagnosis import diagnose
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object, condition
 from threadcluster_operator.controller.status import status_of
 from threadcluster_operator.planning.observation import build_observation
-from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerRefused, target_document
+from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerRefused
 
+from shard_worker.contract_internal import OwnershipResponse, TargetsRequest
 from tests.fakes.worker_api import MemoryWorkers
 
 NAME: Final = "chat"
@@ -155,14 +157,13 @@ class Simulation:
             float(self.turn_number),
         )
 
-    def _answers(self) -> dict[str, Any]:
+    def _answers(self) -> dict[str, OwnershipResponse]:
         answers = {}
         for name, worker in self.workers._live().items():
             answer = self.workers._answer(worker)
             if self.contradicting and name == min(self.workers._live()):
-                for shard in answer["shards"]:
-                    shard["owner"] = None
-                answer["planVersion"] += 1
+                unowned = tuple(msgspec.structs.replace(shard, owner=None) for shard in answer.shards)
+                answer = msgspec.structs.replace(answer, shards=unowned, plan_version=answer.plan_version + 1)
             answers[name] = answer
         return answers
 
@@ -184,7 +185,6 @@ class Simulation:
                 del self.objects[place]
         if steps.targets is not None and not self.unanswered:
             plan = steps.targets
-            targets = [target_document(shard, target, plan.reasons[shard]) for shard, target in plan.targets.items()]
             if plan.moves > spec.rebalance.max_concurrent_moves and not any(
                 owner is not None
                 and seen.ownership is not None
@@ -192,10 +192,10 @@ class Simulation:
                 for shard, owner in (seen.ownership.owners.items() if seen.ownership is not None else ())
             ):
                 raise Violation(f"{plan.moves} moves at once")
-            self._set_targets(plan.base_version, plan.hash, targets)
+            self._set_targets(plan.request())
 
-    def _set_targets(self, version: int, plan_hash: str, targets: list[dict[str, Any]]) -> None:
-        work = self.workers.set_targets(version, plan_hash, targets)
+    def _set_targets(self, plan: TargetsRequest) -> None:
+        work = self.workers.set_targets(plan)
         try:
             work.send(None)
         except StopIteration:

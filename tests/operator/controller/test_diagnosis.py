@@ -7,7 +7,7 @@ from threadcluster_operator.controller.diagnosis import Diagnosis, Reason, diagn
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object
 from threadcluster_operator.render import selector_of
 
-from shard_worker.contract import DatabaseFault
+from shard_worker.contract_internal import DatabaseFault
 
 NOW = 1_777_636_800.0  # 2026-05-01T12:00:00Z
 

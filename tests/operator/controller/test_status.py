@@ -4,10 +4,13 @@ from typing import Any
 
 import pytest
 from threadcluster_operator.api import KubernetesSpec, parse_spec
-from threadcluster_operator.controller.actions import Actions
+from threadcluster_operator.controller.actions import Actions, OperatorContext, plan_actions
 from threadcluster_operator.controller.diagnosis import Diagnosis, Reason
 from threadcluster_operator.controller.snapshot import ClusterSnapshot
 from threadcluster_operator.controller.status import patch_of, ranges, status_of
+from threadcluster_operator.planning.placement import Worker
+from threadcluster_operator.planning.planner import ShardOwnership
+from threadcluster_operator.planning.rebalance import RebalanceSession
 
 from shard_worker.domain.ids import ShardId
 from tests.operator.controller.simulated import NAME, Simulation
@@ -116,7 +119,27 @@ def test_a_cluster_without_workers_is_ready_and_not_available(simulation: Simula
     assert (status["desiredReplicas"], status["replicas"], status["shards"]["imbalancePercent"]) == (0, 0, 0)
 
 
-def test_autoscaling_is_reported_as_not_supported(simulation: Simulation) -> None:
+@pytest.mark.parametrize(
+    ("counts", "percent"), [((6, 4, 3), 38.5), ((5, 4, 4), 0.0), ((4, 4, 4), 0.0)], ids=["uneven", "odd one", "even"]
+)
+def test_the_imbalance_is_that_of_the_plan(
+    simulation: Simulation, counts: tuple[int, int, int], percent: float
+) -> None:
+    """The status has the figure of `threadcluster plan`, without its decimals."""
+    names = [f"{NAME}-{number}" for number, count in enumerate(counts) for _ in range(count)]
+    owners = {ShardId(shard): name for shard, name in enumerate(names)}
+    observed = ShardOwnership(1, owners, owners, {}, {name: Worker(name) for name in names}, {})
+    simulation.edit(rebalance={"mode": "Manual"})
+    seen = simulation.look()._replace(ownership=observed)
+    spec, running = parse_spec(seen.resource), frozenset(names)
+    actions = plan_actions(seen, spec, OperatorContext("here", False, "0123456789abcdef"), balancing=False)
+    status = status_of(seen, spec, actions, None)
+    shown = RebalanceSession(NAME).show(spec, running, observed)
+    assert shown["imbalancePercent"] == percent
+    assert status["shards"]["imbalancePercent"] == round(percent)
+
+
+def test_autoscaling_is_told_to_come_later(simulation: Simulation) -> None:
     """A field that does nothing yet says so."""
     simulation.edit(autoscaling={"minReplicas": 1, "maxReplicas": 3, "targetCommandsPerSecond": 100})
     status = status_of(simulation.look(), parse_spec(simulation.resource), simulation.last, None)

@@ -4,14 +4,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from hypothesis import strategies as st
+from threadcluster_operator.api import Mode, Strategy
 from threadcluster_operator.planning.placement import (
     BASE_LOAD,
-    Mode,
     Move,
     Placement,
     Policy,
     Shard,
-    Strategy,
     Worker,
 )
 

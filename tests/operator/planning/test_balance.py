@@ -6,12 +6,12 @@ from math import ceil
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from threadcluster_operator.api import Strategy
 from threadcluster_operator.planning.placement import (
     BASE_LOAD,
     Move,
     Policy,
     Shard,
-    Strategy,
     Worker,
     compute_placement,
 )
@@ -95,6 +95,24 @@ def test_imbalance_is_reported_whether_anything_moves_or_not() -> None:
     assert placement.imbalance_percent == pytest.approx(25.0)
     assert placement.moves == ()
     assert compute_placement([], [], Policy()).imbalance_percent == 0.0
+
+
+@pytest.mark.parametrize(
+    ("shards", "percent"),
+    [
+        pytest.param(held(w_0=6, w_1=4, w_2=3), 100 * (6 / (13 / 3) - 1), id="6, 4 and 3"),
+        pytest.param(held(w_0=5, w_1=4, w_2=4), 0.0, id="no move would help"),
+        pytest.param(held(w_0=13), 200.0, id="all on one"),
+    ],
+)
+def test_imbalance_is_the_figure_that_the_threshold_is_compared_with(shards: list[Shard], percent: float) -> None:
+    """Balance begins for a threshold below the figure, and not for one above it."""
+    found = compute_placement(shards, workers(3), Policy(mode="Paused")).imbalance_percent
+    assert found == pytest.approx(percent)
+    below = compute_placement(shards, workers(3), Policy(imbalance_threshold_percent=found - 1)).moves
+    assert bool(below) is (percent > 0)
+    if percent <= 100:  # beyond that a worker has hardly anything, which is reason enough
+        assert not compute_placement(shards, workers(3), Policy(imbalance_threshold_percent=found + 1)).moves
 
 
 def test_a_threshold_is_not_raised_by_what_no_move_can_lower() -> None:

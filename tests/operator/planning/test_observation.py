@@ -1,33 +1,84 @@
-"""The observation from the workers' answers: receivers of shards, and the newest view."""
+"""The observation that is built from the workers' answers: which workers may get a shard, and whose answer counts."""
 
-from typing import Any
-
-from threadcluster_operator.planning.observation import build_observation
+from threadcluster_operator.planning.observation import build_observation, newest
 from threadcluster_operator.planning.placement import Worker
-from threadcluster_operator.workers.client import newest
 
-Row = dict[str, Any]  # JSON
+from shard_worker.contract_internal import (
+    OwnershipResponse,
+    ShardEntry,
+    ShardLoad,
+    WorkerEntry,
+    shard_state,
+    worker_state,
+)
+from shard_worker.domain.ids import ShardId
+
 NONE: frozenset[str] = frozenset()
 
 
-def worker(name: str, state: str = "ready", *, beat: int = 1, **flags: bool) -> Row:
+def worker(
+    name: str,
+    *,
+    fenced: bool = False,
+    leaving: bool = False,
+    beat: int = 1,
+    cordoned: bool = False,
+    draining: bool = False,
+) -> WorkerEntry:
     """A worker in an answer."""
-    return {"name": name, "state": state, "beat": beat, "leaving": False, "cordoned": False, "draining": False} | flags
+    return WorkerEntry(
+        name=name,
+        incarnation=f"{name}-first",
+        state=worker_state(fenced=fenced, leaving=leaving),
+        host="127.0.0.1",
+        public_port=8080,
+        management_port=8081,
+        beat=beat,
+        leaving=leaving,
+        cordoned=cordoned,
+        draining=draining,
+    )
 
 
-def shard(id: int, owner: str | None, *, epoch: int = 1, load: float = 0.0) -> Row:
+def shard(id: int, owner: str | None, *, epoch: int = 1, load: float = 0.0) -> ShardEntry:
     """A shard in an answer."""
-    return {"id": id, "owner": owner, "target": owner, "epoch": epoch, "load": {"commandsPerSecond": load}}
+    return ShardEntry(
+        id=ShardId(id),
+        owner=owner,
+        incarnation=None,
+        epoch=epoch,
+        state=shard_state(owner=owner, target=owner),
+        target=owner,
+        reason=None,
+        since=None,
+        load=ShardLoad(commands_per_second=load),
+    )
 
 
-def answer(workers: list[Row], shards: list[Row], *, version: int = 1, serving: tuple[int, ...] = ()) -> Row:
-    """An answer of a worker."""
-    return {"planVersion": version, "workers": workers, "shards": shards, "serving": list(serving)}
+def answer(
+    workers: list[WorkerEntry],
+    shards: list[ShardEntry],
+    *,
+    version: int = 1,
+    serving: tuple[int, ...] = (),
+    excess: tuple[str, ...] = (),
+) -> OwnershipResponse:
+    """The answer of a worker."""
+    return OwnershipResponse(
+        answered_by="a",
+        plan_version=version,
+        plan_hash="",
+        workers=tuple(workers),
+        shards=tuple(shards),
+        serving=tuple(map(ShardId, serving)),
+        excess_privileges=excess,
+    )
 
 
 def test_without_a_known_view_there_is_no_observation() -> None:
     """Neither silence nor a worker that has not read the database yet."""
-    for answers in ({}, {"a": answer([], [])}):
+    silence: dict[str, OwnershipResponse] = {}
+    for answers in (silence, {"a": answer([], [])}):
         assert build_observation(answers, running={"a"}, starting=NONE, emptying=NONE) is None
 
 
@@ -47,8 +98,8 @@ def test_the_view_that_was_read_last_counts() -> None:
 def test_a_worker_may_get_shards_while_it_runs_and_was_not_fenced() -> None:
     """A row outlives its process, and a frozen process its incarnation."""
     rows = [worker(name) for name in ("a", "gone")] + [
-        worker("frozen", "fenced"),
-        worker("new", "fenced", leaving=True),
+        worker("frozen", fenced=True),
+        worker("new", fenced=True, leaving=True),
     ]
     found = build_observation(
         {"a": answer(rows, [shard(0, "a", load=2.5)], serving=(0,))},
@@ -69,9 +120,9 @@ def test_a_worker_may_get_shards_while_it_runs_and_was_not_fenced() -> None:
 
 def test_wishes_about_workers_are_passed_on() -> None:
     """Of the database, of the worker itself, and of the supervisor."""
-    rows = [worker("a", cordoned=True), worker("b", cordoned=True, draining=True), worker("c", "leaving", leaving=True)]
+    rows = [worker("a", cordoned=True), worker("b", cordoned=True, draining=True), worker("c", leaving=True)]
     rows.append(worker("d"))
-    names = {row["name"] for row in rows}
+    names = {row.name for row in rows}
     found = build_observation({"a": answer(rows, [shard(0, "a")])}, running=names, starting=NONE, emptying={"d"})
     assert found is not None
     assert found.workers == {
@@ -84,7 +135,7 @@ def test_wishes_about_workers_are_passed_on() -> None:
 
 def test_who_is_no_member_yet_serves_nothing_that_counts() -> None:
     """Its own row is that of its process before."""
-    rows = [worker("a"), worker("b", "fenced")]
+    rows = [worker("a"), worker("b", fenced=True)]
     found = build_observation(
         {"a": answer(rows, [shard(0, "a")], serving=(0,)), "b": answer(rows, [shard(0, "a")])},
         running={"a", "b"},
@@ -96,13 +147,12 @@ def test_who_is_no_member_yet_serves_nothing_that_counts() -> None:
 
 
 def test_what_a_login_may_do_besides_is_known_by_the_worker_that_says_so() -> None:
-    """One of an older release says nothing of it."""
+    """Each worker answers for its own login."""
     row = shard(0, "a", epoch=1)
     answers = {
-        "a": answer([worker("a")], [row]) | {"excessPrivileges": ["DELETE"]},
-        "b": answer([worker("b")], [row]) | {"excessPrivileges": []},
-        "c": answer([worker("c")], [row]),
+        "a": answer([worker("a")], [row], excess=("DELETE",)),
+        "b": answer([worker("b")], [row]),
     }
-    observed = build_observation(answers, running={"a", "b", "c"}, starting=set(), emptying=set())
+    observed = build_observation(answers, running={"a", "b"}, starting=set(), emptying=set())
     assert observed is not None
     assert observed.excess_privileges == {"a": ("DELETE",)}

@@ -15,8 +15,8 @@ from threadcluster_operator.planning.placement import (
     next_moves,
 )
 
+from shard_worker.contract_internal import plan_hash
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.assignment import plan_hash
 from tests.operator.planning.clusters import (
     NAMES,
     applied,

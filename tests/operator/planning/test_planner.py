@@ -19,8 +19,8 @@ from threadcluster_operator.planning.planner import (
     still_valid,
 )
 
+from shard_worker.contract_internal import plan_hash
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.assignment import plan_hash
 
 Owners = dict[ShardId, str | None]
 
@@ -122,7 +122,9 @@ def test_moves_are_ordered_a_few_at_a_time() -> None:
     assert (first.plan.moves, first.plan.hash) == (2, whole.hash)
     targets = {**holding, **first.plan.targets}
     waiting = steps(3, 3, observed(holding, targets), rebalance, ordered=True)
-    assert waiting == PlanResult(("c-0", "c-1", "c-2"), None, (), converged=False, balancing=True)
+    assert waiting == PlanResult(
+        ("c-0", "c-1", "c-2"), None, (), converged=False, balancing=True, imbalance_percent=25.0
+    )
     second = steps(3, 3, observed(dict(targets)), rebalance, ordered=True)
     assert second.plan is not None
     assert (second.plan.moves, second.plan.hash) == (2, whole.hash)

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from threadcluster_operator.render import RenderInput, selector_of
 
-from shard_worker.settings import PREFIX, WorkerSettings
+from shard_worker.contract_internal import ENVIRONMENT_PREFIX
+from shard_worker.settings import WorkerSettings
 from tests.operator.render.clusters import EVERYTHING, LEAST, cluster, environment, find, least, pod_spec
 
 BOTH = pytest.mark.parametrize("wanted", [cluster(), cluster(EVERYTHING)], ids=["least", "everything"])
@@ -36,7 +37,11 @@ def test_pods_keep_the_restricted_standard(wanted: RenderInput, kind: str) -> No
 def test_every_setting_is_one_that_the_worker_knows(wanted: RenderInput) -> None:
     """A misspelt variable would be ignored in silence."""
     [container] = pod_spec(wanted)["containers"]
-    given_names = {name.removeprefix(PREFIX).lower() for name in environment(container) if name.startswith(PREFIX)}
+    given_names = {
+        name.removeprefix(ENVIRONMENT_PREFIX).lower()
+        for name in environment(container)
+        if name.startswith(ENVIRONMENT_PREFIX)
+    }
     assert given_names <= set(WorkerSettings.model_fields)
 
 
@@ -53,7 +58,7 @@ def test_the_settings_make_a_worker(wanted: RenderInput, tmp_path: Any, monkeypa
         (tmp_path / name).write_text(content)
     fields = {"metadata.name": "chat-0", "status.podIP": "fd00::7"}
     for name, value in environment(container).items():
-        if name.startswith(PREFIX):
+        if name.startswith(ENVIRONMENT_PREFIX):
             text = value if isinstance(value, str) else fields[value["fieldRef"]["fieldPath"]]
             monkeypatch.setenv(name, text.replace("/etc/threadcluster", str(tmp_path)))
     settings = WorkerSettings()

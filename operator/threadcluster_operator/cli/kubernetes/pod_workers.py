@@ -6,11 +6,12 @@ from typing import Final, Protocol, TypeVar
 
 import aiohttp
 
+from shard_worker.contract_internal import CordonVerb, HistoryEntry, OwnershipResponse, TargetsRequest
 from threadcluster_operator.cli.kubernetes.errors import ClusterUnreachable
 from threadcluster_operator.controller.snapshot import Pod, pod_of
 from threadcluster_operator.kube.client import POD, SECRET, Kube
 from threadcluster_operator.render import SECRET_KEY, secret_of, selector_of
-from threadcluster_operator.workers.client import Document, NoWorkerAvailable, Targets, WorkerApiClient, client_context
+from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerApiClient, client_context
 
 T = TypeVar("T")
 
@@ -30,9 +31,9 @@ class Ways(Protocol):
 
 
 class PodWorkers:
-    """As `threadcluster_operator.workers.client.WorkerApiClient`; which pods are asked is found out when something is asked.
+    """As `threadcluster_operator.workers.client.WorkerApiClient`; the pods are listed at the first request.
 
-    What is asked may be asked again: when nobody answers, the pods are looked for once more.  Every method also raises
+    Every request may be sent again: when no pod answers, the pods are listed once more.  Every method also raises
     `ClusterUnreachable` and `KubeError`.
     """
 
@@ -48,20 +49,19 @@ class PodWorkers:
         """The names of all workers' pods, ready or not."""
         return frozenset(pod.name for pod in await self._pods())
 
-    async def ownership(self) -> Document:
+    async def ownership(self) -> OwnershipResponse:
         """See `WorkerApiClient`."""
         return await self._ask(lambda workers: workers.ownership())
 
-    async def set_targets(self, version: int, plan_hash: str, targets: Targets) -> int:
+    async def set_targets(self, plan: TargetsRequest) -> int:
         """See `WorkerApiClient`."""
-        wanted = list(targets)
-        return await self._ask(lambda workers: workers.set_targets(version, plan_hash, wanted))
+        return await self._ask(lambda workers: workers.set_targets(plan))
 
-    async def cordon(self, worker: str, verb: str) -> None:
+    async def cordon(self, worker: str, verb: CordonVerb) -> None:
         """See `WorkerApiClient`."""
         await self._ask(lambda workers: workers.cordon(worker, verb))
 
-    async def history(self, limit: int, shard: int | None) -> list[Document]:
+    async def history(self, limit: int, shard: int | None) -> tuple[HistoryEntry, ...]:
         """See `WorkerApiClient`."""
         return await self._ask(lambda workers: workers.history(limit, shard))
 

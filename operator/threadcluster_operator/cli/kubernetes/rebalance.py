@@ -1,4 +1,4 @@
-"""RebalanceSession by command on Kubernetes, where the operator plans and has no door of its own.
+"""Rebalancing by command on Kubernetes, where the operator plans and has no interface of its own.
 
 `pin` changes spec.rebalance.pins, which the operator acts on.  `plan` asks the operator's own pure planner, with the
 spec as it is and ownership as the workers tell it.  `rebalance` then records the moves that were agreed to as targets, a
@@ -11,20 +11,21 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any, Final, Protocol
 
+from shard_worker.contract_internal import PLAN_STALE, OwnershipResponse, TargetsRequest
+from shard_worker.domain.ids import ShardId
 from threadcluster_operator.api import InvalidSpec, KubernetesSpec, parse_spec
 from threadcluster_operator.api.pins import pinned, wrong_pin
+from threadcluster_operator.cli.cluster_access import Document
 from threadcluster_operator.cli.kubernetes.errors import ClusterNotFound, ClusterUnreachable
 from threadcluster_operator.controller.snapshot import Object
 from threadcluster_operator.kube.client import THREAD_CLUSTER, Conflict, Kube
-from threadcluster_operator.local.errors import MovesRefused
 from threadcluster_operator.planning.observation import build_observation
 from threadcluster_operator.planning.planner import NewPlan, ShardOwnership
-from threadcluster_operator.planning.rebalance import RebalanceSession
-from threadcluster_operator.workers.client import Document, Targets, WorkerRefused, target_document
+from threadcluster_operator.planning.rebalance import MovesRefused, RebalanceSession
+from threadcluster_operator.workers.client import WorkerRefused
 
 _TRIES: Final = 5
 _LOOK_EVERY_S: Final = 0.2
-_STALE: Final = "plan-stale"
 
 
 class Crew(Protocol):
@@ -33,11 +34,11 @@ class Crew(Protocol):
     async def running(self) -> frozenset[str]:
         """Those that there are."""
 
-    async def ownership(self) -> Document:
-        """Who owns what."""
+    async def ownership(self) -> OwnershipResponse:
+        """The newest answer of the workers."""
 
-    async def set_targets(self, version: int, plan_hash: str, targets: Targets) -> int:
-        """Record a plan."""
+    async def set_targets(self, plan: TargetsRequest) -> int:
+        """Record a plan; its version."""
 
 
 class RebalanceClient:
@@ -51,7 +52,7 @@ class RebalanceClient:
         self._moves = RebalanceSession(name)
 
     async def pin(self, shard: int, worker: str | None) -> list[str]:
-        """Change the resource, as somebody else may at the same time: whoever is second looks again."""
+        """Change the resource; a writer that loses against another one at the same time reads the resource again."""
         for _ in range(_TRIES):
             found = await self._resource()
             spec = spec_of(found)
@@ -73,7 +74,7 @@ class RebalanceClient:
         raise ClusterUnreachable(f"ThreadCluster {self._name} is being changed all the time; try again")
 
     async def plan(self) -> Document:
-        """What `rebalance` would do now."""
+        """The plan that `rebalance` would carry out now."""
         return self._moves.show(*await self._look())
 
     async def rebalance(self, plan: str | None) -> Document:
@@ -87,39 +88,35 @@ class RebalanceClient:
         """Order what may be ordered now; how far the moves are."""
         spec, running, observed = await self._look()
         if self._moves.busy():
-            agreed = {move.shard: move.target for move in self._moves.agreed}
+            agreed: dict[ShardId, str] = {move.shard: move.target for move in self._moves.agreed}
             steps = self._moves.steps(spec, running, observed)
             if steps.plan is not None:
                 await self._order(steps.plan, agreed)
         return self._moves.progress(observed)
 
     async def hand_over(self) -> None:
-        """Return when every move is ordered: from then on the workers need nobody for them."""
+        """Return when every move is ordered: from then on the workers need no planner for them."""
         while True:
             await self.progress()
             if not self._moves.busy():
                 return
             await asyncio.sleep(_LOOK_EVERY_S)
 
-    async def _order(self, plan: NewPlan, agreed: dict[Any, str]) -> None:
-        """Of a plan only what was agreed to: all else is the operator's, who knows more of it."""
-        targets = [
-            target_document(shard, target, plan.reasons[shard])
-            for shard, target in plan.targets.items()
-            if agreed.get(shard) == target
-        ]
+    async def _order(self, plan: NewPlan, agreed: dict[ShardId, str]) -> None:
+        """Record the agreed part of a plan: the rest is the operator's, which knows more of it."""
+        targets = {shard: target for shard, target in plan.targets.items() if agreed.get(shard) == target}
         if not targets:
             return
         try:
-            await self._workers.set_targets(plan.base_version, plan.hash, targets)
+            await self._workers.set_targets(plan._replace(targets=targets).request())
         except WorkerRefused as error:
-            if error.code != _STALE:
+            if error.code != PLAN_STALE:
                 raise
 
     async def _look(self) -> tuple[KubernetesSpec, frozenset[str], ShardOwnership | None]:
         spec, running = spec_of(await self._resource()), await self._workers.running()
         answer = await self._workers.ownership()
-        answers = {str(answer["answeredBy"]): answer}
+        answers = {answer.answered_by: answer}
         return spec, running, build_observation(answers, running=running, starting=frozenset(), emptying=frozenset())
 
     async def _resource(self) -> Object:
@@ -130,7 +127,7 @@ class RebalanceClient:
 
 
 def spec_of(resource: Object) -> KubernetesSpec:
-    """What is wanted of a cluster.  Raises `ClusterUnreachable` for what no operator could act on."""
+    """The spec of a cluster.  Raises `ClusterUnreachable` for a spec that no operator could act on."""
     try:
         return parse_spec(resource)
     except InvalidSpec as error:

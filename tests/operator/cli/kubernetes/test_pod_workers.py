@@ -9,8 +9,9 @@ import pytest
 from aiohttp import web
 from threadcluster_operator.cli.kubernetes.errors import ClusterUnreachable
 from threadcluster_operator.cli.kubernetes.pod_workers import PodWorkers
-from threadcluster_operator.workers.client import Document
+from threadcluster_operator.kube.client import Object
 
+from shard_worker.contract_internal import HistoryEntry
 from tests.fakes.kube import InMemoryKube
 from tests.operator.cli.kubernetes.objects import pod, secret
 from tests.support.tls import internal_server
@@ -53,7 +54,7 @@ async def worker() -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-async def ask(shelf: InMemoryKube, ways: Ways) -> list[Document]:
+async def ask(shelf: InMemoryKube, ways: Ways) -> tuple[HistoryEntry, ...]:
     """One question."""
     async with aiohttp.ClientSession() as session:
         return await PodWorkers(shelf, ways, session, "here", "chat").history(1, None)
@@ -64,7 +65,7 @@ async def test_only_pods_that_are_ready_are_asked_and_not_all_of_them() -> None:
     pods = [pod(f"chat-{number}", ready=number != 1) for number in range(12)]
     async with worker() as address:
         ways = Ways(chat_3=address)
-        assert await ask(InMemoryKube(SECRET, *pods), ways) == []
+        assert await ask(InMemoryKube(SECRET, *pods), ways) == ()
     assert ways.asked == ["chat-0", "chat-2", "chat-3"]
 
 
@@ -78,7 +79,7 @@ async def test_pods_are_looked_for_again_when_those_that_were_known_are_gone() -
         del shelf.objects["Pod", "chat-0"]
         shelf.put(pod("chat-1"))
         async with worker() as ways.addresses["chat-1"]:
-            assert await workers.history(1, None) == []
+            assert await workers.history(1, None) == ()
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ async def test_pods_are_looked_for_again_when_those_that_were_known_are_gone() -
     ],
     ids=["no pods", "none ready", "no secret", "no key", "no base64", "too short", "no answer"],
 )
-async def test_the_cause_without_a_reachable_pod_is_reported(objects: list[Document], expected: str) -> None:
+async def test_the_cause_without_a_reachable_pod_is_reported(objects: list[Object], expected: str) -> None:
     """Each with what to look at."""
     with pytest.raises(ClusterUnreachable, match=expected):
         await ask(InMemoryKube(*objects), Ways())

@@ -8,8 +8,9 @@ import pytest
 from threadcluster_operator.cli.kubernetes.errors import ClusterNotFound, ClusterUnreachable
 from threadcluster_operator.cli.kubernetes.rebalance import RebalanceClient
 from threadcluster_operator.kube.client import Conflict
-from threadcluster_operator.local.errors import MovesRefused
+from threadcluster_operator.planning.rebalance import MovesRefused
 
+from shard_worker.contract_internal import CordonVerb, ShardState, TargetsRequest
 from tests.fakes.kube import InMemoryKube
 from tests.fakes.worker_api import MemoryWorkers
 from tests.operator.cli.kubernetes.objects import cluster
@@ -129,8 +130,8 @@ async def test_the_moves_are_ordered_a_few_at_a_time_and_come_to_an_end(crew: Cr
     assert begun["moves"] == 4
     async with asyncio.timeout(10):
         while (found := await hand.progress())["left"]:
-            rows = (await crew.ownership())["shards"]
-            assert sum(1 for row in rows if row["state"] == "moving") <= 1
+            shards = (await crew.ownership()).shards
+            assert sum(1 for shard in shards if shard.state is ShardState.MOVING) <= 1
             await asyncio.sleep(0.001)
     assert (found["moved"], found["givenUp"]) == (4, [])
     assert [len(crew.owned_by(f"chat-{number}")) for number in range(3)] == [4, 4, 4]
@@ -152,12 +153,12 @@ async def test_only_what_was_agreed_to_is_ordered() -> None:
     hand, _ = planner(crew, mode="Manual", maxConcurrentMoves=64)
     begun = await hand.plan()
     await hand.rebalance(begun["hash"])
-    await crew.cordon("chat-1", "drain")
+    await crew.cordon("chat-1", CordonVerb.DRAIN)
     crew.calls.clear()
     await hand.progress()
     [(_, ordered)] = crew.calls
     agreed = {(move["shard"], move["target"]) for move in begun["moves"]}
-    assert {(each["shard"], each["target"]) for each in ordered} <= agreed  # type: ignore[attr-defined]  # a list
+    assert {(each.shard, each.target) for each in ordered} <= agreed  # type: ignore[attr-defined]  # a list
 
 
 async def test_a_plan_that_is_older_than_another_is_made_again(crew: Crew) -> None:
@@ -167,12 +168,12 @@ async def test_a_plan_that_is_older_than_another_is_made_again(crew: Crew) -> No
     real = crew.set_targets
     stale = [True]
 
-    async def another_planner_first(version: int, plan_hash: str, targets: Any) -> int:  # as `set_targets`
+    async def after_another_plan(plan: TargetsRequest) -> int:
         if stale.pop() if stale else False:
-            await real(version, "other", [])
-        return await real(version, plan_hash, targets)
+            await real(TargetsRequest(plan.plan_version, "other", []))
+        return await real(plan)
 
-    crew.set_targets = another_planner_first  # type: ignore[method-assign]  # just here
+    crew.set_targets = after_another_plan  # type: ignore[method-assign]  # just here
     async with asyncio.timeout(10):
         while (await hand.progress())["left"]:
             await asyncio.sleep(0.001)

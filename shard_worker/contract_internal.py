@@ -1,0 +1,314 @@
+"""The contract between the operator and the workers: every message of ``/internal/v1``, and the names both sides share.
+
+docs/internal-api.md describes the messages, and ``tests/golden/internal_v1.json`` holds their wire format.  Version 1 only
+gains fields and routes: a decoder ignores the fields that it does not know, and a field that an older peer does not send has
+a default here.  The order of a struct's fields is their order on the wire.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Final, Generic, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from shard_worker.domain.ids import ShardId
+
+INTERNAL_PREFIX: Final = "/internal/v1"
+"""The path under which a worker's management port serves the messages."""
+
+NO_CAPABLE_WORKER: Final = "NoCapableWorker"
+"""The reason of a shard without an owner, while no live worker reads the format of the shard's journal."""
+
+PLAN_STALE: Final = "plan-stale"
+"""The code of the refusal of `TargetsRequest`, when the plan was made from an older one than is in force."""
+
+
+# --- states
+
+
+class WorkerState(StrEnum):
+    """Whether a worker may own shards."""
+
+    READY = "ready"
+    LEAVING = "leaving"
+    """The worker hands its shards over by itself, and ends."""
+    FENCED = "fenced"
+    """The worker ended, or its peers fenced it."""
+
+
+class ShardState(StrEnum):
+    """Where a shard is on its way from owner to target."""
+
+    SERVING = "serving"
+    MOVING = "moving"
+    """The target is another worker than the owner."""
+    UNOWNED = "unowned"
+
+
+def worker_state(*, fenced: bool, leaving: bool) -> WorkerState:
+    """The state of a worker, from the two marks of its row in the database.  A fenced worker is fenced above all."""
+    if fenced:
+        return WorkerState.FENCED
+    return WorkerState.LEAVING if leaving else WorkerState.READY
+
+
+def shard_state(*, owner: str | None, target: str | None) -> ShardState:
+    """The state of a shard, from its owner and its target.  A shard without a target stays with its owner."""
+    if owner is None:
+        return ShardState.UNOWNED
+    return ShardState.MOVING if target is not None and target != owner else ShardState.SERVING
+
+
+# --- GET ownership
+
+
+class WorkerEntry(Struct, frozen=True, kw_only=True, rename="camel"):
+    """One worker in an `OwnershipResponse`."""
+
+    name: str
+    incarnation: str
+    state: WorkerState
+    host: str
+    public_port: int
+    management_port: int
+    beat: int
+    """A number that grows with every heartbeat, and once when the worker's session ends."""
+    leaving: bool
+    cordoned: bool
+    """The worker gets no more shards."""
+    draining: bool
+    """The worker must own nothing: the planner moves its shards away."""
+    reads_format: int = 1
+    """The newest journal format that the worker reads."""
+
+
+class ShardLoad(Struct, frozen=True, kw_only=True, rename="camel"):
+    """How busy a shard is, averaged by its owner."""
+
+    commands_per_second: float = 0.0
+    append_milliseconds: float = 0.0
+
+
+class ShardEntry(Struct, frozen=True, kw_only=True, rename="camel"):
+    """One shard in an `OwnershipResponse`."""
+
+    id: ShardId
+    owner: str | None
+    """The worker that may append; None for a shard that no worker owns."""
+    incarnation: str | None
+    epoch: int
+    """The number of changes of owner."""
+    state: ShardState
+    target: str | None
+    """The worker that the plan wants as owner; None while no worker may have the shard."""
+    reason: str | None
+    """Why the plan wants that target."""
+    since: str | None
+    """When the owner last changed, in ISO 8601."""
+    load: ShardLoad
+    format: int = 1
+    """The newest journal format that the shard's events may be written in."""
+
+
+EntryT = TypeVar("EntryT")
+
+
+class OwnershipAnswer(Struct, Generic[EntryT], frozen=True, kw_only=True, rename="camel"):
+    """The cluster as one worker last read it, with the shards as ``EntryT``: `ShardEntry`, or its JSON."""
+
+    api_version: int = 1
+    answered_by: str
+    plan_version: int
+    plan_hash: str | None
+    workers: tuple[WorkerEntry, ...]
+    """Every name that has ever been a worker, in order."""
+    shards: tuple[EntryT, ...]
+    """All shards, in order."""
+    serving: tuple[ShardId, ...]
+    """The shards that the answering worker serves at this moment."""
+    secrets: tuple[str, ...] = ()
+    """Fingerprints of the values of the cluster's secret that the answering worker holds; the first signs."""
+    excess_privileges: tuple[str, ...] = ()
+    """The rights to the journal's history that the answering worker's login has beyond appending."""
+
+    def worker(self, name: str) -> WorkerEntry | None:
+        """The entry of a worker, or None for a name that no worker has had."""
+        return next((entry for entry in self.workers if entry.name == name), None)
+
+
+OwnershipResponse = OwnershipAnswer[ShardEntry]
+"""The answer to ``GET ownership``."""
+EncodedOwnership = OwnershipAnswer[msgspec.Raw]
+"""The same answer, as a worker makes it of shards that are encoded already."""
+
+
+# --- PUT targets
+
+
+class ShardTarget(Struct, frozen=True, forbid_unknown_fields=True):
+    """The target of one shard in a plan."""
+
+    shard: int
+    target: str | None
+    """A worker's name, of one that need not have started yet; None leaves the shard with its owner."""
+    reason: str
+
+
+class TargetsRequest(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """The body of ``PUT targets``: the targets that change; the others stay as they are.
+
+    A worker refuses a request with fields that it does not know, because a plan is recorded whole or not at all.
+    """
+
+    plan_version: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    """The version of the plan that this plan was made from; Postgres keeps the version in 64 bits."""
+    hash: str
+    targets: list[ShardTarget]
+
+
+class TargetsResponse(Struct, frozen=True, kw_only=True, rename="camel"):
+    """The answer to ``PUT targets``: the version of the recorded plan."""
+
+    plan_version: int
+
+
+def plan_hash(targets: Mapping[ShardId, str | None]) -> str:
+    """Tells one set of targets from another."""
+    text = "\n".join(f"{shard_id}={targets[shard_id] or ''}" for shard_id in sorted(targets))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# --- POST workers/{name}/cordon, drain and uncordon; POST leave
+
+
+class CordonVerb(StrEnum):
+    """The last part of the path of a request that cordons a worker, or takes the cordon away."""
+
+    CORDON = "cordon"
+    UNCORDON = "uncordon"
+    DRAIN = "drain"
+
+    @property
+    def cordoned(self) -> bool:
+        """Whether the worker gets no more shards after the request."""
+        return self is not CordonVerb.UNCORDON
+
+    @property
+    def draining(self) -> bool:
+        """Whether the worker keeps no shard after the request."""
+        return self is CordonVerb.DRAIN
+
+
+class CordonResponse(Struct, frozen=True, kw_only=True, rename="camel"):
+    """The answer to a `CordonVerb`."""
+
+    name: str
+    cordoned: bool
+    draining: bool
+
+
+class LeaveResponse(Struct, frozen=True, kw_only=True, rename="camel"):
+    """The answer to ``POST leave``."""
+
+    owned: int
+    """The number of shards that the worker still owns, or still closes."""
+    leaving: bool = True
+
+
+# --- GET history
+
+HISTORY_LIMIT: Final = 50
+"""The number of changes in an answer to a request without ``limit``."""
+HISTORY_MOST: Final = 1_000
+"""The greatest ``limit``: an answer of this length takes Postgres and the worker some milliseconds."""
+
+
+class HistoryEntry(Struct, frozen=True, kw_only=True, rename={"source": "from", "pause_ms": "pauseMilliseconds"}):
+    """One change of a shard's owner."""
+
+    at: str
+    """In ISO 8601."""
+    shard: ShardId
+    epoch: int
+    source: str | None
+    to: str | None
+    kind: str
+    reason: str
+    pause_ms: float | None
+    """How long a handoff stopped the shard; None for other kinds, and where it is not known."""
+
+
+class HistoryResponse(Struct, frozen=True, kw_only=True, rename="camel"):
+    """The answer to ``GET history``: the newest change first."""
+
+    changes: tuple[HistoryEntry, ...]
+
+
+# --- refusals
+
+
+class ProblemResponse(Struct, frozen=True, kw_only=True):
+    """The part of an answer other than 200 that a client of ``/internal/v1`` reads."""
+
+    code: str = ""
+    detail: str = ""
+    error_messages: tuple[str, ...] = ()
+
+
+# --- the migration
+
+
+class DatabaseFault(StrEnum):
+    """Why a database cannot be used, as `shard-worker migrate` reports it in its termination message."""
+
+    UNREACHABLE = "DatabaseUnreachable"
+    AUTH_FAILED = "DatabaseAuthFailed"
+    TLS_FAILED = "DatabaseTLSFailed"
+    SUPERSEDED = "DatabaseSuperseded"
+    UNSUITABLE = "DatabaseUnsuitable"
+    CLAIMED_BY_OTHER = "DatabaseClaimedByOther"
+    SHARD_COUNT_MISMATCH = "ShardCountMismatch"
+    MIGRATION_FAILED = "MigrationFailed"
+    SCHEMA_TOO_NEW = "SchemaTooNew"
+
+
+class MigrationFailure(Struct, frozen=True):
+    """A termination message of `shard-worker migrate`, as JSON; a migration that succeeded leaves none."""
+
+    reason: DatabaseFault
+    message: str
+
+
+# --- the environment of a worker
+
+ENVIRONMENT_PREFIX: Final = "SHARD_WORKER_"
+"""Of every environment variable that is a worker's setting."""
+
+
+class Variable(StrEnum):
+    """The worker's settings that the operator or the local platform gives, by the names of their environment variables."""
+
+    NAME = f"{ENVIRONMENT_PREFIX}NAME"
+    CLUSTER = f"{ENVIRONMENT_PREFIX}CLUSTER"
+    SHARDS = f"{ENVIRONMENT_PREFIX}SHARDS"
+    DSN_FILE = f"{ENVIRONMENT_PREFIX}DSN_FILE"
+    DATABASE_TLS = f"{ENVIRONMENT_PREFIX}DATABASE_TLS"
+    DATABASE_CA_FILE = f"{ENVIRONMENT_PREFIX}DATABASE_CA_FILE"
+    READ_CONNECTIONS = f"{ENVIRONMENT_PREFIX}READ_CONNECTIONS"
+    SECRET_FILE = f"{ENVIRONMENT_PREFIX}SECRET_FILE"
+    HOST = f"{ENVIRONMENT_PREFIX}HOST"
+    BIND = f"{ENVIRONMENT_PREFIX}BIND"
+    ALLOWED_HOSTS = f"{ENVIRONMENT_PREFIX}ALLOWED_HOSTS"
+    PUBLIC_PORT = f"{ENVIRONMENT_PREFIX}PUBLIC_PORT"
+    MANAGEMENT_PORT = f"{ENVIRONMENT_PREFIX}MANAGEMENT_PORT"
+    PUBLIC_FD = f"{ENVIRONMENT_PREFIX}PUBLIC_FD"
+    PARENT_FD = f"{ENVIRONMENT_PREFIX}PARENT_FD"
+    READY_FILE = f"{ENVIRONMENT_PREFIX}READY_FILE"
+    DRAIN_SECONDS = f"{ENVIRONMENT_PREFIX}DRAIN_SECONDS"
+    PASSIVATION_IDLE_SECONDS = f"{ENVIRONMENT_PREFIX}PASSIVATION_IDLE_SECONDS"
+    MAX_RESIDENT_THREADS = f"{ENVIRONMENT_PREFIX}MAX_RESIDENT_THREADS"
+    SNAPSHOT_EVERY_EVENTS = f"{ENVIRONMENT_PREFIX}SNAPSHOT_EVERY_EVENTS"
+    WRITE_FORMAT = f"{ENVIRONMENT_PREFIX}WRITE_FORMAT"
+    LOG_FORMAT = f"{ENVIRONMENT_PREFIX}LOG_FORMAT"

@@ -1,0 +1,139 @@
+"""The client of the workers: which answers count, and when the next worker is asked."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import aiohttp
+import msgspec
+import pytest
+from aiohttp import web
+from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerApiClient, WorkerRefused
+
+from shard_worker.contract_internal import (
+    PLAN_STALE,
+    HistoryResponse,
+    OwnershipResponse,
+    ProblemResponse,
+    ShardEntry,
+    ShardLoad,
+    ShardTarget,
+    TargetsRequest,
+    TargetsResponse,
+    shard_state,
+)
+from shard_worker.domain.ids import ShardId
+from tests.support.tls import internal_server
+
+SECRET = "a word of 16 byte"
+GARBAGE = b'{"changes": 1}'
+PLAN = TargetsRequest(3, "hash", [ShardTarget(0, "demo-1", "wanted")])
+
+
+class Worker:
+    """A worker that answers every request alike, and keeps the bodies of the requests."""
+
+    def __init__(self, body: bytes, status: int = 200) -> None:
+        self.body = body
+        self.status = status
+        self.requests: list[bytes] = []
+
+    async def answer(self, request: web.Request) -> web.Response:
+        """The same answer, whatever the path."""
+        self.requests.append(await request.read())
+        return web.Response(body=self.body, status=self.status, content_type="application/json")
+
+
+@asynccontextmanager
+async def client(*workers: Worker) -> AsyncIterator[WorkerApiClient]:
+    """A client of these workers, in this order."""
+    async with AsyncExitStack() as stack:
+        addresses = [await stack.enter_async_context(_serving(worker)) for worker in workers]
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        yield WorkerApiClient(session, addresses, SECRET)
+
+
+@asynccontextmanager
+async def _serving(worker: Worker) -> AsyncIterator[str]:
+    app = web.Application()
+    app.router.add_route("*", "/internal/v1/{path:.*}", worker.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=internal_server(SECRET.encode())).start()
+    try:
+        yield f"https://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+def ownership(by: str, version: int, shards: Sequence[int] = (0,)) -> bytes:
+    """The answer of a worker to ``GET ownership``."""
+    entries = tuple(
+        ShardEntry(
+            id=ShardId(id),
+            owner=by,
+            incarnation="first",
+            epoch=1,
+            state=shard_state(owner=by, target=None),
+            target=None,
+            reason=None,
+            since=None,
+            load=ShardLoad(),
+        )
+        for id in shards
+    )
+    answer = OwnershipResponse(
+        answered_by=by, plan_version=version, plan_hash="", workers=(), shards=entries, serving=()
+    )
+    return msgspec.json.encode(answer)
+
+
+async def test_the_newest_answer_counts() -> None:
+    """Answers of no shard, of an error and of another form are left out."""
+    workers = [
+        Worker(ownership("demo-0", 4)),
+        Worker(ownership("demo-1", 5)),
+        Worker(ownership("demo-2", 9, shards=())),
+        Worker(b"{}", status=503),
+        Worker(GARBAGE),
+    ]
+    async with client(*workers) as asked:
+        assert set(await asked.answers()) == {"demo-0", "demo-1", "demo-2"}
+        assert (await asked.ownership()).answered_by == "demo-1"
+
+
+async def test_the_next_worker_is_asked_after_one_without_an_answer() -> None:
+    """An error of the server and an answer of another form are no answer."""
+    empty = msgspec.json.encode(HistoryResponse(changes=()))
+    workers = [Worker(b"", status=503), Worker(GARBAGE), Worker(empty), Worker(empty)]
+    async with client(*workers) as asked:
+        assert await asked.history(1, None) == ()
+    assert [len(worker.requests) for worker in workers] == [1, 1, 1, 0]
+
+
+async def test_workers_without_an_answer_are_none_that_is_available() -> None:
+    """Whether the change was recorded is not known."""
+    async with client(Worker(b"", status=500), Worker(GARBAGE)) as asked:
+        with pytest.raises(NoWorkerAvailable, match="none of 2 workers answers"):
+            await asked.set_targets(PLAN)
+    async with client() as asked:
+        with pytest.raises(NoWorkerAvailable, match="no worker runs"):
+            await asked.ownership()
+
+
+async def test_a_plan_is_sent_as_its_message() -> None:
+    """The answer has the version of the plan."""
+    worker = Worker(msgspec.json.encode(TargetsResponse(plan_version=4)))
+    async with client(worker) as asked:
+        assert await asked.set_targets(PLAN) == 4
+    assert [msgspec.json.decode(each, type=TargetsRequest) for each in worker.requests] == [PLAN]
+
+
+async def test_a_refusal_is_every_workers() -> None:
+    """No other worker is asked, and the refusal has code and detail."""
+    refusal = msgspec.json.encode(ProblemResponse(code=PLAN_STALE, detail="plan 4 is in force"))
+    workers = [Worker(refusal, status=409), Worker(b"")]
+    async with client(*workers) as asked:
+        with pytest.raises(WorkerRefused, match="plan 4 is in force") as refused:
+            await asked.set_targets(PLAN)
+    assert refused.value.code == PLAN_STALE
+    assert [len(worker.requests) for worker in workers] == [1, 0]

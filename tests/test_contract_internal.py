@@ -1,0 +1,278 @@
+"""The contract between operator and workers: the wire format of every message, and what peers of other releases send."""
+
+import json
+from typing import Any, Final
+
+import msgspec
+import pytest
+
+from shard_worker.contract_internal import (
+    ENVIRONMENT_PREFIX,
+    CordonResponse,
+    CordonVerb,
+    DatabaseFault,
+    EncodedOwnership,
+    HistoryEntry,
+    HistoryResponse,
+    LeaveResponse,
+    MigrationFailure,
+    OwnershipResponse,
+    ProblemResponse,
+    ShardEntry,
+    ShardLoad,
+    ShardState,
+    ShardTarget,
+    TargetsRequest,
+    TargetsResponse,
+    Variable,
+    WorkerEntry,
+    WorkerState,
+    shard_state,
+    worker_state,
+)
+from shard_worker.domain.ids import ShardId
+from shard_worker.settings import WorkerSettings
+from tests.support.paths import ROOT
+
+GOLDEN: Final[dict[str, Any]] = json.loads((ROOT / "tests" / "golden" / "internal_v1.json").read_text())
+"""By message, its JSON; the order of the fields is that of the wire."""
+
+WORKERS: Final = (
+    WorkerEntry(
+        name="demo-0",
+        incarnation="01KB0000000000000000000000",
+        state=WorkerState.READY,
+        host="127.0.0.1",
+        public_port=40001,
+        management_port=40002,
+        beat=4294975417,
+        leaving=False,
+        cordoned=False,
+        draining=False,
+        reads_format=2,
+    ),
+    WorkerEntry(
+        name="demo-1",
+        incarnation="01KB0000000000000000000001",
+        state=WorkerState.LEAVING,
+        host="::1",
+        public_port=40003,
+        management_port=40004,
+        beat=8589942713,
+        leaving=True,
+        cordoned=True,
+        draining=True,
+        reads_format=2,
+    ),
+    WorkerEntry(
+        name="demo-2",
+        incarnation="01KB0000000000000000000002",
+        state=WorkerState.FENCED,
+        host="127.0.0.1",
+        public_port=40005,
+        management_port=40006,
+        beat=7,
+        leaving=True,
+        cordoned=False,
+        draining=False,
+        reads_format=1,
+    ),
+)
+SHARDS: Final = (
+    ShardEntry(
+        id=ShardId(0),
+        owner="demo-0",
+        incarnation="01KB0000000000000000000000",
+        epoch=3,
+        state=ShardState.SERVING,
+        target="demo-0",
+        reason="no owner",
+        since="2026-05-01T12:00:00.123Z",
+        load=ShardLoad(commands_per_second=81.5, append_milliseconds=1.9),
+        format=2,
+    ),
+    ShardEntry(
+        id=ShardId(1),
+        owner="demo-1",
+        incarnation="01KB0000000000000000000001",
+        epoch=4,
+        state=ShardState.MOVING,
+        target="demo-0",
+        reason="demo-1 is leaving",
+        since="2026-05-01T12:00:00.124Z",
+        load=ShardLoad(),
+        format=1,
+    ),
+    ShardEntry(
+        id=ShardId(2),
+        owner=None,
+        incarnation=None,
+        epoch=5,
+        state=ShardState.UNOWNED,
+        target=None,
+        reason="",
+        since=None,
+        load=ShardLoad(),
+        format=3,
+    ),
+)
+OWNERSHIP: Final = OwnershipResponse(
+    answered_by="demo-0",
+    plan_version=12,
+    plan_hash="9f2c61d0a4be7733",
+    workers=WORKERS,
+    shards=SHARDS,
+    serving=(ShardId(0),),
+    secrets=("5f0c1a9be27d4433",),
+    excess_privileges=("DELETE",),
+)
+MESSAGES: Final[dict[str, msgspec.Struct]] = {
+    "GET ownership": OWNERSHIP,
+    "PUT targets": TargetsRequest(
+        12,
+        "9f2c61d0a4be7733",
+        [ShardTarget(3, "demo-1", "pinned to demo-1"), ShardTarget(4, None, "no worker may have it")],
+    ),
+    "PUT targets, answer": TargetsResponse(plan_version=13),
+    "POST workers/{name}/drain": CordonResponse(name="demo-1", cordoned=True, draining=True),
+    "POST leave": LeaveResponse(owned=5),
+    "GET history": HistoryResponse(
+        changes=(
+            HistoryEntry(
+                at="2026-05-01T12:00:00.123Z",
+                shard=ShardId(3),
+                epoch=7,
+                source="demo-0",
+                to="demo-1",
+                kind="handoff",
+                reason="demo-0 is draining",
+                pause_ms=4.2,
+            ),
+            HistoryEntry(
+                at="2026-05-01T11:59:59.123Z",
+                shard=ShardId(3),
+                epoch=6,
+                source=None,
+                to="demo-0",
+                kind="claim",
+                reason="",
+                pause_ms=None,
+            ),
+        )
+    ),
+    "a refusal": ProblemResponse(
+        code="plan-stale",
+        detail="made from plan 12, but plan 13 is in force",
+        error_messages=("made from plan 12, but plan 13 is in force",),
+    ),
+    "a migration that failed": MigrationFailure(DatabaseFault.UNREACHABLE, "no Postgres answers at 127.0.0.1:5432"),
+}
+STRICT: Final = (TargetsRequest,)
+"""The messages whose unknown fields are refused: a worker records a plan whole or not at all."""
+NEWER_FIELDS: Final = ("secrets", "excessPrivileges", "readsFormat", "format")
+"""The fields of ``GET ownership`` that workers of earlier releases do not send."""
+
+
+def with_unknown_fields(value: Any) -> Any:  # JSON
+    """The same JSON with one more field in every object."""
+    if isinstance(value, dict):
+        return {name: with_unknown_fields(each) for name, each in value.items()} | {"laterField": {"a": [1]}}
+    return [with_unknown_fields(each) for each in value] if isinstance(value, list) else value
+
+
+def without(value: Any, names: tuple[str, ...]) -> Any:  # JSON
+    """The same JSON without the fields of these names."""
+    if isinstance(value, dict):
+        return {name: without(each, names) for name, each in value.items() if name not in names}
+    return [without(each, names) for each in value] if isinstance(value, list) else value
+
+
+def form(
+    message: msgspec.Struct,
+) -> Any:  # the type that a decoder takes: a generic struct knows its own only as an alias
+    """The type that decodes a message."""
+    return OwnershipResponse if message is OWNERSHIP else type(message)
+
+
+def test_every_message_has_its_wire_format() -> None:
+    """The golden file names no other messages."""
+    assert MESSAGES.keys() == GOLDEN.keys()
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_a_message_is_encoded_byte_for_byte(name: str) -> None:
+    """The order of the fields belongs to the format."""
+    expected = json.dumps(GOLDEN[name], separators=(",", ":"))
+    assert msgspec.json.encode(MESSAGES[name]).decode() == expected
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_a_message_is_decoded(name: str) -> None:
+    """To the values that were encoded."""
+    assert msgspec.json.decode(json.dumps(GOLDEN[name]), type=form(MESSAGES[name])) == MESSAGES[name]
+
+
+@pytest.mark.parametrize("name", [name for name, message in MESSAGES.items() if not isinstance(message, STRICT)])
+def test_unknown_fields_of_a_newer_peer_are_ignored(name: str) -> None:
+    """In every object of a message."""
+    newer = json.dumps(with_unknown_fields(GOLDEN[name]))
+    assert msgspec.json.decode(newer, type=form(MESSAGES[name])) == MESSAGES[name]
+
+
+def test_a_plan_with_unknown_fields_is_refused() -> None:
+    """Nothing of it is recorded."""
+    with pytest.raises(msgspec.ValidationError, match="laterField"):
+        msgspec.convert(with_unknown_fields(GOLDEN["PUT targets"]), TargetsRequest)
+
+
+def test_fields_that_an_older_worker_lacks_have_defaults() -> None:
+    """An answer of the first release decodes."""
+    older = msgspec.json.decode(json.dumps(without(GOLDEN["GET ownership"], NEWER_FIELDS)), type=OwnershipResponse)
+    assert (older.secrets, older.excess_privileges) == ((), ())
+    assert {worker.reads_format for worker in older.workers} == {1}
+    assert {shard.format for shard in older.shards} == {1}
+    assert older.worker("demo-1") is not None
+    assert older.worker("demo-3") is None
+
+
+def test_shards_that_are_encoded_already_make_the_same_bytes() -> None:
+    """A worker encodes a shard once, as long as nothing of it changes."""
+    fields = {name: getattr(OWNERSHIP, name) for name in OWNERSHIP.__struct_fields__}
+    raw = tuple(msgspec.Raw(msgspec.json.encode(shard)) for shard in SHARDS)
+    assert msgspec.json.encode(EncodedOwnership(**fields | {"shards": raw})) == msgspec.json.encode(OWNERSHIP)
+
+
+@pytest.mark.parametrize("worker", WORKERS, ids=lambda worker: worker.name)
+def test_the_state_of_a_worker_follows_from_its_marks(worker: WorkerEntry) -> None:
+    """A fenced worker is fenced, also when it was leaving."""
+    assert worker_state(fenced=worker.state is WorkerState.FENCED, leaving=worker.leaving) is worker.state
+
+
+@pytest.mark.parametrize(
+    ("owner", "target", "state"),
+    [
+        ("a", "a", "serving"),
+        ("a", None, "serving"),
+        ("a", "b", "moving"),
+        (None, "a", "unowned"),
+        (None, None, "unowned"),
+    ],
+)
+def test_the_state_of_a_shard_follows_from_owner_and_target(owner: str | None, target: str | None, state: str) -> None:
+    """A shard without a target stays with its owner."""
+    assert shard_state(owner=owner, target=target) == state
+
+
+@pytest.mark.parametrize(
+    ("verb", "cordoned", "draining"), [("cordon", True, False), ("uncordon", False, False), ("drain", True, True)]
+)
+def test_a_verb_says_what_holds_after_it(verb: str, *, cordoned: bool, draining: bool) -> None:
+    """A draining worker is cordoned as well."""
+    assert (CordonVerb(verb).cordoned, CordonVerb(verb).draining) == (cordoned, draining)
+
+
+@pytest.mark.parametrize("variable", Variable)
+def test_a_variable_that_the_operator_sets_is_a_setting_of_the_worker(variable: Variable) -> None:
+    """The worker would ignore a variable of another name."""
+    assert variable.value == f"{ENVIRONMENT_PREFIX}{variable.name}"
+    assert variable.name.lower() in WorkerSettings.model_fields
