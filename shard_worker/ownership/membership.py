@@ -21,8 +21,9 @@ from shard_worker.database.connection import CONNECTION_ERRORS
 from shard_worker.database.reconnecting import Backoff
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import reporting, store
+from shard_worker.ownership.failure_detector import Fenced
 from shard_worker.ownership.handoff_metrics import HandoffMetrics
-from shard_worker.ownership.lease import Fenced, Lease, OpenConnection
+from shard_worker.ownership.lease import Lease, OpenConnection
 from shard_worker.ownership.reconciler import STATEMENT_S, OwnershipReconciler, ShardHost
 from shard_worker.ownership.shared_session import SharedSession
 from shard_worker.ownership.view import EMPTY, Capabilities, OwnershipView, ShardOwner
@@ -97,6 +98,7 @@ class Ownership:
         seen = self._views.forget()
         if self._reconciler is not None:
             seen |= {shard: max(epoch, seen.get(shard, 0)) for shard, epoch in self._reconciler.used().items()}
+            self._reconciler.forget_view()
         for shard_id, epoch in seen.items():
             self._seen_epochs[shard_id] = max(epoch, self._seen_epochs.get(shard_id, 0))
         if self._host is not None:
@@ -268,8 +270,8 @@ class Ownership:
             self.worker,
             self.incarnation,
             host=host,
-            sight=self._views,
-            moves=self.handoffs,
+            views=self._views,
+            metrics=self.handoffs,
             leaving=lambda: self.leaving,
         )
         beating = asyncio.create_task(self.lease.keep(self.incarnation, locked), name="lease")

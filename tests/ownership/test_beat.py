@@ -9,7 +9,8 @@ import pytest
 
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import store
-from shard_worker.ownership.lease import Fenced, Lease
+from shard_worker.ownership.failure_detector import Fenced
+from shard_worker.ownership.lease import Lease
 from shard_worker.ownership.store import Address
 from shard_worker.ownership.view import EMPTY, WorkerRow
 from tests.support.polling import eventually
@@ -209,7 +210,7 @@ async def test_a_session_whose_numbers_end_is_replaced(sessions: Sessions, monke
         used.append(number + MOST - 2 if len(used) < 3 else number)
         return await real(connection, worker, incarnation, used[-1])
 
-    monkeypatch.setattr(store, "beat", late)
+    monkeypatch.setattr(store, "heartbeat", late)
     lease = Lease(sessions.connect, "a", beat_s=0.02, lease_s=0.5)
     keeping = asyncio.create_task(lease.keep("a1", asyncio.Event()))
     await eventually(lambda: len(used) > 4)
