@@ -3,7 +3,7 @@
 A transaction (`transactions`) happens at one moment, when it has its locks; what takes time is to get them.  An append
 is the other way round: it locks its shards' rows at its start and is seen at its end, and ownership waits for it.  A
 transaction that waits keeps the worker's row and the shards before the one it waits for, as ascending order has it.
-Left out: ``lock_timeout``, for no append takes so long here.
+Left out: ``lock_timeout``, which is longer than any append here.
 """
 
 from collections.abc import Callable, Iterable
@@ -63,7 +63,7 @@ class Transaction(Generic[T]):
         self.name = name
         self.run = run
         self.locks = locks
-        self.changes = locks is not None and name not in ("beat", "lock")
+        self.changes = locks is not None and name not in ("heartbeat", "lock", "record start seqs")
         self.heads: dict[ShardId, int] | None = None
         """The journal as its snapshot had it, when it began to wait."""
 
@@ -78,7 +78,7 @@ class Append:
         self.parts = parts
         self.locked: list[ShardId] = []
         self.denied: set[ShardId] = set()
-        """For the watch alone: the shards of which somebody was told that they were not stored."""
+        """For the watch alone: the shards of which the owner was answered that they were not stored."""
 
 
 class Backend:
@@ -108,12 +108,13 @@ class Database:
         rng: Random,
         watch: "Watch",
         after: Callable[[float, Callable[[], None]], None],
-        bugs: frozenset[str],
     ) -> None:
         self.workers: dict[str, WorkerRecord] = {}
         self.shards = {ShardId(number): ShardRecord(ShardId(number)) for number in range(shards)}
         self.plan_version = 0
         self.plan_hash = ""
+        self.start_seqs: dict[tuple[ShardId, int], int | None] = {}
+        """Where each epoch begins, if known: `shard_epoch`."""
         self.journal: dict[ShardId, list[tuple[int, str, int]]] = {shard_id: [] for shard_id in self.shards}
         """Epoch, incarnation and row id of each event, in order."""
         self.locks: dict[tuple[str, int], Backend] = {}
@@ -121,7 +122,6 @@ class Database:
         """In the order in which they were opened."""
         self.up = True
         self.watch = watch
-        self.bugs = bugs
         self.terminates = rng.random() < 0.6
         """Whether sessions can be ended by others: those of another role cannot, nor those behind a proxy."""
         self.rng = rng
@@ -229,12 +229,10 @@ class Database:
         """The fenced append: lock what still matches and is free, and be stored a little later."""
         for shard_id, epoch, _, _ in append.parts:
             row = self.shards[shard_id]
-            at_epoch = row.epoch == epoch or "append without the epoch" in self.bugs
-            mine = row.incarnation == append.incarnation
-            if at_epoch and mine and shard_id not in self._kept:
+            mine = (row.epoch, row.incarnation) == (epoch, append.incarnation)
+            if mine and shard_id not in self._kept:
                 append.locked.append(shard_id)
-                if "append without the lock" not in self.bugs:
-                    self._shared[shard_id] = self._shared.get(shard_id, 0) + 1
+                self._shared[shard_id] = self._shared.get(shard_id, 0) + 1
         backend.append = (append, answer)
 
         def finish() -> None:
@@ -251,11 +249,10 @@ class Database:
                 if shard_id in append.locked:
                     self.watch.stored(self, append, shard_id, epoch, first)
                     self.journal[shard_id] += [(epoch, append.incarnation, row) for row in rows]
-        if "append without the lock" not in self.bugs:
-            for shard_id in append.locked:
-                self._shared[shard_id] -= 1
-                if not self._shared[shard_id]:
-                    del self._shared[shard_id]
+        for shard_id in append.locked:
+            self._shared[shard_id] -= 1
+            if not self._shared[shard_id]:
+                del self._shared[shard_id]
         if self._waiting:
             self.retry()
 
@@ -265,20 +262,18 @@ class Database:
 
     # --- changes of owner
 
-    def change(
-        self, row: ShardRecord, worker: str | None, incarnation: str | None, kind: str, *, raised: bool = True
-    ) -> None:
-        """Another owner, or nobody, at the next epoch."""
+    def change(self, row: ShardRecord, worker: str | None, incarnation: str | None, kind: str) -> None:
+        """Another owner, or none, at the next epoch."""
         before = row.incarnation
-        if raised:
-            row.epoch += 1
+        row.epoch += 1
+        self.start_seqs[row.id, row.epoch] = None
         row.owner, row.incarnation = worker, incarnation
         if incarnation is not None:
             row.last = incarnation
         self.watch.changed(self, row, before, kind)
 
     def notify(self) -> None:
-        """Ring at every session that listens."""
+        """Notify every session that listens."""
         for backend in list(self.backends):
             if backend.listens is not None:
                 backend.listens()
