@@ -23,7 +23,18 @@ Locked = tuple[str | None, bool, tuple[ShardId, ...]]
 class WorkerRecord:
     """A row of ``worker``."""
 
-    __slots__ = ("attempt", "beat_at", "cordoned", "draining", "fenced", "id", "incarnation", "leaving")
+    __slots__ = (
+        "attempt",
+        "beat_at",
+        "cordoned",
+        "draining",
+        "fenced",
+        "id",
+        "incarnation",
+        "leaving",
+        "reads",
+        "writes",
+    )
 
     def __init__(self, id: str) -> None:
         self.id = id
@@ -31,6 +42,7 @@ class WorkerRecord:
         self.attempt = 0
         self.fenced = True
         self.leaving = self.cordoned = self.draining = False
+        self.reads = self.writes = 1
         self.beat_at = 0.0
         """For the watch alone: when the last beat came to be that others could see."""
 
@@ -38,7 +50,7 @@ class WorkerRecord:
 class ShardRecord:
     """A row of ``shard``, with its row of ``shard_target``."""
 
-    __slots__ = ("epoch", "id", "incarnation", "last", "owner", "plan_version", "reason", "target")
+    __slots__ = ("epoch", "format", "id", "incarnation", "last", "owner", "plan_version", "reason", "target")
 
     def __init__(self, id: ShardId) -> None:
         self.id = id
@@ -48,8 +60,21 @@ class ShardRecord:
         self.target: str | None = None
         self.reason = ""
         self.plan_version = 0
+        self.format = 1
         self.last: str | None = None
         """For the watch alone: the incarnation that last could append."""
+
+
+class EpochRecord:
+    """A row of ``shard_epoch``."""
+
+    __slots__ = ("from_seq", "incarnation", "kind", "worker")
+
+    def __init__(self, kind: str, worker: str | None, incarnation: str | None) -> None:
+        self.kind = kind
+        self.worker = worker
+        self.incarnation = incarnation
+        self.from_seq: int | None = None
 
 
 class Transaction(Generic[T]):
@@ -113,8 +138,7 @@ class Database:
         self.shards = {ShardId(number): ShardRecord(ShardId(number)) for number in range(shards)}
         self.plan_version = 0
         self.plan_hash = ""
-        self.start_seqs: dict[tuple[ShardId, int], int | None] = {}
-        """Where each epoch begins, if known: `shard_epoch`."""
+        self.epochs: dict[tuple[ShardId, int], EpochRecord] = {}
         self.journal: dict[ShardId, list[tuple[int, str, int]]] = {shard_id: [] for shard_id in self.shards}
         """Epoch, incarnation and row id of each event, in order."""
         self.locks: dict[tuple[str, int], Backend] = {}
@@ -266,7 +290,7 @@ class Database:
         """Another owner, or none, at the next epoch."""
         before = row.incarnation
         row.epoch += 1
-        self.start_seqs[row.id, row.epoch] = None
+        self.epochs[row.id, row.epoch] = EpochRecord(kind, worker, incarnation)
         row.owner, row.incarnation = worker, incarnation
         if incarnation is not None:
             row.last = incarnation

@@ -132,12 +132,12 @@ _STATEMENTS: Final = (
     ),
     _mutant(
         "claim of owned shards",
-        Edit(_SQL + "claim", "if row.owner is None:", "if True:"),
+        Edit(_SQL + "claim", "if row.owner is None and ", "if "),
         breaks="lease journal handoff",
     ),
     _mutant(
         "transfer to any receiver",
-        Edit(_SQL + "transfer", " and may_receive(db, each)", ""),
+        Edit(_SQL + "transfer", " and may_receive(db, each, row.format)", ""),
         breaks="ended",
         faults=("roll", "hang", "crash", "edit"),
         steps=0.2,

@@ -15,13 +15,14 @@ from tests.simulation.database import Backend, Database, Locked, ShardRecord, Tr
 _GONE: Final = 0xFFFF_FFFF
 
 
-def register(worker: str, incarnation: str) -> Transaction[str | None]:
+def register(worker: str, incarnation: str, *, reads: int = 1, writes: int = 1) -> Transaction[str | None]:
     """Begin a new incarnation, and end the sessions of the one before."""
 
     def run(db: Database) -> str | None:
         row = db.workers.setdefault(worker, WorkerRecord(worker))
         before, fenced = row.incarnation, row.fenced
         row.incarnation, row.attempt, row.fenced, row.leaving = incarnation, row.attempt + 1, False, False
+        row.reads, row.writes = reads, writes
         row.beat_at = db.watch.now()
         if before not in ("", incarnation):
             db.terminate(before)
@@ -71,7 +72,7 @@ def fence(suspect: Suspect, targets: Mapping[ShardId, str | None]) -> Transactio
         if freed:
             db.plan_version += 1
             for shard_id in freed:
-                _target(db, shard_id, targets.get(shard_id))
+                _target(db, shard_id, targets.get(shard_id), f"{worker} died")
         db.notify()
         return freed
 
@@ -146,14 +147,15 @@ def claim(worker: str, incarnation: str, shard_ids: Sequence[ShardId]) -> Transa
     """Become the owner of those of the shards that have none; the epoch of each one won."""
 
     def may(db: Database) -> bool:
-        row = db.workers[worker]
-        return row.incarnation == incarnation and not row.fenced and not row.leaving
+        row = db.workers.get(worker)
+        return row is not None and row.incarnation == incarnation and not row.fenced and not row.leaving
 
     def run(db: Database) -> dict[ShardId, int]:
         won = {}
         for shard_id in shard_ids if may(db) else ():
             row = db.shards[shard_id]
-            if row.owner is None:
+            if row.owner is None and row.format <= db.workers[worker].reads:
+                row.format = max(row.format, db.workers[worker].writes)
                 db.change(row, worker, incarnation, "claim")
                 won[shard_id] = row.epoch
         if won:
@@ -186,19 +188,20 @@ def transfer(incarnation: str, transfers: Sequence[Transfer]) -> Transaction[dic
         found = []
         for each in transfers:
             row = db.shards[each.shard_id]
-            if (row.incarnation, row.epoch) == (incarnation, each.epoch) and may_receive(db, each):
+            if (row.incarnation, row.epoch) == (incarnation, each.epoch) and may_receive(db, each, row.format):
                 found.append((each, row))
         return found
 
-    def may_receive(db: Database, each: Transfer) -> bool:
+    def may_receive(db: Database, each: Transfer, journal_format: int) -> bool:
         receiver = db.workers.get(each.worker)
         if receiver is None or receiver.incarnation != each.incarnation:
             return False
-        return not receiver.fenced and not receiver.leaving
+        return not receiver.fenced and not receiver.leaving and journal_format <= receiver.reads
 
     def run(db: Database) -> dict[ShardId, int]:
         epochs = {}
         for each, row in mine(db):
+            row.format = max(row.format, db.workers[each.worker].writes)
             db.change(row, each.worker, each.incarnation, "handoff")
             epochs[each.shard_id] = row.epoch
         if epochs:
@@ -234,9 +237,9 @@ def record_start_seqs(epochs: Mapping[ShardId, int], heads: Mapping[ShardId, int
 
     def run(db: Database) -> None:
         for shard_id, head in heads.items():
-            at = (shard_id, epochs[shard_id])
-            if at in db.start_seqs and db.start_seqs[at] is None:
-                db.start_seqs[at] = head + 1
+            record = db.epochs.get((shard_id, epochs[shard_id]))
+            if record is not None and record.from_seq is None:
+                record.from_seq = head + 1
 
     return Transaction("record start seqs", run)
 
@@ -260,14 +263,15 @@ def raise_epoch(incarnation: str, held: Mapping[ShardId, int]) -> Transaction[di
     return Transaction("raise epoch", run, lambda db: (None, False, tuple(row.id for row in mine(db))))
 
 
-def set_cordon(worker: str, *, cordoned: bool, draining: bool) -> Transaction[None]:
+def set_cordon(worker: str, *, cordoned: bool, draining: bool) -> Transaction[bool]:
     """Say whether a worker gets more shards, and whether it keeps those it has."""
 
-    def run(db: Database) -> None:
+    def run(db: Database) -> bool:
         row = db.workers.get(worker)
         if row is not None:
             row.cordoned, row.draining = cordoned, draining
         db.notify()
+        return row is not None
 
     return Transaction("cordon", run, lambda _: (worker, False, ()))
 
@@ -280,11 +284,14 @@ def read_view(known: OwnershipView) -> Transaction[OwnershipView]:
         for row in db.shards.values():
             seen = known.shards.get(row.id)
             if seen is None or seen.epoch != row.epoch or row.plan_version > known.plan_version:
-                changed[row.id] = ShardRow(row.id, row.epoch, row.owner, row.incarnation, row.target, row.reason)
+                changed[row.id] = ShardRow(
+                    row.id, row.epoch, row.owner, row.incarnation, row.target, row.reason, format=row.format
+                )
         workers = {
             w.id: WorkerRow(
                 *(w.id, w.incarnation, "", 0, 0, _last_beat(db, w), w.fenced, w.leaving, w.cordoned, w.draining),
                 locked=(w.incarnation, w.attempt) in db.locks,
+                reads=w.reads,
             )
             for w in db.workers.values()
         }
@@ -357,7 +364,7 @@ def _free(db: Database, rows: Sequence[ShardRecord], kind: str) -> list[ShardId]
     return [row.id for row in rows]
 
 
-def _target(db: Database, shard_id: ShardId, target: str | None) -> None:
+def _target(db: Database, shard_id: ShardId, target: str | None, reason: str = "") -> None:
     row = db.shards[shard_id]
-    row.target, row.plan_version = target, db.plan_version
+    row.target, row.reason, row.plan_version = target, reason, db.plan_version
     db.watch.targeted(row)

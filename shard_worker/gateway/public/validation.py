@@ -90,7 +90,7 @@ def fast_validate(body: type[Body], raw: bytes) -> Body | None:
         valid = body.__pydantic_validator__.validate_json(raw)
     except ValidationError:
         return None
-    return valid if valid.names() == raw.count(b":") else None
+    return valid if valid.json_key_count() == raw.count(b":") else None
 
 
 async def validate(body: type[Body], value: object, piece: Piece) -> tuple[Body | None, list[str]]:
