@@ -74,7 +74,7 @@ def test_what_is_served_where_it_should_be_stays() -> None:
 
 
 def test_what_the_database_says_is_ours_is_served() -> None:
-    """As after a lost answer to a claim, or a gift that we were not told of."""
+    """As after a lost answer to a claim, or a lost notification of a transfer."""
     assert steps(view_of(shard("a", "a"))) == NOTHING._replace(adopt=[S0])
     assert steps(view_of(shard("a")), present=HERE, serving=NOWHERE) == NOTHING._replace(adopt=[S0])
 
@@ -87,14 +87,14 @@ def test_what_an_older_incarnation_of_ours_has_is_not_ours() -> None:
 
 
 def test_what_another_has_is_dropped() -> None:
-    """Also when it is nobody's, and then it is claimed anew where it was meant for us."""
+    """Also when it has no owner, and then it is claimed again where it is targeted at this worker."""
     assert steps(view_of(shard("b", "a")), present=HERE) == NOTHING._replace(drop=[S0])
     assert steps(view_of(shard(None, "b")), present=HERE) == NOTHING._replace(drop=[S0])
     assert steps(view_of(shard(None, "a")), present=HERE) == NOTHING._replace(drop=[S0], claim=[S0])
 
 
 def test_a_free_shard_is_claimed_at_once_by_its_target() -> None:
-    """Nobody else is asked, and a cordon does not undo what was ordered."""
+    """Other workers do not matter, and a cordon does not undo a target."""
     assert steps(view_of(shard(None, "a"))).claim == [S0]
     assert steps(view_of(shard(None, "a"), worker("a", cordoned=True))).claim == [S0]
 
@@ -108,7 +108,7 @@ def test_a_free_shard_without_a_target_waits_for_its_rank(target: str | None) ->
 
 
 def test_only_who_could_take_a_free_shard_goes_before_us() -> None:
-    """A worker that is silent, cordoned or draining holds nobody up."""
+    """A worker that is silent, cordoned or draining does not delay the others."""
     assert steps(view_of(shard(None)), unowned_s=UNOWNED_S, live=frozenset()).claim == [S0]
     seen = view_of(shard(None), worker("a"), worker("b", cordoned=True), worker("c", draining=True))
     assert steps(seen, unowned_s=UNOWNED_S).claim == [S0]
@@ -256,7 +256,7 @@ def test_who_leaves_sticks_to_a_receiver_once_chosen() -> None:
 
 
 def test_who_leaves_without_a_receiver_drains_and_then_releases() -> None:
-    """What is not here has nothing on its way."""
+    """A shard that is not in memory has no append in flight."""
     seen, alone = view_of(shard("a", "a")), frozenset({"a"})
     assert steps(seen, present=HERE, live=alone, leaving=True) == NOTHING._replace(drain=[S0])
     drained = steps(seen, present=HERE, serving=NOWHERE, drained=HERE, live=alone, leaving=True)
@@ -270,7 +270,7 @@ def test_who_leaves_serves_what_waits_for_its_turn() -> None:
 
 
 def test_takeover_targets_share_the_shards_among_live_workers() -> None:
-    """Nobody else's shards move for it, and a target that lives counts as an owner."""
+    """No other shard moves for it, and a live target counts as an owner."""
     rows = [
         shard("a"),
         shard("a", id=S1),
@@ -289,5 +289,5 @@ def test_takeover_targets_are_none_without_a_receiver() -> None:
 
 
 def test_takeover_targets_are_of_the_incarnation_that_is_gone() -> None:
-    """What its successor has stays with it."""
+    """The shards of its successor stay with the successor."""
     assert takeover_targets(view_of(shard("a", incarnation="a2")), {("a", "a1")}, ALL) == {}

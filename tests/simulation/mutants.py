@@ -98,7 +98,7 @@ def _next_moves_elsewhere(
     return [move for move in new if move not in waiting]
 
 
-_STATEMENTS: Final = (
+STATEMENTS: Final = (
     _mutant(
         "fence without the beat",
         Edit(_SQL + "fence", " and _last_beat(db, row) == beat", ""),
@@ -152,20 +152,6 @@ _STATEMENTS: Final = (
         Edit(_SQL + "set_targets", "if db.plan_version != version:", "if False:"),
         breaks="limit",
         faults=("edit", "cordon", "crash", "roll"),
-    ),
-    _mutant(
-        "heads of a lost epoch",
-        Edit(_SQL + "owned_heads", "if db.shards[shard_id].epoch == epoch and ", "if "),
-        breaks="journal acknowledged outcome",
-        faults=("roll", "hang", "cut", "edit"),
-        steps=0.3,
-    ),
-    _mutant(
-        "release at any epoch",
-        Edit(_SQL + "release", " and db.shards[shard_id].epoch == epoch", ""),
-        breaks="lease journal acknowledged handoff",
-        faults=("roll", "hang", "cut", "edit"),
-        steps=0.3,
     ),
 )
 _CORE_BUGS: Final = (
@@ -259,11 +245,6 @@ _CORE_BUGS: Final = (
         breaks="journal acknowledged",
     ),
     _mutant(
-        "aborted handoff not resumed",
-        Edit(_CORE + "_abort", "yield from Resume(shard_id, aborted)", "yield from ()"),
-        breaks="served",
-    ),
-    _mutant(
         "drain of an aborted handoff still counts",
         Edit(
             _CORE + "_forget_handoff",
@@ -278,16 +259,6 @@ _CORE_BUGS: Final = (
         breaks="handoff served journal",
         faults=("roll", "cut", "hang", "edit"),
         steps=0.3,
-    ),
-    _mutant(
-        "fenced incarnation goes on",
-        Edit(
-            _CORE + "_cycle",
-            "if me is None or me.incarnation != self._incarnation or me.fenced:",
-            "if me is None:",
-        ),
-        breaks="served ended handoff lease journal",
-        faults=("pause", "suspend", "usurp", "hang"),
     ),
     _mutant(
         "drain begins before the receiver is ready",
@@ -453,7 +424,7 @@ _MODELS: Final = (
         faults=("usurp",),
     ),
 )
-MUTANTS: Final = (*_STATEMENTS, *_CORE_BUGS, *_RULES, *_PLANS, *_MODELS)
+MUTANTS: Final = (*STATEMENTS, *_CORE_BUGS, *_RULES, *_PLANS, *_MODELS)
 
 
 @contextmanager

@@ -24,6 +24,16 @@ _ADDRESS: Final = store.Address("host", 1, 2)
 _THREAD: Final = "00000000-0000-0000-0000-000000000000"
 _BEAT_CLASS: Final = 0x7463_6274
 _MOST_BEATS: Final = 5
+_ROWS_SQL: Final = """
+SELECT json_build_array(
+    (SELECT coalesce(json_agg(json_build_array(id, incarnation, attempt, fenced, leaving, cordoned, draining)
+                              ORDER BY id), '[]') FROM worker),
+    (SELECT json_agg(json_build_array(s.id, epoch, owner, incarnation, format, target, reason, plan_version)
+                     ORDER BY s.id) FROM shard s JOIN shard_target t ON t.shard_id = s.id),
+    (SELECT coalesce(json_agg(json_build_array(shard_id, epoch, kind, worker, incarnation, from_seq)
+                              ORDER BY shard_id, epoch), '[]') FROM shard_epoch),
+    (SELECT json_build_array(version, hash) FROM plan))
+"""
 
 
 @dataclass
@@ -123,14 +133,14 @@ async def fill(state: State, connection: asyncpg.Connection, leases: dict[str, a
     ]
     await connection.execute("; ".join(script))
     for name, lease in leases.items():
-        backend = state.leases[name]
-        await lease.execute("SELECT pg_advisory_unlock_all()")
+        backend, unlock = state.leases[name], "SELECT pg_advisory_unlock_all()"
         if backend.lock is not None:
             incarnation, attempt = backend.lock
-            await lease.execute(
-                f"SELECT pg_advisory_lock(hashtextextended('{incarnation}:{attempt}', 0)),"
+            unlock += (
+                f"; SELECT pg_advisory_lock(hashtextextended('{incarnation}:{attempt}', 0)),"
                 f" pg_advisory_lock_shared({_BEAT_CLASS}, {backend.beat})"
             )
+        await lease.execute(unlock)
 
 
 def _text(value: str | None) -> str:
@@ -158,25 +168,9 @@ def _by_id(rows: Any) -> Any:
 
 async def read_rows(connection: asyncpg.Connection) -> object:
     """All rows of ownership."""
-    workers = await connection.fetch(
-        "SELECT id, incarnation, attempt, fenced, leaving, cordoned, draining FROM worker ORDER BY id"
-    )
-    shards = await connection.fetch(
-        "SELECT s.id, epoch, owner, incarnation, format, target, reason, plan_version"
-        " FROM shard s JOIN shard_target t ON t.shard_id = s.id ORDER BY s.id"
-    )
-    epochs = await connection.fetch(
-        "SELECT shard_id, epoch, kind, worker, incarnation, from_seq FROM shard_epoch ORDER BY shard_id, epoch"
-    )
-    plan = await connection.fetchrow("SELECT version, hash FROM plan")
+    workers, shards, epochs, plan = json.loads(await connection.fetchval(_ROWS_SQL))
     view = await store.read_view(connection, EMPTY)
-    return (
-        [tuple(row) for row in workers],
-        [tuple(r) for r in shards],
-        [tuple(r) for r in epochs],
-        tuple(plan),
-        plain(view),
-    )
+    return (*([tuple(row) for row in rows] for rows in (workers, shards, epochs)), tuple(plan), plain(view))
 
 
 def plain(result: object) -> object:

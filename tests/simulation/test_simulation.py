@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import pytest
 
 from tests.simulation.invariants import INVARIANTS
-from tests.simulation.mutants import MUTANTS, Mutant, patched
+from tests.simulation.mutants import MUTANTS, STATEMENTS, Mutant, patched
 from tests.simulation.run import grow, run
 from tests.simulation.violation import Violation
 
@@ -67,11 +67,8 @@ def test_every_invariant_catches_some_planted_bug() -> None:
 
 
 def test_most_planted_bugs_are_in_the_product_or_its_statements() -> None:
-    """A bug in the model alone proves nothing about the product."""
-    in_statements = {
-        bug.name for bug in MUTANTS if all(":" in c.where and "transactions:" in c.where for c in bug.changes)
-    }
-    assert len({bug.name for bug in MUTANTS if bug.in_product} | in_statements) >= 35
+    """A bug in the rest of the model proves nothing about the product."""
+    assert sum(bug.in_product for bug in MUTANTS) + len(STATEMENTS) >= 35
 
 
 def test_database_restarts_take_nothing_over() -> None:
