@@ -84,7 +84,11 @@ class ReconcilerCore:
 
     def __init__(self, worker: str, incarnation: str) -> None:
         self.view: OwnershipView = EMPTY
+        """The last view."""
+        self._known: OwnershipView = EMPTY
         """The last view of this session; the next read returns only rows that have changed since."""
+        self._not_before = self._next_view = 0.0
+        """The time of the next view: when it is requested, and when it is not."""
         self.handoffs: dict[ShardId, Handoff] = {}
         self._worker = worker
         self._incarnation = incarnation
@@ -144,38 +148,50 @@ class ReconcilerCore:
 
     def run(self) -> Steps[Never]:
         """Reconcile until the incarnation is fenced, which raises `Fenced`."""
+        yield from self._open_session()
         while True:
-            try:
-                yield from OpenSession()
-                yield from self._serve()
-            except SessionLost:
-                yield from Pause(RECONNECT_S)
+            yield from self.turn()
 
-    def _serve(self) -> Steps[Never]:
-        """Reconcile on one session."""
-        self._detector.restart()
-        known = EMPTY
-        not_before = next_view = 0.0
-        while True:
+    def turn(self) -> Steps[None]:
+        """Do all that is due, and wait until more is.  Between two turns the attributes are all of the state."""
+        try:
             if self._transferred:
                 yield from self._adopt_transferred()
             if self.handoffs:
                 yield from self._transfer_drained()
             began = yield from Observe()
-            if began.now >= not_before and (self._refresh or began.refresh_requested or began.now >= next_view):
-                known, pause_s = yield from self._cycle(known, leaving=began.leaving)
+            due = self._refresh or began.refresh_requested or began.now >= self._next_view
+            if began.now >= self._not_before and due:
+                pause_s = yield from self._cycle(leaving=began.leaving)
                 now = (yield from Observe()).now
-                not_before, next_view = now + max(VIEWS_APART_S, now - began.now), now + pause_s
-            yield from Wait(not_before, not_before if self._refresh else max(not_before, next_view))
+                # A slow view makes the next one wait for as long as it took.
+                self._not_before = now + max(VIEWS_APART_S, now - began.now)
+                self._next_view = max(self._not_before, now + pause_s)
+            yield from Wait(self._not_before, self._not_before if self._refresh else self._next_view)
+        except SessionLost:
+            yield from Pause(RECONNECT_S)
+            yield from self._open_session()
 
-    def _cycle(self, known: OwnershipView, *, leaving: bool) -> Steps[tuple[OwnershipView, float]]:
-        """Read a view and act on it; returns the view, and how long the next one may wait."""
+    def _open_session(self) -> Steps[None]:
+        """Open a session, however long that takes, and forget what depends on the last one."""
+        while True:
+            try:
+                yield from OpenSession()
+                break
+            except SessionLost:
+                yield from Pause(RECONNECT_S)
+        self._detector.restart()
+        self._known = EMPTY
+        self._not_before = self._next_view = 0.0
+
+    def _cycle(self, *, leaving: bool) -> Steps[float]:
+        """Read a view and act on it; returns how long the next one may wait."""
         if leaving and not self._marked_leaving:
             yield from MarkLeaving()
             self._marked_leaving = True
         # Cleared before the read: a request that arrives during the read may be about a later change.
         self._refresh = False
-        view = self.view = yield from ReadView(known)
+        view = self.view = self._known = yield from ReadView(self._known)
         now = (yield from Observe()).now
         me = view.workers.get(self._worker)
         if me is None or me.incarnation != self._incarnation or me.fenced:
@@ -192,9 +208,9 @@ class ReconcilerCore:
         acted = yield from self._act(self._plan(observed, live, now), observed.now)
         yield from CycleDone()
         if acted or self.handoffs:
-            return view, VIEW_WHILE_MOVING_S
+            return VIEW_WHILE_MOVING_S
         silent = self._detector.quiet_s(view, self._worker, now) > SILENCE_S
-        return view, VIEW_AT_SILENCE_S if silent else VIEW_S
+        return VIEW_AT_SILENCE_S if silent else VIEW_S
 
     def _plan(self, observed: Observation, live: frozenset[str], now: float) -> OwnershipActions:
         drained = {shard_id for shard_id, drain in self._drains.items() if drain.done}

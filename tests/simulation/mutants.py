@@ -180,7 +180,7 @@ _CORE_BUGS: Final = (
     ),
     _mutant(
         "detector not restarted with the session",
-        Edit(_CORE + "_serve", "self._detector.restart()", "pass"),
+        Edit(_CORE + "_open_session", "self._detector.restart()", "pass"),
         breaks="takeover",
         faults=("restart_database",),
     ),
@@ -234,7 +234,7 @@ _CORE_BUGS: Final = (
     ),
     _mutant(
         "used epochs forgotten with the session",
-        Edit(_CORE + "_serve", "self._detector.restart()", "self._detector.restart()\n    self._used.clear()"),
+        Edit(_CORE + "_open_session", "self._detector.restart()", "self._detector.restart()\n    self._used.clear()"),
         breaks="journal acknowledged outcome lease handoff",
         faults=("cut", "terminate", "roll", "edit"),
         steps=0.2,

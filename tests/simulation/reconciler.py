@@ -79,7 +79,7 @@ class Reconciler:
         local = _LOCAL.get(type(request))
         if local is not None:
             return local(self, request)
-        statement = _STATEMENTS.get(type(request))
+        statement = STATEMENTS.get(type(request))
         if statement is not None:
             assert self._session is not None
             if isinstance(request, ask.ReadView):
@@ -161,7 +161,7 @@ _LOCAL: Final[Mapping[type[ask.Request], _Local]] = {
     ask.ReportUnreadable: lambda _driver, _request: None,
 }
 _Statement = Callable[[str, str, Any], Transaction[Any]]
-_STATEMENTS: Final[Mapping[type[ask.Request], _Statement]] = {
+STATEMENTS: Final[Mapping[type[ask.Request], _Statement]] = {
     ask.MarkLeaving: lambda worker, incarnation, _: transactions.mark_leaving(worker, incarnation),
     ask.ReadView: lambda _worker, _incarnation, each: transactions.read_view(each.known),
     ask.Fence: lambda _worker, _incarnation, each: transactions.fence(each.suspect, each.targets),

@@ -111,7 +111,7 @@ def _settle(world: World) -> Outcome:
     world.lossy = 0.0
     world.dawdles_s = 0.0
     quiet_at: float | None = None
-    while (why := _unsettled(world)) is not None or world.timeline.now < began + DAWDLES_S:
+    while (why := _unsettled(world)) is not None or world.timeline.now < _last_change(world, began) + DAWDLES_S:
         if world.timeline.now - began > SETTLES_S:
             _no_returns(world, (quiet_at or math.inf) + DAWDLES_S)
             raise Violation("served", f"not settled {SETTLES_S} s after the last fault: {why}")
@@ -129,6 +129,12 @@ def _settle(world: World) -> Outcome:
     if (len(watch.changes), world.db.plan_version) != before:
         raise Violation("moves", f"a settled cluster moves again: {watch.changes[before[0] :]}, {before} plans")
     return Outcome(watch.seen, settled_s, watch.fences)
+
+
+def _last_change(world: World, began: float) -> float:
+    """Since when no planner can see another owner; plans made from older views are still recorded for `DAWDLES_S`."""
+    changes = world.watch.changes
+    return max(began, changes[-1].at) if changes else began
 
 
 def _await_stir(world: World, until: float) -> None:
