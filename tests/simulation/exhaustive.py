@@ -26,6 +26,7 @@ from shard_worker.ownership.failure_detector import Fenced, Suspect
 from shard_worker.ownership.handoff import Transfer
 from shard_worker.ownership.reconciler_core import ReconcilerCore
 from shard_worker.ownership.view import OwnershipView, ShardOwner, ShardRow, WorkerRow
+from tests.simulation import invariants
 from tests.simulation.database import Database, WorkerRecord
 from tests.simulation.invariants import Watch
 from tests.simulation.reconciler import STATEMENTS
@@ -147,7 +148,11 @@ class _Worker:
         while not isinstance(request, (ask.Wait, *_REMOTE)):
             answer = None if isinstance(request, _AT_ONCE) else self._local(request)
             self.inputs.append(("answer", answer))
-            request = self.steps.send(answer)
+            try:
+                request = self.steps.send(answer)
+            except StopIteration:
+                self._begin()  # a turn in which the session was lost ends without a wait
+                return
         self.pending = request
 
     # --- inputs
@@ -522,7 +527,8 @@ def _position(steps: Any, code: _Encoder) -> object:
 def small_waits() -> Iterator[None]:
     """Waits of few ticks, in the same order as the product's."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(failure_detector, "TTL_S", 1.0)
+        for module in (failure_detector, invariants):
+            patch.setattr(module, "TTL_S", 1.0)
         patch.setattr(handoff, "HANDOFFS_AT_ONCE", _HANDOFFS_AT_ONCE)
         patch.setattr(handoff, "PREPARE_S", 1.0)
         patch.setattr(handoff, "DRAIN_S", 1.0)
