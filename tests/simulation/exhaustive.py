@@ -432,13 +432,13 @@ class Cluster:
         for _ in range(_SETTLE_TICKS):
             self.settle()
         living = {each.incarnation: each for each in self.workers.values() if each.running}
-        if any(each.leaving for each in living.values()) and len(living) == 1:
+        if all(each.leaving for each in living.values()):  # a leaving worker releases its shards, and ends
             return
         for row in self.db.shards.values():
             shard = living[row.incarnation].shards.get(row.id) if row.incarnation in living else None
             if living and (shard is None or not shard.admits or shard.epoch != row.epoch):
                 raise Violation("served", f"shard {row.id} of {row.incarnation} at epoch {row.epoch} is not served")
-            if row.target != row.owner and row.target in {each.name for each in living.values()}:
+            if row.target != row.owner and row.target in {each.name for each in living.values() if not each.leaving}:
                 raise Violation("served", f"shard {row.id} of {row.owner} is wanted on {row.target}")
         for worker in living.values():
             for shard_id in worker.shards:
