@@ -23,6 +23,9 @@ TTL_S: Final = 3.0
 LOCK_GONE_S: Final = 0.7
 """The same time once its session's lock was seen held and then gone, and for an incarnation that was replaced."""
 
+NAME_LOST_S: Final = 3.0
+"""Another process under this worker's name whose heartbeat does not change for this time has lost the name again."""
+
 
 class Fenced(Exception):
     """Another worker ended this incarnation."""
@@ -135,6 +138,28 @@ class FailureDetector:
         """By how much the age of a worker's heartbeat exceeds its limit; negative below the limit."""
         gone = row.incarnation in self._locks_seen and not row.locked
         return now - self._heartbeats[row.id].since - (LOCK_GONE_S if gone else TTL_S)
+
+
+class NameWatch:
+    """Tells a process whose name another process has taken when it may register again.
+
+    Two processes that took the name from each other in turn would serve no shard.
+    """
+
+    def __init__(self, worker: str) -> None:
+        self._worker = worker
+        self._seen = ("", -1)
+        self._seen_at = 0.0
+
+    def is_free(self, view: OwnershipView, own: Set[str], now: float) -> bool:
+        """Whether no other process lives under the name; ``own`` are the incarnations of this process."""
+        row = view.workers.get(self._worker)
+        if row is None or row.fenced or row.incarnation in own:
+            return True
+        if (row.incarnation, row.beat) == self._seen:
+            return now - self._seen_at > NAME_LOST_S
+        self._seen, self._seen_at = (row.incarnation, row.beat), now
+        return False
 
 
 def _rank_s(about: str, worker: str, live: Set[str]) -> float:

@@ -8,9 +8,11 @@ from shard_worker.ownership.assignment import rendezvous
 from shard_worker.ownership.failure_detector import (
     LIVE_S,
     LOCK_GONE_S,
+    NAME_LOST_S,
     RANK_S,
     TTL_S,
     FailureDetector,
+    NameWatch,
     Suspect,
     rendezvous_rank,
 )
@@ -170,3 +172,26 @@ def test_an_owner_that_does_not_live_by_its_row_is_suspect(row: ShardRow, others
     assert row.owner is not None
     assert row.incarnation is not None
     assert detector.suspects(seen, "a", LOCK_GONE_S) == [Suspect(row.owner, row.incarnation, None)]
+
+
+# --- names
+
+
+@pytest.mark.parametrize(
+    "row", [worker("b"), worker("a", fenced=True), worker("a", incarnation="a0")], ids=["no row", "fenced", "own"]
+)
+def test_a_name_is_free_without_another_live_process(row: WorkerRow) -> None:
+    """By its row."""
+    assert NameWatch("a").is_free(view_of(row), {"a0"}, 1.0)
+
+
+def test_a_name_is_free_once_the_heartbeat_of_its_process_does_not_change() -> None:
+    """Each change begins the wait again."""
+    watch = NameWatch("a")
+    for beat, now, free in [
+        (1, 1.0, False),
+        (2, 2.0, False),
+        (2, 2.0 + NAME_LOST_S, False),
+        (2, 2.01 + NAME_LOST_S, True),
+    ]:
+        assert watch.is_free(view_of(worker("a", beat)), {"a0"}, now) is free

@@ -11,7 +11,7 @@ order, and must serve every shard (`served`).
 """
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
@@ -44,17 +44,12 @@ _AT_ONCE: Final = (ask.OpenSession, ask.Pause, ask.CatchUp, ask.RecordStartSeqs)
 class Bounds(NamedTuple):
     """How much may happen."""
 
-    ticks: int = 5
-    crashes: int = 1
-    pauses: int = 1
-    losses: int = 0
-    """Sessions that are lost with a statement in flight; the statement may take effect later."""
-    appends: int = 1
+    ticks: int
+    limits: Mapping[str, int] = {}  # noqa: RUF012  # never changed
+    """The number of ``crashes``, ``pauses``, ``losses`` (sessions, with a statement in flight) and ``appends``."""
     leaving: bool = False
-    """Worker ``a`` leaves; else a plan moves its shards."""
+    """Worker ``a`` leaves; else a plan moves its first shard, or as many as ``moved``."""
     moved: int = 1
-    """Number of shards that the plan moves."""
-    states: int = 1_000_000
 
 
 class Found(NamedTuple):
@@ -253,7 +248,7 @@ class Cluster:
 
     def __init__(self, bounds: Bounds) -> None:
         self.now = 0.0
-        self.left = dict(ticks=0, crashes=0, pauses=0, losses=0, appends=0)  # noqa: C408
+        self.left = dict.fromkeys(("ticks", "crashes", "pauses", "losses", "appends"), 0)
         self.watch = Watch(self.clock, None, 9, _HANDOFFS_AT_ONCE)
         self.db = Database(2, _Zero(), self.watch, self.clock)  # type: ignore[arg-type]  # nothing is drawn or scheduled
         self.db.terminates = False
@@ -275,7 +270,7 @@ class Cluster:
             self.db.shards[shard_id].target = "b"
             self.db.plan_version = self.db.shards[shard_id].plan_version = 2
         self.workers["a"].leaving = bounds.leaving
-        self.left |= {name: getattr(bounds, name) for name in self.left}
+        self.left |= bounds.limits | {"ticks": bounds.ticks}
 
     def clock(self) -> float:
         """The present."""
@@ -536,7 +531,7 @@ def small_waits() -> Iterator[None]:
         yield
 
 
-def search(bounds: Bounds) -> Found:
+def search(bounds: Bounds, most_states: int = 1_000_000) -> Found:
     """Explore every state within the bounds.  Raises `Violation`, with the steps that lead to it."""
     first = Cluster(bounds)
     frontier = [(pickle.dumps(first), ())]
@@ -562,7 +557,7 @@ def search(bounds: Bounds) -> Found:
                 except Violation as violation:
                     violation.add_note("\n".join(" ".join(each) for each in _steps((step, path))))
                     raise
-            if len(seen) >= bounds.states:
+            if len(seen) >= most_states:
                 return Found(len(seen), depth, complete=False)
         frontier = following
         depth += 1

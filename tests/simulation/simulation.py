@@ -18,12 +18,6 @@ from tests.simulation.planner import CLUSTER, Planner
 from tests.simulation.task import Process
 from tests.simulation.worker import WorkerProcess
 
-HANDOFFS_AT_ONCE: Final = 3
-"""The value of `handoff.HANDOFFS_AT_ONCE` in a schedule: there are few shards, and the limit must be reached."""
-DAWDLES_S: Final = 1.2
-"""Maximum age of a planner's view when its plan is recorded."""
-_PREPARE_TIMEOUT_S: Final = 1.5
-
 
 class Size(NamedTuple):
     """How large a schedule is."""
@@ -31,6 +25,13 @@ class Size(NamedTuple):
     workers: int
     shards: int
     most_moves: int
+
+
+HANDOFFS_AT_ONCE: Final = 3
+"""The value of `handoff.HANDOFFS_AT_ONCE` in a schedule: there are few shards, and the limit must be reached."""
+DAWDLES_S: Final = 1.2
+"""Maximum age of a planner's view when its plan is recorded."""
+_PREPARE_TIMEOUT_S: Final = 1.5
 
 
 class World:

@@ -6,7 +6,8 @@ Kept beside `shard_worker.ownership.membership` and `lease`.
 from typing import TYPE_CHECKING, Final
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.failure_detector import Fenced
+from shard_worker.ownership.failure_detector import Fenced, NameWatch
+from shard_worker.ownership.reconciler import STATEMENT_S
 from shard_worker.ownership.view import EMPTY, OwnershipView
 from tests.simulation import transactions
 from tests.simulation.clock import Clocks
@@ -21,11 +22,7 @@ if TYPE_CHECKING:
 BEAT_S: Final = 0.15
 LEASE_S: Final = 0.5
 _BEAT_TIMEOUT_S: Final = 1.5
-_STATEMENT_S: Final = 5.0
 _RETRY_S: Final = 0.1
-_RETIRE_S: Final = 1.0
-_LEASE_OVER_S: Final = 0.2
-_SILENT_S: Final = 3.0
 _LEAVE_S: Final = 4.0
 
 
@@ -121,10 +118,10 @@ class WorkerProcess(Process):
                     yield from self._await_name(session)
                 self.incarnation = self.host.incarnation = fresh
                 self.world.watch.hosts[fresh] = self.host
-                before = yield from session.execute(transactions.register(self.name, fresh), _STATEMENT_S)
+                before = yield from session.execute(transactions.register(self.name, fresh), STATEMENT_S)
                 if before is not None and before not in self._past:
-                    yield Sleep(LEASE_S + _LEASE_OVER_S)
-                yield from session.execute(transactions.free_predecessors(self.name, fresh), _STATEMENT_S)
+                    yield Sleep(LEASE_S + 0.2)
+                yield from session.execute(transactions.free_predecessors(self.name, fresh), STATEMENT_S)
                 break
             except LinkFault:
                 yield Sleep(_RETRY_S)
@@ -134,16 +131,11 @@ class WorkerProcess(Process):
         self._tasks.append(Task(self, self._keep(fresh), self._ended))
 
     def _await_name(self, session: Session) -> Work[None]:
-        seen, seen_at = ("", -1), 0.0
+        watch = NameWatch(self.name)
         while True:
-            view = yield from session.execute(transactions.read_view(EMPTY), _STATEMENT_S)
+            view = yield from session.execute(transactions.read_view(EMPTY), STATEMENT_S)
             self.view = view
-            row, now = view.workers.get(self.name), self.mono()
-            if row is None or row.fenced or row.incarnation in self._past or row.incarnation == self.incarnation:
-                return
-            if (row.incarnation, row.beat) != seen:
-                seen, seen_at = (row.incarnation, row.beat), now
-            elif now - seen_at > _SILENT_S:
+            if watch.is_free(view, self._past | {self.incarnation}, self.mono()):
                 return
             yield Sleep(_RETRY_S * 5)
 
@@ -193,7 +185,7 @@ class WorkerProcess(Process):
         self.host.drop_all()
         session = yield from connect(self.world, self, self.incarnation)
         try:
-            yield from session.execute(transactions.retire(self.name, self.incarnation), _RETIRE_S)
+            yield from session.execute(transactions.retire(self.name, self.incarnation), 1.0)
         except LinkFault:
             pass
         finally:
