@@ -45,7 +45,7 @@ class Bounds(NamedTuple):
     """How much may happen."""
 
     ticks: int
-    limits: Mapping[str, int] = {}  # noqa: RUF012  # never changed
+    limits: Mapping[str, int] = {}  # never changed
     """The number of ``crashes``, ``pauses``, ``losses`` (sessions, with a statement in flight) and ``appends``."""
     leaving: bool = False
     """Worker ``a`` leaves; else a plan moves its first shard, or as many as ``moved``."""
@@ -270,7 +270,7 @@ class Cluster:
             self.db.shards[shard_id].target = "b"
             self.db.plan_version = self.db.shards[shard_id].plan_version = 2
         self.workers["a"].leaving = bounds.leaving
-        self.left |= bounds.limits | {"ticks": bounds.ticks}
+        self.left.update(bounds.limits, ticks=bounds.ticks)
 
     def clock(self) -> float:
         """The present."""
