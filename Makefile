@@ -47,10 +47,10 @@ lint: setup
 	$(BIN)/lint-imports
 
 # Without I/O, clocks and chance: every branch of these is taken by their own tests.
-PURE := $(addprefix shard_worker/,domain/* ownership/assignment.py ownership/handoff.py) \
+PURE := $(addprefix shard_worker/,domain/* ownership/assignment.py ownership/handoff.py ownership/failure_detector.py) \
     $(addprefix operator/threadcluster_operator/,api/*.py kube/managed_fields.py planning/placement.py planning/planner.py planning/observation.py \
     render/*.py $(addprefix controller/,snapshot.py status.py actions.py diagnosis.py))
-PURE_TESTS := tests/domain tests/ownership/test_assignment.py tests/ownership/test_handoff.py tests/ownership/test_formats.py \
+PURE_TESTS := tests/domain tests/ownership/test_assignment.py tests/ownership/test_handoff.py tests/ownership/test_failure_detector.py tests/ownership/test_formats.py \
     tests/operator/planning/test_placement.py tests/operator/planning/test_placement_formats.py tests/operator/planning/test_balance.py tests/operator/api/test_spec.py tests/operator/api/test_parsing.py tests/operator/api/test_crd.py \
     tests/operator/render tests/operator/planning/test_planner.py tests/operator/controller/test_snapshot.py tests/operator/controller/test_actions.py \
     tests/operator/controller/test_status.py tests/operator/controller/test_diagnosis.py tests/operator/planning/test_observation.py tests/operator/kube/test_managed_fields.py

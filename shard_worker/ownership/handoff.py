@@ -1,9 +1,7 @@
-"""What a worker does next about its shards and about silent peers: pure functions of what it sees and what it holds.
+"""Plans the next actions of a worker about its shards: handoffs, claims, releases, drops.
 
-The database decides every race; a wrong step here is refused there.  So these rules aim at the fewest steps and at the
-shortest pause, not at safety.  Two of them carry a promise all the same, for the reads that a worker serves from its
-memory: nobody is fenced sooner than `LOCK_GONE_S` after the answer that first showed its last beat, which is longer
-than any lease; and within one database session, because between two nobody knows what went by.
+Pure: functions of the last view and of the shards that the worker holds.  The database decides every race and refuses a
+wrong action, so these rules aim at the fewest steps and at the shortest pause, not at safety.
 """
 
 from collections.abc import Mapping, Set
@@ -11,151 +9,26 @@ from enum import Enum, auto
 from typing import Final, NamedTuple
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.assignment import Candidate, assign_shards, rendezvous
-from shard_worker.ownership.view import OwnershipView, ShardRow, WorkerRow
+from shard_worker.ownership.assignment import Candidate, assign_shards
+from shard_worker.ownership.failure_detector import RANK_S, rendezvous_rank
+from shard_worker.ownership.view import OwnershipView, ShardRow
 
 UNOWNED_S: Final = 0.5
-"""How long a shard stays without owner before anyone may claim it."""
+"""Minimum time without an owner before a worker claims a shard that no plan gave it."""
 LAST_RESORT_S: Final = 2.0
-"""How long it stays so before a cordoned or draining worker claims it, when no other worker beats that may have it."""
-RANK_S: Final = 0.2
-"""How much longer for each place in the rendezvous order, of claims and of fencing alike."""
-LIVE_S: Final = 0.7
-"""For how long after its last beat was seen a worker counts as live.  Several beats and looks long; and not much longer
-than a shard stays without owner, or a shard given to a worker that has just died would be given to it again."""
-TTL_S: Final = 3.0
-"""A worker whose beat stands still for so long may be fenced, though it may only be slow."""
-LOCK_GONE_S: Final = 0.7
-"""The same once its session's lock was seen held and then gone, and for an incarnation that was replaced."""
+"""The same for a cordoned or draining worker, which claims only while no other live worker may have the shard."""
 PREPARE_S: Final = 2.0
-"""Within this a target must have said that it is ready for a shard."""
+"""Maximum time of the phases PREPARING and PREPARED: the target answers within it, or the handoff is aborted."""
 DRAIN_S: Final = 2.0
-"""Within this what is on its way to the journal must be decided, or the shard is served on."""
+"""Maximum time of the phase DRAINING: appends in flight end within it, or the handoff is aborted."""
 AGAIN_S: Final = 1.0
-"""A handoff that came to nothing is not begun again sooner."""
+"""Minimum time between an aborted handoff of a shard and the next one."""
 HANDOFFS_AT_ONCE: Final = 16
 """Shards that one worker hands over at the same time."""
 
 
-class Suspect(NamedTuple):
-    """An incarnation to be fenced."""
-
-    worker: str
-    incarnation: str
-    beat: int | None
-    """The beat it must still be at; None for one that by its worker's row no longer lives, or never did."""
-
-
-class _Heartbeat(NamedTuple):
-    incarnation: str
-    beat: int
-    since: float
-    """The time of the answer that first showed this beat, or the end of its session: there may have been one more between."""
-
-
-class FailureDetector:
-    """What one worker saw of the others, and when, by its own monotonic clock within one database session.
-
-    A worker counts as live once its beat was seen to *move*: rows of the dead look like any others.
-    """
-
-    def __init__(self) -> None:
-        self._pulses: dict[str, _Heartbeat] = {}
-        self._moved: dict[str, float] = {}
-        self._locks_seen: set[str] = set()
-        self._replaced_since: dict[tuple[str, str], float] = {}
-        self._unowned_since: dict[ShardId, float] = {}
-
-    def restart(self) -> None:
-        """Forget everything: between two sessions nobody knows what went by."""
-        self._pulses.clear()
-        self._moved.clear()
-        self._locks_seen.clear()
-        self._replaced_since.clear()
-        self._unowned_since.clear()
-
-    def note(self, view: OwnershipView, now: float) -> None:
-        """Take in one look; ``now`` is the time of its answer."""
-        for worker in view.workers.values():
-            before = self._pulses.get(worker.id)
-            if before is None or (before.incarnation, before.beat) != (worker.incarnation, worker.beat):
-                self._pulses[worker.id] = _Heartbeat(worker.incarnation, worker.beat, now)
-                if before is not None and worker.locked:  # the end of a session is a change, and no sign of life
-                    self._moved[worker.id] = now
-            if worker.locked:
-                self._locks_seen.add(worker.incarnation)
-        replaced = set()
-        for row in view.shards.values():
-            if row.owner is None or row.incarnation is None:
-                self._unowned_since.setdefault(row.id, now)
-                continue
-            self._unowned_since.pop(row.id, None)
-            worker_row = view.workers.get(row.owner)
-            if (
-                worker_row is None
-                or not row.incarnation
-                or worker_row.incarnation != row.incarnation
-                or worker_row.fenced  # and kept its shards, which no statement of ours leaves so
-            ):
-                replaced.add((row.owner, row.incarnation))
-        self._replaced_since = {each: self._replaced_since.get(each, now) for each in replaced}
-
-    def live(self, view: OwnershipView, now: float) -> frozenset[str]:
-        """The workers that beat and may receive shards."""
-        return frozenset(
-            worker.id
-            for worker in view.workers.values()
-            if not worker.fenced and not worker.leaving and now - self._moved.get(worker.id, -LIVE_S) < LIVE_S
-        )
-
-    def unowned_s(self, now: float) -> dict[ShardId, float]:
-        """How long each shard that nobody owns has been seen so."""
-        return {shard_id: now - since for shard_id, since in self._unowned_since.items()}
-
-    def quiet_s(self, view: OwnershipView, worker: str, now: float) -> float:
-        """For how long the quietest other worker has not been heard of: a long silence asks for a closer look."""
-        others = [row for row in view.workers.values() if row.id != worker and not row.fenced]
-        return max([now - self._pulses[row.id].since for row in others], default=0.0)
-
-    def suspects(self, view: OwnershipView, worker: str, now: float) -> list[Suspect]:
-        """Whom ``worker`` should fence now.
-
-        The first in the rendezvous order goes first, the next when that took too long.  When two or more, and more than
-        half of the others, look dead, the observer itself may be at fault: it waits one more `TTL_S`.
-        """
-        others = [row for row in view.workers.values() if row.id != worker and not row.fenced and row.incarnation]
-        live = self.live(view, now) | {worker}
-        late = [(row, over) for row in others if (over := self._late_s(row, now)) >= 0.0]
-        patience = TTL_S if len(late) > 1 and 2 * len(late) > len(others) else 0.0
-        found = [
-            Suspect(row.id, row.incarnation, row.beat)
-            for row, over in late
-            if over >= patience + _rank_s(row.id, worker, live)
-        ]
-        found += [
-            Suspect(owner, incarnation, None)
-            for (owner, incarnation), since in self._replaced_since.items()
-            if now - since >= LOCK_GONE_S + _rank_s(owner, worker, live)
-        ]
-        return sorted(found, key=lambda suspect: (suspect.worker, suspect.incarnation))
-
-    def _late_s(self, row: WorkerRow, now: float) -> float:
-        """By how much a worker has been silent for too long; negative while it has not."""
-        gone = row.incarnation in self._locks_seen and not row.locked
-        return now - self._pulses[row.id].since - (LOCK_GONE_S if gone else TTL_S)
-
-
-def _rank_s(about: str, worker: str, live: Set[str]) -> float:
-    return rendezvous_rank(about, worker, live) * RANK_S
-
-
-def rendezvous_rank(about: ShardId | str, worker: str, workers: Set[str]) -> int:
-    """The place of ``worker`` among those who may act on a shard or a dead worker."""
-    return rendezvous(about, workers).index(worker)
-
-
 def takeover_targets(view: OwnershipView, gone: Set[tuple[str, str]], live: Set[str]) -> dict[ShardId, str | None]:
-    """Who should take the shards of incarnations (worker, incarnation) that are gone, among the ``live``."""
+    """The target among the ``live`` workers of each shard of the incarnations (worker, incarnation) that are gone."""
     names = {worker for worker, _ in gone}
     candidates = [
         Candidate(row.id, leaving=row.draining, cordoned=row.cordoned, reads=row.reads)
@@ -179,7 +52,7 @@ def without_capable_worker(view: OwnershipView, live: Set[str]) -> list[ShardId]
 
 
 def _readers(workers: Set[str], view: OwnershipView, journal_format: int) -> Set[str]:
-    """Those of the workers that read a journal format; what a worker without a row reads is not known, and counts."""
+    """The workers that read a journal format; a worker without a row counts, because its formats are not known."""
     return {name for name in workers if name not in view.workers or view.workers[name].reads >= journal_format}
 
 
@@ -187,15 +60,15 @@ class HandoffPhase(Enum):
     """How far the handoff of one shard is."""
 
     PREPARING = auto()
-    """Served here; its target reads what it will need."""
+    """Served here; the target reads the state that it will need."""
     PREPARED = auto()
-    """Served here; its target is ready."""
+    """Served here; the target is ready."""
     DRAINING = auto()
-    """Nothing more is admitted; what was is on its way to the journal."""
+    """No command is admitted; appends are in flight."""
     DRAINED = auto()
-    """Nothing is on its way: the shard can be given."""
+    """No append is in flight: the shard can be transferred."""
     FAILED = auto()
-    """The target was not to be had, or the database refused."""
+    """The target did not answer, the drain failed, or the database refused the transfer."""
 
 
 class Handoff(NamedTuple):
@@ -209,29 +82,49 @@ class Handoff(NamedTuple):
     """When the phase began."""
 
 
+class Transfer(NamedTuple):
+    """A drained shard, at the epoch at which this worker owns it, and the incarnation that shall own it next."""
+
+    shard_id: ShardId
+    epoch: int
+    worker: str
+    incarnation: str
+    reason: str
+
+
+def plan_transfers(view: OwnershipView, handoffs: Mapping[ShardId, Handoff]) -> list[Transfer]:
+    """The transfers that can be sent now, in ascending order; the database refuses a transfer that no longer holds.
+
+    After a fail-over the view is empty until this incarnation ends: then nothing is transferred.
+    """
+    return [
+        Transfer(shard_id, each.epoch, each.worker, each.incarnation, view.shards[shard_id].reason)
+        for shard_id, each in sorted(handoffs.items())
+        if each.phase is HandoffPhase.DRAINED and shard_id in view.shards and each.worker in view.workers
+    ]
+
+
 class OwnershipActions(NamedTuple):
-    """What to do, each list in ascending order."""
+    """The actions that follow from a view, each list in ascending order; `plan_transfers` has the transfers."""
 
     drop: list[ShardId]
-    """Here, and another's by the database."""
+    """Held here, and owned by another incarnation in the database."""
     adopt: list[ShardId]
-    """Ours by the database, and not served here."""
+    """Owned by this incarnation in the database, and not served here."""
     abort: list[ShardId]
-    """Handed over no more: forget the handoff, and serve on."""
+    """The handoff has failed or lost its reason: forget it, and serve on."""
     prepare: list[tuple[ShardId, str]]
-    """Wanted elsewhere: have that worker read what it will need."""
+    """The plan has another owner: have that worker read the state that it will need."""
     drain: list[ShardId]
-    """The target is ready, or there is none: stop admitting, and get durable what is on its way."""
-    transfer: list[ShardId]
-    """Nothing of it is on its way any more: give it to its target in the database."""
+    """The target is ready, or there is none: stop admitting, and wait for the appends in flight."""
     release: list[ShardId]
-    """Nothing of it is on its way any more, and nobody is there to receive it: give it up."""
+    """No append is in flight, and no worker can receive the shard: free it."""
     claim: list[ShardId]
-    """Nobody's, and ours to take."""
+    """Without an owner, and this worker's turn to take it."""
 
 
 class LocalShards(NamedTuple):
-    """What a worker has in memory: every shard, those it admits commands for, those with nothing on its way any more."""
+    """The shards in memory: all of them, those that admit commands, those without an append in flight."""
 
     present: Set[ShardId]
     serving: Set[ShardId]
@@ -251,31 +144,31 @@ def plan_actions(
     leaving: bool,
     now: float,
 ) -> OwnershipActions:
-    """The steps of ``worker``.
+    """The next actions of ``worker``.
 
-    ``failed_s`` says how long ago a shard's last handoff came to nothing, ``unowned_s`` how long each shard has been
-    seen without an owner, ``live`` which workers beat and do not leave.
+    ``failed_s`` has the time since a shard's last handoff was aborted, ``unowned_s`` how long each shard has been seen
+    without an owner, ``live`` the workers that have a heartbeat and do not leave.
     """
-    steps = OwnershipActions([], [], [], [], [], [], [], [])
+    steps = OwnershipActions([], [], [], [], [], [], [])
     me = view.workers.get(worker)
     idle = me is not None and (me.cordoned or me.draining)
     receivers = {row.id for row in view.workers.values() if row.id in live and not row.cordoned and not row.draining}
     ranked = receivers | {worker}
     wanted = _wanted(view, worker, incarnation, live, leaving=leaving)
-    room = HANDOFFS_AT_ONCE - len(handoffs)
+    allowed = HANDOFFS_AT_ONCE - len(handoffs)
     for shard_id in sorted(view.shards):
         row = view.shards[shard_id]
         if row.incarnation == incarnation:
             target = wanted.get(shard_id)
             handoff = handoffs.get(shard_id)
             if handoff is not None:
-                unwanted = not leaving and target != handoff.worker  # who leaves, sticks to a receiver once chosen
+                unwanted = not leaving and target != handoff.worker  # a leaving worker keeps the receiver it chose
                 _go_on(steps, shard_id, handoff, view, live, now, unwanted=unwanted)
             elif leaving and target is None:
                 ready = shard_id in held.drained or shard_id not in held.present
                 (steps.release if ready else steps.drain).append(shard_id)
-            elif target is not None and room > 0 and failed_s.get(shard_id, AGAIN_S) >= AGAIN_S:
-                room -= 1
+            elif target is not None and allowed > 0 and failed_s.get(shard_id, AGAIN_S) >= AGAIN_S:
+                allowed -= 1
                 steps.prepare.append((shard_id, target))
             elif shard_id not in held.serving:
                 steps.adopt.append(shard_id)
@@ -287,7 +180,7 @@ def plan_actions(
         if me is not None and me.reads < row.format:
             continue
         waited_s = unowned_s.get(shard_id, 0.0)
-        if idle:  # better served by a worker that should get no more than by nobody
+        if idle:  # a cordoned worker serves the shard rather than none
             may_claim = waited_s >= LAST_RESORT_S and not _readers(receivers, view, row.format)
         else:
             may_claim = _may_claim(shard_id, worker, _readers(ranked, view, row.format), waited_s)
@@ -299,9 +192,9 @@ def plan_actions(
 def _wanted(
     view: OwnershipView, worker: str, incarnation: str, live: Set[str], *, leaving: bool
 ) -> dict[ShardId, str | None]:
-    """Where this incarnation's shards should go; one that may stay is left out.
+    """The target of each shard of this incarnation that should go to another worker; None without a receiver.
 
-    A plan says so, or, for a worker that leaves by itself, the rule of shares; None when there is nobody to receive.
+    The target is that of the plan, or, for a worker that leaves by itself, that of `takeover_targets`.
     """
     mine = [row for row in view.shards.values() if row.incarnation == incarnation]
     if not leaving:
@@ -312,7 +205,7 @@ def _wanted(
 
 
 def _may_get(row: ShardRow, view: OwnershipView, live: Set[str]) -> bool:
-    """Whether the target of a shard lives, and reads the shard's format."""
+    """Whether the target of a shard is live and reads the shard's format."""
     return row.target is not None and row.target in live and bool(_readers({row.target}, view, row.format))
 
 
@@ -341,12 +234,10 @@ def _go_on(
         steps.abort.append(shard_id)
     elif handoff.phase is HandoffPhase.PREPARED:
         steps.drain.append(shard_id)
-    elif handoff.phase is HandoffPhase.DRAINED:
-        steps.transfer.append(shard_id)
 
 
 def _may_claim(shard_id: ShardId, worker: str, ranked: Set[str], waited_s: float) -> bool:
-    """Whether a shard that was not meant for this worker has waited long enough."""
+    """Whether a shard that no plan gave this worker has waited long enough."""
     if waited_s < UNOWNED_S:
         return False
     return waited_s >= UNOWNED_S + rendezvous_rank(shard_id, worker, ranked) * RANK_S

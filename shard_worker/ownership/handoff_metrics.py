@@ -1,4 +1,4 @@
-"""What a worker counts of the moves it takes part in, over all its incarnations."""
+"""Counts the handoffs that a worker takes part in, over all its incarnations."""
 
 from bisect import bisect_left
 from typing import Final
@@ -23,6 +23,6 @@ class HandoffMetrics:
         self.paused_ms = 0.0
 
     def paused(self, pause_ms: float) -> None:
-        """A shard stood still for so long."""
+        """A handoff stopped its shard for this time."""
         self.pauses[bisect_left(PAUSES_MS, pause_ms)] += 1
         self.paused_ms += pause_ms

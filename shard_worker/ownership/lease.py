@@ -15,6 +15,7 @@ import asyncpg
 
 from shard_worker.database.connection import CONNECTION_ERRORS
 from shard_worker.ownership import store
+from shard_worker.ownership.failure_detector import Fenced
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +29,6 @@ boottime: Callable[[], float] = (
     (lambda: time.clock_gettime(time.CLOCK_BOOTTIME)) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
 )
 """Seconds on a clock that counts suspended time too, where the system has one."""
-
-
-class Fenced(Exception):
-    """This incarnation was ended by somebody else."""
 
 
 class OpenConnection(Protocol):

@@ -21,8 +21,9 @@ from shard_worker.database.connection import CONNECTION_ERRORS
 from shard_worker.database.reconnecting import Backoff
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import reporting, store
+from shard_worker.ownership.failure_detector import Fenced, NameWatch
 from shard_worker.ownership.handoff_metrics import HandoffMetrics
-from shard_worker.ownership.lease import Fenced, Lease, OpenConnection
+from shard_worker.ownership.lease import Lease, OpenConnection
 from shard_worker.ownership.reconciler import STATEMENT_S, OwnershipReconciler, ShardHost
 from shard_worker.ownership.shared_session import SharedSession
 from shard_worker.ownership.view import EMPTY, Capabilities, OwnershipView, ShardOwner
@@ -36,8 +37,6 @@ _AWAIT_NAME_S: Final = 0.5
 _RETIRE_S: Final = 1.0
 _LEASE_OVER_S: Final = 0.2
 """How much longer than its lease a predecessor's shards are left to it: clocks run at slightly different speeds."""
-_SILENT_S: Final = 3.0
-"""Another process with our name that did not beat for so long has lost it again."""
 _SAY_AGAIN_S: Final = 10.0
 
 
@@ -97,6 +96,7 @@ class Ownership:
         seen = self._views.forget()
         if self._reconciler is not None:
             seen |= {shard: max(epoch, seen.get(shard, 0)) for shard, epoch in self._reconciler.used().items()}
+            self._reconciler.forget_view()
         for shard_id, epoch in seen.items():
             self._seen_epochs[shard_id] = max(epoch, self._seen_epochs.get(shard_id, 0))
         if self._host is not None:
@@ -268,8 +268,8 @@ class Ownership:
             self.worker,
             self.incarnation,
             host=host,
-            sight=self._views,
-            moves=self.handoffs,
+            views=self._views,
+            metrics=self.handoffs,
             leaving=lambda: self.leaving,
         )
         beating = asyncio.create_task(self.lease.keep(self.incarnation, locked), name="lease")
@@ -338,7 +338,7 @@ class Ownership:
 
     async def _await_name(self, connection: asyncpg.Connection) -> None:
         """Return once no other process lives under our name; meanwhile the view is kept, so that we can still forward."""
-        seen, seen_at, said_at = ("", -1), 0.0, 0.0
+        watch, logged_at = NameWatch(self.worker), 0.0
         while True:
             asked, view = self._views.begin(), None
             try:
@@ -347,19 +347,15 @@ class Ownership:
             finally:
                 self._views.end(asked, view)
                 self._views.cycle_done()
-            row, now = view.workers.get(self.worker), time.monotonic()
-            if row is None or row.fenced or row.incarnation in self._past or row.incarnation == self.incarnation:
+            now = time.monotonic()
+            if watch.is_free(view, self._past | {self.incarnation}, now):
                 return
-            if (row.incarnation, row.beat) != seen:
-                seen, seen_at = (row.incarnation, row.beat), now
-            elif now - seen_at > _SILENT_S:
-                return
-            if now - said_at > _SAY_AGAIN_S:
+            if now - logged_at > _SAY_AGAIN_S:
                 log.error(
                     "another process has taken this worker's name; waiting for it to end",
-                    extra={"worker": self.worker, "incarnation": row.incarnation},
+                    extra={"worker": self.worker, "incarnation": view.workers[self.worker].incarnation},
                 )
-                said_at = now
+                logged_at = now
             await self._views.wait(_AWAIT_NAME_S)
 
     def _owns_something(self) -> bool:

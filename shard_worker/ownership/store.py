@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 import asyncpg
 
 from shard_worker.domain.ids import ShardId
+from shard_worker.ownership.handoff import Transfer
 from shard_worker.ownership.view import OwnershipView, ShardRow, WorkerRow
 
 CHANNEL: Final = "threadcluster_ownership"
@@ -232,16 +233,6 @@ class Address(NamedTuple):
     host: str
     public_port: int
     management_port: int
-
-
-class Transfer(NamedTuple):
-    """A shard, at the epoch it is held at, and the incarnation that gets it."""
-
-    shard_id: ShardId
-    epoch: int
-    worker: str
-    incarnation: str
-    reason: str
 
 
 class Target(NamedTuple):

@@ -9,7 +9,8 @@ import pytest
 
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import store
-from shard_worker.ownership.lease import Fenced, Lease
+from shard_worker.ownership.failure_detector import Fenced
+from shard_worker.ownership.lease import Lease
 from shard_worker.ownership.store import Address
 from shard_worker.ownership.view import EMPTY, WorkerRow
 from tests.support.polling import eventually

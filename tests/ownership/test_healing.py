@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from shard_worker.database.connection import Database
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import store
-from shard_worker.ownership.handoff import FailureDetector, LocalShards, plan_actions, takeover_targets
+from shard_worker.ownership.failure_detector import FailureDetector
+from shard_worker.ownership.handoff import LocalShards, plan_actions, takeover_targets
 from shard_worker.ownership.view import EMPTY, OwnershipView, ShardRow, WorkerRow
 from tests.ownership.members import EVERY, SHARDS, member
 from tests.support.polling import eventually

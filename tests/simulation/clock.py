@@ -12,7 +12,7 @@ DRIFT: Final = 0.02
 
 
 class Timeline:
-    """What happens when, in true time."""
+    """The events to come, in true time."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -39,7 +39,7 @@ class Timeline:
 
 
 class Clocks:
-    """A process's clocks.  The monotonic one stands still in a suspend, `boottime` never does."""
+    """A process's clocks.  The monotonic one stops in a suspend, `boottime` never does."""
 
     __slots__ = ("_ahead", "_slept", "rate")
 

@@ -3,7 +3,7 @@
 A transaction (`transactions`) happens at one moment, when it has its locks; what takes time is to get them.  An append
 is the other way round: it locks its shards' rows at its start and is seen at its end, and ownership waits for it.  A
 transaction that waits keeps the worker's row and the shards before the one it waits for, as ascending order has it.
-Left out: ``lock_timeout``, for no append takes so long here.
+Left out: ``lock_timeout``, which is longer than any append here.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,7 +23,18 @@ Locked = tuple[str | None, bool, tuple[ShardId, ...]]
 class WorkerRecord:
     """A row of ``worker``."""
 
-    __slots__ = ("attempt", "beat_at", "cordoned", "draining", "fenced", "id", "incarnation", "leaving")
+    __slots__ = (
+        "attempt",
+        "beat_at",
+        "cordoned",
+        "draining",
+        "fenced",
+        "id",
+        "incarnation",
+        "leaving",
+        "reads",
+        "writes",
+    )
 
     def __init__(self, id: str) -> None:
         self.id = id
@@ -31,6 +42,7 @@ class WorkerRecord:
         self.attempt = 0
         self.fenced = True
         self.leaving = self.cordoned = self.draining = False
+        self.reads = self.writes = 1
         self.beat_at = 0.0
         """For the watch alone: when the last beat came to be that others could see."""
 
@@ -38,7 +50,7 @@ class WorkerRecord:
 class ShardRecord:
     """A row of ``shard``, with its row of ``shard_target``."""
 
-    __slots__ = ("epoch", "id", "incarnation", "last", "owner", "plan_version", "reason", "target")
+    __slots__ = ("epoch", "format", "id", "incarnation", "last", "owner", "plan_version", "reason", "target")
 
     def __init__(self, id: ShardId) -> None:
         self.id = id
@@ -48,8 +60,21 @@ class ShardRecord:
         self.target: str | None = None
         self.reason = ""
         self.plan_version = 0
+        self.format = 1
         self.last: str | None = None
         """For the watch alone: the incarnation that last could append."""
+
+
+class EpochRecord:
+    """A row of ``shard_epoch``."""
+
+    __slots__ = ("from_seq", "incarnation", "kind", "worker")
+
+    def __init__(self, kind: str, worker: str | None, incarnation: str | None) -> None:
+        self.kind = kind
+        self.worker = worker
+        self.incarnation = incarnation
+        self.from_seq: int | None = None
 
 
 class Transaction(Generic[T]):
@@ -63,7 +88,7 @@ class Transaction(Generic[T]):
         self.name = name
         self.run = run
         self.locks = locks
-        self.changes = locks is not None and name not in ("beat", "lock")
+        self.changes = locks is not None and name not in ("heartbeat", "lock", "record start seqs")
         self.heads: dict[ShardId, int] | None = None
         """The journal as its snapshot had it, when it began to wait."""
 
@@ -78,7 +103,7 @@ class Append:
         self.parts = parts
         self.locked: list[ShardId] = []
         self.denied: set[ShardId] = set()
-        """For the watch alone: the shards of which somebody was told that they were not stored."""
+        """For the watch alone: the shards of which the owner was answered that they were not stored."""
 
 
 class Backend:
@@ -108,12 +133,12 @@ class Database:
         rng: Random,
         watch: "Watch",
         after: Callable[[float, Callable[[], None]], None],
-        bugs: frozenset[str],
     ) -> None:
         self.workers: dict[str, WorkerRecord] = {}
         self.shards = {ShardId(number): ShardRecord(ShardId(number)) for number in range(shards)}
         self.plan_version = 0
         self.plan_hash = ""
+        self.epochs: dict[tuple[ShardId, int], EpochRecord] = {}
         self.journal: dict[ShardId, list[tuple[int, str, int]]] = {shard_id: [] for shard_id in self.shards}
         """Epoch, incarnation and row id of each event, in order."""
         self.locks: dict[tuple[str, int], Backend] = {}
@@ -121,7 +146,6 @@ class Database:
         """In the order in which they were opened."""
         self.up = True
         self.watch = watch
-        self.bugs = bugs
         self.terminates = rng.random() < 0.6
         """Whether sessions can be ended by others: those of another role cannot, nor those behind a proxy."""
         self.rng = rng
@@ -229,12 +253,10 @@ class Database:
         """The fenced append: lock what still matches and is free, and be stored a little later."""
         for shard_id, epoch, _, _ in append.parts:
             row = self.shards[shard_id]
-            at_epoch = row.epoch == epoch or "append without the epoch" in self.bugs
-            mine = row.incarnation == append.incarnation
-            if at_epoch and mine and shard_id not in self._kept:
+            mine = (row.epoch, row.incarnation) == (epoch, append.incarnation)
+            if mine and shard_id not in self._kept:
                 append.locked.append(shard_id)
-                if "append without the lock" not in self.bugs:
-                    self._shared[shard_id] = self._shared.get(shard_id, 0) + 1
+                self._shared[shard_id] = self._shared.get(shard_id, 0) + 1
         backend.append = (append, answer)
 
         def finish() -> None:
@@ -251,11 +273,10 @@ class Database:
                 if shard_id in append.locked:
                     self.watch.stored(self, append, shard_id, epoch, first)
                     self.journal[shard_id] += [(epoch, append.incarnation, row) for row in rows]
-        if "append without the lock" not in self.bugs:
-            for shard_id in append.locked:
-                self._shared[shard_id] -= 1
-                if not self._shared[shard_id]:
-                    del self._shared[shard_id]
+        for shard_id in append.locked:
+            self._shared[shard_id] -= 1
+            if not self._shared[shard_id]:
+                del self._shared[shard_id]
         if self._waiting:
             self.retry()
 
@@ -265,20 +286,18 @@ class Database:
 
     # --- changes of owner
 
-    def change(
-        self, row: ShardRecord, worker: str | None, incarnation: str | None, kind: str, *, raised: bool = True
-    ) -> None:
-        """Another owner, or nobody, at the next epoch."""
+    def change(self, row: ShardRecord, worker: str | None, incarnation: str | None, kind: str) -> None:
+        """Another owner, or none, at the next epoch."""
         before = row.incarnation
-        if raised:
-            row.epoch += 1
+        row.epoch += 1
+        self.epochs[row.id, row.epoch] = EpochRecord(kind, worker, incarnation)
         row.owner, row.incarnation = worker, incarnation
         if incarnation is not None:
             row.last = incarnation
         self.watch.changed(self, row, before, kind)
 
     def notify(self) -> None:
-        """Ring at every session that listens."""
+        """Notify every session that listens."""
         for backend in list(self.backends):
             if backend.listens is not None:
                 backend.listens()

@@ -1,6 +1,6 @@
-"""What may go wrong in a schedule, and what people and platforms do meanwhile; each fault ends, and says when.
+"""The faults of a schedule, and the acts of users and platforms; each fault ends, and returns when.
 
-Not among them: a monotonic clock that leaps ahead of true time, or a boot-time clock that stands still.  The lease is
+Not among them: a monotonic clock that leaps ahead of true time, or a boot-time clock that stops.  The lease is
 built on those two, and no protocol without them could serve reads from memory.
 """
 
@@ -59,7 +59,7 @@ def _back(world: World, name: str) -> None:
 
 
 def lose(world: World, process: WorkerProcess | None = None) -> float:
-    """Killed, and nobody starts it again, as a pod on a node that is gone.  A worker that never was is still awaited."""
+    """Killed, and not started again, as a pod on a node that is gone.  A worker that never was is still awaited."""
     process = process or _victim(world)
     if process is None or process.name not in world.db.workers or len({each.name for each in world.processes}) < 3:
         return 0.0
@@ -81,7 +81,7 @@ def pause(world: World, process: WorkerProcess | None = None) -> float:
 
 
 def suspend(world: World, process: WorkerProcess | None = None) -> float:
-    """The same, and its monotonic clock stands still; what it says on the wire may be ended meanwhile."""
+    """The same, and its monotonic clock stops; its sessions may be ended meanwhile."""
     process = process or _victim(world)
     if process is None:
         return 0.0

@@ -1,6 +1,6 @@
-"""Who serves the shards: the shard region, its shards' streams, the appender and the resolver of unknown outcomes.
+"""The model of the shard region, its shards' append queues, the appender and the resolver of unknown outcomes.
 
-Kept beside `shard_worker.actors.region`, `actors.shard`, `journal.stream`, `journal.appender` and `journal.outcome`;
+Kept beside `shard_worker.actors.region`, `actors.shard`, `journal.append_queue`, `journal.appender` and `journal.outcome`;
 a command is one row, and a memory read needs no event: `Watch` asks whether one would be possible.
 """
 
@@ -12,7 +12,7 @@ from shard_worker.domain.ids import ShardId
 from tests.simulation import transactions
 from tests.simulation.database import Append, Transaction
 from tests.simulation.link import Session, connect
-from tests.simulation.task import Bell, LinkFault, Process, Sleep, Task, Work
+from tests.simulation.task import LinkFault, Process, Signal, Sleep, Task, Work
 
 if TYPE_CHECKING:
     from tests.simulation.simulation import World
@@ -21,11 +21,11 @@ _WATCHDOG_S: Final = 2.0
 
 
 class State(Enum):
-    """What a shard does with a command."""
+    """The reaction of a shard to a command."""
 
     SERVING = auto()
     SUSPENDED = auto()
-    RELEASING = auto()
+    DRAINING = auto()
     GONE = auto()
 
 
@@ -57,7 +57,7 @@ class Shard:
         return not self.queue and not self.in_flight
 
     def settled(self) -> None:
-        """Tell whoever waits for the shard to drain, when it has."""
+        """Report the end of the drain, when no append is in flight."""
         if self.on_drained is not None and self.idle:
             call, self.on_drained = self.on_drained, None
             call()
@@ -79,12 +79,14 @@ class Host:
         self, world: "World", process: Process, may_read: Callable[[], bool], raised: Callable[[ShardId, int], None]
     ) -> None:
         self.shards: dict[ShardId, Shard] = {}
+        self.prepared: dict[ShardId, int] = {}
+        """The heads of the shards that this worker was asked to prepare."""
         self.incarnation = ""
         self.may_read = may_read
         self._raised = raised
         self._world = world
         self.process = process
-        self._wake = Bell()
+        self._wake = Signal()
 
     def start(self) -> None:
         """Begin to append."""
@@ -101,22 +103,22 @@ class Host:
         self.shards[shard_id] = Shard(shard_id, epoch, head)
         self._world.watch.reads(self._world.db, self, shard_id)
 
-    def release(self, shard_id: ShardId, drained: Callable[[], None]) -> None:
-        """Stop admitting, and call when nothing is on its way."""
+    def drain(self, shard_id: ShardId, drained: Callable[[int | None], None]) -> None:
+        """Stop admitting, and call with the head when no append is in flight."""
         shard = self.shards.get(shard_id)
         if shard is None:
-            self.process.later(0.0, drained)
+            self.process.later(0.0, lambda: drained(None))
             return
-        shard.state = State.RELEASING
+        shard.state = State.DRAINING
         if shard.idle:
-            self.process.later(0.0, drained)
+            self.process.later(0.0, lambda: drained(shard.head))
         else:
-            shard.on_drained = drained
+            shard.on_drained = lambda: drained(shard.head)
 
     def resume(self, shard_id: ShardId) -> None:
-        """Admit again for a shard that was being released."""
+        """Admit again for a shard that was being drained."""
         shard = self.shards.get(shard_id)
-        if shard is not None and shard.state is State.RELEASING:
+        if shard is not None and shard.state is State.DRAINING:
             shard.on_drained = None
             shard.state = State.SUSPENDED if shard.unknown else State.SERVING
             self._world.watch.reads(self._world.db, self, shard_id)
@@ -138,7 +140,7 @@ class Host:
 
     def serving(self) -> frozenset[ShardId]:
         """Those of them that are here to stay."""
-        return frozenset(s for s, shard in self.shards.items() if shard.state is not State.RELEASING)
+        return frozenset(s for s, shard in self.shards.items() if shard.state is not State.DRAINING)
 
     # --- the clients' side
 
@@ -148,7 +150,7 @@ class Host:
         if shard is None or not shard.admits:
             return False
         shard.queue.append(row)
-        self._wake.ring()
+        self._wake.set()
         return True
 
     # --- the appender
@@ -247,36 +249,19 @@ class Host:
 
     def _decide(self, session: Session, append: Append, shard: Shard, rows: list[int]) -> Work[None]:
         epoch: int | None = None
-        snapshot: dict[ShardId, int] | None = None
         while epoch is None:
             owners = yield from session.execute(transactions.owner([shard.id]), _WATCHDOG_S)
             at, incarnation = owners[shard.id]
             # While the row is as the append wants it, that may still come: also when the shard was closed here meanwhile,
             # or this process has another incarnation by now.
             may_come = (at, incarnation) == (shard.epoch, append.incarnation)
-            if "outcome of a closed shard" in self._world.bugs:
-                may_come = False
             if not may_come and (incarnation != self.incarnation or shard.closed):
                 break
-            if "unknown decided at the same epoch" in self._world.bugs:
-                epoch = at
-                break
-            bump = transactions.bump(append.incarnation, {shard.id: at})
-            epoch = (yield from session.execute(bump, _WATCHDOG_S)).get(shard.id)
-            snapshot = bump.heads
-            if (
-                epoch is not None
-                and append.incarnation == self.incarnation
-                and "raised unnoticed" not in self._world.bugs
-            ):
+            statement = transactions.raise_epoch(append.incarnation, {shard.id: at})
+            epoch = (yield from session.execute(statement, _WATCHDOG_S)).get(shard.id)
+            if epoch is not None and append.incarnation == self.incarnation:
                 self._raised(shard.id, epoch)
         first, head = yield from session.execute(transactions.journal_from(shard.id, shard.head + 1), _WATCHDOG_S)
-        if (
-            "outcome read with the raise" in self._world.bugs
-            and snapshot is not None
-            and snapshot[shard.id] <= shard.head
-        ):
-            first, head = None, shard.head
         stored = first is not None and (first[0], first[2]) == (shard.epoch, rows[0])
         if not stored:
             append.denied.add(shard.id)
@@ -299,7 +284,7 @@ class Host:
             shard.state = State.SERVING
             watch.reads(self._world.db, self, shard.id)
         shard.settled()
-        self._wake.ring()
+        self._wake.set()
 
 
 def _terminate(old: Session) -> Transaction[None]:

@@ -1,14 +1,14 @@
-"""What must hold at every moment, whatever happens: checked where it could break, and raised as a `Violation`.
+"""The invariants that hold at every moment, whatever happens: checked where one could break, and raised as `Violation`.
 
 journal       a shard's numbers are dense, its epochs never fall, and each epoch has one writing incarnation
 lease         no memory read is possible where another incarnation could have appended since
-acknowledged  whoever adopts a shard sees everything acknowledged before, and nothing older is acknowledged after
-outcome       what somebody was told is not stored, never is
+acknowledged  an adopted shard has everything acknowledged before, and nothing older is acknowledged after
+outcome       an append whose client was answered that it is not stored, is never stored
 ended         no shard belongs to an incarnation that was ended
-patience      nobody is fenced sooner than the wait after its last beat, the short one only when its lock was gone
+patience      no incarnation is fenced sooner than the wait after its last beat, the short one only when its lock was gone
 takeover      a worker that nothing happened to is never fenced: a database restart is no death
-handoff       a shard is given only while its owner admits nothing for it and has nothing of it on its way
-limit         so many planned moves at once, and so many handoffs a worker at once
+handoff       a shard is transferred only while its owner admits nothing for it and has no append of it in flight
+limit         planned moves at once are limited, and handoffs of one worker at once
 
 `served` and `moves` are checked at the end of a schedule, by `run`.
 """
@@ -18,12 +18,12 @@ from collections.abc import Callable, Sized
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.handoff import LOCK_GONE_S, TTL_S
+from shard_worker.ownership.failure_detector import LOCK_GONE_S, TTL_S
 from tests.simulation.clock import DRIFT
 from tests.simulation.violation import Violation
 
 if TYPE_CHECKING:
-    from tests.simulation.database import Append, Database, ShardRecord, WorkerRecord
+    from tests.simulation.database import Append, Database, ShardRecord
     from tests.simulation.host import Host
 
 INVARIANTS: Final = (
@@ -31,7 +31,7 @@ INVARIANTS: Final = (
     *("served", "moves"),
 )
 _HURT_S: Final = 15.0
-"""For so long after something happened to a worker, that it is fenced may come of it."""
+"""Time after a fault of a worker within which a fence of it may be the consequence."""
 
 
 class Change(NamedTuple):
@@ -47,7 +47,7 @@ class Change(NamedTuple):
 
 
 class Watch:
-    """Sees everything at once, which nobody in a cluster does."""
+    """Sees everything at once, which no worker does."""
 
     def __init__(
         self, now: Callable[[], float], tell: Callable[[str], None] | None, most_moves: int, most_handoffs: int
@@ -62,7 +62,7 @@ class Watch:
         self._ordered_at: dict[ShardId, float] = {}
         self.fences = 0
         self.seen: Counter[str] = Counter()
-        """What happened how often: a simulation in which nothing happens proves nothing."""
+        """How often each event happened: a simulation in which nothing happens proves nothing."""
         self._most_moves = most_moves
         self._most_handoffs = most_handoffs
         self._epochs: dict[ShardId, tuple[int, str]] = {}
@@ -91,7 +91,7 @@ class Watch:
             raise Violation("journal", f"shard {shard_id}: {(epoch, append.incarnation)} writes after {before}")
         if shard_id in append.denied:
             raise Violation(
-                "outcome", f"shard {shard_id}: {first} is stored, which {append.incarnation} was told is not"
+                "outcome", f"shard {shard_id}: {first} is stored, which {append.incarnation} was answered is not"
             )
         self._epochs[shard_id] = (epoch, append.incarnation)
         self.seen["append"] += 1
@@ -142,7 +142,9 @@ class Watch:
         host = self.hosts.get(before or "")
         served = host.shards.get(row.id) if host is not None else None
         if served is not None and (served.admits or not served.idle):
-            raise Violation("handoff", f"shard {row.id}: given by {before} while it admits or has something on its way")
+            raise Violation(
+                "handoff", f"shard {row.id}: transferred by {before} while it admits or has appends in flight"
+            )
 
     def reads(self, db: "Database", host: "Host", shard_id: ShardId) -> None:
         """Whether this host could answer from memory what another may have changed."""
@@ -164,23 +166,24 @@ class Watch:
         self.seen["register"] += 1
         self._replaced_at.setdefault(before, self.now())
         if self.tell is not None:
-            self.tell(f"{worker}: {before or 'nobody'} → {incarnation}")
+            self.tell(f"{worker}: {before or 'none'} → {incarnation}")
 
-    def fenced(self, db: "Database", row: "WorkerRecord", incarnation: str, *, replaced: bool) -> None:
-        """An incarnation is about to be ended by another."""
-        now = self.now()
-        since = self._replaced_at.get(incarnation, now) if replaced else row.beat_at
-        # A session always locks before it beats, so the lock that is held now was held since the last beat or is newer.
-        holder = db.locks.get((row.incarnation, row.attempt))
-        held = not replaced and holder is not None and holder.locked_at <= row.beat_at
+    def fenced(self, db: "Database", worker: str, incarnation: str, *, replaced: bool) -> None:
+        """An incarnation is about to be fenced."""
+        now, row = self.now(), db.workers.get(worker)
+        since, held = self._replaced_at.get(incarnation, now), False
+        if not replaced and row is not None:
+            # A session always locks before it beats, so a lock held now was held since the last heartbeat or is newer.
+            holder = db.locks.get((row.incarnation, row.attempt))
+            since, held = row.beat_at, holder is not None and holder.locked_at <= row.beat_at
         least_s = (TTL_S if held else LOCK_GONE_S) / (1 + 1.5 * DRIFT)
         self.fences += 1
         self.seen["fence"] += 1
         if self.tell is not None:
-            self.tell(f"{row.id}: {incarnation} is fenced, {now - since:.2f} s after its last sign of life")
+            self.tell(f"{worker}: {incarnation} is fenced, {now - since:.2f} s after its last sign of life")
         if now - since < least_s:
             raise Violation("patience", f"{incarnation} is fenced after {now - since:.3f} s, lock held: {held}")
-        if now - self.hurt_at.get(row.id, -_HURT_S) > _HURT_S:
+        if now - self.hurt_at.get(worker, -_HURT_S) > _HURT_S:
             raise Violation("takeover", f"{incarnation} is fenced, and nothing happened to it")
 
     # --- limits

@@ -1,6 +1,6 @@
 """A session with the database over a link that loses, delays and stalls.
 
-What is sent on one session arrives in order.  A session that the client closes may still deliver what is on its way: the
+Statements on one session arrive in order.  A session that the client closes may still deliver what is on its way: the
 server learns of the end later, and until then executes what arrives.  That is why the protocol raises epochs.
 """
 
@@ -32,14 +32,14 @@ class Session:
         self.backend = backend
         self.open = True
         self.hangs_until = 0.0
-        """Packets are lost and sent again: this session stands still, others do not."""
+        """Packets are lost and sent again: this session makes no progress, others do."""
         self._waiting: Task | None = None
         self._turn = 0
         self._deadline = 0.0
         self._timed = False
         """A timer runs: there is one a session, for most statements are answered long before."""
         self._arrives = self._answers = world.timeline.now
-        backend.lost = self._told_lost
+        backend.lost = self._notice_lost
 
     # --- the client's side
 
@@ -69,7 +69,7 @@ class Session:
         if waiting is not None:
             waiting.resume(self._turn, error=LinkFault())
 
-    def _told_lost(self) -> None:
+    def _notice_lost(self) -> None:
         """The server ended the session; word of it comes behind the answers that are on their way."""
         self._answers = max(self._answers, self._travels())
         self.world.timeline.at(self._answers, lambda: self.process.deliver(self._lost))
@@ -132,15 +132,15 @@ class Session:
         """Send a batch of appends.  Raises `LinkFault`."""
         return cast("list[ShardId]", (yield _Appending(self, append, timeout_s)))
 
-    def listen(self, ring: Callable[[], None]) -> None:
-        """Have the server's bell rung here; a ring travels, and may be lost when the session is."""
+    def listen(self, notified: Callable[[], None]) -> None:
+        """Call at each notification; a notification travels, and may be lost when the session is."""
 
-        def rung() -> None:
+        def notify() -> None:
             if self.world.rng.random() < 0.7:
                 when = self._travels()
-                self.world.timeline.at(when, lambda: self.process.deliver(lambda: ring() if self.open else None))
+                self.world.timeline.at(when, lambda: self.process.deliver(lambda: notified() if self.open else None))
 
-        self.backend.listens = rung
+        self.backend.listens = notify
 
 
 class _Statement:

@@ -26,7 +26,7 @@ _SPECS: Final[dict[tuple[int, int], ThreadClusterSpec]] = {}
 
 
 def spec_of(replicas: int, most_moves: int) -> ThreadClusterSpec:
-    """What the user wants; made once, for it is checked when it is made."""
+    """The resource; made once, because it is validated when it is made."""
     key = (replicas, most_moves)
     if key not in _SPECS:
         _SPECS[key] = ThreadClusterSpec(replicas=replicas, rebalance=RebalanceSpec(max_concurrent_moves=most_moves))
@@ -34,7 +34,7 @@ def spec_of(replicas: int, most_moves: int) -> ThreadClusterSpec:
 
 
 def observed(view: OwnershipView) -> ShardOwnership:
-    """What one worker's view tells a planner."""
+    """The observation that a planner makes of one worker's view."""
     shards = sorted(view.shards.values())
     return ShardOwnership(
         view.plan_version,
@@ -86,11 +86,9 @@ class Planner(Process):
                 world.stop(name)
 
     def decide(self, running: frozenset[str], view: OwnershipView) -> PlanResult:
-        """The real rule; what it said of the same things a moment ago is kept, for it depends on nothing else."""
+        """The real rule; its last result is kept, because it depends on nothing else."""
         world = self._world
         seen = observed(view)
-        if "planner forgets what is under way" in world.bugs:
-            seen = seen._replace(targets=seen.owners)
         now = (world.replicas, world.most_moves, running, seen, self.balancing)
         if self._decided is None or self._decided[0] != now:
             spec = spec_of(world.replicas, world.most_moves)

@@ -2,7 +2,7 @@
 
 Once faults stop, a schedule must settle within `SETTLES_S`: everything served, where the plan wants it.  That is what the
 protocol may wait for one after another: two times the TTL when most workers look dead at once (6 s), a last resort's wait
-for a shard that nobody may have (2 s), a handoff that ends at its deadline and is begun anew (3 s), and a worker that
+for a shard that only cordoned workers may have (2 s), a handoff that ends at its deadline and is begun again (3 s), and a worker that
 leaves until its own deadline (4 s).  Then nothing may move any more.
 """
 
@@ -33,7 +33,7 @@ _STILL_S: Final = 1.0
 
 
 class Outcome(NamedTuple):
-    """What a schedule came to."""
+    """The end of a schedule."""
 
     seen: Counter[str]
     settled_s: float
@@ -42,10 +42,10 @@ class Outcome(NamedTuple):
 
 
 @contextmanager
-def small_limits(*, none: bool = False) -> Iterator[None]:
-    """So few handoffs at once that a schedule of few shards reaches the limit."""
+def small_limits() -> Iterator[None]:
+    """Limit handoffs so that a schedule with few shards reaches the limit."""
     before = handoff.HANDOFFS_AT_ONCE
-    handoff.HANDOFFS_AT_ONCE = before if none else HANDOFFS_AT_ONCE  # type: ignore[misc]  # final for everybody else
+    handoff.HANDOFFS_AT_ONCE = HANDOFFS_AT_ONCE  # type: ignore[misc]  # final elsewhere
     try:
         yield
     finally:
@@ -60,15 +60,14 @@ def size_of(rng: Random) -> Size:
 def run(
     seed: int,
     *,
-    bugs: frozenset[str] = frozenset(),
     faults: Sequence[str] = tuple(FAULTS),
     steps: float = STEPS,
     tell: Callable[[str], None] | None = None,
 ) -> Outcome:
     """One schedule; ``steps`` is how often something goes wrong with a change of ownership.  Raises `Violation`."""
     rng = Random(seed)
-    with small_limits(none="handoffs without limit" in bugs):
-        world = World(rng, size_of(rng), _stamped(tell, lambda: world.timeline.now), bugs)
+    with small_limits():
+        world = World(rng, size_of(rng), _stamped(tell, lambda: world.timeline.now))
         world.begin()
         ends = rng.choice(_FAULTS_BEGIN_S)
         world.timeline.run_until(ends)
@@ -89,7 +88,7 @@ def grow(seed: int) -> tuple[int, int, int]:
     rng = Random(seed)
     with small_limits():
         size = size_of(rng)
-        world = World(rng, size, None, frozenset())
+        world = World(rng, size, None)
         world.planned = True
         world.begin()
         world.timeline.run_until(1.0)
@@ -105,18 +104,18 @@ def grow(seed: int) -> tuple[int, int, int]:
 
 
 def _settle(world: World) -> Outcome:
-    """What must come to pass once nothing goes wrong any more."""
+    """Run until the cluster is settled; no fault happens any more."""
     watch, began = world.watch, world.timeline.now
     if watch.tell is not None:
         watch.tell("--- no more faults")
     world.lossy = 0.0
     world.dawdles_s = 0.0
     quiet_at: float | None = None
-    while (why := _unsettled(world)) is not None or world.timeline.now < began + DAWDLES_S:
+    while (why := _unsettled(world)) is not None or world.timeline.now < _last_change(world, began) + DAWDLES_S:
         if world.timeline.now - began > SETTLES_S:
             _no_returns(world, (quiet_at or math.inf) + DAWDLES_S)
             raise Violation("served", f"not settled {SETTLES_S} s after the last fault: {why}")
-        if quiet_at is None and _all_there(world):  # before that, whoever comes or goes makes moves
+        if quiet_at is None and _all_there(world):  # before that, workers that come or go make moves
             quiet_at = world.timeline.now
         world.mend()
         world.timeline.run_until(world.timeline.now + _LOOK_S)
@@ -130,6 +129,12 @@ def _settle(world: World) -> Outcome:
     if (len(watch.changes), world.db.plan_version) != before:
         raise Violation("moves", f"a settled cluster moves again: {watch.changes[before[0] :]}, {before} plans")
     return Outcome(watch.seen, settled_s, watch.fences)
+
+
+def _last_change(world: World, began: float) -> float:
+    """Since when no planner can see another owner; plans made from older views are still recorded for `DAWDLES_S`."""
+    changes = world.watch.changes
+    return max(began, changes[-1].at) if changes else began
 
 
 def _await_stir(world: World, until: float) -> None:
@@ -149,7 +154,7 @@ def _unsettled(world: World) -> str | None:
             return f"{name} is not up"
     for process in world.processes:
         row_of = world.db.workers.get(process.name)
-        if process.steward is None or row_of is None or row_of.incarnation != process.incarnation or row_of.fenced:
+        if process.reconciler is None or row_of is None or row_of.incarnation != process.incarnation or row_of.fenced:
             return f"{process.name}/{process.number} is not a member"
         if process.leaving:
             return f"{process.name}/{process.number} is leaving"
@@ -166,7 +171,7 @@ def _unsettled(world: World) -> str | None:
     for planner in world.planners if world.planned else ():
         if planner.balancing:
             return "the plan is not all ordered"
-        view = transactions.look(EMPTY).run(world.db)
+        view = transactions.read_view(EMPTY).run(world.db)
         steps = planner.decide(frozenset(world.running), view)
         if steps.plan is not None or steps.stop or set(steps.run) - set(world.running):
             return f"there is more to do: {steps}"
@@ -174,8 +179,8 @@ def _unsettled(world: World) -> str | None:
 
 
 def _all_there(world: World) -> bool:
-    """Everybody who should be is up and looks, and every shard has an owner."""
-    up = {each.name for each in world.processes if each.steward is not None and not each.leaving}
+    """Every worker that should run has a reconciler, and every shard has an owner."""
+    up = {each.name for each in world.processes if each.reconciler is not None and not each.leaving}
     rows = world.db.workers.values()
     dead = [row for row in rows if not row.fenced and row.id not in up]
     return set(world.running) <= up and not dead and all(row.owner is not None for row in world.db.shards.values())

@@ -9,6 +9,7 @@ from random import Random
 from typing import Final, NamedTuple
 
 from shard_worker.domain.ids import ShardId
+from shard_worker.ownership.view import ShardOwner
 from tests.simulation.clock import DRIFT, Clocks, Timeline
 from tests.simulation.database import Database
 from tests.simulation.invariants import Watch
@@ -16,12 +17,6 @@ from tests.simulation.link import Session
 from tests.simulation.planner import CLUSTER, Planner
 from tests.simulation.task import Process
 from tests.simulation.worker import WorkerProcess
-
-HANDOFFS_AT_ONCE: Final = 3
-"""What `decisions.HANDOFFS_AT_ONCE` is in a schedule: there are few shards, and the limit must be reached."""
-DAWDLES_S: Final = 1.2
-"""How old what a planner saw may be when its plan is recorded."""
-_PREPARE_TIMEOUT_S: Final = 1.5
 
 
 class Size(NamedTuple):
@@ -32,28 +27,34 @@ class Size(NamedTuple):
     most_moves: int
 
 
+HANDOFFS_AT_ONCE: Final = 3
+"""The value of `handoff.HANDOFFS_AT_ONCE` in a schedule: there are few shards, and the limit must be reached."""
+DAWDLES_S: Final = 1.2
+"""Maximum age of a planner's view when its plan is recorded."""
+_PREPARE_TIMEOUT_S: Final = 1.5
+
+
 class World:
     """Everything in one schedule."""
 
-    def __init__(self, rng: Random, size: Size, tell: Callable[[str], None] | None, bugs: frozenset[str]) -> None:
+    def __init__(self, rng: Random, size: Size, tell: Callable[[str], None] | None) -> None:
         self.rng = rng
-        self.bugs = bugs
         self.timeline = Timeline()
         self.watch = Watch(lambda: self.timeline.now, tell, size.most_moves, HANDOFFS_AT_ONCE)
-        self.db = Database(size.shards, rng, self.watch, self.timeline.after, bugs)
+        self.db = Database(size.shards, rng, self.watch, self.timeline.after)
         self.replicas = size.workers
         self.most_moves = size.most_moves
         self.processes: list[WorkerProcess] = []
         self.running: dict[str, None] = {}
         """The names that the platform keeps running, whether or not a process is up just now."""
         self.at_step: Callable[[Session], None] | None = None
-        """What may go wrong just when a statement that changes ownership is on its way."""
+        """The fault that may happen while a statement that changes ownership is in flight."""
         self.steps = 0.0
         """How often it does."""
         self.steps_end = 0.0
         """When that is over."""
         self.lost: set[str] = set()
-        """Those of them that nobody starts again."""
+        """Those of them that no platform starts again."""
         self.sessions: dict[Session, None] = {}
         self.lossy = rng.choice((0.0, 0.1, 0.4))
         """How many frames between workers are lost."""
@@ -133,12 +134,14 @@ class World:
 
     def busy(self, process: WorkerProcess) -> bool:
         """Whether it hands something over, gets something, or waits for the journal."""
-        targets = {each.worker for other in self.processes if other.steward for each in other.steward.handoffs.values()}
+        targets = {
+            each.worker for other in self.processes if other.reconciler for each in other.reconciler.handoffs.values()
+        }
         return process.name in targets or any(shard.in_flight for shard in process.host.shards.values())
 
     def astir(self) -> bool:
         """Whether something of ownership is under way: a moment at which a fault does more than at others."""
-        moving = any(each.steward is not None and each.steward.handoffs for each in self.processes)
+        moving = any(each.reconciler is not None and each.reconciler.handoffs for each in self.processes)
         return moving or any(row.owner is None for row in self.db.shards.values())
 
     # --- links
@@ -150,7 +153,7 @@ class World:
         return max(self.timeline.now, self._stalled.get(process, 0.0)) + takes_s
 
     def stall(self, process: Process, seconds: float) -> None:
-        """What a process and the database send each other is held for so long."""
+        """Everything that a process and the database send each other is held for this time."""
         self._stalled[process] = self.timeline.now + seconds
 
     def stalled(self, process: Process) -> bool:
@@ -179,29 +182,25 @@ class World:
         lost = not there or self.rng.random() < self.lossy
         takes_s = 0.003 + self.rng.random() * (0.02 if self.rng.random() < 0.9 else 1.0)
         if lost and up:
-            takes_s = _PREPARE_TIMEOUT_S  # nobody is there to refuse it at once
+            takes_s = _PREPARE_TIMEOUT_S  # no process is there to refuse it at once
         for process in there:
-            if process.steward is not None and not lost:
-                process.steward.prepared[shard_id] = self.db.head(shard_id)
+            if not lost:
+                process.host.prepared[shard_id] = self.db.head(shard_id)
         sender.later(takes_s, lambda: answer(not lost))
 
-    def tell(
-        self, sender: WorkerProcess, target: str, shard_id: ShardId, epoch: int, incarnation: str, head: int
-    ) -> None:
-        """Tell a worker that an incarnation of it was given a shard up to its head; it looks by itself too."""
-        del sender
+    def notify_transferred(self, receiver: ShardOwner, shard_id: ShardId, head: int | None) -> None:
+        """Notify an incarnation that it owns a shard up to its head; its next view shows that too."""
         if self.rng.random() < self.lossy:
             return
-        for process in self.named(target):
+        for process in self.named(receiver.worker):
             takes_s = 0.001 + self.rng.random() * (0.01 if self.rng.random() < 0.9 else 0.5)
-            self.timeline.after(
-                takes_s, partial(process.deliver, partial(process.told, shard_id, epoch, incarnation, head))
-            )
+            notified = partial(process.on_transferred, shard_id, receiver.epoch, receiver.incarnation, head)
+            self.timeline.after(takes_s, partial(process.deliver, notified))
 
     # --- clients
 
     def _command(self) -> None:
-        """Somebody writes somewhere, again and again."""
+        """Clients write to some shard of every process, again and again."""
         rng = self.rng
         for process in self.processes:
             if process.host.shards and not process.paused:

@@ -1,4 +1,4 @@
-"""What a process does, as generators: each step is an event, held while the process is paused, gone when it is killed.
+"""Tasks of a process, as generators: each step is an event, held while the process is paused, lost when it is killed.
 
 A generator yields what it waits for (`Wait`): something that is armed with the task, and resumes it once.
 """
@@ -55,7 +55,7 @@ class Process:
         self.paused = True
 
     def go_on(self) -> None:
-        """What reached it meanwhile happens, in order."""
+        """The events that reached it meanwhile happen, in order."""
         self.paused = False
         held, self._held = self._held, []
         for number, call in enumerate(held):
@@ -84,7 +84,7 @@ class Task:
 
     @property
     def turn(self) -> int:
-        """The number of the present wait: who resumes another is too late."""
+        """The number of the present wait: a resumption of another is too late."""
         return self._turn
 
     def resume(self, turn: int, value: object = None, error: Exception | None = None) -> None:
@@ -134,31 +134,31 @@ class Sleep:
         task.process.later(self._seconds, lambda: task.resume(turn))
 
 
-class Bell:
-    """Wait until it rings, or for so long."""
+class Signal:
+    """Wait until it is set, or for ``most_s``."""
 
-    __slots__ = ("_rung", "_task", "_turn", "most_s")
+    __slots__ = ("_set", "_task", "_turn", "most_s")
 
     def __init__(self) -> None:
-        self._rung = False
+        self._set = False
         self._task: Task | None = None
         self._turn = 0
         self.most_s: float | None = None
 
-    def ring(self) -> None:
-        """Wake who waits, or who next waits."""
+    def set(self) -> None:
+        """Wake the task that waits, or the next one that does."""
         task, self._task = self._task, None
         if task is None:
-            self._rung = True
+            self._set = True
         else:
             turn = self._turn
-            # Never at once: who rings goes on first, as on an event loop.
+            # Never at once: the caller goes on first, as on an event loop.
             task.process.later(0.0, lambda: task.resume(turn))
 
     def arm(self, task: Task) -> None:
         turn = task.turn
-        most_s = 0.0 if self._rung else self.most_s
-        self._rung = False
+        most_s = 0.0 if self._set else self.most_s
+        self._set = False
         if most_s is None or most_s > 0.0:
             self._task, self._turn = task, turn
         if most_s is not None:

@@ -1,34 +1,28 @@
-"""The transactions of `shard_worker.ownership.store`, one function each, with its name and its conditions.
+"""The model of the statements of `shard_worker.ownership.store`: one function each, with its name and its conditions.
 
-A planted bug changes one of them; what it changes is written at that place.
+`test_statements` compares each one with its SQL.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from shard_worker.domain.ids import ShardId
+from shard_worker.ownership.failure_detector import Suspect
+from shard_worker.ownership.handoff import Transfer
 from shard_worker.ownership.view import OwnershipView, ShardRow, WorkerRow
 from tests.simulation.database import Backend, Database, Locked, ShardRecord, Transaction, WorkerRecord
 
 _GONE: Final = 0xFFFF_FFFF
 
 
-class Gift(NamedTuple):
-    """A shard, at the epoch it is held at, and the incarnation that gets it."""
-
-    shard_id: ShardId
-    epoch: int
-    worker: str
-    incarnation: str
-
-
-def register(worker: str, incarnation: str) -> Transaction[str | None]:
+def register(worker: str, incarnation: str, *, reads: int = 1, writes: int = 1) -> Transaction[str | None]:
     """Begin a new incarnation, and end the sessions of the one before."""
 
     def run(db: Database) -> str | None:
         row = db.workers.setdefault(worker, WorkerRecord(worker))
         before, fenced = row.incarnation, row.fenced
         row.incarnation, row.attempt, row.fenced, row.leaving = incarnation, row.attempt + 1, False, False
+        row.reads, row.writes = reads, writes
         row.beat_at = db.watch.now()
         if before not in ("", incarnation):
             db.terminate(before)
@@ -54,35 +48,31 @@ def free_predecessors(worker: str, incarnation: str) -> Transaction[int]:
     return Transaction("free predecessors", run, locks)
 
 
-def fence(
-    worker: str, incarnation: str, beat: int | None, heirs: Mapping[ShardId, str | None]
-) -> Transaction[list[ShardId] | None]:
-    """End an incarnation last seen at ``beat`` (None: one that was replaced) and free its shards for their heirs."""
+def fence(suspect: Suspect, targets: Mapping[ShardId, str | None]) -> Transaction[list[ShardId] | None]:
+    """End a suspect, if it is still at the heartbeat last seen, and give its shards their targets."""
+    worker, incarnation, beat = suspect
 
     def matches(db: Database) -> bool:
-        row = db.workers[worker]
+        row = db.workers.get(worker)
         if beat is None:
-            return row.incarnation != incarnation or row.fenced
-        same_beat = _last_beat(db, row) == beat or "fence without the beat" in db.bugs
-        if "an end is no change" in db.bugs:
-            same_beat = same_beat or db.beat_of(row) is None
-        return row.incarnation == incarnation and same_beat and not row.fenced
+            return row is None or not incarnation or row.incarnation != incarnation or row.fenced
+        return _alive(db, worker, incarnation) and row is not None and _last_beat(db, row) == beat
 
     def run(db: Database) -> list[ShardId] | None:
         if not matches(db):
             return None
-        row = db.workers[worker]
         held = [each for each in _owned(db, worker) if each.incarnation == incarnation]
         if beat is not None or held:
-            db.watch.fenced(db, row, incarnation, replaced=beat is None)
+            db.watch.fenced(db, worker, incarnation, replaced=beat is None)
         if beat is not None:
-            row.fenced = True
-        db.terminate(incarnation)
+            db.workers[worker].fenced = True
+        if incarnation:
+            db.terminate(incarnation)
         freed = _free(db, held, "takeover")
         if freed:
             db.plan_version += 1
             for shard_id in freed:
-                _target(db, shard_id, heirs.get(shard_id))
+                _target(db, shard_id, targets.get(shard_id), f"{worker} died")
         db.notify()
         return freed
 
@@ -112,7 +102,7 @@ def retire(worker: str, incarnation: str) -> Transaction[int]:
 
 
 def lock(worker: str, incarnation: str, backend: Backend) -> Transaction[bool]:
-    """Hold a session-level lock, under a number that is read by nobody before; False when the incarnation was ended."""
+    """Hold a session-level lock under a new attempt; False when the incarnation was ended."""
 
     def run(db: Database) -> bool:
         if not _alive(db, worker, incarnation):
@@ -126,7 +116,7 @@ def lock(worker: str, incarnation: str, backend: Backend) -> Transaction[bool]:
     return Transaction("lock", run, lambda _: (worker, False, ()))
 
 
-def beat(worker: str, incarnation: str, backend: Backend) -> Transaction[bool]:
+def heartbeat(worker: str, incarnation: str, backend: Backend) -> Transaction[bool]:
     """Show that this incarnation lives; False when it was ended."""
 
     def run(db: Database) -> bool:
@@ -138,11 +128,11 @@ def beat(worker: str, incarnation: str, backend: Backend) -> Transaction[bool]:
             row.beat_at = db.watch.now()
         return True
 
-    return Transaction("beat", run, lambda _: (worker, False, ()))
+    return Transaction("heartbeat", run, lambda _: (worker, False, ()))
 
 
 def mark_leaving(worker: str, incarnation: str) -> Transaction[None]:
-    """Tell everyone that this incarnation takes no more shards."""
+    """Record that this incarnation takes no more shards."""
 
     def run(db: Database) -> None:
         row = db.workers.get(worker)
@@ -154,18 +144,18 @@ def mark_leaving(worker: str, incarnation: str) -> Transaction[None]:
 
 
 def claim(worker: str, incarnation: str, shard_ids: Sequence[ShardId]) -> Transaction[dict[ShardId, int]]:
-    """Take those of the shards that are nobody's; the epoch of each one won."""
+    """Become the owner of those of the shards that have none; the epoch of each one won."""
 
     def may(db: Database) -> bool:
-        row = db.workers[worker]
-        unfenced = not row.fenced or "claim by the fenced" in db.bugs
-        return row.incarnation == incarnation and unfenced and not row.leaving
+        row = db.workers.get(worker)
+        return row is not None and row.incarnation == incarnation and not row.fenced and not row.leaving
 
     def run(db: Database) -> dict[ShardId, int]:
         won = {}
         for shard_id in shard_ids if may(db) else ():
             row = db.shards[shard_id]
-            if row.owner is None or "claim of what is owned" in db.bugs:
+            if row.owner is None and row.format <= db.workers[worker].reads:
+                row.format = max(row.format, db.workers[worker].writes)
                 db.change(row, worker, incarnation, "claim")
                 won[shard_id] = row.epoch
         if won:
@@ -178,7 +168,7 @@ def claim(worker: str, incarnation: str, shard_ids: Sequence[ShardId]) -> Transa
     return Transaction("claim", run, locks)
 
 
-def named(incarnation: str, epochs: Mapping[ShardId, int]) -> Transaction[dict[ShardId, int]]:
+def owned_heads(incarnation: str, epochs: Mapping[ShardId, int]) -> Transaction[dict[ShardId, int]]:
     """The head of each of these shards that this incarnation owns at just that epoch."""
 
     def run(db: Database) -> dict[ShardId, int]:
@@ -188,34 +178,37 @@ def named(incarnation: str, epochs: Mapping[ShardId, int]) -> Transaction[dict[S
             if db.shards[shard_id].epoch == epoch and db.shards[shard_id].incarnation == incarnation
         }
 
-    return Transaction("named", run)
+    return Transaction("owned heads", run)
 
 
-def give(incarnation: str, gifts: Sequence[Gift]) -> Transaction[dict[ShardId, int]]:
-    """Give shards to other incarnations; the new epoch of each one given."""
+def transfer(incarnation: str, transfers: Sequence[Transfer]) -> Transaction[dict[ShardId, int]]:
+    """Make other incarnations the owners of own shards; the new epoch of each one transferred."""
 
-    def mine(db: Database) -> list[tuple[Gift, ShardRecord]]:
+    def mine(db: Database) -> list[tuple[Transfer, ShardRecord]]:
         found = []
-        for gift in gifts:
-            row, receiver = db.shards[gift.shard_id], db.workers.get(gift.worker)
-            fit = receiver is not None and receiver.incarnation == gift.incarnation
-            fit = fit and receiver is not None and not receiver.fenced and not receiver.leaving
-            fit = fit or "give to anyone" in db.bugs
-            if fit and row.incarnation == incarnation and row.epoch == gift.epoch:
-                found.append((gift, row))
+        for each in transfers:
+            row = db.shards[each.shard_id]
+            if (row.incarnation, row.epoch) == (incarnation, each.epoch) and may_receive(db, each, row.format):
+                found.append((each, row))
         return found
 
-    def run(db: Database) -> dict[ShardId, int]:
-        given = {}
-        for gift, row in mine(db):
-            raised = "give at the same epoch" not in db.bugs
-            db.change(row, gift.worker, gift.incarnation, "handoff", raised=raised)
-            given[gift.shard_id] = row.epoch
-        if given:
-            db.notify()
-        return given
+    def may_receive(db: Database, each: Transfer, journal_format: int) -> bool:
+        receiver = db.workers.get(each.worker)
+        if receiver is None or receiver.incarnation != each.incarnation:
+            return False
+        return not receiver.fenced and not receiver.leaving and journal_format <= receiver.reads
 
-    return Transaction("give", run, lambda db: (None, False, tuple(row.id for _, row in mine(db))))
+    def run(db: Database) -> dict[ShardId, int]:
+        epochs = {}
+        for each, row in mine(db):
+            row.format = max(row.format, db.workers[each.worker].writes)
+            db.change(row, each.worker, each.incarnation, "handoff")
+            epochs[each.shard_id] = row.epoch
+        if epochs:
+            db.notify()
+        return epochs
+
+    return Transaction("transfer", run, lambda db: (None, False, tuple(row.id for _, row in mine(db))))
 
 
 def release(incarnation: str, held: Mapping[ShardId, int]) -> Transaction[set[ShardId]]:
@@ -239,7 +232,19 @@ def release(incarnation: str, held: Mapping[ShardId, int]) -> Transaction[set[Sh
     return Transaction("release", run, lambda db: (None, False, tuple(row.id for row in mine(db))))
 
 
-def bump(incarnation: str, held: Mapping[ShardId, int]) -> Transaction[dict[ShardId, int]]:
+def record_start_seqs(epochs: Mapping[ShardId, int], heads: Mapping[ShardId, int]) -> Transaction[None]:
+    """Record where each epoch begins, if that is not known yet."""
+
+    def run(db: Database) -> None:
+        for shard_id, head in heads.items():
+            record = db.epochs.get((shard_id, epochs[shard_id]))
+            if record is not None and record.from_seq is None:
+                record.from_seq = head + 1
+
+    return Transaction("record start seqs", run)
+
+
+def raise_epoch(incarnation: str, held: Mapping[ShardId, int]) -> Transaction[dict[ShardId, int]]:
     """Raise the epoch of own shards, each from the one it is held at; the new epoch of each one raised."""
 
     def mine(db: Database) -> list[ShardRecord]:
@@ -255,22 +260,23 @@ def bump(incarnation: str, held: Mapping[ShardId, int]) -> Transaction[dict[Shar
             db.change(row, row.owner, row.incarnation, "adopt")
         return {row.id: row.epoch for row in raised}
 
-    return Transaction("bump", run, lambda db: (None, False, tuple(row.id for row in mine(db))))
+    return Transaction("raise epoch", run, lambda db: (None, False, tuple(row.id for row in mine(db))))
 
 
-def set_cordon(worker: str, *, cordoned: bool, draining: bool) -> Transaction[None]:
+def set_cordon(worker: str, *, cordoned: bool, draining: bool) -> Transaction[bool]:
     """Say whether a worker gets more shards, and whether it keeps those it has."""
 
-    def run(db: Database) -> None:
+    def run(db: Database) -> bool:
         row = db.workers.get(worker)
         if row is not None:
             row.cordoned, row.draining = cordoned, draining
         db.notify()
+        return row is not None
 
     return Transaction("cordon", run, lambda _: (worker, False, ()))
 
 
-def look(known: OwnershipView) -> Transaction[OwnershipView]:
+def read_view(known: OwnershipView) -> Transaction[OwnershipView]:
     """All workers and shards, as of one moment; what cannot have changed since ``known`` is taken from there."""
 
     def run(db: Database) -> OwnershipView:
@@ -278,18 +284,21 @@ def look(known: OwnershipView) -> Transaction[OwnershipView]:
         for row in db.shards.values():
             seen = known.shards.get(row.id)
             if seen is None or seen.epoch != row.epoch or row.plan_version > known.plan_version:
-                changed[row.id] = ShardRow(row.id, row.epoch, row.owner, row.incarnation, row.target, row.reason)
+                changed[row.id] = ShardRow(
+                    row.id, row.epoch, row.owner, row.incarnation, row.target, row.reason, format=row.format
+                )
         workers = {
             w.id: WorkerRow(
-                *(w.id, w.incarnation, "", 0, 0, _seen_beat(db, w, known), w.fenced, w.leaving, w.cordoned, w.draining),
+                *(w.id, w.incarnation, "", 0, 0, _last_beat(db, w), w.fenced, w.leaving, w.cordoned, w.draining),
                 locked=(w.incarnation, w.attempt) in db.locks,
+                reads=w.reads,
             )
             for w in db.workers.values()
         }
         shards = known.shards | changed if changed else known.shards
         return OwnershipView(workers, shards, db.plan_version, db.plan_hash)
 
-    return Transaction("look", run)
+    return Transaction("read view", run)
 
 
 def set_targets(
@@ -301,7 +310,7 @@ def set_targets(
     """
 
     def run(db: Database) -> int | None:
-        if db.plan_version != version and "targets without the version" not in db.bugs:
+        if db.plan_version != version:
             return None
         db.plan_version += 1
         db.plan_hash = plan_hash
@@ -340,15 +349,7 @@ def _alive(db: Database, worker: str, incarnation: str) -> bool:
 
 def _last_beat(db: Database, row: WorkerRecord) -> int:
     number = db.beat_of(row)
-    attempt = 0 if "the beat without the attempt" in db.bugs else row.attempt
-    return attempt << 32 | (_GONE if number is None else number)
-
-
-def _seen_beat(db: Database, row: WorkerRecord, known: OwnershipView) -> int:
-    before = known.workers.get(row.id)
-    if "an end is no change" in db.bugs and before is not None and db.beat_of(row) is None:
-        return before.beat if before.incarnation == row.incarnation else 0
-    return _last_beat(db, row)
+    return row.attempt << 32 | (_GONE if number is None else number)
 
 
 def _owned(db: Database, worker: str) -> list[ShardRecord]:
@@ -363,7 +364,7 @@ def _free(db: Database, rows: Sequence[ShardRecord], kind: str) -> list[ShardId]
     return [row.id for row in rows]
 
 
-def _target(db: Database, shard_id: ShardId, target: str | None) -> None:
+def _target(db: Database, shard_id: ShardId, target: str | None, reason: str = "") -> None:
     row = db.shards[shard_id]
-    row.target, row.plan_version = target, db.plan_version
+    row.target, row.reason, row.plan_version = target, reason, db.plan_version
     db.watch.targeted(row)

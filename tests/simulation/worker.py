@@ -1,4 +1,4 @@
-"""A worker's process: its membership and lease around the steward, incarnation after incarnation.
+"""A worker's process: its membership and lease around the reconciler, incarnation after incarnation.
 
 Kept beside `shard_worker.ownership.membership` and `lease`.
 """
@@ -6,13 +6,15 @@ Kept beside `shard_worker.ownership.membership` and `lease`.
 from typing import TYPE_CHECKING, Final
 
 from shard_worker.domain.ids import ShardId
+from shard_worker.ownership.failure_detector import Fenced, NameWatch
+from shard_worker.ownership.reconciler import STATEMENT_S
 from shard_worker.ownership.view import EMPTY, OwnershipView
 from tests.simulation import transactions
 from tests.simulation.clock import Clocks
 from tests.simulation.host import Host
 from tests.simulation.link import Session, connect
-from tests.simulation.steward import Fenced, Steward
-from tests.simulation.task import Bell, LinkFault, Process, Sleep, Task, Work
+from tests.simulation.reconciler import Reconciler
+from tests.simulation.task import LinkFault, Process, Signal, Sleep, Task, Work
 
 if TYPE_CHECKING:
     from tests.simulation.simulation import World
@@ -20,11 +22,7 @@ if TYPE_CHECKING:
 BEAT_S: Final = 0.15
 LEASE_S: Final = 0.5
 _BEAT_TIMEOUT_S: Final = 1.5
-_STATEMENT_S: Final = 5.0
 _RETRY_S: Final = 0.1
-_RETIRE_S: Final = 1.0
-_LEASE_OVER_S: Final = 0.2
-_SILENT_S: Final = 3.0
 _LEAVE_S: Final = 4.0
 
 
@@ -37,14 +35,14 @@ class WorkerProcess(Process):
         self.number = number
         self.incarnation = ""
         self.leaving = False
-        self.steward: Steward | None = None
+        self.reconciler: Reconciler | None = None
         self.view: OwnershipView = EMPTY
-        """What it answers to a planner that asks."""
-        self.host = Host(world, self, self.may_read, self.raised)
+        """The answer to a planner."""
+        self.host: Host = Host(world, self, self.may_read, self.raised)
         self._until = 0.0
         self._past: set[str] = set()
         self._tasks: list[Task] = []
-        self._turned = Bell()
+        self._cycle = Signal()
         self._lives = 0
 
     def start(self) -> None:
@@ -53,7 +51,7 @@ class WorkerProcess(Process):
         self._membership()
 
     def may_read(self) -> bool:
-        """The lease: whether nobody can have fenced this incarnation yet."""
+        """The lease: whether no peer can have fenced this incarnation yet."""
         return self.alive and not self.paused and self.clocks.boottime(self.timeline.now) < self._until
 
     def kill(self) -> None:
@@ -73,25 +71,24 @@ class WorkerProcess(Process):
         if not self.leaving and self.alive:
             self.leaving = True
             self.world.watch.hurt(self.name, self.timeline.now + _LEAVE_S)
-            if self.steward is not None:
-                self.steward.ring()
+            if self.reconciler is not None:
+                self.reconciler.request_refresh()
             Task(self, self._leave())
 
-    def told(self, shard_id: ShardId, epoch: int, incarnation: str, head: int) -> None:
-        """Another worker says that it gave one of our incarnations a shard."""
-        if self.steward is not None:
-            self.steward.told(shard_id, epoch, incarnation, head)
+    def on_transferred(self, shard_id: ShardId, epoch: int, incarnation: str, head: int | None) -> None:
+        """A peer has transferred a shard to an incarnation of this worker."""
+        if self.reconciler is not None:
+            self.reconciler.on_transferred(shard_id, epoch, incarnation, head)
 
     def raised(self, shard_id: ShardId, epoch: int) -> None:
         """An unknown outcome raised the epoch of a shard."""
-        if self.steward is not None:
-            self.steward.raised(shard_id, epoch)
+        if self.reconciler is not None:
+            self.reconciler.core.raised(shard_id, epoch)
 
-    def turned(self) -> None:
-        """The steward has looked and acted."""
-        assert self.steward is not None
-        self.view = self.steward.view
-        self._turned.ring()
+    def cycle_done(self, view: OwnershipView) -> None:
+        """The reconciler has acted on a view."""
+        self.view = view
+        self._cycle.set()
 
     # --- incarnations
 
@@ -100,11 +97,11 @@ class WorkerProcess(Process):
         self._tasks = [Task(self, self._register(f"{self.name}/{self.number}{chr(96 + self._lives)}"))]
 
     def _ended(self, error: Exception | None) -> None:
-        """The lease or the steward found that the incarnation was fenced: drop everything, and begin anew."""
+        """The lease or the reconciler found that the incarnation was fenced: drop everything, and register again."""
         if error is not None and not isinstance(error, Fenced):
             raise error
         self._until = 0.0
-        self.steward = None
+        self.reconciler = None
         self.host.drop_all()
         self.world.watch.hosts.pop(self.incarnation, None)
         self.world.watch.seen["ended"] += 1
@@ -121,14 +118,10 @@ class WorkerProcess(Process):
                     yield from self._await_name(session)
                 self.incarnation = self.host.incarnation = fresh
                 self.world.watch.hosts[fresh] = self.host
-                before = yield from session.execute(transactions.register(self.name, fresh), _STATEMENT_S)
-                if (
-                    before is not None
-                    and before not in self._past
-                    and "no wait for the predecessor" not in self.world.bugs
-                ):
-                    yield Sleep(LEASE_S + _LEASE_OVER_S)
-                yield from session.execute(transactions.free_predecessors(self.name, fresh), _STATEMENT_S)
+                before = yield from session.execute(transactions.register(self.name, fresh), STATEMENT_S)
+                if before is not None and before not in self._past:
+                    yield Sleep(LEASE_S + 0.2)
+                yield from session.execute(transactions.free_predecessors(self.name, fresh), STATEMENT_S)
                 break
             except LinkFault:
                 yield Sleep(_RETRY_S)
@@ -138,16 +131,11 @@ class WorkerProcess(Process):
         self._tasks.append(Task(self, self._keep(fresh), self._ended))
 
     def _await_name(self, session: Session) -> Work[None]:
-        seen, seen_at = ("", -1), 0.0
+        watch = NameWatch(self.name)
         while True:
-            view = yield from session.execute(transactions.look(EMPTY), _STATEMENT_S)
+            view = yield from session.execute(transactions.read_view(EMPTY), STATEMENT_S)
             self.view = view
-            row, now = view.workers.get(self.name), self.mono()
-            if row is None or row.fenced or row.incarnation in self._past or row.incarnation == self.incarnation:
-                return
-            if (row.incarnation, row.beat) != seen:
-                seen, seen_at = (row.incarnation, row.beat), now
-            elif now - seen_at > _SILENT_S:
+            if watch.is_free(view, self._past | {self.incarnation}, self.mono()):
                 return
             yield Sleep(_RETRY_S * 5)
 
@@ -167,20 +155,20 @@ class WorkerProcess(Process):
     def _beat(self, session: Session, incarnation: str) -> Work[None]:
         lock = transactions.lock(self.name, incarnation, session.backend)
         if not (yield from session.execute(lock, _BEAT_TIMEOUT_S)):
-            raise Fenced
+            raise Fenced(incarnation)
         while True:
             sent = self.clocks.boottime(self.timeline.now)
             if not (
-                yield from session.execute(transactions.beat(self.name, incarnation, session.backend), _BEAT_TIMEOUT_S)
+                yield from session.execute(
+                    transactions.heartbeat(self.name, incarnation, session.backend), _BEAT_TIMEOUT_S
+                )
             ):
-                raise Fenced
-            if "lease from the answer" in self.world.bugs:
-                sent = self.clocks.boottime(self.timeline.now)
+                raise Fenced(incarnation)
             self._until = sent + LEASE_S
             self.world.watch.all_reads(self.world.db, self.host)
-            if self.steward is None:
-                self.steward = Steward(self, incarnation)
-                self._tasks.append(Task(self, self.steward.run(), self._ended))
+            if self.reconciler is None:
+                self.reconciler = Reconciler(self, incarnation)
+                self._tasks.append(Task(self, self.reconciler.run(), self._ended))
             yield Sleep(BEAT_S)
 
     # --- leaving
@@ -188,16 +176,16 @@ class WorkerProcess(Process):
     def _leave(self) -> Work[None]:
         deadline = self.mono() + _LEAVE_S
         while self._owns_something() and self.mono() < deadline:
-            self._turned.most_s = 0.2
-            yield self._turned
+            self._cycle.most_s = 0.2
+            yield self._cycle
         for task in self._tasks:
             task.cancel()
         self._until = 0.0
-        self.steward = None
+        self.reconciler = None
         self.host.drop_all()
         session = yield from connect(self.world, self, self.incarnation)
         try:
-            yield from session.execute(transactions.retire(self.name, self.incarnation), _RETIRE_S)
+            yield from session.execute(transactions.retire(self.name, self.incarnation), 1.0)
         except LinkFault:
             pass
         finally:
