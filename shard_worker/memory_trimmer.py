@@ -35,6 +35,7 @@ class MemoryTrimmer:
     def __init__(self) -> None:
         self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         self._floor = resident_bytes()
+        """The least memory that the process had: memory that is freed while glibc keeps it shows in no other number."""
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -58,7 +59,8 @@ class MemoryTrimmer:
                 pause_s = _LEAST_PAUSE_S
                 continue
             await asyncio.to_thread(self._trim_now)
-            self._floor = after = resident_bytes()  # what is in use now is no growth: trimming again would find nothing
+            after = resident_bytes()
+            self._floor = min(self._floor, after)
             gave_back = before - after >= _GROWTH_BYTES // 2
             pause_s = _LEAST_PAUSE_S if gave_back else min(2 * pause_s, _MOST_PAUSE_S)
             if gave_back:

@@ -395,3 +395,18 @@ async def test_an_unread_last_answer_does_not_keep_its_connection(api: Served, m
         await eventually(lambda: api.gateway.connections == 1)
         await eventually(lambda: api.gateway.connections == 0)
     assert WRITE_HIGH_BYTES < 64 * 1024
+
+
+async def test_a_flood_takes_the_place_of_no_client_that_pauses_between_requests() -> None:
+    """However much faster the flood is than the client: connections without an answer are dropped first."""
+    async with serving(MemoryThreads(), GatewayOptions(bounds=Bounds(connections=8))) as api:
+        client = await Wire.open(api.port)
+        client.send(GET)
+        assert (await client.answer()).status == 404
+        flood = [await Wire.open(api.port) for _ in range(30)]
+        await eventually(lambda: api.gateway.capacity.dropped["connections"] >= 23)
+        client.send(GET)
+        assert (await client.answer()).status == 404
+        for wire in flood:
+            await wire.close()
+        await client.close()

@@ -48,6 +48,11 @@ class Client(Protocol):
     """Bytes of answers that the client has not read."""
 
     @property
+    def answered(self) -> bool:
+        """Whether the client was answered a request on this connection."""
+        ...
+
+    @property
     def waits_since(self) -> float | None:
         """Since when, in loop time, it waits for its client; None while this worker is at work for it."""
         ...
@@ -96,7 +101,7 @@ class Capacity:
     def make_place(self, now: float) -> None:
         """Drop the connections that have waited longest for their clients, a part of those that are open."""
         most = min(self.bounds.connections // _PART, len(self.clients) // _PRESENT_PART)
-        for _, _, client in heapq.nsmallest(max(1, most), self._waiting()):
+        for *_, client in heapq.nsmallest(max(1, most), self._waiting()):
             self.clients.pop(client, None)
             self._drop(client, "connections", now)
 
@@ -121,7 +126,7 @@ class Capacity:
         bound = self.bounds.body_bytes
         if self.body_bytes <= bound:
             return
-        for _, _, client in sorted(self._waiting("held")):
+        for *_, client in sorted(self._waiting("held")):
             self.hold(client, 0)
             self._drop(client, "body_bytes", now)
             if self.body_bytes <= bound - bound // _PART:
@@ -136,7 +141,7 @@ class Capacity:
         bound = self.bounds.answer_bytes
         if self.answer_bytes + size <= bound:
             return True
-        for _, _, client in sorted(self._waiting("unread")):
+        for *_, client in sorted(self._waiting("unread")):
             self.leave_unread(client, 0)
             self._drop(client, "answer_bytes", now)
             if self.answer_bytes + size <= bound - bound // _PART:
@@ -146,10 +151,14 @@ class Capacity:
         self.refused["answer_bytes"] += 1
         return False
 
-    def _waiting(self, what: str = "") -> list[tuple[float, int, Client]]:
-        """The connections that wait for their clients, and since when; those that hold ``what``, if it is given."""
+    def _waiting(self, what: str = "") -> list[tuple[bool, float, int, Client]]:
+        """The connections that wait for their clients, those to drop first before the others.
+
+        A connection on which nothing was answered yet comes before every other: a flood is faster than a client that
+        pauses between two requests.  ``what`` limits the list to connections that hold it.
+        """
         return [
-            (since, id(client), client)
+            (client.answered, since, id(client), client)
             for client in self.clients
             if (not what or getattr(client, what)) and (since := client.waits_since) is not None
         ]

@@ -45,7 +45,7 @@ _NEEDED: Final = (
     *("data_received", "eof_received", "handle_error", "start", "finish_response", "_handle_request"),
     *("_messages", "_waiter", "_request_in_progress", "_drain_helper", "_process_keepalive"),
     *("_pause_transport_reading", "_resume_transport_reading", "_next_keepalive_close_time", "_keepalive_timeout"),
-    *("_buffer_paused", "_reading_paused", "_message_tail", "_lingering_time"),
+    *("_buffer_paused", "_reading_paused", "_message_tail", "_lingering_time", "_request_count"),
 )
 
 
@@ -78,6 +78,11 @@ class GatewayConnection(ReceivingConnection):
         if self._lingering is not None:
             return True
         return not (self._request_in_progress or self._messages or self._head_since or self._backlog)
+
+    @property
+    def answered(self) -> bool:
+        """Whether a request of this connection was answered."""
+        return self._request_count > len(self._messages) + self._request_in_progress
 
     @property
     def waits_since(self) -> float | None:
