@@ -198,7 +198,7 @@ def _foreign(seen: ClusterSnapshot, wanted: RenderInput, objects: Iterable[Objec
                 Reason.AWAITING_GARBAGE_COLLECTION,
                 f"{what} belongs to an earlier ThreadCluster of this name, and is being collected. Nothing is to be done.",
             )
-        whose = f"{owner['kind']} {owner['name']}" if owner else "another owner"
+        whose = f"{owner['kind']} {owner['name']}" if owner else "no ThreadCluster"
         return Diagnosis(
             Reason.NAME_CONFLICT,
             f"{what} exists and belongs to {whose}. Remedy: rename this ThreadCluster, or delete that object.",
