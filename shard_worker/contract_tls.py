@@ -47,7 +47,7 @@ _CONTEXTS_KEPT: Final = 1_024
 
 
 class Purpose(StrEnum):
-    """What a certificate proves its holder to be."""
+    """The role that a certificate proves of its holder."""
 
     PEER = "peer"
     INTERNAL = "internal"

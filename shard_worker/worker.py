@@ -1,4 +1,4 @@
-"""One worker process: the rooms wired together, from the first socket to the last flush.
+"""One worker process: the wiring of its components, from the first socket to the last flush.
 
 Order matters twice.  Starting: sockets are bound before the worker is registered, so that no peer learns an address
 that refuses.  Stopping: the public port stops accepting, shards are flushed and released while this worker still
@@ -101,7 +101,7 @@ def _parent_gone(loop: asyncio.AbstractEventLoop, fd: int, stopping: asyncio.Eve
 
 
 async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyncio.Event) -> "Worker | None":
-    """Bind, connect and wire; None when it was told to stop meanwhile."""
+    """Bind, connect and wire; None when a stop was requested meanwhile."""
     write_format = codec.DEFAULT_WRITE_FORMAT if settings.write_format is None else settings.write_format
     try:
         encode = codec.encoder(write_format)
@@ -273,7 +273,7 @@ def _cursor_key(salt: bytes) -> bytes:
 
 
 async def _unless(stopping: asyncio.Event, work: Coroutine[object, object, T]) -> T | None:
-    """The result of ``work``, or None when the worker is told to stop before."""
+    """The result of ``work``, or None when a stop is requested before."""
     task = asyncio.ensure_future(work)
     stopped = asyncio.ensure_future(stopping.wait())
     await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
@@ -285,8 +285,9 @@ async def _unless(stopping: asyncio.Event, work: Coroutine[object, object, T]) -
 
 
 async def _known(database: Database, settings: WorkerSettings) -> tuple[int, bytes, list[str]]:
-    """What the database says once it answers: the shard count, the salt of derived ids, and what the login may do that
-    it should not; says what it waits for.
+    """The shard count, the salt of derived ids and the login's excess rights, once the database answers; logs each retry.
+
+    The excess rights are rights on the journal that no worker needs.
     """
     backoff = Backoff()
     while True:
@@ -333,7 +334,7 @@ class Worker:
         excess: Sequence[str] = (),
     ) -> None:
         self._excess = excess
-        """What the database's login may do with the journal that no worker needs."""
+        """Rights of the database's login on the journal that no worker needs."""
         self._settings = settings
         self._ownership = ownership
         self._region = region
@@ -390,7 +391,7 @@ class Worker:
             _write_ready(self._settings.ready_file, self._settings.name, sockets[0], management)
 
     async def until(self, stopping: asyncio.Event) -> None:
-        """Return when told to stop.  Raises `WorkerFailed` when a part has ended by itself."""
+        """Return when a stop is requested.  Raises `WorkerFailed` when a part has ended by itself."""
         while not stopping.is_set():
             try:
                 async with asyncio.timeout(_WATCH_S):

@@ -28,6 +28,7 @@ EXCEPTIONS: Final = {
     ("tools/check_language.py", ""): "it names the words",
     ("CONTRIBUTING.md", ""): "it names the words",
     ("tests/operator/cli/kubernetes/test_target.py", "home"): "the environment variable HOME",
+    ("operator/threadcluster_operator/local/postgres.py", "nobody"): "the user of that name",
     ("tests/e2e/node/pooler.py", "nobody"): "the user of that name",
 }
 """Reasons, by path and word; an empty word is every word of that file."""

@@ -1,7 +1,7 @@
 """The proof of life of one incarnation: a session-level lock, a beat, and the lease on memory reads that follows.
 
-The lease is measured on a clock that goes on while the machine sleeps, from the moment a beat was *sent*: whoever
-fences this incarnation waits longer than the lease after the answer that first showed the beat.
+The lease is measured on a clock that goes on while the machine sleeps, from the moment a beat was *sent*: the peer
+that fences this incarnation waits longer than the lease after the answer that first showed the beat.
 """
 
 import asyncio
@@ -20,10 +20,10 @@ from shard_worker.ownership.failure_detector import Fenced
 log = logging.getLogger(__name__)
 
 _STATEMENT_S: Final = 1.5
-"""A beat that is not answered for so long is given up with its session: half of the TTL is left to connect and beat anew."""
+"""Maximum wait for the answer of a beat; then its session is closed: half of the TTL is left to connect and beat again."""
 _LATE_S: Final = 0.4
-"""A beat that is not answered for so long may be with a server that is frozen while its address has moved: a session is
-opened beside it, which shows a fail-over."""
+"""Time after which a beat without an answer may wait for a frozen server whose address has moved: the lease then opens a
+second session, which detects a fail-over."""
 
 boottime: Callable[[], float] = (
     (lambda: time.clock_gettime(time.CLOCK_BOOTTIME)) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
@@ -49,7 +49,7 @@ class Lease:
         self.lost_sessions = 0
 
     def allows_memory_reads(self) -> bool:
-        """Whether nobody can have fenced this incarnation yet."""
+        """Whether no peer can have fenced this incarnation yet."""
         return boottime() < self._until
 
     def expire(self) -> None:
@@ -84,7 +84,7 @@ class Lease:
             await asyncio.sleep(self._beat_s)
 
     async def _answer(self, statement: Awaitable[bool]) -> bool:
-        """What a statement answers in time.  While the answer is late, the address is tried beside it."""
+        """The result of a statement within its deadline.  While the answer is late, a second session tries the address."""
         beside: list[asyncio.Task[None]] = []
         loop = asyncio.get_running_loop()
         late = loop.call_later(

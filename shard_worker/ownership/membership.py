@@ -4,8 +4,8 @@ Two sessions each: one only beats (`lease`), the other looks and acts (`steward`
 costs a beat.  When either finds that the incarnation was fenced, all shards are dropped at once and the process goes
 on under a new incarnation.
 
-A name belongs to the process that registered it last.  One that lost its name to another process waits for as long as
-that one beats: two that took it from each other in turn would serve nobody.
+A name belongs to the process that registered it last.  A process that lost its name to another process waits for as
+long as the other one beats: two processes that took the name from each other in turn would serve no request.
 """
 
 import asyncio
@@ -119,15 +119,15 @@ class Ownership:
         return self._views.view
 
     def memory_reads_allowed(self) -> bool:
-        """Whether nobody can have fenced this incarnation yet; to be asked in the turn of the loop that reads."""
+        """Whether no peer can have fenced this incarnation yet; call this in the same turn of the loop as the read."""
         return self.lease.allows_memory_reads()
 
     def owner_of(self, shard_id: ShardId) -> ShardOwner | None:
-        """Who owns a shard, as far as is known; None while nobody does."""
+        """The last known owner of a shard; None while there is none."""
         return self._views.owner_of(shard_id)
 
     def apply_hint(self, shard_id: ShardId, worker: str, epoch: int) -> None:
-        """Somebody who must know says who owns a shard since that epoch."""
+        """Record a peer's hint: the owner of a shard since that epoch."""
         self._views.apply_hint(shard_id, worker, epoch)
 
     def on_transferred(self, shard_id: ShardId, epoch: int, incarnation: str, head: int | None) -> None:
@@ -148,7 +148,7 @@ class Ownership:
         await self._views.refresh()
 
     def deserted(self) -> bool:
-        """Whether this worker leaves and nobody stays who could own a shard: waiting for an owner is in vain."""
+        """Whether this worker leaves and no worker remains that could own a shard: a wait for an owner cannot succeed."""
         workers = self.view.workers.values()
         return self.leaving and all(row.fenced or row.leaving for row in workers if row.id != self.worker)
 
@@ -185,7 +185,7 @@ class Ownership:
             return await store.set_targets(connection, version, plan_hash, targets)
 
     async def set_cordon(self, worker: str, *, cordoned: bool, draining: bool) -> bool:
-        """Say whether a worker gets more shards, and whether it keeps those it has; False for a name nobody has had.
+        """Record whether a worker gets more shards, and whether it keeps its own; False for a name no worker has had.
 
         Raises `TimeoutError` when Postgres does not answer: whether it was recorded is then not known.
         """
@@ -326,7 +326,7 @@ class Ownership:
             before = await store.register(
                 connection, self.worker, incarnation, self._address, self._capabilities._asdict()
             )
-            # Of every worker, wherever it was: on the history before nobody could tell it that its shards are free.
+            # The leases of every worker, on either history: a worker on the old one cannot learn that its shards are free.
             wait_s = await store.old_leases_s(connection, self.lease.lease_s + _LEASE_OVER_S)
         if before is not None and before not in self._past:
             wait_s = self.lease.lease_s + _LEASE_OVER_S

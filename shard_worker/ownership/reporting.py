@@ -38,7 +38,7 @@ SELECT e.claimed_at, e.shard_id, e.epoch, coalesce(e.source, before.source),
 
 
 class OwnershipChange(NamedTuple):
-    """One change of a shard's owner, as the book of epochs has it."""
+    """One change of a shard's owner: a row of ``shard_epoch``."""
 
     at: datetime
     shard_id: ShardId
@@ -58,7 +58,7 @@ async def record_pauses(connection: asyncpg.Connection, pauses: Mapping[tuple[Sh
 
 
 async def set_cordon(connection: asyncpg.Connection, worker: str, *, cordoned: bool, draining: bool) -> bool:
-    """Say whether a worker gets more shards, and whether it keeps those it has; False for a name nobody has had."""
+    """Record whether a worker gets more shards, and whether it keeps its own; False for a name no worker has had."""
     return await connection.fetchval(_CORDON_SQL, worker, cordoned, draining, CHANNEL) is not None
 
 

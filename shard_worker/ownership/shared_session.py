@@ -1,4 +1,4 @@
-"""The session at which a worker answers whoever plans: one, kept for the next who asks, and ended when nobody does.
+"""The session with which a worker answers planners: shared by the requests, and closed when none has come for a while.
 
 A planner that moves many shards asks many times a second, and to connect takes longer than what it asks for.
 """

@@ -1,9 +1,9 @@
-"""The SQL that decides ownership; `books` has the rest.
+"""The SQL that decides ownership; `reporting` has the rest.
 
-Whoever locks shard rows does so in ascending order, the worker row before them.
+Every transaction locks the worker row first, then shard rows in ascending order.
 
-Every change of a shard's owner, also to nobody, raises its epoch and leaves a row in ``shard_epoch``; its ``from_seq``
-is known for claims and adoptions only, and null where the answer that told the head was lost.
+Every change of a shard's owner, also to no owner, raises its epoch and leaves a row in ``shard_epoch``; its ``from_seq``
+is known for claims and adoptions only, and null where the answer with the head was lost.
 
 A function that failed or was cancelled in the middle of a transaction leaves its connection terminated.
 
@@ -121,8 +121,8 @@ WITH me AS (
 INSERT INTO shard_epoch (shard_id, epoch, worker, incarnation, kind)
 SELECT id, epoch, $1, $2, 'claim' FROM won RETURNING shard_id, epoch
 """
-# The receivers first: a fence of one of them waits for the gift, or the gift sees the fence.
-_GIVE_SQL: Final = """
+# The receivers are locked first: a fence of one of them waits for the transfer, or the transfer sees the fence.
+_TRANSFER_SQL: Final = """
 WITH wanted AS (
     SELECT * FROM unnest($1::int[], $2::bigint[], $3::text[], $4::text[], $5::text[])
         AS w (id, epoch, worker, incarnation, reason)
@@ -147,9 +147,9 @@ INSERT INTO shard_epoch (shard_id, epoch, worker, incarnation, kind, source, rea
 SELECT id, epoch, worker, incarnation, 'handoff', $7, reason FROM given
 RETURNING shard_id, epoch, pg_notify($8, '')
 """
-_NAMED_SQL: Final = """
+_OWNED_HEADS_SQL: Final = """
 SELECT s.id, (SELECT coalesce(max(j.shard_seq), 0) FROM journal j WHERE j.shard_id = s.id) AS head
-  FROM shard s JOIN unnest($1::int[], $2::bigint[]) AS told (id, epoch) USING (id, epoch) WHERE s.incarnation = $3
+  FROM shard s JOIN unnest($1::int[], $2::bigint[]) AS expected (id, epoch) USING (id, epoch) WHERE s.incarnation = $3
 """
 _RELEASE_SQL: Final = """
 WITH mine AS (
@@ -236,7 +236,7 @@ class Address(NamedTuple):
 
 
 class Target(NamedTuple):
-    """What a plan wants of one shard."""
+    """The target of one shard in a plan."""
 
     shard_id: ShardId
     worker: str | None
@@ -247,7 +247,7 @@ class Target(NamedTuple):
 async def _transaction(connection: asyncpg.Connection, begin: str = "BEGIN") -> AsyncIterator[None]:
     """A transaction on a session that is thrown away when it fails, or is cancelled.
 
-    A rollback would have to be waited for, and on a link that fell silent for ever.
+    A rollback would have to be waited for, on a silent link without end.
     """
     try:
         await connection.execute(begin)
@@ -260,7 +260,7 @@ async def _transaction(connection: asyncpg.Connection, begin: str = "BEGIN") -> 
 
 @asynccontextmanager
 async def _statement(connection: asyncpg.Connection) -> AsyncIterator[None]:
-    """One statement that is a transaction of its own: a shard stands still meanwhile.  Its session is thrown away alike."""
+    """One statement that is a transaction of its own; its shards are drained meanwhile.  A failure closes the session too."""
     try:
         yield
     except BaseException:
@@ -292,7 +292,7 @@ async def free_predecessors(connection: asyncpg.Connection, worker: str, incarna
     async with _transaction(connection):
         if await connection.fetchval(_MINE_SQL, worker, incarnation) is None:
             return 0
-        return len(await _free(connection, worker, incarnation, "restart", f"{worker} was started anew", itself=False))
+        return len(await _free(connection, worker, incarnation, "restart", f"{worker} was restarted", itself=False))
 
 
 async def fence(
@@ -300,10 +300,10 @@ async def fence(
     worker: str,
     incarnation: str,
     beat: int | None,
-    heirs: Mapping[ShardId, str | None],
+    targets: Mapping[ShardId, str | None],
     reason: str,
 ) -> list[ShardId] | None:
-    """End an incarnation last seen at ``beat`` (None: one that no longer lives by its row) and free its shards for their ``heirs``.
+    """End an incarnation last seen at ``beat`` (None: one that no longer lives by its row) and assign its shards to ``targets``.
 
     Returns the shards, or None when it moved on, or another was first.  The plan gets a new version, for plans made
     before know nothing of this.
@@ -327,14 +327,14 @@ async def fence(
         if freed:
             version = await connection.fetchval(_TAKEOVER_PLAN_SQL)
             await connection.execute(
-                _TARGETS_SQL, freed, [heirs.get(shard_id) for shard_id in freed], [reason] * len(freed), version
+                _TARGETS_SQL, freed, [targets.get(shard_id) for shard_id in freed], [reason] * len(freed), version
             )
         await connection.execute(_NOTIFY_SQL)
     return freed
 
 
 async def retire(connection: asyncpg.Connection, worker: str, incarnation: str) -> int:
-    """End one's own incarnation, so that nobody waits for its next beat.  Returns how many shards it still held."""
+    """End one's own incarnation, so that no peer waits for its next beat.  Returns how many shards it still held."""
     async with _transaction(connection):
         if await connection.fetchval(_MINE_SQL, worker, incarnation) is None:
             return 0
@@ -412,7 +412,7 @@ async def owned_heads(
 
     To be called after the change of owner is acknowledged, like `heads`, which keeps the numbers.
     """
-    rows = await connection.fetch(_NAMED_SQL, *_columns(epochs), incarnation)
+    rows = await connection.fetch(_OWNED_HEADS_SQL, *_columns(epochs), incarnation)
     return {ShardId(row["id"]): int(row["head"]) for row in rows}
 
 
@@ -425,7 +425,7 @@ async def record_start_seqs(
 
 
 async def transfer(
-    connection: asyncpg.Connection, worker: str, incarnation: str, gifts: Sequence[Transfer]
+    connection: asyncpg.Connection, worker: str, incarnation: str, transfers: Sequence[Transfer]
 ) -> dict[ShardId, int]:
     """Give shards to other incarnations, in one step; the new epoch of each one given.
 
@@ -434,12 +434,12 @@ async def transfer(
     """
     async with _statement(connection):
         given = await connection.fetch(
-            _GIVE_SQL,
-            [gift.shard_id for gift in gifts],
-            [gift.epoch for gift in gifts],
-            [gift.worker for gift in gifts],
-            [gift.incarnation for gift in gifts],
-            [gift.reason for gift in gifts],
+            _TRANSFER_SQL,
+            [transfer.shard_id for transfer in transfers],
+            [transfer.epoch for transfer in transfers],
+            [transfer.worker for transfer in transfers],
+            [transfer.incarnation for transfer in transfers],
+            [transfer.reason for transfer in transfers],
             incarnation,
             worker,
             CHANNEL,

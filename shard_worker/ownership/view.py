@@ -1,4 +1,4 @@
-"""What a worker knows of ownership: values, read from the database, that others look at and nobody changes."""
+"""The view that a worker has of ownership: immutable values, read from the database."""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from shard_worker.domain.ids import ShardId
 
 
 class Capabilities(NamedTuple):
-    """What an incarnation can do, as its row in ``worker`` says."""
+    """The capabilities of an incarnation, as in its row of ``worker``."""
 
     schema: int = 1
     """The newest schema version that it works with."""
@@ -20,7 +20,7 @@ class Capabilities(NamedTuple):
 
 
 class ShardOwner(NamedTuple):
-    """Who owns a shard, as of the last look, and where it can be asked."""
+    """The owner of a shard as of the last reading, with its addresses."""
 
     worker: str
     incarnation: str

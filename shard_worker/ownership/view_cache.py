@@ -1,7 +1,7 @@
-"""The view of ownership that a worker goes by, and the bell that has it read again.
+"""The cached view of ownership that a worker uses, and the requests to read it again.
 
-One reader (the steward) reads it; everybody else only looks at what was read, or rings and waits for the next reading.
-What a worker is told between two readings (`learn`) counts until a reading is as new.
+One reader (the reconciler) reads the view; all other parts only use the last view, or request a refresh and wait for the
+next reading.  A hint that a worker gets between two readings (`apply_hint`) counts until a reading is as new.
 """
 
 import asyncio
@@ -12,13 +12,13 @@ from shard_worker.ownership.view import EMPTY, OwnershipView, ShardOwner
 
 
 class ViewCache:
-    """The last view, and who waits for the next."""
+    """The last view, and the futures of the callers that wait for the next."""
 
     def __init__(self) -> None:
         self.view: OwnershipView = EMPTY
         self.wanted = False
-        """Whether somebody rang since the last reading began."""
-        self._bell = asyncio.Event()
+        """Whether a refresh was requested since the last reading began."""
+        self._woken = asyncio.Event()
         self._asked: asyncio.Future[None] | None = None
         self._turn: asyncio.Future[None] | None = None
         self._change: asyncio.Future[None] | None = None
@@ -28,14 +28,14 @@ class ViewCache:
     # --- for those who look
 
     def owner_of(self, shard_id: ShardId) -> ShardOwner | None:
-        """Who owns a shard, as far as is known; None while nobody does."""
+        """The last known owner of a shard; None while there is none."""
         row = self.view.shards.get(shard_id)
         if row is None:
             return None
         name, epoch = row.owner, row.epoch
-        told = self._hints.get(shard_id)
-        if told is not None and told[1] > epoch:
-            name, epoch = told
+        hint = self._hints.get(shard_id)
+        if hint is not None and hint[1] > epoch:
+            name, epoch = hint
         worker = self.view.workers.get(name) if name is not None else None
         if worker is None:
             return None
@@ -43,7 +43,7 @@ class ViewCache:
         return ShardOwner(worker.id, incarnation, epoch, worker.host, worker.public_port, worker.management_port)
 
     def apply_hint(self, shard_id: ShardId, worker: str, epoch: int) -> None:
-        """Somebody who must know says who owns a shard since that epoch."""
+        """Record a peer's hint: the owner of a shard since that epoch."""
         if epoch > self._hints.get(shard_id, ("", 0))[1]:
             self._hints[shard_id] = (worker, epoch)
             self._changed()
@@ -61,11 +61,11 @@ class ViewCache:
     def request_refresh(self) -> None:
         """Something may have changed: have it read again soon."""
         self.wanted = True
-        self._bell.set()
+        self._woken.set()
 
     def wake(self) -> None:
         """Have the reader turn at once, without reading again."""
-        self._bell.set()
+        self._woken.set()
 
     async def refresh(self) -> None:
         """Return when a reading that began after this call is over, or could not be made."""
@@ -94,20 +94,20 @@ class ViewCache:
         if view is not None and self._reading_era == self._era:
             self.view = view
             self._hints = {
-                shard_id: told
-                for shard_id, told in self._hints.items()
-                if shard_id in view.shards and told[1] > view.shards[shard_id].epoch
+                shard_id: hint
+                for shard_id, hint in self._hints.items()
+                if shard_id in view.shards and hint[1] > view.shards[shard_id].epoch
             }
             self._changed()
         _tell(asked)
 
     def cycle_done(self) -> None:
-        """What followed from the reading is done."""
+        """The actions that follow from the reading are done."""
         turn, self._turn = self._turn, None
         _tell(turn)
 
     def forget(self) -> dict[ShardId, int]:
-        """After a fail-over: nothing that was read or told counts any more, also not a reading that is under way.
+        """After a fail-over: discard the view and the hints, and the result of a reading that is under way.
 
         Returns the highest epoch that was known of each shard.
         """
@@ -121,16 +121,16 @@ class ViewCache:
         return epochs
 
     def stopped(self) -> None:
-        """Nobody reads any more, for now or for good: nobody may go on waiting."""
+        """The reader has stopped, for now or for good: release every waiting caller."""
         self.end(self.begin(), None)
         self.cycle_done()
 
     async def wait(self, most_s: float) -> None:
-        """Return when the bell rings, or after ``most_s`` seconds."""
+        """Return on `request_refresh` or `wake`, or after ``most_s`` seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(most_s):
-                await self._bell.wait()
-        self._bell.clear()
+                await self._woken.wait()
+        self._woken.clear()
 
 
 def _tell(future: "asyncio.Future[None] | None") -> None:

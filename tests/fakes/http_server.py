@@ -1,6 +1,6 @@
 """A pretend chat server with faults to order: what the load client is tested against.
 
-It keeps the rules of the API that the client relies on, in memory, in a hundred lines, and can be told to lose, double,
+It keeps the rules of the API that the client relies on, in memory, in a hundred lines, and can be set to lose, double,
 reorder or serve stale: a verifier that finds nothing wrong with a liar proves nothing.  Each fault strikes at every
 ``n``-th command that could have it.
 """
@@ -18,7 +18,7 @@ _Message = dict[str, Any]  # the API's message object
 
 
 class Faults(Struct, frozen=True):
-    """Which lies are told; 0 means never."""
+    """The faults of the server; 0 means never."""
 
     drop_answers: int = 0
     """Honest: the command is stored, then the connection is cut."""

@@ -20,13 +20,13 @@ class InMemoryKube:
             self.put(each)
 
     def writes(self) -> list[tuple[str, str, str]]:
-        """What was asked that changes something; forgets it."""
+        """The write requests since the last call; forgets them."""
         found = [call for call in self.calls if call[0] not in ("get", "list")]
         self.calls.clear()
         return found
 
     def put(self, body: Object) -> Object:
-        """Somebody makes an object, or changes one."""
+        """Create or change an object as another client."""
         made = copy.deepcopy(body)
         old = self.objects.get((body["kind"], body["metadata"]["name"]))
         meta = made["metadata"]

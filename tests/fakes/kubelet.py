@@ -4,7 +4,7 @@ The nodes are Node objects whose heartbeat the puppet keeps up.  The real schedu
 controllers find a node lost whose heartbeat stops; the puppet only reports what kubelets report (`pod_life`), and ends
 pods that are being deleted.  How pods behave is set by rules, at any time: a changed rule changes the pods that live.
 
-What it does not do: probes, volumes, the exit of a single container.  The node tests have those.
+It does not simulate probes, volumes or the exit of a single container.  The node tests have those.
 """
 
 import asyncio
@@ -32,8 +32,8 @@ _HANDS: Final = 16
 _numbers = itertools.count(1)
 
 
-class Inhabitants(Protocol):
-    """Whoever lives in the pods: told by the puppet what a container would find out by being started and stopped."""
+class PodProcesses(Protocol):
+    """The processes in the pods: the fake kubelet reports to them what a container sees when it starts and stops."""
 
     def started(self, pod: Object, ip: str) -> None:
         """The pod is ready; ``ip`` is its address."""
@@ -45,7 +45,7 @@ class Inhabitants(Protocol):
         """It does not run any more: it ended, or its node is lost."""
 
 
-class Nobody:
+class NoPodProcesses:
     """Empty pods."""
 
     def started(self, pod: Object, ip: str) -> None: ...
@@ -64,7 +64,7 @@ class _Pod:
     bound: datetime
     reported: Object | None = None
     alive: bool = False
-    """Its inhabitants were told that it started, and not yet that it is gone."""
+    """Whether the start was reported to the processes, and the end not yet."""
     timer: asyncio.TimerHandle | None = None
     ending: asyncio.Task[None] | None = None
 
@@ -98,13 +98,13 @@ class FakeKubelet:
         nodes: int = 1,
         namespace: str | None = None,
         labels: str = "",
-        inhabitants: Inhabitants | None = None,
+        processes: PodProcesses | None = None,
     ) -> None:
         """``namespace`` and ``labels``: which pods are looked after; all by default."""
         self._api = api
         self._namespace = namespace
         self._labels = labels
-        self._inhabitants: Inhabitants = inhabitants or Nobody()
+        self._processes: PodProcesses = processes or NoPodProcesses()
         prefix = f"puppet-{secrets.token_hex(3)}"
         self._nodes = {name: _Node(name) for name in (f"{prefix}-{number}" for number in range(nodes))}
         self._rules: list[_Rule] = []
@@ -129,7 +129,7 @@ class FakeKubelet:
                     self._go_on(node, pod)
 
     def lose(self, name: str) -> None:
-        """The node is cut off: no heartbeat, no report; its pods stay in the API, and their inhabitants are gone."""
+        """The node is cut off: no heartbeat, no report; its pods stay in the API, and their processes are gone."""
         node = self._nodes[name]
         node.lost = True
         for pod in node.pods.values():
@@ -194,9 +194,9 @@ class FakeKubelet:
 
     async def _beat(self, node: _Node) -> None:
         now = datetime.now(UTC)
-        room = {"cpu": "10000", "memory": "100Ti", "pods": "100000", "ephemeral-storage": "100Ti"}
+        capacity = {"cpu": "10000", "memory": "100Ti", "pods": "100000", "ephemeral-storage": "100Ti"}
         ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "lastHeartbeatTime": _instant(now)}
-        status = {"status": {"capacity": room, "allocatable": room, "conditions": [ready]}}
+        status = {"status": {"capacity": capacity, "allocatable": capacity, "conditions": [ready]}}
         await self._api.patch("v1", "Node", node.name, status, sub="status", how="strategic")
         await self._api.apply(
             {
@@ -276,7 +276,7 @@ class FakeKubelet:
             pod.timer.cancel()
         if pod.alive:
             pod.alive = False
-            self._inhabitants.gone(pod.seen)
+            self._processes.gone(pod.seen)
 
     def _behaviour(self, pod: _Pod) -> Behaviour:
         return next((rule.behaviour for rule in reversed(self._rules) if rule.applies(pod.seen)), Behaviour())
@@ -318,11 +318,11 @@ class FakeKubelet:
                     raise
                 return
             except aiohttp.ClientError:
-                pod.reported = None  # told again when the API server is back
+                pod.reported = None  # reported again when the API server is back
                 return
         if step.ready and not pod.alive:
             pod.alive = True
-            self._inhabitants.started(pod.seen, pod.ip)
+            self._processes.started(pod.seen, pod.ip)
         elif pod.alive and not step.ready:
             self._forget(pod)
 
@@ -334,7 +334,7 @@ class FakeKubelet:
         try:
             async with asyncio.timeout(grace_s):
                 if pod.alive:
-                    await self._inhabitants.stopping(pod.seen)
+                    await self._processes.stopping(pod.seen)
                 await asyncio.sleep(self._behaviour(pod).stop_s)
         except TimeoutError:
             pass  # its grace is over
@@ -346,7 +346,7 @@ class FakeKubelet:
                     return
             except aiohttp.ClientError:
                 pass
-        pod.ending = None  # told again when node and API server are back
+        pod.ending = None  # reported again when node and API server are back
 
     async def _delete(self, pod: _Pod) -> None:
         metadata = pod.seen["metadata"]

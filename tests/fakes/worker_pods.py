@@ -14,7 +14,7 @@ _TURN_S: Final = 0.02
 
 
 class FakeWorkerPods:
-    """The inhabitants of all pods that belong to one of the clusters, by namespace and name."""
+    """The processes of all pods that belong to one of the clusters, by namespace and name."""
 
     def __init__(self, clusters: Mapping[tuple[str, str], MemoryWorkers]) -> None:
         """``clusters`` may get more while this is used."""

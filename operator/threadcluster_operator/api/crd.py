@@ -22,7 +22,7 @@ PLURAL: Final = f"{KIND.lower()}s"
 Schema = dict[str, Any]  # of JSON schemas, whose values are of every type
 
 _NO_PLACE: Final = frozenset({"title", "propertyNames", "$ref", "anyOf", "const", "additionalProperties", "default"})
-"""What a structural schema must not have, or has in a form of its own."""
+"""Keywords of JSON Schema that a structural schema must not have, or has in a form of its own."""
 
 
 def crd() -> Schema:
@@ -99,7 +99,7 @@ def _structural(node: Schema, parts: Mapping[str, Schema], *, defaults: bool, ma
 
 
 def _resolved(node: Schema, parts: Mapping[str, Schema]) -> Schema:
-    """A schema with what it refers to in its place; what is said where it is used wins."""
+    """A schema with its references replaced by their targets; keywords beside a reference override the target's."""
     while "$ref" in node or "anyOf" in node:
         node = dict(node)
         if "$ref" in node:
@@ -112,7 +112,7 @@ def _resolved(node: Schema, parts: Mapping[str, Schema]) -> Schema:
 
 def _root() -> Schema:
     return {
-        "description": "A chat cluster: so many workers, between which the threads are divided as shards, on one Postgres.",
+        "description": "A chat cluster: a number of workers, which serve the threads divided into shards, on one Postgres.",
         "type": "object",
         "required": ["spec"],
         "properties": {

@@ -39,7 +39,7 @@ class TLSSpec(SpecModel):
     mode: Annotated[
         Literal["Disable", "Require", "VerifyFull"],
         Field(
-            description="Disable: in the clear. Require: encrypted, to whoever answers. VerifyFull: encrypted, and the server"
+            description="Disable: in the clear. Require: encrypted, to any server. VerifyFull: encrypted, and the server"
             " proves by its certificate that it is the host of the DSN."
         ),
     ] = "VerifyFull"

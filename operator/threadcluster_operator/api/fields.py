@@ -1,6 +1,6 @@
-"""What every part of the resource is made of: one base, one kind of rule for every platform, the shared kinds of value.
+"""The base model, the validation rules and the value types that every part of the resource shares.
 
-Names, bounds, defaults, texts and rules are written once, on the model; `threadcluster_operator.api.crd` makes the schema of
+Names, bounds, defaults, texts and rules are written once, on the model, for every platform; `threadcluster_operator.api.crd` makes the schema of
 the Kubernetes API from them, and `docs/threadcluster.md` is generated from that.
 """
 
@@ -35,7 +35,7 @@ ATOMIC: Final[JsonDict] = {"x-kubernetes-list-type": "atomic"}
 
 @dataclass(frozen=True)
 class ListMapKey:
-    """Marks a list whose items are told apart by one of their fields, so that several writers can each own some of them."""
+    """Marks a list whose items are identified by one of their fields, so that several writers can each own some items."""
 
     key: str
 
@@ -154,7 +154,7 @@ Free = Annotated[
 """An object of Kubernetes' own, passed on as it is."""
 
 NAME_LENGTH: Final = 40
-"""What leaves room, within the 63 characters of a label, for what names of pods, Services and Jobs add."""
+"""Maximum length of a name: the suffixes of pods, Services and Jobs fit into the 63 characters of a label as well."""
 NAME_PATTERN: Final = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 
 ClusterName = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH, pattern=NAME_PATTERN)]

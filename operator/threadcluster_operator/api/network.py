@@ -21,7 +21,9 @@ class ServiceSpec(SpecModel):
 
     type: Annotated[
         Literal["ClusterIP", "NodePort", "LoadBalancer"],
-        Field(description="Who reaches it: the Kubernetes cluster, whoever reaches a node, or the outside."),
+        Field(
+            description="Clients that reach the Service: those in the Kubernetes cluster, those that reach a node, or those outside."
+        ),
     ] = "ClusterIP"
     port: Annotated[
         int,
@@ -32,7 +34,7 @@ class ServiceSpec(SpecModel):
             json_schema_extra=LOCAL,
         ),
     ] = 80
-    annotations: Annotated[Annotations, Field(description="For whoever provides the load balancer.")] = Field(
+    annotations: Annotated[Annotations, Field(description="Read by the provider of the load balancer.")] = Field(
         default_factory=dict
     )
     load_balancer_class: Annotated[
@@ -103,7 +105,7 @@ class NetworkPeer(SpecModel):
 
 
 class NetworkPolicySpec(SpecModel):
-    """Who may reach the workers, and whom they may reach.  It needs a network that enforces policies."""
+    """Network traffic that the workers accept and send.  The Kubernetes network must enforce policies."""
 
     rules = (
         ValidationRule(
@@ -123,7 +125,7 @@ class NetworkPolicySpec(SpecModel):
     ] = "Ingress"
     allow_from: Annotated[
         list[NetworkPeer],
-        Field(max_length=32, description="Who may use the API; none: anyone.", json_schema_extra=ATOMIC),
+        Field(max_length=32, description="Clients that may use the API; none: every client.", json_schema_extra=ATOMIC),
     ] = Field(default_factory=list)
     egress_to: Annotated[
         list[NetworkPeer],

@@ -44,7 +44,7 @@ def parse_spec(document: Mapping[str, Any]) -> KubernetesSpec:  # JSON has no na
 
 
 class Resources:
-    """What one YAML file holds: a cluster, and the Secrets it refers to."""
+    """The contents of one YAML file: a cluster, and the Secrets that the cluster refers to."""
 
     def __init__(self, cluster: ThreadCluster, secrets: dict[str, dict[str, str]]) -> None:
         self.cluster = cluster
@@ -104,7 +104,7 @@ def parse_resources(text: str, source: str) -> Resources:
 
 
 def _yaml_failure(error: yaml.YAMLError) -> str:
-    """What is wrong and where, without any of the text: the line may be a Secret's, and so may a name in the problem."""
+    """The error and its position, without any of the text: the line, or a name in the error, may be a Secret's."""
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "cannot be read"
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""

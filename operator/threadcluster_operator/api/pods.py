@@ -1,4 +1,4 @@
-"""What the workers' pods have from Kubernetes, and who watches them."""
+"""Settings of the workers' pods, and of their monitoring."""
 
 from typing import Annotated, Literal
 
@@ -20,7 +20,7 @@ class PodMetadata(SpecModel):
     """Labels and annotations that every pod gets, beside the operator's own, which win."""
 
     labels: Annotated[Labels, Field(description="For your own selectors.")] = Field(default_factory=dict)
-    annotations: Annotated[Annotations, Field(description="For whoever looks at pods.")] = Field(default_factory=dict)
+    annotations: Annotated[Annotations, Field(description="For your own tools.")] = Field(default_factory=dict)
 
 
 class PodSpec(SpecModel):
@@ -56,14 +56,14 @@ class PodSpec(SpecModel):
 
 
 class PodTemplateSpec(SpecModel):
-    """What every worker's pod gets besides.  A change starts the workers anew, one after another."""
+    """Additions to every worker's pod.  A change restarts the workers, one after another."""
 
     metadata: Annotated[PodMetadata, Field()] = PodMetadata()
     spec: Annotated[PodSpec, Field()] = PodSpec()
 
 
 class MonitoringSpec(SpecModel):
-    """Who gathers the workers' metrics."""
+    """Collection of the workers' metrics."""
 
     service_monitor: Annotated[
         Literal["Auto", "Enabled", "Disabled"],

@@ -27,7 +27,7 @@ spec: {{}}              # everything below
   refused. Only the fields marked *both* have an effect there; the others are for the same file on Kubernetes. Secrets that it
   refers to stand in the same file.
 - A field that is left out has its default. `*` marks those that must be given wherever the part around them is.
-- `[]` is each item of a list. Items of a list that has a key are told apart by it: two with the same are refused.
+- `[]` is each item of a list. The items of a list that has a key are identified by the key: two items with the same key are refused.
 - *Not yet acted on* means what it says: such a field is checked and kept, and changes nothing.
 
 More in [samples](../manifests/samples), one for each subject.
@@ -47,7 +47,7 @@ def reference() -> str:
             lines += _table(_fields(part, f"spec.{name}", LOCAL_MARK in part), used_by=True)
     lines += ["\n## Rules across fields\n", "| at | rule |", "| --- | --- |"]
     lines += [f"| `{path}` | {message} |" for path, message in _rules(spec, "spec")]
-    lines += ["\n## status\n", "What the operator says; nobody else writes it. The local platform has no status: see"]
+    lines += ["\n## status\n", "The operator alone writes the status. The local platform has no status: see"]
     lines += ["`threadcluster local status`.\n"]
     lines += _table(_fields(schema_of(ThreadClusterStatus, defaults=False), "status"), used_by=False)
     return "\n".join(lines) + "\n"

@@ -26,7 +26,7 @@ Image = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^\S+$")]
 
 
 class ThreadClusterSpec(SpecModel):
-    """What is wanted of the cluster."""
+    """The desired state of the cluster."""
 
     rules = (
         ValidationRule("has(self.image)", "only the local platform brings its own", ("image",), missing=True),
@@ -55,12 +55,15 @@ class ThreadClusterSpec(SpecModel):
         Field(
             ge=1,
             le=4096,
-            description="Into how many parts the threads are divided; at most so many workers share the work. It can never be"
-            " changed once the database is made.",
+            description="The number of parts into which the threads are divided; also the maximum number of workers that share"
+            " the work. It can never be changed once the database is made.",
             json_schema_extra={
                 **LOCAL,
                 "x-kubernetes-validations": [
-                    {"rule": "self == oldSelf", "message": "can never be changed: threads are divided by it for ever"}
+                    {
+                        "rule": "self == oldSelf",
+                        "message": "can never be changed: it decides to which shard each thread belongs",
+                    }
                 ],
             },
         ),

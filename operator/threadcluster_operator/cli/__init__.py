@@ -1,1 +1,1 @@
-"""What a user does to a running cluster: one noun a file, each a command of `threadcluster`."""
+"""The commands of `threadcluster` on a running cluster: one command a file."""

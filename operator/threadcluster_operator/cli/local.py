@@ -1,6 +1,6 @@
 """`threadcluster local …`: a cluster on this machine, in one command.
 
-What only one command needs is imported by that command: `status` is asked often, and answers twice as soon.
+A module that one command alone needs is imported by that command: `status` is run often, and takes half the time.
 """
 
 import asyncio
@@ -93,10 +93,10 @@ def _has_password(dsn: str) -> bool:
 @_data_dir_option
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def status(data_dir: Path | None, output: str) -> None:
-    """What runs, and who owns what.  Exit code 3 when no supervisor lives on the data directory.
+    """Show the processes, and the owner of each shard.  Exit code 3 when no supervisor lives on the data directory.
 
     A worker is ready, cordoned (it gets no more shards), draining (it keeps none), recovering (it does not serve all its
-    shards yet), starting, silent (it does not answer), dead (it is started anew) or stopping.
+    shards yet), starting, silent (it does not answer), dead (it is restarted) or stopping.
     """
     place = DataDir(resolve_data_dir(data_dir, None))
     try:

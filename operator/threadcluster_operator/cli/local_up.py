@@ -189,14 +189,14 @@ def _detach(place: DataDir, text: str, port: int, database_url: str | None) -> N
     place.make()
     handed = place.path / "wanted.yaml"
     place.write_private(handed, text)
-    said = place.logs / "supervisor.log"
-    from_here = said.stat().st_size if said.exists() else 0
+    log_file = place.logs / "supervisor.log"
+    from_here = log_file.stat().st_size if log_file.exists() else 0
     command = [sys.executable, "-m", "threadcluster_operator.main", "local", "up", "-f", str(handed)]
     command += ["--data-dir", str(place.path), "--port", str(port)]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     if database_url is not None:
         environment[DATABASE_URL_VARIABLE] = database_url  # not an argument: every user sees those
-    with said.open("ab") as out:
+    with log_file.open("ab") as out:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -205,7 +205,7 @@ def _detach(place: DataDir, text: str, port: int, database_url: str | None) -> N
             start_new_session=True,
             env=environment,
         )
-    with said.open() as follow:
+    with log_file.open() as follow:
         follow.seek(from_here)
         ready = False
         while True:
@@ -216,7 +216,7 @@ def _detach(place: DataDir, text: str, port: int, database_url: str | None) -> N
             if ready:
                 return
             if ended:
-                raise UpFailed(f"the cluster did not come up; see {said}")
+                raise UpFailed(f"the cluster did not come up; see {log_file}")
             time.sleep(0.05)
 
 

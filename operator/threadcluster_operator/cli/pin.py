@@ -9,7 +9,7 @@ from threadcluster_operator.cli.cluster_access import Cluster, with_cluster
 @click.argument("shard", type=click.IntRange(0))
 @click.argument("worker", required=False)
 @click.option(
-    "--remove", is_flag=True, help="Pin SHARD to nobody any more; it stays where it is until balance moves it."
+    "--remove", is_flag=True, help="Remove the pin of SHARD; the shard stays where it is until balance moves it."
 )
 @with_cluster
 async def pin(cluster: Cluster, shard: int, worker: str | None, remove: bool) -> None:

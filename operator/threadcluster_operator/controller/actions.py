@@ -1,9 +1,9 @@
-"""What the operator does next to a cluster on Kubernetes: a pure function of what is seen.
+"""The operator's next actions on a cluster on Kubernetes: a pure function of the snapshot.
 
-Level-triggered, like `planner`, which it asks for the shards: every answer follows from the present alone, so that a
-step that was lost is taken again, and a wish that was withdrawn leaves nothing behind.  Three gates, in this order: a
-child that is somebody else's stops everything; an unfinished migration stops whatever changes pods; and no worker goes,
-for good or to start anew, while it is not known who owns what or while a shard is served by nobody.
+The function is level-triggered, like `planner`, which plans the shards: the actions follow from the present state alone,
+so that a lost action is repeated, and a withdrawn change leaves nothing behind.  Three gates, in this order: a child with
+another owner stops every action; an unfinished migration stops the actions that change pods; and no worker is removed or
+restarted while the owners of the shards are unknown or a shard has no owner.
 """
 
 from collections.abc import Iterable
@@ -38,7 +38,7 @@ ASKED_AGAIN: Final = "threadcluster.io/asked-again"
 
 
 class OperatorContext(NamedTuple):
-    """What the operator brings to every cluster."""
+    """Settings of the operator that apply to every cluster."""
 
     namespace: str
     service_monitors: bool
@@ -48,7 +48,7 @@ class OperatorContext(NamedTuple):
 
 
 class Actions(NamedTuple):
-    """What to do now; everything in order."""
+    """The actions to take now, each list in its order."""
 
     create: tuple[Object, ...] = ()
     apply: tuple[tuple[Object, str], ...] = ()
@@ -56,12 +56,12 @@ class Actions(NamedTuple):
     delete: tuple[Object, ...] = ()
     targets: NewPlan | None = None
     blocked: Diagnosis | None = None
-    """What stops everything."""
+    """The reason that stops every action."""
     migrating: bool = False
     next: PlanResult | None = None
-    """What the planner of shards says; None when it was not asked."""
+    """The result of the planner of shards; None when the planner did not run."""
     blocked_reason: str = ""
-    """Why a worker that should go, or start anew, does not yet; empty when none should."""
+    """Why a worker that is to be removed or restarted still runs; empty when no worker is."""
     settled: bool = False
     """Nothing is to be done, and nothing that was done is still to take effect."""
     requeue_after_s: float = _STEADY_S
@@ -136,7 +136,7 @@ def plan_actions(seen: ClusterSnapshot, spec: KubernetesSpec, operator: Operator
 
 
 def _secret(seen: ClusterSnapshot, operator: OperatorContext) -> str | None:
-    """What the Secret must hold; None leaves it as it is.
+    """The value that the Secret must hold; None leaves the Secret as it is.
 
     A Secret of ours that is there is never written: its owner rotates it, and mends one that cannot be used.  It is not
     watched, so a write of what was read before could take a rotation back.
@@ -168,7 +168,7 @@ def _replicas(
     if shards is None:
         if not surplus:
             return spec.replicas, ""
-        return present, "nobody says who owns what, so no worker is taken away"
+        return present, "no worker reports the owners of the shards, so no worker is removed"
     staying = [pod for pod in surplus if pod.name not in shards.stop]
     if not staying:
         return spec.replicas, ""
@@ -186,7 +186,7 @@ def _moving(observed: ShardOwnership | None) -> bool:
 
 
 def _foreign(seen: ClusterSnapshot, wanted: RenderInput, objects: Iterable[Object]) -> Diagnosis | None:
-    """A child's name that is somebody else's object; nothing of it is ever touched."""
+    """The diagnosis of an object that has a child's name and another owner; such an object is never changed."""
     for each in objects:
         live = seen.child(each["kind"], each["metadata"]["name"])
         if live is None or is_ours(live, wanted):
@@ -198,7 +198,7 @@ def _foreign(seen: ClusterSnapshot, wanted: RenderInput, objects: Iterable[Objec
                 Reason.AWAITING_GARBAGE_COLLECTION,
                 f"{what} belongs to an earlier ThreadCluster of this name, and is being collected. Nothing is to be done.",
             )
-        whose = f"{owner['kind']} {owner['name']}" if owner else "somebody else"
+        whose = f"{owner['kind']} {owner['name']}" if owner else "no ThreadCluster"
         return Diagnosis(
             Reason.NAME_CONFLICT,
             f"{what} exists and belongs to {whose}. Remedy: rename this ThreadCluster, or delete that object.",
@@ -207,7 +207,7 @@ def _foreign(seen: ClusterSnapshot, wanted: RenderInput, objects: Iterable[Objec
 
 
 def _changes(seen: ClusterSnapshot, objects: Iterable[Object]) -> tuple[list[Object], list[tuple[Object, str]]]:
-    """What to make, and what to change; nothing that is being deleted."""
+    """The objects to create, and the objects to change; none that is being deleted."""
     create: list[Object] = []
     apply: list[tuple[Object, str]] = []
     order = [kind.kind for kind in KINDS]
@@ -256,21 +256,21 @@ def _present_partition(live: Object) -> int:
 
 
 def _rollout_blocker(seen: ClusterSnapshot, workers: Iterable[Pod], newest: str) -> str:
-    """Why no further worker may be started anew now; empty when one may.
+    """Why no further worker may be restarted now; empty when one may.
 
-    A worker with the old template that is not ready is in nobody's way: the new one may be its remedy.
+    A worker with the old template that is not ready blocks no restart: the new template may be the remedy.
     """
     for pod in workers:
         if pod.ending:
-            return f"{pod.name} is being started anew"
+            return f"{pod.name} is being restarted"
         if pod.revision == newest and not pod.ready:
             return f"{pod.name} is not ready yet"
     if any(pod.ready for pod in workers):
         if seen.ownership is None:
-            return "nobody says who owns what, so no worker is started anew"
+            return "no worker reports the owners of the shards, so no worker is restarted"
         unserved = sum(1 for owner in seen.ownership.owners.values() if owner is None)
         if unserved:
-            return f"{unserved} shards are served by nobody"
+            return f"shards without an owner: {unserved}"
     return ""
 
 

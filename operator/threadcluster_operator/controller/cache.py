@@ -1,7 +1,7 @@
-"""What the watches have told: the last state of every object that concerns a cluster, found by cluster.
+"""The cache of the watches: the last known state of every object that concerns a cluster, found by cluster.
 
-It may be old, and after a watch that broke it may still hold what is gone; `replace` mends that from a full list.  What
-the operator wrote itself is put in at once, so that a look that follows a write never sees the state before it.
+The cache may be stale, and after a broken watch it may still hold deleted objects; `replace` corrects it from a full list.
+The operator adds the objects that it writes at once, so that a reconcile that follows a write never sees the state before.
 """
 
 from collections import OrderedDict, defaultdict
@@ -22,7 +22,7 @@ _OF_POD_META: Final = (
     *("creationTimestamp", "deletionTimestamp", "ownerReferences"),
 )
 _OF_POD_STATUS: Final = ("phase", "podIP", "conditions", "containerStatuses")
-"""What `seen` and `trouble` read of a pod."""
+"""The fields of a pod's status that `snapshot` and `diagnosis` read."""
 
 
 class Cache:
@@ -146,7 +146,7 @@ def _is_older(one: Mapping[str, Any], than: Mapping[str, Any] | None) -> bool:
 
 
 def trim(given: Mapping[str, Any]) -> Object:
-    """Without what nobody reads: who manages which field is half of many an object, and there are many pods."""
+    """An object without the fields that no module reads: managed fields are half of many objects, and pods are many."""
     meta = {name: value for name, value in given["metadata"].items() if name not in _NOT_WATCHED}
     if given["kind"] != "Pod":
         return {**given, "metadata": meta}

@@ -1,8 +1,8 @@
-"""What stands in a cluster's way, in one word of a closed list and a sentence that says what to do: pure.
+"""The diagnosis of a cluster that cannot reach its spec: a reason of a closed list, and a remedy.  Pure.
 
-The cluster's own reports are read: how containers wait and end, what a migration said last, and Kubernetes' Events about
-objects that are still there.  The first trouble in the order of `_FINDERS` is told; whatever comes after it usually
-follows from it.
+The diagnosis reads the cluster's own reports: the states of containers, the termination message of the last migration, and
+Kubernetes' Events about objects that still exist.  The first finding in the order of `_FINDERS` is reported; later
+findings usually follow from the first.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,7 +17,7 @@ from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object, 
 from threadcluster_operator.render import selector_of
 
 _EVENT_MOST_S: Final = 600.0
-"""An Event that was not seen again for so long tells nothing of the present."""
+"""Maximum age of an Event since its last occurrence; an older Event says nothing about the present."""
 _MESSAGE_MOST: Final = 500
 
 
@@ -58,11 +58,11 @@ _REMEDIES: Final[Mapping[Reason, str]] = {
     " before it out of service",
     Reason.DATABASE_CLAIMED_BY_OTHER: "give this ThreadCluster a database of its own, or, to take its data over, set"
     " spec.database.clusterID",
-    Reason.SHARD_COUNT_MISMATCH: "give this ThreadCluster another database, or make it anew with the shards of this one",
+    Reason.SHARD_COUNT_MISMATCH: "give this ThreadCluster another database, or create it again with the shards of this one",
     Reason.MIGRATION_FAILED: "name a login that may make tables in spec.database.migrationURLSecretKeyRef",
     Reason.SCHEMA_TOO_NEW: "set spec.image to a release at least as new as the one that made the schema",
 }
-"""What to do about each end of a migration that its termination message can name."""
+"""The remedy for each failure that a migration's termination message can name."""
 
 _TRIED_AGAIN: Final = frozenset(_REMEDIES) | {
     Reason.DATABASE_SECRET_MISSING,
@@ -70,18 +70,18 @@ _TRIED_AGAIN: Final = frozenset(_REMEDIES) | {
     Reason.QUOTA_EXCEEDED,
     Reason.FORBIDDEN,
 }
-"""What a migration is tried again after, by a new Job."""
+"""Reasons after which a new Job tries the migration again."""
 
 
 class Diagnosis(NamedTuple):
-    """What stands in the way, and what to do about it."""
+    """The reason why a cluster cannot reach its spec, and a message with the remedy."""
 
     reason: Reason
     message: str
 
 
 def diagnose(seen: ClusterSnapshot) -> Diagnosis | None:
-    """The trouble that the cluster itself reports, or None."""
+    """The first diagnosis that the cluster's own reports give, or None."""
     for finder in _FINDERS:
         for trouble in finder(seen):
             return trouble
@@ -89,7 +89,7 @@ def diagnose(seen: ClusterSnapshot) -> Diagnosis | None:
 
 
 def previous_diagnosis(seen: ClusterSnapshot) -> Diagnosis | None:
-    """What stood in the way of the migration when it was tried last: not over before another try has succeeded.
+    """The diagnosis of the last attempt of the migration, which counts until another attempt has succeeded.
 
     Only for a cluster that is still to be migrated, and as long as the same spec is wanted: an edit may be the remedy.
     """
@@ -105,10 +105,10 @@ def previous_diagnosis(seen: ClusterSnapshot) -> Diagnosis | None:
 def _images(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
     for pod, container in _containers(seen):
         if waiting_reason(container) in ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"):
-            said = container["state"]["waiting"].get("message", "")
+            message = container["state"]["waiting"].get("message", "")
             yield _trouble(
                 Reason.IMAGE_PULL_FAILED,
-                f"pod {_name(pod)}: image {container.get('image', '')!r} cannot be pulled: {said}",
+                f"pod {_name(pod)}: image {container.get('image', '')!r} cannot be pulled: {message}",
                 "correct spec.image, spec.imagePullSecrets or the registry",
             )
 
@@ -118,15 +118,15 @@ def _secrets(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
         if waiting_reason(container) == "CreateContainerConfigError":
             yield _missing(_name(pod), container["state"]["waiting"].get("message", ""))
     for event in _events(seen, "FailedMount"):
-        said = str(event.get("message", ""))
-        if "not found" in said or "references non-existent" in said:
-            yield _missing(event["involvedObject"].get("name", ""), said)
+        message = str(event.get("message", ""))
+        if "not found" in message or "references non-existent" in message:
+            yield _missing(event["involvedObject"].get("name", ""), message)
 
 
-def _missing(pod: str, said: str) -> Diagnosis:
+def _missing(pod: str, message: str) -> Diagnosis:
     return _trouble(
         Reason.DATABASE_SECRET_MISSING,
-        f"pod {pod} waits for something that spec.database refers to: {said}",
+        f"pod {pod} waits for something that spec.database refers to: {message}",
         "make the Secret, or correct spec.database; the pod goes on by itself",
     )
 
@@ -170,10 +170,10 @@ def _crashes(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
             container.get("restartCount", 0) >= 2 and not container.get("ready")
         ):
             last = container.get("lastState", {}).get("terminated", {})
-            said = str(last.get("message", "")).strip() or f"exit code {last.get('exitCode', 'unknown')}"
+            ending = str(last.get("message", "")).strip() or f"exit code {last.get('exitCode', 'unknown')}"
             yield _trouble(
                 Reason.WORKER_CRASH_LOOPING,
-                f"{_name(pod)} ends again and again: {said}",
+                f"{_name(pod)} ends again and again: {ending}",
                 "see `kubectl logs --previous`",
             )
 
@@ -194,11 +194,11 @@ def _unschedulable(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
 
 def _quota(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
     for event in _events(seen, "FailedCreate"):
-        said = str(event.get("message", ""))
-        if "exceeded quota" in said:
-            yield _trouble(Reason.QUOTA_EXCEEDED, said, "raise the namespace's quota, or ask for less")
-        elif "forbidden" in said:
-            yield _trouble(Reason.FORBIDDEN, said, "an admission rule of the namespace refuses the pods")
+        message = str(event.get("message", ""))
+        if "exceeded quota" in message:
+            yield _trouble(Reason.QUOTA_EXCEEDED, message, "raise the namespace's quota, or ask for less")
+        elif "forbidden" in message:
+            yield _trouble(Reason.FORBIDDEN, message, "an admission rule of the namespace refuses the pods")
 
 
 def _containers(seen: ClusterSnapshot) -> Iterator[tuple[Object, Object]]:
@@ -209,8 +209,8 @@ def _containers(seen: ClusterSnapshot) -> Iterator[tuple[Object, Object]]:
 
 
 def _events(seen: ClusterSnapshot, reason: str) -> Iterator[Object]:
-    """The Events with this reason about what is there and is not well, newest first."""
-    # What kept a pod from starting is past once it runs, or has ended.
+    """The Events with this reason about objects that exist and are not healthy, newest first."""
+    # An Event about a pod that could not start is obsolete once the pod runs or has ended.
     unwell = {pod["metadata"]["uid"] for pod in seen.pods if pod.get("status", {}).get("phase", "Pending") == "Pending"}
     for each in seen.children:
         status = each.get("status", {})
@@ -223,12 +223,12 @@ def _events(seen: ClusterSnapshot, reason: str) -> Iterator[Object]:
         for event in seen.warnings
         if event.get("reason") == reason
         and event.get("involvedObject", {}).get("uid") in unwell
-        and seen.now - _told_at(event) < _EVENT_MOST_S
+        and seen.now - _last_seen_at(event) < _EVENT_MOST_S
     ]
-    yield from sorted(found, key=_told_at, reverse=True)
+    yield from sorted(found, key=_last_seen_at, reverse=True)
 
 
-def _told_at(event: Mapping[str, Any]) -> float:
+def _last_seen_at(event: Mapping[str, Any]) -> float:
     stamp = (
         event.get("lastTimestamp")
         or (event.get("series") or {}).get("lastObservedTime")

@@ -1,6 +1,6 @@
-"""Kubernetes Events about a cluster: what was decided, and what stands in the way; what happens again is counted up.
+"""Kubernetes Events about a cluster: decisions and diagnoses; a repeated Event raises the count of the first.
 
-Nobody waits for them: they are written beside the reconciling, and one that cannot be written is lost.
+A reconcile does not wait for its Events: a background task writes them, and an Event that cannot be written is lost.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
-"""One of the operator's replicas leads: a Lease, held by whoever renewed it last.
+"""The election of one of the operator's replicas as leader: the replica that renewed the Lease last holds it.
 
-The Lease only keeps two replicas from doing the same work; it is no fence.  What a deposed leader still sends is held
-off by the uid and the plan version that every write carries.  A holder is given up by its silence alone: the times in
-the Lease are another machine's clock, so a follower measures by its own how long the Lease has not changed.
+The Lease only keeps two replicas from doing the same work; it is no fence.  The uid and the plan version that every write
+carries reject the late writes of a deposed leader.  A follower takes over only after the leader's silence: the times in the
+Lease are another machine's clock, so a follower measures by its own clock how long the Lease has not changed.
 """
 
 import asyncio
@@ -17,10 +17,10 @@ from threadcluster_operator.kube.client import LEASE, Conflict, Kind, Kube, Kube
 log = logging.getLogger(__name__)
 
 DURATION_S: Final = 12.0
-"""A Lease that was not renewed for so long is free."""
+"""Time without renewal after which a Lease is free."""
 RENEW_S: Final = 2.0
 GIVE_UP_S: Final = 8.0
-"""A leader that could not renew for so long stops leading; well before anyone else may begin."""
+"""Time without a successful renewal after which a leader stops; well below `DURATION_S`, when another may begin."""
 
 boottime: Callable[[], float] = (
     (lambda: time.clock_gettime(time.CLOCK_BOOTTIME)) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
@@ -65,7 +65,7 @@ class LeaderElector:
         self._renewed_at = 0.0
 
     def holds(self) -> bool:
-        """Whether it leads by the clock too: after a pause of the whole process nobody has told it yet that it does not."""
+        """Whether this replica leads by the clock too: after a pause of the process `leading` may be out of date."""
         return self.leading.is_set() and self._clock() - self._renewed_at < GIVE_UP_S
 
     async def run(self) -> None:
@@ -143,7 +143,7 @@ class LeaderElector:
 
 
 class LeaderGuardedKube:
-    """`Kube`, of which only whoever leads may write; the others are told that nobody answers."""
+    """`Kube` in which only the leader may write; the writes of a follower fail as if the API server did not answer."""
 
     def __init__(self, kube: Kube, leadership: LeaderElector) -> None:
         self._kube = kube

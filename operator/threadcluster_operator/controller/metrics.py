@@ -34,7 +34,7 @@ class Telemetry(Collector):
         )
         self._moves = Counter(
             "threadcluster_operator_moves_ordered",
-            "Shards that were told to change their worker.",
+            "Moves of shards that the operator has ordered.",
             ("namespace", "name"),
             registry=self.registry,
         )
@@ -55,11 +55,11 @@ class Telemetry(Collector):
             self._looks.observe(time.monotonic() - began)
 
     def moved(self, key: Key, count: int) -> None:
-        """So many moves were ordered."""
+        """Count ``count`` ordered moves."""
         self._moves.labels(*key).inc(count)
 
     def tell(self, key: Key, status: Mapping[str, Any], gates: Mapping[str, bool]) -> None:
-        """What is now said of a cluster, and which gates are closed that stand between it and what is wanted."""
+        """Set a cluster's status, and the gates that block its actions."""
         self._statuses[key] = status
         self._gates[key] = gates
 
@@ -84,8 +84,7 @@ class Telemetry(Collector):
                     shards.add_metric([*key, state], float(count))
         blocked = GaugeMetricFamily(
             "threadcluster_gate_blocked",
-            "1 while a gate holds the operator back: a child that is somebody else's, a migration, a worker that may not"
-            " go yet.",
+            "1 while a gate blocks the operator: a child with another owner, a migration, a worker that must not stop yet.",
             labels=("namespace", "name", "gate"),
         )
         for key, gates in self._gates.items():

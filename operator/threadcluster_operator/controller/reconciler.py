@@ -1,7 +1,7 @@
-"""One look at one cluster: observe, decide, act, and say so.
+"""The reconciler: one reconcile of one cluster observes, decides, acts and reports.
 
-What is decided is decided in `steps`, `trouble` and `status`, which are pure; here is what it takes to see, and to do.
-The first write that the API server refuses ends the acting of this look: what comes after it may build on it.
+`actions`, `diagnosis` and `status` decide, and are pure; the reconciler does the I/O.  The first write that the API server
+refuses ends the writes of this reconcile: a later write may depend on it.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerRefus
 log = logging.getLogger(__name__)
 
 _UNREACHABLE_S: Final = 5.0
-"""Ready workers that do not answer for so long are out of reach."""
+"""Time after which ready workers that do not answer are reported as unreachable."""
 _BLOCKED_S: Final = 5.0
 _SECRET_S: Final = 60.0
 """How often the Secret is looked for again."""
@@ -68,7 +68,7 @@ Reach = Callable[[Key, Mapping[str, str], str], Fleet]
 
 @dataclass
 class _Memory:
-    """What is remembered of a cluster from look to look; all of it may be lost."""
+    """The state that is kept of a cluster from one reconcile to the next; all of it may be lost."""
 
     uid: str
     secret: str | None = None
@@ -169,7 +169,7 @@ class Reconciler:
         return seen._replace(ownership=await self._ownership(key, seen, memory))
 
     async def _read_secret(self, key: Key, memory: _Memory) -> dict[tuple[str, str], Object]:
-        """The Secret, if there is one.  It is not watched: whoever may watch one may watch all."""
+        """The Secret, if there is one.  The operator does not watch it: the right to watch one Secret is that to watch all."""
         name = secret_of(key.name)
         memory.secret_read_at = time.monotonic()
         found = await self._kube.get(SECRET, key.namespace, name)
@@ -260,7 +260,7 @@ class Reconciler:
             await self._set_targets(key, seen, steps.targets, memory)
 
     async def _change(self, body: Object, uid: str) -> Object:
-        """Apply; what does not go together with what somebody else added to a list replaces the list."""
+        """Apply; where the items of a list conflict with those of another writer, replace the list."""
         kind, meta = KINDS[body["kind"]], body["metadata"]
         try:
             return await self._kube.apply(kind, body, uid)
@@ -276,7 +276,7 @@ class Reconciler:
         try:
             made = await self._kube.create(kind, body)
         except Conflict:
-            # Somebody else's, or ours and the watch has not told of it yet: either way it is looked at, not taken.
+            # Another owner's object, or ours before the watch has reported it: read the object, never take it over.
             found = await self._kube.get(kind, key.namespace, name)
             if found is not None and self._cache.put(found) != key:
                 memory.foreign[kind.kind, name] = found
@@ -332,9 +332,9 @@ def _dead(pod: Pod) -> bool:
 
 
 def _refused(error: KubeError) -> Diagnosis:
-    said = str(error)
-    if "exceeded quota" in said:
-        return Diagnosis(Reason.QUOTA_EXCEEDED, f"{said}. Remedy: raise the namespace's quota.")
+    message = str(error)
+    if "exceeded quota" in message:
+        return Diagnosis(Reason.QUOTA_EXCEEDED, f"{message}. Remedy: raise the namespace's quota.")
     if isinstance(error, Forbidden):
-        return Diagnosis(Reason.FORBIDDEN, f"{said}. Remedy: give the operator this right, or see who refuses it.")
-    return Diagnosis(Reason.CHILD_REJECTED, f"{said}. Remedy: correct the field of the spec that this comes from.")
+        return Diagnosis(Reason.FORBIDDEN, f"{message}. Remedy: give the operator this right, or see who refuses it.")
+    return Diagnosis(Reason.CHILD_REJECTED, f"{message}. Remedy: correct the field of the spec that this comes from.")

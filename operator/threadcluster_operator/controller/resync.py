@@ -43,8 +43,8 @@ async def resync(
 async def list_all(kube: Kube, cache: Cache, kinds: Sequence[Kind], namespace: str | None) -> None:
     """Fill the cache; return once everything that there is, is in it.
 
-    The watches tell that they have begun, not that all they told has arrived: whoever decided then would take what is
-    late for what is missing, and a worker without a pod for one that owns nothing.
+    The watches report that they have begun, not that all their events have arrived: a reconcile at that time would take
+    a late object for a missing one, and a worker without a pod for a worker that owns nothing.
     """
     for kind in kinds:
         while True:

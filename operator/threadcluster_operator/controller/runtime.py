@@ -1,7 +1,7 @@
-"""The operator as a process: it stands for election, and watches and reconciles only while it leads.
+"""The operator as a process: the process takes part in the election, and watches and reconciles only while it leads.
 
 Health and metrics are served always.  Losing the lead ends watching and reconciling at once, and the process goes on as
-a follower; a part that ends though it never should ends the process, and Kubernetes starts it anew.
+a follower; a task that ends unexpectedly ends the process, and Kubernetes restarts the process.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 LEASE_NAME: Final = "threadcluster-operator"
 _WORKERS: Final = 4
 _STUCK_S: Final = 45.0
-"""A look or a loop that takes so long is stuck: with the probe's three failures it ends within 90 s."""
+"""Time after which a reconcile or a loop is stuck: with the probe's three failures the process ends within 90 s."""
 _PING_EVERY_S: Final = 5.0
 _YOUNG_OBJECTS: Final = 50_000
 
@@ -66,7 +66,7 @@ class OperatorFailed(Exception):
 
 
 def identity() -> str:
-    """Who this replica is: the pod's name where there is one, and different at every start."""
+    """The identity of this replica: begins with the pod's name where there is one, and differs at every start."""
     return f"{os.environ.get('POD_NAME') or socket.gethostname()}_{os.getpid()}_{time.time_ns() % 1_000_000}"
 
 
@@ -90,7 +90,7 @@ class Operator:
             tasks.create_task(self._lead_when_elected(), name="lead")
 
     def stuck(self) -> str | None:
-        """What does not go on though it should, or None."""
+        """The name of a part that makes no progress, or None."""
         now = time.monotonic()
         for key, began in self.telemetry.running.items():
             if now - began > _STUCK_S:
@@ -168,7 +168,7 @@ class Operator:
             await asyncio.sleep(0.05)
         await list_all(self._kube, cache, kinds, self._options.namespace)
         self._lists_since = None
-        # What is here now stays: a collector that looks through all of it again and again holds everybody up.
+        # The objects of the first lists stay: collections that traverse all of them would pause every task.
         gc.collect()
         gc.freeze()
         gc.set_threshold(_YOUNG_OBJECTS, 20, 20)

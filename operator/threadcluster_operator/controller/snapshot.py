@@ -1,7 +1,7 @@
-"""What the reconciler sees of one cluster: values, gathered by `reconcile`, from which everything else follows.
+"""The snapshot of one cluster: values that the reconciler gathers, from which every decision follows.
 
-All of it may be a little old, and parts of it may contradict each other.  Whoever decides takes an unknown for a reason
-to wait, and writes with the uid of what was seen.
+A snapshot may be slightly stale, and parts of it may contradict each other.  A decision waits where a value is unknown,
+and a write carries the uid of the object in the snapshot.
 """
 
 from collections.abc import Mapping
@@ -41,15 +41,15 @@ class ClusterSnapshot(NamedTuple):
 
     resource: Object
     children: tuple[Object, ...]
-    """Every object with the cluster's labels, and every one that has the name of a child, whoever owns it."""
+    """Every object with the cluster's labels, and every object with the name of a child, with any owner."""
     pods: tuple[Object, ...]
     """All pods of the cluster, the migration's as well."""
     warnings: tuple[Object, ...]
     """Kubernetes' own Events about the cluster's objects."""
     ownership: ShardOwnership | None
-    """None while no worker says who owns what."""
+    """None while no worker reports the owners of the shards."""
     secret: str | None
-    """What `<name>-internal` holds, once it is there."""
+    """The value in the Secret `<name>-internal`; None while there is none."""
     now: float
     """In seconds since the epoch, by the operator's clock."""
 
@@ -64,7 +64,7 @@ class ClusterSnapshot(NamedTuple):
         return int(self.resource["metadata"].get("generation", 1))
 
     def child(self, kind: str, name: str) -> Object | None:
-        """The child of this kind and name that there is, whoever owns it."""
+        """The object of this kind and name, with any owner."""
         for each in self.children:
             if each["kind"] == kind and each["metadata"]["name"] == name:
                 return each
@@ -109,7 +109,7 @@ def _fails(container: Mapping[str, Any]) -> bool:
 
 
 def condition(subject: Mapping[str, Any], name: str) -> str:
-    """What an object says of one of its conditions: True, False, Unknown, or nothing."""
+    """The status of one of an object's conditions: True, False, Unknown, or empty where there is none."""
     for each in subject.get("status", {}).get("conditions", ()):
         if each["type"] == name:
             return str(each["status"])
@@ -117,7 +117,7 @@ def condition(subject: Mapping[str, Any], name: str) -> str:
 
 
 def controller_of(subject: Mapping[str, Any]) -> Object:
-    """Who manages an object; an empty one when nobody does."""
+    """The owner reference of an object's controller; empty where there is none."""
     for owner in subject["metadata"].get("ownerReferences", ()):
         if owner.get("controller"):
             return dict(owner)

@@ -35,15 +35,15 @@ class ConditionDraft(NamedTuple):
 def status_of(
     seen: ClusterSnapshot, spec: KubernetesSpec | None, steps: Actions, trouble: Diagnosis | None
 ) -> dict[str, Any]:  # JSON
-    """The whole status.  Without a ``spec`` only the conditions are new: nothing else can be said of it."""
+    """The whole status.  Without a ``spec`` only the conditions are new: the rest follows from the spec."""
     before: Mapping[str, Any] = seen.resource.get("status") or {}
     if spec is None:
-        said = _conditions(seen, None, steps, trouble)
+        drafts = _conditions(seen, None, steps, trouble)
         kept = {name: value for name, value in before.items() if name != "conditions"}
         return {
             **kept,
             "observedGeneration": seen.generation,
-            "conditions": _with_timestamps(seen, said, before.get("conditions") or ()),
+            "conditions": _with_timestamps(seen, drafts, before.get("conditions") or ()),
         }
     pods = seen.workers()
     live = seen.child("StatefulSet", seen.key.name) or {}
@@ -76,8 +76,8 @@ def status_of(
         status["plan"] = {"hash": placed.plan.hash, "pendingMoves": placed.plan.moves}
     elif observed is not None:
         status["plan"] = {"hash": (before.get("plan") or {}).get("hash", ""), "pendingMoves": _moving(observed)}
-    said = _conditions(seen, spec, steps, trouble)
-    status["conditions"] = _with_timestamps(seen, said, before.get("conditions") or ())
+    drafts = _conditions(seen, spec, steps, trouble)
+    status["conditions"] = _with_timestamps(seen, drafts, before.get("conditions") or ())
     return status
 
 
@@ -136,7 +136,9 @@ def _ready(
     pods = seen.workers()
     live = seen.child("StatefulSet", seen.key.name)
     if live is None or steps.migrating or steps.create or steps.apply or steps.delete:
-        return ConditionDraft("Ready", "False", "GenerationPending", "What is wanted is being made.")
+        return ConditionDraft(
+            "Ready", "False", "GenerationPending", "The objects of this generation are being applied."
+        )
     status = live.get("status", {})
     if status.get("observedGeneration", 0) < live["metadata"].get("generation", 1):
         return ConditionDraft("Ready", "False", "GenerationPending", "The StatefulSet's controller has not acted yet.")
@@ -145,7 +147,7 @@ def _ready(
         return ConditionDraft("Ready", "False", NO_CAPABLE_WORKER, unreadable)
     if any(pod.revision != status.get("updateRevision") for pod in pods):
         waits = f" It waits: {steps.blocked_reason}." if steps.blocked_reason else ""
-        return ConditionDraft("Ready", "False", "RolloutInProgress", f"Workers are started anew, one by one.{waits}")
+        return ConditionDraft("Ready", "False", "RolloutInProgress", f"Workers are restarted, one by one.{waits}")
     if len(pods) != spec.replicas:
         waits = f" It waits: {steps.blocked_reason}." if steps.blocked_reason else ""
         return ConditionDraft(
@@ -158,7 +160,7 @@ def _ready(
 
 
 def _unreadable(steps: Actions) -> str:
-    """What to do about shards whose journal format no worker reads that may get them; empty where there are none."""
+    """The remedy for shards whose journal format no eligible worker reads; empty where there are none."""
     shards = steps.next.unreadable if steps.next is not None else ()
     if not shards:
         return ""
@@ -179,7 +181,7 @@ def _available(seen: ClusterSnapshot, spec: KubernetesSpec | None, steps: Action
         unreadable = _unreadable(steps)
         if unreadable:
             return ConditionDraft("Available", "False", NO_CAPABLE_WORKER, unreadable)
-        return ConditionDraft("Available", "False", "ShardsUnassigned", f"Served by nobody: {ranges(unowned)}.")
+        return ConditionDraft("Available", "False", "ShardsUnassigned", f"Shards without an owner: {ranges(unowned)}.")
     recovering = [
         shard for shard, owner in observed.owners.items() if shard not in observed.serving.get(owner or "", frozenset())
     ]
@@ -259,22 +261,20 @@ def _paused(spec: KubernetesSpec | None) -> ConditionDraft:
     if spec is not None and spec.paused:
         return ConditionDraft("Paused", "True", "ClusterPaused", "spec.paused is true: nothing is changed.")
     if spec is not None and spec.rollout.paused:
-        return ConditionDraft(
-            "Paused", "True", "RolloutPaused", "spec.rollout.paused is true: no worker is started anew."
-        )
+        return ConditionDraft("Paused", "True", "RolloutPaused", "spec.rollout.paused is true: no worker is restarted.")
     if spec is not None and spec.rebalance.mode == "Paused":
         return ConditionDraft("Paused", "True", "RebalancePaused", "spec.rebalance.mode is Paused: no shard is moved.")
     return ConditionDraft("Paused", "False", "NotPaused", "")
 
 
 def _with_timestamps(
-    seen: ClusterSnapshot, said: Iterable[ConditionDraft], before: Iterable[Mapping[str, Any]]
+    seen: ClusterSnapshot, drafts: Iterable[ConditionDraft], before: Iterable[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """Conditions with their times: a transition is a change of status, not of reason."""
     known = {each["type"]: each for each in before}
     now = datetime.fromtimestamp(seen.now, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     dated = []
-    for each in said:
+    for each in drafts:
         old = known.get(each.type)
         same = old is not None and old["status"] == each.status
         dated.append(

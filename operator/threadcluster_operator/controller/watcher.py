@@ -117,9 +117,10 @@ class KopfWatcher:
         settings.scanning.disabled = True  # its rights would have to include all CRDs and namespaces
         settings.watching.chunk_size = 100
         settings.watching.server_timeout = 60
-        settings.watching.inactivity_timeout = 70  # a watch that says nothing, no bookmark either, is begun anew
+        settings.watching.inactivity_timeout = 70  # a watch without events or bookmarks is restarted
         settings.watching.connect_timeout = 10
-        # Each object has a worker of its own, which waits for the next event so long, and keeps the last one meanwhile.
+        # Each object has a worker task of its own, which keeps the last event while it waits
+        # `idle_timeout` for the next.
         settings.queueing.worker_limit = None
         settings.queueing.idle_timeout = 0.2
         for kind in self._kinds:

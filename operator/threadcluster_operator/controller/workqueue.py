@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 _FIRST_BACK_OFF_S: Final = 0.2
 _LAST_BACK_OFF_S: Final = 30.0
 _DOUBLED_MOST: Final = 16
-"""After so many failures the bound is long reached; the power itself would at some time be too large a number."""
+"""Maximum number of doublings: the bound is reached well before, and an unbounded power would overflow a float."""
 
 K = TypeVar("K", bound=Hashable)
 

@@ -2,7 +2,7 @@
 
 Everything that is written to the API server goes through here, so that what the operator may do can be read off one file
 and held against its Role.  Objects are made by POST and changed by server-side apply with the uid of the one that was
-seen: an apply alone would make what somebody has just deleted, and would quietly take over what is somebody else's.
+seen: an apply alone would make again an object that was just deleted, and would silently take over another owner's.
 """
 
 import os
@@ -96,7 +96,7 @@ class Forbidden(KubeError):
 
 
 class Rejected(KubeError):
-    """400 or 422: the object is wrong, whoever sends it; the message names the field."""
+    """400 or 422: the object is invalid, with any credentials; the message names the field."""
 
 
 class Unreachable(KubeError):
@@ -161,7 +161,7 @@ class KubeApi:
     async def list(
         self, kind: Kind, namespace: str | None, labels: str = "", keep: Callable[[Object], Object] = dict
     ) -> ListResult:
-        """See `Kube`; page by page, so that whoever else has something to do comes in between, and for the memory."""
+        """See `Kube`; reads page by page, so that other tasks run in between, and to bound the memory."""
         head = {"apiVersion": kind.group_version, "kind": kind.kind}
         items: list[Object] = []
         query: dict[str, str] = {"label_selector": labels} if labels else {}
@@ -248,7 +248,7 @@ class KubeAccess(NamedTuple):
     context: str | None = None
 
     async def configuration(self) -> client.Configuration:
-        """Read it anew.  Raises `KubeError` when there is neither."""
+        """Read the configuration again.  Raises `KubeError` when there is neither."""
         settings = client.Configuration()
         given = self.kubeconfig or os.environ.get("KUBECONFIG")
         try:

@@ -1,8 +1,8 @@
-"""Who manages which field of an object, as the API server keeps it: pure.
+"""The manager of each field of an object, as the API server records it: pure.
 
-What one has made by POST, or merged, stands in another entry than what one applies, and an apply takes out only what its
-own entry has.  So what was there from the beginning would stay for ever, whatever is applied.  The remedy is that of
-client-go's `csaupgrade`: the two entries are made one before anything is applied.
+The API server records the fields that a client sets by POST or merge in another entry than those that the same client
+applies, and an apply removes only fields of its own entry.  A field of the POST would therefore never be removed.  The
+remedy is that of client-go's `csaupgrade`: the two entries are merged into one before anything is applied.
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""Asks a supervisor at its own door (see `threadcluster_operator.local.control_server`)."""
+"""Client of a supervisor's control server (see `threadcluster_operator.local.control_server`)."""
 
 import json
 from typing import Any, Final
@@ -18,7 +18,7 @@ class ControlClient:
         self._data_dir = data_dir
 
     async def status(self) -> dict[str, Any]:  # JSON
-        """What the supervisor sees."""
+        """The supervisor's view of the cluster."""
         return await self._call("GET", "/status")
 
     async def accept(self, text: str) -> list[str]:
@@ -26,11 +26,11 @@ class ControlClient:
         return list((await self._call("PUT", "/cluster", text))["changes"])
 
     async def pin(self, shard: int, worker: str | None) -> list[str]:
-        """Pin a shard to a worker, or with None to nobody; what changes.  Raises `UpFailed` when that is refused."""
+        """Pin a shard to a worker, or with None unpin it; returns the changes.  Raises `UpFailed` on a refusal."""
         return list((await self._call("PUT", "/pins", json.dumps({"shard": shard, "worker": worker})))["changes"])
 
     async def plan(self) -> dict[str, Any]:  # JSON
-        """What `rebalance` would do now.  Raises `UpFailed` when nobody knows."""
+        """The moves that `rebalance` would make now.  Raises `UpFailed` when the owners are unknown."""
         return await self._call("GET", "/plan")
 
     async def rebalance(self, plan: str | None) -> dict[str, Any]:  # JSON

@@ -13,8 +13,8 @@
     <data-dir>/logs/           one log a process, and older ones of it
     <data-dir>/run/            what each worker bound
 
-What a file has that a power loss emptied or damaged is made again where that is possible: the secret, the logins'
-passwords, the port of Postgres, everything that says what runs.  The resource cannot be made again: `up` asks for it.
+A file that a power loss emptied or damaged is made again where that is possible: the secret, the logins' passwords, the
+port of Postgres, the records of running processes.  The resource cannot be made again: `up` asks for it.
 """
 
 import contextlib
@@ -58,7 +58,7 @@ class DataDir:
 
     @property
     def run(self) -> Path:
-        """What each worker bound."""
+        """The folder of the files with the addresses that the workers bound."""
         return self.path / "run"
 
     @property

@@ -1,8 +1,8 @@
 """Rotates the logs of processes that hold their log open.
 
 The processes append to a file that they inherited and cannot be asked to open another.  So a log that is full is copied
-aside and emptied in place: the processes go on at its beginning, because they append, and ``tail -F`` follows.  What a
-process writes between the last copied byte and the emptying, some microseconds, is lost.
+aside and emptied in place: the processes go on at its beginning, because they append, and ``tail -F`` follows.  Bytes
+that a process writes between the last copied byte and the emptying, some microseconds, are lost.
 """
 
 import shutil

@@ -1,12 +1,12 @@
-"""The embedded Postgres: a real server from a wheel, with fsync on, as a child of whoever starts it.
+"""The embedded Postgres: a real server from a wheel, with fsync on, as a child of the process that starts it.
 
 It listens on 127.0.0.1 only, asks for passwords that are generated once and kept beside the data (mode 0600), and has
 no Unix socket, whose path could be too long.  There are two logins: the superuser, which owns the database and migrates it,
 and one for the workers, which has only what `WORKER_ROLE` is granted.  No password is ever an argument of a command.  Postgres refuses to run as root; a child of root therefore enters a user
 namespace of its own, in which the same files belong to an ordinary user, or, where the kernel refuses that, becomes
-``nobody`` with the data directory given to it.
+`nobody` with the data directory given to it.
 
-What this does not do: restart a server that died.  `wait` tells when it did; whoever supervises starts it again.
+This module does not restart a server that ended.  `wait` returns when the server has ended; the supervisor restarts it.
 """
 
 import asyncio
@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 _CLONE_NEWUSER: Final = 0x10000000
 _ORDINARY_UID: Final = 65534
+_UNPRIVILEGED_USER: Final = "nobody"
 _USER: Final = "threadcluster"
 _DATABASE: Final = "threadcluster"
 _WORKER_LOGIN: Final = "threadcluster_worker_login"
@@ -236,7 +237,7 @@ class EmbeddedPostgres:
         fresh.rename(self._cluster)
 
     def _kept_port(self) -> int:
-        """The port of before, unless somebody else has it now; DSNs of workers that outlive a restart stay right."""
+        """The port of before, unless another process has it now; DSNs of workers that outlive a restart stay right."""
         kept = self.data_dir / "port"
         known = int(read_matching(kept, _PORT) or 0)
         wanted = self._port or (known if known < 65536 else 0)
@@ -386,26 +387,26 @@ def _binary(name: str) -> Path:
 
 
 def _unprivileged(data_dir: Path) -> Callable[[], None] | None:
-    """What a child of root does before it becomes Postgres; None for everybody else."""
+    """The function that drops the rights of a child of root before it becomes Postgres; None for other users."""
     if os.geteuid() != 0:
         return None
     if sys.platform == "linux" and _namespaces_work():
         return _enter_user_namespace
-    nobody = pwd.getpwnam("nobody")
+    unprivileged = pwd.getpwnam(_UNPRIVILEGED_USER)
     for path in [data_dir, *data_dir.rglob("*")]:
-        os.chown(path, nobody.pw_uid, nobody.pw_gid, follow_symlinks=False)
+        os.chown(path, unprivileged.pw_uid, unprivileged.pw_gid, follow_symlinks=False)
     if any(not parent.stat().st_mode & 0o001 for parent in data_dir.resolve().parents):
         raise PostgresFailed(
             f"Postgres refuses to run as root, this kernel grants no user namespace, and {data_dir} cannot be reached by"
-            " the user nobody: run as an ordinary user, or choose a --data-dir that others may enter"
+            f" the user {_UNPRIVILEGED_USER}: run as an ordinary user, or choose a --data-dir that others may enter"
         )
 
-    def become_nobody() -> None:
+    def change_user() -> None:
         os.setgroups([])
-        os.setgid(nobody.pw_gid)
-        os.setuid(nobody.pw_uid)
+        os.setgid(unprivileged.pw_gid)
+        os.setuid(unprivileged.pw_uid)
 
-    return become_nobody
+    return change_user
 
 
 def _enter_user_namespace() -> None:

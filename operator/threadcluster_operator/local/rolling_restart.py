@@ -1,7 +1,7 @@
 """Bringing worker processes to new settings, one at a time, each emptied before it ends.
 
 Afterwards it gets back what it had, so that new settings change nothing about who owns what, whatever the mode says of
-balance.  In mode Paused nothing may be moved off a worker, so nobody is started anew before that ends.
+balance.  In mode Paused nothing may be moved off a worker, so no worker is restarted before that ends.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from threadcluster_operator.planning.rebalance import RebalanceSession
 
 
 class Recycling:
-    """Which worker is being started anew, and what it had."""
+    """The rolling restart: the worker that is being restarted, and the shards that it had."""
 
     def __init__(self, moves: RebalanceSession, say: Callable[[str], None]) -> None:
         self._moves = moves
@@ -48,10 +48,10 @@ class Recycling:
             return False
         if converged and observed is not None:
             worker = outdated[0]
-            self._say(f"{worker.name}: starting it anew with the new settings")
+            self._say(f"{worker.name}: restarting with the new settings")
             self._name = worker.name
             self._had = tuple(
-                Move(shard_id, None, worker.name, f"back on {worker.name}, which was started anew")
+                Move(shard_id, None, worker.name, f"back on {worker.name}, which was restarted")
                 for shard_id, owner in observed.owners.items()
                 if owner == worker.name
             )
@@ -71,7 +71,7 @@ class Recycling:
 
 
 def _may_end(name: str, observed: ShardOwnership) -> bool:
-    """It owns nothing and is to get nothing; or nobody is there to receive what it has."""
+    """Whether a worker owns no shard and is to get none, or no other worker can receive its shards."""
     others = [worker for worker in observed.workers.values() if worker.name != name]
     receivers = [worker for worker in others if worker.may_keep and not worker.cordoned]
     return not receivers or name not in {*observed.owners.values(), *observed.targets.values()}

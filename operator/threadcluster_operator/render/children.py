@@ -28,10 +28,10 @@ KINDS: Final = (
     Kind("networking.k8s.io/v1", "Ingress", "ingresses"),
     Kind("monitoring.coreos.com/v1", "ServiceMonitor", "servicemonitors"),
 )
-"""Of every child, in the order in which they are applied: whoever is there first is found by whoever comes after."""
+"""The kinds of the children, in the order in which they are applied: an object comes after those it refers to."""
 
 _PRUNED: Final = frozenset({"NetworkPolicy", "Job", "Ingress", "ServiceMonitor"})
-"""What may be wanted no more while the cluster is; the rest goes with the cluster alone."""
+"""Kinds that may be pruned while the cluster exists; the others are deleted together with the cluster."""
 
 
 def children(wanted: RenderInput) -> list[Object]:
@@ -54,7 +54,7 @@ def to_prune(
 ) -> list[Mapping[str, Any]]:
     """Those of the live objects that this cluster owns and that should be deleted: what is not among the ``kept``.
 
-    What is being deleted already is never among them, nor what somebody else owns.
+    An object that is already being deleted is never among them, nor an object with another owner.
     """
     names = {(each["kind"], each["metadata"]["name"]) for each in kept}
     return [

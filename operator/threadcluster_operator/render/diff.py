@@ -1,8 +1,8 @@
-"""What of a wanted object the live one does not have.
+"""The differences between a wanted object and the live one.
 
-Only what is wanted is looked at: what the API server adds by default, and what others add to lists and maps that have
-room for several writers, is no difference, since applying the object again would not take it away.  What is wanted no
-more shows in the annotation `APPLIED`.  Lists are compared as the API server merges them: some by a key, the rest whole.
+Only wanted fields are compared: a default that the API server adds, or an item that another writer adds to a shared list
+or map, is no difference, since applying the object again would not remove it.  A field that is no longer wanted shows in
+the annotation `APPLIED`.  Lists are compared as the API server merges them: some by a key, the rest whole.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,7 @@ _KEYS: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     ("containers", "ports"): ("containerPort", "protocol"),
     ("containers", "volumeMounts"): ("mountPath",),
 }
-"""The lists, by the last two names on their way, whose items are told apart by keys; others may add to them."""
+"""The lists, by the last two names on their way, whose items are identified by keys; other writers may add items."""
 
 _QUANTITIES: Final = frozenset({"requests", "limits"})
 

@@ -1,4 +1,4 @@
-"""What the objects are made from, and the names that follow from it."""
+"""The input of the render functions, and the names that follow from it."""
 
 from typing import Final, NamedTuple
 

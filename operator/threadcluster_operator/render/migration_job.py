@@ -19,7 +19,7 @@ def migration_job(wanted: RenderInput) -> Object:
     """The Job; its name carries a hash of all that it does, because a Job cannot be changed.
 
     A pod of it that failed stays until the Job goes: its termination message says why.  A Job that failed for good is
-    deleted by whoever wants another try, and made again.
+    deleted by the reconciler before another try, and made again.
     """
     spec: Object = {
         "backoffLimit": _RETRIES,

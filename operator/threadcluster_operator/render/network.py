@@ -64,7 +64,7 @@ def ingress(wanted: RenderInput) -> Object | None:
 
 
 def network_policy(wanted: RenderInput) -> Object | None:
-    """Who may reach the pods, and with mode Full whom they may reach; None with mode Off.
+    """The NetworkPolicy for connections to the pods, and with mode Full also from the pods; None with mode Off.
 
     It covers the migration's pod as well.  Kubelets probe their own pods whatever a policy says.
     """

@@ -1,4 +1,4 @@
-"""What all objects have in common: labels, owner, and a mark of what was last wanted of them."""
+"""The metadata that all objects share: labels, owner, and a mark of the fields that were last applied."""
 
 import hashlib
 import json

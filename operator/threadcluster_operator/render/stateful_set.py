@@ -22,7 +22,7 @@ def stateful_set(wanted: RenderInput) -> Object:
 
 
 def disruption_budget(wanted: RenderInput) -> Object:
-    """Nodes are emptied one worker at a time; a worker that is not ready protects nobody."""
+    """A node drain evicts one worker at a time; a worker that is not ready may always be evicted."""
     spec: Object = {
         "maxUnavailable": 1,
         "unhealthyPodEvictionPolicy": "AlwaysAllow",

@@ -137,7 +137,7 @@ async def harness_on(
 ) -> AsyncIterator[Harness]:
     """A puppet for one namespace, and an operator for it, or for all (``everywhere``); see `operator_on`."""
     clusters: dict[tuple[str, str], MemoryWorkers] = {}
-    async with FakeKubelet(api, namespace=namespace, inhabitants=FakeWorkerPods(clusters)) as puppet:
+    async with FakeKubelet(api, namespace=namespace, processes=FakeWorkerPods(clusters)) as puppet:
         harness = Harness(api, namespace, puppet, clusters)
         cared_for = None if everywhere else namespace
         try:

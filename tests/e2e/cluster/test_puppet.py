@@ -194,7 +194,7 @@ async def test_a_lost_nodes_pods_stay_unready_until_it_is_back(api: Api, namespa
 async def test_workers_live_in_its_pods(api: Api, namespace: str) -> None:
     """A ready pod is a worker; a pod that is scaled away has handed its shards over."""
     workers = MemoryWorkers(12)
-    async with FakeKubelet(api, namespace=namespace, inhabitants=FakeWorkerPods({(namespace, "demo"): workers})):
+    async with FakeKubelet(api, namespace=namespace, processes=FakeWorkerPods({(namespace, "demo"): workers})):
         living = asyncio.create_task(workers.run(), name="workers")
         await api.apply(stateful_set(), namespace)
         await api.wait_for("apps/v1", "StatefulSet", "demo", has_ready(3), namespace)

@@ -294,7 +294,7 @@ def test_no_worker_is_restarted_while_a_shard_is_unserved(simulation: Simulation
     free = seen.ownership._replace(owners={**seen.ownership.owners, ShardId(0): None})
     steps = steps_of(seen._replace(ownership=free))
     assert partitions(steps) == []
-    assert steps.blocked_reason.startswith("1 shards are ")
+    assert steps.blocked_reason.startswith("shards without an owner: 1")
 
 
 @pytest.mark.parametrize("what", ["ending", "not-ready"])
@@ -313,9 +313,7 @@ def test_the_next_waits_for_the_one_before(simulation: Simulation, what: str) ->
         simulation.pods[name]["metadata"]["deletionTimestamp"] = "2026-05-01T12:00:00Z"
     simulation.operate()
     assert partitions(simulation.last) == []
-    assert (
-        simulation.last.blocked_reason == f"{name} is {'being started anew' if what == 'ending' else 'not ready yet'}"
-    )
+    assert simulation.last.blocked_reason == f"{name} is {'being restarted' if what == 'ending' else 'not ready yet'}"
     assert condition_of(simulation, "Ready") == ("False", "RolloutInProgress")
     assert condition_of(simulation, "Progressing") == ("True", "RollingOut")
 

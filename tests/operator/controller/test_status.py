@@ -139,7 +139,7 @@ def test_the_imbalance_is_that_of_the_plan(
     assert status["shards"]["imbalancePercent"] == round(percent)
 
 
-def test_autoscaling_is_told_to_come_later(simulation: Simulation) -> None:
+def test_autoscaling_reports_that_it_is_not_supported_yet(simulation: Simulation) -> None:
     """A field that does nothing yet says so."""
     simulation.edit(autoscaling={"minReplicas": 1, "maxReplicas": 3, "targetCommandsPerSecond": 100})
     status = status_of(simulation.look(), parse_spec(simulation.resource), simulation.last, None)

@@ -33,7 +33,7 @@ class Remote(NamedTuple):
 
 @asynccontextmanager
 async def remote_cluster(where: ClusterSelector) -> AsyncIterator[Remote]:
-    """The ThreadCluster that is meant.  Raises `ClusterUnreachable` for everything that stands in the way."""
+    """The selected ThreadCluster.  Raises `ClusterUnreachable` when the cluster cannot be reached, for whatever reason."""
     place = place_of(where, os.environ)
     try:
         settings = await place.access.configuration()

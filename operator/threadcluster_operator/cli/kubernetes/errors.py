@@ -1,4 +1,4 @@
-"""What keeps a command from its cluster on Kubernetes, as one sentence that says what to do."""
+"""Errors of a command that cannot reach its cluster on Kubernetes; each message says what to do."""
 
 from typing import Final
 
@@ -16,14 +16,16 @@ class ClusterNotFound(ClusterUnreachable):
 
 
 def sentence(error: KubeError) -> str:
-    """What the API server's refusal means to who runs a command."""
-    said = str(error).rstrip(".")
+    """The API server's refusal as a message for the user of a command."""
+    message = str(error).rstrip(".")
     if isinstance(error, Forbidden):
-        return f"{said}; manifests/users has what the commands need"
+        return f"{message}; manifests/users has what the commands need"
     if isinstance(error, NotFound):
-        return f"this Kubernetes has no ThreadClusters ({said}); `kubectl apply -k manifests/base` installs them"
+        return f"this Kubernetes has no ThreadClusters ({message}); `kubectl apply -k manifests/base` installs them"
     if isinstance(error, Rejected):
-        return f"the API server refuses it: {said}"
+        return f"the API server refuses it: {message}"
     if error.status == _UNAUTHORIZED:
-        return f"the API server does not know you ({said}): the credentials of this context are wrong, or have expired"
-    return said
+        return (
+            f"the API server does not know you ({message}): the credentials of this context are wrong, or have expired"
+        )
+    return message

@@ -108,7 +108,7 @@ class PortForwarder:
 
 
 async def _send(reader: asyncio.StreamReader, socket: aiohttp.ClientWebSocketResponse) -> None:
-    """Until whoever asks is done: then the pod is done too."""
+    """Forward the client's data to the pod until the client closes; then close the pod's side too."""
     with suppress(ConnectionError):
         while data := await reader.read(_CHUNK):
             await socket.send_bytes(bytes((_DATA,)) + data)

@@ -17,7 +17,7 @@ DEFAULT_NAMESPACE: Final = "default"
 
 
 class ClusterSelector(NamedTuple):
-    """What the user says; None is what he leaves out."""
+    """The options that the user gives; None for an option that is left out."""
 
     kubeconfig: str | None = None
     context: str | None = None
@@ -33,7 +33,7 @@ class Place(NamedTuple):
 
 
 def place_of(where: ClusterSelector, environment: Mapping[str, str]) -> Place:
-    """By the kubeconfig that is given, `$KUBECONFIG` or the one in the home directory; in a pod, its service account.
+    """The API server of the given kubeconfig, `$KUBECONFIG` or `~/.kube/config`; in a pod, that of its service account.
 
     Raises `ClusterUnreachable` when there is none, or none with that context.
     """
@@ -96,7 +96,7 @@ async def find(kube: Kube, namespace: str, name: str | None) -> Object:
 
 
 async def _names(kube: Kube, namespace: str) -> Sequence[str]:
-    """Those that there are; nobody needs the right to list them as long as he knows the name."""
+    """Names of the ThreadClusters in a namespace; only a user who gives no name needs the right to list."""
     try:
         return sorted(each["metadata"]["name"] for each in (await kube.list(THREAD_CLUSTER, namespace)).items)
     except Forbidden:
