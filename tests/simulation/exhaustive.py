@@ -160,6 +160,10 @@ class _Worker:
     def waits(self) -> bool:
         return isinstance(self.pending, ask.Wait)
 
+    def drained(self) -> list[ShardId]:
+        """The shards whose drain can end: an append may be in flight for some ticks."""
+        return [each for each in self.draining if each not in self.shards or self.shards[each].idle]
+
     def may_read(self) -> bool:
         """The lease."""
         return self.running and self.cluster.now < self.until
@@ -289,7 +293,7 @@ class Cluster:
         ]
         found += [("late", str(number)) for number in range(len(self.late))]
         if self.left["ticks"] and all(
-            each.waits and not each.draining for each in self.workers.values() if each.running
+            each.waits and not each.drained() for each in self.workers.values() if each.running
         ):
             found.append(("tick",))
         return found
@@ -310,9 +314,8 @@ class Cluster:
         other = self.workers["b" if name == "a" else "a"]
         for shard_id in worker.preparing if other.running else ():
             yield "prepared", name, str(shard_id)
-        for shard_id in worker.draining:
-            if shard_id not in worker.shards or worker.shards[shard_id].idle:
-                yield "drained", name, str(shard_id)
+        for shard_id in worker.drained():
+            yield "drained", name, str(shard_id)
         for shard_id, shard in worker.shards.items():
             if shard.admits and shard.idle and self.left["appends"]:
                 yield "send", name, str(shard_id)

@@ -129,6 +129,7 @@ STATEMENTS: Final = (
         breaks="ended",
         faults=("roll", "hang"),
         steps=0.5,
+        first=170,
     ),
     _mutant(
         "claim of owned shards",
@@ -194,6 +195,7 @@ _CORE_BUGS: Final = (
         Edit(_CORE + "on_transferred", "incarnation != self._incarnation or ", ""),
         breaks="lease journal acknowledged handoff",
         faults=("roll", "terminate", "hang"),
+        first=55,
     ),
     _mutant(
         "released epoch not marked as used",
@@ -201,6 +203,7 @@ _CORE_BUGS: Final = (
         breaks="lease journal acknowledged handoff",
         faults=("roll", "edit", "hang"),
         steps=0.2,
+        first=55,
     ),
     _mutant(
         "transferred epoch not marked as used",
@@ -208,6 +211,7 @@ _CORE_BUGS: Final = (
         breaks="lease journal acknowledged handoff",
         faults=("roll", "edit", "hang"),
         steps=0.2,
+        first=40,
     ),
     _mutant(
         "adopted epoch not marked as used",
@@ -231,6 +235,7 @@ _CORE_BUGS: Final = (
         breaks="journal acknowledged outcome",
         faults=("cut", "hang", "roll"),
         steps=0.2,
+        first=70,
     ),
     _mutant(
         "used epochs forgotten with the session",
@@ -238,6 +243,7 @@ _CORE_BUGS: Final = (
         breaks="journal acknowledged outcome lease handoff",
         faults=("cut", "terminate", "roll", "edit"),
         steps=0.2,
+        first=120,
     ),
     _mutant(
         "heads not read",
@@ -391,8 +397,8 @@ _MODELS: Final = (
         Edit(_MODEL + "host:Host._decide", "if not may_come and", "may_come = False\n        if not may_come and"),
         breaks="outcome",
         faults=("usurp", "hang", "cut"),
-        steps=0.15,
-        first=430,
+        steps=0.4,
+        first=20,
     ),
     _mutant(
         "head of the preparation",
