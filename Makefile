@@ -45,6 +45,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/check_language.py
 
 # Without I/O, clocks and chance: every branch of these is taken by their own tests.
 PURE := $(addprefix shard_worker/,domain/* ownership/assignment.py ownership/handoff.py ownership/failure_detector.py) \
