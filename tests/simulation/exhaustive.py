@@ -13,8 +13,7 @@ order, and must serve every shard (`served`).
 import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
-from enum import Enum
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import pytest
@@ -22,14 +21,13 @@ import pytest
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import failure_detector, handoff, reconciler_core
 from shard_worker.ownership import reconciler_requests as ask
-from shard_worker.ownership.failure_detector import Fenced, Suspect
-from shard_worker.ownership.handoff import Transfer
+from shard_worker.ownership.failure_detector import Fenced
 from shard_worker.ownership.reconciler_core import ReconcilerCore
-from shard_worker.ownership.view import OwnershipView, ShardOwner, ShardRow, WorkerRow
 from tests.simulation import invariants
 from tests.simulation.database import Database, WorkerRecord
 from tests.simulation.invariants import Watch
 from tests.simulation.reconciler import STATEMENTS
+from tests.simulation.state_key import Encoder, position_of
 from tests.simulation.violation import Violation
 
 TICK_S: Final = 0.25
@@ -447,7 +445,7 @@ class Cluster:
 
     def key(self) -> int:
         """The same for two states that go on alike."""
-        db, code = self.db, _Encoder(self.now)
+        db, code = self.db, Encoder(self.now)
         heads = tuple(map(db.head, db.journal))
         return hash(
             (
@@ -468,57 +466,12 @@ class Cluster:
                         each.paused,
                         code((each.until, each.shards, each.preparing, each.draining, each.pending, each.answer)),
                         code(vars(each.core)) if each.alive else None,
-                        _position(each.steps, code) if each.alive else None,
+                        position_of(each.steps, code) if each.alive else None,
                     )
                     for each in self.workers.values()
                 ),
             )
         )
-
-
-_OLD_S: Final = -4.0
-_WITHOUT_TIMES: Final = frozenset({WorkerRow, ShardRow, ShardOwner, Transfer, Suspect})
-
-
-class _Encoder:
-    """Values as hashable ones, times relative to the present; times of long ago are alike."""
-
-    def __init__(self, now: float) -> None:
-        self._now = now
-
-    def __call__(self, value: object) -> object:
-        kind = type(value)
-        if kind is int or kind is str or kind is bool or value is None:
-            return value
-        if kind in _WITHOUT_TIMES:
-            return value
-        if isinstance(value, OwnershipView):
-            return frozenset(value.workers.values()), frozenset(value.shards.values()), value.plan_version
-        if isinstance(value, float):
-            return max(_OLD_S, round(value - self._now, 3))
-        if isinstance(value, (tuple, list)):
-            return tuple(map(self, value))
-        if isinstance(value, dict):
-            return frozenset((self(key), self(each)) for key, each in value.items())
-        if isinstance(value, (set, frozenset)):
-            return frozenset(map(self, value))
-        if isinstance(value, Enum):
-            return value.name
-        if is_dataclass(value):
-            return kind.__name__, tuple(self(getattr(value, each.name)) for each in fields(value))
-        names = getattr(kind, "__slots__", None) or vars(value)
-        return kind.__name__, tuple(self(getattr(value, name)) for name in names)
-
-
-def _position(steps: Any, code: _Encoder) -> object:
-    """Where a generator is, with its local values."""
-    found = []
-    while steps is not None and hasattr(steps, "gi_frame") and steps.gi_frame is not None:
-        frame = steps.gi_frame
-        local = {name: value for name, value in frame.f_locals.items() if name != "self"}
-        found.append((frame.f_code.co_name, frame.f_lasti, code(local)))
-        steps = steps.gi_yieldfrom
-    return tuple(found)
 
 
 @contextmanager

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 BEAT_S: Final = 0.15
 LEASE_S: Final = 0.5
-_BEAT_TIMEOUT_S: Final = 1.5
-_RETRY_S: Final = 0.1
+_BEAT_TIMEOUT_S, _RETRY_S = 1.5, 0.1
 _LEAVE_S: Final = 4.0
 
 
