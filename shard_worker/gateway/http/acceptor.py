@@ -79,7 +79,6 @@ class Acceptor:
         now = self._loop.time()
         capacity = self._factory.capacity
         capacity.exhausted += 1
-        capacity.make_place(now)
         if now - self._logged_at >= _LOG_EVERY_S:
             self._logged_at = now
             _LOG.error(
@@ -87,7 +86,12 @@ class Acceptor:
                 extra={"cause": repr(error), "connections": len(capacity.clients), "times": capacity.exhausted},
             )
         self._loop.remove_reader(self._listening)
-        self._paused = self._loop.call_later(_PAUSE_S, self._resume)
+        # Connections that were accepted in this turn are not counted yet: without them only older clients would be dropped.
+        self._paused = self._loop.call_later(_PAUSE_S / 2, self._make_place)
+
+    def _make_place(self) -> None:
+        self._factory.capacity.make_place(self._loop.time())
+        self._paused = self._loop.call_later(_PAUSE_S / 2, self._resume)
 
     def _resume(self) -> None:
         self._paused = None
