@@ -121,7 +121,9 @@ class _User:
             case "join":
                 guest = random_ulid(self.mint)
                 done = await self._command("join", thread_id, "member-ids/join", {"accountIds": [guest]}, give_up)
-                if done is not None:
+                # Another client may have opened the channel's next thread meanwhile: there the guest is no member, and its
+                # leave would change nothing.
+                if done is not None and self.channel.thread_id == thread_id:
                     self.channel.guests.append(guest)
             case "leave":
                 guest = self.channel.guests.pop(self.rng.randrange(len(self.channel.guests)))
