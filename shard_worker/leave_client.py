@@ -48,7 +48,11 @@ def _leave(host: str, port: int, secrets: tuple[bytes, ...], timeout_s: float, s
         try:
             left = _ask(host, port, secrets)
         except ssl.SSLError as error:
-            raise LeaveFailed(f"the worker at {where} and this command do not hold the same secret: {error}") from error
+            if owned is None:
+                raise LeaveFailed(
+                    f"the worker at {where} and this command do not hold the same secret: {error}"
+                ) from error
+            left = owned  # it answered before, so the secret is right: the worker ends in the middle of the handshake
         except (OSError, http.client.HTTPException) as error:
             if owned is None:
                 raise LeaveFailed(f"no worker answers at {where}: {str(error) or repr(error)}") from error
