@@ -410,3 +410,20 @@ async def test_a_flood_takes_the_place_of_no_client_that_pauses_between_requests
         for wire in flood:
             await wire.close()
         await client.close()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        request_bytes("POST", PATH, headers=(JSON_TYPE, ("Content-Length", "900"))) + b" " * 300,
+        b"GET /nothing HTTP/1.1\r\nHost: test\r\nX: " + b"y" * 300,
+    ],
+    ids=["half a body", "half a head"],
+)
+async def test_the_first_small_segment_of_a_request_that_stops_is_counted(api: Served, sent: bytes) -> None:
+    """However small: thousands of connections may each withhold the rest."""
+    wire = await Wire.open(api.port)
+    wire.send(sent)
+    await eventually(lambda: api.gateway.capacity.body_bytes >= 300)
+    await wire.close()
+    await eventually(lambda: api.gateway.capacity.body_bytes == 0)

@@ -103,8 +103,7 @@ def pieces(data: bytes) -> Iterator[bytes]:
 
 def holds_one_head(data: bytes) -> bool:
     """Whether ``data`` has just one blank line, as the end of one head has."""
-    end = data.find(_BLANK_LINE)
-    return end >= 0 and data.find(_BLANK_LINE, end + 1) < 0
+    return data.count(_BLANK_LINE) == 1
 
 
 def is_one_piece(data: bytes) -> bool:

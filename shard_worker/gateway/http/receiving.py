@@ -129,6 +129,7 @@ class ReceivingConnection(RequestHandler):
                 return True
         self._quiet = False
         self._judge(data, queued=0, was_last=False)
+        self._count(data)
         return True
 
     def _receive(self, data: bytes) -> None:
@@ -152,6 +153,10 @@ class ReceivingConnection(RequestHandler):
             self._backlog = data
             self._pause_transport_reading()
             self._enlist()
+        self._count(data)
+
+    def _count(self, data: bytes) -> None:
+        """Count received bytes of a request that did not come whole in one small segment."""
         if len(data) > _UNCOUNTED_BYTES or self.held or self._head_since or self._arrival.body is not None:
             client = cast("Client", self)  # what it lacks of one is in `GatewayConnection`
             self._capacity.hold(client, self.held + len(data))
