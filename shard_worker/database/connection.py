@@ -78,7 +78,7 @@ _ALL_HOSTS_S: Final = 2.0
 newer can only be seen when both are asked."""
 _STEADY_S: Final = 5.0
 """A long-lived session that ends sooner than this is opened again only after a pause."""
-_LONG_LIVED: Final = ("lease", "steward", "append-")
+_LONG_LIVED: Final = ("lease", "reconciler", "append-")
 _SHORT_LIVED: Final = "append-outcome"
 _SAY_AGAIN_S: Final = 5.0
 

@@ -24,7 +24,7 @@ from shard_worker.journal.append_queue import AppendQueue
 
 log = logging.getLogger(__name__)
 
-_COMPARED: Final = ("lease", "steward", "append-")
+_COMPARED: Final = ("lease", "reconciler", "append-")
 _RESOLVES: Final = "append-outcome"
 """Looks at single batches by itself, and appends nothing."""
 _SURVIVED_SQL: Final = """

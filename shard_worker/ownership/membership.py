@@ -1,6 +1,6 @@
 """A worker's membership: incarnations one after another, and in each the shards it claims, serves and gives up.
 
-Two sessions each: one only beats (`lease`), the other looks and acts (`steward`), so that waiting for a lock never
+Two sessions each: one only beats (`lease`), the other looks and acts (`reconciler`), so that waiting for a lock never
 costs a beat.  When either finds that the incarnation was fenced, all shards are dropped at once and the process goes
 on under a new incarnation.
 
@@ -263,7 +263,7 @@ class Ownership:
     async def _live(self, host: ShardHost) -> None:
         """One incarnation, until it is fenced, which raises `Fenced`, or until a fail-over, which raises `FailedOver`."""
         locked = asyncio.Event()
-        steward = self._reconciler = OwnershipReconciler(
+        reconciler = self._reconciler = OwnershipReconciler(
             self._connect,
             self.worker,
             self.incarnation,
@@ -273,17 +273,17 @@ class Ownership:
             leaving=lambda: self.leaving,
         )
         beating = asyncio.create_task(self.lease.keep(self.incarnation, locked), name="lease")
-        stewarding = asyncio.create_task(steward.run(locked), name="steward")
+        reconciling = asyncio.create_task(reconciler.run(locked), name="reconciler")
         failing_over = asyncio.create_task(self._failed_over.wait(), name="await-fail-over")
         try:
-            await asyncio.wait((beating, stewarding, failing_over), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((beating, reconciling, failing_over), return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._reconciler = None
             host.drop_all()
             beating.cancel()
-            stewarding.cancel()
+            reconciling.cancel()
             failing_over.cancel()
-            ended = await asyncio.gather(beating, stewarding, return_exceptions=True)
+            ended = await asyncio.gather(beating, reconciling, return_exceptions=True)
         errors = [error for error in ended if isinstance(error, Exception)]
         if self._failed_over.is_set():  # any other error is a consequence: all was dropped under what was under way
             for error in errors:

@@ -137,7 +137,7 @@ class OwnershipReconciler:
             try:
                 answer = await self._answer(request)
             except CONNECTION_ERRORS as error:
-                log.warning("steward session lost", extra={"worker": self._worker, "cause": repr(error)})
+                log.warning("reconciler lost its session", extra={"worker": self._worker, "cause": repr(error)})
                 self._close_session()
                 request = steps.throw(requests.SessionLost())
             else:
@@ -146,7 +146,7 @@ class OwnershipReconciler:
     async def _answer(self, request: requests.Request) -> object:
         match request:
             case requests.OpenSession():
-                self._connection = await self._connect("steward")
+                self._connection = await self._connect("reconciler")
                 async with asyncio.timeout(STATEMENT_S):
                     await self._connection.add_listener(store.CHANNEL, lambda *_: self._views.request_refresh())
             case requests.Pause():

@@ -123,7 +123,7 @@ async def test_an_address_that_leads_elsewhere_by_mistake_heals_when_it_is_taken
     ours = seen._newest
     assert ours is not None
     seen._newest = ours._replace(system=ours.system + 1)
-    connecting = asyncio.create_task(seen.connect("steward"))
+    connecting = asyncio.create_task(seen.connect("reconciler"))
     await eventually(lambda: "waiting for Postgres" in caplog.text)
     assert "another database system" in str([record.__dict__ for record in caplog.records])
     seen._newest = ours

@@ -85,7 +85,7 @@ async def test_a_fact_learnt_on_one_connection_ends_all_older_sessions(dsn: str,
     pool = await seen.pool(most=1)
     first = await pool.run(lambda connection: connection.fetchval("SELECT pg_backend_pid()"))
     await pretend_older(admin)
-    fresh = await seen.connect("steward")
+    fresh = await seen.connect("reconciler")
     assert noticed == [1]
     assert old.is_closed()
     assert not fresh.is_closed()

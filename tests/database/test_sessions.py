@@ -176,7 +176,7 @@ async def test_all_sessions_of_a_worker_share_one_line_to_a_database_that_is_awa
 
     server = await asyncio.start_server(refuse, "127.0.0.1", 0)
     seen = database(f"postgresql://u:p@127.0.0.1:{server.sockets[0].getsockname()[1]}/d?sslmode=disable")
-    purposes = ["lease", "steward", *[f"append-{number}" for number in range(4)], *["append-outcome"] * 4]
+    purposes = ["lease", "reconciler", *[f"append-{number}" for number in range(4)], *["append-outcome"] * 4]
     waiting = [asyncio.create_task(seen.connect(purpose)) for purpose in purposes]
     await eventually(lambda: seen.gate.wait_s > 0.5, what="the longest pause")
     # Ten at once, then one a round: 0.05, 0.1, 0.2, 0.4, 0.8 s apart, each pause at least half of it.

@@ -148,7 +148,7 @@ async def test_only_sessions_that_append_or_keep_ownership_compare(
         ("append-outcome", False),
         ("desk", False),
         ("lease", True),
-        ("steward", True),
+        ("reconciler", True),
         ("append-0", True),
     ):
         heads.stream(SHARD, 6)

@@ -19,7 +19,7 @@ _MOUNTS: Final = "/etc/threadcluster"
 _DSN_FILE: Final = "url"
 _CA_FILE: Final = "ca.crt"
 _OTHER_CONNECTIONS: Final = 4
-"""Of a worker to Postgres, besides those that read: appends, lease, steward, and one for what comes up."""
+"""Of a worker to Postgres, besides those that read: appends, lease, reconciler, and one for what comes up."""
 
 SECRET_KEY: Final = "secret"  # noqa: S105 - a key's name
 """The key in the Secret `<name>-internal`, and the file that a worker sees."""
