@@ -18,6 +18,8 @@ from shard_worker.contract_tls import INTERNAL_NAME, internal_client_context, pa
 from tests.support.journal_check import assert_journal_valid
 
 SECRET = "a secret for tests"
+_MAX_MESSAGES = 1_000_000
+"""Messages in a thread: more than any test posts, because fifty rounds on one thread pass the default of 5,000."""
 
 
 class WorkerProcess:
@@ -128,6 +130,7 @@ class Workers:
             "SHARD_WORKER_BIND": "127.0.0.1",
             "SHARD_WORKER_PUBLIC_PORT": "0",
             "SHARD_WORKER_MANAGEMENT_PORT": "0",
+            "SHARD_WORKER_MAX_MESSAGES": str(_MAX_MESSAGES),
         }
 
     def add(self, name: str) -> WorkerProcess:
