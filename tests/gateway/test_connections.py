@@ -6,11 +6,13 @@ import socket
 import tracemalloc
 from collections.abc import AsyncIterator
 from itertools import pairwise
+from types import FrameType
 
 import pytest
+from aiohttp.streams import StreamReader
 
 from shard_worker.gateway.http.capacity import Bounds
-from shard_worker.gateway.http.connection import WRITE_HIGH_BYTES
+from shard_worker.gateway.http.connection import WRITE_HIGH_BYTES, GatewayConnection
 from shard_worker.gateway.http.options import GatewayOptions
 from tests.gateway.serving import ADA, THREAD, Served, serving
 from tests.gateway.test_error_table import check
@@ -427,3 +429,63 @@ async def test_the_first_small_segment_of_a_request_that_stops_is_counted(api: S
     await eventually(lambda: api.gateway.capacity.body_bytes >= 300)
     await wire.close()
     await eventually(lambda: api.gateway.capacity.body_bytes == 0)
+
+
+_HALF_A_BODY = request_bytes("POST", PATH, headers=(JSON_TYPE, ("Content-Length", "900"))) + b" " * 300
+_HALF_A_CHUNK = (
+    request_bytes("POST", PATH, headers=(JSON_TYPE, ("Transfer-Encoding", "chunked"))) + b"100\r\n" + b" " * 9
+)
+
+
+@pytest.mark.parametrize(
+    ("sent", "end"),
+    [
+        (_HALF_A_BODY, "half-close"),
+        (_HALF_A_BODY, "close"),
+        (_HALF_A_BODY, "time-out"),
+        (_HALF_A_BODY, "drop"),
+        (_HALF_A_CHUNK, "half-close"),
+        (_HALF_A_CHUNK + b" " * 400, "broken"),
+        (POST, "close"),
+        (POST, "half-close"),
+        (b"GET /nothing HT", "close"),
+        (GET + _HALF_A_BODY, "close"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else f"{len(value)} bytes",
+)
+async def test_an_ended_connection_is_freed_without_the_collector(sent: bytes, end: str) -> None:
+    """A cycle would keep the connection, and the bytes it has received, until a full collection."""
+    bounds = Bounds(body_bytes=1) if end == "drop" else Bounds()
+    options = GatewayOptions(request_timeout_s=0.2 if end == "time-out" else 10.0, bounds=bounds)
+    async with serving(MemoryThreads(), options) as api:
+        await api.create()
+        await eventually(lambda: api.gateway.connections <= 1)
+        gc.collect()
+        before = _kept()
+        gc.disable()
+        try:
+            wires = [await Wire.open(api.port) for _ in range(5)]
+            for wire in wires:
+                wire.send(sent)
+            await eventually(
+                lambda: api.gateway.capacity.body_bytes > 0 or sent in (POST,) or end in ("drop", "broken")
+            )
+            for wire in wires:
+                if end == "half-close":
+                    wire._writer.write_eof()
+                if end != "close":
+                    await wire.answer()
+                await wire.close()
+            await eventually(lambda: api.gateway.connections <= 1)
+            await eventually(lambda: _kept() <= before, what="what the connections were made of is freed")
+        finally:
+            gc.enable()
+
+
+def _kept() -> int:
+    """How many objects exist that a connection is made of: itself, its bodies, and the frames that read them."""
+    return sum(
+        isinstance(found, GatewayConnection | StreamReader)
+        or (isinstance(found, FrameType) and found.f_code.co_name == "_wait_for_body")
+        for found in gc.get_objects()
+    )

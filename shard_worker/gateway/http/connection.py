@@ -116,6 +116,7 @@ class GatewayConnection(ReceivingConnection):
             self._arrival_timer = None
         self._end_lingering()
         self._stop_listening(ConnectionResetError("the client has gone"))
+        self._arrival.body = None  # the reader knows this connection: without the cycle both are freed at once
         self._capacity.forget(self)
         super().connection_lost(exc)
         self._messages.clear()

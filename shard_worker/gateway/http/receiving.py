@@ -241,7 +241,9 @@ class ReceivingConnection(RequestHandler):
                     break
             message, payload = messages[-1]
         if isinstance(message, _ErrInfo):
-            self._stop_listening(cast("Exception", message.exc))
+            error = cast("Exception", message.exc)
+            error.__traceback__ = None  # it holds the parser's frame, which holds the error: a cycle with the bytes in it
+            self._stop_listening(error)
             return
         if not data and not begun:
             return  # a reader has taken from its body, and the parser had nothing put aside

@@ -63,6 +63,19 @@ def _too_large(limit_bytes: int) -> ProblemRaised:
     return ProblemRaised(Problem(code=ProblemCode.BODY_TOO_LARGE, detail=detail, close=True))
 
 
+def _fresh(error: Exception, options: GatewayOptions) -> Exception:
+    """The error to raise for one that ended the reading of a body: never the same object, which the reader keeps."""
+    if isinstance(error, TimeoutError):
+        detail = f"the body did not arrive within {options.request_timeout_s:g} s"
+        return ProblemRaised(Problem(code=ProblemCode.REQUEST_TIMEOUT, detail=detail, close=True))
+    if isinstance(error, HttpProcessingError | HTTPException | RequestPayloadError):
+        detail = "body: its transfer encoding is broken, or it ended early"
+        return ProblemRaised(Problem(code=ProblemCode.MALFORMED_HTTP, detail=detail, close=True))
+    if isinstance(error, ProblemRaised):
+        return ProblemRaised(error.problem)
+    return ConnectionResetError(f"the body cannot be read: {error!r}")
+
+
 async def _wait_for_body(request: web.BaseRequest, options: GatewayOptions, limit_bytes: int) -> bytes:
     content = request.content
     if (request.content_length or 0) > limit_bytes:
@@ -80,14 +93,13 @@ async def _wait_for_body(request: web.BaseRequest, options: GatewayOptions, limi
                 body += chunk
                 if len(body) > limit_bytes:
                     raise _too_large(limit_bytes)
-    except TimeoutError:
-        detail = f"the body did not arrive within {options.request_timeout_s:g} s"
-        raise ProblemRaised(Problem(code=ProblemCode.REQUEST_TIMEOUT, detail=detail, close=True)) from None
-    except (HttpProcessingError, HTTPException, RequestPayloadError):
-        detail = "body: its transfer encoding is broken, or it ended early"
-        raise ProblemRaised(Problem(code=ProblemCode.MALFORMED_HTTP, detail=detail, close=True)) from None
-    except BaseException:
-        # The error may be kept with its traceback, and with it this frame, for as long as the client may read the answer.
+    except Exception as error:
+        # aiohttp's reader waited on a future that keeps the error; its traceback keeps the reader's frames, and these
+        # keep the future.  Such a cycle would hold the received bytes until a full collection, which is rare here.
+        error.__traceback__ = None
         body.clear()
+        raise _fresh(error, options) from None
+    except BaseException:
+        body.clear()  # a cancellation may be kept with its traceback, and with it this frame
         raise
     return bytes(body)
