@@ -93,7 +93,7 @@ async def _wait_for_body(request: web.BaseRequest, options: GatewayOptions, limi
                 body += chunk
                 if len(body) > limit_bytes:
                     raise _too_large(limit_bytes)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - raised again, as an object that the reader does not keep
         # aiohttp's reader waited on a future that keeps the error; its traceback keeps the reader's frames, and these
         # keep the future.  Such a cycle would hold the received bytes until a full collection, which is rare here.
         error.__traceback__ = None
