@@ -81,16 +81,18 @@ class BackgroundTasks:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def start(self, work: Coroutine[object, object, object], *, name: str) -> None:
+    def start(self, work: Coroutine[object, object, T], *, name: str) -> "asyncio.Task[T]":
         """Run a task that must not end before `close`; any earlier end is a failure."""
-        self._create(work, name).add_done_callback(self._started_ended)
+        task = self._create(work, name)
+        task.add_done_callback(self._started_ended)
+        return task
 
     def spawn(
         self,
         work: Coroutine[object, object, T],
         *,
         name: str,
-        on_end: Callable[["asyncio.Task[T]"], None] | None = None,
+        on_end: Callable[["asyncio.Task[T]"], object] | None = None,
         essential: bool = False,
     ) -> "asyncio.Task[T]":
         """Run a job that may end or be cancelled.
@@ -144,7 +146,7 @@ class BackgroundTasks:
         self._fail(task.get_name(), cause)
 
     def _spawned_ended(
-        self, on_end: Callable[["asyncio.Task[T]"], None] | None, essential: bool, task: "asyncio.Task[T]"
+        self, on_end: Callable[["asyncio.Task[T]"], object] | None, essential: bool, task: "asyncio.Task[T]"
     ) -> None:
         expected = self._forget(task)
         if essential and not expected and not task.cancelled() and (error := task.exception()) is not None:
