@@ -37,7 +37,7 @@ from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.management.server import ManagementPort
 from shard_worker.gateway.public.server import PublicGateway, inherited_socket, listening_socket
 from shard_worker.journal import codec
-from shard_worker.journal.appender import Appender
+from shard_worker.journal.appender import Appender, BatchBounds
 from shard_worker.journal.heads import AcknowledgedHeads
 from shard_worker.journal.idempotency import StoredKey, look_up_key
 from shard_worker.journal.loader import ThreadLoader, read_head
@@ -209,8 +209,7 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         bump_epochs=ownership.raise_epochs,
         incarnation=lambda: ownership.incarnation,
         lanes=settings.append_connections,
-        batch_events=settings.batch_max_events,
-        batch_bytes=settings.batch_max_bytes,
+        batch=BatchBounds(settings.batch_max_events, settings.batch_max_bytes),
         watchdog_s=settings.append_watchdog_seconds,
         watch=heads.watch,
     )
