@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from shard_worker.actors.passivation import LruPassivation
 from shard_worker.actors.region import ShardRegion
+from shard_worker.actors.thread_actor import ThreadActor
 from shard_worker.contract_internal import DatabaseFault
 from shard_worker.database.connection import Database
 from shard_worker.journal.appender import Appender
@@ -141,7 +142,7 @@ class MemoryMetrics(Collector):
     def __init__(
         self,
         memory: MemoryBudget,
-        residents: LruPassivation,
+        residents: LruPassivation[ThreadActor],
         loader: ThreadLoader,
         snapshots: SnapshotWriter,
         messages: MessageReader,

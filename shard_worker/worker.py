@@ -21,9 +21,10 @@ from uuid import UUID
 
 from prometheus_client.registry import Collector
 
-from shard_worker.actors.context import ActorContext
+from shard_worker.actors.context import ActorContext, JournalAccess, PendingBounds, SnapshotPolicy
 from shard_worker.actors.passivation import LruPassivation
 from shard_worker.actors.region import ShardRegion
+from shard_worker.actors.thread_actor import ThreadActor
 from shard_worker.contract_internal import ENVIRONMENT_PREFIX
 from shard_worker.database.connection import CONNECTION_ERRORS, Database
 from shard_worker.database.migration import read_id_salt, read_meta
@@ -186,21 +187,18 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         return await pool.run(lambda connection: read_head(connection, shard_id))
 
     env = ActorContext(
-        load=loader.load,
-        look_up_key=key_of,
-        read_messages=messages.read,
-        read_head=head_of,
-        save_snapshot=snapshots.save,
+        journal=JournalAccess(loader.load, key_of, messages.read, head_of, snapshots.save),
         memory_reads_allowed=ownership.lease.allows_memory_reads,
         limits=Limits(
             messages=settings.max_messages, administrators=settings.max_administrators, members=settings.max_members
         ),
-        max_pending_per_thread=settings.max_pending_per_thread,
-        max_pending_total=settings.max_pending_total,
-        max_pending_bytes_per_thread=settings.max_pending_bytes_per_thread,
-        max_pending_bytes=min(settings.max_pending_bytes, memory.limit // 2),
-        snapshot_every_events=settings.snapshot_every_events,
-        snapshot_every_bytes=settings.snapshot_every_bytes,
+        bounds=PendingBounds(
+            per_thread=settings.max_pending_per_thread,
+            total=settings.max_pending_total,
+            bytes_per_thread=settings.max_pending_bytes_per_thread,
+            total_bytes=min(settings.max_pending_bytes, memory.limit // 2),
+        ),
+        snapshots=SnapshotPolicy(settings.snapshot_every_events, settings.snapshot_every_bytes),
         memory=memory,
         encode=encode,
     )
@@ -213,7 +211,7 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         watchdog_s=settings.append_watchdog_seconds,
         watch=heads.watch,
     )
-    residents = LruPassivation(
+    residents: LruPassivation[ThreadActor] = LruPassivation(
         most=settings.max_resident_threads,
         idle_s=settings.passivation_idle_seconds,
         clock=time.monotonic,

@@ -20,6 +20,7 @@ from shard_worker.actors.passivation import LruPassivation
 from shard_worker.actors.pending import NOT_SERVED, UNKNOWN, PendingRequest, TimerWheel, bytes_of
 from shard_worker.actors.prewarm import PrewarmCache
 from shard_worker.actors.shard import Shard, ShardState
+from shard_worker.actors.thread_actor import ActorHost, ThreadActor
 from shard_worker.contract import (
     Ack,
     Answer,
@@ -98,7 +99,7 @@ class ShardRegion:
         shards: int,
         env: ActorContext,
         appender: Appender,
-        residents: LruPassivation,
+        residents: LruPassivation[ThreadActor],
         owners: Owners,
         peers: Peers,
     ) -> None:
@@ -126,7 +127,8 @@ class ShardRegion:
         """The answer of the shard's owner, wherever it is, within ``budget_s`` seconds.  Never raises for a fault."""
         thread_id = request.command.thread_id if type(request) is CommandRequest else request.thread_id  # type: ignore[union-attr]  # narrowed by the exact type
         deadline = self._loop.time() + budget_s
-        shard = self._residents.shard_of(thread_id) or self.shards.get(shard_of(thread_id, self._count))
+        actor = self._residents.get(thread_id)  # cheaper than hashing the id
+        shard = actor.shard if actor is not None else self.shards.get(shard_of(thread_id, self._count))
         if shard is not None:
             answer = await self._local(shard, request, thread_id, deadline)
             if type(answer) is not Moved:
@@ -134,7 +136,7 @@ class ShardRegion:
         return await self._seek(request, thread_id, shard_of(thread_id, self._count), deadline)
 
     def _local(
-        self, shard: Shard, request: Request, thread_id: ThreadId, deadline: float
+        self, shard: ActorHost, request: Request, thread_id: ThreadId, deadline: float
     ) -> "asyncio.Future[OwnerAnswer]":
         ask = PendingRequest(request, self._loop.create_future(), deadline)
         shard.handle(ask, thread_id)

@@ -11,9 +11,10 @@ from uuid import UUID
 import asyncpg
 from ulid import ULID
 
-from shard_worker.actors.context import ActorContext
+from shard_worker.actors.context import ActorContext, JournalAccess, PendingBounds, SnapshotPolicy
 from shard_worker.actors.passivation import LruPassivation
 from shard_worker.actors.region import ShardRegion
+from shard_worker.actors.thread_actor import ThreadActor
 from shard_worker.contract import Answer, CommandRequest, GetMessages, PeerAnswer, PeerRequest, Request
 from shard_worker.database.connection import ReadPool
 from shard_worker.domain.commands import AddMessages, Command, CreateThread, NewMessage
@@ -142,7 +143,7 @@ class Node:
     region: ShardRegion
     env: ActorContext
     appender: Appender
-    residents: LruPassivation
+    residents: LruPassivation[ThreadActor]
     owners: Owners
     admin: asyncpg.Connection
     lease: list[bool]
@@ -226,23 +227,20 @@ async def node_on(
     loader = ThreadLoader(pool, keep=snapshots.save)
     lease = [True]
     env = ActorContext(
-        load=loader.load,
-        look_up_key=look_up,
-        read_messages=MessageReader(pool).read,
-        read_head=head,
-        save_snapshot=snapshots.save,
+        journal=JournalAccess(loader.load, look_up, MessageReader(pool).read, head, snapshots.save),
         memory_reads_allowed=lambda: lease[0],
         limits=Limits(),
-        max_pending_per_thread=max_pending_per_thread,
-        max_pending_total=max_pending_total,
-        max_pending_bytes_per_thread=max_pending_bytes_per_thread,
-        max_pending_bytes=max_pending_bytes,
-        snapshot_every_events=snapshot_every_events,
-        snapshot_every_bytes=snapshot_every_bytes,
+        bounds=PendingBounds(
+            per_thread=max_pending_per_thread,
+            total=max_pending_total,
+            bytes_per_thread=max_pending_bytes_per_thread,
+            total_bytes=max_pending_bytes,
+        ),
+        snapshots=SnapshotPolicy(snapshot_every_events, snapshot_every_bytes),
         memory=memory,
     )
     appender = Appender(connect=connect, bump_epochs=bump, incarnation=lambda: incarnation, watchdog_s=watchdog_s)
-    residents = LruPassivation(
+    residents: LruPassivation[ThreadActor] = LruPassivation(
         most=residents_most, idle_s=idle_s, clock=clock or asyncio.get_running_loop().time, memory=memory
     )
     owners = Owners()

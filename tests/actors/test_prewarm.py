@@ -123,7 +123,7 @@ async def test_a_worker_without_its_journal_is_not_ready(dsn: str) -> None:
             del shard_id
             raise asyncpg.PostgresConnectionError("away")
 
-        right.env.read_head = away
+        right.env.journal.read_head = away
         assert not await left.region.prepare(ShardId(0), receiver(right, 2))
         assert not await right.region.prepare(ShardId(0), receiver(left, 1)), "what is not here cannot be prepared for"
 
@@ -190,14 +190,14 @@ async def test_a_thread_that_is_being_read_when_its_shard_drains_decides_nothing
         me = account()
         shard, chats = threads_of_one_shard(1)
         gate = asyncio.Event()
-        load = left.env.load
+        load = left.env.journal.load
 
         async def slow(shard_id: ShardId, thread_id: ThreadId) -> object:
             found = await load(shard_id, thread_id)
             await gate.wait()
             return found
 
-        left.env.load = slow  # type: ignore[assignment]  # gives what it gets
+        left.env.journal.load = slow  # type: ignore[assignment]  # gives what it gets
         creating = asyncio.ensure_future(left.ask(create(chats[0], me)))
         await asyncio.sleep(0)
         await left.region.drain(shard)
@@ -229,7 +229,7 @@ async def test_a_page_of_texts_under_way_is_fetched_again_by_the_next_owner(dsn:
             await never.wait()
             return []
 
-        left.env.read_messages = stuck  # type: ignore[assignment]  # never answers
+        left.env.journal.read_messages = stuck  # type: ignore[assignment]  # never answers
         reading = asyncio.ensure_future(left.texts(chats[0], me))
         await asked.wait()
         await left.region.drain(shard)
@@ -299,5 +299,5 @@ async def test_a_thread_view_of_the_new_owner_is_whole(dsn: str) -> None:
         async def cold(*_: object) -> object:
             raise AssertionError("it was read before")
 
-        node.env.load = cold  # type: ignore[assignment]  # must not be asked
+        node.env.journal.load = cold  # type: ignore[assignment]  # must not be asked
         assert isinstance(await node.ask(ReadThread(chats[0], me)), ThreadView)

@@ -64,13 +64,13 @@ async def test_a_big_thread_is_kept_more_seldom(dsn: str) -> None:
     """The distance between two snapshots grows with the thread, so that their cost an event does not."""
     async with node_on(dsn, snapshot_every_events=2) as node:
         taken: list[int] = []
-        keep = node.env.save_snapshot
+        keep = node.env.journal.save_snapshot
 
         def save(shard_id: ShardId, thread_uuid: UUID, seq_nr: int, state: bytes, event_metadata: bytes) -> None:
             taken.append(seq_nr)
             keep(shard_id, thread_uuid, seq_nr, state, event_metadata)
 
-        node.env.save_snapshot = save
+        node.env.journal.save_snapshot = save
         await node.own(*ALL)
         me, chat = account(), thread()
         await node.ask(create(chat, me))
@@ -120,14 +120,14 @@ async def test_many_forgotten_keys_at_once_cost_one_reading_of_their_thread(dsn:
         first = [await node.ask(add(chat, me, f"m{n}"), f"k{n}") for n in range(12)]
         await node.own(*ALL)
         loads = 0
-        load = node.env.load
+        load = node.env.journal.load
 
         async def counted(shard_id: ShardId, thread_id: ThreadId) -> Recovered | Poisoned:
             nonlocal loads
             loads += 1
             return await load(shard_id, thread_id)
 
-        node.env.load = counted
+        node.env.journal.load = counted
         again = await asyncio.gather(*[node.ask(add(chat, me, f"m{n}"), f"k{n}") for n in range(12)])
         assert again == [replace(answer, replayed=True) for answer in first if isinstance(answer, Done)]
         assert loads == 2, "once because it was asked, once because a key was refused"
