@@ -23,7 +23,10 @@ from prometheus_client.registry import Collector
 
 from shard_worker.actors.context import ActorContext, JournalAccess, PendingBounds, SnapshotPolicy
 from shard_worker.actors.passivation import LruPassivation
+from shard_worker.actors.peer_handler import PeerHandler
 from shard_worker.actors.region import ShardRegion
+from shard_worker.actors.shard_host import LocalShardHost
+from shard_worker.actors.shard_table import ShardTable
 from shard_worker.actors.thread_actor import ThreadActor
 from shard_worker.contract_internal import ENVIRONMENT_PREFIX
 from shard_worker.database.connection import CONNECTION_ERRORS, Database
@@ -135,7 +138,7 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         return ownership.incarnation or incarnation
 
     address = Address(settings.host, public.getsockname()[1], management.getsockname()[1])
-    heads = AcknowledgedHeads(on_lost=lambda shard_id: region.drop(shard_id))
+    heads = AcknowledgedHeads(on_lost=lambda shard_id: host.drop(shard_id))
     connect = heads.compared(database.connect)
     ownership = Ownership(
         connect,
@@ -217,15 +220,10 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         clock=time.monotonic,
         memory=memory,
     )
-    region = ShardRegion(
-        worker=settings.name,
-        shards=shards,
-        env=env,
-        appender=appender,
-        residents=residents,
-        owners=ownership,
-        peers=peers,
-    )
+    table = ShardTable(shards, residents)
+    region = ShardRegion(worker=settings.name, env=env, table=table, owners=ownership, peers=peers)
+    host = LocalShardHost(env=env, appender=appender, residents=residents, table=table, region=region, peers=peers)
+    handler = PeerHandler(worker=settings.name, table=table, region=region, host=host, owners=ownership)
     gateway = PublicGateway(
         region,
         GatewayOptions(
@@ -251,14 +249,14 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         DatabaseMetrics(database, heads),
     )
     refusals = Refusals()
-    peer_server = PeerServer(region.serve, hello, heard=heard, refusals=refusals)
+    peer_server = PeerServer(handler.serve, hello, heard=heard, refusals=refusals)
     links = Links(identity, peers, peer_server, refusals)
-    worker = Worker(settings, ownership, region, appender, gateway, links, collectors, excess)
+    worker = Worker(settings, ownership, host, appender, gateway, links, collectors, excess)
     watchdog.start()
     stack.callback(watchdog.close)
     snapshots.start()
     stack.push_async_callback(appender.close)
-    stack.push_async_callback(region.close)
+    stack.push_async_callback(host.close)
     stack.push_async_callback(ownership.close)
     await worker.start(sockets, management)
     return worker
@@ -323,7 +321,7 @@ class Worker:
         self,
         settings: WorkerSettings,
         ownership: Ownership,
-        region: ShardRegion,
+        host: LocalShardHost,
         appender: Appender,
         gateway: PublicGateway,
         links: "Links",
@@ -334,7 +332,7 @@ class Worker:
         """Rights of the database's login on the journal that no worker needs."""
         self._settings = settings
         self._ownership = ownership
-        self._region = region
+        self._host = host
         self._appender = appender
         self._gateway = gateway
         self._links = links
@@ -349,7 +347,7 @@ class Worker:
         view = WorkerView(
             self._settings.name,
             self._ownership,
-            self._region,
+            self._host,
             self._appender,
             self.begin_leaving,
             self._excess,
@@ -357,7 +355,7 @@ class Worker:
         )
         options = GatewayOptions(allowed_hosts=self._settings.allowed_hosts)
         port = self._port = ManagementPort(view, self._gateway.metrics, options, self._links.refusals)
-        port.registry.register(OwnershipMetrics(self._ownership, self._region, self._appender, self._excess))
+        port.registry.register(OwnershipMetrics(self._ownership, self._host, self._appender, self._excess))
         for collector in self._collectors:
             port.registry.register(collector)
         self._listener = ManagementListener(
@@ -373,8 +371,8 @@ class Worker:
             secret_file = SecretFile(self._settings.cluster_secrets, self._rotated)
             self._rotation = asyncio.create_task(secret_file.watch(), name="secret-file")
         self._appender.start()
-        self._region.start()
-        self._ownership.start(self._region)
+        self._host.start()
+        self._ownership.start(self._host)
         await self._gateway.start(sockets)
         log.info(
             "serving",
@@ -394,7 +392,7 @@ class Worker:
                 async with asyncio.timeout(_WATCH_S):
                     await stopping.wait()
             except TimeoutError:
-                fault = self._appender.fault() or self._ownership.fault() or self._region.fault()
+                fault = self._appender.fault() or self._ownership.fault() or self._host.fault()
                 if fault is None and self._rotation is not None and self._rotation.done():
                     fault = self._rotation.exception()
                 if fault is not None:

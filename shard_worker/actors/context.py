@@ -89,7 +89,7 @@ none left is taken with a later event."""
 
 @dataclass(slots=True)
 class JournalAccess:
-    """What actors ask of the journal, beside their appends."""
+    """Access of the actors to the journal, beside their appends."""
 
     load: Load
     look_up_key: LookUpKey

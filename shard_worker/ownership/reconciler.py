@@ -31,7 +31,7 @@ STATEMENT_S: Final = 5.0
 
 
 class ShardHost(Protocol):
-    """Serves the shards: the shard region."""
+    """Serves the shards; see `shard_worker.actors.shard_host`."""
 
     def adopt(self, shard_id: ShardId, epoch: int, head: int) -> None:
         """Serve a shard whose change of owner is acknowledged and whose head was read later; replaces one that is here."""

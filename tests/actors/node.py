@@ -13,7 +13,10 @@ from ulid import ULID
 
 from shard_worker.actors.context import ActorContext, JournalAccess, PendingBounds, SnapshotPolicy
 from shard_worker.actors.passivation import LruPassivation
+from shard_worker.actors.peer_handler import PeerHandler
 from shard_worker.actors.region import ShardRegion
+from shard_worker.actors.shard_host import LocalShardHost
+from shard_worker.actors.shard_table import ShardTable
 from shard_worker.actors.thread_actor import ThreadActor
 from shard_worker.contract import Answer, CommandRequest, GetMessages, PeerAnswer, PeerRequest, Request
 from shard_worker.database.connection import ReadPool
@@ -115,7 +118,7 @@ class Owners:
 class Peers:
     """Other workers of the same process, by port."""
 
-    regions: dict[int, ShardRegion] = field(default_factory=dict)
+    handlers: dict[int, PeerHandler] = field(default_factory=dict)
     asked: int = 0
 
     async def ask(
@@ -130,7 +133,7 @@ class Peers:
         hops: int,
     ) -> PeerAnswer:
         self.asked += 1
-        answer = self.regions[address[1]].serve(request, budget_s, epoch, hops)
+        answer = self.handlers[address[1]].serve(request, budget_s, epoch, hops)
         return await answer if isinstance(answer, asyncio.Future) else answer
 
 
@@ -141,6 +144,9 @@ class Node:
     name: str
     incarnation: str
     region: ShardRegion
+    table: ShardTable
+    host: LocalShardHost
+    handler: PeerHandler
     env: ActorContext
     appender: Appender
     residents: LruPassivation[ThreadActor]
@@ -160,7 +166,7 @@ class Node:
             head = await self.admin.fetchval(
                 "SELECT coalesce(max(shard_seq), 0) FROM journal WHERE shard_id = $1", shard
             )
-            self.region.adopt(ShardId(shard), epoch, head)
+            self.host.adopt(ShardId(shard), epoch, head)
 
     async def ask(self, what: Request | Command, key: str | None = None, budget_s: float = 5.0) -> Answer:
         """The answer that a gateway on this worker would get."""
@@ -244,22 +250,18 @@ async def node_on(
         most=residents_most, idle_s=idle_s, clock=clock or asyncio.get_running_loop().time, memory=memory
     )
     owners = Owners()
-    region = ShardRegion(
-        worker=name,
-        shards=SHARDS,
-        env=env,
-        appender=appender,
-        residents=residents,
-        owners=owners,
-        peers=peers or Peers(),
-    )
+    peers = peers or Peers()
+    table = ShardTable(SHARDS, residents)
+    region = ShardRegion(worker=name, env=env, table=table, owners=owners, peers=peers)
+    host = LocalShardHost(env=env, appender=appender, residents=residents, table=table, region=region, peers=peers)
+    handler = PeerHandler(worker=name, table=table, region=region, host=host, owners=owners)
     appender.start()
     snapshots.start()
-    region.start()
+    host.start()
     try:
-        yield Node(name, incarnation, region, env, appender, residents, owners, admin, lease)
+        yield Node(name, incarnation, region, table, host, handler, env, appender, residents, owners, admin, lease)
     finally:
-        await region.close()
+        await host.close()
         await appender.close()
         await snapshots.close()
         await loader.close()
@@ -272,7 +274,7 @@ async def two_nodes(dsn: str, peers: Peers | None = None) -> AsyncIterator[tuple
     """Workers w0 and w1, at the ports 1 and 2; w0 owns every shard, and w1 knows that."""
     peers = peers or Peers()
     async with node_on(dsn, name="w0", peers=peers) as left, node_on(dsn, name="w1", peers=peers) as right:
-        peers.regions = {1: left.region, 2: right.region}
+        peers.handlers = {1: left.handler, 2: right.handler}
         await left.own(*range(SHARDS))
         for shard in range(SHARDS):
             right.owners.records[shard] = ShardOwner("w0", left.incarnation, 1, "127.0.0.1", 0, 1)

@@ -127,7 +127,7 @@ async def test_absent_threads_do_not_stay_in_memory(dsn: str) -> None:
             assert isinstance(refusal, Refusal)
             assert refusal.code is RefusalCode.THREAD_NOT_FOUND
         assert (len(node.residents), node.env.memory.used) == (0, 0)
-        assert not any(shard.actors for shard in node.region.shards.values())
+        assert not any(shard.actors for shard in node.table.shards.values())
         chat = thread()
         await node.ask(create(chat, me), "key")
         assert len(node.residents) == 1
@@ -151,7 +151,7 @@ async def test_resident_threads_keep_the_memory_budget(dsn: str) -> None:
             assert node.residents.bytes <= 60_000 + 17_000
         actor = next(iter(node.residents._actors.values()))
         assert actor.weight == weight_of(actor.state)
-        node.region.drop_all()
+        node.host.drop_all()
         assert node.env.memory.used == 0
 
 
@@ -163,8 +163,8 @@ async def test_prepared_threads_take_a_part_of_the_budget(dsn: str) -> None:
         chats = [chat for chat in (thread() for _ in range(60)) if shard_of(chat, SHARDS) == 3]
         for chat in chats:
             await node.ask(create(chat, me))
-        node.region.drop_all()
-        warmth = node.region._warmth
+        node.host.drop_all()
+        warmth = node.host._warmth
         assert await warmth.prepare(ShardId(3), chats, 10.0)
         assert 0 < warmth.bytes <= 10_000
         assert node.env.memory.used == warmth.bytes
@@ -296,7 +296,7 @@ async def test_a_long_load_outlives_the_requests_that_wait_for_it(dsn: str) -> N
             answer = await node.ask(add(chat, me, "refused"), budget_s=0.05)
             assert isinstance(answer, Unavailable)
             assert answer.code is UnavailableCode.SHARD_UNAVAILABLE
-        actor = node.region.shards[shard_of(chat, SHARDS)].actors[chat]
+        actor = node.table.shards[shard_of(chat, SHARDS)].actors[chat]
         assert len(actor.mailbox) <= 1
         waiting = asyncio.ensure_future(node.ask(add(chat, me, "stored"), budget_s=10.0))
         gate.set()
