@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from shard_worker.actors.region import ShardRegion
+from shard_worker.actors.shard_host import LocalShardHost
 from shard_worker.contract import url_host
 from shard_worker.contract_internal import (
     NO_CAPABLE_WORKER,
@@ -53,7 +53,7 @@ class WorkerView:
         self,
         worker: str,
         ownership: Ownership,
-        region: ShardRegion,
+        host: LocalShardHost,
         appender: Appender,
         leave: Callable[[], None] = _nothing,
         excess: Sequence[str] = (),
@@ -63,7 +63,7 @@ class WorkerView:
         self._excess = excess
         self._worker = worker
         self._ownership = ownership
-        self._region = region
+        self._host = host
         self._appender = appender
         self._leave = leave
         self._secrets = secrets
@@ -75,7 +75,7 @@ class WorkerView:
 
     def fault(self) -> str | None:
         """Why the process should be ended, or None."""
-        error = self._appender.fault() or self._ownership.fault() or self._region.fault()
+        error = self._appender.fault() or self._ownership.fault() or self._host.fault()
         return None if error is None else repr(error)
 
     def ready(self) -> str | None:
@@ -133,7 +133,7 @@ class WorkerView:
             plan_hash=view.plan_hash,
             workers=tuple(_worker(row) for row in sorted(view.workers.values())),
             shards=tuple(self._shard(view, row) for row in _by_id(view)),
-            serving=tuple(sorted(self._region.serving())),
+            serving=tuple(sorted(self._host.serving())),
             secrets=tuple(self._secrets()),
             excess_privileges=tuple(self._excess),
         )
@@ -199,7 +199,7 @@ class WorkerView:
         self._leave()
         incarnation = self._ownership.incarnation
         owned = {row.id for row in self._ownership.view.shards.values() if row.incarnation == incarnation}
-        return len(owned | self._region.present())
+        return len(owned | self._host.present())
 
     async def history(self, limit: int, shard: int | None) -> list[HistoryEntry]:
         """The last changes of owner, newest first."""

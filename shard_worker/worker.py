@@ -21,9 +21,13 @@ from uuid import UUID
 
 from prometheus_client.registry import Collector
 
-from shard_worker.actors.context import ActorContext
+from shard_worker.actors.context import ActorContext, JournalAccess, PendingBounds, SnapshotPolicy
 from shard_worker.actors.passivation import LruPassivation
+from shard_worker.actors.peer_handler import PeerHandler
 from shard_worker.actors.region import ShardRegion
+from shard_worker.actors.shard_host import LocalShardHost
+from shard_worker.actors.shard_table import ShardTable
+from shard_worker.actors.thread_actor import ThreadActor
 from shard_worker.contract_internal import ENVIRONMENT_PREFIX
 from shard_worker.database.connection import CONNECTION_ERRORS, Database
 from shard_worker.database.migration import read_id_salt, read_meta
@@ -37,7 +41,7 @@ from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.management.server import ManagementPort
 from shard_worker.gateway.public.server import PublicGateway, inherited_socket, listening_socket
 from shard_worker.journal import codec
-from shard_worker.journal.appender import Appender
+from shard_worker.journal.appender import Appender, BatchBounds
 from shard_worker.journal.heads import AcknowledgedHeads
 from shard_worker.journal.idempotency import StoredKey, look_up_key
 from shard_worker.journal.loader import ThreadLoader, read_head
@@ -134,7 +138,7 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         return ownership.incarnation or incarnation
 
     address = Address(settings.host, public.getsockname()[1], management.getsockname()[1])
-    heads = AcknowledgedHeads(on_lost=lambda shard_id: region.drop(shard_id))
+    heads = AcknowledgedHeads(on_lost=lambda shard_id: host.drop(shard_id))
     connect = heads.compared(database.connect)
     ownership = Ownership(
         connect,
@@ -186,21 +190,18 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         return await pool.run(lambda connection: read_head(connection, shard_id))
 
     env = ActorContext(
-        load=loader.load,
-        look_up_key=key_of,
-        read_messages=messages.read,
-        read_head=head_of,
-        save_snapshot=snapshots.save,
+        journal=JournalAccess(loader.load, key_of, messages.read, head_of, snapshots.save),
         memory_reads_allowed=ownership.lease.allows_memory_reads,
         limits=Limits(
             messages=settings.max_messages, administrators=settings.max_administrators, members=settings.max_members
         ),
-        max_pending_per_thread=settings.max_pending_per_thread,
-        max_pending_total=settings.max_pending_total,
-        max_pending_bytes_per_thread=settings.max_pending_bytes_per_thread,
-        max_pending_bytes=min(settings.max_pending_bytes, memory.limit // 2),
-        snapshot_every_events=settings.snapshot_every_events,
-        snapshot_every_bytes=settings.snapshot_every_bytes,
+        bounds=PendingBounds(
+            per_thread=settings.max_pending_per_thread,
+            total=settings.max_pending_total,
+            bytes_per_thread=settings.max_pending_bytes_per_thread,
+            total_bytes=min(settings.max_pending_bytes, memory.limit // 2),
+        ),
+        snapshots=SnapshotPolicy(settings.snapshot_every_events, settings.snapshot_every_bytes),
         memory=memory,
         encode=encode,
     )
@@ -209,26 +210,20 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         bump_epochs=ownership.raise_epochs,
         incarnation=lambda: ownership.incarnation,
         lanes=settings.append_connections,
-        batch_events=settings.batch_max_events,
-        batch_bytes=settings.batch_max_bytes,
+        batch=BatchBounds(settings.batch_max_events, settings.batch_max_bytes),
         watchdog_s=settings.append_watchdog_seconds,
         watch=heads.watch,
     )
-    residents = LruPassivation(
+    residents: LruPassivation[ThreadActor] = LruPassivation(
         most=settings.max_resident_threads,
         idle_s=settings.passivation_idle_seconds,
         clock=time.monotonic,
         memory=memory,
     )
-    region = ShardRegion(
-        worker=settings.name,
-        shards=shards,
-        env=env,
-        appender=appender,
-        residents=residents,
-        owners=ownership,
-        peers=peers,
-    )
+    table = ShardTable(shards, residents)
+    region = ShardRegion(worker=settings.name, env=env, table=table, owners=ownership, peers=peers)
+    host = LocalShardHost(env=env, appender=appender, residents=residents, table=table, region=region, peers=peers)
+    handler = PeerHandler(worker=settings.name, table=table, region=region, host=host, owners=ownership)
     gateway = PublicGateway(
         region,
         GatewayOptions(
@@ -254,14 +249,14 @@ async def _build(settings: WorkerSettings, stack: AsyncExitStack, stopping: asyn
         DatabaseMetrics(database, heads),
     )
     refusals = Refusals()
-    peer_server = PeerServer(region.serve, hello, heard=heard, refusals=refusals)
+    peer_server = PeerServer(handler.serve, hello, heard=heard, refusals=refusals)
     links = Links(identity, peers, peer_server, refusals)
-    worker = Worker(settings, ownership, region, appender, gateway, links, collectors, excess)
+    worker = Worker(settings, ownership, host, appender, gateway, links, collectors, excess)
     watchdog.start()
     stack.callback(watchdog.close)
     snapshots.start()
     stack.push_async_callback(appender.close)
-    stack.push_async_callback(region.close)
+    stack.push_async_callback(host.close)
     stack.push_async_callback(ownership.close)
     await worker.start(sockets, management)
     return worker
@@ -326,7 +321,7 @@ class Worker:
         self,
         settings: WorkerSettings,
         ownership: Ownership,
-        region: ShardRegion,
+        host: LocalShardHost,
         appender: Appender,
         gateway: PublicGateway,
         links: "Links",
@@ -337,7 +332,7 @@ class Worker:
         """Rights of the database's login on the journal that no worker needs."""
         self._settings = settings
         self._ownership = ownership
-        self._region = region
+        self._host = host
         self._appender = appender
         self._gateway = gateway
         self._links = links
@@ -352,7 +347,7 @@ class Worker:
         view = WorkerView(
             self._settings.name,
             self._ownership,
-            self._region,
+            self._host,
             self._appender,
             self.begin_leaving,
             self._excess,
@@ -360,7 +355,7 @@ class Worker:
         )
         options = GatewayOptions(allowed_hosts=self._settings.allowed_hosts)
         port = self._port = ManagementPort(view, self._gateway.metrics, options, self._links.refusals)
-        port.registry.register(OwnershipMetrics(self._ownership, self._region, self._appender, self._excess))
+        port.registry.register(OwnershipMetrics(self._ownership, self._host, self._appender, self._excess))
         for collector in self._collectors:
             port.registry.register(collector)
         self._listener = ManagementListener(
@@ -376,8 +371,8 @@ class Worker:
             secret_file = SecretFile(self._settings.cluster_secrets, self._rotated)
             self._rotation = asyncio.create_task(secret_file.watch(), name="secret-file")
         self._appender.start()
-        self._region.start()
-        self._ownership.start(self._region)
+        self._host.start()
+        self._ownership.start(self._host)
         await self._gateway.start(sockets)
         log.info(
             "serving",
@@ -397,7 +392,7 @@ class Worker:
                 async with asyncio.timeout(_WATCH_S):
                     await stopping.wait()
             except TimeoutError:
-                fault = self._appender.fault() or self._ownership.fault() or self._region.fault()
+                fault = self._appender.fault() or self._ownership.fault() or self._host.fault()
                 if fault is None and self._rotation is not None and self._rotation.done():
                     fault = self._rotation.exception()
                 if fault is not None:

@@ -67,7 +67,7 @@ class PrewarmCache:
         self.forget_old(loop.time())
         try:
             async with asyncio.timeout(budget_s):
-                prepared = _Prepared(thread_ids, await self._env.read_head(shard_id), loop.time())
+                prepared = _Prepared(thread_ids, await self._env.journal.read_head(shard_id), loop.time())
         except CONNECTION_ERRORS as error:
             log.warning("worker failed to prewarm a shard", extra={"shard": shard_id, "cause": repr(error)})
             return False
@@ -85,7 +85,7 @@ class PrewarmCache:
     async def _load(self, prepared: _Prepared, shard_id: ShardId, thread_id: ThreadId) -> None:
         head = prepared.head
         try:
-            found = await self._env.load(shard_id, thread_id)
+            found = await self._env.journal.load(shard_id, thread_id)
         except CONNECTION_ERRORS as error:
             log.warning("worker failed to prewarm a thread", extra={"shard": shard_id, "cause": repr(error)})
             return

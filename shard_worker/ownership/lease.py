@@ -9,11 +9,11 @@ import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final, Protocol
+from typing import Final
 
 import asyncpg
 
-from shard_worker.database.connection import CONNECTION_ERRORS
+from shard_worker.database.connection import CONNECTION_ERRORS, OpenConnection
 from shard_worker.ownership import store
 from shard_worker.ownership.failure_detector import Fenced
 from shard_worker.tasks import BackgroundTasks
@@ -30,12 +30,6 @@ boottime: Callable[[], float] = (
     (lambda: time.clock_gettime(time.CLOCK_BOOTTIME)) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
 )
 """Seconds on a clock that counts suspended time too, where the system has one."""
-
-
-class OpenConnection(Protocol):
-    """Open a checked connection, waiting for Postgres for as long as it takes."""
-
-    async def __call__(self, purpose: str) -> asyncpg.Connection: ...
 
 
 class Lease:

@@ -17,13 +17,13 @@ from typing import Final
 import asyncpg
 from ulid import ULID
 
-from shard_worker.database.connection import CONNECTION_ERRORS
+from shard_worker.database.connection import CONNECTION_ERRORS, OpenConnection
 from shard_worker.database.reconnecting import Backoff
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import reporting, store
 from shard_worker.ownership.failure_detector import Fenced, NameWatch
 from shard_worker.ownership.handoff_metrics import HandoffMetrics
-from shard_worker.ownership.lease import Lease, OpenConnection
+from shard_worker.ownership.lease import Lease
 from shard_worker.ownership.reconciler import STATEMENT_S, OwnershipReconciler, ShardHost
 from shard_worker.ownership.shared_session import SharedSession
 from shard_worker.ownership.view import EMPTY, Capabilities, OwnershipView, ShardOwner

@@ -14,13 +14,12 @@ from typing import Final, Protocol, assert_never
 import asyncpg
 
 from shard_worker.contract_internal import NO_CAPABLE_WORKER
-from shard_worker.database.connection import CONNECTION_ERRORS
+from shard_worker.database.connection import CONNECTION_ERRORS, OpenConnection
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import reconciler_requests as requests
 from shard_worker.ownership import store
 from shard_worker.ownership.handoff import Handoff
 from shard_worker.ownership.handoff_metrics import HandoffMetrics
-from shard_worker.ownership.lease import OpenConnection
 from shard_worker.ownership.periodic_reports import PeriodicReports
 from shard_worker.ownership.reconciler_core import ReconcilerCore
 from shard_worker.ownership.view import Load, OwnershipView, ShardOwner
@@ -34,7 +33,7 @@ STATEMENT_S: Final = 5.0
 
 
 class ShardHost(Protocol):
-    """Serves the shards: the shard region."""
+    """Serves the shards; see `shard_worker.actors.shard_host`."""
 
     def adopt(self, shard_id: ShardId, epoch: int, head: int) -> None:
         """Serve a shard whose change of owner is acknowledged and whose head was read later; replaces one that is here."""

@@ -10,6 +10,7 @@ from asyncpg.prepared_stmt import PreparedStatement
 from shard_worker.domain.ids import ShardId
 from shard_worker.journal.append_queue import AppendQueueState, Row
 from shard_worker.journal.append_sql import ShardBatch
+from shard_worker.journal.appender import BatchBounds
 from tests.conftest import MakeDatabase
 from tests.journal.test_appender import Bench, Scribe, _address, _through, bench_on, row_of
 from tests.support.polling import eventually
@@ -193,7 +194,7 @@ async def test_a_shard_that_outgrows_a_batch_goes_to_the_end_of_the_line(
     dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A flood on one shard delays the others by one batch, not by all of the flood."""
-    async with bench_on(dsn, batch_events=10) as bench:
+    async with bench_on(dsn, batch=BatchBounds(events=10)) as bench:
         flood = bench.scribe(0)
         for n in range(500):
             bench.streams[0].submit(row_of(flood, n + 1))
@@ -209,7 +210,7 @@ async def test_a_shard_that_outgrows_a_batch_goes_to_the_end_of_the_line(
 
 async def test_a_batch_is_bounded_in_bytes_over_all_its_shards(dsn: str) -> None:
     """Rows of 40 kB on eight shards: no statement carries more than the cap, and a larger row goes alone."""
-    async with bench_on(dsn, batch_bytes=100_000) as bench:
+    async with bench_on(dsn, batch=BatchBounds(size=100_000)) as bench:
         scribes = [bench.scribe(n % 8) for n in range(16)]
         for n, scribe in enumerate(scribes):
             row = row_of(scribe, 1)
