@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from shard_worker.actors.region import ShardRegion
+from shard_worker.actors.shard_host import LocalShardHost
 from shard_worker.contract import url_host
 from shard_worker.contract_internal import (
     NO_CAPABLE_WORKER,
@@ -26,11 +26,11 @@ from shard_worker.contract_internal import (
 from shard_worker.database.connection import CONNECTION_ERRORS
 from shard_worker.domain.ids import ShardId
 from shard_worker.gateway.management.backend import DatabaseUnavailable
-from shard_worker.journal.appender import Appender
 from shard_worker.ownership.membership import Ownership
 from shard_worker.ownership.reporting import OwnershipChange
 from shard_worker.ownership.store import Target
 from shard_worker.ownership.view import Load, OwnershipView, ShardRow, WorkerRow
+from shard_worker.tasks import FirstFailure
 
 _SETTLE_MOST_S: Final = 10.0
 _REFRESH_S: Final = 2.0
@@ -53,8 +53,8 @@ class WorkerView:
         self,
         worker: str,
         ownership: Ownership,
-        region: ShardRegion,
-        appender: Appender,
+        host: LocalShardHost,
+        failure: FirstFailure,
         leave: Callable[[], None] = _nothing,
         excess: Sequence[str] = (),
         *,
@@ -63,8 +63,8 @@ class WorkerView:
         self._excess = excess
         self._worker = worker
         self._ownership = ownership
-        self._region = region
-        self._appender = appender
+        self._host = host
+        self._failure = failure
         self._leave = leave
         self._secrets = secrets
         self._started = time.monotonic()
@@ -75,8 +75,8 @@ class WorkerView:
 
     def fault(self) -> str | None:
         """Why the process should be ended, or None."""
-        error = self._appender.fault() or self._ownership.fault() or self._region.fault()
-        return None if error is None else repr(error)
+        failure = self._failure.failure
+        return None if failure is None else str(failure)
 
     def ready(self) -> str | None:
         """Why it should get no requests yet, or no more; None when it should.
@@ -133,7 +133,7 @@ class WorkerView:
             plan_hash=view.plan_hash,
             workers=tuple(_worker(row) for row in sorted(view.workers.values())),
             shards=tuple(self._shard(view, row) for row in _by_id(view)),
-            serving=tuple(sorted(self._region.serving())),
+            serving=tuple(sorted(self._host.serving())),
             secrets=tuple(self._secrets()),
             excess_privileges=tuple(self._excess),
         )
@@ -199,7 +199,7 @@ class WorkerView:
         self._leave()
         incarnation = self._ownership.incarnation
         owned = {row.id for row in self._ownership.view.shards.values() if row.incarnation == incarnation}
-        return len(owned | self._region.present())
+        return len(owned | self._host.present())
 
     async def history(self, limit: int, shard: int | None) -> list[HistoryEntry]:
         """The last changes of owner, newest first."""

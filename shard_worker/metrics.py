@@ -9,7 +9,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from shard_worker.actors.passivation import LruPassivation
-from shard_worker.actors.region import ShardRegion
+from shard_worker.actors.shard_host import LocalShardHost
+from shard_worker.actors.thread_actor import ThreadActor
 from shard_worker.contract_internal import DatabaseFault
 from shard_worker.database.connection import Database
 from shard_worker.journal.appender import Appender
@@ -26,18 +27,18 @@ class OwnershipMetrics(Collector):
     """A worker's part in ownership and in the journal: what would page its operators first."""
 
     def __init__(
-        self, ownership: Ownership, region: ShardRegion, appender: Appender, excess: Sequence[str] = ()
+        self, ownership: Ownership, host: LocalShardHost, appender: Appender, excess: Sequence[str] = ()
     ) -> None:
         self._excess = excess
         self._ownership = ownership
-        self._region = region
+        self._host = host
         self._appender = appender
 
     def collect(self) -> Iterator[Metric]:
         """The families, as of now."""
         ownership, moves, appends = self._ownership, self._ownership.handoffs, self._appender.metrics
         yield GaugeMetricFamily(
-            "threadcluster_shards_serving", "Shards that this worker serves.", len(self._region.serving())
+            "threadcluster_shards_serving", "Shards that this worker serves.", len(self._host.serving())
         )
         yield GaugeMetricFamily(
             "threadcluster_shards_unowned",
@@ -91,7 +92,7 @@ class OwnershipMetrics(Collector):
         yield GaugeMetricFamily(
             "threadcluster_pending_bytes",
             "Bytes of waiting requests and of events on their way.",
-            self._region.pending_bytes(),
+            self._host.pending_bytes(),
         )
 
 
@@ -141,7 +142,7 @@ class MemoryMetrics(Collector):
     def __init__(
         self,
         memory: MemoryBudget,
-        residents: LruPassivation,
+        residents: LruPassivation[ThreadActor],
         loader: ThreadLoader,
         snapshots: SnapshotWriter,
         messages: MessageReader,

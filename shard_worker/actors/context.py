@@ -3,6 +3,7 @@
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from shard_worker.journal.loader import Poisoned, Recovered
 from shard_worker.journal.message_reader import MessagePlace
 from shard_worker.journal.snapshots import SaveSnapshot
 from shard_worker.memory import MemoryBudget
+from shard_worker.tasks import BackgroundTasks
 
 _REPEATERS_MOST: Final = 1_024
 _REPEATER_S: Final = 60.0
@@ -86,6 +88,35 @@ SNAPSHOT_ALLOWANCE: Final = 8 << 20
 none left is taken with a later event."""
 
 
+@dataclass(slots=True)
+class JournalAccess:
+    """Access of the actors to the journal, beside their appends."""
+
+    load: Load
+    look_up_key: LookUpKey
+    read_messages: ReadMessages
+    read_head: ReadHead
+    save_snapshot: SaveSnapshot
+
+
+@dataclass(frozen=True, slots=True)
+class PendingBounds:
+    """Maximum of events on their way to the journal, and of the bytes that they and waiting requests take."""
+
+    per_thread: int
+    total: int
+    bytes_per_thread: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotPolicy:
+    """After how many events of a thread, or bytes of them, its state is kept as a snapshot."""
+
+    every_events: int
+    every_bytes: int
+
+
 class ActorContext:
     """Shared by all shards and actors of one worker.
 
@@ -96,64 +127,43 @@ class ActorContext:
 
     __slots__ = (
         "admitted",
+        "bounds",
         "encode",
+        "journal",
         "limits",
-        "load",
-        "look_up_key",
-        "max_pending_bytes",
-        "max_pending_bytes_per_thread",
-        "max_pending_per_thread",
-        "max_pending_total",
         "memory",
         "memory_reads_allowed",
         "pending_bytes",
-        "read_head",
-        "read_messages",
         "repeaters",
-        "save_snapshot",
         "snapshot_allowance",
-        "snapshot_every_bytes",
-        "snapshot_every_events",
+        "snapshots",
+        "tasks",
     )
 
     def __init__(
         self,
         *,
-        load: Load,
-        look_up_key: LookUpKey,
-        read_messages: ReadMessages,
-        read_head: ReadHead,
-        save_snapshot: SaveSnapshot,
+        journal: JournalAccess,
         memory_reads_allowed: Callable[[], bool],
         limits: Limits,
-        max_pending_per_thread: int,
-        max_pending_total: int,
-        max_pending_bytes_per_thread: int,
-        max_pending_bytes: int,
-        snapshot_every_events: int,
-        snapshot_every_bytes: int,
+        bounds: PendingBounds,
+        snapshots: SnapshotPolicy,
         memory: MemoryBudget,
         encode: Encode = encode,
     ) -> None:
         self.encode = encode
-        self.load = load
-        self.look_up_key = look_up_key
-        self.read_messages = read_messages
-        self.read_head = read_head
-        self.save_snapshot = save_snapshot
+        self.journal = journal
         self.memory_reads_allowed = memory_reads_allowed
         self.limits = limits
-        self.max_pending_per_thread = max_pending_per_thread
-        self.max_pending_total = max_pending_total
-        self.max_pending_bytes_per_thread = max_pending_bytes_per_thread
-        self.max_pending_bytes = max_pending_bytes
-        self.snapshot_every_events = snapshot_every_events
-        self.snapshot_every_bytes = snapshot_every_bytes
+        self.bounds = bounds
+        self.snapshots = snapshots
         self.memory = memory
         self.snapshot_allowance = SNAPSHOT_ALLOWANCE
         self.admitted = 0
         self.pending_bytes = 0
         self.repeaters = Repeaters()
+        self.tasks = BackgroundTasks()
+        """Owner of the tasks of all shards; the host of the shards closes it."""
         memory.include(lambda: self.pending_bytes)
 
     def now_ms(self) -> int:
@@ -162,8 +172,8 @@ class ActorContext:
 
     def may_admit(self) -> bool:
         """Whether one more event may be on its way to the journal."""
-        return self.admitted < self.max_pending_total and self.pending_bytes < self.max_pending_bytes
+        return self.admitted < self.bounds.total and self.pending_bytes < self.bounds.total_bytes
 
     def may_hold(self) -> bool:
         """Whether one more request may wait to be decided."""
-        return self.pending_bytes < self.max_pending_bytes
+        return self.pending_bytes < self.bounds.total_bytes

@@ -8,15 +8,11 @@ estimates, from how much a state holds; a thread at its limits has 3.4 MB, a usu
 from collections import OrderedDict
 from collections.abc import Callable
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import Final, Generic, Protocol, TypeVar
 
 from shard_worker.domain.ids import ThreadId
 from shard_worker.domain.thread import Thread
 from shard_worker.memory import MemoryBudget
-
-if TYPE_CHECKING:
-    from shard_worker.actors.shard import Shard
-    from shard_worker.actors.thread_actor import ThreadActor
 
 # Measured with tracemalloc on CPython 3.11, rounded up; each message with a sender, a reply and numbers of its own.
 _ACTOR_BYTES: Final = 3_000
@@ -39,7 +35,27 @@ def weight_of(state: Thread | None) -> int:
     )
 
 
-class LruPassivation:
+class Resident(Protocol):
+    """A resident actor as its passivation sees it."""
+
+    thread_id: ThreadId
+    state: Thread | None
+    last_used_at: float
+    weight: int
+    """Its bytes in memory, estimated."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether the actor must stay resident."""
+
+    def passivated(self) -> None:
+        """The actor is resident no more."""
+
+
+ResidentT = TypeVar("ResidentT", bound=Resident)
+
+
+class LruPassivation(Generic[ResidentT]):
     """All resident actors of a worker, the least recently asked first.  ``clock`` gives seconds, monotonic."""
 
     def __init__(self, *, most: int, idle_s: float, clock: Callable[[], float], memory: MemoryBudget) -> None:
@@ -47,7 +63,7 @@ class LruPassivation:
         self._memory = memory
         self._idle_s = idle_s
         self._clock = clock
-        self._actors: OrderedDict[ThreadId, ThreadActor] = OrderedDict()
+        self._actors: OrderedDict[ThreadId, ResidentT] = OrderedDict()
         self.passivated = 0
         self.bytes = 0
         """Of all resident threads, estimated."""
@@ -55,7 +71,7 @@ class LruPassivation:
     def __len__(self) -> int:
         return len(self._actors)
 
-    def add(self, actor: "ThreadActor") -> None:
+    def add(self, actor: ResidentT) -> None:
         """A thread becomes resident."""
         before = self._actors.get(actor.thread_id)
         if before is not None:
@@ -65,7 +81,7 @@ class LruPassivation:
         actor.weight = _ACTOR_BYTES
         self._count(_ACTOR_BYTES)
 
-    def weigh(self, actor: "ThreadActor") -> None:
+    def weigh(self, actor: ResidentT) -> None:
         """A resident thread has grown, or shrunk."""
         if self._actors.get(actor.thread_id) is actor:
             weight = weight_of(actor.state)
@@ -76,17 +92,16 @@ class LruPassivation:
         self.bytes += more
         self._memory.take(more)
 
-    def shard_of(self, thread_id: ThreadId) -> "Shard | None":
-        """The shard in which a thread is resident, or None when it is not: cheaper than hashing its id."""
-        actor = self._actors.get(thread_id)
-        return None if actor is None else actor.shard
+    def get(self, thread_id: ThreadId) -> ResidentT | None:
+        """The actor of a thread, or None when the thread is not resident."""
+        return self._actors.get(thread_id)
 
-    def touch(self, actor: "ThreadActor") -> None:
+    def touch(self, actor: ResidentT) -> None:
         """A resident thread is asked."""
         actor.last_used_at = self._clock()
         self._actors.move_to_end(actor.thread_id)
 
-    def remove(self, actor: "ThreadActor") -> None:
+    def remove(self, actor: ResidentT) -> None:
         """A thread's shard is gone, or it could not be loaded."""
         if self._actors.get(actor.thread_id) is actor:
             del self._actors[actor.thread_id]
@@ -134,6 +149,6 @@ class LruPassivation:
         else:
             return False
         self.remove(actor)
-        actor.shard.evict(actor)
+        actor.passivated()
         self.passivated += 1
         return True

@@ -6,15 +6,11 @@ unknown.
 """
 
 import asyncio
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 import msgspec
 
 from shard_worker.contract import Moved, OwnerAnswer, Request, Unavailable, UnavailableCode
-
-if TYPE_CHECKING:
-    from shard_worker.actors.context import ActorContext
-    from shard_worker.actors.thread_actor import ThreadActor
 
 _BUCKET_S: Final = 0.1
 _ASK_BYTES: Final = 1024
@@ -32,6 +28,12 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 def bytes_of(request: Request) -> int:
     """About how many bytes a request takes while it waits."""
     return _ASK_BYTES + len(_encode(request))
+
+
+class PendingBytes(Protocol):
+    """Counts bytes of requests that wait to be decided: those of the worker, or those of one thread."""
+
+    pending_bytes: int
 
 
 class PendingRequest:
@@ -59,7 +61,7 @@ class PendingRequest:
         self.key_doubted = False
         """Another key of its thread turned out to be in the journal already: ask for this one before deciding."""
         self.refused_by_journal = 0
-        self.stashed: tuple[ActorContext, ThreadActor | None, int] | None = None
+        self.stashed: tuple[PendingBytes, PendingBytes | None, int] | None = None
         """Where the bytes of the request are counted while it waits to be decided."""
         self.watched: set[Expiring] | None = None
         """The bucket of `TimerWheel` it leaves when it is answered."""
@@ -78,23 +80,23 @@ class PendingRequest:
             if self.stashed is not None:
                 self._drop_request()
 
-    def stash(self, env: "ActorContext", actor: "ThreadActor | None" = None) -> None:
+    def stash(self, worker: PendingBytes, thread: PendingBytes | None = None) -> None:
         """Count the bytes of the request, which waits to be decided, until `unstash` or the answer."""
         if self.stashed is None and not self.done:
             size = bytes_of(self.request)
-            self.stashed = (env, actor, size)
-            env.pending_bytes += size
-            if actor is not None:
-                actor.pending_bytes += size
+            self.stashed = (worker, thread, size)
+            worker.pending_bytes += size
+            if thread is not None:
+                thread.pending_bytes += size
 
     def unstash(self) -> None:
         """Count the bytes no more: the request is being decided, or is over."""
         if self.stashed is not None:
-            env, actor, size = self.stashed
+            worker, thread, size = self.stashed
             self.stashed = None
-            env.pending_bytes -= size
-            if actor is not None:
-                actor.pending_bytes -= size
+            worker.pending_bytes -= size
+            if thread is not None:
+                thread.pending_bytes -= size
 
     def _drop_request(self) -> None:
         self.unstash()

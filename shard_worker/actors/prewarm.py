@@ -67,25 +67,28 @@ class PrewarmCache:
         self.forget_old(loop.time())
         try:
             async with asyncio.timeout(budget_s):
-                prepared = _Prepared(thread_ids, await self._env.read_head(shard_id), loop.time())
+                prepared = _Prepared(thread_ids, await self._env.journal.read_head(shard_id), loop.time())
         except CONNECTION_ERRORS as error:
             log.warning("worker failed to prewarm a shard", extra={"shard": shard_id, "cause": repr(error)})
             return False
         self._forget(shard_id)
         self._prepared[shard_id] = prepared
-        loads = [asyncio.ensure_future(self._load(prepared, shard_id, thread_id)) for thread_id in thread_ids]
+        loads = [
+            self._env.tasks.spawn(self._load(prepared, shard_id, thread_id), name=f"prewarm-{thread_id}")
+            for thread_id in thread_ids
+        ]
         if loads:
             try:
                 await asyncio.wait(loads, timeout=budget_s * _BUDGET_PART)
             finally:
-                for load in loads:
+                for load in loads:  # not awaited: the answer has a time limit
                     load.cancel()
         return True
 
     async def _load(self, prepared: _Prepared, shard_id: ShardId, thread_id: ThreadId) -> None:
         head = prepared.head
         try:
-            found = await self._env.load(shard_id, thread_id)
+            found = await self._env.journal.load(shard_id, thread_id)
         except CONNECTION_ERRORS as error:
             log.warning("worker failed to prewarm a thread", extra={"shard": shard_id, "cause": repr(error)})
             return

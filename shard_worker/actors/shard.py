@@ -48,7 +48,7 @@ class ShardState(Enum):
 
 
 class Shard:
-    """One owned shard.  Implements `shard_worker.journal.append_queue.AppendListener`."""
+    """One owned shard.  Implements `shard_worker.journal.append_queue.AppendListener`, and `ActorHost` for its actors."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Shard:
         *,
         env: ActorContext,
         appender: Appender,
-        residents: LruPassivation,
+        residents: LruPassivation[ThreadActor],
         on_lost: "Callable[[Shard], None]",
     ) -> None:
         self.shard_id = shard_id
@@ -92,7 +92,7 @@ class Shard:
             if not self._residents.evict_one():
                 ask.answer(OVERLOADED)
                 return
-            actor = ThreadActor(thread_id, self)
+            actor = ThreadActor(thread_id, self, env=self.env, stream=self.stream)
             self.actors[thread_id] = actor
             self._residents.add(actor)
             self.load(actor)
@@ -182,7 +182,7 @@ class Shard:
                 return
             if found.state is None:
                 continue
-            actor = ThreadActor(thread_id, self)
+            actor = ThreadActor(thread_id, self, env=self.env, stream=self.stream)
             self.actors[thread_id] = actor
             self._residents.add(actor)
             actor.loaded(found)
@@ -262,7 +262,7 @@ class Shard:
     async def _load(self, actor: ThreadActor) -> None:
         while self.state is not ShardState.CLOSED:
             try:
-                found = await self.env.load(self.shard_id, actor.thread_id)
+                found = await self.env.journal.load(self.shard_id, actor.thread_id)
             except CONNECTION_ERRORS as error:  # a read may be repeated
                 log.warning(
                     "shard failed to load a thread; trying again", extra={"shard": self.shard_id, "cause": repr(error)}
@@ -301,7 +301,7 @@ class Shard:
         checked = (actor.keys, actor.sequence_nr)
         while not ask.done:
             try:
-                stored = await self.env.look_up_key(self.shard_id, actor.uuid, key_hash)
+                stored = await self.env.journal.look_up_key(self.shard_id, actor.uuid, key_hash)
             except CONNECTION_ERRORS as error:
                 log.warning(
                     "shard failed to look a key up; trying again", extra={"shard": self.shard_id, "cause": repr(error)}
@@ -329,7 +329,7 @@ class Shard:
     async def _fetch_texts(self, actor: ThreadActor, ask: PendingRequest, needs: PendingTexts) -> None:
         while not ask.done:
             try:  # stored events never change: a later read of the same places gives the same texts
-                messages = await self.env.read_messages(
+                messages = await self.env.journal.read_messages(
                     self.shard_id, actor.uuid, needs.places, most_bytes=PAGE_BYTES, wanted=lambda: not ask.done
                 )
             except CONNECTION_ERRORS as error:
@@ -354,12 +354,10 @@ class Shard:
 
     def save_snapshot(self, actor: ThreadActor, seq_nr: int, state: bytes, event_metadata: bytes) -> None:
         """Keep a snapshot of durable state, some time."""
-        self.env.save_snapshot(self.shard_id, actor.uuid, seq_nr, state, event_metadata)
+        self.env.journal.save_snapshot(self.shard_id, actor.uuid, seq_nr, state, event_metadata)
 
     def _spawn(self, work: Coroutine[object, object, None], name: str, ask: PendingRequest | None = None) -> None:
-        task = asyncio.get_running_loop().create_task(work, name=name)
-        self._tasks[task] = ask
-        task.add_done_callback(self._ended)
+        self._tasks[self.env.tasks.spawn(work, name=name, on_end=self._ended)] = ask
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         ask = self._tasks.pop(task)

@@ -13,27 +13,25 @@ import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 from uuid import UUID
 
 from asyncpg.pgproto.pgproto import UUID as PostgresUUID  # noqa: N811  # a `UUID` whose bytes need no conversion
 
+from shard_worker.actors.context import ActorContext
 from shard_worker.actors.pending import NOT_SERVED, PendingRequest
 from shard_worker.actors.queries import PendingTexts, SortedAccounts, answer_query
 from shard_worker.contract import CommandRequest, Done, OwnerAnswer, Unavailable, UnavailableCode
 from shard_worker.domain.decide import Unchanged, decide, message_ids_of
 from shard_worker.domain.events import MessagesAdded
 from shard_worker.domain.evolve import evolve
-from shard_worker.domain.ids import ThreadId, ulid_bytes
+from shard_worker.domain.ids import ShardId, ThreadId, ulid_bytes
 from shard_worker.domain.refusals import Refusal, RefusalCode
 from shard_worker.domain.thread import Thread
-from shard_worker.journal.append_queue import Row
+from shard_worker.journal.append_queue import AppendQueue, Row
 from shard_worker.journal.codec import encode_state
 from shard_worker.journal.isolation import is_key_violation
 from shard_worker.journal.loader import Recovered
-
-if TYPE_CHECKING:
-    from shard_worker.actors.shard import Shard
 
 log = logging.getLogger(__name__)
 
@@ -91,11 +89,48 @@ class EventRow(Row):
     """Bytes that the event takes of the limit on pending bytes."""
 
 
+class ActorHost(Protocol):
+    """The shard as its actors see it."""
+
+    shard_id: ShardId
+
+    def handle(self, ask: PendingRequest, thread_id: ThreadId) -> None:
+        """Decide a request of one of the shard's threads, now or when it can be."""
+
+    def memory_reads_allowed(self) -> bool:
+        """Whether an answer may be given from memory alone, in this turn of the loop."""
+
+    def stash(self, ask: PendingRequest) -> None:
+        """Stash a request that must not be decided now; nothing of it is stored."""
+
+    def load(self, actor: "ThreadActor") -> None:
+        """Read an actor's history; `ThreadActor.loaded` or `ThreadActor.poison` follows."""
+
+    def look_up_key(self, actor: "ThreadActor", ask: PendingRequest, key_hash: bytes) -> None:
+        """Ask the journal for an idempotency key; `ThreadActor.key_found` or `handle` follows."""
+
+    def fetch_texts(self, actor: "ThreadActor", ask: PendingRequest, needs: PendingTexts) -> None:
+        """Answer with a page of messages, whose texts are read from the journal."""
+
+    def save_snapshot(self, actor: "ThreadActor", seq_nr: int, state: bytes, event_metadata: bytes) -> None:
+        """Keep a snapshot of durable state, some time."""
+
+    def weigh(self, actor: "ThreadActor") -> None:
+        """Estimate again how many bytes an actor takes."""
+
+    def forget(self, actor: "ThreadActor") -> None:
+        """Forget an actor that nothing waits for, or whose thread does not exist."""
+
+    def evict(self, actor: "ThreadActor") -> None:
+        """Forget an actor that passivation removed."""
+
+
 class ThreadActor:
     """One thread, resident in one shard.  All methods are called on the event loop and none of them waits."""
 
     __slots__ = (
         "bytes_since",
+        "env",
         "found_keys",
         "keys",
         "last_used_at",
@@ -109,15 +144,19 @@ class ThreadActor:
         "shard",
         "snapshot_nr",
         "state",
+        "stream",
         "thread_id",
         "uuid",
         "weight",
     )
 
-    def __init__(self, thread_id: ThreadId, shard: "Shard") -> None:
+    def __init__(self, thread_id: ThreadId, shard: ActorHost, *, env: ActorContext, stream: AppendQueue) -> None:
         self.thread_id = thread_id
         self.uuid: UUID = PostgresUUID(ulid_bytes(thread_id))
         self.shard = shard
+        # Kept by each actor: the way of a command does not lead through the shard a second time.
+        self.env = env
+        self.stream = stream
         self.phase = Phase.LOADING
         self.state: Thread | None = None
         self.sequence_nr = 0
@@ -142,6 +181,10 @@ class ThreadActor:
         """Whether it must stay resident."""
         return bool(self.pending or self.mailbox) or self.phase in (Phase.LOADING, Phase.DRAINING)
 
+    def passivated(self) -> None:
+        """Leave the shard: passivation removed the actor, which is not busy."""
+        self.shard.evict(self)
+
     # --- asks
 
     def handle(self, ask: PendingRequest) -> None:
@@ -156,7 +199,7 @@ class ThreadActor:
             if not self._may_wait():
                 ask.answer(OVERLOADED)
             else:
-                ask.stash(self.shard.env, self)
+                ask.stash(self.env, self)
                 self.mailbox.append(ask)
             return
         request = ask.request
@@ -179,18 +222,14 @@ class ThreadActor:
 
     def _may_wait(self) -> bool:
         """Whether one more request may wait for the thread's history."""
-        env, mailbox = self.shard.env, self.mailbox
+        bounds, mailbox = self.env.bounds, self.mailbox
         while mailbox and mailbox[0].done:
             mailbox.popleft()
-        return (
-            len(mailbox) < env.max_pending_per_thread
-            and self.pending_bytes < env.max_pending_bytes_per_thread
-            and env.may_hold()
-        )
+        return len(mailbox) < bounds.per_thread and self.pending_bytes < bounds.bytes_per_thread and self.env.may_hold()
 
     def _command(self, ask: PendingRequest, request: CommandRequest) -> None:
         key = request.key_hash
-        env = self.shard.env
+        env = self.env
         if key is not None:
             known = self.keys.get(key)
             if known is not None:
@@ -218,9 +257,10 @@ class ThreadActor:
             else:
                 self._answer(ask, decided)
             return
+        bounds = env.bounds
         if (
-            len(self.pending) >= env.max_pending_per_thread
-            or self.pending_bytes >= env.max_pending_bytes_per_thread
+            len(self.pending) >= bounds.per_thread
+            or self.pending_bytes >= bounds.bytes_per_thread
             or not env.may_admit()
         ):
             ask.answer(OVERLOADED)
@@ -242,9 +282,10 @@ class ThreadActor:
             self.ordered = SortedAccounts()
         self.bytes_since += len(row.payload)
         # A snapshot costs as much as the thread holds; at half as many events the cost an event has a bound.
+        policy = env.snapshots
         if (
-            seq_nr - self.snapshot_nr >= max(env.snapshot_every_events, len(self.state.messages) // 2)
-            or self.bytes_since >= env.snapshot_every_bytes
+            seq_nr - self.snapshot_nr >= max(policy.every_events, len(self.state.messages) // 2)
+            or self.bytes_since >= policy.every_bytes
         ) and env.snapshot_allowance > 0:
             row.snapshot = encode_state(self.state)
             env.snapshot_allowance -= len(row.snapshot)
@@ -265,7 +306,7 @@ class ThreadActor:
         env.admitted += 1
         env.pending_bytes += size
         self.pending_bytes += size
-        self.shard.stream.submit(row)
+        self.stream.submit(row)
 
     def _knows_keys_of(self, ask: PendingRequest) -> bool:
         """Whether the ask's key was not in the journal, and every key stored since is still in memory."""
@@ -307,7 +348,7 @@ class ThreadActor:
         """Answer the command of the oldest pending event, which is durable, and the requests decided on it."""
         done = self.pending.popleft()
         assert done is row  # the appender keeps the order of a shard's rows
-        env, size = self.shard.env, done.bytes_counted
+        env, size = self.env, done.bytes_counted
         env.admitted -= 1
         env.pending_bytes -= size
         self.pending_bytes -= size
@@ -341,7 +382,7 @@ class ThreadActor:
         if is_key_violation(error):
             request = ask.request
             assert isinstance(request, CommandRequest)  # only commands make events
-            self.shard.env.repeaters.note(request.command.account_id, asyncio.get_running_loop().time())
+            self.env.repeaters.note(request.command.account_id, asyncio.get_running_loop().time())
             for each in again:
                 each.key_doubted = True  # after a takeover many are sent again at once: one reload for all of them
         if not is_key_violation(error) or ask.refused_by_journal > _REFUSALS_BORNE:
@@ -369,8 +410,8 @@ class ThreadActor:
                 asks += [ask for ask, _ in row.dependents]
         for ask in asks:
             ask.admitted = False
-        self.shard.env.admitted -= count
-        self.shard.env.pending_bytes -= size
+        self.env.admitted -= count
+        self.env.pending_bytes -= size
         self.pending_bytes -= size
         return asks
 
@@ -378,7 +419,7 @@ class ThreadActor:
         """Put asks before all that wait, to be decided from the journal once nothing is pending."""
         asks = [ask for ask in asks if not ask.done]
         for ask in asks:
-            ask.stash(self.shard.env, self)
+            ask.stash(self.env, self)
         self.mailbox.extendleft(reversed(asks))
         self.state = None
         if self.pending:

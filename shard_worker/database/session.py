@@ -20,7 +20,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Sequence
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Protocol
 
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
@@ -74,6 +74,12 @@ SELECT current_setting('fsync') AS fsync, pg_is_in_recovery() AS in_recovery,
 
 Session = asyncpg.Connection | PoolConnectionProxy
 """A connection of one's own, or one lent by a pool."""
+
+
+class OpenConnection(Protocol):
+    """Open a checked connection, waiting for Postgres for as long as it takes."""
+
+    async def __call__(self, purpose: str) -> asyncpg.Connection: ...
 
 
 CONNECTION_ERRORS: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)

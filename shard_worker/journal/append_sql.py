@@ -41,6 +41,8 @@ the id.  Epoch and id are one number because a join with two arrays makes the wh
 APPEND_SESSION_SQL: Final = "SET plan_cache_mode = force_generic_plan"
 """For the append's session: one generic plan, where Postgres would make a new plan for each batch's arrays (0.1 ms)."""
 
+OWNERS_SQL: Final = "SELECT id, epoch, incarnation FROM shard WHERE id = ANY($1::int[])"
+"""The owners of shards whose batch was not stored, or whose outcome is unknown."""
 
 _SHARDS_MOST: Final = 4096
 

@@ -19,22 +19,22 @@ rows.  The appender never interprets an event and never decides who owns a shard
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Final, Protocol
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
 import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
 
-from shard_worker.database.connection import CONNECTION_ERRORS
+from shard_worker.database.connection import CONNECTION_ERRORS, OpenConnection
 from shard_worker.domain.ids import ShardId
 from shard_worker.journal.append_queue import AppendListener, AppendQueue, AppendQueueState, Row
-from shard_worker.journal.append_sql import APPEND_SESSION_SQL, APPEND_SQL, ShardBatch, parameters
+from shard_worker.journal.append_sql import APPEND_SESSION_SQL, APPEND_SQL, OWNERS_SQL, ShardBatch, parameters
 from shard_worker.journal.isolation import Suspects, find_guilty, find_used_keys, is_key_violation
 from shard_worker.journal.outcome import Backend, BumpEpochs, OutcomeResolver, is_about_a_row, is_definite, jittered
+from shard_worker.tasks import BackgroundTasks, OnFailure, log_only
 
 log = logging.getLogger(__name__)
 
-_OWNERS_SQL: Final = "SELECT id, epoch, incarnation FROM shard WHERE id = ANY($1::int[])"
 _BACKEND_SQL: Final = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
 _FIRST_PAUSE_S: Final = 0.05
 _LAST_PAUSE_S: Final = 1.0
@@ -62,10 +62,15 @@ class AppendMetrics:
         self.seconds = 0.0
 
 
-class Connect(Protocol):
-    """Open a checked connection, waiting for Postgres for as long as it takes."""
+class BatchBounds(NamedTuple):
+    """Maximum contents of one batch; a batch has at least one event."""
 
-    def __call__(self, purpose: str) -> Awaitable[asyncpg.Connection]: ...
+    events: int = 512
+    size: int = 1 << 20
+    """Bytes of the events' payloads and metadata."""
+
+
+DEFAULT_BOUNDS: Final = BatchBounds()
 
 
 class Appender:
@@ -74,25 +79,24 @@ class Appender:
     def __init__(
         self,
         *,
-        connect: Connect,
+        connect: OpenConnection,
         bump_epochs: BumpEpochs,
         incarnation: Callable[[], str],
         lanes: int = 1,
-        batch_events: int = 512,
-        batch_bytes: int = 1 << 20,
+        batch: BatchBounds = DEFAULT_BOUNDS,
         watchdog_s: float = 2.0,
         watch: Callable[[AppendQueue], None] = lambda _: None,
     ) -> None:
         self.metrics = AppendMetrics()
         self._watch = watch
+        self._tasks = BackgroundTasks()
         self._lanes = [
             _Lane(
                 number,
                 connect=connect,
-                resolver=OutcomeResolver(connect=connect, bump_epochs=bump_epochs),
+                resolver=OutcomeResolver(connect=connect, bump_epochs=bump_epochs, tasks=self._tasks),
                 incarnation=incarnation,
-                batch_events=batch_events,
-                batch_bytes=batch_bytes,
+                batch=batch,
                 watchdog_s=watchdog_s,
                 metrics=self.metrics,
             )
@@ -106,19 +110,19 @@ class Appender:
         self._watch(stream)
         return stream
 
-    def start(self) -> None:
+    def start(self, on_failure: OnFailure = log_only) -> None:
         """Start the lanes; each connects when it first has something to do."""
+        self._tasks.on_failure = on_failure
         for lane in self._lanes:
-            lane.start()
-
-    def fault(self) -> BaseException | None:
-        """Why a lane ended though it never should, or why a batch's outcome was left undecided; or None."""
-        return next((fault for lane in self._lanes if (fault := lane.fault()) is not None), None)
+            lane.start(self._tasks)
 
     async def close(self) -> None:
-        """Stop the lanes.  Queued rows are not sent; drain the queues first."""
-        for lane in self._lanes:
-            await lane.close()
+        """Stop the lanes and the resolvers.  Queued rows are not sent; drain the queues first."""
+        try:
+            await self._tasks.close()
+        finally:
+            for lane in self._lanes:
+                lane.terminate()
 
 
 class _Lane:
@@ -128,11 +132,10 @@ class _Lane:
         self,
         number: int,
         *,
-        connect: Connect,
+        connect: OpenConnection,
         resolver: OutcomeResolver,
         incarnation: Callable[[], str],
-        batch_events: int,
-        batch_bytes: int,
+        batch: BatchBounds,
         watchdog_s: float,
         metrics: AppendMetrics,
     ) -> None:
@@ -140,8 +143,7 @@ class _Lane:
         self._connect = connect
         self._resolver = resolver
         self._incarnation = incarnation
-        self._batch_events = batch_events
-        self._batch_bytes = batch_bytes
+        self._bounds = batch
         self._watchdog_s = watchdog_s
         self._metrics = metrics
         self._ready: deque[AppendQueue] = deque()
@@ -154,21 +156,11 @@ class _Lane:
         self._connection: asyncpg.Connection | None = None
         self._statement: PreparedStatement | None = None
         self._backend: Backend | None = None
-        self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name=self._name)
+    def start(self, tasks: BackgroundTasks) -> None:
+        tasks.start(self._run(), name=self._name)
 
-    def fault(self) -> BaseException | None:
-        if self._task is not None and self._task.done() and not self._task.cancelled():
-            return self._task.exception()
-        return self._resolver.fault()
-
-    async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        await self._resolver.close()
+    def terminate(self) -> None:
         if self._connection is not None:
             self._connection.terminate()
 
@@ -237,6 +229,7 @@ class _Lane:
 
         A stream that has more than the batch can carry goes to the end of the line.
         """
+        most_events, most_bytes = self._bounds
         batch: list[ShardBatch] = []
         events = 0
         size = 0
@@ -255,7 +248,7 @@ class _Lane:
                     self._metrics.expired += stream.expire(now)
                     queue = stream.queue
                     continue
-                if events >= self._batch_events or (events and size + row.size > self._batch_bytes):
+                if events >= most_events or (events and size + row.size > most_bytes):
                     full = True
                     break
                 queue.popleft()
@@ -327,7 +320,7 @@ class _Lane:
         incarnation = self._incarnation()
         try:
             records = await connection.fetch(
-                _OWNERS_SQL, [stream.shard_id for stream, _ in skipped], timeout=self._watchdog_s
+                OWNERS_SQL, [stream.shard_id for stream, _ in skipped], timeout=self._watchdog_s
             )
         except CONNECTION_ERRORS as error:
             # Nothing of these was stored, so nothing is unknown: on the next connection they are simply sent again.

@@ -14,11 +14,11 @@ A stream is watched beyond its end, for a fail-over closes all streams before th
 
 import logging
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 import asyncpg
 
-from shard_worker.database.connection import CONNECTION_ERRORS
+from shard_worker.database.connection import CONNECTION_ERRORS, OpenConnection
 from shard_worker.domain.ids import ShardId
 from shard_worker.journal.append_queue import AppendQueue
 
@@ -34,12 +34,6 @@ SELECT w.shard_id,
                WHERE e.shard_id = w.shard_id AND e.epoch > w.epoch AND e.kind = 'failover')) AS survived
   FROM unnest($1::int[], $2::bigint[]) AS w (shard_id, epoch)
 """
-
-
-class OpenConnection(Protocol):
-    """Open a checked connection, waiting for Postgres for as long as it takes."""
-
-    async def __call__(self, purpose: str) -> asyncpg.Connection: ...
 
 
 class AcknowledgedHeads:

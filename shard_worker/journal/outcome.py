@@ -19,24 +19,21 @@ import logging
 import random
 from collections.abc import Awaitable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import asyncpg
 
-from shard_worker.database.connection import CONNECTION_ERRORS
+from shard_worker.database.connection import CONNECTION_ERRORS, OpenConnection
 from shard_worker.domain.ids import ShardId
 from shard_worker.journal.append_queue import AppendQueue, AppendQueueState, Row
-
-if TYPE_CHECKING:
-    from shard_worker.journal.append_sql import ShardBatch
-    from shard_worker.journal.appender import Connect
+from shard_worker.journal.append_sql import OWNERS_SQL, ShardBatch
+from shard_worker.tasks import BackgroundTasks
 
 log = logging.getLogger(__name__)
 
 _TERMINATE_SQL: Final = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND backend_start = $2
 """
-_OWNERS_SQL: Final = "SELECT id, epoch, incarnation FROM shard WHERE id = ANY($1::int[])"
 # The first row that the batch would have stored, and the head, of each shard; by the index on the sequence.
 _STORED_SQL: Final = """
 SELECT w.shard_id, first.thread_id, first.seq_nr, first.epoch,
@@ -94,39 +91,25 @@ def is_about_a_row(error: Exception) -> bool:
 
 
 class OutcomeResolver:
-    """Decides unknown batches, each in a task of its own, on a connection of its own."""
+    """Decides unknown batches, each in a task of its own, on a connection of its own.
 
-    def __init__(self, *, connect: "Connect", bump_epochs: BumpEpochs) -> None:
+    When the owner of ``tasks`` closes, batches stay undecided: their callers were answered that the outcome is unknown, or
+    will be.
+    """
+
+    def __init__(self, *, connect: OpenConnection, bump_epochs: BumpEpochs, tasks: BackgroundTasks) -> None:
         self._connect = connect
         self._bump_epochs = bump_epochs
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._fault: BaseException | None = None
+        self._tasks = tasks
 
-    def resolve(self, backend: Backend, incarnation: str, batch: "list[ShardBatch]", error: Exception) -> None:
+    def resolve(self, backend: Backend, incarnation: str, batch: list[ShardBatch], error: Exception) -> None:
         """Decide the outcome of a batch that ``incarnation`` sent, and apply it; its streams are UNKNOWN until then."""
         shards = [stream.shard_id for stream, _ in batch]
         log.warning("append ended with an unknown outcome", extra={"shards": shards, "cause": repr(error)})
-        task = asyncio.create_task(self._run(backend, incarnation, batch), name=f"append-outcome-{backend.pid}")
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        # Essential: the shards of a batch that is left undecided admit nothing until the process ends.
+        self._tasks.spawn(self._run(backend, incarnation, batch), name=f"append-outcome-{backend.pid}", essential=True)
 
-    def fault(self) -> BaseException | None:
-        """Why a batch was left undecided, or None: its shards admit nothing until the process ends."""
-        return self._fault
-
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.critical("resolver failed; the shards of an append stay suspended", exc_info=error)
-            self._fault = self._fault or error
-
-    async def close(self) -> None:
-        """Give up what is not decided; the callers were answered that the outcome is unknown, or will be."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _run(self, backend: Backend, incarnation: str, batch: "list[ShardBatch]") -> None:
+    async def _run(self, backend: Backend, incarnation: str, batch: list[ShardBatch]) -> None:
         pause_s = _FIRST_PAUSE_S
         undecided = {stream.shard_id: (stream, rows) for stream, rows in batch}
         while undecided:
@@ -151,7 +134,7 @@ class OutcomeResolver:
                     connection.terminate()
 
     async def _decide(
-        self, connection: asyncpg.Connection, incarnation: str, undecided: "dict[ShardId, ShardBatch]"
+        self, connection: asyncpg.Connection, incarnation: str, undecided: dict[ShardId, ShardBatch]
     ) -> None:
         """Decide the shards of a batch, and remove them from ``undecided``; raises when the connection fails.
 
@@ -162,7 +145,7 @@ class OutcomeResolver:
         raised: dict[ShardId, int | None] = {}
         while len(raised) < len(undecided):
             open_ids = [shard_id for shard_id in undecided if shard_id not in raised]
-            owners = {row["id"]: row for row in await connection.fetch(_OWNERS_SQL, open_ids)}
+            owners = {row["id"]: row for row in await connection.fetch(OWNERS_SQL, open_ids)}
             held: dict[ShardId, int] = {}
             for shard_id in sorted(open_ids):  # ownership statements lock in ascending order
                 stream, owner = undecided[shard_id][0], owners.get(shard_id)

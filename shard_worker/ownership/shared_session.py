@@ -10,7 +10,7 @@ from typing import Final
 
 import asyncpg
 
-from shard_worker.ownership.lease import OpenConnection
+from shard_worker.database.connection import OpenConnection
 
 _KEPT_S: Final = 5.0
 

@@ -11,9 +11,13 @@ from uuid import UUID
 import asyncpg
 from ulid import ULID
 
-from shard_worker.actors.context import ActorContext
+from shard_worker.actors.context import ActorContext, JournalAccess, PendingBounds, SnapshotPolicy
 from shard_worker.actors.passivation import LruPassivation
+from shard_worker.actors.peer_handler import PeerHandler
 from shard_worker.actors.region import ShardRegion
+from shard_worker.actors.shard_host import LocalShardHost
+from shard_worker.actors.shard_table import ShardTable
+from shard_worker.actors.thread_actor import ThreadActor
 from shard_worker.contract import Answer, CommandRequest, GetMessages, PeerAnswer, PeerRequest, Request
 from shard_worker.database.connection import ReadPool
 from shard_worker.domain.commands import AddMessages, Command, CreateThread, NewMessage
@@ -114,7 +118,7 @@ class Owners:
 class Peers:
     """Other workers of the same process, by port."""
 
-    regions: dict[int, ShardRegion] = field(default_factory=dict)
+    handlers: dict[int, PeerHandler] = field(default_factory=dict)
     asked: int = 0
 
     async def ask(
@@ -129,7 +133,7 @@ class Peers:
         hops: int,
     ) -> PeerAnswer:
         self.asked += 1
-        answer = self.regions[address[1]].serve(request, budget_s, epoch, hops)
+        answer = self.handlers[address[1]].serve(request, budget_s, epoch, hops)
         return await answer if isinstance(answer, asyncio.Future) else answer
 
 
@@ -140,9 +144,12 @@ class Node:
     name: str
     incarnation: str
     region: ShardRegion
+    table: ShardTable
+    host: LocalShardHost
+    handler: PeerHandler
     env: ActorContext
     appender: Appender
-    residents: LruPassivation
+    residents: LruPassivation[ThreadActor]
     owners: Owners
     admin: asyncpg.Connection
     lease: list[bool]
@@ -159,7 +166,7 @@ class Node:
             head = await self.admin.fetchval(
                 "SELECT coalesce(max(shard_seq), 0) FROM journal WHERE shard_id = $1", shard
             )
-            self.region.adopt(ShardId(shard), epoch, head)
+            self.host.adopt(ShardId(shard), epoch, head)
 
     async def ask(self, what: Request | Command, key: str | None = None, budget_s: float = 5.0) -> Answer:
         """The answer that a gateway on this worker would get."""
@@ -226,42 +233,35 @@ async def node_on(
     loader = ThreadLoader(pool, keep=snapshots.save)
     lease = [True]
     env = ActorContext(
-        load=loader.load,
-        look_up_key=look_up,
-        read_messages=MessageReader(pool).read,
-        read_head=head,
-        save_snapshot=snapshots.save,
+        journal=JournalAccess(loader.load, look_up, MessageReader(pool).read, head, snapshots.save),
         memory_reads_allowed=lambda: lease[0],
         limits=Limits(),
-        max_pending_per_thread=max_pending_per_thread,
-        max_pending_total=max_pending_total,
-        max_pending_bytes_per_thread=max_pending_bytes_per_thread,
-        max_pending_bytes=max_pending_bytes,
-        snapshot_every_events=snapshot_every_events,
-        snapshot_every_bytes=snapshot_every_bytes,
+        bounds=PendingBounds(
+            per_thread=max_pending_per_thread,
+            total=max_pending_total,
+            bytes_per_thread=max_pending_bytes_per_thread,
+            total_bytes=max_pending_bytes,
+        ),
+        snapshots=SnapshotPolicy(snapshot_every_events, snapshot_every_bytes),
         memory=memory,
     )
     appender = Appender(connect=connect, bump_epochs=bump, incarnation=lambda: incarnation, watchdog_s=watchdog_s)
-    residents = LruPassivation(
+    residents: LruPassivation[ThreadActor] = LruPassivation(
         most=residents_most, idle_s=idle_s, clock=clock or asyncio.get_running_loop().time, memory=memory
     )
     owners = Owners()
-    region = ShardRegion(
-        worker=name,
-        shards=SHARDS,
-        env=env,
-        appender=appender,
-        residents=residents,
-        owners=owners,
-        peers=peers or Peers(),
-    )
+    peers = peers or Peers()
+    table = ShardTable(SHARDS, residents)
+    region = ShardRegion(worker=name, env=env, table=table, owners=owners, peers=peers)
+    host = LocalShardHost(env=env, appender=appender, residents=residents, table=table, region=region, peers=peers)
+    handler = PeerHandler(worker=name, table=table, region=region, host=host, owners=owners)
     appender.start()
     snapshots.start()
-    region.start()
+    host.start()
     try:
-        yield Node(name, incarnation, region, env, appender, residents, owners, admin, lease)
+        yield Node(name, incarnation, region, table, host, handler, env, appender, residents, owners, admin, lease)
     finally:
-        await region.close()
+        await host.close()
         await appender.close()
         await snapshots.close()
         await loader.close()
@@ -274,7 +274,7 @@ async def two_nodes(dsn: str, peers: Peers | None = None) -> AsyncIterator[tuple
     """Workers w0 and w1, at the ports 1 and 2; w0 owns every shard, and w1 knows that."""
     peers = peers or Peers()
     async with node_on(dsn, name="w0", peers=peers) as left, node_on(dsn, name="w1", peers=peers) as right:
-        peers.regions = {1: left.region, 2: right.region}
+        peers.handlers = {1: left.handler, 2: right.handler}
         await left.own(*range(SHARDS))
         for shard in range(SHARDS):
             right.owners.records[shard] = ShardOwner("w0", left.incarnation, 1, "127.0.0.1", 0, 1)

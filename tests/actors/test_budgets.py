@@ -84,7 +84,7 @@ async def test_a_command_at_the_server_when_its_budget_ends_has_an_unknown_outco
         await node.ask(create(chat, me))
         proxy.stall(up=False)
         sent = asyncio.ensure_future(node.ask(add(chat, me, "sent"), budget_s=0.3))
-        stream = node.region.shards[shard_of(chat, SHARDS)].stream
+        stream = node.table.shards[shard_of(chat, SHARDS)].stream
         await eventually(lambda: stream.in_flight == 1)
         queued = asyncio.ensure_future(node.ask(add(chat, me, "queued"), budget_s=0.3))
         assert await sent == UNKNOWN
@@ -150,9 +150,9 @@ async def test_requests_that_wait_for_a_history_or_an_owner_count_too(dsn: str) 
         async def never(shard_id: object, thread_id: ThreadId) -> None:
             await asyncio.Event().wait()
 
-        node.env.load = never  # type: ignore[assignment]  # a journal that does not answer
+        node.env.journal.load = never  # type: ignore[assignment]  # a journal that does not answer
         await node.own(*{shard_of(chat, SHARDS) for chat in chats[:2]})
-        node.region.shards[shard_of(chats[1], SHARDS)].suspended()
+        node.table.shards[shard_of(chats[1], SHARDS)].suspended()
         posts = [asyncio.ensure_future(node.ask(add(chats[n % 4], me, "x" * 20_000), budget_s=0.3)) for n in range(100)]
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -178,14 +178,14 @@ async def test_a_client_that_repeats_old_keys_costs_one_refused_statement(dsn: s
             first.append(Done(answer.sequence_nr, answer.message_ids, replayed=True))
         await node.own(*range(SHARDS))
         look_ups = 0
-        look_up = node.env.look_up_key
+        look_up = node.env.journal.look_up_key
 
         async def counted(*given: object) -> object:
             nonlocal look_ups
             look_ups += 1
             return await look_up(*given)  # type: ignore[arg-type]  # passed on
 
-        node.env.look_up_key = counted  # type: ignore[assignment]  # counted
+        node.env.journal.look_up_key = counted  # type: ignore[assignment]  # counted
         for _ in range(3):
             again = [await node.ask(add(chat, me, "once"), "key") for chat in chats]
             assert again == first
@@ -229,11 +229,11 @@ async def test_what_was_never_sent_is_sent_on_while_the_rest_is_unknown(dsn: str
         await node.ask(create(chat, me))
         proxy.stall(up=False)
         sent = asyncio.ensure_future(node.ask(add(chat, me, "sent"), budget_s=60.0))
-        stream = node.region.shards[shard].stream
+        stream = node.table.shards[shard].stream
         await eventually(lambda: stream.in_flight == 1)
         queued = asyncio.ensure_future(node.ask(add(chat, me, "queued"), budget_s=60.0))
         await asyncio.sleep(0)
-        node.region.drop(shard)
+        node.host.drop(shard)
         node.owners.no_worker_stays = True
         assert await queued == NOT_SERVED, "it looked for another owner, and there is none"
         assert not sent.done()
@@ -250,7 +250,7 @@ async def test_a_bug_in_loading_poisons_its_thread_instead_of_keeping_it_loading
         async def broken(shard_id: object, thread_id: ThreadId) -> None:
             raise RuntimeError("a bug")
 
-        node.env.load = broken  # type: ignore[assignment]  # a bug
+        node.env.journal.load = broken  # type: ignore[assignment]  # a bug
         me, chat = account(), thread()
         for _ in range(2):
             answer = await node.ask(create(chat, me), budget_s=60.0)

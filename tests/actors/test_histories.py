@@ -80,7 +80,7 @@ async def test_a_history_that_is_still_bad_is_judged_again(dsn: str) -> None:
             loads += 1
             return Poisoned("bad")
 
-        node.env.load = bad
+        node.env.journal.load = bad
         me, chat = account(), thread()
         for at, expected in ((0, 1), (29, 1), (31, 2), (32, 2), (60, 2), (62, 3)):
             now[0] = float(at)
@@ -127,7 +127,7 @@ async def test_absent_threads_do_not_stay_in_memory(dsn: str) -> None:
             assert isinstance(refusal, Refusal)
             assert refusal.code is RefusalCode.THREAD_NOT_FOUND
         assert (len(node.residents), node.env.memory.used) == (0, 0)
-        assert not any(shard.actors for shard in node.region.shards.values())
+        assert not any(shard.actors for shard in node.table.shards.values())
         chat = thread()
         await node.ask(create(chat, me), "key")
         assert len(node.residents) == 1
@@ -151,7 +151,7 @@ async def test_resident_threads_keep_the_memory_budget(dsn: str) -> None:
             assert node.residents.bytes <= 60_000 + 17_000
         actor = next(iter(node.residents._actors.values()))
         assert actor.weight == weight_of(actor.state)
-        node.region.drop_all()
+        node.host.drop_all()
         assert node.env.memory.used == 0
 
 
@@ -163,8 +163,8 @@ async def test_prepared_threads_take_a_part_of_the_budget(dsn: str) -> None:
         chats = [chat for chat in (thread() for _ in range(60)) if shard_of(chat, SHARDS) == 3]
         for chat in chats:
             await node.ask(create(chat, me))
-        node.region.drop_all()
-        warmth = node.region._warmth
+        node.host.drop_all()
+        warmth = node.host._warmth
         assert await warmth.prepare(ShardId(3), chats, 10.0)
         assert 0 < warmth.bytes <= 10_000
         assert node.env.memory.used == warmth.bytes
@@ -217,7 +217,7 @@ async def test_snapshots_are_taken_by_bytes_too(dsn: str) -> None:
         def save(shard_id: ShardId, thread_uuid: UUID, seq_nr: int, state: bytes, event_metadata: bytes) -> None:
             taken.append(seq_nr)
 
-        node.env.save_snapshot = save
+        node.env.journal.save_snapshot = save
         await node.own(*ALL)
         me, chat = account(), thread()
         await node.ask(create(chat, me))
@@ -234,7 +234,7 @@ async def test_few_states_are_encoded_at_once(dsn: str) -> None:
         def save(shard_id: ShardId, thread_uuid: UUID, seq_nr: int, state: bytes, event_metadata: bytes) -> None:
             taken.append(seq_nr)
 
-        node.env.save_snapshot = save
+        node.env.journal.save_snapshot = save
         await node.own(*ALL)
         me, chat = account(), thread()
         await node.ask(create(chat, me))
@@ -283,7 +283,7 @@ async def test_a_long_load_outlives_the_requests_that_wait_for_it(dsn: str) -> N
         await node.own(*ALL)
         gate = asyncio.Event()
         loads = 0
-        load = node.env.load
+        load = node.env.journal.load
 
         async def long(shard_id: ShardId, thread_id: ThreadId) -> Recovered | Poisoned:
             nonlocal loads
@@ -291,12 +291,12 @@ async def test_a_long_load_outlives_the_requests_that_wait_for_it(dsn: str) -> N
             await gate.wait()
             return await load(shard_id, thread_id)
 
-        node.env.load = long
+        node.env.journal.load = long
         for _ in range(3):
             answer = await node.ask(add(chat, me, "refused"), budget_s=0.05)
             assert isinstance(answer, Unavailable)
             assert answer.code is UnavailableCode.SHARD_UNAVAILABLE
-        actor = node.region.shards[shard_of(chat, SHARDS)].actors[chat]
+        actor = node.table.shards[shard_of(chat, SHARDS)].actors[chat]
         assert len(actor.mailbox) <= 1
         waiting = asyncio.ensure_future(node.ask(add(chat, me, "stored"), budget_s=10.0))
         gate.set()
@@ -327,7 +327,7 @@ async def test_the_database_is_away_while_texts_are_read(dsn: str) -> None:
         me, chat = account(), thread()
         await node.ask(create(chat, me))
         await node.ask(add(chat, me, "one"))
-        read, failures = node.env.read_messages, 2
+        read, failures = node.env.journal.read_messages, 2
 
         async def failing(*args: object, **kwargs: object) -> object:
             nonlocal failures
@@ -336,5 +336,5 @@ async def test_the_database_is_away_while_texts_are_read(dsn: str) -> None:
                 raise asyncpg.PostgresConnectionError("away")
             return await read(*args, **kwargs)  # type: ignore[arg-type]  # passed through as it came
 
-        node.env.read_messages = failing  # type: ignore[assignment]  # gives what it gets
+        node.env.journal.read_messages = failing  # type: ignore[assignment]  # gives what it gets
         assert await node.texts(chat, me) == ["one"]

@@ -46,8 +46,8 @@ async def take(node: Node, shard: ShardId) -> None:
     )
     epoch = await node.admin.fetchval("SELECT epoch FROM shard WHERE id = $1", shard)
     head = await read_head(node.admin, shard)
-    await node.region.catch_up(node.admin, {shard: head})
-    node.region.adopt(shard, epoch, head)
+    await node.host.catch_up(node.admin, {shard: head})
+    node.host.adopt(shard, epoch, head)
 
 
 async def test_threads_read_before_the_move_are_at_the_journals_end_after_it(dsn: str) -> None:
@@ -58,15 +58,15 @@ async def test_threads_read_before_the_move_are_at_the_journals_end_after_it(dsn
         for chat in chats:
             await left.ask(create(chat, me))
         await post(left, me, chats, "before")
-        assert await left.region.prepare(shard, receiver(right, 2))
+        assert await left.host.prepare(shard, receiver(right, 2))
         late = thread()
         while shard_of(late, SHARDS) != shard:
             late = thread()
         await left.ask(create(late, me))
         await post(left, me, chats, "meanwhile")
-        await left.region.drain(shard)
+        await left.host.drain(shard)
         await take(right, shard)
-        actors = right.region.shards[shard].actors
+        actors = right.table.shards[shard].actors
         assert set(actors) == set(chats)
         assert {(actor.phase, actor.sequence_nr) for actor in actors.values()} == {(Phase.ACTIVE, 3)}
         assert [actor.thread_id for actor in right.residents._actors.values()] == chats  # asked in this order
@@ -83,7 +83,7 @@ async def test_what_was_read_and_never_came_is_forgotten(dsn: str) -> None:
         shard, chats = threads_of_one_shard(1)
         await node.ask(create(chats[0], me))
         await post(node, me, chats, "one")
-        warmth = node.region._warmth
+        warmth = node.host._warmth
         assert await warmth.prepare(shard, chats, 5.0)
         assert warmth.take(shard, 99) == {}
         assert await warmth.prepare(shard, chats, 5.0)
@@ -93,7 +93,7 @@ async def test_what_was_read_and_never_came_is_forgotten(dsn: str) -> None:
         await warmth.catch_up(node.admin, {shard: 100_000})  # a tail that is longer than it is worth
         assert warmth.take(shard, 100_000) == {}
         assert await warmth.prepare(shard, chats, 5.0)
-        node.region.drop_all()
+        node.host.drop_all()
         assert warmth.take(shard, 2) == {}
 
 
@@ -105,7 +105,7 @@ async def test_a_thread_that_the_tail_does_not_fit_stays_cold(dsn: str) -> None:
         shard, chats = threads_of_one_shard(2)
         for chat in chats:
             await node.ask(create(chat, me))
-        warmth = node.region._warmth
+        warmth = node.host._warmth
         assert await warmth.prepare(shard, chats, 5.0)
         odd = warmth._prepared[shard].threads[chats[0]]
         warmth._prepared[shard].threads[chats[0]] = odd._replace(sequence_nr=0)
@@ -123,9 +123,9 @@ async def test_a_worker_without_its_journal_is_not_ready(dsn: str) -> None:
             del shard_id
             raise asyncpg.PostgresConnectionError("away")
 
-        right.env.read_head = away
-        assert not await left.region.prepare(ShardId(0), receiver(right, 2))
-        assert not await right.region.prepare(ShardId(0), receiver(left, 1)), "what is not here cannot be prepared for"
+        right.env.journal.read_head = away
+        assert not await left.host.prepare(ShardId(0), receiver(right, 2))
+        assert not await right.host.prepare(ShardId(0), receiver(left, 1)), "what is not here cannot be prepared for"
 
 
 async def test_full_memory_keeps_what_it_has(dsn: str) -> None:
@@ -136,8 +136,8 @@ async def test_full_memory_keeps_what_it_has(dsn: str) -> None:
         shard, chats = threads_of_one_shard(3)
         for chat in chats:
             await node.ask(create(chat, me))
-        node.region.drop(shard)
-        assert await node.region._warmth.prepare(shard, list(reversed(chats)), 5.0)
+        node.host.drop(shard)
+        assert await node.host._warmth.prepare(shard, list(reversed(chats)), 5.0)
         await take(node, shard)
         assert len(node.residents) == 2
         for chat in chats:
@@ -147,20 +147,20 @@ async def test_full_memory_keeps_what_it_has(dsn: str) -> None:
 async def test_a_transfer_is_acknowledged_once_the_shard_is_served(dsn: str) -> None:
     """The answer is yes once the shard is here at that epoch; no when it does not come within the budget."""
     async with node_on(dsn, name="w0") as node:
-        acknowledged = node.region.serve(ShardTransferred(3, 1, "i", 0), 5.0, 1, 1)
+        acknowledged = node.handler.serve(ShardTransferred(3, 1, "i", 0), 5.0, 1, 1)
         assert isinstance(acknowledged, asyncio.Future)
         await node.own(3)
         assert await acknowledged == Ack(ready=True)
         assert node.owners.heard == [(3, 1, "i", 0)]
-        late = node.region.serve(ShardTransferred(3, 7, "i", 0), 0.05, 7, 1)
+        late = node.handler.serve(ShardTransferred(3, 7, "i", 0), 0.05, 7, 1)
         assert isinstance(late, asyncio.Future)
         assert await late == Ack(ready=False)
 
 
 async def test_a_prepared_shard_is_answered_for_over_the_wire(dsn: str) -> None:
-    """The message between workers does what the region's own method does."""
+    """The message between workers does what the host's own method does."""
     async with node_on(dsn, name="w0") as node:
-        answer = node.region.serve(PrepareShard(2, ()), 5.0, 1, 1)
+        answer = node.handler.serve(PrepareShard(2, ()), 5.0, 1, 1)
         assert isinstance(answer, asyncio.Future)
         assert await answer == Ack(ready=True)
 
@@ -172,13 +172,13 @@ async def test_asks_held_during_a_handoff_that_fails_are_decided_here(dsn: str) 
         me = account()
         shard, chats = threads_of_one_shard(1)
         await node.ask(create(chats[0], me))
-        await node.region.drain(shard)
+        await node.host.drain(shard)
         held = [asyncio.ensure_future(node.ask(add(chats[0], me, f"m{n}"))) for n in range(3)]
         read = asyncio.ensure_future(node.ask(request(add(chats[0], me, "keyed"), "key")))
         await asyncio.sleep(0)
         assert not any(ask.done() for ask in held)
-        assert shard not in node.region.serving()
-        node.region.resume(shard)
+        assert shard not in node.host.serving()
+        node.host.resume(shard)
         answers = await asyncio.gather(*held, read)
         assert {type(answer) for answer in answers} == {Done}
         assert await node.texts(chats[0], me) == ["m0", "m1", "m2", "keyed"]
@@ -190,26 +190,26 @@ async def test_a_thread_that_is_being_read_when_its_shard_drains_decides_nothing
         me = account()
         shard, chats = threads_of_one_shard(1)
         gate = asyncio.Event()
-        load = left.env.load
+        load = left.env.journal.load
 
         async def slow(shard_id: ShardId, thread_id: ThreadId) -> object:
             found = await load(shard_id, thread_id)
             await gate.wait()
             return found
 
-        left.env.load = slow  # type: ignore[assignment]  # gives what it gets
+        left.env.journal.load = slow  # type: ignore[assignment]  # gives what it gets
         creating = asyncio.ensure_future(left.ask(create(chats[0], me)))
         await asyncio.sleep(0)
-        await left.region.drain(shard)
+        await left.host.drain(shard)
         gate.set()
         reading = asyncio.ensure_future(left.ask(create(chats[0], me)))
         async with asyncio.timeout(5):
-            while left.region.shards[shard].actors:
+            while left.table.shards[shard].actors:
                 await asyncio.sleep(0)
         assert not creating.done()
         await take(right, shard)
         left.owners.records[shard] = receiver(right, 2, 2)
-        left.region.drop(shard, "w1", 2)
+        left.host.drop(shard, "w1", 2)
         created = await asyncio.gather(creating, reading)
         assert sorted(created, key=repr) == [Done(1), Done(1, replayed=True)], "one of the two was first"
 
@@ -229,13 +229,13 @@ async def test_a_page_of_texts_under_way_is_fetched_again_by_the_next_owner(dsn:
             await never.wait()
             return []
 
-        left.env.read_messages = stuck  # type: ignore[assignment]  # never answers
+        left.env.journal.read_messages = stuck  # type: ignore[assignment]  # never answers
         reading = asyncio.ensure_future(left.texts(chats[0], me))
         await asked.wait()
-        await left.region.drain(shard)
+        await left.host.drain(shard)
         await take(right, shard)
         left.owners.records[shard] = receiver(right, 2, 2)
-        left.region.drop(shard, "w1", 2)
+        left.host.drop(shard, "w1", 2)
         assert await reading == ["one"]
 
 
@@ -247,7 +247,7 @@ async def test_what_a_peer_says_of_the_owner_is_believed_when_it_knows_more(dsn:
         node_on(dsn, name="w1", peers=peers) as right,
         node_on(dsn, name="w2", peers=peers) as other,
     ):
-        peers.regions = {1: left.region, 2: right.region}
+        peers.handlers = {1: left.handler, 2: right.handler}
         await right.own(*ALL)
         me, chat = account(), thread()
         shard = shard_of(chat, SHARDS)
@@ -273,13 +273,13 @@ async def test_how_busy_a_shard_is(dsn: str) -> None:
         await node.ask(create(chat, me))
         for n in range(9):
             await node.ask(add(chat, me, f"m{n}"))
-        shard = node.region.shards[shard_of(chat, SHARDS)]
+        shard = node.table.shards[shard_of(chat, SHARDS)]
         shard.measure(1.0)
-        busy = node.region.loads()[shard.shard_id]
+        busy = node.host.loads()[shard.shard_id]
         assert 0.9 < busy.commands_s < 10.0
         assert busy.append_ms > 0.0
         shard.measure(60.0)
-        cool = node.region.loads()[shard.shard_id]
+        cool = node.host.loads()[shard.shard_id]
         assert cool.commands_s < busy.commands_s / 100
         assert cool.append_ms == busy.append_ms
         assert isinstance(await node.ask(create(chat, me)), Done)
@@ -292,12 +292,12 @@ async def test_a_thread_view_of_the_new_owner_is_whole(dsn: str) -> None:
         me = account()
         shard, chats = threads_of_one_shard(1)
         await node.ask(create(chats[0], me))
-        node.region.drop(shard)
-        assert await node.region._warmth.prepare(shard, chats, 5.0)
+        node.host.drop(shard)
+        assert await node.host._warmth.prepare(shard, chats, 5.0)
         await take(node, shard)
 
         async def cold(*_: object) -> object:
             raise AssertionError("it was read before")
 
-        node.env.load = cold  # type: ignore[assignment]  # must not be asked
+        node.env.journal.load = cold  # type: ignore[assignment]  # must not be asked
         assert isinstance(await node.ask(ReadThread(chats[0], me)), ThreadView)

@@ -64,13 +64,13 @@ async def test_a_big_thread_is_kept_more_seldom(dsn: str) -> None:
     """The distance between two snapshots grows with the thread, so that their cost an event does not."""
     async with node_on(dsn, snapshot_every_events=2) as node:
         taken: list[int] = []
-        keep = node.env.save_snapshot
+        keep = node.env.journal.save_snapshot
 
         def save(shard_id: ShardId, thread_uuid: UUID, seq_nr: int, state: bytes, event_metadata: bytes) -> None:
             taken.append(seq_nr)
             keep(shard_id, thread_uuid, seq_nr, state, event_metadata)
 
-        node.env.save_snapshot = save
+        node.env.journal.save_snapshot = save
         await node.own(*ALL)
         me, chat = account(), thread()
         await node.ask(create(chat, me))
@@ -120,14 +120,14 @@ async def test_many_forgotten_keys_at_once_cost_one_reading_of_their_thread(dsn:
         first = [await node.ask(add(chat, me, f"m{n}"), f"k{n}") for n in range(12)]
         await node.own(*ALL)
         loads = 0
-        load = node.env.load
+        load = node.env.journal.load
 
         async def counted(shard_id: ShardId, thread_id: ThreadId) -> Recovered | Poisoned:
             nonlocal loads
             loads += 1
             return await load(shard_id, thread_id)
 
-        node.env.load = counted
+        node.env.journal.load = counted
         again = await asyncio.gather(*[node.ask(add(chat, me, f"m{n}"), f"k{n}") for n in range(12)])
         assert again == [replace(answer, replayed=True) for answer in first if isinstance(answer, Done)]
         assert loads == 2, "once because it was asked, once because a key was refused"
@@ -247,7 +247,7 @@ async def test_a_request_on_the_wrong_worker_is_answered_by_the_owner(dsn: str) 
     """Both workers give one answer; the client cannot see which owns the shard."""
     peers = Peers()
     async with node_on(dsn, name="w0", peers=peers) as left, node_on(dsn, name="w1", peers=peers) as right:
-        peers.regions = {1: left.region, 2: right.region}
+        peers.handlers = {1: left.handler, 2: right.handler}
         await left.own(*ALL)
         for shard in ALL:
             right.owners.records[shard] = ShardOwner("w0", left.incarnation, 1, "127.0.0.1", 0, 1)
@@ -261,19 +261,19 @@ async def test_a_moving_shard_delays_and_loses_nothing(dsn: str) -> None:
     """Commands that come while a shard moves wait for the next owner, and are stored once, in one history."""
     peers = Peers()
     async with node_on(dsn, name="w0", peers=peers) as left, node_on(dsn, name="w1", peers=peers) as right:
-        peers.regions = {1: left.region, 2: right.region}
+        peers.handlers = {1: left.handler, 2: right.handler}
         await left.own(*ALL)
         me, chat = account(), thread()
         shard = shard_of(chat, SHARDS)
         await left.ask(create(chat, me))
         asks = [asyncio.ensure_future(left.ask(add(chat, me, f"a{n}"), f"a{n}")) for n in range(50)]
         await asyncio.sleep(0)
-        release = asyncio.ensure_future(left.region.drain(shard))
+        release = asyncio.ensure_future(left.host.drain(shard))
         asks += [asyncio.ensure_future(left.ask(add(chat, me, f"b{n}"), f"b{n}")) for n in range(50)]
         await release
         await right.own(shard)
         left.owners.records[shard] = ShardOwner("w1", right.incarnation, 9, "127.0.0.1", 0, 2)
-        left.region.drop(shard)
+        left.host.drop(shard)
         answers = await asyncio.gather(*asks)
         assert all(isinstance(answer, Done) for answer in answers)
         assert len(await right.texts(chat, me)) == 100
@@ -340,7 +340,7 @@ async def test_an_actor_is_not_evicted_while_it_is_busy(dsn: str) -> None:
         assert one == Done(1)
         assert isinstance(two, Unavailable)
         assert await node.ask(create(second, me)) == Done(1)
-        assert node.region.shards[shard_of(second, SHARDS)].actors[second].phase is Phase.ACTIVE
+        assert node.table.shards[shard_of(second, SHARDS)].actors[second].phase is Phase.ACTIVE
 
 
 def test_a_request_names_its_key_and_body() -> None:

@@ -41,7 +41,7 @@ class Breaking(Peers):
             )
         self.breaks -= 1
         if self.arrives:
-            answer = self.regions[address[1]].serve(request, budget_s, epoch, hops)
+            answer = self.handlers[address[1]].serve(request, budget_s, epoch, hops)
             assert isinstance(answer, asyncio.Future)
             await answer
         raise PeerUnreachable("broken", sent=True)
@@ -106,7 +106,7 @@ async def test_a_worker_without_a_successor_refuses_waiting_requests(dsn: str) -
         node.owners.announce()
         async with asyncio.timeout(5):
             assert await waiting == NOT_SERVED
-        assert shard_of(chat, SHARDS) not in node.region.shards
+        assert shard_of(chat, SHARDS) not in node.table.shards
 
 
 class Dead(Peers):
@@ -124,7 +124,7 @@ class Dead(Peers):
         hops: int,
     ) -> PeerAnswer:
         self.asked += 1
-        if not self.regions:
+        if not self.handlers:
             raise PeerUnreachable("refused", sent=False)
         return await super().ask(
             address, request, incarnation=incarnation, budget_s=budget_s, shard_id=shard_id, epoch=epoch, hops=hops
@@ -135,7 +135,7 @@ async def test_an_owner_that_cannot_be_reached_is_left_alone_for_a_while(dsn: st
     """However often ownership is read meanwhile: a dead worker's address is not tried with every look."""
     peers = Dead()
     async with two_nodes(dsn, peers) as (_, right):
-        peers.regions = {}
+        peers.handlers = {}
         assert await right.ask(create(thread(), account()), budget_s=0.35) == NOT_SERVED
         assert right.owners.rung > 20, "it looked again and again"
         assert 2 <= peers.asked <= 4, "and asked once in a tenth of a second"
@@ -145,17 +145,17 @@ async def test_long_waiting_requests_are_admitted_one_after_another(dsn: str, mo
     """All are answered in order once the owner is back; a later request does not wait for them."""
     monkeypatch.setattr(admission, "_PACED_AFTER_S", 0.0)
     monkeypatch.setattr(admission, "_PROBE_AGAIN_S", 3600.0)
-    monkeypatch.setattr(region, "_UNREACHABLE_S", 0.0)
+    monkeypatch.setattr(region, "UNREACHABLE_S", 0.0)
     monkeypatch.setattr(admission, "_APART_S", 3600.0)  # requests after the first are admitted below
     peers = Dead()
     async with two_nodes(dsn, peers) as (left, right):
         me, chat = account(), thread()
         await right.ask(create(chat, me))
-        regions, peers.regions = peers.regions, {}
+        handlers, peers.handlers = peers.handlers, {}
         waiting = [asyncio.ensure_future(right.ask(add(chat, me, f"{number}"))) for number in range(4)]
         while len(right.region._waiting) < 4:
             await asyncio.sleep(0)
-        peers.regions = regions
+        peers.handlers = handlers
         right.region._waiting.open(shard_of(chat, SHARDS))
         async with asyncio.timeout(5):
             assert isinstance(await waiting[0], Done)
@@ -177,7 +177,7 @@ async def test_thousands_that_wait_for_a_takeover_are_all_served_in_order(dsn: s
         for chat in chats:
             await node.ask(create(chat, me))
         for shard in range(SHARDS):
-            node.region.drop(ShardId(shard))
+            node.host.drop(ShardId(shard))
             node.owners.records[shard] = ShardOwner("w9", "dead", 5, "127.0.0.1", 0, 9)
         node.region._peers = Dead()
         waiting = [

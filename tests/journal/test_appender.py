@@ -12,7 +12,7 @@ import pytest
 
 from shard_worker.domain.ids import ShardId
 from shard_worker.journal.append_queue import AppendQueue, AppendQueueState, Row
-from shard_worker.journal.appender import Appender
+from shard_worker.journal.appender import DEFAULT_BOUNDS, Appender, BatchBounds
 from tests.support.polling import eventually
 from tests.support.tcp_proxy import TcpProxy
 
@@ -113,7 +113,9 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench_on(dsn: str, through: str | None = None, **options: int | float) -> AsyncIterator[Bench]:
+async def bench_on(
+    dsn: str, through: str | None = None, *, batch: BatchBounds = DEFAULT_BOUNDS, watchdog_s: float = 2.0
+) -> AsyncIterator[Bench]:
     """Own every shard under INCARNATION, and append through ``through`` (a proxied DSN) when given."""
     admin = await asyncpg.connect(dsn)
     await admin.execute("UPDATE shard SET owner = 'w', incarnation = $1, epoch = epoch + 1", INCARNATION)
@@ -130,7 +132,9 @@ async def bench_on(dsn: str, through: str | None = None, **options: int | float)
             except (OSError, TimeoutError, asyncpg.PostgresError):
                 await asyncio.sleep(0.02)
 
-    appender = Appender(connect=connect, bump_epochs=bump, incarnation=lambda: INCARNATION, **options)  # type: ignore[arg-type]  # bounds are numbers by name
+    appender = Appender(
+        connect=connect, bump_epochs=bump, incarnation=lambda: INCARNATION, batch=batch, watchdog_s=watchdog_s
+    )
     hosts = {shard: Host() for shard in epochs}
     streams = {shard: appender.open(ShardId(shard), epoch, 0, hosts[shard]) for shard, epoch in epochs.items()}
     for shard, host in hosts.items():
