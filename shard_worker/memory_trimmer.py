@@ -12,6 +12,8 @@ import os
 from pathlib import Path
 from typing import Final
 
+from shard_worker.tasks import BackgroundTasks, OnFailure, log_only
+
 _LOG: Final = logging.getLogger(__name__)
 _LEAST_PAUSE_S: Final = 5.0
 _MOST_PAUSE_S: Final = 60.0
@@ -36,18 +38,17 @@ class MemoryTrimmer:
         self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         self._floor = resident_bytes()
         """The least memory that the process had: memory that is freed while glibc keeps it shows in no other number."""
-        self._task: asyncio.Task[None] | None = None
+        self._tasks = BackgroundTasks()
 
-    def start(self) -> None:
+    def start(self, on_failure: OnFailure = log_only) -> None:
         """Begin to look, where the C library can trim."""
+        self._tasks.on_failure = on_failure
         if self._trim is not None and self._floor:
-            self._task = asyncio.create_task(self._run(), name="memory-trimmer")
+            self._tasks.start(self._run(), name="memory-trimmer")
 
     async def close(self) -> None:
         """Stop looking."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._tasks.close()
 
     async def _run(self) -> None:
         pause_s = _LEAST_PAUSE_S

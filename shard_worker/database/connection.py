@@ -42,6 +42,7 @@ from shard_worker.database.session import (
 )
 from shard_worker.database.tls import BY_DSN, Tls
 from shard_worker.dsn import Dsn, Host, parse_dsn
+from shard_worker.tasks import BackgroundTasks
 
 __all__ = [
     "CONNECTION_ERRORS",
@@ -114,6 +115,8 @@ class Database:
         self._backoffs: dict[str, Backoff] = {}
         self._tries_beside = False
         """Whether one of the attempts of now tries its hosts again beside those that wait; no more than one does."""
+        self._attempts = BackgroundTasks()
+        """Attempts to open a session at one host each, also those that are given up for another host's session."""
         self.gate = ConnectGate()
         self.failovers = 0
         self.refusals: Counter[DatabaseFault] = Counter()
@@ -128,6 +131,10 @@ class Database:
     def open_sessions(self) -> int:
         """How many sessions of this worker are open, those of its pools too."""
         return sum(not session.is_closed() for session in self._sessions)
+
+    async def close(self) -> None:
+        """Wait for the ends of attempts that were given up; no session is opened from now on."""
+        await self._attempts.close()
 
     def learn(self, timeline: int, generation: str) -> None:
         """A peer of the same cluster is on this history; sessions on an older one end, and an older one is refused.
@@ -234,9 +241,12 @@ class Database:
             connection.terminate()
             raise
 
+    def _attempt(self, dsn: Dsn, host: Host) -> "asyncio.Task[_Opened]":
+        return self._attempts.spawn(self._open_host(dsn, host), name=f"open-{host}", on_end=_succeeded)
+
     async def _open_newest(self, dsn: Dsn) -> asyncpg.Connection:
         """The first session: every host is asked, and of several primaries the newest counts."""
-        tasks: list[asyncio.Future[_Opened]] = [asyncio.ensure_future(self._open_host(dsn, host)) for host in dsn.hosts]
+        tasks = [self._attempt(dsn, host) for host in dsn.hosts]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             await asyncio.wait(tasks, timeout=_ALL_HOSTS_S if any(map(_succeeded, tasks)) else None)
@@ -257,14 +267,14 @@ class Database:
         """
         hosts = sorted(dsn.hosts, key=lambda host: host != self._last_host)
         due, again = list(hosts), self._claim_tries_beside()
-        tasks: dict[asyncio.Future[_Opened], Host] = {}
-        first: set[asyncio.Future[_Opened]] = set()
+        tasks: dict[asyncio.Task[_Opened], Host] = {}
+        first: set[asyncio.Task[_Opened]] = set()
         errors: list[BaseException | None] = []
-        pending: set[asyncio.Future[_Opened]] = set()
+        pending: set[asyncio.Task[_Opened]] = set()
         try:
             while due or pending & first:
                 if due:
-                    task: asyncio.Future[_Opened] = asyncio.ensure_future(self._open_host(dsn, due[0]))
+                    task = self._attempt(dsn, due[0])
                     tasks[task] = due.pop(0)
                     pending.add(task)
                     if len(first) < len(hosts):
@@ -355,12 +365,16 @@ class Database:
         self._on_failover()
 
 
-def _succeeded(task: "asyncio.Future[_Opened]") -> bool:
+def _succeeded(task: "asyncio.Task[_Opened]") -> bool:
+    """Whether an attempt has opened a session; also reads the exception of one that failed, which may come too late."""
     return task.done() and not task.cancelled() and task.exception() is None
 
 
-def _discard(tasks: "Iterable[asyncio.Future[_Opened]]") -> None:
-    """End sessions that were opened beside the one that is used, and attempts that still run."""
+def _discard(tasks: "Iterable[asyncio.Task[_Opened]]") -> None:
+    """End sessions that were opened beside the one that is used, and attempts that still run.
+
+    Does not wait for the attempts: the session that is used must not wait for a host that says nothing.
+    """
     for task in tasks:
         if _succeeded(task):
             task.result()[0].terminate()

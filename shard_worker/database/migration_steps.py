@@ -17,6 +17,7 @@ from typing import Final
 import asyncpg
 
 from shard_worker.database.migration_files import Migration, Statement
+from shard_worker.tasks import cancel_and_wait
 
 _LOCK_TIMEOUT_MS: Final = 100
 """How long a statement, and with it everything behind it, waits for its lock: less than a beat and a lease can bear."""
@@ -72,7 +73,8 @@ class StepRunner:
             waited_for: list[str] = []
             tries += 1
             try:
-                await self._watched(asyncio.create_task(act(migration, step, statement)), about, waited_for)
+                running = asyncio.create_task(act(migration, step, statement), name=f"migration-step-{step}")
+                await self._watched(running, about, waited_for)
                 return
             except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
                 self._progress(
@@ -107,8 +109,7 @@ class StepRunner:
                 if time.monotonic() - began > _SAY_EVERY_S:
                     self._progress(f"{about}: at work for {time.monotonic() - began:.0f} s; waits for {waited_for[-1]}")
         except BaseException:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
+            await cancel_and_wait(running)
             raise
         running.result()
 

@@ -44,6 +44,7 @@ from shard_worker.journal.history_page import (
     read_page,
 )
 from shard_worker.journal.snapshots import SaveSnapshot
+from shard_worker.tasks import BackgroundTasks
 
 log = logging.getLogger(__name__)
 
@@ -169,7 +170,9 @@ class ThreadLoader:
         self._keep = keep
         self._numbers = count()
         self._waiting: list[_LoadRequest] = []
-        self._groups: set[asyncio.Task[None]] = set()
+        self._tasks = BackgroundTasks()
+        self._groups = 0
+        """Groups that are being loaded."""
         self._long: deque[_LoadRequest] = deque()
         self._long_waiting: deque[_LoadRequest] = deque()
         self._going_on: _LoadRequest | None = None
@@ -196,11 +199,10 @@ class ThreadLoader:
     # --- groups
 
     def _start(self) -> None:
-        while self._waiting and len(self._groups) < self._at_once and not self._closed:
+        while self._waiting and self._groups < self._at_once and not self._closed:
             group = self._take()
-            task = asyncio.get_running_loop().create_task(self._run(group), name="load-threads")
-            self._groups.add(task)
-            task.add_done_callback(partial(self._ended, group))
+            self._groups += 1
+            self._tasks.spawn(self._run(group), name="load-threads", on_end=partial(self._ended, group))
 
     def _take(self) -> list[_LoadRequest]:
         """The next group.  No thread is in it twice: each who asks owns the state that it gets, and may change it."""
@@ -219,7 +221,7 @@ class ThreadLoader:
         return list(group.values())
 
     def _ended(self, group: list[_LoadRequest], task: "asyncio.Task[None]") -> None:
-        self._groups.discard(task)
+        self._groups -= 1
         if task.cancelled():  # one that is cancelled before its first step runs none of its handlers
             for load in group:
                 load.future.cancel()
@@ -265,7 +267,7 @@ class ThreadLoader:
             load.begin()  # a state that waits would be memory that waits
             self._long_waiting.append(load)
         if self._lane is None or self._lane.done():
-            self._lane = asyncio.get_running_loop().create_task(self._run_long(), name="load-long-threads")
+            self._lane = self._tasks.spawn(self._run_long(), name="load-long-threads")
 
     async def _run_long(self) -> None:
         pace = Pace(lambda: _GIVE_WAY_S if self._groups else 0.0)
@@ -374,10 +376,7 @@ class ThreadLoader:
     async def close(self) -> None:
         """Stop; who still waits gets an error."""
         self._closed = True
-        tasks = [*self._groups, *([self._lane] if self._lane is not None else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.close()
         for load in (*self._waiting, *self._long, *self._long_waiting, self._going_on):
             if load is not None:
                 load.future.cancel()

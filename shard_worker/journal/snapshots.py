@@ -14,6 +14,7 @@ from shard_worker.database.connection import CONNECTION_ERRORS, ReadPool, Sessio
 from shard_worker.domain.ids import ShardId
 from shard_worker.journal.codec import STATE_VERSION, STATE_VERSIONS_READ
 from shard_worker.memory import MemoryBudget
+from shard_worker.tasks import BackgroundTasks, OnFailure, log_only
 
 log = logging.getLogger(__name__)
 
@@ -69,14 +70,15 @@ class SnapshotWriter:
         self._era = 0
         self._tail_lost = False
         self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._tasks = BackgroundTasks()
         self.waiting_bytes = 0
         self.dropped = 0
         self.saved = 0
 
-    def start(self) -> None:
+    def start(self, on_failure: OnFailure = log_only) -> None:
         """Start writing."""
-        self._task = asyncio.create_task(self._run(), name="snapshot-writer")
+        self._tasks.on_failure = on_failure
+        self._tasks.start(self._run(), name="snapshot-writer")
 
     def save(self, shard_id: ShardId, thread_uuid: UUID, seq_nr: int, state: bytes, event_metadata: bytes) -> None:
         """Keep the state at ``seq_nr``, which is durable and has this metadata, some time; or drop it."""
@@ -110,9 +112,7 @@ class SnapshotWriter:
 
     async def close(self) -> None:
         """Stop; what waits is dropped."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._tasks.close()
 
     async def _run(self) -> None:
         while True:

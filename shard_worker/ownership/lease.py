@@ -16,6 +16,7 @@ import asyncpg
 from shard_worker.database.connection import CONNECTION_ERRORS, OpenConnection
 from shard_worker.ownership import store
 from shard_worker.ownership.failure_detector import Fenced
+from shard_worker.tasks import BackgroundTasks
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class Lease:
         self.lease_s = lease_s
         self._until = 0.0
         self.lost_sessions = 0
+        self._tasks = BackgroundTasks()
 
     def allows_memory_reads(self) -> bool:
         """Whether no peer can have fenced this incarnation yet."""
@@ -66,6 +68,10 @@ class Lease:
         finally:
             self._until = 0.0
 
+    async def close(self) -> None:
+        """Wait for the ends of second sessions; `keep` has ended before."""
+        await self._tasks.close()
+
     async def _beat(self, connection: asyncpg.Connection, incarnation: str, locked: asyncio.Event) -> None:
         if not await self._answer(store.lock(connection, self._worker, incarnation)):
             raise Fenced(incarnation)
@@ -80,16 +86,15 @@ class Lease:
     async def _answer(self, statement: Awaitable[bool]) -> bool:
         """The result of a statement within its deadline.  While the answer is late, a second session tries the address."""
         beside: list[asyncio.Task[None]] = []
-        loop = asyncio.get_running_loop()
-        late = loop.call_later(
-            _LATE_S, lambda: beside.append(loop.create_task(self._open_beside(), name="lease-beside"))
+        late = asyncio.get_running_loop().call_later(
+            _LATE_S, lambda: beside.append(self._tasks.spawn(self._open_beside(), name="lease-beside"))
         )
         try:
             async with asyncio.timeout(_STATEMENT_S):
                 return await statement
         finally:
             late.cancel()
-            for task in beside:
+            for task in beside:  # not awaited here: the next beat must not wait for the end of a connection attempt
                 task.cancel()
 
     async def _open_beside(self) -> None:

@@ -28,6 +28,7 @@ from shard_worker.ownership.reconciler import STATEMENT_S, OwnershipReconciler, 
 from shard_worker.ownership.shared_session import SharedSession
 from shard_worker.ownership.view import EMPTY, Capabilities, OwnershipView, ShardOwner
 from shard_worker.ownership.view_cache import ViewCache
+from shard_worker.tasks import BackgroundTasks, OnFailure, cancel_and_wait, log_only
 
 __all__ = ["Ownership", "ShardHost"]
 
@@ -83,6 +84,7 @@ class Ownership:
         """The highest epoch of each shard on histories that a fail-over has ended."""
         self._views = ViewCache()
         self._reconciler: OwnershipReconciler | None = None
+        self._tasks = BackgroundTasks()
         self._task: asyncio.Task[None] | None = None
 
     def failed_over(self) -> "list[Reached]":
@@ -161,11 +163,6 @@ class Ownership:
             if row.target == self.worker or row.incarnation == self.incarnation
         )
 
-    def fault(self) -> BaseException | None:
-        """Why the membership ended though it never should, or None."""
-        task = self._task
-        return task.exception() if task is not None and task.done() and not task.cancelled() else None
-
     async def raise_epochs(
         self, connection: asyncpg.Connection, incarnation: str, held: Mapping[ShardId, int]
     ) -> dict[ShardId, int]:
@@ -199,13 +196,13 @@ class Ownership:
 
     # --- life
 
-    def start(self, host: ShardHost) -> None:
+    def start(self, host: ShardHost, on_failure: OnFailure = log_only) -> None:
         """Register, and go on until `leave`."""
         if self._task is not None:
             raise RuntimeError("the membership was started before")
         self._host = host
-        self._task = asyncio.create_task(self._run(host), name="membership")
-        self._task.add_done_callback(self._ended)
+        self._tasks.on_failure = on_failure
+        self._task = self._tasks.start(self._run(host), name="membership")
 
     async def leave(self) -> None:
         """Give up every shard in order, once what is in flight is durable; safe to cancel at a deadline."""
@@ -218,11 +215,11 @@ class Ownership:
         """End the membership.  After `leave` the incarnation ends with it, and what it could not give up in time is freed;
         else what is still held stays with it in the database, as after a crash.
         """
-        task = self._task
-        if task is None:
+        if self._task is None:
             return
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await self._tasks.close()
+        self._views.stopped()  # a membership that was cancelled before its first step did not
+        await self.lease.close()
         self._session_for_planners.close()
         if self.leaving and self.incarnation:
             try:
@@ -240,25 +237,23 @@ class Ownership:
         if freed:
             log.warning("shards freed that were not given up", extra={"worker": self.worker, "count": freed})
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        self._views.stopped()
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.critical("the membership ended", exc_info=error, extra={"worker": self.worker})
-
     # --- incarnations
 
     async def _run(self, host: ShardHost) -> None:
-        while True:
-            await self._register()
-            try:
-                await self._live(host)
-            except FailedOver:
-                log.warning(
-                    "the incarnation ended with a fail-over", extra={"worker": self.worker, "was": self.incarnation}
-                )
-            except Fenced:
-                self.fencings += 1
-                log.warning("fenced", extra={"worker": self.worker, "was": self.incarnation})
+        try:
+            while True:
+                await self._register()
+                try:
+                    await self._live(host)
+                except FailedOver:
+                    log.warning(
+                        "the incarnation ended with a fail-over", extra={"worker": self.worker, "was": self.incarnation}
+                    )
+                except Fenced:
+                    self.fencings += 1
+                    log.warning("fenced", extra={"worker": self.worker, "was": self.incarnation})
+        finally:
+            self._views.stopped()
 
     async def _live(self, host: ShardHost) -> None:
         """One incarnation, until it is fenced, which raises `Fenced`, or until a fail-over, which raises `FailedOver`."""
@@ -280,10 +275,8 @@ class Ownership:
         finally:
             self._reconciler = None
             host.drop_all()
-            beating.cancel()
-            reconciling.cancel()
-            failing_over.cancel()
-            ended = await asyncio.gather(beating, reconciling, return_exceptions=True)
+            await cancel_and_wait(beating, reconciling, failing_over)
+        ended = [task.exception() for task in (beating, reconciling) if not task.cancelled()]
         errors = [error for error in ended if isinstance(error, Exception)]
         if self._failed_over.is_set():  # any other error is a consequence: all was dropped under what was under way
             for error in errors:

@@ -7,7 +7,8 @@ drain, notify) run in tasks beside the session, so that one slow shard holds up 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final, Protocol, assert_never
 
 import asyncpg
@@ -23,6 +24,7 @@ from shard_worker.ownership.periodic_reports import PeriodicReports
 from shard_worker.ownership.reconciler_core import ReconcilerCore
 from shard_worker.ownership.view import Load, OwnershipView, ShardOwner
 from shard_worker.ownership.view_cache import ViewCache
+from shard_worker.tasks import BackgroundTasks
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +97,7 @@ class OwnershipReconciler:
         self._reports = PeriodicReports(host.loads)
         self._connection: asyncpg.Connection | None = None
         self._drains: dict[ShardId, asyncio.Task[int | None]] = {}
-        self._tasks: set[asyncio.Task[object]] = set()
+        self._tasks = BackgroundTasks()
         """All tasks that run beside the session, drains that were cancelled included."""
 
     def on_transferred(self, shard_id: ShardId, epoch: int, incarnation: str, head: int | None) -> None:
@@ -123,10 +125,10 @@ class OwnershipReconciler:
         finally:
             self._close_session()
             self._drains.clear()  # the end of a drain is no longer reported
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            self._views.stopped()
+            try:
+                await self._tasks.close()
+            finally:
+                self._views.stopped()
 
     async def _drive(self) -> None:
         """Answer the core's requests; a lost session is thrown into the core."""
@@ -253,7 +255,7 @@ class OwnershipReconciler:
                 self._resume(request.shard_id, request.handoff)
             case requests.StartPrepare():
                 prepare = self._prepare(request.shard_id, request.handoff, request.receiver)
-                self._start(prepare, f"prepare-{request.shard_id}")
+                self._tasks.spawn(prepare, name=f"prepare-{request.shard_id}")
             case requests.StartDrain():
                 self._start_drain(request.shard_id)
             case requests.CancelDrain():
@@ -262,7 +264,7 @@ class OwnershipReconciler:
             case requests.NotifyTransferred():
                 self._metrics.completed += 1
                 self._views.apply_hint(request.shard_id, request.receiver.worker, request.receiver.epoch)
-                self._start(self._notify(request), f"notify-{request.shard_id}")
+                self._tasks.spawn(self._notify(request), name=f"notify-{request.shard_id}")
             case requests.ReportUnreadable():
                 self._log_unreadable(request)
             case requests.CycleDone():
@@ -323,13 +325,11 @@ class OwnershipReconciler:
         )
 
     def _start_drain(self, shard_id: ShardId) -> None:
-        task = asyncio.create_task(self._host.drain(shard_id), name=f"drain-{shard_id}")
-        self._drains[shard_id] = task
-        self._tasks.add(task)
-        task.add_done_callback(lambda _: self._drain_ended(shard_id, task))
+        self._drains[shard_id] = self._tasks.spawn(
+            self._host.drain(shard_id), name=f"drain-{shard_id}", on_end=partial(self._drain_ended, shard_id)
+        )
 
     def _drain_ended(self, shard_id: ShardId, task: "asyncio.Task[int | None]") -> None:
-        self._tasks.discard(task)
         if self._drains.get(shard_id) is not task:  # the core cancelled it
             return
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
@@ -339,13 +339,3 @@ class OwnershipReconciler:
         head = task.result() if error is None else None
         self._core.drain_ended(shard_id, head, failed=error is not None, now=time.monotonic())
         self._views.wake()
-
-    def _start(self, work: Coroutine[object, object, None], name: str) -> None:
-        task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._task_ended)
-
-    def _task_ended(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a step of a handoff failed", exc_info=error, extra={"step": task.get_name()})

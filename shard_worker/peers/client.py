@@ -18,6 +18,7 @@ from shard_worker.peers import frames
 from shard_worker.peers.errors import PeerOverloaded, PeerUnreachable
 from shard_worker.peers.frames import BadFrame, CorkedWriter, Envelope, FrameReader, Hello
 from shard_worker.peers.identity import ANY_INCARNATION, WorkerIdentity, signers_of
+from shard_worker.tasks import BackgroundTasks
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class PeerClient:
         self._hello = hello
         self._heard = heard
         self._links: dict[_Peer, asyncio.Task[_PeerConnection]] = {}
-        self._greetings: set[asyncio.Future[None]] = set()
+        self._tasks = BackgroundTasks()
         self._failures: dict[_Peer, tuple[int, float]] = {}
         """How often in a row a peer could not be connected to, and when it may be tried again."""
 
@@ -114,9 +115,7 @@ class PeerClient:
 
     def introduce(self, addresses: Collection[Address]) -> None:
         """`greet`, beside everything else."""
-        task = asyncio.ensure_future(self.greet(addresses))
-        self._greetings.add(task)
-        task.add_done_callback(self._greetings.discard)
+        self._tasks.spawn(self.greet(addresses), name="greet-peers")
 
     async def _link(self, peer: _Peer, within_s: float) -> "_PeerConnection":
         task = self._links.get(peer)
@@ -129,9 +128,7 @@ class PeerClient:
                 task = None
         if task is None:
             self._forget_dead()
-            task = asyncio.create_task(self._connect(peer), name=f"peer-{peer}")
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # no warning that it was not read
-            self._links[peer] = task
+            task = self._links[peer] = self._tasks.spawn(self._connect(peer), name=f"peer-{peer}", on_end=_linked)
         try:
             if task.done():
                 return task.result()
@@ -193,19 +190,21 @@ class PeerClient:
 
     async def close(self) -> None:
         """Close every connection; what is outstanding fails as sent."""
-        for greeting in self._greetings:
-            greeting.cancel()
-        for task in self._links.values():
-            link = _linked(task)
-            if link is not None:
-                link.abort()
-            task.cancel()
-        await asyncio.gather(*self._links.values(), return_exceptions=True)
-        self._links.clear()
+        try:
+            await self._tasks.close()
+        finally:  # after the attempts to connect: each may have made a link in its last turn
+            for task in self._links.values():
+                link = _linked(task)
+                if link is not None:
+                    link.abort()
+            self._links.clear()
 
 
 def _linked(task: "asyncio.Task[_PeerConnection]") -> "_PeerConnection | None":
-    """The link that an attempt to connect has made; None while it goes on, and when it failed."""
+    """The link that an attempt to connect has made; None while it goes on, and when it failed.
+
+    Also reads the exception of a failed attempt, which every request that waits for the link gets.
+    """
     return task.result() if task.done() and not task.cancelled() and task.exception() is None else None
 
 

@@ -15,11 +15,13 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
+from functools import partial
 from typing import Final, cast
 
 from shard_worker.contract_tls import Purpose
 from shard_worker.peers.identity import WorkerIdentity, purpose_of, signers_of
 from shard_worker.peers.refusals import Refusals, Refused
+from shard_worker.tasks import BackgroundTasks
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +86,7 @@ class ManagementListener:
         self._full_logged_at: float | None = None
         self._socket: socket.socket | None = None
         self._loop = asyncio.get_running_loop()
+        self._tasks = BackgroundTasks()
 
     @property
     def unproven(self) -> int:
@@ -109,6 +112,11 @@ class ManagementListener:
             self._socket = None
         for arrival in list(self._arrivals):
             self._drop(arrival)
+
+    async def close(self) -> None:
+        """`stop`, and wait for the ends of handshakes that were under way."""
+        self.stop()
+        await self._tasks.close()
 
     # --- accepting
 
@@ -193,14 +201,18 @@ class ManagementListener:
             self._pump = self._loop.call_later(_HANDSHAKES_EVERY_S, self._begin_handshakes)
 
     def _begin(self, arrival: _Arrival, context: ssl.SSLContext | None) -> None:
-        arrival.task = asyncio.create_task(self._connect(arrival, context), name="management-connection")
-        arrival.task.add_done_callback(lambda _: self._connected(arrival))
+        arrival.task = self._tasks.spawn(
+            self._connect(arrival, context), name="management-connection", on_end=partial(self._connected, arrival)
+        )
 
-    def _connected(self, arrival: _Arrival) -> None:
+    def _connected(self, arrival: _Arrival, task: "asyncio.Task[None]") -> None:
         """Forget an arrival; close what no protocol has taken, also when the task was cancelled before it began."""
         self._forget(arrival)
-        if arrival.task is not None and (arrival.task.cancelled() or arrival.task.exception() is not None):
+        if task.cancelled():
             arrival.sock.close()
+        elif (error := task.exception()) is not None:
+            arrival.sock.close()
+            log.error("listener failed to prove a connection", exc_info=error, extra={"peer": arrival.peer})
 
     async def _connect(self, arrival: _Arrival, context: ssl.SSLContext | None) -> None:
         """Hand the socket to its protocol; returns when that is proved."""
