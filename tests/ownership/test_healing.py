@@ -11,7 +11,7 @@ from shard_worker.database.connection import Database
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import store
 from shard_worker.ownership.failure_detector import FailureDetector
-from shard_worker.ownership.handoff import LocalShards, plan_actions, takeover_targets
+from shard_worker.ownership.handoff import LocalShards, LocalState, plan_actions, takeover_targets
 from shard_worker.ownership.view import EMPTY, OwnershipView, ShardRow, WorkerRow
 from tests.ownership.members import EVERY, SHARDS, member
 from tests.support.polling import eventually
@@ -53,18 +53,9 @@ class Model:
         live = observer.live(view, now)
         for suspect in observer.suspects(view, name, now):
             self._fence(view, suspect.worker, suspect.incarnation, suspect.beat, live | {name})
-        steps = plan_actions(
-            view,
-            worker=name,
-            incarnation=LIVES[name],
-            held=LocalShards(self.served[name], self.served[name], frozenset()),
-            handoffs={},
-            failed_s={},
-            unowned_s=observer.unowned_s(now),
-            live=live,
-            leaving=False,
-            now=now,
-        )
+        held = LocalShards(self.served[name], self.served[name], frozenset())
+        local = LocalState(name, LIVES[name], held, handoffs={}, failed_s={}, leaving=False)
+        steps = plan_actions(view, local, live=live, unowned_s=observer.unowned_s(now), now=now)
         self.served[name] -= set(steps.drop)
         for shard_id in steps.claim:
             if self.shards[shard_id].owner is None:
@@ -106,34 +97,26 @@ class Model:
 
 
 flags = st.booleans()
+states = st.builds(
+    lambda incarnation, flags: WorkerRow("b", incarnation, "h", 1, 2, 0, *flags),
+    st.sampled_from(["b1", "b0", ""]),
+    st.tuples(flags, flags, flags, flags, flags),
+)
+"""Rows of worker ``b``: fenced, leaving, cordoned, draining, locked or not, in every combination."""
 
 
 @settings(max_examples=40, deadline=None)
 @given(
-    incarnation=st.sampled_from(["b1", "b0", "", None]),
+    row=st.none() | states,
     beats=flags,
-    fenced=flags,
-    leaving=flags,
-    locked=flags,
-    cordoned=flags,
-    draining=flags,
     idle=st.sampled_from(["", "cordoned", "draining"]),
 )
-def test_every_row_state_heals(
-    incarnation: str | None,
-    beats: bool,
-    fenced: bool,
-    leaving: bool,
-    locked: bool,
-    cordoned: bool,
-    draining: bool,
-    idle: str,
-) -> None:
+def test_every_row_state_heals(row: WorkerRow | None, beats: bool, idle: str) -> None:
     """Whatever a shard's row names, and whatever is in the row of the worker that it names."""
     workers = {"a": WorkerRow("a", "a1", "h", 1, 2, 0, False, False, idle == "cordoned", idle == "draining", True)}
-    if incarnation is not None:
-        workers["b"] = WorkerRow("b", incarnation, "h", 1, 2, 0, fenced, leaving, cordoned, draining, locked)
-    lives = beats and incarnation == "b1" and not fenced and not leaving
+    if row is not None:
+        workers["b"] = row
+    lives = beats and row is not None and row.incarnation == "b1" and not row.fenced and not row.leaving
     model = Model(workers, {"a", "b"} if lives else {"a"})
     now = 0.0
     while model.unhealed and now < HEALED_S:
