@@ -26,11 +26,11 @@ from shard_worker.contract_internal import (
 from shard_worker.database.connection import CONNECTION_ERRORS
 from shard_worker.domain.ids import ShardId
 from shard_worker.gateway.management.backend import DatabaseUnavailable
-from shard_worker.journal.appender import Appender
 from shard_worker.ownership.membership import Ownership
 from shard_worker.ownership.reporting import OwnershipChange
 from shard_worker.ownership.store import Target
 from shard_worker.ownership.view import Load, OwnershipView, ShardRow, WorkerRow
+from shard_worker.tasks import FirstFailure
 
 _SETTLE_MOST_S: Final = 10.0
 _REFRESH_S: Final = 2.0
@@ -54,7 +54,7 @@ class WorkerView:
         worker: str,
         ownership: Ownership,
         host: LocalShardHost,
-        appender: Appender,
+        failure: FirstFailure,
         leave: Callable[[], None] = _nothing,
         excess: Sequence[str] = (),
         *,
@@ -64,7 +64,7 @@ class WorkerView:
         self._worker = worker
         self._ownership = ownership
         self._host = host
-        self._appender = appender
+        self._failure = failure
         self._leave = leave
         self._secrets = secrets
         self._started = time.monotonic()
@@ -75,8 +75,8 @@ class WorkerView:
 
     def fault(self) -> str | None:
         """Why the process should be ended, or None."""
-        error = self._appender.fault() or self._ownership.fault() or self._host.fault()
-        return None if error is None else repr(error)
+        failure = self._failure.failure
+        return None if failure is None else str(failure)
 
     def ready(self) -> str | None:
         """Why it should get no requests yet, or no more; None when it should.

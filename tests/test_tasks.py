@@ -10,7 +10,7 @@ from shard_worker.tasks import BackgroundTasks, FirstFailure, TaskFailure, Unexp
 
 
 class Failures:
-    """What an owner reported."""
+    """The reports of an owner."""
 
     def __init__(self) -> None:
         self.failures: list[TaskFailure] = []

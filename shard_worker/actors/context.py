@@ -16,6 +16,7 @@ from shard_worker.journal.loader import Poisoned, Recovered
 from shard_worker.journal.message_reader import MessagePlace
 from shard_worker.journal.snapshots import SaveSnapshot
 from shard_worker.memory import MemoryBudget
+from shard_worker.tasks import BackgroundTasks
 
 _REPEATERS_MOST: Final = 1_024
 _REPEATER_S: Final = 60.0
@@ -136,6 +137,7 @@ class ActorContext:
         "repeaters",
         "snapshot_allowance",
         "snapshots",
+        "tasks",
     )
 
     def __init__(
@@ -160,6 +162,8 @@ class ActorContext:
         self.admitted = 0
         self.pending_bytes = 0
         self.repeaters = Repeaters()
+        self.tasks = BackgroundTasks()
+        """Owner of the tasks of all shards; the host of the shards closes it."""
         memory.include(lambda: self.pending_bytes)
 
     def now_ms(self) -> int:

@@ -73,12 +73,15 @@ class PrewarmCache:
             return False
         self._forget(shard_id)
         self._prepared[shard_id] = prepared
-        loads = [asyncio.ensure_future(self._load(prepared, shard_id, thread_id)) for thread_id in thread_ids]
+        loads = [
+            self._env.tasks.spawn(self._load(prepared, shard_id, thread_id), name=f"prewarm-{thread_id}")
+            for thread_id in thread_ids
+        ]
         if loads:
             try:
                 await asyncio.wait(loads, timeout=budget_s * _BUDGET_PART)
             finally:
-                for load in loads:
+                for load in loads:  # not awaited: the answer has a time limit
                     load.cancel()
         return True
 

@@ -357,9 +357,7 @@ class Shard:
         self.env.journal.save_snapshot(self.shard_id, actor.uuid, seq_nr, state, event_metadata)
 
     def _spawn(self, work: Coroutine[object, object, None], name: str, ask: PendingRequest | None = None) -> None:
-        task = asyncio.get_running_loop().create_task(work, name=name)
-        self._tasks[task] = ask
-        task.add_done_callback(self._ended)
+        self._tasks[self.env.tasks.spawn(work, name=name, on_end=self._ended)] = ask
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         ask = self._tasks.pop(task)

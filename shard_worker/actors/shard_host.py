@@ -19,6 +19,7 @@ from shard_worker.domain.ids import ShardId, ThreadId
 from shard_worker.journal.appender import Appender
 from shard_worker.ownership.view import Load, ShardOwner
 from shard_worker.peers.errors import PeerOverloaded, PeerUnreachable
+from shard_worker.tasks import OnFailure, log_only
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,6 @@ class LocalShardHost:
         self._peers = peers
         self._warmth = PrewarmCache(env)
         self._arrivals: dict[ShardId, asyncio.Future[None]] = {}
-        self._sweeper: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._measured_at = self._loop.time()
 
@@ -192,22 +192,16 @@ class LocalShardHost:
 
     # --- the clock
 
-    def start(self) -> None:
+    def start(self, on_failure: OnFailure = log_only) -> None:
         """Start the one timer that serves all asks and all residents."""
-        self._sweeper = asyncio.create_task(self._sweep(), name="region-sweep")
-
-    def fault(self) -> BaseException | None:
-        """Why the timer ended though it never should, or None."""
-        task = self._sweeper
-        return task.exception() if task is not None and task.done() and not task.cancelled() else None
+        self._env.tasks.on_failure = on_failure
+        self._env.tasks.start(self._sweep(), name="region-sweep")
 
     async def close(self) -> None:
-        """Stop the timer and forget every shard."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            await asyncio.gather(self._sweeper, return_exceptions=True)
+        """Forget every shard, then stop the timer and wait for the ends of the shards' tasks."""
         self._region.close()
-        self.drop_all()
+        self.drop_all()  # before the wait: no request is answered late because a task ends slowly
+        await self._env.tasks.close()
 
     async def _sweep(self) -> None:
         loop = self._loop

@@ -31,6 +31,7 @@ from shard_worker.journal.append_queue import AppendListener, AppendQueue, Appen
 from shard_worker.journal.append_sql import APPEND_SESSION_SQL, APPEND_SQL, OWNERS_SQL, ShardBatch, parameters
 from shard_worker.journal.isolation import Suspects, find_guilty, find_used_keys, is_key_violation
 from shard_worker.journal.outcome import Backend, BumpEpochs, OutcomeResolver, is_about_a_row, is_definite, jittered
+from shard_worker.tasks import BackgroundTasks, OnFailure, log_only
 
 log = logging.getLogger(__name__)
 
@@ -88,11 +89,12 @@ class Appender:
     ) -> None:
         self.metrics = AppendMetrics()
         self._watch = watch
+        self._tasks = BackgroundTasks()
         self._lanes = [
             _Lane(
                 number,
                 connect=connect,
-                resolver=OutcomeResolver(connect=connect, bump_epochs=bump_epochs),
+                resolver=OutcomeResolver(connect=connect, bump_epochs=bump_epochs, tasks=self._tasks),
                 incarnation=incarnation,
                 batch=batch,
                 watchdog_s=watchdog_s,
@@ -108,19 +110,19 @@ class Appender:
         self._watch(stream)
         return stream
 
-    def start(self) -> None:
+    def start(self, on_failure: OnFailure = log_only) -> None:
         """Start the lanes; each connects when it first has something to do."""
+        self._tasks.on_failure = on_failure
         for lane in self._lanes:
-            lane.start()
-
-    def fault(self) -> BaseException | None:
-        """Why a lane ended though it never should, or why a batch's outcome was left undecided; or None."""
-        return next((fault for lane in self._lanes if (fault := lane.fault()) is not None), None)
+            lane.start(self._tasks)
 
     async def close(self) -> None:
-        """Stop the lanes.  Queued rows are not sent; drain the queues first."""
-        for lane in self._lanes:
-            await lane.close()
+        """Stop the lanes and the resolvers.  Queued rows are not sent; drain the queues first."""
+        try:
+            await self._tasks.close()
+        finally:
+            for lane in self._lanes:
+                lane.terminate()
 
 
 class _Lane:
@@ -154,21 +156,11 @@ class _Lane:
         self._connection: asyncpg.Connection | None = None
         self._statement: PreparedStatement | None = None
         self._backend: Backend | None = None
-        self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name=self._name)
+    def start(self, tasks: BackgroundTasks) -> None:
+        tasks.start(self._run(), name=self._name)
 
-    def fault(self) -> BaseException | None:
-        if self._task is not None and self._task.done() and not self._task.cancelled():
-            return self._task.exception()
-        return self._resolver.fault()
-
-    async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        await self._resolver.close()
+    def terminate(self) -> None:
         if self._connection is not None:
             self._connection.terminate()
 

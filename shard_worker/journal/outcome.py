@@ -27,6 +27,7 @@ from shard_worker.database.connection import CONNECTION_ERRORS, OpenConnection
 from shard_worker.domain.ids import ShardId
 from shard_worker.journal.append_queue import AppendQueue, AppendQueueState, Row
 from shard_worker.journal.append_sql import OWNERS_SQL, ShardBatch
+from shard_worker.tasks import BackgroundTasks
 
 log = logging.getLogger(__name__)
 
@@ -90,37 +91,23 @@ def is_about_a_row(error: Exception) -> bool:
 
 
 class OutcomeResolver:
-    """Decides unknown batches, each in a task of its own, on a connection of its own."""
+    """Decides unknown batches, each in a task of its own, on a connection of its own.
 
-    def __init__(self, *, connect: OpenConnection, bump_epochs: BumpEpochs) -> None:
+    When the owner of ``tasks`` closes, batches stay undecided: their callers were answered that the outcome is unknown, or
+    will be.
+    """
+
+    def __init__(self, *, connect: OpenConnection, bump_epochs: BumpEpochs, tasks: BackgroundTasks) -> None:
         self._connect = connect
         self._bump_epochs = bump_epochs
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._fault: BaseException | None = None
+        self._tasks = tasks
 
     def resolve(self, backend: Backend, incarnation: str, batch: list[ShardBatch], error: Exception) -> None:
         """Decide the outcome of a batch that ``incarnation`` sent, and apply it; its streams are UNKNOWN until then."""
         shards = [stream.shard_id for stream, _ in batch]
         log.warning("append ended with an unknown outcome", extra={"shards": shards, "cause": repr(error)})
-        task = asyncio.create_task(self._run(backend, incarnation, batch), name=f"append-outcome-{backend.pid}")
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def fault(self) -> BaseException | None:
-        """Why a batch was left undecided, or None: its shards admit nothing until the process ends."""
-        return self._fault
-
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.critical("resolver failed; the shards of an append stay suspended", exc_info=error)
-            self._fault = self._fault or error
-
-    async def close(self) -> None:
-        """Give up what is not decided; the callers were answered that the outcome is unknown, or will be."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # Essential: the shards of a batch that is left undecided admit nothing until the process ends.
+        self._tasks.spawn(self._run(backend, incarnation, batch), name=f"append-outcome-{backend.pid}", essential=True)
 
     async def _run(self, backend: Backend, incarnation: str, batch: list[ShardBatch]) -> None:
         pause_s = _FIRST_PAUSE_S

@@ -218,6 +218,7 @@ class Ownership:
         if self._task is None:
             return
         await self._tasks.close()
+        self._task = None
         self._views.stopped()  # a membership that was cancelled before its first step did not
         await self.lease.close()
         self._session_for_planners.close()

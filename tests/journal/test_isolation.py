@@ -11,6 +11,7 @@ from shard_worker.domain.ids import ShardId
 from shard_worker.journal.append_queue import AppendQueueState, Row
 from shard_worker.journal.append_sql import ShardBatch
 from shard_worker.journal.appender import BatchBounds
+from shard_worker.tasks import TaskFailure
 from tests.conftest import MakeDatabase
 from tests.journal.test_appender import Bench, Scribe, _address, _through, bench_on, row_of
 from tests.support.polling import eventually
@@ -256,7 +257,8 @@ async def test_an_unknown_batch_of_many_shards_is_decided_by_a_few_statements(
 
 
 async def test_a_resolver_that_dies_is_a_fault(dsn: str) -> None:
-    """Its shards would stand still for good: the appender reports it at once."""
+    """Its shards would stay suspended for good: the appender reports the failure at once."""
+    failures: list[TaskFailure] = []
 
     async def broken(
         connection: asyncpg.Connection, incarnation: str, held: Mapping[ShardId, int]
@@ -265,17 +267,19 @@ async def test_a_resolver_that_dies_is_a_fault(dsn: str) -> None:
 
     async with TcpProxy(*_address(dsn)) as proxy, bench_on(dsn, _through(dsn, proxy.port)) as bench:
         bench.appender._lanes[0]._resolver._bump_epochs = broken
+        bench.appender._tasks.on_failure = failures.append
         scribe = bench.scribe(1)
         bench.streams[1].submit(row_of(scribe, 1))
         await eventually(lambda: bool(scribe.stored_rows))
-        assert bench.appender.fault() is None
+        assert not failures
         proxy.stall(up=False)
         bench.streams[1].submit(row_of(scribe, 2))
         await eventually(lambda: bench.streams[1].in_flight == 1)
         proxy.cut()
         proxy.heal()
-        await eventually(lambda: bench.appender.fault() is not None)
-        assert isinstance(bench.appender.fault(), RuntimeError)
+        await eventually(lambda: bool(failures))
+        assert failures[0].name.startswith("append-outcome-")
+        assert isinstance(failures[0].cause, RuntimeError)
 
 
 async def test_a_server_that_refuses_everything_is_tried_ever_more_seldom(dsn: str) -> None:
