@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from shard_worker.database.connection import Database
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership import store
+from shard_worker.ownership import shard_store, store
 from shard_worker.ownership.failure_detector import FailureDetector
 from shard_worker.ownership.handoff import LocalShards, LocalState, plan_actions, takeover_targets
 from shard_worker.ownership.view import EMPTY, OwnershipView, ShardRow, WorkerRow
@@ -153,7 +153,7 @@ async def test_a_fence_that_races_a_claim_frees_every_shard_whatever_the_isolati
     await store.register(claiming, "a", "a1", store.Address("h", 1, 2), {})
     beat = (await store.read_view(admin, EMPTY)).workers["a"].beat
     await claiming.execute("BEGIN")
-    await claiming.fetch(store._CLAIM_SQL, "a", "a1", list(range(SHARDS)))
+    await claiming.fetch(shard_store._CLAIM_SQL, "a", "a1", list(range(SHARDS)))
 
     fence = asyncio.create_task(store.fence(fencing, "a", "a1", beat, {}, "test"))
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
