@@ -156,7 +156,7 @@ async def test_a_step_of_close_that_fails_does_not_keep_the_later_steps_from_run
     assert worker._serving is not None
     assert worker._sockets is not None
 
-    def fail() -> None:
+    async def fail() -> None:
         raise ValueError("planted")
 
     monkeypatch.setattr(worker._serving.gateway, "close", fail)
@@ -164,5 +164,5 @@ async def test_a_step_of_close_that_fails_does_not_keep_the_later_steps_from_run
         await worker.close()
     assert worker._sockets.public.fileno() == -1
     monkeypatch.undo()
-    worker._serving.gateway.close()
+    await worker._serving.gateway.close()
     await eventually(lambda: not names())

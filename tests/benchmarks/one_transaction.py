@@ -126,7 +126,7 @@ async def _serve(dsn: str, form: str, shards: int, incarnation: str) -> None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
             print(f"ready {listening.getsockname()[1]}", flush=True)
             await stop.wait()
-            gateway.close()
+            await gateway.close()
 
 
 def _main() -> None:

@@ -40,4 +40,4 @@ async def serving(service: ThreadService, options: GatewayOptions | None = None)
         try:
             yield Served(gateway, bound.getsockname()[1])
         finally:
-            gateway.close()
+            await gateway.close()

@@ -66,7 +66,7 @@ async def test_the_deadline_is_kept() -> None:
         await slow.asked.wait()
         await asyncio.wait_for(api.gateway.drain(0.1), 5)
         assert api.gateway.connections == 1
-        api.gateway.close()
+        await api.gateway.close()
         assert await wire.ended()
 
 
@@ -91,7 +91,7 @@ async def test_an_inherited_socket_outlives_the_gateway() -> None:
             await second.start([two])
             assert (await wire.answer()).status == 204
             await wire.close()
-            second.close()
+            await second.close()
 
 
 async def test_both_ports_are_served() -> None:
@@ -104,7 +104,7 @@ async def test_both_ports_are_served() -> None:
             wire.send(request_bytes("OPTIONS", "/docs"))
             assert (await wire.answer()).status == 204
             await wire.close()
-        gateway.close()
+        await gateway.close()
 
 
 async def test_a_gateway_starts_once() -> None:
@@ -114,7 +114,7 @@ async def test_a_gateway_starts_once() -> None:
     await gateway.start([])
     with pytest.raises(RuntimeError, match="started before"):
         await gateway.start([])
-    gateway.close()
+    await gateway.close()
 
 
 def test_a_busy_port_is_an_os_error() -> None:

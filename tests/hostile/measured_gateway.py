@@ -45,7 +45,7 @@ class MeasuredGateway:
         self._loop.run_until_complete(self._gateway.start([bound]))
         ready.set()
         self._loop.run_forever()
-        self._gateway.close()
+        self._loop.run_until_complete(self._gateway.close())
         self._loop.run_until_complete(asyncio.sleep(0))
         self._loop.close()
 

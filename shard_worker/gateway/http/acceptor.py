@@ -9,9 +9,11 @@ import asyncio
 import errno
 import logging
 import socket
+from functools import partial
 from typing import Final
 
 from shard_worker.gateway.http.connection import ConnectionFactory
+from shard_worker.tasks import BackgroundTasks
 
 _LOG: Final = logging.getLogger(__name__)
 _PER_TURN: Final = 32
@@ -23,14 +25,19 @@ _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.
 
 
 class Acceptor:
-    """Accepts on a duplicate of the socket given, which stays the caller's to close."""
+    """Accepts on a duplicate of the socket given, which stays the caller's to close.
 
-    def __init__(self, listening: socket.socket, factory: ConnectionFactory, backlog: int) -> None:
+    ``adoptions`` owns the tasks that hand accepted sockets to the loop.
+    """
+
+    def __init__(
+        self, listening: socket.socket, factory: ConnectionFactory, backlog: int, adoptions: BackgroundTasks
+    ) -> None:
         self._listening = listening.dup()
         self._factory = factory
         self._backlog = backlog
         self._loop = asyncio.get_running_loop()
-        self._adopting: set[asyncio.Task[None]] = set()
+        self._adoptions = adoptions
         self._paused: asyncio.TimerHandle | None = None
         self._logged_at = float("-inf")
         self._closed = False
@@ -63,16 +70,10 @@ class Acceptor:
                     return
                 continue  # the client has gone before it was accepted
             accepted.setblocking(False)
-            task = self._loop.create_task(self._adopt(accepted), name="adopt-connection")
-            self._adopting.add(task)
-            task.add_done_callback(self._adopting.discard)
+            self._adoptions.spawn(self._adopt(accepted), name="adopt-connection", on_end=partial(_adopted, accepted))
 
     async def _adopt(self, accepted: socket.socket) -> None:
-        try:
-            await self._loop.connect_accepted_socket(self._factory, accepted)
-        except OSError as error:
-            accepted.close()
-            _LOG.debug("accepted connection was lost", extra={"cause": repr(error)})
+        await self._loop.connect_accepted_socket(self._factory, accepted)
 
     def _pause(self, error: OSError) -> None:
         """Descriptors ran out: give some back, and try again in a moment."""
@@ -96,3 +97,15 @@ class Acceptor:
     def _resume(self) -> None:
         self._paused = None
         self._loop.add_reader(self._listening, self._accept)
+
+
+def _adopted(accepted: socket.socket, task: "asyncio.Task[None]") -> None:
+    """Close a socket that no connection has taken, also after a task that was cancelled before its first step."""
+    if task.cancelled():
+        accepted.close()
+    elif (error := task.exception()) is not None:
+        accepted.close()
+        if isinstance(error, OSError):
+            _LOG.debug("accepted connection was lost", extra={"cause": repr(error)})
+        else:
+            _LOG.error("port failed to take an accepted connection", exc_info=error)

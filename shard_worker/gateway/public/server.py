@@ -5,7 +5,7 @@
 the supervisor.  They are duplicated, so the caller's own sockets stay the caller's to close.
 ``await gateway.drain(deadline_s)``: accepts nothing new, answers what is under way with ``Connection: close``, and
 returns when no connection is left or the deadline is over.
-``gateway.close()``: ends at once what is left.  Both may be called more than once.
+``await gateway.close()``: ends at once what is left.  Both may be called more than once.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.public.dispatch import Dispatcher
 from shard_worker.gateway.public.documents import documents_of, routes_of
 from shard_worker.gateway.public.service import ThreadService
+from shard_worker.tasks import BackgroundTasks
 
 _LOG: Final = logging.getLogger(__name__)
 _TURN_S: Final = 0.05
@@ -88,6 +89,7 @@ class PublicGateway:
         routes, documents = routes_of(self.options), documents_of(self.options)
         self._dispatcher = Dispatcher(service, self.options, self.metrics, routes, documents)
         self._acceptors: list[Acceptor] = []
+        self._adoptions = BackgroundTasks()
         self._factory: ConnectionFactory | None = None
 
     async def start(self, sockets: Iterable[socket.socket]) -> None:
@@ -101,7 +103,7 @@ class PublicGateway:
             capacity=self.capacity,
         )
         for given in sockets:
-            self._acceptors.append(Acceptor(given, self._factory, self.options.backlog))
+            self._acceptors.append(Acceptor(given, self._factory, self.options.backlog, self._adoptions))
         for acceptor in self._acceptors:
             acceptor.start()
 
@@ -127,7 +129,8 @@ class PublicGateway:
             return
         loop = asyncio.get_running_loop()
         begun = loop.time()
-        while self._factory.connections and loop.time() - begun < deadline_s:
+        # A connection that was just accepted counts only once the loop has it.
+        while (self._adoptions or self._factory.connections) and loop.time() - begun < deadline_s:
             if loop.time() - begun >= self.options.idle_grace_s:
                 self._close_idle()
             await asyncio.sleep(_TURN_S)
@@ -146,8 +149,11 @@ class PublicGateway:
             acceptor.close()
         self._acceptors.clear()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End every connection at once."""
         self._stop_accepting()
-        for connection in [] if self._factory is None else self._factory.connections:
-            connection.force_close()
+        try:
+            await self._adoptions.close()
+        finally:  # after the adoptions: each may have made a connection in its last turn
+            for connection in [] if self._factory is None else self._factory.connections:
+                connection.force_close()
