@@ -173,7 +173,7 @@ def build_cluster(
 
 
 class DatabaseFacts(NamedTuple):
-    """What a worker reads from the database before it serves."""
+    """Facts that a worker reads from the database before it serves."""
 
     shards: int
     id_salt: bytes

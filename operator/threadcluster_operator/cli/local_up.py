@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from shard_worker.tasks import run_until
 from threadcluster_operator.api import (
     InvalidResource,
     Resources,
@@ -35,7 +36,6 @@ metadata: {name: demo}
 spec: {replicas: 2}
 """
 _DEFAULT_PORT = 8080
-_WATCH_S = 0.5
 DATABASE_URL_VARIABLE = "THREADCLUSTER_DATABASE_URL"
 """Where `up` finds the DSN of a Postgres that is not embedded."""
 
@@ -139,18 +139,8 @@ async def _foreground(place: DataDir, resources: Resources, text: str, port: int
     control = ControlServer(supervisor, place, stop)
     say(f"cluster {resources.cluster.name!r} in {place.path}")
     try:
-        bringing = asyncio.ensure_future(_start(supervisor, control, place, text, say))
-        ending = asyncio.ensure_future(stopping.wait())
-        await asyncio.wait((bringing, ending), return_when=asyncio.FIRST_COMPLETED)
-        if bringing.done():
-            bringing.result()
-            while not ending.done():
-                await asyncio.wait((ending,), timeout=_WATCH_S)
-                if (fault := supervisor.fault()) is not None:
-                    raise UpFailed(f"a part of the supervisor ended: {fault!r}") from fault
-        else:
-            bringing.cancel()
-            await asyncio.gather(bringing, return_exceptions=True)
+        await run_until(stopping, _start(supervisor, control, place, text, say), name="start")
+        await supervisor.fail_until(stopping)
     finally:
         await control.close()
         await supervisor.down()

@@ -4,7 +4,6 @@
 refuses ends the writes of this reconcile: a later write may depend on it.
 """
 
-import asyncio
 import base64
 import logging
 import math
@@ -16,6 +15,7 @@ from typing import Final, Protocol
 
 from shard_worker.contract import url_host
 from shard_worker.contract_internal import TargetsRequest
+from shard_worker.tasks import BackgroundTasks
 from threadcluster_operator.api import InvalidSpec, KubernetesSpec, parse_spec
 from threadcluster_operator.controller.actions import Actions, OperatorContext, plan_actions
 from threadcluster_operator.controller.cache import Cache
@@ -102,7 +102,7 @@ class Reconciler:
         self._telemetry = telemetry
         self._namespace = namespace
         self._memories: dict[Key, _Memory] = {}
-        self._reading: set[asyncio.Task[None]] = set()
+        self._tasks = BackgroundTasks()
 
     async def reconcile(self, key: Key) -> float | None:
         """Look at a cluster; in how many seconds to look again.  Raises `TransientError` when the API server is away."""
@@ -199,15 +199,11 @@ class Reconciler:
                 log.info("secret not read", extra={"key": str(key), "cause": str(error)})
 
         memory.secret_read_at = time.monotonic()
-        task = asyncio.create_task(read(), name=f"read-secret-{key.namespace}/{key.name}")
-        self._reading.add(task)
-        task.add_done_callback(self._reading.discard)
+        self._tasks.spawn(read(), name=f"read-secret-{key.namespace}/{key.name}")
 
     async def close(self) -> None:
         """End what goes on beside the looks."""
-        for task in self._reading:
-            task.cancel()
-        await asyncio.gather(*self._reading, return_exceptions=True)
+        await self._tasks.close()
 
     async def _ownership(self, key: Key, seen: ClusterSnapshot, memory: _Memory) -> ShardOwnership | None:
         pods = seen.workers()

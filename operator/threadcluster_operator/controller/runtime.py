@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 import aiohttp
 from aiohttp import web
 
+from shard_worker.tasks import cancel_and_wait
 from threadcluster_operator.controller.cache import Cache
 from threadcluster_operator.controller.events import Recorder
 from threadcluster_operator.controller.leader_election import LeaderElector, LeaderGuardedKube, LeaseRef
@@ -111,13 +112,13 @@ class Operator:
                 await asyncio.wait((leading, lost), return_when=asyncio.FIRST_COMPLETED)
             finally:
                 self.telemetry.leading.set(0)
-                lost.cancel()
                 ended = leading.done()
-                leading.cancel()
-                await asyncio.gather(leading, return_exceptions=True)
+                await cancel_and_wait(leading, lost)
+            error = None if leading.cancelled() else leading.exception()
             if ended:
-                error = None if leading.cancelled() else leading.exception()
                 raise OperatorFailed(f"leading ended: {error!r}") from error
+            if error is not None:  # of a lead that was lost: another replica leads
+                log.warning("operator failed to end its lead in order", extra={"cause": repr(error)})
 
     async def _lead(self) -> None:
         """Watch and reconcile; ends only by being cancelled, or by a fault."""
@@ -244,7 +245,5 @@ async def run(options: Options) -> None:
                 raise OperatorFailed(f"the operator ended: {error!r}") from error
             log.info("operator ends", extra={"identity": options.identity})
         finally:
-            ending.cancel()
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
+            await cancel_and_wait(running, ending)
             await runner.cleanup()

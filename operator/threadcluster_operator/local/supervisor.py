@@ -26,6 +26,7 @@ from shard_worker.contract_internal import (
     Variable,
 )
 from shard_worker.domain.ids import ShardId
+from shard_worker.tasks import BackgroundTasks, FirstFailure, run_until
 from threadcluster_operator.api import RebalanceSpec, Resources, ThreadCluster
 from threadcluster_operator.local.data_dir import DataDir
 from threadcluster_operator.local.durable_file import read_text
@@ -65,16 +66,18 @@ class Supervisor:
         self._database_url = database_url if database_url is not None else resources.database_url()
         self._say = say
         self._postgres: EmbeddedPostgres | None = None
-        self._keeper: asyncio.Task[None] | None = None
-        self._control: asyncio.Task[None] | None = None
-        self._rotator: asyncio.Task[None] | None = None
+        self.failure = FirstFailure()
+        """The first failure of a part that must never end: the control loop, or what keeps a process running."""
+        self._tasks = BackgroundTasks(self.failure.report)
+        """The control loop and its jobs, and the rotation of logs."""
+        self._postgres_tasks = BackgroundTasks(self.failure.report)
+        """Keeps Postgres running; ends after the workers, which need Postgres to leave."""
         self._socket: socket.socket | None = None
         self._session: aiohttp.ClientSession | None = None
         self._workers: dict[str, WorkerProcess] = {}
         self._watch: WorkerPoller | None = None
         self.moves = RebalanceSession(resources.cluster.name)
         self._recycling = Recycling(self.moves, say)
-        self._stops: set[asyncio.Task[None]] = set()
         self._unreadable: tuple[ShardId, ...] = ()
         self.converged = asyncio.Event()
         self.generation = 1
@@ -97,18 +100,19 @@ class Supervisor:
         await self._migrate()
         self._session = aiohttp.ClientSession()
         self._watch = WorkerPoller(self._session, self.data_dir.secret_file)
-        self._control = asyncio.create_task(self._run(), name="control")
-        self._rotator = asyncio.create_task(self._rotate_logs(), name="rotate-logs")
+        self._tasks.start(self._run(), name="control")
+        self._tasks.start(self._rotate_logs(), name="rotate-logs")
         self._say(f"starting {self.resources.cluster.spec.replicas} workers")
 
     async def await_converged(self) -> None:
-        """Return when every wanted worker serves its share.  Raises when the control loop has ended."""
-        assert self._control is not None  # up was called
-        waiting = asyncio.ensure_future(self.converged.wait())
-        await asyncio.wait((waiting, self._control), return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
-        if self._control.done():
-            self._control.result()
+        """Return when every wanted worker serves its share.  Raises `UpFailed` when a part has ended by itself."""
+        await self.fail_until(self.converged)
+
+    async def fail_until(self, event: asyncio.Event) -> None:
+        """Return when the event is set.  Raises `UpFailed` as soon as a part has ended by itself."""
+        failure = await run_until(event, self.failure.wait(), name="await-failure")
+        if failure is not None:
+            raise UpFailed(f"a part of the supervisor ended: {failure}") from failure.cause
 
     def accept(self, resources: Resources) -> list[str]:
         """Take a new resource; says what changes.  Raises `UpFailed` for what may not."""
@@ -133,18 +137,14 @@ class Supervisor:
 
     async def down(self) -> None:
         """Stop the workers in order, then Postgres; the data stays."""
-        for task in (self._control, self._rotator):
-            if task is not None:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+        # The control loop first: it would start the workers again.  Also its stops of single workers, which go on below.
+        await self._tasks.close()
         if self._workers:
             self._say(f"stopping {len(self._workers)} workers")
-        await asyncio.gather(*[worker.stop() for worker in self._workers.values()], *self._stops)
+        await asyncio.gather(*[worker.stop() for worker in self._workers.values()])
         if self._session is not None:
             await self._session.close()
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+        await self._postgres_tasks.close()
         if self._postgres is not None:
             self._say("stopping Postgres")
             await self._postgres.stop()
@@ -180,7 +180,7 @@ class Supervisor:
         except PostgresFailed as error:
             raise UpFailed(str(error)) from error
         self._write_dsns(self._postgres)
-        self._keeper = asyncio.create_task(self._keep_postgres(self._postgres), name="keep-postgres")
+        self._postgres_tasks.start(self._keep_postgres(self._postgres), name="keep-postgres")
 
     def _write_dsns(self, postgres: EmbeddedPostgres) -> None:
         self.data_dir.write_private(self.data_dir.dsn_file, postgres.worker_dsn)
@@ -241,13 +241,6 @@ class Supervisor:
                     log.error("log not rotated", extra={"log": str(path), "cause": repr(error)})
             await asyncio.sleep(_ROTATE_S)
 
-    def fault(self) -> BaseException | None:
-        """Why a part that must never end has ended, or None."""
-        tasks = [task for task in (self._control, self._keeper, self._rotator) if task is not None]
-        ended = [task.exception() for task in tasks if task.done() and not task.cancelled()]
-        ended += [worker.fault() for worker in self._workers.values()]
-        return next((error for error in ended if error is not None), None)
-
     def _environment(self, cluster: ThreadCluster) -> dict[str, str]:
         passivation = cluster.spec.worker.passivation
         write_format = cluster.spec.worker.write_format
@@ -296,16 +289,14 @@ class Supervisor:
                     name, self.data_dir, self._environment(self.resources.cluster), self._socket.fileno()
                 )
                 self._workers[name] = worker
-                worker.start()
+                worker.start(self.failure.report)
         if steps.plan is not None:
             await self._set_targets(steps.plan)
         for name in steps.stop:
             worker = self._workers[name]
             if not worker.stopping():
                 self._say(f"{name} owns nothing; stopping it")
-                task = asyncio.create_task(self._stop(worker), name=f"stop-{name}")
-                self._stops.add(task)
-                task.add_done_callback(self._stops.discard)
+                self._tasks.spawn(self._stop(worker), name=f"stop-{name}")
         for worker in self._workers.values():
             if observed is None or worker.name not in observed.owners.values():
                 worker.kill_if_frozen()

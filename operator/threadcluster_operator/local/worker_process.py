@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from shard_worker.contract_internal import Variable
+from shard_worker.tasks import BackgroundTasks, OnFailure, log_only
 from threadcluster_operator.local.data_dir import DataDir, read_object
 from threadcluster_operator.local.log_rotation import last_line
 
@@ -34,7 +35,7 @@ class WorkerProcess:
         self._started_with: dict[str, str] = environment
         self._public_fd = public_fd
         self._process: asyncio.subprocess.Process | None = None
-        self._keeper: asyncio.Task[None] | None = None
+        self._tasks = BackgroundTasks()
         self._stopping = False
         self.answered_at = time.monotonic()
         self.restarts = 0
@@ -79,14 +80,11 @@ class WorkerProcess:
     def _ready_file(self) -> Path:
         return self._data_dir.run / f"{self.name}.json"
 
-    def start(self) -> None:
-        """Keep one process running until `stop`."""
-        self._keeper = asyncio.create_task(self._keep(), name=f"keep-{self.name}")
-
-    def fault(self) -> BaseException | None:
-        """Why no process is kept running any more though `stop` was not called, or None."""
-        keeper = self._keeper
-        return keeper.exception() if keeper is not None and keeper.done() and not keeper.cancelled() else None
+    def start(self, on_failure: OnFailure = log_only) -> None:
+        """Keep one process running until `stop`; ``on_failure`` gets the cause when no process is kept running before."""
+        self._tasks.on_failure = on_failure
+        # No started task: `stop` lets it end by itself once the process has ended.
+        self._tasks.spawn(self._keep(), name=f"keep-{self.name}", essential=True)
 
     async def stop(self) -> None:
         """Have the worker leave, and wait; a worker that takes too long is killed."""
@@ -103,9 +101,7 @@ class WorkerProcess:
                 log.warning("worker does not leave; killed", extra={"worker": self.name})
                 self.kill()
                 await process.wait()
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+        await self._tasks.close()
         self._ready_file.unlink(missing_ok=True)
 
     def configure(self, environment: dict[str, str]) -> None:

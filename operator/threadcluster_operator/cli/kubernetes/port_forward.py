@@ -13,6 +13,7 @@ from typing import Final
 import aiohttp
 from kubernetes.aio.client import ApiClient
 
+from shard_worker.tasks import BackgroundTasks
 from threadcluster_operator.kube.client import POD
 
 _PROTOCOL: Final = "v4.channel.k8s.io"
@@ -64,12 +65,12 @@ class PortForwarder:
                 proxy=self._api.configuration.proxy,
                 max_msg_size=0,
             ) as socket:
-                sending = asyncio.create_task(_send(reader, socket), name=f"to-{pod}")
+                sending = BackgroundTasks()
+                sending.spawn(_send(reader, socket), name=f"to-{pod}")
                 try:
                     await self._receive(pod, socket, writer)
                 finally:
-                    sending.cancel()
-                    await asyncio.gather(sending, return_exceptions=True)
+                    await sending.close()
         except aiohttp.WSServerHandshakeError as error:
             self.failure = self._refused(pod, error.status)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
