@@ -28,7 +28,7 @@ from shard_worker.domain.ids import ShardId
 from shard_worker.gateway.management.backend import DatabaseUnavailable
 from shard_worker.ownership.membership import Ownership
 from shard_worker.ownership.reporting import OwnershipChange
-from shard_worker.ownership.store import Target
+from shard_worker.ownership.shard_store import Target
 from shard_worker.ownership.view import Load, OwnershipView, ShardRow, WorkerRow
 from shard_worker.tasks import FirstFailure
 

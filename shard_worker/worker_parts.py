@@ -37,7 +37,8 @@ from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.management.server import ManagementPort
 from shard_worker.gateway.public.server import PublicGateway, inherited_socket, listening_socket
 from shard_worker.journal import codec
-from shard_worker.journal.appender import Appender, BatchBounds
+from shard_worker.journal.append_lane import BatchBounds
+from shard_worker.journal.appender import Appender
 from shard_worker.journal.heads import AcknowledgedHeads
 from shard_worker.journal.idempotency import StoredKey, look_up_key
 from shard_worker.journal.loader import ThreadLoader, read_head

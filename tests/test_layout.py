@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grimp
 import pytest
 
 
@@ -37,6 +38,40 @@ def test_the_lock_file_names_no_index_and_pins_every_package_by_hash() -> None:
     packages = re.split(r"\n(?=[a-zA-Z0-9])", text.strip())
     assert len(packages) > 30
     assert all("==" in package and "--hash=sha256:" in package for package in packages)
+
+
+def _cycle(graph: grimp.ImportGraph, found: set[str], start: str) -> list[str]:
+    """The modules of a cycle through ``start``, or an empty list; ``found`` gets the modules that are in no cycle."""
+    path: list[str] = []
+    todo = [(start, False)]
+    while todo:
+        module, left = todo.pop()
+        if left:
+            found.add(path.pop())
+        elif module in path:
+            return path[path.index(module) :]
+        elif module not in found:
+            path.append(module)
+            todo.append((module, True))
+            todo += [(each, False) for each in sorted(graph.find_modules_directly_imported_by(module))]
+    return []
+
+
+@pytest.mark.parametrize("package", ["shard_worker", "threadcluster_operator"])
+def test_no_modules_import_each_other(package: str) -> None:
+    """Not in a circle of files either, and not for types alone: each file can be read after those that it imports."""
+    graph = grimp.build_graph(package, cache_dir=None)
+    found: set[str] = set()
+    assert not [cycle for module in sorted(graph.modules) if (cycle := _cycle(graph, found, module))]
+
+
+def test_a_cycle_of_imports_is_found() -> None:
+    """The check sees a circle of three, also behind modules that are in none."""
+    graph = grimp.ImportGraph()
+    for importer, imported in (("a", "b"), ("b", "c"), ("c", "d"), ("d", "b"), ("a", "e"), ("c", "e")):
+        graph.add_import(importer=importer, imported=imported)
+    assert sorted(_cycle(graph, set(), "a")) == ["b", "c", "d"]
+    assert _cycle(graph, set(), "e") == []
 
 
 @pytest.mark.parametrize("program", ["threadcluster_operator.main", "shard_worker.main"])

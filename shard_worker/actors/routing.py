@@ -16,7 +16,7 @@ _NONE: Final = -1
 
 
 class Route(Enum):
-    """What a worker does next with a request for a shard."""
+    """The next step of a worker with a request for a shard."""
 
     SERVE_HERE = auto()
     """The shard is on this worker."""
@@ -55,7 +55,7 @@ def route_of(
 
 
 class OwnerSearch:
-    """What one request has learned of its shard's owners, and whether one of them may have stored it."""
+    """Knowledge of one request about its shard's owners: which did not serve it, and whether one may have stored it."""
 
     __slots__ = ("_admitted", "_request", "_worker", "after_epoch", "maybe_stored", "probe_at")
 

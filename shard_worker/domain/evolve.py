@@ -46,13 +46,11 @@ def evolve(state: Thread | None, event: Event, seq_nr: int) -> Thread:
         case AdministratorIdsJoined():
             state.administrators.update(dict.fromkeys(event.administrator_ids))
         case AdministratorIdsLeft():
-            for account_id in event.administrator_ids:
-                del state.administrators[account_id]
+            _leave(state.administrators, event.administrator_ids)
         case MemberIdsJoined():
             state.members.update(dict.fromkeys(event.member_ids))
         case MemberIdsLeft():
-            for account_id in event.member_ids:
-                del state.members[account_id]
+            _leave(state.members, event.member_ids)
         case ThreadDestroyed():
             state.destroyed = True
         case _:
@@ -103,6 +101,11 @@ def _add(state: Thread, event: MessagesAdded, seq_nr: int) -> None:
             size,
         )
         offset += size + 1
+
+
+def _leave(accounts: dict[AccountId, None], leaving: tuple[AccountId, ...]) -> None:
+    for account_id in leaving:
+        del accounts[account_id]
 
 
 def _remove(state: Thread, event: MessagesRemoved) -> None:

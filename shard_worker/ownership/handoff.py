@@ -131,24 +131,28 @@ class LocalShards(NamedTuple):
     drained: Set[ShardId]
 
 
-def plan_actions(
-    view: OwnershipView,
-    *,
-    worker: str,
-    incarnation: str,
-    held: LocalShards,
-    handoffs: Mapping[ShardId, Handoff],
-    failed_s: Mapping[ShardId, float],
-    unowned_s: Mapping[ShardId, float],
-    live: Set[str],
-    leaving: bool,
-    now: float,
-) -> OwnershipActions:
-    """The next actions of ``worker``.
+class LocalState(NamedTuple):
+    """A worker's knowledge of itself: its incarnation, the shards in memory, and its handoffs."""
 
-    ``failed_s`` has the time since a shard's last handoff was aborted, ``unowned_s`` how long each shard has been seen
-    without an owner, ``live`` the workers that have a heartbeat and do not leave.
+    worker: str
+    incarnation: str
+    held: LocalShards
+    handoffs: Mapping[ShardId, Handoff]
+    failed_s: Mapping[ShardId, float]
+    """The time since a shard's last handoff was aborted."""
+    leaving: bool
+    """Whether the worker leaves by itself."""
+
+
+def plan_actions(
+    view: OwnershipView, local: LocalState, *, live: Set[str], unowned_s: Mapping[ShardId, float], now: float
+) -> OwnershipActions:
+    """The next actions of a worker.
+
+    ``live`` has the workers that have a heartbeat and do not leave, ``unowned_s`` how long each shard has been seen
+    without an owner.
     """
+    worker, incarnation, held, handoffs, failed_s, leaving = local
     steps = OwnershipActions([], [], [], [], [], [], [])
     me = view.workers.get(worker)
     idle = me is not None and (me.cordoned or me.draining)

@@ -20,7 +20,7 @@ from ulid import ULID
 from shard_worker.database.connection import CONNECTION_ERRORS, OpenConnection
 from shard_worker.database.reconnecting import Backoff
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership import reporting, store
+from shard_worker.ownership import reporting, shard_store, store
 from shard_worker.ownership.failure_detector import Fenced, NameWatch
 from shard_worker.ownership.handoff_metrics import HandoffMetrics
 from shard_worker.ownership.lease import Lease
@@ -167,19 +167,19 @@ class Ownership:
         self, connection: asyncpg.Connection, incarnation: str, held: Mapping[ShardId, int]
     ) -> dict[ShardId, int]:
         """Raise the epochs of shards after an unknown outcome; see `shard_worker.journal.outcome`."""
-        raised = await store.raise_epoch(connection, incarnation, held)
+        raised = await shard_store.raise_epoch(connection, incarnation, held)
         if incarnation == self.incarnation and self._reconciler is not None:
             for shard_id, epoch in raised.items():
                 self._reconciler.raised(shard_id, epoch)
         return raised
 
-    async def set_targets(self, version: int, plan_hash: str, targets: Sequence[store.Target]) -> int | None:
+    async def set_targets(self, version: int, plan_hash: str, targets: Sequence[shard_store.Target]) -> int | None:
         """Record a plan made from plan ``version``; its own version, or None when another came first.
 
         Raises `TimeoutError` when Postgres does not answer: whether the plan was recorded is then not known.
         """
         async with self._session_for_planners.session() as connection:
-            return await store.set_targets(connection, version, plan_hash, targets)
+            return await shard_store.set_targets(connection, version, plan_hash, targets)
 
     async def set_cordon(self, worker: str, *, cordoned: bool, draining: bool) -> bool:
         """Record whether a worker gets more shards, and whether it keeps its own; False for a name no worker has had.
@@ -327,7 +327,7 @@ class Ownership:
         await asyncio.sleep(wait_s)
         async with asyncio.timeout(STATEMENT_S):
             if self._seen_epochs:
-                await store.raise_past(connection, self._seen_epochs)
+                await shard_store.raise_past(connection, self._seen_epochs)
             return await store.free_predecessors(connection, self.worker, incarnation)
 
     async def _await_name(self, connection: asyncpg.Connection) -> None:

@@ -17,11 +17,12 @@ from shard_worker.contract_internal import NO_CAPABLE_WORKER
 from shard_worker.database.connection import CONNECTION_ERRORS, OpenConnection
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import reconciler_requests as requests
-from shard_worker.ownership import store
+from shard_worker.ownership import shard_store, store
 from shard_worker.ownership.handoff import Handoff
 from shard_worker.ownership.handoff_metrics import HandoffMetrics
 from shard_worker.ownership.periodic_reports import PeriodicReports
 from shard_worker.ownership.reconciler_core import ReconcilerCore
+from shard_worker.ownership.transaction import CHANNEL
 from shard_worker.ownership.view import Load, OwnershipView, ShardOwner
 from shard_worker.ownership.view_cache import ViewCache
 from shard_worker.tasks import BackgroundTasks
@@ -149,7 +150,7 @@ class OwnershipReconciler:
             case requests.OpenSession():
                 self._connection = await self._connect("reconciler")
                 async with asyncio.timeout(STATEMENT_S):
-                    await self._connection.add_listener(store.CHANNEL, lambda *_: self._views.request_refresh())
+                    await self._connection.add_listener(CHANNEL, lambda *_: self._views.request_refresh())
             case requests.Pause():
                 self._close_session()
                 await asyncio.sleep(request.seconds)
@@ -200,17 +201,17 @@ class OwnershipReconciler:
             case requests.MarkLeaving():
                 await store.mark_leaving(connection, worker, incarnation)
             case requests.Claim():
-                return await store.claim(connection, worker, incarnation, statement.shard_ids)
+                return await shard_store.claim(connection, worker, incarnation, statement.shard_ids)
             case requests.Release():
-                return await store.release(connection, worker, incarnation, statement.epochs)
+                return await shard_store.release(connection, worker, incarnation, statement.epochs)
             case requests.RaiseEpoch():
-                return await store.raise_epoch(connection, incarnation, statement.epochs)
+                return await shard_store.raise_epoch(connection, incarnation, statement.epochs)
             case requests.ReadHeads():
-                return await store.owned_heads(connection, incarnation, statement.epochs)
+                return await shard_store.owned_heads(connection, incarnation, statement.epochs)
             case requests.RecordStartSeqs():
-                await store.record_start_seqs(connection, statement.epochs, statement.heads)
+                await shard_store.record_start_seqs(connection, statement.epochs, statement.heads)
             case requests.TransferShards():
-                return await store.transfer(connection, worker, incarnation, statement.transfers)
+                return await shard_store.transfer(connection, worker, incarnation, statement.transfers)
             case _:
                 assert_never(statement)
         return None

@@ -21,7 +21,7 @@ from typing import Final, NamedTuple, Never
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import handoff
 from shard_worker.ownership.failure_detector import FailureDetector, Fenced, Suspect
-from shard_worker.ownership.handoff import Handoff, HandoffPhase, LocalShards, OwnershipActions
+from shard_worker.ownership.handoff import Handoff, HandoffPhase, LocalShards, LocalState, OwnershipActions
 from shard_worker.ownership.reconciler_requests import (
     Adopt,
     CancelDrain,
@@ -214,18 +214,15 @@ class ReconcilerCore:
 
     def _plan(self, observed: Observation, live: frozenset[str], now: float) -> OwnershipActions:
         drained = {shard_id for shard_id, drain in self._drains.items() if drain.done}
-        return handoff.plan_actions(
-            self.view,
-            worker=self._worker,
-            incarnation=self._incarnation,
+        local = LocalState(
+            self._worker,
+            self._incarnation,
             held=LocalShards(observed.present, observed.serving, drained),
             handoffs=self.handoffs,
             failed_s={shard_id: now - at for shard_id, at in self._failed_at.items()},
-            unowned_s=self._detector.unowned_s(now),
-            live=live,
             leaving=observed.leaving,
-            now=now,
         )
+        return handoff.plan_actions(self.view, local, live=live, unowned_s=self._detector.unowned_s(now), now=now)
 
     def _act(self, actions: OwnershipActions, now: float) -> Steps[bool]:
         """Execute the actions; returns whether ownership has changed, or may have."""

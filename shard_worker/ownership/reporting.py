@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 import asyncpg
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.store import CHANNEL
+from shard_worker.ownership.transaction import CHANNEL
 from shard_worker.ownership.view import Load
 
 _PAUSES_SQL: Final = """

@@ -10,7 +10,6 @@ at a time).  No byte of such a connection is read before its turn; until then th
 """
 
 import asyncio
-import errno
 import logging
 import socket
 import ssl
@@ -18,6 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, cast
 
+from shard_worker.accept_loop import AcceptBounds, AcceptLoop
 from shard_worker.contract_tls import Purpose
 from shard_worker.peers.identity import WorkerIdentity, purpose_of, signers_of
 from shard_worker.peers.refusals import Refusals, Refused
@@ -39,8 +39,6 @@ _HANDSHAKES_EVERY_S: Final = 0.005
 _SHUTDOWN_S: Final = 1.0
 _FULL_S: Final = 1.0
 """How long nothing is accepted after descriptors ran out."""
-_FULL_LOG_S: Final = 60.0
-_FULL_ERRNOS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _TLS_RECORD: Final = b"\x16"
 
 Factory = Callable[[], asyncio.Protocol]
@@ -82,9 +80,7 @@ class ManagementListener:
         self._handshakes: dict[_Arrival, None] = {}
         """Those of `_arrivals` whose handshake is to begin."""
         self._pump: asyncio.Handle | None = None
-        self._resume: asyncio.TimerHandle | None = None
-        self._full_logged_at: float | None = None
-        self._socket: socket.socket | None = None
+        self._accepting: AcceptLoop | None = None
         self._loop = asyncio.get_running_loop()
         self._tasks = BackgroundTasks()
 
@@ -95,21 +91,16 @@ class ManagementListener:
 
     def start(self, bound: socket.socket) -> None:
         """Accept connections; the socket stays the caller's to close."""
-        self._socket = bound.dup()
-        self._socket.setblocking(False)
-        self._socket.listen(_BACKLOG)
-        self._loop.add_reader(self._socket, self._accept)
+        bounds = AcceptBounds(_BACKLOG, _ACCEPT_MOST, _FULL_S)
+        self._accepting = AcceptLoop(bound, bounds, accepted=self._arrived, exhausted=self._exhausted)
+        self._accepting.start()
 
     def stop(self) -> None:
         """Accept no more, and drop what is not proved."""
-        if self._resume is not None:
-            self._resume.cancel()
         if self._pump is not None:
             self._pump.cancel()
-        if self._socket is not None:
-            self._loop.remove_reader(self._socket)
-            self._socket.close()
-            self._socket = None
+        if self._accepting is not None:
+            self._accepting.close()
         for arrival in list(self._arrivals):
             self._drop(arrival)
 
@@ -120,42 +111,16 @@ class ManagementListener:
 
     # --- accepting
 
-    def _accept(self) -> None:
-        for _ in range(_ACCEPT_MOST):
-            if self._socket is None:
-                return
-            try:
-                sock, peer = self._socket.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                if error.errno not in _FULL_ERRNOS:
-                    log.warning("listener failed to accept a connection", extra={"cause": repr(error)})
-                    return
-                self._full(error)
-                return
-            sock.setblocking(False)
-            self._arrived(sock, peer)
-
-    def _full(self, error: OSError) -> None:
-        """Accept nothing for a second, and give back what unproven connections hold."""
+    def _exhausted(self, error: OSError, loud: bool) -> None:
+        """Give back what unproven connections hold."""
         self.descriptors_exhausted += 1
-        now = self._loop.time()
-        if self._full_logged_at is None or now - self._full_logged_at >= _FULL_LOG_S:
-            self._full_logged_at = now
+        if loud:
             log.error(
                 "listener ran out of file descriptors; raise the limit of open files",
                 extra={"cause": repr(error), "count": self.descriptors_exhausted},
             )
         for arrival in list(self._arrivals):
             self._refuse(arrival, Refused.CROWDED, "descriptors ran out")
-        assert self._socket is not None  # the caller's
-        self._loop.remove_reader(self._socket)
-        self._resume = self._loop.call_later(_FULL_S, self._accept_again)
-
-    def _accept_again(self) -> None:
-        if self._socket is not None:
-            self._loop.add_reader(self._socket, self._accept)
 
     def _arrived(self, sock: socket.socket, peer: object) -> None:
         while len(self._arrivals) >= _UNPROVEN_MOST:

@@ -70,20 +70,24 @@ async def generate(
     return measured
 
 
+def write_requests(folder: Path, requests: Requests) -> Path:
+    """Write what the generator sends into its file in a folder."""
+    requests_file = folder / "requests.json"
+    requests_file.write_text(json.dumps(requests))
+    return requests_file
+
+
 async def sample(
     subject: str,
     program: Program,
-    requests: Requests,
+    requests_file: Path,
     *,
     connections: int,
     round_number: int,
     postgres_pid: int | None,
     settings: Settings,
-    scratch: Path,
 ) -> Sample:
     """Measure one subject once.  ``postgres_pid`` is the postmaster's, when the subject uses it."""
-    requests_file = scratch / "requests.json"
-    requests_file.write_text(json.dumps(requests))
     began = time.perf_counter()
     server_before = process_cpu_s(program.pid)
     postgres_before = tree_cpu_s(postgres_pid) if postgres_pid is not None else None

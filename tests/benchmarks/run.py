@@ -21,7 +21,7 @@ from shard_worker.database.migration import migrate
 from tests.benchmarks.core import measure_core
 from tests.benchmarks.cpu import pin_tree
 from tests.benchmarks.fence import FenceBench, FenceRound, prepare_shards
-from tests.benchmarks.measure import Settings, sample
+from tests.benchmarks.measure import Settings, sample, write_requests
 from tests.benchmarks.programs import Program, running
 from tests.benchmarks.report import Run, now, this_machine
 from tests.benchmarks.samples import HOT, NOOP, STATEMENT, TRANSACTION, WORKER, Sample
@@ -175,12 +175,11 @@ async def _rounds(subjects: list[Subject], postgres_pid: int, settings: Settings
                 taken = await sample(
                     subject.name,
                     subject.program,
-                    subject.requests if subject.fresh is None else await subject.fresh(),
+                    write_requests(scratch, subject.requests if subject.fresh is None else await subject.fresh()),
                     connections=connections,
                     round_number=number,
                     postgres_pid=postgres_pid if subject.uses_postgres else None,
                     settings=settings,
-                    scratch=scratch,
                 )
                 samples.append(taken)
                 click.echo(_line(taken, settings.rounds), err=True)

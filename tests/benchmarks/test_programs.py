@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks.generator import wrk_installed
-from tests.benchmarks.measure import MeasureFailed, Pins, Settings, generate, sample
+from tests.benchmarks.measure import MeasureFailed, Pins, Settings, generate, sample, write_requests
 from tests.benchmarks.programs import ProgramFailed, running
 from tests.benchmarks.samples import NOOP
 from tests.benchmarks.threads import SetUpFailed, make_threads
@@ -22,12 +22,11 @@ async def test_the_generator_counts_what_a_server_serves(tool: str, tmp_path: Pa
         taken = await sample(
             NOOP,
             noop,
-            _REQUESTS,
+            write_requests(tmp_path, _REQUESTS),
             connections=4,
             round_number=0,
             postgres_pid=None,
             settings=Settings(seconds=0.5, tool=tool),
-            scratch=tmp_path,
         )
     measured = taken.measured
     assert measured.served >= measured.requests > 100

@@ -9,7 +9,7 @@ from ulid import ULID
 
 from shard_worker.database.connection import Database, DatabaseSuperseded, ServerIdentity
 from shard_worker.database.generation import SKIPPED, generation_after
-from shard_worker.ownership import store
+from shard_worker.ownership import shard_store, store
 from shard_worker.ownership.view import EMPTY
 
 ADDRESS = store.Address("127.0.0.1", 1, 2)
@@ -60,7 +60,7 @@ async def test_a_new_history_repeats_no_epoch_no_plan_version_and_no_incarnation
     """Every shard is free at an epoch far beyond, with a row that says where the journal ended, and a target."""
     await (await database(dsn).connect("test")).close()
     await store.register(admin, "a", "a1", ADDRESS, {})
-    won = await store.claim(admin, "a", "a1", list(range(4)))  # type: ignore[arg-type]
+    won = await shard_store.claim(admin, "a", "a1", list(range(4)))  # type: ignore[arg-type]
     before = await store.read_view(admin, EMPTY)
     await pretend_older(admin)
     await asyncio.gather(*[database(dsn).connect("test") for _ in range(4)])
@@ -162,7 +162,7 @@ async def test_an_epoch_that_was_seen_is_not_used_again(dsn: str, admin: asyncpg
     """Where a history gave out fewer than this worker has seen; what is above stays as it is."""
     del dsn
     await store.register(admin, "a", "a1", ADDRESS, {})
-    await store.claim(admin, "a", "a1", [0, 1, 2])  # type: ignore[list-item]
-    assert await store.raise_past(admin, {0: 5, 1: 1, 2: 0}) == 2  # type: ignore[dict-item]
+    await shard_store.claim(admin, "a", "a1", [0, 1, 2])  # type: ignore[list-item]
+    assert await shard_store.raise_past(admin, {0: 5, 1: 1, 2: 0}) == 2  # type: ignore[dict-item]
     rows = (await store.read_view(admin, EMPTY)).shards
     assert [(rows[shard].epoch, rows[shard].owner) for shard in sorted(rows)[:3]] == [(6, None), (2, None), (1, "a")]

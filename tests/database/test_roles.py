@@ -17,7 +17,7 @@ from shard_worker.journal.append_sql import APPEND_SQL, fence_parameters
 from shard_worker.journal.codec import encode_state
 from shard_worker.journal.snapshots import SnapshotWriter
 from shard_worker.memory import MemoryBudget
-from shard_worker.ownership import reporting, store
+from shard_worker.ownership import reporting, shard_store, store
 from shard_worker.ownership.view import EMPTY, Load
 from tests.benchmarks.programs import running
 from tests.benchmarks.run import registered_port, worker_environment
@@ -148,7 +148,7 @@ async def test_a_worker_claims_hands_over_fences_and_leaves(as_worker: str) -> N
         epoch = b.host.shards[ShardId(3)][0]
         await reporting.record_pauses(peer, {(ShardId(3), epoch): 1.5})
         held = dict(a.host.shards)
-        raised = await store.raise_epoch(
+        raised = await shard_store.raise_epoch(
             peer, a.ownership.incarnation, {shard: held[shard][0] for shard in sorted(held)[:1]}
         )
         assert len(raised) == 1

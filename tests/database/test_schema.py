@@ -4,8 +4,9 @@ import asyncpg
 import pytest
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership import reporting, store
-from shard_worker.ownership.store import Address, Target
+from shard_worker.ownership import reporting, shard_store, store
+from shard_worker.ownership.shard_store import Target
+from shard_worker.ownership.store import Address
 from shard_worker.ownership.view import Load
 
 
@@ -41,10 +42,12 @@ async def test_what_ownership_updates_is_updated_in_place(dsn: str, table: str) 
     """No index is touched, and the next reader of the page prunes the dead versions."""
     connection = await asyncpg.connect(dsn)
     await store.register(connection, "a", "i", Address("127.0.0.1", 1, 2), {})
-    epochs = await store.claim(connection, "a", "i", [ShardId(number) for number in range(8)])
+    epochs = await shard_store.claim(connection, "a", "i", [ShardId(number) for number in range(8)])
     for version in range(20):
-        epochs = await store.raise_epoch(connection, "i", epochs)
-        await store.set_targets(connection, version, "hash", [Target(ShardId(n), "a", f"{version}") for n in range(8)])
+        epochs = await shard_store.raise_epoch(connection, "i", epochs)
+        await shard_store.set_targets(
+            connection, version, "hash", [Target(ShardId(n), "a", f"{version}") for n in range(8)]
+        )
         await reporting.save_loads(connection, {ShardId(n): Load(version, 1.0) for n in range(8)})
         await reporting.set_cordon(connection, "a", cordoned=version % 2 == 0, draining=False)
     await connection.execute("SELECT pg_stat_force_next_flush()")

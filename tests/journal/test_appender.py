@@ -11,8 +11,9 @@ import asyncpg
 import pytest
 
 from shard_worker.domain.ids import ShardId
+from shard_worker.journal.append_lane import DEFAULT_BOUNDS, BatchBounds
 from shard_worker.journal.append_queue import AppendQueue, AppendQueueState, Row
-from shard_worker.journal.appender import DEFAULT_BOUNDS, Appender, BatchBounds
+from shard_worker.journal.appender import Appender
 from tests.support.polling import eventually
 from tests.support.tcp_proxy import TcpProxy
 

@@ -8,9 +8,9 @@ import pytest
 from asyncpg.prepared_stmt import PreparedStatement
 
 from shard_worker.domain.ids import ShardId
+from shard_worker.journal.append_lane import BatchBounds
 from shard_worker.journal.append_queue import AppendQueueState, Row
 from shard_worker.journal.append_sql import ShardBatch
-from shard_worker.journal.appender import BatchBounds
 from shard_worker.tasks import TaskFailure
 from tests.conftest import MakeDatabase
 from tests.journal.test_appender import Bench, Scribe, _address, _through, bench_on, row_of

@@ -56,12 +56,11 @@ async def simulate(
     pause_s: float = 10.0,
     hold_s: float = 30.0,
     timeout_s: float = 10.0,
-    seed: int | None = None,
 ) -> None:
     """Run the scenario to its end; what happened is in ``figures``.  The defaults are the reference's local ones."""
     loop = asyncio.get_running_loop()
     end_at = loop.time() + ramp_s + hold_s
-    rng: random.Random = random.SystemRandom() if seed is None else random.Random(seed)
+    rng = random.SystemRandom()
 
     async def live(number: int) -> None:
         client = Client(targets, figures, first=number, timeout_s=timeout_s)

@@ -10,7 +10,8 @@ import asyncpg
 from shard_worker.database.connection import Database
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership.membership import Ownership
-from shard_worker.ownership.store import Address, Target
+from shard_worker.ownership.shard_store import Target
+from shard_worker.ownership.store import Address
 from shard_worker.ownership.view import Load, ShardOwner
 from tests.support.polling import eventually
 

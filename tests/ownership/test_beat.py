@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership import store
+from shard_worker.ownership import shard_store, store
 from shard_worker.ownership.failure_detector import Fenced
 from shard_worker.ownership.lease import Lease
 from shard_worker.ownership.store import Address
@@ -147,7 +147,7 @@ async def test_a_fence_refuses_when_the_worker_beat_since_it_was_seen(sessions: 
 async def test_a_beat_that_waits_for_a_fence_is_refused_after_it(sessions: Sessions) -> None:
     """The row lock that it waits for has the row read again."""
     peer, session, third = await sessions.connect(), await sessions.beating("a"), await sessions.connect()
-    await store.claim(session, "a", "a1", [ShardId(0)])
+    await shard_store.claim(session, "a", "a1", [ShardId(0)])
     beat = (await seen(peer)).beat
     async with third.transaction():  # the fence waits for this row, and keeps the worker's own meanwhile
         await third.execute("SELECT FROM shard WHERE id = 0 FOR UPDATE")
@@ -175,7 +175,7 @@ async def test_a_claim_that_waits_for_a_shard_lets_beats_pass(sessions: Sessions
     peer, session, own = await sessions.connect(), await sessions.beating("a"), await sessions.connect()
     async with peer.transaction():
         await peer.execute("SELECT FROM shard WHERE id = 0 FOR UPDATE")
-        claiming = asyncio.create_task(store.claim(own, "a", "a1", [ShardId(0)]))
+        claiming = asyncio.create_task(shard_store.claim(own, "a", "a1", [ShardId(0)]))
         await waits(session, own)
         async with asyncio.timeout(1):
             assert await store.heartbeat(session, "a", "a1", 2)

@@ -8,6 +8,7 @@ from shard_worker.ownership.assignment import Candidate, assign_shards
 from shard_worker.ownership.handoff import (
     UNOWNED_S,
     LocalShards,
+    LocalState,
     OwnershipActions,
     plan_actions,
     takeover_targets,
@@ -91,18 +92,11 @@ def look(*rows: WorkerRow | ShardRow) -> OwnershipView:
 def steps_of(name: str, view: OwnershipView, *, waited_s: float = 0.0, leaving: bool = False) -> OwnershipActions:
     """The steps of a worker that serves what the view says it owns."""
     mine = frozenset(row.id for row in view.shards.values() if row.owner == name)
-    return plan_actions(
-        view,
-        worker=name,
-        incarnation=f"{name}1",
-        held=LocalShards(mine, mine, frozenset()),
-        handoffs={},
-        failed_s={},
-        unowned_s=dict.fromkeys(view.shards, waited_s),
-        live=frozenset(view.workers),
-        leaving=leaving,
-        now=0.0,
+    local = LocalState(
+        name, f"{name}1", LocalShards(mine, mine, frozenset()), handoffs={}, failed_s={}, leaving=leaving
     )
+    unowned_s = dict.fromkeys(view.shards, waited_s)
+    return plan_actions(view, local, live=frozenset(view.workers), unowned_s=unowned_s, now=0.0)
 
 
 def test_a_worker_claims_only_what_it_reads() -> None:

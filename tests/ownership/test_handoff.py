@@ -17,6 +17,7 @@ from shard_worker.ownership.handoff import (
     Handoff,
     HandoffPhase,
     LocalShards,
+    LocalState,
     OwnershipActions,
     Transfer,
     plan_actions,
@@ -44,18 +45,9 @@ def steps(
     leaving: bool = False,
 ) -> OwnershipActions:
     """The actions of worker ``a`` at second 10."""
-    return plan_actions(
-        seen,
-        worker="a",
-        incarnation="a1",
-        held=LocalShards(present, present if serving is None else serving, drained),
-        handoffs=handoffs or {},
-        failed_s=failed_s or {},
-        unowned_s={S0: unowned_s},
-        live=live,
-        leaving=leaving,
-        now=10.0,
-    )
+    held = LocalShards(present, present if serving is None else serving, drained)
+    local = LocalState("a", "a1", held, handoffs or {}, failed_s or {}, leaving)
+    return plan_actions(seen, local, live=live, unowned_s={S0: unowned_s}, now=10.0)
 
 
 def under_way(phase: HandoffPhase, since: float = 9.9, *, to: str = "b", epoch: int = 5) -> dict[ShardId, Handoff]:

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from shard_worker.database.connection import Database
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership import store
+from shard_worker.ownership import shard_store, store
 from shard_worker.ownership.failure_detector import FailureDetector
-from shard_worker.ownership.handoff import LocalShards, plan_actions, takeover_targets
+from shard_worker.ownership.handoff import LocalShards, LocalState, plan_actions, takeover_targets
 from shard_worker.ownership.view import EMPTY, OwnershipView, ShardRow, WorkerRow
 from tests.ownership.members import EVERY, SHARDS, member
 from tests.support.polling import eventually
@@ -53,18 +53,9 @@ class Model:
         live = observer.live(view, now)
         for suspect in observer.suspects(view, name, now):
             self._fence(view, suspect.worker, suspect.incarnation, suspect.beat, live | {name})
-        steps = plan_actions(
-            view,
-            worker=name,
-            incarnation=LIVES[name],
-            held=LocalShards(self.served[name], self.served[name], frozenset()),
-            handoffs={},
-            failed_s={},
-            unowned_s=observer.unowned_s(now),
-            live=live,
-            leaving=False,
-            now=now,
-        )
+        held = LocalShards(self.served[name], self.served[name], frozenset())
+        local = LocalState(name, LIVES[name], held, handoffs={}, failed_s={}, leaving=False)
+        steps = plan_actions(view, local, live=live, unowned_s=observer.unowned_s(now), now=now)
         self.served[name] -= set(steps.drop)
         for shard_id in steps.claim:
             if self.shards[shard_id].owner is None:
@@ -106,34 +97,26 @@ class Model:
 
 
 flags = st.booleans()
+states = st.builds(
+    lambda incarnation, flags: WorkerRow("b", incarnation, "h", 1, 2, 0, *flags),
+    st.sampled_from(["b1", "b0", ""]),
+    st.tuples(flags, flags, flags, flags, flags),
+)
+"""Rows of worker ``b``: fenced, leaving, cordoned, draining, locked or not, in every combination."""
 
 
 @settings(max_examples=40, deadline=None)
 @given(
-    incarnation=st.sampled_from(["b1", "b0", "", None]),
+    row=st.none() | states,
     beats=flags,
-    fenced=flags,
-    leaving=flags,
-    locked=flags,
-    cordoned=flags,
-    draining=flags,
     idle=st.sampled_from(["", "cordoned", "draining"]),
 )
-def test_every_row_state_heals(
-    incarnation: str | None,
-    beats: bool,
-    fenced: bool,
-    leaving: bool,
-    locked: bool,
-    cordoned: bool,
-    draining: bool,
-    idle: str,
-) -> None:
+def test_every_row_state_heals(row: WorkerRow | None, beats: bool, idle: str) -> None:
     """Whatever a shard's row names, and whatever is in the row of the worker that it names."""
     workers = {"a": WorkerRow("a", "a1", "h", 1, 2, 0, False, False, idle == "cordoned", idle == "draining", True)}
-    if incarnation is not None:
-        workers["b"] = WorkerRow("b", incarnation, "h", 1, 2, 0, fenced, leaving, cordoned, draining, locked)
-    lives = beats and incarnation == "b1" and not fenced and not leaving
+    if row is not None:
+        workers["b"] = row
+    lives = beats and row is not None and row.incarnation == "b1" and not row.fenced and not row.leaving
     model = Model(workers, {"a", "b"} if lives else {"a"})
     now = 0.0
     while model.unhealed and now < HEALED_S:
@@ -170,7 +153,7 @@ async def test_a_fence_that_races_a_claim_frees_every_shard_whatever_the_isolati
     await store.register(claiming, "a", "a1", store.Address("h", 1, 2), {})
     beat = (await store.read_view(admin, EMPTY)).workers["a"].beat
     await claiming.execute("BEGIN")
-    await claiming.fetch(store._CLAIM_SQL, "a", "a1", list(range(SHARDS)))
+    await claiming.fetch(shard_store._CLAIM_SQL, "a", "a1", list(range(SHARDS)))
 
     fence = asyncio.create_task(store.fence(fencing, "a", "a1", beat, {}, "test"))
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"

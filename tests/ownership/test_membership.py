@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership import store
+from shard_worker.ownership import shard_store, store
 from shard_worker.ownership.store import Address
 from shard_worker.ownership.view import EMPTY
 from tests.ownership.members import EVERY, SHARDS, member
@@ -206,7 +206,7 @@ async def test_two_workers_never_win_the_same_shard(dsn: str, attempt: int) -> N
         await store.register(connection, f"w{number}", f"i{number}", Address("h", 1, 2), {})
     won = await asyncio.gather(
         *[
-            store.claim(connection, f"w{number}", f"i{number}", sorted(EVERY))
+            shard_store.claim(connection, f"w{number}", f"i{number}", sorted(EVERY))
             for number, connection in enumerate(connections)
         ]
     )

@@ -1,6 +1,6 @@
 """The model of the shard region, its shards' append queues, the appender and the resolver of unknown outcomes.
 
-Kept beside `shard_worker.actors.region`, `actors.shard_host`, `actors.shard`, `journal.append_queue`, `journal.appender` and `journal.outcome`;
+Kept beside `shard_worker.actors.region`, `actors.shard_host`, `actors.shard`, `journal.append_queue`, `journal.append_lane` and `journal.outcome`;
 a command is one row, and a memory read needs no event: `Watch` asks whether one would be possible.
 """
 

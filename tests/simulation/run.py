@@ -149,6 +149,11 @@ def _served(shard: Shard | None, epoch: int) -> bool:
 
 def _unsettled(world: World) -> str | None:
     """Why the cluster is not settled, or None when it is."""
+    return _missing(world) or _unserved(world) or _unplanned(world)
+
+
+def _missing(world: World) -> str | None:
+    """The worker that is not up, or not a member that stays."""
     for number in range(world.replicas):
         if not world.named(name := f"{CLUSTER}-{number}") and name not in world.lost:
             return f"{name} is not up"
@@ -158,6 +163,11 @@ def _unsettled(world: World) -> str | None:
             return f"{process.name}/{process.number} is not a member"
         if process.leaving:
             return f"{process.name}/{process.number} is leaving"
+    return None
+
+
+def _unserved(world: World) -> str | None:
+    """The shard that is not served by its owner alone, or not owned by its target."""
     for row in world.db.shards.values():
         host = world.watch.hosts.get(row.incarnation or "")
         if host is None or not host.may_read() or not _served(host.shards.get(row.id), row.epoch):
@@ -168,6 +178,11 @@ def _unsettled(world: World) -> str | None:
         for shard_id in process.host.shards:
             if world.db.shards[shard_id].incarnation != process.incarnation:
                 return f"shard {shard_id} is still in the memory of {process.name}"
+    return None
+
+
+def _unplanned(world: World) -> str | None:
+    """Steps that a planner would still take."""
     for planner in world.planners if world.planned else ():
         if planner.balancing:
             return "the plan is not all ordered"

@@ -10,7 +10,7 @@ from unittest.mock import Mock
 import asyncpg
 
 from shard_worker.domain.ids import ShardId
-from shard_worker.ownership import reporting, store
+from shard_worker.ownership import reporting, shard_store, store
 from shard_worker.ownership.failure_detector import Suspect
 from shard_worker.ownership.handoff import Transfer
 from shard_worker.ownership.view import EMPTY, OwnershipView
@@ -293,7 +293,7 @@ class _Calls:
         return Call(
             f"claim {worker} {incarnation} {shards}",
             lambda _: transactions.claim(worker, incarnation, shards),
-            lambda c: store.claim(c, worker, incarnation, shards),
+            lambda c: shard_store.claim(c, worker, incarnation, shards),
         )
 
     def _owned_heads(self) -> Call:
@@ -301,7 +301,7 @@ class _Calls:
         return Call(
             f"owned_heads {incarnation} {epochs}",
             lambda _: transactions.owned_heads(incarnation, epochs),
-            lambda c: store.owned_heads(c, incarnation, epochs),
+            lambda c: shard_store.owned_heads(c, incarnation, epochs),
         )
 
     def _record_start_seqs(self) -> Call:
@@ -310,7 +310,7 @@ class _Calls:
         return Call(
             f"record_start_seqs {epochs} {heads}",
             lambda _: transactions.record_start_seqs(epochs, heads),
-            lambda c: store.record_start_seqs(c, epochs, heads),
+            lambda c: shard_store.record_start_seqs(c, epochs, heads),
         )
 
     def _transfer(self) -> Call:
@@ -323,7 +323,7 @@ class _Calls:
         return Call(
             f"transfer {worker} {incarnation} {transfers}",
             lambda _: transactions.transfer(incarnation, transfers),
-            lambda c: store.transfer(c, worker, incarnation, transfers),
+            lambda c: shard_store.transfer(c, worker, incarnation, transfers),
         )
 
     def _release(self) -> Call:
@@ -331,7 +331,7 @@ class _Calls:
         return Call(
             f"release {incarnation} {epochs}",
             lambda _: transactions.release(incarnation, epochs),
-            lambda c: store.release(c, worker, incarnation, epochs),
+            lambda c: shard_store.release(c, worker, incarnation, epochs),
         )
 
     def _raise_epoch(self) -> Call:
@@ -339,7 +339,7 @@ class _Calls:
         return Call(
             f"raise_epoch {incarnation} {epochs}",
             lambda _: transactions.raise_epoch(incarnation, epochs),
-            lambda c: store.raise_epoch(c, incarnation, epochs),
+            lambda c: shard_store.raise_epoch(c, incarnation, epochs),
         )
 
     def _set_targets(self) -> Call:
@@ -348,7 +348,9 @@ class _Calls:
         return Call(
             f"set_targets {version} {targets}",
             lambda _: transactions.set_targets(version, "hash", targets, frozenset()),
-            lambda c: store.set_targets(c, version, "hash", [store.Target(*each, "") for each in targets.items()]),
+            lambda c: shard_store.set_targets(
+                c, version, "hash", [shard_store.Target(*each, "") for each in targets.items()]
+            ),
         )
 
     def _set_cordon(self) -> Call:

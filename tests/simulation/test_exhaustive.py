@@ -2,8 +2,9 @@
 
 import pytest
 
-from tests.simulation.exhaustive import Bounds, Found, search, small_waits
+from tests.simulation.exhaustive import Found, search, small_waits
 from tests.simulation.mutants import MUTANTS, patched
+from tests.simulation.small_cluster import Bounds
 from tests.simulation.violation import Violation
 
 HANDOFF = Bounds(3)

@@ -1,4 +1,5 @@
-"""The model of the statements of `shard_worker.ownership.store`: one function each, with its name and its conditions.
+"""The model of the statements of `shard_worker.ownership.store` and `shard_store`: one function each, with its name and
+its conditions.
 
 `test_statements` compares each one with its SQL.
 """

@@ -25,7 +25,7 @@ from threadcluster_operator.api import ThreadClusterSpec, read_resources
 from threadcluster_operator.local.control_client import ControlClient
 from threadcluster_operator.local.data_dir import DataDir, resolve_data_dir
 from threadcluster_operator.local.errors import NotRunning, UpFailed
-from threadcluster_operator.planning.rebalance import MovesRefused
+from threadcluster_operator.planning.rebalance import Document, MovesRefused
 from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerApiClient, WorkerRefused
 
 if TYPE_CHECKING:
@@ -35,10 +35,6 @@ NOT_RUNNING: Final = 3
 """Exit code when there is no cluster to ask, as of `threadcluster local status`."""
 
 P = ParamSpec("P")
-
-Document = dict[
-    str, Any
-]  # a JSON object of the planner, whose forms are in `threadcluster_operator.planning.rebalance`
 
 
 class Asked(Protocol):

@@ -6,8 +6,9 @@ from typing import Final
 
 import click
 
-from threadcluster_operator.cli.cluster_access import Cluster, Document, with_cluster
+from threadcluster_operator.cli.cluster_access import Cluster, with_cluster
 from threadcluster_operator.cli.table import counted, table
+from threadcluster_operator.planning.rebalance import Document
 
 _LOOK_EVERY_S: Final = 0.2
 

@@ -23,6 +23,10 @@ _SHOWN_MOST: Final = 16
 """Maximum number of plans that are remembered: a person compares a few."""
 
 
+Document = dict[str, Any]
+"""A JSON object of a planner: a plan, the beginning of moves, or their progress."""
+
+
 class MovesRefused(Exception):
     """Moves that were asked for are not made; the message is the reason."""
 
@@ -60,9 +64,7 @@ class RebalanceSession:
         """Whether agreed moves wait to be ordered."""
         return bool(self._agreed)
 
-    def show(
-        self, spec: ThreadClusterSpec, running: frozenset[str], observed: ShardOwnership | None
-    ) -> dict[str, Any]:  # JSON
+    def show(self, spec: ThreadClusterSpec, running: frozenset[str], observed: ShardOwnership | None) -> Document:
         """The plan that `begin` would carry out now."""
         observed, placement = self._whole_plan(spec, running, observed)
         self._shown[placement.hash] = PlanPreview(placement, spec, running, observed)
@@ -83,7 +85,7 @@ class RebalanceSession:
 
     def begin(
         self, spec: ThreadClusterSpec, running: frozenset[str], observed: ShardOwnership | None, hash: str | None
-    ) -> dict[str, Any]:  # JSON
+    ) -> Document:
         """Make the moves of the whole plan of now, or exactly those of the plan with this hash.
 
         Raises `MovesRefused` in mode Paused, without an observation, and when that plan is not what would be done now.
@@ -103,7 +105,7 @@ class RebalanceSession:
         self._carried_out = (placement.hash, placement.moves)
         return {"hash": placement.hash, "moves": len(placement.moves)}
 
-    def progress(self, observed: ShardOwnership | None) -> dict[str, Any]:  # JSON
+    def progress(self, observed: ShardOwnership | None) -> Document:
         """How far the moves are that `begin` began last."""
         plan_hash, moves = self._carried_out
         there, gone_wrong = [], []

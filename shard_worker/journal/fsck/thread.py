@@ -193,6 +193,11 @@ def broken_promises(state: Thread | None, event: Event) -> Iterator[str]:
         yield "comes after the destruction"
     if event.at < state.updated_at:
         yield f"its time {event.at} is before {state.updated_at}, the time of the event before"
+    yield from _of_its_type(state, event)
+
+
+def _of_its_type(state: Thread, event: Event) -> Iterator[str]:
+    """Broken promises that only events of this type make, about a thread that exists."""
     match event:
         case ThreadCreated():
             yield "creates the thread again"
@@ -212,13 +217,7 @@ def broken_promises(state: Thread | None, event: Event) -> Iterator[str]:
             yield from _new("messages", [message.message_id for message in event.messages], state.messages)
         case MessagesRemoved():
             yield from _present("messages", event.message_ids, state.messages)
-            others = [
-                message_id
-                for message_id in event.message_ids
-                if message_id in state.messages and state.messages[message_id].sender_id != event.remover_id
-            ]
-            if others:
-                yield f"removes messages that are another's: {_some(others)}"
+            yield from _own(event, state)
         case _:
             assert_never(event)
 
@@ -239,6 +238,16 @@ def _present(what: str, ids: Sequence[str], known: Container[str]) -> Iterator[s
     absent = [id for id in ids if id not in known]
     if absent:
         yield f"takes {what} away that are not there: {_some(absent)}"
+
+
+def _own(event: MessagesRemoved, state: Thread) -> Iterator[str]:
+    others = [
+        message_id
+        for message_id in event.message_ids
+        if message_id in state.messages and state.messages[message_id].sender_id != event.remover_id
+    ]
+    if others:
+        yield f"removes messages that are another's: {_some(others)}"
 
 
 def _some(ids: Sequence[str]) -> str:

@@ -15,13 +15,12 @@ from shard_worker.contract_internal import PLAN_STALE, OwnershipResponse, Target
 from shard_worker.domain.ids import ShardId
 from threadcluster_operator.api import InvalidSpec, KubernetesSpec, parse_spec
 from threadcluster_operator.api.pins import pinned, wrong_pin
-from threadcluster_operator.cli.cluster_access import Document
 from threadcluster_operator.cli.kubernetes.errors import ClusterNotFound, ClusterUnreachable
 from threadcluster_operator.controller.snapshot import Object
 from threadcluster_operator.kube.client import THREAD_CLUSTER, Conflict, Kube
 from threadcluster_operator.planning.observation import build_observation
 from threadcluster_operator.planning.planner import NewPlan, ShardOwnership
-from threadcluster_operator.planning.rebalance import MovesRefused, RebalanceSession
+from threadcluster_operator.planning.rebalance import Document, MovesRefused, RebalanceSession
 from threadcluster_operator.workers.client import WorkerRefused
 
 _TRIES: Final = 5
