@@ -1,0 +1,1 @@
+"""The order of the reconciler core's steps, on answers that a test gives."""
