@@ -139,6 +139,29 @@ def test_the_imbalance_is_that_of_the_plan(
     assert status["shards"]["imbalancePercent"] == round(percent)
 
 
+@pytest.mark.parametrize("mode", ["Auto", "Manual", "Paused"])
+def test_the_status_does_not_follow_the_load(simulation: Simulation, mode: str) -> None:
+    """While only rates change nothing is written; a change of ownership brings the figure up to date."""
+    simulation.edit(rebalance={"mode": mode, "strategy": "Load"})
+    simulation.operate()
+    simulation.operate()
+    before = simulation.resource["status"]
+    assert before["shards"]["imbalancePercent"] == 0
+    simulation.workers.load(ShardId(0), 5.0)
+    simulation.workers.load(ShardId(3), 5.0)
+    busy = simulation.look()
+    spec = parse_spec(busy.resource)
+    actions = plan_actions(busy, spec, OperatorContext("here", False, "0123456789abcdef"), balancing=False)
+    assert actions.next is not None
+    assert actions.next.imbalance_percent > 0
+    still = simulation.last._replace(next=actions.next._replace(plan=None))
+    assert patch_of(before, status_of(busy, spec, still, None)) == {}
+    assert busy.ownership is not None
+    moved = busy.ownership._replace(owners={**busy.ownership.owners, ShardId(0): f"{NAME}-1"})
+    after = status_of(busy._replace(ownership=moved), spec, still, None)
+    assert after["shards"]["imbalancePercent"] == round(actions.next.imbalance_percent)
+
+
 def test_autoscaling_reports_that_it_is_not_supported_yet(simulation: Simulation) -> None:
     """A field that does nothing yet says so."""
     simulation.edit(autoscaling={"minReplicas": 1, "maxReplicas": 3, "targetCommandsPerSecond": 100})
