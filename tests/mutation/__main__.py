@@ -55,13 +55,13 @@ def _run(session: Session, files: Sequence[Path], *, fresh: bool) -> None:
         path = ROOT / file
         found = mutants(path.read_text(), str(path))
         kept = results.load(file, fresh=fresh)
-        began = told = time.monotonic()
+        began = shown = time.monotonic()
         for number, (key, mutant) in enumerate(zip(results.keys_of(found), found, strict=True)):
             if kept.outcomes.get(key) == KILLED:
                 continue
             kept.outcomes[key] = session.outcome(path, mutant)
-            if time.monotonic() - told > _PROGRESS_S:
-                told = time.monotonic()
+            if time.monotonic() - shown > _PROGRESS_S:
+                shown = time.monotonic()
                 results.save(file, kept)
                 print(f"mutation: {file}: {number + 1} of {len(found)}", flush=True)
         results.save(file, kept)

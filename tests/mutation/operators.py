@@ -1,6 +1,6 @@
 """The mutants of a source text: each changes one expression or statement of a function, or one number of the module.
 
-A mutant is told by its function and by the texts before and after, never by a line or a count, so that its description
+A mutant is identified by its function and by the texts before and after, never by a line or a count, so that its description
 stays while the rest of the file changes.  Annotations, docstrings and assertions decide nothing and are left alone.
 """
 
@@ -151,6 +151,11 @@ def _within(node: ast.AST, place: _Place, function: str, *, answers_bool: bool) 
         return
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):  # a docstring
         return
+    match node:
+        case ast.Expr(ast.Call(ast.Name("assert_never"))):  # for the type checker
+            return
+        case _:
+            pass
     if isinstance(node, ast.expr | ast.stmt):
         for new in _replacements(node, answers_bool=answers_bool):
             yield _Change(function, node, place, new)
@@ -164,7 +169,7 @@ def _within(node: ast.AST, place: _Place, function: str, *, answers_bool: bool) 
 
 
 def _conditions(node: ast.AST) -> list[ast.expr]:
-    """What decides a branch; a comparison and a ``not`` are changed as such."""
+    """The expressions that decide a branch; a comparison and a ``not`` are changed as such."""
     match node:
         case ast.If(test) | ast.While(test) | ast.IfExp(test):
             return [test]

@@ -32,7 +32,7 @@ class Score(NamedTuple):
 
     killed: int
     survived: tuple[str, ...]
-    """Those that are not equivalent, as they are told."""
+    """The keys of those that are not equivalent."""
     unreached: int
     """Of the survivors."""
     equivalent: int
@@ -55,7 +55,7 @@ def keys_of(found: Sequence[Mutant]) -> list[str]:
 
 
 def load(file: Path, *, fresh: bool) -> Kept:
-    """What is known of a file as it is: killed mutants; the others are tried again, as the tests may be better now."""
+    """The outcomes of a file as it is: killed mutants; the others are tried again, as the tests may be better now."""
     digest, path = _digest(file), _path(file)
     if not fresh and path.exists():
         kept = msgspec.json.decode(path.read_bytes(), type=Kept)
@@ -81,7 +81,7 @@ def equivalent() -> dict[str, dict[str, str]]:
 def score(kept: Kept, reasons: Mapping[str, str]) -> Score:
     """The score of a file."""
     survivors = [key for key, outcome in kept.outcomes.items() if outcome != KILLED]
-    equal = [key for key in survivors if _plain(key) in reasons]
+    equal = [key for key in survivors if key in reasons]
     return Score(
         sum(outcome == KILLED for outcome in kept.outcomes.values()),
         tuple(sorted(set(survivors) - set(equal))),
@@ -92,14 +92,8 @@ def score(kept: Kept, reasons: Mapping[str, str]) -> Score:
 
 def unused(kept: Kept, reasons: Mapping[str, str]) -> list[str]:
     """The entries of equivalent mutants that fit no survivor."""
-    survivors = {_plain(key) for key, outcome in kept.outcomes.items() if outcome != KILLED}
+    survivors = {key for key, outcome in kept.outcomes.items() if outcome != KILLED}
     return sorted(set(reasons) - survivors)
-
-
-def _plain(key: str) -> str:
-    """A key without its number."""
-    text, _, number = key.rpartition(" (")
-    return text if number.rstrip(")").isdecimal() and number.endswith(")") else key
 
 
 def table(scores: Mapping[Path, Score], bar: Iterable[Path]) -> str:

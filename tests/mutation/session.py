@@ -33,7 +33,7 @@ _MEMORY: Final = 3 << 30
 
 
 class Reach(msgspec.Struct):
-    """What the tests reach, and how long each takes."""
+    """The lines that the tests reach, and how long each takes."""
 
     seconds: dict[str, float]
     lines: dict[str, dict[int, list[str]]]
@@ -73,7 +73,7 @@ class Session:
         return True
 
     def _measure(self) -> Reach:
-        """What each test reaches; from the file of an earlier run where nothing has changed since."""
+        """The lines that each test reaches; from the file of an earlier run where nothing has changed since."""
         if self._reach_file.exists():
             return msgspec.json.decode(self._reach_file.read_bytes(), type=Reach)
         print(f"mutation: what do {len(self._items)} tests reach?", flush=True)
@@ -149,8 +149,8 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 
 def _plant_number(file: Path, name: str, number: float) -> None:
     """Change a constant in its module, and wherever it was imported to."""
-    home = next(module for module in sys.modules.values() if getattr(module, "__file__", None) == str(file))
-    old = vars(home)[name]
+    module_of_file = next(module for module in sys.modules.values() if getattr(module, "__file__", None) == str(file))
+    old = vars(module_of_file)[name]
     for module in list(sys.modules.values()):
         if vars(module).get(name) is old:
             setattr(module, name, number)

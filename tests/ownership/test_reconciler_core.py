@@ -357,7 +357,7 @@ def test_a_transfer_to_another_incarnation_or_without_a_head_asks_for_a_view(
 
 
 def test_a_handoff_prepares_its_receiver_while_the_shard_is_served() -> None:
-    """The receiver is told of its present epoch; views follow each other quickly."""
+    """The receiver gets the epoch of before the transfer; views follow each other quickly."""
     script = Script()
     begun = script.handing_over()
     assert begun == Handoff("b", "b1", 5, HandoffPhase.PREPARING, 101.0)

@@ -25,7 +25,7 @@ def simulation() -> Simulation:
 
 
 def rendered(spec: KubernetesSpec) -> tuple[RenderInput, Object]:
-    """What three workers are rendered from, and their StatefulSet."""
+    """Three workers, and the StatefulSet that is rendered for them."""
     wanted = RenderInput(NAME, NAMESPACE, "cluster-1", spec, 3, 3, "threadcluster-system")
     return wanted, stateful_set(wanted)
 
