@@ -8,12 +8,10 @@ never runs a test, so that no fork inherits what another test left behind.
 import gc
 import os
 import resource
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import CodeType, FunctionType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import coverage
 import msgspec
@@ -21,6 +19,7 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 from tests.mutation.operators import Mutant
+from tests.mutation.planting import Functions, live_functions, plant, plant_number
 
 KILLED: Final = "killed"
 SURVIVED: Final = "survived"
@@ -40,13 +39,6 @@ class Reach(msgspec.Struct):
     """By file and line, the tests."""
 
 
-class Target(NamedTuple):
-    """A file to mutate."""
-
-    file: Path
-    mutants: Sequence[Mutant]
-
-
 class Session:
     """The plugin that takes over the run of collected tests."""
 
@@ -55,7 +47,7 @@ class Session:
         self._reach_file = reach_file
         self._work = work
         self._items: dict[str, pytest.Item] = {}
-        self._functions: dict[tuple[str, str, int], list[FunctionType]] = {}
+        self._functions: Functions = {}
         self.reach = Reach({}, {})
 
     @pytest.hookimpl(tryfirst=True)
@@ -64,9 +56,7 @@ class Session:
         if session.testsfailed:
             raise session.Interrupted("the tests were not collected")
         self._items = {item.nodeid: item for item in session.items}
-        for each in gc.get_objects():
-            if isinstance(each, FunctionType):
-                self._functions.setdefault(_key(each.__code__), []).append(each)
+        self._functions = live_functions()
         self.reach = self._measure()
         gc.freeze()
         self._work(self)
@@ -120,40 +110,10 @@ class Session:
 
     def _survives(self, file: Path, mutant: Mutant, tests: Sequence[str]) -> bool:
         if mutant.number is None:
-            self._plant(file, mutant)
+            plant(self._functions, mutant.compiled(), mutant.function)
         else:
-            _plant_number(file, mutant.function, mutant.number)
+            plant_number(file, mutant.function, mutant.number)
         return all(_passes(self._items[test]) for test in tests)
-
-    def _plant(self, file: Path, mutant: Mutant) -> None:
-        planted = 0
-        for code in _codes(mutant.compiled()):
-            if code.co_qualname != mutant.function:
-                continue
-            for function in self._functions.get((str(file), code.co_qualname, code.co_firstlineno), ()):
-                function.__code__ = code
-                planted += 1
-        assert planted, f"{file}: no function {mutant.function}"
-
-
-def _key(code: CodeType) -> tuple[str, str, int]:
-    return code.co_filename, code.co_qualname, code.co_firstlineno
-
-
-def _codes(code: CodeType) -> Iterator[CodeType]:
-    for each in code.co_consts:
-        if isinstance(each, CodeType):
-            yield each
-            yield from _codes(each)
-
-
-def _plant_number(file: Path, name: str, number: float) -> None:
-    """Change a constant in its module, and wherever it was imported to."""
-    module_of_file = next(module for module in sys.modules.values() if getattr(module, "__file__", None) == str(file))
-    old = vars(module_of_file)[name]
-    for module in list(sys.modules.values()):
-        if vars(module).get(name) is old:
-            setattr(module, name, number)
 
 
 def _passes(item: pytest.Item) -> bool:

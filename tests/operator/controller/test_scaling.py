@@ -107,7 +107,7 @@ def secret_in(objects: Any) -> list[dict[str, Any]]:  # bodies, or bodies with t
 
 
 def test_the_secret_is_never_written_again(simulation: Simulation) -> None:
-    """What was read before may be older than a rotation by the user."""
+    """The value that was read before may be older than a rotation by the user."""
     steps = steps_of(simulation.look()._replace(secret="another-thirty-two-letters-of-it"))
     assert secret_in(steps.create) + secret_in(steps.apply) == []
 
