@@ -3,14 +3,9 @@
 The simulation shows that the protocol keeps its invariants; these tests say which request comes when.
 """
 
-from collections.abc import Callable, Generator, Iterable
-from typing import Any
-
 import pytest
 
-from shard_worker.domain.ids import ShardId
-from shard_worker.ownership.failure_detector import LOCK_GONE_S, TTL_S, Fenced, Suspect
-from shard_worker.ownership.handoff import AGAIN_S, Handoff, HandoffPhase, Transfer
+from shard_worker.ownership.failure_detector import TTL_S, Fenced, Suspect
 from shard_worker.ownership.reconciler_core import (
     RECONNECT_S,
     SILENCE_S,
@@ -18,20 +13,15 @@ from shard_worker.ownership.reconciler_core import (
     VIEW_S,
     VIEW_WHILE_MOVING_S,
     VIEWS_APART_S,
-    ReconcilerCore,
 )
 from shard_worker.ownership.reconciler_requests import (
     Adopt,
-    CancelDrain,
     CatchUp,
     Claim,
     CycleDone,
     Drop,
     Fence,
     MarkLeaving,
-    NotifyTransferred,
-    Observation,
-    Observe,
     OpenSession,
     Pause,
     RaiseEpoch,
@@ -40,103 +30,12 @@ from shard_worker.ownership.reconciler_requests import (
     RecordStartSeqs,
     Release,
     ReportUnreadable,
-    Resume,
     SessionLost,
-    StartDrain,
-    StartPrepare,
-    TransferShards,
     Wait,
 )
-from shard_worker.ownership.view import EMPTY, OwnershipView, ShardOwner, ShardRow, WorkerRow
-from tests.ownership.views import S0, S1, shard, view_of, worker
-
-ALONE = [worker("a")]
-PAIR = [worker("a"), worker("b")]
-RECEIVER = ShardOwner("b", "b1", 5, "h", 1, 2)
-
-
-class Script:
-    """A core, and the answers to its requests."""
-
-    def __init__(self, *rows: WorkerRow | ShardRow) -> None:
-        self.core = ReconcilerCore("a", "a1")
-        self.view = view_of(*rows)
-        self.now = 100.0
-        self.leaving = False
-        self.refresh_requested = False
-        self.serving: set[ShardId] = set()
-        self.present: set[ShardId] = set()
-        self.answers: dict[type, Any] = {}
-        """By request; an exception is raised, a function called, and `OpenSession` and `Observe` need none."""
-
-    def turn(self) -> list[Any]:
-        """The requests of one turn, without its looks at the clock."""
-        return self.drive(self.core.turn())
-
-    def drive(self, steps: Generator[Any, object, object], most: int = 100) -> list[Any]:
-        """The requests of some steps, the first ``most`` of them."""
-        sent: list[Any] = []
-        try:
-            request = next(steps)
-            while len(sent) < most:
-                if not isinstance(request, Observe):
-                    sent.append(request)
-                answer = self._answer(request)
-                request = steps.throw(answer) if isinstance(answer, Exception) else steps.send(answer)
-        except StopIteration:
-            pass
-        return sent
-
-    def _answer(self, request: Any) -> object:
-        if isinstance(request, Observe):
-            return Observation(self.now, self.leaving, self.refresh_requested, self.present, self.serving)
-        if isinstance(request, ReadView):
-            answer: Any = self.answers.get(ReadView, self.view)
-        elif isinstance(request, ReadHeads):
-            answer = self.answers.get(ReadHeads, dict.fromkeys(request.epochs, 7))
-        else:
-            answer = self.answers.get(type(request))
-        return answer(request) if callable(answer) else answer
-
-    def later(self, seconds: float, *rows: WorkerRow | ShardRow) -> list[Any]:
-        """The requests of a turn some time later, on another view, if one is given."""
-        self.now += seconds
-        self.view = view_of(*rows) if rows else self.view
-        return self.turn()
-
-    def handing_over(self) -> Handoff:
-        """Shard 0 is served here and begins to move to ``b``, whose second heartbeat was seen; at second 101."""
-        self.present, self.serving = {S0}, {S0}
-        self.view = view_of(*PAIR, shard("a", "b"))
-        self.turn()
-        self.later(1.0, worker("a", 1), worker("b", 1), shard("a", "b"))
-        return self.core.handoffs[S0]
-
-    def drained(self) -> None:
-        """The same shard is drained, at head 40."""
-        begun = self.handing_over()
-        self.core.prepare_ended(S0, begun, ready=True, now=self.now)
-        self.serving = set()
-        self.later(0.1)
-        self.core.drain_ended(S0, 40, failed=False, now=self.now + 0.01)
-
-
-def slowly(script: Script, seconds: float) -> Callable[[object], OwnershipView]:
-    """The answer to a view that takes this long."""
-
-    def answer(_: object) -> OwnershipView:
-        script.now += seconds
-        return script.view
-
-    return answer
-
-
-def waits(requests: Iterable[Any], now: float) -> Any:  # approximate numbers, which have no type
-    """How long the wait at the end may be: at least, and at most."""
-    *_, last = requests
-    assert isinstance(last, Wait)
-    return pytest.approx(last.earliest - now), pytest.approx(last.latest - now)
-
+from shard_worker.ownership.view import EMPTY, WorkerRow
+from tests.ownership.script import ALONE, PAIR, Script, slowly, waits
+from tests.ownership.views import S0, S1, shard, worker
 
 # --- sessions and waits
 
@@ -144,6 +43,7 @@ def waits(requests: Iterable[Any], now: float) -> Any:  # approximate numbers, w
 def test_a_session_is_opened_again_until_it_is_there() -> None:
     """With a pause before each further attempt; the first view follows at once, and knows no row."""
     script, failures = Script(*ALONE), [SessionLost(), SessionLost()]
+    script.now = 0.0
     script.answers[OpenSession] = lambda _: failures.pop() if failures else None
     sent = script.drive(script.core.run(), most=7)
     assert sent[:5] == [OpenSession(), Pause(RECONNECT_S), OpenSession(), Pause(RECONNECT_S), OpenSession()]
@@ -351,115 +251,3 @@ def test_a_transfer_to_another_incarnation_or_without_a_head_asks_for_a_view(
     assert script.turn() == [Wait(100.0 + VIEWS_APART_S, 100.0 + VIEWS_APART_S)]
     script.now += VIEWS_APART_S / 2
     assert script.turn()[0] == ReadView(script.view)
-
-
-# --- handoffs
-
-
-def test_a_handoff_prepares_its_receiver_while_the_shard_is_served() -> None:
-    """The receiver gets the epoch of before the transfer; views follow each other quickly."""
-    script = Script()
-    begun = script.handing_over()
-    assert begun == Handoff("b", "b1", 5, HandoffPhase.PREPARING, 101.0)
-    script.core.handoffs.clear()
-    sent = script.later(1.0, worker("a", 2), worker("b", 2), shard("a", "b"))
-    assert sent[1] == StartPrepare(S0, begun._replace(since=102.0), RECEIVER)
-    assert waits(sent, script.now) == (VIEWS_APART_S, VIEW_WHILE_MOVING_S)
-
-
-def test_a_ready_receiver_lets_the_drain_begin_at_once() -> None:
-    """The end of another handoff of the shard says nothing about this one."""
-    script = Script()
-    begun = script.handing_over()
-    script.core.prepare_ended(S0, begun._replace(since=99.0), ready=True, now=101.2)
-    assert script.core.handoffs[S0] == begun
-    script.core.prepare_ended(S0, begun, ready=True, now=101.2)
-    assert script.core.handoffs[S0] == begun._replace(phase=HandoffPhase.PREPARED, since=101.2)
-    assert script.later(VIEWS_APART_S)[1] == StartDrain(S0)
-    assert script.core.handoffs[S0].phase is HandoffPhase.DRAINING
-
-
-def test_a_receiver_that_does_not_answer_ends_the_handoff() -> None:
-    """The shard is served on, and another handoff of it begins some time later."""
-    script = Script()
-    begun = script.handing_over()
-    script.core.prepare_ended(S0, begun, ready=False, now=101.2)
-    failed = begun._replace(phase=HandoffPhase.FAILED, since=101.2)
-    assert script.later(VIEWS_APART_S)[1] == Resume(S0, failed)
-    assert script.core.handoffs == {}
-    again: list[WorkerRow | ShardRow] = [worker("a", 2), worker("b", 2), shard("a", "b")]
-    assert not any(isinstance(each, StartPrepare) for each in script.later(AGAIN_S / 2, *again))
-    assert any(isinstance(each, StartPrepare) for each in script.later(AGAIN_S / 2, *again))
-
-
-def test_a_drained_shard_is_transferred_without_a_view() -> None:
-    """Its receiver is notified of the head and of the time that the shard was not served; then it is dropped here."""
-    script = Script()
-    script.drained()
-    script.answers[TransferShards] = {S0: 6}
-    script.now += VIEWS_APART_S / 2
-    assert script.turn()[:-1] == [
-        TransferShards([Transfer(S0, 5, "b", "b1", "")]),
-        NotifyTransferred(S0, RECEIVER._replace(epoch=6), 40, 101.1, 101.11),
-        CancelDrain(S0),
-        Drop(S0, "b", 6),
-    ]
-    assert script.core.handoffs == {}
-    assert script.core.used() == {S0: 5}
-
-
-def test_a_refused_transfer_aborts_the_handoff() -> None:
-    """At the next view, which is read at once."""
-    script = Script()
-    script.drained()
-    script.answers[TransferShards] = {}
-    sent = script.turn()
-    assert script.core.handoffs[S0].phase is HandoffPhase.FAILED
-    assert waits(sent, script.now) == (VIEWS_APART_S, VIEWS_APART_S)
-    assert script.later(VIEWS_APART_S)[1:3] == [
-        CancelDrain(S0),
-        Resume(S0, Handoff("b", "b1", 5, HandoffPhase.FAILED, 101.11)),
-    ]
-
-
-def test_nothing_is_transferred_by_a_view_of_a_lost_history() -> None:
-    """After a fail-over."""
-    script = Script()
-    script.drained()
-    script.core.forget_view()
-    assert not any(isinstance(each, TransferShards) for each in script.turn())
-
-
-def test_a_drain_that_fails_ends_the_handoff() -> None:
-    """The next view, which is read at once, aborts it; the drain is no longer waited for."""
-    script = Script()
-    begun = script.handing_over()
-    script.core.prepare_ended(S0, begun, ready=True, now=script.now)
-    script.later(0.1)
-    script.core.drain_ended(S0, None, failed=True, now=101.15)
-    assert script.core.handoffs[S0] == begun._replace(phase=HandoffPhase.FAILED, since=101.15)
-    sent = script.later(VIEWS_APART_S)
-    assert sent[1] == Resume(S0, begun._replace(phase=HandoffPhase.FAILED, since=101.15))
-
-
-def test_a_shard_that_is_drained_without_a_receiver_is_drained_once() -> None:
-    """A receiver that comes meanwhile gets it without a second drain."""
-    script = Script(worker("a"), worker("b"), shard("a"))
-    script.leaving, script.present = True, {S0}
-    assert StartDrain(S0) in script.turn()
-    assert StartDrain(S0) not in script.later(VIEW_S)
-    script.core.drain_ended(S0, 40, failed=False, now=script.now)
-    sent = script.later(VIEW_S, worker("a", 1), worker("b", 1), shard("a"))
-    assert StartDrain(S0) not in sent
-    begun = script.core.handoffs[S0]
-    script.core.prepare_ended(S0, begun, ready=True, now=script.now)
-    assert StartDrain(S0) not in script.later(VIEW_S)
-    assert script.core.handoffs[S0].phase is HandoffPhase.DRAINED
-
-
-def test_a_replaced_incarnation_that_kept_its_shards_is_fenced_after_a_while() -> None:
-    """By the incarnation that its shards name."""
-    script = Script(worker("a"), worker("b", incarnation="b2"), shard("b"))
-    script.turn()
-    script.answers[Fence] = []
-    assert Fence(Suspect("b", "b1", None), {S0: "a"}) in script.later(LOCK_GONE_S)

@@ -84,6 +84,16 @@ def test_no_worker_is_let_go_before_the_stateful_sets_controller_has_acted(simul
     assert ask(seen, 3, status={**SEEN, "observedGeneration": 1}, generation=None) == (2, "")
 
 
+def test_a_new_template_comes_with_all_ordinals_held_back(simulation: Simulation) -> None:
+    """As does a new StatefulSet: no pod restarts because of the change itself."""
+    seen = with_pods(simulation.look(), "nnn")
+    spec = parse_spec(seen.resource)
+    wanted, live = rendered(spec)
+    live["spec"]["template"]["spec"]["containers"][0]["image"] = "threadcluster:0"
+    for present in (live, None):
+        assert next_partition(seen, spec, wanted, [stateful_set(wanted)], present) == (3, "")
+
+
 def test_all_ordinals_are_held_back_again_when_the_rollout_is_complete(simulation: Simulation) -> None:
     """Until then the controller restarts nothing more, but must see no partition to make the new revision current."""
     seen = with_pods(simulation.look(), "nnn")
