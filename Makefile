@@ -2,10 +2,8 @@
 PYTHON_FOUND := $(or $(PYTHON),$(shell command -v python3 || command -v python))
 BIN := .venv/bin
 ARGS ?=
-comma := ,
-space := $(subst ,, )
 
-.PHONY: help setup up down status test test-cluster test-node lint pytest coverage-pure load bench bench-moves soak explore hostile lock docs
+.PHONY: help setup up down status test test-cluster test-node lint pytest coverage-pure mutation load bench bench-moves soak explore hostile lock docs
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -47,23 +45,19 @@ lint: setup
 	$(BIN)/lint-imports
 	$(BIN)/python tools/check_language.py
 
-# Without I/O, clocks and chance: every branch of these is taken by their own tests.
-PURE := $(addprefix shard_worker/,domain/* ownership/assignment.py ownership/handoff.py ownership/failure_detector.py) \
-    $(addprefix operator/threadcluster_operator/,api/*.py kube/managed_fields.py planning/placement.py planning/planner.py planning/observation.py \
-    render/*.py $(addprefix controller/,snapshot.py status.py actions.py diagnosis.py))
-PURE_TESTS := tests/domain tests/ownership/test_assignment.py tests/ownership/test_handoff.py tests/ownership/test_failure_detector.py tests/ownership/test_formats.py \
-    tests/operator/planning/test_placement.py tests/operator/planning/test_placement_formats.py tests/operator/planning/test_balance.py tests/operator/api/test_spec.py tests/operator/api/test_parsing.py tests/operator/api/test_crd.py \
-    tests/operator/render tests/operator/planning/test_planner.py tests/operator/controller/test_snapshot.py tests/operator/controller/test_actions.py \
-    tests/operator/controller/test_status.py tests/operator/controller/test_diagnosis.py tests/operator/planning/test_observation.py tests/operator/kube/test_managed_fields.py
+# The modules without I/O, clocks and chance, and their own tests: pyproject.toml, tool.threadcluster.
+PURE = $$($(BIN)/python -m tests.support.pure_modules $(1))
 
 # The pure rules' tests run once, where their branches are counted (coverage-pure).
 pytest: setup
-	$(BIN)/python -m pytest -n 4 --dist worksteal $(addprefix --ignore=,$(PURE_TESTS)) $(ARGS)
+	$(BIN)/python -m pytest -n 4 --dist worksteal $(call PURE,ignored) $(ARGS)
 
 coverage-pure: setup ## The pure rules: every branch of them is taken by their own tests
-	$(BIN)/coverage run --branch --include='$(subst $(space),$(comma),$(strip $(PURE)))' -m pytest -q \
-	    $(PURE_TESTS)
+	$(BIN)/coverage run --branch --include=$(call PURE,files) -m pytest -q $(call PURE,tests)
 	$(BIN)/coverage report --fail-under=100
+
+mutation: setup ## Mutation testing of the pure modules; goes on where it was (ARGS="shard_worker.domain --fresh --write-docs")
+	@$(BIN)/python -m tests.mutation $(ARGS)
 
 bench-moves: setup ## What moving shards costs, as distributions: figures into docs/moves-performance.md with ARGS=--write-docs
 	@$(BIN)/python -m tests.benchmarks.moves $(ARGS)
@@ -79,7 +73,7 @@ soak: setup explore ## The long, repeated and million-row checks, those of the o
 explore: setup ## The properties again, ten times with examples that were never tried before
 	@for round in 1 2 3 4 5 6 7 8 9 10; do \
 	    echo "explore: round $$round of 10" && \
-	    $(BIN)/python -m pytest -q --hypothesis-profile=explore $(PURE_TESTS) tests/operator/controller/test_operating.py tests/peers/test_frames.py tests/journal/test_codec.py \
+	    $(BIN)/python -m pytest -q --hypothesis-profile=explore $(call PURE,tests) tests/operator/controller/test_operating.py tests/peers/test_frames.py tests/journal/test_codec.py \
 	        -p no:cacheprovider || exit 1; \
 	done
 

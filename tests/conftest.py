@@ -8,7 +8,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from threadcluster_operator.local.postgres import EmbeddedPostgres
 
 from shard_worker.database.migration import migrate
@@ -19,6 +19,8 @@ settings.register_profile("gate", derandomize=True, deadline=None, suppress_heal
 settings.register_profile(
     "explore", derandomize=False, print_blob=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
+# `make mutation` asks whether a test fails, not which example is the simplest.
+settings.register_profile("mutation", parent=settings.get_profile("gate"), phases=(Phase.explicit, Phase.generate))
 settings.load_profile("gate")
 
 SOAK_S = 3_600.0

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerRefused
+from threadcluster_operator.workers.protocol import WorkersClient
 
 from shard_worker.contract_internal import (
     PLAN_STALE,
@@ -78,7 +79,7 @@ class Knobs:
     """Changes an answer on its way: for answers that contradict each other, or Kubernetes."""
 
 
-class MemoryWorkers:
+class MemoryWorkers(WorkersClient):
     """All workers of one cluster, and their client."""
 
     def __init__(self, shards: int, *, knobs: Knobs | None = None, remembers: int = 1_000) -> None:

@@ -17,7 +17,7 @@ from shard_worker.ownership.failure_detector import (
     rendezvous_rank,
 )
 from shard_worker.ownership.view import OwnershipView, ShardRow, WorkerRow
-from tests.ownership.views import ALL, NAMES, S0, shard, view_of, worker
+from tests.ownership.views import ALL, NAMES, S0, S1, shard, view_of, worker
 
 
 def watched(*views: tuple[float, OwnershipView]) -> FailureDetector:
@@ -195,3 +195,73 @@ def test_a_name_is_free_once_the_heartbeat_of_its_process_does_not_change() -> N
         (2, 2.01 + NAME_LOST_S, True),
     ]:
         assert watch.is_free(view_of(worker("a", beat)), {"a0"}, now) is free
+
+
+# --- sessions
+
+
+def test_a_heartbeat_that_changed_between_two_sessions_proves_nothing() -> None:
+    """It may be the last of a worker that died meanwhile."""
+    detector = watched((0.0, view_of(worker("b", 7))))
+    detector.restart()
+    seen = view_of(worker("b", 8))
+    detector.note(seen, 1.0)
+    assert detector.live(seen, 1.0) == frozenset()
+
+
+def test_a_lock_that_was_held_in_an_earlier_session_makes_no_wait_short() -> None:
+    """The whole database may have been away."""
+    held, gone = view_of(worker("a"), worker("c")), view_of(worker("a"), worker("c", locked=False))
+    detector = watched((0.0, held))
+    detector.restart()
+    detector.note(gone, 1.0)
+    assert detector.suspects(gone, "a", 1.0 + LOCK_GONE_S) == []
+    assert detector.suspects(gone, "a", 1.0 + TTL_S) == [Suspect("c", "c1", 0)]
+
+
+def test_no_time_counts_from_an_earlier_session() -> None:
+    """Neither that of a shard without an owner nor that of a replaced incarnation."""
+    seen = view_of(shard(None), shard("c", id=S1, incarnation="c0"), worker("a"), worker("c"))
+    detector = watched((0.0, seen))
+    assert detector.suspects(seen, "a", 1.0) == [Suspect("c", "c0", None)]
+    detector.restart()
+    detector.note(seen, 10.0)
+    assert detector.unowned_s(10.5) == {S0: 0.5}
+    assert detector.suspects(seen, "a", 10.5) == []
+
+
+def test_a_shard_whose_owner_has_no_incarnation_has_no_owner() -> None:
+    """It may be claimed some time later; the rows after it are looked at as well."""
+    seen = view_of(shard("b")._replace(incarnation=None), shard("c", id=S1, incarnation="c0"), *map(worker, NAMES))
+    detector = watched((0.0, seen))
+    assert detector.unowned_s(2.0) == {S0: 2.0}
+    assert [suspect.incarnation for suspect in detector.suspects(seen, first_for("c"), 1.0)] == ["c0"]
+
+
+def test_the_longest_silence_counts() -> None:
+    """One peer that is heard does not hide another."""
+    detector = watched((0.0, view_of(*map(worker, NAMES))), (1.0, view_of(worker("a"), worker("b", 1), worker("c"))))
+    assert detector.quiet_s(view_of(*map(worker, NAMES)), "a", 1.5) == 1.5
+
+
+@pytest.mark.parametrize(
+    ("others", "late", "patient"), [(4, 2, False), (5, 2, False), (5, 3, True)], ids=["half", "fewer", "more"]
+)
+def test_only_more_than_half_of_the_others_make_the_detector_wait(others: int, late: int, patient: bool) -> None:
+    """Up to a half may well be dead."""
+    names = [f"w{number}" for number in range(others)]
+    first = view_of(worker("a"), *map(worker, names))
+    seen = view_of(worker("a", 1), *(worker(name, int(number >= late)) for number, name in enumerate(names)))
+    detector = watched((0.0, first), (TTL_S - 0.1, seen))
+    found = {suspect.worker for suspect in detector.suspects(seen, "a", TTL_S + others * RANK_S)}
+    assert found == (set() if patient else set(names[:late]))
+
+
+def test_the_first_look_at_a_name_frees_it_never() -> None:
+    """Not even that of a row whose process has not registered yet."""
+    assert not NameWatch("a").is_free(view_of(worker("a", 1, incarnation="")), set(), 10.0)
+
+
+def test_the_waits_are_what_a_takeover_may_take() -> None:
+    """Longer than the lease of half a second, and short enough for a shard to be served again within seconds."""
+    assert (LIVE_S, TTL_S, LOCK_GONE_S, NAME_LOST_S, RANK_S) == (0.7, 3.0, 0.7, 3.0, 0.2)

@@ -142,3 +142,43 @@ def test_a_shard_without_owner_and_reader_is_named() -> None:
     assert without_capable_worker(view, frozenset("a")) == [S0]
     assert without_capable_worker(view, frozenset("ab")) == []
     assert without_capable_worker(view, frozenset()) == [S0, ShardId(2)]
+
+
+def test_formats_that_every_worker_reads_change_nothing() -> None:
+    """The shards are balanced, as where nothing is known of formats."""
+    owners: dict[ShardId, str | None] = {ShardId(number): "w0" for number in range(6)}
+    workers = [Candidate("w0", reads=2), Candidate("w1", reads=2)]
+    formats = dict.fromkeys(owners, 2)
+    assert assign_shards(owners, workers, formats) == assign_shards(owners, workers)
+    assert assign_shards(owners, [Candidate("w0"), Candidate("w1")], {}) == assign_shards(owners, workers)
+
+
+def test_a_shard_that_is_read_where_it_is_stays_in_a_mixed_cluster() -> None:
+    """Also one whose format is not known, which is the first; the others fill the emptiest reader."""
+    workers = [Candidate("w0"), Candidate("w1", reads=2), Candidate("w2", reads=2), Candidate("w3", cordoned=True)]
+    owners = dict(zip(map(ShardId, range(8)), ["w0", "w0", "w1", "w3", None, None, None, None], strict=True))
+    formats = {ShardId(2): 2, ShardId(6): 2, ShardId(7): 1}
+    assert assign_shards(owners, workers, formats) == {
+        0: "w0",
+        1: "w0",
+        2: "w1",
+        3: "w3",
+        6: "w2",
+        4: "w1",
+        5: "w2",
+        7: "w0",
+    }
+
+
+def test_a_reader_that_has_nothing_gets_shards_before_one_that_has_some() -> None:
+    """Whatever the order of their names."""
+    workers = [Candidate("w0"), *(Candidate(f"w{number}", reads=2) for number in range(1, 5))]
+    held = {1: 3, 2: 3, 3: 2, 4: 0}
+    owners: dict[ShardId, str | None] = {}
+    for number, count in held.items():
+        owners |= {ShardId(10 * number + each): f"w{number}" for each in range(count)}
+    unassigned = [ShardId(100 + each) for each in range(4)]
+    after = assign_shards(
+        owners | dict.fromkeys(unassigned), workers, dict.fromkeys(owners, 2) | dict.fromkeys(unassigned, 2)
+    )
+    assert [after[shard_id] for shard_id in unassigned] == ["w4", "w4", "w3", "w4"]

@@ -11,6 +11,7 @@ from shard_worker.ownership.failure_detector import RANK_S
 from shard_worker.ownership.handoff import (
     AGAIN_S,
     DRAIN_S,
+    HANDOFFS_AT_ONCE,
     LAST_RESORT_S,
     PREPARE_S,
     UNOWNED_S,
@@ -283,3 +284,57 @@ def test_takeover_targets_are_none_without_a_receiver() -> None:
 def test_takeover_targets_are_of_the_incarnation_that_is_gone() -> None:
     """The shards of its successor stay with the successor."""
     assert takeover_targets(view_of(shard("a", incarnation="a2")), {("a", "a1")}, ALL) == {}
+
+
+def test_takeover_targets_count_a_shard_where_it_is_going() -> None:
+    """A shard on its way to a live worker is that worker's load, and no longer its owner's."""
+    going = [shard("b", "c", id=ShardId(number)) for number in range(4)]
+    gone = [shard("a", id=ShardId(number)) for number in range(4, 8)]
+    targets = takeover_targets(view_of(*going, *gone), {("a", "a1")}, {"b", "c"})
+    assert targets == dict.fromkeys([ShardId(number) for number in range(4, 8)], "b")
+
+
+# --- claims, once more
+
+
+def test_a_shard_whose_owner_has_no_incarnation_is_free() -> None:
+    """As a restored row may be."""
+    row = shard("b", "a")._replace(incarnation=None)
+    assert steps(view_of(row)) == NOTHING._replace(claim=[S0])
+
+
+def test_a_shard_that_is_not_known_to_have_no_owner_is_not_claimed() -> None:
+    """Only the wait that was seen counts."""
+    assert steps(view_of(shard(None, id=S1)), unowned_s=60.0) == NOTHING
+
+
+def test_a_shard_that_the_worker_cannot_read_hides_no_other() -> None:
+    """The next one is claimed."""
+    unreadable = shard(None, "a")._replace(format=2)
+    assert steps(view_of(unreadable, shard(None, "a", id=S1))) == NOTHING._replace(claim=[S1])
+
+
+def test_the_second_in_the_order_claims_a_rank_later() -> None:
+    """The first one has had its time by then."""
+    second = next(ShardId(n) for n in range(100) if rendezvous(ShardId(n), ALL).index("a") == 1)
+    view = view_of(shard(None, id=second))
+    for unowned_s, claimed in [(UNOWNED_S, []), (UNOWNED_S + RANK_S - 0.01, []), (UNOWNED_S + RANK_S, [second])]:
+        found = plan_actions(
+            view,
+            worker="a",
+            incarnation="a1",
+            held=LocalShards(NOWHERE, NOWHERE, NOWHERE),
+            handoffs={},
+            failed_s={},
+            unowned_s={second: unowned_s},
+            live=ALL,
+            leaving=False,
+            now=10.0,
+        )
+        assert found.claim == claimed
+
+
+def test_the_limits_are_what_a_move_may_take() -> None:
+    """A drain that hangs ends before a client's request does, and few shards of a worker wait at the same time."""
+    assert (UNOWNED_S, LAST_RESORT_S, PREPARE_S, DRAIN_S, AGAIN_S) == (0.5, 2.0, 2.0, 2.0, 1.0)
+    assert HANDOFFS_AT_ONCE == 16

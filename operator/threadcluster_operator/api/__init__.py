@@ -1,5 +1,6 @@
 """The ThreadCluster resource, as people write it: one typed model for every platform."""
 
+from threadcluster_operator.api.autoscaling import AutoscalingSpec, ScaleDownSpec, ScaleUpSpec
 from threadcluster_operator.api.database import ConfigMapKeyRef, DatabaseSpec, SecretKeyRef, TLSSpec
 from threadcluster_operator.api.fields import without_local_effect
 from threadcluster_operator.api.network import (
@@ -25,18 +26,8 @@ from threadcluster_operator.api.pods import (
     PodSpec,
     PodTemplateSpec,
 )
-from threadcluster_operator.api.rebalance import (
-    AutoscalingSpec,
-    CanarySpec,
-    DrainSpec,
-    Mode,
-    PinSpec,
-    RebalanceSpec,
-    RolloutSpec,
-    ScaleDownSpec,
-    ScaleUpSpec,
-    Strategy,
-)
+from threadcluster_operator.api.rebalance import Mode, PinSpec, RebalanceSpec, Strategy
+from threadcluster_operator.api.rollout import CanarySpec, DrainSpec, RolloutSpec
 from threadcluster_operator.api.spec import (
     API_VERSION,
     KIND,

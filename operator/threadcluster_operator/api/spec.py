@@ -4,6 +4,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from threadcluster_operator.api.autoscaling import AutoscalingSpec
 from threadcluster_operator.api.database import DatabaseSpec
 from threadcluster_operator.api.fields import (
     LOCAL,
@@ -16,7 +17,8 @@ from threadcluster_operator.api.fields import (
 )
 from threadcluster_operator.api.network import GatewaySpec, NetworkPolicySpec
 from threadcluster_operator.api.pods import ImagePullSecrets, MonitoringSpec, PodTemplateSpec
-from threadcluster_operator.api.rebalance import AutoscalingSpec, DrainSpec, RebalanceSpec, RolloutSpec
+from threadcluster_operator.api.rebalance import RebalanceSpec
+from threadcluster_operator.api.rollout import DrainSpec, RolloutSpec
 from threadcluster_operator.api.worker import WorkerSpec
 
 API_VERSION: Final = "threadcluster.io/v1alpha1"

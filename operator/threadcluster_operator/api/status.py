@@ -17,7 +17,11 @@ class ShardsStatus(SpecModel):
     assigned: Annotated[Count, Field(description="How many a live worker owns.")] = 0
     moving: Annotated[Count, Field(description="How many are on their way to another worker.")] = 0
     imbalance_percent: Annotated[
-        Count, Field(description="How far the fullest worker is above its share; 0 where no move would lower it.")
+        Count,
+        Field(
+            description="How far the fullest worker is above its share; 0 where no move would lower it. By load: as of the"
+            " last other change of the status; `threadcluster plan` shows the present figure."
+        ),
     ] = 0
 
 

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, NamedTuple, ParamSpec
 import aiohttp
 import click
 
-from shard_worker.contract_internal import CordonVerb, HistoryEntry, OwnershipResponse, TargetsRequest
 from threadcluster_operator.api import ThreadClusterSpec, read_resources
 from threadcluster_operator.local.control_client import ControlClient
 from threadcluster_operator.local.data_dir import DataDir, resolve_data_dir
 from threadcluster_operator.local.errors import NotRunning, UpFailed
 from threadcluster_operator.planning.rebalance import Document, MovesRefused
 from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerApiClient, WorkerRefused
+from threadcluster_operator.workers.protocol import WorkersClient
 
 if TYPE_CHECKING:
     from threadcluster_operator.cli.kubernetes.target import ClusterSelector
@@ -35,22 +35,6 @@ NOT_RUNNING: Final = 3
 """Exit code when there is no cluster to ask, as of `threadcluster local status`."""
 
 P = ParamSpec("P")
-
-
-class Asked(Protocol):
-    """The workers; see `threadcluster_operator.workers.client.WorkerApiClient`."""
-
-    async def ownership(self) -> OwnershipResponse:
-        """The newest answer of the workers."""
-
-    async def set_targets(self, plan: TargetsRequest) -> int:
-        """Record a plan; its version."""
-
-    async def cordon(self, worker: str, verb: CordonVerb) -> None:
-        """Cordon, uncordon or drain a worker."""
-
-    async def history(self, limit: int, shard: int | None) -> tuple[HistoryEntry, ...]:
-        """The last changes of owner, newest first."""
 
 
 class Planner(Protocol):
@@ -85,7 +69,7 @@ class Cluster(NamedTuple):
     name: str
     spec: ThreadClusterSpec
     """As last accepted."""
-    workers: Asked
+    workers: WorkersClient
     planner: Planner
     unplanned: str | None
     """Why no planner runs; None when one does."""

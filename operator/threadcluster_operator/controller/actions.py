@@ -12,7 +12,8 @@ from typing import Final, NamedTuple
 
 from threadcluster_operator.api import KubernetesSpec
 from threadcluster_operator.controller.diagnosis import Diagnosis, Reason, diagnose
-from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object, Pod, condition, controller_of, is_ours
+from threadcluster_operator.controller.rollout import next_partition, rolled_out
+from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object, condition, controller_of, is_ours
 from threadcluster_operator.planning.planner import NewPlan, PlanResult, ShardOwnership, next_steps
 from threadcluster_operator.render import (
     KINDS,
@@ -96,7 +97,7 @@ def plan_actions(seen: ClusterSnapshot, spec: KubernetesSpec, operator: Operator
     if blocked is not None:
         return Actions(blocked=blocked, next=shards)
     if done:
-        partition, waits = _partition(seen, spec, wanted, objects, live_set)
+        partition, waits = next_partition(seen, spec, wanted, objects, live_set)
         blocked_reason = blocked_reason or waits
         let_go = stateful_set(wanted._replace(partition=partition))
         if live_set is not None and _pods_refused(seen, live_set):
@@ -119,7 +120,7 @@ def plan_actions(seen: ClusterSnapshot, spec: KubernetesSpec, operator: Operator
         and targets is None
         and not blocked_reason
         and live_set is not None
-        and _settled(seen, spec, live_set)
+        and rolled_out(seen, spec, live_set)
     )
     return Actions(
         tuple(create),
@@ -218,72 +219,6 @@ def _changes(seen: ClusterSnapshot, objects: Iterable[Object]) -> tuple[list[Obj
         elif "deletionTimestamp" not in live["metadata"] and not is_applied(each, live):
             apply.append((each, str(live["metadata"]["uid"])))
     return create, apply
-
-
-# --- the rollout, one ordinal at a time
-
-
-def _partition(
-    seen: ClusterSnapshot, spec: KubernetesSpec, wanted: RenderInput, objects: Iterable[Object], live: Object | None
-) -> tuple[int, str]:
-    """From which ordinal on pods run the newest template, and why the next one does not yet.
-
-    A new template comes with all ordinals held back; then one after the other, from the highest, is let go.
-    """
-    parked = wanted.replicas
-    template = next(each for each in objects if each["kind"] == "StatefulSet")["spec"]["template"]
-    if live is None or not is_applied({"spec": {"template": template}}, live):
-        return parked, ""
-    status, present = live.get("status", {}), _present_partition(live)
-    if status.get("observedGeneration", 0) < live["metadata"].get("generation", 1):
-        return min(present, parked), "the StatefulSet's controller has not acted yet"
-    newest = status.get("updateRevision", "")
-    workers = [pod for pod in seen.workers() if pod.ordinal < wanted.replicas]
-    old = [pod for pod in workers if pod.revision != newest]
-    if not old:
-        return (parked if status.get("currentRevision", newest) == newest else 0), ""
-    if spec.rollout.paused:
-        return min(present, parked), "spec.rollout.paused is true"
-    waits = _rollout_blocker(seen, workers, newest)
-    following = old[-1].ordinal
-    if waits and following < present:
-        return min(present, parked), waits
-    return min(following, present), ""
-
-
-def _present_partition(live: Object) -> int:
-    return int(live["spec"].get("updateStrategy", {}).get("rollingUpdate", {}).get("partition", 0))
-
-
-def _rollout_blocker(seen: ClusterSnapshot, workers: Iterable[Pod], newest: str) -> str:
-    """Why no further worker may be restarted now; empty when one may.
-
-    A worker with the old template that is not ready blocks no restart: the new template may be the remedy.
-    """
-    for pod in workers:
-        if pod.ending:
-            return f"{pod.name} is being restarted"
-        if pod.revision == newest and not pod.ready:
-            return f"{pod.name} is not ready yet"
-    if any(pod.ready for pod in workers):
-        if seen.ownership is None:
-            return "no worker reports the owners of the shards, so no worker is restarted"
-        unserved = sum(1 for owner in seen.ownership.owners.values() if owner is None)
-        if unserved:
-            return f"shards without an owner: {unserved}"
-    return ""
-
-
-def _settled(seen: ClusterSnapshot, spec: KubernetesSpec, live: Object) -> bool:
-    """Whether what was applied last has taken effect on every pod."""
-    status = live.get("status", {})
-    workers = seen.workers()
-    return (
-        status.get("observedGeneration", 0) >= live["metadata"].get("generation", 1)
-        and status.get("currentRevision") == status.get("updateRevision")
-        and len(workers) == spec.replicas
-        and all(pod.ready and pod.revision == status.get("updateRevision") for pod in workers)
-    )
 
 
 # --- what a new try may mend, sooner than those would try who wait longer each time

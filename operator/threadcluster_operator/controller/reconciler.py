@@ -11,10 +11,9 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 from shard_worker.contract import url_host
-from shard_worker.contract_internal import TargetsRequest
 from shard_worker.tasks import BackgroundTasks
 from threadcluster_operator.api import InvalidSpec, KubernetesSpec, parse_spec
 from threadcluster_operator.controller.actions import Actions, OperatorContext, plan_actions
@@ -37,10 +36,11 @@ from threadcluster_operator.kube.client import (
     Rejected,
     Unreachable,
 )
-from threadcluster_operator.planning.observation import Answers, build_observation
+from threadcluster_operator.planning.observation import build_observation
 from threadcluster_operator.planning.planner import NewPlan, ShardOwnership
 from threadcluster_operator.render import MANAGEMENT_PORT, SECRET_KEY, secret_of
 from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerRefused, client_context
+from threadcluster_operator.workers.protocol import WorkersClient
 
 log = logging.getLogger(__name__)
 
@@ -52,18 +52,8 @@ _SECRET_S: Final = 60.0
 _UNKNOWN_SPEC: Final = Actions()
 
 
-class Fleet(Protocol):
-    """The workers of one cluster; see `threadcluster_operator.workers.client.Workers`."""
-
-    async def answers(self) -> Answers:
-        """The answer of each worker that answers, by the worker's name."""
-
-    async def set_targets(self, plan: TargetsRequest) -> int:
-        """Record a plan; its version."""
-
-
-Reach = Callable[[Key, Mapping[str, str], str], Fleet]
-"""Makes the `Fleet` of a cluster, from its workers' addresses by name and its secret."""
+Reach = Callable[[Key, Mapping[str, str], str], WorkersClient]
+"""Makes the client of a cluster's workers, from their addresses by name and the cluster's secret."""
 
 
 @dataclass

@@ -1,8 +1,9 @@
 """The status of a cluster, as a pure function of the snapshot and of the actions that follow from it.
 
 ``Ready`` is true only when the generation that is meant was acted on, everything of it has taken effect, every worker is
-ready and serves its share.  Nothing here changes by itself: no clocks but the time of a transition, and of rates only the
-imbalance by load, which is 0 in a balanced cluster, so that a cluster at rest is never written to.
+ready and serves its share.  Nothing here changes by itself: no clocks but the time of a transition, and no rates.  The
+imbalance by load is computed when something else of the status changes, so that a cluster at rest is never written to,
+however its load changes.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,7 +16,7 @@ from threadcluster_operator.controller.actions import Actions
 from threadcluster_operator.controller.diagnosis import Diagnosis
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Pod
 from threadcluster_operator.planning.placement import Worker
-from threadcluster_operator.planning.planner import ShardOwnership
+from threadcluster_operator.planning.planner import PlanResult, ShardOwnership
 from threadcluster_operator.render import selector_of
 
 Truth = Literal["True", "False", "Unknown"]
@@ -66,8 +67,8 @@ def status_of(
             "total": len(observed.owners),
             "assigned": assigned,
             "moving": _moving(observed),
-            "imbalancePercent": round(placed.imbalance_percent) if placed is not None else 0,
         }
+        status["shards"]["imbalancePercent"] = _imbalance_percent(spec, status, before, placed)
     elif "shards" in before:
         status["shards"] = before["shards"]
     else:
@@ -313,6 +314,18 @@ def _state(pod: Pod, known: Worker | None) -> str:
     if known is not None and known.draining:
         return "Draining"
     return "Ready"
+
+
+def _imbalance_percent(
+    spec: KubernetesSpec, status: Mapping[str, Any], before: Mapping[str, Any], placed: PlanResult | None
+) -> int:
+    """The imbalance, without decimals.  By load it is that of the last change of the rest of the status."""
+    shown = before.get("shards") or {}
+    if spec.rebalance.strategy == "Load" and "imbalancePercent" in shown:
+        rest = {name: value for name, value in shown.items() if name != "imbalancePercent"}
+        if status == {**{name: before.get(name) for name in status}, "shards": rest}:
+            return int(shown["imbalancePercent"])
+    return round(placed.imbalance_percent) if placed is not None else 0
 
 
 def _moving(observed: ShardOwnership) -> int:

@@ -11,35 +11,21 @@ capacity, pins, load and patience.  It keeps five invariants:
   `Placement.balancing`, gets the rest of the same plan.
 * Balance by load settles: what it has balanced stays while loads wobble by 5 %.
 
-Balance is one greedy rule for both strategies: each step takes from the worker with the most, by capacity, the shard
-that evens it out best with the worker with the least.  A count is a load of 1 for each shard.
+`balancer` evens the loads out.
 """
 
-from bisect import bisect_right, insort
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from enum import IntEnum
-from heapq import heapify, heappop, heappush
 from operator import attrgetter
 from typing import Final, NamedTuple
 
 from shard_worker.contract_internal import plan_hash
 from shard_worker.domain.ids import ShardId
 from threadcluster_operator.api import Mode, Strategy
+from threadcluster_operator.planning.balancer import Balancer, Bin, HeldShard
 
 BASE_LOAD: Final = 1.0
 """Commands/s that every shard counts at least, so that idle shards spread by count."""
-
-_BEGIN: Final[Mapping[Strategy, float]] = {"Count": 1e-9, "Load": 0.12}
-"""Balancing begins for a move that leaves its receiver this part below where its source was."""
-_GO_ON: Final[Mapping[Strategy, float]] = {"Count": 1e-9, "Load": 0.02}
-"""Once begun, it goes on while there is a move that gains this part.
-
-Loads that wobble by 5 % turn a gain of 2 % into at most 1 - 0.98 * 0.95 / 1.05 = 11.4 %, which begins nothing.
-"""
-
-_HARDLY_ANYTHING: Final = 0.5
-"""A worker with less than this part of its share gets more whatever the threshold: it is new, or its filling was
-interrupted, and where there are many others none of them is far above its own share for that."""
 
 
 class Shard(NamedTuple):
@@ -125,212 +111,6 @@ class _Urgency(IntEnum):
     BALANCE = 4
 
 
-class _Held(NamedTuple):
-    """A shard that may leave the site where it is."""
-
-    load: float
-    coming: bool
-    """It is not there yet: to send it elsewhere costs no move."""
-    id: ShardId
-    format: int = 1
-
-
-class _Bin:
-    """A worker that may get shards, filled in thought."""
-
-    __slots__ = ("bound", "capacity", "load", "name", "queue", "reads")
-
-    def __init__(self, worker: Worker, newest_format: int) -> None:
-        self.name = worker.name
-        self.reads = min(worker.reads, newest_format)
-        """Among the formats that there are: all sites are alike where every one reads every shard."""
-        self.capacity = worker.capacity
-        self.load = 0.0
-        self.bound = 0.0
-        """The part of its load that is pinned here."""
-        self.queue: list[_Held] = []
-        """The shards that may leave; from `_Balancer` on sorted: lightest first, of equals last those still on their way here."""
-
-    @property
-    def level(self) -> float:
-        """Load by capacity."""
-        return self.load / self.capacity
-
-    @property
-    def floor(self) -> float:
-        """The level that no move can lower: its pins, or its heaviest shard."""
-        return max(self.bound, self.queue[-1].load if self.queue else 0.0) / self.capacity
-
-    def take(self, held: _Held) -> None:
-        """Add a shard that may leave again, in its place."""
-        self.load += held.load
-        insort(self.queue, held)
-
-    def give(self, index: int) -> _Held:
-        """Take the shard at a place of the queue away."""
-        held = self.queue.pop(index)
-        self.load -= held.load
-        return held
-
-
-class _Step(NamedTuple):
-    """A move in thought; the least is the best one."""
-
-    level: float
-    """Of the higher one of the two, afterwards."""
-    receiver: str
-    place: int
-    """Of the shard in the source's queue."""
-
-
-class _Balancer:
-    """All sites, and at hand the one with the least load of each capacity."""
-
-    def __init__(self, sites: Mapping[str, _Bin]) -> None:
-        self.sites = sites
-        self._least: dict[tuple[float, int], list[tuple[float, str]]] = {}
-        for site in sites.values():
-            site.queue.sort()
-            self._least.setdefault((site.capacity, site.reads), []).append((site.load, site.name))
-        for heap in self._least.values():
-            heapify(heap)
-        self.fair = 0.0
-        """The level of all without what no move can lower, where that is above it."""
-
-    def settle_fair(self) -> None:
-        """Work out `fair`, from the sites as they are."""
-        load = sum(site.load for site in self.sites.values())
-        capacity = sum(site.capacity for site in self.sites.values())
-        floors = sorted(((site.floor, site.name) for site in self.sites.values()), reverse=True)
-        for floor, name in floors[:-1]:
-            if floor <= load / capacity:
-                break
-            load -= floor * self.sites[name].capacity
-            capacity -= self.sites[name].capacity
-        self.fair = load / capacity if self.sites else 0.0
-
-    def imbalance_percent(self, strategy: Strategy) -> float:
-        """How far the highest site is above the fair level, of those sites that balancing would begin to move off.
-
-        The figure is the one that `unbalanced` compares with the threshold.  A surplus that no move would lower is no
-        imbalance: 5, 4 and 4 shards on three workers are balanced.
-        """
-        gain = _BEGIN[strategy]
-        movable = (site.level for site in self.sites.values() if self.best_step(site, gain) is not None)
-        return max(0.0, (max(movable, default=0.0) / self.fair - 1.0) * 100.0) if self.fair > 0 else 0.0
-
-    def has_hot(self, site: _Bin) -> bool:
-        """Its heaviest shard alone is more than a fair share, and no pin keeps others beside it."""
-        return bool(site.queue) and not site.bound and site.queue[-1].load / site.capacity > self.fair
-
-    def changed(self, site: _Bin) -> None:
-        """A site's load is another one."""
-        heappush(self._least[site.capacity, site.reads], (site.load, site.name))
-
-    def _receivers(self) -> Iterator[_Bin]:
-        for heap in self._least.values():
-            while heap[0][0] != self.sites[heap[0][1]].load:
-                heappop(heap)
-            yield self.sites[heap[0][1]]
-
-    def roomiest(self, weight: float, journal_format: int) -> _Bin | None:
-        """The site that would be lowest with this much more, among those that read a journal format."""
-        readers = [site for site in self._receivers() if site.reads >= journal_format]
-        return min(readers, key=lambda site: ((site.load + weight) / site.capacity, site.name), default=None)
-
-    def unbalanced(self, policy: Policy) -> bool:
-        """There is a move to begin with: off a worker too far above its share, or to one that has hardly anything."""
-        tolerable = self.fair * (1.0 + policy.imbalance_threshold_percent / 100.0)
-        for site in self.sites.values():
-            step = self.best_step(site, _BEGIN[policy.strategy])
-            if step is not None and (
-                policy.rebalance_now
-                or site.level > tolerable
-                or self.sites[step.receiver].level < _HARDLY_ANYTHING * self.fair
-            ):
-                return True
-        return False
-
-    def best_step(self, source: _Bin, gain: float) -> _Step | None:
-        """The move off a site that evens it out best, with at least this gain.
-
-        A shard hotter than a fair share is left where it is, unless for a greater worker: the others go.
-        """
-        if not source.queue or not self._may_gain(source, gain):
-            return None
-        hot = self.has_hot(source)
-        free = len(source.queue) - hot
-        steps = [step for site in self._receivers() for step in _steps(source, site, 0, free, gain)]
-        if not steps and hot:
-            steps = [
-                step
-                for site in self._receivers()
-                if site.capacity > source.capacity
-                for step in _steps(source, site, free, free + 1, gain)
-            ]
-        return min(steps, default=None)
-
-    def _may_gain(self, source: _Bin, gain: float) -> bool:
-        lightest = source.queue[0].load
-        limit = source.level * (1.0 - gain)
-        return any((site.load + lightest) / site.capacity < limit for site in self._receivers())
-
-    def balance(self, gain: float) -> dict[ShardId, str]:
-        """Even the sites out; where the shards that moved have come to, in the order of the moves."""
-        moved: dict[ShardId, str] = {}
-        moving = True
-        while moving:  # a second time only where capacities differ: a site may become the better receiver late
-            moving = False
-            highest = [(-site.level, site.name) for site in self.sites.values()]
-            heapify(highest)
-            while highest:
-                level, name = heappop(highest)
-                source = self.sites[name]
-                if -level != source.level:
-                    continue
-                step = self.best_step(source, gain)
-                if step is None:
-                    continue
-                receiver = self.sites[step.receiver]
-                held = source.give(step.place)
-                receiver.take(held._replace(coming=True))
-                moved[held.id] = receiver.name
-                moving = True
-                for site in (source, receiver):
-                    self.changed(site)
-                    heappush(highest, (-site.level, site.name))
-        return moved
-
-
-def _steps(source: _Bin, receiver: _Bin, begin: int, end: int, gain: float) -> Iterator[_Step]:
-    """Of the shards at these places of the queue, the two nearest to what would level both sites."""
-    limit = source.level * (1.0 - gain)
-    queue = source.queue
-    places: Sequence[int] = range(begin, end)
-    if receiver.reads < source.reads:
-        places = [place for place in places if queue[place].format <= receiver.reads]
-    if not places or (receiver.load + queue[places[0]].load) / receiver.capacity >= limit:
-        return
-
-    def load_at(place: int) -> float:
-        return queue[place].load
-
-    ideal = min(
-        (source.load * receiver.capacity - receiver.load * source.capacity) / (source.capacity + receiver.capacity),
-        limit * receiver.capacity - receiver.load,
-    )
-    heavier = bisect_right(places, ideal, key=load_at)
-    nearest = [max(heavier - 1, 0)]
-    if heavier < len(places):
-        nearest.append(bisect_right(places, load_at(places[heavier]), heavier, key=load_at) - 1)
-    for index in nearest:
-        place = places[index]
-        weight = queue[place].load
-        after = (receiver.load + weight) / receiver.capacity
-        if after < limit:
-            yield _Step(max((source.load - weight) / source.capacity, after), receiver.name, place)
-
-
 def compute_placement(shards: Iterable[Shard], workers: Iterable[Worker], policy: Policy) -> Placement:
     """Where every shard should be, and the moves for it.
 
@@ -339,11 +119,11 @@ def compute_placement(shards: Iterable[Shard], workers: Iterable[Worker], policy
     """
     plan = _Plan(sorted(shards, key=attrgetter("id")), sorted(workers, key=attrgetter("name")), policy)
     plan.settle_places()
-    scales = _Balancer(plan.sites)
-    plan.place_unassigned(scales)
-    scales.settle_fair()
-    imbalance_percent = scales.imbalance_percent(policy.strategy)
-    moves = plan.balance(scales)
+    balancer = Balancer(plan.sites)
+    plan.place_unassigned(balancer)
+    balancer.settle_fair()
+    imbalance_percent = balancer.imbalance_percent(policy.strategy)
+    moves = plan.balance(balancer)
     return Placement(
         plan.targets,
         plan.in_order(moves),
@@ -355,7 +135,7 @@ def compute_placement(shards: Iterable[Shard], workers: Iterable[Worker], policy
 
 
 class _Plan:
-    """One run of `place`."""
+    """One run of `compute_placement`."""
 
     def __init__(self, shards: list[Shard], workers: list[Worker], policy: Policy) -> None:
         self.shards = shards
@@ -372,7 +152,9 @@ class _Plan:
         self.keepers = {worker.name for worker in workers if worker.may_keep}
         newest_format = max((shard.format for shard in shards), default=1)
         self.sites = {
-            worker.name: _Bin(worker, newest_format) for worker in workers if worker.may_keep and not worker.cordoned
+            worker.name: Bin(worker.name, worker.capacity, min(worker.reads, newest_format))
+            for worker in workers
+            if worker.may_keep and not worker.cordoned
         }
         self._by_format: dict[int, tuple[set[str], set[str]]] = {}
         self.unreadable: list[ShardId] = []
@@ -415,34 +197,36 @@ class _Plan:
             if pinned:
                 site.bound += weight
             else:
-                site.queue.append(_Held(weight, place != owner, shard_id, journal_format))
+                site.queue.append(HeldShard(weight, place != owner, shard_id, journal_format))
 
-    def place_unassigned(self, scales: _Balancer) -> None:
+    def place_unassigned(self, balancer: Balancer) -> None:
         """Give every other shard to the worker that would then have the least; without a receiver, its live owner goes on."""
         self.unassigned.sort()
         for _, negative, shard in self.unassigned:
-            site = scales.roomiest(-negative, shard.format)
+            site = balancer.roomiest(-negative, shard.format)
             if site is None:
                 self.targets[shard.id] = shard.owner if shard.owner in self.live else None
                 if self.sites:
                     self.unreadable.append(shard.id)
                 continue
-            site.take(_Held(-negative, coming=True, id=shard.id, format=shard.format))
-            scales.changed(site)
+            site.take(HeldShard(-negative, coming=True, id=shard.id, format=shard.format))
+            balancer.changed(site)
             self.targets[shard.id] = site.name
 
-    def balance(self, scales: _Balancer) -> dict[ShardId, str]:
+    def balance(self, balancer: Balancer) -> dict[ShardId, str]:
         """Move shards for balance, if the mode allows that and it is worth it; the reason of each, in order."""
         mode, strategy = self.policy.mode, self.policy.strategy
         if mode == "Paused" or (mode == "Manual" and not self.policy.rebalance_now):
             return {}
-        if not scales.unbalanced(self.policy):
+        if not balancer.unbalanced(
+            strategy, self.policy.imbalance_threshold_percent, rebalance_now=self.policy.rebalance_now
+        ):
             return {}
         before = {site.name: site.load for site in self.sites.values()}
-        hot = {site.name: site.queue[-1].id for site in self.sites.values() if scales.has_hot(site)}
+        hot = {site.name: site.queue[-1].id for site in self.sites.values() if balancer.has_hot(site)}
         average = sum(before.values()) / sum(site.capacity for site in self.sites.values())
         reasons: dict[ShardId, str] = {}
-        moved = scales.balance(_GO_ON[strategy])
+        moved = balancer.balance(strategy)
         for shard_id, receiver in {id: name for id, name in moved.items() if name != self.targets[id]}.items():
             place = self.targets[shard_id]
             assert place is not None  # only what is at a site moves off it

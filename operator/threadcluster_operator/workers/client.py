@@ -29,6 +29,7 @@ from shard_worker.contract_internal import (
 )
 from shard_worker.contract_tls import INTERNAL_NAME, PurposeContext, internal_client_context, parse_secrets
 from threadcluster_operator.planning.observation import newest
+from threadcluster_operator.workers.protocol import WorkersClient
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ async def ask_ownership(
     return True, reply.decoded(OwnershipResponse) if reply.status == 200 else None
 
 
-class WorkerApiClient:
+class WorkerApiClient(WorkersClient):
     """The workers at some addresses (``https://host:port`` of their management ports), by the cluster's secret.
 
     The constructor raises `ValueError` for a secret that no worker would accept.

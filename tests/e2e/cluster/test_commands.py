@@ -179,22 +179,9 @@ async def harness(api: Api, namespace: str) -> AsyncIterator[Harness]:
         yield made
 
 
-class Crew:
-    """The harness's workers, whose pods are those of the API server."""
-
-    def __init__(self, workers: MemoryWorkers, api: Api, namespace: str) -> None:
-        self._workers = workers
-        self._api = api
-        self._namespace = namespace
-        self.ownership = workers.ownership
-        self.set_targets = workers.set_targets
-
-    async def running(self) -> frozenset[str]:
-        """The workers' pods."""
-        labels = "app.kubernetes.io/component=worker"
-        return frozenset(
-            each["metadata"]["name"] for each in await self._api.list("v1", "Pod", self._namespace, labels=labels)
-        )
+async def _running(api: Api, namespace: str) -> frozenset[str]:
+    labels = "app.kubernetes.io/component=worker"
+    return frozenset(each["metadata"]["name"] for each in await api.list("v1", "Pod", namespace, labels=labels))
 
 
 async def test_what_is_cordoned_or_drained_stays_so_beside_the_operator(harness: Harness) -> None:
@@ -220,7 +207,9 @@ async def test_a_rebalance_in_mode_manual_is_done_beside_the_operator(harness: H
     await _owned(workers, {"chat-0": 16})
     await workers.cordon("chat-1", CordonVerb.UNCORDON)
     async with connect(KubeAccess(str(harness.api.kubeconfig))) as kube:
-        hand = RebalanceClient(kube, Crew(workers, harness.api, harness.namespace), harness.namespace, "chat")
+        hand = RebalanceClient(
+            kube, workers, lambda: _running(harness.api, harness.namespace), harness.namespace, "chat"
+        )
         assert (await hand.rebalance(None))["moves"] == 8
         async with asyncio.timeout(20):
             while (found := await hand.progress())["left"]:

@@ -39,7 +39,7 @@ def owned_by(simulation: Simulation, kind: str, name: str, owner: dict[str, Any]
 @pytest.mark.parametrize(
     ("owner", "reason", "word"),
     [
-        (None, Reason.NAME_CONFLICT, NAME),
+        (None, Reason.NAME_CONFLICT, f"{NAME} exists and belongs to no ThreadCluster. "),
         ({"kind": "Deployment", "name": "web"}, Reason.NAME_CONFLICT, "Deployment web"),
         ({"kind": "ThreadCluster", "name": "other"}, Reason.NAME_CONFLICT, "ThreadCluster other"),
         ({"kind": "ThreadCluster", "name": NAME}, Reason.AWAITING_GARBAGE_COLLECTION, "being collected"),
@@ -87,11 +87,12 @@ def test_no_worker_is_made_before_the_migration_is_done() -> None:
     ("condition", "now", "again"),
     [
         ({**HALF_FAILED, "lastTransitionTime": "1970-01-01T00:00:00Z"}, 10.0, False),
+        ({**HALF_FAILED, "lastTransitionTime": "1970-01-01T00:00:00Z"}, 15.0, False),
         ({**HALF_FAILED, "lastTransitionTime": "1970-01-01T00:00:00Z"}, 16.0, True),
         (HALF_FAILED, 16.0, False),
         ({"type": "Complete", "status": "False"}, 16.0, False),
     ],
-    ids=["just-now", "long-ago", "without-a-time", "still-running"],
+    ids=["just-now", "not-long-ago", "long-ago", "without-a-time", "still-running"],
 )
 def test_a_migration_that_failed_is_tried_again_after_a_while(
     condition: dict[str, str], now: float, again: bool
@@ -139,24 +140,28 @@ def waits_for(reason: str) -> dict[str, Any]:
     ("pods", "now", "again"),
     [
         ([("Failed", failed(10))], 39.0, False),
+        ([("Failed", failed(10))], 40.0, False),
         ([("Failed", failed(10))], 41.0, True),
         ([("Failed", failed(10)), ("Failed", failed(20))], 41.0, False),
         ([("Failed", failed(None))], 90.0, False),
         ([("Failed", {})], 90.0, False),
         ([("Failed", failed(10)), ("Running", {})], 90.0, False),
         ([("Failed", failed(10)), ("Pending", waits_for("ContainerCreating"))], 90.0, False),
-        ([("Pending", waits_for("ImagePullBackOff"))], 29.0, False),
+        ([("Failed", failed(10)), ("Pending", waits_for("ImagePullBackOff"))], 90.0, True),
+        ([("Pending", waits_for("ImagePullBackOff"))], 30.0, False),
         ([("Pending", waits_for("ImagePullBackOff"))], 31.0, True),
         ([], 90.0, False),
     ],
     ids=[
         "just-failed",
+        "failed-not-long-ago",
         "failed-some-time-ago",
         "failed-again",
         "no-time",
         "evicted",
         "is-running",
         "begins",
+        "image-missing-after-a-failure",
         "image-missing",
         "image-still-missing",
         "no-pod-yet",
@@ -242,9 +247,12 @@ def test_replicas_without_pods_are_given_up_without_asking(simulation: Simulatio
     simulation.operate()
     simulation.edit(replicas=3)
     simulation.unanswered = True
+    live = simulation.stateful_set
+    assert live is not None
+    live["status"]["observedGeneration"] = live["metadata"]["generation"]
     steps = steps_of(simulation.look())
     assert wanted_replicas(steps) == [3]
-    assert "taken away" not in steps.blocked_reason
+    assert steps.blocked_reason == ""
 
 
 def rolling(simulation: Simulation) -> Simulation:

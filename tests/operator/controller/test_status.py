@@ -139,6 +139,66 @@ def test_the_imbalance_is_that_of_the_plan(
     assert status["shards"]["imbalancePercent"] == round(percent)
 
 
+@pytest.mark.parametrize("mode", ["Auto", "Manual", "Paused"])
+def test_the_status_does_not_follow_the_load(simulation: Simulation, mode: str) -> None:
+    """While only rates change nothing is written; a change of ownership brings the figure up to date."""
+    simulation.edit(rebalance={"mode": mode, "strategy": "Load"})
+    simulation.operate()
+    simulation.operate()
+    before = simulation.resource["status"]
+    assert before["shards"]["imbalancePercent"] == 0
+    simulation.workers.load(ShardId(0), 5.0)
+    simulation.workers.load(ShardId(3), 5.0)
+    busy = simulation.look()
+    spec = parse_spec(busy.resource)
+    actions = plan_actions(busy, spec, OperatorContext("here", False, "0123456789abcdef"), balancing=False)
+    assert actions.next is not None
+    assert actions.next.imbalance_percent > 0
+    still = simulation.last._replace(next=actions.next._replace(plan=None))
+    assert patch_of(before, status_of(busy, spec, still, None)) == {}
+    assert busy.ownership is not None
+    moved = busy.ownership._replace(owners={**busy.ownership.owners, ShardId(0): f"{NAME}-1"})
+    after = status_of(busy._replace(ownership=moved), spec, still, None)
+    assert after["shards"]["imbalancePercent"] == round(actions.next.imbalance_percent)
+
+
+def test_workers_are_counted(simulation: Simulation) -> None:
+    """All of them, those that are ready, and those with the newest template."""
+    pod = simulation.pods[f"{NAME}-1"]
+    pod["metadata"]["labels"] = {**pod["metadata"]["labels"], "controller-revision-hash": "old"}
+    simulation.pods[f"{NAME}-2"]["status"]["conditions"] = [{"type": "Ready", "status": "False"}]
+    simulation.edit(replicas=4)
+    seen = simulation.look()
+    status = status_of(seen, parse_spec(seen.resource), simulation.last, None)
+    counts = ("desiredReplicas", "replicas", "readyReplicas", "updatedReplicas")
+    assert [status[name] for name in counts] == [4, 3, 2, 2]
+    assert [row["revision"] == "old" for row in status["workers"]] == [False, True, False]
+
+
+def test_no_worker_is_up_to_date_before_the_newest_template_is_known(simulation: Simulation) -> None:
+    """Neither without a StatefulSet nor before its controller has acted."""
+    seen = simulation.look()
+    live = seen.child("StatefulSet", NAME)
+    assert live is not None
+    for each in simulation.pods.values():
+        del each["metadata"]["labels"]["controller-revision-hash"]
+    for children in ((), ({**live, "status": {}},)):
+        seen = simulation.look()._replace(children=children)
+        assert status_of(seen, parse_spec(seen.resource), simulation.last, None)["updatedReplicas"] == 0
+
+
+def test_shards_on_their_way_are_counted(simulation: Simulation) -> None:
+    """A shard whose target is another worker than its live owner; one without an owner waits for a claim."""
+    observed = simulation.look().ownership
+    assert observed is not None
+    owners = {**observed.owners, ShardId(5): None}
+    targets = {**observed.targets, ShardId(1): "chat-9", ShardId(2): "chat-9", ShardId(3): None, ShardId(5): "chat-9"}
+    seen = simulation.look()._replace(ownership=observed._replace(owners=owners, targets=targets))
+    status = status_of(seen, parse_spec(seen.resource), simulation.last, None)
+    assert status["shards"] == {"total": 12, "assigned": 11, "moving": 2, "imbalancePercent": 0}
+    assert status["plan"]["pendingMoves"] == 2
+
+
 def test_autoscaling_reports_that_it_is_not_supported_yet(simulation: Simulation) -> None:
     """A field that does nothing yet says so."""
     simulation.edit(autoscaling={"minReplicas": 1, "maxReplicas": 3, "targetCommandsPerSecond": 100})

@@ -297,6 +297,22 @@ def test_a_surplus_worker_is_stopped_once_it_owns_nothing() -> None:
     assert steps(1, 1, observed(there)).converged
 
 
+def test_a_surplus_worker_that_is_not_registered_hands_its_shards_over() -> None:
+    """It runs, so its shards move as those of a live worker do."""
+    steps = next_steps("c", wanted(2), frozenset(NAMES[:3]), observed(owners("c-0", "c-1", "c-2")))
+    assert steps.plan is not None
+    assert steps.plan.moves == 1
+    assert steps.plan.reasons == {ShardId(2): "c-2 is draining"}
+
+
+def test_a_worker_that_has_not_registered_is_expected_to_read_every_shard() -> None:
+    """Its row will say; until then the shards of the newest format are meant for it."""
+    there = observed(owners("c-0", None), workers=seen(Worker("c-0")))._replace(formats={ShardId(1): 2, ShardId(0): 1})
+    steps = next_steps("c", wanted(2), frozenset({"c-0", "c-1"}), there)
+    assert steps.plan is not None
+    assert steps.plan.targets == {ShardId(1): "c-1"}
+
+
 def test_a_surplus_worker_that_would_get_a_shard_is_not_stopped_yet() -> None:
     """Until the targets that name it are replaced, it may own one at any moment."""
     now = steps(1, 2, observed(owners("c-0", "c-0"), owners("c-0", "c-1")))

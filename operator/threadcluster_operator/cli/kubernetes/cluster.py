@@ -44,7 +44,7 @@ async def remote_cluster(where: ClusterSelector) -> AsyncIterator[Remote]:
             name, spec = found["metadata"]["name"], spec_of(found)
             async with tunnels(api, place.namespace, MANAGEMENT_PORT) as ways:
                 workers = PodWorkers(kube, ways, session, place.namespace, name)
-                planner = RebalanceClient(kube, workers, place.namespace, name)
+                planner = RebalanceClient(kube, workers, workers.running, place.namespace, name)
                 yield Remote(place.namespace, name, spec, workers, planner)
     except KubeError as error:
         raise ClusterUnreachable(sentence(error)) from error

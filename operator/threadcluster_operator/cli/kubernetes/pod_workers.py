@@ -10,8 +10,10 @@ from shard_worker.contract_internal import CordonVerb, HistoryEntry, OwnershipRe
 from threadcluster_operator.cli.kubernetes.errors import ClusterUnreachable
 from threadcluster_operator.controller.snapshot import Pod, pod_of
 from threadcluster_operator.kube.client import POD, SECRET, Kube
+from threadcluster_operator.planning.observation import Answers, newest
 from threadcluster_operator.render import SECRET_KEY, secret_of, selector_of
 from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerApiClient, client_context
+from threadcluster_operator.workers.protocol import WorkersClient
 
 T = TypeVar("T")
 
@@ -19,27 +21,29 @@ _ASKED_MOST: Final = 3
 """Any live worker gives the same answer; the others are for when it dies meanwhile."""
 
 
-class Ways(Protocol):
-    """How a pod is reached; see `threadcluster_operator.cli.kubernetes.port_forward.Tunnels`."""
+class PodAddresses(Protocol):
+    """How a pod is reached; see `threadcluster_operator.cli.kubernetes.port_forward.PortForwarder`."""
 
     @property
     def failure(self) -> str | None:
-        """Why the last way that led nowhere did."""
+        """Why the last connection that failed did."""
 
     async def to(self, pod: str) -> str:
         """The address at which the pod's management port answers."""
 
 
-class PodWorkers:
+class PodWorkers(WorkersClient):
     """As `threadcluster_operator.workers.client.WorkerApiClient`; the pods are listed at the first request.
 
     Every request may be sent again: when no pod answers, the pods are listed once more.  Every method also raises
     `ClusterUnreachable` and `KubeError`.
     """
 
-    def __init__(self, kube: Kube, ways: Ways, session: aiohttp.ClientSession, namespace: str, name: str) -> None:
+    def __init__(
+        self, kube: Kube, addresses: PodAddresses, session: aiohttp.ClientSession, namespace: str, name: str
+    ) -> None:
         self._kube = kube
-        self._ways = ways
+        self._addresses = addresses
         self._session = session
         self._namespace = namespace
         self._name = name
@@ -52,6 +56,10 @@ class PodWorkers:
     async def ownership(self) -> OwnershipResponse:
         """See `WorkerApiClient`."""
         return await self._ask(lambda workers: workers.ownership())
+
+    async def answers(self) -> Answers:
+        """See `WorkerApiClient`; at least one of the answers knows of the shards."""
+        return await self._ask(_answers)
 
     async def set_targets(self, plan: TargetsRequest) -> int:
         """See `WorkerApiClient`."""
@@ -75,7 +83,7 @@ class PodWorkers:
             self._known = await self._find()
             return await question(self._known)
         except NoWorkerAvailable as error:
-            raise ClusterUnreachable(self._ways.failure or f"{error}; {self._see_pods()}") from error
+            raise ClusterUnreachable(self._addresses.failure or f"{error}; {self._see_pods()}") from error
 
     async def _find(self) -> WorkerApiClient:
         pods = await self._pods()
@@ -84,7 +92,7 @@ class PodWorkers:
             found = f"none of its {len(pods)} pods is ready" if pods else "it has no pods"
             raise ClusterUnreachable(f"no worker of {self._name} can be asked: {found}; {self._see_pods()}")
         secret = await self._read_secret()
-        return WorkerApiClient(self._session, [await self._ways.to(pod) for pod in ready], secret)
+        return WorkerApiClient(self._session, [await self._addresses.to(pod) for pod in ready], secret)
 
     async def _pods(self) -> list[Pod]:
         labels = ",".join(f"{key}={value}" for key, value in selector_of(self._name, "worker").items())
@@ -108,3 +116,10 @@ class PodWorkers:
 
     def _see_pods(self) -> str:
         return f"`kubectl describe threadcluster {self._name} -n {self._namespace}` says why"
+
+
+async def _answers(workers: WorkerApiClient) -> Answers:
+    found = await workers.answers()
+    if newest(found.values()) is None:
+        raise NoWorkerAvailable("no worker answers")
+    return found

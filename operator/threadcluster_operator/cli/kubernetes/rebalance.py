@@ -8,10 +8,10 @@ while no operator runs.
 """
 
 import asyncio
-from collections.abc import Iterable
-from typing import Any, Final, Protocol
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final
 
-from shard_worker.contract_internal import PLAN_STALE, OwnershipResponse, TargetsRequest
+from shard_worker.contract_internal import PLAN_STALE
 from shard_worker.domain.ids import ShardId
 from threadcluster_operator.api import InvalidSpec, KubernetesSpec, parse_spec
 from threadcluster_operator.api.pins import pinned, wrong_pin
@@ -22,30 +22,27 @@ from threadcluster_operator.planning.observation import build_observation
 from threadcluster_operator.planning.planner import NewPlan, ShardOwnership
 from threadcluster_operator.planning.rebalance import Document, MovesRefused, RebalanceSession
 from threadcluster_operator.workers.client import WorkerRefused
+from threadcluster_operator.workers.protocol import WorkersClient
 
 _TRIES: Final = 5
 _LOOK_EVERY_S: Final = 0.2
 
 
-class Crew(Protocol):
-    """The workers; see `threadcluster_operator.cli.kubernetes.pod_workers.PodWorkers`."""
-
-    async def running(self) -> frozenset[str]:
-        """Those that there are."""
-
-    async def ownership(self) -> OwnershipResponse:
-        """The newest answer of the workers."""
-
-    async def set_targets(self, plan: TargetsRequest) -> int:
-        """Record a plan; its version."""
-
-
 class RebalanceClient:
     """See `threadcluster_operator.cli.cluster_access.Planner`; also raises `ClusterUnreachable` and `KubeError`."""
 
-    def __init__(self, kube: Kube, workers: Crew, namespace: str, name: str) -> None:
+    def __init__(
+        self,
+        kube: Kube,
+        workers: WorkersClient,
+        running: Callable[[], Awaitable[frozenset[str]]],
+        namespace: str,
+        name: str,
+    ) -> None:
+        """``running``: the names of all workers' pods, ready or not."""
         self._kube = kube
         self._workers = workers
+        self._running = running
         self._namespace = namespace
         self._name = name
         self._moves = RebalanceSession(name)
@@ -113,9 +110,8 @@ class RebalanceClient:
                 raise
 
     async def _look(self) -> tuple[KubernetesSpec, frozenset[str], ShardOwnership | None]:
-        spec, running = spec_of(await self._resource()), await self._workers.running()
-        answer = await self._workers.ownership()
-        answers = {answer.answered_by: answer}
+        spec, running = spec_of(await self._resource()), await self._running()
+        answers = await self._workers.answers()
         return spec, running, build_observation(answers, running=running, starting=frozenset(), emptying=frozenset())
 
     async def _resource(self) -> Object:

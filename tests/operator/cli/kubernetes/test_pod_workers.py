@@ -21,7 +21,7 @@ SECRET = secret("chat-internal", secret=base64.b64encode(WORD).decode())
 NOWHERE = "https://127.0.0.1:1"
 
 
-class Ways:
+class Addresses:
     """Every pod is at an address that the test says."""
 
     def __init__(self, **addresses: str) -> None:
@@ -54,31 +54,31 @@ async def worker() -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-async def ask(shelf: InMemoryKube, ways: Ways) -> tuple[HistoryEntry, ...]:
+async def ask(shelf: InMemoryKube, addresses: Addresses) -> tuple[HistoryEntry, ...]:
     """One question."""
     async with aiohttp.ClientSession() as session:
-        return await PodWorkers(shelf, ways, session, "here", "chat").history(1, None)
+        return await PodWorkers(shelf, addresses, session, "here", "chat").history(1, None)
 
 
 async def test_only_pods_that_are_ready_are_asked_and_not_all_of_them() -> None:
     """By the secret of the cluster, in the order of their numbers."""
     pods = [pod(f"chat-{number}", ready=number != 1) for number in range(12)]
     async with worker() as address:
-        ways = Ways(chat_3=address)
-        assert await ask(InMemoryKube(SECRET, *pods), ways) == ()
-    assert ways.asked == ["chat-0", "chat-2", "chat-3"]
+        addresses = Addresses(chat_3=address)
+        assert await ask(InMemoryKube(SECRET, *pods), addresses) == ()
+    assert addresses.asked == ["chat-0", "chat-2", "chat-3"]
 
 
 async def test_pods_are_looked_for_again_when_those_that_were_known_are_gone() -> None:
     """A command that waits outlives a rollout."""
-    shelf, ways = InMemoryKube(SECRET, pod("chat-0")), Ways()
+    shelf, addresses = InMemoryKube(SECRET, pod("chat-0")), Addresses()
     async with aiohttp.ClientSession() as session:
-        workers = PodWorkers(shelf, ways, session, "here", "chat")
-        async with worker() as ways.addresses["chat-0"]:
+        workers = PodWorkers(shelf, addresses, session, "here", "chat")
+        async with worker() as addresses.addresses["chat-0"]:
             await workers.history(1, None)
         del shelf.objects["Pod", "chat-0"]
         shelf.put(pod("chat-1"))
-        async with worker() as ways.addresses["chat-1"]:
+        async with worker() as addresses.addresses["chat-1"]:
             assert await workers.history(1, None) == ()
 
 
@@ -101,12 +101,20 @@ async def test_pods_are_looked_for_again_when_those_that_were_known_are_gone() -
 async def test_the_cause_without_a_reachable_pod_is_reported(objects: list[Object], expected: str) -> None:
     """Each with what to look at."""
     with pytest.raises(ClusterUnreachable, match=expected):
-        await ask(InMemoryKube(*objects), Ways())
+        await ask(InMemoryKube(*objects), Addresses())
 
 
 async def test_a_way_that_does_not_lead_there_says_why() -> None:
     """The missing right is nearer to the cause than the missing answer."""
-    ways = Ways()
-    ways.failure = "you may not forward a port"
+    addresses = Addresses()
+    addresses.failure = "you may not forward a port"
     with pytest.raises(ClusterUnreachable, match=r"^you may not forward a port$"):
-        await ask(InMemoryKube(SECRET, pod("chat-0")), ways)
+        await ask(InMemoryKube(SECRET, pod("chat-0")), addresses)
+
+
+async def test_answers_without_one_that_knows_of_the_shards_are_no_answer() -> None:
+    """A command would else plan from nothing."""
+    async with aiohttp.ClientSession() as session, worker() as address:
+        workers = PodWorkers(InMemoryKube(SECRET, pod("chat-0")), Addresses(chat_0=address), session, "here", "chat")
+        with pytest.raises(ClusterUnreachable, match=r"^no worker answers; `kubectl describe"):
+            await workers.answers()

@@ -18,28 +18,26 @@ from tests.operator.cli.kubernetes.objects import cluster
 SHARDS = 12
 
 
-class Crew(MemoryWorkers):
-    """Workers whose pods all run."""
-
-    async def running(self) -> frozenset[str]:
-        return frozenset(f"chat-{number}" for number in range(3))
+async def running() -> frozenset[str]:
+    """The pods of all three workers."""
+    return frozenset(f"chat-{number}" for number in range(3))
 
 
-def uneven() -> Crew:
+def uneven() -> MemoryWorkers:
     """Three workers, of which the third has nothing."""
-    crew = Crew(SHARDS)
+    workers = MemoryWorkers(SHARDS)
     for number in range(2):
-        crew.start(f"chat-{number}")
-    crew.turn()
-    crew.start("chat-2")
-    assert [len(crew.owned_by(f"chat-{number}")) for number in range(3)] == [6, 6, 0]
-    return crew
+        workers.start(f"chat-{number}")
+    workers.turn()
+    workers.start("chat-2")
+    assert [len(workers.owned_by(f"chat-{number}")) for number in range(3)] == [6, 6, 0]
+    return workers
 
 
-def planner(crew: Crew, **rebalance: Any) -> tuple[RebalanceClient, InMemoryKube]:  # as YAML would have it
+def planner(workers: MemoryWorkers, **rebalance: Any) -> tuple[RebalanceClient, InMemoryKube]:  # as YAML would have it
     """Of a cluster with this policy."""
     shelf = InMemoryKube(cluster("chat", rebalance=rebalance))
-    return RebalanceClient(shelf, crew, "here", "chat"), shelf
+    return RebalanceClient(shelf, workers, running, "here", "chat"), shelf
 
 
 def pins(shelf: InMemoryKube) -> Any:  # as in the resource
@@ -48,11 +46,11 @@ def pins(shelf: InMemoryKube) -> Any:  # as in the resource
 
 
 @pytest.fixture
-async def crew() -> AsyncIterator[Crew]:
+async def workers() -> AsyncIterator[MemoryWorkers]:
     """The uneven three, at work."""
-    crew = uneven()
-    turns = asyncio.create_task(crew.run(0.001))
-    yield crew
+    workers = uneven()
+    turns = asyncio.create_task(workers.run(0.001))
+    yield workers
     turns.cancel()
 
 
@@ -115,57 +113,57 @@ async def test_an_invalid_spec_is_reported() -> None:
 
 async def test_a_plan_is_shown_and_nothing_done() -> None:
     """By the policy of the resource."""
-    crew = uneven()
-    hand, _ = planner(crew, mode="Manual")
+    workers = uneven()
+    hand, _ = planner(workers, mode="Manual")
     found = await hand.plan()
     assert (found["mode"], len(found["moves"])) == ("Manual", 4)
     assert {move["target"] for move in found["moves"]} == {"chat-2"}
-    assert not crew.calls
+    assert not workers.calls
 
 
-async def test_the_moves_are_ordered_a_few_at_a_time_and_come_to_an_end(crew: Crew) -> None:
+async def test_the_moves_are_ordered_a_few_at_a_time_and_come_to_an_end(workers: MemoryWorkers) -> None:
     """Also in mode Manual, and without another planner; never more under way than the resource allows."""
-    hand, _ = planner(crew, mode="Manual", maxConcurrentMoves=1)
+    hand, _ = planner(workers, mode="Manual", maxConcurrentMoves=1)
     begun = await hand.rebalance((await hand.plan())["hash"])
     assert begun["moves"] == 4
     async with asyncio.timeout(10):
         while (found := await hand.progress())["left"]:
-            shards = (await crew.ownership()).shards
+            shards = (await workers.ownership()).shards
             assert sum(1 for shard in shards if shard.state is ShardState.MOVING) <= 1
             await asyncio.sleep(0.001)
     assert (found["moved"], found["givenUp"]) == (4, [])
-    assert [len(crew.owned_by(f"chat-{number}")) for number in range(3)] == [4, 4, 4]
+    assert [len(workers.owned_by(f"chat-{number}")) for number in range(3)] == [4, 4, 4]
 
 
-async def test_ordered_moves_go_on_without_the_command(crew: Crew) -> None:
+async def test_ordered_moves_go_on_without_the_command(workers: MemoryWorkers) -> None:
     """Every one of them is ordered."""
-    hand, _ = planner(crew, mode="Manual")
+    hand, _ = planner(workers, mode="Manual")
     await hand.rebalance(None)
     await hand.hand_over()
     async with asyncio.timeout(10):
-        while len(crew.owned_by("chat-2")) < 4:
+        while len(workers.owned_by("chat-2")) < 4:
             await asyncio.sleep(0.001)
 
 
 async def test_only_what_was_agreed_to_is_ordered() -> None:
     """A drained worker's shards are the operator's to move, not this command's."""
-    crew = uneven()
-    hand, _ = planner(crew, mode="Manual", maxConcurrentMoves=64)
+    workers = uneven()
+    hand, _ = planner(workers, mode="Manual", maxConcurrentMoves=64)
     begun = await hand.plan()
     await hand.rebalance(begun["hash"])
-    await crew.cordon("chat-1", CordonVerb.DRAIN)
-    crew.calls.clear()
+    await workers.cordon("chat-1", CordonVerb.DRAIN)
+    workers.calls.clear()
     await hand.progress()
-    [(_, ordered)] = crew.calls
+    [(_, ordered)] = workers.calls
     agreed = {(move["shard"], move["target"]) for move in begun["moves"]}
     assert {(each.shard, each.target) for each in ordered} <= agreed  # type: ignore[attr-defined]  # a list
 
 
-async def test_a_plan_that_is_older_than_another_is_made_again(crew: Crew) -> None:
+async def test_a_plan_that_is_older_than_another_is_made_again(workers: MemoryWorkers) -> None:
     """The operator may have been first: then the next look has the newest."""
-    hand, _ = planner(crew, mode="Manual")
+    hand, _ = planner(workers, mode="Manual")
     await hand.rebalance(None)
-    real = crew.set_targets
+    real = workers.set_targets
     stale = [True]
 
     async def after_another_plan(plan: TargetsRequest) -> int:
@@ -173,11 +171,11 @@ async def test_a_plan_that_is_older_than_another_is_made_again(crew: Crew) -> No
             await real(TargetsRequest(plan.plan_version, "other", []))
         return await real(plan)
 
-    crew.set_targets = after_another_plan  # type: ignore[method-assign]  # just here
+    workers.set_targets = after_another_plan  # type: ignore[method-assign]  # just here
     async with asyncio.timeout(10):
         while (await hand.progress())["left"]:
             await asyncio.sleep(0.001)
-    assert len(crew.owned_by("chat-2")) == 4
+    assert len(workers.owned_by("chat-2")) == 4
 
 
 async def test_another_plan_than_the_one_of_now_is_refused() -> None:

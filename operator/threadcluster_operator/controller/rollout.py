@@ -1,0 +1,74 @@
+"""The rolling update of the workers, one ordinal at a time: pure.
+
+No worker is restarted while another one that has the new template is not ready, while the owners of the shards are
+unknown, or while a shard has no owner.
+"""
+
+from collections.abc import Iterable
+
+from threadcluster_operator.api import KubernetesSpec
+from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object, Pod
+from threadcluster_operator.render import RenderInput, is_applied
+
+
+def next_partition(
+    seen: ClusterSnapshot, spec: KubernetesSpec, wanted: RenderInput, objects: Iterable[Object], live: Object | None
+) -> tuple[int, str]:
+    """From which ordinal on pods run the newest template, and why the next one does not yet.
+
+    A new template comes with all ordinals held back; then one after the other, from the highest, is let go.
+    """
+    parked = wanted.replicas
+    template = next(each for each in objects if each["kind"] == "StatefulSet")["spec"]["template"]
+    if live is None or not is_applied({"spec": {"template": template}}, live):
+        return parked, ""
+    status, present = live.get("status", {}), _present_partition(live)
+    if status.get("observedGeneration", 0) < live["metadata"].get("generation", 1):
+        return min(present, parked), "the StatefulSet's controller has not acted yet"
+    newest = status.get("updateRevision", "")
+    workers = [pod for pod in seen.workers() if pod.ordinal < wanted.replicas]
+    old = [pod for pod in workers if pod.revision != newest]
+    if not old:
+        return (parked if status.get("currentRevision", newest) == newest else 0), ""
+    if spec.rollout.paused:
+        return min(present, parked), "spec.rollout.paused is true"
+    waits = _rollout_blocker(seen, workers, newest)
+    following = old[-1].ordinal
+    if waits and following < present:
+        return min(present, parked), waits
+    return min(following, present), ""
+
+
+def _present_partition(live: Object) -> int:
+    return int(live["spec"].get("updateStrategy", {}).get("rollingUpdate", {}).get("partition", 0))
+
+
+def _rollout_blocker(seen: ClusterSnapshot, workers: Iterable[Pod], newest: str) -> str:
+    """Why no further worker may be restarted now; empty when one may.
+
+    A worker with the old template that is not ready blocks no restart: the new template may be the remedy.
+    """
+    for pod in workers:
+        if pod.ending:
+            return f"{pod.name} is being restarted"
+        if pod.revision == newest and not pod.ready:
+            return f"{pod.name} is not ready yet"
+    if any(pod.ready for pod in workers):
+        if seen.ownership is None:
+            return "no worker reports the owners of the shards, so no worker is restarted"
+        unserved = sum(1 for owner in seen.ownership.owners.values() if owner is None)
+        if unserved:
+            return f"shards without an owner: {unserved}"
+    return ""
+
+
+def rolled_out(seen: ClusterSnapshot, spec: KubernetesSpec, live: Object) -> bool:
+    """Whether what was applied last has taken effect on every pod."""
+    status = live.get("status", {})
+    workers = seen.workers()
+    return (
+        status.get("observedGeneration", 0) >= live["metadata"].get("generation", 1)
+        and status.get("currentRevision") == status.get("updateRevision")
+        and len(workers) == spec.replicas
+        and all(pod.ready and pod.revision == status.get("updateRevision") for pod in workers)
+    )

@@ -1,0 +1,30 @@
+"""The requests to the workers of one cluster, by whatever way the workers are reached."""
+
+from typing import Protocol
+
+from shard_worker.contract_internal import CordonVerb, HistoryEntry, OwnershipResponse, TargetsRequest
+from threadcluster_operator.planning.observation import Answers
+
+
+class WorkersClient(Protocol):
+    """The workers of one cluster; `threadcluster_operator.workers.client.WorkerApiClient` says what the methods raise."""
+
+    async def ownership(self) -> OwnershipResponse:
+        """The newest answer of the workers."""
+        ...
+
+    async def answers(self) -> Answers:
+        """The answer of each worker that answers, by the worker's name."""
+        ...
+
+    async def set_targets(self, plan: TargetsRequest) -> int:
+        """Record a plan; its version."""
+        ...
+
+    async def cordon(self, worker: str, verb: CordonVerb) -> None:
+        """Cordon, uncordon or drain a worker."""
+        ...
+
+    async def history(self, limit: int, shard: int | None) -> tuple[HistoryEntry, ...]:
+        """The last changes of owner, newest first."""
+        ...

@@ -1,0 +1,1 @@
+"""Mutation testing of the pure modules: how many small changes of the code their own tests notice."""

@@ -1,0 +1,213 @@
+"""The mutants of a source text: each changes one expression or statement of a function, or one number of the module.
+
+A mutant is identified by its function and by the texts before and after, never by a line or a count, so that its description
+stays while the rest of the file changes.  Annotations, docstrings and assertions decide nothing and are left alone.
+"""
+
+import ast
+from collections.abc import Callable, Iterator, Mapping
+from types import CodeType
+from typing import Final, NamedTuple
+
+_COMPARISONS: Final[Mapping[type[ast.cmpop], type[ast.cmpop]]] = {
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+}
+_ARITHMETIC: Final[Mapping[type[ast.operator], type[ast.operator]]] = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.Mult,
+    ast.BitOr: ast.BitAnd,
+    ast.BitAnd: ast.BitOr,
+}
+_CALLS: Final = {"min": "max", "max": "min", "any": "all", "all": "any"}
+
+_Place = Callable[[ast.AST], None]
+
+
+class Mutant(NamedTuple):
+    """One change."""
+
+    function: str
+    """The qualified name of the outermost function; the name of a constant of the module."""
+    first_line: int
+    last_line: int
+    before: str
+    after: str
+    compiled: Callable[[], CodeType]
+    """The whole module with the change."""
+    number: int | float | None = None
+    """The changed number of a constant; None for a change of a function."""
+
+    @property
+    def description(self) -> str:
+        """The change, as the list of equivalent mutants and the reports have it."""
+        return f"{self.before} → {self.after}"
+
+
+class _Change(NamedTuple):
+    function: str
+    node: ast.expr | ast.stmt
+    place: _Place
+    new: ast.expr | ast.stmt
+
+
+def mutants(source: str, filename: str) -> list[Mutant]:
+    """All mutants of a module's source."""
+    tree = ast.parse(source)
+    found = []
+    for change in _changes(tree):
+        node, new = change.node, change.new
+        before, after = ast.unparse(node), ast.unparse(new)
+        if before != after:
+            ast.fix_missing_locations(ast.copy_location(new, node))
+            last = node.end_lineno or node.lineno
+            compiled = _compiler(tree, change, filename)
+            found.append(Mutant(change.function, node.lineno, last, before, after, compiled))
+    return found + list(_constants(tree, filename))
+
+
+def _compiler(tree: ast.Module, change: _Change, filename: str) -> Callable[[], CodeType]:
+    def compiled() -> CodeType:
+        change.place(change.new)
+        try:
+            return compile(tree, filename, "exec")
+        finally:
+            change.place(change.node)
+
+    return compiled
+
+
+def _constants(tree: ast.Module, filename: str) -> Iterator[Mutant]:
+    """Each number that the module gives a name."""
+    for each in tree.body:
+        match each:
+            case ast.AnnAssign(ast.Name(name), _, ast.Constant(int() | float() as value)) if value not in (True, False):
+                yield Mutant(
+                    name,
+                    each.lineno,
+                    each.lineno,
+                    f"{name} = {value}",
+                    f"{name} = {value * 2}",
+                    lambda: compile(tree, filename, "exec"),
+                    value * 2,
+                )
+            case _:
+                pass
+
+
+def _changes(tree: ast.Module) -> Iterator[_Change]:
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            for child in node.body:
+                if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+                    yield from _within_function(child, f"{node.name}.{child.name}")
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from _within_function(node, node.name)
+
+
+def _within_function(node: ast.FunctionDef | ast.AsyncFunctionDef, name: str) -> Iterator[_Change]:
+    answers_bool = isinstance(node.returns, ast.Name) and node.returns.id == "bool"
+    for statement, place in _children(node):
+        yield from _within(statement, place, name, answers_bool=answers_bool)
+
+
+def _children(node: ast.AST) -> Iterator[tuple[ast.AST, _Place]]:
+    """The parts of a node that decide something, each with what replaces it."""
+    for field, value in ast.iter_fields(node):
+        if field in ("annotation", "returns", "decorator_list", "pattern", "type_params", "ctx", "op", "ops"):
+            continue
+        if field == "args" and not isinstance(node, ast.Call):
+            continue
+        if isinstance(value, ast.AST):
+            yield value, _setter(node, field)
+        elif isinstance(value, list):
+            for index, child in enumerate(value):
+                if isinstance(child, ast.AST):
+                    yield child, _item_setter(value, index)
+
+
+def _setter(node: ast.AST, field: str) -> _Place:
+    return lambda new: setattr(node, field, new)
+
+
+def _item_setter(items: list[ast.AST], index: int) -> _Place:
+    return lambda new: items.__setitem__(index, new)
+
+
+def _within(node: ast.AST, place: _Place, function: str, *, answers_bool: bool) -> Iterator[_Change]:
+    if isinstance(node, ast.Assert | ast.Import | ast.ImportFrom):
+        return
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):  # a docstring
+        return
+    match node:
+        case ast.Expr(ast.Call(ast.Name("assert_never"))):  # for the type checker
+            return
+        case _:
+            pass
+    if isinstance(node, ast.expr | ast.stmt):
+        for new in _replacements(node, answers_bool=answers_bool):
+            yield _Change(function, node, place, new)
+    if isinstance(node, ast.JoinedStr):
+        return
+    conditions = _conditions(node)
+    for child, child_place in _children(node):
+        if isinstance(child, ast.expr) and child in conditions and not isinstance(child, ast.Compare | ast.UnaryOp):
+            yield _Change(function, child, child_place, ast.UnaryOp(ast.Not(), child))
+        yield from _within(child, child_place, function, answers_bool=answers_bool)
+
+
+def _conditions(node: ast.AST) -> list[ast.expr]:
+    """The expressions that decide a branch; a comparison and a ``not`` are changed as such."""
+    match node:
+        case ast.If(test) | ast.While(test) | ast.IfExp(test):
+            return [test]
+        case ast.comprehension(ifs=ifs):
+            return ifs
+        case _:
+            return []
+
+
+def _replacements(node: ast.expr | ast.stmt, *, answers_bool: bool) -> Iterator[ast.expr | ast.stmt]:
+    match node:
+        case ast.Compare(left, operators, rights):
+            for index, operator in enumerate(operators):
+                other: list[ast.cmpop] = [*operators[:index], _COMPARISONS[type(operator)](), *operators[index + 1 :]]
+                yield ast.Compare(left, other, rights)
+        case ast.BoolOp(operator, values):
+            yield ast.BoolOp(ast.Or() if isinstance(operator, ast.And) else ast.And(), values)
+        case ast.UnaryOp(ast.Not() | ast.USub(), operand):
+            yield operand
+        case ast.BinOp(left, operator, right) if type(operator) in _ARITHMETIC:
+            yield ast.BinOp(left, _ARITHMETIC[type(operator)](), right)
+        case ast.AugAssign(target, operator, value) if type(operator) in _ARITHMETIC:
+            yield ast.AugAssign(target, _ARITHMETIC[type(operator)](), value)
+        case ast.Constant(bool() as value):
+            yield ast.Constant(not value)
+        case ast.Constant(int() | float() as value):
+            yield ast.Constant(value + 1)
+        case ast.Constant(str() as value):
+            yield ast.Constant("" if value else "mutant")
+        case ast.JoinedStr():
+            yield ast.Constant("")
+        case ast.Call(ast.Name(name), arguments, keywords) if name in _CALLS:
+            yield ast.Call(ast.Name(_CALLS[name], ast.Load()), arguments, keywords)
+        case ast.Continue():
+            yield ast.Break()
+        case ast.Expr(ast.Call() | ast.YieldFrom()) | ast.Raise():
+            yield ast.Pass()
+        case ast.Return(ast.Call() | ast.Name() | ast.Attribute() | ast.BoolOp() as value) if answers_bool:
+            yield ast.Return(ast.UnaryOp(ast.Not(), value))
+        case _:
+            pass

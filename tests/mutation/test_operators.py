@@ -1,0 +1,63 @@
+"""The mutants of a source text, and how they are planted and identified."""
+
+from tests.mutation.operators import mutants
+from tests.mutation.results import keys_of
+
+SOURCE = '''
+"""A module."""
+LIMIT_S: Final = 0.5
+
+def judge(age: int, names: list[str]) -> bool:
+    """Not this text."""
+    assert age > 0
+    if names:
+        return not age
+    for name in names:
+        if name in ("", "b") and age + 1 < 3:
+            continue
+        note(f"{name} is late")
+    return any(names)
+'''
+
+
+def test_every_decision_of_a_function_is_changed() -> None:
+    """Comparisons, conditions, numbers, texts, calls; neither docstrings nor assertions nor annotations."""
+    found = mutants(SOURCE, "module.py")
+    assert sorted(keys_of(found)) == sorted(
+        [
+            "judge: names → not names",
+            "judge: not age → age",
+            "judge: name in ('', 'b') and age + 1 < 3 → name in ('', 'b') or age + 1 < 3",
+            "judge: name in ('', 'b') and age + 1 < 3 → not (name in ('', 'b') and age + 1 < 3)",
+            "judge: name in ('', 'b') → name not in ('', 'b')",
+            "judge: '' → 'mutant'",
+            "judge: 'b' → ''",
+            "judge: age + 1 < 3 → age + 1 <= 3",
+            "judge: age + 1 → age - 1",
+            "judge: 1 → 2",
+            "judge: 3 → 4",
+            "judge: continue → break",
+            "judge: note(f'{name} is late') → pass",
+            "judge: f'{name} is late' → ''",
+            "judge: return any(names) → return not any(names)",
+            "judge: any(names) → all(names)",
+            "LIMIT_S: LIMIT_S = 0.5 → LIMIT_S = 1.0",
+        ]
+    )
+
+
+def test_a_mutant_is_compiled_with_its_change_alone() -> None:
+    """The next one begins from the unchanged text again."""
+    for mutant in mutants(SOURCE, "module.py"):
+        if mutant.number is None:
+            names = {"Final": object, "note": lambda _: None}
+            exec(mutant.compiled(), names)
+            assert callable(names["judge"])
+    unchanged: dict[str, object] = {"Final": object}
+    exec(SOURCE, unchanged)
+
+
+def test_the_same_change_twice_in_a_function_is_numbered() -> None:
+    """So that each can be found in the list of equivalent mutants."""
+    found = mutants("def f(a: int) -> int:\n    return a + 1 if a > 1 else 0\n", "module.py")
+    assert [key for key in keys_of(found) if "1 → 2" in key] == ["f: 1 → 2", "f: 1 → 2 (2)"]

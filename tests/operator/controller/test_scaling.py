@@ -1,0 +1,178 @@
+"""How many workers there are, the cluster's secret, and when the operator looks again."""
+
+from typing import Any
+
+import pytest
+from threadcluster_operator.api import parse_spec
+from threadcluster_operator.controller.actions import Actions, plan_actions
+from threadcluster_operator.controller.snapshot import ClusterSnapshot
+
+from shard_worker.domain.ids import ShardId
+from tests.operator.controller.simulated import NAME, Simulation
+from tests.operator.controller.test_actions import OPERATOR, wanted_replicas
+from tests.operator.controller.test_operating import settle
+
+
+@pytest.fixture
+def simulation() -> Simulation:
+    """A cluster that is Ready."""
+    made = Simulation()
+    settle(made)
+    return made
+
+
+def steps_of(seen: ClusterSnapshot) -> Actions:
+    """The actions on a snapshot."""
+    return plan_actions(seen, parse_spec(seen.resource), OPERATOR, balancing=False)
+
+
+def with_ownership(simulation: Simulation, **changes: Any) -> ClusterSnapshot:
+    """The cluster, where the workers report something else."""
+    seen = simulation.look()
+    assert seen.ownership is not None
+    return seen._replace(ownership=seen.ownership._replace(**changes))
+
+
+def owned(simulation: Simulation) -> tuple[dict[ShardId, str | None], ShardId, ShardId]:
+    """Every shard's owner, and a shard of each of the first two workers."""
+    seen = simulation.look()
+    assert seen.ownership is not None
+    owners = dict(seen.ownership.owners)
+    first, second = (next(shard for shard, owner in owners.items() if owner == f"{NAME}-{n}") for n in (0, 1))
+    return owners, first, second
+
+
+# --- fewer workers
+
+
+def test_a_worker_that_has_shards_is_not_removed(simulation: Simulation) -> None:
+    """The reason names it."""
+    simulation.edit(replicas=2)
+    steps = steps_of(simulation.look())
+    assert wanted_replicas(steps) == []
+    assert steps.blocked_reason == f"{NAME}-2 still has shards"
+
+
+def test_workers_are_removed_down_to_the_highest_that_has_shards(simulation: Simulation) -> None:
+    """From the highest ordinal on; a pod of an earlier size, which ends anyway, keeps no other."""
+    owners, _, _ = owned(simulation)
+    moved = {shard: f"{NAME}-0" if owner == f"{NAME}-1" else owner for shard, owner in owners.items()}
+    simulation.edit(replicas=1)
+    assert wanted_replicas(steps_of(with_ownership(simulation, owners=moved, targets=moved))) == []
+    freed = {shard: f"{NAME}-1" if owner == f"{NAME}-2" else owner for shard, owner in owners.items()}
+    seen = with_ownership(simulation, owners=freed, targets=freed)
+    assert wanted_replicas(steps_of(seen)) == [2]
+    extra = {**seen.pods[2], "metadata": {**seen.pods[2]["metadata"], "name": f"{NAME}-3"}}
+    late = {**freed, ShardId(0): f"{NAME}-3"}
+    seen = with_ownership(simulation, owners=late, targets=late)._replace(pods=(*seen.pods, extra))
+    assert wanted_replicas(steps_of(seen)) == [2]
+
+
+def test_a_surplus_worker_without_shards_is_removed(simulation: Simulation) -> None:
+    """Nothing is waited for."""
+    owners, _, _ = owned(simulation)
+    moved = {shard: f"{NAME}-0" if owner == f"{NAME}-2" else owner for shard, owner in owners.items()}
+    simulation.edit(replicas=2)
+    steps = steps_of(with_ownership(simulation, owners=moved, targets=moved))
+    assert wanted_replicas(steps) == [2]
+    assert steps.blocked_reason == ""
+
+
+def test_a_cluster_is_stopped_without_an_answer_of_its_workers(simulation: Simulation) -> None:
+    """No worker is left that could receive a shard, so none needs to be asked."""
+    simulation.edit(replicas=0)
+    simulation.unanswered = True
+    steps = steps_of(simulation.look())
+    assert wanted_replicas(steps) == [0]
+    assert steps.blocked_reason == ""
+
+
+def test_a_stateful_set_that_names_no_size_has_one_worker(simulation: Simulation) -> None:
+    """That is its default."""
+    simulation.edit(replicas=1)
+    simulation.unanswered = True
+    live = simulation.stateful_set
+    assert live is not None
+    del live["spec"]["replicas"]
+    assert steps_of(simulation.look()).blocked_reason == ""
+
+
+# --- the secret
+
+
+def secret_in(objects: Any) -> list[dict[str, Any]]:  # bodies, or bodies with their uids
+    """The Secrets to write."""
+    bodies = [each if isinstance(each, dict) else each[0] for each in objects]
+    return [body for body in bodies if body["kind"] == "Secret"]
+
+
+def test_the_secret_is_never_written_again(simulation: Simulation) -> None:
+    """The value that was read before may be older than a rotation by the user."""
+    steps = steps_of(simulation.look()._replace(secret="another-thirty-two-letters-of-it"))
+    assert secret_in(steps.create) + secret_in(steps.apply) == []
+
+
+@pytest.mark.parametrize("known", [None, "another-thirty-two-letters-of-it"], ids=["fresh", "known"])
+def test_a_missing_secret_is_made_of_the_known_value(simulation: Simulation, known: str | None) -> None:
+    """The workers that run hold the value that was known."""
+    fresh, expected = Simulation(), Simulation()
+    del simulation
+    fresh.operate()
+    expected.operate()
+    del fresh.objects["Secret", f"{NAME}-internal"]
+    seen = fresh.look()._replace(secret=known)
+    operator = OPERATOR._replace(fresh_secret=known or OPERATOR.fresh_secret)
+    wanted = plan_actions(seen._replace(secret=None), parse_spec(seen.resource), operator, balancing=False)
+    assert secret_in(steps_of(seen).create) == secret_in(wanted.create) != []
+
+
+# --- when to look again, and when nothing is left to do
+
+
+def test_a_cluster_at_rest_is_looked_at_rarely(simulation: Simulation) -> None:
+    """Every 10 s: what happens to it is watched."""
+    steps = steps_of(simulation.look())
+    assert (steps.settled, steps.requeue_after_s) == (True, 10.0)
+
+
+def test_a_cluster_whose_shards_move_is_looked_at_often(simulation: Simulation) -> None:
+    """Ten times a second: the next moves wait for these, and no watch reports them."""
+    owners, first, second = owned(simulation)
+    going = {**owners, first: f"{NAME}-1", second: f"{NAME}-0"}
+    steps = steps_of(with_ownership(simulation, targets=going))
+    assert steps.targets is None
+    assert (steps.settled, steps.requeue_after_s) == (False, 0.1)
+
+
+def test_a_plan_of_moves_is_followed_closely(simulation: Simulation) -> None:
+    """From its beginning, when nothing moves yet."""
+    owners, first, _ = owned(simulation)
+    uneven = {**owners, first: f"{NAME}-1"}
+    steps = steps_of(with_ownership(simulation, owners=uneven, targets=uneven))
+    assert steps.targets is not None
+    assert steps.requeue_after_s == 0.1
+
+
+def test_a_shard_that_waits_for_its_claim_does_not_move(simulation: Simulation) -> None:
+    """Its target claims it by itself."""
+    owners, first, _ = owned(simulation)
+    steps = steps_of(with_ownership(simulation, owners={**owners, first: None}))
+    assert steps.targets is None
+    assert (steps.settled, steps.requeue_after_s) == (False, 10.0)
+
+
+def test_a_change_that_takes_effect_is_looked_at_soon(simulation: Simulation) -> None:
+    """Twice a second."""
+    simulation.edit(worker={"snapshotEveryEvents": 50})
+    assert steps_of(simulation.look()).requeue_after_s == 0.5
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_nothing_is_settled_before_every_owner_serves(simulation: Simulation, replicas: int) -> None:
+    """All pods may be as wanted before."""
+    simulation.edit(replicas=replicas)
+    settle(simulation)
+    assert steps_of(simulation.look()).settled
+    seen = simulation.look()
+    assert seen.ownership is not None
+    assert not steps_of(with_ownership(simulation, serving=dict.fromkeys(seen.ownership.serving, frozenset()))).settled
