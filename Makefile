@@ -98,8 +98,9 @@ load: setup ## Load against a URL: ARGS="reference --url http://127.0.0.1:8080" 
 bench: setup ## The benchmark: own Postgres, worker and load; figures into docs/performance.md with ARGS=--write-docs
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
 
-docs: setup ## Write what is generated: docs/configuration.md, docs/threadcluster.md, crds/
+docs: setup ## Write what is generated: docs/configuration.md, docs/openapi.json, docs/threadcluster.md, crds/
 	$(BIN)/python -m shard_worker.settings > docs/configuration.md
+	$(BIN)/python -m shard_worker.gateway.public.openapi > docs/openapi.json
 	$(BIN)/python -m threadcluster_operator.api.reference > docs/threadcluster.md
 	$(BIN)/python -m threadcluster_operator.api.crd > crds/threadclusters.yaml
 
