@@ -5,7 +5,7 @@ ARGS ?=
 comma := ,
 space := $(subst ,, )
 
-.PHONY: help setup up down status test test-cluster test-node lint pytest coverage-pure load bench bench-moves soak explore hostile lock docs
+.PHONY: help setup up down status test test-cluster test-node lint pytest coverage-pure load bench bench-moves soak explore versions hostile lock docs
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -72,9 +72,15 @@ bench-moves: setup ## What moving shards costs, as distributions: figures into d
 NOTHING := $(if $(ARGS),5,0)
 
 soak: setup explore ## The long, repeated and million-row checks, those of the operator too (about two hours)
-	$(BIN)/python -m pytest -m "soak and not cluster and not node" $(ARGS) || [ $$? = $(NOTHING) ]
+	PREVIOUS=$$($(BIN)/python -m tests.e2e.versions.checkout) && export PREVIOUS && \
+	    { $(BIN)/python -m pytest -m "soak and not cluster and not node" $(ARGS) || [ $$? = $(NOTHING) ]; }
 	@$(BIN)/python -m tests.e2e.cluster.build --check-or-build
 	$(BIN)/python -m pytest -m "soak and cluster" tests/e2e/cluster $(ARGS) || [ $$? = $(NOTHING) ]
+
+# HEAD~1 where nothing is named; its worktree and environment are kept in build/previous.
+versions: setup ## Workers of another commit beside this one's through a rolling update and back (COMMIT=v0.1.0)
+	PREVIOUS=$$($(BIN)/python -m tests.e2e.versions.checkout $(COMMIT)) && export PREVIOUS && \
+	    $(BIN)/python -m pytest -s -m soak tests/e2e/versions/test_previous_commit.py $(ARGS)
 
 explore: setup ## The properties again, ten times with examples that were never tried before
 	@for round in 1 2 3 4 5 6 7 8 9 10; do \
