@@ -428,7 +428,7 @@ _MODELS: Final = (
         "no wait for the predecessor",
         Edit(
             _MODEL + "worker:WorkerProcess._register",
-            "if before is not None and before not in self._past:",
+            "if before is not None and before not in self._lived:",
             "if False:",
         ),
         breaks="lease",
