@@ -65,7 +65,7 @@ coverage-pure: setup ## The pure rules: every branch of them is taken by their o
 	    $(PURE_TESTS)
 	$(BIN)/coverage report --fail-under=100
 
-bench-moves: setup ## What moving shards costs, as distributions: figures into docs/moves-performance.md with ARGS=--write-docs
+bench-moves: setup ## What moving shards costs, as distributions: figures into docs with ARGS=--write-docs
 	@$(BIN)/python -m tests.benchmarks.moves $(ARGS)
 
 # With ARGS one of the two may have nothing to do (pytest's 5).
@@ -101,14 +101,15 @@ hostile: setup ## The whole hostile corpus against a worker, on this Python and 
 load: setup ## Load against a URL: ARGS="reference --url http://127.0.0.1:8080" or ARGS=--help
 	@$(BIN)/python -m tests.load $(ARGS)
 
-bench: setup ## The benchmark: own Postgres, worker and load; figures into docs/performance.md with ARGS=--write-docs
+bench: setup ## The benchmark: own Postgres, worker and load; figures into docs with ARGS=--write-docs
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
 
-docs: setup ## Write what is generated: docs/configuration.md, docs/openapi.json, docs/threadcluster.md, crds/
+docs: setup ## Write what is generated: references, docs/openapi.json, crds/, the figures in docs/verification.md
 	$(BIN)/python -m shard_worker.settings > docs/configuration.md
 	$(BIN)/python -m shard_worker.gateway.public.openapi > docs/openapi.json
 	$(BIN)/python -m threadcluster_operator.api.reference > docs/threadcluster.md
 	$(BIN)/python -m threadcluster_operator.api.crd > crds/threadclusters.yaml
+	$(BIN)/python -m tests.benchmarks.published
 
 .PHONY: pin-base
 pin-base: ## Pin the base image of the Dockerfile by the digest of its tag (needs a registry)

@@ -30,6 +30,7 @@ def distribution(name: str, unit: str, values: Iterable[float]) -> Distribution:
 class Bar(Struct, frozen=True):
     """A bound of the acceptance: at most ``limit``.  It does not hold of what was not measured."""
 
+    id: str
     what: str
     unit: str
     value: float

@@ -159,8 +159,8 @@ def figure(rounds: list[Joined], settings: Settings) -> Figure:
             distribution("steady, before", "ms", [v for each in rounds for v in each.steady_ms]),
         ),
         (
-            Bar("order to balance, max", "s", balanced.at("max"), 20.0),
-            Bar("requests that failed", "", float(failed), 0.0),
+            Bar("join_max", "order to balance, max", "s", balanced.at("max"), 20.0),
+            Bar("join_failures", "requests that failed", "", float(failed), 0.0),
         ),
         (
             f"spec.rebalance.maxConcurrentMoves: {settings.join_moves}; {len(rounds)} rounds;"
