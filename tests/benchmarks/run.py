@@ -22,10 +22,10 @@ from tests.benchmarks.core import measure_core
 from tests.benchmarks.cpu import pin_tree
 from tests.benchmarks.fence import FenceBench, FenceRound, prepare_shards
 from tests.benchmarks.measure import Settings, sample
-from tests.benchmarks.programs import Program, running
 from tests.benchmarks.report import Run, now, this_machine
 from tests.benchmarks.samples import HOT, NOOP, STATEMENT, TRANSACTION, WORKER, Sample
 from tests.benchmarks.threads import Requests, make_threads
+from tests.support.programs import Program, running
 
 CLUSTER = "bench"
 SHARDS = 144

@@ -20,8 +20,8 @@ from typing import Final, Protocol, Self
 
 import aiohttp
 
-from tests.e2e.cluster.api import Api, Object, Refused
-from tests.e2e.cluster.pod_life import Behaviour, Step, life
+from tests.fakes.pod_life import Behaviour, Step, life
+from tests.support.kube_api import Api, Object, Refused
 
 _HEARTBEAT_S: Final = 2.0
 _AWAY_S: Final = 0.2

@@ -7,8 +7,8 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final
 
-from tests.e2e.cluster.api import Object
 from tests.fakes.worker_api import MemoryWorkers
+from tests.support.kube_api import Object
 
 _TURN_S: Final = 0.02
 

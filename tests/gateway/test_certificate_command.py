@@ -9,9 +9,9 @@ from click.testing import CliRunner
 from shard_worker.contract_tls import fingerprint
 from shard_worker.gateway.management.server import ManagementPort
 from shard_worker.main import main
-from tests.gateway.managing import serving
 from tests.gateway.test_management import View
 from tests.gateway.wire import Api
+from tests.support.management_port import serving
 
 SECRET = b"sixteen-letters!"
 

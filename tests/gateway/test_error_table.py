@@ -11,8 +11,8 @@ from shard_worker.domain.limits import Limits
 from shard_worker.domain.refusals import RefusalCode
 from shard_worker.gateway.http.problems import OF_MANAGEMENT, ProblemCode, status_of, title_of
 from shard_worker.gateway.public.response_schemas import PROBLEM
+from tests.fakes.memory_threads import MemoryThreads
 from tests.gateway.serving import ADA, BOB, CAI, DAN, PARENT, THREAD, Served, serving
-from tests.gateway.threads import MemoryThreads
 from tests.gateway.wire import JSON_TYPE, Answered, request_bytes
 
 BASE = f"/v1/threads/{THREAD}"

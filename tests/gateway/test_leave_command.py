@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 
 from shard_worker.gateway.management.server import ManagementPort
 from shard_worker.main import main
-from tests.gateway.managing import serving
 from tests.gateway.test_management import View
+from tests.support.management_port import serving
 
 
 class LeavingView(View):

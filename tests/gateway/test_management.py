@@ -12,9 +12,9 @@ from shard_worker.domain.ids import ShardId
 from shard_worker.gateway.http.metrics import RequestMetrics
 from shard_worker.gateway.management.backend import DatabaseUnavailable
 from shard_worker.gateway.management.server import ManagementPort
-from tests.gateway.managing import serving
 from tests.gateway.test_error_table import check
 from tests.gateway.wire import JSON_TYPE, Answered, Api, request_bytes
+from tests.support.management_port import serving
 from tests.support.paths import ROOT
 
 SECRET = b"sword and fish 16"

@@ -10,7 +10,7 @@ from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import store
 from shard_worker.ownership.store import Address
 from shard_worker.ownership.view import EMPTY
-from tests.ownership.members import EVERY, SHARDS, member
+from tests.support.members import EVERY, SHARDS, member
 from tests.support.polling import eventually
 
 

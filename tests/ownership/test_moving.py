@@ -7,7 +7,7 @@ import asyncpg
 
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership.view import Load
-from tests.ownership.members import EVERY, SHARDS, Member, member
+from tests.support.members import EVERY, SHARDS, Member, member
 from tests.support.polling import eventually
 
 S3 = ShardId(3)

@@ -19,9 +19,9 @@ from shard_worker.peers import listener as listener_module
 from shard_worker.peers import refusals as refusals_module
 from shard_worker.peers.errors import PeerUnreachable
 from shard_worker.peers.refusals import Refusals, Refused
-from tests.gateway.managing import serving
 from tests.gateway.test_management import View
 from tests.peers.harness import Owner, ask, client, port_of
+from tests.support.management_port import serving
 from tests.support.polling import eventually
 from tests.support.tls import SECRET
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from tests.load.record import Recorder
+from tests.support.load.record import Recorder
 
 _LOOK_EVERY_S = 0.005
 

@@ -5,7 +5,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from tests.load.figures import percentile
+from tests.support.load.figures import percentile
 
 PERCENTILES: Final = (("p50", 0.50), ("p90", 0.90), ("p99", 0.99), ("max", 1.0))
 

@@ -16,7 +16,7 @@ from tests.benchmarks.moves.load_process import Orders
 from tests.benchmarks.moves.recording import Tape
 from tests.benchmarks.moves.settings import Settings
 from tests.benchmarks.threads import make_threads
-from tests.operator.local.cluster import LocalCluster
+from tests.support.local_cluster import LocalCluster
 
 _THREADS = 600
 _LANES_THINK_S = 0.5

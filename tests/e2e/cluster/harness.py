@@ -10,10 +10,10 @@ from threadcluster_operator.controller.runtime import Operator, Options, identit
 from threadcluster_operator.controller.snapshot import Key
 from threadcluster_operator.kube.client import KubeAccess, connect
 
-from tests.e2e.cluster.api import Api, Object
 from tests.fakes.kubelet import FakeKubelet
 from tests.fakes.worker_api import MemoryWorkers
 from tests.fakes.worker_pods import FakeWorkerPods
+from tests.support.kube_api import Api, Object
 
 VERSION = "threadcluster.io/v1alpha1"
 KIND = "ThreadCluster"

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.cluster.api import Api, Object
 from tests.e2e.cluster.control_plane import Write, read_writes
 from tests.e2e.cluster.harness import Harness, harness_on, is_ready
+from tests.support.kube_api import Api, Object
 
 pytestmark = pytest.mark.cluster
 

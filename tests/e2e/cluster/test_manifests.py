@@ -7,8 +7,8 @@ from typing import Final
 import pytest
 import yaml
 
-from tests.e2e.cluster.api import Api, Object, Refused
 from tests.e2e.cluster.build import kubectl
+from tests.support.kube_api import Api, Object, Refused
 from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.cluster

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 import pytest
 from threadcluster_operator.controller.status import ranges
 
-from tests.e2e.cluster.api import Api, Object
 from tests.e2e.cluster.harness import Harness, condition, harness_on, is_ready, stalled_by
-from tests.e2e.cluster.pod_life import Behaviour
+from tests.fakes.pod_life import Behaviour
+from tests.support.kube_api import Api, Object
 
 pytestmark = pytest.mark.cluster
 

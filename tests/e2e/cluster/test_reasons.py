@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 import pytest
 from threadcluster_operator.controller import actions
 
-from tests.e2e.cluster.api import Api, Object
 from tests.e2e.cluster.harness import KIND, Harness, condition, harness_on, is_ready, stalled_by
-from tests.e2e.cluster.pod_life import Behaviour
+from tests.fakes.pod_life import Behaviour
+from tests.support.kube_api import Api, Object
 
 pytestmark = pytest.mark.cluster
 

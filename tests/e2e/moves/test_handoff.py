@@ -9,10 +9,10 @@ from pathlib import Path
 
 import asyncpg
 
-from tests.e2e.moves.workers import Workers, workers_on
-from tests.load.chat import Recorder, drive, verify
-from tests.load.figures import Figures
+from tests.support.load.chat import Recorder, drive, verify
+from tests.support.load.figures import Figures
 from tests.support.polling import more_acknowledged
+from tests.support.worker_processes import Workers, workers_on
 
 CLIENTS = 64
 

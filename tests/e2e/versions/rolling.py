@@ -5,11 +5,11 @@ import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
-from tests.e2e.moves.workers import WorkerProcess, Workers
-from tests.load.chat import drive, verify
-from tests.load.figures import Figures
-from tests.load.record import Recorder
+from tests.support.load.chat import drive, verify
+from tests.support.load.figures import Figures
+from tests.support.load.record import Recorder
 from tests.support.polling import more_acknowledged
+from tests.support.worker_processes import WorkerProcess, Workers
 
 SETTLED = 50
 """Commands that are acknowledged before the first restart and after the last: the load is on its way."""

@@ -12,9 +12,9 @@ import aiohttp
 import asyncpg
 import pytest
 
-from tests.e2e.moves.workers import WorkerProcess, Workers, workers_on
 from tests.e2e.versions.rolling import chatting, restart_each
 from tests.support.polling import more_acknowledged
+from tests.support.worker_processes import WorkerProcess, Workers, workers_on
 
 TWO, THREE = ("a", "b"), ("a", "b", "c")
 SHARDS = 6

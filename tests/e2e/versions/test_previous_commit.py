@@ -14,10 +14,10 @@ import asyncpg
 import pytest
 from threadcluster_operator.local.postgres import EmbeddedPostgres
 
-from tests.e2e.moves.workers import WorkerProcess, workers_on
 from tests.e2e.versions.rolling import chatting, restart
 from tests.support.paths import ROOT
 from tests.support.polling import more_acknowledged
+from tests.support.worker_processes import WorkerProcess, workers_on
 
 NAMES = ("a", "b", "c")
 SHARDS = 24

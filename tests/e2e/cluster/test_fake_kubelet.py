@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from tests.e2e.cluster.api import Api, Object
-from tests.e2e.cluster.pod_life import Behaviour
 from tests.fakes.kubelet import FakeKubelet
+from tests.fakes.pod_life import Behaviour
 from tests.fakes.worker_api import MemoryWorkers
 from tests.fakes.worker_pods import FakeWorkerPods
+from tests.support.kube_api import Api, Object
 
 pytestmark = pytest.mark.cluster
 
