@@ -227,15 +227,15 @@ def _in_verification(text: str, published: Mapping[str, Published]) -> Iterator[
 
 
 def _in_page(page: str, text: str, published: Published) -> Iterator[str]:
-    said = {
+    verdicts = {
         ". ".join(cells[:2]) if cells[0].isdigit() else cells[0]: cells[-1]
         for cells in map(_cells, text.splitlines())
         if cells and cells[-1] in (HOLDS, FAILS)
     }
     judged = {each.what: each.verdict for each in published.figures}
-    for what in sorted(said.keys() | judged.keys()):
-        if said.get(what) != judged.get(what):
-            yield f"{page}: {what}: {said.get(what)}; docs/figures: {judged.get(what)}"
+    for what in sorted(verdicts.keys() | judged.keys()):
+        if verdicts.get(what) != judged.get(what):
+            yield f"{page}: {what}: {verdicts.get(what)}; docs/figures: {judged.get(what)}"
     if f"- Date: {published.runs[-1].date}\n" not in text:
         yield f"{page}: its date is not that of the last run in docs/figures, {published.runs[-1].date}"
 

@@ -84,7 +84,7 @@ def test_the_commit_of_a_run_is_that_of_the_checkout() -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "old", "new", "said"),
+    ("page", "old", "new", "finding"),
     [
         ("verification.md", "<!-- figure: cpu_ratio -->", "<!-- figure: cpu_ratio -->9", "run `make docs`"),
         ("verification.md", "<!-- figure: cpu_ratio -->", "<!-- figure: no_such -->", "no such name"),
@@ -95,13 +95,13 @@ def test_the_commit_of_a_run_is_that_of_the_checkout() -> None:
         ("faults.md", "# ", "# FAILS ", "of the pages of figures alone"),
     ],
 )
-def test_a_contradiction_is_found(docs: Path, page: str, old: str, new: str, said: str) -> None:
+def test_a_contradiction_is_found(docs: Path, page: str, old: str, new: str, finding: str) -> None:
     """Wherever it is; and a row whose command is a benchmark without a figure of it."""
     path = docs / page
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
-    assert any(said in finding for finding in findings(docs)), findings(docs)
+    assert any(finding in each for each in findings(docs)), findings(docs)
 
 
 def test_a_row_of_a_benchmark_without_a_figure_is_found(docs: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_row_of_a_benchmark_without_a_figure_is_found(docs: Path) -> None:
 
 
 def test_verification_is_written_from_the_figures(docs: Path) -> None:
-    """What was changed by hand is replaced; all else stays."""
+    """A figure that was changed by hand is replaced; all else stays."""
     path = docs / "verification.md"
     before = path.read_text()
     path.write_text(before.replace("<!-- figure: cpu_ratio -->", "<!-- figure: cpu_ratio -->9"))

@@ -18,7 +18,7 @@ from tests.e2e.cluster.conftest import Cluster, apply_crd
 from tests.e2e.cluster.control_plane import ControlPlane, read_audit
 from tests.e2e.cluster.harness import Harness, harness_on, is_ready, stalled_by, thread_cluster
 from tests.e2e.cluster.kubeconfig import for_token
-from tests.e2e.cluster.test_manifests import MANIFESTS, kustomized
+from tests.e2e.cluster.manifests import MANIFESTS, kustomized
 from tests.support.kube_api import Api, Object, Refused, reach
 
 pytestmark = pytest.mark.cluster
