@@ -1,4 +1,4 @@
-"""Workers in memory that live in a puppet's pods: a pod that becomes ready is a worker that starts, and so on.
+"""Workers in memory that live in a fake kubelet's pods: a pod that becomes ready is a worker that starts, and so on.
 
 Which cluster a pod belongs to is read from its name, as a StatefulSet gives it: `<cluster>-<ordinal>`.
 """

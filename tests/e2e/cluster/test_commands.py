@@ -174,7 +174,7 @@ async def test_an_unknown_token_and_a_missing_server_are_reported(api: Api, jane
 
 @pytest.fixture
 async def harness(api: Api, namespace: str) -> AsyncIterator[Harness]:
-    """An operator and a puppet in a namespace."""
+    """An operator and a fake kubelet in a namespace."""
     async with harness_on(api, namespace) as made:
         yield made
 

@@ -19,7 +19,7 @@ REST_S = 25.0
 
 @pytest.fixture
 async def harness(api: Api, namespace: str) -> AsyncIterator[Harness]:
-    """An operator and a puppet in a namespace."""
+    """An operator and a fake kubelet in a namespace."""
     async with harness_on(api, namespace) as made:
         yield made
 
