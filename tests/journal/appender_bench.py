@@ -1,6 +1,5 @@
 """An appender on a real Postgres, with a writer and shards that record their calls."""
 
-import asyncio
 import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -12,6 +11,7 @@ import asyncpg
 from shard_worker.domain.ids import ShardId
 from shard_worker.journal.append_queue import AppendQueue, Row
 from shard_worker.journal.appender import Appender
+from tests.support.polling import connected
 
 INCARNATION = "01JZZZZZZZZZZZZZZZZZZZZZZZ"
 
@@ -117,15 +117,8 @@ async def bench_on(dsn: str, through: str | None = None, **options: int | float)
     epochs = {record["id"]: record["epoch"] for record in await admin.fetch("SELECT id, epoch FROM shard")}
 
     async def connect(purpose: str) -> asyncpg.Connection:
-        while True:
-            try:
-                return await asyncpg.connect(
-                    through or dsn,
-                    timeout=2,
-                    server_settings={"application_name": INCARNATION, "lock_timeout": "2000"},
-                )
-            except (OSError, TimeoutError, asyncpg.PostgresError):
-                await asyncio.sleep(0.02)
+        del purpose
+        return await connected(through or dsn, application_name=INCARNATION, lock_timeout="2000")
 
     appender = Appender(connect=connect, bump_epochs=bump, incarnation=lambda: INCARNATION, **options)  # type: ignore[arg-type]  # bounds are numbers by name
     hosts = {shard: Host() for shard in epochs}

@@ -46,9 +46,11 @@ async def test_a_planned_move_is_prepared_drained_transferred_and_notified(dsn: 
         assert a.ownership.owner_of(S3).worker == "b"  # type: ignore[union-attr]  # as above
         connection = await asyncpg.connect(dsn)
         pause = "SELECT pause_ms FROM shard_epoch WHERE shard_id = 3 AND kind = 'handoff'"
-        async with asyncio.timeout(5):
-            while await connection.fetchval(pause) is None:
-                await asyncio.sleep(0.01)
+
+        async def is_recorded() -> bool:
+            return await connection.fetchval(pause) is not None
+
+        await eventually(is_recorded)
         await connection.close()
 
 
