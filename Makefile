@@ -3,7 +3,7 @@ PYTHON_FOUND := $(or $(PYTHON),$(shell command -v python3 || command -v python))
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help setup up down status test test-cluster test-node lint pytest coverage-pure mutation load bench bench-moves soak explore hostile lock docs
+.PHONY: help setup up down status test test-cluster test-node lint pytest coverage-pure mutation load bench bench-moves soak explore versions hostile lock docs
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -59,16 +59,22 @@ coverage-pure: setup ## The pure rules: every branch of them is taken by their o
 mutation: setup ## Mutation testing of the pure modules; goes on where it was (ARGS="shard_worker.domain --fresh --write-docs")
 	@$(BIN)/python -m tests.mutation $(ARGS)
 
-bench-moves: setup ## What moving shards costs, as distributions: figures into docs/moves-performance.md with ARGS=--write-docs
+bench-moves: setup ## What moving shards costs, as distributions: figures into docs with ARGS=--write-docs
 	@$(BIN)/python -m tests.benchmarks.moves $(ARGS)
 
 # With ARGS one of the two may have nothing to do (pytest's 5).
 NOTHING := $(if $(ARGS),5,0)
 
 soak: setup explore ## The long, repeated and million-row checks, those of the operator too (about two hours)
-	$(BIN)/python -m pytest -m "soak and not cluster and not node" $(ARGS) || [ $$? = $(NOTHING) ]
+	PREVIOUS=$$($(BIN)/python -m tests.e2e.versions.checkout) && export PREVIOUS && \
+	    { $(BIN)/python -m pytest -m "soak and not cluster and not node" $(ARGS) || [ $$? = $(NOTHING) ]; }
 	@$(BIN)/python -m tests.e2e.cluster.build --check-or-build
 	$(BIN)/python -m pytest -m "soak and cluster" tests/e2e/cluster $(ARGS) || [ $$? = $(NOTHING) ]
+
+# HEAD~1 where nothing is named; its worktree and environment are kept in build/previous.
+versions: setup ## Workers of another commit beside this one's through a rolling update and back (COMMIT=v0.1.0)
+	PREVIOUS=$$($(BIN)/python -m tests.e2e.versions.checkout $(COMMIT)) && export PREVIOUS && \
+	    $(BIN)/python -m pytest -s -m soak tests/e2e/versions/test_previous_commit.py $(ARGS)
 
 explore: setup ## The properties again, ten times with examples that were never tried before
 	@for round in 1 2 3 4 5 6 7 8 9 10; do \
@@ -89,13 +95,15 @@ hostile: setup ## The whole hostile corpus against a worker, on this Python and 
 load: setup ## Load against a URL: ARGS="reference --url http://127.0.0.1:8080" or ARGS=--help
 	@$(BIN)/python -m tests.load $(ARGS)
 
-bench: setup ## The benchmark: own Postgres, worker and load; figures into docs/performance.md with ARGS=--write-docs
+bench: setup ## The benchmark: own Postgres, worker and load; figures into docs with ARGS=--write-docs
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
 
-docs: setup ## Write what is generated: docs/configuration.md, docs/threadcluster.md, crds/
+docs: setup ## Write what is generated: references, docs/openapi.json, crds/, the figures in docs/verification.md
 	$(BIN)/python -m shard_worker.settings > docs/configuration.md
+	$(BIN)/python -m shard_worker.gateway.public.openapi > docs/openapi.json
 	$(BIN)/python -m threadcluster_operator.api.reference > docs/threadcluster.md
 	$(BIN)/python -m threadcluster_operator.api.crd > crds/threadclusters.yaml
+	$(BIN)/python -m tests.benchmarks.published
 
 .PHONY: pin-base
 pin-base: ## Pin the base image of the Dockerfile by the digest of its tag (needs a registry)

@@ -1,8 +1,10 @@
 """The source tree: files and names that must never appear in it."""
 
+import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import grimp
@@ -79,3 +81,61 @@ def test_the_programs_explain_themselves(program: str) -> None:
     """`--help` works from anywhere and says what the program is for."""
     shown = subprocess.run([sys.executable, "-m", program, "--help"], capture_output=True, text=True, check=True)
     assert "Commands:" in shown.stdout
+
+
+SHARED = ("fakes", "support")
+"""Folders of tests from which every other one may import; these two import from each other alone."""
+
+
+def _imported(path: Path) -> Iterator[str]:
+    """The modules of the tests that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "tests":
+            folder = Path(*(node.module or "").split("."))
+            yield from (f"{node.module}.{name.name}" if folder.is_dir() else str(node.module) for name in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (name.name for name in node.names if name.name.split(".")[0] == "tests")
+
+
+def _may_import(path: Path, imported: str) -> bool:
+    """Whether the parts of a path and of a module's name allow it."""
+    own = path.parts[1] if len(path.parts) > 2 else None
+    _, top, *_ = parts = imported.split(".")
+    if parts[-1].startswith("test_"):
+        return False
+    return top in (*SHARED, own) or (top == "conftest" and own not in SHARED)
+
+
+def test_tests_import_only_their_own_folder_and_what_is_shared() -> None:
+    """No test imports another one, and a change of one folder's helpers breaks no other folder's tests.
+
+    A folder is one directly below tests: the parts of tests/e2e and of tests/operator share their helpers.
+    """
+    found = [
+        f"{path} imports {imported}"
+        for path in tracked()
+        if path.suffix == ".py" and path.parts[0] == "tests"
+        for imported in _imported(path)
+        if not _may_import(path, imported)
+    ]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("path", "imported", "allowed"),
+    [
+        ("tests/journal/test_loader.py", "tests.support.polling", True),
+        ("tests/journal/test_loader.py", "tests.journal.appender_bench", True),
+        ("tests/journal/test_loader.py", "tests.conftest", True),
+        ("tests/journal/test_loader.py", "tests.journal.test_appender", False),
+        ("tests/journal/test_loader.py", "tests.gateway.wire", False),
+        ("tests/e2e/node/chat.py", "tests.e2e.cluster.harness", True),
+        ("tests/test_logs.py", "tests.gateway.wire", False),
+        ("tests/support/polling.py", "tests.fakes.kube", True),
+        ("tests/support/polling.py", "tests.conftest", False),
+        ("tests/fakes/kube.py", "tests.operator.controller.simulated", False),
+    ],
+)
+def test_an_import_across_folders_is_found(path: str, imported: str, allowed: bool) -> None:
+    """The rule on both sides."""
+    assert _may_import(Path(path), imported) is allowed

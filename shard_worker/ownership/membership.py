@@ -79,6 +79,9 @@ class Ownership:
         self._address = address
         self._host: ShardHost | None = None
         self._past: set[str] = set()
+        """Every incarnation that this process has tried to register."""
+        self._lived: set[str] = set()
+        """The incarnations whose registration was answered: a lease of one of these ended when the incarnation did."""
         self._failed_over = asyncio.Event()
         self._seen_epochs: dict[ShardId, int] = {}
         """The highest epoch of each shard on histories that a fail-over has ended."""
@@ -310,6 +313,7 @@ class Ownership:
                 continue
             finally:
                 connection.terminate()
+            self._lived.add(fresh)
             self.registered.set()
             log.info("registered", extra={"worker": self.worker, "incarnation": fresh, "freed_shards": freed})
             return
@@ -322,7 +326,8 @@ class Ownership:
             )
             # The leases of every worker, on either history: a worker on the old one cannot learn that its shards are free.
             wait_s = await store.old_leases_s(connection, self.lease.lease_s + _LEASE_OVER_S)
-        if before is not None and before not in self._past:
+        # After a lost answer `before` is of this process and never had a lease, but its predecessor may still have one.
+        if before is not None and before not in self._lived:
             wait_s = self.lease.lease_s + _LEASE_OVER_S
         await asyncio.sleep(wait_s)
         async with asyncio.timeout(STATEMENT_S):

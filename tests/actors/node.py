@@ -30,6 +30,7 @@ from shard_worker.journal.message_reader import MessageReader
 from shard_worker.journal.snapshots import SnapshotWriter
 from shard_worker.memory import MemoryBudget
 from shard_worker.ownership.view import ShardOwner
+from tests.support.polling import connected
 
 SHARDS = 8
 
@@ -216,11 +217,8 @@ async def node_on(
     pool = ReadPool(await asyncpg.create_pool(dsn, min_size=1, max_size=4))
 
     async def connect(purpose: str) -> asyncpg.Connection:
-        while True:
-            try:
-                return await asyncpg.connect(through or dsn, timeout=2)
-            except (OSError, TimeoutError, asyncpg.PostgresError):
-                await asyncio.sleep(0.02)
+        del purpose
+        return await connected(through or dsn)
 
     async def look_up(shard_id: ShardId, thread_uuid: UUID, key_hash: bytes) -> StoredKey | None:
         return await pool.run(lambda connection: look_up_key(connection, shard_id, thread_uuid, key_hash))

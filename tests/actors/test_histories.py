@@ -41,9 +41,11 @@ def is_poisoned(answer: object) -> bool:
 async def snapshot_at(node: Node, chat: ThreadId, seq_nr: int) -> None:
     """Wait until the thread's snapshot is at least there."""
     sql = "SELECT coalesce(max(seq_nr), 0) FROM snapshot WHERE thread_id = $1"
-    async with asyncio.timeout(15):
-        while await node.admin.fetchval(sql, ulid_uuid(chat)) < seq_nr:
-            await asyncio.sleep(0.005)
+
+    async def is_there() -> bool:
+        return int(await node.admin.fetchval(sql, ulid_uuid(chat))) >= seq_nr
+
+    await eventually(is_there)
 
 
 async def test_a_repaired_history_heals_without_a_restart(dsn: str) -> None:

@@ -13,12 +13,12 @@ from tests.benchmarks.cpu import can_pin, cores
 from tests.benchmarks.generator import wrk_installed
 from tests.benchmarks.measure import Pins, Settings
 from tests.benchmarks.postgres import own_postgres
+from tests.benchmarks.published import BENCHMARKS, DOCS, file_of, publish, write_verification
 from tests.benchmarks.report import Run
 from tests.benchmarks.run import benchmark
-from tests.support.paths import ROOT
 
 _OUT = Path(__file__).parent / "out"
-_PAGE = ROOT / "docs" / "performance.md"
+_NAME = "performance"
 _EPILOG = """\b
 Examples
   python -m tests.benchmarks
@@ -28,7 +28,7 @@ Examples
   python -m tests.benchmarks --quick
       does everything once, too shortly to mean anything: a check of the benchmark itself
   python -m tests.benchmarks --write-docs
-      and make this run the page docs/performance.md
+      and make this run the page docs/performance.md, and one of the three runs that docs/figures/performance.json judges
 
 \b
 How to read it
@@ -45,13 +45,15 @@ async def _measure(settings: Settings, out: Path, url: str | None) -> Run:
         return await benchmark(base, settings, out)
 
 
-def _keep(run: Run, out: Path, write_docs: bool) -> None:
+def _keep(run: Run, out: Path, docs: Path | None) -> None:
     document = msgspec.json.encode(report.as_document(run))
     (out / "benchmark.json").write_bytes(msgspec.json.format(document, indent=2) + b"\n")
     (out / "benchmark.txt").write_text(report.as_text(run) + "\n")
     report.draw(run, out / "benchmark.png")
-    if write_docs:
-        _PAGE.write_text(report.as_page(run))
+    if docs is not None:
+        published = publish(docs, _NAME, "make bench", run.machine, run.at, run.judged())
+        (docs / BENCHMARKS[_NAME]).write_text(report.as_page(run, published))
+        write_verification(docs)
 
 
 @click.command(epilog=_EPILOG, context_settings={"max_content_width": 120})
@@ -63,7 +65,8 @@ def _keep(run: Run, out: Path, write_docs: bool) -> None:
 @click.option("--database-url", default=None, help="A superuser's URL of a local Postgres, instead of one of our own.")
 @click.option("--quick", is_flag=True, help="One short round: does the benchmark itself work?")
 @click.option("--strict", is_flag=True, help="Exit with 1 when a ratio misses its bar.")
-@click.option("--write-docs", is_flag=True, help="Write docs/performance.md too.")
+@click.option("--write-docs", is_flag=True, help="Write the page, docs/figures and verification.md too.")
+@click.option("--docs", type=click.Path(path_type=Path, file_okay=False, exists=True), default=DOCS, help="Where to.")
 @click.option("--out", type=click.Path(path_type=Path), default=_OUT, help="Folder of the report.")
 def main(
     rounds: int,
@@ -75,6 +78,7 @@ def main(
     quick: bool,
     strict: bool,
     write_docs: bool,
+    docs: Path,
     out: Path,
 ) -> None:
     """Measure durable commands against a no-op, against one transaction a command, and the fence against none.
@@ -111,11 +115,13 @@ def main(
             tool=tool,
             pins=pins,
         )
+    if write_docs and docs.resolve() == DOCS and (quick or settings.judged_at != 64):
+        raise click.UsageError("--write-docs publishes whole runs alone: without --quick, with 64 among --connections")
     out.mkdir(parents=True, exist_ok=True)
     run = uvloop.run(_measure(settings, out, database_url))
-    _keep(run, out, write_docs)
+    _keep(run, out, docs if write_docs else None)
     click.echo(report.as_text(run))
-    click.echo(f"\nreport: {out}/benchmark.json, .txt and .png" + (f"; {_PAGE}" if write_docs else ""))
+    click.echo(f"\nreport: {out}/benchmark.json, .txt and .png" + (f"; {file_of(docs, _NAME)}" if write_docs else ""))
     missed = [ratio.name for ratio in run.ratios() if ratio.holds is False]
     if missed and not quick:
         click.echo("missed: " + "; ".join(missed))

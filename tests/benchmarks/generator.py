@@ -1,6 +1,6 @@
 """The load generator, in a process of its own, so that its cost is separate from that of the measured program.
 
-``wrk`` is used where it is installed; else the raw protocol client of `tests.load.wire`, driven from callbacks: a reply
+``wrk`` is used where it is installed; else the raw protocol client of `tests.support.load.wire`, driven from callbacks: a reply
 writes the next request in the same turn.  Either way one line of JSON says what was measured, the CPU seconds it took
 included: a run whose generator filled its core measured the generator.
 
@@ -29,8 +29,8 @@ import msgspec
 import uvloop
 from msgspec import Struct
 
-from tests.load.figures import percentile
-from tests.load.wire import Exchange, request_bytes
+from tests.support.load.figures import percentile
+from tests.support.load.wire import Exchange, request_bytes
 
 BOUND = 0.95
 """From this share of a core on, a run is called bound by its generator."""

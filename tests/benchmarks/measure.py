@@ -14,9 +14,9 @@ from msgspec import Struct
 
 from tests.benchmarks.cpu import process_cpu_s, tree_cpu_s
 from tests.benchmarks.generator import Measured
-from tests.benchmarks.programs import Program
 from tests.benchmarks.samples import Sample
 from tests.benchmarks.threads import Requests
+from tests.support.programs import Program
 
 
 class Pins(Struct, frozen=True):

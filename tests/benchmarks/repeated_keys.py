@@ -22,9 +22,9 @@ from threadcluster_operator.local.postgres import EmbeddedPostgres
 
 from shard_worker.database.migration import migrate
 from shard_worker.domain.ids import ulid_text
-from tests.e2e.moves.workers import SECRET, WorkerProcess
-from tests.load.target import Target, parse_target
-from tests.load.wire import Connection, request_bytes
+from tests.support.load.target import Target, parse_target
+from tests.support.load.wire import Connection, request_bytes
+from tests.support.worker_processes import SECRET, WorkerProcess
 
 _CLIENTS = 64
 _OLD_THREADS = 20

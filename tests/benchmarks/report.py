@@ -14,6 +14,7 @@ from msgspec import Struct
 from tests.benchmarks.core import Core
 from tests.benchmarks.fence import FenceRound
 from tests.benchmarks.measure import Settings
+from tests.benchmarks.published import SETTLED_BY, Judged, Published, number
 from tests.benchmarks.samples import Ratio, Sample, Spread, ratios, spread
 
 
@@ -44,6 +45,14 @@ class Run(Struct, frozen=True):
     def ratios(self) -> list[Ratio]:
         """The ratios at the number of connections where they are judged."""
         return ratios(self.samples, self.fence, self.settings.judged_at, self.core)
+
+    def judged(self) -> list[Judged]:
+        """The ratios that have a bar."""
+        return [
+            Judged(each.id, each.name, each.unit, each.value.median, each.bar, each.at_most)
+            for each in self.ratios()
+            if each.bar is not None
+        ]
 
 
 def this_machine(postgres: str) -> Machine:
@@ -163,6 +172,7 @@ def _fence_lines(fence: Sequence[FenceRound]) -> list[list[str]]:
 
 _FENCE_HEAD = ("shards a batch", "fenced events/s", "unfenced events/s", "fenced CPU µs", "unfenced CPU µs", "cost")
 _RATIO_HEAD = ("ratio", "median (spread)", "bar", "goal", "")
+_PAGE_RATIO_HEAD = ("ratio", "median (spread) of the last run", "median of the runs", "bar", "goal", "")
 
 
 def _ratio_cells(ratio: Ratio) -> list[str]:
@@ -175,6 +185,13 @@ def _ratio_cells(ratio: Ratio) -> list[str]:
         f"{sign} {ratio.goal}" if ratio.goal is not None else "–",
         verdict,
     ]
+
+
+def _page_ratio_cells(ratio: Ratio, published: Published) -> list[str]:
+    name, of_run, bar, goal, _ = _ratio_cells(ratio)
+    over = [(number(each.value, each.unit), each.verdict) for each in published.figures if each.id == ratio.id]
+    of_runs, verdict = over[0] if over else ("", "")
+    return [name, of_run, of_runs, bar, goal, verdict]
 
 
 def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -211,8 +228,8 @@ def as_document(run: Run) -> dict[str, Any]:
     }
 
 
-def as_page(run: Run) -> str:
-    """The page of docs: how to read it, where it was measured, the tables."""
+def as_page(run: Run, published: Published) -> str:
+    """The page of docs: how to read it, where it was measured, the tables; the verdicts are those over the runs."""
     machine, settings = run.machine, run.settings
     packages = ", ".join(f"{name} {number}" for name, number in machine.packages.items())
     pinned = (
@@ -223,18 +240,20 @@ def as_page(run: Run) -> str:
     return f"""# Performance
 
 Written by `python -m tests.benchmarks --write-docs` (`make bench`); the newest run replaces the page.
+A bar is judged by the median of {SETTLED_BY} runs of one commit on one machine, or of as many as there are yet.
 A figure is true of one machine; the ratios are what carries over, and what the project holds itself to.
 
 - Date: {run.at}
+- Runs: {published.runs_text()}
 - Machine: {machine.cores} cores, {machine.cpu}, {machine.memory_gib} GiB, {machine.kernel}; load average before the run {machine.load_before}
 - Python {machine.python}, {packages}; {machine.postgres}; fsync on, `synchronous_commit` on
 - {settings.rounds} interleaved rounds of {settings.seconds:g} s each; generator: {settings.tool}; {pinned}
 
 ## Ratios at {settings.judged_at} connections
 
-Each is formed within a round; the median over the rounds is judged, the spread is in brackets. The bar must hold; the goal is where this is going.
+Each is formed within a round; the median over the rounds is the run's figure, the spread is in brackets. The bar must hold; the goal is where this is going.
 
-{markdown(_RATIO_HEAD, [_ratio_cells(ratio) for ratio in run.ratios()])}
+{markdown(_PAGE_RATIO_HEAD, [_page_ratio_cells(ratio, published) for ratio in run.ratios()])}
 
 ## Figures
 

@@ -5,7 +5,6 @@ heart-beat.  In each round every subject has its turn at every number of connect
 every round.
 """
 
-import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -22,15 +21,13 @@ from tests.benchmarks.core import measure_core
 from tests.benchmarks.cpu import pin_tree
 from tests.benchmarks.fence import FenceBench, FenceRound, prepare_shards
 from tests.benchmarks.measure import Settings, sample, write_requests
-from tests.benchmarks.programs import Program, running
 from tests.benchmarks.report import Run, now, this_machine
 from tests.benchmarks.samples import HOT, NOOP, STATEMENT, TRANSACTION, WORKER, Sample
 from tests.benchmarks.threads import Requests, make_threads
+from tests.support.programs import Program, registered_port, running, worker_environment
 
-CLUSTER = "bench"
-SHARDS = 144
-_LIMIT = 1_000_000_000
-"""Live messages a thread: out of the way."""
+_CLUSTER = "bench"
+_SHARDS = 144
 
 
 class Subject(Struct, frozen=True):
@@ -59,39 +56,8 @@ async def _fresh_database(base: str, name: str) -> str:
     finally:
         await connection.close()
     dsn = database_url(base, name)
-    await migrate(dsn, cluster_id=CLUSTER, shards=SHARDS, say=lambda _: None)
+    await migrate(dsn, cluster_id=_CLUSTER, shards=_SHARDS, say=lambda _: None)
     return dsn
-
-
-def worker_environment(dsn: str, secret: Path, *, cluster: str = CLUSTER, shards: int = SHARDS) -> dict[str, str]:
-    """The settings of a worker alone in its cluster."""
-    return {
-        "SHARD_WORKER_NAME": "bench-0",
-        "SHARD_WORKER_CLUSTER": cluster,
-        "SHARD_WORKER_DSN": dsn,
-        "SHARD_WORKER_HOST": "127.0.0.1",
-        "SHARD_WORKER_PUBLIC_PORT": "0",
-        "SHARD_WORKER_MANAGEMENT_PORT": "0",
-        "SHARD_WORKER_SECRET_FILE": str(secret),
-        "SHARD_WORKER_SHARDS": str(shards),
-        "SHARD_WORKER_MAX_MESSAGES": str(_LIMIT),
-    }
-
-
-async def registered_port(dsn: str) -> int:
-    """Where the only worker of a database listens, as soon as its row says so and it owns all shards."""
-    connection = await asyncpg.connect(dsn)
-    try:
-        while True:
-            port = await connection.fetchval(
-                "SELECT public_port FROM worker w WHERE NOT EXISTS"
-                " (SELECT FROM shard WHERE incarnation IS DISTINCT FROM w.incarnation)"
-            )
-            if port:
-                return int(port)
-            await asyncio.sleep(0.05)
-    finally:
-        await connection.close()
 
 
 async def postmaster_pid(dsn: str) -> int:
@@ -117,7 +83,7 @@ async def _worker(base: str, scratch: Path, out: Path) -> AsyncIterator[Program]
     secret = scratch / "secret"
     secret.write_text("0123456789abcdef" * 4)
     secret.chmod(0o600)
-    environment = worker_environment(dsn, secret)
+    environment = worker_environment(dsn, secret, cluster=_CLUSTER, shards=_SHARDS)
     async with running(
         "worker",
         ["-m", "shard_worker.main", "run"],

@@ -18,6 +18,7 @@ WORKER = "worker, many threads"
 HOT = "worker, one hot thread"
 TRANSACTION = "one transaction a command"
 STATEMENT = "one statement a command"
+_FENCE = "fence_"
 
 
 class Sample(Struct, frozen=True):
@@ -55,7 +56,9 @@ def spread(values: Iterable[float]) -> Spread:
 class Ratio(Struct, frozen=True):
     """A ratio of one run against its bar.  ``at_most`` tells which side of the bar is good."""
 
+    id: str
     name: str
+    unit: str
     value: Spread
     bar: float | None
     goal: float | None
@@ -97,8 +100,9 @@ def ratios(
     samples: Sequence[Sample], fence: Sequence[FenceRound], connections: int, core: Core | None = None
 ) -> list[Ratio]:
     """Every ratio that the samples allow, at this number of connections: those with a bar first."""
-    asked: list[tuple[str, list[float], float | None, float | None, bool]] = [
+    asked: list[tuple[str, str, list[float], float | None, float | None, bool]] = [
         (
+            "cpu_ratio",
             "worker CPU a durable command ÷ no-op",
             _pairs(samples, WORKER, NOOP, connections, _server_cpu),
             1.8,
@@ -106,17 +110,26 @@ def ratios(
             True,
         ),
         (
+            "throughput_ratio",
             "durable commands/s ÷ one transaction a command",
             _pairs(samples, WORKER, TRANSACTION, connections, _rate),
             2.5,
             3.5,
             False,
         ),
-        ("one hot thread ÷ many threads", _pairs(samples, HOT, WORKER, connections, _rate), 0.8, 0.9, False),
+        (
+            "hot_thread_ratio",
+            "one hot thread ÷ many threads",
+            _pairs(samples, HOT, WORKER, connections, _rate),
+            0.8,
+            0.9,
+            False,
+        ),
     ]
     for shards in sorted({each.shards_a_batch for each in fence}):
         asked.append(
             (
+                f"{_FENCE}{shards}",
                 f"what the fence adds to an append of 32 events over {shards} shard{'s' if shards > 1 else ''}",
                 [each.cost for each in fence if each.shards_a_batch == shards],
                 0.12,
@@ -125,8 +138,16 @@ def ratios(
             )
         )
     asked += [
-        ("durable commands/s ÷ no-op requests/s", _pairs(samples, WORKER, NOOP, connections, _rate), None, 0.7, False),
         (
+            "rate_to_noop",
+            "durable commands/s ÷ no-op requests/s",
+            _pairs(samples, WORKER, NOOP, connections, _rate),
+            None,
+            0.7,
+            False,
+        ),
+        (
+            "postgres_cpu_ratio",
             "Postgres CPU ÷ one transaction a command",
             _pairs(samples, WORKER, TRANSACTION, connections, _postgres_cpu),
             None,
@@ -134,6 +155,7 @@ def ratios(
             True,
         ),
         (
+            "rate_to_statement",
             "durable commands/s ÷ one statement a command",
             _pairs(samples, WORKER, STATEMENT, connections, _rate),
             None,
@@ -145,11 +167,24 @@ def ratios(
         widest = max(each.shards_a_batch for each in fence)
         bare = median(each.fenced_events_s for each in fence if each.shards_a_batch == widest)
         many = [_rate(s) / bare for s in samples if s.subject == WORKER and s.connections == connections]
-        asked.append((f"durable commands/s ÷ bare fenced append ({widest} shards a batch)", many, None, 0.5, False))
+        asked.append(
+            (
+                "rate_to_append",
+                f"durable commands/s ÷ bare fenced append ({widest} shards a batch)",
+                many,
+                None,
+                0.5,
+                False,
+            )
+        )
     if core is not None:
         weight = core.thread_bytes / core.nested_dict_bytes
         asked += [
-            ("bytes a resident thread ÷ nested dicts", [weight], None, 0.45, True),
-            ("replayed events/s ÷ 200,000", [core.replay_events_s / 200_000], None, 1.0, False),
+            ("thread_bytes_ratio", "bytes a resident thread ÷ nested dicts", [weight], None, 0.45, True),
+            ("replay_ratio", "replayed events/s ÷ 200,000", [core.replay_events_s / 200_000], None, 1.0, False),
         ]
-    return [Ratio(name, spread(values), bar, goal, most) for name, values, bar, goal, most in asked if values]
+    return [
+        Ratio(id_, name, "of an append" if id_.startswith(_FENCE) else "×", spread(values), bar, goal, most)
+        for id_, name, values, bar, goal, most in asked
+        if values
+    ]

@@ -15,6 +15,7 @@ from tests.benchmarks.cpu import process_cpu_s, tree_cpu_s
 from tests.benchmarks.fence import FenceBench, FenceRound
 from tests.benchmarks.generator import Measured
 from tests.benchmarks.measure import Settings
+from tests.benchmarks.published import publish
 from tests.benchmarks.samples import HOT, NOOP, TRANSACTION, WORKER, Sample, ratios, spread
 from tests.conftest import MakeDatabase
 
@@ -84,7 +85,8 @@ def test_a_run_is_reported_in_every_form(tmp_path: Path) -> None:
         Core(3e5, 9e3, 2e4),
     )
     assert "FAILS" in report.as_text(run)
-    page = report.as_page(run)
+    published = publish(tmp_path, "performance", "make bench", run.machine, run.at, run.judged())
+    page = report.as_page(run, published)
     assert "PostgreSQL 16" in page
     assert f"{os.cpu_count()} cores" in page
     assert [ratio["holds"] for ratio in report.as_document(run)["ratios"]][:3] == [True, True, False]

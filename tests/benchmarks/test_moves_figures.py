@@ -19,6 +19,7 @@ from tests.benchmarks.moves.recording import (
     served_again_at,
 )
 from tests.benchmarks.moves.settings import Settings
+from tests.benchmarks.published import publish
 from tests.benchmarks.report import this_machine
 
 _ACCOUNT = Account(10.0, 2.5, 3, 3, 0, {})
@@ -87,9 +88,21 @@ def test_a_tape_is_read_as_it_was_written(tmp_path: Path) -> None:
 def _figures() -> list[Figure]:
     slow = distribution("pause", "ms", [30.0, 10.0, 20.0])
     return [
-        Figure(1, "Handed over", (slow,), (Bar("pause, p50", "ms", slow.at("p50"), 19.0),), ("a note",)),
-        Figure(7, "Survivors", (distribution("nothing", "ms", []),), (Bar("ratio", "×", float("nan"), 2.0),)),
-        Figure(6, "Leaving", (distribution("end", "s", [0.5]),), (Bar("failed", "", 0.0, 0.0),), (), ("a sum is off",)),
+        Figure(1, "Handed over", (slow,), (Bar("pause_p50", "pause, p50", "ms", slow.at("p50"), 19.0),), ("a note",)),
+        Figure(
+            7,
+            "Survivors",
+            (distribution("nothing", "ms", []),),
+            (Bar("survivors_ratio", "ratio", "×", float("nan"), 2.0),),
+        ),
+        Figure(
+            6,
+            "Leaving",
+            (distribution("end", "s", [0.5]),),
+            (Bar("leave_failures", "failed", "", 0.0, 0.0),),
+            (),
+            ("a sum is off",),
+        ),
     ]
 
 
@@ -105,7 +118,9 @@ def test_a_run_is_reported_in_every_form(tmp_path: Path) -> None:
     text = report.as_text(run)
     for words in ("pause, p50", "20.0 ms", "FAILS", "BROKEN: a sum is off", "0.50 cores"):
         assert words in text
-    assert "PostgreSQL 16" in report.as_page(run)
+    published = publish(tmp_path, "moves", "make bench-moves", run.machine, run.at, run.judged())
+    assert "PostgreSQL 16" in report.as_page(run, published)
+    assert [figure.verdict for figure in published.figures] == ["FAILS", "FAILS", "holds"]
     document = report.as_document(run)
     assert [bar["holds"] for figure in document["figures"] for bar in figure["bars"]] == [False, False, True]
     assert document["figures"][0]["distributions"][0]["percentiles"]["max"] == 30.0

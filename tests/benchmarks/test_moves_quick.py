@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks.published import read
+
 
 @pytest.mark.soak
 async def test_the_quick_form_measures_every_figure(tmp_path: Path) -> None:
     """Real workers move, die, freeze and leave under load: no command that should not fails, and no sum is off."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.benchmarks.moves", "--quick", "--out", str(tmp_path),
+        sys.executable, "-m", "tests.benchmarks.moves", "--quick", "--out", str(tmp_path), "--write-docs", "--docs", str(tmp_path),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     async with asyncio.timeout(180):
@@ -28,5 +30,8 @@ async def test_the_quick_form_measures_every_figure(tmp_path: Path) -> None:
         bar["what"]: bar["value"] for figure in document["figures"] for bar in figure["bars"] if bar["unit"] == ""
     }
     assert set(failed.values()) == {0.0}, failed
+    published = read(tmp_path, "moves")
+    assert [len(published.runs), len(published.figures)] == [1, 13]
+    assert published.runs_text() in (tmp_path / "moves-performance.md").read_text()
     assert (tmp_path / "moves.png").stat().st_size > 1_000
     assert (tmp_path / "moves.txt").read_text().strip() in output.decode()

@@ -6,9 +6,9 @@ import pytest
 
 from tests.benchmarks.generator import wrk_installed
 from tests.benchmarks.measure import MeasureFailed, Pins, Settings, generate, sample, write_requests
-from tests.benchmarks.programs import ProgramFailed, running
 from tests.benchmarks.samples import NOOP
 from tests.benchmarks.threads import SetUpFailed, make_threads
+from tests.support.programs import ProgramFailed, running
 
 _REQUESTS = [(f"/v1/threads/{n}/messages/add", '{"accountId":"A","messages":[{"text":"hello"}]}') for n in range(3)]
 _TOOLS = ["own", "wrk"] if wrk_installed() else ["own"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks.published import read
 from tests.benchmarks.samples import HOT, NOOP, STATEMENT, TRANSACTION, WORKER
 
 
@@ -14,7 +15,7 @@ from tests.benchmarks.samples import HOT, NOOP, STATEMENT, TRANSACTION, WORKER
 async def test_the_quick_form_measures_every_subject(tmp_path: Path) -> None:
     """Own Postgres, real worker, baselines, fence: every subject is measured without one failed command."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.benchmarks", "--quick", "--out", str(tmp_path),
+        sys.executable, "-m", "tests.benchmarks", "--quick", "--out", str(tmp_path), "--write-docs", "--docs", str(tmp_path),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     async with asyncio.timeout(120):
@@ -34,4 +35,8 @@ async def test_the_quick_form_measures_every_subject(tmp_path: Path) -> None:
     assert document["machine"]["cores"] >= 1
     assert (tmp_path / "benchmark.png").stat().st_size > 1_000
     assert (tmp_path / "benchmark.txt").read_text().strip() in output.decode()
+    published = read(tmp_path, "performance")
+    assert [len(published.runs), len(published.figures)] == [1, 6]
+    assert all(figure.value is not None for figure in published.figures)
+    assert published.runs_text() in (tmp_path / "performance.md").read_text()
     assert not list(tmp_path.glob("postgres-*")), "the throw-away data directory is removed"

@@ -5,10 +5,10 @@ import random
 
 import msgspec
 
-from tests.load.chat import random_ulid
-from tests.load.client import Client, Outcome
-from tests.load.figures import Figures
-from tests.load.target import parse_target
+from tests.support.load.chat import random_ulid
+from tests.support.load.client import Client, Outcome
+from tests.support.load.figures import Figures
+from tests.support.load.target import parse_target
 
 Requests = list[tuple[str, str]]
 """Path and body of each request."""

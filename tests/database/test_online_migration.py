@@ -12,12 +12,11 @@ from shard_worker.database import migration
 from shard_worker.database.connection import DatabaseUnsuitable
 from shard_worker.database.migration import MigrationFailed, migrate
 from shard_worker.database.migration_files import Migration, known_migrations
-from tests.benchmarks.programs import running
-from tests.benchmarks.run import registered_port, worker_environment
 from tests.conftest import MakeDatabase
-from tests.load.chat import drive, verify
-from tests.load.record import Recorder
+from tests.support.load.chat import drive, verify
+from tests.support.load.record import Recorder
 from tests.support.polling import eventually, more_acknowledged
+from tests.support.programs import registered_port, running, worker_environment
 
 Plant = Callable[[str], int]
 """Add a migration with this SQL to those that are known; its version."""

@@ -19,11 +19,10 @@ from shard_worker.journal.snapshots import SnapshotWriter
 from shard_worker.memory import MemoryBudget
 from shard_worker.ownership import reporting, shard_store, store
 from shard_worker.ownership.view import EMPTY, Load
-from tests.benchmarks.programs import running
-from tests.benchmarks.run import registered_port, worker_environment
-from tests.ownership.members import EVERY, member
 from tests.support.journal_writer import SHARDS, created, folded, new_thread
+from tests.support.members import EVERY, member
 from tests.support.polling import eventually
+from tests.support.programs import registered_port, running, worker_environment
 
 LOGIN = "a worker's login"
 PASSWORD = "it's \\ secret"  # of a throw-away database

@@ -10,7 +10,7 @@ from threadcluster_operator.local.postgres import EmbeddedPostgres
 
 from shard_worker.database.connection import Database, DatabaseAuthFailed, DatabaseUnreachable
 from shard_worker.database.reconnecting import Backoff, ConnectGate
-from tests.ownership.members import EVERY, member
+from tests.support.members import EVERY, member
 from tests.support.polling import eventually
 from tests.support.tcp_proxy import TcpProxy
 

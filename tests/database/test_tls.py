@@ -8,7 +8,7 @@ from threadcluster_operator.local.postgres import EmbeddedPostgres
 
 from shard_worker.database.connection import DatabaseAuthFailed, DatabaseTLSFailed, open_connection
 from shard_worker.database.tls import Tls
-from tests.database.tls_proxy import CA_FILE, TlsFront
+from tests.support.tls_proxy import CA_FILE, TlsFront
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Plays the kubelet of some nodes on the API alone: no container runs, everything else is Kubernetes' own doing.
 
-The nodes are Node objects whose heartbeat the puppet keeps up.  The real scheduler binds pods to them, the real
-controllers find a node lost whose heartbeat stops; the puppet only reports what kubelets report (`pod_life`), and ends
+The nodes are Node objects whose heartbeat the fake kubelet keeps up.  The real scheduler binds pods to them, the real
+controllers find a node lost whose heartbeat stops; the fake kubelet only reports what kubelets report (`pod_life`), and ends
 pods that are being deleted.  How pods behave is set by rules, at any time: a changed rule changes the pods that live.
 
 It does not simulate probes, volumes or the exit of a single container.  The node tests have those.
@@ -20,8 +20,8 @@ from typing import Final, Protocol, Self
 
 import aiohttp
 
-from tests.e2e.cluster.api import Api, Object, Refused
-from tests.e2e.cluster.pod_life import Behaviour, Step, life
+from tests.fakes.pod_life import Behaviour, Step, life
+from tests.support.kube_api import Api, Object, Refused
 
 _HEARTBEAT_S: Final = 2.0
 _AWAY_S: Final = 0.2
@@ -105,7 +105,7 @@ class FakeKubelet:
         self._namespace = namespace
         self._labels = labels
         self._processes: PodProcesses = processes or NoPodProcesses()
-        prefix = f"puppet-{secrets.token_hex(3)}"
+        prefix = f"kubelet-{secrets.token_hex(3)}"
         self._nodes = {name: _Node(name) for name in (f"{prefix}-{number}" for number in range(nodes))}
         self._rules: list[_Rule] = []
         self._hands = asyncio.Semaphore(_HANDS)
@@ -164,7 +164,7 @@ class FakeKubelet:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End all pods at once, and the nodes; raises what ended a part of the puppet before its time."""
+        """End all pods at once, and the nodes; raises what ended a part of the fake kubelet before its time."""
         pods = [pod for node in self._nodes.values() for pod in node.pods.values()]
         for pod in pods:
             self._forget(pod)
@@ -358,7 +358,7 @@ class FakeKubelet:
                 raise
 
     def _start(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work, name=f"puppet: {name}")
+        task = asyncio.get_running_loop().create_task(work, name=f"kubelet: {name}")
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task

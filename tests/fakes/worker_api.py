@@ -2,7 +2,7 @@
 
 `MemoryWorkers` has the methods of `threadcluster_operator.workers.client.WorkerApiClient`, so that a reconciler can use both.  Time is
 turns: nothing happens by itself, `turn` lets every worker do what is next, as a property's test wants it; `run` takes a
-turn every few milliseconds, beside a puppet whose pods these workers live in.  Knobs make it answer as a cluster in
+turn every few milliseconds, beside a fake kubelet whose pods these workers live in.  Knobs make it answer as a cluster in
 trouble does.
 """
 

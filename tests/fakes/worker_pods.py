@@ -1,4 +1,4 @@
-"""Workers in memory that live in a puppet's pods: a pod that becomes ready is a worker that starts, and so on.
+"""Workers in memory that live in a fake kubelet's pods: a pod that becomes ready is a worker that starts, and so on.
 
 Which cluster a pod belongs to is read from its name, as a StatefulSet gives it: `<cluster>-<ordinal>`.
 """
@@ -7,8 +7,8 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final
 
-from tests.e2e.cluster.api import Object
 from tests.fakes.worker_api import MemoryWorkers
+from tests.support.kube_api import Object
 
 _TURN_S: Final = 0.02
 

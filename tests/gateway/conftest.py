@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.fakes.memory_threads import MemoryThreads
 from tests.gateway.serving import Served, serving
-from tests.gateway.threads import MemoryThreads
 
 
 @pytest.fixture

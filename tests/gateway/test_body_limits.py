@@ -15,8 +15,8 @@ from shard_worker.gateway.http.problems import ProblemRaised
 from shard_worker.gateway.http.turn_budget import TURN_S, Piece, TurnBudget
 from shard_worker.gateway.public.routes import COMMANDS, CommandRoute
 from shard_worker.gateway.public.texts import COMBINING_MOST, has_long_combining_run
+from tests.gateway.problem_checks import check
 from tests.gateway.serving import THREAD, Served
-from tests.gateway.test_error_table import check
 from tests.support.polling import eventually
 
 _TRICKY = st.text(st.sampled_from('",:[]{}\\é\n'), max_size=8)

@@ -9,9 +9,9 @@ from click.testing import CliRunner
 from shard_worker.contract_tls import fingerprint
 from shard_worker.gateway.management.server import ManagementPort
 from shard_worker.main import main
-from tests.gateway.managing import serving
-from tests.gateway.test_management import View
+from tests.fakes.management_view import MemoryView
 from tests.gateway.wire import Api
+from tests.support.management_port import serving
 
 SECRET = b"sixteen-letters!"
 
@@ -28,7 +28,7 @@ async def test_the_certificate_that_is_written_is_let_in(tmp_path: Path) -> None
     assert SECRET not in client.read_bytes()
     context = ssl.create_default_context(cafile=tmp_path / "out" / "ca.pem")
     context.load_cert_chain(client)
-    with serving(ManagementPort(View()), SECRET) as port:
+    with serving(ManagementPort(MemoryView()), SECRET) as port:
         assert (await Api(port, context).get("/internal/v1/ownership")).json["planVersion"] == 4
 
 

@@ -7,8 +7,8 @@ import pytest
 from shard_worker.contract import Answer, CommandRequest, Request
 from shard_worker.domain.commands import AddMessages, CreateThread, JoinMemberIds, LeaveAdministratorIds
 from shard_worker.gateway.http.options import GatewayOptions
+from tests.fakes.memory_threads import MemoryThreads
 from tests.gateway.serving import ADA, BOB, CAI, DAN, PARENT, THREAD, Served, serving
-from tests.gateway.threads import MemoryThreads
 
 MESSAGE = "01CX5ZZKBKACTAV9WEVGEMMVRZ"
 

@@ -14,10 +14,10 @@ from aiohttp.streams import StreamReader
 from shard_worker.gateway.http.capacity import Bounds
 from shard_worker.gateway.http.connection import WRITE_HIGH_BYTES, GatewayConnection
 from shard_worker.gateway.http.options import GatewayOptions
+from tests.fakes.memory_threads import MemoryThreads
+from tests.gateway.bodies import PATH, body_of_size
+from tests.gateway.problem_checks import check
 from tests.gateway.serving import ADA, THREAD, Served, serving
-from tests.gateway.test_error_table import check
-from tests.gateway.test_http_edge import PATH, body_of_size
-from tests.gateway.threads import MemoryThreads
 from tests.gateway.wire import JSON_TYPE, Wire, request_bytes
 from tests.support.polling import eventually
 

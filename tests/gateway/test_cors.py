@@ -3,8 +3,8 @@
 import pytest
 
 from shard_worker.gateway.http.options import GatewayOptions
+from tests.fakes.memory_threads import MemoryThreads
 from tests.gateway.serving import Served, serving
-from tests.gateway.threads import MemoryThreads
 from tests.gateway.wire import request_bytes
 
 ORIGIN = ("Origin", "https://chat.example")

@@ -2,33 +2,20 @@
 
 import json
 
-import jsonschema_rs
 import pytest
 
 from shard_worker.contract import Answer, ReadThread, Request, Unavailable, UnavailableCode
 from shard_worker.domain.ids import AccountId, ThreadId
 from shard_worker.domain.limits import Limits
 from shard_worker.domain.refusals import RefusalCode
-from shard_worker.gateway.http.problems import OF_MANAGEMENT, ProblemCode, status_of, title_of
-from shard_worker.gateway.public.response_schemas import PROBLEM
+from shard_worker.gateway.http.problems import ProblemCode, status_of
+from tests.fakes.memory_threads import MemoryThreads
+from tests.gateway.problem_checks import check
 from tests.gateway.serving import ADA, BOB, CAI, DAN, PARENT, THREAD, Served, serving
-from tests.gateway.threads import MemoryThreads
-from tests.gateway.wire import JSON_TYPE, Answered, request_bytes
+from tests.gateway.wire import JSON_TYPE, request_bytes
 
 BASE = f"/v1/threads/{THREAD}"
 UNKNOWN = "01BX5ZZKBKACTAV9WEVGEMMVR1"
-
-
-def check(answered: Answered, status: int, code: str) -> Answered:
-    """The answer is this problem, in its whole shape."""
-    assert (answered.status, answered.json["code"]) == (status, code)
-    assert answered.headers["content-type"] == "application/problem+json"
-    if code not in OF_MANAGEMENT:
-        jsonschema_rs.validate(PROBLEM, answered.json)
-    assert answered.json["status"] == status
-    assert answered.json["type"] == f"urn:threadcluster:problem:{code}"
-    assert answered.json["title"] == title_of(ProblemCode(code))
-    return answered
 
 
 def test_every_refusal_and_every_not_now_has_a_code() -> None:

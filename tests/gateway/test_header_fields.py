@@ -8,9 +8,9 @@ from hashlib import sha256
 import pytest
 
 from shard_worker.gateway.http.options import GatewayOptions
+from tests.fakes.memory_threads import MemoryThreads
+from tests.gateway.problem_checks import check
 from tests.gateway.serving import ADA, THREAD, Served, serving
-from tests.gateway.test_error_table import check
-from tests.gateway.threads import MemoryThreads
 from tests.gateway.wire import JSON_TYPE, Answered, request_bytes
 
 BASE = f"/v1/threads/{THREAD}"

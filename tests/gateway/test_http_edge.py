@@ -1,7 +1,6 @@
 """The edge of HTTP: what is not a request, what is too large, what never comes to an end."""
 
 import asyncio
-import json
 import socket
 from collections.abc import AsyncIterator
 
@@ -9,13 +8,13 @@ import pytest
 
 from shard_worker.gateway.http.connection import UnsuitableAiohttp, check_aiohttp
 from shard_worker.gateway.http.options import GatewayOptions
+from tests.fakes.memory_threads import MemoryThreads
+from tests.gateway.bodies import PATH, body_of_size
+from tests.gateway.problem_checks import check
 from tests.gateway.serving import ADA, THREAD, Served, serving
-from tests.gateway.test_error_table import check
-from tests.gateway.threads import MemoryThreads
 from tests.gateway.wire import JSON_TYPE, Wire, request_bytes
 from tests.support.polling import eventually
 
-PATH = f"/v1/threads/{THREAD}/messages/add"
 LIMIT = 1024 * 1024
 
 
@@ -24,12 +23,6 @@ async def hasty(threads: MemoryThreads) -> AsyncIterator[Served]:
     """A gateway that waits only 0.2 s for a request."""
     async with serving(threads, GatewayOptions(request_timeout_s=0.2)) as served:
         yield served
-
-
-def body_of_size(size: int) -> bytes:
-    """A valid body of exactly ``size`` bytes: white space fills it up."""
-    body = json.dumps({"accountId": ADA, "messages": [{"text": "a"}]}).encode()
-    return body + b" " * (size - len(body))
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from shard_worker.domain.ids import AccountId, canonical, ulid_text
 from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.public.idempotency import body_hash, key_failure, key_hash, thread_id_of
 from shard_worker.gateway.public.request_models import AddMessagesBody, CommandBody, CreateThreadBody, DestroyThreadBody
+from tests.fakes.memory_threads import MemoryThreads
+from tests.gateway.problem_checks import check
 from tests.gateway.serving import ADA, BOB, THREAD, Served, serving
-from tests.gateway.test_error_table import check
-from tests.gateway.threads import MemoryThreads
 
 BASE = f"/v1/threads/{THREAD}"
 KEY = ("Idempotency-Key", "k-1")

@@ -12,11 +12,11 @@ from click.testing import CliRunner, Result
 
 from shard_worker.gateway.management.server import ManagementPort
 from shard_worker.main import main
-from tests.gateway.managing import serving
-from tests.gateway.test_management import View
+from tests.fakes.management_view import MemoryView
+from tests.support.management_port import serving
 
 
-class LeavingView(View):
+class LeavingView(MemoryView):
     """A worker whose shards go one by one, as often as it is asked."""
 
     def __init__(self) -> None:

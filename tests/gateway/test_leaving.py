@@ -8,9 +8,9 @@ import pytest
 from shard_worker.contract import Answer, Done, Request
 from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.public.server import PublicGateway, inherited_socket, listening_socket
+from tests.fakes.memory_threads import MemoryThreads
+from tests.gateway.bodies import PATH, body_of_size
 from tests.gateway.serving import serving
-from tests.gateway.test_http_edge import PATH, body_of_size
-from tests.gateway.threads import MemoryThreads
 from tests.gateway.wire import JSON_TYPE, Wire, request_bytes
 from tests.support.polling import eventually
 

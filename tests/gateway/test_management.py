@@ -6,106 +6,27 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
-from shard_worker.contract_internal import EncodedOwnership, HistoryEntry, TargetsRequest
 from shard_worker.contract_tls import internal_client_context
-from shard_worker.domain.ids import ShardId
 from shard_worker.gateway.http.metrics import RequestMetrics
-from shard_worker.gateway.management.backend import DatabaseUnavailable
 from shard_worker.gateway.management.server import ManagementPort
-from tests.gateway.managing import serving
-from tests.gateway.test_error_table import check
+from tests.fakes.management_view import CHANGE, OWNERSHIP, MemoryView
+from tests.gateway.problem_checks import check
 from tests.gateway.wire import JSON_TYPE, Answered, Api, request_bytes
+from tests.support.management_port import serving
 from tests.support.paths import ROOT
 
 SECRET = b"sword and fish 16"
-OWNERSHIP = EncodedOwnership(
-    answered_by="w-0", plan_version=4, plan_hash="h", workers=(), shards=(msgspec.Raw(b"{}"),), serving=()
-)
-CHANGE = HistoryEntry(
-    at="2026-05-01T12:00:00.123Z",
-    shard=ShardId(0),
-    epoch=2,
-    source="w-0",
-    to=None,
-    kind="takeover",
-    reason="w-0 is silent",
-    pause_ms=None,
-)
 PLAN = b'{"planVersion": 4, "hash": "h", "targets": [{"shard": 0, "target": "w-0", "reason": "up"}]}'
 
 
-class View:
-    """A cluster of words."""
-
-    def __init__(self) -> None:
-        self.why_not: str | None = None
-        self.targets: object = None
-        self.broken = False
-        self.away = False
-        self.cordons: dict[str, tuple[bool, bool]] = {"w-0": (False, False), "w 1": (False, False)}
-        self.left = 0
-        self.asked: object = None
-
-    def fault(self) -> str | None:
-        return self.why_not
-
-    def ready(self) -> str | None:
-        return self.why_not
-
-    def cluster(self) -> dict[str, object]:
-        if self.broken:
-            raise RuntimeError("inner secret")
-        return {"workers": [], "shards": []}
-
-    async def ownership(self) -> EncodedOwnership:
-        return OWNERSHIP
-
-    def plan_version(self) -> int:
-        return 4
-
-    async def set_targets(self, plan: TargetsRequest) -> int | None:
-        self._check_database()
-        if plan.plan_version != 4:
-            return None
-        self.targets = (plan.hash, [(each.shard, each.target, each.reason) for each in plan.targets])
-        return 5
-
-    async def shard_count(self) -> int:
-        self._check_database()
-        return 8
-
-    def worker_names(self) -> list[str]:
-        return sorted(self.cordons)
-
-    async def set_cordon(self, worker: str, *, cordoned: bool, draining: bool) -> bool:
-        self._check_database()
-        if worker not in self.cordons:
-            return False
-        self.cordons[worker] = (cordoned, draining)
-        return True
-
-    def leave(self) -> int:
-        self.left += 1
-        return 3
-
-    async def history(self, limit: int, shard: int | None) -> list[HistoryEntry]:
-        self._check_database()
-        self.asked = (limit, shard)
-        return [CHANGE]
-
-    def _check_database(self) -> None:
-        if self.away:
-            raise DatabaseUnavailable("not there")
-
-
 @pytest.fixture
-def view() -> View:
+def view() -> MemoryView:
     """A worker's view of the cluster."""
-    return View()
+    return MemoryView()
 
 
 @pytest.fixture
-async def management(view: View) -> AsyncIterator[Api]:
+async def management(view: MemoryView) -> AsyncIterator[Api]:
     """A client of a management port."""
     metrics = RequestMetrics()
     metrics.observe("getThread", 200, 0.003)
@@ -126,7 +47,7 @@ async def post(management: Api, path: str, body: bytes | None = None) -> Answere
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])
-async def test_probes_say_why_not(management: Api, view: View, path: str) -> None:
+async def test_probes_say_why_not(management: Api, view: MemoryView, path: str) -> None:
     """200 when well, 503 with the reason."""
     assert ((await management.get(path)).status, (await management.get(path)).json["ok"]) == (200, True)
     view.why_not = "leaving"
@@ -156,7 +77,7 @@ async def test_the_cluster_is_shown(management: Api) -> None:
     [(), (("Authorization", f"Bearer {SECRET.decode()}"),), (("Authorization", "é"),)],
     ids=["bare", "secret", "no ASCII"],
 )
-async def test_401_in_the_clear(management: Api, view: View, headers: tuple[tuple[str, str], ...]) -> None:
+async def test_401_in_the_clear(management: Api, view: MemoryView, headers: tuple[tuple[str, str], ...]) -> None:
     """Nothing under /internal is shown or taken, not even whether it exists; the secret itself is worth nothing."""
     management.context = None
     check(await management.get("/internal/v1/ownership", *headers), 401, "unauthorized")
@@ -170,7 +91,7 @@ async def test_ownership_for_who_plans(management: Api) -> None:
     assert (await management.get("/internal/v1/ownership")).json == msgspec.json.decode(msgspec.json.encode(OWNERSHIP))
 
 
-async def test_targets_are_taken_from_the_newest_plan_alone(management: Api, view: View) -> None:
+async def test_targets_are_taken_from_the_newest_plan_alone(management: Api, view: MemoryView) -> None:
     """Compare-and-set: a plan made from an older one is stale."""
     answered = await management.send(put(PLAN))
     assert (answered.status, answered.json) == (200, {"planVersion": 5})
@@ -209,7 +130,7 @@ async def test_targets_are_taken_from_the_newest_plan_alone(management: Api, vie
         pytest.param(PLAN.replace(b'"h"', b'"\\ud800"'), "hash: must be", id="no hash"),
     ],
 )
-async def test_400_a_plan_that_is_not_understood(management: Api, view: View, body: bytes, field: str) -> None:
+async def test_400_a_plan_that_is_not_understood(management: Api, view: MemoryView, body: bytes, field: str) -> None:
     """Nothing is taken by halves, and the answer says what is wrong."""
     answered = check(await management.send(put(body)), 400, "validation-failed")
     assert any(field in message for message in answered.json["error_messages"]), answered.json
@@ -225,7 +146,7 @@ async def test_400_a_plan_that_is_not_json(management: Api) -> None:
     ("verb", "flags"), [("cordon", (True, False)), ("drain", (True, True)), ("uncordon", (False, False))]
 )
 async def test_workers_are_cordoned_and_drained(
-    management: Api, view: View, verb: str, flags: tuple[bool, bool]
+    management: Api, view: MemoryView, verb: str, flags: tuple[bool, bool]
 ) -> None:
     """By name, as often as one likes; an empty body and an empty object are the same."""
     for body in (None, b"", b"{}"):
@@ -245,13 +166,13 @@ async def test_404_a_worker_that_never_was(management: Api, name: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["workers/w-0/stop", "workers//drain", "workers/w-0/drain/", "workers/w-0", "nothing"])
-async def test_404_another_path(management: Api, view: View, path: str) -> None:
+async def test_404_another_path(management: Api, view: MemoryView, path: str) -> None:
     """As on the public port."""
     check(await post(management, path), 404, "route-not-found")
     assert view.cordons["w-0"] == (False, False)
 
 
-async def test_leaving_is_begun_and_asked_after_alike(management: Api, view: View) -> None:
+async def test_leaving_is_begun_and_asked_after_alike(management: Api, view: MemoryView) -> None:
     """A repeated request gets the remaining number."""
     for _ in range(2):
         answered = await post(management, "leave")
@@ -260,7 +181,7 @@ async def test_leaving_is_begun_and_asked_after_alike(management: Api, view: Vie
 
 
 @pytest.mark.parametrize("path", ["leave", "workers/w-0/drain"])
-async def test_400_fields_where_none_are_known(management: Api, view: View, path: str) -> None:
+async def test_400_fields_where_none_are_known(management: Api, view: MemoryView, path: str) -> None:
     """A wish that is not understood changes nothing."""
     answered = check(await post(management, path, b'{"force": true}'), 400, "validation-failed")
     assert answered.json["error_messages"] == ["force: is not a field of this request"]
@@ -276,7 +197,7 @@ async def test_400_fields_where_none_are_known(management: Api, view: View, path
     [("", (50, None)), ("?limit=7", (7, None)), ("?shard=0", (50, 0)), ("?limit=1000&shard=7", (1000, 7))],
 )
 async def test_history_is_asked_for_by_limit_and_shard(
-    management: Api, view: View, query: str, asked: tuple[int, int | None]
+    management: Api, view: MemoryView, query: str, asked: tuple[int, int | None]
 ) -> None:
     """Both can be left out."""
     answered = await management.get(f"/internal/v1/history{query}")
@@ -296,14 +217,14 @@ async def test_history_is_asked_for_by_limit_and_shard(
         ("worker=w-0", "worker: is not a parameter of this request"),
     ],
 )
-async def test_400_a_history_that_cannot_be(management: Api, view: View, query: str, failure: str) -> None:
+async def test_400_a_history_that_cannot_be(management: Api, view: MemoryView, query: str, failure: str) -> None:
     """Nothing is clamped or overlooked."""
     answered = check(await management.get(f"/internal/v1/history?{query}"), 400, "validation-failed")
     assert answered.json["error_messages"] == [failure]
     assert view.asked is None
 
 
-async def test_503_without_the_database(management: Api, view: View) -> None:
+async def test_503_without_the_database(management: Api, view: MemoryView) -> None:
     """Known state is still answered; requests that need the database fail."""
     view.away = True
     assert (await management.get("/internal/v1/ownership")).status == 200
@@ -319,7 +240,9 @@ def test_the_document_and_the_routes_say_the_same() -> None:
     """Each route has its heading in docs/internal-api.md, and there is no other."""
     text = (ROOT / "docs" / "internal-api.md").read_text()
     documented = re.findall(r"^## `([A-Z]+) (/\S*)`$", text, re.MULTILINE)
-    routes = {(method, path) for path, methods in ManagementPort(View()).internal.routes.items() for method in methods}
+    routes = {
+        (method, path) for path, methods in ManagementPort(MemoryView()).internal.routes.items() for method in methods
+    }
     assert sorted(documented) == sorted(routes)
 
 
@@ -333,7 +256,7 @@ async def test_paths_and_methods_are_exact(management: Api) -> None:
     assert (head.status, head.headers["content-length"]) == (200, "26")
 
 
-async def test_500_has_no_stack_trace(management: Api, view: View) -> None:
+async def test_500_has_no_stack_trace(management: Api, view: MemoryView) -> None:
     """As on the public port."""
     view.broken = True
     assert b"secret" not in check(await management.get("/cluster"), 500, "internal-error").body

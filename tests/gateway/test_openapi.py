@@ -1,6 +1,8 @@
 """The OpenAPI document: valid, equal to the table of routes, and true of the real answers."""
 
 import json
+import runpy
+import warnings
 
 import jsonschema_rs
 import pytest
@@ -8,12 +10,13 @@ import schemathesis
 
 from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.http.problems import OF_MANAGEMENT, ProblemCode, status_of
-from shard_worker.gateway.public.openapi import codes_of, document
+from shard_worker.gateway.public.openapi import codes_of, document, openapi_text
 from shard_worker.gateway.public.routes import COMMANDS, QUERIES, ROUTES, CommandRoute, Route, Router
+from tests.fakes.memory_threads import MemoryThreads
+from tests.gateway.problem_checks import check
 from tests.gateway.serving import ADA, BOB, THREAD, Served, serving
-from tests.gateway.test_error_table import check
-from tests.gateway.threads import MemoryThreads
 from tests.gateway.wire import Answered
+from tests.support.paths import ROOT
 
 API = document()
 
@@ -113,6 +116,16 @@ async def test_real_answers_fit_their_schemas(api: Served) -> None:
         fits(await api.get(f"{base}{tail}?account_id={ADA}"), operation_id)
     fits(await api.post(base + "/member-ids/leave", join), "leaveMemberIds")
     fits(await api.post(base + "/destroy", {"accountId": ADA}), "destroyThread")
+
+
+def test_the_file_in_docs_is_the_document(capsys: pytest.CaptureFixture[str]) -> None:
+    """docs/openapi.json is generated: `make docs`, which runs the module as a program."""
+    written = (ROOT / "docs" / "openapi.json").read_text()
+    assert written == openapi_text()
+    assert json.loads(written) == API
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # that the module is imported already
+        runpy.run_module("shard_worker.gateway.public.openapi", run_name="__main__")
+    assert capsys.readouterr().out == written
 
 
 async def test_the_document_and_its_page_are_served(api: Served) -> None:

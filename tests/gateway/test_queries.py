@@ -4,8 +4,8 @@ import pytest
 
 from shard_worker.contract import ReadThread
 from shard_worker.domain.ids import AccountId, ThreadId
+from tests.fakes.memory_threads import NOW_MS, MemoryThreads
 from tests.gateway.serving import ADA, BOB, CAI, DAN, THREAD, Served
-from tests.gateway.threads import NOW_MS, MemoryThreads
 
 BASE = f"/v1/threads/{THREAD}"
 PAGES = ("/administrator-ids", "/member-ids", "/messages")

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from shard_worker.gateway.public.server import PublicGateway, listening_socket
-from tests.gateway.threads import MemoryThreads
+from tests.fakes.memory_threads import MemoryThreads
 
 _PATIENCE_S = 30.0
 

@@ -1,151 +1,18 @@
 """The fenced group commit, against a real Postgres."""
 
 import asyncio
-import math
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from uuid import UUID, uuid4
 
-import asyncpg
 import pytest
 
-from shard_worker.domain.ids import ShardId
-from shard_worker.journal.append_lane import DEFAULT_BOUNDS, BatchBounds
-from shard_worker.journal.append_queue import AppendQueue, AppendQueueState, Row
-from shard_worker.journal.appender import Appender
+from shard_worker.journal.append_queue import AppendQueueState
+from tests.journal.appender_bench import (
+    address_of,
+    bench_on,
+    dsn_through,
+    row_of,
+)
 from tests.support.polling import eventually
 from tests.support.tcp_proxy import TcpProxy
-
-INCARNATION = "01JZZZZZZZZZZZZZZZZZZZZZZZ"
-
-
-@dataclass
-class Scribe:
-    """A writer that records its calls."""
-
-    uuid: UUID = field(default_factory=uuid4)
-    stored_rows: list[Row] = field(default_factory=list)
-    rejected_rows: list[tuple[Row, Exception]] = field(default_factory=list)
-    withdrawn_rows: list[Row] = field(default_factory=list)
-    expired_rows: list[Row] = field(default_factory=list)
-    stream: AppendQueue | None = None
-
-    def stored(self, row: Row) -> None:
-        self.stored_rows.append(row)
-
-    def rejected(self, rows: list[Row], error: Exception) -> None:
-        self.rejected_rows.append((rows[0], error))
-        self.withdrawn_rows += rows[1:]
-
-    def expired(self, rows: list[Row], now: float) -> None:
-        assert rows[0].deadline <= now
-        self.expired_rows += rows
-
-
-@dataclass
-class Host:
-    """A shard that records its calls."""
-
-    calls: list[str] = field(default_factory=list)
-    stream: AppendQueue | None = None
-
-    def suspended(self) -> None:
-        self.calls.append("suspended")
-
-    def resumed(self) -> None:
-        self.calls.append("resumed")
-
-    def on_ownership_lost(self, in_flight: list[Row]) -> None:
-        del in_flight
-        if "lost" not in self.calls:
-            self.calls.append("lost")
-        assert self.stream is not None
-        self.stream.close()
-
-
-def row_of(scribe: Scribe, seq_nr: int, key: bytes | None = None, deadline: float = math.inf) -> Row:
-    """A row as an actor makes it."""
-    row = Row()
-    row.writer = scribe
-    row.seq_nr = seq_nr
-    row.event_type, row.event_version = 7, 1
-    row.payload, row.metadata = b'{"n":%d}' % seq_nr, b"{}"
-    row.size = len(row.payload) + len(row.metadata)
-    row.deadline = deadline
-    row.key_hash = key
-    row.body_hash = None if key is None else b"b" * 16
-    return row
-
-
-async def bump(connection: asyncpg.Connection, incarnation: str, held: Mapping[ShardId, int]) -> dict[ShardId, int]:
-    """Ownership's raise of own epochs, in short."""
-    raised = await connection.fetch(
-        "UPDATE shard SET epoch = shard.epoch + 1 FROM unnest($1::int[], $2::bigint[]) AS held (id, epoch)"
-        " WHERE shard.id = held.id AND shard.epoch = held.epoch AND incarnation = $3 RETURNING shard.id, shard.epoch",
-        list(held),
-        list(held.values()),
-        incarnation,
-    )
-    return {ShardId(row["id"]): row["epoch"] for row in raised}
-
-
-@dataclass
-class Bench:
-    """An appender with streams open on every shard of a fresh database."""
-
-    appender: Appender
-    streams: dict[int, AppendQueue]
-    hosts: dict[int, Host]
-    admin: asyncpg.Connection
-
-    def scribe(self, shard: int) -> Scribe:
-        return Scribe(stream=self.streams[shard])
-
-    async def journal(self, shard: int) -> list[asyncpg.Record]:
-        return await self.admin.fetch("SELECT * FROM journal WHERE shard_id = $1 ORDER BY shard_seq", shard)
-
-    async def dense(self) -> bool:
-        bad = await self.admin.fetchval(
-            "SELECT count(*) FROM (SELECT shard_seq, row_number() OVER (PARTITION BY shard_id ORDER BY shard_seq) AS n"
-            " FROM journal) j WHERE shard_seq <> n"
-        )
-        return bool(bad == 0)
-
-
-@asynccontextmanager
-async def bench_on(
-    dsn: str, through: str | None = None, *, batch: BatchBounds = DEFAULT_BOUNDS, watchdog_s: float = 2.0
-) -> AsyncIterator[Bench]:
-    """Own every shard under INCARNATION, and append through ``through`` (a proxied DSN) when given."""
-    admin = await asyncpg.connect(dsn)
-    await admin.execute("UPDATE shard SET owner = 'w', incarnation = $1, epoch = epoch + 1", INCARNATION)
-    epochs = {record["id"]: record["epoch"] for record in await admin.fetch("SELECT id, epoch FROM shard")}
-
-    async def connect(purpose: str) -> asyncpg.Connection:
-        while True:
-            try:
-                return await asyncpg.connect(
-                    through or dsn,
-                    timeout=2,
-                    server_settings={"application_name": INCARNATION, "lock_timeout": "2000"},
-                )
-            except (OSError, TimeoutError, asyncpg.PostgresError):
-                await asyncio.sleep(0.02)
-
-    appender = Appender(
-        connect=connect, bump_epochs=bump, incarnation=lambda: INCARNATION, batch=batch, watchdog_s=watchdog_s
-    )
-    hosts = {shard: Host() for shard in epochs}
-    streams = {shard: appender.open(ShardId(shard), epoch, 0, hosts[shard]) for shard, epoch in epochs.items()}
-    for shard, host in hosts.items():
-        host.stream = streams[shard]
-    appender.start()
-    try:
-        yield Bench(appender, streams, hosts, admin)
-    finally:
-        await appender.close()
-        await admin.close()
 
 
 async def test_what_gathers_while_a_batch_is_at_the_server_is_one_batch(dsn: str) -> None:
@@ -210,8 +77,8 @@ async def test_a_used_key_is_rejected_alone(dsn: str) -> None:
 @pytest.mark.parametrize("arrives", [True, False], ids=["the-answer-is-lost", "the-statement-is-lost"])
 async def test_a_cut_in_mid_batch_is_decided_rightly(dsn: str, arrives: bool) -> None:
     """Whether the statement or only its answer was lost, every row is stored exactly once and acknowledged."""
-    parts = _address(dsn)
-    async with TcpProxy(*parts) as proxy, bench_on(dsn, _through(dsn, proxy.port)) as bench:
+    parts = address_of(dsn)
+    async with TcpProxy(*parts) as proxy, bench_on(dsn, dsn_through(dsn, proxy.port)) as bench:
         scribe = bench.scribe(2)
         bench.streams[2].submit(row_of(scribe, 1))
         await eventually(lambda: len(scribe.stored_rows) == 1)
@@ -237,7 +104,7 @@ async def test_a_cut_in_mid_batch_is_decided_rightly(dsn: str, arrives: bool) ->
 
 async def test_a_statement_that_commits_late_behind_a_blocker_is_waited_out(dsn: str) -> None:
     """The link dies while the statement waits inside the server: nothing is decided before the server has ended it."""
-    async with TcpProxy(*_address(dsn)) as proxy, bench_on(dsn, _through(dsn, proxy.port)) as bench:
+    async with TcpProxy(*address_of(dsn)) as proxy, bench_on(dsn, dsn_through(dsn, proxy.port)) as bench:
         scribe = bench.scribe(3)
         bench.streams[3].submit(row_of(scribe, 1))
         await eventually(lambda: len(scribe.stored_rows) == 1)
@@ -262,7 +129,7 @@ async def test_a_batch_of_a_shard_that_was_dropped_meanwhile_is_waited_out_all_t
     """While the shard's row is as the batch was sent with, it may still commit: the epoch is raised before any writer
     is answered.
     """
-    async with TcpProxy(*_address(dsn)) as proxy, bench_on(dsn, _through(dsn, proxy.port)) as bench:
+    async with TcpProxy(*address_of(dsn)) as proxy, bench_on(dsn, dsn_through(dsn, proxy.port)) as bench:
         scribe = bench.scribe(3)
         bench.streams[3].submit(row_of(scribe, 1))
         await eventually(lambda: len(scribe.stored_rows) == 1)
@@ -281,8 +148,8 @@ async def test_a_batch_of_a_shard_that_was_dropped_meanwhile_is_waited_out_all_t
 async def test_a_silent_link_is_given_up_by_the_watchdog(dsn: str) -> None:
     """A black hole is noticed by the watchdog alone, and what it held is stored once."""
     async with (
-        TcpProxy(*_address(dsn)) as proxy,
-        bench_on(dsn, _through(dsn, proxy.port), watchdog_s=0.3) as bench,
+        TcpProxy(*address_of(dsn)) as proxy,
+        bench_on(dsn, dsn_through(dsn, proxy.port), watchdog_s=0.3) as bench,
     ):
         scribe = bench.scribe(0)
         bench.streams[0].submit(row_of(scribe, 1))
@@ -298,7 +165,7 @@ async def test_a_silent_link_is_given_up_by_the_watchdog(dsn: str) -> None:
 
 async def test_an_unknown_outcome_under_another_owner_is_final_too(dsn: str) -> None:
     """When the shard was taken meanwhile, the row is looked for all the same, and then the shard is lost."""
-    async with TcpProxy(*_address(dsn)) as proxy, bench_on(dsn, _through(dsn, proxy.port)) as bench:
+    async with TcpProxy(*address_of(dsn)) as proxy, bench_on(dsn, dsn_through(dsn, proxy.port)) as bench:
         scribe = bench.scribe(1)
         bench.streams[1].submit(row_of(scribe, 1))
         await eventually(lambda: len(scribe.stored_rows) == 1)
@@ -323,14 +190,3 @@ async def test_a_drained_stream_says_so_once(dsn: str) -> None:
         await eventually(lambda: calls == [1])
         bench.streams[0].when_drained(lambda: calls.append(2))
         assert calls == [1, 2]
-
-
-def _address(dsn: str) -> tuple[str, int]:
-    host_port = dsn.rsplit("@", 1)[-1].split("/", 1)[0]
-    host, port = host_port.rsplit(":", 1)
-    return host, int(port)
-
-
-def _through(dsn: str, port: int) -> str:
-    host, old = _address(dsn)
-    return dsn.replace(f"{host}:{old}", f"127.0.0.1:{port}")

@@ -1,88 +1,20 @@
 """`fsck` on a real Postgres: a sound journal passes, and each kind of damage is found and named."""
 
 import json
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
 
 import asyncpg
 import pytest
 from threadcluster_operator.local.postgres import EmbeddedPostgres
 
 from shard_worker.database.connection import DatabaseUnreachable, DatabaseUnsuitable
-from shard_worker.domain.events import Event
-from shard_worker.domain.ids import ThreadId, ulid_uuid
+from shard_worker.domain.ids import ulid_uuid
 from shard_worker.journal.fsck import pages
 from shard_worker.journal.fsck import run as fsck_module
-from shard_worker.journal.fsck.report import Check, Finding, Report
+from shard_worker.journal.fsck.report import Check
 from shard_worker.journal.fsck.run import fsck
-from tests.support.journal_writer import SHARDS, JournalWriter, created, folded, new_thread, posted, whole_life
-
-SHARD = 3
-KEY = b"k" * 16
-
-
-@dataclass
-class Sound:
-    """A sound journal: three epochs of shard 3, a thread of every event type, keys, snapshots."""
-
-    dsn: str
-    admin: asyncpg.Connection
-    pen: JournalWriter
-    thread: ThreadId
-    """Five events: shard_seq 1, 2 (epoch 1), 11, 12 (epoch 2) and 13 (epoch 4)."""
-
-    @property
-    def uuid(self) -> UUID:
-        """The thread as the tables hold it."""
-        return ulid_uuid(self.thread)
-
-    async def damage(self, sql: str, *parameters: object) -> None:
-        """Change what no worker may change, past every constraint that would refuse it."""
-        await self.admin.execute(
-            "ALTER TABLE journal DROP CONSTRAINT IF EXISTS journal_pkey, DROP CONSTRAINT IF EXISTS journal_check,"
-            " DROP CONSTRAINT IF EXISTS journal_key_hash_check, DROP CONSTRAINT IF EXISTS journal_body_hash_check;"
-            " DROP INDEX IF EXISTS journal_shard_seq, journal_key;"
-            " ALTER TABLE shard_epoch DROP CONSTRAINT IF EXISTS shard_epoch_pkey,"
-            " DROP CONSTRAINT IF EXISTS shard_epoch_shard_id_fkey;"
-            " ALTER TABLE shard_target DROP CONSTRAINT IF EXISTS shard_target_shard_id_fkey"
-        )
-        status = await self.admin.execute(sql, *parameters)
-        assert not status.endswith(" 0"), f"the damage missed: {sql}"
-
-    async def findings(self) -> list[Finding]:
-        return list((await self.report()).findings)
-
-    async def report(self) -> Report:
-        return await fsck(self.dsn, progress=lambda _: None)
-
-
-@pytest.fixture
-async def sound(dsn: str) -> AsyncIterator[Sound]:
-    """A sound journal and a superuser's connection to spoil it."""
-    admin = await asyncpg.connect(dsn)
-    pen = JournalWriter(admin)
-    thread, life = new_thread(SHARD), new_thread(SHARD)
-    events: list[Event] = [created(), posted(), posted(), posted(), posted()]
-    await pen.write(thread, *events[:2], key=KEY)
-    await pen.write(life, *whole_life())
-    await pen.claim(SHARD)
-    await pen.write(thread, *events[2:4])
-    await pen.claim(SHARD, incarnation=None)
-    await pen.claim(SHARD)
-    await pen.write(thread, events[4])
-    await pen.snapshot(thread, folded(events[:4]))
-    for shard in range(SHARDS):
-        await pen.write(new_thread(shard), created(), posted())
-    yield Sound(dsn, admin, pen, thread)
-    await admin.close()
-
-
-def the_one(findings: list[Finding], check: Check) -> Finding:
-    """The single finding there is, which must be of ``check``."""
-    assert [finding.check for finding in findings] == [check], [finding.line() for finding in findings]
-    return findings[0]
+from tests.journal.sound_journal import KEY, SHARD, Sound, the_one
+from tests.support.journal_writer import JournalWriter, created, folded, new_thread, posted
 
 
 async def test_a_sound_journal_is_clean(sound: Sound) -> None:

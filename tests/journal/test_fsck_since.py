@@ -12,10 +12,8 @@ from shard_worker.journal.fsck import run as fsck_module
 from shard_worker.journal.fsck.pages import Pages
 from shard_worker.journal.fsck.report import Check, Report
 from shard_worker.journal.fsck.run import fsck
-from tests.journal.test_fsck import KEY, SHARD, Sound, sound, the_one
+from tests.journal.sound_journal import KEY, SHARD, Sound, the_one
 from tests.support.journal_writer import SHARDS, JournalWriter, created, new_thread, posted
-
-__all__ = ["sound"]  # a fixture
 
 
 @pytest.fixture

@@ -10,12 +10,11 @@ import asyncpg
 import pytest
 
 from shard_worker.journal.fsck.run import fsck
-from tests.benchmarks.programs import running
-from tests.benchmarks.run import registered_port, worker_environment
-from tests.load.chat import drive
-from tests.load.record import Recorder
 from tests.support.journal_writer import SHARDS, fill
+from tests.support.load.chat import drive
+from tests.support.load.record import Recorder
 from tests.support.polling import more_acknowledged
+from tests.support.programs import registered_port, running, worker_environment
 
 
 async def _fsck(dsn: str, since: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from shard_worker.journal.append_queue import AppendQueueState, Row
 from shard_worker.journal.append_sql import ShardBatch
 from shard_worker.tasks import TaskFailure
 from tests.conftest import MakeDatabase
-from tests.journal.test_appender import Bench, Scribe, _address, _through, bench_on, row_of
+from tests.journal.appender_bench import Bench, Scribe, address_of, bench_on, dsn_through, row_of
 from tests.support.polling import eventually
 from tests.support.tcp_proxy import TcpProxy
 
@@ -36,7 +36,7 @@ async def test_a_row_whose_deadline_passed_in_the_queue_is_never_sent(dsn: str) 
 
 async def test_rows_wait_for_postgres_no_longer_than_their_deadlines(dsn: str) -> None:
     """While no connection is to be had nothing is sent, what ends is withdrawn, and what is left is stored afterwards."""
-    async with TcpProxy(*_address(dsn)) as proxy, bench_on(dsn, _through(dsn, proxy.port)) as bench:
+    async with TcpProxy(*address_of(dsn)) as proxy, bench_on(dsn, dsn_through(dsn, proxy.port)) as bench:
         proxy.refusing = True
         loop = asyncio.get_running_loop()
         scribes = [bench.scribe(0) for _ in range(10)]
@@ -55,7 +55,7 @@ async def test_rows_wait_for_postgres_no_longer_than_their_deadlines(dsn: str) -
 
 async def test_what_came_back_from_the_server_unstored_is_not_sent_after_its_deadline(dsn: str) -> None:
     """A batch that never arrived is not sent again for a row whose deadline passed meanwhile."""
-    async with TcpProxy(*_address(dsn)) as proxy, bench_on(dsn, _through(dsn, proxy.port)) as bench:
+    async with TcpProxy(*address_of(dsn)) as proxy, bench_on(dsn, dsn_through(dsn, proxy.port)) as bench:
         loop = asyncio.get_running_loop()
         first, ended, alive = bench.scribe(2), bench.scribe(2), bench.scribe(2)
         bench.streams[2].submit(row_of(first, 1))
@@ -229,7 +229,10 @@ async def test_an_unknown_batch_of_many_shards_is_decided_by_a_few_statements(
 ) -> None:
     """Five hundred and twelve shards: the number of round trips does not grow with theirs."""
     dsn = await make_database(512)
-    async with TcpProxy(*_address(dsn)) as proxy, bench_on(dsn, _through(dsn, proxy.port), watchdog_s=10.0) as bench:
+    async with (
+        TcpProxy(*address_of(dsn)) as proxy,
+        bench_on(dsn, dsn_through(dsn, proxy.port), watchdog_s=10.0) as bench,
+    ):
         scribes = [bench.scribe(n) for n in range(512)]
         warm = bench.scribe(0)
         bench.streams[0].submit(row_of(warm, 1))
@@ -265,7 +268,7 @@ async def test_a_resolver_that_dies_is_a_fault(dsn: str) -> None:
     ) -> dict[ShardId, int]:
         raise RuntimeError("a bug")
 
-    async with TcpProxy(*_address(dsn)) as proxy, bench_on(dsn, _through(dsn, proxy.port)) as bench:
+    async with TcpProxy(*address_of(dsn)) as proxy, bench_on(dsn, dsn_through(dsn, proxy.port)) as bench:
         bench.appender._lanes[0]._resolver._bump_epochs = broken
         bench.appender._tasks.on_failure = failures.append
         scribe = bench.scribe(1)

@@ -283,9 +283,11 @@ async def test_a_shards_unbacked_snapshots_are_discarded_at_once(shelf: Shelf) -
     writer.forget_all()
     assert (memory.used, writer.dropped) == (0, 1)
     writer.start()
-    async with asyncio.timeout(15):
-        while await shelf.pen.connection.fetchval("SELECT count(*) FROM snapshot") != 1:
-            await asyncio.sleep(0.005)
+
+    async def is_stored() -> bool:
+        return bool(await shelf.pen.connection.fetchval("SELECT count(*) FROM snapshot") == 1)
+
+    await eventually(is_stored)
     assert await shelf.pen.connection.fetchval("SELECT thread_id FROM snapshot") == ulid_uuid(sound)
     await writer.close()
 

@@ -13,10 +13,10 @@ import msgspec
 import uvloop
 
 from tests.load import report
-from tests.load.chat import Recorder, drive, verify
-from tests.load.figures import Figures
 from tests.load.reference import simulate
-from tests.load.target import Target, TargetRefused, parse_target
+from tests.support.load.chat import Recorder, drive, verify
+from tests.support.load.figures import Figures
+from tests.support.load.target import Target, TargetRefused, parse_target
 
 _OUT = Path(__file__).parent / "out"
 _EPILOG = """\b

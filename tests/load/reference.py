@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tests.load.chat import random_ulid
-from tests.load.client import Client, Outcome
-from tests.load.figures import Figures
-from tests.load.target import Target
+from tests.support.load.chat import random_ulid
+from tests.support.load.client import Client, Outcome
+from tests.support.load.figures import Figures
+from tests.support.load.target import Target
 
 
 async def _user(client: Client, figures: Figures, rng: random.Random, pause_s: float, end_at: float) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from tests.load.figures import Figures, percentile
+from tests.support.load.figures import Figures, percentile
 
 _COLOURS = {"accepted": "#2a7f62", "refused": "#c77d1e", "unknown": "#b3262e"}
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.http_server import Faults, pretending
-from tests.load.chat import Record, Recorder, drive, verify
-from tests.load.figures import Figures
-from tests.load.record import Sent
+from tests.support.load.chat import Record, Recorder, drive, verify
+from tests.support.load.figures import Figures
+from tests.support.load.record import Sent
 
 
 async def _drive(url: str, *, attempts: int = 600, clients: int = 8) -> tuple[Record, Figures]:

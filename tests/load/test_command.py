@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.http_server import Faults, pretending
-from tests.load.figures import Figures, percentile
+from tests.support.load.figures import Figures, percentile
 
 _PNG = b"\x89PNG"
 

@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.load.target import Target, TargetRefused, parse_target
-from tests.load.wire import Connection, Lost, request_bytes
+from tests.support.load.target import Target, TargetRefused, parse_target
+from tests.support.load.wire import Connection, Lost, request_bytes
 
 
 @asynccontextmanager

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-from tests.benchmarks.programs import running
-from tests.benchmarks.run import registered_port, worker_environment
 from tests.conftest import MakeDatabase
-from tests.load.chat import drive, verify
-from tests.load.figures import Figures
 from tests.load.reference import simulate
-from tests.load.target import parse_target
+from tests.support.load.chat import drive, verify
+from tests.support.load.figures import Figures
+from tests.support.load.target import parse_target
+from tests.support.programs import registered_port, running, worker_environment
 
 
 async def test_both_scenarios_pass_against_a_worker(make_database: MakeDatabase, tmp_path: Path) -> None:

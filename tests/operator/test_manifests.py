@@ -12,8 +12,8 @@ import yaml
 from threadcluster_operator.api import parse_resources
 from threadcluster_operator.render import KINDS, RenderInput, children
 
-from tests.operator.render.clusters import cluster
 from tests.support.paths import ROOT
+from tests.support.rendered_clusters import cluster
 
 MANIFESTS = ROOT / "manifests"
 FOLDERS = sorted(file.parent for file in MANIFESTS.rglob("kustomization.yaml"))

@@ -13,7 +13,7 @@ from shard_worker.ownership import shard_store, store
 from shard_worker.ownership.failure_detector import FailureDetector
 from shard_worker.ownership.handoff import LocalShards, LocalState, plan_actions, takeover_targets
 from shard_worker.ownership.view import EMPTY, OwnershipView, ShardRow, WorkerRow
-from tests.ownership.members import EVERY, SHARDS, member
+from tests.support.members import EVERY, SHARDS, member
 from tests.support.polling import eventually
 
 TICK_S = 0.1

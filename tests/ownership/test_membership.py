@@ -10,7 +10,7 @@ from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import shard_store, store
 from shard_worker.ownership.store import Address
 from shard_worker.ownership.view import EMPTY
-from tests.ownership.members import EVERY, SHARDS, member
+from tests.support.members import EVERY, SHARDS, member
 from tests.support.polling import eventually
 
 
@@ -84,6 +84,41 @@ async def test_a_second_process_of_the_same_name_ends_the_first_incarnation(dsn:
         await eventually(lambda: first.shards == EVERY)
         assert first.ownership.incarnation not in (old, "usurper")
         await connection.close()
+
+
+async def test_a_lost_answer_to_a_registration_does_not_shorten_the_predecessors_lease(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next attempt finds an incarnation of its own process, but the one before that may still read from memory."""
+    register, free = store.register, store.free_predecessors
+    replaced_at: list[float] = []
+    freed_at: list[float] = []
+
+    async def register_and_lose_the_first_answer(
+        connection: asyncpg.Connection,
+        worker: str,
+        incarnation: str,
+        address: Address,
+        capabilities: Mapping[str, object],
+    ) -> str | None:
+        before = await register(connection, worker, incarnation, address, capabilities)
+        replaced_at.append(asyncio.get_running_loop().time())
+        if len(replaced_at) == 1:
+            raise ConnectionResetError("the answer is lost")
+        return before
+
+    async def free_and_note(connection: asyncpg.Connection, worker: str, incarnation: str) -> int:
+        freed_at.append(asyncio.get_running_loop().time())
+        return await free(connection, worker, incarnation)
+
+    connection = await asyncpg.connect(dsn)
+    await register(connection, "a", "predecessor", Address("127.0.0.1", 3, 4), {})
+    await connection.close()
+    monkeypatch.setattr(store, "register", register_and_lose_the_first_answer)
+    monkeypatch.setattr(store, "free_predecessors", free_and_note)
+    async with member(dsn, "a") as a:
+        assert len(replaced_at) == 2
+        assert freed_at[0] - replaced_at[0] >= a.ownership.lease.lease_s
 
 
 async def test_a_fenced_worker_goes_on_as_a_new_incarnation(dsn: str) -> None:

@@ -7,7 +7,7 @@ import asyncpg
 
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership.view import Load
-from tests.ownership.members import EVERY, SHARDS, Member, member
+from tests.support.members import EVERY, SHARDS, Member, member
 from tests.support.polling import eventually
 
 S3 = ShardId(3)
@@ -46,9 +46,11 @@ async def test_a_planned_move_is_prepared_drained_transferred_and_notified(dsn: 
         assert a.ownership.owner_of(S3).worker == "b"  # type: ignore[union-attr]  # as above
         connection = await asyncpg.connect(dsn)
         pause = "SELECT pause_ms FROM shard_epoch WHERE shard_id = 3 AND kind = 'handoff'"
-        async with asyncio.timeout(5):
-            while await connection.fetchval(pause) is None:
-                await asyncio.sleep(0.01)
+
+        async def is_recorded() -> bool:
+            return await connection.fetchval(pause) is not None
+
+        await eventually(is_recorded)
         await connection.close()
 
 

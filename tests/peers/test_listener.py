@@ -19,9 +19,9 @@ from shard_worker.peers import listener as listener_module
 from shard_worker.peers import refusals as refusals_module
 from shard_worker.peers.errors import PeerUnreachable
 from shard_worker.peers.refusals import Refusals, Refused
-from tests.gateway.managing import serving
-from tests.gateway.test_management import View
+from tests.fakes.management_view import MemoryView
 from tests.peers.harness import Owner, ask, client, port_of
+from tests.support.management_port import serving
 from tests.support.polling import eventually
 from tests.support.tls import SECRET
 
@@ -180,7 +180,7 @@ async def test_a_first_frame_that_is_none_ends_the_link(monkeypatch: pytest.Monk
         assert port.peers.refusals.counts[Refused.FRAME] == 3
 
 
-class Large(View):
+class Large(MemoryView):
     """A cluster with much to say."""
 
     def cluster(self) -> dict[str, object]:
@@ -217,7 +217,7 @@ async def test_answers_that_are_not_read_are_bounded(monkeypatch: pytest.MonkeyP
 async def test_plain_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """For one more the oldest idle one is closed: a probe is always answered."""
     monkeypatch.setattr(management_module, "_PLAIN_MOST", 8)
-    port = ManagementPort(View())
+    port = ManagementPort(MemoryView())
     with serving(port, SECRET) as number:
         async with crowd(number, 30, GET) as made:
             await eventually(lambda: sum(map(ended, made)) >= 22)

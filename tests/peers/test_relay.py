@@ -9,7 +9,7 @@ from shard_worker.domain.commands import AddMessages, NewMessage
 from shard_worker.domain.ids import AccountId, MessageId, ThreadId
 from shard_worker.peers.errors import PeerUnreachable
 from tests.peers.harness import Owner, ask, client, port_of
-from tests.peers.relay import Fault, Relay
+from tests.support.frame_relay import Fault, Relay
 
 THREAD, ACCOUNT = ThreadId("01HZZZZZZZZZZZZZZZZZZZZZZZ"), AccountId("01HYYYYYYYYYYYYYYYYYYYYYYY")
 MESSAGE = MessageId("01HXXXXXXXXXXXXXXXXXXXXXXX")

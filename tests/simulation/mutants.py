@@ -138,7 +138,12 @@ STATEMENTS: Final = (
     ),
     _mutant(
         "transfer to any receiver",
-        Edit(_SQL + "transfer", " and may_receive(db, each, row.format)", ""),
+        Edit(_SQL + "transfer", " or receiver.incarnation != each.incarnation:", ":"),
+        Edit(
+            _SQL + "transfer",
+            "return not receiver.fenced and not receiver.leaving and journal_format <= receiver.reads",
+            "return True",
+        ),
         breaks="ended",
         faults=("roll", "hang", "crash", "edit"),
         steps=0.2,
@@ -423,7 +428,7 @@ _MODELS: Final = (
         "no wait for the predecessor",
         Edit(
             _MODEL + "worker:WorkerProcess._register",
-            "if before is not None and before not in self._past:",
+            "if before is not None and before not in self._lived:",
             "if False:",
         ),
         breaks="lease",

@@ -40,6 +40,7 @@ class WorkerProcess(Process):
         self.host: Host = Host(world, self, self.may_read, self.raised)
         self._until = 0.0
         self._past: set[str] = set()
+        self._lived: set[str] = set()
         self._tasks: list[Task] = []
         self._cycle = Signal()
         self._lives = 0
@@ -92,8 +93,7 @@ class WorkerProcess(Process):
     # --- incarnations
 
     def _membership(self) -> None:
-        self._lives += 1
-        self._tasks = [Task(self, self._register(f"{self.name}/{self.number}{chr(96 + self._lives)}"))]
+        self._tasks = [Task(self, self._register())]
 
     def _ended(self, error: Exception | None) -> None:
         """The lease or the reconciler found that the incarnation was fenced: drop everything, and register again."""
@@ -108,25 +108,29 @@ class WorkerProcess(Process):
             task.cancel()
         self._membership()
 
-    def _register(self, fresh: str) -> Work[None]:
+    def _register(self) -> Work[None]:
         before: str | None
         while True:
+            self._lives += 1
+            fresh = f"{self.name}/{self.number}{chr(96 + self._lives)}"
             session = yield from connect(self.world, self, fresh)
             try:
-                if self._past:
+                if self._lived:
                     yield from self._await_name(session)
                 self.incarnation = self.host.incarnation = fresh
                 self.world.watch.hosts[fresh] = self.host
+                self._past.add(fresh)
                 before = yield from session.execute(transactions.register(self.name, fresh), STATEMENT_S)
-                if before is not None and before not in self._past:
+                if before is not None and before not in self._lived:
                     yield Sleep(LEASE_S + 0.2)
                 yield from session.execute(transactions.free_predecessors(self.name, fresh), STATEMENT_S)
                 break
             except LinkFault:
+                self.world.watch.hosts.pop(fresh, None)
                 yield Sleep(_RETRY_S)
             finally:
                 session.close()
-        self._past.add(fresh)
+        self._lived.add(fresh)
         self._tasks.append(Task(self, self._keep(fresh), self._ended))
 
     def _await_name(self, session: Session) -> Work[None]:

@@ -19,7 +19,8 @@ _MOUNTS: Final = "/etc/threadcluster"
 _DSN_FILE: Final = "url"
 _CA_FILE: Final = "ca.crt"
 _OTHER_CONNECTIONS: Final = 4
-"""Of a worker to Postgres, besides those that read: appends, lease, reconciler, and one for what comes up."""
+"""Connections of a worker to Postgres besides those that read: one each for appends, the lease and the reconciler, and one
+spare for a session that is opened as needed: a registration, an unknown outcome, or the answers to a planner."""
 
 SECRET_KEY: Final = "secret"  # noqa: S105 - a key's name
 """The key in the Secret `<name>-internal`, and the file that a worker sees."""

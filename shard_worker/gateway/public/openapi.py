@@ -4,6 +4,7 @@ Every status an operation can answer is declared, with the codes that have it: `
 operation can answer (405, since only declared methods are operations) is in the description.
 """
 
+import sys
 from typing import Any, Final, assert_never
 
 import msgspec
@@ -203,3 +204,12 @@ def document() -> Node:
 def openapi_json() -> bytes:
     """The document as it is served."""
     return msgspec.json.encode(document())
+
+
+def openapi_text() -> str:
+    """The document as `docs/openapi.json` holds it: indented, so that a change is a readable difference."""
+    return msgspec.json.format(openapi_json(), indent=2).decode() + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(openapi_text())

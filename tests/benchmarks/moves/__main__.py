@@ -13,10 +13,10 @@ from tests.benchmarks.moves.figures import broken, missed
 from tests.benchmarks.moves.report import Run
 from tests.benchmarks.moves.run import ALL, benchmark
 from tests.benchmarks.moves.settings import QUICK, Settings
-from tests.support.paths import ROOT
+from tests.benchmarks.published import BENCHMARKS, DOCS, file_of, publish, write_verification
 
 _OUT = Path(__file__).parent / "out"
-_PAGE = ROOT / "docs" / "moves-performance.md"
+_NAME = "moves"
 _EPILOG = """\b
 Examples
   python -m tests.benchmarks.moves
@@ -28,7 +28,7 @@ Examples
   python -m tests.benchmarks.moves --quick
       does everything once, too shortly to mean anything: a check of the benchmark itself
   python -m tests.benchmarks.moves --write-docs
-      and make this run the page docs/moves-performance.md
+      and make this run the page docs/moves-performance.md, and one of the three runs that docs/figures/moves.json judges
 
 \b
 The figures
@@ -49,14 +49,17 @@ How to read it
 """
 
 
-def _keep(run: Run, out: Path, write_docs: bool) -> None:
+def _keep(run: Run, out: Path, docs: Path | None) -> None:
     document = msgspec.json.encode(report.as_document(run))
     (out / "moves.json").write_bytes(msgspec.json.format(document, indent=2) + b"\n")
     (out / "moves.txt").write_text(report.as_text(run) + "\n")
     report.draw(run, out / "moves.png")
-    if write_docs:
-        _PAGE.write_text(report.as_page(run))
-        shutil.copyfile(out / "moves.png", _PAGE.with_suffix(".png"))
+    if docs is not None:
+        published = publish(docs, _NAME, "make bench-moves", run.machine, run.at, run.judged())
+        page = docs / BENCHMARKS[_NAME]
+        page.write_text(report.as_page(run, published))
+        shutil.copyfile(out / "moves.png", page.with_suffix(".png"))
+        write_verification(docs)
 
 
 def _numbers(_context: click.Context, _parameter: click.Parameter, value: str) -> frozenset[int]:
@@ -76,7 +79,8 @@ def _numbers(_context: click.Context, _parameter: click.Parameter, value: str) -
 @click.option("--seed", type=int, default=1, show_default=True, help="Of whom, when and where to.")
 @click.option("--quick", is_flag=True, help="Once and briefly: does the benchmark itself work?")
 @click.option("--strict", is_flag=True, help="Exit with 1 when a bar is missed.")
-@click.option("--write-docs", is_flag=True, help="Write docs/moves-performance.md too.")
+@click.option("--write-docs", is_flag=True, help="Write the page, docs/figures and verification.md too.")
+@click.option("--docs", type=click.Path(path_type=Path, file_okay=False, exists=True), default=DOCS, help="Where to.")
 @click.option("--out", type=click.Path(path_type=Path), default=_OUT, help="Folder of the report.")
 def main(
     figures: frozenset[int],
@@ -86,6 +90,7 @@ def main(
     quick: bool,
     strict: bool,
     write_docs: bool,
+    docs: Path,
     out: Path,
 ) -> None:
     """Measure what moves of shards cost those who write to them.
@@ -93,16 +98,22 @@ def main(
     Everything is started by the benchmark itself: a Postgres, three workers, and the load; figure 5 brings up whole
     clusters with `threadcluster local up`.
     """
+    if write_docs and docs.resolve() == DOCS and (quick or figures != ALL):
+        raise click.UsageError("--write-docs publishes whole runs alone: without --quick, with all eight figures")
     settings = QUICK if quick else Settings(seed=seed, handoff_rounds=rounds, kill_rounds=kills)
     out.mkdir(parents=True, exist_ok=True)
     run = uvloop.run(benchmark(out, settings, figures))
-    _keep(run, out, write_docs)
+    wrong = broken(run.figures)
+    publishes = write_docs and not wrong
+    _keep(run, out, docs if publishes else None)
     click.echo(report.as_text(run))
-    click.echo(f"\nreport: {out}/moves.json, .txt and .png" + (f"; {_PAGE}" if write_docs else ""))
-    failed = broken(run.figures) if quick else missed(run.figures)
+    click.echo(f"\nreport: {out}/moves.json, .txt and .png" + (f"; {file_of(docs, _NAME)}" if publishes else ""))
+    failed = wrong if quick else missed(run.figures)
     if failed:
         click.echo("missed: " + "; ".join(failed))
-        if strict or quick:
+        if wrong and write_docs:
+            click.echo("nothing was published: this run is broken")
+        if strict or quick or (wrong and write_docs):
             sys.exit(1)
 
 

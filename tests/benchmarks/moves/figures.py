@@ -5,7 +5,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from tests.load.figures import percentile
+from tests.support.load.figures import percentile
 
 PERCENTILES: Final = (("p50", 0.50), ("p90", 0.90), ("p99", 0.99), ("max", 1.0))
 
@@ -30,6 +30,7 @@ def distribution(name: str, unit: str, values: Iterable[float]) -> Distribution:
 class Bar(Struct, frozen=True):
     """A bound of the acceptance: at most ``limit``.  It does not hold of what was not measured."""
 
+    id: str
     what: str
     unit: str
     value: float

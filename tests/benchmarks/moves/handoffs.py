@@ -156,11 +156,19 @@ def figures(found: Handoffs, full: Handoffs, cold_ms: list[float]) -> list[Figur
                 distribution("pause, as a probe saw it, nothing to spare", "ms", full.gaps_ms),
             ),
             (
-                Bar("pause, as a probe saw it, p50", "ms", seen.at("p50"), 20.0),
-                Bar("pause, as a probe saw it, p99", "ms", seen.at("p99"), 100.0),
-                Bar("pause, as the giver measured it, p50", "ms", recorded.at("p50"), 20.0),
-                Bar("pause, as the giver measured it, p99", "ms", recorded.at("p99"), 100.0),
-                Bar("attempts that failed", "", float(found.errors + full.errors), 0.0),
+                Bar("handoff_pause_p50", "pause, as a probe saw it, p50", "ms", seen.at("p50"), 20.0),
+                Bar("handoff_pause_p99", "pause, as a probe saw it, p99", "ms", seen.at("p99"), 100.0),
+                Bar(
+                    "handoff_pause_of_giver_p50", "pause, as the giver measured it, p50", "ms", recorded.at("p50"), 20.0
+                ),
+                Bar(
+                    "handoff_pause_of_giver_p99",
+                    "pause, as the giver measured it, p99",
+                    "ms",
+                    recorded.at("p99"),
+                    100.0,
+                ),
+                Bar("handoff_failures", "attempts that failed", "", float(found.errors + full.errors), 0.0),
             ),
             (*found.notes, *(f"nothing to spare: {note}" for note in full.notes)),
             (*found.broken, *full.broken),
@@ -169,6 +177,14 @@ def figures(found: Handoffs, full: Handoffs, cold_ms: list[float]) -> list[Figur
             2,
             "First command to a thread after its shard has moved",
             (first, steady, distribution("first command after a takeover, cold", "ms", cold_ms)),
-            (Bar("p99 after a handoff, in steady p99s", "×", first.at("p99") / steady.at("p99"), 2.0),),
+            (
+                Bar(
+                    "first_command_ratio",
+                    "p99 after a handoff, in steady p99s",
+                    "×",
+                    first.at("p99") / steady.at("p99"),
+                    2.0,
+                ),
+            ),
         ),
     ]

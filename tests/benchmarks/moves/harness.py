@@ -25,7 +25,7 @@ from tests.benchmarks.moves.settings import Settings
 from tests.benchmarks.postgres import own_postgres
 from tests.benchmarks.run import database_url, postmaster_pid
 from tests.benchmarks.threads import Requests, make_threads
-from tests.e2e.moves.workers import Workers, workers_on
+from tests.support.worker_processes import Workers, workers_on
 
 NAMES: Final = ("a", "b", "c")
 _STOP_S: Final = 60.0

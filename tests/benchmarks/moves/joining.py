@@ -16,7 +16,7 @@ from tests.benchmarks.moves.load_process import Orders
 from tests.benchmarks.moves.recording import Tape
 from tests.benchmarks.moves.settings import Settings
 from tests.benchmarks.threads import make_threads
-from tests.operator.local.cluster import LocalCluster
+from tests.support.local_cluster import LocalCluster
 
 _THREADS = 600
 _LANES_THINK_S = 0.5
@@ -159,8 +159,8 @@ def figure(rounds: list[Joined], settings: Settings) -> Figure:
             distribution("steady, before", "ms", [v for each in rounds for v in each.steady_ms]),
         ),
         (
-            Bar("order to balance, max", "s", balanced.at("max"), 20.0),
-            Bar("requests that failed", "", float(failed), 0.0),
+            Bar("join_max", "order to balance, max", "s", balanced.at("max"), 20.0),
+            Bar("join_failures", "requests that failed", "", float(failed), 0.0),
         ),
         (
             f"spec.rebalance.maxConcurrentMoves: {settings.join_moves}; {len(rounds)} rounds;"

@@ -46,7 +46,7 @@ async def leave(harness: Harness) -> Figure:
             distribution("commands while it leaves", "ms", [v for span in leaving for v in tape.latencies_ms(*span)]),
             distribution("steady", "ms", [v for span in steady for v in tape.latencies_ms(*span)]),
         ),
-        (Bar("requests that failed", "", float(failed), 0.0),),
+        (Bar("leave_failures", "requests that failed", "", float(failed), 0.0),),
         (f"{settings.leave_rounds} workers left; {len(tape.rows):,} requests, {failed} failed",),
         tuple(broken),
     )

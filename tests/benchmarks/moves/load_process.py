@@ -24,9 +24,9 @@ import uvloop
 from msgspec import Struct
 
 from tests.benchmarks.moves.recording import ACCEPTED, NOT_NOW, NOT_SENT, REFUSED, UNKNOWN, Account, Recording, Row
-from tests.load.client import Outcome, classify
-from tests.load.target import Target, parse_target
-from tests.load.wire import Connection, Lost, request_bytes
+from tests.support.load.client import Outcome, classify
+from tests.support.load.target import Target, parse_target
+from tests.support.load.wire import Connection, Lost, request_bytes
 
 _GRACE_S = 15.0
 """How long a lane may go on about its last command after the end."""

@@ -10,10 +10,12 @@ from msgspec import Struct
 
 from tests.benchmarks.moves.figures import PERCENTILES, Bar, Distribution, Figure
 from tests.benchmarks.moves.settings import Settings
+from tests.benchmarks.published import SETTLED_BY, Judged, Published, number
 from tests.benchmarks.report import Machine, markdown, text
 
 _HEAD: Final = ("", "distribution", "n", *(name for name, _ in PERCENTILES), "")
 _BAR_HEAD: Final = ("", "bar", "measured", "at most", "")
+_PAGE_BAR_HEAD: Final = ("", "bar", "last run", "median of the runs", "at most", "")
 _PLOTTED_MOST: Final = 4_000
 
 
@@ -27,12 +29,17 @@ class Run(Struct, frozen=True):
     saturated_per_s: float
     figures: list[Figure]
 
+    def judged(self) -> list[Judged]:
+        """The bars, each named with its figure's number."""
+        return [
+            Judged(bar.id, f"{figure.number}. {bar.what}", bar.unit, bar.value, bar.limit, at_most=True)
+            for figure in self.figures
+            for bar in figure.bars
+        ]
+
 
 def _number(value: float, unit: str) -> str:
-    if isnan(value):
-        return "–"
-    digits = {"ms": 1, "s": 2, "×": 2}.get(unit, 0)
-    return f"{value:,.{digits}f} {unit}".rstrip()
+    return number(None if isnan(value) else value, unit)
 
 
 def _lines(figures: Sequence[Figure]) -> list[list[str]]:
@@ -57,6 +64,18 @@ def _bars(figures: Sequence[Figure]) -> list[list[str]]:
     return [
         [str(figure.number), bar.what, _number(bar.value, bar.unit), _number(bar.limit, bar.unit), _verdict(bar)]
         for figure in figures
+        for bar in figure.bars
+    ]
+
+
+def _page_bars(run: Run, published: Published) -> list[list[str]]:
+    over = {each.id: each for each in published.figures}
+    return [
+        [
+            *(str(figure.number), bar.what, _number(bar.value, bar.unit)),
+            *(number(over[bar.id].value, bar.unit), _number(bar.limit, bar.unit), over[bar.id].verdict),
+        ]
+        for figure in run.figures
         for bar in figure.bars
     ]
 
@@ -97,17 +116,19 @@ def _thinned(each: Distribution) -> list[float]:
     return [values[place * (count - 1) // (_PLOTTED_MOST - 1)] for place in range(_PLOTTED_MOST)]
 
 
-def as_page(run: Run) -> str:
-    """The page of docs: how to read it, where it was measured, the tables."""
+def as_page(run: Run, published: Published) -> str:
+    """The page of docs: how to read it, where it was measured, the tables; the verdicts are those over the runs."""
     machine, settings = run.machine, run.settings
     packages = ", ".join(f"{name} {number}" for name, number in machine.packages.items())
     figures = "\n\n".join(_section(figure) for figure in run.figures)
     return f"""# The cost of moves
 
 Written by `python -m tests.benchmarks.moves --write-docs` (`make bench-moves`); the newest run replaces the page.
+A bar is judged by the median of {SETTLED_BY} runs of one commit on one machine, or of as many as there are yet.
 Three worker processes, one Postgres and the clients share the machine; a figure is true of one machine.
 
 - Date: {run.at}
+- Runs: {published.runs_text()}
 - Machine: {machine.cores} cores, {machine.cpu}, {machine.memory_gib} GiB, {machine.kernel}; before the run others kept {run.neighbours:.2f} cores busy
 - Python {machine.python}, {packages}; {machine.postgres}; fsync on, `synchronous_commit` on
 - {settings.shards} shards, {settings.threads_per_shard} threads each at most; one client a shard, closed loop with thinking time; seed {settings.seed}
@@ -115,7 +136,7 @@ Three worker processes, one Postgres and the clients share the machine; a figure
 
 ## Bars
 
-{markdown(_BAR_HEAD, _bars(run.figures))}
+{markdown(_PAGE_BAR_HEAD, _page_bars(run, published))}
 
 ## Distributions
 

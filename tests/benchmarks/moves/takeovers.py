@@ -152,7 +152,7 @@ def figures(killed: list[Takeover], frozen: list[Takeover]) -> list[Figure]:
             3,
             "A worker is killed",
             (kill_s, distribution("kill -9 to each of its shards", "s", [v for each in killed for v in each.shards_s])),
-            (Bar("the last of its shards is served, p99", "s", kill_s.at("p99"), 1.5),),
+            (Bar("kill_p99", "the last of its shards is served, p99", "s", kill_s.at("p99"), 1.5),),
             (_note(killed),),
             tuple(what for each in killed for what in each.broken),
         ),
@@ -160,7 +160,7 @@ def figures(killed: list[Takeover], frozen: list[Takeover]) -> list[Figure]:
             4,
             "A worker is frozen",
             (stop_s, distribution("SIGSTOP to each of its shards", "s", [v for each in frozen for v in each.shards_s])),
-            (Bar("the last of its shards is served, max", "s", stop_s.at("max"), 5.0),),
+            (Bar("freeze_max", "the last of its shards is served, max", "s", stop_s.at("max"), 5.0),),
             (f"{_note(frozen)}; a command that lay at the frozen worker is waited for until its answer comes",),
             tuple(what for each in frozen for what in each.broken),
         ),
@@ -168,7 +168,15 @@ def figures(killed: list[Takeover], frozen: list[Takeover]) -> list[Figure]:
             7,
             "Surviving shards during a takeover",
             (steady, during),
-            (Bar("p99 during a takeover, in steady p99s", "×", during.at("p99") / steady.at("p99"), 2.0),),
+            (
+                Bar(
+                    "survivors_ratio",
+                    "p99 during a takeover, in steady p99s",
+                    "×",
+                    during.at("p99") / steady.at("p99"),
+                    2.0,
+                ),
+            ),
         ),
     ]
 

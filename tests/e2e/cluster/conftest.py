@@ -10,10 +10,10 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from tests.e2e.cluster.api import Api, reach
 from tests.e2e.cluster.build import kubernetes
 from tests.e2e.cluster.control_plane import ControlPlane
 from tests.e2e.cluster.kubeconfig import for_token
+from tests.support.kube_api import Api, reach
 from tests.support.paths import ROOT
 
 CRD = ROOT / "crds" / "threadclusters.yaml"

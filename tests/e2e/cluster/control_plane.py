@@ -22,6 +22,7 @@ import yaml
 
 from tests.e2e.cluster.kubeconfig import write_kubeconfig
 from tests.e2e.cluster.program import Program
+from tests.support.kube_api import Api
 
 SERVICE_RANGE: Final = "10.96.0.0/16"
 ADMIN: Final = "admin"
@@ -245,3 +246,9 @@ def answers(url: str) -> bool:
             return bool(answer.status == 200)
     except urllib.error.HTTPError:
         return False
+
+
+def writes_in(api: Api, namespace: str) -> list[Write]:
+    """Every write to a namespace but the renewals of Leases, from the API server's own log."""
+    assert api.audit_log is not None
+    return [each for each in read_writes(api.audit_log, namespace=namespace) if each.resource != "leases"]

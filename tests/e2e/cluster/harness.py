@@ -1,4 +1,4 @@
-"""An operator as it runs in its pod, on the tests' cluster; around it a puppet whose pods are inhabited."""
+"""An operator as it runs in its pod, on the tests' cluster; around it a fake kubelet in whose pods workers in memory run."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -10,10 +10,10 @@ from threadcluster_operator.controller.runtime import Operator, Options, identit
 from threadcluster_operator.controller.snapshot import Key
 from threadcluster_operator.kube.client import KubeAccess, connect
 
-from tests.e2e.cluster.api import Api, Object
 from tests.fakes.kubelet import FakeKubelet
 from tests.fakes.worker_api import MemoryWorkers
 from tests.fakes.worker_pods import FakeWorkerPods
+from tests.support.kube_api import Api, Object
 
 VERSION = "threadcluster.io/v1alpha1"
 KIND = "ThreadCluster"
@@ -62,11 +62,11 @@ class Harness:
     """Access of a test to the operator's surroundings."""
 
     def __init__(
-        self, api: Api, namespace: str, puppet: FakeKubelet, clusters: dict[tuple[str, str], MemoryWorkers]
+        self, api: Api, namespace: str, kubelet: FakeKubelet, clusters: dict[tuple[str, str], MemoryWorkers]
     ) -> None:
         self.api = api
         self.namespace = namespace
-        self.puppet = puppet
+        self.kubelet = kubelet
         self._clusters = clusters
         self._turns: set[asyncio.Task[None]] = set()
 
@@ -135,10 +135,10 @@ async def harness_on(
     kubeconfig: Path | None = None,
     everywhere: bool = False,
 ) -> AsyncIterator[Harness]:
-    """A puppet for one namespace, and an operator for it, or for all (``everywhere``); see `operator_on`."""
+    """A fake kubelet for one namespace, and an operator for it, or for all (``everywhere``); see `operator_on`."""
     clusters: dict[tuple[str, str], MemoryWorkers] = {}
-    async with FakeKubelet(api, namespace=namespace, processes=FakeWorkerPods(clusters)) as puppet:
-        harness = Harness(api, namespace, puppet, clusters)
+    async with FakeKubelet(api, namespace=namespace, processes=FakeWorkerPods(clusters)) as kubelet:
+        harness = Harness(api, namespace, kubelet, clusters)
         cared_for = None if everywhere else namespace
         try:
             async with operator_on(api, cared_for, clusters, own_namespace=own_namespace, kubeconfig=kubeconfig):

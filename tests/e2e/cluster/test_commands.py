@@ -15,11 +15,11 @@ from threadcluster_operator.kube.client import KubeAccess, connect
 from threadcluster_operator.main import main
 
 from shard_worker.contract_internal import CordonVerb
-from tests.e2e.cluster.api import Api
 from tests.e2e.cluster.conftest import KubeconfigFor
 from tests.e2e.cluster.harness import KIND, VERSION, Harness, harness_on, is_ready, thread_cluster
 from tests.e2e.cluster.kubeconfig import write_kubeconfig
 from tests.fakes.worker_api import MemoryWorkers
+from tests.support.kube_api import Api
 from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.cluster
@@ -174,7 +174,7 @@ async def test_an_unknown_token_and_a_missing_server_are_reported(api: Api, jane
 
 @pytest.fixture
 async def harness(api: Api, namespace: str) -> AsyncIterator[Harness]:
-    """An operator and a puppet in a namespace."""
+    """An operator and a fake kubelet in a namespace."""
     async with harness_on(api, namespace) as made:
         yield made
 

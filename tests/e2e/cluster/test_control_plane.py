@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.cluster.api import Api, Refused, reach
 from tests.e2e.cluster.build import kubectl
 from tests.e2e.cluster.conftest import KubeconfigFor
 from tests.e2e.cluster.control_plane import ControlPlane, read_audit
 from tests.e2e.cluster.program import Program, ProgramFailed
+from tests.support.kube_api import Api, Refused, reach
 
 pytestmark = pytest.mark.cluster
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.cluster.api import Api, Object
-from tests.e2e.cluster.control_plane import Write, read_writes
+from tests.e2e.cluster.control_plane import writes_in
 from tests.e2e.cluster.harness import Harness, harness_on, is_ready
+from tests.support.kube_api import Api, Object
 
 pytestmark = pytest.mark.cluster
 
@@ -19,7 +19,7 @@ REST_S = 25.0
 
 @pytest.fixture
 async def harness(api: Api, namespace: str) -> AsyncIterator[Harness]:
-    """An operator and a puppet in a namespace."""
+    """An operator and a fake kubelet in a namespace."""
     async with harness_on(api, namespace) as made:
         yield made
 
@@ -87,12 +87,6 @@ async def test_ready_is_never_reported_before_an_edit_took_effect(harness: Harne
 async def test_ready_is_never_reported_before_any_of_many_edits_took_effect(harness: Harness) -> None:
     """The same, two hundred times."""
     await edit_and_wait(harness, 2, 200)
-
-
-def writes_in(api: Api, namespace: str) -> list[Write]:
-    """Every write to a namespace but the renewals of Leases, from the API server's own log."""
-    assert api.audit_log is not None
-    return [each for each in read_writes(api.audit_log, namespace=namespace) if each.resource != "leases"]
 
 
 async def test_a_cluster_at_rest_is_never_written_to(harness: Harness) -> None:

@@ -1,26 +1,16 @@
 """A dry run of `kubectl apply -k` on a real API server, which stores nothing of it."""
 
-import subprocess
 from pathlib import Path
 from typing import Final
 
 import pytest
-import yaml
 
-from tests.e2e.cluster.api import Api, Object, Refused
-from tests.e2e.cluster.build import kubectl
-from tests.support.paths import ROOT
+from tests.e2e.cluster.manifests import MANIFESTS, kustomized
+from tests.support.kube_api import Api, Object, Refused
 
 pytestmark = pytest.mark.cluster
 
-MANIFESTS: Final = ROOT / "manifests"
 FOLDERS: Final = sorted(file.parent for file in MANIFESTS.rglob("kustomization.yaml"))
-
-
-def kustomized(folder: Path) -> list[Object]:
-    """Objects that kubectl builds from a folder."""
-    done = subprocess.run([kubectl(), "kustomize", folder], check=True, capture_output=True, text=True)
-    return list(yaml.safe_load_all(done.stdout))
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)

@@ -19,13 +19,12 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.e2e.cluster.api import Api
-from tests.e2e.cluster.control_plane import free_ports
+from tests.e2e.cluster.control_plane import free_ports, writes_in
 from tests.e2e.cluster.harness import KIND, VERSION, is_ready, thread_cluster
 from tests.e2e.cluster.operator_process import SHARDS
 from tests.e2e.cluster.program import Program
-from tests.e2e.cluster.test_edits import writes_in
 from tests.fakes.kubelet import FakeKubelet
+from tests.support.kube_api import Api
 
 pytestmark = pytest.mark.cluster
 

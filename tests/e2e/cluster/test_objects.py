@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from threadcluster_operator.render import Object, RenderInput, differences, is_applied
 
-from tests.e2e.cluster.api import Api, Refused
-from tests.operator.render.clusters import EVERYTHING, LEAST, all_objects, cluster, find
+from tests.support.kube_api import Api, Refused
+from tests.support.rendered_clusters import EVERYTHING, LEAST, all_objects, cluster, find
 
 pytestmark = pytest.mark.cluster
 

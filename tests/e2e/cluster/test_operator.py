@@ -5,16 +5,16 @@ from collections.abc import AsyncIterator
 import pytest
 from threadcluster_operator.controller.status import ranges
 
-from tests.e2e.cluster.api import Api, Object
 from tests.e2e.cluster.harness import Harness, condition, harness_on, is_ready, stalled_by
-from tests.e2e.cluster.pod_life import Behaviour
+from tests.fakes.pod_life import Behaviour
+from tests.support.kube_api import Api, Object
 
 pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture
 async def harness(api: Api, namespace: str) -> AsyncIterator[Harness]:
-    """An operator and a puppet in a namespace."""
+    """An operator and a fake kubelet in a namespace."""
     async with harness_on(api, namespace) as made:
         yield made
 
@@ -157,7 +157,7 @@ async def test_an_image_that_cannot_be_pulled_is_reported_and_mended(harness: Ha
     def is_missing(pod: Object) -> bool:
         return bool(pod["spec"]["containers"][0]["image"] == "missing:1")
 
-    harness.puppet.behave(is_missing, Behaviour(starts="image missing"))
+    harness.kubelet.behave(is_missing, Behaviour(starts="image missing"))
     await harness.make("chat", image="missing:1")
     found = await harness.until("chat", stalled_by("ImagePullFailed"))
     assert condition(found, "Ready")["reason"] == "Stalled"
@@ -185,7 +185,7 @@ async def test_a_failed_migration_is_reported_with_its_own_reason(harness: Harne
         return bool(pod["metadata"]["labels"].get("app.kubernetes.io/component") == "migration")
 
     message = '{"reason": "DatabaseClaimedByOther", "message": "the database belongs to cluster other"}'
-    harness.puppet.behave(migrates, Behaviour(exit_code=1, message=message))
+    harness.kubelet.behave(migrates, Behaviour(exit_code=1, message=message))
     await harness.make("chat")
     found = await harness.until("chat", stalled_by("DatabaseClaimedByOther"))
     assert "other" in condition(found, "Stalled")["message"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.e2e.cluster.pod_life import Behaviour, Object, Step, life
+from tests.fakes.pod_life import Behaviour, Object, Step, life
 
 _RUNS_ON = {"spec": {"containers": [{"name": "worker", "image": "one:1"}]}}
 _IS_TRIED_ONCE = {"spec": {"restartPolicy": "Never", "containers": [{"name": "migrate", "image": "one:1"}]}}

@@ -7,16 +7,16 @@ from datetime import UTC, datetime
 import pytest
 from threadcluster_operator.controller import actions
 
-from tests.e2e.cluster.api import Api, Object
 from tests.e2e.cluster.harness import KIND, Harness, condition, harness_on, is_ready, stalled_by
-from tests.e2e.cluster.pod_life import Behaviour
+from tests.fakes.pod_life import Behaviour
+from tests.support.kube_api import Api, Object
 
 pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture
 async def harness(api: Api, namespace: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Harness]:
-    """An operator that tries again soon, and a puppet, in a namespace."""
+    """An operator that tries again soon, and a fake kubelet, in a namespace."""
     monkeypatch.setattr(actions, "_STUCK_MIGRATION_S", 3.0)
     async with harness_on(api, namespace) as made:
         yield made
@@ -78,7 +78,7 @@ async def test_a_missing_secret_is_reported_and_checked_at_a_constant_rate(harne
     """A kubelet asks for it less and less often; another pod asks at once, and meanwhile nothing is reported as
     mended.
     """
-    harness.puppet.behave(migrates, Behaviour(starts="never"))
+    harness.kubelet.behave(migrates, Behaviour(starts="never"))
     await harness.make("chat")
     first = await migration_pod(harness)
     await harness.api.create(not_mounted(first, harness), harness.namespace)
@@ -87,7 +87,7 @@ async def test_a_missing_secret_is_reported_and_checked_at_a_constant_rate(harne
     await migration_pod(harness, besides=(owner(first),))
     assert condition(await harness.look("chat"), "Stalled")["reason"] == "DatabaseSecretMissing"
     assert "Mended" not in await events_of(harness)
-    harness.puppet.behave(migrates, Behaviour())
+    harness.kubelet.behave(migrates, Behaviour())
     await harness.until("chat", is_ready)
     assert (await events_of(harness)).count("DatabaseSecretMissing") == 1
 
@@ -95,7 +95,7 @@ async def test_a_missing_secret_is_reported_and_checked_at_a_constant_rate(harne
 async def test_a_failed_migration_is_tried_again_and_stays_reported(harness: Harness) -> None:
     """Sooner than its Job would; Mended is reported once, after the try that succeeded."""
     message = '{"reason": "DatabaseAuthFailed", "message": "Postgres at db:5432/chat refuses the login"}'
-    harness.puppet.behave(migrates, Behaviour(exit_code=1, message=message))
+    harness.kubelet.behave(migrates, Behaviour(exit_code=1, message=message))
     await harness.make("chat")
     first = await migration_pod(harness)
     found = await harness.until("chat", stalled_by("DatabaseAuthFailed"))
@@ -104,7 +104,7 @@ async def test_a_failed_migration_is_tried_again_and_stays_reported(harness: Har
     await migration_pod(harness, besides=(owner(first), owner(second)))
     assert condition(await harness.look("chat"), "Stalled")["reason"] == "DatabaseAuthFailed"
     assert "Mended" not in await events_of(harness)
-    harness.puppet.behave(migrates, Behaviour())
+    harness.kubelet.behave(migrates, Behaviour())
     found = await harness.until("chat", is_ready)
     assert condition(found, "Stalled")["reason"] == "NotStalled"
     assert (await events_of(harness)).count("DatabaseAuthFailed") == 1

@@ -14,12 +14,12 @@ from threadcluster_operator.api import parse_spec
 from threadcluster_operator.controller import events, reconciler
 from threadcluster_operator.render import RenderInput, migration_job
 
-from tests.e2e.cluster.api import Api, Object, Refused, reach
 from tests.e2e.cluster.conftest import Cluster, apply_crd
 from tests.e2e.cluster.control_plane import ControlPlane, read_audit
 from tests.e2e.cluster.harness import Harness, harness_on, is_ready, stalled_by, thread_cluster
 from tests.e2e.cluster.kubeconfig import for_token
-from tests.e2e.cluster.test_manifests import MANIFESTS, kustomized
+from tests.e2e.cluster.manifests import MANIFESTS, kustomized
+from tests.support.kube_api import Api, Object, Refused, reach
 
 pytestmark = pytest.mark.cluster
 

@@ -8,10 +8,10 @@ import pytest
 import yaml
 from threadcluster_operator.api import API_VERSION, KIND, parse_spec
 
-from tests.e2e.cluster.api import Api, Refused
 from tests.e2e.cluster.build import kubectl
-from tests.operator.api.bad_documents import AT_MOST_SHARDS, BAD, GOOD, Bad
-from tests.operator.api.test_samples import LOCAL, SAMPLES
+from tests.support.bad_documents import AT_MOST_SHARDS, BAD, GOOD, Bad
+from tests.support.kube_api import Api, Refused
+from tests.support.paths import LOCAL, SAMPLES
 
 pytestmark = pytest.mark.cluster
 

@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from tests.e2e.cluster.api import Api
 from tests.e2e.cluster.harness import harness_on, is_ready
 from tests.e2e.cluster.kubeconfig import write_kubeconfig
+from tests.support.kube_api import Api
 from tests.support.tcp_proxy import TcpProxy
 
 pytestmark = [pytest.mark.cluster, pytest.mark.soak]

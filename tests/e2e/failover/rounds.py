@@ -14,8 +14,8 @@ from shard_worker.database.connection import Database, DatabaseUnreachable
 from shard_worker.database.migration import migrate
 from tests.e2e.failover.pair import Node, Pair, running_pair
 from tests.e2e.failover.posting import Posts, posting
-from tests.e2e.moves.workers import Workers, workers_on
 from tests.support.polling import eventually
+from tests.support.worker_processes import Workers, workers_on
 
 NAMES = ("a", "b", "c")
 SHARDS = 8

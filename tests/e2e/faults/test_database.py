@@ -12,8 +12,8 @@ import asyncpg
 from threadcluster_operator.local.postgres import EmbeddedPostgres
 
 from tests.conftest import MakeDatabase
-from tests.load.chat import Recorder, drive, verify
-from tests.operator.local.cluster import LocalCluster, local_cluster
+from tests.support.load.chat import Recorder, drive, verify
+from tests.support.local_cluster import LocalCluster, local_cluster
 from tests.support.polling import eventually, more_acknowledged
 from tests.support.tcp_proxy import TcpProxy
 

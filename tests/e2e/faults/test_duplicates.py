@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 from ulid import ULID
 
-from tests.operator.local.cluster import local_cluster
+from tests.support.local_cluster import local_cluster
 
 
 async def test_a_keyed_command_has_one_effect_and_one_answer(data_dir: Path) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.load.chat import Recorder, drive, verify
-from tests.operator.local.cluster import local_cluster
+from tests.support.load.chat import Recorder, drive, verify
+from tests.support.local_cluster import local_cluster
 from tests.support.polling import more_acknowledged
 
 CLIENTS = 64

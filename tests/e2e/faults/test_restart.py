@@ -9,7 +9,7 @@ import pytest
 from ulid import ULID
 
 from shard_worker.domain.ids import ulid_text
-from tests.operator.local.cluster import LocalCluster
+from tests.support.local_cluster import LocalCluster
 
 SHARDS = 16
 ME = str(ULID())

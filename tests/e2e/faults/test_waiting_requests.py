@@ -11,10 +11,10 @@ import pytest
 
 from shard_worker.domain.ids import ulid_text
 from tests.conftest import MakeDatabase
-from tests.e2e.moves.workers import workers_on
-from tests.load.client import Outcome, classify
-from tests.load.target import parse_target
-from tests.load.wire import Connection, request_bytes
+from tests.support.load.client import Outcome, classify
+from tests.support.load.target import parse_target
+from tests.support.load.wire import Connection, request_bytes
+from tests.support.worker_processes import workers_on
 
 _SHARDS = 16
 _THREADS = 200

@@ -10,8 +10,8 @@ import asyncpg
 
 from shard_worker.ownership import store
 from shard_worker.ownership.view import EMPTY
-from tests.load.chat import Recorder, drive, verify
-from tests.operator.local.cluster import local_cluster
+from tests.support.load.chat import Recorder, drive, verify
+from tests.support.local_cluster import local_cluster
 from tests.support.polling import more_acknowledged
 
 

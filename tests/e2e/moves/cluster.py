@@ -15,8 +15,8 @@ from threadcluster_operator.local.postgres import EmbeddedPostgres
 from shard_worker.database.migration import migrate
 from shard_worker.journal.fsck.run import fsck
 from tests.e2e.moves.ownership_log import OwnershipLog
-from tests.e2e.moves.workers import Workers, workers_on
 from tests.support.tcp_proxy import TcpProxy
+from tests.support.worker_processes import Workers, workers_on
 
 NAMES = ("a", "b", "c")
 SHARDS = 12

@@ -15,9 +15,9 @@ from contextlib import asynccontextmanager
 from shard_worker.domain.ids import ThreadId, shard_of
 from tests.e2e.moves.cluster import SHARDS, Cluster
 from tests.e2e.moves.ownership_log import Change, Mark
-from tests.load.chat import drive, verify
-from tests.load.figures import Figures
-from tests.load.record import Recorder
+from tests.support.load.chat import drive, verify
+from tests.support.load.figures import Figures
+from tests.support.load.record import Recorder
 from tests.support.polling import more_acknowledged
 
 CLIENTS = 64

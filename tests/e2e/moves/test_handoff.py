@@ -1,41 +1,13 @@
 """Shards handed over between real workers under load: no request fails."""
 
-import asyncio
-import random
 from collections import defaultdict
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
 
-from tests.e2e.moves.workers import Workers, workers_on
-from tests.load.chat import Recorder, drive, verify
-from tests.load.figures import Figures
-from tests.support.polling import more_acknowledged
-
-CLIENTS = 64
-
-
-@asynccontextmanager
-async def chatting(workers: Workers, figures: Figures | None = None) -> AsyncIterator[Recorder]:
-    """Clients that chat for as long as the block runs; afterwards everything is accounted for."""
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")
-    stop, recorder = asyncio.Event(), Recorder(seed=seed, clients=CLIENTS)
-    driving = asyncio.create_task(
-        drive(workers.urls, clients=CLIENTS, until=stop, seed=seed, grace_s=30.0, recorder=recorder, figures=figures)
-    )
-    try:
-        await more_acknowledged(recorder, 200)
-        yield recorder
-        await more_acknowledged(recorder, 200)
-    finally:
-        stop.set()
-        record = await driving
-    assert await verify(workers.urls, record) == []
-    assert record.unresolved == ()
-    await workers.fsck()
+from tests.e2e.moves.chatting import chatting
+from tests.support.load.figures import Figures
+from tests.support.worker_processes import Workers, workers_on
 
 
 async def test_shards_move_to_and_fro_and_no_client_sees_an_error(dsn: str, tmp_path: Path) -> None:

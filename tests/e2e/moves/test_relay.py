@@ -5,10 +5,10 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from tests.e2e.moves.test_handoff import chatting
-from tests.e2e.moves.workers import workers_on
-from tests.peers.relay import Fault, Relay
+from tests.e2e.moves.chatting import chatting
+from tests.support.frame_relay import Fault, Relay
 from tests.support.polling import eventually
+from tests.support.worker_processes import workers_on
 
 FAULTS = (Fault.CHANGE, Fault.REPEAT, Fault.DROP, Fault.REORDER)
 

@@ -10,10 +10,10 @@ import pytest
 from ulid import ULID
 
 from shard_worker.contract_tls import INTERNAL_NAME, fingerprint, internal_client_context
-from tests.e2e.moves.test_handoff import chatting
-from tests.e2e.moves.workers import SECRET, Workers, workers_on
-from tests.load.figures import Figures
+from tests.e2e.moves.chatting import chatting
+from tests.support.load.figures import Figures
 from tests.support.polling import more_acknowledged
+from tests.support.worker_processes import SECRET, Workers, workers_on
 
 ME = str(ULID())
 

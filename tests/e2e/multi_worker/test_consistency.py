@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 from ulid import ULID
 
-from tests.operator.local.cluster import local_cluster
+from tests.support.local_cluster import local_cluster
 
 ME = str(ULID())
 FRIEND = str(ULID())

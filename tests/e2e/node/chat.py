@@ -14,10 +14,10 @@ from typing import Any
 import aiohttp
 from ulid import ULID
 
-from tests.e2e.cluster.api import Object
 from tests.e2e.cluster.harness import thread_cluster
 from tests.e2e.node.conftest import Cluster
 from tests.e2e.node.node import KubectlFailed
+from tests.support.kube_api import Object
 from tests.support.paths import ROOT
 
 

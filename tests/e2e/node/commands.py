@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from tests.e2e.cluster.api import Api
 from tests.e2e.cluster.kubeconfig import for_token
+from tests.support.kube_api import Api
 from tests.support.paths import ROOT
 
 RIGHTS = ROOT / "manifests" / "users" / "rights.yaml"

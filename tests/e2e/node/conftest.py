@@ -9,11 +9,11 @@ from typing import Final
 
 import pytest
 
-from tests.e2e.cluster.api import Api, reach
 from tests.e2e.cluster.build import CONTROL_PLANE, NODE, Missing, kubernetes
 from tests.e2e.node import image
 from tests.e2e.node import node as real
 from tests.e2e.node.postgres import NodePostgres
+from tests.support.kube_api import Api, reach
 
 IMAGE_VARIABLE: Final = "THREADCLUSTER_TEST_IMAGE"
 DSN_VARIABLE: Final = "THREADCLUSTER_TEST_DATABASE_URL"

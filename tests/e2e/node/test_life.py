@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.cluster.api import Api
 from tests.e2e.node.chat import Chat, apply, cluster, install, kill_container, printed_on_failure, ready, secret
 from tests.e2e.node.commands import commands_work
 from tests.e2e.node.conftest import Cluster
+from tests.support.kube_api import Api
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(900)]
 

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.e2e.cluster.api import Api, Object
 from tests.e2e.node import pause
 from tests.e2e.node.conftest import Cluster
+from tests.support.kube_api import Api, Object
 
 pytestmark = pytest.mark.node
 

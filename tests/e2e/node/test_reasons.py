@@ -16,14 +16,14 @@ import asyncpg
 import pytest
 
 from shard_worker.database.migration import migrate
-from tests.database.tls_proxy import TlsFront
-from tests.e2e.cluster.api import Api, Object
 from tests.e2e.cluster.harness import KIND, VERSION, condition, is_ready
 from tests.e2e.node import node as real
 from tests.e2e.node.chat import Chat, cluster, install, printed_on_failure, secret
 from tests.e2e.node.conftest import Cluster
 from tests.e2e.node.pooler import Pooler
 from tests.e2e.node.postgres import NodePostgres
+from tests.support.kube_api import Api, Object
+from tests.support.tls_proxy import TlsFront
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(900)]
 

@@ -21,14 +21,14 @@ from threadcluster_operator.local.postgres import EmbeddedPostgres
 
 from shard_worker.database.migration import migrate
 from shard_worker.database.roles import WORKER_ROLE
-from tests.database.tls_proxy import TlsFront
-from tests.e2e.moves.workers import SECRET, WorkerProcess
 from tests.e2e.outages.certificates import Authority
-from tests.load.client import Attempt, Outcome, classify
-from tests.load.target import parse_target
-from tests.load.wire import Connection, Lost, request_bytes
 from tests.support.journal_check import assert_journal_valid
+from tests.support.load.client import Attempt, Outcome, classify
+from tests.support.load.target import parse_target
+from tests.support.load.wire import Connection, Lost, request_bytes
 from tests.support.polling import eventually
+from tests.support.tls_proxy import TlsFront
+from tests.support.worker_processes import SECRET, WorkerProcess
 
 DATABASE: Final = "outages"
 BUDGET_S: Final = 1.0

@@ -4,67 +4,31 @@
 """
 
 import asyncio
-import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import aiohttp
 import asyncpg
 import pytest
 
-from tests.e2e.moves.workers import Workers, workers_on
-from tests.load.chat import drive, verify
-from tests.load.figures import Figures
-from tests.load.record import Recorder
+from tests.e2e.versions.rolling import chatting, restart_each
 from tests.support.polling import more_acknowledged
+from tests.support.worker_processes import WorkerProcess, Workers, workers_on
 
 TWO, THREE = ("a", "b"), ("a", "b", "c")
 SHARDS = 6
-CLIENTS = 8
-THIS_RELEASE, NEXT_RELEASE = "shard_worker.main", "tests.e2e.versions.next_release"
+NEXT_RELEASE = "tests.e2e.versions.next_release"
 
 
-async def roll(workers: Workers, names: Sequence[str], program: str, write_format: int) -> None:
-    """Restart the workers one after another: each hands its shards over, and gets some again as what it now is."""
-    for name in names:
-        worker = workers.by_name[name]
-        worker.signal(signal.SIGTERM)
-        assert await worker.ended(within_s=90) == 0
-        worker.program = program
+async def roll(workers: Workers, names: Sequence[str], write_format: int) -> None:
+    """Restart the workers one after another as the next release that writes this format."""
+
+    def change(worker: WorkerProcess) -> None:
+        worker.program = NEXT_RELEASE
         worker.settings = {"SHARD_WORKER_WRITE_FORMAT": str(write_format)}
-        await workers.start(name)
-        await workers.spread(*names)
 
-
-@asynccontextmanager
-async def chatting(workers: Workers, seed: int) -> AsyncIterator[Recorder]:
-    """Clients that chat for as long as the block runs: no request fails, nothing is lost, doubled or reordered."""
-    stop, recorder, figures = asyncio.Event(), Recorder(seed=seed, clients=CLIENTS), Figures()
-    driving = asyncio.create_task(
-        drive(
-            workers.url,
-            clients=CLIENTS,
-            until=stop,
-            seed=seed,
-            grace_s=30.0,
-            timeout_s=10.0,
-            pause_s=0.1,
-            recorder=recorder,
-            figures=figures,
-        )
-    )
-    try:
-        await more_acknowledged(recorder, 50)
-        yield recorder
-        await more_acknowledged(recorder, 50)
-    finally:
-        stop.set()
-        record = await driving
-    failed = {name: operation.by_code for name, operation in figures.operations.items()}
-    assert (figures.total("refused"), figures.total("unknown"), figures.not_sent) == (0, 0, 0), failed
-    assert await verify(workers.url, record) == []
+    await restart_each(workers, names, change)
 
 
 async def formats(dsn: str) -> list[int]:
@@ -102,17 +66,17 @@ async def forward_and_back(dsn: str, folder: Path, seed: int, names: Sequence[st
     """Some workers: the next release, then its format, then back; at last a worker of the first release joins."""
     async with workers_on(dsn, folder, *names, shards=SHARDS) as workers:
         async with chatting(workers, seed) as recorder:
-            await roll(workers, names, NEXT_RELEASE, write_format=1)
+            await roll(workers, names, write_format=1)
             assert await formats(dsn) == [1] * SHARDS
             assert await count_written(dsn, 2) == 0
 
-            await roll(workers, names, NEXT_RELEASE, write_format=2)
+            await roll(workers, names, write_format=2)
             await more_acknowledged(recorder, 50)
             assert await formats(dsn) == [2] * SHARDS
             written = await count_written(dsn, 2)
             assert written > 0
 
-            await roll(workers, names, NEXT_RELEASE, write_format=1)
+            await roll(workers, names, write_format=1)
             older = await count_written(dsn, 1)
             newer = await count_written(dsn, 2)
             await more_acknowledged(recorder, 50)

@@ -14,8 +14,8 @@ from shard_worker.domain.events import Event
 from shard_worker.domain.ids import ThreadId
 from shard_worker.journal.codec import STATE_VERSION
 from tests.conftest import MakeDatabase
-from tests.e2e.moves.workers import workers_on
 from tests.support.journal_writer import ANN, SHARDS, JournalWriter, created, folded, new_thread, posted
+from tests.support.worker_processes import workers_on
 
 THREADS = 200
 """On each side: threads whose snapshots are of this release, and of the one before."""

@@ -6,11 +6,7 @@ import pytest
 import yaml
 from threadcluster_operator.api import KIND, ThreadClusterSpec, parse_resources, parse_spec
 
-from tests.support.paths import ROOT
-
-FOLDER = ROOT / "manifests" / "samples"
-SAMPLES = sorted(FOLDER.glob("*.yaml"))
-LOCAL = FOLDER / "demo.yaml"
+from tests.support.paths import LOCAL, SAMPLES
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)

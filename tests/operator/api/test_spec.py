@@ -17,7 +17,7 @@ from threadcluster_operator.api import (
     without_local_effect,
 )
 
-from tests.operator.api.bad_documents import BAD, GOOD, Bad
+from tests.support.bad_documents import BAD, GOOD, Bad
 
 CLUSTER = {"apiVersion": "threadcluster.io/v1alpha1", "kind": "ThreadCluster", "metadata": {"name": "chat"}}
 

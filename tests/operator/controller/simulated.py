@@ -367,3 +367,24 @@ def _template_hash(stateful_set: Object) -> str:
 
 def _condition_of(status: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return next((each for each in status.get("conditions", ()) if each["type"] == name), {})
+
+
+_ENOUGH = 400
+"""Turns within which a cluster without faults is as wanted."""
+
+
+def settle(simulation: Simulation) -> None:
+    """Without further faults the cluster becomes what is wanted, and then nothing is written any more."""
+    simulation.heal()
+    for _ in range(_ENOUGH):
+        simulation.turn()
+        simulation.operate()
+        if simulation.ready:
+            break
+    else:
+        raise AssertionError(f"not ready: {simulation.resource['status']['conditions']}, {simulation.last}")
+    for _ in range(3):
+        simulation.turn()
+        steps = simulation.operate()
+        assert (steps.create, steps.apply, steps.delete, steps.targets) == ((), (), (), None)
+        assert simulation.ready

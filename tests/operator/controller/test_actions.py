@@ -9,8 +9,7 @@ from threadcluster_operator.controller.diagnosis import Reason
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, pod_of
 
 from shard_worker.domain.ids import ShardId
-from tests.operator.controller.simulated import NAME, Simulation
-from tests.operator.controller.test_operating import settle
+from tests.operator.controller.simulated import NAME, Simulation, settle
 
 OPERATOR = OperatorContext("threadcluster-system", False, "thirty-two-letters-of-randomness")
 HALF_FAILED = {"type": "Failed", "status": "True"}

@@ -9,29 +9,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from tests.operator.controller.simulated import NAME, Simulation
-
-_ENOUGH = 400
-"""Turns within which a cluster without faults is as wanted."""
+from tests.operator.controller.simulated import NAME, Simulation, settle
 
 ordinals = st.integers(0, 5)
-
-
-def settle(simulation: Simulation) -> None:
-    """Without further faults the cluster becomes what is wanted, and then nothing is written any more."""
-    simulation.heal()
-    for _ in range(_ENOUGH):
-        simulation.turn()
-        simulation.operate()
-        if simulation.ready:
-            break
-    else:
-        raise AssertionError(f"not ready: {simulation.resource['status']['conditions']}, {simulation.last}")
-    for _ in range(3):
-        simulation.turn()
-        steps = simulation.operate()
-        assert (steps.create, steps.apply, steps.delete, steps.targets) == ((), (), (), None)
-        assert simulation.ready
 
 
 class Operating(RuleBasedStateMachine):

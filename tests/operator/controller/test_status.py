@@ -13,8 +13,7 @@ from threadcluster_operator.planning.planner import ShardOwnership
 from threadcluster_operator.planning.rebalance import RebalanceSession
 
 from shard_worker.domain.ids import ShardId
-from tests.operator.controller.simulated import NAME, Simulation
-from tests.operator.controller.test_operating import settle
+from tests.operator.controller.simulated import NAME, Simulation, settle
 
 TROUBLE = Diagnosis(Reason.SPEC_INVALID, "spec.shards: too many. Remedy: fewer.")
 

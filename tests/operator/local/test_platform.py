@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from threadcluster_operator.cli.local import local
 from threadcluster_operator.local.postgres import EmbeddedPostgres
 
-from tests.operator.local.cluster import LocalCluster
+from tests.support.local_cluster import LocalCluster
 
 
 async def test_a_password_that_is_refused_ends_up_at_once(data_dir: Path, postgres: EmbeddedPostgres) -> None:

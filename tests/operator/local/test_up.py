@@ -18,8 +18,8 @@ import pytest_asyncio
 from click.testing import CliRunner
 from threadcluster_operator.main import main
 
-from tests.load.chat import Recorder, drive, verify
-from tests.operator.local.cluster import LocalCluster, local_cluster
+from tests.support.load.chat import Recorder, drive, verify
+from tests.support.local_cluster import LocalCluster, local_cluster
 from tests.support.polling import eventually, more_acknowledged
 
 

@@ -18,7 +18,7 @@ from threadcluster_operator.workers.client import client_context
 
 from shard_worker.contract_tls import INTERNAL_NAME
 from shard_worker.main import main as shard_worker
-from tests.operator.local.cluster import LocalCluster
+from tests.support.local_cluster import LocalCluster
 
 
 class Quick(LocalCluster):

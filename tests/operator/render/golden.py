@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Final
 
-from tests.operator.render.clusters import EVERYTHING, all_objects, cluster
+from tests.support.rendered_clusters import EVERYTHING, all_objects, cluster
 
 FOLDER: Final = Path(__file__).parent / "golden"
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from threadcluster_operator.render import KINDS, Object, RenderInput, children, kind_of, migration_job, to_prune
 
-from tests.operator.render.clusters import EVERYTHING, LEAST, all_objects, cluster, find, least
+from tests.support.rendered_clusters import EVERYTHING, LEAST, all_objects, cluster, find, least
 
 OPTIONAL: dict[str, dict[str, Any]] = {
     "NetworkPolicy": {"networkPolicy": {"mode": "Off"}},

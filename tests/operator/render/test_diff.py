@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from threadcluster_operator.render import Object, differences, is_applied
 from threadcluster_operator.render.quantities import amount
 
-from tests.operator.render.clusters import EVERYTHING, all_objects, cluster, find, least
+from tests.support.rendered_clusters import EVERYTHING, all_objects, cluster, find, least
 
 OBJECTS = all_objects(cluster(EVERYTHING))
 SHARED_LISTS = {

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.operator.render.clusters import EVERYTHING, all_objects, cluster
 from tests.operator.render.golden import CLUSTERS, FOLDER, text_of
+from tests.support.rendered_clusters import EVERYTHING, all_objects, cluster
 
 
 @pytest.mark.parametrize("name", CLUSTERS)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from threadcluster_operator.render import migrated, migration_job
 
-from tests.operator.render.clusters import EVERYTHING, LEAST, cluster, environment, find, least
+from tests.support.rendered_clusters import EVERYTHING, LEAST, cluster, environment, find, least
 
 
 def name_of(**changes: Any) -> str:

@@ -2,7 +2,7 @@
 
 from threadcluster_operator.render import selector_of
 
-from tests.operator.render.clusters import EVERYTHING, LEAST, cluster, find, least
+from tests.support.rendered_clusters import EVERYTHING, LEAST, cluster, find, least
 
 OWN = {"podSelector": {"matchLabels": selector_of("chat")}}
 

@@ -9,7 +9,7 @@ from threadcluster_operator.render import RenderInput, selector_of
 
 from shard_worker.contract_internal import ENVIRONMENT_PREFIX
 from shard_worker.settings import WorkerSettings
-from tests.operator.render.clusters import EVERYTHING, LEAST, cluster, environment, find, least, pod_spec
+from tests.support.rendered_clusters import EVERYTHING, LEAST, cluster, environment, find, least, pod_spec
 
 BOTH = pytest.mark.parametrize("wanted", [cluster(), cluster(EVERYTHING)], ids=["least", "everything"])
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import asyncpg
 from msgspec import Struct
 
 
@@ -32,6 +33,8 @@ class ProgramFailed(RuntimeError):
 
 _READY_S = 60.0
 _STOP_S = 30.0
+_MESSAGES_MOST = 1_000_000_000
+"""Live messages a thread: out of the way."""
 
 
 async def announced_port(process: asyncio.subprocess.Process) -> int:
@@ -107,3 +110,34 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 def _tail(log: Path) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+
+
+def worker_environment(dsn: str, secret: Path, *, cluster: str, shards: int) -> dict[str, str]:
+    """The settings of a worker alone in its cluster."""
+    return {
+        "SHARD_WORKER_NAME": "bench-0",
+        "SHARD_WORKER_CLUSTER": cluster,
+        "SHARD_WORKER_DSN": dsn,
+        "SHARD_WORKER_HOST": "127.0.0.1",
+        "SHARD_WORKER_PUBLIC_PORT": "0",
+        "SHARD_WORKER_MANAGEMENT_PORT": "0",
+        "SHARD_WORKER_SECRET_FILE": str(secret),
+        "SHARD_WORKER_SHARDS": str(shards),
+        "SHARD_WORKER_MAX_MESSAGES": str(_MESSAGES_MOST),
+    }
+
+
+async def registered_port(dsn: str) -> int:
+    """Where the only worker of a database listens, as soon as its row says so and it owns all shards."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        while True:
+            port = await connection.fetchval(
+                "SELECT public_port FROM worker w WHERE NOT EXISTS"
+                " (SELECT FROM shard WHERE incarnation IS DISTINCT FROM w.incarnation)"
+            )
+            if port:
+                return int(port)
+            await asyncio.sleep(0.05)
+    finally:
+        await connection.close()

@@ -1,4 +1,4 @@
-"""The puppet's pods look to Kubernetes' own controllers as pods on a real node do."""
+"""The fake kubelet's pods look to Kubernetes' own controllers as pods on a real node do."""
 
 import asyncio
 import contextlib
@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from tests.e2e.cluster.api import Api, Object
-from tests.e2e.cluster.pod_life import Behaviour
 from tests.fakes.kubelet import FakeKubelet
+from tests.fakes.pod_life import Behaviour
 from tests.fakes.worker_api import MemoryWorkers
 from tests.fakes.worker_pods import FakeWorkerPods
+from tests.support.kube_api import Api, Object
 
 pytestmark = pytest.mark.cluster
 
@@ -63,23 +63,23 @@ def is_ready(pod: Object) -> bool:
 
 
 @pytest.fixture
-async def puppet(api: Api, namespace: str) -> AsyncIterator[FakeKubelet]:
+async def kubelet(api: Api, namespace: str) -> AsyncIterator[FakeKubelet]:
     """Two nodes, on which all pods of the test's namespace run."""
     async with FakeKubelet(api, nodes=2, namespace=namespace) as played:
         yield played
 
 
-async def test_a_stateful_set_becomes_ready(api: Api, namespace: str, puppet: FakeKubelet) -> None:
+async def test_a_stateful_set_becomes_ready(api: Api, namespace: str, kubelet: FakeKubelet) -> None:
     """In seconds, each pod with an address of its own, on a node that the real scheduler chose."""
     await api.apply(stateful_set(), namespace)
     await api.wait_for("apps/v1", "StatefulSet", "demo", has_ready(3), namespace, within_s=15)
     pods = await api.list("v1", "Pod", namespace)
     assert len({pod["status"]["podIP"] for pod in pods}) == 3
-    assert {pod["spec"]["nodeName"] for pod in pods} <= set(puppet.nodes)
+    assert {pod["spec"]["nodeName"] for pod in pods} <= set(kubelet.nodes)
     assert {each["image"] for pod in pods for each in pod["status"]["containerStatuses"]} == {"threadcluster:1"}
 
 
-@pytest.mark.usefixtures("puppet")
+@pytest.mark.usefixtures("kubelet")
 async def test_its_pods_stand_behind_a_service(api: Api, namespace: str) -> None:
     """The endpoints' controller takes their addresses."""
     service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "demo"}}
@@ -92,16 +92,16 @@ async def test_its_pods_stand_behind_a_service(api: Api, namespace: str) -> None
     await api.wait_for("v1", "Endpoints", "demo", reaches_all, namespace)
 
 
-@pytest.mark.usefixtures("puppet")
+@pytest.mark.usefixtures("kubelet")
 async def test_a_job_completes(api: Api, namespace: str) -> None:
     """Its pod ends well."""
     await api.apply(job("migrate"), namespace)
     await api.wait_for("batch/v1", "Job", "migrate", lambda found: found["status"].get("succeeded") == 1, namespace)
 
 
-async def test_a_job_fails_with_its_message(api: Api, namespace: str, puppet: FakeKubelet) -> None:
+async def test_a_job_fails_with_its_message(api: Api, namespace: str, kubelet: FakeKubelet) -> None:
     """The program's message is in the pod's status."""
-    puppet.behave(lambda pod: True, Behaviour(exit_code=3, message='{"reason": "DatabaseUnreachable"}'))
+    kubelet.behave(lambda pod: True, Behaviour(exit_code=3, message='{"reason": "DatabaseUnreachable"}'))
     await api.apply(job("migrate"), namespace)
     await api.wait_for("batch/v1", "Job", "migrate", lambda found: found["status"].get("failed") == 1, namespace)
     (pod,) = await api.list("v1", "Pod", namespace, labels="batch.kubernetes.io/job-name=migrate")
@@ -110,10 +110,10 @@ async def test_a_job_fails_with_its_message(api: Api, namespace: str, puppet: Fa
 
 
 async def test_a_deleted_pod_goes_when_it_has_stopped_and_comes_again(
-    api: Api, namespace: str, puppet: FakeKubelet
+    api: Api, namespace: str, kubelet: FakeKubelet
 ) -> None:
     """Not before: the deletion is honoured as a kubelet does."""
-    puppet.behave(lambda pod: True, Behaviour(stop_s=1.0))
+    kubelet.behave(lambda pod: True, Behaviour(stop_s=1.0))
     await api.apply(stateful_set(), namespace)
     await api.wait_for("apps/v1", "StatefulSet", "demo", has_ready(3), namespace)
     before = await api.get("v1", "Pod", "demo-1", namespace)
@@ -139,10 +139,10 @@ async def test_a_deleted_pod_goes_when_it_has_stopped_and_comes_again(
     ids=["image missing", "crash loop", "never starts"],
 )
 async def test_a_pod_in_trouble_says_why_and_heals(
-    api: Api, namespace: str, puppet: FakeKubelet, behaviour: Behaviour, reason: str
+    api: Api, namespace: str, kubelet: FakeKubelet, behaviour: Behaviour, reason: str
 ) -> None:
     """Its container waits with the reason that a kubelet gives, until the rule is another."""
-    puppet.behave(lambda pod: bool(pod["metadata"]["name"] == "demo-1"), behaviour)
+    kubelet.behave(lambda pod: bool(pod["metadata"]["name"] == "demo-1"), behaviour)
     await api.apply(stateful_set(), namespace)
     await api.wait_for("apps/v1", "StatefulSet", "demo", has_ready(2), namespace)
 
@@ -151,43 +151,43 @@ async def test_a_pod_in_trouble_says_why_and_heals(
         return bool(state.get("waiting", {}).get("reason") == reason)
 
     await api.wait_for("v1", "Pod", "demo-1", waits, namespace)
-    puppet.behave(lambda pod: True, Behaviour())
+    kubelet.behave(lambda pod: True, Behaviour())
     await api.wait_for("apps/v1", "StatefulSet", "demo", has_ready(3), namespace)
 
 
-async def test_a_pod_that_never_becomes_ready_runs(api: Api, namespace: str, puppet: FakeKubelet) -> None:
+async def test_a_pod_that_never_becomes_ready_runs(api: Api, namespace: str, kubelet: FakeKubelet) -> None:
     """Its container has started, and that is all."""
-    puppet.behave(lambda pod: True, Behaviour(becomes_ready=False))
+    kubelet.behave(lambda pod: True, Behaviour(becomes_ready=False))
     await api.apply(stateful_set(replicas=1), namespace)
     pod = await api.wait_for("v1", "Pod", "demo-0", lambda pod: pod["status"]["phase"] == "Running", namespace)
     assert not is_ready(pod)
     assert pod["status"]["containerStatuses"][0]["started"] is True
 
 
-async def test_full_nodes_leave_pods_unschedulable(api: Api, namespace: str, puppet: FakeKubelet) -> None:
+async def test_full_nodes_leave_pods_unschedulable(api: Api, namespace: str, kubelet: FakeKubelet) -> None:
     """The real scheduler reports them, and schedules them when a node has capacity again."""
-    await puppet.close_nodes()
+    await kubelet.close_nodes()
     await api.apply(stateful_set(replicas=1), namespace)
 
     def is_unschedulable(pod: Object) -> bool:
         return any(each.get("reason") == "Unschedulable" for each in pod["status"].get("conditions", ()))
 
     await api.wait_for("v1", "Pod", "demo-0", is_unschedulable, namespace)
-    await puppet.close_nodes(False)
+    await kubelet.close_nodes(False)
     await api.wait_for("v1", "Pod", "demo-0", is_ready, namespace)
 
 
-async def test_a_lost_nodes_pods_stay_unready_until_it_is_back(api: Api, namespace: str, puppet: FakeKubelet) -> None:
+async def test_a_lost_nodes_pods_stay_unready_until_it_is_back(api: Api, namespace: str, kubelet: FakeKubelet) -> None:
     """The real node controller finds it silent; its pods are neither ready nor gone."""
     await api.apply(stateful_set(replicas=4), namespace)
     await api.wait_for("apps/v1", "StatefulSet", "demo", has_ready(4), namespace)
     pods = await api.list("v1", "Pod", namespace)
     lost = pods[0]["spec"]["nodeName"]
     away = sum(pod["spec"]["nodeName"] == lost for pod in pods)
-    puppet.lose(lost)
+    kubelet.lose(lost)
     await api.wait_for("apps/v1", "StatefulSet", "demo", has_ready(4 - away), namespace, within_s=40)
     assert len(await api.list("v1", "Pod", namespace)) == 4
-    await puppet.recover(lost)
+    await kubelet.recover(lost)
     await api.wait_for("apps/v1", "StatefulSet", "demo", has_ready(4), namespace)
 
 

@@ -12,7 +12,7 @@ import asyncio
 import ssl
 from typing import Final, NamedTuple, cast
 
-from tests.load.target import Target
+from tests.support.load.target import Target
 
 _HEAD_END: Final = b"\r\n\r\n"
 _BODILESS: Final = frozenset({204, 304})

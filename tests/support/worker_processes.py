@@ -29,6 +29,8 @@ class WorkerProcess:
         self.name = name
         self.program = "shard_worker.main"
         """The module that its next process runs."""
+        self.checkout: Path | None = None
+        """Another checkout of the project whose code and ``.venv`` its next process runs; None for this one."""
         self.settings: dict[str, str] = {}
         """Variables of its next process beside the common ones."""
         self.log = folder / f"{name}.log"
@@ -42,8 +44,9 @@ class WorkerProcess:
         self._ready.unlink(missing_ok=True)
         with self.log.open("ab") as out:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
+                sys.executable if self.checkout is None else str(self.checkout / ".venv" / "bin" / "python"),
                 *("-m", self.program, "run"),
+                cwd=self.checkout,  # `-m` looks there first
                 env={
                     **os.environ,
                     **self._environment,

@@ -20,11 +20,11 @@ from collections.abc import Sequence
 import msgspec
 
 from shard_worker.domain.ids import ulid_text
-from tests.load.client import Attempt, Client, Outcome
-from tests.load.figures import Figures
-from tests.load.record import Acknowledged, Record, Recorder, Refused, Sent
-from tests.load.target import Target, parse_target
-from tests.load.verification import verify
+from tests.support.load.client import Attempt, Client, Outcome
+from tests.support.load.figures import Figures
+from tests.support.load.record import Acknowledged, Record, Recorder, Refused, Sent
+from tests.support.load.target import Target, parse_target
+from tests.support.load.verification import verify
 
 __all__ = ["Acknowledged", "Record", "Recorder", "Refused", "Sent", "drive", "verify"]
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-CA_FILE: Final = Path(__file__).parent / "tls" / "server.pem"
+CA_FILE: Final = Path(__file__).parent / "certificates" / "server.pem"
 """The front's certificate, for the name ``localhost`` only; it is its own authority.  Its key is public: a test's."""
 _KEY_FILE: Final = CA_FILE.with_suffix(".key")
 _REQUEST: Final = bytes.fromhex("0000000804d2162f")

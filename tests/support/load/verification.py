@@ -18,10 +18,10 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from tests.load.client import Attempt, Client, Outcome
-from tests.load.figures import Figures
-from tests.load.record import Acknowledged, Record, Sent
-from tests.load.target import parse_target
+from tests.support.load.client import Attempt, Client, Outcome
+from tests.support.load.figures import Figures
+from tests.support.load.record import Acknowledged, Record, Sent
+from tests.support.load.target import parse_target
 
 _CONCURRENCY = 16
 _SHOWN = 50

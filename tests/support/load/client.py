@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from tests.load.figures import Figures
-from tests.load.target import Target
-from tests.load.wire import Connection, Lost, Reply, request_bytes
+from tests.support.load.figures import Figures
+from tests.support.load.target import Target
+from tests.support.load.wire import Connection, Lost, Reply, request_bytes
 
 Document = dict[str, Any]  # a JSON object whose fields each scenario checks for itself
 
