@@ -180,6 +180,28 @@ def _conditions(node: ast.AST) -> list[ast.expr]:
 
 
 def _replacements(node: ast.expr | ast.stmt, *, answers_bool: bool) -> Iterator[ast.expr | ast.stmt]:
+    if isinstance(node, ast.Constant | ast.JoinedStr):
+        return _other_constants(node)
+    if isinstance(node, ast.expr):
+        return _other_expressions(node)
+    return _other_statements(node, answers_bool=answers_bool)
+
+
+def _other_constants(node: ast.Constant | ast.JoinedStr) -> Iterator[ast.expr]:
+    match node:
+        case ast.Constant(bool() as value):
+            yield ast.Constant(not value)
+        case ast.Constant(int() | float() as value):
+            yield ast.Constant(value + 1)
+        case ast.Constant(str() as value):
+            yield ast.Constant("" if value else "mutant")
+        case ast.JoinedStr():
+            yield ast.Constant("")
+        case _:
+            pass
+
+
+def _other_expressions(node: ast.expr) -> Iterator[ast.expr]:
     match node:
         case ast.Compare(left, operators, rights):
             for index, operator in enumerate(operators):
@@ -191,18 +213,16 @@ def _replacements(node: ast.expr | ast.stmt, *, answers_bool: bool) -> Iterator[
             yield operand
         case ast.BinOp(left, operator, right) if type(operator) in _ARITHMETIC:
             yield ast.BinOp(left, _ARITHMETIC[type(operator)](), right)
-        case ast.AugAssign(target, operator, value) if type(operator) in _ARITHMETIC:
-            yield ast.AugAssign(target, _ARITHMETIC[type(operator)](), value)
-        case ast.Constant(bool() as value):
-            yield ast.Constant(not value)
-        case ast.Constant(int() | float() as value):
-            yield ast.Constant(value + 1)
-        case ast.Constant(str() as value):
-            yield ast.Constant("" if value else "mutant")
-        case ast.JoinedStr():
-            yield ast.Constant("")
         case ast.Call(ast.Name(name), arguments, keywords) if name in _CALLS:
             yield ast.Call(ast.Name(_CALLS[name], ast.Load()), arguments, keywords)
+        case _:
+            pass
+
+
+def _other_statements(node: ast.stmt, *, answers_bool: bool) -> Iterator[ast.stmt]:
+    match node:
+        case ast.AugAssign(target, operator, value) if type(operator) in _ARITHMETIC:
+            yield ast.AugAssign(target, _ARITHMETIC[type(operator)](), value)
         case ast.Continue():
             yield ast.Break()
         case ast.Expr(ast.Call() | ast.YieldFrom()) | ast.Raise():

@@ -8,8 +8,7 @@ import pytest
 
 from tests.mutation.planting import planted
 from tests.operator.controller import test_rollout, test_scaling, test_status
-from tests.operator.controller.simulated import Simulation
-from tests.operator.controller.test_operating import settle
+from tests.operator.controller.simulated import Simulation, settle
 from tests.ownership import test_handoff
 from tests.support.pure_modules import ROOT
 

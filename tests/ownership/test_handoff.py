@@ -319,18 +319,8 @@ def test_the_second_in_the_order_claims_a_rank_later() -> None:
     second = next(ShardId(n) for n in range(100) if rendezvous(ShardId(n), ALL).index("a") == 1)
     view = view_of(shard(None, id=second))
     for unowned_s, claimed in [(UNOWNED_S, []), (UNOWNED_S + RANK_S - 0.01, []), (UNOWNED_S + RANK_S, [second])]:
-        found = plan_actions(
-            view,
-            worker="a",
-            incarnation="a1",
-            held=LocalShards(NOWHERE, NOWHERE, NOWHERE),
-            handoffs={},
-            failed_s={},
-            unowned_s={second: unowned_s},
-            live=ALL,
-            leaving=False,
-            now=10.0,
-        )
+        local = LocalState("a", "a1", LocalShards(NOWHERE, NOWHERE, NOWHERE), {}, {}, leaving=False)
+        found = plan_actions(view, local, live=ALL, unowned_s={second: unowned_s}, now=10.0)
         assert found.claim == claimed
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from tests.simulation.exhaustive import Bounds, search, small_waits
-from tests.simulation.test_simulation import CHUNK, CHUNKS, hold
+from tests.simulation.exhaustive import search, small_waits
+from tests.simulation.schedules import CHUNK, CHUNKS, hold
+from tests.simulation.small_cluster import Bounds
 
 FIRST = CHUNK * CHUNKS
 """After the seeds of `test_simulation`."""

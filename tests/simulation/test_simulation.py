@@ -5,32 +5,18 @@ story.  `make soak` runs as many more seeds as ``SIMULATION_SEEDS`` says.
 """
 
 import os
-from collections import Counter
-from collections.abc import Iterable
 
 import pytest
 
 from tests.simulation.invariants import INVARIANTS
 from tests.simulation.mutants import MUTANTS, STATEMENTS, Mutant, patched
 from tests.simulation.run import grow, run
+from tests.simulation.schedules import CHUNK, CHUNKS, hold
 from tests.simulation.violation import Violation
 
-CHUNK = 250
-CHUNKS = 12
 SOAK_SEEDS = int(os.environ.get("SIMULATION_SEEDS", "200000"))
 MUTANT_SEEDS = 1500
 """Number of schedules within which a planted bug must show; most take fewer than 100."""
-
-
-def hold(seeds: Iterable[int]) -> Counter[str]:
-    """Every one of these schedules keeps its promises; what happened in them."""
-    seen: Counter[str] = Counter()
-    for seed in seeds:
-        try:
-            seen += run(seed).seen
-        except Violation as violation:
-            pytest.fail(f"seed {seed}: {violation}\nreplay it: python -m tests.simulation {seed}")
-    return seen
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))

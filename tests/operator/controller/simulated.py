@@ -388,3 +388,12 @@ def settle(simulation: Simulation) -> None:
         steps = simulation.operate()
         assert (steps.create, steps.apply, steps.delete, steps.targets) == ((), (), (), None)
         assert simulation.ready
+
+
+OPERATOR = OperatorContext("threadcluster-system", False, "thirty-two-letters-of-randomness")
+"""The operator of tests that plan actions on one snapshot."""
+
+
+def wanted_replicas(steps: Actions) -> list[int]:
+    """New replicas of the StatefulSet, if they change."""
+    return [body["spec"]["replicas"] for body, _ in steps.apply if body["kind"] == "StatefulSet"]

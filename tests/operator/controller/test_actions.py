@@ -4,14 +4,13 @@ from typing import Any
 
 import pytest
 from threadcluster_operator.api import parse_spec
-from threadcluster_operator.controller.actions import ASKED_AGAIN, Actions, OperatorContext, plan_actions
+from threadcluster_operator.controller.actions import ASKED_AGAIN, Actions, plan_actions
 from threadcluster_operator.controller.diagnosis import Reason
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, pod_of
 
 from shard_worker.domain.ids import ShardId
-from tests.operator.controller.simulated import NAME, Simulation, settle
+from tests.operator.controller.simulated import NAME, OPERATOR, Simulation, settle, wanted_replicas
 
-OPERATOR = OperatorContext("threadcluster-system", False, "thirty-two-letters-of-randomness")
 HALF_FAILED = {"type": "Failed", "status": "True"}
 
 
@@ -224,11 +223,6 @@ def test_a_stateful_set_that_is_being_deleted_is_left_alone(simulation: Simulati
     assert live is not None
     live["metadata"]["deletionTimestamp"] = "2026-05-01T12:00:00Z"
     assert all(body["kind"] != "StatefulSet" for body, _ in steps_of(simulation.look()).apply)
-
-
-def wanted_replicas(steps: Actions) -> list[int]:
-    """New replicas of the StatefulSet, if they change."""
-    return [body["spec"]["replicas"] for body, _ in steps.apply if body["kind"] == "StatefulSet"]
 
 
 def test_no_worker_is_removed_while_the_ownership_is_unknown(simulation: Simulation) -> None:

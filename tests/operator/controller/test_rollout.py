@@ -9,8 +9,7 @@ from threadcluster_operator.controller.rollout import next_partition, rolled_out
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object
 from threadcluster_operator.render import RenderInput, stateful_set
 
-from tests.operator.controller.simulated import NAME, NAMESPACE, Simulation
-from tests.operator.controller.test_operating import settle
+from tests.operator.controller.simulated import NAME, NAMESPACE, Simulation, settle
 
 OLD, NEW = "old", "new"
 SEEN = {"observedGeneration": 2, "currentRevision": OLD, "updateRevision": NEW}

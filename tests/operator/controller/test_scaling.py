@@ -8,9 +8,7 @@ from threadcluster_operator.controller.actions import Actions, plan_actions
 from threadcluster_operator.controller.snapshot import ClusterSnapshot
 
 from shard_worker.domain.ids import ShardId
-from tests.operator.controller.simulated import NAME, Simulation
-from tests.operator.controller.test_actions import OPERATOR, wanted_replicas
-from tests.operator.controller.test_operating import settle
+from tests.operator.controller.simulated import NAME, OPERATOR, Simulation, settle, wanted_replicas
 
 
 @pytest.fixture
