@@ -94,7 +94,7 @@ class ShardRegion:
     async def _seek(self, request: Request, thread_id: ThreadId, shard_id: ShardId, deadline: float) -> Answer:
         """Ask the shard's owner, until a worker answers or the budget is gone."""
         search = OwnerSearch(self._worker, request)
-        place = self.place(deadline)
+        number, since = next(self._numbers), self._loop.time()
         while (left := deadline - self._loop.time()) > 0:
             shard = self._table.shards.get(shard_id)
             owner = self._owners.owner_of(shard_id)
@@ -116,6 +116,7 @@ class ShardRegion:
                     return found
             elif route is Route.WAIT:
                 search.waits(owner)
+                place = Place(number, since, deadline)
                 if not await self.wait(place, request, shard_id, search.after_epoch, search.probe_at):
                     return search.certain(WORKER_OVERLOADED)
                 search.let_in()
