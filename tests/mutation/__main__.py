@@ -54,9 +54,11 @@ def _run(session: Session, files: Sequence[Path], *, fresh: bool) -> None:
     for file in files:
         path = ROOT / file
         found = mutants(path.read_text(), str(path))
+        keys = results.keys_of(found)
         kept = results.load(file, fresh=fresh)
+        kept.outcomes = {key: kept.outcomes[key] for key in keys if key in kept.outcomes}
         began = shown = time.monotonic()
-        for number, (key, mutant) in enumerate(zip(results.keys_of(found), found, strict=True)):
+        for number, (key, mutant) in enumerate(zip(keys, found, strict=True)):
             if kept.outcomes.get(key) == KILLED:
                 continue
             kept.outcomes[key] = session.outcome(path, mutant)

@@ -47,6 +47,7 @@ class ReceivingConnection(RequestHandler):
         "_request_timeout_s",
         "_served_1_0",
         "held",
+        "reading",
         "request_since",
         "unread",
     )
@@ -86,6 +87,8 @@ class ReceivingConnection(RequestHandler):
         """Whether the client has closed its half."""
         self._lingering: asyncio.Future[None] | None = None
         """Set while the client may still read the last answer; done when it has ended."""
+        self.reading: tuple[StreamReader, bytearray] | None = None
+        """The body that a handler reads, and what the handler has read of the body."""
         self.held = 0
         self.unread = 0
 
@@ -317,8 +320,12 @@ class ReceivingConnection(RequestHandler):
             return
         # The connection may linger until its client has read the answer, and no bound counts these bytes any more.
         framing.forget_received(body)
-        if error is not None:
-            body.set_exception(error)
+        if error is None:
+            return
+        if self.reading is not None and self.reading[0] is body:
+            # Now, not when the handler has seen the error: one turn may receive from thousands of connections.
+            self.reading[1].clear()
+        body.set_exception(error)
 
     def _discard(self, data: bytes) -> None:
         self._discarded += len(data)

@@ -85,8 +85,11 @@ async def _wait_for_body(request: web.BaseRequest, options: GatewayOptions, limi
     if expects and not content.total_bytes and protocol.transport is not None:
         protocol.transport.write(_CONTINUE)
     loop = asyncio.get_running_loop()
-    begun = protocol.request_since if isinstance(protocol, GatewayConnection) else 0.0
     body = bytearray()
+    begun = 0.0
+    if isinstance(protocol, GatewayConnection):
+        begun = protocol.request_since
+        protocol.reading = content, body
     try:
         async with asyncio.timeout_at((begun or loop.time()) + options.request_timeout_s):
             while chunk := await content.readany():
@@ -102,4 +105,7 @@ async def _wait_for_body(request: web.BaseRequest, options: GatewayOptions, limi
     except BaseException:
         body.clear()  # a cancellation may be kept with its traceback, and with it this frame
         raise
+    finally:
+        if isinstance(protocol, GatewayConnection):
+            protocol.reading = None
     return bytes(body)
