@@ -24,6 +24,7 @@ class SharedSession:
         self._free = asyncio.Lock()
         self._kept: asyncpg.Connection | None = None
         self._ending: asyncio.TimerHandle | None = None
+        self._closed = False
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[asyncpg.Connection]:
@@ -42,11 +43,18 @@ class SharedSession:
             except BaseException:
                 connection.terminate()
                 raise
+            if self._closed:  # while the request used the session: no one would end it
+                connection.terminate()
+                return
             self._kept = connection
-            self._ending = asyncio.get_running_loop().call_later(_KEPT_S, self.close)
+            self._ending = asyncio.get_running_loop().call_later(_KEPT_S, self._end_kept)
 
     def close(self) -> None:
-        """End the session that is kept, if one is."""
+        """End the session that is kept, and keep none from now on."""
+        self._closed = True
+        self._end_kept()
+
+    def _end_kept(self) -> None:
         if self._ending is not None:
             self._ending.cancel()
         connection, self._kept = self._kept, None
