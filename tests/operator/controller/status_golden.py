@@ -39,6 +39,7 @@ def at_rest(**spec: Any) -> Simulation:
 def _settled() -> Simulation:
     made = Simulation()
     settle(made)
+    made._past.clear()  # it would be copied each time
     return made
 
 
