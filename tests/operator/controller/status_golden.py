@@ -39,6 +39,7 @@ def at_rest(**spec: Any) -> Simulation:
 def _settled() -> Simulation:
     made = Simulation()
     settle(made)
+    made._past.clear()  # it would be copied each time
     return made
 
 
@@ -237,10 +238,10 @@ def _workers() -> Iterator[tuple[str, _Status]]:
     one = at_rest()
     with_pod(one, 0, conditions=_NOT_READY)
     yield "two pods start", status(one, seen=with_pod(one, 2, conditions=_NOT_READY), settled=False)
-    nobody = one.look()
-    assert nobody.ownership is not None
-    nobody = nobody._replace(ownership=nobody.ownership._replace(workers={}))
-    yield "workers that are not registered", status(one, seen=nobody, settled=False)
+    unregistered = one.look()
+    assert unregistered.ownership is not None
+    unregistered = unregistered._replace(ownership=unregistered.ownership._replace(workers={}))
+    yield "workers that are not registered", status(one, seen=unregistered, settled=False)
 
 
 def _endpoints() -> Iterator[tuple[str, _Status]]:
