@@ -45,12 +45,8 @@ class MemoryBudget:
         self._elsewhere.append(count)
 
     def take(self, size: int) -> None:
-        """Count ``size`` bytes more."""
+        """Count ``size`` bytes more, or fewer where it is negative."""
         self._taken += size
-
-    def give_back(self, size: int) -> None:
-        """Count ``size`` bytes less."""
-        self._taken -= size
 
     @property
     def exceeded(self) -> bool:

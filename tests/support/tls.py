@@ -2,9 +2,7 @@
 
 import ssl
 
-import aiohttp
-
-from shard_worker.contract_tls import INTERNAL_NAME, Authority, Purpose, internal_client_context, make_context
+from shard_worker.contract_tls import INTERNAL_NAME, Authority, Purpose, make_context
 from shard_worker.peers.frames import VERSION, Hello
 from shard_worker.peers.identity import WorkerIdentity
 
@@ -27,11 +25,3 @@ def internal_server(secret: bytes) -> ssl.SSLContext:
     """Certificate that a worker shows to the operator and the CLI."""
     authorities = [Authority(secret, Purpose.INTERNAL)]
     return make_context(ssl.PROTOCOL_TLS_SERVER, authorities, INTERNAL_NAME, server=True, client=False)
-
-
-def internal_session(secret: bytes) -> aiohttp.ClientSession:
-    """A session that trusts, and is trusted by, the workers of a cluster; ask for ``https://<address>``.
-
-    Pass ``server_hostname=INTERNAL_NAME`` with each request.
-    """
-    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=internal_client_context((secret,))))

@@ -53,10 +53,6 @@ class WorkQueue(Generic[K]):
             self._due.pop(key, None)
             self._ready.put_nowait(key)
 
-    def depth(self) -> int:
-        """How many keys wait to be worked on now."""
-        return len(self._waiting)
-
     async def run(self) -> None:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as tasks:

@@ -10,7 +10,6 @@ from typing import Any, Final
 
 Entry = dict[str, Any]  # Kubernetes' own JSON
 
-_UPDATE: Final = "Update"
 _APPLY: Final = "Apply"
 
 

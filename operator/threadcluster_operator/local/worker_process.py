@@ -38,7 +38,6 @@ class WorkerProcess:
         self._tasks = BackgroundTasks()
         self._stopping = False
         self.answered_at = time.monotonic()
-        self.restarts = 0
         self.joined = False
         """Whether a process of this worker has been a member of the cluster."""
         self._first_start = time.monotonic()
@@ -157,7 +156,6 @@ class WorkerProcess:
                 return
             lived_s = time.monotonic() - began
             pause_s = _FIRST_PAUSE_S if lived_s > _STEADY_S else min(_LAST_PAUSE_S, pause_s * 2)
-            self.restarts += 1
             if code == 0:
                 continue  # it left on request
             log.warning(

@@ -1,7 +1,7 @@
 """The Kubernetes objects that the operator creates for a ThreadCluster, as plain dicts, from values alone.
 
 Nothing here knows of an API server, a clock or a random number: the same `RenderInput` gives the same objects, byte for byte,
-in every release (tests/operator/golden), because a changed pod template restarts every worker of every cluster.
+in every release (tests/operator/render/golden), because a changed pod template restarts every worker of every cluster.
 
 * `RenderInput`: the input, and the names and ports that follow from it.
 * `migration_job(wanted)`: the Job that brings the schema to the image's release, before any pod changes; `migrated` says
