@@ -11,7 +11,7 @@ from types import FrameType
 import pytest
 from aiohttp.streams import StreamReader
 
-from shard_worker.gateway.http.capacity import Bounds
+from shard_worker.gateway.http.capacity import Bounds, overloaded
 from shard_worker.gateway.http.connection import WRITE_HIGH_BYTES, GatewayConnection
 from shard_worker.gateway.http.options import GatewayOptions
 from tests.fakes.memory_threads import MemoryThreads
@@ -361,6 +361,29 @@ async def test_a_body_that_is_given_up_is_forgotten_though_its_connection_linger
         assert after - before < connections * len(sent) / 4
         for wire in wires:
             await wire.close()
+
+
+async def test_a_dropped_client_frees_what_its_handler_has_read_at_once(api: Served) -> None:
+    """Not in a later turn: one turn may receive from thousands of connections, and drop as many."""
+    await api.create()
+    wire = await Wire.open(api.port)
+    wire.send(request_bytes("POST", PATH, headers=(JSON_TYPE, ("Content-Length", "900000"))) + b" " * 60_000)
+    found: list[bytearray] = []
+
+    def is_read() -> bool:
+        found[:] = [
+            client.reading[1]
+            for client in api.gateway.capacity.clients
+            if isinstance(client, GatewayConnection) and client.reading is not None
+        ]
+        return bool(found) and len(found[0]) >= 60_000
+
+    await eventually(is_read)
+    (client,) = api.gateway.capacity.clients
+    client.drop(overloaded())
+    assert found == [bytearray()]
+    check(await wire.answer(), 503, "overloaded")
+    await wire.close()
 
 
 async def test_clients_that_do_not_read_make_place() -> None:

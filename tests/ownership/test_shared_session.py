@@ -11,8 +11,8 @@ async def test_requests_share_a_session_until_it_is_closed(dsn: str) -> None:
     """A request that is under way at the close ends its session itself."""
     opened: list[asyncpg.Connection] = []
 
-    async def connect(_: str) -> asyncpg.Connection:
-        opened.append(await asyncpg.connect(dsn))
+    async def connect(purpose: str) -> asyncpg.Connection:
+        opened.append(await asyncpg.connect(dsn, server_settings={"application_name": purpose}))
         return opened[-1]
 
     shared = SharedSession(connect, 5.0)

@@ -18,8 +18,7 @@ from threadcluster_operator.controller.status import status_of
 from threadcluster_operator.planning.planner import NewPlan
 
 from shard_worker.domain.ids import ShardId
-from tests.operator.controller.simulated import NAME, Simulation
-from tests.operator.controller.test_operating import settle
+from tests.operator.controller.simulated import NAME, Simulation, settle
 
 FILE: Final = Path(__file__).parent / "golden" / "status.json"
 _Status = dict[str, Any]  # JSON
