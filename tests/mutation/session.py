@@ -26,8 +26,8 @@ SURVIVED: Final = "survived"
 UNREACHED: Final = "unreached"
 """No test reaches the changed lines."""
 
-_CPU_S: Final = 10.0
-"""CPU time that a mutant may take beyond thrice the time of its tests; a mutant that loops is killed by it."""
+_CPU_S: Final = 4.0
+"""CPU time that a test may take with a mutant, beyond ten times its own; a mutant that loops is killed by it."""
 _MEMORY: Final = 3 << 30
 
 
@@ -67,7 +67,7 @@ class Session:
         if self._reach_file.exists():
             return msgspec.json.decode(self._reach_file.read_bytes(), type=Reach)
         print(f"mutation: what do {len(self._items)} tests reach?", flush=True)
-        if not _in_fork(lambda: self._record(), cpu_s=None):
+        if not _in_fork(self._record, quietly=False):
             raise pytest.exit.Exception("the tests fail without a mutant", returncode=1)
         return msgspec.json.decode(self._reach_file.read_bytes(), type=Reach)
 
@@ -97,8 +97,7 @@ class Session:
         tests = self._tests_of(file, mutant)
         if not tests:
             return UNREACHED
-        cpu_s = _CPU_S + 3 * sum(self.reach.seconds[test] for test in tests)
-        return SURVIVED if _in_fork(lambda: self._survives(file, mutant, tests), cpu_s=cpu_s) else KILLED
+        return SURVIVED if _in_fork(lambda: self._survives(file, mutant, tests), quietly=True) else KILLED
 
     def _tests_of(self, file: Path, mutant: Mutant) -> list[str]:
         lines: Mapping[int, list[str]] = self.reach.lines.get(str(file), {})
@@ -117,7 +116,12 @@ class Session:
             plant(self._functions, mutant.compiled(), mutant.function)
         else:
             plant_number(file, mutant.function, mutant.number)
-        return all(_passes(self._items[test]) for test in tests)
+        for test in tests:
+            limit = time.process_time() + _CPU_S + 10 * self.reach.seconds[test]
+            resource.setrlimit(resource.RLIMIT_CPU, (int(limit) + 1, resource.RLIM_INFINITY))
+            if not _passes(self._items[test]):
+                return False
+        return True
 
 
 def _file(test: str) -> str:
@@ -129,17 +133,16 @@ def _passes(item: pytest.Item) -> bool:
     return not any(report.failed for report in reports)
 
 
-def _in_fork(run: Callable[[], bool], *, cpu_s: float | None) -> bool:
-    """Whether ``run`` is true in a fork, within its CPU time and memory."""
+def _in_fork(run: Callable[[], bool], *, quietly: bool) -> bool:
+    """Whether ``run`` is true in a fork, within its memory; quietly: it prints no error."""
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
             nowhere = os.open(os.devnull, os.O_RDWR)
             os.dup2(nowhere, 1)
-            if cpu_s is not None:
+            if quietly:
                 os.dup2(nowhere, 2)
-                resource.setrlimit(resource.RLIMIT_CPU, (int(cpu_s) + 1, int(cpu_s) + 2))
                 resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, _MEMORY))
                 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             code = 0 if run() else 1

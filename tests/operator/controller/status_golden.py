@@ -147,6 +147,7 @@ def _beginnings() -> Iterator[tuple[str, _Status]]:
 
 def _pauses() -> Iterator[tuple[str, _Status]]:
     yield "paused", status(at_rest(paused=True))
+    yield "paused with something to do", status(at_rest(paused=True), settled=False)
     yield "rollout paused", status(at_rest(rollout={"paused": True}))
     yield "rebalance paused", status(at_rest(rebalance={"mode": "Paused"}))
     yield "stopped", status(at_rest(replicas=0), seen=at_rest(replicas=0).look()._replace(pods=()))
@@ -171,6 +172,19 @@ def _rollouts_and_sizes() -> Iterator[tuple[str, _Status]]:
     yield "controller never acted", status(one, seen=with_set(one, observedGeneration=0), settled=False)
     one = at_rest(replicas=4)
     yield "scaling up", status(one, settled=False)
+    one = at_rest(replicas=4)
+    yield (
+        "scaling up beside a worker that starts",
+        status(one, seen=with_pod(one, 2, conditions=_NOT_READY), settled=False),
+    )
+    one = at_rest()
+    with_set(one, generation=1)
+    del one.objects["StatefulSet", NAME]["status"]["observedGeneration"]
+    yield "controller has not reported a generation", status(one, seen=one.look(), settled=False)
+    one = at_rest()
+    with_set(one, observedGeneration=1)
+    del one.objects["StatefulSet", NAME]["metadata"]["generation"]
+    yield "set without a generation", status(one, seen=one.look(), settled=False)
     one = at_rest(replicas=2)
     yield "scaling down", status(one, settled=False, blocked_reason="chat-2 still has shards")
     one = at_rest()

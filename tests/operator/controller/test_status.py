@@ -42,10 +42,13 @@ def conditions(status: dict[str, Any]) -> dict[str, tuple[str, str]]:
 def test_a_spec_that_is_not_understood_leaves_the_rest_of_the_status_as_it_is(simulation: Simulation) -> None:
     """It stalls; how many workers there are is still true."""
     before = simulation.resource["status"]
-    after = status_of(simulation.look(), None, Actions(), TROUBLE)
+    after = status_of(simulation.look()._replace(now=1_000_000.0), None, Actions(), TROUBLE)
     assert conditions(after)["Stalled"] == ("True", "SpecInvalid")
     assert conditions(after)["Ready"] == ("False", "Stalled")
     assert conditions(after)["Progressing"] == ("False", "Stable")
+    times = [{each["type"]: each["lastTransitionTime"] for each in status["conditions"]} for status in (before, after)]
+    assert times[0]["Available"] == times[1]["Available"]
+    assert times[1]["Stalled"] == "1970-01-12T13:46:40Z"
     assert {name: value for name, value in after.items() if name != "conditions"} == {
         name: value for name, value in before.items() if name != "conditions"
     }
