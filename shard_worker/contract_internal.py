@@ -285,6 +285,8 @@ class MigrationFailure(Struct, frozen=True):
 
 ENVIRONMENT_PREFIX: Final = "SHARD_WORKER_"
 """Of every environment variable that is a worker's setting."""
+DEFAULT_DRAIN_S: Final = 20.0
+"""Time within which a worker hands its shards over, unless its settings say otherwise."""
 
 
 class Variable(StrEnum):

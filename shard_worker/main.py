@@ -1,4 +1,7 @@
-"""The `shard-worker` program: its command line."""
+"""The `shard-worker` program: its command line.
+
+A command imports what it runs when it runs: the whole worker takes a second to import, which only `run` needs.
+"""
 
 import asyncio
 import contextlib
@@ -13,17 +16,9 @@ from typing import Final, TypeVar, get_args
 import click
 import msgspec
 
-from shard_worker.contract_internal import ENVIRONMENT_PREFIX, MigrationFailure
-from shard_worker.contract_tls import fingerprint, internal_client_leaf, parse_secrets
-from shard_worker.database.connection import DatabaseError
-from shard_worker.database.migration import migrate as run_migrations
+from shard_worker.contract_internal import DEFAULT_DRAIN_S, ENVIRONMENT_PREFIX, MigrationFailure
+from shard_worker.database.session import DatabaseError
 from shard_worker.database.tls import Tls, TlsMode
-from shard_worker.journal.fsck.run import fsck as check_journal
-from shard_worker.leave_client import LeaveFailed
-from shard_worker.leave_client import leave as ask_to_leave
-from shard_worker.logs import configure_logging
-from shard_worker.settings import InvalidSettings, WorkerSettings, load_settings
-from shard_worker.worker import WorkerFailed, run_worker
 
 log = logging.getLogger("shard_worker")
 
@@ -77,6 +72,10 @@ def run() -> None:
     Least environment: SHARD_WORKER_NAME, SHARD_WORKER_CLUSTER, SHARD_WORKER_DSN (or _DSN_FILE), SHARD_WORKER_SECRET (or
     _SECRET_FILE).  Exit codes: 0 left in order, 1 a fault, 2 settings refused.
     """
+    from shard_worker.logs import configure_logging
+    from shard_worker.settings import InvalidSettings, load_settings
+    from shard_worker.worker import WorkerFailed, run_worker
+
     try:
         settings = load_settings()
     except InvalidSettings as error:
@@ -105,7 +104,7 @@ def run() -> None:
     metavar="SECONDS",
     envvar=f"{ENVIRONMENT_PREFIX}DRAIN_SECONDS",
     type=click.FloatRange(0, 3600),
-    default=WorkerSettings.model_fields["drain_seconds"].default,
+    default=DEFAULT_DRAIN_S,
     show_default=True,
     help=f"How long to wait until it owns nothing; {ENVIRONMENT_PREFIX}DRAIN_SECONDS is taken where it is set.",
 )
@@ -150,6 +149,10 @@ def leave(
 
     Exit codes: 0 it owns nothing, 1 it still owns shards when the time is over, or no worker answers, 2 wrong options.
     """  # noqa: D301 - click takes \b for a block to leave as it is
+    from shard_worker.contract_tls import parse_secrets
+    from shard_worker.leave_client import LeaveFailed
+    from shard_worker.leave_client import leave as ask_to_leave
+
     host, port = (bind, port) if address is None else _host_and_port(address)
     if port == 0:
         raise click.UsageError(
@@ -190,6 +193,8 @@ def certificate(secret_file: Path, output: Path) -> None:
 
     client.pem holds a private key: its holder may do all that the internal API does until the secret is rotated.
     """
+    from shard_worker.contract_tls import fingerprint, internal_client_leaf, parse_secrets
+
     try:
         secrets = parse_secrets(secret_file.read_bytes())
         authorities, leaf = internal_client_leaf(secrets)
@@ -277,6 +282,8 @@ def migrate(
 
     A database that does not answer fails the command within seconds; the caller tries again.
     """
+    from shard_worker.database.migration import migrate as run_migrations
+
     where, reached = _one_dsn(dsn, dsn_file), Tls(tls, ca_file)
     try:
         ran = asyncio.run(run_migrations(where, cluster_id=cluster, shards=shards, say=click.echo, tls=reached))
@@ -323,6 +330,8 @@ def fsck(
     A shard in which something is found stays where it was, and is found again.  FILE need not be there yet, and is
     written after each shard, so a check that was ended goes on with the next one.
     """  # noqa: D301 - click takes \b for a block to leave as it is
+    from shard_worker.journal.fsck.run import fsck as check_journal
+
     where, reached = _one_dsn(dsn, dsn_file), Tls(tls, ca_file)
     try:
         report = asyncio.run(

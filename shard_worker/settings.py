@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from shard_worker.contract_internal import ENVIRONMENT_PREFIX
+from shard_worker.contract_internal import DEFAULT_DRAIN_S, ENVIRONMENT_PREFIX
 from shard_worker.contract_tls import SECRET_LEAST, parse_secrets
 from shard_worker.dsn import parse_dsn
 
@@ -154,7 +154,7 @@ class WorkerSettings(BaseSettings):
     ] = 0.5
     drain_seconds: Annotated[
         float, Field(ge=1, le=600, description="How long leaving may take before the worker ends all the same.")
-    ] = 20.0
+    ] = DEFAULT_DRAIN_S
     body_seconds: Annotated[
         float, Field(ge=0.1, le=600, description="Within how long a request must be complete; else 408.")
     ] = 30.0

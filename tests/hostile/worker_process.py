@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from shard_worker import main as program
+from shard_worker import worker
 from shard_worker.settings import WorkerSettings
 from shard_worker.worker import run_worker
 
@@ -71,5 +72,5 @@ async def run_measured(settings: WorkerSettings) -> None:
 
 
 if __name__ == "__main__":
-    vars(program)["run_worker"] = run_measured
+    vars(worker)["run_worker"] = run_measured
     program.main(["run"])
