@@ -50,7 +50,7 @@ PURE = $$($(BIN)/python -m tests.support.pure_modules $(1))
 
 # The pure rules' tests run once, where their branches are counted (coverage-pure).
 pytest: setup
-	$(BIN)/python -m pytest -n 4 --dist worksteal $(call PURE,ignored) $(ARGS)
+	$(BIN)/python -m pytest -n 5 --dist worksteal $(call PURE,ignored) $(ARGS)
 
 coverage-pure: setup ## The pure rules: every branch of them is taken by their own tests
 	$(BIN)/coverage run --branch --include=$(call PURE,files) -m pytest -q $(call PURE,tests)

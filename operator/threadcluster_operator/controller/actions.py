@@ -14,7 +14,7 @@ from threadcluster_operator.api import KubernetesSpec
 from threadcluster_operator.controller.diagnosis import Diagnosis, Reason, diagnose
 from threadcluster_operator.controller.rollout import next_partition, rolled_out
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object, condition, controller_of, is_ours
-from threadcluster_operator.planning.planner import NewPlan, PlanResult, ShardOwnership, next_steps
+from threadcluster_operator.planning.planner import NewPlan, PlanResult, count_moving, next_steps
 from threadcluster_operator.render import (
     KINDS,
     RenderInput,
@@ -113,7 +113,8 @@ def plan_actions(seen: ClusterSnapshot, spec: KubernetesSpec, operator: Operator
         delete.append(live_job)
     quiet = not (create or apply or delete)
     targets = shards.plan if shards is not None else None
-    moving = shards is not None and (targets is not None or shards.balancing or _moving(seen.ownership))
+    under_way = seen.ownership is not None and count_moving(seen.ownership) > 0
+    moving = shards is not None and (targets is not None or shards.balancing or under_way)
     settled = (
         quiet
         and done
@@ -174,13 +175,6 @@ def _replicas(
     if not staying:
         return spec.replicas, ""
     return 1 + max(pod.ordinal for pod in staying), f"{staying[-1].name} still has shards"
-
-
-def _moving(observed: ShardOwnership | None) -> bool:
-    return observed is not None and any(
-        owner is not None and observed.targets.get(shard) not in (None, owner)
-        for shard, owner in observed.owners.items()
-    )
 
 
 # --- whose objects they are

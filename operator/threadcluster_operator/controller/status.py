@@ -16,7 +16,7 @@ from threadcluster_operator.controller.actions import Actions
 from threadcluster_operator.controller.diagnosis import Diagnosis
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Pod
 from threadcluster_operator.planning.placement import Worker
-from threadcluster_operator.planning.planner import PlanResult, ShardOwnership
+from threadcluster_operator.planning.planner import PlanResult, ShardOwnership, count_moving
 from threadcluster_operator.render import selector_of
 
 Truth = Literal["True", "False", "Unknown"]
@@ -66,7 +66,7 @@ def status_of(
         status["shards"] = {
             "total": len(observed.owners),
             "assigned": assigned,
-            "moving": _moving(observed),
+            "moving": count_moving(observed),
         }
         status["shards"]["imbalancePercent"] = _imbalance_percent(spec, status, before, placed)
     elif "shards" in before:
@@ -76,7 +76,7 @@ def status_of(
     if placed is not None and placed.plan is not None:
         status["plan"] = {"hash": placed.plan.hash, "pendingMoves": placed.plan.moves}
     elif observed is not None:
-        status["plan"] = {"hash": (before.get("plan") or {}).get("hash", ""), "pendingMoves": _moving(observed)}
+        status["plan"] = {"hash": (before.get("plan") or {}).get("hash", ""), "pendingMoves": count_moving(observed)}
     drafts = _conditions(seen, spec, steps, trouble)
     status["conditions"] = _with_timestamps(seen, drafts, before.get("conditions") or ())
     return status
@@ -229,7 +229,7 @@ def _progressing(
         reason = "ScalingDown"
     elif live is not None and len(pods) < spec.replicas and any(pod.ready for pod in pods):
         reason = "ScalingUp"
-    elif steps.targets is not None or (seen.ownership is not None and _moving(seen.ownership)):
+    elif steps.targets is not None or (seen.ownership is not None and count_moving(seen.ownership)):
         reason = "MovingShards"
     return ConditionDraft("Progressing", "True", reason, "")
 
@@ -326,14 +326,6 @@ def _imbalance_percent(
         if status == {**{name: before.get(name) for name in status}, "shards": rest}:
             return int(shown["imbalancePercent"])
     return round(placed.imbalance_percent) if placed is not None else 0
-
-
-def _moving(observed: ShardOwnership) -> int:
-    return sum(
-        1
-        for shard, owner in observed.owners.items()
-        if owner is not None and observed.targets.get(shard) not in (None, owner)
-    )
 
 
 def _endpoint(seen: ClusterSnapshot, spec: KubernetesSpec) -> str:

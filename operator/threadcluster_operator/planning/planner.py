@@ -39,6 +39,15 @@ class ShardOwnership(NamedTuple):
     """The journal format of each shard; 1 for one that is not among them."""
 
 
+def count_moving(observed: ShardOwnership) -> int:
+    """How many shards have an owner, and another target than that."""
+    return sum(
+        1
+        for shard, owner in observed.owners.items()
+        if owner is not None and observed.targets.get(shard) not in (None, owner)
+    )
+
+
 class NewPlan(NamedTuple):
     """Targets to record, made from plan ``base_version``: only those that change now."""
 
