@@ -39,6 +39,9 @@ class Telemetry(Collector):
             registry=self.registry,
         )
         self.leading = Gauge("threadcluster_operator_leading", "Whether this replica leads.", registry=self.registry)
+        self.queue_depth = Gauge(
+            "threadcluster_operator_work_queue_depth", "Clusters that wait for a look.", registry=self.registry
+        )
         self.registry.register(self)
 
     @contextmanager
@@ -58,7 +61,7 @@ class Telemetry(Collector):
         """Count ``count`` ordered moves."""
         self._moves.labels(*key).inc(count)
 
-    def tell(self, key: Key, status: Mapping[str, Any], gates: Mapping[str, bool]) -> None:
+    def set_cluster_status(self, key: Key, status: Mapping[str, Any], gates: Mapping[str, bool]) -> None:
         """Set a cluster's status, and the gates that block its actions."""
         self._statuses[key] = status
         self._gates[key] = gates

@@ -295,7 +295,7 @@ class Reconciler:
             "migration": steps.migrating,
             "worker": bool(steps.blocked_reason),
         }
-        self._telemetry.tell(seen.key, after, gates)
+        self._telemetry.set_cluster_status(seen.key, after, gates)
         patch = patch_of(before, after)
         if not patch:
             return

@@ -137,6 +137,7 @@ class Operator:
             service_monitors=monitors,
         )
         queue: WorkQueue[Key] = WorkQueue(reconciler.reconcile, workers=_WORKERS)
+        self.telemetry.queue_depth.set_function(lambda: queue.depth)
 
         def feed(kind_of_event: str | None, body: Mapping[str, Any]) -> None:
             key = cache.drop(body) if kind_of_event == "DELETED" else cache.put(body)

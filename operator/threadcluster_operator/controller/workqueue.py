@@ -42,7 +42,12 @@ class WorkQueue(Generic[K]):
         """The entry of `_later` that counts for a key."""
         self._entries = 0
         self._failures: dict[K, int] = {}
-        self._rung = asyncio.Event()
+        self._rescheduled = asyncio.Event()
+
+    @property
+    def depth(self) -> int:
+        """How many keys wait for their work to begin; those that are due later do not count."""
+        return len(self._waiting)
 
     def add(self, key: K) -> None:
         """Something may have changed."""
@@ -90,7 +95,7 @@ class WorkQueue(Generic[K]):
         self._entries += 1
         self._due[key] = self._entries
         heapq.heappush(self._later, (time.monotonic() + after_s, self._entries, key))
-        self._rung.set()
+        self._rescheduled.set()
 
     async def _clock(self) -> None:
         while True:
@@ -99,11 +104,11 @@ class WorkQueue(Generic[K]):
                 _, entry, key = heapq.heappop(self._later)
                 if self._due.get(key) == entry:
                     self.add(key)
-            self._rung.clear()
+            self._rescheduled.clear()
             wait_s = self._later[0][0] - now if self._later else None
             try:
                 async with asyncio.timeout(wait_s):
-                    await self._rung.wait()
+                    await self._rescheduled.wait()
             except TimeoutError:
                 continue
 

@@ -38,7 +38,7 @@ def test_how_a_cluster_is_can_be_read() -> None:
     """Conditions, shards, gates and moves, by namespace and name; nothing of one that is gone."""
     telemetry = Telemetry()
     telemetry.moved(CHAT, 3)
-    telemetry.tell(CHAT, STATUS, {"migration": True, "worker": False})
+    telemetry.set_cluster_status(CHAT, STATUS, {"migration": True, "worker": False})
     found = values(telemetry)
     assert found[("threadcluster_condition", "chat", "talk", "Stalled", "False", "Ready")] == 1
     assert found[("threadcluster_shards", "chat", "talk", "assigned")] == 15

@@ -42,6 +42,7 @@ async def test_a_quiet_operator_is_well() -> None:
     status, metrics = await page(made, "/metrics")
     assert status == 200
     assert "threadcluster_operator_leading" in metrics
+    assert "threadcluster_operator_work_queue_depth 0.0" in metrics
 
 
 async def test_a_reconciliation_that_does_not_end_is_reported() -> None:

@@ -56,6 +56,27 @@ async def test_a_hundred_marks_before_it_is_looked_at_are_one_look() -> None:
         assert looks == ["a"]
 
 
+async def test_the_depth_is_how_many_keys_wait_for_their_work() -> None:
+    """A key that is worked on waits no more, and one that is marked meanwhile waits again only afterwards."""
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def work(_: str) -> None:
+        begun.set()
+        await go_on.wait()
+
+    async with running(work, workers=1) as queue:
+        queue.add("a")
+        await begun.wait()
+        queue.add("a")
+        assert queue.depth == 0
+        queue.add("b")
+        queue.add("b")
+        queue.add("c")
+        assert queue.depth == 2
+        go_on.set()
+        await eventually(lambda: queue.depth == 0)
+
+
 async def test_a_mark_while_it_is_worked_on_is_one_more_look_after() -> None:
     """Never two looks at one key at once; another key goes on beside it."""
     begun: list[str] = []
