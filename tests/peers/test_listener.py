@@ -188,7 +188,7 @@ class Large(MemoryView):
 
 
 async def test_answers_that_are_not_read_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The connection with the most of them goes first."""
+    """The connection with the most of them goes first, also when all requests come in one turn."""
     monkeypatch.setattr(management_module, "_UNREAD_MOST", 20_000_000)
     refusals = Refusals()
     port = ManagementPort(Large(), refusals=refusals)
@@ -199,17 +199,25 @@ async def test_answers_that_are_not_read_are_bounded(monkeypatch: pytest.MonkeyP
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
             sock.connect(("127.0.0.1", number))
             sock.setblocking(False)
-            sock.send(GET)
+            sock.send(GET[:5])
             made.append(sock)
+        await eventually(lambda: port._plain is not None and len(port._plain.connections) == len(made))
         held = [0]
+        has_place_for = port._has_place_for
 
-        def unread() -> int:
-            open_ones = [] if port._plain is None else port._plain.connections
-            held.append(sum(each.transport.get_write_buffer_size() for each in open_ones if each.transport))
-            return refusals.counts[Refused.UNREAD]
+        def note_unread(coming: int) -> bool:
+            placed = has_place_for(coming)
+            connections = [] if port._plain is None else port._plain.connections
+            unread = sum(each.transport.get_write_buffer_size() for each in connections if each.transport)
+            held.append(unread + coming * placed)
+            return placed
 
-        await eventually(lambda: unread() >= 3)
-        assert max(held) <= 30_000_000
+        monkeypatch.setattr(port, "_has_place_for", note_unread)
+        for sock in made:
+            sock.send(GET[5:])
+        await eventually(lambda: len(held) > len(made))
+        assert refusals.counts[Refused.UNREAD] >= 3
+        assert 15_000_000 <= max(held) <= 40_000_000
         for sock in made:
             sock.close()
 

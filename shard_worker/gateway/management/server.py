@@ -20,6 +20,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from shard_worker.gateway.http.capacity import overloaded
 from shard_worker.gateway.http.connection import ConnectionFactory, GatewayConnection, check_aiohttp
 from shard_worker.gateway.http.host_check import HostCheck
 from shard_worker.gateway.http.metrics import RequestMetrics
@@ -38,7 +39,9 @@ _BOUND_AFTER_S: Final = 0.02
 """How long after a new connection they are counted: those of one turn are established together."""
 _PROBES: Final = ("/livez", "/readyz")
 _UNREAD_MOST: Final = 16 << 20
-"""Bytes of answers that clients have not read; for more the connection with the most of them is cut."""
+"""Bytes of answers that clients have not read; for more the connection with the most of them is cut.
+
+Twice as much within one turn of the loop, in which connections that are cut still keep their bytes."""
 _METRICS_FIELDS: Final = b"Content-Type: %b\r\n" % CONTENT_TYPE_LATEST.encode()
 
 
@@ -121,18 +124,24 @@ class ManagementPort:
             for connection in [] if factory is None else factory.connections:
                 connection.force_close()
 
-    def _cut_unread(self) -> None:
-        """Cut the connection with the most unread bytes while all of them together hold more than they may."""
+    def _has_place_for(self, coming: int) -> bool:
+        """Cut the connections with the most unread bytes until an answer of ``coming`` bytes fits; False if too much is held.
+
+        A connection that is cut keeps its bytes until the end of the turn, in which many requests may be answered.
+        """
         factories = [factory for factory in (self._plain, self._internal) if factory is not None]
         transports = [each.transport for factory in factories for each in factory.connections if each.transport]
         unread = [(each.get_write_buffer_size(), each) for each in transports]
-        total = sum(size for size, _ in unread)
-        for size, transport in sorted(unread, key=lambda each: each[0], reverse=True):
-            if total <= _UNREAD_MOST:
-                return
+        held = sum(size for size, _ in unread)
+        still_open = [(size, each) for size, each in unread if size and not each.is_closing()]
+        total = sum(size for size, _ in still_open)
+        for size, transport in sorted(still_open, key=lambda each: each[0], reverse=True):
+            if total + coming <= _UNREAD_MOST:
+                break
             total -= size
             self.refusals.add(Refused.UNREAD, f"{size} bytes are not read", transport.get_extra_info("peername"))
             transport.abort()
+        return not held or held + coming <= 2 * _UNREAD_MOST
 
     async def _answer_plain(self, request: web.BaseRequest) -> RawResponse:
         probe = request.raw_path in _PROBES  # asked by address, and holds nothing that a page could read
@@ -147,7 +156,6 @@ class ManagementPort:
         path = request.raw_path.partition("?")[0]
         methods, name = self.internal.find(path) if path.startswith("/internal/") else (self._paths.get(path), "")
         method = "GET" if request.method == "HEAD" else request.method
-        self._cut_unread()
         try:
             if methods is None:
                 return problem_reply(Problem(code=ProblemCode.ROUTE_NOT_FOUND, detail="there is nothing at this path"))
@@ -158,7 +166,8 @@ class ManagementPort:
             if handler is None:
                 problem = Problem(code=ProblemCode.METHOD_NOT_ALLOWED, detail=f"this path allows {allow}", allow=allow)
                 return problem_reply(problem)
-            return await handler(request, name)
+            answer = await handler(request, name)
+            return answer if self._has_place_for(len(answer.content)) else problem_reply(overloaded())
         except ProblemRaised as raised:
             return problem_reply(raised.problem)
         except ConnectionError:
