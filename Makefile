@@ -48,9 +48,10 @@ lint: setup
 # The modules without I/O, clocks and chance, and their own tests: pyproject.toml, tool.threadcluster.
 PURE = $$($(BIN)/python -m tests.support.pure_modules $(1))
 
-# The pure rules' tests run once, where their branches are counted (coverage-pure).
+# The pure rules' tests run once, where their branches are counted (coverage-pure).  Every worker of pytest imports what it
+# collects: the tests of test-cluster and test-node take seconds to import, and are not run here.
 pytest: setup
-	$(BIN)/python -m pytest -n 5 --dist worksteal $(call PURE,ignored) $(ARGS)
+	$(BIN)/python -m pytest -n 4 --dist worksteal $(call PURE,ignored) --ignore=tests/e2e/cluster --ignore=tests/e2e/node $(ARGS)
 
 coverage-pure: setup ## The pure rules: every branch of them is taken by their own tests
 	$(BIN)/coverage run --branch --include=$(call PURE,files) -m pytest -q $(call PURE,tests)
