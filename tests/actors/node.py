@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -29,6 +29,7 @@ from shard_worker.journal.loader import ThreadLoader, read_head
 from shard_worker.journal.message_reader import MessageReader
 from shard_worker.journal.snapshots import SnapshotWriter
 from shard_worker.memory import MemoryBudget
+from shard_worker.ownership.shard_store import raise_epoch
 from shard_worker.ownership.view import ShardOwner
 from tests.support.polling import connected
 
@@ -180,18 +181,6 @@ class Node:
         return [message.text for message in page.messages]  # type: ignore[union-attr]  # a refusal fails the test
 
 
-async def bump(connection: asyncpg.Connection, incarnation: str, held: Mapping[ShardId, int]) -> dict[ShardId, int]:
-    """Ownership's raise of own epochs, in short."""
-    raised = await connection.fetch(
-        "UPDATE shard SET epoch = shard.epoch + 1 FROM unnest($1::int[], $2::bigint[]) AS held (id, epoch)"
-        " WHERE shard.id = held.id AND shard.epoch = held.epoch AND incarnation = $3 RETURNING shard.id, shard.epoch",
-        list(held),
-        list(held.values()),
-        incarnation,
-    )
-    return {ShardId(row["id"]): row["epoch"] for row in raised}
-
-
 @asynccontextmanager
 async def node_on(
     dsn: str,
@@ -243,7 +232,9 @@ async def node_on(
         snapshots=SnapshotPolicy(snapshot_every_events, snapshot_every_bytes),
         memory=memory,
     )
-    appender = Appender(connect=connect, bump_epochs=bump, incarnation=lambda: incarnation, watchdog_s=watchdog_s)
+    appender = Appender(
+        connect=connect, bump_epochs=raise_epoch, incarnation=lambda: incarnation, watchdog_s=watchdog_s
+    )
     residents: LruPassivation[ThreadActor] = LruPassivation(
         most=residents_most, idle_s=idle_s, clock=clock or asyncio.get_running_loop().time, memory=memory
     )

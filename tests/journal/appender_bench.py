@@ -1,7 +1,7 @@
 """An appender on a real Postgres, with a writer and shards that record their calls."""
 
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from uuid import UUID, uuid4
@@ -12,6 +12,7 @@ from shard_worker.domain.ids import ShardId
 from shard_worker.journal.append_lane import DEFAULT_BOUNDS, BatchBounds
 from shard_worker.journal.append_queue import AppendQueue, Row
 from shard_worker.journal.appender import Appender
+from shard_worker.ownership.shard_store import raise_epoch
 from tests.support.polling import connected
 
 INCARNATION = "01JZZZZZZZZZZZZZZZZZZZZZZZ"
@@ -75,18 +76,6 @@ def row_of(scribe: Scribe, seq_nr: int, key: bytes | None = None, deadline: floa
     return row
 
 
-async def bump(connection: asyncpg.Connection, incarnation: str, held: Mapping[ShardId, int]) -> dict[ShardId, int]:
-    """Ownership's raise of own epochs, in short."""
-    raised = await connection.fetch(
-        "UPDATE shard SET epoch = shard.epoch + 1 FROM unnest($1::int[], $2::bigint[]) AS held (id, epoch)"
-        " WHERE shard.id = held.id AND shard.epoch = held.epoch AND incarnation = $3 RETURNING shard.id, shard.epoch",
-        list(held),
-        list(held.values()),
-        incarnation,
-    )
-    return {ShardId(row["id"]): row["epoch"] for row in raised}
-
-
 @dataclass
 class Bench:
     """An appender with streams open on every shard of a fresh database."""
@@ -124,7 +113,7 @@ async def bench_on(
         return await connected(through or dsn, application_name=INCARNATION, lock_timeout="2000")
 
     appender = Appender(
-        connect=connect, bump_epochs=bump, incarnation=lambda: INCARNATION, batch=batch, watchdog_s=watchdog_s
+        connect=connect, bump_epochs=raise_epoch, incarnation=lambda: INCARNATION, batch=batch, watchdog_s=watchdog_s
     )
     hosts = {shard: Host() for shard in epochs}
     streams = {shard: appender.open(ShardId(shard), epoch, 0, hosts[shard]) for shard, epoch in epochs.items()}

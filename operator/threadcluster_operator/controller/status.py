@@ -68,7 +68,6 @@ def status_of(
             "assigned": assigned,
             "moving": count_moving(observed),
         }
-        status["shards"]["imbalancePercent"] = _imbalance_percent(spec, status, before, placed)
     elif "shards" in before:
         status["shards"] = before["shards"]
     else:
@@ -79,6 +78,8 @@ def status_of(
         status["plan"] = {"hash": (before.get("plan") or {}).get("hash", ""), "pendingMoves": count_moving(observed)}
     drafts = _conditions(seen, spec, steps, trouble)
     status["conditions"] = _with_timestamps(seen, drafts, before.get("conditions") or ())
+    if observed is not None:  # last: by load it follows the changes of everything else
+        status["shards"]["imbalancePercent"] = _imbalance_percent(spec, status, before, placed)
     return status
 
 

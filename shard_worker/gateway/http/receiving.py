@@ -245,9 +245,8 @@ class ReceivingConnection(RequestHandler):
             message, payload = messages[-1]
         if isinstance(message, _ErrInfo):
             error = cast("Exception", message.exc)
-            error.__traceback__ = (
-                None  # it holds the parser's frame, which holds the error: a cycle with the bytes in it
-            )
+            # The traceback holds the parser's frame, which holds the error: a cycle with the bytes in it.
+            error.__traceback__ = None
             self._stop_listening(error)
             return
         if not data and not begun:

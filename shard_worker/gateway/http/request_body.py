@@ -64,7 +64,10 @@ def _too_large(limit_bytes: int) -> ProblemRaised:
 
 
 def _fresh(error: Exception, options: GatewayOptions) -> Exception:
-    """The error to raise for one that ended the reading of a body: never the same object, which the reader keeps."""
+    """The error to raise for one that ended the reading of a body: not the object that the reader keeps.
+
+    An error that is none of the client's or the connection's is a fault of ours: it stays as it is, and is answered 500.
+    """
     if isinstance(error, TimeoutError):
         detail = f"the body did not arrive within {options.request_timeout_s:g} s"
         return ProblemRaised(Problem(code=ProblemCode.REQUEST_TIMEOUT, detail=detail, close=True))
@@ -73,7 +76,7 @@ def _fresh(error: Exception, options: GatewayOptions) -> Exception:
         return ProblemRaised(Problem(code=ProblemCode.MALFORMED_HTTP, detail=detail, close=True))
     if isinstance(error, ProblemRaised):
         return ProblemRaised(error.problem)
-    return ConnectionResetError(f"the body cannot be read: {error!r}")
+    return ConnectionResetError(str(error)) if isinstance(error, ConnectionError) else error
 
 
 async def _wait_for_body(request: web.BaseRequest, options: GatewayOptions, limit_bytes: int) -> bytes:

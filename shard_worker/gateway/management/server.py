@@ -41,7 +41,8 @@ _PROBES: Final = ("/livez", "/readyz")
 _UNREAD_MOST: Final = 16 << 20
 """Bytes of answers that clients have not read; for more the connection with the most of them is cut.
 
-Twice as much within one turn of the loop, in which connections that are cut still keep their bytes."""
+Twice as much within one turn of the loop, in which connections that are cut still keep their bytes.
+"""
 _METRICS_FIELDS: Final = b"Content-Type: %b\r\n" % CONTENT_TYPE_LATEST.encode()
 
 
