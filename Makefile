@@ -3,6 +3,10 @@ PYTHON_FOUND := $(or $(PYTHON),$(shell command -v python3 || command -v python))
 BIN := .venv/bin
 ARGS ?=
 
+# The environment is installed uncompiled, and Python compiles what it imports, once.  Where this variable is set it would do so
+# at every start of a process, and a worker would take twice as long to start.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup up down status test test-cluster test-node lint pytest coverage-pure mutation load bench bench-moves soak explore versions hostile lock docs
 
 help: ## This list
