@@ -30,7 +30,7 @@ test: setup ## The gate: format, lint, types, imports, all tests (at most 7 minu
 
 # Many of the tests wait: what needs the processor alone goes on meanwhile.
 .PHONY: beside-pytest
-beside-pytest: setup
+beside-pytest: setup .venv/.compiled
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory coverage-pure
 
@@ -51,6 +51,10 @@ lint: setup
 
 # The modules without I/O, clocks and chance, and their own tests: pyproject.toml, tool.threadcluster.
 PURE = $$($(BIN)/python -m tests.support.pure_modules $(1))
+
+# Each process below would compile what it imports by itself, all at the same time: in a new environment one does it before.
+.venv/.compiled: | setup
+	-@$(BIN)/python -m pytest --collect-only -qq --ignore=tests/e2e/cluster --ignore=tests/e2e/node > /dev/null && touch $@
 
 # The pure rules' tests run once, where their branches are counted (coverage-pure).  Every worker of pytest imports what it
 # collects: the tests of test-cluster and test-node take seconds to import, and are not run here.
