@@ -110,7 +110,7 @@ class Posts:
                     self.first_since.setdefault(thread_id, time.monotonic())
             finally:
                 self._busy -= 1
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)
 
     async def _insist(self, path: str, body: object) -> float:
         """Send one keyed command until it is done; when the successful sending began."""

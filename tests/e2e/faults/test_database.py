@@ -12,7 +12,7 @@ import asyncpg
 from threadcluster_operator.local.postgres import EmbeddedPostgres
 
 from tests.conftest import MakeDatabase
-from tests.support.load.chat import Recorder, drive, verify
+from tests.support.load.chat import PACE_S, Recorder, drive, verify
 from tests.support.local_cluster import LocalCluster, local_cluster
 from tests.support.polling import eventually, more_acknowledged
 from tests.support.tcp_proxy import TcpProxy
@@ -27,7 +27,9 @@ async def chatting(url: str) -> AsyncIterator[Recorder]:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     stop, recorder = asyncio.Event(), Recorder(seed=seed, clients=CLIENTS)
-    driving = asyncio.create_task(drive(url, clients=CLIENTS, until=stop, seed=seed, grace_s=60.0, recorder=recorder))
+    driving = asyncio.create_task(
+        drive(url, clients=CLIENTS, until=stop, seed=seed, grace_s=60.0, pause_s=PACE_S, recorder=recorder)
+    )
     try:
         await more_acknowledged(recorder, 200)
         yield recorder

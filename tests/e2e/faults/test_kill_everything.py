@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.load.chat import Recorder, drive, verify
+from tests.support.load.chat import PACE_S, Recorder, drive, verify
 from tests.support.local_cluster import local_cluster
 from tests.support.polling import more_acknowledged
 
@@ -24,7 +24,7 @@ async def kill_rounds(data_dir: Path, rounds: int, seed: int, *, most: int) -> N
         url = (await cluster.status())["url"]
         recorder = Recorder(seed=seed, clients=CLIENTS)
         driving = asyncio.create_task(
-            drive(url, clients=CLIENTS, until=stop, seed=seed, grace_s=60.0, recorder=recorder)
+            drive(url, clients=CLIENTS, until=stop, seed=seed, grace_s=60.0, pause_s=PACE_S, recorder=recorder)
         )
         try:
             for _ in range(rounds):

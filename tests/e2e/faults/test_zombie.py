@@ -10,7 +10,7 @@ import asyncpg
 
 from shard_worker.ownership import store
 from shard_worker.ownership.view import EMPTY
-from tests.support.load.chat import Recorder, drive, verify
+from tests.support.load.chat import PACE_S, Recorder, drive, verify
 from tests.support.local_cluster import local_cluster
 from tests.support.polling import more_acknowledged
 
@@ -30,6 +30,7 @@ async def test_a_fenced_zombie_writes_nothing_more_and_serves_again(data_dir: Pa
                 until=stop,
                 seed=seed,
                 grace_s=60,
+                pause_s=PACE_S,
                 recorder=recorder,
             )
         )

@@ -5,7 +5,7 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from tests.support.load.chat import Recorder, drive, verify
+from tests.support.load.chat import PACE_S, Recorder, drive, verify
 from tests.support.load.figures import Figures
 from tests.support.polling import more_acknowledged
 from tests.support.worker_processes import Workers
@@ -20,7 +20,16 @@ async def chatting(workers: Workers, figures: Figures | None = None) -> AsyncIte
     print(f"seed {seed}")
     stop, recorder = asyncio.Event(), Recorder(seed=seed, clients=CLIENTS)
     driving = asyncio.create_task(
-        drive(workers.urls, clients=CLIENTS, until=stop, seed=seed, grace_s=30.0, recorder=recorder, figures=figures)
+        drive(
+            workers.urls,
+            clients=CLIENTS,
+            until=stop,
+            seed=seed,
+            grace_s=30.0,
+            pause_s=2 * PACE_S,
+            recorder=recorder,
+            figures=figures,
+        )
     )
     try:
         await more_acknowledged(recorder, 200)

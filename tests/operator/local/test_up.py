@@ -19,7 +19,7 @@ import pytest_asyncio
 from click.testing import CliRunner
 from threadcluster_operator.main import main
 
-from tests.support.load.chat import Recorder, drive, verify
+from tests.support.load.chat import PACE_S, Recorder, drive, verify
 from tests.support.local_cluster import LocalCluster, local_cluster
 from tests.support.polling import eventually, more_acknowledged
 
@@ -132,7 +132,9 @@ async def test_workers_come_and_go_while_clients_chat(data_dir: Path) -> None:
     async with local_cluster(data_dir, 2) as cluster:
         url = (await cluster.status())["url"]
         stop, recorder = asyncio.Event(), Recorder(seed=seed, clients=16)
-        driving = asyncio.create_task(drive(url, clients=16, until=stop, seed=seed, grace_s=30, recorder=recorder))
+        driving = asyncio.create_task(
+            drive(url, clients=16, until=stop, seed=seed, grace_s=30, pause_s=PACE_S, recorder=recorder)
+        )
         await more_acknowledged(recorder, 200)
         for replicas in (3, 1):
             output = await cluster.up(replicas)

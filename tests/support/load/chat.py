@@ -26,7 +26,7 @@ from tests.support.load.record import Acknowledged, Record, Recorder, Refused, S
 from tests.support.load.target import Target, parse_target
 from tests.support.load.verification import verify
 
-__all__ = ["Acknowledged", "Record", "Recorder", "Refused", "Sent", "drive", "verify"]
+__all__ = ["PACE_S", "Acknowledged", "Record", "Recorder", "Refused", "Sent", "drive", "verify"]
 
 _WORDS = (
     "so",
@@ -46,6 +46,9 @@ _WORDS = (
     "to",
 )
 _OPERATIONS = (("add", 60), ("read-messages", 12), ("read-thread", 10), ("remove", 8), ("join", 6), ("leave", 4))
+PACE_S = 0.05
+"""Pause of a client between two commands where the load is there to be disturbed: without one, 16 clients take both cores
+from whatever is tested, and from the tests beside it."""
 CHANNEL_MESSAGES = 2_000
 """A channel gets a new thread after this many messages: below the limit of 5,000 live ones."""
 
