@@ -30,7 +30,9 @@ class Host(NamedTuple):
 class Dsn(NamedTuple):
     """A DSN that was understood."""
 
-    text: str
+    without_hosts: str
+    """The DSN for the client library, which gets the host apart: the URL parser of newer Pythons refuses a list of hosts with an
+    IPv6 address in it."""
     hosts: tuple[Host, ...]
     database: str
 
@@ -52,11 +54,13 @@ def parse_dsn(text: str) -> Dsn:
         raise ValueError(_hint(tail[0]))
     if authority.count("@") > 1:
         raise ValueError(_hint("@"))
+    login, at, given = authority.rpartition("@")
+    without_hosts = f"{text.partition('://')[0]}://{login}{at}{tail}"
     try:
-        parts = urlsplit(text)
+        parts = urlsplit(without_hosts)
         options = {name: values[-1] for name, values in parse_qs(parts.query, strict_parsing=bool(parts.query)).items()}
     except ValueError as error:
-        bracket = next((sign for sign in "[]" if sign in authority.partition("@")[0]), None)
+        bracket = next((sign for sign in "[]" if sign in login), None)
         raise ValueError(_hint(bracket) if bracket else f"the DSN is no URL: {error}") from error
     if parts.fragment:
         raise ValueError(_hint("#"))
@@ -65,7 +69,7 @@ def parse_dsn(text: str) -> Dsn:
         raise ValueError(
             f"target_session_attrs={wanted} asks for a standby: a worker writes, leave it out or write read-write"
         )
-    return Dsn(text, _hosts(authority.rpartition("@")[2], options), unquote(parts.path.lstrip("/")))
+    return Dsn(without_hosts, _hosts(given, options), unquote(parts.path.lstrip("/")))
 
 
 def _hint(sign: str) -> str:
@@ -83,7 +87,9 @@ def _hosts(given: str, options: dict[str, str]) -> tuple[Host, ...]:
         if not each:
             raise ValueError("the DSN names an empty host between two commas")
         if each.startswith("["):
-            name, _, port = each[1:].partition("]")
+            name, bracket, port = each[1:].partition("]")
+            if not bracket or port[:1] not in ("", ":"):
+                raise ValueError("the DSN names an IPv6 address that is not in brackets, as in [::1]:5432")
             port = port.removeprefix(":")
         elif each.startswith("/"):
             name, port = each, ""

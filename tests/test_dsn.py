@@ -38,6 +38,8 @@ def test_hosts_are_understood_and_shown_without_the_login(text: str, hosts: list
         ("", "postgresql://"),
         ("postgresql://u:secret@a,,b/d", "empty host"),
         ("postgresql://u:secret@h:port/d", "port"),
+        ("postgresql://u:secret@[::1/d", "IPv6"),
+        ("postgresql://u:secret@a,[::1]5432/d", "IPv6"),
         ("postgresql://u:secret@h:0/d", "port"),
         ("postgresql:///d?host=a,b,c&port=1,2", "number of ports"),
         ("postgresql://u:secret@h/d?target_session_attrs=standby", "standby"),

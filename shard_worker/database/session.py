@@ -174,7 +174,7 @@ async def connect_to(
         raise DatabaseTLSFailed(f"the CA file {tls.ca_file} cannot be used: {error}") from error
     try:
         connection = await asyncpg.connect(
-            dsn.text,
+            dsn.without_hosts,
             host=host.name,
             port=host.port,
             timeout=within_s,

@@ -263,8 +263,10 @@ class _PeerConnection(asyncio.Protocol):
         self._hang_up_if_done()
 
     def _hang_up_if_done(self) -> None:
-        if self.closed and not self._streams and self._transport is not None:
-            self._transport.close()
+        transport = self._transport
+        # A TLS transport that is closed twice cannot be aborted any more, before Python 3.11.4.
+        if self.closed and not self._streams and transport is not None and not transport.is_closing():
+            transport.close()
 
     def abort(self) -> None:
         """Close at once."""

@@ -235,6 +235,7 @@ class _ServerLink(asyncio.Protocol):
 
     def close(self) -> None:
         """Write what is gathered, and close."""
-        if self._outbox is not None and self._transport is not None:
+        # As in the client: no transport is closed twice.
+        if self._outbox is not None and self._transport is not None and not self._transport.is_closing():
             self._outbox.flush()
             self._transport.close()
