@@ -82,7 +82,15 @@ class GetMessages(Struct, frozen=True, gc=False, tag="get-messages", array_like=
     min_sequence_nr: int = 0
 
 
-Query = ReadThread | ExistsThread | GetAdministratorIds | GetMemberIds | GetMessages
+class LocateMessage(Struct, frozen=True, gc=False, tag="locate-message", array_like=True):
+    """Ask where a message is in its thread, by an account that can read the thread."""
+
+    thread_id: ThreadId
+    account_id: AccountId
+    message_id: MessageId
+
+
+Query = ReadThread | ExistsThread | GetAdministratorIds | GetMemberIds | GetMessages | LocateMessage
 Request = CommandRequest | Query
 
 
@@ -122,6 +130,8 @@ class AccountIdPage(Struct, frozen=True, gc=False, tag="accounts", array_like=Tr
 
     account_ids: tuple[AccountId, ...]
     more: bool
+    sequence_nr: int = 0
+    """The thread's newest event."""
 
 
 class MessageView(Struct, frozen=True, gc=False, array_like=True):
@@ -143,6 +153,19 @@ class MessagePage(Struct, frozen=True, gc=False, tag="messages", array_like=True
 
     messages: tuple[MessageView, ...]
     more: bool
+    sequence_nr: int = 0
+    """The thread's newest event."""
+
+
+class MessageLocation(Struct, frozen=True, gc=False, tag="message-location", array_like=True):
+    """The answer to `LocateMessage`: the place of a live message, (sequence number, index); None when it is not live.
+
+    Whether a message that is not live was removed, or never was one, the read model knows from ``sequence_nr`` on: the
+    thread's newest event at the moment of the answer.
+    """
+
+    place: tuple[int, int] | None
+    sequence_nr: int
 
 
 class UnavailableCode(StrEnum):
@@ -198,7 +221,7 @@ class Ack(Struct, frozen=True, gc=False, tag="received", array_like=True):
     ready: bool
 
 
-Answer = Done | ThreadView | Existence | AccountIdPage | MessagePage | Refusal | Unavailable
+Answer = Done | ThreadView | Existence | AccountIdPage | MessagePage | MessageLocation | Refusal | Unavailable
 """The answer to a `Request`, as a gateway gets it."""
 OwnerAnswer = Answer | Moved
 """The answer of a shard's owner, or of the worker that was taken for the owner."""

@@ -9,9 +9,8 @@ import gc
 import logging
 import resource
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Final, TypeVar, get_args
+from typing import Final
 
 import click
 import msgspec
@@ -19,10 +18,10 @@ import msgspec
 from shard_worker.contract_internal import DEFAULT_DRAIN_S, ENVIRONMENT_PREFIX, MigrationFailure
 from shard_worker.database.session import DatabaseError
 from shard_worker.database.tls import Tls, TlsMode
+from shard_worker.database_options import database_options, one_dsn
+from shard_worker.readmodel_commands import readmodel
 
 log = logging.getLogger("shard_worker")
-
-Command = TypeVar("Command", bound=Callable[..., object])
 
 _YOUNG_OBJECTS: Final = 20_000
 _MESSAGE_MOST: Final = 2_000
@@ -63,6 +62,9 @@ def main() -> None:
 
     A worker takes all its settings from the environment; docs/configuration.md lists them.
     """
+
+
+main.add_command(readmodel)
 
 
 @main.command()
@@ -216,42 +218,8 @@ def _host_and_port(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _database_options(needs: str) -> Callable[[Command], Command]:
-    """The options that say which database, and how it is reached; ``needs`` says what the login must be allowed."""
-    options = (
-        click.option(
-            "--dsn", envvar=f"{ENVIRONMENT_PREFIX}DSN", help=f"Where Postgres is; the login needs to {needs}."
-        ),
-        click.option(
-            "--dsn-file",
-            envvar=f"{ENVIRONMENT_PREFIX}DSN_FILE",
-            type=click.Path(exists=True, dir_okay=False, path_type=Path),
-            help="A file with the DSN.",
-        ),
-        click.option(
-            "--tls",
-            envvar=f"{ENVIRONMENT_PREFIX}DATABASE_TLS",
-            type=click.Choice(get_args(TlsMode)),
-            help="Whether TLS must be used, and how the server is verified [default: as the DSN says].",
-        ),
-        click.option(
-            "--ca-file",
-            envvar=f"{ENVIRONMENT_PREFIX}DATABASE_CA_FILE",
-            type=click.Path(exists=True, dir_okay=False, path_type=Path),
-            help="The authorities whose certificate the server must show.",
-        ),
-    )
-
-    def add(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return add
-
-
 @main.command()
-@_database_options("make tables")
+@database_options("make tables")
 @click.option(
     "--cluster", envvar=f"{ENVIRONMENT_PREFIX}CLUSTER", required=True, help="The cluster that claims the database."
 )
@@ -284,7 +252,7 @@ def migrate(
     """
     from shard_worker.database.migration import migrate as run_migrations
 
-    where, reached = _one_dsn(dsn, dsn_file), Tls(tls, ca_file)
+    where, reached = one_dsn(dsn, dsn_file), Tls(tls, ca_file)
     try:
         ran = asyncio.run(run_migrations(where, cluster_id=cluster, shards=shards, say=click.echo, tls=reached))
     except DatabaseError as error:
@@ -299,7 +267,7 @@ def _termination_message(error: DatabaseError) -> str:
 
 
 @main.command()
-@_database_options("read, nothing more")
+@database_options("read, nothing more")
 @click.option(
     "--since",
     metavar="FILE",
@@ -332,7 +300,7 @@ def fsck(
     """  # noqa: D301 - click takes \b for a block to leave as it is
     from shard_worker.journal.fsck.run import fsck as check_journal
 
-    where, reached = _one_dsn(dsn, dsn_file), Tls(tls, ca_file)
+    where, reached = one_dsn(dsn, dsn_file), Tls(tls, ca_file)
     try:
         report = asyncio.run(
             check_journal(where, tls=reached, progress=lambda sentence: click.echo(sentence, err=True), since=since)
@@ -342,12 +310,6 @@ def fsck(
         sys.exit(3)
     click.echo(report.to_json() if output == "json" else "\n".join(report.lines()))
     sys.exit(0 if report.clean else 1)
-
-
-def _one_dsn(dsn: str | None, dsn_file: Path | None) -> str:
-    if (dsn is None) == (dsn_file is None):
-        raise click.UsageError("give exactly one of --dsn and --dsn-file")
-    return dsn if dsn is not None else Path(str(dsn_file)).read_text().strip()
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from shard_worker.journal.snapshots import SnapshotWriter
 from shard_worker.memory import MemoryBudget
 from shard_worker.ownership.handoff_metrics import PAUSES_MS
 from shard_worker.ownership.membership import Ownership
+from shard_worker.readmodel.updater import ReadModelUpdater
 
 
 class OwnershipMetrics(Collector):
@@ -183,4 +184,39 @@ class MemoryMetrics(Collector):
             "threadcluster_whole_events_read",
             "Events read whole for the text of a message, since its place was unknown or wrong.",
             self._messages.whole_events,
+        )
+
+
+class ReadModelMetrics(Collector):
+    """Metrics of the read-model updater."""
+
+    def __init__(self, updater: ReadModelUpdater) -> None:
+        self._updater = updater
+
+    def collect(self) -> Iterator[Metric]:
+        """The families, as of now."""
+        counted = self._updater.metrics
+        yield GaugeMetricFamily(
+            "threadcluster_read_model_lag_events",
+            "Events of the shards here that the read model does not hold yet.",
+            self._updater.lag(),
+        )
+        yield GaugeMetricFamily(
+            "threadcluster_read_model_dead_threads",
+            "Threads of the shards here whose projection has stopped at an event that this release cannot read.",
+            len(self._updater.dead_threads()),
+        )
+        yield CounterMetricFamily("threadcluster_read_model_events", "Events projected.", counted.events)
+        yield CounterMetricFamily("threadcluster_read_model_batches", "Batches of them.", counted.batches)
+        yield CounterMetricFamily("threadcluster_read_model_seconds", "Time that batches took.", counted.seconds)
+        yield CounterMetricFamily(
+            "threadcluster_read_model_failures", "Batches that the database refused or did not end.", counted.failures
+        )
+        yield CounterMetricFamily(
+            "threadcluster_read_model_holes", "Looks at a shard that found an event missing.", counted.holes
+        )
+        yield CounterMetricFamily(
+            "threadcluster_read_model_found_by_timer",
+            "Looks of the timer that found events of which no wake-up came.",
+            counted.found_by_timer,
         )

@@ -260,6 +260,13 @@ class WorkerSettings(BaseSettings):
     max_administrators: Annotated[int, Field(ge=1, description="Administrators of a thread at most.")] = 100
     max_members: Annotated[int, Field(ge=1, description="Members of a thread at most.")] = 10_000
 
+    query_source: Annotated[
+        Literal["owner", "read-model"],
+        Field(
+            description="The side that answers queries about one thread: its owner, from memory, so that a client reads its own"
+            " writes, and the read model while the shard is not served; or always the read model."
+        ),
+    ] = "owner"
     docs_enabled: Annotated[bool, Field(description="Serve `/openapi.json` and `/docs`.")] = True
     cors_origins: Annotated[
         tuple[str, ...],

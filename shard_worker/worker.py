@@ -107,6 +107,7 @@ class Worker:
         # Before the membership, which adopts shards that append, load and keep snapshots.
         serving.journal.snapshots.start(report)
         serving.journal.appender.start(report)
+        serving.journal.updater.start(report)
         serving.host.start(report)
         cluster.ownership.start(serving.host, report)
         # Last: a request that comes at once finds the region complete, and waits for the first view.
@@ -180,6 +181,8 @@ class Worker:
                 # The shards before the appender: a dropped shard redirects its requests, and queues nothing.
                 serving.host.close,
                 serving.journal.appender.close,
+                # After the appender, whose last events it may still project.
+                serving.journal.updater.close,
                 serving.watchdog.close,
                 # Clients after the shards, which have answered them; before the readers, whose end they would see.
                 serving.gateway.close,

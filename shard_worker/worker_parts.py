@@ -48,7 +48,7 @@ from shard_worker.loop_watchdog import LoopWatchdog
 from shard_worker.management_view import WorkerView
 from shard_worker.memory import MemoryBudget, default_budget
 from shard_worker.memory_trimmer import MemoryTrimmer
-from shard_worker.metrics import DatabaseMetrics, MemoryMetrics, OwnershipMetrics
+from shard_worker.metrics import DatabaseMetrics, MemoryMetrics, OwnershipMetrics, ReadModelMetrics
 from shard_worker.ownership.membership import Ownership
 from shard_worker.ownership.store import Address
 from shard_worker.ownership.view import Capabilities
@@ -59,6 +59,8 @@ from shard_worker.peers.listener import ManagementListener
 from shard_worker.peers.metrics import PeerMetrics
 from shard_worker.peers.refusals import Refusals
 from shard_worker.peers.server import PeerServer
+from shard_worker.readmodel.queries import ReadModelQueries
+from shard_worker.readmodel.updater import ReadModelUpdater
 from shard_worker.settings import InvalidSettings, WorkerSettings
 from shard_worker.tasks import FirstFailure
 
@@ -219,6 +221,7 @@ class JournalParts:
     loader: ThreadLoader
     messages: MessageReader
     appender: Appender
+    updater: ReadModelUpdater
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +260,7 @@ def build_serving(
     """The parts that serve; ``/livez`` shows ``failure``, and ``leave`` begins to leave when a client asks for it."""
     journal = _build_journal(settings, cluster, pool)
     actors = _build_actors(settings, cluster, journal, facts.shards)
-    gateway = _build_gateway(settings, actors.region, facts.id_salt)
+    gateway = _build_gateway(settings, actors.region, ReadModelQueries(pool), facts.id_salt)
     watchdog = LoopWatchdog()
     refusals = Refusals()
     peer_server = PeerServer(actors.handler.serve, cluster.hello, heard=cluster.heard, refusals=refusals)
@@ -281,6 +284,7 @@ def build_serving(
     collectors: tuple[Collector, ...] = (
         OwnershipMetrics(cluster.ownership, actors.host, journal.appender, facts.excess),
         MemoryMetrics(journal.memory, actors.residents, journal.loader, journal.snapshots, journal.messages),
+        ReadModelMetrics(journal.updater),
         watchdog,
         DatabaseMetrics(cluster.database, cluster.heads),
         PeerMetrics(listener, peer_server),
@@ -309,7 +313,8 @@ def _build_journal(settings: WorkerSettings, cluster: ClusterParts, pool: ReadPo
         watchdog_s=settings.append_watchdog_seconds,
         watch=cluster.heads.watch,
     )
-    return JournalParts(pool, memory, snapshots, loader, MessageReader(pool), appender)
+    updater = ReadModelUpdater(cluster.database.connect)
+    return JournalParts(pool, memory, snapshots, loader, MessageReader(pool), appender, updater)
 
 
 def _build_actors(settings: WorkerSettings, cluster: ClusterParts, journal: JournalParts, shards: int) -> ActorParts:
@@ -322,7 +327,9 @@ def _build_actors(settings: WorkerSettings, cluster: ClusterParts, journal: Jour
         return await pool.run(lambda connection: read_head(connection, shard_id))
 
     env = ActorContext(
-        journal=JournalAccess(journal.loader.load, key_of, journal.messages.read, head_of, journal.snapshots.save),
+        journal=JournalAccess(
+            journal.loader.load, key_of, journal.messages.read, head_of, journal.snapshots.save, journal.updater
+        ),
         memory_reads_allowed=ownership.lease.allows_memory_reads,
         limits=Limits(
             messages=settings.max_messages, administrators=settings.max_administrators, members=settings.max_members
@@ -352,12 +359,15 @@ def _build_actors(settings: WorkerSettings, cluster: ClusterParts, journal: Jour
     return ActorParts(residents, region, host, handler)
 
 
-def _build_gateway(settings: WorkerSettings, region: ShardRegion, id_salt: bytes) -> PublicGateway:
+def _build_gateway(
+    settings: WorkerSettings, region: ShardRegion, read_model: ReadModelQueries, id_salt: bytes
+) -> PublicGateway:
     return PublicGateway(
         region,
         GatewayOptions(
             request_timeout_s=settings.body_seconds,
             budget_s=settings.command_budget_seconds,
+            read_model_answers=settings.query_source == "read-model",
             documentation=settings.docs_enabled,
             cors_origins=settings.cors_origins,
             allowed_hosts=settings.allowed_hosts,
@@ -369,6 +379,7 @@ def _build_gateway(settings: WorkerSettings, region: ShardRegion, id_salt: bytes
                 answer_bytes=settings.max_answer_bytes_in_flight,
             ),
         ),
+        read_model=read_model,
     )
 
 

@@ -17,7 +17,16 @@ from tests.support.polling import eventually
 
 AT_ONCE_S = 0.3
 """Less than a poll every half second would take; in time of a loop that other tests may slow down."""
-PARTS = ["append-0", "append-1", "membership", "memory-trimmer", "region-sweep", "secret-file", "snapshot-writer"]
+PARTS = [
+    "append-0",
+    "append-1",
+    "membership",
+    "memory-trimmer",
+    "read-model",
+    "region-sweep",
+    "secret-file",
+    "snapshot-writer",
+]
 """All tasks of a worker that must never end."""
 INCARNATION = ["lease", "reconciler"]
 """Tasks of one incarnation: their failure is the membership's."""

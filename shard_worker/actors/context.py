@@ -3,7 +3,7 @@
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -83,6 +83,32 @@ class ReadHead(Protocol):
     def __call__(self, shard_id: ShardId) -> Awaitable[int]: ...
 
 
+class Projection(Protocol):
+    """Feed the read model from the shards of this worker; see `shard_worker.readmodel.updater`.  None of the calls waits."""
+
+    def open_shard(self, shard_id: ShardId, head: int) -> None:
+        """This worker owns the shard, whose events up to ``head`` are durable."""
+
+    def advance(self, shard_id: ShardId, head: int) -> None:
+        """The shard's events up to ``head`` are durable."""
+
+    def close_shard(self, shard_id: ShardId) -> None:
+        """This worker no longer owns the shard."""
+
+
+class NoProjection:
+    """For a worker without a read model."""
+
+    def open_shard(self, shard_id: ShardId, head: int) -> None:
+        """Project nothing."""
+
+    def advance(self, shard_id: ShardId, head: int) -> None:
+        """Project nothing."""
+
+    def close_shard(self, shard_id: ShardId) -> None:
+        """Project nothing."""
+
+
 SNAPSHOT_ALLOWANCE: Final = 8 << 20
 """Maximum bytes of states that are encoded between two sweeps (0.1 s), about; 10 ms of the loop.  A snapshot that finds
 none left is taken with a later event."""
@@ -90,13 +116,14 @@ none left is taken with a later event."""
 
 @dataclass(slots=True)
 class JournalAccess:
-    """Access of the actors to the journal, beside their appends."""
+    """Access of the actors to the journal and to what follows it, beside their appends."""
 
     load: Load
     look_up_key: LookUpKey
     read_messages: ReadMessages
     read_head: ReadHead
     save_snapshot: SaveSnapshot
+    projection: Projection = field(default_factory=NoProjection)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +161,7 @@ class ActorContext:
         "memory",
         "memory_reads_allowed",
         "pending_bytes",
+        "projection",
         "repeaters",
         "snapshot_allowance",
         "snapshots",
@@ -158,6 +186,7 @@ class ActorContext:
         self.bounds = bounds
         self.snapshots = snapshots
         self.memory = memory
+        self.projection = journal.projection
         self.snapshot_allowance = SNAPSHOT_ALLOWANCE
         self.admitted = 0
         self.pending_bytes = 0

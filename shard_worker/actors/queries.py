@@ -7,7 +7,7 @@ size of each message, so the page is cut before anything is read.
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import Final, assert_never
+from typing import assert_never
 
 from msgspec import Struct
 
@@ -19,6 +19,8 @@ from shard_worker.contract import (
     GetAdministratorIds,
     GetMemberIds,
     GetMessages,
+    LocateMessage,
+    MessageLocation,
     MessagePage,
     MessageView,
     Query,
@@ -31,28 +33,8 @@ from shard_worker.domain.decide import refuse_reader
 from shard_worker.domain.events import PostedMessage, encoded_size
 from shard_worker.domain.ids import AccountId, MessageId
 from shard_worker.domain.thread import LiveMessage, Thread
+from shard_worker.journal.answer_size import FRAME_BYTES, PAGE_BYTES, listed_size
 from shard_worker.journal.message_reader import MessagePlace
-
-PAGE_BYTES: Final = 1 << 20
-"""Maximum bytes of the answer to a query for messages; a page has at least one message."""
-_FRAME: Final = 512
-"""Bytes of a page beside the messages: names, an empty list of errors, the cursor."""
-_NAMES: Final = 2
-"""The answer lists its messages under two names."""
-_LISTED: Final = (
-    len(
-        b'{"id":"","threadId":"","senderId":"","type":"text","body":,"replyMessageId":,"toAccountIds":,'
-        b'"createdAt":,"updatedAt":,"sequenceNr":},'
-    )
-    - len(b'{"messageId":"","text":,"replyMessageId":,"toAccountIds":}')
-    + 2 * 26
-)
-"""By how much a message in the answer is longer than in its event, but for numbers."""
-
-
-def listed_size(live: LiveMessage, size: int) -> int:
-    """Bytes of a message in the answer, from its bytes in its event."""
-    return _NAMES * (size + _LISTED + 2 * len(str(live.created_at)) + len(str(live.sequence_nr)))
 
 
 class PendingTexts(Struct, frozen=True, gc=False):
@@ -60,6 +42,8 @@ class PendingTexts(Struct, frozen=True, gc=False):
 
     page: tuple[tuple[MessageId, LiveMessage], ...]
     more: bool
+    sequence_nr: int
+    """The thread's newest event."""
 
     @property
     def places(self) -> list[MessagePlace]:
@@ -72,13 +56,13 @@ class PendingTexts(Struct, frozen=True, gc=False):
     def with_texts(self, messages: Sequence[PostedMessage]) -> MessagePage:
         """The page filled from these messages, the first of the page, as many as fit now that all sizes are known."""
         views: list[MessageView] = []
-        size = _FRAME
+        size = FRAME_BYTES
         for (message_id, live), posted in zip(self.page, messages, strict=False):
-            size += listed_size(live, encoded_size(posted))
+            size += listed_size(live.created_at, live.sequence_nr, encoded_size(posted))
             if views and size > PAGE_BYTES:
                 break
             views.append(_view(message_id, live, posted))
-        return MessagePage(tuple(views), self.more or len(views) < len(self.page))
+        return MessagePage(tuple(views), self.more or len(views) < len(self.page), self.sequence_nr)
 
 
 class SortedAccounts:
@@ -105,6 +89,9 @@ def answer_query(state: Thread | None, query: Query, ordered: SortedAccounts) ->
     if refusal is not None:
         return refusal
     assert state is not None  # an unknown thread was refused
+    if isinstance(query, LocateMessage):
+        live = state.messages.get(query.message_id)
+        return MessageLocation(None if live is None else (live.sequence_nr, live.index), state.sequence_nr)
     if query.min_sequence_nr > state.sequence_nr:
         return Unavailable(
             UnavailableCode.READ_MODEL_BEHIND, f"the thread is at {state.sequence_nr}, before min_sequence_nr"
@@ -124,21 +111,21 @@ def answer_query(state: Thread | None, query: Query, ordered: SortedAccounts) ->
         case GetAdministratorIds():
             if ordered.administrators is None:
                 ordered.administrators = sorted(state.administrators)
-            return _accounts(ordered.administrators, query)
+            return _accounts(ordered.administrators, query, state.sequence_nr)
         case GetMemberIds():
             if ordered.members is None:
                 ordered.members = sorted(state.members)
-            return _accounts(ordered.members, query)
+            return _accounts(ordered.members, query, state.sequence_nr)
         case GetMessages():
             return _messages(state, query)
         case _:
             assert_never(query)
 
 
-def _accounts(ordered: list[AccountId], query: GetAdministratorIds | GetMemberIds) -> AccountIdPage:
+def _accounts(ordered: list[AccountId], query: GetAdministratorIds | GetMemberIds, sequence_nr: int) -> AccountIdPage:
     start = query.offset if query.after is None else bisect_right(ordered, query.after)
     page = ordered[start : start + query.limit]
-    return AccountIdPage(tuple(page), start + query.limit < len(ordered))
+    return AccountIdPage(tuple(page), start + query.limit < len(ordered), sequence_nr)
 
 
 def _messages(state: Thread, query: GetMessages) -> PendingTexts | MessagePage:
@@ -150,14 +137,14 @@ def _messages(state: Thread, query: GetMessages) -> PendingTexts | MessagePage:
         after = query.after
         items = (item for item in items if (item[1].sequence_nr, item[1].index) > after)
     page: list[tuple[MessageId, LiveMessage]] = []
-    size = _FRAME
+    size = FRAME_BYTES
     for item in items:
         live = item[1]
-        size += listed_size(live, live.size)
+        size += listed_size(live.created_at, live.sequence_nr, live.size)
         if len(page) == query.limit or (page and size > PAGE_BYTES):
-            return PendingTexts(tuple(page), more=True)
+            return PendingTexts(tuple(page), True, state.sequence_nr)
         page.append(item)
-    return PendingTexts(tuple(page), more=False) if page else MessagePage((), more=False)
+    return PendingTexts(tuple(page), False, state.sequence_nr) if page else MessagePage((), False, state.sequence_nr)
 
 
 def _view(message_id: MessageId, live: LiveMessage, posted: PostedMessage) -> MessageView:

@@ -16,12 +16,13 @@ from typing import Final
 from shard_worker.actors.context import ActorContext
 from shard_worker.actors.passivation import LruPassivation
 from shard_worker.actors.pending import PendingRequest
-from shard_worker.actors.queries import PAGE_BYTES, PendingTexts
+from shard_worker.actors.queries import PendingTexts
 from shard_worker.actors.thread_actor import OVERLOADED, POISONED, Phase, ThreadActor
 from shard_worker.contract import Done
 from shard_worker.database.connection import CONNECTION_ERRORS
 from shard_worker.domain.decide import message_ids_of
 from shard_worker.domain.ids import ShardId, ThreadId
+from shard_worker.journal.answer_size import PAGE_BYTES
 from shard_worker.journal.append_queue import AppendQueueState, Row
 from shard_worker.journal.appender import Appender
 from shard_worker.journal.codec import UndecodableEvent
@@ -151,6 +152,9 @@ class Shard:
         if self.state is ShardState.SUSPENDED:
             self.state = ShardState.SERVING
             self.retry_stashed()
+
+    def stored(self, rows: list[Row]) -> None:
+        self.env.projection.advance(self.shard_id, self.stream.head)
 
     def on_ownership_lost(self, in_flight: list[Row]) -> None:
         """Close: another owner has the shard, and the waiting requests, of which nothing is stored, are redirected."""

@@ -73,6 +73,7 @@ class LocalShardHost:
             on_lost=self._lost,
         )
         self._shards[shard_id] = shard
+        self._env.projection.open_shard(shard_id, head)
         # Before the waiting requests are admitted, which would load the same threads again.
         shard.preload(self._warmth.take(shard_id, head))
         arrival = self._arrivals.pop(shard_id, None)
@@ -159,6 +160,7 @@ class LocalShardHost:
         # Removed before it is closed: the redirected requests must not find the shard here again.
         shard = self._shards.pop(shard_id, None)
         if shard is not None:
+            self._env.projection.close_shard(shard_id)
             shard.close(owner, epoch)
 
     def drop_all(self) -> None:
@@ -189,6 +191,7 @@ class LocalShardHost:
         if self._shards.get(shard.shard_id) is shard:  # else the shard was adopted again since
             log.warning("worker lost a shard", extra={"shard": shard.shard_id, "epoch": shard.epoch})
             del self._shards[shard.shard_id]
+            self._env.projection.close_shard(shard.shard_id)
 
     # --- the clock
 

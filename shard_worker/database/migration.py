@@ -178,6 +178,10 @@ async def _claim(connection: asyncpg.Connection, cluster_id: str, shards: int) -
         "INSERT INTO shard (id) SELECT generate_series(0, $1::int - 1) ON CONFLICT DO NOTHING", shards
     )
     await connection.execute("INSERT INTO shard_target (shard_id) SELECT id FROM shard ON CONFLICT DO NOTHING")
+    await connection.execute(
+        "INSERT INTO projection_offset (generation, shard_id)"
+        " SELECT generation, id FROM readmodel_generation, shard ON CONFLICT DO NOTHING"
+    )
     await connection.execute("INSERT INTO plan DEFAULT VALUES ON CONFLICT DO NOTHING")
 
 

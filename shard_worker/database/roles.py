@@ -29,6 +29,9 @@ _GRANTS: Final[Mapping[str, tuple[str, ...]]] = {
         "UPDATE (from_seq, pause_ms)",
     ),
     "shard_load": ("INSERT", "UPDATE"),
+    "projection_offset": ("UPDATE (seq)",),
+    "dead_letter": ("INSERT", "DELETE", "UPDATE (seq_nr, reason)"),
+    "read_marker": ("INSERT", "UPDATE"),
 }
 """Tables that a worker may write, with the columns where the others must not be forged.  It may read everything."""
 _GRANTS_SQL: Final = ";\n".join(
@@ -36,6 +39,18 @@ _GRANTS_SQL: Final = ";\n".join(
         f"REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {WORKER_ROLE}",
         f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {WORKER_ROLE}",
         *(f"GRANT {', '.join(rights)} ON {table} TO {WORKER_ROLE}" for table, rights in _GRANTS.items()),
+        # The tables of each generation of the read model, which a worker fills.
+        # The role's name is a constant.
+        f"""
+        DO $grant$
+        DECLARE place text;
+        BEGIN
+            FOR place IN SELECT format('readmodel_%s', generation) FROM readmodel_generation LOOP
+                EXECUTE format('GRANT USAGE ON SCHEMA %I TO {WORKER_ROLE}', place);
+                EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA %I TO {WORKER_ROLE}', place);
+            END LOOP;
+        END
+        $grant$""",  # noqa: S608
     )
 )
 _EXCESS_SQL: Final = """

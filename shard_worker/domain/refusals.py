@@ -25,6 +25,7 @@ class RefusalCode(StrEnum):
     MESSAGE_LIMIT = "message-limit"
     MESSAGE_ID_TAKEN = "message-id-taken"
     REPLY_NOT_LIVE = "reply-not-live"
+    MESSAGE_NOT_FOUND = "message-not-found"
     IDEMPOTENCY_KEY_REUSED = "idempotency-key-reused"
     """Decided by the actor, which knows the keys; the rest is decided by the domain."""
 

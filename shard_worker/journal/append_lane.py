@@ -378,14 +378,11 @@ class AppendLane:
 
 def _settle(stream: AppendQueue, rows: list[Row], took_s: float) -> None:
     """Durable: advance the head, then answer the writers in order."""
-    # The head first: `settled` may wake a drain, which returns the head.
     stream.batches += 1
     stream.append_s += took_s
-    stream.head += len(rows)
     stream.in_flight = 0
     stream.back_off_s = 0.0
-    for row in rows:
-        row.writer.stored(row)
+    stream.advance(rows)
     if stream.state is AppendQueueState.CLOSED:
         stream.host.on_ownership_lost([])  # what was queued behind these was not stored
     stream.settled()

@@ -188,9 +188,7 @@ def _apply(stream: AppendQueue, rows: list[Row], *, epoch: int | None, stored: b
     expected = stream.head + (len(rows) if stored else 0)
     stream.in_flight = 0
     if stored:  # answered before a loss is reported, which redirects the other requests
-        stream.head += len(rows)
-        for row in rows:
-            row.writer.stored(row)
+        stream.advance(rows)
     if epoch is None or stream.state is AppendQueueState.CLOSED:
         stream.host.on_ownership_lost([] if stored else rows)
         return

@@ -273,7 +273,7 @@ async def test_pages_of_accounts_follow_every_change(dsn: str) -> None:
         assert await listed() == sorted(members)
         await node.ask(LeaveMemberIds(chat, me, tuple(members[:5]), 1))
         assert await listed() == sorted(members[5:])
-        assert await node.ask(GetAdministratorIds(chat, me, 3)) == AccountIdPage((me,), False)
+        assert await node.ask(GetAdministratorIds(chat, me, 3)) == AccountIdPage((me,), False, 3)
 
 
 async def test_a_long_load_outlives_the_requests_that_wait_for_it(dsn: str) -> None:

@@ -125,7 +125,7 @@ async def test_a_host_that_does_not_resolve_is_unreachable(message_file: Path) -
     ("dsn", "says"),
     [
         ("postgresql://u:p@h:port/d", "port"),
-        ("postgresql://u:p@[::1/d", "no URL"),
+        ("postgresql://u:p@[::1/d", "IPv6"),
         ("host=h dbname=d", "postgresql://"),
         ("postgresql://u:se#cret@h/d", "%23"),
         ("postgresql://u:se/cret@h/d", "%2F"),

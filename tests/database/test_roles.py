@@ -42,6 +42,9 @@ MAY_WRITE = {
     "shard_load": {"INSERT": "*", "UPDATE": "*"},
     "worker": {"INSERT": "*", "UPDATE": "*"},
     "snapshot": {"INSERT": "*", "UPDATE": "*", "DELETE": "*"},
+    "projection_offset": {"UPDATE": "seq"},
+    "dead_letter": {"INSERT": "*", "UPDATE": "seq_nr reason", "DELETE": "*"},
+    "read_marker": {"INSERT": "*", "UPDATE": "*"},
 }
 """By table and privilege the columns, or all; whatever is not here may only be read."""
 
@@ -84,6 +87,20 @@ async def test_the_grants_are_these_and_no_others(session: asyncpg.Connection) -
     )
     wrong += [f"{name} of {table}: {may}" for table, name, may in tables if may != (name in MAY_WRITE.get(table, {}))]
     assert wrong == []
+
+
+async def test_the_tables_of_the_read_model_may_be_filled_and_not_made(session: asyncpg.Connection) -> None:
+    """A worker projects; making and dropping a generation is for the login that migrates."""
+    tables = await session.fetch(
+        "SELECT c.relname, bool_and(has_table_privilege(c.oid, p.name)) AS may FROM pg_class c"
+        " CROSS JOIN unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS p (name)"
+        " WHERE c.relnamespace = 'readmodel_1'::regnamespace AND c.relkind = 'r' GROUP BY c.relname"
+    )
+    assert {row["relname"]: row["may"] for row in tables} == dict.fromkeys(
+        ("thread", "thread_account", "thread_message", "thread_mention"), True
+    )
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await session.execute("SELECT make_readmodel_v1(9)")
 
 
 FORBIDDEN = (

@@ -19,7 +19,7 @@ async def test_the_settings_of_each_table_are_these(dsn: str) -> None:
         "SELECT relname, reloptions FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')"
     )
     options = {name: dict(option.split("=") for option in found or ()) for name, found in rows}
-    updated = {"worker", "shard", "shard_target", "shard_load", "plan"}
+    updated = {"worker", "shard", "shard_target", "shard_load", "plan", "projection_offset"}
     assert {name for name, found in options.items() if found.get("fillfactor") == "50"} == updated
     assert options["journal"] == {
         "autovacuum_vacuum_insert_threshold": "100000",

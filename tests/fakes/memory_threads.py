@@ -15,8 +15,11 @@ from shard_worker.contract import (
     GetAdministratorIds,
     GetMemberIds,
     GetMessages,
+    LocateMessage,
+    MessageLocation,
     MessagePage,
     MessageView,
+    Query,
     ReadThread,
     Request,
     ThreadView,
@@ -85,7 +88,7 @@ class MemoryThreads:
             self.keys[command.thread_id, request.key_hash] = (request.body_hash, done)
         return done
 
-    def _query(self, query: ReadThread | ExistsThread | GetAdministratorIds | GetMemberIds | GetMessages) -> Answer:
+    def _query(self, query: Query) -> Answer:
         state = self.threads.get(query.thread_id)
         refusal = refuse_reader(state, query.account_id)
         if isinstance(query, ExistsThread):
@@ -94,6 +97,9 @@ class MemoryThreads:
             return refusal
         assert state is not None  # an unknown thread was refused
         match query:
+            case LocateMessage():
+                live = state.messages.get(query.message_id)
+                return MessageLocation(None if live is None else (live.sequence_nr, live.index), state.sequence_nr)
             case ReadThread():
                 return ThreadView(
                     query.thread_id,
@@ -106,9 +112,9 @@ class MemoryThreads:
                     state.sequence_nr,
                 )
             case GetAdministratorIds():
-                return _accounts(query, state.administrators)
+                return _accounts(query, state.administrators, state.sequence_nr)
             case GetMemberIds():
-                return _accounts(query, state.members)
+                return _accounts(query, state.members, state.sequence_nr)
             case GetMessages():
                 return self._messages(query, state)
 
@@ -131,9 +137,11 @@ class MemoryThreads:
         if after is not None:
             views = [view for view in views if (view.sequence_nr, view.index) > after]
         views = views[query.offset :]
-        return MessagePage(tuple(views[: query.limit]), len(views) > query.limit)
+        return MessagePage(tuple(views[: query.limit]), len(views) > query.limit, state.sequence_nr)
 
 
-def _accounts(query: GetAdministratorIds | GetMemberIds, accounts: dict[AccountId, None]) -> AccountIdPage:
+def _accounts(
+    query: GetAdministratorIds | GetMemberIds, accounts: dict[AccountId, None], sequence_nr: int
+) -> AccountIdPage:
     ids = sorted(account for account in accounts if query.after is None or account > query.after)[query.offset :]
-    return AccountIdPage(tuple(ids[: query.limit]), len(ids) > query.limit)
+    return AccountIdPage(tuple(ids[: query.limit]), len(ids) > query.limit, sequence_nr)

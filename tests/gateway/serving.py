@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.public.server import PublicGateway, listening_socket
 from shard_worker.gateway.public.service import ThreadService
+from tests.fakes.memory_read_model import MemoryReadModel
+from tests.fakes.memory_threads import MemoryThreads
 from tests.gateway.wire import Answered, Api
 
 ADA, BOB, CAI, DAN = (f"01ARZ3NDEKTSV4RRFFQ69G5FA{last}" for last in "ABCD")
@@ -16,9 +18,16 @@ PARENT = "01BX5ZZKBKACTAV9WEVGEMMVR0"
 class Served(Api):
     """A client of one gateway."""
 
-    def __init__(self, gateway: PublicGateway, port: int) -> None:
+    def __init__(self, gateway: PublicGateway, port: int, read_model: MemoryReadModel | None) -> None:
         super().__init__(port)
         self.gateway = gateway
+        self._read_model = read_model
+
+    @property
+    def read_model(self) -> MemoryReadModel:
+        """The read model behind the gateway."""
+        assert self._read_model is not None
+        return self._read_model
 
     async def create(self, **changed: object) -> Answered:
         """Create the usual thread, but for what is changed: Ada administers, Bob is a member."""
@@ -34,10 +43,11 @@ class Served(Api):
 @asynccontextmanager
 async def serving(service: ThreadService, options: GatewayOptions | None = None) -> AsyncIterator[Served]:
     """Serve on a free port of loopback."""
-    gateway = PublicGateway(service, options)
+    read_model = MemoryReadModel(service) if isinstance(service, MemoryThreads) else None
+    gateway = PublicGateway(service, options, read_model=read_model)
     with listening_socket("127.0.0.1", 0) as bound:
         await gateway.start([bound])
         try:
-            yield Served(gateway, bound.getsockname()[1])
+            yield Served(gateway, bound.getsockname()[1], read_model)
         finally:
             await gateway.close()

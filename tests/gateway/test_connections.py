@@ -388,7 +388,7 @@ async def test_a_dropped_client_frees_what_its_handler_has_read_at_once(api: Ser
 
 async def test_clients_that_do_not_read_make_place() -> None:
     """Unread answers are bounded over all connections; who reads is served."""
-    bounds = Bounds(answer_bytes=16 << 20)
+    bounds = Bounds(answer_bytes=8 << 20)
     async with serving(MemoryThreads(), GatewayOptions(bounds=bounds)) as api:
         await api.create()
         for _ in range(5):

@@ -221,8 +221,10 @@ async def test_404_unknown_and_unreadable_are_the_same(api: Served) -> None:
     [
         "/",
         "/v1",
-        "/v1/threads",
         "/v1/threads/",
+        "/v1/accounts",
+        f"/v1/accounts/{ADA}",
+        f"/v1/accounts/{ADA}/mentions/",
         "/v1/threads//messages",
         BASE + "/",
         BASE + "/messages/",

@@ -54,6 +54,9 @@ class Host:
     def resumed(self) -> None:
         self.calls.append("resumed")
 
+    def stored(self, rows: list[Row]) -> None:
+        """The writers have heard it."""
+
     def on_ownership_lost(self, in_flight: list[Row]) -> None:
         del in_flight
         if "lost" not in self.calls:

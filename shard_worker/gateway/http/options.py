@@ -16,6 +16,8 @@ class GatewayOptions:
     """How long an idle connection is kept; longer than the idle time-out of the usual load balancers (60 s)."""
     budget_s: float = 10.0
     """How long an owner has to answer, moves of its shard included."""
+    read_model_answers: bool = False
+    """Whether queries about one thread are answered from the read model too, and not by the thread's owner."""
     documentation: bool = True
     """Whether ``/openapi.json`` and ``/docs`` exist."""
     cors_origins: tuple[str, ...] = ()

@@ -48,6 +48,7 @@ class ProblemCode(StrEnum):
     MESSAGE_LIMIT = "message-limit"
     MESSAGE_ID_TAKEN = "message-id-taken"
     REPLY_NOT_LIVE = "reply-not-live"
+    MESSAGE_NOT_FOUND = "message-not-found"
     IDEMPOTENCY_KEY_REUSED = "idempotency-key-reused"
 
     SHARD_UNAVAILABLE = "shard-unavailable"
@@ -88,6 +89,7 @@ _STATUS_AND_TITLE: Final[dict[ProblemCode, tuple[int, str]]] = {
     ProblemCode.MESSAGE_LIMIT: (409, "The thread has too many messages"),
     ProblemCode.MESSAGE_ID_TAKEN: (409, "The message id is taken"),
     ProblemCode.REPLY_NOT_LIVE: (409, "The message replied to is not there"),
+    ProblemCode.MESSAGE_NOT_FOUND: (409, "The thread has and had no such message"),
     ProblemCode.IDEMPOTENCY_KEY_REUSED: (409, "The idempotency key was used for another request"),
     ProblemCode.SHARD_UNAVAILABLE: (503, "The thread cannot be reached right now"),
     ProblemCode.OVERLOADED: (503, "The worker is overloaded"),

@@ -27,8 +27,9 @@ from shard_worker.gateway.http.response import JSON, REPLAYED, RawResponse, prob
 from shard_worker.gateway.http.turn_budget import Piece, TurnBudget
 from shard_worker.gateway.public import idempotency, query_params
 from shard_worker.gateway.public.id_generator import IdGenerator
-from shard_worker.gateway.public.request_models import CommandBody, CreateThreadBody
-from shard_worker.gateway.public.routes import THREAD, CommandRoute
+from shard_worker.gateway.public.read_markers import MarkerHandler
+from shard_worker.gateway.public.request_models import CommandBody, CreateThreadBody, PostedBody, SetReadMarkerBody
+from shard_worker.gateway.public.routes import THREAD, CommandRoute, MarkerRoute
 from shard_worker.gateway.public.service import ThreadService
 from shard_worker.gateway.public.validation import fast_validate, validate
 
@@ -44,22 +45,25 @@ ASKED_S_PER_BYTE: Final = 2e-8
 
 
 class CommandHandler:
-    """Answers every `CommandRoute`."""
+    """Answers every `CommandRoute`, and the `MarkerRoute`."""
 
-    def __init__(self, service: ThreadService, options: GatewayOptions) -> None:
+    def __init__(self, service: ThreadService, options: GatewayOptions, markers: MarkerHandler | None = None) -> None:
+        self._markers = markers
         self._service = service
         self._options = options
         self._mint = IdGenerator()
         self._turns = TurnBudget()
 
-    async def answer(self, route: CommandRoute, segment: str, query: str, request: web.BaseRequest) -> RawResponse:
+    async def answer(
+        self, route: CommandRoute | MarkerRoute, segment: str, query: str, request: web.BaseRequest
+    ) -> RawResponse:
         """The reply to one command; ``segment`` is the path's thread id as written, "" for a create."""
         check_media_type(request)
         raw = await read_body(request, self._options, route.body_limit_bytes)
         keys = request.headers.getall(IDEMPOTENCY_KEY, None)
         failures: list[str] = []
         found: list[str] = []
-        body: CommandBody | None = None
+        body: PostedBody | None = None
         begun = time.perf_counter()
         if len(raw) <= UNCOUNTED_BYTES:
             body = fast_validate(route.body, raw)
@@ -67,17 +71,16 @@ class CommandHandler:
             self._turns.spend(time.perf_counter() - begun)
             body, failures, found = await self._validate_in_turns(route, raw)
         thread_id = None if route.creates else canonical(segment)
-        key: str | None = None
-        if keys is not None:
-            if (failure := idempotency.key_failure(keys)) is not None:
-                failures.append(failure)
-            key = keys[0]
-        if query:
-            failures += query_params.unknown_parameters(query)
-        if thread_id is None and not route.creates:
-            failures.append(BAD_THREAD_ID)
+        key = None if keys is None else keys[0]
+        if keys is not None or query or (thread_id is None and not route.creates):
+            failures += _failures_beside_the_body(keys, query, known_thread=thread_id is not None or route.creates)
         if body is None or found or failures:
             raise invalid(*failures, *found)
+        if not isinstance(body, CommandBody):
+            assert isinstance(body, SetReadMarkerBody)  # the only other body
+            assert thread_id is not None  # by the route
+            assert self._markers is not None  # else the route is not served
+            return await self._markers.set(ThreadId(thread_id), body.account_id, body.message_id)
         now = time.time_ns() // 1_000_000
         target = self._new_thread_id(body, key, now) if thread_id is None else ThreadId(thread_id)
         command = body.command(target, now, self._mint)
@@ -99,12 +102,13 @@ class CommandHandler:
         else:
             answer = await self._service.ask(asked, self._options.budget_s)
         if type(answer) is Done:
+            assert isinstance(route, CommandRoute)  # by its body
             return RawResponse(route.render(target, answer), fields=REPLAYED if answer.replayed else JSON)
         return _not_done(answer, target if route.creates else None)
 
     async def _validate_in_turns(
-        self, route: CommandRoute, raw: bytes
-    ) -> tuple[CommandBody | None, list[str], list[str]]:
+        self, route: CommandRoute | MarkerRoute, raw: bytes
+    ) -> tuple[PostedBody | None, list[str], list[str]]:
         """The body, what keeps it from being JSON, and what keeps it from being the route's body."""
         await self._turns.admit()
         with Piece(self._turns) as piece:
@@ -155,6 +159,14 @@ class CommandHandler:
                 return of_read(answer)
             case _:
                 raise TypeError(f"the owner answered ExistsThread with {type(answer).__name__}")
+
+
+def _failures_beside_the_body(keys: list[str] | None, query: str, *, known_thread: bool) -> list[str]:
+    failure = None if keys is None else idempotency.key_failure(keys)
+    failures = [] if failure is None else [failure]
+    if query:
+        failures += query_params.unknown_parameters(query)
+    return failures if known_thread else [*failures, BAD_THREAD_ID]
 
 
 def _not_done(answer: Answer, created: ThreadId | None) -> RawResponse:

@@ -12,10 +12,11 @@ from typing import Final
 
 import msgspec
 
-from shard_worker.domain.ids import AccountId, ThreadId
+from shard_worker.domain.ids import AccountId
 
-Position = str | tuple[int, int]
-"""An account id, or a message's (sequence number, index): what the page's last item was."""
+Position = str | tuple[int | str, ...]
+"""Of the page's last item: an account id, a message's (sequence number, index), a thread's (activity, id), or a mention's
+(creation, thread id, sequence number, index)."""
 
 _DIGEST_BYTES: Final = 8
 _LONGEST: Final = 200
@@ -23,22 +24,22 @@ _DECODER: Final = msgspec.msgpack.Decoder(Position)
 
 
 class Cursors:
-    """Writes and reads cursors; workers of one cluster share the key."""
+    """Writes and reads cursors; workers of one cluster share the key.  ``thread_id`` is empty for a list over threads."""
 
     def __init__(self, key: bytes = b"") -> None:
         self._key = key[:64]
 
-    def _digest(self, operation: str, thread_id: ThreadId, account_id: AccountId, payload: bytes) -> bytes:
+    def _digest(self, operation: str, thread_id: str, account_id: AccountId, payload: bytes) -> bytes:
         text = f"{operation}:{thread_id}:{account_id}:".encode()
         return blake2b(text + payload, key=self._key, digest_size=_DIGEST_BYTES).digest()
 
-    def write(self, operation: str, thread_id: ThreadId, account_id: AccountId, position: Position) -> str:
+    def write(self, operation: str, thread_id: str, account_id: AccountId, position: Position) -> str:
         """The cursor of the page after ``position``."""
         payload = msgspec.msgpack.encode(position)
         digest = self._digest(operation, thread_id, account_id, payload)
         return urlsafe_b64encode(digest + payload).rstrip(b"=").decode()
 
-    def read(self, operation: str, thread_id: ThreadId, account_id: AccountId, cursor: str) -> Position | None:
+    def read(self, operation: str, thread_id: str, account_id: AccountId, cursor: str) -> Position | None:
         """The position of a cursor, or None when it does not hold here."""
         if not cursor.isascii() or len(cursor) > _LONGEST:
             return None

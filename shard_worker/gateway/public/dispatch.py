@@ -18,9 +18,20 @@ from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.http.problems import Problem, ProblemCode, ProblemRaised
 from shard_worker.gateway.http.response import NO_CONTENT, RawResponse, problem_reply
 from shard_worker.gateway.public.commands import CommandHandler
+from shard_worker.gateway.public.lists import ListHandler
 from shard_worker.gateway.public.queries import QueryHandler
-from shard_worker.gateway.public.routes import CommandRoute, DocumentRoute, QueryRoute, Resource, Route, Router
-from shard_worker.gateway.public.service import ThreadService
+from shard_worker.gateway.public.read_markers import MarkerHandler
+from shard_worker.gateway.public.routes import (
+    CommandRoute,
+    DocumentRoute,
+    ListRoute,
+    MarkerRoute,
+    QueryRoute,
+    Resource,
+    Route,
+    Router,
+)
+from shard_worker.gateway.public.service import ReadModel, ThreadService
 
 _LOG: Final = logging.getLogger(__name__)
 NO_OPERATION: Final = "none"
@@ -33,14 +44,17 @@ class Dispatcher:
     def __init__(
         self,
         service: ThreadService,
+        read_model: ReadModel | None,
         options: GatewayOptions,
         metrics: RequestMetrics,
         routes: Iterable[Route],
         documents: dict[DocumentRoute, bytes],
     ) -> None:
         self._router = Router(routes)
-        self._posting = CommandHandler(service, options)
-        self._reading = QueryHandler(service, options)
+        markers = None if read_model is None else MarkerHandler(service, read_model, options)
+        self._posting = CommandHandler(service, options, markers)
+        self._reading = QueryHandler(service, options, read_model)
+        self._listing = None if read_model is None else ListHandler(read_model, options)
         self._documents = documents
         self._metrics = metrics
         self._hosts = HostCheck(options.allowed_hosts)
@@ -61,16 +75,8 @@ class Dispatcher:
         try:
             if (problem := self._hosts.refusal(request)) is not None:
                 reply = problem_reply(problem)
-            elif isinstance(route, CommandRoute):
-                reply = await self._posting.answer(route, segment, query, request)
-            elif isinstance(route, QueryRoute):
-                reply = await self._reading.answer(route, segment, query, request)
-            elif isinstance(route, DocumentRoute):
-                reply = RawResponse(self._documents[route], fields=route.fields)
-            elif route is None:
-                reply = self._without_route(request, resource)
             else:
-                assert_never(route)
+                reply = await self._reply(request, resource, route, segment, query)
         except ProblemRaised as raised:
             reply = problem_reply(raised.problem)
         except ConnectionError:
@@ -89,6 +95,22 @@ class Dispatcher:
             NO_OPERATION if route is None else route.operation_id, reply.status, time.perf_counter() - begun
         )
         return reply
+
+    async def _reply(
+        self, request: web.BaseRequest, resource: Resource | None, route: Route | None, segment: str, query: str
+    ) -> RawResponse:
+        if isinstance(route, CommandRoute | MarkerRoute):
+            return await self._posting.answer(route, segment, query, request)
+        if isinstance(route, QueryRoute):
+            return await self._reading.answer(route, segment, query, request)
+        if isinstance(route, ListRoute):
+            assert self._listing is not None  # else the route is not served
+            return await self._listing.answer(route, segment, query)
+        if isinstance(route, DocumentRoute):
+            return RawResponse(self._documents[route], fields=route.fields)
+        if route is None:
+            return self._without_route(request, resource)
+        assert_never(route)
 
     def _without_route(self, request: web.BaseRequest, resource: Resource | None) -> RawResponse:
         if resource is None:

@@ -3,12 +3,26 @@
 from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.public.docs import docs_page
 from shard_worker.gateway.public.openapi import openapi_json
-from shard_worker.gateway.public.routes import COMMANDS, DOCS, DOCUMENTS, OPENAPI, QUERIES, DocumentRoute, Route
+from shard_worker.gateway.public.routes import (
+    COMMANDS,
+    DOCS,
+    DOCUMENTS,
+    OF_THE_READ_MODEL,
+    OPENAPI,
+    QUERIES,
+    DocumentRoute,
+    Route,
+)
 
 
-def routes_of(options: GatewayOptions) -> tuple[Route, ...]:
-    """The routes that exist under these options."""
-    return (*COMMANDS, *QUERIES, *DOCUMENTS) if options.documentation else (*COMMANDS, *QUERIES)
+def routes_of(options: GatewayOptions, *, read_model: bool) -> tuple[Route, ...]:
+    """The routes that exist under these options; ``read_model`` says whether there is one to answer from."""
+    return (
+        *COMMANDS,
+        *QUERIES,
+        *(OF_THE_READ_MODEL if read_model else ()),
+        *(DOCUMENTS if options.documentation else ()),
+    )
 
 
 def documents_of(options: GatewayOptions) -> dict[DocumentRoute, bytes]:

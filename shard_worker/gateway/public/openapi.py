@@ -14,7 +14,17 @@ from shard_worker.contract import UnavailableCode
 from shard_worker.gateway.http.problems import ProblemCode, status_of, title_of
 from shard_worker.gateway.public.request_models import ULID_PATTERN
 from shard_worker.gateway.public.response_schemas import ANSWERS, PROBLEM
-from shard_worker.gateway.public.routes import COMMANDS, ROUTES, CommandRoute, DocumentRoute, QueryRoute, Route
+from shard_worker.gateway.public.routes import (
+    COMMANDS,
+    ROUTES,
+    SET_READ_MARKER,
+    CommandRoute,
+    DocumentRoute,
+    ListRoute,
+    MarkerRoute,
+    QueryRoute,
+    Route,
+)
 
 Node = dict[str, Any]  # Any: a piece of the document
 
@@ -85,9 +95,15 @@ def codes_of(route: Route) -> tuple[ProblemCode, ...]:
             later = (*_UNAVAILABLE, UnavailableCode.OUTCOME_UNKNOWN)
             domain = (*route.refusals, *later)
             return (*_ANYWHERE, *_OF_A_BODY, *(ProblemCode(code.value) for code in domain))
+        case MarkerRoute():
+            own = (UnavailableCode.OUTCOME_UNKNOWN, UnavailableCode.READ_MODEL_BEHIND)
+            answered = (*route.refusals, *_UNAVAILABLE, *own)
+            return (*_ANYWHERE, *_OF_A_BODY, *(ProblemCode(code.value) for code in answered))
         case QueryRoute():
             domain = (*route.refusals, *_UNAVAILABLE, UnavailableCode.READ_MODEL_BEHIND)
             return (*_ANYWHERE, ProblemCode.VALIDATION_FAILED, *(ProblemCode(code.value) for code in domain))
+        case ListRoute():
+            return (*_ANYWHERE, ProblemCode.VALIDATION_FAILED, ProblemCode.OVERLOADED, ProblemCode.SHARD_UNAVAILABLE)
         case DocumentRoute():
             return (*_ANYWHERE, ProblemCode.OVERLOADED)
         case _:
@@ -133,12 +149,13 @@ def _responses(route: Route) -> Node:
 
 def _parameters(route: Route) -> list[Node]:
     parameters: list[Node] = []
-    if "{threadId}" in route.template:
-        schema = {"type": "string", "pattern": ULID_PATTERN}
-        parameters.append({"name": "threadId", "in": "path", "required": True, "schema": schema})
-    if isinstance(route, CommandRoute):
+    for name in ("threadId", "accountId"):
+        if f"{{{name}}}" in route.template:
+            schema = {"type": "string", "pattern": ULID_PATTERN}
+            parameters.append({"name": name, "in": "path", "required": True, "schema": schema})
+    if isinstance(route, CommandRoute | MarkerRoute):
         parameters.append({"$ref": "#/components/parameters/IdempotencyKey"})
-    if isinstance(route, QueryRoute):
+    if isinstance(route, QueryRoute | ListRoute):
         parameters += [
             {
                 "name": parameter.name,
@@ -153,11 +170,17 @@ def _parameters(route: Route) -> list[Node]:
 
 
 def _operation(route: Route) -> Node:
-    tag = {CommandRoute: "Commands", QueryRoute: "Queries", DocumentRoute: "Documents"}[type(route)]
+    tag = {
+        CommandRoute: "Commands",
+        MarkerRoute: "Commands",
+        QueryRoute: "Queries",
+        ListRoute: "Queries",
+        DocumentRoute: "Documents",
+    }[type(route)]
     operation: Node = {"operationId": route.operation_id, "summary": route.summary, "tags": [tag]}
     if parameters := _parameters(route):
         operation["parameters"] = parameters
-    if isinstance(route, CommandRoute):
+    if isinstance(route, CommandRoute | MarkerRoute):
         schema = {"$ref": f"#/components/schemas/{route.body.__name__}"}
         operation["requestBody"] = {
             "required": True,
@@ -170,7 +193,8 @@ def _operation(route: Route) -> Node:
 
 def _request_schemas() -> Node:
     _, schema = models_json_schema(
-        [(route.body, "validation") for route in COMMANDS], ref_template="#/components/schemas/{model}"
+        [(route.body, "validation") for route in (*COMMANDS, SET_READ_MARKER)],
+        ref_template="#/components/schemas/{model}",
     )
     definitions: Node = schema["$defs"]
     return definitions

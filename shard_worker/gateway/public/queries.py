@@ -1,8 +1,20 @@
 """Handles queries, each from its HTTP request to the owner and back."""
 
+import logging
+from typing import Final
+
 from aiohttp import web
 
-from shard_worker.contract import AccountIdPage, Answer, MessagePage, ThreadView, Unavailable
+from shard_worker.contract import (
+    AccountIdPage,
+    Answer,
+    MessagePage,
+    Query,
+    ThreadView,
+    Unavailable,
+    UnavailableCode,
+)
+from shard_worker.database.connection import CONNECTION_ERRORS
 from shard_worker.domain.ids import ThreadId, canonical
 from shard_worker.domain.refusals import Refusal
 from shard_worker.gateway.http.options import GatewayOptions
@@ -12,16 +24,26 @@ from shard_worker.gateway.public import query_params, responses
 from shard_worker.gateway.public.commands import BAD_THREAD_ID
 from shard_worker.gateway.public.cursors import Cursors, Position
 from shard_worker.gateway.public.routes import QueryRoute, end_of_page
-from shard_worker.gateway.public.service import ThreadService
+from shard_worker.gateway.public.service import ReadModel, ThreadService
 
+log = logging.getLogger(__name__)
+
+_OWNER_S: Final = 1.0
+"""How long the owner has to answer before the read model is asked: longer than a planned move of a shard takes."""
+_NOT_SERVED: Final = (UnavailableCode.SHARD_UNAVAILABLE, UnavailableCode.OUTCOME_UNKNOWN)
+_AWAY: Final = Unavailable(
+    UnavailableCode.SHARD_UNAVAILABLE, "neither the shard's owner nor the read model answers; try again"
+)
 _FOREIGN_CURSOR = "cursor: is none of this query, thread and account"
 
 
 class QueryHandler:
-    """Answers every `QueryRoute`."""
+    """Answers every `QueryRoute`, by default from the owner's memory."""
 
-    def __init__(self, service: ThreadService, options: GatewayOptions) -> None:
+    def __init__(self, service: ThreadService, options: GatewayOptions, read_model: ReadModel | None = None) -> None:
         self._service = service
+        self._read_model = read_model
+        self._always = options.read_model_answers
         self._budget_s = options.budget_s
         self._cursors = Cursors(options.cursor_key)
 
@@ -39,8 +61,23 @@ class QueryHandler:
             after = self._cursors.read(route.operation_id, thread_id, values.account_id, values.cursor)
             if after is None:
                 raise invalid(_FOREIGN_CURSOR)
-        answer = await self._service.ask(route.query(thread_id, values, after), self._budget_s)
+        answer = await self._ask(route.query(thread_id, values, after))
         return self._reply(route, thread_id, values, answer)
+
+    async def _ask(self, asked: Query) -> Answer:
+        """The owner's answer; while the owner is not to be had, the read model's.  Or always that, by the setting."""
+        read_model = self._read_model
+        if read_model is None:
+            return await self._service.ask(asked, self._budget_s)
+        if not self._always:
+            answer = await self._service.ask(asked, min(self._budget_s, _OWNER_S))
+            if not isinstance(answer, Unavailable) or answer.code not in _NOT_SERVED:
+                return answer
+        try:
+            return await read_model.answer(asked)
+        except CONNECTION_ERRORS as error:
+            log.warning("read model not read", extra={"thread_id": asked.thread_id, "cause": repr(error)})
+            return _AWAY
 
     def _reply(
         self, route: QueryRoute, thread_id: ThreadId, values: query_params.QueryValues, answer: Answer

@@ -54,6 +54,10 @@ CURSOR: Final = Parameter(
 )
 OF_A_THREAD: Final = (ACCOUNT_ID, MIN_SEQUENCE_NR)
 OF_A_PAGE: Final = (ACCOUNT_ID, LIMIT, OFFSET, CURSOR, MIN_SEQUENCE_NR)
+OF_A_LIST: Final = (ACCOUNT_ID, LIMIT, OFFSET, CURSOR)
+OF_AN_ACCOUNT: Final = (LIMIT, OFFSET, CURSOR)
+NO_ACCOUNT: Final = AccountId("")
+"""Of a query whose path names the account."""
 
 
 class QueryValues(Struct, frozen=True, kw_only=True, gc=False):
@@ -104,7 +108,9 @@ def read_parameters(query: str, parameters: tuple[Parameter, ...]) -> tuple[Quer
     fields, failures = _fields(query, frozenset(parameter.name for parameter in parameters))
     given = fields.get("account_id")
     account_id = canonical(given) if given is not None else None
-    if given is None:
+    if ACCOUNT_ID not in parameters:
+        account_id = NO_ACCOUNT
+    elif given is None:
         failures.append("account_id: is required")
     elif account_id is None:
         failures.append("account_id: must be a ULID: 26 Crockford characters, the first at most 7")

@@ -79,11 +79,10 @@ class _Body(BaseModel):
     )
 
 
-class CommandBody(_Body):
-    """Fields of every command."""
+class PostedBody(_Body):
+    """Fields of every body."""
 
     account_id: Account = Field(description="The caller. Trusted as it is: a client may name any account.")
-    create_at: CreateAt | None = None
 
     @staticmethod
     def cross_field_errors(value: dict[str, Any]) -> list[str]:  # Any: a JSON value, not yet checked
@@ -93,6 +92,12 @@ class CommandBody(_Body):
     def json_key_count(self) -> int | None:
         """How many names the JSON had, or None when fields together must be checked on the JSON value."""
         return len(self.model_fields_set)
+
+
+class CommandBody(PostedBody):
+    """Fields of every command."""
+
+    create_at: CreateAt | None = None
 
     def command(self, thread_id: ThreadId, now: int, mint: IdGenerator) -> Command:
         """The command on ``thread_id``; ``now`` (epoch milliseconds) replaces a missing ``createAt``."""
@@ -269,3 +274,9 @@ class RemoveMessagesBody(CommandBody):
         """The removal."""
         at = now if self.create_at is None else self.create_at
         return RemoveMessages(thread_id, self.account_id, _distinct(self.message_ids), at)
+
+
+class SetReadMarkerBody(PostedBody):
+    """Body of ``POST /v1/threads/{threadId}/read-markers/set``."""
+
+    message_id: Message = Field(description="The newest message that the account has read; a removed one is allowed.")

@@ -35,20 +35,33 @@ def _list_of(schema: Schema) -> Schema:
     return {"type": "array", "items": schema}
 
 
+_THREAD_FIELDS: Final[dict[str, Schema]] = {
+    "id": _ULID,
+    "creatorId": _ULID,
+    "parentThreadId": _ULID_OR_NULL,
+    "title": _TEXT_OR_NULL,
+    "remarks": _TEXT_OR_NULL,
+    "createdAt": _INSTANT,
+    "updatedAt": _INSTANT,
+    "sequenceNr": _SEQUENCE_NR,
+}
+_UNREAD: Final[Schema] = {
+    "type": "integer",
+    "minimum": 0,
+    "maximum": 100,
+    "description": "Live messages of others after the account's read marker, without one all; counted to 100.",
+}
+_POISONED: Final[Schema] = {
+    **_list_of(_ULID),
+    "description": "Threads of the account that are left out because this release cannot read their history.",
+}
+
 ANSWERS: Final[dict[str, Schema]] = {
     "ThreadCreatedAnswer": _answer(threadId=_ULID, thread_id=_ULID, sequenceNr=_SEQUENCE_NR),
     "ThreadChangedAnswer": _answer(threadId=_ULID, sequenceNr=_SEQUENCE_NR),
     "MessagesChangedAnswer": _answer(messageIds=_list_of(_ULID), sequenceNr=_SEQUENCE_NR),
-    "Thread": _object(
-        id=_ULID,
-        creatorId=_ULID,
-        parentThreadId=_ULID_OR_NULL,
-        title=_TEXT_OR_NULL,
-        remarks=_TEXT_OR_NULL,
-        createdAt=_INSTANT,
-        updatedAt=_INSTANT,
-        sequenceNr=_SEQUENCE_NR,
-    ),
+    "Thread": _object(**_THREAD_FIELDS),
+    "ListedThread": _object(**_THREAD_FIELDS, unreadCount=_UNREAD),
     "Message": _object(
         id=_ULID,
         threadId=_ULID,
@@ -62,10 +75,11 @@ ANSWERS: Final[dict[str, Schema]] = {
         sequenceNr=_SEQUENCE_NR,
     ),
     "ThreadAnswer": _answer(result=_ref("Thread")),
-    "AccountIdsAnswer": _answer(results=_list_of(_ULID), nextCursor=_NEXT_CURSOR),
-    "MessagesAnswer": _answer(
-        result=_list_of(_ref("Message")), results=_list_of(_ref("Message")), nextCursor=_NEXT_CURSOR
-    ),
+    "AccountIdsAnswer": _answer(results=_list_of(_ULID), sequenceNr=_SEQUENCE_NR, nextCursor=_NEXT_CURSOR),
+    "ReadMarkerAnswer": _answer(threadId=_ULID, messageId=_ULID),
+    "ThreadsAnswer": _answer(results=_list_of(_ref("ListedThread")), poisoned=_POISONED, nextCursor=_NEXT_CURSOR),
+    "MentionsAnswer": _answer(result=_list_of(_ref("Message")), poisoned=_POISONED, nextCursor=_NEXT_CURSOR),
+    "MessagesAnswer": _answer(result=_list_of(_ref("Message")), sequenceNr=_SEQUENCE_NR, nextCursor=_NEXT_CURSOR),
 }
 
 PROBLEM: Final[Schema] = {

@@ -8,8 +8,9 @@ from typing import Final
 
 import msgspec
 
-from shard_worker.contract import AccountIdPage, Done, MessagePage, ThreadView
+from shard_worker.contract import AccountIdPage, Done, MessagePage, MessageView, ThreadView
 from shard_worker.domain.ids import MessageId, ThreadId
+from shard_worker.readmodel.queries import MentionList, ThreadList
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -33,6 +34,11 @@ def messages_changed(_: ThreadId, done: Done) -> bytes:
     return b'{"error_messages":[],"messageIds":%b,"sequenceNr":%d}' % (_ids(done.message_ids), done.sequence_nr)
 
 
+def marked(thread_id: ThreadId, message_id: MessageId) -> bytes:
+    """The answer of setting a read marker: the message at which it is now."""
+    return b'{"error_messages":[],"threadId":"%b","messageId":"%b"}' % (thread_id.encode(), message_id.encode())
+
+
 def _ids(ids: tuple[MessageId, ...]) -> bytes:
     return ('["' + '","'.join(ids) + '"]').encode() if ids else b"[]"
 
@@ -43,7 +49,11 @@ def _end(next_cursor: str | None) -> bytes:
 
 def thread(view: ThreadView) -> bytes:
     """The answer of ``GET /v1/threads/{threadId}``."""
-    result = {
+    return b'{"error_messages":[],"result":%b}' % _encode(_thread(view))
+
+
+def _thread(view: ThreadView) -> dict[str, object]:
+    return {
         "id": view.thread_id,
         "creatorId": view.creator_id,
         "parentThreadId": view.parent_thread_id,
@@ -53,31 +63,46 @@ def thread(view: ThreadView) -> bytes:
         "updatedAt": view.updated_at,
         "sequenceNr": view.sequence_nr,
     }
-    return b'{"error_messages":[],"result":%b}' % _encode(result)
+
+
+def threads(page: ThreadList, next_cursor: str | None) -> bytes:
+    """A page of an account's threads."""
+    listed = [{**_thread(each.view), "unreadCount": each.unread_count} for each in page.threads]
+    return b'{"error_messages":[],"results":%b,"poisoned":%b' % (_encode(listed), _encode(page.poisoned)) + _end(
+        next_cursor
+    )
+
+
+def mentions(page: MentionList, next_cursor: str | None) -> bytes:
+    """A page of the messages that name an account."""
+    listed = [_message(each.thread_id, each.message) for each in page.mentions]
+    return b'{"error_messages":[],"result":%b,"poisoned":%b' % (_encode(listed), _encode(page.poisoned)) + _end(
+        next_cursor
+    )
 
 
 def account_ids(page: AccountIdPage, next_cursor: str | None) -> bytes:
     """A page of administrators or members."""
-    return b'{"error_messages":[],"results":%b' % _encode(page.account_ids) + _end(next_cursor)
+    listed = _encode(page.account_ids)
+    return b'{"error_messages":[],"results":%b,"sequenceNr":%d' % (listed, page.sequence_nr) + _end(next_cursor)
+
+
+def _message(thread_id: ThreadId, message: MessageView) -> dict[str, object]:
+    return {
+        "id": message.message_id,
+        "threadId": thread_id,
+        "senderId": message.sender_id,
+        "type": "text",
+        "body": message.text,
+        "replyMessageId": message.reply_message_id,
+        "toAccountIds": message.to_account_ids,
+        "createdAt": message.created_at,
+        "updatedAt": message.updated_at,
+        "sequenceNr": message.sequence_nr,
+    }
 
 
 def messages(thread_id: ThreadId, page: MessagePage, next_cursor: str | None) -> bytes:
-    """A page of messages, under the reference's name and under ours."""
-    listed = _encode(
-        [
-            {
-                "id": message.message_id,
-                "threadId": thread_id,
-                "senderId": message.sender_id,
-                "type": "text",
-                "body": message.text,
-                "replyMessageId": message.reply_message_id,
-                "toAccountIds": message.to_account_ids,
-                "createdAt": message.created_at,
-                "updatedAt": message.updated_at,
-                "sequenceNr": message.sequence_nr,
-            }
-            for message in page.messages
-        ]
-    )
-    return b'{"error_messages":[],"result":%b,"results":%b' % (listed, listed) + _end(next_cursor)
+    """A page of messages."""
+    listed = _encode([_message(thread_id, message) for message in page.messages])
+    return b'{"error_messages":[],"result":%b,"sequenceNr":%d' % (listed, page.sequence_nr) + _end(next_cursor)

@@ -1,13 +1,14 @@
 """Routes: the one table of everything the public port serves.
 
 Dispatch, ``Allow``, HEAD, OPTIONS and the OpenAPI document all derive from `ROUTES`.  A path is
-static, or ``/v1/threads/{threadId}`` with a tail: two dictionary look-ups find it.  Static paths win, so ``create`` is
+static, or begins with an id, ``/v1/threads/{threadId}`` or ``/v1/accounts/{accountId}``, with a tail: two dictionary look-ups
+find it.  Static paths win, so ``create`` is
 never a thread id.  Paths are exact: no trailing slash, no empty id, no percent-encoding beyond what an id needs (none).
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 from shard_worker.contract import (
     AccountIdPage,
@@ -29,7 +30,9 @@ from shard_worker.gateway.public.cursors import Position
 from shard_worker.gateway.public.docs import DOCS_FIELDS
 
 THREAD: Final = "/v1/threads/{threadId}"
-_THREADS: Final = "/v1/threads/"
+ACCOUNT: Final = "/v1/accounts/{accountId}"
+_WITH_AN_ID: Final = ((THREAD, "/v1/threads/"), (ACCOUNT, "/v1/accounts/"))
+"""Templates of paths with an id, and how such a path begins."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,22 @@ class CommandRoute:
     """The largest body; exactly so much is still allowed."""
     bounds: JsonBounds = ORDINARY
     method: str = "POST"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarkerRoute:
+    """A POST that changes how far an account has read, and nothing of the thread."""
+
+    template: str
+    operation_id: str
+    summary: str
+    body: type[request_models.PostedBody]
+    answer_schema: str
+    refusals: tuple[RefusalCode, ...]
+    body_limit_bytes: int = 128 * 1024
+    bounds: JsonBounds = ORDINARY
+    method: str = "POST"
+    creates: Literal[False] = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +96,19 @@ class DocumentRoute:
     method: str = "GET"
 
 
-Route = CommandRoute | QueryRoute | DocumentRoute
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListRoute:
+    """A GET of a list over the threads of one account, which the read model answers."""
+
+    template: str
+    operation_id: str
+    summary: str
+    parameters: tuple[query_params.Parameter, ...]
+    answer_schema: str
+    method: str = "GET"
+
+
+Route = CommandRoute | MarkerRoute | QueryRoute | ListRoute | DocumentRoute
 
 
 def _read_thread(thread_id: ThreadId, values: query_params.QueryValues, after: Position | None) -> Query:
@@ -101,7 +132,10 @@ def _get_members(thread_id: ThreadId, values: query_params.QueryValues, after: P
 
 
 def _get_messages(thread_id: ThreadId, values: query_params.QueryValues, after: Position | None) -> Query:
-    place = after if isinstance(after, tuple) else None
+    place = None
+    if isinstance(after, tuple):
+        sequence_nr, index = after
+        place = int(sequence_nr), int(index)
     return GetMessages(thread_id, values.account_id, values.limit, values.offset, place, values.min_sequence_nr)
 
 
@@ -246,6 +280,31 @@ QUERIES: Final = (
     ),
 )
 
+LIST_THREADS: Final = ListRoute(
+    template="/v1/threads",
+    operation_id="listThreads",
+    summary="List the threads that an account can read, newest activity first",
+    parameters=query_params.OF_A_LIST,
+    answer_schema="ThreadsAnswer",
+)
+LIST_MENTIONS: Final = ListRoute(
+    template=ACCOUNT + "/mentions",
+    operation_id="listMentions",
+    summary="List the messages that name an account, newest first",
+    parameters=query_params.OF_AN_ACCOUNT,
+    answer_schema="MentionsAnswer",
+)
+LISTS: Final = (LIST_THREADS, LIST_MENTIONS)
+SET_READ_MARKER: Final = MarkerRoute(
+    template=THREAD + "/read-markers/set",
+    operation_id="setReadMarker",
+    summary="Mark a thread as read up to a message; never back",
+    body=request_models.SetReadMarkerBody,
+    answer_schema="ReadMarkerAnswer",
+    refusals=(RefusalCode.THREAD_NOT_FOUND, RefusalCode.THREAD_DESTROYED, RefusalCode.MESSAGE_NOT_FOUND),
+)
+OF_THE_READ_MODEL: Final = (*LISTS, SET_READ_MARKER)
+
 OPENAPI: Final = DocumentRoute(
     template="/openapi.json",
     operation_id="getOpenApi",
@@ -262,7 +321,7 @@ DOCS: Final = DocumentRoute(
 )
 
 DOCUMENTS: Final = (OPENAPI, DOCS)
-ROUTES: Final[tuple[Route, ...]] = (*COMMANDS, *QUERIES, *DOCUMENTS)
+ROUTES: Final[tuple[Route, ...]] = (*COMMANDS, *QUERIES, *OF_THE_READ_MODEL, *DOCUMENTS)
 
 
 @dataclass(slots=True)
@@ -287,22 +346,23 @@ class Router:
 
     def __init__(self, routes: Iterable[Route] = ROUTES) -> None:
         self._static: dict[str, Resource] = {}
-        self._of_a_thread: dict[str, Resource] = {}
+        self._by_id: dict[str, dict[str, Resource]] = {prefix: {} for _, prefix in _WITH_AN_ID}
         for route in routes:
-            tail = route.template.removeprefix(THREAD)
-            paths = self._static if tail == route.template else self._of_a_thread
-            if paths is self._of_a_thread and tail:
-                tail = tail.removeprefix("/")
+            paths, tail = self._static, route.template
+            for template, prefix in _WITH_AN_ID:
+                if route.template.startswith(template):
+                    paths, tail = self._by_id[prefix], route.template.removeprefix(template).removeprefix("/")
             paths.setdefault(tail, Resource()).add(route)
 
     def find(self, path: str) -> tuple[Resource | None, str]:
-        """The resource of an exact path, and its thread segment as it was written ("" for a static path)."""
+        """The resource of an exact path, and its id segment as it was written ("" for a static path)."""
         resource = self._static.get(path)
         if resource is not None:
             return resource, ""
-        if not path.startswith(_THREADS):
-            return None, ""
-        segment, slash, tail = path[len(_THREADS) :].partition("/")
-        if not segment or (slash and not tail):
-            return None, ""
-        return self._of_a_thread.get(tail), segment
+        for prefix, resources in self._by_id.items():
+            if path.startswith(prefix):
+                segment, slash, tail = path[len(prefix) :].partition("/")
+                if not segment or (slash and not tail):
+                    return None, ""
+                return resources.get(tail), segment
+        return None, ""

@@ -1,6 +1,7 @@
 """The public port: its listening sockets, its connections, and the way it leaves.
 
-``PublicGateway(service, options, metrics)``: nothing is opened by the constructor.
+``PublicGateway(service, options, metrics, read_model=…)``: nothing is opened by the constructor; without a read
+model the lists over threads and the read markers are not served.
 ``await gateway.start(sockets)``: serves every listening socket given: the worker's own port and the one inherited from
 the supervisor.  They are duplicated, so the caller's own sockets stay the caller's to close.
 ``await gateway.drain(deadline_s)``: accepts nothing new, answers what is under way with ``Connection: close``, and
@@ -23,7 +24,7 @@ from shard_worker.gateway.http.metrics import RequestMetrics
 from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.public.dispatch import Dispatcher
 from shard_worker.gateway.public.documents import documents_of, routes_of
-from shard_worker.gateway.public.service import ThreadService
+from shard_worker.gateway.public.service import ReadModel, ThreadService
 from shard_worker.tasks import BackgroundTasks
 
 _LOG: Final = logging.getLogger(__name__)
@@ -81,13 +82,15 @@ class PublicGateway:
         service: ThreadService,
         options: GatewayOptions | None = None,
         metrics: RequestMetrics | None = None,
+        *,
+        read_model: ReadModel | None = None,
     ) -> None:
         check_aiohttp()
         self.options = options or GatewayOptions()
         self.metrics = metrics or RequestMetrics()
         self.capacity = self.metrics.capacity = Capacity(within_descriptors(self.options.bounds))
-        routes, documents = routes_of(self.options), documents_of(self.options)
-        self._dispatcher = Dispatcher(service, self.options, self.metrics, routes, documents)
+        routes, documents = routes_of(self.options, read_model=read_model is not None), documents_of(self.options)
+        self._dispatcher = Dispatcher(service, read_model, self.options, self.metrics, routes, documents)
         self._acceptors: list[Acceptor] = []
         self._adoptions = BackgroundTasks()
         self._factory: ConnectionFactory | None = None

@@ -1,8 +1,10 @@
-"""The one thing the gateway needs from the rest of the worker."""
+"""Protocols of the gateway: the rest of the worker as it sees it."""
 
 from typing import Protocol
 
-from shard_worker.contract import Answer, Request
+from shard_worker.contract import Answer, Query, Request
+from shard_worker.domain.ids import AccountId, MessageId, ThreadId
+from shard_worker.readmodel.queries import MentionList, MessageState, ThreadList
 
 
 class ThreadService(Protocol):
@@ -11,3 +13,26 @@ class ThreadService(Protocol):
     async def ask(self, request: Request, budget_s: float) -> Answer:
         """The owner's answer within ``budget_s`` seconds; raises for nothing that is foreseen."""
         ...
+
+
+class ReadModel(Protocol):
+    """The read model, the same on every worker; see `shard_worker.readmodel`.
+
+    Every method raises `shard_worker.database.connection.CONNECTION_ERRORS` when the database does not answer.
+    """
+
+    async def answer(self, query: Query) -> Answer: ...
+
+    async def threads(
+        self, account_id: AccountId, limit: int, offset: int, after: tuple[int, ThreadId] | None
+    ) -> ThreadList: ...
+
+    async def mentions(
+        self, account_id: AccountId, limit: int, offset: int, after: tuple[int, ThreadId, int, int] | None
+    ) -> MentionList: ...
+
+    async def message(self, thread_id: ThreadId, message_id: MessageId) -> MessageState: ...
+
+    async def set_marker(
+        self, thread_id: ThreadId, account_id: AccountId, message_id: MessageId, place: tuple[int, int]
+    ) -> MessageId: ...

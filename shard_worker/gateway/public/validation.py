@@ -15,9 +15,9 @@ from pydantic import BaseModel, ValidationError
 
 from shard_worker.gateway.http.problems import REFUSED_MESSAGES
 from shard_worker.gateway.http.turn_budget import Piece
-from shard_worker.gateway.public.request_models import MESSAGES_A_COMMAND, AddMessagesBody, CommandBody, NewMessageBody
+from shard_worker.gateway.public.request_models import MESSAGES_A_COMMAND, AddMessagesBody, NewMessageBody, PostedBody
 
-Body = TypeVar("Body", bound=CommandBody)
+Body = TypeVar("Body", bound=PostedBody)
 Model = TypeVar("Model", bound=BaseModel)
 
 _Context = dict[str, Any]  # Any: pydantic's, of the failure's own parameters

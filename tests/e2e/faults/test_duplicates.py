@@ -53,7 +53,7 @@ async def test_a_keyed_command_has_one_effect_and_one_answer(data_dir: Path) -> 
         assert len(first) == len(created) == 1
         async with session.get(f"{urls[0]}/v1/threads/{thread}/messages?account_id={me}") as response:
             listed = await response.json()
-        assert [item["body"] for item in listed["results"]] == ["once", "and again"]
+        assert [item["body"] for item in listed["result"]] == ["once", "and again"]
         await cluster.fsck()
 
 

@@ -1,0 +1,93 @@
+"""Handles the lists over an account's threads, which the read model answers on any worker."""
+
+import logging
+from typing import Final
+
+from shard_worker.contract import Unavailable, UnavailableCode
+from shard_worker.database.connection import CONNECTION_ERRORS
+from shard_worker.domain.ids import AccountId, ThreadId, canonical
+from shard_worker.gateway.http.options import GatewayOptions
+from shard_worker.gateway.http.problems import invalid, of_unavailable
+from shard_worker.gateway.http.response import RawResponse, problem_reply
+from shard_worker.gateway.public import query_params, responses
+from shard_worker.gateway.public.cursors import Cursors, Position
+from shard_worker.gateway.public.routes import LIST_THREADS, ListRoute
+from shard_worker.gateway.public.service import ReadModel
+
+log = logging.getLogger(__name__)
+
+BAD_ACCOUNT_ID: Final = "accountId: must be a ULID: 26 Crockford characters, the first at most 7"
+_FOREIGN_CURSOR: Final = "cursor: is none of this query and account"
+_AWAY: Final = Unavailable(UnavailableCode.SHARD_UNAVAILABLE, "the read model cannot be read right now; try again")
+
+
+class ListHandler:
+    """Answers every `ListRoute`."""
+
+    def __init__(self, lists: ReadModel, options: GatewayOptions) -> None:
+        self._lists = lists
+        self._cursors = Cursors(options.cursor_key)
+
+    async def answer(self, route: ListRoute, segment: str, query: str) -> RawResponse:
+        """The reply to one query; ``segment`` is the path's account id as written, "" when the query names the account."""
+        values, failures = query_params.read_parameters(query, route.parameters)
+        account_id = None if values is None else values.account_id
+        if segment:
+            named = canonical(segment)
+            if named is None:
+                failures = [BAD_ACCOUNT_ID, *failures]
+            else:
+                account_id = AccountId(named)
+        if values is None or account_id is None or failures:
+            raise invalid(*failures)
+        after: Position | None = None
+        if values.cursor is not None:
+            after = self._cursors.read(route.operation_id, "", account_id, values.cursor)
+            if after is None:
+                raise invalid(_FOREIGN_CURSOR)
+        place = None if after is None else tuple(after)
+        try:
+            if route is LIST_THREADS:
+                return await self._threads(route, account_id, values, place)
+            return await self._mentions(route, account_id, values, place)
+        except CONNECTION_ERRORS as error:
+            log.warning("list not read", extra={"operation": route.operation_id, "cause": repr(error)})
+            return problem_reply(of_unavailable(_AWAY))
+
+    async def _threads(
+        self,
+        route: ListRoute,
+        account_id: AccountId,
+        values: query_params.QueryValues,
+        place: tuple[int | str, ...] | None,
+    ) -> RawResponse:
+        after = None if place is None else (int(place[0]), ThreadId(str(place[1])))
+        page = await self._lists.threads(account_id, values.limit, values.offset, after)
+        cursor = None
+        if page.more:
+            last = page.threads[-1]
+            cursor = self._cursors.write(route.operation_id, "", account_id, (last.activity_at, last.view.thread_id))
+        return RawResponse(responses.threads(page, cursor))
+
+    async def _mentions(
+        self,
+        route: ListRoute,
+        account_id: AccountId,
+        values: query_params.QueryValues,
+        place: tuple[int | str, ...] | None,
+    ) -> RawResponse:
+        after = None
+        if place is not None:
+            after = (int(place[0]), ThreadId(str(place[1])), int(place[2]), int(place[3]))
+        page = await self._lists.mentions(account_id, values.limit, values.offset, after)
+        cursor = None
+        if page.more:
+            last = page.mentions[-1]
+            message = last.message
+            cursor = self._cursors.write(
+                route.operation_id,
+                "",
+                account_id,
+                (message.created_at, last.thread_id, message.sequence_nr, message.index),
+            )
+        return RawResponse(responses.mentions(page, cursor))

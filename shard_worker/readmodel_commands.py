@@ -1,0 +1,121 @@
+"""`shard-worker readmodel`: the read model's state, a rebuild beside the one in use, and its comparison with the journal.
+
+A command imports what it runs when it runs, as in `shard_worker.main`.
+"""
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from shard_worker.database.session import CONNECTION_ERRORS, DatabaseError
+from shard_worker.database.tls import Tls, TlsMode
+from shard_worker.database_options import database_options, one_dsn
+from shard_worker.domain.ids import canonical, ulid_uuid
+
+if TYPE_CHECKING:
+    import asyncpg
+
+_FOUND: Final = 1
+_NOT_DONE: Final = 3
+
+
+@click.group()
+def readmodel() -> None:
+    """The read model: the tables from which lists over threads are answered."""
+
+
+def _run(
+    work: "Callable[[asyncpg.Connection], Coroutine[Any, Any, int]]",  # Any: a coroutine neither yields nor takes values
+    dsn: str,
+    tls: Tls,
+) -> None:
+    """Run ``work`` on a session of its own, and end with its exit code."""
+    from shard_worker.database.session import open_connection
+
+    async def on_a_session() -> int:
+        connection = await open_connection(dsn, "threadcluster-readmodel", statement_s=None, tls=tls)
+        try:
+            return await work(connection)
+        finally:
+            connection.terminate()
+
+    try:
+        code = asyncio.run(on_a_session())
+    except (DatabaseError, *CONNECTION_ERRORS) as error:
+        click.echo(f"Error: {str(error) or repr(error)}", err=True)
+        sys.exit(_NOT_DONE)
+    sys.exit(code)
+
+
+@readmodel.command()
+@database_options("read, nothing more")
+def status(dsn: str | None, dsn_file: Path | None, tls: TlsMode | None, ca_file: Path | None) -> None:
+    """Show each generation: how far it is behind the journal, and the threads that stand still in it."""
+    from shard_worker.readmodel.status import read_status
+
+    async def show(connection: "asyncpg.Connection") -> int:
+        for line in await read_status(connection):
+            click.echo(line)
+        return 0
+
+    _run(show, one_dsn(dsn, dsn_file), Tls(tls, ca_file))
+
+
+@readmodel.command()
+@database_options("make tables")
+@click.option("--keep-old", is_flag=True, help="Keep the tables in use until now, for a comparison by hand.")
+def rebuild(dsn: str | None, dsn_file: Path | None, tls: TlsMode | None, ca_file: Path | None, keep_old: bool) -> None:
+    """Fill new tables from the journal while the old ones answer, then answer from the new ones.
+
+    The workers project; this command makes the tables, shows the progress, and switches.  Ended at any moment, it goes on
+    when it is run again.  Exit codes: 0 switched, 3 not done.
+    """
+    from shard_worker.readmodel.rebuild import RebuildFailed
+    from shard_worker.readmodel.rebuild import rebuild as run_rebuild
+
+    async def run(connection: "asyncpg.Connection") -> int:
+        try:
+            await run_rebuild(connection, keep_old=keep_old, say=lambda sentence: click.echo(sentence, err=True))
+        except RebuildFailed as error:
+            click.echo(f"Error: {error}", err=True)
+            return _NOT_DONE
+        return 0
+
+    _run(run, one_dsn(dsn, dsn_file), Tls(tls, ca_file))
+
+
+@readmodel.command()
+@database_options("read; with --repair, to write the read model")
+@click.option("--repair", metavar="THREAD", help="Project this thread afresh, instead of comparing all.")
+def verify(
+    dsn: str | None, dsn_file: Path | None, tls: TlsMode | None, ca_file: Path | None, repair: str | None
+) -> None:
+    """Compare the tables in use with a fresh fold of the journal, also while workers write to both.
+
+    Names each thread that differs on a line.  Exit codes: 0 all alike, 1 something differs, 3 it could not be compared.
+    """
+    from shard_worker.readmodel.verify import repair as repair_thread
+    from shard_worker.readmodel.verify import verify as compare
+
+    thread_id = None if repair is None else canonical(repair)
+    if repair is not None and thread_id is None:
+        raise click.UsageError(f"--repair: {repair!r} is no thread id: 26 Crockford characters, the first at most 7")
+
+    async def run(connection: "asyncpg.Connection") -> int:
+        generation = await connection.fetchval("SELECT generation FROM readmodel_generation WHERE live")
+        if thread_id is not None:
+            while not await repair_thread(connection, generation, ulid_uuid(thread_id)):
+                await asyncio.sleep(0.05)
+            click.echo(f"thread {thread_id} was projected afresh")
+            return 0
+        differing = 0
+        async for difference in compare(connection, generation, say=lambda sentence: click.echo(sentence, err=True)):
+            click.echo(str(difference))
+            differing += 1
+        return _FOUND if differing else 0
+
+    _run(run, one_dsn(dsn, dsn_file), Tls(tls, ca_file))

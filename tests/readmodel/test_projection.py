@@ -1,0 +1,101 @@
+"""What events change in the read model: the net change of a batch, each row once."""
+
+from uuid import UUID
+
+from shard_worker.domain.events import (
+    AdministratorIdsJoined,
+    AdministratorIdsLeft,
+    Event,
+    MemberIdsJoined,
+    MemberIdsLeft,
+    MessagesAdded,
+    MessagesRemoved,
+    PostedMessage,
+    ThreadDestroyed,
+)
+from shard_worker.domain.ids import ulid_uuid
+from shard_worker.readmodel.projection import Changes, MentionRow, StoredEvent
+from tests.support.journal_writer import ANN, BOB, created, message_id, new_thread, whole_life
+
+THREAD = ulid_uuid(new_thread())
+
+
+def changes_of(*events: Event, first: int = 1, thread: UUID = THREAD) -> Changes:
+    """The net change of a thread's events."""
+    changes = Changes()
+    for seq_nr, event in enumerate(events, first):
+        changes.add(StoredEvent(3, thread, seq_nr, 7, 100 + seq_nr, event))
+    return changes
+
+
+def test_a_whole_life_in_one_batch_is_one_row_of_each_kind() -> None:
+    """A message that was added and removed within the batch is added as removed; roles are those of the end."""
+    changes = changes_of(*whole_life())
+    head = changes.threads[THREAD]
+    assert head.created is not None
+    assert (head.sequence_nr, head.epoch, head.xid) == (8, 7, 108)
+    assert (head.activity_at, head.updated_at, head.destroyed_at) == (3, 8, 8)
+    assert len(changes.messages) == 2
+    assert len(changes.removed & set(changes.messages)) == 1
+    roles = {account: (each.administrator, each.member, each.seq_nr) for (_, account), each in changes.accounts.items()}
+    assert roles == {ulid_uuid(ANN): (False, None, 5), ulid_uuid(BOB): (True, False, 7)}
+
+
+def test_a_later_batch_names_only_what_it_changes() -> None:
+    """A role that the batch does not touch is None; a removed message of an earlier batch is named alone."""
+    gone = message_id()
+    changes = changes_of(
+        MemberIdsJoined(adder_id=ANN, member_ids=(BOB,), at=5, create_at=5),
+        MessagesRemoved(remover_id=ANN, message_ids=(gone,), at=6, create_at=6),
+        first=9,
+    )
+    head = changes.threads[THREAD]
+    assert head.created is None
+    assert (head.sequence_nr, head.activity_at, head.destroyed_at) == (10, None, None)
+    assert changes.removed == {(THREAD, ulid_uuid(gone))}
+    assert not changes.messages
+    assert [(each.administrator, each.member) for each in changes.accounts.values()] == [(None, True)]
+
+
+def test_roles_within_a_batch_end_as_the_last_event_says() -> None:
+    """Joined and left, and the other way round."""
+    changes = changes_of(
+        AdministratorIdsJoined(adder_id=ANN, administrator_ids=(BOB,), at=1, create_at=1),
+        MemberIdsJoined(adder_id=ANN, member_ids=(BOB,), at=2, create_at=2),
+        AdministratorIdsLeft(remover_id=ANN, administrator_ids=(BOB,), at=3, create_at=3),
+        MemberIdsLeft(remover_id=ANN, member_ids=(BOB,), at=4, create_at=4),
+        MemberIdsJoined(adder_id=ANN, member_ids=(BOB,), at=5, create_at=5),
+        ThreadDestroyed(destroyer_id=ANN, at=6, create_at=6),
+        first=2,
+    )
+    [change] = changes.accounts.values()
+    assert (change.administrator, change.member, change.seq_nr) == (False, True, 6)
+
+
+def test_every_addressee_of_a_message_is_a_mention() -> None:
+    """At its place; a message without addressees has none, and keeps no empty list."""
+    first, second = message_id(), message_id()
+    event = MessagesAdded(
+        sender_id=ANN,
+        messages=(PostedMessage(first, "a"), PostedMessage(second, "b", first, (BOB, ANN))),
+        at=9,
+        create_at=9,
+    )
+    changes = changes_of(created(), event)
+    assert changes.mentions == [
+        MentionRow(ulid_uuid(account), 9, THREAD, 2, 1, ulid_uuid(second)) for account in (BOB, ANN)
+    ]
+    rows = [changes.messages[THREAD, ulid_uuid(each)] for each in (first, second)]
+    assert [row.to_account_ids for row in rows] == [None, (ulid_uuid(BOB), ulid_uuid(ANN))]
+    assert [row.reply_message_id for row in rows] == [None, ulid_uuid(first)]
+
+
+def test_threads_do_not_depend_on_each_other() -> None:
+    """A batch of two threads changes each as its own batch would."""
+    other = ulid_uuid(new_thread())
+    both = Changes()
+    for seq_nr, event in enumerate(whole_life(), 1):
+        both.add(StoredEvent(3, THREAD, seq_nr, 7, None, event))
+        both.add(StoredEvent(3, other, seq_nr, 7, None, event))
+    assert {thread: head.sequence_nr for thread, head in both.threads.items()} == {THREAD: 8, other: 8}
+    assert len(both.messages) == 2 * len(changes_of(*whole_life()).messages)
