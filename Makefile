@@ -7,7 +7,7 @@ ARGS ?=
 # at every start of a process, and a worker would take twice as long to start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup up down status test test-cluster test-node lint pytest coverage-pure mutation load bench bench-moves soak explore versions hostile lock docs
+.PHONY: help setup up down status test test-cluster test-node lint pytest coverage-pure mutation load bench bench-read bench-moves soak explore versions hostile lock docs
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -106,6 +106,9 @@ load: setup ## Load against a URL: ARGS="reference --url http://127.0.0.1:8080" 
 
 bench: setup ## The benchmark: own Postgres, worker and load; figures into docs with ARGS=--write-docs
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
+
+bench-read: setup ## What the read model costs the command path, and how soon it shows a command
+	@$(BIN)/python -m tests.benchmarks.read_side $(ARGS)
 
 docs: setup ## Write what is generated: references, docs/openapi.json, crds/, the figures in docs/verification.md
 	$(BIN)/python -m shard_worker.settings > docs/configuration.md

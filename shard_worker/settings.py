@@ -260,6 +260,13 @@ class WorkerSettings(BaseSettings):
     max_administrators: Annotated[int, Field(ge=1, description="Administrators of a thread at most.")] = 100
     max_members: Annotated[int, Field(ge=1, description="Members of a thread at most.")] = 10_000
 
+    projection_enabled: Annotated[
+        bool,
+        Field(
+            description="Project the shards of this worker into the read model; without, lists over threads stay where they"
+            " are for as long as this worker owns the shards."
+        ),
+    ] = True
     query_source: Annotated[
         Literal["owner", "read-model"],
         Field(

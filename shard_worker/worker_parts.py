@@ -17,7 +17,7 @@ from uuid import UUID
 
 from prometheus_client.registry import Collector
 
-from shard_worker.actors.context import ActorContext, JournalAccess, PendingBounds, SnapshotPolicy
+from shard_worker.actors.context import ActorContext, JournalAccess, NoProjection, PendingBounds, SnapshotPolicy
 from shard_worker.actors.passivation import LruPassivation
 from shard_worker.actors.peer_handler import PeerHandler
 from shard_worker.actors.region import ShardRegion
@@ -328,7 +328,12 @@ def _build_actors(settings: WorkerSettings, cluster: ClusterParts, journal: Jour
 
     env = ActorContext(
         journal=JournalAccess(
-            journal.loader.load, key_of, journal.messages.read, head_of, journal.snapshots.save, journal.updater
+            journal.loader.load,
+            key_of,
+            journal.messages.read,
+            head_of,
+            journal.snapshots.save,
+            journal.updater if settings.projection_enabled else NoProjection(),
         ),
         memory_reads_allowed=ownership.lease.allows_memory_reads,
         limits=Limits(

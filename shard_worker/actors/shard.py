@@ -154,7 +154,8 @@ class Shard:
             self.retry_stashed()
 
     def stored(self, rows: list[Row]) -> None:
-        self.env.projection.advance(self.shard_id, self.stream.head)
+        if self.state is not ShardState.CLOSED:  # the worker may have adopted the shard again, from a head of its own
+            self.env.projection.advance(self.shard_id, self.stream.head)
 
     def on_ownership_lost(self, in_flight: list[Row]) -> None:
         """Close: another owner has the shard, and the waiting requests, of which nothing is stored, are redirected."""

@@ -14,6 +14,8 @@ from shard_worker.domain.ids import MessageId, ulid_text, ulid_uuid
 
 _BATCH: Final = 512
 """Maximum markers of one statement."""
+_WAIT_S: Final = 5.0
+"""How long a marker waits for its batch; then whether it was stored is not known."""
 _SET: Final = """
 INSERT INTO read_marker AS m (thread_id, account_id, sequence_nr, index, message_id)
 SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::smallint[], $5::uuid[])
@@ -58,7 +60,7 @@ class MarkerWriter:
             mine[key] = place, message_id
         # The first that gets the lock writes for all that came meanwhile.  A caller that is cancelled here has left its marker
         # in the batch, which another writes, or nobody: its own answer was never given.
-        async with self._writing:
+        async with asyncio.timeout(_WAIT_S), self._writing:
             if not outcome.done():
                 await self._write(mine, outcome)
         return outcome.result()[key]

@@ -1,7 +1,7 @@
 """What events change in the read model's tables: a pure function of the events, whatever the tables hold.
 
 `Changes` collects the net change of a batch: each row is named once, so that every table is written by one statement and the
-order of the statements does not matter.  A thread's events must come in their order; threads do not depend on each other.
+order of the statements does not matter.  Ids of accounts and messages stay as they are in the events.  A thread's events must come in their order; threads do not depend on each other.
 
 The rules of `VERSION` fill the tables that the SQL function ``make_readmodel_v1`` makes.  A changed rule is a new version,
 with tables of its own.
@@ -24,7 +24,7 @@ from shard_worker.domain.events import (
     ThreadCreated,
     ThreadDestroyed,
 )
-from shard_worker.domain.ids import AccountId, ulid_uuid
+from shard_worker.domain.ids import AccountId, MessageId
 
 VERSION: Final = 1
 """Raised with every change of these rules or of the tables that they fill."""
@@ -88,29 +88,30 @@ class AccountChange:
         """The last event of the batch that changed a role: where access ended, when it did."""
 
 
-class MessageRow(Struct, frozen=True, gc=False):
-    """A message of the batch."""
+class MessageRow(Struct, gc=False):
+    """A message of the batch; only ``removed`` changes."""
 
     thread_id: UUID
     sequence_nr: int
     index: int
-    message_id: UUID
-    sender_id: UUID
+    message_id: MessageId
+    sender_id: AccountId
     body: str | None
-    reply_message_id: UUID | None
-    to_account_ids: tuple[UUID, ...] | None
+    reply_message_id: MessageId | None
+    to_account_ids: tuple[AccountId, ...]
     created_at: int
+    removed: bool = False
 
 
 class MentionRow(Struct, frozen=True, gc=False):
     """A message of the batch that names an account."""
 
-    account_id: UUID
+    account_id: AccountId
     created_at: int
     thread_id: UUID
     sequence_nr: int
     index: int
-    message_id: UUID
+    message_id: MessageId
 
 
 class Changes:
@@ -118,13 +119,20 @@ class Changes:
 
     def __init__(self) -> None:
         self.threads: dict[UUID, Head] = {}
-        self.accounts: dict[tuple[UUID, UUID], AccountChange] = {}
+        self.accounts: dict[tuple[UUID, AccountId], AccountChange] = {}
         """By (thread, account)."""
-        self.messages: dict[tuple[UUID, UUID], MessageRow] = {}
-        """By (thread, message), those that are live at the end of the batch or were removed within it."""
-        self.removed: set[tuple[UUID, UUID]] = set()
-        """(thread, message): of ``messages`` or of the tables."""
+        self.messages: list[MessageRow] = []
+        """In their order; those removed within the batch too."""
+        self.removed: set[tuple[UUID, MessageId]] = set()
+        """(thread, message): live messages of the tables that are removed, before ``messages`` are added.  An id that was removed
+        long ago may be given to another message, so both may name the same id."""
+        self._live: dict[tuple[UUID, MessageId], MessageRow] = {}
         self.mentions: list[MentionRow] = []
+
+    @property
+    def rows(self) -> int:
+        """How many rows of the tables change."""
+        return len(self.threads) + len(self.accounts) + len(self.messages) + len(self.removed) + len(self.mentions)
 
     def add(self, stored: StoredEvent) -> None:
         """Take one more event; a thread's events in their order."""
@@ -138,7 +146,12 @@ class Changes:
                 head.activity_at = event.at
                 self._add_messages(stored, event)
             case MessagesRemoved():
-                self.removed.update((stored.thread_id, ulid_uuid(message_id)) for message_id in event.message_ids)
+                for message_id in event.message_ids:
+                    added = self._live.pop((stored.thread_id, message_id), None)
+                    if added is None:
+                        self.removed.add((stored.thread_id, message_id))
+                    else:
+                        added.removed = True
             case ThreadCreated():
                 head.created, head.activity_at = event, event.at
                 self._administrators(stored, event.administrator_ids, True)
@@ -155,25 +168,24 @@ class Changes:
                 head.destroyed_at = event.at
 
     def _add_messages(self, stored: StoredEvent, event: MessagesAdded) -> None:
-        sender_id = ulid_uuid(event.sender_id)
+        thread_id, seq_nr, at = stored.thread_id, stored.seq_nr, event.at
         for index, message in enumerate(event.messages):
-            message_id = ulid_uuid(message.message_id)
-            addressees = tuple(map(ulid_uuid, message.to_account_ids)) or None
-            self.messages[stored.thread_id, message_id] = MessageRow(
-                stored.thread_id,
-                stored.seq_nr,
+            message_id = message.message_id
+            row = MessageRow(
+                thread_id,
+                seq_nr,
                 index,
                 message_id,
-                sender_id,
+                event.sender_id,
                 message.text,
-                None if message.reply_message_id is None else ulid_uuid(message.reply_message_id),
-                addressees,
-                event.at,
+                message.reply_message_id,
+                message.to_account_ids,
+                at,
             )
-            for account_id in addressees or ():
-                self.mentions.append(
-                    MentionRow(account_id, event.at, stored.thread_id, stored.seq_nr, index, message_id)
-                )
+            self.messages.append(row)
+            self._live[thread_id, message_id] = row
+            for account_id in message.to_account_ids:
+                self.mentions.append(MentionRow(account_id, at, thread_id, seq_nr, index, message_id))
 
     def _administrators(self, stored: StoredEvent, account_ids: Iterable[AccountId], joined: bool) -> None:
         for account_id in account_ids:
@@ -184,6 +196,6 @@ class Changes:
             self._account(stored, account_id).member = joined
 
     def _account(self, stored: StoredEvent, account_id: AccountId) -> AccountChange:
-        change = self.accounts.setdefault((stored.thread_id, ulid_uuid(account_id)), AccountChange())
+        change = self.accounts.setdefault((stored.thread_id, account_id), AccountChange())
         change.seq_nr = stored.seq_nr
         return change

@@ -7,14 +7,16 @@ or that the account can no longer read, is not listed; one whose projection stan
 from typing import Final
 from uuid import UUID
 
+import asyncpg
 from msgspec import Struct
 
 from shard_worker.contract import Answer, MessageView, Query, ThreadView
 from shard_worker.database.connection import ReadPool, Session
 from shard_worker.domain.ids import AccountId, MessageId, ThreadId, ulid_uuid
+from shard_worker.journal.answer_size import PAGE_BYTES
 from shard_worker.readmodel.live_generation import LiveGeneration
 from shard_worker.readmodel.markers import MarkerWriter
-from shard_worker.readmodel.thread_queries import ThreadQueries, message_of, text_of, view_of
+from shard_worker.readmodel.thread_queries import MESSAGE_BYTES, ThreadQueries, messages_of, text_of, view_of
 
 UNREAD_MOST: Final = 100
 """Unread messages of a thread are counted up to here."""
@@ -42,24 +44,35 @@ SELECT t.thread_id, t.creator_id, t.parent_thread_id, t.title, t.remarks, t.crea
  ORDER BY t.activity_at DESC, t.thread_id DESC
 """
 _MENTIONS: Final = """
-SELECT mention.thread_id, mention.sequence_nr, mention.index, mention.created_at,
-       m.message_id, m.sender_id, m.body, m.reply_message_id, m.to_account_ids
-  FROM {place}.thread_mention mention
-  JOIN {place}.thread_message m
-    ON m.thread_id = mention.thread_id AND m.message_id = mention.message_id AND NOT m.removed
-  JOIN {place}.thread ON thread.thread_id = mention.thread_id AND thread.destroyed_at IS NULL
-  JOIN {place}.thread_account access
-    ON access.account_id = $1 AND access.thread_id = mention.thread_id AND access.until_nr IS NULL
- WHERE mention.account_id = $1
-   AND ($4::bigint IS NULL
-        OR (mention.created_at, mention.thread_id, mention.sequence_nr, mention.index) < ($4, $5::uuid, $6, $7::smallint))
-   AND NOT EXISTS (SELECT FROM dead_letter d WHERE d.generation = {generation} AND d.thread_id = mention.thread_id)
- ORDER BY mention.created_at DESC, mention.thread_id DESC, mention.sequence_nr DESC, mention.index DESC
- LIMIT $2 OFFSET $3
+SELECT * FROM (
+    SELECT found.*, count(*) OVER () AS matched,
+           sum({bytes}) OVER (ORDER BY created_at DESC, thread_id DESC, sequence_nr DESC, index DESC) - ({bytes}) AS before
+      FROM (
+           SELECT mention.thread_id, mention.sequence_nr, mention.index, mention.created_at,
+                  m.message_id, m.sender_id, m.body, m.reply_message_id, m.to_account_ids
+             FROM {place}.thread_mention mention
+             JOIN {place}.thread_message m
+               ON m.thread_id = mention.thread_id AND m.message_id = mention.message_id AND NOT m.removed
+              AND m.sequence_nr = mention.sequence_nr AND m.index = mention.index
+             JOIN {place}.thread ON thread.thread_id = mention.thread_id AND thread.destroyed_at IS NULL
+             JOIN {place}.thread_account access
+               ON access.account_id = $1 AND access.thread_id = mention.thread_id AND access.until_nr IS NULL
+            WHERE mention.account_id = $1
+              AND ($4::bigint IS NULL OR (mention.created_at, mention.thread_id, mention.sequence_nr, mention.index)
+                                         < ($4, $5::uuid, $6, $7::smallint))
+              AND NOT EXISTS (
+                  SELECT FROM dead_letter d WHERE d.generation = {generation} AND d.thread_id = mention.thread_id)
+            ORDER BY mention.created_at DESC, mention.thread_id DESC, mention.sequence_nr DESC, mention.index DESC
+            LIMIT $2 OFFSET $3
+           ) AS found
+    ) AS sized
+ WHERE before < {most_bytes}
+ ORDER BY created_at DESC, thread_id DESC, sequence_nr DESC, index DESC
 """
 _MESSAGE: Final = """
 SELECT (SELECT sequence_nr FROM {place}.thread WHERE thread_id = $1) AS sequence_nr, m.sequence_nr AS place, m.index
   FROM (SELECT) AS one LEFT JOIN {place}.thread_message m ON m.thread_id = $1 AND m.message_id = $2
+ ORDER BY m.sequence_nr DESC, m.index DESC LIMIT 1
 """
 _POISONED: Final = """
 SELECT thread_id FROM dead_letter d
@@ -154,17 +167,21 @@ class ReadModelQueries:
             place = (after[0], ulid_uuid(after[1]), after[2], after[3])
         account = ulid_uuid(account_id)
 
-        async def read(connection: Session) -> MentionList:
+        async def read(connection: Session) -> tuple[list[asyncpg.Record], tuple[ThreadId, ...]]:
             names = await self._live.names(connection)
-            rows = await connection.fetch(_MENTIONS.format(**names), account, limit + 1, offset, *place)
-            poisoned = await self._poisoned(connection, names, account)
-            listed = tuple(
-                Mention(ThreadId(text_of(row["thread_id"])), message_of(row, row["sequence_nr"], row["created_at"]))
-                for row in rows[:limit]
-            )
-            return MentionList(listed, len(rows) > limit, poisoned)
+            sql = _MENTIONS.format(**names, bytes=MESSAGE_BYTES, most_bytes=PAGE_BYTES)
+            async with connection.transaction(isolation="repeatable_read", readonly=True):
+                return await connection.fetch(sql, account, limit + 1, offset, *place), await self._poisoned(
+                    connection, names, account
+                )
 
-        return await self._pool.run(read)
+        rows, poisoned = await self._pool.run(read)
+        messages = [each async for each in messages_of(rows[:limit], "sequence_nr", "created_at")]
+        listed = tuple(
+            Mention(ThreadId(text_of(row["thread_id"])), message)
+            for row, message in zip(rows[:limit], messages, strict=True)
+        )
+        return MentionList(listed, bool(rows) and len(listed) < rows[0]["matched"], poisoned)
 
     async def message(self, thread_id: ThreadId, message_id: MessageId) -> MessageState:
         """Where a message of a thread is or was."""

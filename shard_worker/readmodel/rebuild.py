@@ -17,6 +17,8 @@ from shard_worker.readmodel.projection import VERSION
 
 _LOOK_EVERY_S: Final = 0.5
 _SAY_EVERY_S: Final = 2.0
+_LEVEL_EVENTS: Final = 2_000
+"""So few events behind the live generation a new one takes its place: less than a second of a busy cluster."""
 _STILL_S: Final = 60.0
 """After how long without any progress the command gives up: no worker of this release feeds the new tables."""
 
@@ -29,11 +31,9 @@ WITH made AS (
 SELECT generation, make_readmodel_v1(generation) FROM made
 """
 _OFFSETS: Final = "INSERT INTO projection_offset (generation, shard_id) SELECT $1, id FROM shard ON CONFLICT DO NOTHING"
-_PROGRESS: Final = """
-SELECT coalesce(sum(least(mine.seq, live.seq)), 0)::bigint AS projected, coalesce(sum(live.seq), 0)::bigint AS wanted,
-       bool_and(mine.seq >= live.seq) AS level
-  FROM projection_offset mine JOIN projection_offset live USING (shard_id)
- WHERE mine.generation = $1 AND live.generation = $2
+_POSITIONS: Final = "SELECT shard_id, seq FROM projection_offset WHERE generation = $1"
+_LOCK_OFFSETS: Final = """
+SELECT FROM projection_offset WHERE generation = $1 ORDER BY shard_id FOR UPDATE
 """
 
 
@@ -48,7 +48,11 @@ async def rebuild(connection: asyncpg.Connection, *, keep_old: bool, say: Callab
     """
     rows = await connection.fetch(_GENERATIONS)
     live = next(row["generation"] for row in rows if row["live"])
-    unfinished = [row["generation"] for row in rows if not row["live"] and row["generation"] > live]
+    for row in rows:
+        if row["generation"] < live or (row["version"] != VERSION and not row["live"]):
+            await drop(connection, row["generation"])
+            say(f"dropped generation {row['generation']}, which an earlier run left")
+    unfinished = [row["generation"] for row in rows if row["generation"] > live and row["version"] == VERSION]
     if unfinished:
         generation = int(unfinished[-1])
         say(f"going on with generation {generation}")
@@ -56,8 +60,8 @@ async def rebuild(connection: asyncpg.Connection, *, keep_old: bool, say: Callab
         async with connection.transaction():
             generation = await connection.fetchval(_MAKE, VERSION)
             await connection.execute(_OFFSETS, generation)
+            await grant_worker_role(connection, say)  # before a worker can see the generation
         say(f"made the tables of generation {generation}; the workers fill them")
-    await grant_worker_role(connection, say)
     await _filled(connection, generation, live, say)
     # The old one first: the unique index allows one live generation.
     async with connection.transaction():
@@ -75,6 +79,8 @@ async def rebuild(connection: asyncpg.Connection, *, keep_old: bool, say: Callab
 async def drop(connection: asyncpg.Connection, generation: int) -> None:
     """Remove a generation that is not live."""
     async with connection.transaction():
+        # The offsets first, as a batch does: it also locks the generation's row when it records a thread that stands still.
+        await connection.execute(_LOCK_OFFSETS, generation)
         gone = await connection.fetchval(
             "DELETE FROM readmodel_generation WHERE generation = $1 AND NOT live RETURNING generation", generation
         )
@@ -83,23 +89,32 @@ async def drop(connection: asyncpg.Connection, generation: int) -> None:
 
 
 async def _filled(connection: asyncpg.Connection, generation: int, live: int, say: Callable[[str], None]) -> None:
-    """Return when every shard of a generation is as far as the live one."""
+    """Return when every shard of a generation has reached the point at which the live one was a moment ago.
+
+    Under load no moment need come at which all shards are level: the workers feed the live generation first.
+    """
     began = moved_at = said_at = time.monotonic()
     before = -1
+    wanted = await _positions(connection, live)
     while True:
-        row = await connection.fetchrow(_PROGRESS, generation, live)
-        assert row is not None  # an aggregate gives one row
-        if row["level"]:
-            return
-        now = time.monotonic()
-        if row["projected"] > before:
-            before, moved_at = row["projected"], now
+        reached = await _positions(connection, generation)
+        if all(reached.get(shard_id, 0) >= seq for shard_id, seq in wanted.items()):
+            newest = await _positions(connection, live)
+            if sum(newest.values()) - sum(reached.values()) <= _LEVEL_EVENTS:
+                return
+            wanted = newest
+        now, projected = time.monotonic(), sum(reached.values())
+        if projected > before:
+            before, moved_at = projected, now
         elif now - moved_at > _STILL_S:
             raise RebuildFailed(
                 f"no event was projected for {_STILL_S:.0f} s: no worker of this release feeds generation {generation}"
             )
         if now - said_at >= _SAY_EVERY_S:
             said_at = now
-            rate = row["projected"] / (now - began)
-            say(f"{row['projected']} of {row['wanted']} events, {rate:.0f} a second")
+            say(f"{projected} of {sum(wanted.values())} events, {projected / (now - began):.0f} a second")
         await asyncio.sleep(_LOOK_EVERY_S)
+
+
+async def _positions(connection: asyncpg.Connection, generation: int) -> dict[int, int]:
+    return {row["shard_id"]: row["seq"] for row in await connection.fetch(_POSITIONS, generation)}

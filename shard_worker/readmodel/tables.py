@@ -7,15 +7,17 @@ apply an event twice: the second finds the offset elsewhere.  The shard's own ro
 read model.
 """
 
-from collections.abc import Collection, Mapping
-from typing import Final, NamedTuple
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple, TypeVar
 from uuid import UUID
 
 import asyncpg
+from asyncpg.pgproto.pgproto import UUID as PostgresUUID  # noqa: N811  # made and sent in a third of the time
 
 from shard_worker.database.connection import Session
-from shard_worker.domain.ids import ulid_uuid
-from shard_worker.readmodel.projection import Changes
+from shard_worker.domain.events import ThreadCreated
+from shard_worker.domain.ids import ulid_bytes
+from shard_worker.readmodel.projection import Changes, Head, MessageRow
 
 _READ: Final = """
 WITH mine AS (
@@ -27,11 +29,17 @@ WITH mine AS (
 )
 SELECT mine.shard_id, mine.seq, event.*
   FROM mine LEFT JOIN LATERAL (
-       SELECT shard_seq, thread_id, seq_nr, event_type, event_version, payload, epoch, xid::text AS xid
-         FROM journal
-        WHERE journal.shard_id = mine.shard_id AND journal.shard_seq > mine.seq
-        ORDER BY shard_seq
-        LIMIT $4
+       SELECT * FROM (
+           SELECT next.*, sum(octet_length(payload)) OVER (ORDER BY shard_seq) - octet_length(payload) AS before
+             FROM (
+                  SELECT shard_seq, thread_id, seq_nr, event_type, event_version, payload, epoch, xid::text AS xid
+                    FROM journal
+                   WHERE journal.shard_id = mine.shard_id AND journal.shard_seq > mine.seq
+                   ORDER BY shard_seq
+                   LIMIT $4
+                  ) AS next
+           ) AS sized
+        WHERE before < $5
   ) AS event ON true
  ORDER BY mine.shard_id, event.shard_seq
 """
@@ -43,23 +51,36 @@ UPDATE projection_offset o SET seq = at.seq
 _POSITIONS: Final = """
 SELECT shard_id, seq FROM projection_offset WHERE generation = $1 AND shard_id = ANY($2::int[])
 """
-_DEAD: Final = "SELECT shard_id, thread_id, seq_nr FROM dead_letter WHERE generation = $1 AND shard_id = ANY($2::int[])"
+_DEAD: Final = "SELECT shard_id, thread_id FROM dead_letter WHERE generation = $1 AND shard_id = ANY($2::int[])"
+_DEAD_AT: Final = "SELECT seq_nr FROM dead_letter WHERE generation = $1 AND thread_id = $2"
 _BURY: Final = """
 INSERT INTO dead_letter (generation, shard_id, thread_id, seq_nr, event_type, event_version, reason)
-VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (generation, thread_id) DO NOTHING
+SELECT $1, * FROM unnest($2::int[], $3::uuid[], $4::bigint[], $5::smallint[], $6::smallint[], $7::text[])
+ON CONFLICT (generation, thread_id) DO NOTHING
 """
-
 _HOLD: Final = """
 SELECT seq FROM projection_offset WHERE generation = $1 AND shard_id = $2 FOR UPDATE SKIP LOCKED
 """
 _OF_THREAD: Final = """
-SELECT shard_seq, thread_id, seq_nr, event_type, event_version, payload, epoch, xid::text AS xid
-  FROM journal
- WHERE shard_id = $1 AND thread_id = $2 AND seq_nr >= $3 AND shard_seq <= $4
- ORDER BY seq_nr LIMIT $5
+SELECT * FROM (
+    SELECT next.*, sum(octet_length(payload)) OVER (ORDER BY seq_nr) - octet_length(payload) AS before
+      FROM (
+           SELECT shard_seq, thread_id, seq_nr, event_type, event_version, payload, epoch, xid::text AS xid
+             FROM journal
+            WHERE shard_id = $1 AND thread_id = $2 AND seq_nr >= $3 AND shard_seq <= $4
+            ORDER BY seq_nr LIMIT $5
+           ) AS next
+    ) AS sized
+ WHERE before < $6 ORDER BY seq_nr
 """
 _MOVE_DEAD: Final = "UPDATE dead_letter SET seq_nr = $3, reason = $4 WHERE generation = $1 AND thread_id = $2"
 _UNBURY: Final = "DELETE FROM dead_letter WHERE generation = $1 AND thread_id = $2"
+
+_OF_THREAD_BYTES: Final = 1 << 20
+_REASON_MOST: Final = 500
+"""Characters of a reason that are kept."""
+_CHUNK: Final = 1_000
+"""Maximum rows of one statement: to make and send its columns takes a few milliseconds of the loop."""
 
 _CREATE_THREADS: Final = """
 INSERT INTO {place}.thread (thread_id, shard_id, sequence_nr, epoch, creator_id, parent_thread_id, title, remarks,
@@ -104,10 +125,39 @@ SELECT thread_id, sequence_nr, index, message_id, sender_id, body, reply_message
        AS added (thread_id, sequence_nr, index, message_id, sender_id, body, reply_message_id,
                  to_account_ids, created_at, removed)
 """
+_ADD_PLAIN_MESSAGES: Final = """
+INSERT INTO {place}.thread_message (thread_id, sequence_nr, index, message_id, sender_id, body, created_at)
+SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::smallint[], $4::uuid[], $5::uuid[], $6::text[], $7::bigint[])
+"""
+_POST_TO_THREADS: Final = """
+UPDATE {place}.thread t
+   SET sequence_nr = head.sequence_nr, epoch = head.epoch, updated_at = head.at, activity_at = head.at,
+       newest_xid = head.xid::xid8
+  FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[])
+       AS head (thread_id, sequence_nr, epoch, at, xid)
+ WHERE t.thread_id = head.thread_id
+"""
+# Threads that only got plain messages are nearly all that there is to write under load: their batch is one statement.
+_ONLY_POSTS: Final = """
+WITH moved AS (
+    UPDATE projection_offset o SET seq = reached.seq
+      FROM unnest($14::int[], $15::bigint[]) AS reached (shard_id, seq)
+     WHERE o.generation = $13 AND o.shard_id = reached.shard_id
+), posted AS (
+    UPDATE {place}.thread t
+       SET sequence_nr = head.sequence_nr, epoch = head.epoch, updated_at = head.at, activity_at = head.at,
+           newest_xid = head.xid::xid8
+      FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[])
+           AS head (thread_id, sequence_nr, epoch, at, xid)
+     WHERE t.thread_id = head.thread_id
+)
+INSERT INTO {place}.thread_message (thread_id, sequence_nr, index, message_id, sender_id, body, created_at)
+SELECT * FROM unnest($6::uuid[], $7::bigint[], $8::smallint[], $9::uuid[], $10::uuid[], $11::text[], $12::bigint[])
+"""
 _REMOVE_MESSAGES: Final = """
 UPDATE {place}.thread_message m SET removed = true
   FROM unnest($1::uuid[], $2::uuid[]) AS gone (thread_id, message_id)
- WHERE m.thread_id = gone.thread_id AND m.message_id = gone.message_id
+ WHERE m.thread_id = gone.thread_id AND m.message_id = gone.message_id AND NOT m.removed
 """
 _ADD_MENTIONS: Final = """
 INSERT INTO {place}.thread_mention (account_id, created_at, thread_id, sequence_nr, index, message_id)
@@ -155,6 +205,9 @@ class GenerationTables:
         self._advance_threads = _ADVANCE_THREADS.format(place=place)
         self._change_accounts = _CHANGE_ACCOUNTS.format(place=place)
         self._add_messages = _ADD_MESSAGES.format(place=place)
+        self._add_plain_messages = _ADD_PLAIN_MESSAGES.format(place=place)
+        self._post_to_threads = _POST_TO_THREADS.format(place=place)
+        self._only_posts = _ONLY_POSTS.format(place=place)
         self._remove_messages = _REMOVE_MESSAGES.format(place=place)
         self._add_mentions = _ADD_MENTIONS.format(place=place)
         # The mentions first: they are found by the messages.
@@ -165,21 +218,28 @@ class GenerationTables:
         rows = await connection.fetch(_POSITIONS, self.generation, list(shards))
         return {row["shard_id"]: row["seq"] for row in rows}
 
-    async def dead_threads(self, connection: Session, shards: Collection[int]) -> dict[int, dict[UUID, int]]:
-        """By shard, the threads whose projection stands still, each with the number of the event at which it does."""
-        found: dict[int, dict[UUID, int]] = {}
+    async def dead_threads(self, connection: Session, shards: Collection[int]) -> dict[int, set[UUID]]:
+        """By shard, the threads whose projection stands still."""
+        found: dict[int, set[UUID]] = {}
         for row in await connection.fetch(_DEAD, self.generation, list(shards)):
-            found.setdefault(row["shard_id"], {})[row["thread_id"]] = row["seq_nr"]
+            found.setdefault(row["shard_id"], set()).add(row["thread_id"])
         return found
 
-    async def read(self, connection: Session, positions: Mapping[int, int], most_events: int) -> dict[int, ShardEvents]:
-        """Lock the offsets that stand at ``positions`` and return what is behind them, at most so many events a shard.
+    async def dead_at(self, connection: Session, thread_id: UUID) -> int | None:
+        """The number of the event at which a thread stands still; None when it does not."""
+        found: int | None = await connection.fetchval(_DEAD_AT, self.generation, thread_id)
+        return found
 
-        A shard whose offset is elsewhere, or is held by another updater, is left out.
+    async def read(
+        self, connection: Session, positions: Mapping[int, int], most_events: int, most_bytes: int
+    ) -> dict[int, ShardEvents]:
+        """Lock the offsets that stand at ``positions`` and return what is behind them, at most so much of each shard.
+
+        The first event of a shard is returned whatever its size.  A shard whose offset is elsewhere, or is held by another updater, is left out.
         """
         found: dict[int, ShardEvents] = {}
         for row in await connection.fetch(
-            _READ, self.generation, list(positions), list(positions.values()), most_events
+            _READ, self.generation, list(positions), list(positions.values()), most_events, most_bytes
         ):
             events = found.get(row["shard_id"])
             if events is None:
@@ -196,8 +256,8 @@ class GenerationTables:
     async def events_of(
         self, connection: Session, shard_id: int, thread_id: UUID, from_nr: int, up_to: int, most_events: int
     ) -> list[EventRow]:
-        """Events of one thread from ``from_nr`` on, of the shard's up to ``up_to``."""
-        rows = await connection.fetch(_OF_THREAD, shard_id, thread_id, from_nr, up_to, most_events)
+        """Events of one thread from ``from_nr`` on, of the shard's up to ``up_to``; about a megabyte at most."""
+        rows = await connection.fetch(_OF_THREAD, shard_id, thread_id, from_nr, up_to, most_events, _OF_THREAD_BYTES)
         return [_event_row(row) for row in rows]
 
     async def move_dead(self, connection: Session, thread_id: UUID, seq_nr: int, reason: str) -> None:
@@ -213,91 +273,188 @@ class GenerationTables:
         """Record that a thread is projected as far as its shard."""
         await connection.execute(_UNBURY, self.generation, thread_id)
 
-    async def set_positions(self, connection: Session, positions: Mapping[int, int]) -> None:
-        """Move offsets that this transaction holds."""
-        await connection.execute(_SET_OFFSETS, self.generation, list(positions), list(positions.values()))
-
-    async def bury(self, connection: Session, shard_id: int, row: EventRow, reason: str) -> None:
-        """Record that a thread's projection stands still at an event."""
+    async def bury(self, connection: Session, buried: Sequence[tuple[int, EventRow, str]]) -> None:
+        """Record that threads stand still: of each the shard, the event, and why it cannot be projected."""
         await connection.execute(
-            _BURY, self.generation, shard_id, row.thread_id, row.seq_nr, row.event_type, row.event_version, reason
+            _BURY,
+            self.generation,
+            [shard_id for shard_id, _, _ in buried],
+            [row.thread_id for _, row, _ in buried],
+            [row.seq_nr for _, row, _ in buried],
+            [row.event_type for _, row, _ in buried],
+            [row.event_version for _, row, _ in buried],
+            [reason[:_REASON_MOST] for _, _, reason in buried],
         )
 
     async def write(self, connection: Session, changes: Changes) -> None:
         """Write what a batch changes: at most one statement a table and kind of change."""
-        created = [(thread_id, head) for thread_id, head in changes.threads.items() if head.created is not None]
-        advanced = [(thread_id, head) for thread_id, head in changes.threads.items() if head.created is None]
-        if created:
-            events = [head.created for _, head in created if head.created is not None]
+        await self._write(connection, changes, _Threads(changes), _Messages(changes))
+
+    async def store(self, connection: Session, changes: Changes, reached: Mapping[int, int]) -> None:
+        """Write what a batch changes, and move its offsets, which this transaction holds."""
+        threads, messages = _Threads(changes), _Messages(changes)
+        if (
+            threads.created
+            or threads.others
+            or messages.others
+            or changes.accounts
+            or changes.removed
+            or not threads.posted
+        ):
+            await self._write(connection, changes, threads, messages)
+            await connection.execute(_SET_OFFSETS, self.generation, list(reached), list(reached.values()))
+        else:
             await connection.execute(
-                self._create_threads,
-                [thread_id for thread_id, _ in created],
-                [head.shard_id for _, head in created],
-                [head.sequence_nr for _, head in created],
-                [head.epoch for _, head in created],
-                [ulid_uuid(event.creator_id) for event in events],
-                [None if event.parent_thread_id is None else ulid_uuid(event.parent_thread_id) for event in events],
-                [event.title for event in events],
-                [event.remarks for event in events],
-                [event.at for event in events],
-                [head.updated_at for _, head in created],
-                [head.activity_at for _, head in created],
-                [head.destroyed_at for _, head in created],
-                [_text(head.xid) for _, head in created],
+                self._only_posts,
+                *_post_columns(threads.posted),
+                *_plain_columns(messages.plain),
+                self.generation,
+                list(reached),
+                list(reached.values()),
             )
-        if advanced:
-            await connection.execute(
-                self._advance_threads,
-                [thread_id for thread_id, _ in advanced],
-                [head.sequence_nr for _, head in advanced],
-                [head.epoch for _, head in advanced],
-                [head.updated_at for _, head in advanced],
-                [head.activity_at for _, head in advanced],
-                [head.destroyed_at for _, head in advanced],
-                [_text(head.xid) for _, head in advanced],
-            )
-        if changes.accounts:
+
+    async def _write(self, connection: Session, changes: Changes, threads: "_Threads", messages: "_Messages") -> None:
+        await self._write_threads(connection, threads)
+        for accounts in _chunks(list(changes.accounts.items())):
             await connection.execute(
                 self._change_accounts,
-                [account_id for _, account_id in changes.accounts],
-                [thread_id for thread_id, _ in changes.accounts],
-                [change.administrator for change in changes.accounts.values()],
-                [change.member for change in changes.accounts.values()],
-                [change.seq_nr for change in changes.accounts.values()],
+                [_uuid(account_id) for (_, account_id), _ in accounts],
+                [thread_id for (thread_id, _), _ in accounts],
+                [change.administrator for _, change in accounts],
+                [change.member for _, change in accounts],
+                [change.seq_nr for _, change in accounts],
             )
-        removed = changes.removed
-        if changes.messages:
-            messages = list(changes.messages.values())
-            addressees = [message.to_account_ids for message in messages]
+        # Before the messages: an added one may have the id of one that is removed.
+        for removed in _chunks(list(changes.removed)):
             await connection.execute(
-                self._add_messages,
-                [message.thread_id for message in messages],
-                [message.sequence_nr for message in messages],
-                [message.index for message in messages],
-                [message.message_id for message in messages],
-                [message.sender_id for message in messages],
-                [message.body for message in messages],
-                [message.reply_message_id for message in messages],
-                [None if each is None else ",".join(map(str, each)) for each in addressees],
-                [message.created_at for message in messages],
-                [key in removed for key in changes.messages],
+                self._remove_messages,
+                [thread_id for thread_id, _ in removed],
+                [_uuid(message_id) for _, message_id in removed],
             )
-        stored = [key for key in removed if key not in changes.messages]
-        if stored:
-            await connection.execute(
-                self._remove_messages, [thread_id for thread_id, _ in stored], [message_id for _, message_id in stored]
-            )
-        if changes.mentions:
-            mentions = changes.mentions
+        await self._write_messages(connection, messages)
+        for mentions in _chunks(changes.mentions):
             await connection.execute(
                 self._add_mentions,
-                [mention.account_id for mention in mentions],
+                [_uuid(mention.account_id) for mention in mentions],
                 [mention.created_at for mention in mentions],
                 [mention.thread_id for mention in mentions],
                 [mention.sequence_nr for mention in mentions],
                 [mention.index for mention in mentions],
-                [mention.message_id for mention in mentions],
+                [_uuid(mention.message_id) for mention in mentions],
             )
+
+    async def _write_threads(self, connection: Session, threads: "_Threads") -> None:
+        created, others = threads.created, threads.others
+        if created:
+            await connection.execute(
+                self._create_threads,
+                [thread_id for thread_id, _, _ in created],
+                [head.shard_id for _, head, _ in created],
+                [head.sequence_nr for _, head, _ in created],
+                [head.epoch for _, head, _ in created],
+                [_uuid(event.creator_id) for _, _, event in created],
+                [None if event.parent_thread_id is None else _uuid(event.parent_thread_id) for _, _, event in created],
+                [event.title for _, _, event in created],
+                [event.remarks for _, _, event in created],
+                [event.at for _, _, event in created],
+                [head.updated_at for _, head, _ in created],
+                [head.activity_at for _, head, _ in created],
+                [head.destroyed_at for _, head, _ in created],
+                [_text(head.xid) for _, head, _ in created],
+            )
+        if threads.posted:
+            await connection.execute(self._post_to_threads, *_post_columns(threads.posted))
+        if others:
+            await connection.execute(
+                self._advance_threads,
+                [thread_id for thread_id, _ in others],
+                [head.sequence_nr for _, head in others],
+                [head.epoch for _, head in others],
+                [head.updated_at for _, head in others],
+                [head.activity_at for _, head in others],
+                [head.destroyed_at for _, head in others],
+                [_text(head.xid) for _, head in others],
+            )
+
+    async def _write_messages(self, connection: Session, messages: "_Messages") -> None:
+        for plain in _chunks(messages.plain):
+            await connection.execute(self._add_plain_messages, *_plain_columns(plain))
+        for others in _chunks(messages.others):
+            await connection.execute(
+                self._add_messages,
+                [message.thread_id for message in others],
+                [message.sequence_nr for message in others],
+                [message.index for message in others],
+                [_uuid(message.message_id) for message in others],
+                [_uuid(message.sender_id) for message in others],
+                [message.body for message in others],
+                [None if message.reply_message_id is None else _uuid(message.reply_message_id) for message in others],
+                [
+                    ",".join([str(_uuid(each)) for each in message.to_account_ids]) if message.to_account_ids else None
+                    for message in others
+                ],
+                [message.created_at for message in others],
+                [message.removed for message in others],
+            )
+
+
+class _Threads:
+    """The changed threads: new ones, those that only got messages, and all others."""
+
+    def __init__(self, changes: Changes) -> None:
+        self.created: list[tuple[UUID, Head, ThreadCreated]] = []
+        self.posted: list[tuple[UUID, Head]] = []
+        self.others: list[tuple[UUID, Head]] = []
+        for thread_id, head in changes.threads.items():
+            if head.created is not None:
+                self.created.append((thread_id, head, head.created))
+            elif head.activity_at == head.updated_at and head.destroyed_at is None:
+                self.posted.append((thread_id, head))
+            else:
+                self.others.append((thread_id, head))
+
+
+class _Messages:
+    """The new messages: plain ones, without reply link and addressees and not removed yet, and all others."""
+
+    def __init__(self, changes: Changes) -> None:
+        self.plain: list[MessageRow] = []
+        self.others: list[MessageRow] = []
+        for message in changes.messages:
+            if message.reply_message_id is None and not message.to_account_ids and not message.removed:
+                self.plain.append(message)
+            else:
+                self.others.append(message)
+
+
+T = TypeVar("T")
+
+
+def _chunks(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    for first in range(0, len(rows), _CHUNK):
+        yield rows[first : first + _CHUNK]
+
+
+def _post_columns(posted: Sequence[tuple[UUID, Head]]) -> tuple[list[object], ...]:
+    return (
+        [thread_id for thread_id, _ in posted],
+        [head.sequence_nr for _, head in posted],
+        [head.epoch for _, head in posted],
+        [head.updated_at for _, head in posted],
+        [_text(head.xid) for _, head in posted],
+    )
+
+
+def _plain_columns(plain: Sequence[MessageRow]) -> tuple[list[object], ...]:
+    return (
+        [message.thread_id for message in plain],
+        [message.sequence_nr for message in plain],
+        [message.index for message in plain],
+        [_uuid(message.message_id) for message in plain],
+        [_uuid(message.sender_id) for message in plain],
+        [message.body for message in plain],
+        [message.created_at for message in plain],
+    )
 
 
 def _event_row(row: asyncpg.Record) -> EventRow:
@@ -317,3 +474,9 @@ def _event_row(row: asyncpg.Record) -> EventRow:
 def _text(xid: int | None) -> str | None:
     """A transaction id as the client library, which does not know its type, sends it."""
     return None if xid is None else str(xid)
+
+
+def _uuid(ulid: str) -> UUID:
+    """An id as the tables hold it."""
+    found: UUID = PostgresUUID(ulid_bytes(ulid))
+    return found

@@ -5,6 +5,7 @@ are of the same moment.
 """
 
 import asyncio
+from collections.abc import AsyncIterator, Sequence
 from typing import Final, assert_never
 from uuid import UUID
 
@@ -66,15 +67,26 @@ _MESSAGES: Final = """
 WITH {thread}
 SELECT thread.*, page.*
   FROM thread LEFT JOIN LATERAL (
-       SELECT m.message_id, m.sequence_nr AS place, m.index, m.sender_id, m.body, m.reply_message_id, m.to_account_ids,
-              m.created_at AS posted_at
-         FROM {place}.thread_message m
-        WHERE m.thread_id = thread.thread_id AND NOT m.removed
-          AND (m.sequence_nr, m.index) > (coalesce($5::bigint, 0), coalesce($6::smallint, -1))
-        ORDER BY m.sequence_nr, m.index LIMIT $3 OFFSET $4
+       SELECT * FROM (
+           SELECT found.*, count(*) OVER () AS matched,
+                  sum({bytes}) OVER (ORDER BY place, index) - ({bytes}) AS before
+             FROM (
+                  SELECT m.message_id, m.sequence_nr AS place, m.index, m.sender_id, m.body, m.reply_message_id,
+                         m.to_account_ids, m.created_at AS posted_at
+                    FROM {place}.thread_message m
+                   WHERE m.thread_id = thread.thread_id AND NOT m.removed
+                     AND (m.sequence_nr, m.index) > (coalesce($5::bigint, 0), coalesce($6::smallint, -1))
+                   ORDER BY m.sequence_nr, m.index LIMIT $3 OFFSET $4
+                  ) AS found
+           ) AS sized
+        WHERE before < {most_bytes}
   ) AS page ON thread.readable
  ORDER BY page.place, page.index
 """
+MESSAGE_BYTES: Final = "octet_length(coalesce(body, '')) + 29 * coalesce(cardinality(to_account_ids), 0)"
+"""About how many bytes a message takes in an answer, in SQL: a page is cut before its rows are sent."""
+_TURN_IDS: Final = 2_000
+"""Addressees after which the making of a page lets the loop turn."""
 _LOCATE: Final = """
 WITH {thread}
 SELECT thread.*, m.sequence_nr AS place, m.index
@@ -103,10 +115,10 @@ class ThreadQueries:
             refused = _refusal(rows)
             if isinstance(query, ExistsThread):
                 return Existence(refused is None)
-            if refused is not None:
+            if refused is not None and (refused is not NOT_FOUND or not wanted or loop.time() >= deadline):
                 return refused
-            if rows[0]["sequence_nr"] >= wanted:
-                return _answer(query, rows)
+            if refused is None and rows[0]["sequence_nr"] >= wanted:
+                return await _page(query, rows) if isinstance(query, GetMessages) else _answer(query, rows)
             if loop.time() >= deadline:
                 return Unavailable(
                     UnavailableCode.READ_MODEL_BEHIND,
@@ -130,7 +142,8 @@ class ThreadQueries:
             case GetMessages():
                 place = (None, None) if query.after is None else query.after
                 offset = query.offset if query.after is None else 0
-                return await connection.fetch(_MESSAGES.format(**names), *subject, query.limit + 1, offset, *place)
+                sql = _MESSAGES.format(**names, bytes=MESSAGE_BYTES, most_bytes=PAGE_BYTES)
+                return await connection.fetch(sql, *subject, query.limit + 1, offset, *place)
             case LocateMessage():
                 return await connection.fetch(_LOCATE.format(**names), *subject, ulid_uuid(query.message_id))
             case _:
@@ -154,8 +167,6 @@ def _answer(query: Query, rows: list[asyncpg.Record]) -> Answer:
         case GetAdministratorIds() | GetMemberIds():
             ids = tuple(AccountId(text_of(row["account_id"])) for row in rows if row["account_id"] is not None)
             return AccountIdPage(ids[: query.limit], len(ids) > query.limit, head["sequence_nr"])
-        case GetMessages():
-            return _page(query, rows)
         case LocateMessage():
             place = None if head["place"] is None else (head["place"], head["index"])
             return MessageLocation(place, head["sequence_nr"])
@@ -163,18 +174,32 @@ def _answer(query: Query, rows: list[asyncpg.Record]) -> Answer:
             raise TypeError(f"no answer to {type(query).__name__}")
 
 
-def _page(query: GetMessages, rows: list[asyncpg.Record]) -> MessagePage:
+async def _page(query: GetMessages, rows: list[asyncpg.Record]) -> MessagePage:
     """As many messages as the answer may have bytes for, and at least one."""
-    listed = [message_of(row, row["place"], row["posted_at"]) for row in rows if row["message_id"] is not None]
+    head = rows[0]
+    if head["message_id"] is None:
+        return MessagePage((), False, head["sequence_nr"])
     kept: list[MessageView] = []
     size = FRAME_BYTES
-    for message in listed[: query.limit]:
+    async for message in messages_of(rows[: query.limit], "place", "posted_at"):
         posted = PostedMessage(message.message_id, message.text, message.reply_message_id, message.to_account_ids)
         size += listed_size(message.created_at, message.sequence_nr, encoded_size(posted))
         if kept and size > PAGE_BYTES:
             break
         kept.append(message)
-    return MessagePage(tuple(kept), len(kept) < len(listed), rows[0]["sequence_nr"])
+    return MessagePage(tuple(kept), len(kept) < head["matched"], head["sequence_nr"])
+
+
+async def messages_of(rows: Sequence[asyncpg.Record], place: str, created_at: str) -> AsyncIterator[MessageView]:
+    """Rows of the table thread_message, whose place and time have these names; the loop turns in between."""
+    made = 0
+    for row in rows:
+        message = message_of(row, row[place], row[created_at])
+        made += 1 + len(message.to_account_ids)
+        if made > _TURN_IDS:
+            made = 0
+            await asyncio.sleep(0)
+        yield message
 
 
 def view_of(row: asyncpg.Record) -> ThreadView:

@@ -17,10 +17,10 @@ from shard_worker.journal.codec import UndecodableEvent
 from shard_worker.readmodel.projection import Changes, Head, StoredEvent
 from shard_worker.readmodel.tables import GenerationTables
 
-_PAGE: Final = 100
-"""Threads compared in one snapshot: it must not hold up vacuum."""
-_EVENTS_MOST: Final = 50_000
-"""Events read at once; a thread with more is compared in a snapshot of its own."""
+_PAGE: Final = 20
+"""Threads compared in one snapshot, whose events are in memory at once."""
+_EVENTS_MOST: Final = 1_000
+"""Events that a repair reads at once."""
 _SAY_EVERY: Final = 50
 """Pages between two reports of progress."""
 
@@ -59,12 +59,8 @@ SELECT sequence_nr, index, message_id, sender_id, body, reply_message_id, to_acc
   FROM {place}.thread_message WHERE thread_id = $1 ORDER BY sequence_nr, index
 """
 _MENTION_ROWS: Final = """
-SELECT mention.account_id, mention.created_at, mention.sequence_nr, mention.index, mention.message_id
-  FROM {place}.thread_message m JOIN LATERAL unnest(m.to_account_ids) AS named (account_id) ON true
-  JOIN {place}.thread_mention mention
-    ON mention.account_id = named.account_id AND mention.created_at = m.created_at AND mention.thread_id = m.thread_id
-   AND mention.sequence_nr = m.sequence_nr AND mention.index = m.index
- WHERE m.thread_id = $1 ORDER BY mention.sequence_nr, mention.index, mention.account_id
+SELECT account_id, created_at, sequence_nr, index, message_id
+  FROM {place}.thread_mention WHERE thread_id = $1 ORDER BY sequence_nr, index, account_id
 """
 
 
@@ -109,7 +105,7 @@ async def _compare(
 ) -> list[Difference]:
     """The differing threads of a page, in one snapshot."""
     offset = (await tables.positions(connection, [shard_id])).get(shard_id, 0)
-    dead = (await tables.dead_threads(connection, [shard_id])).get(shard_id, {})
+    dead = (await tables.dead_threads(connection, [shard_id])).get(shard_id, set())
     rows = {
         row["thread_id"]: row for row in await connection.fetch(_THREAD_ROWS.format(place=tables.place), thread_ids)
     }
@@ -120,9 +116,10 @@ async def _compare(
     for thread_id, history in events.items():
         reached = [each for each in history if each["shard_seq"] <= offset]
         if thread_id in dead:
-            reached = [each for each in reached if each["seq_nr"] < dead[thread_id]]
+            at = await tables.dead_at(connection, thread_id) or 1
+            reached = [each for each in reached if each["seq_nr"] < at]
             found.append(
-                Difference(shard_id, _name(thread_id), f"stands still at event {dead[thread_id]}, which cannot be read")
+                Difference(shard_id, _name(thread_id), f"stands still at event {at}, which cannot be projected")
             )
         what = await _difference(connection, tables, thread_id, rows.get(thread_id), reached)
         if what is not None:
@@ -185,7 +182,7 @@ def _account_rows(changes: Changes) -> list[tuple[object, ...]]:
     return sorted(
         (
             thread_id,
-            account_id,
+            ulid_uuid(account_id),
             bool(change.administrator),
             bool(change.member),
             None if change.administrator or change.member else change.seq_nr,
@@ -199,22 +196,22 @@ def _message_rows(changes: Changes) -> list[tuple[object, ...]]:
         (
             each.sequence_nr,
             each.index,
-            each.message_id,
-            each.sender_id,
+            ulid_uuid(each.message_id),
+            ulid_uuid(each.sender_id),
             each.body,
-            each.reply_message_id,
-            None if each.to_account_ids is None else list(each.to_account_ids),
+            None if each.reply_message_id is None else ulid_uuid(each.reply_message_id),
+            [ulid_uuid(account_id) for account_id in each.to_account_ids] or None,
             each.created_at,
-            key in changes.removed,
+            each.removed,
         )
-        for key, each in changes.messages.items()
+        for each in changes.messages
     ]
 
 
 def _mention_rows(changes: Changes) -> list[tuple[object, ...]]:
     return sorted(
         (
-            (each.account_id, each.created_at, each.sequence_nr, each.index, each.message_id)
+            (ulid_uuid(each.account_id), each.created_at, each.sequence_nr, each.index, ulid_uuid(each.message_id))
             for each in changes.mentions
         ),
         key=lambda row: (row[2], row[3], row[0]),
@@ -231,10 +228,7 @@ async def repair(connection: asyncpg.Connection, generation: int, thread_id: UUI
     The rows are replaced in one transaction, under the offset's lock: no query sees the thread without them.
     """
     tables = GenerationTables(generation)
-    shard_id = await connection.fetchval(
-        "SELECT shard_of($1, shards) FROM meta",
-        thread_id,
-    )
+    shard_id = await connection.fetchval("SELECT shard_of($1, shards) FROM meta", thread_id)
     async with connection.transaction():
         offset = await tables.hold(connection, shard_id)
         if offset is None:
@@ -249,7 +243,7 @@ async def repair(connection: asyncpg.Connection, generation: int, thread_id: UUI
                     event = codec.decode(row.event_type, row.event_version, row.payload)
                 except UndecodableEvent as error:
                     await tables.write(connection, changes)
-                    await tables.bury(connection, shard_id, row, str(error))
+                    await tables.bury(connection, [(shard_id, row, str(error))])
                     return True
                 changes.add(StoredEvent(shard_id, thread_id, row.seq_nr, row.epoch, row.xid, event))
             await tables.write(connection, changes)

@@ -47,7 +47,7 @@ def database_url(base: str, name: str) -> str:
     return urlunsplit(urlsplit(base)._replace(path=f"/{name}"))
 
 
-async def _fresh_database(base: str, name: str) -> str:
+async def fresh_database(base: str, name: str) -> str:
     """Drop and create it, with this release's schema, claimed for the benchmark."""
     connection = await asyncpg.connect(database_url(base, "postgres"))
     try:
@@ -79,11 +79,13 @@ async def _postgres_version(dsn: str) -> str:
 
 @asynccontextmanager
 async def _worker(base: str, scratch: Path, out: Path) -> AsyncIterator[Program]:
-    dsn = await _fresh_database(base, "bench_worker")
+    dsn = await fresh_database(base, "bench_worker")
     secret = scratch / "secret"
     secret.write_text("0123456789abcdef" * 4)
     secret.chmod(0o600)
     environment = worker_environment(dsn, secret, cluster=_CLUSTER, shards=_SHARDS)
+    # The command path alone: what the read model adds is the subject of `make bench-read`.
+    environment["SHARD_WORKER_PROJECTION_ENABLED"] = "false"
     async with running(
         "worker",
         ["-m", "shard_worker.main", "run"],
@@ -96,7 +98,7 @@ async def _worker(base: str, scratch: Path, out: Path) -> AsyncIterator[Program]
 
 @asynccontextmanager
 async def _baseline(base: str, form: str, out: Path) -> AsyncIterator[Program]:
-    dsn = await _fresh_database(base, f"bench_{form}")
+    dsn = await fresh_database(base, f"bench_{form}")
     connection = await asyncpg.connect(dsn)
     await prepare_shards(connection)
     await connection.close()
@@ -170,7 +172,7 @@ def _line(taken: Sample, rounds: int) -> str:
 
 async def _fence(base: str, settings: Settings) -> list[FenceRound]:
     click.echo("the fence", err=True)
-    dsn = await _fresh_database(base, "bench_fence")
+    dsn = await fresh_database(base, "bench_fence")
     fenced, unfenced = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
     try:
         bench = FenceBench(fenced, unfenced)

@@ -15,7 +15,7 @@ from shard_worker.domain.events import (
 )
 from shard_worker.domain.ids import ulid_uuid
 from shard_worker.readmodel.projection import Changes, MentionRow, StoredEvent
-from tests.support.journal_writer import ANN, BOB, created, message_id, new_thread, whole_life
+from tests.support.journal_writer import ANN, BOB, created, message_id, new_thread, posted, whole_life
 
 THREAD = ulid_uuid(new_thread())
 
@@ -35,10 +35,10 @@ def test_a_whole_life_in_one_batch_is_one_row_of_each_kind() -> None:
     assert head.created is not None
     assert (head.sequence_nr, head.epoch, head.xid) == (8, 7, 108)
     assert (head.activity_at, head.updated_at, head.destroyed_at) == (3, 8, 8)
-    assert len(changes.messages) == 2
-    assert len(changes.removed & set(changes.messages)) == 1
+    assert [message.removed for message in changes.messages] == [False, True]
+    assert changes.removed == set()
     roles = {account: (each.administrator, each.member, each.seq_nr) for (_, account), each in changes.accounts.items()}
-    assert roles == {ulid_uuid(ANN): (False, None, 5), ulid_uuid(BOB): (True, False, 7)}
+    assert roles == {ANN: (False, None, 5), BOB: (True, False, 7)}
 
 
 def test_a_later_batch_names_only_what_it_changes() -> None:
@@ -52,7 +52,7 @@ def test_a_later_batch_names_only_what_it_changes() -> None:
     head = changes.threads[THREAD]
     assert head.created is None
     assert (head.sequence_nr, head.activity_at, head.destroyed_at) == (10, None, None)
-    assert changes.removed == {(THREAD, ulid_uuid(gone))}
+    assert changes.removed == {(THREAD, gone)}
     assert not changes.messages
     assert [(each.administrator, each.member) for each in changes.accounts.values()] == [(None, True)]
 
@@ -82,12 +82,20 @@ def test_every_addressee_of_a_message_is_a_mention() -> None:
         create_at=9,
     )
     changes = changes_of(created(), event)
-    assert changes.mentions == [
-        MentionRow(ulid_uuid(account), 9, THREAD, 2, 1, ulid_uuid(second)) for account in (BOB, ANN)
-    ]
-    rows = [changes.messages[THREAD, ulid_uuid(each)] for each in (first, second)]
-    assert [row.to_account_ids for row in rows] == [None, (ulid_uuid(BOB), ulid_uuid(ANN))]
-    assert [row.reply_message_id for row in rows] == [None, ulid_uuid(first)]
+    assert changes.mentions == [MentionRow(account, 9, THREAD, 2, 1, second) for account in (BOB, ANN)]
+    rows = changes.messages
+    assert [row.message_id for row in rows] == [first, second]
+    assert [row.to_account_ids for row in rows] == [(), (BOB, ANN)]
+    assert [row.reply_message_id for row in rows] == [None, first]
+
+
+def test_an_id_that_was_removed_may_be_given_to_another_message() -> None:
+    """Each removal is of the message that had the id at that moment: in the tables, or in the batch."""
+    taken = message_id()
+    gone = MessagesRemoved(remover_id=ANN, message_ids=(taken,), at=3, create_at=3)
+    changes = changes_of(gone, posted(taken), gone, posted(taken), first=9)
+    assert changes.removed == {(THREAD, taken)}
+    assert [(row.sequence_nr, row.removed) for row in changes.messages] == [(10, True), (12, False)]
 
 
 def test_threads_do_not_depend_on_each_other() -> None:

@@ -77,7 +77,7 @@ BAD = {
     "too-few-connections": Bad(
         "database: {urlSecretKeyRef: {name: db}, maxConnectionsPerWorker: 4}",
         "spec.database.maxConnectionsPerWorker",
-        "greater than or equal to 5",
+        "greater than or equal to 6",
     ),
     "quantity": Bad(
         "worker: {resources: {requests: {cpu: half}}}",

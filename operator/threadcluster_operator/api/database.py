@@ -82,7 +82,7 @@ class DatabaseSpec(SpecModel):
     max_connections_per_worker: Annotated[
         int,
         Field(
-            ge=5,
+            ge=6,
             le=64,
             description="Connections that a worker opens at most, all purposes together. Postgres' max_connections must bear"
             " this times the replicas, and a few more while a release changes.",

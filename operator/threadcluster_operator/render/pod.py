@@ -18,8 +18,8 @@ _LOST_NODE_S: Final = 30
 _MOUNTS: Final = "/etc/threadcluster"
 _DSN_FILE: Final = "url"
 _CA_FILE: Final = "ca.crt"
-_OTHER_CONNECTIONS: Final = 4
-"""Connections of a worker to Postgres besides those that read: one each for appends, the lease and the reconciler, and one
+_OTHER_CONNECTIONS: Final = 5
+"""Connections of a worker to Postgres besides those that read: one each for appends, the lease, the reconciler and the read model, and one
 spare for a session that is opened as needed: a registration, an unknown outcome, or the answers to a planner."""
 
 SECRET_KEY: Final = "secret"  # noqa: S105 - a key's name

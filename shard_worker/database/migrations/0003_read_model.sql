@@ -77,9 +77,7 @@ BEGIN
             until_nr         bigint,
             PRIMARY KEY (account_id, thread_id)
         )$table$, place);
-    EXECUTE format(
-        'CREATE INDEX thread_administrator ON %I.thread_account (thread_id, account_id) WHERE administrator', place);
-    EXECUTE format('CREATE INDEX thread_member ON %I.thread_account (thread_id, account_id) WHERE member', place);
+    EXECUTE format('CREATE INDEX thread_account_thread ON %I.thread_account (thread_id, account_id)', place);
     EXECUTE format($table$
         CREATE TABLE %I.thread_message (
             thread_id        uuid    NOT NULL,
@@ -91,9 +89,10 @@ BEGIN
             reply_message_id uuid,
             to_account_ids   uuid[],               -- null: none
             created_at       bigint  NOT NULL,
-            removed          boolean NOT NULL DEFAULT false,
-            PRIMARY KEY (thread_id, message_id)
+            removed          boolean NOT NULL DEFAULT false
         ) WITH (fillfactor = 95)$table$, place);
+    -- Not unique: an id that was removed long ago may be given to another message.
+    EXECUTE format('CREATE INDEX thread_message_id ON %I.thread_message (thread_id, message_id)', place);
     -- A thread has few live messages, however many it had: what is listed and counted is read from this index alone.
     EXECUTE format(
         'CREATE UNIQUE INDEX thread_message_live ON %I.thread_message (thread_id, sequence_nr, index)'
@@ -108,6 +107,7 @@ BEGIN
             message_id       uuid    NOT NULL,
             PRIMARY KEY (account_id, created_at, thread_id, sequence_nr, index)
         )$table$, place);
+    EXECUTE format('CREATE INDEX thread_mention_thread ON %I.thread_mention (thread_id)', place);
 END
 $make$;
 SELECT make_readmodel_v1(1);

@@ -45,11 +45,10 @@ class ListHandler:
             after = self._cursors.read(route.operation_id, "", account_id, values.cursor)
             if after is None:
                 raise invalid(_FOREIGN_CURSOR)
-        place = None if after is None else tuple(after)
         try:
             if route is LIST_THREADS:
-                return await self._threads(route, account_id, values, place)
-            return await self._mentions(route, account_id, values, place)
+                return await self._threads(route, account_id, values, after)
+            return await self._mentions(route, account_id, values, after)
         except CONNECTION_ERRORS as error:
             log.warning("list not read", extra={"operation": route.operation_id, "cause": repr(error)})
             return problem_reply(of_unavailable(_AWAY))
@@ -59,7 +58,7 @@ class ListHandler:
         route: ListRoute,
         account_id: AccountId,
         values: query_params.QueryValues,
-        place: tuple[int | str, ...] | None,
+        place: Position | None,
     ) -> RawResponse:
         after = None if place is None else (int(place[0]), ThreadId(str(place[1])))
         page = await self._lists.threads(account_id, values.limit, values.offset, after)
@@ -74,7 +73,7 @@ class ListHandler:
         route: ListRoute,
         account_id: AccountId,
         values: query_params.QueryValues,
-        place: tuple[int | str, ...] | None,
+        place: Position | None,
     ) -> RawResponse:
         after = None
         if place is not None:

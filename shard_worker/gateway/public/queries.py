@@ -4,6 +4,7 @@ import logging
 from typing import Final
 
 from aiohttp import web
+from msgspec.structs import replace
 
 from shard_worker.contract import (
     AccountIdPage,
@@ -61,6 +62,7 @@ class QueryHandler:
             after = self._cursors.read(route.operation_id, thread_id, values.account_id, values.cursor)
             if after is None:
                 raise invalid(_FOREIGN_CURSOR)
+            values = replace(values, min_sequence_nr=max(values.min_sequence_nr, int(after[-1])))
         answer = await self._ask(route.query(thread_id, values, after))
         return self._reply(route, thread_id, values, answer)
 
@@ -103,7 +105,9 @@ class QueryHandler:
         values: query_params.QueryValues,
         page: AccountIdPage | MessagePage,
     ) -> str | None:
-        position = end_of_page(page)
+        # The first page's number travels on: `min_sequence_nr` holds it from the second page on.
+        first_nr = page.sequence_nr if values.cursor is None else values.min_sequence_nr
+        position = end_of_page(page, first_nr)
         if position is None:
             return None
         return self._cursors.write(route.operation_id, thread_id, values.account_id, position)

@@ -116,7 +116,7 @@ def _read_thread(thread_id: ThreadId, values: query_params.QueryValues, after: P
 
 
 def _account_after(after: Position | None) -> AccountId | None:
-    return AccountId(after) if isinstance(after, str) else None
+    return None if after is None else AccountId(str(after[0]))
 
 
 def _get_administrators(thread_id: ThreadId, values: query_params.QueryValues, after: Position | None) -> Query:
@@ -132,20 +132,20 @@ def _get_members(thread_id: ThreadId, values: query_params.QueryValues, after: P
 
 
 def _get_messages(thread_id: ThreadId, values: query_params.QueryValues, after: Position | None) -> Query:
-    place = None
-    if isinstance(after, tuple):
-        sequence_nr, index = after
-        place = int(sequence_nr), int(index)
+    place = None if after is None else (int(after[0]), int(after[1]))
     return GetMessages(thread_id, values.account_id, values.limit, values.offset, place, values.min_sequence_nr)
 
 
-def end_of_page(page: AccountIdPage | MessagePage) -> Position | None:
-    """The position of a page's last item when the list goes on after it."""
+def end_of_page(page: AccountIdPage | MessagePage, first_nr: int) -> Position | None:
+    """The position of a page's last item when the list goes on after it.
+
+    It ends with the thread's sequence number at the first page: a source that is behind that one must not answer the next.
+    """
     if not page.more:
         return None
     if isinstance(page, AccountIdPage):
-        return page.account_ids[-1]
-    return page.messages[-1].sequence_nr, page.messages[-1].index
+        return page.account_ids[-1], first_nr
+    return page.messages[-1].sequence_nr, page.messages[-1].index, first_nr
 
 
 _ON_A_THREAD: Final = (

@@ -66,12 +66,12 @@ def test_the_settings_make_a_worker(wanted: RenderInput, tmp_path: Any, monkeypa
     assert settings.cluster == wanted.cluster_id
     assert settings.shards == wanted.spec.shards
     assert settings.drain_seconds == wanted.spec.drain.timeout_seconds
-    assert settings.read_connections + 4 == wanted.spec.database.max_connections_per_worker
+    assert settings.read_connections + 5 == wanted.spec.database.max_connections_per_worker
 
 
 def test_few_connections_leave_one_to_read_with() -> None:
     """As few as the resource allows."""
-    spec = {**LEAST, "database": {**LEAST["database"], "maxConnectionsPerWorker": 5}}
+    spec = {**LEAST, "database": {**LEAST["database"], "maxConnectionsPerWorker": 6}}
     [container] = pod_spec(cluster(spec))["containers"]
     assert environment(container)["SHARD_WORKER_READ_CONNECTIONS"] == "1"
 

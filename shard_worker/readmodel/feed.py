@@ -1,0 +1,458 @@
+"""Feeds one generation of the read model: batches of events of many shards, and what to do with those that cannot be stored.
+
+A batch is one transaction (see `shard_worker.readmodel.tables`).  What cannot be projected stops as little as possible:
+
+* an event that this release cannot read, or whose contents the tables refuse, stops its thread: it is recorded in ``dead_letter``,
+  and the shard goes on.  A refused batch is tried again shard by shard, and the guilty shard event by event;
+* a hole in the shard's numbers stops the shard: events that were acknowledged are gone, or were never written;
+* a refusal for any other reason, as a missing right, makes the shard rest; the others go on.
+
+A batch is bounded in events, bytes and rows, and the loop turns while it is folded.  A batch that did not end in time is halved.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Final
+from uuid import UUID
+
+import asyncpg
+
+from shard_worker.domain.events import Event
+from shard_worker.journal.codec import UndecodableEvent
+from shard_worker.journal.outcome import is_about_a_row
+from shard_worker.readmodel.projection import Changes, StoredEvent
+from shard_worker.readmodel.tables import EventRow, GenerationTables, ShardEvents
+
+log = logging.getLogger(__name__)
+
+_BATCH_SHARDS: Final = 64
+"""Maximum shards in a batch."""
+_BATCH_EVENTS: Final = 256
+"""Maximum events of one shard in a batch."""
+_BATCH_ROWS: Final = 2_000
+"""Rows after which a batch takes no further event; one event may make more."""
+_BATCH_BYTES: Final = 2 << 20
+"""Bytes of events in a batch, about; each shard's first event is taken whatever its size."""
+_SHARD_BYTES: Final = 64 << 10
+"""Bytes of one shard's events that a batch may hold at least."""
+_BATCH_S: Final = 10.0
+"""After how long a batch that does not end is given up with its connection."""
+_TURN_S: Final = 0.003
+"""After how long the folding of a batch lets the loop turn."""
+_RETRY_SHARD_S: Final = 10.0
+"""Pause of a shard whose batch was refused, or whose journal has a hole: another look may find it mended."""
+_REVIVE_S: Final = 30.0
+"""How often a thread that stands still is tried again: its history may have been repaired, or this release may read it."""
+_REVIVE_EVENTS: Final = 200
+"""Maximum events of such a thread that one transaction projects."""
+_REVIVE_AT_ONCE: Final = 20
+"""Maximum of such transactions in a row: other threads must not wait for a long history."""
+_ELSEWHERE_S: Final = 0.1
+"""Pause of a shard whose offset another updater holds, as the owner of before may for a moment."""
+_LINK: Final = ("08", "57")
+"""Classes of SQLSTATE by which the server ends a session."""
+
+Decode = Callable[[int, int, bytes], Event]
+Heads = Mapping[int, int]
+"""By owned shard, the last event known to be durable."""
+
+
+class UpdaterMetrics:
+    """Counters of the updater since its start."""
+
+    __slots__ = ("batches", "buried", "events", "failures", "found_by_timer", "holes", "seconds")
+
+    def __init__(self) -> None:
+        self.batches = 0
+        self.events = 0
+        self.seconds = 0.0
+        self.buried = 0
+        """Events that could not be projected, each the first of its thread."""
+        self.holes = 0
+        """Looks at a shard that found a hole in its numbers."""
+        self.failures = 0
+        """Batches that the database refused or did not end."""
+        self.found_by_timer = 0
+        """Looks of the timer that found events of which no wake-up came: more than a few say that wake-ups are lost."""
+
+
+class ShardProjection:
+    """One owned shard in one generation."""
+
+    __slots__ = ("dead", "not_before", "position", "rested", "revive_at", "shard_id")
+
+    def __init__(self, shard_id: int) -> None:
+        self.shard_id = shard_id
+        self.position: int | None = None
+        """Offset in the database as last seen; None while unknown."""
+        self.not_before = 0.0
+        """Loop time before which it is left alone."""
+        self.rested = False
+        """Whether it was left alone, so that its events are no news to the timer."""
+        self.dead: Collection[UUID] = ()
+        """Threads that stand still, as last seen; whether one does is asked under the offset's lock."""
+        self.revive_at = 0.0
+        """Loop time from which on they are tried again."""
+
+    def rest(self, until: float) -> None:
+        """Leave it alone until then."""
+        self.not_before, self.rested = until, True
+
+
+class GenerationFeed:
+    """Projects the shards of this worker into one generation.  Used by one task; `add` and `remove` may come at any time."""
+
+    def __init__(
+        self,
+        tables: GenerationTables,
+        *,
+        decode: Decode,
+        clock: Callable[[], float] = time.monotonic,
+        metrics: UpdaterMetrics,
+    ) -> None:
+        self.projections: dict[int, ShardProjection] = {}
+        self._tables = tables
+        self._decode = decode
+        self._clock = clock
+        self._metrics = metrics
+        self._share = 1.0
+        """Part of the bounds that a batch uses: halved by each that did not end in time."""
+
+    def add(self, shard_id: int) -> None:
+        """Project a shard from now on, from wherever its offset is."""
+        self.projections[shard_id] = ShardProjection(shard_id)
+
+    def remove(self, shard_id: int) -> None:
+        """Leave a shard to its next owner."""
+        self.projections.pop(shard_id, None)
+
+    def forget_positions(self) -> None:
+        """Read every offset again: a session was lost, and its last batch may be stored."""
+        for projection in self.projections.values():
+            projection.position = None
+
+    def lag(self, heads: Heads) -> int:
+        """Events that are not projected; those of an unknown offset count whole."""
+        return sum(heads.get(each.shard_id, 0) - (each.position or 0) for each in self.projections.values())
+
+    async def catch_up(self, connection: asyncpg.Connection, heads: Heads, batches: int) -> tuple[set[int], bool]:
+        """Project what is durable by now, so many batches at most.
+
+        Returns the shards that had something to project and had not rested, and whether there may be more.  Raises
+        `shard_worker.database.connection.CONNECTION_ERRORS` when the session is lost.
+        """
+        now = self._clock()
+        unknown = [each for each in self.projections.values() if each.position is None and each.not_before <= now]
+        if unknown:
+            await self._locate(connection, unknown)
+        await self._revive(connection)
+        touched: set[int] = set()
+        for _ in range(batches):
+            behind = self._behind(heads)
+            if not behind:
+                return touched, False
+            touched.update(each.shard_id for each in behind if not each.rested)
+            await self._project(connection, behind, heads)
+            for each in behind:  # to the end of the line: shards that always have events must not keep others waiting
+                if self.projections.get(each.shard_id) is each:
+                    self.projections[each.shard_id] = self.projections.pop(each.shard_id)
+        return touched, bool(self._behind(heads))
+
+    def _behind(self, heads: Heads) -> list[ShardProjection]:
+        now, most = self._clock(), max(1, int(_BATCH_SHARDS * self._share))
+        found: list[ShardProjection] = []
+        for each in self.projections.values():
+            if each.position is not None and each.not_before <= now and each.position < heads.get(each.shard_id, 0):
+                found.append(each)
+                if len(found) == most:
+                    break
+        return found
+
+    async def _locate(self, connection: asyncpg.Connection, projections: Sequence[ShardProjection]) -> None:
+        """Read offsets, and the threads that stand still."""
+        async with asyncio.timeout(_BATCH_S):
+            shards = [each.shard_id for each in projections]
+            positions = await self._tables.positions(connection, shards)
+            dead = await self._tables.dead_threads(connection, shards)
+        for each in projections:
+            each.position = positions.get(each.shard_id, 0)
+            each.dead = dead.get(each.shard_id, ())
+
+    # --- batches
+
+    async def _project(self, connection: asyncpg.Connection, behind: Sequence[ShardProjection], heads: Heads) -> None:
+        """One batch of these shards; when it is refused, each by itself."""
+        try:
+            await self._batch(connection, behind, heads, _BATCH_EVENTS)
+        except TimeoutError:
+            self._share = max(1 / _BATCH_SHARDS, self._share / 2)
+            raise
+        except (asyncpg.PostgresError, ValueError, OverflowError) as error:
+            if _is_of_the_link(connection, error):
+                raise
+            refusal = error
+        else:
+            self._share = min(1.0, self._share * 1.2)
+            return
+        self._metrics.failures += 1
+        await self._locate(connection, behind)  # nothing of the batch was stored
+        if len(behind) == 1:
+            await self._isolate(connection, behind[0], heads, refusal)
+            return
+        for each in behind:
+            if self.projections.get(each.shard_id) is each:  # it may have gone meanwhile
+                await self._project(connection, [each], heads)
+
+    async def _isolate(
+        self, connection: asyncpg.Connection, projection: ShardProjection, heads: Heads, refusal: Exception
+    ) -> None:
+        """Find the event for which a shard was refused, and stop its thread; the shard rests when no event is guilty."""
+        for _ in range(_BATCH_EVENTS):
+            if not _is_about_an_event(refusal):
+                break
+            try:
+                await self._batch(connection, [projection], heads, 1)
+            except (asyncpg.PostgresError, ValueError, OverflowError) as error:
+                if _is_of_the_link(connection, error):
+                    raise
+                await self._locate(connection, [projection])
+                if _is_about_an_event(error):
+                    await self._batch(connection, [projection], heads, 1, refused=repr(error))
+                    return
+                refusal = error
+            if projection.position is None or projection.position >= heads.get(projection.shard_id, 0):
+                return
+        projection.position = None
+        projection.rest(self._clock() + _RETRY_SHARD_S)
+        log.error(
+            "read model could not project a shard; trying again later",
+            extra={"shard": projection.shard_id, "cause": repr(refusal), "after_s": _RETRY_SHARD_S, "alarm": True},
+        )
+
+    async def _batch(
+        self,
+        connection: asyncpg.Connection,
+        behind: Sequence[ShardProjection],
+        heads: Heads,
+        most_events: int,
+        *,
+        refused: str | None = None,
+    ) -> None:
+        """Project some events of these shards; with ``refused``, stop the thread of the first event instead."""
+        began = self._clock()
+        positions = {each.shard_id: each.position or 0 for each in behind}
+        # Before the read: an event that becomes durable during it need not be in what it returns.
+        durable = {each.shard_id: heads.get(each.shard_id, 0) for each in behind}
+        doubtful = [each.shard_id for each in behind if each.dead]
+        for each in behind:
+            each.position = None  # unknown until the commit is acknowledged
+        fold = _Fold(self._decode, refused, max(1, int(_BATCH_ROWS * self._share)))
+        async with asyncio.timeout(_BATCH_S), connection.transaction():
+            most_bytes = max(_SHARD_BYTES, _BATCH_BYTES // len(behind))
+            found = await self._tables.read(connection, positions, most_events, int(most_bytes * self._share))
+            if doubtful:
+                # Under the offsets' locks: another owner, or a repair, may have brought a thread up to its shard's offset.
+                for stopped in (await self._tables.dead_threads(connection, doubtful)).values():
+                    fold.dead |= stopped
+            for shard_id, read in found.items():
+                await fold.add(shard_id, read, durable[shard_id])
+            if fold.buried:
+                await self._tables.bury(connection, fold.buried)
+            if fold.reached:
+                await self._tables.store(connection, fold.changes, fold.reached)
+        self._settle(behind, fold)
+        self._metrics.batches += 1
+        self._metrics.events += sum(reached - positions[shard_id] for shard_id, reached in fold.reached.items())
+        self._metrics.seconds += self._clock() - began
+
+    def _settle(self, behind: Sequence[ShardProjection], fold: "_Fold") -> None:
+        """A batch was committed: take note of where its shards are."""
+        now = self._clock()
+        for shard_id, row, reason in fold.buried:
+            self._metrics.buried += 1
+            log.critical(
+                "read model cannot project an event; the thread's projection stands still",
+                extra={
+                    "shard": shard_id,
+                    "thread_uuid": str(row.thread_id),
+                    "seq_nr": row.seq_nr,
+                    "event_type": row.event_type,
+                    "event_version": row.event_version,
+                    "cause": reason,
+                    "alarm": True,
+                },
+            )
+        buried = {
+            shard_id: {row.thread_id for of, row, _ in fold.buried if of == shard_id} for shard_id, _, _ in fold.buried
+        }
+        for projection in behind:
+            shard_id = projection.shard_id
+            projection.position = fold.reached.get(shard_id)
+            if shard_id in buried:
+                projection.dead = {*projection.dead, *buried[shard_id]}
+                projection.revive_at = now + _REVIVE_S
+            if shard_id in fold.holes:
+                projection.rest(now + _RETRY_SHARD_S)
+                self._metrics.holes += 1
+                log.critical(
+                    "journal lacks an event; the shard's projection stopped before it",
+                    extra={
+                        "shard": shard_id,
+                        "shard_seq": fold.holes[shard_id],
+                        "after_s": _RETRY_SHARD_S,
+                        "alarm": True,
+                    },
+                )
+            elif projection.position is None:
+                # Another owner's updater holds the offset or has moved it: look again in a moment.
+                projection.rest(now + _ELSEWHERE_S)
+            else:
+                projection.not_before, projection.rested = 0.0, False
+
+    # --- threads that stand still
+
+    async def _revive(self, connection: asyncpg.Connection) -> None:
+        """Try the threads that stand still again, each from the event at which it does."""
+        for projection in list(self.projections.values()):
+            if not projection.dead or projection.revive_at > self._clock() or projection.position is None:
+                continue
+            projection.revive_at = self._clock() + _REVIVE_S
+            left = _REVIVE_AT_ONCE
+            for thread_id in list(projection.dead):
+                more = True
+                while more and left > 0:
+                    left -= 1
+                    try:
+                        more = await self._revive_some(connection, projection.shard_id, thread_id)
+                    except (asyncpg.PostgresError, ValueError, OverflowError) as error:
+                        if _is_of_the_link(connection, error):
+                            raise
+                        more = False
+                        log.warning(
+                            "read model cannot project a thread yet",
+                            extra={
+                                "shard": projection.shard_id,
+                                "thread_uuid": str(thread_id),
+                                "cause": repr(error),
+                            },
+                        )
+            if left == 0:
+                projection.revive_at = 0.0  # with the next look
+            async with asyncio.timeout(_BATCH_S):
+                dead = await self._tables.dead_threads(connection, [projection.shard_id])
+            projection.dead = dead.get(projection.shard_id, ())
+
+    async def _revive_some(self, connection: asyncpg.Connection, shard_id: int, thread_id: UUID) -> bool:
+        """Project some events of a thread that stands still; True when there may be more to project at once."""
+        changes, reason = Changes(), None
+        async with asyncio.timeout(_BATCH_S), connection.transaction():
+            up_to = await self._tables.hold(connection, shard_id)
+            # Asked under the lock: another owner or a repair may have been here since.
+            at = None if up_to is None else await self._tables.dead_at(connection, thread_id)
+            if up_to is None or at is None:
+                return False
+            first = await self._tables.events_of(connection, shard_id, thread_id, at, up_to, 1)
+            if first and self._reason_against(first[0]) is not None:
+                return False
+            rows = await self._tables.events_of(connection, shard_id, thread_id, at, up_to, _REVIVE_EVENTS)
+            next_nr = at
+            for row in rows:
+                reason = self._reason_against(row)
+                if reason is not None or changes.rows >= _BATCH_ROWS:
+                    break
+                event = self._decode(row.event_type, row.event_version, row.payload)
+                changes.add(StoredEvent(shard_id, thread_id, row.seq_nr, row.epoch, row.xid, event))
+                next_nr = row.seq_nr + 1
+                await asyncio.sleep(0)
+            await self._tables.write(connection, changes)
+            if not rows:
+                await self._tables.unbury(connection, thread_id)
+            else:
+                await self._tables.move_dead(connection, thread_id, next_nr, reason or "is being projected again")
+        if not rows:
+            log.warning(
+                "read model projects a thread again",
+                extra={"shard": shard_id, "thread_uuid": str(thread_id), "seq_nr": at - 1},
+            )
+        return bool(rows) and reason is None
+
+    def _reason_against(self, row: EventRow) -> str | None:
+        try:
+            self._decode(row.event_type, row.event_version, row.payload)
+        except UndecodableEvent as error:
+            return str(error)
+        return None
+
+
+class _Fold:
+    """The events of a batch as they are read, and what they come to."""
+
+    def __init__(self, decode: Decode, refused: str | None, most_rows: int) -> None:
+        self.changes = Changes()
+        self.reached: dict[int, int] = {}
+        """By shard, the last event that the batch deals with."""
+        self.holes: dict[int, int] = {}
+        """By shard, the number that is missing."""
+        self.buried: list[tuple[int, EventRow, str]] = []
+        self.dead: set[UUID] = set()
+        self._decode = decode
+        self._refused = refused
+        self._most_rows = most_rows
+        self._turned_at = time.perf_counter()
+
+    async def add(self, shard_id: int, read: ShardEvents, head: int) -> None:
+        """Fold a shard's events, as many as the batch may hold."""
+        rows, missing = dense(read, head)
+        taken = 0
+        for row in rows:
+            if self.changes.rows >= self._most_rows:
+                break
+            self._fold(shard_id, row)
+            taken += 1
+            if time.perf_counter() - self._turned_at > _TURN_S:
+                await asyncio.sleep(0)
+                self._turned_at = time.perf_counter()
+        self.reached[shard_id] = read.seq + taken
+        if missing is not None and taken == len(rows):
+            self.holes[shard_id] = missing
+
+    def _fold(self, shard_id: int, row: EventRow) -> None:
+        if row.thread_id in self.dead:
+            return
+        reason = self._refused
+        if reason is None:
+            try:
+                event = self._decode(row.event_type, row.event_version, row.payload)
+            except UndecodableEvent as error:
+                reason = str(error)
+        if reason is None:
+            self.changes.add(StoredEvent(shard_id, row.thread_id, row.seq_nr, row.epoch, row.xid, event))
+        else:
+            self.dead.add(row.thread_id)
+            self.buried.append((shard_id, row, reason))
+
+
+def dense(read: ShardEvents, head: int) -> tuple[Sequence[EventRow], int | None]:
+    """The events up to the first hole in the shard's numbers, and the number that is missing there.
+
+    ``head`` was durable before the read.  A hole is never passed over: events behind it may depend on what is missing.
+    """
+    for count, row in enumerate(read.rows):
+        if row.shard_seq != read.seq + 1 + count:
+            return read.rows[:count], read.seq + 1 + count
+    # Nothing at all, though something is durable: else the read was only cut short by its bounds.
+    return read.rows, read.seq + 1 if not read.rows and read.seq < head else None
+
+
+def _is_of_the_link(connection: asyncpg.Connection, error: Exception) -> bool:
+    """Whether the session ended, so that nothing more can be tried on it."""
+    return connection.is_closed() or (
+        isinstance(error, asyncpg.PostgresError) and str(error.sqlstate).startswith(_LINK)
+    )
+
+
+def _is_about_an_event(error: Exception) -> bool:
+    """Whether an event's contents were refused, here or by the database."""
+    return isinstance(error, (ValueError, OverflowError)) or is_about_a_row(error)

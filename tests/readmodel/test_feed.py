@@ -1,0 +1,309 @@
+"""What cannot be projected stops as little as possible, and nothing is lost on the way; on a real Postgres."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+import pytest
+from ulid import ULID
+
+from shard_worker.contract import ReadThread, ThreadView
+from shard_worker.database.connection import OpenConnection, ReadPool
+from shard_worker.domain.decide import NOT_FOUND
+from shard_worker.domain.events import Event, MemberIdsJoined, MessagesRemoved, ThreadCreated
+from shard_worker.domain.ids import AccountId, MessageId, ShardId, ThreadId, ulid_uuid
+from shard_worker.journal import codec
+from shard_worker.readmodel import feed, thread_queries
+from shard_worker.readmodel.live_generation import LiveGeneration
+from shard_worker.readmodel.tables import GenerationTables
+from shard_worker.readmodel.thread_queries import ThreadQueries
+from shard_worker.readmodel.updater import ReadModelUpdater
+from shard_worker.readmodel.verify import repair, verify
+from shard_worker.tasks import FirstFailure
+from tests.readmodel.sessions import caught_up, connecting, heads, offsets
+from tests.support.journal_writer import ANN, BOB, JournalWriter, created, message_id, new_thread, posted
+from tests.support.loop_turns import measured_turns
+from tests.support.polling import eventually
+
+REFUSED = MessageId("01JXXXXXXXXXXXXXXXXXXXXXXX")
+"""A message that the tables refuse, see `refusing_tables`."""
+
+
+class Projected:
+    """A journal, and an updater that owns the shards with events."""
+
+    def __init__(self, dsn: str, connection: asyncpg.Connection) -> None:
+        self.dsn = dsn
+        self.connection = connection
+        self.writer = JournalWriter(connection)
+        self.failure = FirstFailure()
+        self.updater = ReadModelUpdater(connecting(dsn))
+
+    async def start(self, updater: ReadModelUpdater | None = None) -> None:
+        """Own every shard that has events, and project."""
+        self.updater = updater or self.updater
+        for shard, head in (await heads(self.connection)).items():
+            self.updater.open_shard(ShardId(shard), head)
+        self.updater.start(self.failure.report)
+
+    async def tell(self) -> None:
+        """The updater hears of all that is written."""
+        for shard, head in (await heads(self.connection)).items():
+            self.updater.advance(ShardId(shard), head)
+
+    async def reaches(self, what: str, *, but: int | None = None, within_s: float = 15.0) -> None:
+        """Return once everything is projected; at once when the updater fails."""
+
+        async def done() -> bool:
+            assert self.failure.failure is None
+            return await caught_up(self.connection, but=but)
+
+        await eventually(done, what=what, within_s=within_s)
+
+    async def differences(self) -> list[str]:
+        """What a comparison with the journal finds."""
+        return [str(each) async for each in verify(self.connection, 1, say=lambda _: None)]
+
+    async def refusing_tables(self) -> None:
+        """Have the tables refuse the message `REFUSED`."""
+        await self.connection.execute(
+            f"ALTER TABLE readmodel_1.thread_message ADD CHECK (body <> 'text of {REFUSED}') NOT VALID"
+        )
+
+
+@asynccontextmanager
+async def projected(dsn: str) -> AsyncIterator[Projected]:
+    """A journal without events, and an updater that is still to be started."""
+    connection = await asyncpg.connect(dsn)
+    found = Projected(dsn, connection)
+    try:
+        yield found
+    finally:
+        await found.updater.close()
+        await connection.close()
+
+
+async def dead_letters(connection: asyncpg.Connection) -> list[tuple[object, ...]]:
+    """Each thread that stands still, with the number of its event."""
+    return [tuple(row) for row in await connection.fetch("SELECT thread_id, seq_nr FROM dead_letter ORDER BY 1")]
+
+
+async def test_an_id_that_was_removed_may_be_given_to_another_message(dsn: str) -> None:
+    """The domain forgets removed ids after a thousand: in later batches and within one."""
+    async with projected(dsn) as it:
+        thread, taken = new_thread(1), message_id()
+        gone = MessagesRemoved(remover_id=ANN, message_ids=(taken,), at=3, create_at=3)
+        await it.writer.write(thread, created(), posted(taken), gone)
+        await it.start()
+        await it.reaches("the first message is removed")
+        await it.writer.write(thread, posted(taken), gone, posted(taken))
+        await it.tell()
+        await it.reaches("the id is used again")
+        assert await it.differences() == []
+        rows = await it.connection.fetch("SELECT removed FROM readmodel_1.thread_message ORDER BY sequence_nr")
+        assert [row["removed"] for row in rows] == [True, True, False]
+
+
+async def test_an_event_that_the_tables_refuse_stops_its_thread_alone(dsn: str) -> None:
+    """Another thread of its shard, and every other shard, go on; what was undecodable in the same batch is on record."""
+    async with projected(dsn) as it:
+        refused, neighbour, sound, unreadable = new_thread(1), new_thread(1), new_thread(2), new_thread(3)
+        for thread in (refused, neighbour, sound, unreadable):
+            await it.writer.write(thread, created())
+        await it.writer.write(unreadable, posted(), posted())
+        await it.connection.execute("UPDATE journal SET event_version = 9 WHERE shard_id = 3 AND shard_seq = 2")
+        await it.refusing_tables()
+        await it.writer.write(refused, posted(), posted(REFUSED), posted())
+        for thread in (neighbour, sound):
+            await it.writer.write(thread, posted(), posted())
+        await it.start()
+        await it.reaches("every shard is projected")
+        assert await dead_letters(it.connection) == sorted([(ulid_uuid(refused), 3), (ulid_uuid(unreadable), 2)])
+        numbers = await it.connection.fetch("SELECT thread_id, sequence_nr FROM readmodel_1.thread")
+        assert {row["thread_id"]: row["sequence_nr"] for row in numbers} == {
+            ulid_uuid(refused): 2,
+            ulid_uuid(neighbour): 3,
+            ulid_uuid(sound): 3,
+            ulid_uuid(unreadable): 1,
+        }
+
+
+async def test_contents_that_are_no_id_stop_a_thread_and_not_the_worker(dsn: str) -> None:
+    """An event decodes, and names an account that is none."""
+    async with projected(dsn) as it:
+        bad, other = new_thread(1), new_thread(1)
+        joined = MemberIdsJoined(adder_id=ANN, member_ids=(AccountId("not an id"),), at=2, create_at=2)
+        await it.writer.write(bad, created(), joined)
+        await it.writer.write(other, created(), posted())
+        await it.start()
+        await it.reaches("the shard is projected")
+        assert await dead_letters(it.connection) == [(ulid_uuid(bad), 2)]
+
+
+async def test_a_refusal_that_no_event_is_guilty_of_makes_the_shard_rest(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No thread is stopped for a missing right; once it is there, the shard goes on."""
+    monkeypatch.setattr(feed, "_RETRY_SHARD_S", 0.3)
+    async with projected(dsn) as it:
+        await it.writer.write(new_thread(1), created(), posted())
+        await it.connection.execute("ALTER TABLE readmodel_1.thread_message RENAME TO elsewhere")
+        await it.start()
+        await eventually(lambda: it.updater.metrics.failures > 1, what="it was tried twice")
+        assert await dead_letters(it.connection) == []
+        await it.connection.execute("ALTER TABLE readmodel_1.elsewhere RENAME TO thread_message")
+        await it.reaches("the shard is projected")
+        assert await it.differences() == []
+
+
+async def test_a_shard_that_leaves_while_its_batch_is_isolated_ends_nothing(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A handoff may come at any await."""
+    async with projected(dsn) as it:
+        await it.refusing_tables()
+        await it.writer.write(new_thread(1), created(), posted(REFUSED))
+        await it.writer.write(new_thread(2), created(), posted())
+        store = GenerationTables.store
+
+        async def leaving(self: GenerationTables, *arguments: object) -> None:
+            it.updater.close_shard(ShardId(2))
+            await store(self, *arguments)  # type: ignore[arg-type]  # as they came
+
+        monkeypatch.setattr(GenerationTables, "store", leaving)
+        await it.start()
+        await it.reaches("the other shard is projected", but=2)
+        assert it.failure.failure is None
+
+
+async def test_shards_that_always_have_events_keep_no_other_waiting(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More shards than a batch holds: each has its turn."""
+    monkeypatch.setattr(feed, "_BATCH_SHARDS", 2)
+    async with projected(dsn) as it:
+        threads = [new_thread(shard) for shard in range(4)]
+        for thread in threads:
+            await it.writer.write(thread, created())
+        store, busy = GenerationTables.store, JournalWriter(await asyncpg.connect(dsn))
+        busy._heads, busy._last, busy._epochs = it.writer._heads, it.writer._last, it.writer._epochs
+
+        async def and_more(self: GenerationTables, *arguments: object) -> None:
+            await store(self, *arguments)  # type: ignore[arg-type]  # as they came
+            for thread in threads[:2]:
+                shard = await busy.write(thread, posted())
+                it.updater.advance(shard, busy._heads[shard])
+
+        monkeypatch.setattr(GenerationTables, "store", and_more)
+        await it.start()
+
+        async def reached() -> bool:
+            found = await offsets(it.connection)
+            return found[2] == found[3] == 1
+
+        await eventually(reached, what="the quiet shards are projected")
+        await it.updater.close()
+        await busy.connection.close()
+
+
+async def _mended(it: Projected, thread: ThreadId) -> None:
+    """The thread's unreadable event, the second of its shard, becomes readable."""
+    await it.connection.execute(
+        "UPDATE journal SET event_version = 1 WHERE thread_id = $1 AND shard_seq = 2", ulid_uuid(thread)
+    )
+
+
+async def test_a_thread_that_another_owner_brought_up_is_projected_from_there(dsn: str) -> None:
+    """An updater that remembers a thread as standing still asks again, under the offset's lock, before it passes an event."""
+    async with projected(dsn) as it:
+        thread = new_thread(5)
+        await it.writer.write(thread, created(), posted())
+        await it.connection.execute("UPDATE journal SET event_version = 9 WHERE shard_seq = 2")
+        await it.start()
+        await eventually(lambda: bool(it.updater.dead_threads()), what="the thread stands still")
+
+        def decode(event_type: int, event_version: int, payload: bytes) -> Event:
+            return codec.decode(event_type, min(event_version, 1), payload)
+
+        other = ReadModelUpdater(connecting(dsn), decode=decode)
+        other.open_shard(ShardId(5), 2)
+        other.start()
+
+        async def revived() -> bool:
+            return await dead_letters(it.connection) == []
+
+        await eventually(revived, what="the other owner has projected it")
+        await other.close()
+        await _mended(it, thread)
+        await it.writer.write(thread, posted())
+        await it.tell()
+        await it.reaches("the next event is projected")
+        assert await it.differences() == []
+
+
+async def test_a_repair_beside_the_updater_loses_nothing(dsn: str) -> None:
+    """The next event of the repaired thread is projected, not passed over."""
+    async with projected(dsn) as it:
+        thread = new_thread(5)
+        await it.writer.write(thread, created(), posted())
+        await it.connection.execute("UPDATE journal SET event_version = 9 WHERE shard_seq = 2")
+        await it.start()
+        await eventually(lambda: bool(it.updater.dead_threads()), what="the thread stands still")
+        await _mended(it, thread)
+        while not await repair(it.connection, 1, ulid_uuid(thread)):
+            await asyncio.sleep(0.01)
+        await it.writer.write(thread, posted())
+        await it.tell()
+        await it.reaches("the next event is projected")
+        assert await it.differences() == []
+
+
+async def test_events_with_thousands_of_rows_are_projected_in_bounded_batches(dsn: str) -> None:
+    """Under the time-outs of a worker's session, and without holding the loop."""
+    async with projected(dsn) as it:
+        members = tuple(AccountId(str(ULID())) for _ in range(1_000))
+        big = ThreadCreated(
+            creator_id=ANN,
+            title="t",
+            remarks=None,
+            parent_thread_id=None,
+            administrator_ids=(ANN,),
+            member_ids=members,
+            at=1,
+            create_at=1,
+        )
+        for number in range(60):
+            await it.writer.write(new_thread(1 + number % 2), big)
+
+        async def connect(purpose: str) -> asyncpg.Connection:
+            del purpose
+            return await asyncpg.connect(
+                dsn, command_timeout=4.0, server_settings={"idle_in_transaction_session_timeout": "2000"}
+            )
+
+        opened: OpenConnection = connect
+        await it.start(ReadModelUpdater(opened))
+        with measured_turns() as turns:
+            await it.reaches("every thread is projected", within_s=60.0)
+        assert turns.longest_s < 0.05, turns.longest
+        assert it.updater.metrics.failures == 0
+        assert await it.connection.fetchval("SELECT count(*) FROM readmodel_1.thread_account") == 60 * 1_001
+
+
+async def test_a_query_waits_for_a_thread_that_is_not_projected_yet(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ``min_sequence_nr``: the caller was let in a moment ago; a caller that is not is refused in the end."""
+    monkeypatch.setattr(thread_queries, "_BEHIND_S", 1.0)
+    async with projected(dsn) as it:
+        thread = new_thread(1)
+        await it.writer.write(thread, created())
+        pool = ReadPool(await asyncpg.create_pool(dsn, min_size=0, max_size=2))
+        queries = ThreadQueries(pool, LiveGeneration())
+        asked = asyncio.create_task(queries.answer(ReadThread(thread, ANN, 1)))
+        await asyncio.sleep(0.2)
+        await it.start()
+        assert isinstance(await asked, ThreadView)
+        began = time.monotonic()
+        assert await queries.answer(ReadThread(thread, BOB, 1)) == NOT_FOUND
+        assert time.monotonic() - began > 0.9
+        assert await queries.answer(ReadThread(thread, BOB)) == NOT_FOUND
+        pool.terminate()
