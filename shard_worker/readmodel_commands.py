@@ -54,7 +54,7 @@ def _run(
 @readmodel.command()
 @database_options("read, nothing more")
 def status(dsn: str | None, dsn_file: Path | None, tls: TlsMode | None, ca_file: Path | None) -> None:
-    """Show each generation: how far it is behind the journal, and the threads that stand still in it."""
+    """Show each generation: how far it is behind the journal, and the threads that have stopped in it."""
     from shard_worker.readmodel.status import read_status
 
     async def show(connection: "asyncpg.Connection") -> int:

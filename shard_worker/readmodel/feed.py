@@ -1,6 +1,6 @@
 """Feeds one generation of the read model: batches of events of many shards, and what to do with those that cannot be stored.
 
-A batch is one transaction (see `shard_worker.readmodel.tables`).  What cannot be projected stops as little as possible:
+A batch is one transaction (see `shard_worker.readmodel.tables`).  A failure stops as little as possible:
 
 * an event that this release cannot read, or whose contents the tables refuse, stops its thread: it is recorded in ``dead_letter``,
   and the shard goes on.  A refused batch is tried again shard by shard, and the guilty shard event by event;
@@ -44,7 +44,7 @@ _TURN_S: Final = 0.003
 _RETRY_SHARD_S: Final = 10.0
 """Pause of a shard whose batch was refused, or whose journal has a hole: another look may find it mended."""
 _REVIVE_S: Final = 30.0
-"""How often a thread that stands still is tried again: its history may have been repaired, or this release may read it."""
+"""How often a thread that has stopped is tried again: its history may have been repaired, or this release may read it."""
 _REVIVE_EVENTS: Final = 200
 """Maximum events of such a thread that one transaction projects."""
 _REVIVE_AT_ONCE: Final = 20
@@ -92,7 +92,7 @@ class ShardProjection:
         self.rested = False
         """Whether it was left alone, so that its events are no news to the timer."""
         self.dead: Collection[UUID] = ()
-        """Threads that stand still, as last seen; whether one does is asked under the offset's lock."""
+        """Threads that have stopped, as last seen; whether one has is asked under the offset's lock."""
         self.revive_at = 0.0
         """Loop time from which on they are tried again."""
 
@@ -138,7 +138,7 @@ class GenerationFeed:
         return sum(heads.get(each.shard_id, 0) - (each.position or 0) for each in self.projections.values())
 
     async def catch_up(self, connection: asyncpg.Connection, heads: Heads, batches: int) -> tuple[set[int], bool]:
-        """Project what is durable by now, so many batches at most.
+        """Project what is durable by now, in at most this number of batches.
 
         Returns the shards that had something to project and had not rested, and whether there may be more.  Raises
         `shard_worker.database.connection.CONNECTION_ERRORS` when the session is lost.
@@ -171,7 +171,7 @@ class GenerationFeed:
         return found
 
     async def _locate(self, connection: asyncpg.Connection, projections: Sequence[ShardProjection]) -> None:
-        """Read offsets, and the threads that stand still."""
+        """Read offsets, and the threads that have stopped."""
         async with asyncio.timeout(_BATCH_S):
             shards = [each.shard_id for each in projections]
             positions = await self._tables.positions(connection, shards)
@@ -273,7 +273,7 @@ class GenerationFeed:
         for shard_id, row, reason in fold.buried:
             self._metrics.buried += 1
             log.critical(
-                "read model cannot project an event; the thread's projection stands still",
+                "read model cannot project an event; the thread's projection has stopped",
                 extra={
                     "shard": shard_id,
                     "thread_uuid": str(row.thread_id),
@@ -311,10 +311,10 @@ class GenerationFeed:
             else:
                 projection.not_before, projection.rested = 0.0, False
 
-    # --- threads that stand still
+    # --- threads that have stopped
 
     async def _revive(self, connection: asyncpg.Connection) -> None:
-        """Try the threads that stand still again, each from the event at which it does."""
+        """Try the threads that have stopped again, each from the event at which it stopped."""
         for projection in list(self.projections.values()):
             if not projection.dead or projection.revive_at > self._clock() or projection.position is None:
                 continue
@@ -345,7 +345,7 @@ class GenerationFeed:
             projection.dead = dead.get(projection.shard_id, ())
 
     async def _revive_some(self, connection: asyncpg.Connection, shard_id: int, thread_id: UUID) -> bool:
-        """Project some events of a thread that stands still; True when there may be more to project at once."""
+        """Project some events of a thread that has stopped; True when there may be more to project at once."""
         changes, reason = Changes(), None
         async with asyncio.timeout(_BATCH_S), connection.transaction():
             up_to = await self._tables.hold(connection, shard_id)

@@ -1,7 +1,7 @@
 """Read markers: how far an account has read a thread.
 
 Markers are no events: a thousand readers of one message write a thousand rows of one table, and nothing into the journal.
-What arrives while one statement is at the server goes into the next, as the appender collects commands.  Rows of a statement
+Markers that arrive while one statement is at the server go into the next, as the appender collects commands.  Rows of a statement
 are in the order of their keys, so that two workers that write the same rows wait for each other and never in a circle.
 """
 
@@ -59,7 +59,7 @@ class MarkerWriter:
         if before is None or before[0] < place:
             mine[key] = place, message_id
         # The first that gets the lock writes for all that came meanwhile.  A caller that is cancelled here has left its marker
-        # in the batch, which another writes, or nobody: its own answer was never given.
+        # in the batch, which another caller may write or not: its own answer was never given.
         async with asyncio.timeout(_WAIT_S), self._writing:
             if not outcome.done():
                 await self._write(mine, outcome)
@@ -94,6 +94,6 @@ class MarkerWriter:
 
 
 def _looked_at(outcome: "asyncio.Future[dict[_Key, MessageId]]") -> None:
-    """A batch whose callers have all gone is no error that nobody looked at."""
+    """Read the error of a batch whose callers have all gone."""
     if not outcome.cancelled():
         outcome.exception()

@@ -1,4 +1,4 @@
-"""What events change in the read model's tables: a pure function of the events, whatever the tables hold.
+"""Changes of events in the read model's tables: a pure function of the events, whatever the tables hold.
 
 `Changes` collects the net change of a batch: each row is named once, so that every table is written by one statement and the
 order of the statements does not matter.  Ids of accounts and messages stay as they are in the events.  A thread's events must come in their order; threads do not depend on each other.
@@ -77,7 +77,7 @@ class Head:
 
 
 class AccountChange:
-    """What a batch changes between an account and a thread; None is a role that it does not change."""
+    """Change of a batch between an account and a thread; None is a role that it does not change."""
 
     __slots__ = ("administrator", "member", "seq_nr")
 

@@ -1,7 +1,7 @@
-"""What the gateway asks of the read model: lists over the threads of an account, single threads, and read markers.
+"""The read model as the gateway asks it: lists over the threads of an account, single threads, and read markers.
 
 Each list is one statement, so that its access checks, its order and its counts are of one moment.  A thread that was destroyed,
-or that the account can no longer read, is not listed; one whose projection stands still is left out and named.
+or that the account can no longer read, is not listed; one whose projection has stopped is left out and named.
 """
 
 from typing import Final
@@ -117,7 +117,7 @@ class MentionList(Struct, frozen=True, gc=False):
 
 
 class MessageState(Struct, frozen=True, gc=False):
-    """What the read model knows of a message: its place (sequence number, index), removed or not, and how new that is."""
+    """State of a message in the read model: its place (sequence number, index), removed or not, and how new that is."""
 
     place: tuple[int, int] | None
     sequence_nr: int

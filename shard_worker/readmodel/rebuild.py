@@ -79,7 +79,7 @@ async def rebuild(connection: asyncpg.Connection, *, keep_old: bool, say: Callab
 async def drop(connection: asyncpg.Connection, generation: int) -> None:
     """Remove a generation that is not live."""
     async with connection.transaction():
-        # The offsets first, as a batch does: it also locks the generation's row when it records a thread that stands still.
+        # The offsets first, as a batch does: it also locks the generation's row when it records a thread that has stopped.
         await connection.execute(_LOCK_OFFSETS, generation)
         gone = await connection.fetchval(
             "DELETE FROM readmodel_generation WHERE generation = $1 AND NOT live RETURNING generation", generation
@@ -93,7 +93,7 @@ async def _filled(connection: asyncpg.Connection, generation: int, live: int, sa
 
     Under load no moment need come at which all shards are level: the workers feed the live generation first.
     """
-    began = moved_at = said_at = time.monotonic()
+    began = moved_at = reported_at = time.monotonic()
     before = -1
     wanted = await _positions(connection, live)
     while True:
@@ -110,8 +110,8 @@ async def _filled(connection: asyncpg.Connection, generation: int, live: int, sa
             raise RebuildFailed(
                 f"no event was projected for {_STILL_S:.0f} s: no worker of this release feeds generation {generation}"
             )
-        if now - said_at >= _SAY_EVERY_S:
-            said_at = now
+        if now - reported_at >= _SAY_EVERY_S:
+            reported_at = now
             say(f"{projected} of {sum(wanted.values())} events, {projected / (now - began):.0f} a second")
         await asyncio.sleep(_LOOK_EVERY_S)
 

@@ -1,4 +1,4 @@
-"""What a person sees of the read model's state."""
+"""The read model's state, for people."""
 
 import asyncpg
 
@@ -17,7 +17,7 @@ SELECT thread_id, seq_nr, event_type, event_version, reason FROM dead_letter WHE
 
 
 async def read_status(connection: asyncpg.Connection) -> list[str]:
-    """A line for each generation, and for each thread whose projection stands still."""
+    """A line for each generation, and for each thread whose projection has stopped."""
     lines = []
     for row in await connection.fetch(_GENERATIONS):
         state = "live" if row["live"] else "filled beside it"
@@ -27,7 +27,7 @@ async def read_status(connection: asyncpg.Connection) -> list[str]:
         )
         for dead in await connection.fetch(_DEAD, row["generation"]):
             lines.append(
-                f"  thread {ulid_text(dead['thread_id'].bytes)} stands still at event {dead['seq_nr']} (type"
+                f"  thread {ulid_text(dead['thread_id'].bytes)} has stopped at event {dead['seq_nr']} (type"
                 f" {dead['event_type']}, version {dead['event_version']}): {dead['reason']}"
             )
     return lines

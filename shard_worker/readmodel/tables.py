@@ -174,7 +174,7 @@ _DELETE: Final = (
 
 
 class EventRow(NamedTuple):
-    """One event as it stands in the journal."""
+    """One event as it is in the journal."""
 
     shard_seq: int
     thread_id: UUID
@@ -219,14 +219,14 @@ class GenerationTables:
         return {row["shard_id"]: row["seq"] for row in rows}
 
     async def dead_threads(self, connection: Session, shards: Collection[int]) -> dict[int, set[UUID]]:
-        """By shard, the threads whose projection stands still."""
+        """By shard, the threads whose projection has stopped."""
         found: dict[int, set[UUID]] = {}
         for row in await connection.fetch(_DEAD, self.generation, list(shards)):
             found.setdefault(row["shard_id"], set()).add(row["thread_id"])
         return found
 
     async def dead_at(self, connection: Session, thread_id: UUID) -> int | None:
-        """The number of the event at which a thread stands still; None when it does not."""
+        """The number of the event at which a thread has stopped; None when it does not."""
         found: int | None = await connection.fetchval(_DEAD_AT, self.generation, thread_id)
         return found
 
@@ -261,7 +261,7 @@ class GenerationTables:
         return [_event_row(row) for row in rows]
 
     async def move_dead(self, connection: Session, thread_id: UUID, seq_nr: int, reason: str) -> None:
-        """Record that a thread stands still at a later event than before."""
+        """Record that a thread has stopped at a later event than before."""
         await connection.execute(_MOVE_DEAD, self.generation, thread_id, seq_nr, reason)
 
     async def delete_thread(self, connection: Session, thread_id: UUID) -> None:
@@ -274,7 +274,7 @@ class GenerationTables:
         await connection.execute(_UNBURY, self.generation, thread_id)
 
     async def bury(self, connection: Session, buried: Sequence[tuple[int, EventRow, str]]) -> None:
-        """Record that threads stand still: of each the shard, the event, and why it cannot be projected."""
+        """Record that threads have stopped: of each the shard, the event, and why it cannot be projected."""
         await connection.execute(
             _BURY,
             self.generation,

@@ -98,7 +98,7 @@ class ReadModelUpdater:
         return max((feed.lag(self._heads) for feed in self._feeds.values()), default=sum(self._heads.values()))
 
     def dead_threads(self) -> set[UUID]:
-        """The threads of owned shards whose projection stands still, as last seen."""
+        """The threads of owned shards whose projection has stopped, as last seen."""
         return {
             thread_id
             for feed in self._feeds.values()

@@ -1,7 +1,7 @@
 """Compares the read model with a fresh fold of the journal, thread by thread, while workers write both.
 
 Each page of threads is read in one snapshot: a thread is folded as far as its row says, and every row of it must be what the fold
-gives.  A thread whose projection stands still is compared as far as it got, and named.
+gives.  A thread whose projection has stopped is compared as far as it got, and named.
 """
 
 import dataclasses
@@ -119,7 +119,7 @@ async def _compare(
             at = await tables.dead_at(connection, thread_id) or 1
             reached = [each for each in reached if each["seq_nr"] < at]
             found.append(
-                Difference(shard_id, _name(thread_id), f"stands still at event {at}, which cannot be projected")
+                Difference(shard_id, _name(thread_id), f"has stopped at event {at}, which cannot be projected")
             )
         what = await _difference(connection, tables, thread_id, rows.get(thread_id), reached)
         if what is not None:

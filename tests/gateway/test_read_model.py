@@ -1,4 +1,4 @@
-"""What the gateway does with the read model: lists, markers, and queries whose owner is not to be had."""
+"""The gateway and the read model: lists, markers, and queries whose owner is not to be had."""
 
 import pytest
 
@@ -25,7 +25,7 @@ async def test_lists_say_503_while_the_read_model_does_not_answer(api: Served) -
 async def test_a_query_whose_owner_is_not_to_be_had_is_answered_by_the_read_model(
     api: Served, threads: MemoryThreads, code: UnavailableCode
 ) -> None:
-    """Every query on a thread; access is judged by the read model too."""
+    """Every query on a thread; but no thread is reported as absent on the word of tables that may be behind."""
     await api.create()
     await api.add("a")
     gone = [True]
@@ -38,14 +38,15 @@ async def test_a_query_whose_owner_is_not_to_be_had_is_answered_by_the_read_mode
         threads.instead = away_once
         assert (await api.get(f"{BASE}{page}?account_id={ADA}")).status == 200
     gone[:] = [False, True]
-    check(await api.get(f"{BASE}?account_id={DAN}"), 404, "thread-not-found")
+    # It may have let the account in a moment ago, and the read model not know yet: "not now" is certain, "not found" is not.
+    check(await api.get(f"{BASE}?account_id={DAN}"), 503, "shard-unavailable")
 
 
 @pytest.mark.parametrize("code", [UnavailableCode.OVERLOADED, UnavailableCode.LEAVING, UnavailableCode.THREAD_POISONED])
 async def test_no_other_reason_leads_to_the_read_model(
     api: Served, threads: MemoryThreads, code: UnavailableCode
 ) -> None:
-    """An overloaded worker must not be given more to do, and a thread that cannot be read is said to be one."""
+    """An overloaded worker must not be given more to do, and a thread that cannot be read is reported as one."""
     threads.instead = lambda _: Unavailable(code, "not now")
     check(await api.get(f"{BASE}?account_id={ADA}"), 503, code.value)
     assert len(threads.asked) == 1
@@ -61,7 +62,7 @@ async def test_by_the_setting_every_query_goes_to_the_read_model(threads: Memory
         assert (await api.get(f"{BASE}?account_id={ADA}")).json["result"]["id"] == THREAD
 
 
-async def test_an_unknown_outcome_of_a_marker_is_said(api: Served) -> None:
+async def test_an_unknown_outcome_of_a_marker_is_reported(api: Served) -> None:
     """It may be stored; to set it again does no harm."""
     await api.create()
     added = await api.add("a")

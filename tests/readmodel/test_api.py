@@ -72,7 +72,7 @@ class Chat:
         await eventually(as_wanted, what=f"the list of {account} is {wanted}")
 
     async def listed_unread(self, account: AccountId, thread: str, count: int) -> None:
-        """Return once the account's list shows so many unread messages of a thread."""
+        """Return once the account's list shows this number of unread messages of a thread."""
 
         async def as_wanted() -> bool:
             return dict(await self.threads(account)).get(thread) == count

@@ -1,4 +1,4 @@
-"""What cannot be projected stops as little as possible, and nothing is lost on the way; on a real Postgres."""
+"""A failure stops as little of the projection as possible, and nothing is lost on the way; on a real Postgres."""
 
 import asyncio
 import time
@@ -63,7 +63,7 @@ class Projected:
         await eventually(done, what=what, within_s=within_s)
 
     async def differences(self) -> list[str]:
-        """What a comparison with the journal finds."""
+        """The findings of a comparison with the journal."""
         return [str(each) async for each in verify(self.connection, 1, say=lambda _: None)]
 
     async def refusing_tables(self) -> None:
@@ -86,7 +86,7 @@ async def projected(dsn: str) -> AsyncIterator[Projected]:
 
 
 async def dead_letters(connection: asyncpg.Connection) -> list[tuple[object, ...]]:
-    """Each thread that stands still, with the number of its event."""
+    """Each thread that has stopped, with the number of its event."""
     return [tuple(row) for row in await connection.fetch("SELECT thread_id, seq_nr FROM dead_letter ORDER BY 1")]
 
 
@@ -214,13 +214,13 @@ async def _mended(it: Projected, thread: ThreadId) -> None:
 
 
 async def test_a_thread_that_another_owner_brought_up_is_projected_from_there(dsn: str) -> None:
-    """An updater that remembers a thread as standing still asks again, under the offset's lock, before it passes an event."""
+    """An updater that remembers a thread as stopped asks again, under the offset's lock, before it passes an event."""
     async with projected(dsn) as it:
         thread = new_thread(5)
         await it.writer.write(thread, created(), posted())
         await it.connection.execute("UPDATE journal SET event_version = 9 WHERE shard_seq = 2")
         await it.start()
-        await eventually(lambda: bool(it.updater.dead_threads()), what="the thread stands still")
+        await eventually(lambda: bool(it.updater.dead_threads()), what="the thread has stopped")
 
         def decode(event_type: int, event_version: int, payload: bytes) -> Event:
             return codec.decode(event_type, min(event_version, 1), payload)
@@ -248,7 +248,7 @@ async def test_a_repair_beside_the_updater_loses_nothing(dsn: str) -> None:
         await it.writer.write(thread, created(), posted())
         await it.connection.execute("UPDATE journal SET event_version = 9 WHERE shard_seq = 2")
         await it.start()
-        await eventually(lambda: bool(it.updater.dead_threads()), what="the thread stands still")
+        await eventually(lambda: bool(it.updater.dead_threads()), what="the thread has stopped")
         await _mended(it, thread)
         while not await repair(it.connection, 1, ulid_uuid(thread)):
             await asyncio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""What events change in the read model: the net change of a batch, each row once."""
+"""Changes of events in the read model: the net change of a batch, each row once."""
 
 from uuid import UUID
 

@@ -41,7 +41,7 @@ class Written:
                 self.updater.advance(shard, (await heads(self.connection))[shard])
 
     async def differences(self, generation: int = 1) -> list[str]:
-        """What `verify` finds."""
+        """The findings of `verify`."""
         return [each.what async for each in verify(self.connection, generation, say=lambda _: None)]
 
 
@@ -84,19 +84,19 @@ async def test_a_rebuild_beside_appends_switches_to_tables_that_are_the_fold(dsn
     written = Written(dsn, connection)
     written.updater.start()
     await written.append(150)
-    said: list[str] = []
-    ended = asyncio.create_task(rebuild(other, keep_old=False, say=said.append))
-    await eventually(lambda: bool(said), what="the rebuild has begun")
+    reports: list[str] = []
+    ended = asyncio.create_task(rebuild(other, keep_old=False, say=reports.append))
+    await eventually(lambda: bool(reports), what="the rebuild has begun")
     ended.cancel()
     await asyncio.gather(ended, return_exceptions=True)
     other.terminate()
     other = await asyncpg.connect(dsn)
-    again = asyncio.create_task(rebuild(other, keep_old=False, say=said.append))
+    again = asyncio.create_task(rebuild(other, keep_old=False, say=reports.append))
     while not again.done():
         await written.append(5)
         await asyncio.sleep(0.01)
     assert await again == 2
-    assert "going on with generation 2" in said
+    assert "going on with generation 2" in reports
     assert await connection.fetchval("SELECT to_regnamespace('readmodel_1')") is None
     await written.append(30)
 

@@ -137,7 +137,7 @@ async def test_an_undecodable_event_stops_the_projection_of_its_thread_alone(dsn
     assert updater.dead_threads() == {ulid_uuid(stuck)}
     await updater.close()
 
-    # A release that can read it goes on where the thread stands still, in order.
+    # A release that can read it goes on where the thread has stopped, in order.
     def decode(event_type: int, event_version: int, payload: bytes) -> Event:
         return codec.decode(event_type, 1 if event_version == 9 else event_version, payload)
 

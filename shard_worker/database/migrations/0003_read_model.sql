@@ -21,7 +21,7 @@ CREATE TABLE projection_offset (
     PRIMARY KEY (generation, shard_id)
 ) WITH (fillfactor = 50);
 
--- Threads whose projection stands still at an event that no worker could read so far: the first of them.
+-- Threads whose projection has stopped at an event that no worker could read so far: the first of them.
 CREATE TABLE dead_letter (
     generation     integer NOT NULL REFERENCES readmodel_generation (generation) ON DELETE CASCADE,
     shard_id       integer NOT NULL,

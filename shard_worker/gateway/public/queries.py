@@ -16,6 +16,7 @@ from shard_worker.contract import (
     UnavailableCode,
 )
 from shard_worker.database.connection import CONNECTION_ERRORS
+from shard_worker.domain.decide import NOT_FOUND
 from shard_worker.domain.ids import ThreadId, canonical
 from shard_worker.domain.refusals import Refusal
 from shard_worker.gateway.http.options import GatewayOptions
@@ -76,10 +77,12 @@ class QueryHandler:
             if not isinstance(answer, Unavailable) or answer.code not in _NOT_SERVED:
                 return answer
         try:
-            return await read_model.answer(asked)
+            found = await read_model.answer(asked)
         except CONNECTION_ERRORS as error:
             log.warning("read model not read", extra={"thread_id": asked.thread_id, "cause": repr(error)})
             return _AWAY
+        # A thread that was created, or an account that joined, a moment ago may not be projected yet: the owner would know.
+        return _AWAY if found == NOT_FOUND and not self._always else found
 
     def _reply(
         self, route: QueryRoute, thread_id: ThreadId, values: query_params.QueryValues, answer: Answer
