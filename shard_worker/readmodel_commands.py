@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _FOUND: Final = 1
 _NOT_DONE: Final = 3
+_REPAIR_S: Final = 30.0
+"""How long a repair waits for the offset of the thread's shard, and may take: a batch holds it for milliseconds."""
 
 
 @click.group()
@@ -98,7 +100,6 @@ def verify(
 
     Names each thread that differs on a line.  Exit codes: 0 all alike, 1 something differs, 3 it could not be compared.
     """
-    from shard_worker.readmodel.verify import repair as repair_thread
     from shard_worker.readmodel.verify import verify as compare
 
     thread_id = None if repair is None else canonical(repair)
@@ -108,10 +109,7 @@ def verify(
     async def run(connection: "asyncpg.Connection") -> int:
         generation = await connection.fetchval("SELECT generation FROM readmodel_generation WHERE live")
         if thread_id is not None:
-            while not await repair_thread(connection, generation, ulid_uuid(thread_id)):
-                await asyncio.sleep(0.05)
-            click.echo(f"thread {thread_id} was projected afresh")
-            return 0
+            return await _repair(connection, generation, thread_id)
         differing = 0
         async for difference in compare(connection, generation, say=lambda sentence: click.echo(sentence, err=True)):
             click.echo(str(difference))
@@ -119,3 +117,22 @@ def verify(
         return _FOUND if differing else 0
 
     _run(run, one_dsn(dsn, dsn_file), Tls(tls, ca_file))
+
+
+async def _repair(connection: "asyncpg.Connection", generation: int, thread_id: str) -> int:
+    """Project one thread afresh, once its shard's offset is free; the exit code."""
+    from shard_worker.readmodel.verify import is_stored, repair
+
+    thread = ulid_uuid(thread_id)
+    if not await is_stored(connection, thread):
+        click.echo(f"Error: the journal has no thread {thread_id}", err=True)
+        return _NOT_DONE
+    try:
+        async with asyncio.timeout(_REPAIR_S):
+            while not await repair(connection, generation, thread):
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        click.echo(f"Error: a worker held the offset of the thread's shard for {_REPAIR_S:.0f} s; try again", err=True)
+        return _NOT_DONE
+    click.echo(f"thread {thread_id} was projected afresh")
+    return 0

@@ -34,6 +34,8 @@ _POLL_S: Final = 0.5
 _REFRESH_S: Final = 2.0
 """How often the generations that are to be fed are read again; a rebuild waits for every worker that long."""
 _REFRESH_WITHIN_S: Final = 10.0
+_AGAIN_S: Final = 1.0
+"""Shortest time to the next session after one was lost."""
 _BATCHES_AT_ONCE: Final = 4
 """Batches of a generation in a row: one that is being rebuilt must not hold up the one that answers queries."""
 _GENERATIONS: Final = "SELECT generation FROM readmodel_generation WHERE version = $1 ORDER BY generation"
@@ -126,7 +128,9 @@ class ReadModelUpdater:
             except CONNECTION_ERRORS as error:
                 self.metrics.failures += 1
                 log.warning("read model lost its connection", extra={"cause": repr(error)})
-                await asyncio.sleep(backoff.next_s())
+                # Its session may wait: those of the lease and the appends were lost at the same moment, and opening one costs
+                # the loop and the server some milliseconds each.
+                await asyncio.sleep(_AGAIN_S + backoff.next_s())
             finally:
                 connection.terminate()
 

@@ -24,6 +24,9 @@ _EVENTS_MOST: Final = 1_000
 _SAY_EVERY: Final = 50
 """Pages between two reports of progress."""
 
+_IS_STORED: Final = """
+SELECT EXISTS (SELECT FROM journal WHERE shard_id = (SELECT shard_of($1, shards) FROM meta) AND thread_id = $1)
+"""
 _SHARDS: Final = "SELECT id FROM shard ORDER BY id"
 _THREADS: Final = """
 WITH RECURSIVE t AS (
@@ -220,6 +223,12 @@ def _mention_rows(changes: Changes) -> list[tuple[object, ...]]:
 
 def _name(thread_id: UUID) -> str:
     return ulid_text(thread_id.bytes)
+
+
+async def is_stored(connection: asyncpg.Connection, thread_id: UUID) -> bool:
+    """Whether the journal has events of a thread."""
+    found: bool = await connection.fetchval(_IS_STORED, thread_id)
+    return found
 
 
 async def repair(connection: asyncpg.Connection, generation: int, thread_id: UUID) -> bool:
