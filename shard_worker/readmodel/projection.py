@@ -8,7 +8,7 @@ with tables of its own.
 """
 
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, assert_never
 from uuid import UUID
 
 from msgspec import Struct
@@ -166,6 +166,8 @@ class Changes:
                 self._members(stored, event.member_ids, False)
             case ThreadDestroyed():
                 head.destroyed_at = event.at
+            case _:
+                assert_never(event)
 
     def _add_messages(self, stored: StoredEvent, event: MessagesAdded) -> None:
         thread_id, seq_nr, at = stored.thread_id, stored.seq_nr, event.at

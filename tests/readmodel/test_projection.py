@@ -98,6 +98,15 @@ def test_an_id_that_was_removed_may_be_given_to_another_message() -> None:
     assert [(row.sequence_nr, row.removed) for row in changes.messages] == [(10, True), (12, False)]
 
 
+def test_a_batch_is_counted_by_the_rows_that_it_changes() -> None:
+    """Threads, roles, messages, removals of earlier messages, and mentions."""
+    event = MessagesAdded(
+        sender_id=ANN, messages=(PostedMessage(message_id(), "a", None, (BOB, ANN)),), at=2, create_at=2
+    )
+    gone = MessagesRemoved(remover_id=ANN, message_ids=(message_id(), message_id()), at=3, create_at=3)
+    assert changes_of(created(), event, gone).rows == 1 + 1 + 1 + 2 + 2
+
+
 def test_threads_do_not_depend_on_each_other() -> None:
     """A batch of two threads changes each as its own batch would."""
     other = ulid_uuid(new_thread())
