@@ -30,7 +30,7 @@ test: setup ## The gate: format, lint, types, imports, all tests (at most 7 minu
 
 # Many of the tests wait: what needs the processor alone goes on meanwhile.
 .PHONY: beside-pytest
-beside-pytest: setup .venv/.compiled
+beside-pytest: setup
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory coverage-pure
 
@@ -58,7 +58,7 @@ PURE = $$($(BIN)/python -m tests.support.pure_modules $(1))
 
 # The pure rules' tests run once, where their branches are counted (coverage-pure).  Every worker of pytest imports what it
 # collects: the tests of test-cluster and test-node take seconds to import, and are not run here.
-pytest: setup
+pytest: setup .venv/.compiled
 	$(BIN)/python -m pytest -n 4 --dist worksteal $(call PURE,ignored) --ignore=tests/e2e/cluster --ignore=tests/e2e/node $(ARGS)
 
 coverage-pure: setup ## The pure rules: every branch of them is taken by their own tests

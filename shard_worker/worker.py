@@ -107,7 +107,8 @@ class Worker:
         # Before the membership, which adopts shards that append, load and keep snapshots.
         serving.journal.snapshots.start(report)
         serving.journal.appender.start(report)
-        serving.journal.updater.start(report)
+        if settings.projection_enabled:
+            serving.journal.updater.start(report)
         serving.host.start(report)
         cluster.ownership.start(serving.host, report)
         # Last: a request that comes at once finds the region complete, and waits for the first view.

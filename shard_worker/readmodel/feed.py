@@ -12,6 +12,7 @@ A batch is bounded in events, bytes and rows, and the loop turns while it is fol
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
@@ -319,8 +320,10 @@ class GenerationFeed:
             if not projection.dead or projection.revive_at > self._clock() or projection.position is None:
                 continue
             projection.revive_at = self._clock() + _REVIVE_S
-            left = _REVIVE_AT_ONCE
-            for thread_id in list(projection.dead):
+            left, more = _REVIVE_AT_ONCE, False
+            # Some of them, by chance: of many that stay unreadable none keeps the others from being tried.
+            threads = list(projection.dead)
+            for thread_id in random.sample(threads, min(len(threads), _REVIVE_AT_ONCE)):
                 more = True
                 while more and left > 0:
                     left -= 1
@@ -338,8 +341,8 @@ class GenerationFeed:
                                 "cause": repr(error),
                             },
                         )
-            if left == 0:
-                projection.revive_at = 0.0  # with the next look
+            if more:
+                projection.revive_at = 0.0  # a long history: on with the next look
             async with asyncio.timeout(_BATCH_S):
                 dead = await self._tables.dead_threads(connection, [projection.shard_id])
             projection.dead = dead.get(projection.shard_id, ())

@@ -1,6 +1,6 @@
 """The read model as the gateway asks it: lists over the threads of an account, single threads, and read markers.
 
-Each list is one statement, so that its access checks, its order and its counts are of one moment.  A thread that was destroyed,
+Each list is read in one snapshot, so that its access checks, its order and its counts are of one moment.  A thread that was destroyed,
 or that the account can no longer read, is not listed; one whose projection has stopped is left out and named.
 """
 

@@ -210,7 +210,6 @@ class GenerationTables:
         self._only_posts = _ONLY_POSTS.format(place=place)
         self._remove_messages = _REMOVE_MESSAGES.format(place=place)
         self._add_mentions = _ADD_MENTIONS.format(place=place)
-        # The mentions first: they are found by the messages.
         self._delete = tuple(sql.format(place=place) for sql in _DELETE)
 
     async def positions(self, connection: Session, shards: Collection[int]) -> dict[int, int]:
@@ -226,7 +225,7 @@ class GenerationTables:
         return found
 
     async def dead_at(self, connection: Session, thread_id: UUID) -> int | None:
-        """The number of the event at which a thread has stopped; None when it does not."""
+        """The number of the event at which a thread has stopped; None when it has not."""
         found: int | None = await connection.fetchval(_DEAD_AT, self.generation, thread_id)
         return found
 

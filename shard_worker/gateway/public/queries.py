@@ -1,6 +1,7 @@
 """Handles queries, each from its HTTP request to the owner and back."""
 
 import logging
+import time
 from typing import Final
 
 from aiohttp import web
@@ -72,17 +73,27 @@ class QueryHandler:
         read_model = self._read_model
         if read_model is None:
             return await self._service.ask(asked, self._budget_s)
-        if not self._always:
-            answer = await self._service.ask(asked, min(self._budget_s, _OWNER_S))
-            if not isinstance(answer, Unavailable) or answer.code not in _NOT_SERVED:
-                return answer
+        if self._always:
+            return await self._read_model_answer(read_model, asked) or _AWAY
+        began = time.monotonic()
+        answer = await self._service.ask(asked, min(self._budget_s, _OWNER_S))
+        if not isinstance(answer, Unavailable) or answer.code not in _NOT_SERVED:
+            return answer
+        found = await self._read_model_answer(read_model, asked)
+        # A thread that was created, or an account that joined, a moment ago may not be projected yet: the owner would know.
+        if found is not None and found != NOT_FOUND:
+            return found
+        left_s = self._budget_s - (time.monotonic() - began)
+        return await self._service.ask(asked, left_s) if left_s > 0 else answer
+
+    @staticmethod
+    async def _read_model_answer(read_model: ReadModel, asked: Query) -> Answer | None:
+        """The read model's answer; None when it cannot be read."""
         try:
-            found = await read_model.answer(asked)
+            return await read_model.answer(asked)
         except CONNECTION_ERRORS as error:
             log.warning("read model not read", extra={"thread_id": asked.thread_id, "cause": repr(error)})
-            return _AWAY
-        # A thread that was created, or an account that joined, a moment ago may not be projected yet: the owner would know.
-        return _AWAY if found == NOT_FOUND and not self._always else found
+            return None
 
     def _reply(
         self, route: QueryRoute, thread_id: ThreadId, values: query_params.QueryValues, answer: Answer
