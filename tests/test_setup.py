@@ -21,7 +21,7 @@ def _setup() -> ModuleType:
     return module
 
 
-def _interpreter(setup: ModuleType, name: str, *, share: float, has_venv: bool = True) -> Any:  # noqa: ANN401
+def _interpreter(setup: ModuleType, name: str, *, share: float, has_venv: bool = True) -> Any:
     found = setup.Interpreter(name, (3, 11), has_venv, 1.0, name)
     found.share = share
     return found

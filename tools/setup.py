@@ -68,12 +68,12 @@ def ask(path):
 
 def measure(found):
     """Set the share of each of these interpreters."""
-    shares = []
+    rounds = []
     for _ in range(ROUNDS):
         seconds = [(ask(each.path) or each).seconds for each in found]
-        shares.append([each / sum(seconds) for each in seconds])
-    for each, of_rounds in zip(found, zip(*shares)):
-        each.share = sorted(of_rounds)[ROUNDS // 2]
+        rounds.append([each / sum(seconds) for each in seconds])
+    for place, each in enumerate(found):
+        each.share = sorted(shares[place] for shares in rounds)[ROUNDS // 2]
 
 
 def choose(found):
