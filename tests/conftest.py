@@ -21,6 +21,8 @@ settings.register_profile(
 )
 # `make mutation` asks whether a test fails, not which example is the simplest.
 settings.register_profile("mutation", parent=settings.get_profile("gate"), phases=(Phase.explicit, Phase.generate))
+# Each branch is to be taken, and counting makes each step twice as slow: the many examples are tried without it.
+settings.register_profile("coverage", parent=settings.get_profile("gate"), max_examples=20)
 settings.load_profile("gate")
 
 SOAK_S = 3_600.0
