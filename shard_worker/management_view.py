@@ -87,7 +87,7 @@ class WorkerView:
             return "leaving"
         if not self._ready:
             if not self._ownership.registered.is_set():
-                return "not registered yet"
+                return self._ownership.refused or "not registered yet"
             if not self._ownership.settled() and time.monotonic() - self._started < _SETTLE_MOST_S:
                 return "the first shards are not served yet"
             self._ready = True

@@ -25,6 +25,17 @@ _REPAIR_S: Final = 30.0
 """How long a repair waits for the offset of the thread's shard, and may take: a batch holds it for milliseconds."""
 
 
+_WAIT: Final = click.option(
+    "--wait",
+    "wait_s",
+    metavar="SECONDS",
+    type=click.FloatRange(0, 86_400),
+    default=60.0,
+    show_default=True,
+    help="Give up when workers do not feed the tables for this long.",
+)
+
+
 @click.group()
 def readmodel() -> None:
     """The read model: the tables from which lists over threads are answered."""
@@ -37,6 +48,7 @@ def _run(
 ) -> None:
     """Run ``work`` on a session of its own, and end with its exit code."""
     from shard_worker.database.session import open_connection
+    from shard_worker.readmodel.tables import UnknownVersionError
 
     async def on_a_session() -> int:
         connection = await open_connection(dsn, "threadcluster-readmodel", statement_s=None, tls=tls)
@@ -47,7 +59,7 @@ def _run(
 
     try:
         code = asyncio.run(on_a_session())
-    except (DatabaseError, *CONNECTION_ERRORS) as error:
+    except (DatabaseError, UnknownVersionError, *CONNECTION_ERRORS) as error:
         click.echo(f"Error: {str(error) or repr(error)}", err=True)
         sys.exit(_NOT_DONE)
     sys.exit(code)
@@ -67,27 +79,77 @@ def status(dsn: str | None, dsn_file: Path | None, tls: TlsMode | None, ca_file:
     _run(show, one_dsn(dsn, dsn_file), Tls(tls, ca_file))
 
 
-@readmodel.command()
-@database_options("make tables")
-@click.option("--keep-old", is_flag=True, help="Keep the tables in use until now, for a comparison by hand.")
-def rebuild(dsn: str | None, dsn_file: Path | None, tls: TlsMode | None, ca_file: Path | None, keep_old: bool) -> None:
-    """Fill new tables from the journal while the old ones answer, then answer from the new ones.
-
-    The workers project; this command makes the tables, shows the progress, and switches.  Ended at any moment, it goes on
-    when it is run again.  Exit codes: 0 switched, 3 not done.
-    """
+def _change(
+    work: "Callable[[asyncpg.Connection, Callable[[str], None]], Coroutine[Any, Any, object]]", dsn: str, tls: Tls
+) -> None:  # Any: a coroutine neither yields nor takes values
+    """Run ``work``, which changes the generations, and end with its exit code."""
     from shard_worker.readmodel.rebuild import RebuildFailed
-    from shard_worker.readmodel.rebuild import rebuild as run_rebuild
 
     async def run(connection: "asyncpg.Connection") -> int:
         try:
-            await run_rebuild(connection, keep_old=keep_old, say=lambda sentence: click.echo(sentence, err=True))
+            await work(connection, lambda sentence: click.echo(sentence, err=True))
         except RebuildFailed as error:
             click.echo(f"Error: {error}", err=True)
             return _NOT_DONE
         return 0
 
-    _run(run, one_dsn(dsn, dsn_file), Tls(tls, ca_file))
+    _run(run, dsn, tls)
+
+
+@readmodel.command()
+@database_options("make tables")
+@click.option("--keep-old", is_flag=True, help="Keep the tables in use until now, for a comparison by hand.")
+@_WAIT
+def rebuild(
+    dsn: str | None, dsn_file: Path | None, tls: TlsMode | None, ca_file: Path | None, keep_old: bool, wait_s: float
+) -> None:
+    """Fill new tables from the journal while the old ones answer, then answer from the new ones.
+
+    The workers project; this command makes the tables, shows the progress, and switches.  Ended at any moment, it goes on
+    when it is run again.  When this release brings a new version of the read model, the old tables stay and are fed: a
+    roll-back needs them (`switch`).  Exit codes: 0 switched, 3 not done.
+    """
+    from shard_worker.readmodel.rebuild import rebuild as run_rebuild
+
+    _change(
+        lambda connection, say: run_rebuild(connection, keep_old=keep_old, say=say, wait_s=wait_s),
+        one_dsn(dsn, dsn_file),
+        Tls(tls, ca_file),
+    )
+
+
+@readmodel.command()
+@database_options("make tables")
+@click.argument("generation", type=click.IntRange(1))
+@_WAIT
+def switch(
+    dsn: str | None, dsn_file: Path | None, tls: TlsMode | None, ca_file: Path | None, generation: int, wait_s: float
+) -> None:
+    """Answer from another GENERATION that the workers feed: back to the old version, before an image is rolled back.
+
+    Waits until it has every event of the one in use, and until every live worker feeds its version.  Exit codes: 0
+    switched, 3 not done.
+    """
+    from shard_worker.readmodel.rebuild import switch as run_switch
+
+    _change(
+        lambda connection, say: run_switch(connection, generation, say, wait_s),
+        one_dsn(dsn, dsn_file),
+        Tls(tls, ca_file),
+    )
+
+
+@readmodel.command()
+@database_options("remove tables")
+@click.argument("generation", type=click.IntRange(1))
+def drop(dsn: str | None, dsn_file: Path | None, tls: TlsMode | None, ca_file: Path | None, generation: int) -> None:
+    """Remove the tables of a GENERATION that is not in use: after it no roll-back to its version is possible.
+
+    Exit codes: 0 removed, 3 it is in use, or not there.
+    """
+    from shard_worker.readmodel.rebuild import drop as run_drop
+
+    _change(lambda connection, _: run_drop(connection, generation), one_dsn(dsn, dsn_file), Tls(tls, ca_file))
 
 
 @readmodel.command()

@@ -59,6 +59,7 @@ from shard_worker.peers.listener import ManagementListener
 from shard_worker.peers.metrics import PeerMetrics
 from shard_worker.peers.refusals import Refusals
 from shard_worker.peers.server import PeerServer
+from shard_worker.readmodel import rules
 from shard_worker.readmodel.queries import ReadModelQueries
 from shard_worker.readmodel.updater import ReadModelUpdater
 from shard_worker.settings import InvalidSettings, WorkerSettings
@@ -158,7 +159,10 @@ def build_cluster(
         lease_s=settings.lease_seconds,
         greet=lambda known: peers.greet(known),
         capabilities=Capabilities(
-            reads=codec.newest_format(), writes=write_format(settings), state=codec.STATE_VERSION
+            reads=codec.newest_format(),
+            writes=write_format(settings),
+            state=codec.STATE_VERSION,
+            readmodel=rules.versions(),
         ),
     )
     identity = WorkerIdentity(settings.cluster_secrets(), lambda: ownership.incarnation)

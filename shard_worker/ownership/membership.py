@@ -72,6 +72,8 @@ class Ownership:
         self.handoffs = HandoffMetrics()
         self.leaving = False
         self.registered = asyncio.Event()
+        self.refused: str | None = None
+        """Why this release may not register at present."""
         self.lease = Lease(connect, worker, beat_s=beat_s, lease_s=lease_s)
         self._connect = connect
         self._greet = greet
@@ -307,6 +309,12 @@ class Ownership:
                     await self._greet(others)
                 self._past.add(fresh)
                 freed = await self._succeed(connection, fresh)
+            except store.ReadModelNotFed as error:
+                if self.refused is None:
+                    log.error("not registered", extra={"worker": self.worker, "cause": str(error)})
+                self.refused = str(error)
+                await asyncio.sleep(backoff.next_s())
+                continue
             except CONNECTION_ERRORS as error:
                 log.warning("not registered, trying again", extra={"worker": self.worker, "cause": repr(error)})
                 await asyncio.sleep(backoff.next_s())
@@ -314,6 +322,7 @@ class Ownership:
             finally:
                 connection.terminate()
             self._lived.add(fresh)
+            self.refused = None
             self.registered.set()
             log.info("registered", extra={"worker": self.worker, "incarnation": fresh, "freed_shards": freed})
             return

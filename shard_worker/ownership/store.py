@@ -12,7 +12,7 @@ behind.  ``worker.attempt`` counts the sessions; a session's lock, once gone, ne
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 import asyncpg
@@ -26,6 +26,11 @@ _BEAT_CLASS: Final = 0x7463_6274
 """The first half of the key of every beat's advisory lock; the second half is the beat's number."""
 _GONE: Final = 0xFFFF_FFFF
 """The number of a session that ended: greater than that of any beat, so that what a look reads never falls."""
+
+_READ_MODEL_LOCK: Final = 0x7463_726D
+LOCK_READ_MODEL_SQL: Final = f"SELECT pg_advisory_xact_lock({_READ_MODEL_LOCK})"
+"""To be held, until the end of its transaction, by who makes another generation of the read model the live one: whoever
+registers before is a row of ``worker``, whoever registers after reads the new one."""
 
 _ENSURE_WORKER_SQL: Final = """
 INSERT INTO worker (id, incarnation, host, public_port, management_port, fenced) VALUES ($1, '', '', 0, 0, true)
@@ -43,6 +48,9 @@ UPDATE worker
        fenced = false, leaving = false
  WHERE id = $1
 """
+# Shared with other registrations, and exclusive for a change of the live generation (`LOCK_READ_MODEL_SQL`): each sees the other.
+_SHARE_READ_MODEL_SQL: Final = f"SELECT pg_advisory_xact_lock_shared({_READ_MODEL_LOCK})"
+_READ_MODEL_VERSION_SQL: Final = "SELECT version FROM readmodel_generation WHERE live"
 # $3 says whether incarnation $2 is the only one meant, or the only one not meant: by the worker's name, so that nothing
 # stays with an incarnation that no row of ``worker`` knows any more.
 _LOCK_SHARDS_SQL: Final = """
@@ -118,6 +126,16 @@ SELECT p.version, p.hash,
 """  # noqa: S608  # constants of this module
 
 
+class ReadModelNotFed(Exception):
+    """The read model's live tables are of a version that this release does not feed: it may own no shard."""
+
+    def __init__(self, version: int, feeds: Sequence[int]) -> None:
+        super().__init__(
+            f"the read model in use is of version {version}, and this release feeds {', '.join(map(str, feeds))} only:"
+            " start the release before it, and run `shard-worker readmodel switch` first"
+        )
+
+
 class Address(NamedTuple):
     """Where a worker can be reached."""
 
@@ -133,8 +151,10 @@ async def register(
 
     Returns that one, unless it was fenced: it may serve reads from memory until its lease is over, so its shards are
     still its own until `free_predecessors`.  After a lost answer, asked again, it returns ``incarnation`` itself.
+    Raises `ReadModelNotFed` when ``capabilities`` lack the version of the read model that queries are answered from.
     """
     async with transaction(connection):
+        await _expect_read_model_fed(connection, capabilities)
         await connection.execute(_ENSURE_WORKER_SQL, worker)
         before = await connection.fetchrow(_PREDECESSOR_SQL, worker)
         assert before is not None  # inserted, or there before
@@ -143,6 +163,16 @@ async def register(
             await connection.fetch(_TERMINATE_SQL, before["incarnation"])
         await connection.execute(NOTIFY_SQL)
     return None if before["fenced"] else before["incarnation"]
+
+
+async def _expect_read_model_fed(connection: asyncpg.Connection, capabilities: Mapping[str, object]) -> None:
+    feeds = capabilities.get("readmodel")
+    if isinstance(feeds, Sequence):
+        await connection.execute(_SHARE_READ_MODEL_SQL)
+        # A statement of its own: one that waited for the lock would read what was there before.
+        version = await connection.fetchval(_READ_MODEL_VERSION_SQL)
+        if version is not None and version not in feeds:
+            raise ReadModelNotFed(version, feeds)
 
 
 async def free_predecessors(connection: asyncpg.Connection, worker: str, incarnation: str) -> int:

@@ -17,6 +17,8 @@ class Capabilities(NamedTuple):
     """The journal format that it writes.  A shard that this incarnation owns has at least this format."""
     state: int = 1
     """The version of the thread states that it writes as snapshots."""
+    readmodel: tuple[int, ...] = (1,)
+    """The versions of the read model that it feeds, and answers from."""
 
 
 class ShardOwner(NamedTuple):

@@ -249,7 +249,7 @@ class GenerationFeed:
         doubtful = [each.shard_id for each in behind if each.dead]
         for each in behind:
             each.position = None  # unknown until the commit is acknowledged
-        fold = _Fold(self._decode, refused, max(1, int(_BATCH_ROWS * self._share)))
+        fold = _Fold(self._tables.new_changes(), self._decode, refused, max(1, int(_BATCH_ROWS * self._share)))
         async with asyncio.timeout(_BATCH_S), connection.transaction():
             most_bytes = max(_SHARD_BYTES, _BATCH_BYTES // len(behind))
             found = await self._tables.read(connection, positions, most_events, int(most_bytes * self._share))
@@ -349,7 +349,7 @@ class GenerationFeed:
 
     async def _revive_some(self, connection: asyncpg.Connection, shard_id: int, thread_id: UUID) -> bool:
         """Project some events of a thread that has stopped; True when there may be more to project at once."""
-        changes, reason = Changes(), None
+        changes, reason = self._tables.new_changes(), None
         async with asyncio.timeout(_BATCH_S), connection.transaction():
             up_to = await self._tables.hold(connection, shard_id)
             # Asked under the lock: another owner or a repair may have been here since.
@@ -392,8 +392,8 @@ class GenerationFeed:
 class _Fold:
     """The events of a batch as they are read, and what they come to."""
 
-    def __init__(self, decode: Decode, refused: str | None, most_rows: int) -> None:
-        self.changes = Changes()
+    def __init__(self, changes: Changes, decode: Decode, refused: str | None, most_rows: int) -> None:
+        self.changes = changes
         self.reached: dict[int, int] = {}
         """By shard, the last event that the batch deals with."""
         self.holes: dict[int, int] = {}

@@ -3,12 +3,11 @@
 `Changes` collects the net change of a batch: each row is named once, so that every table is written by one statement and the
 order of the statements does not matter.  Ids of accounts and messages stay as they are in the events.  A thread's events must come in their order; threads do not depend on each other.
 
-The rules of `VERSION` fill the tables that the SQL function ``make_readmodel_v1`` makes.  A changed rule is a new version,
-with tables of its own.
+These are the rules of version 1.  A changed rule is a new version, with tables of its own: `shard_worker.readmodel.rules`.
 """
 
 from collections.abc import Iterable
-from typing import Final, NamedTuple, assert_never
+from typing import NamedTuple, assert_never
 from uuid import UUID
 
 from msgspec import Struct
@@ -25,9 +24,6 @@ from shard_worker.domain.events import (
     ThreadDestroyed,
 )
 from shard_worker.domain.ids import AccountId, MessageId
-
-VERSION: Final = 1
-"""Raised with every change of these rules or of the tables that they fill."""
 
 
 class StoredEvent(NamedTuple):

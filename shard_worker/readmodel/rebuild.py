@@ -3,6 +3,8 @@
 The command makes the tables of a new generation; the workers, which own the shards, notice it and project the journal into it from
 the beginning, while they go on feeding the old one.  When every shard has caught up, one row makes the new generation the live one,
 and the old tables go.  A command that was ended is simply made again: it goes on with the generation that is not live yet.
+
+A new version of the read model goes the same way.  Its old tables stay, and are fed, so that `switch` can go back to them.
 """
 
 import asyncio
@@ -13,82 +15,169 @@ from typing import Final
 import asyncpg
 
 from shard_worker.database.roles import grant_worker_role
-from shard_worker.readmodel.projection import VERSION
+from shard_worker.ownership.store import LOCK_READ_MODEL_SQL
+from shard_worker.readmodel.rules import RULES, newest_version
 
 _LOOK_EVERY_S: Final = 0.5
 _SAY_EVERY_S: Final = 2.0
 _LEVEL_EVENTS: Final = 2_000
 """So few events behind the live generation a new one takes its place: less than a second of a busy cluster."""
-_STILL_S: Final = 60.0
-"""After how long without any progress the command gives up: no worker of this release feeds the new tables."""
+WAIT_S: Final = 60.0
+"""After how long without any progress the command gives up: workers do not feed the new tables."""
 
 _GENERATIONS: Final = "SELECT generation, version, live FROM readmodel_generation ORDER BY generation"
 _MAKE: Final = """
-WITH made AS (
-    INSERT INTO readmodel_generation (generation, version)
-    SELECT max(generation) + 1, $1 FROM readmodel_generation RETURNING generation
-)
-SELECT generation, make_readmodel_v1(generation) FROM made
+INSERT INTO readmodel_generation (generation, version)
+SELECT max(generation) + 1, $1 FROM readmodel_generation RETURNING generation
 """
 _OFFSETS: Final = "INSERT INTO projection_offset (generation, shard_id) SELECT $1, id FROM shard ON CONFLICT DO NOTHING"
 _POSITIONS: Final = "SELECT shard_id, seq FROM projection_offset WHERE generation = $1"
 _LOCK_OFFSETS: Final = """
 SELECT FROM projection_offset WHERE generation = $1 ORDER BY shard_id FOR UPDATE
 """
+_OTHERS: Final = """
+SELECT id FROM worker WHERE NOT fenced AND NOT coalesce(capabilities -> 'readmodel', '[]') @> to_jsonb($1::int) ORDER BY id
+"""
+"""The workers that do not feed a version."""
+_LEVEL_WITHIN_S: Final = 1.0
+"""How long the live generation may be held still until the other has its events."""
 
 
 class RebuildFailed(Exception):
     """The rebuild cannot go on; what was done stays, and another run goes on with it."""
 
 
-async def rebuild(connection: asyncpg.Connection, *, keep_old: bool, say: Callable[[str], None]) -> int:
-    """Fill a new generation and make it the live one; its number.
+async def rebuild(
+    connection: asyncpg.Connection, *, keep_old: bool, say: Callable[[str], None], wait_s: float = WAIT_S
+) -> int:
+    """Fill a new generation of the newest version and make it the live one; its number.
 
-    ``connection`` is the login that migrates.  Raises `RebuildFailed`, and asyncpg's errors.
+    The old one is dropped, unless ``keep_old`` says otherwise or it has another version.  ``connection`` is the login that migrates.
+    Raises `RebuildFailed`, and asyncpg's errors.
     """
     rows = await connection.fetch(_GENERATIONS)
-    live = next(row["generation"] for row in rows if row["live"])
+    live = next(row for row in rows if row["live"])
+    version = newest_version()
     for row in rows:
-        if row["generation"] < live or (row["version"] != VERSION and not row["live"]):
+        if not row["live"] and (
+            row["version"] not in RULES
+            or (row["version"] == live["version"] and row["generation"] < live["generation"])
+        ):
             await drop(connection, row["generation"])
             say(f"dropped generation {row['generation']}, which an earlier run left")
-    unfinished = [row["generation"] for row in rows if row["generation"] > live and row["version"] == VERSION]
+    unfinished = [
+        row["generation"] for row in rows if row["generation"] > live["generation"] and row["version"] == version
+    ]
     if unfinished:
         generation = int(unfinished[-1])
         say(f"going on with generation {generation}")
     else:
         async with connection.transaction():
-            generation = await connection.fetchval(_MAKE, VERSION)
+            generation = await connection.fetchval(_MAKE, version)
+            await connection.execute(f"SELECT {RULES[version].make}($1)", generation)
             await connection.execute(_OFFSETS, generation)
             await grant_worker_role(connection, say)  # before a worker can see the generation
-        say(f"made the tables of generation {generation}; the workers fill them")
-    await _filled(connection, generation, live, say)
-    # The old one first: the unique index allows one live generation.
-    async with connection.transaction():
-        await connection.execute("UPDATE readmodel_generation SET live = false WHERE live")
-        await connection.execute("UPDATE readmodel_generation SET live = true WHERE generation = $1", generation)
-    say(f"queries are answered from generation {generation}")
-    if not keep_old:
+        say(f"made the tables of generation {generation}, version {version}; the workers fill them")
+    await switch(connection, generation, say, wait_s)
+    if live["version"] != version:
+        say(
+            f"generation {live['generation']}, version {live['version']}, stays and is fed, for a roll-back:"
+            f" `shard-worker readmodel drop {live['generation']}` when none is wanted any more"
+        )
+    elif not keep_old:
         # Workers remember the live generation for a second.
         await asyncio.sleep(2 * _SAY_EVERY_S)
-        await drop(connection, live)
-        say(f"dropped generation {live}")
+        await drop(connection, live["generation"])
+        say(f"dropped generation {live['generation']}")
     return generation
 
 
+async def switch(
+    connection: asyncpg.Connection, generation: int, say: Callable[[str], None], wait_s: float = WAIT_S
+) -> None:
+    """Make another generation the live one, as soon as it has the events of the live one and every worker feeds it.
+
+    Raises `RebuildFailed` when no event comes, or a worker does not feed it, for ``wait_s``.
+    """
+    rows = {row["generation"]: row for row in await connection.fetch(_GENERATIONS)}
+    if generation not in rows:
+        raise RebuildFailed(f"there is no generation {generation}: `shard-worker readmodel status` lists them")
+    if rows[generation]["live"]:
+        raise RebuildFailed(f"generation {generation} is in use already")
+    live = next(number for number, row in rows.items() if row["live"])
+    await _filled(connection, generation, live, say, wait_s)
+    began, said = time.monotonic(), ""
+    while (reason := await _try_switch(connection, generation, rows[generation]["version"], live)) is not None:
+        if time.monotonic() - began > wait_s:
+            raise RebuildFailed(reason)
+        if reason != said:
+            say(f"waiting: {reason}")
+            said = reason
+        await asyncio.sleep(_LOOK_EVERY_S)
+    say(f"queries are answered from generation {generation}")
+
+
+async def _try_switch(connection: asyncpg.Connection, generation: int, version: int, live: int) -> str | None:
+    """Switch, or say why it cannot be done now.
+
+    The live generation's offsets are held meanwhile, so that it goes no further: no query sees an older state after the switch.
+    """
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        await connection.execute(LOCK_READ_MODEL_SQL)
+        others = [row["id"] for row in await connection.fetch(_OTHERS, version)]
+        reason = f"these workers do not feed version {version}: {', '.join(others)}" if others else None
+        if reason is None:
+            try:
+                await connection.execute(_LOCK_OFFSETS, live)
+            except asyncpg.LockNotAvailableError:
+                await transaction.rollback()
+                return f"a batch holds the offsets of generation {live}"
+            if await _is_level(connection, generation, live):
+                # The old one first: the unique index allows one live generation.
+                await connection.execute("UPDATE readmodel_generation SET live = false WHERE generation = $1", live)
+                await connection.execute(
+                    "UPDATE readmodel_generation SET live = true WHERE generation = $1", generation
+                )
+            else:
+                reason = f"generation {generation} lacks events that generation {live} has"
+    except BaseException:
+        await transaction.rollback()
+        raise
+    await (transaction.rollback() if reason is not None else transaction.commit())
+    return reason
+
+
+async def _is_level(connection: asyncpg.Connection, generation: int, live: int) -> bool:
+    """Wait, for a moment, until a generation has every event of the live one, whose offsets the caller holds."""
+    until = time.monotonic() + _LEVEL_WITHIN_S
+    wanted = await _positions(connection, live)
+    while True:
+        reached = await _positions(connection, generation)
+        if all(reached.get(shard_id, 0) >= seq for shard_id, seq in wanted.items()):
+            return True
+        if time.monotonic() > until:
+            return False
+        await asyncio.sleep(_LOOK_EVERY_S / 20)
+
+
 async def drop(connection: asyncpg.Connection, generation: int) -> None:
-    """Remove a generation that is not live."""
+    """Remove a generation that is not live.  Raises `RebuildFailed` for one that is."""
     async with connection.transaction():
         # The offsets first, as a batch does: it also locks the generation's row when it records a thread that has stopped.
         await connection.execute(_LOCK_OFFSETS, generation)
         gone = await connection.fetchval(
             "DELETE FROM readmodel_generation WHERE generation = $1 AND NOT live RETURNING generation", generation
         )
-        if gone is not None:
-            await connection.execute(f"DROP SCHEMA readmodel_{generation:d} CASCADE")
+        if gone is None:
+            raise RebuildFailed(f"generation {generation} is in use, or is not there")
+        await connection.execute(f"DROP SCHEMA readmodel_{generation:d} CASCADE")
 
 
-async def _filled(connection: asyncpg.Connection, generation: int, live: int, say: Callable[[str], None]) -> None:
+async def _filled(
+    connection: asyncpg.Connection, generation: int, live: int, say: Callable[[str], None], wait_s: float
+) -> None:
     """Return when every shard of a generation has reached the point at which the live one was a moment ago.
 
     Under load no moment need come at which all shards are level: the workers feed the live generation first.
@@ -106,9 +195,9 @@ async def _filled(connection: asyncpg.Connection, generation: int, live: int, sa
         now, projected = time.monotonic(), sum(reached.values())
         if projected > before:
             before, moved_at = projected, now
-        elif now - moved_at > _STILL_S:
+        elif now - moved_at > wait_s:
             raise RebuildFailed(
-                f"no event was projected for {_STILL_S:.0f} s: no worker of this release feeds generation {generation}"
+                f"no event was projected for {wait_s:.0f} s: no worker of this release feeds generation {generation}"
             )
         if now - reported_at >= _SAY_EVERY_S:
             reported_at = now

@@ -18,6 +18,7 @@ from shard_worker.database.connection import Session
 from shard_worker.domain.events import ThreadCreated
 from shard_worker.domain.ids import ulid_bytes
 from shard_worker.readmodel.projection import Changes, Head, MessageRow
+from shard_worker.readmodel.rules import RULES, Rules, versions
 
 _READ: Final = """
 WITH mine AS (
@@ -48,6 +49,7 @@ UPDATE projection_offset o SET seq = at.seq
   FROM unnest($2::int[], $3::bigint[]) AS at (shard_id, seq)
  WHERE o.generation = $1 AND o.shard_id = at.shard_id
 """
+_VERSION: Final = "SELECT version FROM readmodel_generation WHERE generation = $1"
 _POSITIONS: Final = """
 SELECT shard_id, seq FROM projection_offset WHERE generation = $1 AND shard_id = ANY($2::int[])
 """
@@ -193,11 +195,25 @@ class ShardEvents(NamedTuple):
     rows: list[EventRow]
 
 
+class UnknownVersionError(Exception):
+    """The generation is not there, or of a version that this release does not know."""
+
+
+async def tables_of(connection: Session, generation: int) -> "GenerationTables":
+    """The tables of a generation, with its version's rules.  Raises `UnknownVersionError`."""
+    version = await connection.fetchval(_VERSION, generation)
+    if version not in RULES:
+        known = ", ".join(map(str, versions()))
+        raise UnknownVersionError(f"generation {generation} has version {version}; this release knows {known}")
+    return GenerationTables(generation, RULES[version])
+
+
 class GenerationTables:
     """Reads and writes the tables of one generation; every method is part of the caller's transaction."""
 
-    def __init__(self, generation: int) -> None:
+    def __init__(self, generation: int, rules: Rules) -> None:
         self.generation = generation
+        self.new_changes = rules.changes
         place = f"readmodel_{generation:d}"
         self.place = place
         """The schema of its tables."""

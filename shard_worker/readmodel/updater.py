@@ -20,7 +20,7 @@ from shard_worker.database.reconnecting import Backoff
 from shard_worker.domain.ids import ShardId
 from shard_worker.journal import codec
 from shard_worker.readmodel.feed import Decode, GenerationFeed, UpdaterMetrics
-from shard_worker.readmodel.projection import VERSION
+from shard_worker.readmodel.rules import RULES, versions
 from shard_worker.readmodel.tables import GenerationTables
 from shard_worker.tasks import BackgroundTasks, OnFailure, log_only
 
@@ -38,7 +38,9 @@ _AGAIN_S: Final = 1.0
 """Shortest time to the next session after one was lost."""
 _BATCHES_AT_ONCE: Final = 4
 """Batches of a generation in a row: one that is being rebuilt must not hold up the one that answers queries."""
-_GENERATIONS: Final = "SELECT generation FROM readmodel_generation WHERE version = $1 ORDER BY generation"
+_GENERATIONS: Final = (
+    "SELECT generation, version FROM readmodel_generation WHERE version = ANY($1::int[]) ORDER BY generation"
+)
 
 
 class ReadModelUpdater:
@@ -178,13 +180,17 @@ class ReadModelUpdater:
 
     async def _refresh(self, connection: asyncpg.Connection) -> None:
         """Feed the generations that this release's rules fill, and no others."""
-        wanted = [row["generation"] for row in await connection.fetch(_GENERATIONS, VERSION)]
+        rows = await connection.fetch(_GENERATIONS, versions())
+        wanted = {row["generation"]: row["version"] for row in rows}
         for generation in set(self._feeds) - set(wanted):
             del self._feeds[generation]
-        for generation in wanted:
+        for generation, version in wanted.items():
             if generation not in self._feeds:
                 feed = self._feeds[generation] = GenerationFeed(
-                    GenerationTables(generation), decode=self._decode, clock=self._clock, metrics=self.metrics
+                    GenerationTables(generation, RULES[version]),
+                    decode=self._decode,
+                    clock=self._clock,
+                    metrics=self.metrics,
                 )
                 for shard_id in self._heads:
                     feed.add(shard_id)

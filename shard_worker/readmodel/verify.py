@@ -15,7 +15,7 @@ from shard_worker.domain.ids import ulid_text, ulid_uuid
 from shard_worker.journal import codec
 from shard_worker.journal.codec import UndecodableEvent
 from shard_worker.readmodel.projection import Changes, Head, StoredEvent
-from shard_worker.readmodel.tables import GenerationTables
+from shard_worker.readmodel.tables import GenerationTables, tables_of
 
 _PAGE: Final = 20
 """Threads compared in one snapshot, whose events are in memory at once."""
@@ -82,8 +82,8 @@ class Difference:
 async def verify(
     connection: asyncpg.Connection, generation: int, *, say: Callable[[str], None]
 ) -> AsyncIterator[Difference]:
-    """Every thread that differs.  Raises asyncpg's errors; a run that failed may simply be made again."""
-    tables = GenerationTables(generation)
+    """Every thread that differs.  Raises `UnknownVersionError` and asyncpg's errors; a run that failed may simply be made again."""
+    tables = await tables_of(connection, generation)
     shards = [row["id"] for row in await connection.fetch(_SHARDS)]
     compared = pages = 0
     for shard_id in shards:
@@ -138,7 +138,7 @@ async def _difference(
     history: Sequence[asyncpg.Record],
 ) -> str | None:
     """How a thread's rows differ from the fold of ``history``, or None."""
-    changes = Changes()
+    changes = tables.new_changes()
     try:
         for each in history:
             xid = None if each["xid"] is None else int(each["xid"])
@@ -236,7 +236,7 @@ async def repair(connection: asyncpg.Connection, generation: int, thread_id: UUI
 
     The rows are replaced in one transaction, under the offset's lock: no query sees the thread without them.
     """
-    tables = GenerationTables(generation)
+    tables = await tables_of(connection, generation)
     shard_id = await connection.fetchval("SELECT shard_of($1, shards) FROM meta", thread_id)
     async with connection.transaction():
         offset = await tables.hold(connection, shard_id)
@@ -246,7 +246,7 @@ async def repair(connection: asyncpg.Connection, generation: int, thread_id: UUI
         await tables.unbury(connection, thread_id)
         from_nr = 1
         while rows := await tables.events_of(connection, shard_id, thread_id, from_nr, offset, _EVENTS_MOST):
-            changes = Changes()
+            changes = tables.new_changes()
             for row in rows:
                 try:
                     event = codec.decode(row.event_type, row.event_version, row.payload)

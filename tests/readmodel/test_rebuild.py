@@ -1,48 +1,19 @@
 """The read model is compared with the journal, repaired thread by thread, and rebuilt while it is in use."""
 
 import asyncio
-import random
-from itertools import count
 
 import asyncpg
 import pytest
 
 from shard_worker.domain.ids import ShardId, ulid_uuid
-from shard_worker.readmodel import rebuild as rebuilding
 from shard_worker.readmodel.rebuild import RebuildFailed, rebuild
 from shard_worker.readmodel.status import read_status
-from shard_worker.readmodel.updater import ReadModelUpdater
-from shard_worker.readmodel.verify import repair, verify
-from tests.readmodel.histories import RandomThread, in_order, stored_rows
-from tests.readmodel.sessions import caught_up, connecting, heads
+from shard_worker.readmodel.verify import repair
+from tests.readmodel.histories import in_order, stored_rows
+from tests.readmodel.sessions import caught_up, heads
+from tests.readmodel.written import Written
 from tests.support.journal_writer import JournalWriter, created, new_thread, posted
 from tests.support.polling import eventually
-
-
-class Written:
-    """Random threads in a journal, and an updater that owns every shard."""
-
-    def __init__(self, dsn: str, connection: asyncpg.Connection) -> None:
-        self.connection = connection
-        self.updater = ReadModelUpdater(connecting(dsn))
-        self.threads = [RandomThread(random.Random(7)) for _ in range(5)]
-        self._writer = JournalWriter(connection)
-        self._now = count(1)
-        self._rng = random.Random(8)
-
-    async def append(self, events: int) -> None:
-        """Write events, and tell the updater."""
-        for _ in range(events):
-            thread = self._rng.choice(self.threads)
-            event = thread.next_event(next(self._now))
-            if event is not None:
-                shard = await self._writer.write(thread.thread_id, event)
-                self.updater.open_shard(shard, 0)
-                self.updater.advance(shard, (await heads(self.connection))[shard])
-
-    async def differences(self, generation: int = 1) -> list[str]:
-        """The findings of `verify`."""
-        return [each.what async for each in verify(self.connection, generation, say=lambda _: None)]
 
 
 async def test_a_comparison_names_every_kind_of_damage_and_a_repair_mends_it(dsn: str) -> None:
@@ -116,16 +87,15 @@ async def test_a_rebuild_beside_appends_switches_to_tables_that_are_the_fold(dsn
     await other.close()
 
 
-async def test_a_rebuild_that_no_worker_feeds_says_so(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_rebuild_that_no_worker_feeds_says_so(dsn: str) -> None:
     """Instead of waiting for good; queries go on with the old tables."""
-    monkeypatch.setattr(rebuilding, "_STILL_S", 0.3)
     connection = await asyncpg.connect(dsn)
     writer = JournalWriter(connection)
     thread_id = new_thread()
     shard = await writer.write(thread_id, created(), posted())
     await connection.execute("UPDATE projection_offset SET seq = 2 WHERE shard_id = $1", shard)
     with pytest.raises(RebuildFailed, match="no worker of this release feeds generation 2"):
-        await rebuild(connection, keep_old=False, say=lambda _: None)
+        await rebuild(connection, keep_old=False, say=lambda _: None, wait_s=0.3)
     assert await connection.fetchval("SELECT generation FROM readmodel_generation WHERE live") == 1
     assert ShardId(shard) in (await heads(connection))
     await connection.close()
