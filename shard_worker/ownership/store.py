@@ -29,8 +29,8 @@ _GONE: Final = 0xFFFF_FFFF
 
 _READ_MODEL_LOCK: Final = 0x7463_726D
 LOCK_READ_MODEL_SQL: Final = f"SELECT pg_advisory_xact_lock({_READ_MODEL_LOCK})"
-"""To be held, until the end of its transaction, by who makes another generation of the read model the live one: whoever
-registers before is a row of ``worker``, whoever registers after reads the new one."""
+"""A transaction that makes another generation of the read model the live one holds this lock: a worker that registers before is a
+row of ``worker`` by then, one that registers after reads the new generation."""
 
 _ENSURE_WORKER_SQL: Final = """
 INSERT INTO worker (id, incarnation, host, public_port, management_port, fenced) VALUES ($1, '', '', 0, 0, true)

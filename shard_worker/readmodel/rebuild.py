@@ -106,13 +106,13 @@ async def switch(
         raise RebuildFailed(f"generation {generation} is in use already")
     live = next(number for number, row in rows.items() if row["live"])
     await _filled(connection, generation, live, say, wait_s)
-    began, said = time.monotonic(), ""
+    began, reported = time.monotonic(), ""
     while (reason := await _try_switch(connection, generation, rows[generation]["version"], live)) is not None:
         if time.monotonic() - began > wait_s:
             raise RebuildFailed(reason)
-        if reason != said:
+        if reason != reported:
             say(f"waiting: {reason}")
-            said = reason
+            reported = reason
         await asyncio.sleep(_LOOK_EVERY_S)
     say(f"queries are answered from generation {generation}")
 
