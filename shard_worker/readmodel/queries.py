@@ -16,7 +16,8 @@ from shard_worker.domain.ids import AccountId, MessageId, ThreadId, ulid_uuid
 from shard_worker.journal.answer_size import PAGE_BYTES
 from shard_worker.readmodel.live_generation import LiveGeneration
 from shard_worker.readmodel.markers import MarkerWriter
-from shard_worker.readmodel.thread_queries import MESSAGE_BYTES, ThreadQueries, messages_of, text_of, view_of
+from shard_worker.readmodel.message_pages import MESSAGE_BYTES, messages_of, text_of
+from shard_worker.readmodel.thread_queries import ThreadQueries, view_of
 
 UNREAD_MOST: Final = 100
 """Unread messages of a thread are counted up to here."""

@@ -13,6 +13,8 @@ class MemoryReadModel:
     def __init__(self, threads: MemoryThreads) -> None:
         self._threads = threads
         self.markers: dict[tuple[ThreadId, AccountId], tuple[tuple[int, int], MessageId]] = {}
+        self.removed: dict[str, tuple[int, int]] = {}
+        """Where removed messages were."""
         self.fault: Exception | None = None
         """Raised by every method, when it is set."""
 
@@ -92,13 +94,12 @@ class MemoryReadModel:
         return MentionList(tuple(found[:limit]), len(found) > limit, ())
 
     async def message(self, thread_id: ThreadId, message_id: MessageId) -> MessageState:
-        """A live message's place; no removed one is known."""
+        """A live message's place, or one of `removed`."""
         self._fail()
         state = self._threads.threads.get(thread_id)
         live = None if state is None else state.messages.get(message_id)
-        return MessageState(
-            None if live is None else (live.sequence_nr, live.index), 0 if state is None else state.sequence_nr
-        )
+        place = self.removed.get(message_id) if live is None else (live.sequence_nr, live.index)
+        return MessageState(place, 0 if state is None else state.sequence_nr)
 
     async def set_marker(
         self, thread_id: ThreadId, account_id: AccountId, message_id: MessageId, place: tuple[int, int]

@@ -3,7 +3,6 @@
 import logging
 from typing import Final
 
-from shard_worker.contract import Unavailable, UnavailableCode
 from shard_worker.database.connection import CONNECTION_ERRORS
 from shard_worker.domain.ids import AccountId, ThreadId, canonical
 from shard_worker.gateway.http.options import GatewayOptions
@@ -12,13 +11,12 @@ from shard_worker.gateway.http.response import RawResponse, problem_reply
 from shard_worker.gateway.public import query_params, responses
 from shard_worker.gateway.public.cursors import Cursors, Position
 from shard_worker.gateway.public.routes import LIST_THREADS, ListRoute
-from shard_worker.gateway.public.service import ReadModel
+from shard_worker.gateway.public.service import READ_MODEL_AWAY, ReadModel
 
 log = logging.getLogger(__name__)
 
 BAD_ACCOUNT_ID: Final = "accountId: must be a ULID: 26 Crockford characters, the first at most 7"
 _FOREIGN_CURSOR: Final = "cursor: is none of this query and account"
-_AWAY: Final = Unavailable(UnavailableCode.SHARD_UNAVAILABLE, "the read model cannot be read right now; try again")
 
 
 class ListHandler:
@@ -51,7 +49,7 @@ class ListHandler:
             return await self._mentions(route, account_id, values, after)
         except CONNECTION_ERRORS as error:
             log.warning("list not read", extra={"operation": route.operation_id, "cause": repr(error)})
-            return problem_reply(of_unavailable(_AWAY))
+            return problem_reply(of_unavailable(READ_MODEL_AWAY))
 
     async def _threads(
         self,

@@ -1,10 +1,14 @@
 """Protocols of the gateway: the rest of the worker as it sees it."""
 
-from typing import Protocol
+from typing import Final, Protocol
 
-from shard_worker.contract import Answer, Query, Request
+from shard_worker.contract import Answer, Query, Request, Unavailable, UnavailableCode
 from shard_worker.domain.ids import AccountId, MessageId, ThreadId
 from shard_worker.readmodel.queries import MentionList, MessageState, ThreadList
+
+READ_MODEL_AWAY: Final = Unavailable(
+    UnavailableCode.SHARD_UNAVAILABLE, "the read model cannot be read right now; try again"
+)
 
 
 class ThreadService(Protocol):
