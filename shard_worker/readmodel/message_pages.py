@@ -39,7 +39,8 @@ WITH {thread}, anchor AS (
 )
 SELECT thread.*, anchor.sequence_nr AS anchor_nr, page.*,
        CASE WHEN anchor.sequence_nr IS NULL THEN (
-            SELECT max(j.seq_nr) FROM journal j WHERE j.shard_id = thread.shard_id AND j.thread_id = thread.thread_id
+            SELECT j.seq_nr FROM journal j WHERE j.shard_id = thread.shard_id AND j.thread_id = thread.thread_id
+             ORDER BY j.seq_nr DESC LIMIT 1
        ) END AS journal_nr
   FROM thread LEFT JOIN anchor ON thread.readable
   LEFT JOIN LATERAL ({rows}) AS page ON anchor.sequence_nr IS NOT NULL

@@ -1,8 +1,9 @@
 """The read model through HTTP, on two real workers: lists, mentions, unread counts and read markers."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import aiohttp
@@ -205,8 +206,10 @@ async def _queries_by_both_sources(chat: Chat) -> None:
     done = await chat.post(f"{path}/messages/remove", accountId=BOB, messageIds=[ids[3]])
     asked = {"account_id": ANN, "min_sequence_nr": done["sequenceNr"]}
 
-    async def same(path: str, status: int = 200, **query: object) -> Any:  # JSON
-        first, second = [await chat.get(path, status, **asked, **query) for _ in range(2)]
+    async def same(
+        path: str, status: int = 200, anchor: Mapping[str, object] = MappingProxyType({}), **query: object
+    ) -> Any:  # JSON
+        first, second = [await chat.get(path, status, **{**asked, **anchor, **query}) for _ in range(2)]
         assert first == second
         return first
 
@@ -214,11 +217,11 @@ async def _queries_by_both_sources(chat: Chat) -> None:
     await same(f"{path}/member-ids")
     await same(f"{path}/administrator-ids", limit=1)
     for side, expected in (("before", ["12", "0"]), ("after", ["45", "6"]), ("around", ["45", "6"])):
-        page = await same(f"{path}/messages", limit=2, **{side: ids[3]})
+        page = await same(f"{path}/messages", 200, {side: ids[3]}, limit=2)
         walk = ["".join(each["body"] for each in page["result"])]
         page = await same(f"{path}/messages", limit=2, cursor=page["nextCursor"])
         assert [*walk, "".join(each["body"] for each in page["result"])] == expected
         assert page["nextCursor"] is None
     for side in ("before", "after", "around"):
-        refused = await same(f"{path}/messages", 400, **{side: thread})
+        refused = await same(f"{path}/messages", 400, {side: thread})
         assert refused["error_messages"] == [f"{side}: is no message of this thread, and never was"]

@@ -17,7 +17,9 @@ from shard_worker.domain.message_window import Side
 from shard_worker.gateway.public.responses import messages as rendered
 from shard_worker.journal.answer_size import PAGE_BYTES
 from shard_worker.journal.codec import STATE_VERSION
+from shard_worker.readmodel.markers import MarkerWriter
 from shard_worker.readmodel.queries import ReadModelQueries
+from shard_worker.readmodel.sources import QuerySources
 from shard_worker.readmodel.updater import ReadModelUpdater
 from tests.actors.node import Node, node_on
 from tests.readmodel.sessions import caught_up, connecting
@@ -75,7 +77,7 @@ async def both_sources(dsn: str, head: int) -> AsyncIterator[tuple[Node, ReadMod
         try:
             await node.own(SHARD)
             await eventually(lambda: caught_up(node.admin), what="the history is projected")
-            yield node, ReadModelQueries(pool)
+            yield node, ReadModelQueries(QuerySources(pool), MarkerWriter(pool))
         finally:
             pool.terminate()
             await updater.close()

@@ -59,11 +59,13 @@ class ListHandler:
         place: Position | None,
     ) -> RawResponse:
         after = None if place is None else (int(place[0]), ThreadId(str(place[1])))
-        page = await self._lists.threads(account_id, values.limit, values.offset, after)
+        first_lsn = 0 if place is None else int(place[-1])
+        page = await self._lists.threads(account_id, values.limit, values.offset, after, least_lsn=first_lsn)
         cursor = None
         if page.more:
             last = page.threads[-1]
-            cursor = self._cursors.write(route.operation_id, "", account_id, (last.activity_at, last.view.thread_id))
+            position = last.activity_at, last.view.thread_id, first_lsn or page.lsn
+            cursor = self._cursors.write(route.operation_id, "", account_id, position)
         return RawResponse(responses.threads(page, cursor))
 
     async def _mentions(
@@ -76,15 +78,12 @@ class ListHandler:
         after = None
         if place is not None:
             after = (int(place[0]), ThreadId(str(place[1])), int(place[2]), int(place[3]))
-        page = await self._lists.mentions(account_id, values.limit, values.offset, after)
+        first_lsn = 0 if place is None else int(place[-1])
+        page = await self._lists.mentions(account_id, values.limit, values.offset, after, least_lsn=first_lsn)
         cursor = None
         if page.more:
             last = page.mentions[-1]
             message = last.message
-            cursor = self._cursors.write(
-                route.operation_id,
-                "",
-                account_id,
-                (message.created_at, last.thread_id, message.sequence_nr, message.index),
-            )
+            position = message.created_at, last.thread_id, message.sequence_nr, message.index, first_lsn or page.lsn
+            cursor = self._cursors.write(route.operation_id, "", account_id, position)
         return RawResponse(responses.mentions(page, cursor))

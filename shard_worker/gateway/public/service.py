@@ -28,11 +28,23 @@ class ReadModel(Protocol):
     async def answer(self, query: Query) -> Answer: ...
 
     async def threads(
-        self, account_id: AccountId, limit: int, offset: int, after: tuple[int, ThreadId] | None
+        self,
+        account_id: AccountId,
+        limit: int,
+        offset: int,
+        after: tuple[int, ThreadId] | None,
+        *,
+        least_lsn: int = 0,
     ) -> ThreadList: ...
 
     async def mentions(
-        self, account_id: AccountId, limit: int, offset: int, after: tuple[int, ThreadId, int, int] | None
+        self,
+        account_id: AccountId,
+        limit: int,
+        offset: int,
+        after: tuple[int, ThreadId, int, int] | None,
+        *,
+        least_lsn: int = 0,
     ) -> MentionList: ...
 
     async def message(self, thread_id: ThreadId, message_id: MessageId) -> MessageState: ...
