@@ -29,7 +29,7 @@ SELECT (pg_control_system()).system_identifier AS system, meta.timeline, meta.ge
 
 
 class ReplicaStatus(NamedTuple):
-    """What a replica holds: the history, by its rows and by its WAL, and how far, in bytes of WAL."""
+    """The history that a replica holds, by its rows and by its WAL, and how far it has replayed, in bytes of WAL."""
 
     identity: ServerIdentity
     wal_timeline: int

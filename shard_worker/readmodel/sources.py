@@ -59,7 +59,7 @@ class Reading(NamedTuple):
 
 
 class ReplicaCounts:
-    """What became of queries."""
+    """Counts of queries by their outcome."""
 
     __slots__ = ("answered", "failed", "unfit")
 

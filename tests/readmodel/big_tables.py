@@ -10,7 +10,7 @@ from shard_worker.domain.ids import AccountId, MessageId, ThreadId, ulid_text, u
 from tests.support.journal_writer import ANN, SHARDS
 
 _MEMBER_EVERY = 20
-"""Ann is in one of so many threads."""
+"""Ann is in one of this number of threads."""
 
 # Accounts, threads and messages have the MD5 of their number as id; threads beyond the usual ones are special.
 _TABLES_SQL = (

@@ -43,7 +43,7 @@ def test_positions_of_an_older_history_are_forgotten() -> None:
 def test_a_lag_that_counts_is_that_of_all_samples(
     steps: list[tuple[float, int]], replayed: int, later_s: float
 ) -> None:
-    """What is forgotten would give a lag beyond the bound."""
+    """A sample that is forgotten would give a lag beyond the bound."""
     lag, at, lsn = LagTracker(), 0.0, 0
     samples: list[tuple[float, int]] = []
     for pause_s, bytes_written in steps:
