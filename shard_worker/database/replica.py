@@ -85,5 +85,7 @@ async def read_status(connection: Session) -> ReplicaStatus:
     row = await connection.fetchrow(_STATUS_SQL)
     if row is None:
         raise ConnectionError("the replica's database is not migrated")
+    if row["lsn"] is None or row["wal_timeline"] is None:
+        raise ConnectionError("the replica does not show how far it has replayed: it is no streaming replica")
     identity = ServerIdentity(row["system"], row["timeline"] or 0, row["generation"] or "")
     return ReplicaStatus(identity, row["wal_timeline"], int(row["lsn"]))

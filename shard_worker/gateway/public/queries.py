@@ -80,7 +80,7 @@ class QueryHandler:
         """The answer to a query whose anchor is not live: the read model knows where it was, if it ever was a message."""
         read_model, anchor = self._read_model, asked.anchor
         if read_model is None or anchor is None:
-            raise TypeError("the owner answered a page of messages with their location")
+            return READ_MODEL_AWAY
         try:
             place = await place_of_removed(read_model, asked.thread_id, anchor, known.sequence_nr)
         except CONNECTION_ERRORS as error:
