@@ -7,11 +7,13 @@ that mean "not now" say exactly what is known about storage: `Unavailable` means
 """
 
 from enum import StrEnum
+from typing import Final
 
 from msgspec import Struct
 
 from shard_worker.domain.commands import Command
 from shard_worker.domain.ids import AccountId, MessageId, ThreadId
+from shard_worker.domain.message_window import Side
 from shard_worker.domain.refusals import Refusal
 
 
@@ -82,6 +84,23 @@ class GetMessages(Struct, frozen=True, gc=False, tag="get-messages", array_like=
     min_sequence_nr: int = 0
 
 
+class GetMessageWindow(Struct, frozen=True, gc=False, tag="get-message-window", array_like=True):
+    """Ask for a page of live messages on one side, or around, an anchor; see `shard_worker.domain.message_window`.
+
+    The anchor is a message by its id, or a position (sequence number, index), which counts when both are given.  An owner that
+    does not know where the anchor is, since it is not live, answers with `MessageLocation`; so does the read model for an id that
+    never was a message of the thread.
+    """
+
+    thread_id: ThreadId
+    account_id: AccountId
+    limit: int
+    side: Side
+    anchor: MessageId | None
+    place: tuple[int, int] | None = None
+    min_sequence_nr: int = 0
+
+
 class LocateMessage(Struct, frozen=True, gc=False, tag="locate-message", array_like=True):
     """Ask where a message is in its thread, by an account that can read the thread."""
 
@@ -90,7 +109,7 @@ class LocateMessage(Struct, frozen=True, gc=False, tag="locate-message", array_l
     message_id: MessageId
 
 
-Query = ReadThread | ExistsThread | GetAdministratorIds | GetMemberIds | GetMessages | LocateMessage
+Query = ReadThread | ExistsThread | GetAdministratorIds | GetMemberIds | GetMessages | GetMessageWindow | LocateMessage
 Request = CommandRequest | Query
 
 
@@ -158,7 +177,7 @@ class MessagePage(Struct, frozen=True, gc=False, tag="messages", array_like=True
 
 
 class MessageLocation(Struct, frozen=True, gc=False, tag="message-location", array_like=True):
-    """The answer to `LocateMessage`: the place of a live message, (sequence number, index); None when it is not live.
+    """The answer to `LocateMessage`, and to `GetMessageWindow` when its anchor is not found: the place of a live message, (sequence number, index); None when it is not live.
 
     Whether a message that is not live was removed, or never was one, the read model knows from ``sequence_nr`` on: the
     thread's newest event at the moment of the answer.
@@ -186,6 +205,11 @@ class Unavailable(Struct, frozen=True, gc=False, tag="unavailable", array_like=T
     code: UnavailableCode
     detail: str
     retry_after_s: float = 1.0
+
+
+POISONED: Final = Unavailable(
+    UnavailableCode.THREAD_POISONED, "this thread's history cannot be read by this release", retry_after_s=30.0
+)
 
 
 class Moved(Struct, frozen=True, gc=False, tag="moved", array_like=True):

@@ -21,6 +21,7 @@ from shard_worker.journal.snapshots import SnapshotWriter
 from shard_worker.memory import MemoryBudget
 from shard_worker.ownership.handoff_metrics import PAUSES_MS
 from shard_worker.ownership.membership import Ownership
+from shard_worker.readmodel.sources import WatchedReplica
 from shard_worker.readmodel.updater import ReadModelUpdater
 
 
@@ -188,10 +189,11 @@ class MemoryMetrics(Collector):
 
 
 class ReadModelMetrics(Collector):
-    """Metrics of the read-model updater."""
+    """Metrics of the read-model updater, and of the replica that answers queries."""
 
-    def __init__(self, updater: ReadModelUpdater) -> None:
+    def __init__(self, updater: ReadModelUpdater, replica: WatchedReplica | None = None) -> None:
         self._updater = updater
+        self._replica = replica
 
     def collect(self) -> Iterator[Metric]:
         """The families, as of now."""
@@ -220,3 +222,17 @@ class ReadModelMetrics(Collector):
             "Looks of the timer that found events of which no wake-up came.",
             counted.found_by_timer,
         )
+        if self._replica is not None:
+            queries = CounterMetricFamily(
+                "threadcluster_replica_queries",
+                "Queries of the read model that the replica answered, failed to answer, or was unfit to be asked.",
+                labels=["outcome"],
+            )
+            for outcome, count in self._replica.counts.by_outcome().items():
+                queries.add_metric([outcome], count)
+            yield queries
+            yield GaugeMetricFamily(
+                "threadcluster_replica_lag_seconds",
+                "Age of the primary's newest position that the replica has; infinite while it is away or of another history.",
+                self._replica.lag_s,
+            )

@@ -69,6 +69,16 @@ class WorkerSettings(BaseSettings):
             " Unset: the system's, for `verify-full`."
         ),
     ] = None
+    replica_dsn: Annotated[
+        SecretStr | None,
+        Field(
+            description="Where a replica of Postgres is, which answers queries of the read model while it is at most 5 s behind."
+            " Not together with the file; unset: the primary answers."
+        ),
+    ] = None
+    replica_dsn_file: Annotated[
+        Path | None, Field(description="A file with the replica's DSN, read again at every connection.")
+    ] = None
     shards: Annotated[
         int | None, Field(ge=1, le=4096, description="The shard count the database must have; unset: whatever it has.")
     ] = None
@@ -124,6 +134,14 @@ class WorkerSettings(BaseSettings):
     ] = 1
     read_connections: Annotated[
         int, Field(ge=1, le=64, description="Connections that load threads, look up keys and keep snapshots.")
+    ] = 4
+    query_connections: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=64,
+            description="Connections that queries of the read model are asked over; as many again to the replica, where there is one.",
+        ),
     ] = 4
     batch_max_events: Annotated[int, Field(ge=1, le=4096, description="Events in one append at most.")] = 512
     batch_max_bytes: Annotated[
@@ -295,14 +313,14 @@ class WorkerSettings(BaseSettings):
         Field(description="JSON lines, readable text, or by whether the output is a terminal."),
     ] = "auto"
 
-    @field_validator("dsn")
+    @field_validator("dsn", "replica_dsn")
     @classmethod
     def _dsn_is_a_url(cls, dsn: SecretStr | None) -> SecretStr | None:
         if dsn is not None:
             _check_dsn(dsn.get_secret_value())
         return dsn
 
-    @field_validator("dsn_file")
+    @field_validator("dsn_file", "replica_dsn_file")
     @classmethod
     def _dsn_file_holds_a_url(cls, path: Path | None) -> Path | None:
         if path is not None:
@@ -354,6 +372,9 @@ class WorkerSettings(BaseSettings):
             if settings.lease_seconds <= settings.beat_seconds:
                 reason = f"must be more than {ENVIRONMENT_PREFIX}BEAT_SECONDS, or no read is ever served from memory"
                 refused.append(_refusal(("lease_seconds",), reason))
+            if settings.replica_dsn is not None and settings.replica_dsn_file is not None:
+                reason = f"must be left out where {ENVIRONMENT_PREFIX}REPLICA_DSN_FILE is set"
+                refused.append(_refusal(("replica_dsn",), reason))
             if settings.database_ca_file is not None and settings.database_tls in (None, "disable"):
                 reason = f"needs {ENVIRONMENT_PREFIX}DATABASE_TLS to be require or verify-full"
                 refused.append(_refusal(("database_ca_file",), reason))
@@ -365,6 +386,11 @@ class WorkerSettings(BaseSettings):
     def database(self) -> str | Path:
         """The DSN, or the file that holds it."""
         return self.dsn.get_secret_value() if self.dsn is not None else self.dsn_file or Path()
+
+    @property
+    def replica(self) -> str | Path | None:
+        """The replica's DSN, or the file that holds it; None without a replica."""
+        return self.replica_dsn.get_secret_value() if self.replica_dsn is not None else self.replica_dsn_file
 
     def cluster_secrets(self) -> tuple[bytes, ...]:
         """The values of the cluster's secret; the first signs.  Raises `InvalidSettings` when its file cannot be read."""

@@ -26,6 +26,7 @@ from shard_worker.worker_parts import (
     ServingParts,
     build_cluster,
     build_serving,
+    open_query_pools,
     read_facts,
     write_format,
 )
@@ -93,8 +94,9 @@ class Worker:
         if facts is None:
             return False
         pool = await cluster.database.pool(most=settings.read_connections)
+        queries = await open_query_pools(settings, cluster)
         serving = self._serving = build_serving(
-            settings, cluster, pool, facts, failure=self._failure, leave=self.begin_leaving
+            settings, cluster, (pool, queries), facts, failure=self._failure, leave=self.begin_leaving
         )
         report = self._failure.report
         serving.watchdog.start()
@@ -104,6 +106,8 @@ class Worker:
         if settings.secret_file is not None:
             secret_file = SecretFile(settings.cluster_secrets, self._rotated)
             self._tasks.start(secret_file.watch(), name="secret-file")
+        if queries.replica is not None:
+            queries.replica.start(report)
         # Before the membership, which adopts shards that append, load and keep snapshots.
         serving.journal.snapshots.start(report)
         serving.journal.appender.start(report)
@@ -192,7 +196,10 @@ class Worker:
                 serving.journal.snapshots.close,
                 serving.trimmer.close,
                 serving.journal.pool.terminate,
+                serving.journal.queries.primary.terminate,
             ]
+            if (replica := serving.journal.queries.replica) is not None:
+                steps.insert(-1, replica.close)
         if cluster is not None:
             # After all that asks peers, and all that opens sessions.
             steps += [cluster.peers.close, cluster.database.close]

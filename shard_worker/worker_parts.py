@@ -28,6 +28,7 @@ from shard_worker.contract_internal import ENVIRONMENT_PREFIX
 from shard_worker.database.connection import CONNECTION_ERRORS, Database, OpenConnection, ReadPool
 from shard_worker.database.migration import read_id_salt, read_meta
 from shard_worker.database.reconnecting import Backoff
+from shard_worker.database.replica import Replica
 from shard_worker.database.roles import excess_privileges
 from shard_worker.database.tls import Tls
 from shard_worker.domain.ids import ShardId
@@ -60,7 +61,9 @@ from shard_worker.peers.metrics import PeerMetrics
 from shard_worker.peers.refusals import Refusals
 from shard_worker.peers.server import PeerServer
 from shard_worker.readmodel import rules
+from shard_worker.readmodel.markers import MarkerWriter
 from shard_worker.readmodel.queries import ReadModelQueries
+from shard_worker.readmodel.sources import SET_UP, QuerySources, WatchedReplica
 from shard_worker.readmodel.updater import ReadModelUpdater
 from shard_worker.settings import InvalidSettings, WorkerSettings
 from shard_worker.tasks import FirstFailure
@@ -216,10 +219,34 @@ async def read_facts(database: Database, settings: WorkerSettings) -> DatabaseFa
 
 
 @dataclass(frozen=True, slots=True)
+class QueryPools:
+    """The sessions that queries of the read model are asked over."""
+
+    primary: ReadPool
+    replica: WatchedReplica | None
+
+
+async def open_query_pools(settings: WorkerSettings, cluster: ClusterParts) -> QueryPools:
+    """The pools; no connection is opened yet."""
+    primary = await cluster.database.pool(most=settings.query_connections, statements=SET_UP)
+    if settings.replica is None:
+        return QueryPools(primary, None)
+    replica = Replica(
+        settings.replica,
+        cluster.database,
+        application_name=lambda: cluster.ownership.incarnation or "starting",
+        tls=Tls(settings.database_tls, settings.database_ca_file),
+    )
+    pool = await replica.pool(most=settings.query_connections, statements=SET_UP)
+    return QueryPools(primary, WatchedReplica(replica, pool, primary))
+
+
+@dataclass(frozen=True, slots=True)
 class JournalParts:
     """The worker's ways to the journal."""
 
     pool: ReadPool
+    queries: "QueryPools"
     memory: MemoryBudget
     snapshots: SnapshotWriter
     loader: ThreadLoader
@@ -255,16 +282,18 @@ class ServingParts:
 def build_serving(
     settings: WorkerSettings,
     cluster: ClusterParts,
-    pool: ReadPool,
+    pools: tuple[ReadPool, QueryPools],
     facts: DatabaseFacts,
     *,
     failure: FirstFailure,
     leave: Callable[[], None],
 ) -> ServingParts:
     """The parts that serve; ``/livez`` shows ``failure``, and ``leave`` begins to leave when a client asks for it."""
-    journal = _build_journal(settings, cluster, pool)
+    pool, queries = pools
+    journal = _build_journal(settings, cluster, pool, queries)
     actors = _build_actors(settings, cluster, journal, facts.shards)
-    gateway = _build_gateway(settings, actors.region, ReadModelQueries(pool), facts.id_salt)
+    read_model = ReadModelQueries(QuerySources(queries.primary, queries.replica), MarkerWriter(pool))
+    gateway = _build_gateway(settings, actors.region, read_model, facts.id_salt)
     watchdog = LoopWatchdog()
     refusals = Refusals()
     peer_server = PeerServer(actors.handler.serve, cluster.hello, heard=cluster.heard, refusals=refusals)
@@ -288,7 +317,7 @@ def build_serving(
     collectors: tuple[Collector, ...] = (
         OwnershipMetrics(cluster.ownership, actors.host, journal.appender, facts.excess),
         MemoryMetrics(journal.memory, actors.residents, journal.loader, journal.snapshots, journal.messages),
-        ReadModelMetrics(journal.updater),
+        ReadModelMetrics(journal.updater, queries.replica),
         watchdog,
         DatabaseMetrics(cluster.database, cluster.heads),
         PeerMetrics(listener, peer_server),
@@ -298,7 +327,9 @@ def build_serving(
     return ServingParts(journal, actors.host, gateway, peer_server, port, listener, watchdog, MemoryTrimmer())
 
 
-def _build_journal(settings: WorkerSettings, cluster: ClusterParts, pool: ReadPool) -> JournalParts:
+def _build_journal(
+    settings: WorkerSettings, cluster: ClusterParts, pool: ReadPool, queries: QueryPools
+) -> JournalParts:
     ownership = cluster.ownership
 
     def heat(shard_id: ShardId) -> float:
@@ -318,7 +349,7 @@ def _build_journal(settings: WorkerSettings, cluster: ClusterParts, pool: ReadPo
         watch=cluster.heads.watch,
     )
     updater = ReadModelUpdater(cluster.database.connect)
-    return JournalParts(pool, memory, snapshots, loader, MessageReader(pool), appender, updater)
+    return JournalParts(pool, queries, memory, snapshots, loader, MessageReader(pool), appender, updater)
 
 
 def _build_actors(settings: WorkerSettings, cluster: ClusterParts, journal: JournalParts, shards: int) -> ActorParts:

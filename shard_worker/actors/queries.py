@@ -4,9 +4,8 @@ A page of messages ends where its answer would exceed `PAGE_BYTES`, ids and addr
 size of each message, so the page is cut before anything is read.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
-from itertools import islice
 from typing import assert_never
 
 from msgspec import Struct
@@ -19,6 +18,7 @@ from shard_worker.contract import (
     GetAdministratorIds,
     GetMemberIds,
     GetMessages,
+    GetMessageWindow,
     LocateMessage,
     MessageLocation,
     MessagePage,
@@ -32,6 +32,7 @@ from shard_worker.contract import (
 from shard_worker.domain.decide import refuse_reader
 from shard_worker.domain.events import PostedMessage, encoded_size
 from shard_worker.domain.ids import AccountId, MessageId
+from shard_worker.domain.message_window import Side, taking_order
 from shard_worker.domain.thread import LiveMessage, Thread
 from shard_worker.journal.answer_size import FRAME_BYTES, PAGE_BYTES, listed_size
 from shard_worker.journal.message_reader import MessagePlace
@@ -40,29 +41,37 @@ from shard_worker.journal.message_reader import MessagePlace
 class PendingTexts(Struct, frozen=True, gc=False):
     """A page of messages whose texts are still to be read."""
 
-    page: tuple[tuple[MessageId, LiveMessage], ...]
+    taken: tuple[tuple[MessageId, LiveMessage], ...]
+    """The messages, at least one, in the order of taking: the last may have to be left out."""
     more: bool
     sequence_nr: int
     """The thread's newest event."""
+    backwards: bool = False
+    """Whether the list goes on before the page, not after it."""
 
     @property
     def places(self) -> list[MessagePlace]:
         """Where the messages are."""
         return [
             MessagePlace(message_id, live.sequence_nr, live.index, live.offset, live.size)
-            for message_id, live in self.page
+            for message_id, live in self.taken
         ]
 
     def with_texts(self, messages: Sequence[PostedMessage]) -> MessagePage:
-        """The page filled from these messages, the first of the page, as many as fit now that all sizes are known."""
+        """The page filled from these messages, the first taken, as many as fit now that all sizes are known."""
         views: list[MessageView] = []
         size = FRAME_BYTES
-        for (message_id, live), posted in zip(self.page, messages, strict=False):
+        for (message_id, live), posted in zip(self.taken, messages, strict=False):
             size += listed_size(live.created_at, live.sequence_nr, encoded_size(posted))
             if views and size > PAGE_BYTES:
                 break
             views.append(_view(message_id, live, posted))
-        return MessagePage(tuple(views), self.more or len(views) < len(self.page), self.sequence_nr)
+        if not views:  # the request is over
+            return MessagePage((), True, self.sequence_nr)
+        views.sort(key=_place_of_view)
+        places = [_place(each) for each in self.taken]
+        cut = min(places) < _place_of_view(views[0]) if self.backwards else max(places) > _place_of_view(views[-1])
+        return MessagePage(tuple(views), self.more or cut, self.sequence_nr)
 
 
 class SortedAccounts:
@@ -118,6 +127,8 @@ def answer_query(state: Thread | None, query: Query, ordered: SortedAccounts) ->
             return _accounts(ordered.members, query, state.sequence_nr)
         case GetMessages():
             return _messages(state, query)
+        case GetMessageWindow():
+            return _window(state, query)
         case _:
             assert_never(query)
 
@@ -128,23 +139,52 @@ def _accounts(ordered: list[AccountId], query: GetAdministratorIds | GetMemberId
     return AccountIdPage(tuple(page), start + query.limit < len(ordered), sequence_nr)
 
 
+def _place(item: tuple[MessageId, LiveMessage]) -> tuple[int, int]:
+    return item[1].sequence_nr, item[1].index
+
+
+def _place_of_view(view: MessageView) -> tuple[int, int]:
+    return view.sequence_nr, view.index
+
+
 def _messages(state: Thread, query: GetMessages) -> PendingTexts | MessagePage:
     # The dict keeps the order of adding, and a removed id never comes back: it is the order of (event, index).
-    items: Iterable[tuple[MessageId, LiveMessage]] = state.messages.items()
-    if query.after is None:
-        items = islice(items, min(query.offset, len(state.messages)), None)
-    else:
-        after = query.after
-        items = (item for item in items if (item[1].sequence_nr, item[1].index) > after)
-    page: list[tuple[MessageId, LiveMessage]] = []
+    items = list(state.messages.items())
+    start = query.offset if query.after is None else bisect_right(items, query.after, key=_place)
+    order = taking_order(Side.AFTER, below=0, above=start, count=len(items))
+    return _take(items, order, query.limit, Side.AFTER, state.sequence_nr)
+
+
+def _window(state: Thread, query: GetMessageWindow) -> PendingTexts | MessagePage | MessageLocation:
+    place = query.place
+    if place is None:
+        live = None if query.anchor is None else state.messages.get(query.anchor)
+        if live is None:
+            return MessageLocation(None, state.sequence_nr)
+        place = live.sequence_nr, live.index
+    items = list(state.messages.items())
+    below, above = bisect_left(items, place, key=_place), bisect_right(items, place, key=_place)
+    order = taking_order(query.side, below=below, above=above, count=len(items))
+    return _take(items, order, query.limit, query.side, state.sequence_nr)
+
+
+def _take(
+    items: Sequence[tuple[MessageId, LiveMessage]], order: Iterable[int], limit: int, side: Side, sequence_nr: int
+) -> PendingTexts | MessagePage:
+    """As many messages as the page may have, and at least one where there is one."""
+    taken: list[int] = []
     size = FRAME_BYTES
-    for item in items:
-        live = item[1]
+    for number in order:
+        live = items[number][1]
         size += listed_size(live.created_at, live.sequence_nr, live.size)
-        if len(page) == query.limit or (page and size > PAGE_BYTES):
-            return PendingTexts(tuple(page), True, state.sequence_nr)
-        page.append(item)
-    return PendingTexts(tuple(page), False, state.sequence_nr) if page else MessagePage((), False, state.sequence_nr)
+        if len(taken) == limit or (taken and size > PAGE_BYTES):
+            break
+        taken.append(number)
+    if not taken:
+        return MessagePage((), False, sequence_nr)
+    backwards = side is Side.BEFORE
+    more = min(taken) > 0 if backwards else max(taken) + 1 < len(items)
+    return PendingTexts(tuple([items[number] for number in taken]), more, sequence_nr, backwards)
 
 
 def _view(message_id: MessageId, live: LiveMessage, posted: PostedMessage) -> MessageView:

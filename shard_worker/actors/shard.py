@@ -17,8 +17,8 @@ from shard_worker.actors.context import ActorContext
 from shard_worker.actors.passivation import LruPassivation
 from shard_worker.actors.pending import PendingRequest
 from shard_worker.actors.queries import PendingTexts
-from shard_worker.actors.thread_actor import OVERLOADED, POISONED, Phase, ThreadActor
-from shard_worker.contract import Done
+from shard_worker.actors.thread_actor import OVERLOADED, Phase, ThreadActor
+from shard_worker.contract import POISONED, Done
 from shard_worker.database.connection import CONNECTION_ERRORS
 from shard_worker.domain.decide import message_ids_of
 from shard_worker.domain.ids import ShardId, ThreadId

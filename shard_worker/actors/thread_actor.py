@@ -21,7 +21,7 @@ from asyncpg.pgproto.pgproto import UUID as PostgresUUID  # noqa: N811  # a `UUI
 from shard_worker.actors.context import ActorContext
 from shard_worker.actors.pending import NOT_SERVED, PendingRequest
 from shard_worker.actors.queries import PendingTexts, SortedAccounts, answer_query
-from shard_worker.contract import CommandRequest, Done, OwnerAnswer, Unavailable, UnavailableCode
+from shard_worker.contract import POISONED, CommandRequest, Done, OwnerAnswer, Unavailable, UnavailableCode
 from shard_worker.domain.decide import Unchanged, decide, message_ids_of
 from shard_worker.domain.events import MessagesAdded
 from shard_worker.domain.evolve import evolve
@@ -50,9 +50,6 @@ _ROW_BYTES: Final = 1024
 _REFUSALS_BORNE: Final = 3
 """How often one command's event may be refused for its key before its caller is asked to come back later."""
 
-POISONED: Final = Unavailable(
-    UnavailableCode.THREAD_POISONED, "this thread's history cannot be read by this release", retry_after_s=30.0
-)
 KEY_REUSED: Final = Refusal(
     RefusalCode.IDEMPOTENCY_KEY_REUSED, "this Idempotency-Key was used before with another body or path"
 )

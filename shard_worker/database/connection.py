@@ -86,6 +86,19 @@ _SHORT_LIVED: Final = "append-outcome"
 _SAY_AGAIN_S: Final = 5.0
 
 
+def read_dsn(source: "str | Path") -> Dsn:
+    """The DSN as it is now.  A file that is missing or holds no DSN may be a Secret that is being replaced."""
+    if not isinstance(source, Path):
+        return parsed(source)
+    try:
+        return parse_dsn(source.read_text())
+    except OSError as error:
+        raise DatabaseUnreachable(f"the DSN file {source} cannot be read: {error.strerror or error!r}") from error
+    except ValueError as error:
+        cause = "it is no text" if isinstance(error, UnicodeDecodeError) else error
+        raise DatabaseUnreachable(f"the DSN file {source} cannot be used: {cause}") from error
+
+
 class Database:
     """Where the journal is.  Opens checked connections for named purposes, and notices another system or a fail-over.
 
@@ -182,17 +195,21 @@ class Database:
         log.debug("worker connected to Postgres", extra={"purpose": purpose})
         return connection
 
-    async def pool(self, *, most: int) -> "ReadPool":
-        """A pool for reads; a pooled connection is checked when it is opened, and one that cannot be had is a link fault."""
+    async def pool(self, *, most: int, statements: str = "") -> "ReadPool":
+        """A pool for reads; a pooled connection is checked when it is opened, and one that cannot be had is a link fault.
 
-        async def connect(*_: object, **__: object) -> asyncpg.Connection:
+        A session executes ``statements`` when it is opened.
+        """
+
+        async def connect() -> asyncpg.Connection:
             try:
-                return await self.connect_once("read")
+                connection = await self.connect_once("read")
             except DatabaseError as error:
                 # Readers handle one kind of fault only, the connection's, by another try.
                 raise ConnectionError(str(error)) from error
+            return await set_up(connection, statements)
 
-        return ReadPool(await asyncpg.create_pool(min_size=0, max_size=most, connect=connect, reset=_nothing_to_reset))
+        return await ReadPool.of(connect, most=most)
 
     async def _steady(self, purpose: str) -> None:
         """Pause before a long-lived session that broke as soon as it was opened is opened again."""
@@ -205,22 +222,8 @@ class Database:
         else:
             await asyncio.sleep(backoff.next_s())
 
-    def _read_dsn(self) -> Dsn:
-        """The DSN as it is now.  A file that is missing or holds no DSN may be a Secret that is being replaced."""
-        if not isinstance(self._dsn, Path):
-            return parsed(self._dsn)
-        try:
-            return parse_dsn(self._dsn.read_text())
-        except OSError as error:
-            raise DatabaseUnreachable(
-                f"the DSN file {self._dsn} cannot be read: {error.strerror or error!r}"
-            ) from error
-        except ValueError as error:
-            cause = "it is no text" if isinstance(error, UnicodeDecodeError) else error
-            raise DatabaseUnreachable(f"the DSN file {self._dsn} cannot be used: {cause}") from error
-
     async def _open(self) -> asyncpg.Connection:
-        dsn = self._read_dsn()
+        dsn = read_dsn(self._dsn)
         if self._newest is None and len(dsn.hosts) > 1:
             return await self._open_newest(dsn)
         return await self._open_first(dsn)
@@ -390,6 +393,15 @@ class ReadPool:
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
 
+    @classmethod
+    async def of(cls, connect: Callable[[], Awaitable[asyncpg.Connection]], *, most: int) -> "ReadPool":
+        """A pool of at most ``most`` connections, which are opened as they are needed."""
+
+        async def opened(*_: object, **__: object) -> asyncpg.Connection:
+            return await connect()
+
+        return cls(await asyncpg.create_pool(min_size=0, max_size=most, connect=opened, reset=_nothing_to_reset))
+
     async def run(self, work: Callable[[Session], Awaitable[T]], *, within_s: float = _READ_S) -> T:
         """The result of ``work`` on a lent connection.  Raises what it raises, and `TimeoutError`."""
         async with asyncio.timeout(within_s + CONNECT_S), self._pool.acquire() as connection:
@@ -408,3 +420,14 @@ class ReadPool:
 
 async def _nothing_to_reset(_: object) -> None:
     """A read leaves nothing behind in its session; asyncpg's own reset would be a round trip after each."""
+
+
+async def set_up(connection: asyncpg.Connection, statements: str) -> asyncpg.Connection:
+    """Execute statements on a session; one on which they fail is closed."""
+    if statements:
+        try:
+            await connection.execute(statements)
+        except BaseException:
+            connection.terminate()
+            raise
+    return connection

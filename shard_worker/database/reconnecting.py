@@ -19,15 +19,23 @@ _LAST_PAUSE_S: Final = 1.0
 
 
 class Backoff:
-    """Pauses that double from 50 ms to 1 s, each between half of itself and itself; `reset` after a success."""
+    """Pauses that double, by default from 50 ms to 1 s, each between half of itself and itself; `reset` after a success."""
 
-    def __init__(self, *, jitter: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self,
+        *,
+        first_s: float = _FIRST_PAUSE_S,
+        last_s: float = _LAST_PAUSE_S,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._first_s = first_s
+        self._last_s = last_s
         self._jitter = jitter
         self._pause_s = 0.0
 
     def next_s(self) -> float:
         """The next pause, in seconds."""
-        self._pause_s = min(_LAST_PAUSE_S, max(_FIRST_PAUSE_S, self._pause_s * 2))
+        self._pause_s = min(self._last_s, max(self._first_s, self._pause_s * 2))
         return self._pause_s * (0.5 + 0.5 * self._jitter())
 
     def reset(self) -> None:

@@ -38,10 +38,10 @@ SELECT j.part FROM unnest($3::bigint[], $4::int[], $5::int[]) WITH ORDINALITY AS
 """
 _EVENTS_SQL: Final = """
 SELECT seq_nr, event_type, event_version, payload
-  FROM (SELECT j.*, sum(octet_length(payload)) OVER (ORDER BY seq_nr) - octet_length(payload) AS before
-          FROM journal j
-         WHERE shard_id = $1 AND thread_id = $2 AND seq_nr = ANY($3::bigint[])) e
- WHERE before < $4 ORDER BY seq_nr
+  FROM (SELECT j.*, w.ord, sum(octet_length(payload)) OVER (ORDER BY w.ord) - octet_length(payload) AS before
+          FROM unnest($3::bigint[]) WITH ORDINALITY AS w (nr, ord)
+          JOIN journal j ON shard_id = $1 AND thread_id = $2 AND seq_nr = w.nr) e
+ WHERE before < $4 ORDER BY ord
 """
 _decode: Final = msgspec.json.Decoder(PostedMessage).decode
 
@@ -73,7 +73,7 @@ class MessageReader:
         most_bytes: int,
         wanted: Callable[[], bool],
     ) -> list[PostedMessage]:
-        """The messages at these places, which are in the order of their events.
+        """The messages at these places, the most wanted first.
 
         Where sizes are unknown the answer may be shorter: it ends once its messages have ``most_bytes``, with at least
         one message, or when ``wanted`` says that the request is over.  Raises `UndecodableEvent` for an event that is
@@ -96,8 +96,11 @@ class MessageReader:
                 if place.sequence_nr not in events:
                     if not wanted():
                         break
-                    missing = dict.fromkeys(p.sequence_nr for p in places[at:] if p.message_id not in found)
-                    events = await self._events(shard_id, thread_uuid, list(missing))
+                    wanted_nrs = dict.fromkeys(p.sequence_nr for p in places[at:] if p.message_id not in found)
+                    # A page around a message goes on in two directions: the event that is left in each is still wanted.
+                    events = {seq_nr: event for seq_nr, event in events.items() if seq_nr in wanted_nrs}
+                    missing = [seq_nr for seq_nr in wanted_nrs if seq_nr not in events]
+                    events |= await self._events(shard_id, thread_uuid, missing)
                 message = _message_in(events, place)
             size += encoded_size(message)
             if messages and size > most_bytes:

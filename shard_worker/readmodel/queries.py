@@ -1,85 +1,123 @@
 """The read model as the gateway asks it: lists over the threads of an account, single threads, and read markers.
 
-Each list is read in one snapshot, so that its access checks, its order and its counts are of one moment.  A thread that was destroyed,
+Each list is one statement, so that its access checks, its order and its counts are of one moment.  A thread that was destroyed,
 or that the account can no longer read, is not listed; one whose projection has stopped is left out and named.
 """
 
 from typing import Final
-from uuid import UUID
 
 import asyncpg
 from msgspec import Struct
 
 from shard_worker.contract import Answer, MessageView, Query, ThreadView
-from shard_worker.database.connection import ReadPool, Session
 from shard_worker.domain.ids import AccountId, MessageId, ThreadId, ulid_uuid
 from shard_worker.journal.answer_size import PAGE_BYTES
-from shard_worker.readmodel.live_generation import LiveGeneration
 from shard_worker.readmodel.markers import MarkerWriter
-from shard_worker.readmodel.thread_queries import MESSAGE_BYTES, ThreadQueries, messages_of, text_of, view_of
+from shard_worker.readmodel.message_pages import MESSAGE_BYTES, messages_of, text_of
+from shard_worker.readmodel.sources import QuerySources, Reading
+from shard_worker.readmodel.thread_queries import ThreadQueries, view_of
 
 UNREAD_MOST: Final = 100
 """Unread messages of a thread are counted up to here."""
+_SENDERS_MOST: Final = 50
+"""Senders of a thread whose messages are counted one by one: about as much work as looking at a thousand messages."""
 
+# Joins are written so that there is one way to plan them: each row of the first table looks its partners up by an index.
 _THREADS: Final = """
+WITH listed AS MATERIALIZED (
+    SELECT thread.thread_id, thread.activity_at
+      FROM {place}.thread_account access JOIN {place}.thread USING (thread_id)
+     WHERE access.account_id = $1 AND access.until_nr IS NULL AND thread.destroyed_at IS NULL AND {after}
+       AND thread.thread_id NOT IN (SELECT d.thread_id FROM dead_letter d WHERE d.generation = {generation})
+     ORDER BY thread.activity_at DESC, thread.thread_id DESC
+     LIMIT $2 OFFSET $3
+)
 SELECT t.thread_id, t.creator_id, t.parent_thread_id, t.title, t.remarks, t.created_at, t.updated_at, t.sequence_nr,
-       t.activity_at, unread.count AS unread
-  FROM (
-       SELECT thread.*
-         FROM {place}.thread_account access JOIN {place}.thread USING (thread_id)
-        WHERE access.account_id = $1 AND access.until_nr IS NULL AND thread.destroyed_at IS NULL
-          AND ($4::bigint IS NULL OR (thread.activity_at, thread.thread_id) < ($4, $5::uuid))
-          AND NOT EXISTS (SELECT FROM dead_letter d WHERE d.generation = {generation} AND d.thread_id = thread.thread_id)
-        ORDER BY thread.activity_at DESC, thread.thread_id DESC
-        LIMIT $2 OFFSET $3
-       ) AS t
-  LEFT JOIN read_marker marker ON marker.thread_id = t.thread_id AND marker.account_id = $1
+       listed.activity_at, {unread} AS unread
+  FROM listed
+ CROSS JOIN LATERAL (SELECT * FROM {place}.thread WHERE thread.thread_id = listed.thread_id LIMIT 1) AS t
  CROSS JOIN LATERAL (
-       SELECT count(*) AS count
-         FROM (SELECT FROM {place}.thread_message m
-                WHERE m.thread_id = t.thread_id AND NOT m.removed AND m.sender_id <> $1
-                  AND (m.sequence_nr, m.index) > (coalesce(marker.sequence_nr, 0), coalesce(marker.index, 0))
-                LIMIT {unread_most}) AS newer
-       ) AS unread
- ORDER BY t.activity_at DESC, t.thread_id DESC
+       SELECT coalesce(max(one.sequence_nr), 0) AS sequence_nr, coalesce(max(one.index), 0::smallint) AS index
+         FROM (SELECT r.sequence_nr, r.index FROM read_marker r
+                WHERE r.thread_id = listed.thread_id AND r.account_id = $1 LIMIT 1) AS one
+       ) AS marker
+ CROSS JOIN LATERAL (
+       SELECT count(*) AS count, count(*) FILTER (WHERE one.sender_id <> $1) AS of_others
+         FROM (SELECT m.sender_id FROM {live} AND {newer}
+                ORDER BY m.sequence_nr, m.index LIMIT {unread_most}) AS one
+       ) AS next
 """
+_THREADS_AFTER: Final = "(thread.activity_at, thread.thread_id) < ($4::bigint, $5::uuid)"
+_LIVE: Final = "{place}.thread_message m WHERE m.thread_id = listed.thread_id AND NOT m.removed"
+_NEWER: Final = "(m.sequence_nr, m.index) > (marker.sequence_nr, marker.index)"
+# The next messages after the marker decide where there are no more of them, or none of them is the account's own.  Else it may
+# have written thousands itself.  Then the messages of each other sender are counted, since a thread in which one account writes
+# most has few other senders; where it has many, all messages after the marker are looked at, at most as many as a thread may have.
+_UNREAD: Final = """
+CASE WHEN next.count < {unread_most} OR next.of_others = next.count THEN next.of_others ELSE (
+    WITH RECURSIVE sender (id, number) AS (
+        (SELECT m.sender_id, 1 FROM {live} ORDER BY m.sender_id LIMIT 1)
+         UNION ALL
+         SELECT (SELECT m.sender_id FROM {live} AND m.sender_id > sender.id ORDER BY m.sender_id LIMIT 1), sender.number + 1
+           FROM sender WHERE sender.id IS NOT NULL AND sender.number <= {senders_most}
+    )
+    SELECT CASE WHEN (SELECT bool_or(sender.id IS NULL) FROM sender) THEN (
+        SELECT count(*) FROM (
+            SELECT FROM sender CROSS JOIN LATERAL (
+                   SELECT FROM {live} AND m.sender_id = sender.id AND {newer} LIMIT {unread_most}) AS one
+             WHERE sender.id <> $1 LIMIT {unread_most}) AS found
+    ) ELSE (
+        SELECT count(*) FROM (SELECT FROM {live} AND {newer} AND m.sender_id <> $1 LIMIT {unread_most}) AS found
+    ) END
+) END"""
 _MENTIONS: Final = """
 SELECT * FROM (
     SELECT found.*, count(*) OVER () AS matched,
            sum({bytes}) OVER (ORDER BY created_at DESC, thread_id DESC, sequence_nr DESC, index DESC) - ({bytes}) AS before
       FROM (
-           SELECT mention.thread_id, mention.sequence_nr, mention.index, mention.created_at,
-                  m.message_id, m.sender_id, m.body, m.reply_message_id, m.to_account_ids
+           SELECT mention.thread_id, mention.sequence_nr, mention.index, mention.created_at, m.*
              FROM {place}.thread_mention mention
-             JOIN {place}.thread_message m
-               ON m.thread_id = mention.thread_id AND m.message_id = mention.message_id AND NOT m.removed
-              AND m.sequence_nr = mention.sequence_nr AND m.index = mention.index
-             JOIN {place}.thread ON thread.thread_id = mention.thread_id AND thread.destroyed_at IS NULL
-             JOIN {place}.thread_account access
-               ON access.account_id = $1 AND access.thread_id = mention.thread_id AND access.until_nr IS NULL
-            WHERE mention.account_id = $1
-              AND ($4::bigint IS NULL OR (mention.created_at, mention.thread_id, mention.sequence_nr, mention.index)
-                                         < ($4, $5::uuid, $6, $7::smallint))
-              AND NOT EXISTS (
-                  SELECT FROM dead_letter d WHERE d.generation = {generation} AND d.thread_id = mention.thread_id)
+            CROSS JOIN LATERAL (
+                  SELECT access.thread_id FROM {place}.thread_account access
+                   WHERE access.account_id = $1 AND access.thread_id = mention.thread_id AND access.until_nr IS NULL
+                   LIMIT 1) AS readable
+            CROSS JOIN LATERAL (
+                  SELECT thread.thread_id FROM {place}.thread
+                   WHERE thread.thread_id = readable.thread_id AND thread.destroyed_at IS NULL LIMIT 1) AS present
+            CROSS JOIN LATERAL (
+                  SELECT m.message_id, m.sender_id, m.body, m.reply_message_id, m.to_account_ids
+                    FROM {place}.thread_message m
+                   WHERE m.thread_id = present.thread_id AND m.sequence_nr = mention.sequence_nr
+                     AND m.index = mention.index AND NOT m.removed LIMIT 1) AS m
+            WHERE mention.account_id = $1 AND {after}
+              AND mention.thread_id NOT IN (SELECT d.thread_id FROM dead_letter d WHERE d.generation = {generation})
             ORDER BY mention.created_at DESC, mention.thread_id DESC, mention.sequence_nr DESC, mention.index DESC
             LIMIT $2 OFFSET $3
            ) AS found
     ) AS sized
  WHERE before < {most_bytes}
- ORDER BY created_at DESC, thread_id DESC, sequence_nr DESC, index DESC
 """
+_MENTIONS_AFTER: Final = """(mention.created_at, mention.thread_id, mention.sequence_nr, mention.index)
+                  < ($4::bigint, $5::uuid, $6::bigint, $7::smallint)"""
 _MESSAGE: Final = """
 SELECT (SELECT sequence_nr FROM {place}.thread WHERE thread_id = $1) AS sequence_nr, m.sequence_nr AS place, m.index
   FROM (SELECT) AS one LEFT JOIN {place}.thread_message m ON m.thread_id = $1 AND m.message_id = $2
  ORDER BY m.sequence_nr DESC, m.index DESC LIMIT 1
 """
-_POISONED: Final = """
-SELECT thread_id FROM dead_letter d
- WHERE d.generation = {generation}
-   AND EXISTS (SELECT FROM {place}.thread_account access
-                WHERE access.account_id = $1 AND access.thread_id = d.thread_id AND access.until_nr IS NULL)
- ORDER BY thread_id LIMIT 1000
+# One statement, so that a thread that is left out is named.  The position is that of a moment after the statement's snapshot.
+_PAGE: Final = """
+WITH about AS MATERIALIZED (
+    SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END - '0/0'::pg_lsn)::bigint
+           AS lsn,
+           ARRAY(SELECT d.thread_id FROM dead_letter d
+                  CROSS JOIN LATERAL (
+                        SELECT FROM {place}.thread_account access
+                         WHERE access.account_id = $1 AND access.thread_id = d.thread_id AND access.until_nr IS NULL LIMIT 1
+                        ) AS readable
+                  WHERE d.generation = {generation}
+                  ORDER BY d.thread_id LIMIT 1000) AS poisoned
+)
+SELECT about.lsn, about.poisoned, page.* FROM about LEFT JOIN ({page}) AS page ON true ORDER BY {order}
 """
 
 
@@ -99,6 +137,8 @@ class ThreadList(Struct, frozen=True, gc=False):
     threads: tuple[ListedThread, ...]
     more: bool
     poisoned: tuple[ThreadId, ...]
+    lsn: int = 0
+    """The primary's WAL position that the page shows at most: a replica behind it may lack what the page has."""
 
 
 class Mention(Struct, frozen=True, gc=False):
@@ -114,6 +154,7 @@ class MentionList(Struct, frozen=True, gc=False):
     mentions: tuple[Mention, ...]
     more: bool
     poisoned: tuple[ThreadId, ...]
+    lsn: int = 0
 
 
 class MessageState(Struct, frozen=True, gc=False):
@@ -130,70 +171,81 @@ class ReadModelQueries:
     Raises `shard_worker.database.connection.CONNECTION_ERRORS` when the database does not answer.
     """
 
-    def __init__(self, pool: ReadPool) -> None:
-        self._pool = pool
-        self._live = LiveGeneration()
-        self._threads = ThreadQueries(pool, self._live)
-        self._markers = MarkerWriter(pool)
+    def __init__(self, sources: QuerySources, markers: MarkerWriter) -> None:
+        self._sources = sources
+        self._threads = ThreadQueries(sources)
+        self._markers = markers
 
     async def answer(self, query: Query) -> Answer:
         """The answer to a query about one thread, as the owner would give it; see `ThreadQueries`."""
         return await self._threads.answer(query)
 
     async def threads(
-        self, account_id: AccountId, limit: int, offset: int, after: tuple[int, ThreadId] | None
+        self,
+        account_id: AccountId,
+        limit: int,
+        offset: int,
+        after: tuple[int, ThreadId] | None,
+        *,
+        least_lsn: int = 0,
     ) -> ThreadList:
-        """The threads that an account can read, newest activity first, those after ``after`` (activity, id)."""
-        place = (None, None) if after is None else (after[0], ulid_uuid(after[1]))
+        """The threads that an account can read, newest activity first, those after ``after`` (activity, id).
+
+        ``least_lsn`` is the position of the first page: a replica behind it is not asked.
+        """
+        place = () if after is None else (after[0], ulid_uuid(after[1]))
         account = ulid_uuid(account_id)
 
-        async def read(connection: Session) -> ThreadList:
-            names = await self._live.names(connection)
-            rows = await connection.fetch(
-                _THREADS.format(**names, unread_most=UNREAD_MOST), account, limit + 1, offset, *place
-            )
-            poisoned = await self._poisoned(connection, names, account)
-            listed = tuple(ListedThread(view_of(row), row["activity_at"], row["unread"]) for row in rows[:limit])
-            return ThreadList(listed, len(rows) > limit, poisoned)
+        async def read(reading: Reading) -> list[asyncpg.Record]:
+            page = _threads_sql(reading.names, "true" if after is None else _THREADS_AFTER)
+            sql = _PAGE.format(**reading.names, page=page, order="page.activity_at DESC, page.thread_id DESC")
+            return await reading.connection.fetch(sql, account, limit + 1, offset, *place)
 
-        return await self._pool.run(read)
+        rows = await self._sources.run(read, least_lsn=least_lsn)
+        lsn, poisoned, rows = _about(rows)
+        listed = tuple(ListedThread(view_of(row), row["activity_at"], row["unread"]) for row in rows[:limit])
+        return ThreadList(listed, len(rows) > limit, poisoned, lsn)
 
     async def mentions(
-        self, account_id: AccountId, limit: int, offset: int, after: tuple[int, ThreadId, int, int] | None
+        self,
+        account_id: AccountId,
+        limit: int,
+        offset: int,
+        after: tuple[int, ThreadId, int, int] | None,
+        *,
+        least_lsn: int = 0,
     ) -> MentionList:
         """The messages that name an account, newest first, those after ``after`` (creation, thread, sequence number, index)."""
-        place: tuple[object, ...] = (None, None, None, None)
-        if after is not None:
-            place = (after[0], ulid_uuid(after[1]), after[2], after[3])
+        place = () if after is None else (after[0], ulid_uuid(after[1]), after[2], after[3])
         account = ulid_uuid(account_id)
 
-        async def read(connection: Session) -> tuple[list[asyncpg.Record], tuple[ThreadId, ...]]:
-            names = await self._live.names(connection)
-            sql = _MENTIONS.format(**names, bytes=MESSAGE_BYTES, most_bytes=PAGE_BYTES)
-            async with connection.transaction(isolation="repeatable_read", readonly=True):
-                return await connection.fetch(sql, account, limit + 1, offset, *place), await self._poisoned(
-                    connection, names, account
-                )
+        async def read(reading: Reading) -> list[asyncpg.Record]:
+            bound = "true" if after is None else _MENTIONS_AFTER
+            page = _MENTIONS.format(**reading.names, after=bound, bytes=MESSAGE_BYTES, most_bytes=PAGE_BYTES)
+            order = "page.created_at DESC, page.thread_id DESC, page.sequence_nr DESC, page.index DESC"
+            sql = _PAGE.format(**reading.names, page=page, order=order)
+            return await reading.connection.fetch(sql, account, limit + 1, offset, *place)
 
-        rows, poisoned = await self._pool.run(read)
+        rows = await self._sources.run(read, least_lsn=least_lsn)
+        lsn, poisoned, rows = _about(rows)
         messages = [each async for each in messages_of(rows[:limit], "sequence_nr", "created_at")]
         listed = tuple(
             Mention(ThreadId(text_of(row["thread_id"])), message)
             for row, message in zip(rows[:limit], messages, strict=True)
         )
-        return MentionList(listed, bool(rows) and len(listed) < rows[0]["matched"], poisoned)
+        return MentionList(listed, bool(rows) and len(listed) < rows[0]["matched"], poisoned, lsn)
 
     async def message(self, thread_id: ThreadId, message_id: MessageId) -> MessageState:
-        """Where a message of a thread is or was."""
+        """Where a message of a thread is or was; asked of the primary, since it decides what never was a message."""
 
-        async def read(connection: Session) -> MessageState:
-            names = await self._live.names(connection)
-            row = await connection.fetchrow(_MESSAGE.format(**names), ulid_uuid(thread_id), ulid_uuid(message_id))
+        async def read(reading: Reading) -> MessageState:
+            sql = _MESSAGE.format(**reading.names)
+            row = await reading.connection.fetchrow(sql, ulid_uuid(thread_id), ulid_uuid(message_id))
             assert row is not None  # a select without a table gives one row
             place = None if row["place"] is None else (row["place"], row["index"])
             return MessageState(place, row["sequence_nr"] or 0)
 
-        return await self._pool.run(read)
+        return await self._sources.run(read, primary=True)
 
     async def set_marker(
         self, thread_id: ThreadId, account_id: AccountId, message_id: MessageId, place: tuple[int, int]
@@ -201,7 +253,18 @@ class ReadModelQueries:
         """Move an account's marker forward to a message, and return the message at which it is, durable."""
         return await self._markers.set(ulid_uuid(thread_id), ulid_uuid(account_id), message_id, place)
 
-    @staticmethod
-    async def _poisoned(connection: Session, names: dict[str, object], account: UUID) -> tuple[ThreadId, ...]:
-        rows = await connection.fetch(_POISONED.format(**names), account)
-        return tuple(ThreadId(text_of(row["thread_id"])) for row in rows)
+
+def _about(rows: list[asyncpg.Record]) -> tuple[int, tuple[ThreadId, ...], list[asyncpg.Record]]:
+    """Of the rows of a page: its position, the threads that it leaves out, and the rows of its items."""
+    poisoned = tuple(ThreadId(text_of(thread_id)) for thread_id in rows[0]["poisoned"])
+    return rows[0]["lsn"], poisoned, [] if rows[0]["thread_id"] is None else rows
+
+
+def _threads_sql(names: dict[str, object], after: str) -> str:
+    parts: dict[str, object] = {
+        "live": _LIVE.format(**names),
+        "newer": _NEWER,
+        "unread_most": UNREAD_MOST,
+        "senders_most": _SENDERS_MOST,
+    }
+    return _THREADS.format(**names, **parts, after=after, unread=_UNREAD.format(**parts))

@@ -65,6 +65,8 @@ _MENTION_ROWS: Final = """
 SELECT account_id, created_at, sequence_nr, index, message_id
   FROM {place}.thread_mention WHERE thread_id = $1 ORDER BY sequence_nr, index, account_id
 """
+_PATIENCE: Final = "SET LOCAL idle_in_transaction_session_timeout = '5min'"
+"""For a snapshot in which a page of threads is folded: a session's own 2 s are for locks, and a long history takes longer."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ async def verify(
         while thread_ids := [row["thread_id"] for row in await connection.fetch(_THREADS, shard_id, after, _PAGE)]:
             after = thread_ids[-1]
             async with connection.transaction(isolation="repeatable_read", readonly=True):
+                await connection.execute(_PATIENCE)
                 found = await _compare(connection, tables, shard_id, thread_ids)
             for difference in found:
                 yield difference

@@ -13,6 +13,12 @@ class MemoryReadModel:
     def __init__(self, threads: MemoryThreads) -> None:
         self._threads = threads
         self.markers: dict[tuple[ThreadId, AccountId], tuple[tuple[int, int], MessageId]] = {}
+        self.removed: dict[str, tuple[int, int]] = {}
+        """Where removed messages were."""
+        self.lsn = 7
+        """Where the primary is."""
+        self.least_lsns: list[int] = []
+        """Positions that lists were asked for at least."""
         self.fault: Exception | None = None
         """Raised by every method, when it is set."""
 
@@ -33,7 +39,13 @@ class MemoryReadModel:
         return await self._threads.ask(query, 1.0)
 
     async def threads(
-        self, account_id: AccountId, limit: int, offset: int, after: tuple[int, ThreadId] | None
+        self,
+        account_id: AccountId,
+        limit: int,
+        offset: int,
+        after: tuple[int, ThreadId] | None,
+        *,
+        least_lsn: int = 0,
     ) -> ThreadList:
         """By activity, which is the last change here."""
         self._fail()
@@ -56,10 +68,17 @@ class MemoryReadModel:
             )
             for thread_id, state in found
         ]
-        return ThreadList(tuple(listed[:limit]), len(listed) > limit, ())
+        self.least_lsns.append(least_lsn)
+        return ThreadList(tuple(listed[:limit]), len(listed) > limit, (), self.lsn)
 
     async def mentions(
-        self, account_id: AccountId, limit: int, offset: int, after: tuple[int, ThreadId, int, int] | None
+        self,
+        account_id: AccountId,
+        limit: int,
+        offset: int,
+        after: tuple[int, ThreadId, int, int] | None,
+        *,
+        least_lsn: int = 0,
     ) -> MentionList:
         """Newest first."""
         self._fail()
@@ -89,16 +108,16 @@ class MemoryReadModel:
 
         found.sort(key=place, reverse=True)
         found = [each for each in found if after is None or place(each) < after][offset:]
-        return MentionList(tuple(found[:limit]), len(found) > limit, ())
+        self.least_lsns.append(least_lsn)
+        return MentionList(tuple(found[:limit]), len(found) > limit, (), self.lsn)
 
     async def message(self, thread_id: ThreadId, message_id: MessageId) -> MessageState:
-        """A live message's place; no removed one is known."""
+        """A live message's place, or one of `removed`."""
         self._fail()
         state = self._threads.threads.get(thread_id)
         live = None if state is None else state.messages.get(message_id)
-        return MessageState(
-            None if live is None else (live.sequence_nr, live.index), 0 if state is None else state.sequence_nr
-        )
+        place = self.removed.get(message_id) if live is None else (live.sequence_nr, live.index)
+        return MessageState(place, 0 if state is None else state.sequence_nr)
 
     async def set_marker(
         self, thread_id: ThreadId, account_id: AccountId, message_id: MessageId, place: tuple[int, int]

@@ -15,6 +15,7 @@ from shard_worker.contract import (
     GetAdministratorIds,
     GetMemberIds,
     GetMessages,
+    GetMessageWindow,
     LocateMessage,
     MessageLocation,
     MessagePage,
@@ -30,6 +31,7 @@ from shard_worker.domain.events import MessagesAdded
 from shard_worker.domain.evolve import evolve
 from shard_worker.domain.ids import AccountId, MessageId, ThreadId
 from shard_worker.domain.limits import Limits
+from shard_worker.domain.message_window import Side
 from shard_worker.domain.refusals import Refusal, RefusalCode
 from shard_worker.domain.thread import Thread
 
@@ -117,9 +119,11 @@ class MemoryThreads:
                 return _accounts(query, state.members, state.sequence_nr)
             case GetMessages():
                 return self._messages(query, state)
+            case GetMessageWindow():
+                return self._window(query, state)
 
-    def _messages(self, query: GetMessages, state: Thread) -> MessagePage:
-        views = [
+    def _views(self, state: Thread) -> list[MessageView]:
+        return [
             MessageView(
                 message_id,
                 live.sender_id,
@@ -133,11 +137,50 @@ class MemoryThreads:
             )
             for message_id, live in state.messages.items()
         ]
+
+    def _messages(self, query: GetMessages, state: Thread) -> MessagePage:
+        views = self._views(state)
         after = query.after
         if after is not None:
             views = [view for view in views if (view.sequence_nr, view.index) > after]
         views = views[query.offset :]
         return MessagePage(tuple(views[: query.limit]), len(views) > query.limit, state.sequence_nr)
+
+    def _window(self, query: GetMessageWindow, state: Thread) -> Answer:
+        """Without the bound of an answer's bytes."""
+        place = query.place
+        if place is None:
+            live = None if query.anchor is None else state.messages.get(query.anchor)
+            if live is None:
+                return MessageLocation(None, state.sequence_nr)
+            place = live.sequence_nr, live.index
+        views = self._views(state)
+        older = [view for view in views if (view.sequence_nr, view.index) < place]
+        newer = [view for view in views if (view.sequence_nr, view.index) > place]
+        own = [view for view in views if (view.sequence_nr, view.index) == place]
+        return naive_page(older, own, newer, query.side, query.limit, state.sequence_nr)
+
+
+def naive_page(
+    older: list[MessageView],
+    own: list[MessageView],
+    newer: list[MessageView],
+    side: Side,
+    limit: int,
+    sequence_nr: int,
+) -> MessagePage:
+    """The page as the contract counts it: of the messages before the anchor, itself when it is live, and those after it."""
+    match side:
+        case Side.BEFORE:
+            return MessagePage(tuple(older[-limit:]), len(older) > limit, sequence_nr)
+        case Side.AFTER:
+            return MessagePage(tuple(newer[:limit]), len(newer) > limit, sequence_nr)
+        case Side.AROUND:
+            before = min((limit - 1) // 2, len(older))
+            after = min(limit - len(own) - before, len(newer))
+            before = min(limit - len(own) - after, len(older))
+            page = (*older[len(older) - before :], *own, *newer[:after])
+            return MessagePage(page, len(newer) > after, sequence_nr)
 
 
 def _accounts(

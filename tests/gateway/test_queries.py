@@ -1,14 +1,24 @@
-"""Every query, its pages and its parameters."""
+"""Every query, its pages and its parameters, by both sources of queries."""
+
+from collections.abc import AsyncIterator
 
 import pytest
 
 from shard_worker.contract import ReadThread
 from shard_worker.domain.ids import AccountId, ThreadId
+from shard_worker.gateway.http.options import GatewayOptions
 from tests.fakes.memory_threads import NOW_MS, MemoryThreads
-from tests.gateway.serving import ADA, BOB, CAI, DAN, THREAD, Served
+from tests.gateway.serving import ADA, BOB, CAI, DAN, THREAD, Served, serving
 
 BASE = f"/v1/threads/{THREAD}"
 PAGES = ("/administrator-ids", "/member-ids", "/messages")
+
+
+@pytest.fixture(params=["owner", "read-model"])
+async def api(request: pytest.FixtureRequest, threads: MemoryThreads) -> AsyncIterator[Served]:
+    """A client of a gateway that answers queries from one source."""
+    async with serving(threads, GatewayOptions(read_model_answers=request.param == "read-model")) as served:
+        yield served
 
 
 async def test_a_thread_shows_its_fields(api: Served) -> None:

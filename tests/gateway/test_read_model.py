@@ -94,3 +94,18 @@ async def test_a_marker_is_validated_like_a_command(api: Served) -> None:
     check(await api.post("/v1/threads/x/read-markers/set", body), 400, "validation-failed")
     check(await api.get(MARK), 405, "method-not-allowed")
     assert (await api.add("b")).json["sequenceNr"] == 3, "a marker is no event"
+
+
+@pytest.mark.parametrize("path", [f"/v1/threads?account_id={ADA}", f"/v1/accounts/{ADA}/mentions?"])
+async def test_a_cursor_of_a_list_carries_the_position_of_its_first_page(api: Served, path: str) -> None:
+    """A replica that is behind it must not answer the next page."""
+    for thread_id in (THREAD, THREAD[:-1] + "0", THREAD[:-1] + "1"):
+        await api.create(threadId=thread_id)
+        message = {"text": "t", "toAccountIds": [ADA]}
+        await api.post(f"/v1/threads/{thread_id}/messages/add", {"accountId": BOB, "messages": [message]})
+    api.read_model.lsn = 2**62
+    cursor = (await api.get(f"{path}&limit=1")).json["nextCursor"]
+    api.read_model.lsn = 2**62 + 5
+    cursor = (await api.get(f"{path}&limit=1&cursor={cursor}")).json["nextCursor"]
+    assert (await api.get(f"{path}&limit=1&cursor={cursor}")).json["nextCursor"] is None
+    assert api.read_model.least_lsns == [0, 2**62, 2**62]

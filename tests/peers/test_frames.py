@@ -15,6 +15,7 @@ from shard_worker.contract import (
     GetAdministratorIds,
     GetMemberIds,
     GetMessages,
+    GetMessageWindow,
     LocateMessage,
     MessageLocation,
     MessagePage,
@@ -29,6 +30,7 @@ from shard_worker.contract import (
 )
 from shard_worker.domain.commands import AddMessages, CreateThread, NewMessage
 from shard_worker.domain.ids import AccountId, MessageId, ThreadId
+from shard_worker.domain.message_window import Side
 from shard_worker.domain.refusals import Refusal, RefusalCode
 from shard_worker.peers import frames
 from shard_worker.peers.frames import BadFrame, Envelope, FrameReader
@@ -46,6 +48,8 @@ REQUESTS: list[Request] = [
     GetAdministratorIds(T, A, 10, 0, A),
     GetMemberIds(T, A, 10, 3),
     GetMessages(T, A, 10, 0, (4, 2)),
+    GetMessageWindow(T, A, 10, Side.AROUND, M, None, 7),
+    GetMessageWindow(T, A, 10, Side.BEFORE, None, (4, 2)),
     LocateMessage(T, A, M),
 ]
 ANSWERS: list[OwnerAnswer] = [

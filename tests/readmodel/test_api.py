@@ -1,8 +1,9 @@
 """The read model through HTTP, on two real workers: lists, mentions, unread counts and read markers."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import aiohttp
@@ -82,8 +83,12 @@ class Chat:
 
 @pytest.fixture
 async def chat(dsn: str, tmp_path: Path) -> AsyncIterator[Chat]:
-    """Two workers, and a client."""
-    async with workers_on(dsn, tmp_path, "w0", "w1") as workers, aiohttp.ClientSession() as session:
+    """Two workers, of which the second answers every query from the read model, and a client."""
+    async with workers_on(dsn, tmp_path) as workers, aiohttp.ClientSession() as session:
+        for name, source in (("w0", "owner"), ("w1", "read-model")):
+            workers.add(name).settings["SHARD_WORKER_QUERY_SOURCE"] = source
+        await workers.start("w0", "w1")
+        await workers.spread("w0", "w1")
         yield Chat(workers, session)
 
 
@@ -93,6 +98,7 @@ async def test_the_read_side_of_a_chat(chat: Chat) -> None:
     await _pages_of_threads(chat)
     await _mentions(chat)
     await _markers(chat)
+    await _queries_by_both_sources(chat)
 
 
 async def _the_list_of_an_account(chat: Chat) -> None:
@@ -190,3 +196,32 @@ async def _markers(chat: Chat) -> None:
         *[chat.post(path, accountId=BOB, messageId=each) for each in (first, second, third) for _ in range(20)]
     )
     assert {each["messageId"] for each in many} == {third}
+
+
+async def _queries_by_both_sources(chat: Chat) -> None:
+    """Each query on a thread is asked of a worker of each setting: the answers are the same, cursors hold on both."""
+    thread = await chat.create(BOB)
+    path = f"/v1/threads/{thread}"
+    ids = await chat.add(thread, *"0123456", by=BOB)
+    done = await chat.post(f"{path}/messages/remove", accountId=BOB, messageIds=[ids[3]])
+    asked = {"account_id": ANN, "min_sequence_nr": done["sequenceNr"]}
+
+    async def same(
+        path: str, status: int = 200, anchor: Mapping[str, object] = MappingProxyType({}), **query: object
+    ) -> Any:  # JSON
+        first, second = [await chat.get(path, status, **{**asked, **anchor, **query}) for _ in range(2)]
+        assert first == second
+        return first
+
+    await same(path)
+    await same(f"{path}/member-ids")
+    await same(f"{path}/administrator-ids", limit=1)
+    for side, expected in (("before", ["12", "0"]), ("after", ["45", "6"]), ("around", ["45", "6"])):
+        page = await same(f"{path}/messages", 200, {side: ids[3]}, limit=2)
+        walk = ["".join(each["body"] for each in page["result"])]
+        page = await same(f"{path}/messages", limit=2, cursor=page["nextCursor"])
+        assert [*walk, "".join(each["body"] for each in page["result"])] == expected
+        assert page["nextCursor"] is None
+    for side in ("before", "after", "around"):
+        refused = await same(f"{path}/messages", 400, {side: thread})
+        assert refused["error_messages"] == [f"{side}: is no message of this thread, and never was"]

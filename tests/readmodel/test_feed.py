@@ -16,7 +16,7 @@ from shard_worker.domain.events import Event, MemberIdsJoined, MessagesRemoved, 
 from shard_worker.domain.ids import AccountId, MessageId, ShardId, ThreadId, ulid_uuid
 from shard_worker.journal import codec
 from shard_worker.readmodel import feed, thread_queries
-from shard_worker.readmodel.live_generation import LiveGeneration
+from shard_worker.readmodel.sources import QuerySources
 from shard_worker.readmodel.tables import GenerationTables
 from shard_worker.readmodel.thread_queries import ThreadQueries
 from shard_worker.readmodel.updater import ReadModelUpdater
@@ -297,7 +297,7 @@ async def test_a_query_waits_for_a_thread_that_is_not_projected_yet(dsn: str, mo
         thread = new_thread(1)
         await it.writer.write(thread, created())
         pool = ReadPool(await asyncpg.create_pool(dsn, min_size=0, max_size=2))
-        queries = ThreadQueries(pool, LiveGeneration())
+        queries = ThreadQueries(QuerySources(pool))
         asked = asyncio.create_task(queries.answer(ReadThread(thread, ANN, 1)))
         await asyncio.sleep(0.2)
         await it.start()

@@ -68,6 +68,12 @@ BAD = {
     "secret-with-a-wrong-name": Bad(
         "database: {urlSecretKeyRef: {name: My_Secret}}", "spec.database.urlSecretKeyRef.name", PATTERN
     ),
+    "replica-without-name": Bad(
+        "database: {urlSecretKeyRef: {name: db}, replicaURLSecretKeyRef: {key: url}}",
+        "spec.database.replicaURLSecretKeyRef.name",
+        "Required value",
+        "Field required",
+    ),
     "tls-mode": Bad(
         "database: {urlSecretKeyRef: {name: db}, tls: {mode: Prefer}}",
         "spec.database.tls.mode",
@@ -75,9 +81,9 @@ BAD = {
         "Input should be 'Disable'",
     ),
     "too-few-connections": Bad(
-        "database: {urlSecretKeyRef: {name: db}, maxConnectionsPerWorker: 4}",
+        "database: {urlSecretKeyRef: {name: db}, maxConnectionsPerWorker: 6}",
         "spec.database.maxConnectionsPerWorker",
-        "greater than or equal to 6",
+        "greater than or equal to 7",
     ),
     "quantity": Bad(
         "worker: {resources: {requests: {cpu: half}}}",

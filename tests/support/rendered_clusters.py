@@ -18,6 +18,7 @@ EVERYTHING: Document = {
     "database": {
         "urlSecretKeyRef": {"name": "chat-db", "key": "worker"},
         "migrationURLSecretKeyRef": {"name": "chat-db", "key": "owner"},
+        "replicaURLSecretKeyRef": {"name": "chat-db", "key": "replica"},
         "clusterID": "Chat.Production",
         "tls": {"mode": "Require", "caConfigMapKeyRef": {"name": "database-ca"}},
         "maxConnectionsPerWorker": 12,

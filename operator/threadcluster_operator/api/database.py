@@ -67,6 +67,14 @@ class DatabaseSpec(SpecModel):
             description="The DSN that makes and changes the schema, of a role that may; left out: the workers' own.",
         ),
     ] = None
+    replica_url_secret_key_ref: Annotated[
+        SecretKeyRef | None,
+        Field(
+            alias="replicaURLSecretKeyRef",
+            description="The DSN of a replica of the same Postgres, which answers queries of the read model while it is at most"
+            " 5 s behind; else, and left out, the primary does. It needs the workers' role.",
+        ),
+    ] = None
     cluster_id: Annotated[
         str | None,
         Field(
@@ -82,9 +90,10 @@ class DatabaseSpec(SpecModel):
     max_connections_per_worker: Annotated[
         int,
         Field(
-            ge=6,
+            ge=7,
             le=64,
-            description="Connections that a worker opens at most, all purposes together. Postgres' max_connections must bear"
-            " this times the replicas, and a few more while a release changes.",
+            description="Connections that a worker opens at most to the primary, all purposes together. Postgres'"
+            " max_connections must bear this times the replicas, and a few more while a release changes. Of those that are left"
+            " beside the worker's own, half are for queries of the read model; as many are opened to the replica.",
         ),
-    ] = 8
+    ] = 12

@@ -18,6 +18,8 @@ _LOST_NODE_S: Final = 30
 _MOUNTS: Final = "/etc/threadcluster"
 _DSN_FILE: Final = "url"
 _CA_FILE: Final = "ca.crt"
+_REPLICA: Final = "database-replica"
+"""The volume of the replica's DSN."""
 _OTHER_CONNECTIONS: Final = 5
 """Connections of a worker to Postgres besides those that read: one each for appends, the lease, the reconciler and the read model, and one
 spare for a session that is opened as needed: a registration, an unknown outcome, or the answers to a planner."""
@@ -62,6 +64,10 @@ def worker_template(wanted: RenderInput) -> Object:
     drain = wanted.spec.drain
     write_format = wanted.spec.worker.write_format
     chosen: dict[Variable, str | int] = {} if write_format is None else {Variable.WRITE_FORMAT: write_format}
+    readers = wanted.spec.database.max_connections_per_worker - _OTHER_CONNECTIONS
+    replica = wanted.spec.database.replica_url_secret_key_ref
+    if replica is not None:
+        chosen[Variable.REPLICA_DSN_FILE] = f"{_MOUNTS}/{_REPLICA}/{_DSN_FILE}"
     container = {
         **_container(wanted, "worker", ["shard-worker", "run"]),
         "env": [
@@ -74,7 +80,8 @@ def worker_template(wanted: RenderInput) -> Object:
                     Variable.PUBLIC_PORT: PUBLIC_PORT,
                     Variable.MANAGEMENT_PORT: MANAGEMENT_PORT,
                     Variable.SECRET_FILE: f"{_MOUNTS}/internal/{SECRET_KEY}",
-                    Variable.READ_CONNECTIONS: wanted.spec.database.max_connections_per_worker - _OTHER_CONNECTIONS,
+                    Variable.READ_CONNECTIONS: readers - readers // 2,
+                    Variable.QUERY_CONNECTIONS: readers // 2,
                     Variable.DRAIN_SECONDS: drain.timeout_seconds,
                     Variable.PASSIVATION_IDLE_SECONDS: wanted.spec.worker.passivation.idle_seconds,
                     Variable.MAX_RESIDENT_THREADS: wanted.spec.worker.passivation.max_resident_threads,
@@ -109,17 +116,14 @@ def worker_template(wanted: RenderInput) -> Object:
     if resources:
         container["resources"] = resources
     container["volumeMounts"].append(_mount("internal"))
+    if replica is not None:
+        container["volumeMounts"].append(_mount(_REPLICA))
     spec = {
         "containers": [container],
         "volumes": [
             *_database_volumes(wanted, wanted.spec.database.url_secret_key_ref),
-            {
-                "name": "internal",
-                "secret": {
-                    "secretName": wanted.secret,
-                    "items": [{"key": SECRET_KEY, "path": SECRET_KEY}],
-                },
-            },
+            _secret_volume("internal", wanted.secret, SECRET_KEY, SECRET_KEY),
+            *([] if replica is None else [_secret_volume(_REPLICA, replica.name, replica.key, _DSN_FILE)]),
         ],
         "terminationGracePeriodSeconds": drain.timeout_seconds + drain.load_balancer_seconds + _SHUTDOWN_S,
         "topologySpreadConstraints": wanted.spec.pod_template.spec.topology_spread_constraints or _spread(wanted),
@@ -170,10 +174,12 @@ def _mount(volume: str) -> Object:
     return {"name": volume, "mountPath": f"{_MOUNTS}/{volume}", "readOnly": True}
 
 
+def _secret_volume(name: str, secret: str, key: str, path: str) -> Object:
+    return {"name": name, "secret": {"secretName": secret, "items": [{"key": key, "path": path}]}}
+
+
 def _database_volumes(wanted: RenderInput, dsn: SecretKeyRef) -> list[Object]:
-    volumes: list[Object] = [
-        {"name": "database", "secret": {"secretName": dsn.name, "items": [{"key": dsn.key, "path": _DSN_FILE}]}}
-    ]
+    volumes: list[Object] = [_secret_volume("database", dsn.name, dsn.key, _DSN_FILE)]
     ca = wanted.spec.database.tls.ca_config_map_key_ref
     if ca is not None:
         items = [{"key": ca.key, "path": _CA_FILE}]

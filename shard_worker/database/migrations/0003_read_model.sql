@@ -78,6 +78,12 @@ BEGIN
             PRIMARY KEY (account_id, thread_id)
         )$table$, place);
     EXECUTE format('CREATE INDEX thread_account_thread ON %I.thread_account (thread_id, account_id)', place);
+    -- The threads of an account, without looking at its rows; and the few administrators among many accounts.
+    EXECUTE format(
+        'CREATE INDEX thread_account_reader ON %I.thread_account (account_id, thread_id) WHERE until_nr IS NULL', place);
+    EXECUTE format(
+        'CREATE INDEX thread_account_administrator ON %I.thread_account (thread_id, account_id) WHERE administrator',
+        place);
     EXECUTE format($table$
         CREATE TABLE %I.thread_message (
             thread_id        uuid    NOT NULL,
@@ -97,6 +103,10 @@ BEGIN
     EXECUTE format(
         'CREATE UNIQUE INDEX thread_message_live ON %I.thread_message (thread_id, sequence_nr, index)'
         ' INCLUDE (sender_id) WHERE NOT removed', place);
+    -- Unread messages are those of others: their senders are looked at one by one where an account wrote most itself.
+    EXECUTE format(
+        'CREATE INDEX thread_message_sender ON %I.thread_message (thread_id, sender_id, sequence_nr, index)'
+        ' WHERE NOT removed', place);
     EXECUTE format($table$
         CREATE TABLE %I.thread_mention (
             account_id       uuid    NOT NULL,

@@ -16,7 +16,8 @@ from shard_worker.domain.ids import AccountId
 
 Position = tuple[int | str, ...]
 """Of the page's last item: an account's (id), a message's (sequence number, index), a thread's (activity, id), or a mention's
-(creation, thread id, sequence number, index).  In a list of one thread the thread's sequence number at the first page follows."""
+(creation, thread id, sequence number, index).  Of a page of messages that goes on backwards: "before", then its first message's.
+In a list of one thread the thread's sequence number at the first page follows, in a list over threads the primary's WAL position."""
 
 _DIGEST_BYTES: Final = 8
 _LONGEST: Final = 200

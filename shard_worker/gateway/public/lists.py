@@ -3,7 +3,6 @@
 import logging
 from typing import Final
 
-from shard_worker.contract import Unavailable, UnavailableCode
 from shard_worker.database.connection import CONNECTION_ERRORS
 from shard_worker.domain.ids import AccountId, ThreadId, canonical
 from shard_worker.gateway.http.options import GatewayOptions
@@ -12,13 +11,12 @@ from shard_worker.gateway.http.response import RawResponse, problem_reply
 from shard_worker.gateway.public import query_params, responses
 from shard_worker.gateway.public.cursors import Cursors, Position
 from shard_worker.gateway.public.routes import LIST_THREADS, ListRoute
-from shard_worker.gateway.public.service import ReadModel
+from shard_worker.gateway.public.service import READ_MODEL_AWAY, ReadModel
 
 log = logging.getLogger(__name__)
 
 BAD_ACCOUNT_ID: Final = "accountId: must be a ULID: 26 Crockford characters, the first at most 7"
 _FOREIGN_CURSOR: Final = "cursor: is none of this query and account"
-_AWAY: Final = Unavailable(UnavailableCode.SHARD_UNAVAILABLE, "the read model cannot be read right now; try again")
 
 
 class ListHandler:
@@ -51,7 +49,7 @@ class ListHandler:
             return await self._mentions(route, account_id, values, after)
         except CONNECTION_ERRORS as error:
             log.warning("list not read", extra={"operation": route.operation_id, "cause": repr(error)})
-            return problem_reply(of_unavailable(_AWAY))
+            return problem_reply(of_unavailable(READ_MODEL_AWAY))
 
     async def _threads(
         self,
@@ -61,11 +59,13 @@ class ListHandler:
         place: Position | None,
     ) -> RawResponse:
         after = None if place is None else (int(place[0]), ThreadId(str(place[1])))
-        page = await self._lists.threads(account_id, values.limit, values.offset, after)
+        first_lsn = 0 if place is None else int(place[-1])
+        page = await self._lists.threads(account_id, values.limit, values.offset, after, least_lsn=first_lsn)
         cursor = None
         if page.more:
             last = page.threads[-1]
-            cursor = self._cursors.write(route.operation_id, "", account_id, (last.activity_at, last.view.thread_id))
+            position = last.activity_at, last.view.thread_id, first_lsn or page.lsn
+            cursor = self._cursors.write(route.operation_id, "", account_id, position)
         return RawResponse(responses.threads(page, cursor))
 
     async def _mentions(
@@ -78,15 +78,12 @@ class ListHandler:
         after = None
         if place is not None:
             after = (int(place[0]), ThreadId(str(place[1])), int(place[2]), int(place[3]))
-        page = await self._lists.mentions(account_id, values.limit, values.offset, after)
+        first_lsn = 0 if place is None else int(place[-1])
+        page = await self._lists.mentions(account_id, values.limit, values.offset, after, least_lsn=first_lsn)
         cursor = None
         if page.more:
             last = page.mentions[-1]
             message = last.message
-            cursor = self._cursors.write(
-                route.operation_id,
-                "",
-                account_id,
-                (message.created_at, last.thread_id, message.sequence_nr, message.index),
-            )
+            position = message.created_at, last.thread_id, message.sequence_nr, message.index, first_lsn or page.lsn
+            cursor = self._cursors.write(route.operation_id, "", account_id, position)
         return RawResponse(responses.mentions(page, cursor))

@@ -10,7 +10,8 @@ from urllib.parse import parse_qsl
 
 from msgspec import Struct
 
-from shard_worker.domain.ids import AccountId, canonical
+from shard_worker.domain.ids import AccountId, MessageId, canonical
+from shard_worker.domain.message_window import Side
 from shard_worker.gateway.http.query_string import too_many_parameters
 from shard_worker.gateway.public.request_models import ULID_PATTERN
 
@@ -52,8 +53,25 @@ CURSOR: Final = Parameter(
     "The `nextCursor` of the page before, of this query, thread and account; not together with `offset`.",
     {"type": "string", "minLength": 1},
 )
+
+
+def _anchor(side: Side, which: str) -> Parameter:
+    alone = "not together with another of `before`, `after` and `around`, nor with `offset` or `cursor`"
+    return Parameter(
+        side.value, f"A message of the thread: {which}; {alone}.", {"type": "string", "pattern": ULID_PATTERN}
+    )
+
+
+ANCHORS: Final = (
+    _anchor(Side.BEFORE, "the page ends next before it, and `nextCursor` goes on backwards"),
+    _anchor(Side.AFTER, "the page begins next after it"),
+    _anchor(Side.AROUND, "the page holds it and messages of both sides"),
+)
+_STARTS: Final = ("offset", *Side, "cursor")
+"""Parameters that say where a page begins: at most one of them is given."""
 OF_A_THREAD: Final = (ACCOUNT_ID, MIN_SEQUENCE_NR)
 OF_A_PAGE: Final = (ACCOUNT_ID, LIMIT, OFFSET, CURSOR, MIN_SEQUENCE_NR)
+OF_MESSAGES: Final = (ACCOUNT_ID, LIMIT, OFFSET, CURSOR, *ANCHORS, MIN_SEQUENCE_NR)
 OF_A_LIST: Final = (ACCOUNT_ID, LIMIT, OFFSET, CURSOR)
 OF_AN_ACCOUNT: Final = (LIMIT, OFFSET, CURSOR)
 NO_ACCOUNT: Final = AccountId("")
@@ -68,6 +86,7 @@ class QueryValues(Struct, frozen=True, kw_only=True, gc=False):
     limit: int = DEFAULT_LIMIT
     offset: int = 0
     cursor: str | None = None
+    anchor: tuple[Side, MessageId] | None = None
 
 
 def _number(fields: dict[str, str], name: str, default: int, least: int, most: int, failures: list[str]) -> int:
@@ -78,6 +97,21 @@ def _number(fields: dict[str, str], name: str, default: int, least: int, most: i
         return number
     failures.append(f"{name}: must be an integer from {least} to {most}")
     return default
+
+
+def _read_anchor(fields: dict[str, str], failures: list[str]) -> tuple[Side, MessageId] | None:
+    """The first message that a page is asked for by."""
+    found: tuple[Side, MessageId] | None = None
+    for side in Side:
+        given = fields.get(side)
+        if given is None:
+            continue
+        message_id = canonical(given)
+        if message_id is None:
+            failures.append(f"{side}: must be a ULID: 26 Crockford characters, the first at most 7")
+        elif found is None:
+            found = side, MessageId(message_id)
+    return found
 
 
 def unknown_parameters(query: str) -> list[str]:
@@ -117,8 +151,9 @@ def read_parameters(query: str, parameters: tuple[Parameter, ...]) -> tuple[Quer
     minimum = _number(fields, "min_sequence_nr", 0, 0, GREATEST_NUMBER, failures)
     limit = _number(fields, "limit", DEFAULT_LIMIT, 1, GREATEST_LIMIT, failures)
     offset = _number(fields, "offset", 0, 0, GREATEST_NUMBER, failures)
-    if "cursor" in fields and "offset" in fields:
-        failures.append("cursor: must be left out when offset is given")
+    anchor = _read_anchor(fields, failures)
+    starts = [name for name in _STARTS if name in fields]
+    failures += [f"{name}: must be left out when {starts[0]} is given" for name in starts[1:]]
     if failures or account_id is None:
         return None, failures
     values = QueryValues(
@@ -127,5 +162,6 @@ def read_parameters(query: str, parameters: tuple[Parameter, ...]) -> tuple[Quer
         limit=limit,
         offset=offset,
         cursor=fields.get("cursor"),
+        anchor=anchor,
     )
     return values, failures

@@ -4,7 +4,6 @@ the marker.
 A marker moves forward only, so setting it twice is setting it once: a request whose outcome is not known may be sent again.
 """
 
-import asyncio
 import logging
 from typing import Final
 
@@ -16,20 +15,14 @@ from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.http.problems import of_read, of_refusal, of_unavailable
 from shard_worker.gateway.http.response import RawResponse, problem_reply
 from shard_worker.gateway.public import responses
-from shard_worker.gateway.public.service import ReadModel, ThreadService
+from shard_worker.gateway.public.removed_messages import place_of_removed
+from shard_worker.gateway.public.service import READ_MODEL_AWAY, ReadModel, ThreadService
 
 log = logging.getLogger(__name__)
 
-_BEHIND_S: Final = 3.0
-"""How long a request waits for the read model to reach what the owner knows."""
-_LOOK_EVERY_S: Final = 0.05
 _UNKNOWN_MESSAGE: Final = Refusal(
     RefusalCode.MESSAGE_NOT_FOUND, "messageId: is no message of this thread, and never was"
 )
-_BEHIND: Final = Unavailable(
-    UnavailableCode.READ_MODEL_BEHIND, "the read model does not yet know whether the thread had this message"
-)
-_AWAY: Final = Unavailable(UnavailableCode.SHARD_UNAVAILABLE, "the read model cannot be read right now; try again")
 _UNKNOWN: Final = Unavailable(
     UnavailableCode.OUTCOME_UNKNOWN, "whether the marker was stored is not known; set it again"
 )
@@ -55,12 +48,12 @@ class MarkerHandler:
         place = answer.place
         if place is None:
             try:
-                found = await self._removed(thread_id, message_id, answer.sequence_nr)
+                found = await place_of_removed(self._read_model, thread_id, message_id, answer.sequence_nr)
             except CONNECTION_ERRORS as error:
                 log.warning("removed message not looked up", extra={"thread_id": thread_id, "cause": repr(error)})
-                return problem_reply(of_unavailable(_AWAY))
-            if isinstance(found, Refusal):
-                return problem_reply(of_refusal(found))
+                return problem_reply(of_unavailable(READ_MODEL_AWAY))
+            if found is None:
+                return problem_reply(of_refusal(_UNKNOWN_MESSAGE))
             if isinstance(found, Unavailable):
                 return problem_reply(of_unavailable(found))
             place = found
@@ -70,19 +63,3 @@ class MarkerHandler:
             log.warning("outcome of a read marker unknown", extra={"thread_id": thread_id, "cause": repr(error)})
             return problem_reply(of_unavailable(_UNKNOWN))
         return RawResponse(responses.marked(thread_id, marked))
-
-    async def _removed(
-        self, thread_id: ThreadId, message_id: MessageId, sequence_nr: int
-    ) -> tuple[int, int] | Refusal | Unavailable:
-        """Where a message was that is not live, once the read model is at least at ``sequence_nr``."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + _BEHIND_S
-        while True:
-            found = await self._read_model.message(thread_id, message_id)
-            if found.place is not None:
-                return found.place
-            if found.sequence_nr >= sequence_nr:
-                return _UNKNOWN_MESSAGE
-            if loop.time() >= deadline:
-                return _BEHIND
-            await asyncio.sleep(_LOOK_EVERY_S)

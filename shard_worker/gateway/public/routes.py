@@ -16,11 +16,13 @@ from shard_worker.contract import (
     GetAdministratorIds,
     GetMemberIds,
     GetMessages,
+    GetMessageWindow,
     MessagePage,
     Query,
     ReadThread,
 )
 from shard_worker.domain.ids import AccountId, ThreadId
+from shard_worker.domain.message_window import Side
 from shard_worker.domain.refusals import RefusalCode
 from shard_worker.gateway.http.json_bounds import MESSAGES, ORDINARY, JsonBounds
 from shard_worker.gateway.http.request_body import BODY_LIMIT_BYTES
@@ -132,12 +134,18 @@ def _get_members(thread_id: ThreadId, values: query_params.QueryValues, after: P
 
 
 def _get_messages(thread_id: ThreadId, values: query_params.QueryValues, after: Position | None) -> Query:
-    place = None if after is None else (int(after[0]), int(after[1]))
-    return GetMessages(thread_id, values.account_id, values.limit, values.offset, place, values.min_sequence_nr)
+    account_id, limit, least_nr = values.account_id, values.limit, values.min_sequence_nr
+    if values.anchor is not None:
+        return GetMessageWindow(thread_id, account_id, limit, *values.anchor, None, least_nr)
+    if after is not None and after[0] == Side.BEFORE:
+        place = int(after[1]), int(after[2])
+        return GetMessageWindow(thread_id, account_id, limit, Side.BEFORE, None, place, least_nr)
+    forward = None if after is None else (int(after[0]), int(after[1]))
+    return GetMessages(thread_id, account_id, limit, values.offset, forward, least_nr)
 
 
-def end_of_page(page: AccountIdPage | MessagePage, first_nr: int) -> Position | None:
-    """The position of a page's last item when the list goes on after it.
+def end_of_page(page: AccountIdPage | MessagePage, first_nr: int, *, backwards: bool) -> Position | None:
+    """The position of a page's last item when the list goes on after it, or of its first when it goes on backwards.
 
     It ends with the thread's sequence number at the first page: a source that is behind that one must not answer the next.
     """
@@ -145,6 +153,8 @@ def end_of_page(page: AccountIdPage | MessagePage, first_nr: int) -> Position | 
         return None
     if isinstance(page, AccountIdPage):
         return page.account_ids[-1], first_nr
+    if backwards:
+        return Side.BEFORE.value, page.messages[0].sequence_nr, page.messages[0].index, first_nr
     return page.messages[-1].sequence_nr, page.messages[-1].index, first_nr
 
 
@@ -274,7 +284,7 @@ QUERIES: Final = (
         template=THREAD + "/messages",
         operation_id="getMessages",
         summary="List a thread's messages, oldest first",
-        parameters=query_params.OF_A_PAGE,
+        parameters=query_params.OF_MESSAGES,
         query=_get_messages,
         answer_schema="MessagesAnswer",
     ),

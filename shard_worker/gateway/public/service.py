@@ -1,10 +1,14 @@
 """Protocols of the gateway: the rest of the worker as it sees it."""
 
-from typing import Protocol
+from typing import Final, Protocol
 
-from shard_worker.contract import Answer, Query, Request
+from shard_worker.contract import Answer, Query, Request, Unavailable, UnavailableCode
 from shard_worker.domain.ids import AccountId, MessageId, ThreadId
 from shard_worker.readmodel.queries import MentionList, MessageState, ThreadList
+
+READ_MODEL_AWAY: Final = Unavailable(
+    UnavailableCode.SHARD_UNAVAILABLE, "the read model cannot be read right now; try again"
+)
 
 
 class ThreadService(Protocol):
@@ -24,11 +28,23 @@ class ReadModel(Protocol):
     async def answer(self, query: Query) -> Answer: ...
 
     async def threads(
-        self, account_id: AccountId, limit: int, offset: int, after: tuple[int, ThreadId] | None
+        self,
+        account_id: AccountId,
+        limit: int,
+        offset: int,
+        after: tuple[int, ThreadId] | None,
+        *,
+        least_lsn: int = 0,
     ) -> ThreadList: ...
 
     async def mentions(
-        self, account_id: AccountId, limit: int, offset: int, after: tuple[int, ThreadId, int, int] | None
+        self,
+        account_id: AccountId,
+        limit: int,
+        offset: int,
+        after: tuple[int, ThreadId, int, int] | None,
+        *,
+        least_lsn: int = 0,
     ) -> MentionList: ...
 
     async def message(self, thread_id: ThreadId, message_id: MessageId) -> MessageState: ...

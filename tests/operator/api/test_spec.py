@@ -32,7 +32,7 @@ def test_what_is_left_out_has_the_defaults_of_the_reference() -> None:
     spec = parse_spec({**CLUSTER, "spec": GOOD})
     assert (spec.shards, spec.replicas, spec.paused, spec.autoscaling) == (144, 3, False, None)
     assert (spec.database.url_secret_key_ref.key, spec.database.tls.mode) == ("url", "VerifyFull")
-    assert spec.database.max_connections_per_worker == 8
+    assert spec.database.max_connections_per_worker == 12
     assert (spec.worker.passivation.idle_seconds, spec.worker.snapshot_every_events) == (120, 100)
     assert (spec.rollout.surge, spec.rollout.min_ready_seconds, spec.rollout.canary.observe_seconds) == (0, 5, 30)
     assert (spec.drain.timeout_seconds, spec.drain.load_balancer_seconds) == (30, 15)

@@ -53,6 +53,7 @@ def test_the_settings_make_a_worker(wanted: RenderInput, tmp_path: Any, monkeypa
         ("database/url", "postgresql://h/d"),
         ("internal/secret", "x" * 32),
         ("database-ca/ca.crt", ""),
+        ("database-replica/url", "postgresql://replica/d"),
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
@@ -66,14 +67,30 @@ def test_the_settings_make_a_worker(wanted: RenderInput, tmp_path: Any, monkeypa
     assert settings.cluster == wanted.cluster_id
     assert settings.shards == wanted.spec.shards
     assert settings.drain_seconds == wanted.spec.drain.timeout_seconds
-    assert settings.read_connections + 5 == wanted.spec.database.max_connections_per_worker
+    connections = settings.read_connections + settings.query_connections + 5
+    assert connections == wanted.spec.database.max_connections_per_worker
+    replica = wanted.spec.database.replica_url_secret_key_ref
+    assert settings.replica == (None if replica is None else tmp_path / "database-replica" / "url")
 
 
 def test_few_connections_leave_one_to_read_with() -> None:
     """As few as the resource allows."""
-    spec = {**LEAST, "database": {**LEAST["database"], "maxConnectionsPerWorker": 6}}
+    spec = {**LEAST, "database": {**LEAST["database"], "maxConnectionsPerWorker": 7}}
     [container] = pod_spec(cluster(spec))["containers"]
     assert environment(container)["SHARD_WORKER_READ_CONNECTIONS"] == "1"
+    assert environment(container)["SHARD_WORKER_QUERY_CONNECTIONS"] == "1"
+
+
+def test_the_replica_s_dsn_is_mounted_for_workers_alone() -> None:
+    """As a folder, so that a rotated password reaches them; the migration has no use for it."""
+    spec = pod_spec(cluster(EVERYTHING))
+    secret = {"secretName": "chat-db", "items": [{"key": "replica", "path": "url"}]}
+    assert {"name": "database-replica", "secret": secret} in spec["volumes"]
+    [container] = spec["containers"]
+    mount = {"name": "database-replica", "mountPath": "/etc/threadcluster/database-replica", "readOnly": True}
+    assert mount in container["volumeMounts"]
+    migration = find(cluster(EVERYTHING), "Job")["spec"]["template"]["spec"]
+    assert "database-replica" not in [volume["name"] for volume in migration["volumes"]]
 
 
 @pytest.mark.parametrize(("worker", "given"), [({}, None), ({"writeFormat": 2}, "2")], ids=["unset", "set"])
