@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from struct import Struct
 from struct import error as StructError  # noqa: N812  # the name that it lacks
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
@@ -27,6 +27,7 @@ _INT2, _INT4, _INT8, _UUID, _BYTEA, _TEXT = 21, 23, 20, 2950, 17, 25
 """Object ids of the element types, fixed in Postgres's sources."""
 
 _HEADER: Final = Struct(">5i").pack
+_HEADER_BYTES: Final = 20
 _EMPTY: Final = Struct(">3i").pack
 _NULL: Final = b"\xff\xff\xff\xff"
 _CHUNK: Final = 64
@@ -117,24 +118,34 @@ def _strings(element: int, values: Sequence[bytes | None]) -> bytes:
 
 
 class _Codec:
-    """What asyncpg calls for a parameter: ready-made bytes as they are, a list encoded."""
+    """Encoder of a parameter: gives ready-made bytes as they are, and a list encoded."""
 
-    def __init__(self, encode: Callable[[Sequence[object]], bytes]) -> None:
+    def __init__(self, element: int, encode: Callable[[Sequence[Any]], bytes]) -> None:
+        self._element = element
         self._encode = encode
 
-    def __call__(self, value: object) -> bytes:
-        return value if type(value) is bytes else self._encode(value)  # type: ignore[arg-type]  # else UNENCODABLE
+    def __call__(self, value: Any) -> bytes:  # Any: asyncpg's, of whatever it was given
+        if type(value) is bytes:
+            return value
+        try:
+            return self._encode(value)
+        except UNENCODABLE:
+            if None not in value:
+                raise
+        # Seldom: a column that is NULL in some of its rows.
+        elements = [_NULL if each is None else self._encode([each])[_HEADER_BYTES:] for each in value]
+        return array_of(self._element, elements, nulls=True)
 
 
 _ARRAYS: Final = {
-    "_int2": (1005, int2s),
-    "_int4": (1007, int4s),
-    "_int8": (1016, int8s),
-    "_uuid": (2951, uuids),
-    "_bytea": (1001, byteas),
-    "_text": (1009, texts),
+    "_int2": (1005, _INT2, int2s),
+    "_int4": (1007, _INT4, int4s),
+    "_int8": (1016, _INT8, int8s),
+    "_uuid": (2951, _UUID, uuids),
+    "_bytea": (1001, _BYTEA, byteas),
+    "_text": (1009, _TEXT, texts),
 }
-"""Array types by name: their object id, and what encodes them."""
+"""Array types by name: their object id, their element's, and their encoder."""
 _CHECK_SQL: Final = r"""
 SELECT $1::smallint[] = '{1,-2}' AND $2::integer[] = '{3,-4}' AND $3::bigint[] = '{5,-6}'
    AND $4::uuid[] = '{00112233-4455-6677-8899-aabbccddeeff}'
@@ -149,8 +160,9 @@ async def use_binary_arrays(connection: asyncpg.Connection) -> bool:
     """
     try:
         settings = connection._protocol.get_settings()  # type: ignore[attr-defined]  # noqa: SLF001 - asyncpg has no public way
-        for name, (oid, encode) in _ARRAYS.items():
-            settings.add_python_codec(oid, name, "pg_catalog", [], "scalar", _Codec(encode), bytes, "binary")  # type: ignore[arg-type]  # each its own elements
+        for name, (oid, element, encode) in _ARRAYS.items():
+            codec = _Codec(element, encode)  # type: ignore[arg-type]  # mypy joins the encoders of the table to `object`
+            settings.add_python_codec(oid, name, "pg_catalog", [], "scalar", codec, bytes, "binary")
         some = UUID("00112233-4455-6677-8899-aabbccddeeff")
         ready = (int2s([1, -2]), int4s([3, -4]), int8s([5, -6]), uuids([some]), byteas([b"\x00\xff", None, b""]))
         return bool(await connection.fetchval(_CHECK_SQL, *ready, texts(["ä", None, ""]), byteas([])))

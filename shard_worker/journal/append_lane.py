@@ -139,7 +139,7 @@ class AppendLane:
                 # No await between the check and the future: `schedule` cannot run in between.
                 self._wake = loop.create_future()
                 await self._wake
-            # What came in the same turn of the loop joins the batch: no linger, for nothing is waited for.
+            # No linger, but one turn of the loop: rows that come in the same turn join the batch.
             await asyncio.sleep(0)
             if self._connection is not None and self._connection.is_closed():
                 # Noticed before anything is sent: what waits is queued, and not unknown.
@@ -266,15 +266,16 @@ class AppendLane:
         metrics.seconds += took_s
         metrics.batches += 1
         if len(locked) == len(batch):
+            xid = int(locked[0]["xid"])
             for stream, rows in batch:
-                _settle(stream, rows, took_s)
+                _settle(stream, rows, took_s, xid)
             metrics.events += sum([len(rows) for _, rows in batch])
             return
-        durable = {record["id"] for record in locked}
+        durable = {record["id"]: int(record["xid"]) for record in locked}
         skipped: list[ShardBatch] = []
         for stream, rows in batch:
             if stream.shard_id in durable:
-                _settle(stream, rows, took_s)
+                _settle(stream, rows, took_s, durable[stream.shard_id])
                 metrics.events += len(rows)
             else:
                 skipped.append((stream, rows))
@@ -403,13 +404,13 @@ class AppendLane:
         self._connection = self._statement = self._backend = None
 
 
-def _settle(stream: AppendQueue, rows: list[Row], took_s: float) -> None:
+def _settle(stream: AppendQueue, rows: list[Row], took_s: float, xid: int) -> None:
     """Durable: advance the head, then answer the writers in order."""
     stream.batches += 1
     stream.append_s += took_s
     stream.in_flight = 0
     stream.back_off_s = 0.0
-    stream.advance(rows)
+    stream.advance(rows, xid)
     if stream.state is AppendQueueState.CLOSED:
         stream.host.on_ownership_lost([])  # what was queued behind these was not stored
     stream.settled()

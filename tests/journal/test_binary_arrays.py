@@ -60,6 +60,10 @@ async def test_postgres_reads_the_values_that_were_encoded(count: int, dsn: str)
     assert await use_binary_arrays(connection)
     assert [tuple(row) for row in await connection.fetch(_COLUMNS, *ready)] == rows
     assert [tuple(row) for row in await connection.fetch(_COLUMNS, *columns)] == rows
+    for column in columns:
+        column[count // 2 : count // 2 + 1] = [None]
+    some = [tuple(row) for row in await connection.fetch(_COLUMNS, *columns)]
+    assert some == list(zip(*columns, strict=True)), "lists may have elements without a value"
     await connection.close()
 
 
@@ -77,6 +81,7 @@ def test_equal_elements_and_single_elements_are_encoded_as_in_a_list() -> None:
         (int8s, [1 << 63]),
         (int8s, [1.5]),
         (int8s, [None]),
+        (uuids, [None]),
         (uuids, ["not a uuid"]),
         (byteas, ["text"]),
         (texts, [b"bytes"]),
