@@ -10,6 +10,7 @@ from uuid import UUID
 from shard_worker.domain.events import PostedMessage
 from shard_worker.domain.ids import AccountId, ShardId, ThreadId
 from shard_worker.domain.limits import Limits
+from shard_worker.journal.append_queue import Row
 from shard_worker.journal.codec import Encode, encode
 from shard_worker.journal.idempotency import StoredKey
 from shard_worker.journal.loader import Poisoned, Recovered
@@ -89,8 +90,11 @@ class Projection(Protocol):
     def open_shard(self, shard_id: ShardId, head: int) -> None:
         """This worker owns the shard, whose events up to ``head`` are durable."""
 
-    def advance(self, shard_id: ShardId, head: int) -> None:
-        """The shard's events up to ``head`` are durable."""
+    def advance(self, shard_id: ShardId, head: int, rows: Sequence[Row], epoch: int, xid: int | None) -> None:
+        """The shard's events up to ``head`` are durable.
+
+        ``rows`` are the last of them, written at ``epoch`` by the transaction ``xid``, which is None where it is not known.
+        """
 
     def close_shard(self, shard_id: ShardId) -> None:
         """This worker no longer owns the shard."""
@@ -102,7 +106,7 @@ class NoProjection:
     def open_shard(self, shard_id: ShardId, head: int) -> None:
         """Project nothing."""
 
-    def advance(self, shard_id: ShardId, head: int) -> None:
+    def advance(self, shard_id: ShardId, head: int, rows: Sequence[Row], epoch: int, xid: int | None) -> None:
         """Project nothing."""
 
     def close_shard(self, shard_id: ShardId) -> None:

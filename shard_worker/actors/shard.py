@@ -153,9 +153,9 @@ class Shard:
             self.state = ShardState.SERVING
             self.retry_stashed()
 
-    def stored(self, rows: list[Row]) -> None:
+    def stored(self, rows: list[Row], xid: int | None) -> None:
         if self.state is not ShardState.CLOSED:  # the worker may have adopted the shard again, from a head of its own
-            self.env.projection.advance(self.shard_id, self.stream.head)
+            self.env.projection.advance(self.shard_id, self.stream.head, rows, self.stream.epoch, xid)
 
     def on_ownership_lost(self, in_flight: list[Row]) -> None:
         """Close: another owner has the shard, and the waiting requests, of which nothing is stored, are redirected."""

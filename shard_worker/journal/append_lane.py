@@ -24,9 +24,17 @@ from typing import Final, NamedTuple
 import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
 
+from shard_worker.database.binary_arrays import UNENCODABLE, use_binary_arrays
 from shard_worker.database.connection import CONNECTION_ERRORS, OpenConnection
 from shard_worker.journal.append_queue import AppendQueue, AppendQueueState, Row
-from shard_worker.journal.append_sql import APPEND_SESSION_SQL, APPEND_SQL, OWNERS_SQL, ShardBatch, parameters
+from shard_worker.journal.append_sql import (
+    APPEND_SESSION_SQL,
+    APPEND_SQL,
+    OWNERS_SQL,
+    ShardBatch,
+    binary_parameters,
+    parameters,
+)
 from shard_worker.journal.isolation import Suspects, find_guilty, find_used_keys, is_key_violation
 from shard_worker.journal.outcome import Backend, OutcomeResolver, is_about_a_row, is_definite, jittered
 from shard_worker.tasks import BackgroundTasks
@@ -99,6 +107,8 @@ class AppendLane:
         """Whether the last batch was refused because of a key."""
         self._pause_s = _FIRST_PAUSE_S
         self._wake: asyncio.Future[None] | None = None
+        self._binary = True
+        """Whether the connection takes ready-made arrays, as far as is known."""
         self._connection: asyncpg.Connection | None = None
         self._statement: PreparedStatement | None = None
         self._backend: Backend | None = None
@@ -129,6 +139,8 @@ class AppendLane:
                 # No await between the check and the future: `schedule` cannot run in between.
                 self._wake = loop.create_future()
                 await self._wake
+            # No linger, but one turn of the loop: rows that come in the same turn join the batch.
+            await asyncio.sleep(0)
             if self._connection is not None and self._connection.is_closed():
                 # Noticed before anything is sent: what waits is queued, and not unknown.
                 self._disconnect(ConnectionResetError("closed while idle"))
@@ -158,6 +170,13 @@ class AppendLane:
             try:
                 row = await connection.fetchrow(_BACKEND_SQL)
                 assert row is not None  # a backend always sees itself
+                if self._binary and not await use_binary_arrays(connection):
+                    self._binary = False
+                    log.warning(
+                        "client library takes no ready-made arrays; appends cost more", extra={"lane": self._name}
+                    )
+                    connection.terminate()
+                    continue
                 await connection.execute(APPEND_SESSION_SQL)
                 statement = await connection.prepare(APPEND_SQL)
             except CONNECTION_ERRORS as error:
@@ -224,7 +243,7 @@ class AppendLane:
         watchdog = loop.call_later(self._watchdog_s, connection.terminate)
         began = loop.time()
         try:
-            locked = await statement.fetch(*parameters(batch, incarnation))
+            locked = await statement.fetch(*self._parameters(batch, incarnation))
         except asyncio.CancelledError:  # the lane is closing; the connection is in the middle of a statement
             connection.terminate()
             raise
@@ -247,19 +266,28 @@ class AppendLane:
         metrics.seconds += took_s
         metrics.batches += 1
         if len(locked) == len(batch):
+            xid = int(locked[0]["xid"])
             for stream, rows in batch:
-                _settle(stream, rows, took_s)
+                _settle(stream, rows, took_s, xid)
             metrics.events += sum([len(rows) for _, rows in batch])
             return
-        durable = {record["id"] for record in locked}
+        durable = {record["id"]: int(record["xid"]) for record in locked}
         skipped: list[ShardBatch] = []
         for stream, rows in batch:
             if stream.shard_id in durable:
-                _settle(stream, rows, took_s)
+                _settle(stream, rows, took_s, durable[stream.shard_id])
                 metrics.events += len(rows)
             else:
                 skipped.append((stream, rows))
         await self._ask_owner(skipped)
+
+    def _parameters(self, batch: list[ShardBatch], incarnation: str) -> tuple[object, ...]:
+        if self._binary:
+            try:
+                return binary_parameters(batch, incarnation)
+            except UNENCODABLE:
+                pass  # a list, of which asyncpg says what is wrong with it, as a refusal of the statement
+        return parameters(batch, incarnation)
 
     async def _ask_owner(self, skipped: list[ShardBatch]) -> None:
         """Shards that were not locked: another transaction had the row for a moment, or another owner has the shard."""
@@ -376,13 +404,13 @@ class AppendLane:
         self._connection = self._statement = self._backend = None
 
 
-def _settle(stream: AppendQueue, rows: list[Row], took_s: float) -> None:
+def _settle(stream: AppendQueue, rows: list[Row], took_s: float, xid: int) -> None:
     """Durable: advance the head, then answer the writers in order."""
     stream.batches += 1
     stream.append_s += took_s
     stream.in_flight = 0
     stream.back_off_s = 0.0
-    stream.advance(rows)
+    stream.advance(rows, xid)
     if stream.state is AppendQueueState.CLOSED:
         stream.host.on_ownership_lost([])  # what was queued behind these was not stored
     stream.settled()

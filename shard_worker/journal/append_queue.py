@@ -44,8 +44,11 @@ class AppendListener(Protocol):
     def resumed(self) -> None:
         """Continue: the unknown outcome is decided."""
 
-    def stored(self, rows: "list[Row]") -> None:
-        """These rows are durable, the head covers them, and their writers know it."""
+    def stored(self, rows: "list[Row]", xid: int | None) -> None:
+        """These rows are durable, the head covers them, and their writers know it.
+
+        ``xid`` is the id of the transaction that stored them, None where that is not known.
+        """
 
     def on_ownership_lost(self, in_flight: "list[Row]") -> None:
         """The shard has another owner.  ``in_flight`` and all that is queued are definitely not stored."""
@@ -148,13 +151,16 @@ class AppendQueue:
         if self.queue and not self.scheduled and not self.suspected and self.state is AppendQueueState.OPEN:
             self._schedule(self)
 
-    def advance(self, rows: list[Row]) -> None:
-        """These rows, the oldest on their way, are durable: move the head, and tell their writers in order."""
+    def advance(self, rows: list[Row], xid: int | None = None) -> None:
+        """These rows, the oldest on their way, are durable: move the head, and tell their writers in order.
+
+        ``xid`` is the id of the transaction that stored them, where it is known.
+        """
         # The head first: a writer may wake a drain, which returns the head.
         self.head += len(rows)
         for row in rows:
             row.writer.stored(row)
-        self.host.stored(rows)
+        self.host.stored(rows, xid)
 
     def return_rows(self, rows: list[Row]) -> None:
         """Put rows that are definitely not stored back in front, in their order."""

@@ -5,6 +5,7 @@ their events and no others.
 from collections.abc import Sequence
 from typing import Final
 
+from shard_worker.database import binary_arrays
 from shard_worker.journal.append_queue import AppendQueue, Row
 
 ShardBatch = tuple[AppendQueue, list[Row]]
@@ -30,7 +31,7 @@ WITH fence AS MATERIALIZED (
                  payload, metadata, key_hash, body_hash)
       JOIN fence ON fence.id = r.shard_id
 )
-SELECT id FROM fence
+SELECT id, (SELECT pg_current_xact_id()::text) AS xid FROM fence
 """
 """Parameters: what `fence_of` gives, then the rows by column; a column that is NULL as a whole is NULL in every row.
 
@@ -85,3 +86,44 @@ def parameters(batch: list[ShardBatch], incarnation: str) -> tuple[object, ...]:
         keys if keyed else None,
         [row.body_hash for row in rows] if keyed else None,
     )
+
+
+def binary_parameters(batch: list[ShardBatch], incarnation: str) -> tuple[object, ...]:
+    """`parameters` for a connection that takes ready-made arrays: a fifth of the cost.
+
+    Raises one of `binary_arrays.UNENCODABLE` for a row that has a value of another type than its column.
+    """
+    shards: list[bytes] = []
+    sequence: list[int] = []
+    rows: list[Row] = []
+    for stream, part in batch:
+        count = len(part)
+        shards.append(binary_arrays.int4_element(stream.shard_id) * count)
+        sequence += range(stream.head + 1, stream.head + 1 + count)
+        rows += part
+    keys = [row.key_hash for row in rows]
+    keyed = any(keys)
+    ids, bits, fences, owner = fence_parameters([(stream.shard_id, stream.epoch) for stream, _ in batch], incarnation)
+    return (
+        binary_arrays.int4s(ids),
+        bits,
+        binary_arrays.int8s(fences),
+        owner,
+        b"".join([binary_arrays.header(binary_arrays.INT4, len(rows)), *shards]),
+        binary_arrays.int8s(sequence),
+        binary_arrays.uuids([row.writer.uuid for row in rows]),
+        binary_arrays.int8s([row.seq_nr for row in rows]),
+        _small_numbers([row.event_type for row in rows]),
+        _small_numbers([row.event_version for row in rows]),
+        binary_arrays.byteas([row.payload for row in rows]),
+        binary_arrays.byteas([row.metadata for row in rows]),
+        binary_arrays.byteas(keys) if keyed else None,
+        binary_arrays.byteas([row.body_hash for row in rows]) if keyed else None,
+    )
+
+
+def _small_numbers(values: list[int]) -> bytes:
+    first, count = values[0], len(values)
+    if values.count(first) == count:  # nearly always: messages, of the newest version
+        return binary_arrays.same_int2s(first, count)
+    return binary_arrays.int2s(values)

@@ -22,13 +22,15 @@ import asyncpg
 
 from shard_worker.domain.events import Event
 from shard_worker.journal.codec import UndecodableEvent
+from shard_worker.journal.journal_row import JournalRow
 from shard_worker.journal.outcome import is_about_a_row
 from shard_worker.readmodel.projection import Changes, StoredEvent
-from shard_worker.readmodel.tables import EventRow, GenerationTables, ShardEvents
+from shard_worker.readmodel.recent_rows import RecentRows
+from shard_worker.readmodel.tables import GenerationTables, ShardEvents
 
 log = logging.getLogger(__name__)
 
-_BATCH_SHARDS: Final = 64
+_BATCH_SHARDS: Final = 256
 """Maximum shards in a batch."""
 _BATCH_EVENTS: Final = 256
 """Maximum events of one shard in a batch."""
@@ -112,8 +114,10 @@ class GenerationFeed:
         decode: Decode,
         clock: Callable[[], float] = time.monotonic,
         metrics: UpdaterMetrics,
+        recent: RecentRows | None = None,
     ) -> None:
         self.projections: dict[int, ShardProjection] = {}
+        self._recent = RecentRows() if recent is None else recent
         self._tables = tables
         self._decode = decode
         self._clock = clock
@@ -252,7 +256,7 @@ class GenerationFeed:
         fold = _Fold(self._tables.new_changes(), self._decode, refused, max(1, int(_BATCH_ROWS * self._share)))
         async with asyncio.timeout(_BATCH_S), connection.transaction():
             most_bytes = max(_SHARD_BYTES, _BATCH_BYTES // len(behind))
-            found = await self._tables.read(connection, positions, most_events, int(most_bytes * self._share))
+            found = await self._events(connection, positions, most_events, int(most_bytes * self._share))
             if doubtful:
                 # Under the offsets' locks: another owner, or a repair, may have brought a thread up to its shard's offset.
                 for stopped in (await self._tables.dead_threads(connection, doubtful)).values():
@@ -267,6 +271,27 @@ class GenerationFeed:
         self._metrics.batches += 1
         self._metrics.events += sum(reached - positions[shard_id] for shard_id, reached in fold.reached.items())
         self._metrics.seconds += self._clock() - began
+
+    async def _events(
+        self, connection: asyncpg.Connection, positions: Mapping[int, int], most_events: int, most_bytes: int
+    ) -> dict[int, ShardEvents]:
+        """Lock the offsets that stand at ``positions``; what is behind them, as this worker appended it or from the journal.
+
+        Rows are taken before the lock: what is in memory is durable, and the lock says that nothing of it is projected.
+        """
+        recent: dict[int, ShardEvents] = {}
+        for shard_id, position in positions.items():
+            rows = self._recent.after(shard_id, position, most_events, most_bytes)
+            if rows is not None:
+                recent[shard_id] = ShardEvents(position, rows)
+        if not recent:
+            return await self._tables.read(connection, positions, most_events, most_bytes)
+        held = await self._tables.lock(connection, {shard_id: positions[shard_id] for shard_id in recent})
+        found = {shard_id: recent[shard_id] for shard_id in held}
+        others = {shard_id: position for shard_id, position in positions.items() if shard_id not in recent}
+        if others:
+            found |= await self._tables.read(connection, others, most_events, most_bytes)
+        return found
 
     def _settle(self, behind: Sequence[ShardProjection], fold: "_Fold") -> None:
         """A batch was committed: take note of where its shards are."""
@@ -381,7 +406,7 @@ class GenerationFeed:
             )
         return bool(rows) and reason is None
 
-    def _reason_against(self, row: EventRow) -> str | None:
+    def _reason_against(self, row: JournalRow) -> str | None:
         try:
             self._decode(row.event_type, row.event_version, row.payload)
         except UndecodableEvent as error:
@@ -398,7 +423,7 @@ class _Fold:
         """By shard, the last event that the batch deals with."""
         self.holes: dict[int, int] = {}
         """By shard, the number that is missing."""
-        self.buried: list[tuple[int, EventRow, str]] = []
+        self.buried: list[tuple[int, JournalRow, str]] = []
         self.dead: set[UUID] = set()
         self._decode = decode
         self._refused = refused
@@ -408,20 +433,20 @@ class _Fold:
     async def add(self, shard_id: int, read: ShardEvents, head: int) -> None:
         """Fold a shard's events, as many as the batch may hold."""
         rows, missing = dense(read, head)
-        taken = 0
+        taken, changes, most_rows, clock = 0, self.changes, self._most_rows, time.perf_counter
         for row in rows:
-            if self.changes.rows >= self._most_rows:
+            if changes.rows >= most_rows:
                 break
             self._fold(shard_id, row)
             taken += 1
-            if time.perf_counter() - self._turned_at > _TURN_S:
+            if clock() - self._turned_at > _TURN_S:
                 await asyncio.sleep(0)
-                self._turned_at = time.perf_counter()
+                self._turned_at = clock()
         self.reached[shard_id] = read.seq + taken
         if missing is not None and taken == len(rows):
             self.holes[shard_id] = missing
 
-    def _fold(self, shard_id: int, row: EventRow) -> None:
+    def _fold(self, shard_id: int, row: JournalRow) -> None:
         if row.thread_id in self.dead:
             return
         reason = self._refused
@@ -437,7 +462,7 @@ class _Fold:
             self.buried.append((shard_id, row, reason))
 
 
-def dense(read: ShardEvents, head: int) -> tuple[Sequence[EventRow], int | None]:
+def dense(read: ShardEvents, head: int) -> tuple[Sequence[JournalRow], int | None]:
     """The events up to the first hole in the shard's numbers, and the number that is missing there.
 
     ``head`` was durable before the read.  A hole is never passed over: events behind it may depend on what is missing.

@@ -124,17 +124,20 @@ class Changes:
         long ago may be given to another message, so both may name the same id."""
         self._live: dict[tuple[UUID, MessageId], MessageRow] = {}
         self.mentions: list[MentionRow] = []
+        self.posted = 0
+        """How many rows of threads, messages and mentions change."""
 
     @property
     def rows(self) -> int:
         """How many rows of the tables change."""
-        return len(self.threads) + len(self.accounts) + len(self.messages) + len(self.removed) + len(self.mentions)
+        return self.posted + len(self.accounts) + len(self.removed)
 
     def add(self, stored: StoredEvent) -> None:
         """Take one more event; a thread's events in their order."""
         head = self.threads.get(stored.thread_id)
         if head is None:
             head = self.threads[stored.thread_id] = Head(stored)
+            self.posted += 1
         head.advance(stored)
         event = stored.event
         match event:
@@ -167,6 +170,7 @@ class Changes:
 
     def _add_messages(self, stored: StoredEvent, event: MessagesAdded) -> None:
         thread_id, seq_nr, at = stored.thread_id, stored.seq_nr, event.at
+        self.posted += len(event.messages)
         for index, message in enumerate(event.messages):
             message_id = message.message_id
             row = MessageRow(
@@ -182,6 +186,7 @@ class Changes:
             )
             self.messages.append(row)
             self._live[thread_id, message_id] = row
+            self.posted += len(message.to_account_ids)
             for account_id in message.to_account_ids:
                 self.mentions.append(MentionRow(account_id, at, thread_id, seq_nr, index, message_id))
 

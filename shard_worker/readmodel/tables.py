@@ -1,13 +1,14 @@
 """The SQL of one generation of the read model: reading a batch of events, and writing what it changes.
 
 A batch is one transaction.  It first locks the offsets of its shards that still stand where the updater believes (``FOR UPDATE
-SKIP LOCKED``, ascending), and reads the events behind them in the same statement; only those shards are projected, and their
-offsets are set at the end.  Two owners of a shard, as there may be after a takeover, then neither wait for each other nor
+SKIP LOCKED``, ascending), and reads in the same statement the events that are not in memory; only those shards are projected, and
+their offsets are set at the end.  Two owners of a shard, as there may be after a takeover, then neither wait for each other nor
 apply an event twice: the second finds the offset elsewhere.  The shard's own row is never locked: appends do not wait for the
 read model.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from asyncpg.pgproto.pgproto import UUID as PostgresUUID  # noqa: N811  # made a
 from shard_worker.database.connection import Session
 from shard_worker.domain.events import ThreadCreated
 from shard_worker.domain.ids import ulid_bytes
+from shard_worker.journal.journal_row import JournalRow
 from shard_worker.readmodel.projection import Changes, Head, MessageRow
 from shard_worker.readmodel.rules import RULES, Rules, versions
 
@@ -43,6 +45,13 @@ SELECT mine.shard_id, mine.seq, event.*
         WHERE before < $5
   ) AS event ON true
  ORDER BY mine.shard_id, event.shard_seq
+"""
+_LOCK: Final = """
+SELECT o.shard_id
+  FROM projection_offset o JOIN unnest($2::int[], $3::bigint[]) AS at (shard_id, seq) USING (shard_id, seq)
+ WHERE o.generation = $1
+ ORDER BY o.shard_id
+   FOR UPDATE OF o SKIP LOCKED
 """
 _SET_OFFSETS: Final = """
 UPDATE projection_offset o SET seq = at.seq
@@ -81,6 +90,8 @@ _UNBURY: Final = "DELETE FROM dead_letter WHERE generation = $1 AND thread_id = 
 _OF_THREAD_BYTES: Final = 1 << 20
 _REASON_MOST: Final = 500
 """Characters of a reason that are kept."""
+_ACCOUNTS_KEPT: Final = 4_096
+"""Accounts whose id is kept as the tables have it; about a megabyte."""
 _CHUNK: Final = 1_000
 """Maximum rows of one statement: to make and send its columns takes a few milliseconds of the loop."""
 
@@ -175,24 +186,11 @@ _DELETE: Final = (
 )
 
 
-class EventRow(NamedTuple):
-    """One event as it is in the journal."""
-
-    shard_seq: int
-    thread_id: UUID
-    seq_nr: int
-    event_type: int
-    event_version: int
-    payload: bytes
-    epoch: int
-    xid: int | None
-
-
 class ShardEvents(NamedTuple):
     """The events of one shard behind an offset whose row this transaction holds."""
 
     seq: int
-    rows: list[EventRow]
+    rows: list[JournalRow]
 
 
 class UnknownVersionError(Exception):
@@ -263,6 +261,11 @@ class GenerationTables:
                 events.rows.append(_event_row(row))
         return found
 
+    async def lock(self, connection: Session, positions: Mapping[int, int]) -> list[int]:
+        """Lock the offsets that stand at ``positions``, as `read` does; the shards whose offset is locked."""
+        rows = await connection.fetch(_LOCK, self.generation, list(positions), list(positions.values()))
+        return [row["shard_id"] for row in rows]
+
     async def hold(self, connection: Session, shard_id: int) -> int | None:
         """Lock a shard's offset and return it; None when another updater holds it."""
         seq: int | None = await connection.fetchval(_HOLD, self.generation, shard_id)
@@ -270,7 +273,7 @@ class GenerationTables:
 
     async def events_of(
         self, connection: Session, shard_id: int, thread_id: UUID, from_nr: int, up_to: int, most_events: int
-    ) -> list[EventRow]:
+    ) -> list[JournalRow]:
         """Events of one thread from ``from_nr`` on, of the shard's up to ``up_to``; about a megabyte at most."""
         rows = await connection.fetch(_OF_THREAD, shard_id, thread_id, from_nr, up_to, most_events, _OF_THREAD_BYTES)
         return [_event_row(row) for row in rows]
@@ -288,7 +291,7 @@ class GenerationTables:
         """Record that a thread is projected as far as its shard."""
         await connection.execute(_UNBURY, self.generation, thread_id)
 
-    async def bury(self, connection: Session, buried: Sequence[tuple[int, EventRow, str]]) -> None:
+    async def bury(self, connection: Session, buried: Sequence[tuple[int, JournalRow, str]]) -> None:
         """Record that threads have stopped: of each the shard, the event, and why it cannot be projected."""
         await connection.execute(
             _BURY,
@@ -466,15 +469,15 @@ def _plain_columns(plain: Sequence[MessageRow]) -> tuple[list[object], ...]:
         [message.sequence_nr for message in plain],
         [message.index for message in plain],
         [_uuid(message.message_id) for message in plain],
-        [_uuid(message.sender_id) for message in plain],
+        [_account_uuid(message.sender_id) for message in plain],
         [message.body for message in plain],
         [message.created_at for message in plain],
     )
 
 
-def _event_row(row: asyncpg.Record) -> EventRow:
+def _event_row(row: asyncpg.Record) -> JournalRow:
     xid = row["xid"]
-    return EventRow(
+    return JournalRow(
         row["shard_seq"],
         row["thread_id"],
         row["seq_nr"],
@@ -484,6 +487,12 @@ def _event_row(row: asyncpg.Record) -> EventRow:
         row["epoch"],
         None if xid is None else int(xid),
     )
+
+
+@lru_cache(maxsize=_ACCOUNTS_KEPT)
+def _account_uuid(account_id: str) -> UUID:
+    """`_uuid` of an account: the senders of a moment are few."""
+    return _uuid(account_id)
 
 
 def _text(xid: int | None) -> str | None:

@@ -3,23 +3,27 @@
 One task serves all shards of the worker and all generations of the read model.  An append wakes it; a timer looks after every interval
 too, so that a lost wake-up costs an interval and not a projection.  Neither moves a position: what is projected is what the journal
 holds behind the offset that the batch's own transaction has locked (`shard_worker.readmodel.feed`), so that a crash, a takeover or a
-handoff between any two steps applies each event once.
+handoff between any two steps applies each event once.  A wake-up brings the rows that were stored, which spares their reading
+(`shard_worker.readmodel.recent_rows`).
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 from uuid import UUID
 
 import asyncpg
 
+from shard_worker.database.binary_arrays import use_binary_arrays
 from shard_worker.database.connection import CONNECTION_ERRORS, OpenConnection
 from shard_worker.database.reconnecting import Backoff
 from shard_worker.domain.ids import ShardId
 from shard_worker.journal import codec
+from shard_worker.journal.append_queue import Row
 from shard_worker.readmodel.feed import Decode, GenerationFeed, UpdaterMetrics
+from shard_worker.readmodel.recent_rows import RecentRows
 from shard_worker.readmodel.rules import RULES, versions
 from shard_worker.readmodel.tables import GenerationTables
 from shard_worker.tasks import BackgroundTasks, OnFailure, log_only
@@ -58,10 +62,15 @@ class ReadModelUpdater:
         self._clock = clock
         self._heads: dict[int, int] = {}
         """By owned shard: the last event known to be durable."""
+        self._recent = RecentRows()
+        self._following = False
+        """Whether there is a session, so that rows are kept for it."""
         self._woken: set[int] = set()
         """Shards with events that the updater was woken for and has not projected yet."""
         self._feeds: dict[int, GenerationFeed] = {}
         self._wake: asyncio.Future[None] | None = None
+        self._binary = True
+        """Whether arrays are encoded by this worker, as far as is known to work."""
         self._tasks = BackgroundTasks()
         self.metrics = UpdaterMetrics()
 
@@ -70,6 +79,7 @@ class ReadModelUpdater:
     def open_shard(self, shard_id: ShardId, head: int) -> None:
         """Project a shard from now on; its events up to ``head`` are durable."""
         self._heads[shard_id] = head
+        self._recent.forget(shard_id)
         for feed in self._feeds.values():
             feed.add(shard_id)
         self._notify(shard_id)
@@ -77,14 +87,22 @@ class ReadModelUpdater:
     def close_shard(self, shard_id: ShardId) -> None:
         """Leave a shard to its next owner.  A batch that is under way may still be stored: the offset's lock orders the two."""
         self._heads.pop(shard_id, None)
+        self._recent.forget(shard_id)
         self._woken.discard(shard_id)
         for feed in self._feeds.values():
             feed.remove(shard_id)
 
-    def advance(self, shard_id: ShardId, head: int) -> None:
-        """The events of a shard up to ``head`` are durable."""
+    def advance(
+        self, shard_id: ShardId, head: int, rows: Sequence[Row] = (), epoch: int = 0, xid: int | None = None
+    ) -> None:
+        """The events of a shard up to ``head`` are durable; ``rows`` are the last, stored at ``epoch`` by ``xid``.
+
+        Where the transaction is not known the rows are read from the journal.
+        """
         if shard_id in self._heads:
             self._heads[shard_id] = head
+            if xid is not None and rows and self._following:
+                self._recent.add(shard_id, head, rows, epoch, xid)
             self._notify(shard_id)
 
     def _notify(self, shard_id: int) -> None:
@@ -134,10 +152,19 @@ class ReadModelUpdater:
                 # the loop and the server some milliseconds each.
                 await asyncio.sleep(_AGAIN_S + backoff.next_s())
             finally:
+                self._following = False
+                self._recent.clear()
                 connection.terminate()
 
     async def _follow(self, connection: asyncpg.Connection, backoff: Backoff) -> None:
         """Project until the connection fails."""
+        if self._binary and not await use_binary_arrays(connection):
+            self._binary = False
+            log.warning("client library takes no ready-made arrays; the read model costs more")
+            return
+        # After the session was opened: it ended those of an older history, and nothing is appended to that any more.
+        self._recent.clear()
+        self._following = True
         for feed in self._feeds.values():
             feed.forget_positions()
         refreshed_at = looked_at = self._clock() - _REFRESH_S
@@ -161,12 +188,19 @@ class ReadModelUpdater:
                         log.warning(
                             "read model found events of which no wake-up came", extra={"shards": len(found - woken)}
                         )
+                    self._drop_projected(feed)
                     if more:  # come back when the other generations had their turn
                         self._woken |= found or woken or set(self._heads)
             except BaseException:
                 self._woken |= woken & set(self._heads)
                 raise
             backoff.reset()
+
+    def _drop_projected(self, feed: GenerationFeed) -> None:
+        """Forget the rows that a generation has; another that is not as far yet reads them from the journal."""
+        for shard_id, projection in feed.projections.items():
+            if projection.position is not None:
+                self._recent.drop(shard_id, projection.position)
 
     async def _wait(self) -> bool:
         """Return when an append woke the updater, or when its interval is over; True in the second case."""
@@ -191,6 +225,7 @@ class ReadModelUpdater:
                     decode=self._decode,
                     clock=self._clock,
                     metrics=self.metrics,
+                    recent=self._recent,
                 )
                 for shard_id in self._heads:
                     feed.add(shard_id)

@@ -46,6 +46,7 @@ class Host:
     """A shard that records its calls."""
 
     calls: list[str] = field(default_factory=list)
+    transactions: list[int | None] = field(default_factory=list)
     stream: AppendQueue | None = None
 
     def suspended(self) -> None:
@@ -54,8 +55,9 @@ class Host:
     def resumed(self) -> None:
         self.calls.append("resumed")
 
-    def stored(self, rows: list[Row]) -> None:
+    def stored(self, rows: list[Row], xid: int | None) -> None:
         """The writers have heard it."""
+        self.transactions += [xid] * len(rows)
 
     def on_ownership_lost(self, in_flight: list[Row]) -> None:
         del in_flight

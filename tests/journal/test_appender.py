@@ -145,6 +145,21 @@ async def test_a_batch_of_a_shard_that_was_dropped_meanwhile_is_waited_out_all_t
         assert len(await bench.journal(3)) == len(scribe.stored_rows)
 
 
+async def test_stored_rows_come_with_the_transaction_that_the_journal_has(dsn: str) -> None:
+    """The read model takes it for that of the row."""
+    async with bench_on(dsn) as bench:
+        for shard in (1, 2):
+            scribe = bench.scribe(shard)
+            for number in (1, 2, 3):
+                bench.streams[shard].submit(row_of(scribe, number))
+            await eventually(lambda scribe=scribe: len(scribe.stored_rows) == 3, what="all are stored")  # type: ignore[misc]
+        for shard in (1, 2):
+            stored = await bench.admin.fetch(
+                "SELECT xid::text::bigint AS xid FROM journal WHERE shard_id = $1 ORDER BY shard_seq", shard
+            )
+            assert bench.hosts[shard].transactions == [record["xid"] for record in stored]
+
+
 async def test_a_silent_link_is_given_up_by_the_watchdog(dsn: str) -> None:
     """A black hole is noticed by the watchdog alone, and what it held is stored once."""
     async with (

@@ -2,18 +2,20 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import count
 
 import asyncpg
 import pytest
 
+from shard_worker.database.connection import Session
 from shard_worker.domain.events import Event
 from shard_worker.domain.ids import ShardId, ThreadId, ulid_uuid
 from shard_worker.journal import codec
+from shard_worker.readmodel.tables import GenerationTables
 from shard_worker.readmodel.updater import ReadModelUpdater
 from tests.readmodel.histories import RandomThread, in_order, stored_rows
-from tests.readmodel.sessions import caught_up, connecting, heads, offsets
+from tests.readmodel.sessions import appended, caught_up, connecting, heads, offsets
 from tests.support.journal_writer import SHARDS, JournalWriter, created, new_thread, posted
 from tests.support.polling import eventually
 
@@ -54,8 +56,10 @@ class Fate:
             if event is not None:
                 shard = await self._writer.write(thread.thread_id, event)
                 head = (await heads(self._connection))[shard]
+                stored = await appended(self._connection, shard, head)
                 for updater in self._updaters:
-                    updater.advance(shard, head)
+                    hand_over = self._rng.random() < 0.7
+                    updater.advance(shard, head, *stored) if hand_over else updater.advance(shard, head)
             await asyncio.sleep(self._rng.choice((0, 0, 0.001, 0.004)))
 
     async def live(self, rounds: int) -> None:
@@ -81,6 +85,58 @@ async def test_the_tables_are_the_fold_of_the_journal_whatever_happens_between_t
     assert fate.projected <= sum(len(thread.history) for thread in fate.threads), "an event was applied twice"
     for thread in fate.threads:
         assert await stored_rows(connection, thread.thread_id) == in_order(thread.rows())
+    await connection.close()
+
+
+async def test_rows_that_were_just_appended_are_not_read_from_the_journal(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row that did not come with its wake-up is read, and so are those behind it until it is projected."""
+    connection = await asyncpg.connect(dsn)
+    writer, thread = JournalWriter(connection), new_thread(3)
+    looks: list[list[int]] = []
+    read = GenerationTables.read
+
+    async def watched(tables: GenerationTables, session: Session, positions: Mapping[int, int], *bounds: int) -> object:
+        looks.append(list(positions))
+        return await read(tables, session, positions, *bounds)
+
+    monkeypatch.setattr(GenerationTables, "read", watched)
+    updater = ReadModelUpdater(connecting(dsn))
+    updater.open_shard(ShardId(3), 0)
+    updater.start()
+    await eventually(lambda: updater.lag() == 0 and updater._following, what="the updater has a session")
+    for number, handed_over in enumerate((True, True, False, True), start=1):
+        await writer.write(thread, created() if number == 1 else posted())
+        stored = await appended(connection, 3, number)
+        updater.advance(ShardId(3), number, *(stored if handed_over else ()))
+        await eventually(lambda: caught_up(connection), what="the event is projected")
+        assert looks == [[3]] * (number >= 3), "only the third was read"
+    row = await connection.fetchrow(
+        "SELECT newest_xid::text AS projected, (SELECT xid::text FROM journal WHERE shard_seq = 4)"
+        " AS stored FROM readmodel_1.thread"
+    )
+    assert row is not None
+    assert row["projected"] == row["stored"]
+    assert updater._recent.bytes == 0
+    await updater.close()
+    await connection.close()
+
+
+async def test_rows_of_before_a_lost_session_are_read_again(dsn: str) -> None:
+    """After a fail-over they may not be in the journal: here they are gone, and a hole is reported instead of projected."""
+    connection = await asyncpg.connect(dsn)
+    writer, thread = JournalWriter(connection), new_thread(3)
+    updater = ReadModelUpdater(connecting(dsn))
+    updater.open_shard(ShardId(3), 0)
+    await writer.write(thread, created())
+    stored = await appended(connection, 3, 1)
+    await connection.execute("DELETE FROM journal")
+    updater.advance(ShardId(3), 1, *stored)
+    updater.start()
+    await eventually(lambda: updater.metrics.holes > 0, what="the hole is reported")
+    assert await connection.fetchval("SELECT count(*) FROM readmodel_1.thread") == 0
+    await updater.close()
     await connection.close()
 
 

@@ -28,9 +28,16 @@ from shard_worker.gateway.http.turn_budget import Piece, TurnBudget
 from shard_worker.gateway.public import idempotency, query_params
 from shard_worker.gateway.public.id_generator import IdGenerator
 from shard_worker.gateway.public.read_markers import MarkerHandler
-from shard_worker.gateway.public.request_models import CommandBody, CreateThreadBody, PostedBody, SetReadMarkerBody
+from shard_worker.gateway.public.request_models import (
+    AddMessagesBody,
+    CommandBody,
+    CreateThreadBody,
+    PostedBody,
+    SetReadMarkerBody,
+)
 from shard_worker.gateway.public.routes import THREAD, CommandRoute, MarkerRoute
 from shard_worker.gateway.public.service import ThreadService
+from shard_worker.gateway.public.short_bodies import PlainMessageBody, plain_message
 from shard_worker.gateway.public.validation import fast_validate, validate
 
 IDEMPOTENCY_KEY: Final = istr("Idempotency-Key")
@@ -63,10 +70,10 @@ class CommandHandler:
         keys = request.headers.getall(IDEMPOTENCY_KEY, None)
         failures: list[str] = []
         found: list[str] = []
-        body: PostedBody | None = None
+        body: PostedBody | PlainMessageBody | None = None
         begun = time.perf_counter()
         if len(raw) <= UNCOUNTED_BYTES:
-            body = fast_validate(route.body, raw)
+            body = _validate_at_once(route, raw, keyed=keys is not None)
         if body is None:
             self._turns.spend(time.perf_counter() - begun)
             body, failures, found = await self._validate_in_turns(route, raw)
@@ -76,17 +83,18 @@ class CommandHandler:
             failures += _failures_beside_the_body(keys, query, known_thread=thread_id is not None or route.creates)
         if body is None or found or failures:
             raise invalid(*failures, *found)
-        if not isinstance(body, CommandBody):
-            assert isinstance(body, SetReadMarkerBody)  # the only other body
+        if type(body) is SetReadMarkerBody:  # `isinstance` asks the metaclass of a pydantic model
             assert thread_id is not None  # by the route
             assert self._markers is not None  # else the route is not served
             return await self._markers.set(ThreadId(thread_id), body.account_id, body.message_id)
+        assert isinstance(body, (PlainMessageBody, CommandBody))  # there is no other body
         now = time.time_ns() // 1_000_000
         target = self._new_thread_id(body, key, now) if thread_id is None else ThreadId(thread_id)
         command = body.command(target, now, self._mint)
         if key is None:
             asked = CommandRequest(command, self._mint.command_id())
         else:
+            assert isinstance(body, CommandBody)  # with a key none takes the short way
             path = route.template.replace(THREAD, f"/v1/threads/{target}")
             asked = CommandRequest(
                 command,
@@ -123,11 +131,11 @@ class CommandHandler:
             await piece.pause()
             return found_body, failures, found
 
-    def _new_thread_id(self, body: CommandBody, key: str | None, now: int) -> ThreadId:
+    def _new_thread_id(self, body: CommandBody | PlainMessageBody, key: str | None, now: int) -> ThreadId:
         """The id of the thread to create: the client's choice, or what the key comes to, or a new one."""
-        chosen = body.thread_id if isinstance(body, CreateThreadBody) else None
-        if chosen is not None:
-            return chosen
+        assert isinstance(body, CreateThreadBody)  # by the route
+        if body.thread_id is not None:
+            return body.thread_id
         if key is not None:
             return idempotency.thread_id_of(self._options.id_salt, body.account_id, key)
         return ThreadId(self._mint.ulid(now))
@@ -159,6 +167,15 @@ class CommandHandler:
                 return of_read(answer)
             case _:
                 raise TypeError(f"the owner answered ExistsThread with {type(answer).__name__}")
+
+
+def _validate_at_once(
+    route: CommandRoute | MarkerRoute, raw: bytes, *, keyed: bool
+) -> PostedBody | PlainMessageBody | None:
+    """The body in ``raw`` when it is valid without doubt."""
+    if not keyed and route.body is AddMessagesBody and (plain := plain_message(raw)) is not None:
+        return plain
+    return fast_validate(route.body, raw)
 
 
 def _failures_beside_the_body(keys: list[str] | None, query: str, *, known_thread: bool) -> list[str]:
