@@ -14,6 +14,7 @@ from msgspec import Struct
 from shard_worker.contract import (
     AccountIdPage,
     Answer,
+    Done,
     Existence,
     ExistsThread,
     GetAdministratorIds,
@@ -24,17 +25,22 @@ from shard_worker.contract import (
     MessagePage,
     MessageView,
     Query,
+    ReadAccess,
     ReadThread,
+    ThreadAccess,
     ThreadView,
     Unavailable,
     UnavailableCode,
 )
-from shard_worker.domain.decide import refuse_reader
+from shard_worker.domain.decide import NOT_FOUND, refuse_reader
 from shard_worker.domain.events import PostedMessage, encoded_size
 from shard_worker.domain.ids import AccountId, MessageId
 from shard_worker.domain.thread import LiveMessage, Thread
 from shard_worker.journal.answer_size import FRAME_BYTES, PAGE_BYTES, listed_size
 from shard_worker.journal.message_reader import MessagePlace
+
+HeadAnswer = Done | ThreadView | AccountIdPage | MessagePage | ThreadAccess
+"""An answer that names the thread's newest event; its epoch is put in when the answer is given."""
 
 
 class PendingTexts(Struct, frozen=True, gc=False):
@@ -44,6 +50,8 @@ class PendingTexts(Struct, frozen=True, gc=False):
     more: bool
     sequence_nr: int
     """The thread's newest event."""
+    epoch: int = 0
+    """The epoch of that event."""
 
     @property
     def places(self) -> list[MessagePlace]:
@@ -62,7 +70,7 @@ class PendingTexts(Struct, frozen=True, gc=False):
             if views and size > PAGE_BYTES:
                 break
             views.append(_view(message_id, live, posted))
-        return MessagePage(tuple(views), self.more or len(views) < len(self.page), self.sequence_nr)
+        return MessagePage(tuple(views), self.more or len(views) < len(self.page), self.sequence_nr, self.epoch)
 
 
 class SortedAccounts:
@@ -78,11 +86,13 @@ class SortedAccounts:
         self.members: list[AccountId] | None = None
 
 
-def answer_query(state: Thread | None, query: Query, ordered: SortedAccounts) -> Answer | PendingTexts:
+def answer_query(state: Thread | None, query: Query | ReadAccess, ordered: SortedAccounts) -> Answer | PendingTexts:
     """Answer a query from the thread's state; a page of messages is returned without its texts.
 
     ``ordered`` is the actor's, and forgotten when the accounts change.
     """
+    if isinstance(query, ReadAccess):
+        return NOT_FOUND if state is None else _access(state, query.account_id)
     refusal = refuse_reader(state, query.account_id)
     if isinstance(query, ExistsThread):
         return Existence(refusal is None)
@@ -120,6 +130,12 @@ def answer_query(state: Thread | None, query: Query, ordered: SortedAccounts) ->
             return _messages(state, query)
         case _:
             assert_never(query)
+
+
+def _access(state: Thread, account_id: AccountId) -> ThreadAccess:
+    return ThreadAccess(
+        account_id in state.administrators, account_id in state.members, state.destroyed, state.sequence_nr, 0
+    )
 
 
 def _accounts(ordered: list[AccountId], query: GetAdministratorIds | GetMemberIds, sequence_nr: int) -> AccountIdPage:

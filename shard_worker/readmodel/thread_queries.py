@@ -10,6 +10,7 @@ from typing import Final, assert_never
 from uuid import UUID
 
 import asyncpg
+from msgspec.structs import replace
 
 from shard_worker.contract import (
     AccountIdPage,
@@ -163,10 +164,10 @@ def _answer(query: Query, rows: list[asyncpg.Record]) -> Answer:
     head = rows[0]
     match query:
         case ReadThread():
-            return view_of(head)
+            return replace(view_of(head), epoch=head["epoch"])
         case GetAdministratorIds() | GetMemberIds():
             ids = tuple(AccountId(text_of(row["account_id"])) for row in rows if row["account_id"] is not None)
-            return AccountIdPage(ids[: query.limit], len(ids) > query.limit, head["sequence_nr"])
+            return AccountIdPage(ids[: query.limit], len(ids) > query.limit, head["sequence_nr"], head["epoch"])
         case LocateMessage():
             place = None if head["place"] is None else (head["place"], head["index"])
             return MessageLocation(place, head["sequence_nr"])
@@ -178,7 +179,7 @@ async def _page(query: GetMessages, rows: list[asyncpg.Record]) -> MessagePage:
     """As many messages as the answer may have bytes for, and at least one."""
     head = rows[0]
     if head["message_id"] is None:
-        return MessagePage((), False, head["sequence_nr"])
+        return MessagePage((), False, head["sequence_nr"], head["epoch"])
     kept: list[MessageView] = []
     size = FRAME_BYTES
     async for message in messages_of(rows[: query.limit], "place", "posted_at"):
@@ -187,7 +188,7 @@ async def _page(query: GetMessages, rows: list[asyncpg.Record]) -> MessagePage:
         if kept and size > PAGE_BYTES:
             break
         kept.append(message)
-    return MessagePage(tuple(kept), len(kept) < head["matched"], head["sequence_nr"])
+    return MessagePage(tuple(kept), len(kept) < head["matched"], head["sequence_nr"], head["epoch"])
 
 
 async def messages_of(rows: Sequence[asyncpg.Record], place: str, created_at: str) -> AsyncIterator[MessageView]:

@@ -22,6 +22,7 @@ from shard_worker.contract import (
     Query,
     ReadThread,
     Request,
+    StreamRequest,
     ThreadView,
 )
 from shard_worker.domain.commands import CreateThread
@@ -55,6 +56,7 @@ class MemoryThreads:
         instead = self.instead(request)
         if instead is not None:
             return instead
+        assert not isinstance(request, StreamRequest)  # without a journal there are no streams
         return self._command(request) if isinstance(request, CommandRequest) else self._query(request)
 
     @property

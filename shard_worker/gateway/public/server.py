@@ -25,6 +25,7 @@ from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.public.dispatch import Dispatcher
 from shard_worker.gateway.public.documents import documents_of, routes_of
 from shard_worker.gateway.public.service import ReadModel, ThreadService
+from shard_worker.streams.hub import StreamHub
 from shard_worker.tasks import BackgroundTasks
 
 _LOG: Final = logging.getLogger(__name__)
@@ -84,13 +85,17 @@ class PublicGateway:
         metrics: RequestMetrics | None = None,
         *,
         read_model: ReadModel | None = None,
+        streams: StreamHub | None = None,
     ) -> None:
         check_aiohttp()
         self.options = options or GatewayOptions()
         self.metrics = metrics or RequestMetrics()
         self.capacity = self.metrics.capacity = Capacity(within_descriptors(self.options.bounds))
-        routes, documents = routes_of(self.options, read_model=read_model is not None), documents_of(self.options)
-        self._dispatcher = Dispatcher(service, read_model, self.options, self.metrics, routes, documents)
+        routes = routes_of(self.options, read_model=read_model is not None, streams=streams is not None)
+        self._streams = streams
+        self._dispatcher = Dispatcher(
+            service, read_model, self.options, self.metrics, routes, documents_of(self.options), streams=streams
+        )
         self._acceptors: list[Acceptor] = []
         self._adoptions = BackgroundTasks()
         self._factory: ConnectionFactory | None = None
@@ -121,13 +126,17 @@ class PublicGateway:
         return bool(self._acceptors)
 
     def leave(self) -> None:
-        """From now on every answer asks its client to leave; connections are still accepted."""
+        """From now on every answer asks its client to leave, and no stream begins; connections are still accepted."""
         self._dispatcher.draining = True
+        if self._streams is not None:
+            self._streams.draining = True
 
     async def drain(self, deadline_s: float) -> None:
         """Stop accepting, let what is under way finish, close what is idle after a moment's grace."""
         self._dispatcher.draining = True
         self._stop_accepting()
+        if self._streams is not None:
+            await self._streams.drain()
         if self._factory is None:
             return
         loop = asyncio.get_running_loop()
