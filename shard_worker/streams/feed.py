@@ -13,20 +13,21 @@ import asyncio
 import logging
 import random
 from collections import deque
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
-from shard_worker.contract import Followed, FollowThread, LiveEvent
+from shard_worker.contract import Followed, FollowThread, LiveEvent, Unavailable
 from shard_worker.database.connection import CONNECTION_ERRORS
 from shard_worker.domain.events import Event
-from shard_worker.domain.ids import ThreadId
+from shard_worker.domain.ids import ShardId, ThreadId
+from shard_worker.domain.refusals import Refusal
 from shard_worker.journal.codec import UndecodableEvent, decode
 from shard_worker.streams.access import DESTROYED_TYPE, PLAIN_TYPES, roles_after
 from shard_worker.streams.follower import LARGE_BYTES, ThreadFollower
 from shard_worker.streams.framing import event_frame
-from shard_worker.streams.opening import POISONED
-
-if TYPE_CHECKING:
-    from shard_worker.streams.hub import StreamHub
+from shard_worker.streams.history import StreamHistory
+from shard_worker.streams.metrics import StreamMetrics
+from shard_worker.streams.opening import POISONED, Ask
+from shard_worker.tasks import BackgroundTasks
 
 log = logging.getLogger(__name__)
 
@@ -74,10 +75,36 @@ class _Pass(NamedTuple):
     targets: list[ThreadFollower]
 
 
+class FeedHost(Protocol):
+    """The hub as its feeds see it."""
+
+    ask: Ask
+    history: StreamHistory
+    metrics: StreamMetrics
+    tasks: BackgroundTasks
+
+    def shard_of(self, thread_id: ThreadId) -> ShardId:
+        """The shard of a thread."""
+        ...
+
+    def schedule(self, feed: "ThreadFeed") -> None:
+        """Have `ThreadFeed.deliver` called until nothing is left."""
+
+    def catch_up(self, follower: ThreadFollower, last: int, epoch: int | None) -> None:
+        """Have a follower that was live read the journal after ``last``."""
+
+    def drop_feed(self, feed: "ThreadFeed") -> None:
+        """Follow the thread no more."""
+
+    def refusal_frame(self, refusal: Refusal | Unavailable) -> bytes:
+        """The ``error`` event that ends a refused stream."""
+        ...
+
+
 class ThreadFeed:
     """Belongs to the running loop; lives while somebody follows."""
 
-    def __init__(self, hub: "StreamHub", thread_id: ThreadId) -> None:
+    def __init__(self, hub: FeedHost, thread_id: ThreadId) -> None:
         self._hub = hub
         self.thread_id = thread_id
         self.shard_id = hub.shard_of(thread_id)
@@ -130,20 +157,26 @@ class ThreadFeed:
         self.followers.pop(follower, None)
         self._live.pop(follower, None)
 
-    def join(self, follower: ThreadFollower, last: int) -> bool:
-        """Make a follower that has everything up to ``last`` live; False when it has to read more of the journal first."""
-        if last < self.head:
-            kept = self._kept
-            if not kept or kept[0].sequence_nr > last + 1:
-                return False
-            for frame in kept:
-                if frame.sequence_nr > last:
-                    follower.write(frame.data)
-                    self._hub.metrics.delivered += 1
-                    if frame.event is not None and self._ends(follower, frame):
-                        return True
-            last = self.head
-        follower.since = last
+    def join(self, follower: ThreadFollower, last: int, epoch: int | None) -> bool:
+        """Make a follower live that has everything up to ``last``, of that epoch where it is known.
+
+        False when it has to read the journal first: it lacks too much, or may have what the history does not hold.
+        """
+        kept = self._kept
+        if last > self.head or (last < self.head and (not kept or kept[0].sequence_nr > last + 1)):
+            return False
+        held = (
+            self.epoch if last == self.head else next((each.epoch for each in kept if each.sequence_nr == last), None)
+        )
+        if epoch and held and epoch != held:
+            return False
+        for frame in kept:
+            if frame.sequence_nr > last:
+                follower.write(frame.data)
+                self._hub.metrics.delivered += 1
+                if frame.event is not None and self._ends(follower, frame):
+                    return True
+        follower.since = self.head
         follower.live = True
         self._live[follower] = None
         return True
@@ -253,7 +286,7 @@ class ThreadFeed:
         self._live.pop(follower, None)
         if follower.live:
             follower.live = False
-            self._hub.catch_up(follower, self.thread_id, last, epoch)
+            self._hub.catch_up(follower, last, epoch)
 
     def _poison(self, error: UndecodableEvent) -> None:
         log.error(

@@ -6,20 +6,26 @@ connection without a queue or a task.
 """
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
-from shard_worker.domain.ids import AccountId
+from shard_worker.domain.ids import AccountId, ThreadId
 from shard_worker.streams.access import NO_ROLES, Roles
 from shard_worker.streams.framing import HEART_BEAT
+from shard_worker.streams.metrics import StreamMetrics
 from shard_worker.streams.opening import Opening
 from shard_worker.streams.sink import SLOW_BYTES, Sink
 
-if TYPE_CHECKING:
-    from shard_worker.streams.feed import ThreadFeed
-    from shard_worker.streams.hub import StreamHub
-
 LARGE_BYTES: Final = 16 << 10
 """Size from which on the worker asks whether it may keep what the client does not take at once."""
+
+
+class FollowerHost(Protocol):
+    """The hub as its followers see it."""
+
+    metrics: StreamMetrics
+
+    def forget(self, follower: "ThreadFollower") -> None:
+        """Forget a follower whose connection is closed."""
 
 
 class ThreadFollower:
@@ -27,7 +33,6 @@ class ThreadFollower:
 
     __slots__ = (
         "account_id",
-        "feed",
         "hub",
         "live",
         "opening",
@@ -37,17 +42,18 @@ class ThreadFollower:
         "sink",
         "slot",
         "task",
+        "thread_id",
         "write",
     )
 
-    def __init__(self, hub: "StreamHub", sink: Sink, account_id: AccountId) -> None:
+    def __init__(self, hub: FollowerHost, sink: Sink, thread_id: ThreadId, account_id: AccountId) -> None:
         self.hub = hub
         self.sink = sink
         self.write = sink.write
         """Kept: one look-up a delivery less."""
+        self.thread_id = thread_id
         self.account_id = account_id
         self.roles: Roles = NO_ROLES
-        self.feed: ThreadFeed | None = None
         self.live = False
         """Whether the feed writes to it."""
         self.since = 0

@@ -21,7 +21,8 @@ from shard_worker.streams.feed import ThreadFeed
 from shard_worker.streams.follower import ThreadFollower
 from shard_worker.streams.framing import error_frame, retry_frame
 from shard_worker.streams.history import StreamHistory
-from shard_worker.streams.opening import Opening, StreamOpener
+from shard_worker.streams.metrics import StreamMetrics
+from shard_worker.streams.opening import Ask, Opening, StreamOpener
 from shard_worker.streams.position import ThreadPosition
 from shard_worker.streams.sink import Sink
 from shard_worker.tasks import BackgroundTasks, OnFailure, log_only
@@ -64,20 +65,6 @@ class StreamCaps:
         self.worker = worker
 
 
-class StreamMetrics:
-    """Counters of a worker's streams since its start."""
-
-    __slots__ = ("delivered", "dropped", "opened", "refused")
-
-    def __init__(self) -> None:
-        self.opened = 0
-        self.delivered = 0
-        self.dropped = 0
-        """Streams that ended because their clients did not read."""
-        self.refused = 0
-        """Streams refused for a cap."""
-
-
 class StreamHub:
     """Owns every stream of a worker.
 
@@ -95,7 +82,7 @@ class StreamHub:
         caps: StreamCaps,
         problem: Callable[[Refusal | Unavailable], bytes],
     ) -> None:
-        self.ask = asker.ask
+        self.ask: Ask = asker.ask
         self.tasks = BackgroundTasks()
         self.metrics = StreamMetrics()
         self.draining = False
@@ -191,7 +178,7 @@ class StreamHub:
         self, sink: Sink, thread_id: ThreadId, account_id: AccountId, opening: "asyncio.Task[Opening]"
     ) -> ThreadFollower:
         """Send a stream to a client whose answer has begun; the sink calls the follower's `lost` when it is closed."""
-        follower = ThreadFollower(self, sink, account_id)
+        follower = ThreadFollower(self, sink, thread_id, account_id)
         self._followers[follower] = None
         self._by_account[account_id] = self._by_account.get(account_id, 0) + 1
         follower.slot = self._next_slot = (self._next_slot + 1) % _BEAT_SLOTS
@@ -202,14 +189,16 @@ class StreamHub:
             follower.end(retry_frame(random.randint(*_RETRY_MS)))  # noqa: S311  # spreads load
         else:
             follower.opening = opening
-            self._spawn(follower, open_stream(self, follower, thread_id, opening), thread_id)
+            self._spawn(follower, open_stream(self, follower, opening))
         return follower
 
-    def catch_up(self, follower: ThreadFollower, thread_id: ThreadId, last: int, epoch: int | None) -> None:
+    def catch_up(self, follower: ThreadFollower, last: int, epoch: int | None) -> None:
         """Have a follower that was live read the journal after ``last``."""
-        self._spawn(follower, go_on(self, follower, thread_id, last, epoch), thread_id)
+        self._spawn(follower, go_on(self, follower, last, epoch))
 
-    def _spawn(self, follower: ThreadFollower, work: Coroutine[object, object, None], thread_id: ThreadId) -> None:
+    def _spawn(self, follower: ThreadFollower, work: Coroutine[object, object, None]) -> None:
+        thread_id = follower.thread_id
+
         def ended(task: "asyncio.Task[None]") -> None:
             if follower.task is task:
                 follower.task = None
@@ -220,15 +209,15 @@ class StreamHub:
 
         follower.task = self.tasks.spawn(work, name=f"stream-{thread_id}", on_end=ended)
 
-    def attach(self, follower: ThreadFollower, thread_id: ThreadId) -> ThreadFeed:
+    def attach(self, follower: ThreadFollower) -> ThreadFeed:
         """Register a follower with its thread's feed, before the history is read."""
+        thread_id = follower.thread_id
         feed = self._feeds.get(thread_id)
         if feed is None:
             feed = self._feeds[thread_id] = ThreadFeed(self, thread_id)
             self._by_shard.setdefault(feed.shard_id, {})[feed] = None
             feed.start()
         feed.followers[follower] = None
-        follower.feed = feed
         return feed
 
     def forget(self, follower: ThreadFollower) -> None:
@@ -242,7 +231,7 @@ class StreamHub:
         else:
             del self._by_account[account_id]
         self._slots[follower.slot].pop(follower, None)
-        feed, follower.feed = follower.feed, None
+        feed = self._feeds.get(follower.thread_id)
         if feed is not None:
             feed.remove(follower)
             if not feed.followers:

@@ -52,7 +52,7 @@ async def test_a_command_whose_budget_ends_in_the_queue_is_not_stored_and_later_
         assert not first.done()
         proxy.heal()
         assert [await answer for answer in (first, *later)] == [
-            Done(n, answer.result().message_ids)  # type: ignore[union-attr]  # a refusal fails the test
+            Done(n, answer.result().message_ids, epoch=1)  # type: ignore[union-attr]  # a refusal fails the test
             for n, answer in enumerate((first, *later), start=2)
         ]
         assert isinstance(await beside, Done)
@@ -175,7 +175,7 @@ async def test_a_client_that_repeats_old_keys_costs_one_refused_statement(dsn: s
             await node.ask(create(chat, me))
             answer = await node.ask(add(chat, me, "once"), "key")
             assert isinstance(answer, Done)
-            first.append(Done(answer.sequence_nr, answer.message_ids, replayed=True))
+            first.append(Done(answer.sequence_nr, answer.message_ids, replayed=True, epoch=1))
         await node.own(*range(SHARDS))
         look_ups = 0
         look_up = node.env.journal.look_up_key

@@ -302,7 +302,7 @@ async def test_a_long_load_outlives_the_requests_that_wait_for_it(dsn: str) -> N
         assert len(actor.mailbox) <= 1
         waiting = asyncio.ensure_future(node.ask(add(chat, me, "stored"), budget_s=10.0))
         gate.set()
-        assert await waiting == Done(2, (await waiting).message_ids)  # type: ignore[union-attr]  # it is Done
+        assert await waiting == Done(2, (await waiting).message_ids, epoch=1)  # type: ignore[union-attr]  # it is Done
         assert loads == 1
         assert await node.texts(chat, me) == ["stored"]
 
