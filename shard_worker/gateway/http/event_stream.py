@@ -119,6 +119,7 @@ class EventStream(asyncio.Protocol):
         """Close at once: nothing can be answered any more."""
         del problem
         self._transport.abort()
+        self._tell()
 
     # --- the protocol
 
@@ -137,6 +138,9 @@ class EventStream(asyncio.Protocol):
         self.paused = False
         self._capacity.forget(self)
         self._wake()
+        self._tell()
+
+    def _tell(self) -> None:
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.lost()
