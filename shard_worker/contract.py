@@ -111,7 +111,7 @@ class FollowThread(Struct, frozen=True, gc=False, tag="follow-thread", array_lik
 
 Query = ReadThread | ExistsThread | GetAdministratorIds | GetMemberIds | GetMessages | LocateMessage
 StreamRequest = ReadAccess | FollowThread
-"""What a worker asks a thread's owner for its clients' streams of events."""
+"""The requests of a worker to a thread's owner for its clients' streams of events."""
 Request = CommandRequest | Query | StreamRequest
 
 

@@ -63,7 +63,7 @@ from shard_worker.peers.server import PeerServer
 from shard_worker.readmodel.queries import ReadModelQueries
 from shard_worker.readmodel.updater import ReadModelUpdater
 from shard_worker.settings import InvalidSettings, WorkerSettings
-from shard_worker.streams.hub import StreamCaps, StreamHub
+from shard_worker.streams.hub import StreamBounds, StreamHub
 from shard_worker.tasks import FirstFailure
 
 log = logging.getLogger(__name__)
@@ -269,7 +269,9 @@ def build_serving(
         pool,
         worker=settings.name,
         shards=facts.shards,
-        caps=StreamCaps(account=settings.max_streams_per_account, worker=settings.max_streams),
+        bounds=StreamBounds(
+            account=settings.max_streams_per_account, worker=settings.max_streams, memory=journal.memory
+        ),
         problem=problem_json,
     )
     gateway = _build_gateway(settings, actors.region, ReadModelQueries(pool), streams, facts.id_salt)

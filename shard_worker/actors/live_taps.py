@@ -26,7 +26,7 @@ _BYTES_MOST: Final = 256 << 10
 _ANSWER_BYTES: Final = 1 << 20
 """Bytes of events in one answer, but for the first event."""
 _IDLE_S: Final = 10.0
-"""A tap that nobody asked for so long is forgotten; a worker asks again within milliseconds."""
+"""A tap that no worker asked for this time is forgotten; one that follows asks again within milliseconds."""
 
 
 class _Tap:

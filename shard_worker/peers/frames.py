@@ -70,7 +70,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True):
     generation: str = ""
     """The generation that belongs to ``timeline``; see `shard_worker.database.connection`."""
     features: int = 0
-    """What this side knows beside requests and answers, a bit each; 0 from a release before the first of them."""
+    """The kinds of messages that this side knows beside requests and answers, a bit each; 0 from a release before the first of them."""
 
 
 _decode_hello: Final = msgspec.msgpack.Decoder(Hello).decode

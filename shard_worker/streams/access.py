@@ -19,7 +19,7 @@ from shard_worker.domain.events import (
 from shard_worker.domain.ids import AccountId
 
 PLAIN_TYPES: Final = frozenset((7, 8))
-"""Type numbers of events that change nobody's access: messages added and removed."""
+"""Type numbers of events that change no account's access: messages added and removed."""
 DESTROYED_TYPE: Final = 2
 
 
@@ -73,7 +73,7 @@ def roles_before(roles: Roles, account_id: AccountId, event: Event) -> Roles:
 
 
 class PastAccess(NamedTuple):
-    """What is known of an account before some of a thread's newest events."""
+    """The access of an account before some of a thread's newest events."""
 
     roles: Roles
     """The roles before all of them."""

@@ -26,7 +26,7 @@ from shard_worker.streams.position import ThreadPosition
 log = logging.getLogger(__name__)
 
 _STALLED_S: Final = 60.0
-"""A client may take so long for one page; one that takes longer is gone."""
+"""A client may take this time for one page; one that takes longer is gone."""
 _PAUSE_S: Final = 0.2
 _SOON_S: Final = 0.02
 

@@ -21,6 +21,7 @@ from shard_worker.domain.events import Event
 from shard_worker.domain.ids import ShardId, ThreadId
 from shard_worker.domain.refusals import Refusal
 from shard_worker.journal.codec import UndecodableEvent, decode
+from shard_worker.memory import MemoryBudget
 from shard_worker.streams.access import DESTROYED_TYPE, PLAIN_TYPES, roles_after
 from shard_worker.streams.follower import LARGE_BYTES, ThreadFollower
 from shard_worker.streams.framing import event_frame
@@ -37,8 +38,10 @@ _SOON_S: Final = 1.0
 """An answer that came sooner and says "not now" is not asked for again before a pause."""
 _PAUSE_S: Final = 0.25
 _KEPT_EVENTS: Final = 64
-_KEPT_BYTES: Final = 64 << 10
+_KEPT_BYTES: Final = 32 << 10
 """Frames that a feed keeps for followers that come from the journal: a busy thread's pages never meet its head."""
+_PENDING_BYTES: Final = 1 << 20
+"""Bytes of events that wait to be written, beyond which no more are asked for."""
 _JOINED_BYTES: Final = 64 << 10
 """Bytes of events that are written to a follower at once."""
 
@@ -80,6 +83,7 @@ class FeedHost(Protocol):
 
     ask: Ask
     history: StreamHistory
+    memory: MemoryBudget
     metrics: StreamMetrics
     tasks: BackgroundTasks
 
@@ -102,7 +106,7 @@ class FeedHost(Protocol):
 
 
 class ThreadFeed:
-    """Belongs to the running loop; lives while somebody follows."""
+    """Belongs to the running loop; lives while a follower is there."""
 
     def __init__(self, hub: FeedHost, thread_id: ThreadId) -> None:
         self._hub = hub
@@ -121,6 +125,7 @@ class ThreadFeed:
         self._kept: deque[Frame] = deque()
         self._kept_bytes = 0
         self._pending: deque[Frame] = deque()
+        self._pending_bytes = 0
         self._pass: _Pass | None = None
         self._at = 0
         self._filling = False
@@ -143,7 +148,10 @@ class ThreadFeed:
             self._task.cancel()
             self._task = None
         self._pending.clear()
+        self._pending_bytes = 0
         self._pass = None
+        self._kept.clear()
+        self._count_kept(-self._kept_bytes)
 
     async def known(self) -> None:
         """Return when the owner has the thread followed, and the head is known."""
@@ -197,17 +205,25 @@ class ThreadFeed:
         frame = make_frame(self.thread_id, event)
         self.head, self.epoch = frame.sequence_nr, frame.epoch
         self._kept.append(frame)
-        self._kept_bytes += len(frame.data)
-        while len(self._kept) > _KEPT_EVENTS or self._kept_bytes > _KEPT_BYTES:
-            self._kept_bytes -= len(self._kept.popleft().data)
+        self._count_kept(len(frame.data))
+        most = 0 if self._hub.memory.exceeded else _KEPT_BYTES
+        while self._kept and (len(self._kept) > _KEPT_EVENTS or self._kept_bytes > most):
+            self._count_kept(-len(self._kept.popleft().data))
         if self._live:
             if not self._pending and self._pass is None:
                 self._hub.schedule(self)
             self._pending.append(frame)
+            self._pending_bytes += len(frame.data)
+
+    def _count_kept(self, size: int) -> None:
+        self._kept_bytes += size
+        self._hub.memory.take(size)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
+            if self._pending_bytes > _PENDING_BYTES:
+                await self._flush()
             began = loop.time()
             answer = await self._hub.ask(FollowThread(self.thread_id, max(self.head, 0), self._tap), _ASK_S)
             self.answered_at = loop.time()
@@ -271,13 +287,13 @@ class ThreadFeed:
         if await self._hub.history.page(self.thread_id, self.head, self.epoch or None) is not None:
             return  # it grew between two reads
         log.warning(
-            "stream's newest event is not in the journal; its followers are told",
+            "stream's newest event is not in the journal; its followers get a reset or an error",
             extra={"thread_id": self.thread_id, "seq_nr": self.head, "head": head.sequence_nr},
         )
         before = (self.head, self.epoch)
         self.head, self.epoch = head
         self._kept.clear()
-        self._kept_bytes = 0
+        self._count_kept(-self._kept_bytes)
         await self._flush()
         for follower in list(self._live):
             self._fall_behind(follower, *before)
@@ -290,7 +306,7 @@ class ThreadFeed:
 
     def _poison(self, error: UndecodableEvent) -> None:
         log.error(
-            "stream failed to read an event; its followers are told",
+            "stream failed to read an event; its followers get a reset or an error",
             extra={"thread_id": self.thread_id, "cause": repr(error)},
         )
         for follower in list(self.followers):
@@ -351,6 +367,7 @@ class ThreadFeed:
             frame = pending.popleft()
             frames.append(frame)
             size += len(frame.data)
+            self._pending_bytes -= len(frame.data)
             if frame.event is not None:
                 break
         data = frames[0].data if len(frames) == 1 else b"".join([frame.data for frame in frames])
@@ -365,7 +382,7 @@ class ThreadFeed:
             if not data:
                 return
         if self._filling and follower.sink.paused:
-            # What comes from the journal comes at the client's pace.
+            # From the journal events come at the client's pace.
             last = max(follower.since, current.first - 1)
             self._fall_behind(follower, last, None)
             return

@@ -57,7 +57,7 @@ class ThreadFollower:
         self.live = False
         """Whether the feed writes to it."""
         self.since = 0
-        """What the client had when it became live: earlier events of the feed are not for it."""
+        """The newest event that the client had when it became live: earlier events of the feed are not for it."""
         self.over = False
         """Whether its last frame was written."""
         self.slot = 0

@@ -1,6 +1,6 @@
 """Framing: events as the bytes of ``text/event-stream``.
 
-An event is framed once, whoever follows it.  The payload is already the JSON that clients get, but for three fields in
+An event is framed once, whatever the number of followers.  The payload is already the JSON that clients get, but for three fields in
 front, so it is not decoded: only an event of an older version is.
 """
 

@@ -9,12 +9,14 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from shard_worker.contract import Answer, Request, Unavailable
 from shard_worker.database.connection import ReadPool
 from shard_worker.domain.ids import AccountId, ShardId, ThreadId, shard_of
 from shard_worker.domain.refusals import Refusal
+from shard_worker.memory import MemoryBudget
 from shard_worker.ownership.view import ShardOwner
 from shard_worker.streams.catching_up import go_on, open_stream
 from shard_worker.streams.feed import ThreadFeed
@@ -37,7 +39,7 @@ _BEAT_S: Final = 1.0
 _RETRY_MS: Final = (500, 5_000)
 """When clients of a worker that leaves come back: spread, so that its peers do not get them all at once."""
 _REATTACH_S: Final = 1.0
-"""After a change of owner a feed has so long to be answered; then its request is made again.  The region finds the new
+"""After a change of owner a feed has this time to be answered; then its request is made again.  The region finds the new
 owner by itself, unless the one before neither answers nor hangs up."""
 
 
@@ -55,14 +57,13 @@ class Owners(Protocol):
     def next_change(self) -> "asyncio.Future[None]": ...
 
 
-class StreamCaps:
-    """How many streams may be open at once."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamBounds:
+    """How many streams may be open at once, of one account and in all, and the budget of what their feeds keep."""
 
-    __slots__ = ("account", "worker")
-
-    def __init__(self, *, account: int, worker: int) -> None:
-        self.account = account
-        self.worker = worker
+    account: int
+    worker: int
+    memory: MemoryBudget
 
 
 class StreamHub:
@@ -79,11 +80,12 @@ class StreamHub:
         *,
         worker: str,
         shards: int,
-        caps: StreamCaps,
+        bounds: StreamBounds,
         problem: Callable[[Refusal | Unavailable], bytes],
     ) -> None:
         self.ask: Ask = asker.ask
         self.tasks = BackgroundTasks()
+        self.memory = bounds.memory
         self.metrics = StreamMetrics()
         self.draining = False
         """Whether new streams are refused: the worker leaves."""
@@ -92,7 +94,7 @@ class StreamHub:
         self._worker = worker
         self._owners = owners
         self._shards = shards
-        self._caps = caps
+        self._bounds = bounds
         self._problem = problem
         self._feeds: dict[ThreadId, ThreadFeed] = {}
         self._by_shard: dict[ShardId, dict[ThreadFeed, None]] = {}
@@ -113,7 +115,7 @@ class StreamHub:
         self.tasks.start(self._watch_owners(), name="stream-owners")
 
     async def drain(self) -> None:
-        """Refuse new streams, and end all: each client is told when it may come back, to another worker."""
+        """Refuse new streams, and end all: each client learns when it may come back, to another worker."""
         self.draining = True
         followers = list(self._followers)
         for at in range(0, len(followers), _SLICE):
@@ -161,10 +163,14 @@ class StreamHub:
         ]
         return sum([len(self._by_shard[shard_id]) for shard_id in elsewhere])
 
+    def limit(self, most: int) -> None:
+        """Have no more than ``most`` streams: the port has connections for as many."""
+        self._bounds = replace(self._bounds, worker=min(most, self._bounds.worker))
+
     def has_place(self, account_id: AccountId) -> bool:
         """Whether one more stream of an account may open."""
-        caps = self._caps
-        return len(self._followers) < caps.worker and self._by_account.get(account_id, 0) < caps.account
+        bounds = self._bounds
+        return len(self._followers) < bounds.worker and self._by_account.get(account_id, 0) < bounds.account
 
     # --- streams
 

@@ -2,7 +2,7 @@
 
 
 class StreamMetrics:
-    """What happened since the worker's start."""
+    """Counts since the worker's start."""
 
     __slots__ = ("delivered", "dropped", "opened", "refused")
 

@@ -39,7 +39,7 @@ _ASK_S: Final = 5.0
 _PAUSE_S: Final = 0.25
 
 Ask = Callable[[StreamRequest, float], Awaitable[Answer]]
-"""Ask the owner of a thread, wherever it is, within so many seconds; see `shard_worker.actors.region`."""
+"""Ask the owner of a thread, wherever it is, within a number of seconds; see `shard_worker.actors.region`."""
 
 
 class StreamStart(Struct, frozen=True, gc=False):
@@ -59,7 +59,7 @@ class StreamOver(NamedTuple):
 
 
 Opening = StreamStart | StreamOver | Refusal | Unavailable
-"""What becomes of a request for a stream; `Unavailable` only for a history that cannot be read."""
+"""The outcome of a request for a stream; `Unavailable` only for a history that cannot be read."""
 
 
 class StreamOpener:

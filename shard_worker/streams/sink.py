@@ -32,7 +32,7 @@ class Sink(Protocol):
 
 
 class Listener(Protocol):
-    """Who writes to a sink."""
+    """The writer of a sink."""
 
     def lost(self) -> None:
-        """The connection is closed, whoever closed it; called once."""
+        """The connection is closed, by either side; called once."""

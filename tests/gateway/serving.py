@@ -11,8 +11,9 @@ from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.public.server import PublicGateway, listening_socket
 from shard_worker.gateway.public.service import ThreadService
 from shard_worker.gateway.public.streams import problem_json
+from shard_worker.memory import MemoryBudget
 from shard_worker.ownership.view import ShardOwner
-from shard_worker.streams.hub import StreamCaps, StreamHub
+from shard_worker.streams.hub import StreamBounds, StreamHub
 from tests.fakes.memory_read_model import MemoryReadModel
 from tests.fakes.memory_threads import MemoryThreads
 from tests.gateway.wire import Answered, Api
@@ -22,12 +23,13 @@ THREAD = "01BX5ZZKBKACTAV9WEVGEMMVRZ"
 PARENT = "01BX5ZZKBKACTAV9WEVGEMMVR0"
 
 
+_BOUNDS = StreamBounds(account=20, worker=100, memory=MemoryBudget(1 << 20))
 _NO_POOL = cast("ReadPool", None)
 """No stream begins: `MemoryThreads` knows no thread that can be followed."""
 
 
 class _NoOwners:
-    """Nobody owns anything."""
+    """No worker owns anything."""
 
     def owner_of(self, shard_id: ShardId) -> ShardOwner | None:
         del shard_id
@@ -72,7 +74,7 @@ async def serving(service: ThreadService, options: GatewayOptions | None = None)
         _NO_POOL,
         worker="w0",
         shards=8,
-        caps=StreamCaps(account=20, worker=100),
+        bounds=_BOUNDS,
         problem=problem_json,
     )
     gateway = PublicGateway(service, options, read_model=read_model, streams=hub)

@@ -14,7 +14,7 @@ from shard_worker.domain.ids import AccountId, ThreadId
 from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.public.server import PublicGateway, listening_socket
 from shard_worker.gateway.public.streams import problem_json
-from shard_worker.streams.hub import StreamCaps, StreamHub
+from shard_worker.streams.hub import StreamBounds, StreamHub
 from tests.actors.node import SHARDS, Node, add
 from tests.gateway.wire import Answered, Api
 from tests.support.load.follower import Event, Stream, open_stream
@@ -108,9 +108,15 @@ async def streams_on(
     async with AsyncExitStack() as stack:
         pool = ReadPool(await asyncpg.create_pool(dsn, min_size=1, max_size=4))
         stack.callback(pool.terminate)
-        caps = StreamCaps(account=account, worker=worker)
+        bounds = StreamBounds(account=account, worker=worker, memory=node.env.memory)
         hub = StreamHub(
-            node.region, node.owners, pool, worker=node.name, shards=SHARDS, caps=caps, problem=problem_json
+            node.region,
+            node.owners,
+            pool,
+            worker=node.name,
+            shards=SHARDS,
+            bounds=bounds,
+            problem=problem_json,
         )
         gateway = PublicGateway(node.region, options, streams=hub)
         bound = stack.enter_context(listening_socket("127.0.0.1", 0))

@@ -114,6 +114,6 @@ def test_the_types_that_change_no_access() -> None:
 
 
 def test_a_destroy_takes_no_roles() -> None:
-    """Who could read the thread may still replay it."""
+    """An account that could read the thread may still replay it."""
     event = ThreadDestroyed(ACCOUNTS[0], 1, 1)
     assert roles_after(Roles(True, False), ACCOUNTS[0], event) == Roles(True, False)

@@ -108,7 +108,7 @@ async def test_a_position_that_the_history_does_not_hold_gets_one_reset(dsn: str
         assert listening.events[0].json == {"threadId": chat, "sequenceNr": 3, "epoch": 1}
 
 
-async def test_open_streams_are_told_of_a_tail_that_a_fail_over_lost(dsn: str) -> None:
+async def test_open_streams_get_a_reset_for_a_tail_that_a_fail_over_lost(dsn: str) -> None:
     """One reset each, then what is there now; the journal may have grown beyond the lost numbers."""
     async with node_on(dsn) as node, streams_on(node, dsn) as streams:
         await node.own(*range(SHARDS))

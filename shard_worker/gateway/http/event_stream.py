@@ -23,14 +23,14 @@ EVENT_STREAM: Final = (
     b"X-Content-Type-Options: nosniff\r\n"
 )
 _GONE_MS: Final = 60_000
-"""A client whose host acknowledges nothing for so long is gone; heart-beats are what it would acknowledge."""
+"""A client whose host acknowledges nothing for this time is gone; heart-beats are what it would acknowledge."""
 _IGNORED_BYTES: Final = 64 << 10
 """Bytes behind a stream's request that are thrown away; a client that sends more is cut off."""
 _USER_TIMEOUT: Final = getattr(socket, "TCP_USER_TIMEOUT", None)
 
 
 class Closed(Protocol):
-    """Who writes to a stream."""
+    """The writer of a stream."""
 
     def lost(self) -> None: ...
 

@@ -30,6 +30,8 @@ from shard_worker.tasks import BackgroundTasks
 
 _LOG: Final = logging.getLogger(__name__)
 _TURN_S: Final = 0.05
+_STREAMS_PART: Final = 0.75
+"""Of the connections, which streams may take; commands and queries need the others."""
 _EVERYWHERE: Final = "::"
 _OWN_DESCRIPTORS: Final = 128
 """Kept for the journal's connections, peers, probes and files."""
@@ -93,6 +95,8 @@ class PublicGateway:
         self.capacity = self.metrics.capacity = Capacity(within_descriptors(self.options.bounds))
         routes = routes_of(self.options, read_model=read_model is not None, streams=streams is not None)
         self._streams = streams
+        if streams is not None:
+            streams.limit(int(self.capacity.bounds.connections * _STREAMS_PART))
         self._dispatcher = Dispatcher(
             service, read_model, self.options, self.metrics, routes, documents_of(self.options), streams=streams
         )

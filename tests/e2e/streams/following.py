@@ -79,7 +79,7 @@ class Chat:
             await asyncio.wait((task,))
 
     async def more_acknowledged(self, number: int) -> None:
-        """Return when so many more commands were acknowledged."""
+        """Return when this many more commands were acknowledged."""
         wanted = self.acknowledged + number
         await eventually(lambda: self.acknowledged >= wanted, within_s=30, what=f"{number} more acknowledged")
 
@@ -91,7 +91,7 @@ class Chat:
             follower.start()
 
     async def verify(self) -> None:
-        """Every follower has every event once, in order, and was told of no fault."""
+        """Every follower has every event once, in order, and saw no fault."""
         async with asyncio.timeout(60):
             for thread_id, follower in self.followers:
                 while follower.head < self.heads[thread_id] and not follower.faults:

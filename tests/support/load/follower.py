@@ -1,6 +1,6 @@
 """A client that follows a thread as a browser does: it reads events, and resumes with the last id when the stream ends.
 
-It judges what it sees: each event once, in the order of the sequence numbers, none left out.  What is wrong is in
+It judges what it sees: each event once, in the order of the sequence numbers, none left out.  Anything wrong is in
 `Follower.faults`; `Follower.seen` has the positions in their order.  Parsing is a callback of the connection, so that
 thousands of followers cost one task each and nothing more.
 """
