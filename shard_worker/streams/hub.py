@@ -266,10 +266,16 @@ class StreamHub:
         left, ready = _SLICE, self._ready
         while ready and left > 0:
             feed = ready.popleft()
-            if feed.more:
-                left -= feed.deliver(left)
-            if feed.more:
-                ready.append(feed)
+            try:
+                if feed.more:
+                    left -= feed.deliver(left)
+                if feed.more:
+                    ready.append(feed)
+            except Exception as error:  # noqa: BLE001  # a bug ends one thread's streams, which resume; logged with its cause
+                log.error("feed failed to deliver", exc_info=error, extra={"thread_id": feed.thread_id})
+                self.drop_feed(feed)
+                for follower in list(feed.followers):
+                    follower.end()
         if ready:
             self._loop.call_soon(self._turn)
         else:
