@@ -140,7 +140,18 @@ class ThreadFeed:
         """Ask the owner; again from the start, if it was asked."""
         if self._task is not None:
             self._task.cancel()
-        self._task = self._hub.tasks.spawn(self._run(), name=f"feed-{self.thread_id}")
+        self._task = self._hub.tasks.spawn(self._run(), name=f"feed-{self.thread_id}", on_end=self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("feed failed; its streams end", exc_info=error, extra={"thread_id": self.thread_id})
+            self.fail()
+
+    def fail(self, data: bytes = b"") -> None:
+        """End every stream of the thread, with a last frame or for a bug; clients resume."""
+        self._hub.drop_feed(self)
+        for follower in list(self.followers):
+            follower.end(data)
 
     def stop(self) -> None:
         """Ask no more."""
@@ -171,12 +182,11 @@ class ThreadFeed:
         False when it has to read the journal first: it lacks too much, or may have what the history does not hold.
         """
         kept = self._kept
-        if last > self.head or (last < self.head and (not kept or kept[0].sequence_nr > last + 1)):
+        # The frame of ``last`` itself is needed too: it shows that the follower has no other event of that number.
+        if last > self.head or (last < self.head and (not kept or kept[0].sequence_nr > last)):
             return False
-        held = (
-            self.epoch if last == self.head else next((each.epoch for each in kept if each.sequence_nr == last), None)
-        )
-        if epoch and held and epoch != held:
+        held = self.epoch if last == self.head else next(each.epoch for each in kept if each.sequence_nr == last)
+        if epoch and epoch != held:
             return False
         for frame in kept:
             if frame.sequence_nr > last:
@@ -227,8 +237,6 @@ class ThreadFeed:
             began = loop.time()
             answer = await self._hub.ask(FollowThread(self.thread_id, max(self.head, 0), self._tap), _ASK_S)
             self.answered_at = loop.time()
-            if isinstance(answer, Followed):
-                self._tap = answer.tap
             try:
                 if isinstance(answer, Followed) and not answer.fresh and self.head >= 0:
                     if self._take(answer):
@@ -236,6 +244,8 @@ class ThreadFeed:
                 elif not isinstance(answer, Followed) and loop.time() - began < _SOON_S:
                     await asyncio.sleep(_PAUSE_S * random.uniform(0.5, 1.5))  # noqa: S311  # spreads load
                 await self._read_journal()
+                if isinstance(answer, Followed):  # only now: a tap is of use from the journal's end on
+                    self._tap = answer.tap
             except CONNECTION_ERRORS as error:
                 log.warning("stream failed to read the journal", extra={"cause": repr(error)})
                 await asyncio.sleep(_PAUSE_S * random.uniform(0.5, 1.5))  # noqa: S311  # as above
@@ -306,12 +316,10 @@ class ThreadFeed:
 
     def _poison(self, error: UndecodableEvent) -> None:
         log.error(
-            "stream failed to read an event; its followers get a reset or an error",
+            "stream failed to read an event; its followers get an error",
             extra={"thread_id": self.thread_id, "cause": repr(error)},
         )
-        for follower in list(self.followers):
-            follower.end(self._hub.refusal_frame(POISONED))
-        self._hub.drop_feed(self)
+        self.fail(self._hub.refusal_frame(POISONED))
 
     # --- what goes out
 

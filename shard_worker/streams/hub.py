@@ -271,11 +271,9 @@ class StreamHub:
                     left -= feed.deliver(left)
                 if feed.more:
                     ready.append(feed)
-            except Exception as error:  # noqa: BLE001  # a bug ends one thread's streams, which resume; logged with its cause
+            except Exception as error:  # a bug ends one thread's streams, which resume
                 log.error("feed failed to deliver", exc_info=error, extra={"thread_id": feed.thread_id})
-                self.drop_feed(feed)
-                for follower in list(feed.followers):
-                    follower.end()
+                feed.fail()
         if ready:
             self._loop.call_soon(self._turn)
         else:

@@ -29,7 +29,7 @@ def row(number: int, thread_id: ThreadId = T, size: int = 2) -> Row:
 
 
 def event(number: int, size: int = 2) -> LiveEvent:
-    """What a worker gets of it."""
+    """The form in which a worker gets it."""
     return LiveEvent(number, 3, 7, 1, b"x" * size)
 
 

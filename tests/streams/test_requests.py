@@ -122,3 +122,21 @@ async def test_a_stream_opens_while_the_shard_has_no_owner(dsn: str) -> None:
         assert await reader.until("1.1") == ["0", "1.1"]
         assert await stranger.end() == ["error"]
         assert stranger.events[0].json["code"] == "thread-not-found"
+
+
+async def test_nothing_follows_the_request_of_a_stream(dsn: str) -> None:
+    """Later bytes are thrown away, too many of them end it, and a client that ends its half has gone."""
+    async with node_on(dsn) as node, streams_on(node, dsn) as streams:
+        await node.own(*range(SHARDS))
+        me, chat = account(), thread()
+        await streams.do(create(chat, me))
+        pipelining, flooding, ending = [await streams.follow(chat, me) for _ in range(3)]
+        for listening in (pipelining, flooding, ending):
+            assert listening.stream.transport is not None
+        pipelining.stream.transport.write(b"GET /v1/threads HTTP/1.1\r\nHost: test\r\n\r\n")  # type: ignore[union-attr]  # as asserted
+        flooding.stream.transport.write(b"x" * (1 << 20))  # type: ignore[union-attr]  # as above
+        ending.stream.transport.write_eof()  # type: ignore[union-attr]  # as above
+        await eventually(lambda: streams.hub.open_streams == 1, what="one stream")
+        await streams.add(chat, me, "b")
+        assert await pipelining.until("2.1") == ["1.1", "2.1"]
+        assert pipelining.types == ["MessagesAdded"]
