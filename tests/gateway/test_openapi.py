@@ -13,10 +13,10 @@ from shard_worker.gateway.http.problems import OF_MANAGEMENT, ProblemCode, statu
 from shard_worker.gateway.public.openapi import codes_of, document, openapi_text
 from shard_worker.gateway.public.routes import COMMANDS, QUERIES, ROUTES, CommandRoute, Route, Router, StreamRoute
 from tests.fakes.memory_threads import MemoryThreads
-from tests.gateway.problem_checks import check
 from tests.gateway.serving import ADA, BOB, THREAD, Served, serving
-from tests.gateway.wire import Answered
 from tests.support.paths import ROOT
+from tests.support.problem_checks import check
+from tests.support.wire import Answered
 
 API = document()
 

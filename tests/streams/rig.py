@@ -15,11 +15,11 @@ from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.public.server import PublicGateway, listening_socket
 from shard_worker.gateway.public.streams import problem_json
 from shard_worker.streams.hub import StreamBounds, StreamHub
-from tests.actors.node import SHARDS, Node, add
-from tests.gateway.wire import Answered, Api
 from tests.support.load.follower import Event, Stream, open_stream
 from tests.support.load.target import parse_target
+from tests.support.node import SHARDS, Node, add
 from tests.support.polling import eventually
+from tests.support.wire import Answered, Api
 
 
 @dataclass
