@@ -7,7 +7,7 @@ ARGS ?=
 # at every start of a process, and a worker would take twice as long to start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup up down status test test-cluster test-node lint pytest coverage-pure mutation load bench bench-read bench-moves soak explore versions hostile lock docs
+.PHONY: help setup up down status test test-cluster test-node lint pytest coverage-pure mutation load bench bench-read bench-streams bench-moves soak explore versions hostile lock docs
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -115,6 +115,9 @@ bench: setup ## The benchmark: own Postgres, worker and load; figures into docs 
 
 bench-read: setup ## What the read model costs the command path, and how soon it shows a command
 	@$(BIN)/python -m tests.benchmarks.read_side $(ARGS)
+
+bench-streams: setup ## What a live event costs for each follower, how soon it arrives, and the memory of an idle follower
+	@$(BIN)/python -m tests.benchmarks.streams $(ARGS)
 
 docs: setup ## Write what is generated: references, docs/openapi.json, crds/, the figures in docs/verification.md
 	$(BIN)/python -m shard_worker.settings > docs/configuration.md

@@ -109,8 +109,28 @@ class LocateMessage(Struct, frozen=True, gc=False, tag="locate-message", array_l
     message_id: MessageId
 
 
+class ReadAccess(Struct, frozen=True, gc=False, tag="read-access", array_like=True):
+    """Ask which roles an account has in a thread, and at which event the thread is: what a stream of events begins with."""
+
+    thread_id: ThreadId
+    account_id: AccountId
+
+
+class FollowThread(Struct, frozen=True, gc=False, tag="follow-thread", array_like=True):
+    """Ask for the events of a thread after ``after``, as they become durable; answered once there is one.
+
+    ``tap`` is what the owner's last answer named; an owner that does not know it answers at once: see `Followed`.
+    """
+
+    thread_id: ThreadId
+    after: int
+    tap: int
+
+
 Query = ReadThread | ExistsThread | GetAdministratorIds | GetMemberIds | GetMessages | GetMessageWindow | LocateMessage
-Request = CommandRequest | Query
+StreamRequest = ReadAccess | FollowThread
+"""The requests of a worker to a thread's owner for its clients' streams of events."""
+Request = CommandRequest | Query | StreamRequest
 
 
 class Done(Struct, frozen=True, gc=False, tag="done", array_like=True):
@@ -123,6 +143,8 @@ class Done(Struct, frozen=True, gc=False, tag="done", array_like=True):
     sequence_nr: int
     message_ids: tuple[MessageId, ...] = ()
     replayed: bool = False
+    epoch: int = 0
+    """The epoch of the event ``sequence_nr``; 0 where an earlier release answered."""
 
 
 class ThreadView(Struct, frozen=True, gc=False, tag="thread", array_like=True):
@@ -136,6 +158,8 @@ class ThreadView(Struct, frozen=True, gc=False, tag="thread", array_like=True):
     created_at: int
     updated_at: int
     sequence_nr: int
+    epoch: int = 0
+    """The epoch of the event ``sequence_nr``; 0 where an earlier release answered."""
 
 
 class Existence(Struct, frozen=True, gc=False, tag="existence", array_like=True):
@@ -151,6 +175,8 @@ class AccountIdPage(Struct, frozen=True, gc=False, tag="accounts", array_like=Tr
     more: bool
     sequence_nr: int = 0
     """The thread's newest event."""
+    epoch: int = 0
+    """The epoch of that event; 0 where an earlier release answered."""
 
 
 class MessageView(Struct, frozen=True, gc=False, array_like=True):
@@ -174,6 +200,8 @@ class MessagePage(Struct, frozen=True, gc=False, tag="messages", array_like=True
     more: bool
     sequence_nr: int = 0
     """The thread's newest event."""
+    epoch: int = 0
+    """The epoch of that event; 0 where an earlier release answered."""
 
 
 class MessageLocation(Struct, frozen=True, gc=False, tag="message-location", array_like=True):
@@ -185,6 +213,43 @@ class MessageLocation(Struct, frozen=True, gc=False, tag="message-location", arr
 
     place: tuple[int, int] | None
     sequence_nr: int
+
+
+class ThreadAccess(Struct, frozen=True, gc=False, tag="access", array_like=True):
+    """The answer to `ReadAccess`: roles as of the thread's newest event, ``sequence_nr``, which was written in ``epoch``."""
+
+    administrator: bool
+    member: bool
+    destroyed: bool
+    sequence_nr: int
+    epoch: int
+
+    @property
+    def reader(self) -> bool:
+        """Whether the account may read the thread."""
+        return self.administrator or self.member
+
+
+class LiveEvent(Struct, frozen=True, gc=False, array_like=True):
+    """One durable event as the journal stores it."""
+
+    sequence_nr: int
+    epoch: int
+    event_type: int
+    event_version: int
+    payload: bytes
+
+
+class Followed(Struct, frozen=True, gc=False, tag="followed", array_like=True):
+    """The answer to `FollowThread`: events without a hole between them, the first next to the one that was asked for.
+
+    ``fresh`` says that the owner keeps the thread's events only from now on, or no longer has what came between: there are
+    no events, and who asked reads the journal, then asks again with ``tap``.
+    """
+
+    tap: int
+    events: tuple[LiveEvent, ...] = ()
+    fresh: bool = False
 
 
 class UnavailableCode(StrEnum):
@@ -210,6 +275,10 @@ class Unavailable(Struct, frozen=True, gc=False, tag="unavailable", array_like=T
 POISONED: Final = Unavailable(
     UnavailableCode.THREAD_POISONED, "this thread's history cannot be read by this release", retry_after_s=30.0
 )
+NO_STREAMS: Final = Unavailable(
+    UnavailableCode.SHARD_UNAVAILABLE, "the release of the shard's owner does not know streams of events"
+)
+"""The answer to a `StreamRequest` for an owner of an earlier release, which is not asked."""
 
 
 class Moved(Struct, frozen=True, gc=False, tag="moved", array_like=True):
@@ -245,7 +314,18 @@ class Ack(Struct, frozen=True, gc=False, tag="received", array_like=True):
     ready: bool
 
 
-Answer = Done | ThreadView | Existence | AccountIdPage | MessagePage | MessageLocation | Refusal | Unavailable
+Answer = (
+    Done
+    | ThreadView
+    | Existence
+    | AccountIdPage
+    | MessagePage
+    | MessageLocation
+    | ThreadAccess
+    | Followed
+    | Refusal
+    | Unavailable
+)
 """The answer to a `Request`, as a gateway gets it."""
 OwnerAnswer = Answer | Moved
 """The answer of a shard's owner, or of the worker that was taken for the owner."""

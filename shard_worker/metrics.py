@@ -23,6 +23,7 @@ from shard_worker.ownership.handoff_metrics import PAUSES_MS
 from shard_worker.ownership.membership import Ownership
 from shard_worker.readmodel.sources import WatchedReplica
 from shard_worker.readmodel.updater import ReadModelUpdater
+from shard_worker.streams.hub import StreamHub
 
 
 class OwnershipMetrics(Collector):
@@ -185,6 +186,32 @@ class MemoryMetrics(Collector):
             "threadcluster_whole_events_read",
             "Events read whole for the text of a message, since its place was unknown or wrong.",
             self._messages.whole_events,
+        )
+
+
+class StreamsMetrics(Collector):
+    """Metrics of the streams of events."""
+
+    def __init__(self, streams: StreamHub) -> None:
+        self._streams = streams
+
+    def collect(self) -> Iterator[Metric]:
+        """The families, as of now."""
+        streams, counted = self._streams, self._streams.metrics
+        yield GaugeMetricFamily("threadcluster_streams_open", "Streams of events that are open.", streams.open_streams)
+        yield GaugeMetricFamily(
+            "threadcluster_stream_threads", "Threads that streams here follow.", streams.followed_threads
+        )
+        yield GaugeMetricFamily(
+            "threadcluster_stream_relays", "Threads that streams here follow at another worker.", streams.relays
+        )
+        yield CounterMetricFamily("threadcluster_streams_opened", "Streams that began.", counted.opened)
+        yield CounterMetricFamily("threadcluster_stream_deliveries", "Events written to streams.", counted.delivered)
+        yield CounterMetricFamily(
+            "threadcluster_streams_dropped", "Streams that ended because their clients did not read.", counted.dropped
+        )
+        yield CounterMetricFamily(
+            "threadcluster_streams_refused", "Streams that were refused for a cap.", counted.refused
         )
 
 

@@ -185,7 +185,7 @@ class WorkerSettings(BaseSettings):
             description="Connections of the public port at most, and no more than the limit of open files allows; beyond"
             " it those that wait longest for their clients are dropped.",
         ),
-    ] = 4_096
+    ] = 8_192
     max_body_bytes_in_flight: Annotated[
         int,
         Field(
@@ -202,6 +202,19 @@ class WorkerSettings(BaseSettings):
             " readers are dropped, else the newest answer is 503.",
         ),
     ] = 64 << 20
+
+    max_streams: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1_000_000,
+            description="Streams of events that are open on this worker at most; beyond it 503. Each is a connection too.",
+        ),
+    ] = 5_000
+    max_streams_per_account: Annotated[
+        int,
+        Field(ge=1, le=1_000_000, description="Streams of one account on this worker at most; beyond it 503."),
+    ] = 20
 
     passivation_idle_seconds: Annotated[
         float, Field(ge=1, le=86400, description="After how long without a request a thread leaves memory.")

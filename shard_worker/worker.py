@@ -115,6 +115,7 @@ class Worker:
             serving.journal.updater.start(report)
         serving.host.start(report)
         cluster.ownership.start(serving.host, report)
+        serving.streams.start(report)
         # Last: a request that comes at once finds the region complete, and waits for the first view.
         await serving.gateway.start(sockets.for_gateway())
         log.info(
@@ -184,6 +185,8 @@ class Worker:
                 # say that the incarnation has ended.
                 cluster.ownership.close,
                 # The shards before the appender: a dropped shard redirects its requests, and queues nothing.
+                # The streams before the shards, which they ask.
+                serving.streams.close,
                 serving.host.close,
                 serving.journal.appender.close,
                 # After the appender, whose last events it may still project.

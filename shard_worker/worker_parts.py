@@ -37,11 +37,12 @@ from shard_worker.gateway.http.capacity import Bounds
 from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.management.server import ManagementPort
 from shard_worker.gateway.public.server import PublicGateway, inherited_socket, listening_socket
+from shard_worker.gateway.public.streams import problem_json
 from shard_worker.journal import codec
 from shard_worker.journal.append_lane import BatchBounds
 from shard_worker.journal.appender import Appender
 from shard_worker.journal.heads import AcknowledgedHeads
-from shard_worker.journal.idempotency import StoredKey, look_up_key
+from shard_worker.journal.idempotency import StoredKey, epoch_of, look_up_key
 from shard_worker.journal.loader import ThreadLoader, read_head
 from shard_worker.journal.message_reader import MessageReader
 from shard_worker.journal.snapshots import SnapshotWriter
@@ -49,12 +50,12 @@ from shard_worker.loop_watchdog import LoopWatchdog
 from shard_worker.management_view import WorkerView
 from shard_worker.memory import MemoryBudget, default_budget
 from shard_worker.memory_trimmer import MemoryTrimmer
-from shard_worker.metrics import DatabaseMetrics, MemoryMetrics, OwnershipMetrics, ReadModelMetrics
+from shard_worker.metrics import DatabaseMetrics, MemoryMetrics, OwnershipMetrics, ReadModelMetrics, StreamsMetrics
 from shard_worker.ownership.membership import Ownership
 from shard_worker.ownership.store import Address
 from shard_worker.ownership.view import Capabilities
 from shard_worker.peers.client import PeerClient
-from shard_worker.peers.frames import VERSION, Hello
+from shard_worker.peers.frames import STREAMS, VERSION, Hello
 from shard_worker.peers.identity import WorkerIdentity
 from shard_worker.peers.listener import ManagementListener
 from shard_worker.peers.metrics import PeerMetrics
@@ -66,6 +67,7 @@ from shard_worker.readmodel.queries import ReadModelQueries
 from shard_worker.readmodel.sources import SET_UP, QuerySources, WatchedReplica
 from shard_worker.readmodel.updater import ReadModelUpdater
 from shard_worker.settings import InvalidSettings, WorkerSettings
+from shard_worker.streams.hub import StreamBounds, StreamHub
 from shard_worker.tasks import FirstFailure
 
 log = logging.getLogger(__name__)
@@ -173,7 +175,7 @@ def build_cluster(
     def hello() -> Hello:
         newest = database.newest
         history = (0, "") if newest is None else newest.position
-        return Hello(VERSION, ownership.incarnation, *history)
+        return Hello(VERSION, ownership.incarnation, *history, features=STREAMS)
 
     def heard(hello: Hello) -> None:
         database.learn(hello.timeline, hello.generation)
@@ -271,6 +273,7 @@ class ServingParts:
 
     journal: JournalParts
     host: LocalShardHost
+    streams: StreamHub
     gateway: PublicGateway
     peer_server: PeerServer
     port: ManagementPort
@@ -293,7 +296,18 @@ def build_serving(
     journal = _build_journal(settings, cluster, pool, queries)
     actors = _build_actors(settings, cluster, journal, facts.shards)
     read_model = ReadModelQueries(QuerySources(queries.primary, queries.replica), MarkerWriter(pool))
-    gateway = _build_gateway(settings, actors.region, read_model, facts.id_salt)
+    streams = StreamHub(
+        actors.region,
+        cluster.ownership,
+        pool,
+        worker=settings.name,
+        shards=facts.shards,
+        bounds=StreamBounds(
+            account=settings.max_streams_per_account, worker=settings.max_streams, memory=journal.memory
+        ),
+        problem=problem_json,
+    )
+    gateway = _build_gateway(settings, actors.region, read_model, streams, facts.id_salt)
     watchdog = LoopWatchdog()
     refusals = Refusals()
     peer_server = PeerServer(actors.handler.serve, cluster.hello, heard=cluster.heard, refusals=refusals)
@@ -318,13 +332,14 @@ def build_serving(
         OwnershipMetrics(cluster.ownership, actors.host, journal.appender, facts.excess),
         MemoryMetrics(journal.memory, actors.residents, journal.loader, journal.snapshots, journal.messages),
         ReadModelMetrics(journal.updater, queries.replica),
+        StreamsMetrics(streams),
         watchdog,
         DatabaseMetrics(cluster.database, cluster.heads),
         PeerMetrics(listener, peer_server),
     )
     for collector in collectors:
         port.registry.register(collector)
-    return ServingParts(journal, actors.host, gateway, peer_server, port, listener, watchdog, MemoryTrimmer())
+    return ServingParts(journal, actors.host, streams, gateway, peer_server, port, listener, watchdog, MemoryTrimmer())
 
 
 def _build_journal(
@@ -358,6 +373,9 @@ def _build_actors(settings: WorkerSettings, cluster: ClusterParts, journal: Jour
     async def key_of(shard_id: ShardId, thread_uuid: UUID, key_hash: bytes) -> StoredKey | None:
         return await pool.run(lambda connection: look_up_key(connection, shard_id, thread_uuid, key_hash))
 
+    async def epoch_at(shard_id: ShardId, thread_uuid: UUID, seq_nr: int) -> int:
+        return await pool.run(lambda connection: epoch_of(connection, shard_id, thread_uuid, seq_nr))
+
     async def head_of(shard_id: ShardId) -> int:
         return await pool.run(lambda connection: read_head(connection, shard_id))
 
@@ -368,6 +386,7 @@ def _build_actors(settings: WorkerSettings, cluster: ClusterParts, journal: Jour
             journal.messages.read,
             head_of,
             journal.snapshots.save,
+            epoch_at,
             journal.updater if settings.projection_enabled else NoProjection(),
         ),
         memory_reads_allowed=ownership.lease.allows_memory_reads,
@@ -400,7 +419,7 @@ def _build_actors(settings: WorkerSettings, cluster: ClusterParts, journal: Jour
 
 
 def _build_gateway(
-    settings: WorkerSettings, region: ShardRegion, read_model: ReadModelQueries, id_salt: bytes
+    settings: WorkerSettings, region: ShardRegion, read_model: ReadModelQueries, streams: StreamHub, id_salt: bytes
 ) -> PublicGateway:
     return PublicGateway(
         region,
@@ -420,6 +439,7 @@ def _build_gateway(
             ),
         ),
         read_model=read_model,
+        streams=streams,
     )
 
 

@@ -84,6 +84,12 @@ class ReadHead(Protocol):
     def __call__(self, shard_id: ShardId) -> Awaitable[int]: ...
 
 
+class ReadEpoch(Protocol):
+    """Read the epoch of a thread's event; see `shard_worker.journal.idempotency.epoch_of`."""
+
+    def __call__(self, shard_id: ShardId, thread_uuid: UUID, seq_nr: int) -> Awaitable[int]: ...
+
+
 class Projection(Protocol):
     """Feed the read model from the shards of this worker; see `shard_worker.readmodel.updater`.  None of the calls waits."""
 
@@ -127,6 +133,7 @@ class JournalAccess:
     read_messages: ReadMessages
     read_head: ReadHead
     save_snapshot: SaveSnapshot
+    read_epoch: ReadEpoch
     projection: Projection = field(default_factory=NoProjection)
 
 

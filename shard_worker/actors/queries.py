@@ -13,6 +13,7 @@ from msgspec import Struct
 from shard_worker.contract import (
     AccountIdPage,
     Answer,
+    Done,
     Existence,
     ExistsThread,
     GetAdministratorIds,
@@ -24,18 +25,27 @@ from shard_worker.contract import (
     MessagePage,
     MessageView,
     Query,
+    ReadAccess,
     ReadThread,
+    ThreadAccess,
     ThreadView,
     Unavailable,
     UnavailableCode,
 )
-from shard_worker.domain.decide import refuse_reader
+from shard_worker.domain.decide import NOT_FOUND, refuse_reader
 from shard_worker.domain.events import PostedMessage, encoded_size
 from shard_worker.domain.ids import AccountId, MessageId
 from shard_worker.domain.message_window import Side, taking_order
 from shard_worker.domain.thread import LiveMessage, Thread
 from shard_worker.journal.answer_size import FRAME_BYTES, PAGE_BYTES, listed_size
 from shard_worker.journal.message_reader import MessagePlace
+
+HeadAnswer = Done | ThreadView | AccountIdPage | MessagePage | ThreadAccess
+"""An answer that names the thread's newest event; its epoch is put in when the answer is given."""
+
+
+Page = GetAdministratorIds | GetMemberIds | GetMessages | GetMessageWindow
+"""A query for a page of a thread's lists."""
 
 
 class PendingTexts(Struct, frozen=True, gc=False):
@@ -48,6 +58,8 @@ class PendingTexts(Struct, frozen=True, gc=False):
     """The thread's newest event."""
     backwards: bool = False
     """Whether the list goes on before the page, not after it."""
+    epoch: int = 0
+    """The epoch of the thread's newest event."""
 
     @property
     def places(self) -> list[MessagePlace]:
@@ -67,11 +79,11 @@ class PendingTexts(Struct, frozen=True, gc=False):
                 break
             views.append(_view(message_id, live, posted))
         if not views:  # the request is over
-            return MessagePage((), True, self.sequence_nr)
+            return MessagePage((), True, self.sequence_nr, self.epoch)
         views.sort(key=_place_of_view)
         places = [_place(each) for each in self.taken]
         cut = min(places) < _place_of_view(views[0]) if self.backwards else max(places) > _place_of_view(views[-1])
-        return MessagePage(tuple(views), self.more or cut, self.sequence_nr)
+        return MessagePage(tuple(views), self.more or cut, self.sequence_nr, self.epoch)
 
 
 class SortedAccounts:
@@ -87,11 +99,13 @@ class SortedAccounts:
         self.members: list[AccountId] | None = None
 
 
-def answer_query(state: Thread | None, query: Query, ordered: SortedAccounts) -> Answer | PendingTexts:
+def answer_query(state: Thread | None, query: Query | ReadAccess, ordered: SortedAccounts) -> Answer | PendingTexts:
     """Answer a query from the thread's state; a page of messages is returned without its texts.
 
     ``ordered`` is the actor's, and forgotten when the accounts change.
     """
+    if isinstance(query, ReadAccess):
+        return NOT_FOUND if state is None else _access(state, query.account_id)
     refusal = refuse_reader(state, query.account_id)
     if isinstance(query, ExistsThread):
         return Existence(refusal is None)
@@ -105,6 +119,13 @@ def answer_query(state: Thread | None, query: Query, ordered: SortedAccounts) ->
         return Unavailable(
             UnavailableCode.READ_MODEL_BEHIND, f"the thread is at {state.sequence_nr}, before min_sequence_nr"
         )
+    return _answer_reader(state, query, ordered)
+
+
+def _answer_reader(
+    state: Thread, query: ReadThread | Page, ordered: SortedAccounts
+) -> ThreadView | AccountIdPage | MessagePage | MessageLocation | PendingTexts:
+    """Answer an account that may read the thread."""
     match query:
         case ReadThread():
             return ThreadView(
@@ -131,6 +152,12 @@ def answer_query(state: Thread | None, query: Query, ordered: SortedAccounts) ->
             return _window(state, query)
         case _:
             assert_never(query)
+
+
+def _access(state: Thread, account_id: AccountId) -> ThreadAccess:
+    return ThreadAccess(
+        account_id in state.administrators, account_id in state.members, state.destroyed, state.sequence_nr, 0
+    )
 
 
 def _accounts(ordered: list[AccountId], query: GetAdministratorIds | GetMemberIds, sequence_nr: int) -> AccountIdPage:

@@ -13,12 +13,15 @@ from collections.abc import Callable, Coroutine, Mapping
 from enum import Enum, auto
 from typing import Final
 
+from msgspec.structs import replace
+
 from shard_worker.actors.context import ActorContext
+from shard_worker.actors.live_taps import LiveTaps
 from shard_worker.actors.passivation import LruPassivation
 from shard_worker.actors.pending import PendingRequest
 from shard_worker.actors.queries import PendingTexts
 from shard_worker.actors.thread_actor import OVERLOADED, Phase, ThreadActor
-from shard_worker.contract import POISONED, Done
+from shard_worker.contract import POISONED, Done, FollowThread
 from shard_worker.database.connection import CONNECTION_ERRORS
 from shard_worker.domain.decide import message_ids_of
 from shard_worker.domain.ids import ShardId, ThreadId
@@ -75,6 +78,7 @@ class Shard:
         self._held: deque[PendingRequest] = deque()
         self._tasks: dict[asyncio.Task[None], PendingRequest | None] = {}
         """Background tasks, each with the only request that it would answer."""
+        self._taps = LiveTaps(env.memory)
         self.stream = appender.open(shard_id, epoch, head, self)
 
     @property
@@ -86,6 +90,9 @@ class Shard:
         """Decide an ask of one of this shard's threads, now or when it can be."""
         if self.state is not ShardState.SERVING:
             self.stash(ask)
+            return
+        if type(ask.request) is FollowThread:
+            self._taps.follow(ask, self._residents.now())
             return
         self.commands += 1
         actor = self.actors.get(thread_id)
@@ -155,6 +162,8 @@ class Shard:
 
     def stored(self, rows: list[Row], xid: int | None) -> None:
         if self.state is not ShardState.CLOSED:  # the worker may have adopted the shard again, from a head of its own
+            if self._taps:
+                self._taps.stored(rows, self.stream.epoch, self._residents.now())
             self.env.projection.advance(self.shard_id, self.stream.head, rows, self.stream.epoch, xid)
 
     def on_ownership_lost(self, in_flight: list[Row]) -> None:
@@ -168,6 +177,7 @@ class Shard:
 
     def measure(self, elapsed_s: float) -> None:
         """Fold the commands since the last call, ``elapsed_s`` ago, into the load."""
+        self._taps.expire(self._residents.now())
         commands, batches, append_s = self._counted
         self._counted = (self.commands, self.stream.batches, self.stream.append_s)
         weight = 1.0 - math.exp(-elapsed_s / _MEMORY_S)
@@ -234,6 +244,7 @@ class Shard:
         if epoch > self._successor[1]:
             self._successor = (owner, epoch)
         successor = self._successor
+        self._taps.redirect(*successor)
         at_server = self.stream.in_flight > 0
         for actor in self.actors.values():
             self._residents.remove(actor)
@@ -319,13 +330,30 @@ class Shard:
             if ask.future.done():  # ended meanwhile, and its request dropped
                 return
             if stored is not None:
-                first = Done(stored.seq_nr, message_ids_of(stored.event))
+                first = Done(stored.seq_nr, message_ids_of(stored.event), False, stored.epoch)
                 actor.key_found(ask, stored.body_hash, first, stored.command_id)
             else:
                 ask.key_checked = checked
                 ask.unstash()
                 self.handle(ask, actor.thread_id)
             return
+
+    def find_epoch(self, actor: ThreadActor, ask: PendingRequest, done: Done) -> None:
+        """Answer ``done`` with the epoch of its event, which is read from the journal."""
+        self._spawn(self._find_epoch(actor, ask, done), "find-epoch", ask)
+
+    async def _find_epoch(self, actor: ThreadActor, ask: PendingRequest, done: Done) -> None:
+        while not ask.done:
+            try:
+                epoch = await self.env.journal.read_epoch(self.shard_id, actor.uuid, done.sequence_nr)
+            except CONNECTION_ERRORS as error:
+                log.warning(
+                    "shard failed to read an epoch; trying again",
+                    extra={"shard": self.shard_id, "cause": repr(error)},
+                )
+                await asyncio.sleep(_RETRY_S)
+                continue
+            ask.answer(replace(done, epoch=epoch))
 
     def fetch_texts(self, actor: ThreadActor, ask: PendingRequest, needs: PendingTexts) -> None:
         """Fill a page of messages with their texts from the journal."""

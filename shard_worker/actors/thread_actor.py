@@ -17,10 +17,11 @@ from typing import Final, Protocol
 from uuid import UUID
 
 from asyncpg.pgproto.pgproto import UUID as PostgresUUID  # noqa: N811  # a `UUID` whose bytes need no conversion
+from msgspec.structs import replace
 
 from shard_worker.actors.context import ActorContext
 from shard_worker.actors.pending import NOT_SERVED, PendingRequest
-from shard_worker.actors.queries import PendingTexts, SortedAccounts, answer_query
+from shard_worker.actors.queries import HeadAnswer, PendingTexts, SortedAccounts, answer_query
 from shard_worker.contract import POISONED, CommandRequest, Done, OwnerAnswer, Unavailable, UnavailableCode
 from shard_worker.domain.decide import Unchanged, decide, message_ids_of
 from shard_worker.domain.events import MessagesAdded
@@ -106,6 +107,9 @@ class ActorHost(Protocol):
     def look_up_key(self, actor: "ThreadActor", ask: PendingRequest, key_hash: bytes) -> None:
         """Ask the journal for an idempotency key; `ThreadActor.key_found` or `handle` follows."""
 
+    def find_epoch(self, actor: "ThreadActor", ask: PendingRequest, done: Done) -> None:
+        """Answer ``done`` with the epoch of its event, which is read from the journal."""
+
     def fetch_texts(self, actor: "ThreadActor", ask: PendingRequest, needs: PendingTexts) -> None:
         """Answer with a page of messages, whose texts are read from the journal."""
 
@@ -129,6 +133,7 @@ class ThreadActor:
         "bytes_since",
         "env",
         "found_keys",
+        "head_epoch",
         "keys",
         "last_used_at",
         "mailbox",
@@ -157,6 +162,8 @@ class ThreadActor:
         self.phase = Phase.LOADING
         self.state: Thread | None = None
         self.sequence_nr = 0
+        self.head_epoch = 0
+        """The epoch of the newest durable event."""
         self.snapshot_nr = 0
         self.bytes_since = 0
         """Bytes of payloads after the last snapshot."""
@@ -207,13 +214,17 @@ class ThreadActor:
                 self._lost_state(ask, error)
         else:
             try:
-                answer = answer_query(self.state, request, self.ordered)  # type: ignore[arg-type]  # narrowed by the exact type
+                answer = answer_query(self.state, request, self.ordered)  # type: ignore[arg-type]  # followers do not come here
             except Exception as error:  # noqa: BLE001  # as above
                 self._lost_state(ask, error)
                 return
             if isinstance(answer, PendingTexts):
                 needs = answer
-                self._after_pending(ask, lambda: self.shard.fetch_texts(self, ask, needs))
+                self._after_pending(
+                    ask, lambda: self.shard.fetch_texts(self, ask, replace(needs, epoch=self.head_epoch))
+                )
+            elif isinstance(answer, HeadAnswer):
+                self._answer_at_head(ask, answer)
             else:
                 self._answer(ask, answer)
 
@@ -250,7 +261,7 @@ class ThreadActor:
             if key is not None and not self._knows_keys_of(ask):
                 self.shard.look_up_key(self, ask, key)
             elif isinstance(decided, Unchanged):
-                self._answer(ask, Done(decided.sequence_nr, decided.message_ids, decided.replayed))
+                self._unchanged(ask, Done(decided.sequence_nr, decided.message_ids, decided.replayed))
             else:
                 self._answer(ask, decided)
             return
@@ -273,7 +284,7 @@ class ThreadActor:
         row.key_hash = key
         row.body_hash = request.body_hash if key is not None else None
         row.ask = ask
-        row.answer = answer = Done(seq_nr, message_ids_of(decided))
+        row.answer = answer = Done(seq_nr, message_ids_of(decided), False, self.stream.epoch)
         row.dependents = None
         if type(decided) is not MessagesAdded:
             self.ordered = SortedAccounts()
@@ -328,6 +339,20 @@ class ThreadActor:
         else:
             self._after_pending(ask, lambda: ask.answer(answer))
 
+    def _answer_at_head(self, ask: PendingRequest, answer: HeadAnswer) -> None:
+        """`_answer`, with the epoch of the newest event, which is known once that is durable."""
+        if not self.pending and self.shard.memory_reads_allowed():
+            ask.answer(replace(answer, epoch=self.head_epoch))
+        else:
+            self._after_pending(ask, lambda: ask.answer(replace(answer, epoch=self.head_epoch)))
+
+    def _unchanged(self, ask: PendingRequest, done: Done) -> None:
+        """Answer a command that stores nothing; of a recognised retry the event of its first answer may be any."""
+        if done.sequence_nr == self.sequence_nr:
+            self._answer_at_head(ask, done)
+        else:
+            self._after_pending(ask, lambda: self.shard.find_epoch(self, ask, done))
+
     def _after_pending(self, ask: PendingRequest, deliver: Callable[[], None]) -> None:
         if self.pending:
             row = self.pending[-1]  # rows become durable in order: the last one covers all
@@ -349,6 +374,9 @@ class ThreadActor:
         env.admitted -= 1
         env.pending_bytes -= size
         self.pending_bytes -= size
+        self.head_epoch = epoch = self.stream.epoch
+        if done.answer.epoch != epoch:  # an unknown outcome raised the epoch before the event was sent again
+            self._correct_epoch(done, epoch)
         done.ask.answer(done.answer)
         if done.dependents is not None:
             for _, deliver in done.dependents:
@@ -359,6 +387,12 @@ class ThreadActor:
             self.shard.weigh(self)
         if self.phase is Phase.DRAINING and not self.pending:
             self._reload()
+
+    def _correct_epoch(self, row: EventRow, epoch: int) -> None:
+        before, row.answer = row.answer, replace(row.answer, epoch=epoch)
+        key = row.key_hash
+        if key is not None and (known := self.keys.get(key)) is not None and known[1] is before:
+            self.keys[key] = (known[0], row.answer, known[2])
 
     def rejected(self, rows: list[Row], error: Exception) -> None:
         """The database refused the first of these events: decide it and all that came after again, from the journal."""
@@ -454,7 +488,7 @@ class ThreadActor:
 
     def loaded(self, found: Recovered) -> None:
         """The history is read: decide what waited.  A thread that does not exist after that leaves memory."""
-        self.state, self.sequence_nr, self.snapshot_nr, self.bytes_since = found
+        self.state, self.sequence_nr, self.snapshot_nr, self.bytes_since, self.head_epoch = found
         self.phase = Phase.ACTIVE
         self.shard.weigh(self)
         mailbox = self.mailbox
@@ -515,4 +549,4 @@ def _first_answer(request: CommandRequest, body_hash: bytes, answer: Done, comma
         return KEY_REUSED
     if command_id == request.command_id:
         return answer
-    return Done(answer.sequence_nr, answer.message_ids, replayed=True)
+    return Done(answer.sequence_nr, answer.message_ids, True, answer.epoch)

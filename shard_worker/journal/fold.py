@@ -46,11 +46,15 @@ class Pace:
 class Fold:
     """A thread's state and how far its history is folded.  The state is changed in place."""
 
-    __slots__ = ("bytes_since", "fault", "metadata", "sequence_nr", "snapshot_nr", "state")
+    __slots__ = ("bytes_since", "epoch", "fault", "metadata", "sequence_nr", "snapshot_nr", "state")
 
-    def __init__(self, state: Thread | None, sequence_nr: int, snapshot_nr: int, bytes_since: int = 0) -> None:
+    def __init__(
+        self, state: Thread | None, sequence_nr: int, snapshot_nr: int, bytes_since: int = 0, epoch: int = 0
+    ) -> None:
         self.state = state
         self.sequence_nr = sequence_nr
+        self.epoch = epoch
+        """The epoch of the event ``sequence_nr``."""
         self.snapshot_nr = snapshot_nr
         self.bytes_since = bytes_since
         """Bytes of payloads after the snapshot."""
@@ -93,6 +97,7 @@ class Fold:
             self.fault = f"event {seq_nr} cannot be applied: {error!r}"
         if next_at > at:
             self.metadata = rows[next_at - 1]["metadata"]
+            self.epoch = rows[next_at - 1]["epoch"]
         self.state, self.sequence_nr = state, sequence_nr
         self.bytes_since += size - before
         pace.rows += next_at - at

@@ -42,7 +42,9 @@ WITH wanted AS MATERIALIZED (
     SELECT w.ord, w.shard_id, w.thread_id, coalesce(s.seq_nr, greatest(w.after, 0)) AS start,
            s.state_version, s.state, coalesce(c.unbacked, 0) AS unbacked,
            coalesce((SELECT seq_nr FROM journal WHERE shard_id = w.shard_id AND thread_id = w.thread_id
-                      ORDER BY seq_nr DESC LIMIT 1), 0) AS last
+                      ORDER BY seq_nr DESC LIMIT 1), 0) AS last,
+           coalesce((SELECT epoch FROM journal WHERE shard_id = w.shard_id AND thread_id = w.thread_id
+                        AND seq_nr = s.seq_nr), 0) AS epoch
       FROM unnest($1::int[], $2::uuid[], $3::bigint[]) WITH ORDINALITY AS w (shard_id, thread_id, after, ord)
       LEFT JOIN LATERAL (
             SELECT c.*, count(*) FILTER (WHERE NOT c.backed) OVER () AS unbacked
@@ -55,15 +57,15 @@ WITH wanted AS MATERIALIZED (
              ORDER BY c.backed DESC, c.seq_nr DESC, c.state_version DESC LIMIT 1) c ON w.after < 0
       LEFT JOIN LATERAL (SELECT c.seq_nr, c.state_version, c.state WHERE c.backed) s ON true
 )
-SELECT ord, seq_nr, event_type, event_version, payload, metadata, last, unbacked
+SELECT ord, seq_nr, event_type, event_version, payload, metadata, last, unbacked, epoch
   FROM (SELECT u.*, sum(size) OVER (ORDER BY ord, seq_nr) - size AS before
           FROM (SELECT ord, start AS seq_nr, NULL::smallint AS event_type, state_version AS event_version,
-                       state AS payload, NULL::bytea AS metadata, last, unbacked,
+                       state AS payload, NULL::bytea AS metadata, last, unbacked, epoch,
                        coalesce(octet_length(state), 0) AS size
                   FROM wanted
                  UNION ALL
                 SELECT w.ord, j.seq_nr, j.event_type, j.event_version, j.payload, j.metadata, NULL, NULL,
-                       octet_length(j.payload)
+                       j.epoch, octet_length(j.payload)
                   FROM wanted w
                  CROSS JOIN LATERAL (
                         SELECT * FROM journal
@@ -106,6 +108,8 @@ class ThreadPage:
     """How many snapshots of the thread are of events that are not in the journal."""
     size: int
     """Bytes of the snapshot and the payloads."""
+    epoch: int = 0
+    """The epoch of the snapshot's event."""
     rows: list[asyncpg.Record] = field(default_factory=list)
 
 
@@ -134,6 +138,7 @@ async def read_page(connection: Session, wanted: Sequence[Wanted], *, rows_each:
                 last=row["last"],
                 unbacked=row["unbacked"],
                 size=0 if payload is None else len(payload),
+                epoch=row["epoch"],
             )
             pages.append(page)
         else:

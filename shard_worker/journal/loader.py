@@ -87,6 +87,8 @@ class Recovered(NamedTuple):
     """Where the last snapshot was taken, or 0."""
     bytes_since: int = 0
     """Bytes of payloads after that snapshot."""
+    epoch: int = 0
+    """The epoch of the event ``sequence_nr``."""
 
 
 class Poisoned(NamedTuple):
@@ -338,7 +340,7 @@ class ThreadLoader:
         self._keep_some(load, over=over)
         if over:
             self.metrics.threads += 1
-            load.finish(Recovered(fold.state, fold.sequence_nr, fold.snapshot_nr, fold.bytes_since))
+            load.finish(Recovered(fold.state, fold.sequence_nr, fold.snapshot_nr, fold.bytes_since, fold.epoch))
         return over
 
     def _take_snapshot(self, load: _LoadRequest, page: ThreadPage, pace: Pace) -> bool:
@@ -354,7 +356,7 @@ class ThreadLoader:
             self.metrics.snapshots_discarded += 1
             log.warning("snapshot discarded", extra={"thread_id": str(load.uuid), "cause": str(error)})
             return False
-        load.fold = Fold(state, page.start, page.start)
+        load.fold = Fold(state, page.start, page.start, epoch=page.epoch)
         return True
 
     def _keep_some(self, load: _LoadRequest, *, over: bool) -> None:

@@ -16,8 +16,9 @@ TAILS_BYTES: Final = 16 << 20
 
 # LATERAL: each shard's tail by the index on its sequence.  Sizes are summed before a payload is fetched.
 _TAILS_SQL: Final = """
-SELECT shard_id, shard_seq, thread_id, seq_nr, event_type, event_version, payload, metadata
+SELECT shard_id, shard_seq, thread_id, seq_nr, event_type, event_version, payload, metadata, epoch
   FROM (SELECT w.shard_id, j.shard_seq, j.thread_id, j.seq_nr, j.event_type, j.event_version, j.payload, j.metadata,
+               j.epoch,
                sum(octet_length(j.payload)) OVER (ORDER BY w.shard_id, j.shard_seq) AS so_far
           FROM unnest($1::int[], $2::bigint[], $3::bigint[]) AS w (shard_id, after, upto)
          CROSS JOIN LATERAL (
@@ -56,5 +57,5 @@ async def apply_tail(threads: Mapping[UUID, Recovered], tail: Sequence[asyncpg.R
         fold = Fold(*before)
         await fold.run(rows.get(uuid, ()), pace)
         if fold.fault is None:
-            followed[uuid] = Recovered(fold.state, fold.sequence_nr, fold.snapshot_nr, fold.bytes_since)
+            followed[uuid] = Recovered(fold.state, fold.sequence_nr, fold.snapshot_nr, fold.bytes_since, fold.epoch)
     return followed

@@ -12,7 +12,15 @@ from collections.abc import Callable, Collection
 from itertools import count
 from typing import Final, NamedTuple, cast
 
-from shard_worker.contract import PeerAnswer, PeerRequest, Unavailable, UnavailableCode
+from shard_worker.contract import (
+    NO_STREAMS,
+    FollowThread,
+    PeerAnswer,
+    PeerRequest,
+    ReadAccess,
+    Unavailable,
+    UnavailableCode,
+)
 from shard_worker.contract_tls import peer_name
 from shard_worker.peers import frames
 from shard_worker.peers.errors import PeerOverloaded, PeerUnreachable
@@ -41,6 +49,9 @@ _AGAIN_MOST_S: Final = 1.0
 """An address that could not be connected to is not tried again sooner: doubled with each failure, with jitter."""
 _WINDOW: Final = 4_096
 """Requests outstanding at one peer at most."""
+_FOLLOWED_MOST: Final = 65_536
+"""Threads of one peer that are followed at most, beside the window."""
+_STREAM_REQUESTS: Final = frozenset((ReadAccess, FollowThread))
 _UNSENT_MOST: Final = 16 << 20
 """Bytes of requests that a peer has not taken yet, beyond which no more are given."""
 
@@ -219,6 +230,9 @@ class _PeerConnection(asyncio.Protocol):
         self._greeted = False
         self._reader = FrameReader()
         self._streams: dict[int, tuple[asyncio.Future[PeerAnswer], float]] = {}
+        self._followed: set[int] = set()
+        """Those of `_streams` that wait for a thread's next event, however long."""
+        self._features = 0
         self._numbers = count(1)
         self._transport: asyncio.Transport | None = None
         self._outbox: CorkedWriter | None = None
@@ -237,10 +251,15 @@ class _PeerConnection(asyncio.Protocol):
         """The answer to one request on this connection."""
         if self.closed or self._outbox is None:
             raise PeerUnreachable("the connection is closed", sent=False)
-        if len(self._streams) >= _WINDOW:
+        if len(self._streams) - len(self._followed) >= _WINDOW:
             raise PeerOverloaded(f"{_WINDOW} requests are outstanding")
+        if len(self._followed) >= _FOLLOWED_MOST:
+            raise PeerOverloaded(f"{_FOLLOWED_MOST} threads are followed")
         if self._outbox.unread > _UNSENT_MOST:
             raise PeerOverloaded(f"{self._outbox.unread} bytes of requests were not taken yet")
+        follows = type(envelope.request) in _STREAM_REQUESTS
+        if follows and not self._features & frames.STREAMS:
+            return NO_STREAMS
         stream = next(self._numbers) & 0xFFFF_FFFF or next(self._numbers) & 0xFFFF_FFFF  # 0 is the link itself
         data = frames.request_frame(stream, envelope)
         if len(data) > frames.FRAME_MOST:
@@ -250,10 +269,17 @@ class _PeerConnection(asyncio.Protocol):
             self._heard = self._loop.time()
             self._sweep_after(_SWEEP_S)
         self._streams[stream] = (future, self._loop.time() + envelope.budget_s)
+        if follows:
+            self._followed.add(stream)
         self._outbox.put(data)
         try:
             return await future
+        except asyncio.CancelledError:
+            if follows and not self.closed:
+                self._outbox.put(frames.frame(frames.CANCEL, stream))
+            raise
         finally:
+            self._followed.discard(stream)
             self._streams.pop(stream, None)
             self._hang_up_if_done()
 
@@ -313,7 +339,9 @@ class _PeerConnection(asyncio.Protocol):
     def _greet(self, kind: int, body: bytes) -> None:
         if kind != frames.HELLO:
             raise BadFrame(f"the first frame is of kind {kind}, not hello")
-        self._learn(frames.read_hello(body))
+        hello = frames.read_hello(body)
+        self._learn(hello)
+        self._features = hello.features
         self._greeted = True
         self._sweep_after(_IDLE_SWEEP_S)
         if not self.ready.done():

@@ -41,6 +41,11 @@ BAD: Final = 7
 """The request of this stream, or with stream 0 what the other side sent, cannot be read; the body says why, in UTF-8.
 
 Nothing of the request was admitted."""
+CANCEL: Final = 8
+"""The client no longer waits for this stream's answer; only sent to a server whose hello names `STREAMS`."""
+
+STREAMS: Final = 1
+"""Bit of `Hello.features`: this side knows `shard_worker.contract.StreamRequest` and `CANCEL`."""
 
 _HEADER: Final = struct.Struct(">IBI")
 _ENVELOPE: Final = struct.Struct(">IIQB")
@@ -64,6 +69,8 @@ class Hello(msgspec.Struct, frozen=True, array_like=True):
     """The highest timeline of the database that the sender knows; 0 before it knows any."""
     generation: str = ""
     """The generation that belongs to ``timeline``; see `shard_worker.database.connection`."""
+    features: int = 0
+    """The kinds of messages that this side knows beside requests and answers, a bit each; 0 from a release before the first of them."""
 
 
 _decode_hello: Final = msgspec.msgpack.Decoder(Hello).decode
@@ -173,7 +180,7 @@ class FrameReader:
         at = 0
         while len(buffer) - at >= _HEADER.size:
             length, kind, stream = _HEADER.unpack_from(buffer, at)
-            if length > self._most or not REQUEST <= kind <= BAD:
+            if length > self._most or not REQUEST <= kind <= CANCEL:
                 raise BadFrame(f"kind {kind}, {length} bytes")
             end = at + _HEADER.size + length
             if len(buffer) < end:

@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Callable, Collection
 from typing import Final, Protocol, cast
 
-from shard_worker.contract import CommandRequest, PeerAnswer, PeerRequest, Unavailable, UnavailableCode
+from shard_worker.contract import CommandRequest, FollowThread, PeerAnswer, PeerRequest, Unavailable, UnavailableCode
 from shard_worker.peers import frames
 from shard_worker.peers.frames import BadFrame, CorkedWriter, FrameReader, Hello
 from shard_worker.peers.identity import signers_of
@@ -98,6 +98,8 @@ class _ServerLink(asyncio.Protocol):
         self._outbox: CorkedWriter | None = None
         self._patience: asyncio.TimerHandle | None = None
         self._heard = 0.0
+        self._parked: dict[int, asyncio.Future[PeerAnswer]] = {}
+        """Requests that wait for a thread's next event, by stream."""
         self.signers: set[str] = set()
         """The fingerprints of the secrets that this link was made with."""
 
@@ -118,6 +120,8 @@ class _ServerLink(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.links.discard(self)
+        for answer in list(self._parked.values()):
+            answer.cancel()
         if self._patience is not None:
             self._patience.cancel()
 
@@ -167,6 +171,10 @@ class _ServerLink(asyncio.Protocol):
             self._outbox.put(frames.frame(frames.PONG, stream))
         elif kind == frames.REQUEST:
             self._serve(stream, body)
+        elif kind == frames.CANCEL:
+            parked = self._parked.get(stream)
+            if parked is not None:
+                parked.cancel()
         elif kind == frames.BAD:
             log.warning("peer refused a frame", extra={"reason": body.decode(errors="replace"), "peer": self._peer()})
         else:
@@ -187,12 +195,17 @@ class _ServerLink(asyncio.Protocol):
             log.exception("forwarded request failed")
             answer = _BROKEN
         if isinstance(answer, asyncio.Future):
+            if type(envelope.request) is FollowThread:
+                self._parked[stream] = answer
             answer.add_done_callback(lambda done: self._answer_later(stream, done, command=command))
         else:
             self._answer(stream, answer, command=command)
 
     def _answer_later(self, stream: int, done: "asyncio.Future[PeerAnswer]", *, command: bool) -> None:
+        parked = self._parked.pop(stream, None)
         if done.cancelled():
+            if parked is not None:
+                return  # by its client, or with the link
             answer: PeerAnswer = _BROKEN
         elif (error := done.exception()) is not None:
             log.error("forwarded request failed", exc_info=error)

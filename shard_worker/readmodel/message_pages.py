@@ -110,9 +110,9 @@ async def _page(rows: Sequence[asyncpg.Record], side: Side, limit: int, *, below
 
     ``below`` of the rows are before the anchor; there may be more messages at both ends than there are rows.
     """
-    sequence_nr: int = rows[0]["sequence_nr"]
+    sequence_nr, epoch = rows[0]["sequence_nr"], rows[0]["epoch"]
     if rows[0]["message_id"] is None:
-        return MessagePage((), False, sequence_nr)
+        return MessagePage((), False, sequence_nr, epoch)
     # The rows after an anchor begin with the first that is wanted.
     order = list(taking_order(side, below=below, above=below, count=len(rows)))[:limit]
     taken: list[int] = []
@@ -126,7 +126,7 @@ async def _page(rows: Sequence[asyncpg.Record], side: Side, limit: int, *, below
         taken.append(order[len(kept)])
         kept.append(message)
     kept.sort(key=lambda each: (each.sequence_nr, each.index))
-    return MessagePage(tuple(kept), _goes_on(rows, side, taken, below), sequence_nr)
+    return MessagePage(tuple(kept), _goes_on(rows, side, taken, below), sequence_nr, epoch)
 
 
 def _goes_on(rows: Sequence[asyncpg.Record], side: Side, taken: Iterable[int], below: int) -> bool:

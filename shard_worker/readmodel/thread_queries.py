@@ -9,6 +9,7 @@ from functools import partial
 from typing import Final, assert_never
 
 import asyncpg
+from msgspec.structs import replace
 
 from shard_worker.contract import (
     POISONED,
@@ -161,10 +162,10 @@ async def _answer(query: Query, rows: list[asyncpg.Record]) -> Answer:
     head = rows[0]
     match query:
         case ReadThread():
-            return view_of(head)
+            return replace(view_of(head), epoch=head["epoch"])
         case GetAdministratorIds() | GetMemberIds():
             ids = tuple(AccountId(text_of(row["account_id"])) for row in rows if row["account_id"] is not None)
-            return AccountIdPage(ids[: query.limit], len(ids) > query.limit, head["sequence_nr"])
+            return AccountIdPage(ids[: query.limit], len(ids) > query.limit, head["sequence_nr"], head["epoch"])
         case GetMessages():
             return await first_messages(rows, query.limit)
         case GetMessageWindow():

@@ -9,7 +9,7 @@ import pytest
 from shard_worker.actors.pending import NOT_SERVED, UNKNOWN
 from shard_worker.contract import Done, GetMessages, ReadThread, Unavailable, UnavailableCode
 from shard_worker.domain.ids import ThreadId, shard_of, ulid_uuid
-from tests.actors.node import SHARDS, Node, account, add, create, node_on, thread
+from tests.support.node import SHARDS, Node, account, add, create, node_on, thread
 from tests.support.polling import eventually
 from tests.support.tcp_proxy import TcpProxy
 
@@ -52,7 +52,7 @@ async def test_a_command_whose_budget_ends_in_the_queue_is_not_stored_and_later_
         assert not first.done()
         proxy.heal()
         assert [await answer for answer in (first, *later)] == [
-            Done(n, answer.result().message_ids)  # type: ignore[union-attr]  # a refusal fails the test
+            Done(n, answer.result().message_ids, epoch=1)  # type: ignore[union-attr]  # a refusal fails the test
             for n, answer in enumerate((first, *later), start=2)
         ]
         assert isinstance(await beside, Done)
@@ -175,7 +175,7 @@ async def test_a_client_that_repeats_old_keys_costs_one_refused_statement(dsn: s
             await node.ask(create(chat, me))
             answer = await node.ask(add(chat, me, "once"), "key")
             assert isinstance(answer, Done)
-            first.append(Done(answer.sequence_nr, answer.message_ids, replayed=True))
+            first.append(Done(answer.sequence_nr, answer.message_ids, replayed=True, epoch=1))
         await node.own(*range(SHARDS))
         look_ups = 0
         look_up = node.env.journal.look_up_key

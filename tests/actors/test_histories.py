@@ -25,8 +25,8 @@ from shard_worker.domain.ids import AccountId, ShardId, ThreadId, shard_of, ulid
 from shard_worker.domain.refusals import Refusal, RefusalCode
 from shard_worker.gateway.public import responses
 from shard_worker.journal.loader import Poisoned, Recovered
-from tests.actors.node import SHARDS, Node, account, add, create, message_id, node_on, thread
 from tests.support.loop_turns import measured_turns
+from tests.support.node import SHARDS, Node, account, add, create, message_id, node_on, thread
 from tests.support.polling import eventually
 
 ALL = range(SHARDS)
@@ -273,7 +273,7 @@ async def test_pages_of_accounts_follow_every_change(dsn: str) -> None:
         assert await listed() == sorted(members)
         await node.ask(LeaveMemberIds(chat, me, tuple(members[:5]), 1))
         assert await listed() == sorted(members[5:])
-        assert await node.ask(GetAdministratorIds(chat, me, 3)) == AccountIdPage((me,), False, 3)
+        assert await node.ask(GetAdministratorIds(chat, me, 3)) == AccountIdPage((me,), False, 3, 1)
 
 
 async def test_a_long_load_outlives_the_requests_that_wait_for_it(dsn: str) -> None:
@@ -302,7 +302,7 @@ async def test_a_long_load_outlives_the_requests_that_wait_for_it(dsn: str) -> N
         assert len(actor.mailbox) <= 1
         waiting = asyncio.ensure_future(node.ask(add(chat, me, "stored"), budget_s=10.0))
         gate.set()
-        assert await waiting == Done(2, (await waiting).message_ids)  # type: ignore[union-attr]  # it is Done
+        assert await waiting == Done(2, (await waiting).message_ids, epoch=2)  # type: ignore[union-attr]  # it is Done
         assert loads == 1
         assert await node.texts(chat, me) == ["stored"]
 

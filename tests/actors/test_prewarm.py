@@ -9,7 +9,7 @@ from shard_worker.contract import Ack, Done, PrepareShard, ReadThread, ShardTran
 from shard_worker.domain.ids import AccountId, ShardId, ThreadId, shard_of
 from shard_worker.journal.loader import read_head
 from shard_worker.ownership.view import ShardOwner
-from tests.actors.node import SHARDS, Node, Peers, account, add, create, node_on, request, thread, two_nodes
+from tests.support.node import SHARDS, Node, Peers, account, add, create, node_on, request, thread, two_nodes
 
 ALL = range(SHARDS)
 
@@ -211,7 +211,9 @@ async def test_a_thread_that_is_being_read_when_its_shard_drains_decides_nothing
         left.owners.records[shard] = receiver(right, 2, 2)
         left.host.drop(shard, "w1", 2)
         created = await asyncio.gather(creating, reading)
-        assert sorted(created, key=repr) == [Done(1), Done(1, replayed=True)], "one of the two was first"
+        assert sorted(created, key=repr) == [Done(1, epoch=2), Done(1, replayed=True, epoch=2)], (
+            "one of the two was first"
+        )
 
 
 async def test_a_page_of_texts_under_way_is_fetched_again_by_the_next_owner(dsn: str) -> None:
@@ -260,7 +262,7 @@ async def test_what_a_peer_says_of_the_owner_is_believed_when_it_knows_more(dsn:
             other.owners.records[shard] = receiver(right, 2, 5)
 
         other.owners.apply_hint = learn  # type: ignore[method-assign]  # addresses are the view's
-        assert await other.ask(create(chat, me)) == Done(1)
+        assert await other.ask(create(chat, me)) == Done(1, epoch=1)
         assert other.owners.rung == 0
         assert isinstance(await other.ask(create(chat, me)), Done)
 

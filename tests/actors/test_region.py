@@ -13,7 +13,7 @@ from shard_worker.domain.ids import ShardId, ThreadId, shard_of, ulid_uuid
 from shard_worker.domain.refusals import Refusal, RefusalCode
 from shard_worker.journal.loader import Poisoned, Recovered
 from shard_worker.ownership.view import ShardOwner
-from tests.actors.node import SHARDS, Peers, account, add, create, node_on, request, thread
+from tests.support.node import SHARDS, Peers, account, add, create, node_on, request, thread
 from tests.support.polling import eventually
 
 ALL = range(SHARDS)
@@ -24,7 +24,7 @@ async def test_a_thread_is_created_posted_to_and_read(dsn: str) -> None:
     async with node_on(dsn) as node:
         await node.own(*ALL)
         me, chat = account(), thread()
-        assert await node.ask(create(chat, me)) == Done(1)
+        assert await node.ask(create(chat, me)) == Done(1, epoch=1)
         added = await node.ask(add(chat, me, "hello", "again"))
         assert isinstance(added, Done)
         assert added.sequence_nr == 2
@@ -90,7 +90,7 @@ async def test_one_key_has_one_effect_and_one_answer(dsn: str) -> None:
         await node.own(*ALL)
         late = await node.ask(command, "key")
         first, *others = sorted([*answers, late], key=lambda answer: isinstance(answer, Done) and answer.replayed)
-        assert first == Done(2, (command.messages[0].message_id,))
+        assert first == Done(2, (command.messages[0].message_id,), epoch=1)
         assert {repr(answer) for answer in others} == {repr(replace(first, replayed=True))}
         assert await node.texts(chat, me) == ["once"]
 
@@ -252,7 +252,7 @@ async def test_a_request_on_the_wrong_worker_is_answered_by_the_owner(dsn: str) 
         for shard in ALL:
             right.owners.records[shard] = ShardOwner("w0", left.incarnation, 1, "127.0.0.1", 0, 1)
         me, chat = account(), thread()
-        assert await right.ask(create(chat, me)) == Done(1)
+        assert await right.ask(create(chat, me)) == Done(1, epoch=1)
         assert isinstance(await right.ask(add(chat, me, "x")), Done)
         assert await left.texts(chat, me) == await right.texts(chat, me) == ["x"]
 
@@ -337,9 +337,9 @@ async def test_an_actor_is_not_evicted_while_it_is_busy(dsn: str) -> None:
         await node.own(*ALL)
         me, first, second = account(), thread(), thread()
         one, two = await asyncio.gather(node.ask(create(first, me)), node.ask(create(second, me)))
-        assert one == Done(1)
+        assert one == Done(1, epoch=1)
         assert isinstance(two, Unavailable)
-        assert await node.ask(create(second, me)) == Done(1)
+        assert await node.ask(create(second, me)) == Done(1, epoch=1)
         assert node.table.shards[shard_of(second, SHARDS)].actors[second].phase is Phase.ACTIVE
 
 

@@ -23,10 +23,11 @@ from shard_worker.contract import (
     Query,
     ReadThread,
     Request,
+    StreamRequest,
     ThreadView,
 )
 from shard_worker.domain.commands import CreateThread
-from shard_worker.domain.decide import Unchanged, decide, message_ids_of, refuse_reader
+from shard_worker.domain.decide import NOT_FOUND, Unchanged, decide, message_ids_of, refuse_reader
 from shard_worker.domain.events import MessagesAdded
 from shard_worker.domain.evolve import evolve
 from shard_worker.domain.ids import AccountId, MessageId, ThreadId
@@ -36,6 +37,8 @@ from shard_worker.domain.refusals import Refusal, RefusalCode
 from shard_worker.domain.thread import Thread
 
 NOW_MS = 1_700_000_000_000
+EPOCH = 4
+"""Of every event."""
 
 
 class MemoryThreads:
@@ -57,6 +60,8 @@ class MemoryThreads:
         instead = self.instead(request)
         if instead is not None:
             return instead
+        if isinstance(request, StreamRequest):
+            return NOT_FOUND  # there is no journal to follow, and no test waits for an endless answer
         return self._command(request) if isinstance(request, CommandRequest) else self._query(request)
 
     @property
@@ -73,19 +78,19 @@ class MemoryThreads:
                 same = known[0] == request.body_hash
                 if not same:
                     return Refusal(RefusalCode.IDEMPOTENCY_KEY_REUSED, "the key was used before")
-                return Done(known[1].sequence_nr, known[1].message_ids, replayed=True)
+                return Done(known[1].sequence_nr, known[1].message_ids, True, EPOCH)
         decided = decide(state, command, NOW_MS, self.limits)
         match decided:
             case Refusal():
                 return decided
             case Unchanged(sequence_nr, message_ids, replayed):
-                return Done(sequence_nr, message_ids, replayed)
+                return Done(sequence_nr, message_ids, replayed, EPOCH)
         sequence_nr = 1 if isinstance(command, CreateThread) or state is None else state.sequence_nr + 1
         self.threads[command.thread_id] = evolve(state, decided, sequence_nr)
         if isinstance(decided, MessagesAdded):
             for message in decided.messages:
                 self.texts[message.message_id] = (message.text, message.to_account_ids)
-        done = Done(sequence_nr, message_ids_of(decided))
+        done = Done(sequence_nr, message_ids_of(decided), False, EPOCH)
         if request.key_hash is not None:
             self.keys[command.thread_id, request.key_hash] = (request.body_hash, done)
         return done
@@ -112,6 +117,7 @@ class MemoryThreads:
                     state.created_at,
                     state.updated_at,
                     state.sequence_nr,
+                    EPOCH,
                 )
             case GetAdministratorIds():
                 return _accounts(query, state.administrators, state.sequence_nr)
@@ -144,7 +150,7 @@ class MemoryThreads:
         if after is not None:
             views = [view for view in views if (view.sequence_nr, view.index) > after]
         views = views[query.offset :]
-        return MessagePage(tuple(views[: query.limit]), len(views) > query.limit, state.sequence_nr)
+        return MessagePage(tuple(views[: query.limit]), len(views) > query.limit, state.sequence_nr, EPOCH)
 
     def _window(self, query: GetMessageWindow, state: Thread) -> Answer:
         """Without the bound of an answer's bytes."""
@@ -172,19 +178,19 @@ def naive_page(
     """The page as the contract counts it: of the messages before the anchor, itself when it is live, and those after it."""
     match side:
         case Side.BEFORE:
-            return MessagePage(tuple(older[-limit:]), len(older) > limit, sequence_nr)
+            return MessagePage(tuple(older[-limit:]), len(older) > limit, sequence_nr, EPOCH)
         case Side.AFTER:
-            return MessagePage(tuple(newer[:limit]), len(newer) > limit, sequence_nr)
+            return MessagePage(tuple(newer[:limit]), len(newer) > limit, sequence_nr, EPOCH)
         case Side.AROUND:
             before = min((limit - 1) // 2, len(older))
             after = min(limit - len(own) - before, len(newer))
             before = min(limit - len(own) - after, len(older))
             page = (*older[len(older) - before :], *own, *newer[:after])
-            return MessagePage(page, len(newer) > after, sequence_nr)
+            return MessagePage(page, len(newer) > after, sequence_nr, EPOCH)
 
 
 def _accounts(
     query: GetAdministratorIds | GetMemberIds, accounts: dict[AccountId, None], sequence_nr: int
 ) -> AccountIdPage:
     ids = sorted(account for account in accounts if query.after is None or account > query.after)[query.offset :]
-    return AccountIdPage(tuple(ids[: query.limit]), len(ids) > query.limit, sequence_nr)
+    return AccountIdPage(tuple(ids[: query.limit]), len(ids) > query.limit, sequence_nr, EPOCH)

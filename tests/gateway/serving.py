@@ -1,18 +1,42 @@
 """The real gateway over a real socket, for one test."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import cast
 
+from shard_worker.database.connection import ReadPool
+from shard_worker.domain.ids import ShardId
 from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.public.server import PublicGateway, listening_socket
 from shard_worker.gateway.public.service import ThreadService
+from shard_worker.gateway.public.streams import problem_json
+from shard_worker.memory import MemoryBudget
+from shard_worker.ownership.view import ShardOwner
+from shard_worker.streams.hub import StreamBounds, StreamHub
 from tests.fakes.memory_read_model import MemoryReadModel
 from tests.fakes.memory_threads import MemoryThreads
-from tests.gateway.wire import Answered, Api
+from tests.support.wire import Answered, Api
 
 ADA, BOB, CAI, DAN = (f"01ARZ3NDEKTSV4RRFFQ69G5FA{last}" for last in "ABCD")
 THREAD = "01BX5ZZKBKACTAV9WEVGEMMVRZ"
 PARENT = "01BX5ZZKBKACTAV9WEVGEMMVR0"
+
+
+_BOUNDS = StreamBounds(account=20, worker=100, memory=MemoryBudget(1 << 20))
+_NO_POOL = cast("ReadPool", None)
+"""No stream begins: `MemoryThreads` knows no thread that can be followed."""
+
+
+class _NoOwners:
+    """No worker owns anything."""
+
+    def owner_of(self, shard_id: ShardId) -> ShardOwner | None:
+        del shard_id
+        return None
+
+    def next_change(self) -> "asyncio.Future[None]":
+        return asyncio.get_running_loop().create_future()
 
 
 class Served(Api):
@@ -44,10 +68,20 @@ class Served(Api):
 async def serving(service: ThreadService, options: GatewayOptions | None = None) -> AsyncIterator[Served]:
     """Serve on a free port of loopback."""
     read_model = MemoryReadModel(service) if isinstance(service, MemoryThreads) else None
-    gateway = PublicGateway(service, options, read_model=read_model)
+    hub = StreamHub(
+        service,
+        _NoOwners(),
+        _NO_POOL,
+        worker="w0",
+        shards=8,
+        bounds=_BOUNDS,
+        problem=problem_json,
+    )
+    gateway = PublicGateway(service, options, read_model=read_model, streams=hub)
     with listening_socket("127.0.0.1", 0) as bound:
         await gateway.start([bound])
         try:
             yield Served(gateway, bound.getsockname()[1], read_model)
         finally:
             await gateway.close()
+            await hub.close()

@@ -18,7 +18,13 @@ async def test_create_answers_the_id_under_both_names(api: Served) -> None:
     answered = await api.create()
     assert answered.status == 200
     assert answered.headers["content-type"] == "application/json"
-    assert answered.json == {"error_messages": [], "threadId": THREAD, "thread_id": THREAD, "sequenceNr": 1}
+    assert answered.json == {
+        "error_messages": [],
+        "threadId": THREAD,
+        "thread_id": THREAD,
+        "sequenceNr": 1,
+        "position": "1.4",
+    }
 
 
 async def test_create_mints_an_id(api: Served) -> None:
@@ -39,15 +45,20 @@ async def test_every_other_command(api: Served) -> None:
     member_left = await api.post(base + "/member-ids/leave", {"accountId": CAI, "accountIds": [CAI]})
     for expected, answered in enumerate((joined, left, left_too, member, member_left), start=2):
         assert answered.status == 200
-        assert answered.json == {"error_messages": [], "threadId": THREAD, "sequenceNr": expected}
+        assert answered.json == {
+            "error_messages": [],
+            "threadId": THREAD,
+            "sequenceNr": expected,
+            "position": f"{expected}.4",
+        }
     added = await api.post(
         base + "/messages/add", {"accountId": BOB, "messages": [{"text": "a", "messageId": MESSAGE}]}
     )
-    assert added.json == {"error_messages": [], "messageIds": [MESSAGE], "sequenceNr": 7}
+    assert added.json == {"error_messages": [], "messageIds": [MESSAGE], "sequenceNr": 7, "position": "7.4"}
     removed = await api.post(base + "/messages/remove", {"accountId": BOB, "messageIds": [MESSAGE, THREAD]})
-    assert removed.json == {"error_messages": [], "messageIds": [MESSAGE], "sequenceNr": 8}
+    assert removed.json == {"error_messages": [], "messageIds": [MESSAGE], "sequenceNr": 8, "position": "8.4"}
     destroyed = await api.post(base + "/destroy", {"accountId": ADA})
-    assert destroyed.json == {"error_messages": [], "threadId": THREAD, "sequenceNr": 9}
+    assert destroyed.json == {"error_messages": [], "threadId": THREAD, "sequenceNr": 9, "position": "9.4"}
 
 
 async def test_minted_message_ids_keep_the_order_given(api: Served, threads: MemoryThreads) -> None:

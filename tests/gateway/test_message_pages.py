@@ -8,8 +8,8 @@ from shard_worker.contract import GetMessages, GetMessageWindow, Unavailable, Un
 from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.readmodel.queries import MessageState
 from tests.fakes.memory_threads import MemoryThreads
-from tests.gateway.problem_checks import check
 from tests.gateway.serving import ADA, BOB, DAN, THREAD, Served, serving
+from tests.support.problem_checks import check
 
 BASE = f"/v1/threads/{THREAD}"
 MESSAGES = f"{BASE}/messages?account_id={BOB}"

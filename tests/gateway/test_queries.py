@@ -37,6 +37,7 @@ async def test_a_thread_shows_its_fields(api: Served) -> None:
             "createdAt": NOW_MS,
             "updatedAt": NOW_MS,
             "sequenceNr": 1,
+            "position": "1.4",
         },
     }
 
@@ -44,7 +45,12 @@ async def test_a_thread_shows_its_fields(api: Served) -> None:
 async def test_account_ids_are_listed_for_every_reader(api: Served) -> None:
     """All administrators and members, for each of them as the caller."""
     await api.create(administratorIds=[ADA, CAI])
-    expected: dict[str, object] = {"error_messages": [], "sequenceNr": 1, "nextCursor": None}
+    expected: dict[str, object] = {
+        "error_messages": [],
+        "sequenceNr": 1,
+        "position": "1.4",
+        "nextCursor": None,
+    }
     assert (await api.get(f"{BASE}/administrator-ids?account_id={BOB}")).json == expected | {"results": [ADA, CAI]}
     assert (await api.get(f"{BASE}/member-ids?account_id={ADA}")).json == expected | {"results": [BOB]}
 

@@ -12,18 +12,23 @@ from shard_worker.contract import (
     Done,
     Existence,
     ExistsThread,
+    Followed,
+    FollowThread,
     GetAdministratorIds,
     GetMemberIds,
     GetMessages,
     GetMessageWindow,
+    LiveEvent,
     LocateMessage,
     MessageLocation,
     MessagePage,
     MessageView,
     Moved,
     OwnerAnswer,
+    ReadAccess,
     ReadThread,
     Request,
+    ThreadAccess,
     ThreadView,
     Unavailable,
     UnavailableCode,
@@ -51,10 +56,16 @@ REQUESTS: list[Request] = [
     GetMessageWindow(T, A, 10, Side.AROUND, M, None, 7),
     GetMessageWindow(T, A, 10, Side.BEFORE, None, (4, 2)),
     LocateMessage(T, A, M),
+    ReadAccess(T, A),
+    FollowThread(T, 2**40, 7),
 ]
 ANSWERS: list[OwnerAnswer] = [
     Done(3, (M,)),
     Done(3, (M,), replayed=True),
+    Done(3, (M,), epoch=9),
+    ThreadAccess(True, False, False, 3, 9),
+    Followed(7, (LiveEvent(3, 9, 7, 1, b"{}"),)),
+    Followed(7, fresh=True),
     ThreadView(T, A, None, "t", None, 1, 2, 3),
     Existence(False),
     MessageLocation((4, 2), 9),
@@ -113,3 +124,41 @@ def test_garbage_in_a_body_is_refused(body: bytes) -> None:
             read(body)
         except BadFrame:
             continue
+
+
+_HEAD = b"\x00\x00\x00\x14\x00\x00\x00\x03\x00\x00\x00\x00\x00\x00\x00\x04\x01"
+GOLDEN: list[tuple[bytes, bytes]] = [
+    (
+        frames.request_frame(7, Envelope(FollowThread(T, 5, 9), 0.02, 3, 4, 1)),
+        b"\x00\x00\x00=\x01\x00\x00\x00\x07" + _HEAD + b"\x94\xadfollow-thread\xba" + T.encode() + b"\x05\t",
+    ),
+    (
+        frames.request_frame(7, Envelope(ReadAccess(T, A), 0.02, 3, 4, 1)),
+        b"\x00\x00\x00T\x01\x00\x00\x00\x07" + _HEAD + b"\x93\xabread-access\xba%b\xba%b" % (T.encode(), A.encode()),
+    ),
+    (
+        frames.answer_frame(7, Followed(9, (LiveEvent(6, 2, 7, 1, b"{}"),)), command=False),
+        b"\x00\x00\x00\x16\x02\x00\x00\x00\x07\x94\xa8followed\t\x91\x95\x06\x02\x07\x01\xc4\x02{}\xc2",
+    ),
+    (
+        frames.answer_frame(7, ThreadAccess(True, False, False, 6, 2), command=False),
+        b"\x00\x00\x00\r\x02\x00\x00\x00\x07\x96\xa6access\xc3\xc2\xc2\x06\x02",
+    ),
+    (
+        frames.hello_frame(frames.Hello(2, "i", 3, "g", frames.STREAMS)),
+        b"\x00\x00\x00\x08\x06\x00\x00\x00\x00\x95\x02\xa1i\x03\xa1g\x01",
+    ),
+    (frames.frame(frames.CANCEL, 7), b"\x00\x00\x00\x00\x08\x00\x00\x00\x07"),
+]
+
+
+@pytest.mark.parametrize(("made", "wire"), GOLDEN)
+def test_the_messages_of_streams_keep_their_form(made: bytes, wire: bytes) -> None:
+    """A worker of this release talks to one of the next."""
+    assert made == wire
+
+
+def test_a_hello_of_an_earlier_release_has_no_features() -> None:
+    """And what a later one adds is passed over."""
+    assert frames.read_hello(b"\x94\x02\xa1i\x03\xa1g").features == 0
+    assert frames.read_hello(b"\x96\x02\xa1i\x03\xa1g\x01\x07").features == frames.STREAMS

@@ -121,6 +121,17 @@ class GatewayConnection(ReceivingConnection):
         super().connection_lost(exc)
         self._messages.clear()
 
+    @property
+    def capacity(self) -> Capacity:
+        """The bounds that this connection shares."""
+        return self._capacity
+
+    def detach(self) -> None:
+        """Let go of the transport, which another protocol has taken over; nothing more happens here."""
+        self._last = True
+        self.transport = None
+        self.connection_lost(None)
+
     def drop(self, problem: Problem) -> None:
         """End the connection for what it holds; the problem is answered where an answer is awaited."""
         if self._paused_since:

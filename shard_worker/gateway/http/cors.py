@@ -4,7 +4,9 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
-_PREFLIGHT: Final = b"Access-Control-Allow-Headers: Content-Type, Idempotency-Key\r\nAccess-Control-Max-Age: 600\r\n"
+_PREFLIGHT: Final = (
+    b"Access-Control-Allow-Headers: Content-Type, Idempotency-Key, Last-Event-ID\r\nAccess-Control-Max-Age: 600\r\n"
+)
 
 
 class Cors:

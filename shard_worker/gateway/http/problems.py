@@ -23,6 +23,7 @@ class ProblemCode(StrEnum):
     VALIDATION_FAILED = "validation-failed"
     ROUTE_NOT_FOUND = "route-not-found"
     METHOD_NOT_ALLOWED = "method-not-allowed"
+    NOT_ACCEPTABLE = "not-acceptable"
     REQUEST_TIMEOUT = "request-timeout"
     BODY_TOO_LARGE = "body-too-large"
     TARGET_TOO_LONG = "target-too-long"
@@ -53,6 +54,7 @@ class ProblemCode(StrEnum):
 
     SHARD_UNAVAILABLE = "shard-unavailable"
     OVERLOADED = "overloaded"
+    TOO_MANY_STREAMS = "too-many-streams"
     LEAVING = "leaving"
     THREAD_POISONED = "thread-poisoned"
     OUTCOME_UNKNOWN = "outcome-unknown"
@@ -65,6 +67,7 @@ _STATUS_AND_TITLE: Final[dict[ProblemCode, tuple[int, str]]] = {
     ProblemCode.VALIDATION_FAILED: (400, "The request is not valid"),
     ProblemCode.ROUTE_NOT_FOUND: (404, "No such path"),
     ProblemCode.METHOD_NOT_ALLOWED: (405, "The path has no such method"),
+    ProblemCode.NOT_ACCEPTABLE: (406, "The client accepts no event stream"),
     ProblemCode.REQUEST_TIMEOUT: (408, "The request did not arrive in time"),
     ProblemCode.BODY_TOO_LARGE: (413, "The body is too large"),
     ProblemCode.TARGET_TOO_LONG: (414, "The request target is too long"),
@@ -93,6 +96,7 @@ _STATUS_AND_TITLE: Final[dict[ProblemCode, tuple[int, str]]] = {
     ProblemCode.IDEMPOTENCY_KEY_REUSED: (409, "The idempotency key was used for another request"),
     ProblemCode.SHARD_UNAVAILABLE: (503, "The thread cannot be reached right now"),
     ProblemCode.OVERLOADED: (503, "The worker is overloaded"),
+    ProblemCode.TOO_MANY_STREAMS: (503, "As many streams are open as may be"),
     ProblemCode.LEAVING: (503, "The worker is leaving"),
     ProblemCode.THREAD_POISONED: (503, "The thread's history cannot be read by this release"),
     ProblemCode.OUTCOME_UNKNOWN: (503, "Whether the command was stored is not known"),

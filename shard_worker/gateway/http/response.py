@@ -99,6 +99,11 @@ class RawResponse(web.StreamResponse):
         """Nothing is left to send."""
 
 
+def head_of(status: int, fields: bytes) -> bytes:
+    """The start of an answer and its fields, without the blank line."""
+    return _CLOCK.start(status) + fields
+
+
 def end_of(status: int, body: bytes) -> bytes:
     """The last header field, the blank line and the body; 204 has neither length nor body."""
     return b"\r\n" if status == HTTPStatus.NO_CONTENT else b"Content-Length: %d\r\n\r\n%b" % (len(body), body)

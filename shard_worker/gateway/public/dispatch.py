@@ -30,8 +30,11 @@ from shard_worker.gateway.public.routes import (
     Resource,
     Route,
     Router,
+    StreamRoute,
 )
 from shard_worker.gateway.public.service import ReadModel, ThreadService
+from shard_worker.gateway.public.streams import StreamHandler
+from shard_worker.streams.hub import StreamHub
 
 _LOG: Final = logging.getLogger(__name__)
 NO_OPERATION: Final = "none"
@@ -49,12 +52,15 @@ class Dispatcher:
         metrics: RequestMetrics,
         routes: Iterable[Route],
         documents: dict[DocumentRoute, bytes],
+        *,
+        streams: StreamHub | None,
     ) -> None:
         self._router = Router(routes)
         markers = None if read_model is None else MarkerHandler(service, read_model, options)
         self._posting = CommandHandler(service, options, markers)
         self._reading = QueryHandler(service, options, read_model)
         self._listing = None if read_model is None else ListHandler(read_model, options)
+        self._streams = None if streams is None else StreamHandler(streams)
         self._documents = documents
         self._metrics = metrics
         self._hosts = HostCheck(options.allowed_hosts)
@@ -106,6 +112,9 @@ class Dispatcher:
         if isinstance(route, ListRoute):
             assert self._listing is not None  # else the route is not served
             return await self._listing.answer(route, segment, query)
+        if isinstance(route, StreamRoute):
+            assert self._streams is not None  # as above
+            return await self._streams.answer(route, segment, query, request)
         if isinstance(route, DocumentRoute):
             return RawResponse(self._documents[route], fields=route.fields)
         if route is None:

@@ -10,17 +10,19 @@ from shard_worker.gateway.public.routes import (
     OF_THE_READ_MODEL,
     OPENAPI,
     QUERIES,
+    STREAMS,
     DocumentRoute,
     Route,
 )
 
 
-def routes_of(options: GatewayOptions, *, read_model: bool) -> tuple[Route, ...]:
-    """The routes that exist under these options; ``read_model`` says whether there is one to answer from."""
+def routes_of(options: GatewayOptions, *, read_model: bool, streams: bool) -> tuple[Route, ...]:
+    """The routes that exist under these options; ``read_model`` and ``streams`` say whether there are such."""
     return (
         *COMMANDS,
         *QUERIES,
         *(OF_THE_READ_MODEL if read_model else ()),
+        *(STREAMS if streams else ()),
         *(DOCUMENTS if options.documentation else ()),
     )
 

@@ -24,6 +24,7 @@ from shard_worker.gateway.public.routes import (
     MarkerRoute,
     QueryRoute,
     Route,
+    StreamRoute,
 )
 
 Node = dict[str, Any]  # Any: a piece of the document
@@ -48,6 +49,12 @@ a body or a query string with far more structure than any valid one is refused w
 A character is a code point. A text with more than 30 characters of a non-zero canonical combining class in a row, as
 sent, is refused; its limits count after NFC."""
 
+_STREAM: Final = """\
+Server-sent events, one a domain event, in the order of their sequence numbers: `id` is the position, `event` the type,
+`data` its JSON on one line with `threadId`, `sequenceNr` and `epoch`. The stream opens with its position alone. `reset`
+says that the position given is not in the history any more: read the thread again. `error`, whose `data` is a problem,
+ends the stream. Comments keep the connection alive."""
+
 _ANYWHERE: Final = (
     ProblemCode.MALFORMED_HTTP,
     ProblemCode.REQUEST_TIMEOUT,
@@ -63,6 +70,12 @@ _UNAVAILABLE: Final = (
     UnavailableCode.LEAVING,
     UnavailableCode.THREAD_POISONED,
 )
+_OF_A_STREAM: Final = (
+    ProblemCode.NOT_ACCEPTABLE,
+    ProblemCode.LEAVING,
+    ProblemCode.TOO_MANY_STREAMS,
+    ProblemCode.OVERLOADED,
+)
 _OF_A_BODY: Final = (
     ProblemCode.MALFORMED_JSON,
     ProblemCode.VALIDATION_FAILED,
@@ -73,6 +86,7 @@ _STATUS_WORDS: Final = {
     400: "The request is not right",
     403: "Not allowed",
     404: "Not found",
+    406: "Not acceptable",
     408: "Too slow",
     409: "Conflict",
     410: "Gone",
@@ -104,6 +118,9 @@ def codes_of(route: Route) -> tuple[ProblemCode, ...]:
             return (*_ANYWHERE, ProblemCode.VALIDATION_FAILED, *(ProblemCode(code.value) for code in domain))
         case ListRoute():
             return (*_ANYWHERE, ProblemCode.VALIDATION_FAILED, ProblemCode.OVERLOADED, ProblemCode.SHARD_UNAVAILABLE)
+        case StreamRoute():
+            refused = (ProblemCode(code.value) for code in route.refusals)
+            return (*_ANYWHERE, ProblemCode.VALIDATION_FAILED, *refused, *_OF_A_STREAM)
         case DocumentRoute():
             return (*_ANYWHERE, ProblemCode.OVERLOADED)
         case _:
@@ -129,6 +146,8 @@ def _responses(route: Route) -> Node:
         content: Node = {
             route.content_type: {"schema": {"type": "object" if "json" in route.content_type else "string"}}
         }
+    elif isinstance(route, StreamRoute):
+        content = {"text/event-stream": {"schema": {"type": "string", "description": _STREAM}}}
     else:
         content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{route.answer_schema}"}}}
     by_status: dict[int, list[ProblemCode]] = {}
@@ -142,6 +161,8 @@ def _responses(route: Route) -> Node:
                 "description": "On the answer to a recognised retry, by its key or by its chosen ids; on no other.",
             }
         }
+    if isinstance(route, StreamRoute):
+        responses["204"] = {"description": "The thread was destroyed, and the position given is its end."}
     for status, codes in sorted(by_status.items()):
         responses[str(status)] = _problem_response(status, codes)
     return responses
@@ -155,7 +176,7 @@ def _parameters(route: Route) -> list[Node]:
             parameters.append({"name": name, "in": "path", "required": True, "schema": schema})
     if isinstance(route, CommandRoute | MarkerRoute):
         parameters.append({"$ref": "#/components/parameters/IdempotencyKey"})
-    if isinstance(route, QueryRoute | ListRoute):
+    if isinstance(route, QueryRoute | ListRoute | StreamRoute):
         parameters += [
             {
                 "name": parameter.name,
@@ -174,6 +195,7 @@ def _operation(route: Route) -> Node:
         CommandRoute: "Commands",
         MarkerRoute: "Commands",
         QueryRoute: "Queries",
+        StreamRoute: "Streams",
         ListRoute: "Queries",
         DocumentRoute: "Documents",
     }[type(route)]

@@ -14,6 +14,7 @@ from shard_worker.domain.ids import AccountId, MessageId, canonical
 from shard_worker.domain.message_window import Side
 from shard_worker.gateway.http.query_string import too_many_parameters
 from shard_worker.gateway.public.request_models import ULID_PATTERN
+from shard_worker.streams.position import ThreadPosition, read_position
 
 GREATEST_NUMBER: Final = 2**63 - 1
 GREATEST_LIMIT: Final = 1_000
@@ -69,11 +70,18 @@ ANCHORS: Final = (
 )
 _STARTS: Final = ("offset", *Side, "cursor")
 """Parameters that say where a page begins: at most one of them is given."""
+_POSITION: Final = {"type": "string", "pattern": "^(|(0|[1-9][0-9]{0,18})(\\.(0|[1-9][0-9]{0,18}))?)$"}
+LAST_EVENT_ID: Final = Parameter(
+    "lastEventId", "The position to go on after; beats `after`, and the header `Last-Event-ID` beats it.", _POSITION
+)
+AFTER: Final = Parameter("after", "The position to go on after; without one the stream begins now.", _POSITION)
+OF_A_STREAM: Final = (ACCOUNT_ID, LAST_EVENT_ID, AFTER)
 OF_A_THREAD: Final = (ACCOUNT_ID, MIN_SEQUENCE_NR)
 OF_A_PAGE: Final = (ACCOUNT_ID, LIMIT, OFFSET, CURSOR, MIN_SEQUENCE_NR)
 OF_MESSAGES: Final = (ACCOUNT_ID, LIMIT, OFFSET, CURSOR, *ANCHORS, MIN_SEQUENCE_NR)
 OF_A_LIST: Final = (ACCOUNT_ID, LIMIT, OFFSET, CURSOR)
 OF_AN_ACCOUNT: Final = (LIMIT, OFFSET, CURSOR)
+NO_POSITION: Final = "must be a position of this thread's stream: sequenceNr.epoch, or sequenceNr alone"
 NO_ACCOUNT: Final = AccountId("")
 """Of a query whose path names the account."""
 
@@ -87,6 +95,8 @@ class QueryValues(Struct, frozen=True, kw_only=True, gc=False):
     offset: int = 0
     cursor: str | None = None
     anchor: tuple[Side, MessageId] | None = None
+    position: ThreadPosition | None = None
+    """Where a stream goes on; the header may name another."""
 
 
 def _number(fields: dict[str, str], name: str, default: int, least: int, most: int, failures: list[str]) -> int:
@@ -154,6 +164,13 @@ def read_parameters(query: str, parameters: tuple[Parameter, ...]) -> tuple[Quer
     anchor = _read_anchor(fields, failures)
     starts = [name for name in _STARTS if name in fields]
     failures += [f"{name}: must be left out when {starts[0]} is given" for name in starts[1:]]
+    position = None
+    for name in ("after", "lastEventId"):
+        given_position = fields.get(name)
+        if given_position:  # an empty one counts as absent
+            position = read_position(given_position)
+            if position is None:
+                failures.append(f"{name}: {NO_POSITION}")
     if failures or account_id is None:
         return None, failures
     values = QueryValues(
@@ -163,5 +180,6 @@ def read_parameters(query: str, parameters: tuple[Parameter, ...]) -> tuple[Quer
         offset=offset,
         cursor=fields.get("cursor"),
         anchor=anchor,
+        position=position,
     )
     return values, failures

@@ -14,6 +14,11 @@ _ULID_OR_NULL: Final[Schema] = {"type": ["string", "null"], "pattern": _ULID["pa
 _TEXT_OR_NULL: Final[Schema] = {"type": ["string", "null"]}
 _INSTANT: Final[Schema] = {"type": "integer", "minimum": 0, "description": "Epoch milliseconds, the server's clock."}
 _SEQUENCE_NR: Final[Schema] = {"type": "integer", "minimum": 1, "description": "The thread's sequence number."}
+_POSITION: Final[Schema] = {
+    "type": "string",
+    "pattern": "^(0|[1-9][0-9]*)([.][1-9][0-9]*)?$",
+    "description": "The thread's newest event as `/events` takes it: a stream after it has all that follows.",
+}
 _NO_ERRORS: Final[Schema] = {"type": "array", "maxItems": 0, "description": "Always empty here."}
 _NEXT_CURSOR: Final[Schema] = {"type": ["string", "null"], "description": "The next page's `cursor`; null at the end."}
 
@@ -57,10 +62,10 @@ _POISONED: Final[Schema] = {
 }
 
 ANSWERS: Final[dict[str, Schema]] = {
-    "ThreadCreatedAnswer": _answer(threadId=_ULID, thread_id=_ULID, sequenceNr=_SEQUENCE_NR),
-    "ThreadChangedAnswer": _answer(threadId=_ULID, sequenceNr=_SEQUENCE_NR),
-    "MessagesChangedAnswer": _answer(messageIds=_list_of(_ULID), sequenceNr=_SEQUENCE_NR),
-    "Thread": _object(**_THREAD_FIELDS),
+    "ThreadCreatedAnswer": _answer(threadId=_ULID, thread_id=_ULID, sequenceNr=_SEQUENCE_NR, position=_POSITION),
+    "ThreadChangedAnswer": _answer(threadId=_ULID, sequenceNr=_SEQUENCE_NR, position=_POSITION),
+    "MessagesChangedAnswer": _answer(messageIds=_list_of(_ULID), sequenceNr=_SEQUENCE_NR, position=_POSITION),
+    "Thread": _object(**_THREAD_FIELDS, position=_POSITION),
     "ListedThread": _object(**_THREAD_FIELDS, unreadCount=_UNREAD),
     "Message": _object(
         id=_ULID,
@@ -75,11 +80,15 @@ ANSWERS: Final[dict[str, Schema]] = {
         sequenceNr=_SEQUENCE_NR,
     ),
     "ThreadAnswer": _answer(result=_ref("Thread")),
-    "AccountIdsAnswer": _answer(results=_list_of(_ULID), sequenceNr=_SEQUENCE_NR, nextCursor=_NEXT_CURSOR),
+    "AccountIdsAnswer": _answer(
+        results=_list_of(_ULID), sequenceNr=_SEQUENCE_NR, position=_POSITION, nextCursor=_NEXT_CURSOR
+    ),
     "ReadMarkerAnswer": _answer(threadId=_ULID, messageId=_ULID),
     "ThreadsAnswer": _answer(results=_list_of(_ref("ListedThread")), poisoned=_POISONED, nextCursor=_NEXT_CURSOR),
     "MentionsAnswer": _answer(result=_list_of(_ref("Message")), poisoned=_POISONED, nextCursor=_NEXT_CURSOR),
-    "MessagesAnswer": _answer(result=_list_of(_ref("Message")), sequenceNr=_SEQUENCE_NR, nextCursor=_NEXT_CURSOR),
+    "MessagesAnswer": _answer(
+        result=_list_of(_ref("Message")), sequenceNr=_SEQUENCE_NR, position=_POSITION, nextCursor=_NEXT_CURSOR
+    ),
 }
 
 PROBLEM: Final[Schema] = {

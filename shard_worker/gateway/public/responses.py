@@ -11,32 +11,39 @@ import msgspec
 from shard_worker.contract import AccountIdPage, Done, MessagePage, MessageView, ThreadView
 from shard_worker.domain.ids import MessageId, ThreadId
 from shard_worker.readmodel.queries import MentionList, ThreadList
+from shard_worker.streams.position import position_text
 
 _encode: Final = msgspec.json.Encoder().encode
 
 
 def created(thread_id: ThreadId, done: Done) -> bytes:
     """A create's answer: the new id under the reference's name and under ours."""
-    return b'{"error_messages":[],"threadId":"%b","thread_id":"%b","sequenceNr":%d}' % (
+    return b'{"error_messages":[],"threadId":"%b","thread_id":"%b",%b}' % (
         thread_id.encode(),
         thread_id.encode(),
-        done.sequence_nr,
+        _place(done),
     )
 
 
 def changed(thread_id: ThreadId, done: Done) -> bytes:
     """The answer of a command on an existing thread."""
-    return b'{"error_messages":[],"threadId":"%b","sequenceNr":%d}' % (thread_id.encode(), done.sequence_nr)
+    return b'{"error_messages":[],"threadId":"%b",%b}' % (thread_id.encode(), _place(done))
 
 
 def messages_changed(_: ThreadId, done: Done) -> bytes:
     """The answer of adding or removing messages."""
-    return b'{"error_messages":[],"messageIds":%b,"sequenceNr":%d}' % (_ids(done.message_ids), done.sequence_nr)
+    return b'{"error_messages":[],"messageIds":%b,%b}' % (_ids(done.message_ids), _place(done))
 
 
 def marked(thread_id: ThreadId, message_id: MessageId) -> bytes:
     """The answer of setting a read marker: the message at which it is now."""
     return b'{"error_messages":[],"threadId":"%b","messageId":"%b"}' % (thread_id.encode(), message_id.encode())
+
+
+def _place(answer: Done | AccountIdPage | MessagePage) -> bytes:
+    """The thread's newest event, as a number and as the position of a stream."""
+    position = position_text(answer.sequence_nr, answer.epoch)
+    return b'"sequenceNr":%d,"position":"%b"' % (answer.sequence_nr, position.encode())
 
 
 def _ids(ids: tuple[MessageId, ...]) -> bytes:
@@ -49,7 +56,9 @@ def _end(next_cursor: str | None) -> bytes:
 
 def thread(view: ThreadView) -> bytes:
     """The answer of ``GET /v1/threads/{threadId}``."""
-    return b'{"error_messages":[],"result":%b}' % _encode(_thread(view))
+    return b'{"error_messages":[],"result":%b}' % _encode(
+        {**_thread(view), "position": position_text(view.sequence_nr, view.epoch)}
+    )
 
 
 def _thread(view: ThreadView) -> dict[str, object]:
@@ -84,7 +93,7 @@ def mentions(page: MentionList, next_cursor: str | None) -> bytes:
 def account_ids(page: AccountIdPage, next_cursor: str | None) -> bytes:
     """A page of administrators or members."""
     listed = _encode(page.account_ids)
-    return b'{"error_messages":[],"results":%b,"sequenceNr":%d' % (listed, page.sequence_nr) + _end(next_cursor)
+    return b'{"error_messages":[],"results":%b,%b' % (listed, _place(page)) + _end(next_cursor)
 
 
 def _message(thread_id: ThreadId, message: MessageView) -> dict[str, object]:
@@ -105,4 +114,4 @@ def _message(thread_id: ThreadId, message: MessageView) -> dict[str, object]:
 def messages(thread_id: ThreadId, page: MessagePage, next_cursor: str | None) -> bytes:
     """A page of messages."""
     listed = _encode([_message(thread_id, message) for message in page.messages])
-    return b'{"error_messages":[],"result":%b,"sequenceNr":%d' % (listed, page.sequence_nr) + _end(next_cursor)
+    return b'{"error_messages":[],"result":%b,%b' % (listed, _place(page)) + _end(next_cursor)

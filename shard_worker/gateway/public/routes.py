@@ -110,7 +110,19 @@ class ListRoute:
     method: str = "GET"
 
 
-Route = CommandRoute | MarkerRoute | QueryRoute | ListRoute | DocumentRoute
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamRoute:
+    """A GET whose answer is a stream of events, which does not end; HEAD does not exist for it."""
+
+    template: str
+    operation_id: str
+    summary: str
+    parameters: tuple[query_params.Parameter, ...]
+    refusals: tuple[RefusalCode, ...] = (RefusalCode.THREAD_NOT_FOUND, RefusalCode.THREAD_DESTROYED)
+    method: str = "GET"
+
+
+Route = CommandRoute | MarkerRoute | QueryRoute | ListRoute | StreamRoute | DocumentRoute
 
 
 def _read_thread(thread_id: ThreadId, values: query_params.QueryValues, after: Position | None) -> Query:
@@ -315,6 +327,14 @@ SET_READ_MARKER: Final = MarkerRoute(
 )
 OF_THE_READ_MODEL: Final = (*LISTS, SET_READ_MARKER)
 
+THREAD_EVENTS: Final = StreamRoute(
+    template=THREAD + "/events",
+    operation_id="followThread",
+    summary="Follow a thread's events as they happen",
+    parameters=query_params.OF_A_STREAM,
+)
+STREAMS: Final = (THREAD_EVENTS,)
+
 OPENAPI: Final = DocumentRoute(
     template="/openapi.json",
     operation_id="getOpenApi",
@@ -331,7 +351,7 @@ DOCS: Final = DocumentRoute(
 )
 
 DOCUMENTS: Final = (OPENAPI, DOCS)
-ROUTES: Final[tuple[Route, ...]] = (*COMMANDS, *QUERIES, *OF_THE_READ_MODEL, *DOCUMENTS)
+ROUTES: Final[tuple[Route, ...]] = (*COMMANDS, *QUERIES, *OF_THE_READ_MODEL, *STREAMS, *DOCUMENTS)
 
 
 @dataclass(slots=True)
@@ -346,7 +366,7 @@ class Resource:
         if route.method in self.routes:
             raise ValueError(f"{route.method} {route.template} is in the table twice")
         self.routes[route.method] = route
-        if route.method == "GET":
+        if route.method == "GET" and not isinstance(route, StreamRoute):
             self.routes["HEAD"] = route
         self.allow = ", ".join(sorted({*self.routes, "OPTIONS"}))
 

@@ -25,10 +25,13 @@ from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.public.dispatch import Dispatcher
 from shard_worker.gateway.public.documents import documents_of, routes_of
 from shard_worker.gateway.public.service import ReadModel, ThreadService
+from shard_worker.streams.hub import StreamHub
 from shard_worker.tasks import BackgroundTasks
 
 _LOG: Final = logging.getLogger(__name__)
 _TURN_S: Final = 0.05
+_STREAMS_PART: Final = 0.75
+"""Of the connections, which streams may take; commands and queries need the others."""
 _EVERYWHERE: Final = "::"
 _OWN_DESCRIPTORS: Final = 128
 """Kept for the journal's connections, peers, probes and files."""
@@ -84,13 +87,19 @@ class PublicGateway:
         metrics: RequestMetrics | None = None,
         *,
         read_model: ReadModel | None = None,
+        streams: StreamHub | None = None,
     ) -> None:
         check_aiohttp()
         self.options = options or GatewayOptions()
         self.metrics = metrics or RequestMetrics()
         self.capacity = self.metrics.capacity = Capacity(within_descriptors(self.options.bounds))
-        routes, documents = routes_of(self.options, read_model=read_model is not None), documents_of(self.options)
-        self._dispatcher = Dispatcher(service, read_model, self.options, self.metrics, routes, documents)
+        routes = routes_of(self.options, read_model=read_model is not None, streams=streams is not None)
+        self._streams = streams
+        if streams is not None:
+            streams.limit(int(self.capacity.bounds.connections * _STREAMS_PART))
+        self._dispatcher = Dispatcher(
+            service, read_model, self.options, self.metrics, routes, documents_of(self.options), streams=streams
+        )
         self._acceptors: list[Acceptor] = []
         self._adoptions = BackgroundTasks()
         self._factory: ConnectionFactory | None = None
@@ -121,13 +130,17 @@ class PublicGateway:
         return bool(self._acceptors)
 
     def leave(self) -> None:
-        """From now on every answer asks its client to leave; connections are still accepted."""
+        """From now on every answer asks its client to leave, and no stream begins; connections are still accepted."""
         self._dispatcher.draining = True
+        if self._streams is not None:
+            self._streams.draining = True
 
     async def drain(self, deadline_s: float) -> None:
         """Stop accepting, let what is under way finish, close what is idle after a moment's grace."""
         self._dispatcher.draining = True
         self._stop_accepting()
+        if self._streams is not None:
+            await self._streams.drain()
         if self._factory is None:
             return
         loop = asyncio.get_running_loop()

@@ -24,7 +24,7 @@ from shard_worker.domain.commands import AddMessages, Command, CreateThread, New
 from shard_worker.domain.ids import AccountId, MessageId, ShardId, ThreadId
 from shard_worker.domain.limits import Limits
 from shard_worker.journal.appender import Appender
-from shard_worker.journal.idempotency import StoredKey, look_up_key
+from shard_worker.journal.idempotency import StoredKey, epoch_of, look_up_key
 from shard_worker.journal.loader import ThreadLoader, read_head
 from shard_worker.journal.message_reader import MessageReader
 from shard_worker.journal.snapshots import SnapshotWriter
@@ -212,6 +212,9 @@ async def node_on(
     async def look_up(shard_id: ShardId, thread_uuid: UUID, key_hash: bytes) -> StoredKey | None:
         return await pool.run(lambda connection: look_up_key(connection, shard_id, thread_uuid, key_hash))
 
+    async def epoch(shard_id: ShardId, thread_uuid: UUID, seq_nr: int) -> int:
+        return await pool.run(lambda connection: epoch_of(connection, shard_id, thread_uuid, seq_nr))
+
     async def head(shard_id: ShardId) -> int:
         return await pool.run(lambda connection: read_head(connection, shard_id))
 
@@ -220,7 +223,7 @@ async def node_on(
     loader = ThreadLoader(pool, keep=snapshots.save)
     lease = [True]
     env = ActorContext(
-        journal=JournalAccess(loader.load, look_up, MessageReader(pool).read, head, snapshots.save),
+        journal=JournalAccess(loader.load, look_up, MessageReader(pool).read, head, snapshots.save, epoch),
         memory_reads_allowed=lambda: lease[0],
         limits=Limits(),
         bounds=PendingBounds(

@@ -1,0 +1,142 @@
+"""Handles requests for streams of events: checks them, and begins the answer.
+
+A refusal that is known within a second is an answer like any other.  After that the answer begins, for a browser gives
+up for good on an error; what turns out later is an ``error`` event.
+"""
+
+import asyncio
+import random
+from typing import Final
+
+from aiohttp import hdrs, web
+
+from shard_worker.contract import Unavailable
+from shard_worker.domain.ids import AccountId, ThreadId, canonical
+from shard_worker.domain.refusals import Refusal
+from shard_worker.gateway.http.event_stream import EventStream, StreamReply
+from shard_worker.gateway.http.problems import (
+    Problem,
+    ProblemCode,
+    body_of,
+    invalid,
+    of_refusal,
+    of_unavailable,
+)
+from shard_worker.gateway.http.response import NO_CONTENT, RawResponse, problem_reply
+from shard_worker.gateway.public import query_params
+from shard_worker.gateway.public.commands import BAD_THREAD_ID
+from shard_worker.gateway.public.routes import StreamRoute
+from shard_worker.streams.follower import ThreadFollower
+from shard_worker.streams.hub import StreamHub
+from shard_worker.streams.opening import Opening, StreamOver
+from shard_worker.streams.position import ThreadPosition, read_position
+
+_ANSWER_S: Final = 1.0
+"""How long the answer waits for a refusal."""
+_RETRY_S: Final = (1.0, 10.0)
+"""When a client that a cap turned away may come back: each gets another time."""
+_LAST_EVENT_ID: Final = "Last-Event-ID"
+
+
+def problem_json(refusal: Refusal | Unavailable) -> bytes:
+    """The problem in an ``error`` event."""
+    return body_of(of_refusal(refusal) if isinstance(refusal, Refusal) else of_unavailable(refusal))
+
+
+class StreamHandler:
+    """Answers every `StreamRoute`."""
+
+    def __init__(self, hub: StreamHub) -> None:
+        self._hub = hub
+
+    async def answer(self, route: StreamRoute, segment: str, query: str, request: web.BaseRequest) -> RawResponse:
+        """The reply to one request; ``segment`` is the path's thread id as written."""
+        values, failures = query_params.read_parameters(query, route.parameters)
+        canonical_id = canonical(segment)
+        if canonical_id is None:
+            failures = [BAD_THREAD_ID, *failures]
+        position, bad = _position_in_header(request)
+        failures = [*failures, *bad]
+        if values is None or canonical_id is None or failures:
+            raise invalid(*failures)
+        if not _accepts_events(request):
+            detail = "the Accept header excludes text/event-stream, which is all that this path answers"
+            return problem_reply(Problem(code=ProblemCode.NOT_ACCEPTABLE, detail=detail))
+        if (refused := self._refused(values.account_id)) is not None:
+            return problem_reply(refused)
+        return await self._open(ThreadId(canonical_id), values.account_id, position or values.position)
+
+    def _refused(self, account_id: AccountId) -> Problem | None:
+        hub = self._hub
+        retry_s = random.uniform(*_RETRY_S)  # noqa: S311  # spreads load
+        if hub.draining:
+            return Problem(code=ProblemCode.LEAVING, detail="the worker is leaving; try again", retry_after_s=retry_s)
+        if not hub.has_place(account_id):
+            hub.metrics.refused += 1
+            detail = "the account, or the worker, has as many streams open as it may; close one, or try again"
+            return Problem(code=ProblemCode.TOO_MANY_STREAMS, detail=detail, retry_after_s=retry_s)
+        return None
+
+    async def _open(self, thread_id: ThreadId, account_id: AccountId, position: ThreadPosition | None) -> RawResponse:
+        hub = self._hub
+        opening = hub.open(thread_id, account_id, position)
+        try:
+            await asyncio.wait((opening,), timeout=_ANSWER_S)
+        except BaseException:
+            opening.cancel()
+            raise
+        reply = _refusal_of(opening)
+        if reply is not None:
+            return reply
+        if (refused := self._refused(account_id)) is not None:  # others may have come meanwhile
+            opening.cancel()
+            return problem_reply(refused)
+
+        def begin(stream: EventStream) -> ThreadFollower:
+            return hub.begin(stream, thread_id, account_id, opening)
+
+        return StreamReply(begin, lambda: _abandon(opening))
+
+
+def _abandon(opening: "asyncio.Task[Opening]") -> None:
+    opening.cancel()
+
+
+def _refusal_of(opening: "asyncio.Task[Opening]") -> RawResponse | None:
+    """The reply to a request that is refused; None when the stream begins, or is not decided yet."""
+    if not opening.done():
+        return None
+    found = opening.result()
+    if isinstance(found, StreamOver):
+        return RawResponse(NO_CONTENT, 204, b"Cache-Control: no-store\r\n")
+    return problem_reply(of_refusal(found)) if isinstance(found, Refusal) else None
+
+
+def _position_in_header(request: web.BaseRequest) -> tuple[ThreadPosition | None, list[str]]:
+    """The position in the header, where there is one, and what is wrong with it; an empty one counts as absent."""
+    given = request.headers.getall(_LAST_EVENT_ID, [])
+    if len(given) > 1:
+        return None, [f"{_LAST_EVENT_ID}: was given twice"]
+    if not given or not given[0].strip():
+        return None, []
+    position = read_position(given[0].strip())
+    return position, [] if position is not None else [f"{_LAST_EVENT_ID}: {query_params.NO_POSITION}"]
+
+
+def _accepts_events(request: web.BaseRequest) -> bool:
+    """Whether the Accept header, where there is one, allows ``text/event-stream``."""
+    values = request.headers.getall(hdrs.ACCEPT, [])
+    if not values:
+        return True
+    best: tuple[int, bool] = (-1, False)
+    for part in ",".join(values).split(","):
+        media, *parameters = [piece.strip().lower() for piece in part.split(";")]
+        rank = {"*/*": 0, "text/*": 1, "text/event-stream": 2}.get(media, -1)
+        if rank > best[0]:
+            best = (rank, not any(_is_zero(parameter) for parameter in parameters))
+    return best[1]
+
+
+def _is_zero(parameter: str) -> bool:
+    name, _, value = parameter.partition("=")
+    return name.strip() == "q" and value.strip().rstrip("0") in ("", "0.", ".")

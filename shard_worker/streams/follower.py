@@ -1,0 +1,110 @@
+"""One client's stream of one thread.
+
+A follower is *behind* while a task of its own reads the journal for it, at the client's pace, and *live* from the moment
+at which it has all that its thread's feed has: then it is an entry in the feed's table, and events are written to its
+connection without a queue or a task.
+"""
+
+import asyncio
+from typing import Final, Protocol
+
+from shard_worker.domain.ids import AccountId, ThreadId
+from shard_worker.streams.access import NO_ROLES, Roles
+from shard_worker.streams.framing import HEART_BEAT
+from shard_worker.streams.metrics import StreamMetrics
+from shard_worker.streams.opening import Opening
+from shard_worker.streams.sink import SLOW_BYTES, Sink
+
+LARGE_BYTES: Final = 16 << 10
+"""Size from which on the worker asks whether it may keep what the client does not take at once."""
+
+
+class FollowerHost(Protocol):
+    """The hub as its followers see it."""
+
+    metrics: StreamMetrics
+
+    def forget(self, follower: "ThreadFollower") -> None:
+        """Forget a follower whose connection is closed."""
+
+
+class ThreadFollower:
+    """A stream that is open."""
+
+    __slots__ = (
+        "account_id",
+        "hub",
+        "live",
+        "opening",
+        "over",
+        "roles",
+        "since",
+        "sink",
+        "slot",
+        "task",
+        "thread_id",
+        "write",
+    )
+
+    def __init__(self, hub: FollowerHost, sink: Sink, thread_id: ThreadId, account_id: AccountId) -> None:
+        self.hub = hub
+        self.sink = sink
+        self.write = sink.write
+        """Kept: one look-up a delivery less."""
+        self.thread_id = thread_id
+        self.account_id = account_id
+        self.roles: Roles = NO_ROLES
+        self.live = False
+        """Whether the feed writes to it."""
+        self.since = 0
+        """The newest event that the client had when it became live: earlier events of the feed are not for it."""
+        self.over = False
+        """Whether its last frame was written."""
+        self.slot = 0
+        self.task: asyncio.Task[None] | None = None
+        """Reads the journal for it while it is behind."""
+        self.opening: asyncio.Task[Opening] | None = None
+
+    def send(self, data: bytes) -> bool:
+        """Write to a live client that may be slow; False when its stream ended for that."""
+        sink, size = self.sink, len(data)
+        if (sink.paused and sink.unsent() > SLOW_BYTES) or (
+            (sink.paused or size > LARGE_BYTES) and not sink.may_hold(size)
+        ):
+            self.drop()
+            return False
+        self.write(data)
+        return True
+
+    def beat(self) -> None:
+        """Send a heart-beat, by the rules of events."""
+        if self.over:
+            return
+        if self.live:
+            self.send(HEART_BEAT)
+        elif not self.sink.paused:  # a client that reads its history has a sign of life in each page
+            self.write(HEART_BEAT)
+
+    def drop(self) -> None:
+        """End the stream of a client that does not read: it resumes after what it has read."""
+        self.over = True
+        self.live = False
+        self.hub.metrics.dropped += 1
+        self.sink.abort()
+
+    def end(self, data: bytes = b"") -> None:
+        """Write the last frames, and end."""
+        if not self.over:
+            self.over = True
+            self.live = False
+            self.sink.end(data)
+
+    def lost(self) -> None:
+        """The connection is closed: leave nothing behind."""
+        self.over = True
+        self.live = False
+        for task in (self.task, self.opening):
+            if task is not None:
+                task.cancel()
+        self.task = self.opening = None
+        self.hub.forget(self)

@@ -1,0 +1,133 @@
+"""Taps: what waits for a worker's next request, and when the worker has to read the journal."""
+
+import asyncio
+
+import pytest
+
+from shard_worker.actors import live_taps
+from shard_worker.actors.live_taps import LiveTaps
+from shard_worker.actors.pending import PendingRequest
+from shard_worker.contract import Followed, FollowThread, LiveEvent, Moved
+from shard_worker.domain.ids import ThreadId
+from shard_worker.journal.append_queue import Row
+from shard_worker.memory import MemoryBudget
+
+T, OTHER = ThreadId("01HZZZZZZZZZZZZZZZZZZZZZZZ"), ThreadId("01HZZZZZZZZZZZZZZZZZZZZZZY")
+
+
+class _Writer:
+    def __init__(self, thread_id: ThreadId) -> None:
+        self.thread_id = thread_id
+
+
+def row(number: int, thread_id: ThreadId = T, size: int = 2) -> Row:
+    """A durable event."""
+    made = Row()
+    made.writer = _Writer(thread_id)  # type: ignore[assignment]  # an actor, as far as taps care
+    made.seq_nr, made.event_type, made.event_version, made.payload = number, 7, 1, b"x" * size
+    return made
+
+
+def event(number: int, size: int = 2) -> LiveEvent:
+    """The form in which a worker gets it."""
+    return LiveEvent(number, 3, 7, 1, b"x" * size)
+
+
+class _Taps:
+    """Taps of one shard at a time that the test chooses."""
+
+    def __init__(self, limit: int = 1 << 30) -> None:
+        self.memory = MemoryBudget(limit)
+        self.taps = LiveTaps(self.memory)
+        self.now = 0.0
+
+    def follow(self, after: int, tap: int = 0, thread_id: ThreadId = T) -> PendingRequest:
+        """A request."""
+        future = asyncio.get_running_loop().create_future()
+        ask = PendingRequest(FollowThread(thread_id, after, tap), future, 60.0)
+        self.taps.follow(ask, self.now)
+        return ask
+
+    def fresh(self) -> int:
+        """The name of the tap that a new worker gets."""
+        answer = self.follow(0).future.result()
+        assert answer == Followed(answer.tap, fresh=True)  # type: ignore[union-attr]  # it is, by the comparison
+        return answer.tap
+
+    def stored(self, *rows: Row) -> None:
+        """These are durable."""
+        self.taps.stored(rows, 3, self.now)
+
+
+async def test_a_worker_gets_what_comes_after_its_first_request() -> None:
+    """At once when there is some, else when there is; each worker for itself."""
+    rig = _Taps()
+    rig.stored(row(1))
+    tap = rig.fresh()
+    waiting = [rig.follow(1, tap), rig.follow(1, tap)]
+    rig.stored(row(2), row(9, OTHER), row(3))
+    assert [ask.future.result() for ask in waiting] == [Followed(tap, (event(2), event(3)))] * 2
+    rig.stored(row(4))
+    assert rig.follow(2, tap).future.result() == Followed(tap, (event(3), event(4)))
+    assert rig.follow(3, tap).future.result() == Followed(tap, (event(4),))
+    assert not rig.follow(4, tap).done
+    assert not rig.follow(7, tap).done  # it read the journal, which knows a commit before its owner does
+
+
+async def test_a_worker_that_names_another_tap_reads_the_journal() -> None:
+    """As after a move, or after this tap was forgotten."""
+    rig = _Taps()
+    tap = rig.fresh()
+    assert rig.follow(1, tap + 1).future.result() == Followed(tap, fresh=True)
+    rig.now += live_taps._IDLE_S
+    rig.taps.expire(rig.now)
+    assert len(rig.taps) == 0
+    assert rig.fresh() != tap
+
+
+async def test_more_than_a_tap_holds_is_read_from_the_journal() -> None:
+    """Never passed over."""
+    rig = _Taps()
+    tap = rig.fresh()
+    rig.stored(*[row(number) for number in range(2, 3 + live_taps._EVENTS_MOST)])
+    assert rig.follow(1, tap).future.result() == Followed(tap, fresh=True)
+    assert rig.follow(live_taps._EVENTS_MOST, tap).future.result().events[0] == event(live_taps._EVENTS_MOST + 1)  # type: ignore[union-attr]  # it has events
+
+
+async def test_an_answer_is_bounded_in_bytes() -> None:
+    """The rest comes with the next request."""
+    rig = _Taps()
+    tap = rig.fresh()
+    asked = rig.follow(1, tap)
+    big = 700 << 10
+    rig.stored(row(2, size=big), row(3, size=big))
+    assert asked.future.result() == Followed(tap, (event(2, big),))
+    assert rig.follow(2, tap).future.result() == Followed(tap, (event(3, big),))
+
+
+async def test_what_taps_keep_is_in_the_memory_budget() -> None:
+    """And nothing but the newest event is kept when that is exceeded."""
+    rig = _Taps(limit=1000)
+    tap = rig.fresh()
+    rig.stored(*[row(number, size=300) for number in range(2, 5)])
+    assert rig.memory.used == 900
+    rig.stored(row(5, size=300))
+    assert rig.memory.used == 300
+    assert rig.follow(3, tap).future.result() == Followed(tap, fresh=True)
+    rig.taps.redirect(None, 0)
+    assert rig.memory.used == 0
+
+
+async def test_waiting_requests_are_sent_to_the_next_owner() -> None:
+    """And those that are over are forgotten."""
+    rig = _Taps()
+    tap = rig.fresh()
+    over, waiting = rig.follow(1, tap), rig.follow(1, tap)
+    over.future.cancel()
+    rig.now += live_taps._IDLE_S
+    rig.taps.expire(rig.now)
+    rig.taps.redirect("w1", 8)
+    assert waiting.future.result() == Moved("w1", 8)
+    assert len(rig.taps) == 0
+    with pytest.raises(asyncio.CancelledError):
+        over.future.result()

@@ -1,0 +1,1 @@
+"""Streams of events from real worker processes."""
