@@ -110,7 +110,7 @@ def _number(fields: dict[str, str], name: str, default: int, least: int, most: i
 
 
 def _read_anchor(fields: dict[str, str], failures: list[str]) -> tuple[Side, MessageId] | None:
-    """The first message that a page is asked for by."""
+    """The message that a page is asked for by; a failure for each place but one where a page is to begin."""
     found: tuple[Side, MessageId] | None = None
     for side in Side:
         given = fields.get(side)
@@ -121,7 +121,21 @@ def _read_anchor(fields: dict[str, str], failures: list[str]) -> tuple[Side, Mes
             failures.append(f"{side}: must be a ULID: 26 Crockford characters, the first at most 7")
         elif found is None:
             found = side, MessageId(message_id)
+    starts = [name for name in _STARTS if name in fields]
+    failures += [f"{name}: must be left out when {starts[0]} is given" for name in starts[1:]]
     return found
+
+
+def _read_position(fields: dict[str, str], failures: list[str]) -> ThreadPosition | None:
+    """Where a stream is to go on; an empty parameter counts as absent."""
+    position = None
+    for name in (AFTER.name, LAST_EVENT_ID.name):
+        given = fields.get(name)
+        if given:
+            position = read_position(given)
+            if position is None:
+                failures.append(f"{name}: {NO_POSITION}")
+    return position
 
 
 def unknown_parameters(query: str) -> list[str]:
@@ -161,16 +175,10 @@ def read_parameters(query: str, parameters: tuple[Parameter, ...]) -> tuple[Quer
     minimum = _number(fields, "min_sequence_nr", 0, 0, GREATEST_NUMBER, failures)
     limit = _number(fields, "limit", DEFAULT_LIMIT, 1, GREATEST_LIMIT, failures)
     offset = _number(fields, "offset", 0, 0, GREATEST_NUMBER, failures)
-    anchor = _read_anchor(fields, failures)
-    starts = [name for name in _STARTS if name in fields]
-    failures += [f"{name}: must be left out when {starts[0]} is given" for name in starts[1:]]
-    position = None
-    for name in ("after", "lastEventId"):
-        given_position = fields.get(name)
-        if given_position:  # an empty one counts as absent
-            position = read_position(given_position)
-            if position is None:
-                failures.append(f"{name}: {NO_POSITION}")
+    # `after` is a message of a page, and a position of a stream.
+    of_a_stream = LAST_EVENT_ID in parameters
+    anchor = None if of_a_stream else _read_anchor(fields, failures)
+    position = _read_position(fields, failures) if of_a_stream else None
     if failures or account_id is None:
         return None, failures
     values = QueryValues(
