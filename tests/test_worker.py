@@ -26,6 +26,8 @@ PARTS = [
     "region-sweep",
     "secret-file",
     "snapshot-writer",
+    "stream-beats",
+    "stream-owners",
 ]
 """All tasks of a worker that must never end."""
 INCARNATION = ["lease", "reconciler"]

@@ -49,7 +49,7 @@ thread AS MATERIALIZED (
                           LIMIT 1) AS a ON true
      WHERE t.thread_id = $1
 )"""
-_OF_A_PAGE: Final = "t.thread_id, t.shard_id, t.sequence_nr, t.destroyed_at"
+_OF_A_PAGE: Final = "t.thread_id, t.shard_id, t.sequence_nr, t.epoch, t.destroyed_at"
 """Columns of a thread beside each item of a page of it: those that every answer needs."""
 _READ: Final = "WITH {thread} SELECT * FROM thread"
 _ACCOUNTS: Final = """

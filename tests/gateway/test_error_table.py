@@ -229,7 +229,7 @@ async def test_404_unknown_and_unreadable_are_the_same(api: Served) -> None:
         BASE + "/",
         BASE + "/messages/",
         BASE + "/messages/add/",
-        BASE + "/events",
+        BASE + "/event",
         "/v1/threads/create/",
         "/V1/threads/create",
         "/docs/",

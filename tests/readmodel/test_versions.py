@@ -11,9 +11,9 @@ from shard_worker.ownership import store
 from shard_worker.ownership.store import Address, ReadModelNotFed
 from shard_worker.readmodel.rebuild import RebuildFailed, drop, rebuild, switch
 from shard_worker.readmodel.rules import RULES, Rules
-from tests.e2e.versions.next_read_model import MIGRATION, NextChanges
 from tests.readmodel.sessions import heads
 from tests.readmodel.written import Written
+from tests.support.next_read_model import MIGRATION, NextChanges
 from tests.support.polling import eventually
 
 ADDRESS = Address("127.0.0.1", 1, 2)

@@ -1,6 +1,6 @@
 """A new version of the read model, forward and back under load: real workers of two releases, and real commands.
 
-`tests.e2e.versions.next_read_model` is the second release.  Every step is the one of docs/read-model.md, Versions.
+`tests.support.next_read_model` is the second release.  Every step is the one of docs/read-model.md, Versions.
 """
 
 import asyncio
@@ -15,14 +15,14 @@ import asyncpg
 import pytest
 from ulid import ULID
 
-from tests.e2e.versions.next_read_model import MIGRATION
 from tests.e2e.versions.rolling import chatting, restart
+from tests.support.next_read_model import MIGRATION
 from tests.support.polling import more_acknowledged
 from tests.support.worker_processes import WorkerProcess, Workers, workers_on
 
 SHARDS = 6
 THREADS = 5
-FIRST, NEXT = "shard_worker.main", "tests.e2e.versions.next_read_model"
+FIRST, NEXT = "shard_worker.main", "tests.support.next_read_model"
 
 
 async def command(program: str, *arguments: str) -> tuple[int, str]:
