@@ -413,6 +413,10 @@ class ReadPool:
                     connection.terminate()
                 raise
 
+    async def expire(self) -> None:
+        """Replace every connection: one that is lent, when it is given back."""
+        await self._pool.expire_connections()
+
     def terminate(self) -> None:
         """Close every connection at once."""
         self._pool.terminate()

@@ -6,6 +6,7 @@ before; its timeline gives it away.
 """
 
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -18,6 +19,9 @@ from shard_worker.database.tls import BY_DSN, Tls
 
 _OPEN_S: Final = 1.0
 """How long an attempt to open a session at one host may take: queries go to the primary meanwhile."""
+_ATTEMPTS: Final = 4
+"""How often a session is opened until it is of the server that the others are of."""
+_SERVER_SQL: Final = "SELECT pg_postmaster_start_time()"
 _STATUS_SQL: Final = """
 SELECT (pg_control_system()).system_identifier AS system, meta.timeline, meta.generation,
        CASE WHEN pg_is_in_recovery()
@@ -41,7 +45,11 @@ class ReplicaStatus(NamedTuple):
 
 
 class Replica:
-    """Where the replica is.  ``dsn`` is a literal, or a path that is read at each connection."""
+    """Where the replica is.  ``dsn`` is a literal, or a path that is read at each connection.
+
+    All sessions are of one server, also where the address leads to several, as that of a load balancer does: a look at one
+    session tells of the others.  A server is known by the moment at which it was started.
+    """
 
     def __init__(
         self, dsn: "str | Path", primary: Database, *, application_name: Callable[[], str], tls: Tls = BY_DSN
@@ -50,6 +58,11 @@ class Replica:
         self._primary = primary
         self._application_name = application_name
         self._tls = tls
+        self._server: datetime | None = None
+
+    def forget_server(self) -> None:
+        """The next session may be of any server; those of before must not be used any more."""
+        self._server = None
 
     @property
     def history(self) -> ServerIdentity | None:
@@ -70,13 +83,26 @@ class Replica:
     async def _open(self, statements: str) -> asyncpg.Connection:
         dsn = read_dsn(self._dsn)
         errors: list[BaseException | None] = []
-        for host in dsn.hosts:
+        for host in dsn.hosts * _ATTEMPTS:
             try:
                 connection = await connect_to(dsn, host, self._application_name(), within_s=_OPEN_S, tls=self._tls)
             except DatabaseError as error:
                 errors.append(error)
+                if len(errors) >= len(dsn.hosts):
+                    break
                 continue
-            return await set_up(connection, statements)
+            try:
+                server = await connection.fetchval(_SERVER_SQL)
+            except BaseException:
+                connection.terminate()
+                raise
+            # No await between the look and the note: two sessions may be opened at the same time.
+            self._server = self._server or server
+            if server == self._server:
+                return await set_up(connection, statements)
+            connection.terminate()
+        if not errors:
+            raise ConnectionError("the replica's address leads to another server than before")
         raise most_telling(errors)
 
 

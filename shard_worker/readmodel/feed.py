@@ -33,12 +33,12 @@ log = logging.getLogger(__name__)
 _BATCH_SHARDS: Final = 256
 """Maximum shards in a batch."""
 _BATCH_EVENTS: Final = 256
-"""Maximum events of one shard in a batch."""
+"""Maximum events of one shard in a batch; fewer where many shards are behind, so that little is read that is not taken."""
 _BATCH_ROWS: Final = 2_000
 """Rows after which a batch takes no further event; one event may make more."""
 _BATCH_BYTES: Final = 2 << 20
 """Bytes of events in a batch, about; each shard's first event is taken whatever its size."""
-_SHARD_BYTES: Final = 64 << 10
+_SHARD_BYTES: Final = 8 << 10
 """Bytes of one shard's events that a batch may hold at least."""
 _BATCH_S: Final = 10.0
 """After how long a batch that does not end is given up with its connection."""
@@ -159,9 +159,12 @@ class GenerationFeed:
             if not behind:
                 return touched, False
             touched.update(each.shard_id for each in behind if not each.rested)
+            before = {each.shard_id: each.position for each in behind}
             await self._project(connection, behind, heads)
-            for each in behind:  # to the end of the line: shards that always have events must not keep others waiting
-                if self.projections.get(each.shard_id) is each:
+            # To the end of the line, but for those of which the batch had no room for an event: shards that always have events must
+            # not keep others waiting.
+            for each in behind:
+                if each.position != before[each.shard_id] and self.projections.get(each.shard_id) is each:
                     self.projections[each.shard_id] = self.projections.pop(each.shard_id)
         return touched, bool(self._behind(heads))
 
@@ -190,7 +193,8 @@ class GenerationFeed:
     async def _project(self, connection: asyncpg.Connection, behind: Sequence[ShardProjection], heads: Heads) -> None:
         """One batch of these shards; when it is refused, each by itself."""
         try:
-            await self._batch(connection, behind, heads, _BATCH_EVENTS)
+            most_events = min(_BATCH_EVENTS, max(1, 2 * _BATCH_ROWS // len(behind)))
+            await self._batch(connection, behind, heads, most_events)
         except TimeoutError:
             self._share = max(1 / _BATCH_SHARDS, self._share / 2)
             raise

@@ -25,7 +25,7 @@ _LEVEL_EVENTS: Final = 2_000
 WAIT_S: Final = 60.0
 """After how long without any progress the command gives up: workers do not feed the new tables."""
 
-_GENERATIONS: Final = "SELECT generation, version, live FROM readmodel_generation ORDER BY generation"
+_GENERATIONS: Final = "SELECT generation, version, live, was_live FROM readmodel_generation ORDER BY generation"
 _MAKE: Final = """
 INSERT INTO readmodel_generation (generation, version)
 SELECT max(generation) + 1, $1 FROM readmodel_generation RETURNING generation
@@ -36,9 +36,9 @@ _LOCK_OFFSETS: Final = """
 SELECT FROM projection_offset WHERE generation = $1 ORDER BY shard_id FOR UPDATE
 """
 _OTHERS: Final = """
-SELECT id FROM worker WHERE NOT fenced AND NOT coalesce(capabilities -> 'readmodel', '[]') @> to_jsonb($1::int) ORDER BY id
+SELECT id FROM worker WHERE NOT fenced AND NOT coalesce(capabilities -> 'readmodel', '[1]') @> to_jsonb($1::int) ORDER BY id
 """
-"""The workers that do not feed a version."""
+"""The workers that do not feed a version; one that does not say feeds the first."""
 _LEVEL_WITHIN_S: Final = 1.0
 """How long the live generation may be held still until the other has its events."""
 
@@ -58,18 +58,18 @@ async def rebuild(
     rows = await connection.fetch(_GENERATIONS)
     live = next(row for row in rows if row["live"])
     version = newest_version()
+    unfinished: list[int] = []
     for row in rows:
-        if not row["live"] and (
-            row["version"] not in RULES
-            or (row["version"] == live["version"] and row["generation"] < live["generation"])
-        ):
-            await drop(connection, row["generation"])
+        if row["live"]:
+            continue
+        # Tables that were in use before, of the same version, are what a rebuild is to replace.
+        if row["version"] not in RULES or (row["version"] == live["version"] and row["was_live"]):
+            await _drop_within(connection, row["generation"], wait_s)
             say(f"dropped generation {row['generation']}, which an earlier run left")
-    unfinished = [
-        row["generation"] for row in rows if row["generation"] > live["generation"] and row["version"] == version
-    ]
+        elif row["version"] == version:
+            unfinished.append(row["generation"])
     if unfinished:
-        generation = int(unfinished[-1])
+        generation = unfinished[-1]
         say(f"going on with generation {generation}")
     else:
         async with connection.transaction():
@@ -87,8 +87,12 @@ async def rebuild(
     elif not keep_old:
         # Workers remember the live generation for a second.
         await asyncio.sleep(2 * _SAY_EVERY_S)
-        await drop(connection, live["generation"])
-        say(f"dropped generation {live['generation']}")
+        try:
+            await _drop_within(connection, live["generation"], wait_s)
+        except asyncpg.LockNotAvailableError:
+            say(f"generation {live['generation']} is held: `shard-worker readmodel drop {live['generation']}` later")
+        else:
+            say(f"dropped generation {live['generation']}")
     return generation
 
 
@@ -129,19 +133,18 @@ async def _try_switch(connection: asyncpg.Connection, generation: int, version: 
         others = [row["id"] for row in await connection.fetch(_OTHERS, version)]
         reason = f"these workers do not feed version {version}: {', '.join(others)}" if others else None
         if reason is None:
-            try:
-                await connection.execute(_LOCK_OFFSETS, live)
-            except asyncpg.LockNotAvailableError:
-                await transaction.rollback()
-                return f"a batch holds the offsets of generation {live}"
+            await connection.execute(_LOCK_OFFSETS, live)
             if await _is_level(connection, generation, live):
                 # The old one first: the unique index allows one live generation.
                 await connection.execute("UPDATE readmodel_generation SET live = false WHERE generation = $1", live)
                 await connection.execute(
-                    "UPDATE readmodel_generation SET live = true WHERE generation = $1", generation
+                    "UPDATE readmodel_generation SET live = true, was_live = true WHERE generation = $1", generation
                 )
             else:
                 reason = f"generation {generation} lacks events that generation {live} has"
+    except asyncpg.LockNotAvailableError:
+        await transaction.rollback()
+        return f"a registration, or a batch of generation {live}, is under way"
     except BaseException:
         await transaction.rollback()
         raise
@@ -160,6 +163,17 @@ async def _is_level(connection: asyncpg.Connection, generation: int, live: int) 
         if time.monotonic() > until:
             return False
         await asyncio.sleep(_LOOK_EVERY_S / 20)
+
+
+async def _drop_within(connection: asyncpg.Connection, generation: int, wait_s: float) -> None:
+    """`drop`, tried again while batches hold the generation's offsets.  Raises `asyncpg.LockNotAvailableError` in the end."""
+    began = time.monotonic()
+    while True:
+        try:
+            return await drop(connection, generation)
+        except asyncpg.LockNotAvailableError:
+            if time.monotonic() - began > wait_s:
+                raise
 
 
 async def drop(connection: asyncpg.Connection, generation: int) -> None:

@@ -104,6 +104,10 @@ class QuerySources:
         return await self._primary.run(read)
 
 
+class ReplicaBusy(TimeoutError):
+    """No session on the replica was free in time."""
+
+
 class WatchedReplica:
     """A replica, and what is known of it."""
 
@@ -150,12 +154,20 @@ class WatchedReplica:
 
     async def run(self, work: Callable[[Reading], Awaitable[T]]) -> T:
         """The result of ``work`` on the replica.  Raises `CONNECTION_ERRORS`."""
+        lent = False
 
         async def read(connection: Session) -> T:
+            nonlocal lent
+            lent = True
             return await work(Reading(connection, await self._live.names(connection), of_replica=True))
 
-        async with asyncio.timeout(_REPLICA_S):
-            result = await self._pool.run(read)
+        try:
+            async with asyncio.timeout(_REPLICA_S):
+                result = await self._pool.run(read)
+        except TimeoutError as error:
+            if lent:
+                raise
+            raise ReplicaBusy from error
         self.counts.answered += 1
         return result
 
@@ -165,6 +177,10 @@ class WatchedReplica:
         broken = not isinstance(error, asyncpg.PostgresError) or isinstance(
             error, asyncpg.PostgresConnectionError | asyncpg.OperatorInterventionError
         )
+        if isinstance(error, ReplicaBusy):
+            return  # the looks find out whether it is only that
+        if broken and self._status is None:
+            return  # reported by the query that found it out
         if broken:
             self._status = None
         log.warning("replica did not answer a query", extra={"cause": repr(error), "left_alone": broken})
@@ -189,6 +205,8 @@ class WatchedReplica:
             if self._status is not None or self._looked_at == 0.0:
                 log.warning("replica cannot be used", extra={"cause": repr(error)})
             self._status, self._looked_at = None, self._clock()
+            self._replica.forget_server()
+            await self._pool.expire()
             return self._backoff.next_s()
         self._status, self._looked_at = status, self._clock()
         self._backoff.reset()

@@ -85,18 +85,25 @@ class ThreadQueries:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _BEHIND_S
         wanted = 0 if isinstance(query, ExistsThread | LocateMessage) else query.min_sequence_nr
-        first = True
+        first, known_at = True, None
         while True:
             # A replica is asked once: the primary may have what the replica does not have yet.
             rows, of_replica = await self._sources.run(partial(_read, query), primary=not first)
             first = False
             refused = _refusal(rows)
+            if refused is not None and of_replica:
+                continue  # the primary may show what the replica does not yet: no refusal is a replica's alone
             if isinstance(query, ExistsThread):
                 return Existence(refused is None)
             if refused is not None and (refused is not NOT_FOUND or not wanted or loop.time() >= deadline):
                 return refused
-            if refused is None and rows[0]["sequence_nr"] >= max(wanted, _anchor_known_at(query, rows[0], of_replica)):
-                return await _answer(query, rows)
+            if refused is None:
+                # As of the first look at the primary: on a busy thread the newest event is always ahead of the read model.
+                if known_at is None or known_at[1]:
+                    known_at = _anchor_known_at(query, rows[0], of_replica), of_replica
+                found = isinstance(query, GetMessageWindow) and rows[0]["anchor_nr"] is not None
+                if rows[0]["sequence_nr"] >= max(wanted, 0 if found else known_at[0]):
+                    return await _answer(query, rows)
             if loop.time() >= deadline:
                 return Unavailable(
                     UnavailableCode.READ_MODEL_BEHIND,

@@ -9,6 +9,7 @@ CREATE TABLE readmodel_generation (
     generation     integer PRIMARY KEY CHECK (generation > 0),
     version        integer NOT NULL,             -- of the projection that fills it
     live           boolean NOT NULL DEFAULT false, -- queries are answered from it
+    was_live       boolean NOT NULL DEFAULT false, -- or were
     made_at        timestamptz NOT NULL DEFAULT now()
 );
 CREATE UNIQUE INDEX readmodel_generation_live ON readmodel_generation (live) WHERE live;
@@ -121,4 +122,4 @@ BEGIN
 END
 $make$;
 SELECT make_readmodel_v1(1);
-INSERT INTO readmodel_generation (generation, version, live) VALUES (1, 1, true);
+INSERT INTO readmodel_generation (generation, version, live, was_live) VALUES (1, 1, true, true);

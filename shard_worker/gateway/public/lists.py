@@ -59,7 +59,8 @@ class ListHandler:
         place: Position | None,
     ) -> RawResponse:
         after = None if place is None else (int(place[0]), ThreadId(str(place[1])))
-        first_lsn = 0 if place is None else int(place[-1])
+        # A cursor of the release before has none.
+        first_lsn = int(place[2]) if place is not None and len(place) > 2 else 0
         page = await self._lists.threads(account_id, values.limit, values.offset, after, least_lsn=first_lsn)
         cursor = None
         if page.more:
@@ -78,7 +79,7 @@ class ListHandler:
         after = None
         if place is not None:
             after = (int(place[0]), ThreadId(str(place[1])), int(place[2]), int(place[3]))
-        first_lsn = 0 if place is None else int(place[-1])
+        first_lsn = int(place[4]) if place is not None and len(place) > 4 else 0
         page = await self._lists.mentions(account_id, values.limit, values.offset, after, least_lsn=first_lsn)
         cursor = None
         if page.more:
