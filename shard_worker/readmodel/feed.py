@@ -161,7 +161,7 @@ class GenerationFeed:
             touched.update(each.shard_id for each in behind if not each.rested)
             before = {each.shard_id: each.position for each in behind}
             await self._project(connection, behind, heads)
-            # To the end of the line, but for those of which the batch had no room for an event: shards that always have events must
+            # To the end of the line, but for those of which the batch could take no event: shards that always have events must
             # not keep others waiting.
             for each in behind:
                 if each.position != before[each.shard_id] and self.projections.get(each.shard_id) is each:
