@@ -28,7 +28,7 @@ WAIT_S: Final = 60.0
 _GENERATIONS: Final = "SELECT generation, version, live, was_live FROM readmodel_generation ORDER BY generation"
 _MAKE: Final = """
 INSERT INTO readmodel_generation (generation, version)
-SELECT max(generation) + 1, $1 FROM readmodel_generation RETURNING generation
+VALUES (nextval('readmodel_generation_number'), $1) RETURNING generation
 """
 _OFFSETS: Final = "INSERT INTO projection_offset (generation, shard_id) SELECT $1, id FROM shard ON CONFLICT DO NOTHING"
 _POSITIONS: Final = "SELECT shard_id, seq FROM projection_offset WHERE generation = $1"

@@ -108,3 +108,49 @@ async def test_the_generation_in_use_is_neither_dropped_nor_chosen_again(dsn: st
     with pytest.raises(RebuildFailed, match="there is no generation 7"):
         await switch(connection, 7, _quiet)
     await connection.close()
+
+
+async def test_a_rebuild_does_not_bring_back_tables_that_were_left(dsn: str) -> None:
+    """Generation 2 was in use and was left again: a rebuild makes all rows anew."""
+    connection, other = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
+    await _register(connection, "a", 1)
+    written = Written(dsn, connection)
+    written.updater.start()
+    await written.append(30)
+    assert await rebuild(other, keep_old=True, say=_quiet) == 2
+    await switch(other, 1, _quiet)
+    await connection.execute("UPDATE readmodel_2.thread SET title = 'spoilt'")
+    assert await rebuild(other, keep_old=True, say=_quiet) == 3
+    assert await written.differences(3) == []
+    assert await connection.fetchval("SELECT to_regnamespace('readmodel_2')") is None
+    await written.updater.close()
+    for each in (connection, other):
+        await each.close()
+
+
+async def test_a_switch_waits_for_a_registration_and_a_drop_for_a_batch(dsn: str) -> None:
+    """However short the session's own limit of a lock is."""
+    connection, other, holder = [await asyncpg.connect(dsn) for _ in range(3)]
+    await other.execute("SET lock_timeout = 100")
+    reports: list[str] = []
+    async with holder.transaction():
+        await holder.execute(store._SHARE_READ_MODEL_SQL)
+        rebuilding = asyncio.create_task(rebuild(other, keep_old=False, say=reports.append))
+
+        async def waits() -> bool:
+            return any("under way" in report for report in reports)
+
+        await eventually(waits, what="the switch waits")
+    async with holder.transaction():
+        await holder.execute("SELECT FROM projection_offset WHERE generation = 1 AND shard_id = 1 FOR UPDATE")
+
+        async def switched() -> bool:
+            return any("answered from generation 2" in report for report in reports)
+
+        # The switch needs the offsets as well.
+        await eventually(waits, what="the switch waits")
+    await eventually(switched, what="the switch")
+    assert await rebuilding == 2
+    assert reports[-1] == "dropped generation 1"
+    for each in (connection, other, holder):
+        await each.close()

@@ -12,6 +12,8 @@ CREATE TABLE readmodel_generation (
     was_live       boolean NOT NULL DEFAULT false, -- or were
     made_at        timestamptz NOT NULL DEFAULT now()
 );
+-- A number is never used again: a worker that feeds a generation may not have seen yet that it was dropped.
+CREATE SEQUENCE readmodel_generation_number AS integer START 2;
 CREATE UNIQUE INDEX readmodel_generation_live ON readmodel_generation (live) WHERE live;
 
 -- How far a generation is: every event of the shard up to seq is in its tables, or its thread is in dead_letter.
