@@ -265,8 +265,9 @@ class GenerationFeed:
                 # Under the offsets' locks: another owner, or a repair, may have brought a thread up to its shard's offset.
                 for stopped in (await self._tables.dead_threads(connection, doubtful)).values():
                     fold.dead |= stopped
-            for shard_id, read in found.items():
-                await fold.add(shard_id, read, durable[shard_id])
+            for shard_id in positions:  # in the order of the line: the batch may not take events of all
+                if shard_id in found:
+                    await fold.add(shard_id, found[shard_id], durable[shard_id])
             if fold.buried:
                 await self._tables.bury(connection, fold.buried)
             if fold.reached:

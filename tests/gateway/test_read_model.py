@@ -3,7 +3,10 @@
 import pytest
 
 from shard_worker.contract import Unavailable, UnavailableCode
+from shard_worker.domain.ids import AccountId
 from shard_worker.gateway.http.options import GatewayOptions
+from shard_worker.gateway.public import routes
+from shard_worker.gateway.public.cursors import Cursors
 from tests.fakes.memory_threads import MemoryThreads
 from tests.gateway.serving import ADA, BOB, DAN, THREAD, Served, serving
 from tests.support.problem_checks import check
@@ -19,6 +22,18 @@ async def test_lists_say_503_while_the_read_model_does_not_answer(api: Served) -
     for path in (f"/v1/threads?account_id={ADA}", f"/v1/accounts/{ADA}/mentions"):
         assert check(await api.get(path), 503, "shard-unavailable").headers["retry-after"] == "1"
     assert (await api.get(f"{BASE}?account_id={ADA}")).status == 200
+
+
+async def test_a_cursor_of_the_release_before_goes_on(api: Served) -> None:
+    """It has no position of the primary: lists are in the middle of their pages when a worker is upgraded."""
+    await api.create()
+    place: tuple[int | str, ...] = (5, THREAD)
+    for route, path, more in (
+        (routes.LIST_THREADS, f"/v1/threads?account_id={ADA}&cursor=", ()),
+        (routes.LIST_MENTIONS, f"/v1/accounts/{ADA}/mentions?cursor=", (1, 0)),
+    ):
+        cursor = Cursors(b"").write(route.operation_id, "", AccountId(ADA), (*place, *more))
+        assert (await api.get(path + cursor)).status == 200
 
 
 @pytest.mark.parametrize("code", [UnavailableCode.SHARD_UNAVAILABLE, UnavailableCode.OUTCOME_UNKNOWN])

@@ -17,13 +17,13 @@ from shard_worker.domain.ids import AccountId, MessageId, ShardId, ThreadId, uli
 from shard_worker.journal import codec
 from shard_worker.readmodel import feed, thread_queries
 from shard_worker.readmodel.sources import QuerySources
-from shard_worker.readmodel.tables import GenerationTables
+from shard_worker.readmodel.tables import GenerationTables, ShardEvents, tables_of
 from shard_worker.readmodel.thread_queries import ThreadQueries
 from shard_worker.readmodel.updater import ReadModelUpdater
 from shard_worker.readmodel.verify import repair, verify
 from shard_worker.tasks import FirstFailure
 from tests.readmodel.sessions import caught_up, connecting, heads, offsets
-from tests.support.journal_writer import ANN, BOB, JournalWriter, created, message_id, new_thread, posted
+from tests.support.journal_writer import ANN, BOB, SHARDS, JournalWriter, created, fill, message_id, new_thread, posted
 from tests.support.loop_turns import measured_turns
 from tests.support.polling import eventually
 
@@ -307,3 +307,28 @@ async def test_a_query_waits_for_a_thread_that_is_not_projected_yet(dsn: str, mo
         assert time.monotonic() - began > 0.9
         assert await queries.answer(ReadThread(thread, BOB)) == NOT_FOUND
         pool.terminate()
+
+
+async def test_little_is_read_that_a_batch_does_not_take(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many shards are behind, as after a takeover; and each of them moves."""
+    monkeypatch.setattr(feed, "_BATCH_ROWS", 40)
+    connection = await asyncpg.connect(dsn)
+    await fill(connection, threads=10 * SHARDS, events=12)
+    tops = await heads(connection)
+    read_rows: list[int] = []
+    read = GenerationTables.read
+
+    async def counted(self: GenerationTables, *bounds: object) -> dict[int, ShardEvents]:
+        found = await read(self, *bounds)  # type: ignore[arg-type]  # passed on
+        read_rows.append(sum(len(each.rows) for each in found.values()))
+        return found
+
+    monkeypatch.setattr(GenerationTables, "read", counted)
+    metrics = feed.UpdaterMetrics()
+    fed = feed.GenerationFeed(await tables_of(connection, 1), decode=codec.decode, metrics=metrics)
+    for shard_id in tops:
+        fed.add(shard_id)
+    await fed.catch_up(connection, tops, 6)
+    assert max(read_rows) <= 2 * 40
+    assert all(each.position for each in fed.projections.values())
+    await connection.close()

@@ -12,7 +12,7 @@ from shard_worker.contract import Existence, ExistsThread, GetMessageWindow, Mes
 from shard_worker.database import replica as replicas
 from shard_worker.database.connection import ReadPool, Session
 from shard_worker.database.replica import Replica
-from shard_worker.domain.ids import ShardId
+from shard_worker.domain.ids import ShardId, ThreadId
 from shard_worker.domain.message_window import Side
 from shard_worker.readmodel.sources import QuerySources, Reading, ReplicaBusy, ReplicaCounts, WatchedReplica
 from shard_worker.readmodel.thread_queries import ThreadQueries
@@ -57,7 +57,7 @@ class AnyReplica:
 
 
 @asynccontextmanager
-async def one_thread(dsn: str) -> AsyncIterator[tuple[str, JournalWriter, ReadModelUpdater]]:
+async def one_thread(dsn: str) -> AsyncIterator[tuple[ThreadId, JournalWriter, ReadModelUpdater]]:
     """A thread that is projected, its writer, and the updater."""
     connection = await asyncpg.connect(dsn)
     writer, thread_id = JournalWriter(connection), new_thread(SHARD)
@@ -119,17 +119,20 @@ async def test_all_sessions_of_a_replica_are_of_one_server(monkeypatch: pytest.M
         def terminate(self) -> None:
             self.closed = True
 
-    async def connect(*_: object, **__: object) -> Connected:
+    async def connect(*_: object, **__: object) -> Any:
         opened.append(Connected(f"server {len(opened) % 3}"))
         return opened[-1]
 
+    async def open_one() -> Any:
+        return await replica._open("")
+
     monkeypatch.setattr(replicas, "connect_to", connect)
     replica = Replica("postgresql://a@balanced/d", None, application_name=lambda: "test")  # type: ignore[arg-type]  # not asked
-    sessions = [await replica._open("") for _ in range(3)]
+    sessions = [await open_one() for _ in range(3)]
     assert {each.server for each in sessions} == {"server 0"}
     assert [each.closed for each in opened] == [each not in sessions for each in opened]
     replica.forget_server()
-    assert (await replica._open("")).server == "server 1"
+    assert (await open_one()).server == "server 1"
 
 
 async def test_a_replica_without_a_free_session_is_not_taken_for_gone(
