@@ -33,6 +33,7 @@ test: setup ## The gate: format, lint, types, imports, all tests (at most 7 minu
 beside-pytest: setup
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory coverage-pure
+	@$(MAKE) --no-print-directory properties
 
 test-cluster: setup ## The operator on a real Kubernetes control plane; no root (the first time it is built: 10 minutes)
 	@$(BIN)/python -m tests.e2e.cluster.build --check-or-build
@@ -56,14 +57,19 @@ PURE = $$($(BIN)/python -m tests.support.pure_modules $(1))
 .venv/.compiled: | setup
 	-@$(BIN)/python -m pytest --collect-only -qq --ignore=tests/e2e/cluster --ignore=tests/e2e/node > /dev/null && touch $@
 
-# The pure rules' tests run once, where their branches are counted (coverage-pure).  Every worker of pytest imports what it
+# The pure rules' tests run where their branches are counted (coverage-pure, properties).  Every worker of pytest imports what it
 # collects: the tests of test-cluster and test-node take seconds to import, and are not run here.
 pytest: setup .venv/.compiled
 	$(BIN)/python -m pytest -n 4 --dist worksteal $(call PURE,ignored) --ignore=tests/e2e/cluster --ignore=tests/e2e/node $(ARGS)
 
+# Counting makes each step twice as slow: here a property is tried with few examples, and with all of them in `properties`.
 coverage-pure: setup ## The pure rules: every branch of them is taken by their own tests
-	$(BIN)/coverage run --branch --include=$(call PURE,files) -m pytest -q $(call PURE,tests)
+	$(BIN)/coverage run --branch --include=$(call PURE,files) -m pytest -q --hypothesis-profile=coverage $(call PURE,tests)
 	$(BIN)/coverage report --fail-under=100
+
+.PHONY: properties
+properties: setup ## The properties of the pure rules, with all their examples
+	$(BIN)/python -m pytest -q -m "hypothesis and not soak" $(call PURE,tests)
 
 mutation: setup ## Mutation testing of the pure modules; goes on where it was (ARGS="shard_worker.domain --fresh --write-docs")
 	@$(BIN)/python -m tests.mutation $(ARGS)

@@ -41,11 +41,10 @@ def _calm_collector() -> None:
     """Spare the garbage collector what never becomes garbage: the program itself, and requests under way.
 
     Everything that a request makes is freed by its reference count, so a young collection finds nothing, as often as
-    it runs; what was imported is taken out of the full ones.
+    it runs (`run` makes them rare); what was imported is taken out of the full ones.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_YOUNG_OBJECTS, 20, 20)
 
 
 def _open_more_files() -> None:
@@ -74,6 +73,7 @@ def run() -> None:
     Least environment: SHARD_WORKER_NAME, SHARD_WORKER_CLUSTER, SHARD_WORKER_DSN (or _DSN_FILE), SHARD_WORKER_SECRET (or
     _SECRET_FILE).  Exit codes: 0 left in order, 1 a fault, 2 settings refused.
     """
+    gc.set_threshold(_YOUNG_OBJECTS, 20, 20)  # before the imports: they make much, and no garbage
     from shard_worker.logs import configure_logging
     from shard_worker.settings import InvalidSettings, load_settings
     from shard_worker.worker import WorkerFailed, run_worker

@@ -13,6 +13,9 @@ from threadcluster_operator.local.postgres import EmbeddedPostgres
 
 from shard_worker.database.migration import migrate
 
+# aiohttp reads the system's certificate authorities when it is imported, a quarter of a worker's start.  No test needs them.
+os.environ.setdefault("SSL_CERT_FILE", os.devnull)
+
 # The gate tries the same examples every time: what it finds is what a change did.  `make soak` looks further.
 # Neither judges a test by the wall clock: on a busy machine a slow example says nothing about the code.
 settings.register_profile("gate", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -21,6 +24,8 @@ settings.register_profile(
 )
 # `make mutation` asks whether a test fails, not which example is the simplest.
 settings.register_profile("mutation", parent=settings.get_profile("gate"), phases=(Phase.explicit, Phase.generate))
+# Each branch is to be taken, and counting makes each step twice as slow: the many examples are tried without it.
+settings.register_profile("coverage", parent=settings.get_profile("gate"), max_examples=20)
 settings.load_profile("gate")
 
 SOAK_S = 3_600.0

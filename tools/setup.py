@@ -22,30 +22,96 @@ def fail(reason):
     sys.exit("make setup: " + reason)
 
 
+ASK = """
+import os, sys, time
+def cost():
+    class Counter:
+        __slots__ = ("count",)
+        def __init__(self): self.count = 0
+        def add(self, key, amount=1): self.count += amount; return key
+    counter, known, began = Counter(), {}, time.process_time()
+    for step in range(40000):
+        known[counter.add(step % 997)] = (step, str(step))
+    return time.process_time() - began
+try:
+    import venv, ensurepip
+except ImportError:
+    venv = None
+print(*sys.version_info[:2], int(venv is not None), min(cost() for _ in range(4)), os.path.realpath(sys.executable))
+"""
+ROUNDS = 7
+"""They are measured in turns, and compared within each turn: a shared machine may be twice as fast a second later."""
+MARGIN = 1.15
+"""A newer Python is preferred unless an older one is faster than this; one built without optimisations takes 1.3 to 1.8 times."""
+
+
+class Interpreter:
+    """A Python: its path, (major, minor), whether it has venv, the seconds of a small program, and its file.
+
+    ``share`` is its part of all interpreters' seconds: the median of the rounds.
+    """
+
+    share = 1.0
+
+    def __init__(self, path, version, has_venv, seconds, file):
+        self.path, self.version, self.has_venv, self.seconds, self.file = path, version, has_venv, seconds, file
+
+
+def ask(path):
+    """The interpreter at a path; None where it does not start."""
+    asked = subprocess.run([path, "-c", ASK], capture_output=True, text=True)
+    if asked.returncode != 0:
+        return None
+    major, minor, has_venv, seconds, file = asked.stdout.split(None, 4)
+    return Interpreter(path, (int(major), int(minor)), has_venv == "1", float(seconds), file.strip())
+
+
+def measure(found):
+    """Set the share of each of these interpreters."""
+    rounds = []
+    for _ in range(ROUNDS):
+        seconds = [(ask(each.path) or each).seconds for each in found]
+        rounds.append([each / sum(seconds) for each in seconds])
+    for place, each in enumerate(found):
+        each.share = sorted(shares[place] for shares in rounds)[ROUNDS // 2]
+
+
+def choose(found):
+    """Of interpreters, newest first, the first one unless another is faster by `MARGIN`; one without venv only alone."""
+    able = [each for each in found if each.has_venv] or found
+    fastest = min(each.share for each in able)
+    return next(each for each in able if each.share <= fastest * MARGIN)
+
+
+def paths_of(name):
+    """Every program of this name in $PATH, in its order, each file once."""
+    directories = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    found = [path for path in (shutil.which(name, path=each) for each in directories if each) if path is not None]
+    return list(dict.fromkeys(found))
+
+
 def find_python():
-    """The newest supported interpreter, or the one named by $PYTHON."""
+    """The interpreter named by $PYTHON, or the one of those in $PATH that `choose` says."""
     wanted = os.environ.get("PYTHON")
-    names = [wanted] if wanted else ["python3.%d" % minor for minor in range(NEWEST[1], OLDEST[1] - 1, -1)]
-    names += [] if wanted else ["python3", sys.executable]
-    seen = []
-    for name in names:
-        path = shutil.which(name)
-        if path is None:
-            if wanted:
-                fail("$PYTHON names %r, which is not there" % wanted)
-            continue
-        asked = subprocess.run([path, "-c", "import sys; print(*sys.version_info[:2])"], capture_output=True, text=True)
-        if asked.returncode != 0:
-            continue
-        version = tuple(int(part) for part in asked.stdout.split())
-        if OLDEST <= version <= NEWEST:
-            return path, version
-        seen.append("%s is %d.%d" % (name, version[0], version[1]))
-    found = " (%s)" % ", ".join(sorted(set(seen))) if seen else ""
-    fail(
-        "no supported Python found%s: install Python 3.11 to 3.14, or name one with PYTHON=/path/to/python make setup"
-        % found
-    )
+    if wanted:
+        paths = [shutil.which(wanted)]
+        if paths == [None]:
+            fail("$PYTHON names %r, which is not there" % wanted)
+    else:
+        names = ["python3.%d" % minor for minor in range(NEWEST[1], OLDEST[1] - 1, -1)] + ["python3"]
+        paths = [path for name in names for path in paths_of(name)] + [sys.executable]
+    asked = [(path, ask(path)) for path in dict.fromkeys(paths)]
+    supported = [each for _, each in asked if each is not None and OLDEST <= each.version <= NEWEST]
+    found = list({each.file: each for each in reversed(supported)}.values())[::-1]
+    if not found:
+        others = sorted("%s is %d.%d" % (path, *each.version) for path, each in asked if each is not None)
+        fail(
+            "no supported Python found%s: install Python 3.11 to 3.14, or name one with PYTHON=/path/to/python make setup"
+            % (" (%s)" % ", ".join(others) if others else "")
+        )
+    if len(found) > 1:
+        measure(found)
+    return choose(found)
 
 
 NORMALISE = """
@@ -76,13 +142,26 @@ def warn_of_slow_normalisation(python):
         )
 
 
-def digest(version):
-    """Tells whether the environment is still made from these files."""
-    found = hashlib.sha256(repr((version, ROOT)).encode())
+def digest(path):
+    """Tells whether the environment is still made from these files, by the interpreter at this path."""
+    found = hashlib.sha256(repr((path, ROOT)).encode())
     for name in ("requirements.lock", "pyproject.toml", os.path.join("tools", "setup.py")):
         with open(os.path.join(ROOT, name), "rb") as file:
             found.update(file.read())
     return found.hexdigest()
+
+
+def is_made():
+    """Whether the environment is there as it should be: it stays with its interpreter unless $PYTHON names another."""
+    try:
+        with open(STAMP) as file:
+            stamp, _, path = file.read().partition("\n")
+    except FileNotFoundError:
+        return False
+    wanted = os.environ.get("PYTHON")
+    if wanted and shutil.which(wanted) != path:
+        return False
+    return stamp == digest(path) and os.path.exists(os.path.join(VENV, "bin", "python"))
 
 
 def run(what, command):
@@ -98,35 +177,30 @@ def run(what, command):
 
 def main():
     """Make or keep the environment."""
-    python, version = find_python()
-    stamp = digest(version)
-    try:
-        with open(STAMP) as file:
-            if file.read() == stamp:
-                return
-    except FileNotFoundError:
-        pass
+    if is_made():
+        return
+    chosen = find_python()
     print(
-        "making %s with Python %d.%d (once; again only when the lock file changes)"
-        % (os.path.basename(VENV), *version),
+        "making %s with Python %d.%d, %s (once; again only when the lock file changes)"
+        % (os.path.basename(VENV), *chosen.version, chosen.path),
         flush=True,
     )
-    warn_of_slow_normalisation(python)
+    warn_of_slow_normalisation(chosen.path)
     # ensurepip is what Debian leaves out of python3 until python3-venv is installed.
-    if subprocess.run([python, "-c", "import venv, ensurepip"], capture_output=True).returncode != 0:
+    if not chosen.has_venv:
         fail(
             "this Python has no venv: on Debian and Ubuntu `apt install python%d.%d-venv`, elsewhere install a full Python"
-            % version
+            % chosen.version
         )
     shutil.rmtree(VENV, ignore_errors=True)
-    run("making the environment", [python, "-m", "venv", VENV])
+    run("making the environment", [chosen.path, "-m", "venv", VENV])
     pip = [os.path.join(VENV, "bin", "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     # The lock names every package, and Python compiles what it imports: without both, this takes half the time.
     pip += ["--no-deps", "--no-compile"]
     run("downloading and installing the locked packages", [*pip, "--require-hashes", "-r", "requirements.lock"])
     run("installing the project", [*pip, "--no-build-isolation", "-e", "."])
     with open(STAMP, "w") as file:
-        file.write(stamp)
+        file.write(digest(chosen.path) + "\n" + chosen.path)
 
 
 if __name__ == "__main__":

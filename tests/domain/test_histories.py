@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -37,6 +37,7 @@ from shard_worker.domain.refusals import Refusal
 from shard_worker.domain.thread import Thread
 from shard_worker.journal.codec import STATE_VERSION, decode, decode_state, encode, encode_state, same_state
 from tests.domain.harness import PARENT, THREAD, account, message_id
+from tests.support.examples import examples
 from tests.support.journal_writer import encode_previous_state, folded
 
 SMALL = Limits(messages=5, administrators=3, members=3)
@@ -151,7 +152,7 @@ def keeps_its_invariants(state: Thread, history: list[Event]) -> None:
     assert state.created_at <= state.updated_at
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(sequences)
 def test_any_history_folds_to_the_state(sequence: list[tuple[Command, int]]) -> None:
     """Also when each event went through the journal's bytes, and from a snapshot at any point."""
@@ -168,7 +169,7 @@ def test_any_history_folds_to_the_state(sequence: list[tuple[Command, int]]) -> 
     assert again is None or state is None or encode_state(again) == encode_state(state)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(sequences, st.integers(1, 40))
 def test_a_snapshot_of_any_version_and_its_tail_are_the_full_replay(
     sequence: list[tuple[Command, int]], at: int
@@ -189,7 +190,7 @@ def test_a_snapshot_of_any_version_and_its_tail_are_the_full_replay(
         assert same_state(decode_state(encode_state(again)), state), "kept by this release"
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(sequences)
 def test_time_never_falls_in_any_history(sequence: list[tuple[Command, int]]) -> None:
     """However the clocks of its owners went."""
@@ -197,7 +198,7 @@ def test_time_never_falls_in_any_history(sequence: list[tuple[Command, int]]) ->
     assert all(earlier.at <= later.at for earlier, later in pairwise(history))
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(sequences)
 def test_message_ids_are_unique_in_any_history(sequence: list[tuple[Command, int]]) -> None:
     """None is used again while it is remembered, and every reply is to a message posted before."""
@@ -211,7 +212,7 @@ def test_message_ids_are_unique_in_any_history(sequence: list[tuple[Command, int
     assert len(posted) == len(set(posted))
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(sequences)
 def test_repeating_any_accepted_sequence_adds_no_message_and_no_thread(sequence: list[tuple[Command, int]]) -> None:
     """A client that sends everything again posts nothing twice."""
@@ -225,7 +226,7 @@ def test_repeating_any_accepted_sequence_adds_no_message_and_no_thread(sequence:
             assert not isinstance(outcome, ThreadCreated)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(sequences)
 def test_claimed_times_decide_nothing_in_any_history(sequence: list[tuple[Command, int]]) -> None:
     """Another claim, the same outcome but for the claim itself."""

@@ -16,7 +16,7 @@ import asyncpg
 from shard_worker.ownership import store
 from shard_worker.ownership.view import EMPTY
 from tests.e2e.moves.cluster import NAMES
-from tests.e2e.moves.scenario import Round
+from tests.e2e.moves.scenario import PhaseNotReachedError, Round
 
 _SEEN_S: Final = 20.0
 """A phase that is not seen by then, does not come; the clients' own bounds are checked elsewhere."""
@@ -59,7 +59,8 @@ async def _until(condition: Callable[[], Awaitable[bool]], what: str, *, within_
     loop = asyncio.get_running_loop()
     deadline = loop.time() + within_s
     while not await condition():
-        assert loop.time() < deadline, f"not within {within_s} s: {what}"
+        if loop.time() >= deadline:
+            raise PhaseNotReachedError(f"not within {within_s} s: {what}")
         await asyncio.sleep(0.005)
 
 
@@ -141,13 +142,14 @@ async def giving(this: Round, move: Move) -> AsyncIterator[None]:
             try:
                 await _until(waits, "the giver gives", within_s=2.0)
                 break
-            except AssertionError:
+            except PhaseNotReachedError:
                 # On a busy machine the drain may take longer than a silent receiver counts as alive: once more.
                 if attempt == _ATTEMPTS - 1:
                     raise
             await this.cluster.workers.plan(dict.fromkeys(move.shards, move.giver))
             await session.execute("ROLLBACK")
             await _beats(watch, move.receiver)
+            await this.expect_incarnations()
         try:
             yield
         finally:

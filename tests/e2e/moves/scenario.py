@@ -26,6 +26,16 @@ PACE_S = 0.05
 ANSWER_S = 4.0
 """A client that waits longer asks again: its connection may lead to a frozen worker."""
 ROUND_VARIABLE = "THREADCLUSTER_ROUND"
+_TRIES = 3
+"""How often a round is begun until its fault finds its moment."""
+
+
+class PhaseNotReachedError(AssertionError):
+    """The moment for which the fault is meant did not come."""
+
+
+class FaultMissedError(AssertionError):
+    """It did not come because the machine was too busy for a worker's beats: the round has tried nothing."""
 
 
 class Round:
@@ -48,6 +58,12 @@ class Round:
     async def more_acknowledged(self, count: int = 50) -> None:
         """Return when clients had their answers ``count`` more times."""
         await more_acknowledged(self.recorder, count, within_s=30.0)
+
+    async def expect_incarnations(self) -> None:
+        """Raise `FaultMissedError` if a worker was taken for dead since the round began."""
+        now = (await self.cluster.ownership_log.mark()).incarnations
+        if now != self.mark.incarnations:
+            raise FaultMissedError(f"a worker was taken for dead: {self.mark.incarnations}, now {now}")
 
     def busy(self) -> dict[int, int]:
         """Number of the clients' threads, by shard."""
@@ -96,18 +112,34 @@ async def chatting(cluster: Cluster, seed: int) -> AsyncIterator[tuple[Recorder,
 
 
 async def play(cluster: Cluster, kind: str, fault: Fault, seed: int) -> None:
-    """One round, on a cluster that `Cluster.mend` restored."""
-    began = time.monotonic()
-    print(f"round {kind}:{seed}", flush=True)
+    """One round, on a cluster that `Cluster.mend` restored; a round whose fault missed its moment is played again."""
     try:
-        await cluster.mend()
-        mark = await cluster.ownership_log.mark()
-        mended_s = time.monotonic() - began
-        async with chatting(cluster, seed) as (recorder, figures):
-            await fault(Round(cluster, kind, seed, mark, recorder, figures))
-            faulted_s = time.monotonic() - began
+        for remaining in reversed(range(_TRIES)):
+            try:
+                await _play(cluster, kind, fault, seed)
+                break
+            except FaultMissedError as missed:
+                if not remaining:
+                    raise
+                print(f"  once more, {missed}", flush=True)
     except BaseException:
         print(f"again: {ROUND_VARIABLE}={kind}:{seed} make soak ARGS=tests/e2e/moves/test_soak.py", flush=True)
         raise
+
+
+async def _play(cluster: Cluster, kind: str, fault: Fault, seed: int) -> None:
+    began = time.monotonic()
+    print(f"round {kind}:{seed}", flush=True)
+    await cluster.mend()
+    mark = await cluster.ownership_log.mark()
+    mended_s = time.monotonic() - began
+    async with chatting(cluster, seed) as (recorder, figures):
+        this = Round(cluster, kind, seed, mark, recorder, figures)
+        try:
+            await fault(this)
+        except PhaseNotReachedError:
+            await this.expect_incarnations()
+            raise
+        faulted_s = time.monotonic() - began
     took_s = time.monotonic() - began
     print(f"  mended in {mended_s:.1f} s, fault over after {faulted_s:.1f} s, took {took_s:.1f} s", flush=True)

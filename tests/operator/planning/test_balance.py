@@ -4,7 +4,7 @@ from collections import Counter
 from math import ceil
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from threadcluster_operator.api import Strategy
 from threadcluster_operator.planning.placement import (
@@ -32,6 +32,7 @@ from tests.operator.planning.clusters import (
     strategy_names,
     workers,
 )
+from tests.support.examples import examples
 
 # --- by count
 
@@ -159,7 +160,7 @@ def test_no_move_for_load_raises_the_maximum(rows: list[tuple[str, float]], ther
         assert after[move.target] < max(before.values())
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(
     st.lists(st.tuples(st.sampled_from(["w-0", "w-0", "w-1", None]), some_loads), min_size=6, max_size=40),
     st.lists(st.sampled_from([1.0, 1.0, 0.5, 3.7]), min_size=3, max_size=6),

@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from threadcluster_operator.planning.placement import (
     Move,
@@ -29,6 +29,7 @@ from tests.operator.planning.clusters import (
     some_workers,
     workers,
 )
+from tests.support.examples import examples
 
 # --- whatever the cluster
 
@@ -185,7 +186,7 @@ def _maps(shards: Sequence[Shard]) -> tuple[dict[ShardId, str | None], dict[Shar
 # --- limits
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(some_shards, some_workers, some_policies, st.integers(1, 5), st.randoms(use_true_random=False))
 def test_never_more_moves_are_under_way_than_allowed_and_all_get_done(
     shards: list[Shard], there: list[Worker], policy: Policy, limit: int, rng: random.Random

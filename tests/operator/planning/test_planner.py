@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from threadcluster_operator.api import InvalidResource, PinSpec, RebalanceSpec, ThreadClusterSpec, parse_resources
 from threadcluster_operator.planning.placement import Move, Worker
@@ -21,6 +21,7 @@ from threadcluster_operator.planning.planner import (
 
 from shard_worker.contract_internal import plan_hash
 from shard_worker.domain.ids import ShardId
+from tests.support.examples import examples
 
 Owners = dict[ShardId, str | None]
 
@@ -332,7 +333,7 @@ def test_it_is_not_settled_before_every_owner_serves() -> None:
     assert not steps(2, 1, observed(good)).converged
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @example(  # one of two orders is sent elsewhere, the other is taken back: that is one move
     ["c-0", None, "c-4", None, "c-0", "c-4"],
     ["c-4", "c-0", "c-0", None, "c-4", "c-0", None, None, None, None, None, None],
