@@ -270,7 +270,10 @@ def build_serving(
         worker=settings.name,
         shards=facts.shards,
         bounds=StreamBounds(
-            account=settings.max_streams_per_account, worker=settings.max_streams, memory=journal.memory
+            account=settings.max_streams_per_account,
+            worker=settings.max_streams,
+            memory=journal.memory,
+            position_key=_cursor_key(facts.id_salt),
         ),
         problem=problem_json,
     )

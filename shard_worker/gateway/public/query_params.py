@@ -59,11 +59,22 @@ LAST_EVENT_ID: Final = Parameter(
 )
 AFTER: Final = Parameter("after", "The position to go on after; without one the stream begins now.", _POSITION)
 OF_A_STREAM: Final = (ACCOUNT_ID, LAST_EVENT_ID, AFTER)
+_ACCOUNT_POSITION: Final = {"type": "string", "maxLength": 64}
+OF_AN_ACCOUNT_STREAM: Final = (
+    Parameter(
+        "lastEventId",
+        "The position to go on after, as a stream or a list of this account gave it; beats `after`, and the header"
+        " `Last-Event-ID` beats it.",
+        _ACCOUNT_POSITION,
+    ),
+    Parameter("after", "The position to go on after; without one the stream begins now.", _ACCOUNT_POSITION),
+)
 OF_A_THREAD: Final = (ACCOUNT_ID, MIN_SEQUENCE_NR)
 OF_A_PAGE: Final = (ACCOUNT_ID, LIMIT, OFFSET, CURSOR, MIN_SEQUENCE_NR)
 OF_A_LIST: Final = (ACCOUNT_ID, LIMIT, OFFSET, CURSOR)
 OF_AN_ACCOUNT: Final = (LIMIT, OFFSET, CURSOR)
 NO_POSITION: Final = "must be a position of this thread's stream: sequenceNr.epoch, or sequenceNr alone"
+NO_ACCOUNT_POSITION: Final = "must be a position that a stream or a list of this account gave"
 NO_ACCOUNT: Final = AccountId("")
 """Of a query whose path names the account."""
 
@@ -77,7 +88,9 @@ class QueryValues(Struct, frozen=True, kw_only=True, gc=False):
     offset: int = 0
     cursor: str | None = None
     position: ThreadPosition | None = None
-    """Where a stream goes on; the header may name another."""
+    """Where a thread's stream goes on; the header may name another."""
+    account_positions: tuple[tuple[str, str], ...] = ()
+    """Positions of an account's stream as given, by parameter, none of them empty; the last one counts."""
 
 
 def _number(fields: dict[str, str], name: str, default: int, least: int, most: int, failures: list[str]) -> int:
@@ -130,9 +143,9 @@ def read_parameters(query: str, parameters: tuple[Parameter, ...]) -> tuple[Quer
     if "cursor" in fields and "offset" in fields:
         failures.append("cursor: must be left out when offset is given")
     position = None
-    for name in ("after", "lastEventId"):
-        given_position = fields.get(name)
-        if given_position:  # an empty one counts as absent
+    positions = [(name, fields[name]) for name in ("after", "lastEventId") if fields.get(name)]  # an empty one is none
+    if ACCOUNT_ID in parameters:
+        for name, given_position in positions:
             position = read_position(given_position)
             if position is None:
                 failures.append(f"{name}: {NO_POSITION}")
@@ -145,5 +158,6 @@ def read_parameters(query: str, parameters: tuple[Parameter, ...]) -> tuple[Quer
         offset=offset,
         cursor=fields.get("cursor"),
         position=position,
+        account_positions=tuple(positions),
     )
     return values, failures
