@@ -17,7 +17,14 @@ from uuid import UUID
 
 from prometheus_client.registry import Collector
 
-from shard_worker.actors.context import ActorContext, JournalAccess, NoProjection, PendingBounds, SnapshotPolicy
+from shard_worker.actors.context import (
+    ActorContext,
+    JournalAccess,
+    NoProjection,
+    NotifyingProjection,
+    PendingBounds,
+    SnapshotPolicy,
+)
 from shard_worker.actors.passivation import LruPassivation
 from shard_worker.actors.peer_handler import PeerHandler
 from shard_worker.actors.region import ShardRegion
@@ -234,6 +241,7 @@ class ActorParts:
     region: ShardRegion
     host: LocalShardHost
     handler: PeerHandler
+    projection: NotifyingProjection
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +285,7 @@ def build_serving(
         ),
         problem=problem_json,
     )
+    actors.projection.on_stored = streams.accounts.tail.wake
     gateway = _build_gateway(settings, actors.region, ReadModelQueries(pool), streams, facts.id_salt)
     watchdog = LoopWatchdog()
     refusals = Refusals()
@@ -347,6 +356,7 @@ def _build_actors(settings: WorkerSettings, cluster: ClusterParts, journal: Jour
     async def head_of(shard_id: ShardId) -> int:
         return await pool.run(lambda connection: read_head(connection, shard_id))
 
+    projection = NotifyingProjection(journal.updater if settings.projection_enabled else NoProjection())
     env = ActorContext(
         journal=JournalAccess(
             journal.loader.load,
@@ -355,7 +365,7 @@ def _build_actors(settings: WorkerSettings, cluster: ClusterParts, journal: Jour
             head_of,
             journal.snapshots.save,
             epoch_at,
-            journal.updater if settings.projection_enabled else NoProjection(),
+            projection,
         ),
         memory_reads_allowed=ownership.lease.allows_memory_reads,
         limits=Limits(

@@ -14,6 +14,7 @@ from shard_worker.contract import Answer, MessageView, Query, ThreadView
 from shard_worker.database.connection import ReadPool, Session
 from shard_worker.domain.ids import AccountId, MessageId, ThreadId, ulid_uuid
 from shard_worker.journal.answer_size import PAGE_BYTES
+from shard_worker.readmodel.list_position import NO_POSITION, ListPosition, ListPositions
 from shard_worker.readmodel.live_generation import LiveGeneration
 from shard_worker.readmodel.markers import MarkerWriter
 from shard_worker.readmodel.thread_queries import MESSAGE_BYTES, ThreadQueries, messages_of, text_of, view_of
@@ -99,6 +100,8 @@ class ThreadList(Struct, frozen=True, gc=False):
     threads: tuple[ListedThread, ...]
     more: bool
     poisoned: tuple[ThreadId, ...]
+    position: ListPosition = NO_POSITION
+    """Where an account's stream goes on after the list; one position for the lists of a second, taken before them."""
 
 
 class Mention(Struct, frozen=True, gc=False):
@@ -135,6 +138,7 @@ class ReadModelQueries:
         self._live = LiveGeneration()
         self._threads = ThreadQueries(pool, self._live)
         self._markers = MarkerWriter(pool)
+        self._positions = ListPositions()
 
     async def answer(self, query: Query) -> Answer:
         """The answer to a query about one thread, as the owner would give it; see `ThreadQueries`."""
@@ -149,12 +153,13 @@ class ReadModelQueries:
 
         async def read(connection: Session) -> ThreadList:
             names = await self._live.names(connection)
+            position = await self._positions.read(connection, names["generation"])  # before the list
             rows = await connection.fetch(
                 _THREADS.format(**names, unread_most=UNREAD_MOST), account, limit + 1, offset, *place
             )
             poisoned = await self._poisoned(connection, names, account)
             listed = tuple(ListedThread(view_of(row), row["activity_at"], row["unread"]) for row in rows[:limit])
-            return ThreadList(listed, len(rows) > limit, poisoned)
+            return ThreadList(listed, len(rows) > limit, poisoned, position)
 
         return await self._pool.run(read)
 

@@ -13,6 +13,7 @@ from shard_worker.gateway.public import query_params, responses
 from shard_worker.gateway.public.cursors import Cursors, Position
 from shard_worker.gateway.public.routes import LIST_THREADS, ListRoute
 from shard_worker.gateway.public.service import ReadModel
+from shard_worker.streams.account_position import AccountPosition, PositionCodec
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ class ListHandler:
     def __init__(self, lists: ReadModel, options: GatewayOptions) -> None:
         self._lists = lists
         self._cursors = Cursors(options.cursor_key)
+        self._positions = PositionCodec(options.cursor_key)
 
     async def answer(self, route: ListRoute, segment: str, query: str) -> RawResponse:
         """The reply to one query; ``segment`` is the path's account id as written, "" when the query names the account."""
@@ -66,7 +68,10 @@ class ListHandler:
         if page.more:
             last = page.threads[-1]
             cursor = self._cursors.write(route.operation_id, "", account_id, (last.activity_at, last.view.thread_id))
-        return RawResponse(responses.threads(page, cursor))
+        taken = page.position
+        position = AccountPosition(taken.generation, taken.xid, taken.taken_at)
+        written = self._positions.write(self._positions.tag(account_id), position)
+        return RawResponse(responses.threads(page, cursor, written))
 
     async def _mentions(
         self,
