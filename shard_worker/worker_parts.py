@@ -393,7 +393,7 @@ def _build_actors(settings: WorkerSettings, cluster: ClusterParts, journal: Jour
         env=env, appender=journal.appender, residents=residents, table=table, region=region, peers=peers
     )
     handler = PeerHandler(worker=settings.name, table=table, region=region, host=host, owners=ownership)
-    return ActorParts(residents, region, host, handler)
+    return ActorParts(residents, region, host, handler, projection)
 
 
 def _build_gateway(

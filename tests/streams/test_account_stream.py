@@ -84,11 +84,11 @@ async def test_a_resume_shows_everything_after_its_position(dsn: str) -> None:
         assert again.events[0].id == position
         await streams.add(quiet, other, "f")  # 3
         assert await again.shows(quiet, 3) == [3]
-        assert again.of(kept) == [4, 5]
-        assert again.of(left) == [3, 4]
-        assert again.of(destroyed) == [3]
-        assert again.of(joined) == [3, 4]
-        assert again.of(flapped) == [2, 3, 5, 6]
+        assert await again.shows(kept, 5) == [4, 5]
+        assert await again.shows(left, 4) == [3, 4]
+        assert await again.shows(destroyed, 3) == [3]
+        assert await again.shows(joined, 4) == [3, 4]
+        assert await again.shows(flapped, 6) == [2, 3, 5, 6]
         newest = await again.confirmed()
         last = await streams.follow_account(me, lastEventId=newest, after=position)
         await streams.add(quiet, other, "g")  # 4
