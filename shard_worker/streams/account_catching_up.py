@@ -211,7 +211,7 @@ def _visible(
         if before.reader or roles.reader:
             shown.append(bare_frame(thread.thread_id, event))
             hub.metrics.delivered += 1
-            follower.news = True
+            follower.news = 2
     return b"".join(shown), roles
 
 

@@ -97,8 +97,8 @@ class AccountFollower:
         """What came since a mark, while the follower is behind."""
         self.live = False
         """Whether the tail writes to it."""
-        self.news = False
-        """Whether an event was written since the last position."""
+        self.news = 0
+        """Positions that are still to be sent for events: the next may be from before the newest of them, the second is not."""
         self.over = False
         """Whether its last frame was written."""
         self.slot = 0
@@ -120,7 +120,7 @@ class AccountFollower:
 
     def confirm(self) -> None:
         """Send the newest confirmed position; only to a live follower, which has every event up to it."""
-        self.news = False
+        self.news = max(0, self.news - 1)
         self.send(position_frame(self.position(*self.hub.confirmed)))
 
     def beat(self) -> None:

@@ -298,12 +298,12 @@ class JournalTail:
                 frame = event.frame = self._frame(event)
             if frame:
                 self._metrics.delivered += 1
-                follower.news = True
+                follower.news = 2
                 follower.send(frame)
                 return
         entry = threads.entries.pop(event.uuid, None)
         if change is not None or (entry is not None and entry.roles.reader and event.sequence_nr > entry.since):
-            follower.news = True
+            follower.news = 2
             follower.send(thread_error_frame(event.thread_id, self._poison()))
 
     def change_for(self, event: TailEvent) -> AccessChange | None:

@@ -76,14 +76,6 @@ class Listening:
         )
         return self.of(thread_id)
 
-    async def confirmed(self) -> str:
-        """The position that comes next."""
-        before = len(self.events)
-        await eventually(
-            lambda: any(not event.type for event in self.events[before:]) or self.stream.ended.done(), what="a position"
-        )
-        return self.events[-1].id
-
     def leave(self) -> None:
         """Close it."""
         if self.stream.transport is not None:
@@ -121,6 +113,18 @@ class Streams:
         listening = Listening(stream, events)
         await eventually(lambda: bool(events) or stream.ended.done(), what="the opening")
         return listening
+
+    async def confirmed(self, listening: Listening, account: AccountId) -> str:
+        """A position of an account's stream that covers every event that is visible now."""
+        newest = int(await self.node.admin.fetchval("SELECT max(xid::text::bigint) FROM journal"))
+        codec = self.hub.accounts.positions
+
+        def covers() -> bool:
+            position = codec.read(account, listening.events[-1].id)
+            return position is not None and position.xid > newest
+
+        await eventually(covers, what=f"a position above {newest}")
+        return listening.events[-1].id
 
     async def refused(
         self, thread_id: ThreadId, account: AccountId, query: str = "", *headers: tuple[str, str]
