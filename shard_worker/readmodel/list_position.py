@@ -1,8 +1,8 @@
 """The position of a list: where an account's stream goes on, so that between the two nothing is missed.
 
-What the journal's transactions below the position wrote is in the tables.  A position is taken in two statements before the list:
-a mark of the journal, then the first event of each shard that the tables do not have.  Of what is below the mark everything is visible
-to the second statement, so that it is in the tables, or its transaction is not below the least of those events.
+Every event that a transaction below the position wrote is in the tables.  A position is taken in two statements before the list:
+a mark of the journal, then the first event of each shard that the tables do not have.  All events below the mark are visible
+to the second statement, so that each is in the tables, or its transaction is not below the least of those first events.
 """
 
 import time

@@ -23,7 +23,7 @@ _NONE: Final[frozenset[AccountId]] = frozenset()
 
 
 class AccessChange(NamedTuple):
-    """What an event changes in the access to its thread."""
+    """The change of an event in the access to its thread."""
 
     administrators: frozenset[AccountId] = _NONE
     members: frozenset[AccountId] = _NONE
@@ -55,7 +55,7 @@ PLAIN: Final = AccessChange()
 
 
 def change_of(event: Event) -> AccessChange:
-    """What an event changes."""
+    """The change of an event."""
     match event:
         case ThreadCreated():
             return AccessChange(frozenset(event.administrator_ids), frozenset(event.member_ids), True)

@@ -1,8 +1,8 @@
 """Catching up with an account's stream: from a position, or from now, to the journal's tail.
 
 The tail keeps what comes from a mark on.  Up to that mark the threads of the account are found in the read model, and where it is
-behind, in the journal; each thread whose newest event the position does not cover is read from the first such event on.  What the
-read model has beyond the mark is shown with it, and not shown again when the tail brings it.
+behind, in the journal; each thread whose newest event the position does not cover is read from the first such event on.  Events
+that the read model has beyond the mark are shown with them, and not shown again when the tail brings them.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ class CatchUpHost(Protocol):
         ...
 
     def may_keep(self, threads: int) -> bool:
-        """Whether the worker may keep so many threads more for its streams."""
+        """Whether the worker may keep this number of threads more for its streams."""
         ...
 
     def overloaded(self) -> bytes:
@@ -112,6 +112,7 @@ async def _go_on(hub: CatchUpHost, follower: AccountFollower, registered: Regist
                 start = _Start(registered.mark.xid, registered.heads)
                 if await _replay(hub, follower, registered.backlog):
                     follower.confirm()
+                    follower.news = 2  # the mark of now may be from before the last that was shown
                     return
         except (_Changed, UndecodableEvent, *CONNECTION_ERRORS) as error:
             log.warning("account's stream failed to read; trying again", extra={"cause": repr(error)})

@@ -94,7 +94,7 @@ class AccountFollower:
         self.threads = AccountThreads(account_id)
         self.tag = hub.positions.tag(account_id)
         self.backlog: Backlog | None = None
-        """What came since a mark, while the follower is behind."""
+        """The events since a mark, while the follower is behind."""
         self.live = False
         """Whether the tail writes to it."""
         self.news = 0

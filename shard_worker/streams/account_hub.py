@@ -80,7 +80,7 @@ class AccountStreams:
         return self._problem(POISONED)
 
     def may_keep(self, threads: int) -> bool:
-        """Whether the worker may keep so many threads more for its streams."""
+        """Whether the worker may keep this number of threads more for its streams."""
         return self.tail.followed + threads <= _THREADS_MOST and not self._streams.memory.exceeded
 
     def overloaded(self) -> bytes:

@@ -117,7 +117,7 @@ class TailEvent:
 
 
 class NewEvents(NamedTuple):
-    """What a read of the journal found behind the heads it was given."""
+    """The outcome of a read of the journal behind some heads."""
 
     generation: str | None
     """The history of the database that it was read from; None where nothing was found."""
@@ -163,7 +163,7 @@ class AccountJournal:
         return {row["shard_id"]: row["head"] for row in rows}
 
     async def new_events(self, heads: Mapping[int, int]) -> NewEvents:
-        """What came behind these heads, without payloads; not all of it where it is much."""
+        """The events behind these heads, without payloads; not all of them where they are many."""
         rows = await self._fetch(_NEW_SQL, list(heads), list(heads.values()), SHARD_ROWS, _SWEEP_ROWS)
         counts: dict[int, int] = {}
         for row in rows:

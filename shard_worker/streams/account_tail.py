@@ -47,7 +47,7 @@ _PART: Final = 256
 
 
 class Registration(NamedTuple):
-    """What a follower that is behind begins with: everything up to ``heads`` is in the journal, the rest comes to ``backlog``."""
+    """The begin of a follower that is behind: everything up to ``heads`` is in the journal, the rest comes to ``backlog``."""
 
     mark: Mark
     made_at: int

@@ -35,7 +35,7 @@ class Client:
         self.follower: AccountFollower | None = None
         self.seen: set[tuple[str, int, int]] = set()
         self.begun: set[tuple[str, int, int]] | None = None
-        """What the journal had when the stream began, or after its last reset: the client lists it."""
+        """The events of the journal when the stream began, or after its last reset: the client lists it."""
         self.on_this: dict[tuple[str, int], int] = {}
         self.faults: list[str] = []
         self.resets = 0
@@ -103,7 +103,7 @@ class Client:
         self.faults.append("aborted")
 
     def lacks(self, visible: list[Stored]) -> list[tuple[str, int, int]]:
-        """What it should have been shown, and was not."""
+        """The events that it should have been shown, and was not."""
         begun = self.begun or set()
         return [row.name for row in visible if row.name not in begun and row.name not in self.seen]
 

@@ -1,6 +1,7 @@
 """An account's stream at one worker: where it begins, what it shows, what it resumes, and what access means to it."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import asyncpg
 import pytest
@@ -273,18 +274,27 @@ async def test_a_poisoned_thread_is_an_error_and_the_stream_goes_on(dsn: str) ->
         await streams.do(create(good, me))
         live = await streams.follow_account(me)
         await _poison(node.admin, bad)
+        node.env.projection.advance(shard_of(bad, SHARDS), 1_000)  # as the owner that wrote it would
         await eventually(lambda: "error" in live.types, what="an error")
         error = next(event for event in live.events if event.type == "error")
         assert error.json["threadId"] == bad
         assert error.json["code"] == "thread-poisoned"
         await streams.add(good, me, "a")
         assert await live.shows(good, 2) == [2]
+        await eventually(_buried(node.admin), what="a dead letter")
         resumed = await streams.follow_account(me)
         await eventually(lambda: "error" in resumed.types, what="an error")
         await streams.add(good, me, "b")
         assert await resumed.shows(good, 3) == [3]
         assert live.types.count("error") == 1
         await _settled(streams, live, resumed)
+
+
+def _buried(connection: asyncpg.Connection) -> Callable[[], Awaitable[bool]]:
+    async def buried() -> bool:
+        return bool(await connection.fetchval("SELECT count(*) FROM dead_letter"))
+
+    return buried
 
 
 async def _poison(connection: asyncpg.Connection, thread_id: ThreadId) -> None:
