@@ -9,7 +9,7 @@ import pytest
 from shard_worker.actors.pending import NOT_SERVED, UNKNOWN
 from shard_worker.contract import Done, GetMessages, ReadThread, Unavailable, UnavailableCode
 from shard_worker.domain.ids import ThreadId, shard_of, ulid_uuid
-from tests.actors.node import SHARDS, Node, account, add, create, node_on, thread
+from tests.support.node import SHARDS, Node, account, add, create, node_on, thread
 from tests.support.polling import eventually
 from tests.support.tcp_proxy import TcpProxy
 

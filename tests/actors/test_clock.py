@@ -6,7 +6,7 @@ import pytest
 
 from shard_worker.actors.context import ActorContext
 from shard_worker.contract import Done, GetMessages, MessagePage
-from tests.actors.node import SHARDS, account, add, create, node_on, thread
+from tests.support.node import SHARDS, account, add, create, node_on, thread
 
 _YEAR_MS = 365 * 24 * 3600 * 1000
 

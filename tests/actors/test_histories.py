@@ -25,8 +25,8 @@ from shard_worker.domain.ids import AccountId, ShardId, ThreadId, shard_of, ulid
 from shard_worker.domain.refusals import Refusal, RefusalCode
 from shard_worker.gateway.public import responses
 from shard_worker.journal.loader import Poisoned, Recovered
-from tests.actors.node import SHARDS, Node, account, add, create, message_id, node_on, thread
 from tests.support.loop_turns import measured_turns
+from tests.support.node import SHARDS, Node, account, add, create, message_id, node_on, thread
 from tests.support.polling import eventually
 
 ALL = range(SHARDS)

@@ -9,7 +9,7 @@ from shard_worker.contract import Ack, Done, PrepareShard, ReadThread, ShardTran
 from shard_worker.domain.ids import AccountId, ShardId, ThreadId, shard_of
 from shard_worker.journal.loader import read_head
 from shard_worker.ownership.view import ShardOwner
-from tests.actors.node import SHARDS, Node, Peers, account, add, create, node_on, request, thread, two_nodes
+from tests.support.node import SHARDS, Node, Peers, account, add, create, node_on, request, thread, two_nodes
 
 ALL = range(SHARDS)
 

@@ -13,7 +13,7 @@ from shard_worker.domain.ids import ShardId, ThreadId, shard_of, ulid_uuid
 from shard_worker.domain.refusals import Refusal, RefusalCode
 from shard_worker.journal.loader import Poisoned, Recovered
 from shard_worker.ownership.view import ShardOwner
-from tests.actors.node import SHARDS, Peers, account, add, create, node_on, request, thread
+from tests.support.node import SHARDS, Peers, account, add, create, node_on, request, thread
 from tests.support.polling import eventually
 
 ALL = range(SHARDS)

@@ -3,7 +3,7 @@
 from msgspec.structs import replace
 
 from shard_worker.contract import Done
-from tests.actors.node import SHARDS, account, add, create, node_on, request, thread, two_nodes
+from tests.support.node import SHARDS, account, add, create, node_on, request, thread, two_nodes
 
 ALL = range(SHARDS)
 

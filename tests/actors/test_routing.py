@@ -6,7 +6,7 @@ from shard_worker.actors.pending import NOT_SERVED, UNKNOWN
 from shard_worker.actors.routing import OwnerSearch, Route, route_of
 from shard_worker.contract import CommandRequest, Done, ReadThread, Request
 from shard_worker.ownership.view import ShardOwner
-from tests.actors.node import account, create, request, thread
+from tests.support.node import account, create, request, thread
 
 HERE, ASK, WAIT, REFUSE = Route.SERVE_HERE, Route.ASK_OWNER, Route.WAIT, Route.REFUSE
 

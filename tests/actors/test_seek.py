@@ -12,7 +12,7 @@ from shard_worker.domain.ids import ShardId, shard_of
 from shard_worker.domain.refusals import Refusal
 from shard_worker.ownership.view import ShardOwner
 from shard_worker.peers.errors import PeerOverloaded, PeerUnreachable
-from tests.actors.node import SHARDS, Peers, account, add, create, node_on, thread, two_nodes
+from tests.support.node import SHARDS, Peers, account, add, create, node_on, thread, two_nodes
 
 
 class Breaking(Peers):

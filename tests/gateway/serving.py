@@ -16,7 +16,7 @@ from shard_worker.ownership.view import ShardOwner
 from shard_worker.streams.hub import StreamBounds, StreamHub
 from tests.fakes.memory_read_model import MemoryReadModel
 from tests.fakes.memory_threads import MemoryThreads
-from tests.gateway.wire import Answered, Api
+from tests.support.wire import Answered, Api
 
 ADA, BOB, CAI, DAN = (f"01ARZ3NDEKTSV4RRFFQ69G5FA{last}" for last in "ABCD")
 THREAD = "01BX5ZZKBKACTAV9WEVGEMMVRZ"

@@ -15,9 +15,9 @@ from shard_worker.gateway.http.problems import ProblemRaised
 from shard_worker.gateway.http.turn_budget import TURN_S, Piece, TurnBudget
 from shard_worker.gateway.public.routes import COMMANDS, CommandRoute
 from shard_worker.gateway.public.texts import COMBINING_MOST, has_long_combining_run
-from tests.gateway.problem_checks import check
 from tests.gateway.serving import THREAD, Served
 from tests.support.polling import eventually
+from tests.support.problem_checks import check
 
 _TRICKY = st.text(st.sampled_from('",:[]{}\\é\n'), max_size=8)
 _VALUES = st.recursive(

@@ -10,8 +10,8 @@ from shard_worker.contract_tls import fingerprint
 from shard_worker.gateway.management.server import ManagementPort
 from shard_worker.main import main
 from tests.fakes.management_view import MemoryView
-from tests.gateway.wire import Api
 from tests.support.management_port import serving
+from tests.support.wire import Api
 
 SECRET = b"sixteen-letters!"
 

@@ -16,10 +16,10 @@ from shard_worker.gateway.http.connection import WRITE_HIGH_BYTES, GatewayConnec
 from shard_worker.gateway.http.options import GatewayOptions
 from tests.fakes.memory_threads import MemoryThreads
 from tests.gateway.bodies import PATH, body_of_size
-from tests.gateway.problem_checks import check
 from tests.gateway.serving import ADA, THREAD, Served, serving
-from tests.gateway.wire import JSON_TYPE, Wire, request_bytes
 from tests.support.polling import eventually
+from tests.support.problem_checks import check
+from tests.support.wire import JSON_TYPE, Wire, request_bytes
 
 GET = request_bytes("GET", "/nothing")
 SMUGGLED = request_bytes("GET", "/openapi.json")

@@ -5,7 +5,7 @@ import pytest
 from shard_worker.gateway.http.options import GatewayOptions
 from tests.fakes.memory_threads import MemoryThreads
 from tests.gateway.serving import Served, serving
-from tests.gateway.wire import request_bytes
+from tests.support.wire import request_bytes
 
 ORIGIN = ("Origin", "https://chat.example")
 PREFLIGHT = request_bytes("OPTIONS", "/v1/threads/create", headers=(ORIGIN, ("Access-Control-Request-Method", "POST")))

@@ -10,9 +10,9 @@ from shard_worker.domain.limits import Limits
 from shard_worker.domain.refusals import RefusalCode
 from shard_worker.gateway.http.problems import ProblemCode, status_of
 from tests.fakes.memory_threads import MemoryThreads
-from tests.gateway.problem_checks import check
 from tests.gateway.serving import ADA, BOB, CAI, DAN, PARENT, THREAD, Served, serving
-from tests.gateway.wire import JSON_TYPE, request_bytes
+from tests.support.problem_checks import check
+from tests.support.wire import JSON_TYPE, request_bytes
 
 BASE = f"/v1/threads/{THREAD}"
 UNKNOWN = "01BX5ZZKBKACTAV9WEVGEMMVR1"

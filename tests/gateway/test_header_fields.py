@@ -9,9 +9,9 @@ import pytest
 
 from shard_worker.gateway.http.options import GatewayOptions
 from tests.fakes.memory_threads import MemoryThreads
-from tests.gateway.problem_checks import check
 from tests.gateway.serving import ADA, THREAD, Served, serving
-from tests.gateway.wire import JSON_TYPE, Answered, request_bytes
+from tests.support.problem_checks import check
+from tests.support.wire import JSON_TYPE, Answered, request_bytes
 
 BASE = f"/v1/threads/{THREAD}"
 NAMES = ("localhost", "127.0.0.1", "::1")

@@ -14,8 +14,8 @@ from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.public.idempotency import body_hash, key_failure, key_hash, thread_id_of
 from shard_worker.gateway.public.request_models import AddMessagesBody, CommandBody, CreateThreadBody, DestroyThreadBody
 from tests.fakes.memory_threads import MemoryThreads
-from tests.gateway.problem_checks import check
 from tests.gateway.serving import ADA, BOB, THREAD, Served, serving
+from tests.support.problem_checks import check
 
 BASE = f"/v1/threads/{THREAD}"
 KEY = ("Idempotency-Key", "k-1")

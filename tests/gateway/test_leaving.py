@@ -11,8 +11,8 @@ from shard_worker.gateway.public.server import PublicGateway, inherited_socket, 
 from tests.fakes.memory_threads import MemoryThreads
 from tests.gateway.bodies import PATH, body_of_size
 from tests.gateway.serving import serving
-from tests.gateway.wire import JSON_TYPE, Wire, request_bytes
 from tests.support.polling import eventually
+from tests.support.wire import JSON_TYPE, Wire, request_bytes
 
 POST = request_bytes("POST", PATH, headers=(JSON_TYPE,), body=body_of_size(100))
 

@@ -10,10 +10,10 @@ from shard_worker.contract_tls import internal_client_context
 from shard_worker.gateway.http.metrics import RequestMetrics
 from shard_worker.gateway.management.server import ManagementPort
 from tests.fakes.management_view import CHANGE, OWNERSHIP, MemoryView
-from tests.gateway.problem_checks import check
-from tests.gateway.wire import JSON_TYPE, Answered, Api, request_bytes
 from tests.support.management_port import serving
 from tests.support.paths import ROOT
+from tests.support.problem_checks import check
+from tests.support.wire import JSON_TYPE, Answered, Api, request_bytes
 
 SECRET = b"sword and fish 16"
 PLAN = b'{"planVersion": 4, "hash": "h", "targets": [{"shard": 0, "target": "w-0", "reason": "up"}]}'

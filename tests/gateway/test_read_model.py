@@ -5,8 +5,8 @@ import pytest
 from shard_worker.contract import Unavailable, UnavailableCode
 from shard_worker.gateway.http.options import GatewayOptions
 from tests.fakes.memory_threads import MemoryThreads
-from tests.gateway.problem_checks import check
 from tests.gateway.serving import ADA, BOB, DAN, THREAD, Served, serving
+from tests.support.problem_checks import check
 
 BASE = f"/v1/threads/{THREAD}"
 MARK = f"{BASE}/read-markers/set"

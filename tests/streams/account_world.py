@@ -24,7 +24,7 @@ from shard_worker.journal.codec import decode, encode
 from shard_worker.journal.settled import Mark, settled_xid
 from shard_worker.streams.access import NO_ROLES, PastAccess, Roles, rewind, roles_after
 from shard_worker.streams.account_journal import NewEvents, ReadThread, TailEvent
-from tests.actors.node import account, thread
+from tests.support.node import account, thread
 
 SHARDS = 3
 

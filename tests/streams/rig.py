@@ -19,12 +19,11 @@ from shard_worker.journal.codec import EVENT_NAMES
 from shard_worker.readmodel.queries import ReadModelQueries
 from shard_worker.readmodel.updater import ReadModelUpdater
 from shard_worker.streams.hub import StreamBounds, StreamHub
-from tests.actors.node import SHARDS, Node, add
-from tests.gateway.wire import Answered, Api
-from tests.readmodel.sessions import connecting
 from tests.support.load.follower import Event, Stream, open_stream
 from tests.support.load.target import parse_target
-from tests.support.polling import eventually
+from tests.support.node import SHARDS, Node, add
+from tests.support.polling import connected, eventually
+from tests.support.wire import Answered, Api
 
 EVENT_TYPES = frozenset(EVENT_NAMES.values())
 
@@ -157,7 +156,11 @@ async def streams_on(
         pool = ReadPool(await asyncpg.create_pool(dsn, min_size=1, max_size=4))
         stack.callback(pool.terminate)
         bounds = StreamBounds(account=account, worker=worker, memory=node.env.memory)
-        updater = ReadModelUpdater(connecting(dsn))
+
+        async def connect(_: str) -> asyncpg.Connection:
+            return await connected(dsn)
+
+        updater = ReadModelUpdater(connect)
         projection = node.env.projection = NotifyingProjection(updater)
         updater.start()
         stack.push_async_callback(updater.close)

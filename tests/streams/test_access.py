@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shard_worker.domain.events import (
@@ -30,7 +30,7 @@ from shard_worker.streams.access import (
 
 ACCOUNTS = [AccountId(f"01ARZ3NDEKTSV4RRFFQ69G5FA{last}") for last in "ABCD"]
 _SETS = st.sets(st.sampled_from(ACCOUNTS), min_size=1)
-_CHANGES = st.lists(st.tuples(st.sampled_from(["admin", "member", "message"]), st.booleans(), _SETS), max_size=30)
+_CHANGES = st.lists(st.tuples(st.sampled_from(["admin", "member", "message"]), st.booleans(), _SETS), max_size=15)
 
 
 def history(created: set[AccountId], changes: list[tuple[str, bool, set[AccountId]]]) -> list[Event]:
@@ -73,6 +73,7 @@ def naive(events: list[Event]) -> list[dict[AccountId, Roles]]:
     return states
 
 
+@settings(max_examples=30)
 @given(st.sets(st.sampled_from(ACCOUNTS)), _CHANGES)
 def test_roles_are_those_of_the_naive_model_in_both_directions(
     created: set[AccountId], changes: list[tuple[str, bool, set[AccountId]]]
@@ -88,6 +89,7 @@ def test_roles_are_those_of_the_naive_model_in_both_directions(
             assert roles_before(roles, account, event) == before
 
 
+@settings(max_examples=30)
 @given(st.sets(st.sampled_from(ACCOUNTS)), _CHANGES, st.data())
 def test_going_back_tells_the_roles_and_whether_the_account_comes_in(
     created: set[AccountId], changes: list[tuple[str, bool, set[AccountId]]], data: st.DataObject

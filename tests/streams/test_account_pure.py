@@ -21,7 +21,7 @@ from shard_worker.journal.settled import settled_xid
 from shard_worker.streams.access import NO_ROLES, Roles, roles_after
 from shard_worker.streams.account_access import PLAIN, AccountThreads, ThreadEntry, change_of
 from shard_worker.streams.account_position import AccountPosition, PositionCodec
-from tests.actors.node import account, thread
+from tests.support.node import account, thread
 
 GENERATION = "01ARZ3NDEKTSV4RRFFQ69G5FAA"
 

@@ -8,10 +8,10 @@ import pytest
 
 from shard_worker.domain.commands import CreateThread, DestroyThread, JoinMemberIds, LeaveMemberIds
 from shard_worker.domain.ids import AccountId, ThreadId, shard_of, ulid_uuid
-from tests.actors.node import SHARDS, account, create, node_on, thread
-from tests.gateway.problem_checks import check
 from tests.streams.rig import Listening, Streams, streams_on
+from tests.support.node import SHARDS, account, create, node_on, thread
 from tests.support.polling import eventually
+from tests.support.problem_checks import check
 
 
 async def _settled(streams: Streams, *listening: Listening) -> None:

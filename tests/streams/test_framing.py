@@ -4,7 +4,7 @@ import json
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shard_worker.contract import LiveEvent
@@ -32,6 +32,7 @@ def live(text: str | None, number: int = 7, epoch: int = 3) -> LiveEvent:
     return LiveEvent(number, epoch, *encode(MessagesAdded(A, (PostedMessage(M, text),), 1, 2)))
 
 
+@settings(max_examples=40)
 @given(st.text() | st.text(alphabet="\u0085\u2028\u2029\r\n\0é😀 :"), st.integers(1, 9), st.lists(st.integers(1, 9)))
 def test_any_text_arrives_as_it_was_posted(text: str, number: int, cuts: list[int]) -> None:
     """On one line, in whatever pieces the bytes arrive."""
@@ -85,6 +86,7 @@ def test_frames_without_an_event() -> None:
     assert parser.comments == 1
 
 
+@settings(max_examples=30)
 @given(st.integers(1, GREATEST), st.integers(1, GREATEST))
 def test_a_position_is_read_as_it_was_written(sequence_nr: int, epoch: int) -> None:
     """With and without its epoch."""

@@ -8,8 +8,8 @@ from shard_worker.contract import NO_STREAMS, Answer, FollowThread, Request
 from shard_worker.domain.ids import shard_of
 from shard_worker.ownership.view import ShardOwner
 from shard_worker.streams.hub import Asker
-from tests.actors.node import SHARDS, Node, Peers, account, create, thread, two_nodes
 from tests.streams.rig import Streams, streams_on
+from tests.support.node import SHARDS, Node, Peers, account, create, thread, two_nodes
 from tests.support.polling import eventually
 
 

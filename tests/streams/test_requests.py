@@ -6,10 +6,10 @@ import pytest
 
 from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.streams import hub
-from tests.actors.node import SHARDS, account, create, node_on, thread
-from tests.gateway.problem_checks import check
 from tests.streams.rig import streams_on
+from tests.support.node import SHARDS, account, create, node_on, thread
 from tests.support.polling import eventually
+from tests.support.problem_checks import check
 
 
 async def test_what_is_no_request_for_a_stream_is_refused(dsn: str) -> None:

@@ -11,8 +11,8 @@ from shard_worker.domain.ids import AccountId, ThreadId
 from shard_worker.gateway.http.capacity import Bounds
 from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.streams import catching_up
-from tests.actors.node import SHARDS, account, create, message_id, node_on, thread
 from tests.streams.rig import Listening, Streams, streams_on
+from tests.support.node import SHARDS, account, create, message_id, node_on, thread
 from tests.support.polling import eventually
 
 _BIG = 60

@@ -4,10 +4,10 @@ import pytest
 
 from shard_worker.domain.commands import DestroyThread, JoinMemberIds, LeaveMemberIds
 from shard_worker.domain.ids import ShardId, ThreadId, shard_of, ulid_uuid
-from tests.actors.node import SHARDS, account, create, node_on, thread
-from tests.gateway.problem_checks import check
 from tests.streams.rig import streams_on
+from tests.support.node import SHARDS, account, create, node_on, thread
 from tests.support.polling import eventually
+from tests.support.problem_checks import check
 
 
 async def test_a_stream_begins_now_or_at_a_position_and_misses_nothing(dsn: str) -> None:

@@ -4,7 +4,7 @@ import jsonschema_rs
 
 from shard_worker.gateway.http.problems import OF_MANAGEMENT, ProblemCode, title_of
 from shard_worker.gateway.public.response_schemas import PROBLEM
-from tests.gateway.wire import Answered
+from tests.support.wire import Answered
 
 
 def check(answered: Answered, status: int, code: str) -> Answered:
