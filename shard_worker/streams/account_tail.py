@@ -43,7 +43,8 @@ _PAUSE_S: Final = 0.25
 _SLICE: Final = 256
 """Deliveries in one turn of the loop."""
 _PART: Final = 256
-"""Events whose payloads are read at once."""
+_PART_BYTES: Final = 2 << 20
+"""Events whose payloads are read at once, and bytes of all of them; the first is taken whatever its size."""
 
 
 class Registration(NamedTuple):
@@ -78,6 +79,8 @@ class JournalTail:
         self._by_account: dict[AccountId, dict[AccountFollower, None]] = {}
         self._by_thread: dict[UUID, dict[AccountFollower, None]] = {}
         """Live followers."""
+        self.followed = 0
+        """How many pairs of a live stream and a thread are kept."""
         self._followers: dict[AccountFollower, None] = {}
         self._behind: dict[AccountFollower, Backlog] = {}
         self._registering: list[tuple[AccountFollower, asyncio.Future[Registration]]] = []
@@ -88,11 +91,6 @@ class JournalTail:
 
     def __len__(self) -> int:
         return len(self._followers)
-
-    @property
-    def followed(self) -> int:
-        """How many pairs of a stream and a thread are kept."""
-        return sum(map(len, self._by_thread.values()))
 
     # --- followers
 
@@ -113,7 +111,7 @@ class JournalTail:
         follower.live = True
         self._by_account.setdefault(follower.account_id, {})[follower] = None
         for uuid in follower.threads.entries:
-            self._by_thread.setdefault(uuid, {})[follower] = None
+            self._link(uuid, follower)
         return True
 
     def remove(self, follower: AccountFollower) -> None:
@@ -131,10 +129,16 @@ class JournalTail:
             for uuid in follower.threads.entries:
                 self._unlink(uuid, follower)
 
+    def _link(self, uuid: UUID, follower: AccountFollower) -> None:
+        followers = self._by_thread.setdefault(uuid, {})
+        if follower not in followers:
+            followers[follower] = None
+            self.followed += 1
+
     def _unlink(self, uuid: UUID, follower: AccountFollower) -> None:
         followers = self._by_thread.get(uuid)
-        if followers is not None:
-            followers.pop(follower, None)
+        if followers is not None and followers.pop(follower, follower) is None:
+            self.followed -= 1
             if not followers:
                 del self._by_thread[uuid]
 
@@ -234,9 +238,15 @@ class JournalTail:
             if found.generation is not None and found.generation != self.mark.generation:
                 self._marked_at = float("-inf")
                 return False
-            events = found.events
-            for at in range(0, len(events), _PART):
-                await self._hand_out(heads, events[at : at + _PART])
+            part: list[TailEvent] = []
+            size = 0
+            for event in found.events:
+                if part and (len(part) == _PART or size + event.size > _PART_BYTES):
+                    await self._hand_out(heads, part)
+                    part, size = [], 0
+                part.append(event)
+                size += event.size
+            await self._hand_out(heads, part)
             if not found.more:
                 return True
 
@@ -264,8 +274,8 @@ class JournalTail:
             for follower in targets[at : at + _SLICE]:
                 if follower.live:
                     self.show(follower, event, change)
-                    if event.uuid in follower.threads.entries:
-                        self._by_thread.setdefault(event.uuid, {})[follower] = None
+                    if follower.live and event.uuid in follower.threads.entries:
+                        self._link(event.uuid, follower)
                     else:
                         self._unlink(event.uuid, follower)
 

@@ -157,7 +157,8 @@ async def streams_on(
         stack.callback(pool.terminate)
         bounds = StreamBounds(account=account, worker=worker, memory=node.env.memory)
 
-        async def connect(_: str) -> asyncpg.Connection:
+        async def connect(purpose: str) -> asyncpg.Connection:
+            del purpose
             return await connected(dsn)
 
         updater = ReadModelUpdater(connect)

@@ -62,17 +62,16 @@ def test_other_text_is_no_position(change: "object") -> None:
 
 def _event(rng: random.Random, accounts: list[AccountId]) -> Event:
     some = tuple(rng.sample(accounts, rng.randint(1, len(accounts))))
-    return rng.choice(
-        [
-            ThreadCreated(accounts[0], None, "t", None, some, some[:1], 1, 1),
-            AdministratorIdsJoined(accounts[0], some, 1, 1),
-            AdministratorIdsLeft(accounts[0], some, 1, 1),
-            MemberIdsJoined(accounts[0], some, 1, 1),
-            MemberIdsLeft(accounts[0], some, 1, 1),
-            MessagesAdded(accounts[0], (), 1, 1),
-            ThreadDestroyed(accounts[0], 1, 1),
-        ]
-    )
+    events: list[Event] = [
+        ThreadCreated(accounts[0], None, "t", None, some, some[:1], 1, 1),
+        AdministratorIdsJoined(accounts[0], some, 1, 1),
+        AdministratorIdsLeft(accounts[0], some, 1, 1),
+        MemberIdsJoined(accounts[0], some, 1, 1),
+        MemberIdsLeft(accounts[0], some, 1, 1),
+        MessagesAdded(accounts[0], (), 1, 1),
+        ThreadDestroyed(accounts[0], 1, 1),
+    ]
+    return rng.choice(events)
 
 
 @given(st.integers(0, 2**32))

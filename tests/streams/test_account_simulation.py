@@ -127,7 +127,7 @@ def _streams_of(world: World, tasks: BackgroundTasks) -> AccountStreams:
     streams.journal = cast("Any", journal)
     streams.positions = PositionCodec(b"key")
     streams.tail = JournalTail(cast("Any", journal), streams.metrics, lambda: b"{}")
-    streams.may_keep = lambda _: True  # type: ignore[method-assign]  # there is place
+    streams._streams.memory = cast("Any", SimpleNamespace(exceeded=False))
     streams.tail.start(tasks)
     return streams
 
