@@ -173,7 +173,7 @@ class World:
         for _ in range(0 if self.over else self.rng.randrange(4)):
             self.step()
         writers = [rows[0].xid for rows in self.appends.values()]
-        nameless = bool(writers) and self.rng.random() < 0.2
+        nameless = bool(writers) and self.rng.random() < 0.5
         if nameless:
             writers.pop()
         await self._turns()

@@ -157,11 +157,11 @@ async def _run(seed: int, steps: int) -> None:
 async def _step(rng: random.Random, world: World, workers: list[AccountStreams], clients: list[Client]) -> None:
     kind = rng.random()
     client = rng.choice(clients)
-    if kind < 0.05 and client.follower is None:
+    if kind < 0.12 and client.follower is None:
         client.connect(rng.choice(workers))
-    elif kind < 0.05:
+    elif kind < 0.12:
         client.cut()
-    elif kind < 0.055:
+    elif kind < 0.13:
         world.fail_over()
     elif world.step():
         for streams in workers:
@@ -175,17 +175,17 @@ async def _step(rng: random.Random, world: World, workers: list[AccountStreams],
 
 async def _verify(world: World, clients: list[Client], what: str) -> None:
     visible = world.visible_to_me()
+    names = {row.name for row in visible}
+    # Nothing but the history of now: of a lost one a reset has told.
     await eventually(
-        lambda: all(client.begun is not None and not client.lacks(visible) for client in clients),
+        lambda: all(
+            client.begun is not None and not client.lacks(visible) and client.seen <= names for client in clients
+        ),
         within_s=10,
         what=f"{what}: {[client.lacks(visible)[:3] for client in clients]}",
     )
-    names = {row.name for row in visible}
     for client in clients:
         assert client.faults == [], what
-        # Of the history of now, nothing else is shown.
-        shown = {name for name in client.seen if name[2] == world.generation}
-        assert shown <= names, f"{what}: {shown - names}"
 
 
 async def test_no_event_is_missed_whatever_happens(monkeypatch: pytest.MonkeyPatch) -> None:
