@@ -190,7 +190,7 @@ async def _verify(world: World, clients: list[Client], what: str) -> None:
 
 async def test_no_event_is_missed_whatever_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few seeds; marks come often, so that many resumes begin in the middle of something."""
-    await _many(monkeypatch, seeds=6, steps=150)
+    await _many(monkeypatch, seeds=9, steps=200)
 
 
 @pytest.mark.soak
