@@ -176,7 +176,7 @@ async def _step(rng: random.Random, world: World, workers: list[AccountStreams],
 async def _verify(world: World, clients: list[Client], what: str) -> None:
     visible = world.visible_to_me()
     names = {row.name for row in visible}
-    # Nothing but the history of now: of a lost one a reset has told.
+    # Nothing but the history of now: a lost one ended with a reset.
     await eventually(
         lambda: all(
             client.begun is not None and not client.lacks(visible) and client.seen <= names for client in clients
