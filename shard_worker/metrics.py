@@ -205,6 +205,11 @@ class StreamsMetrics(Collector):
         yield GaugeMetricFamily(
             "threadcluster_stream_relays", "Threads that streams here follow at another worker.", streams.relays
         )
+        yield GaugeMetricFamily(
+            "threadcluster_stream_account_threads",
+            "Threads that accounts' streams keep, counted for each stream.",
+            streams.accounts.tail.followed,
+        )
         yield CounterMetricFamily("threadcluster_streams_opened", "Streams that began.", counted.opened)
         yield CounterMetricFamily("threadcluster_stream_deliveries", "Events written to streams.", counted.delivered)
         yield CounterMetricFamily(

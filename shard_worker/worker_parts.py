@@ -17,7 +17,14 @@ from uuid import UUID
 
 from prometheus_client.registry import Collector
 
-from shard_worker.actors.context import ActorContext, JournalAccess, NoProjection, PendingBounds, SnapshotPolicy
+from shard_worker.actors.context import (
+    ActorContext,
+    JournalAccess,
+    NoProjection,
+    NotifyingProjection,
+    PendingBounds,
+    SnapshotPolicy,
+)
 from shard_worker.actors.passivation import LruPassivation
 from shard_worker.actors.peer_handler import PeerHandler
 from shard_worker.actors.region import ShardRegion
@@ -265,6 +272,7 @@ class ActorParts:
     region: ShardRegion
     host: LocalShardHost
     handler: PeerHandler
+    projection: NotifyingProjection
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,10 +311,14 @@ def build_serving(
         worker=settings.name,
         shards=facts.shards,
         bounds=StreamBounds(
-            account=settings.max_streams_per_account, worker=settings.max_streams, memory=journal.memory
+            account=settings.max_streams_per_account,
+            worker=settings.max_streams,
+            memory=journal.memory,
+            position_key=_cursor_key(facts.id_salt),
         ),
         problem=problem_json,
     )
+    actors.projection.on_stored = streams.accounts.tail.wake
     gateway = _build_gateway(settings, actors.region, read_model, streams, facts.id_salt)
     watchdog = LoopWatchdog()
     refusals = Refusals()
@@ -379,6 +391,7 @@ def _build_actors(settings: WorkerSettings, cluster: ClusterParts, journal: Jour
     async def head_of(shard_id: ShardId) -> int:
         return await pool.run(lambda connection: read_head(connection, shard_id))
 
+    projection = NotifyingProjection(journal.updater if settings.projection_enabled else NoProjection())
     env = ActorContext(
         journal=JournalAccess(
             journal.loader.load,
@@ -387,7 +400,7 @@ def _build_actors(settings: WorkerSettings, cluster: ClusterParts, journal: Jour
             head_of,
             journal.snapshots.save,
             epoch_at,
-            journal.updater if settings.projection_enabled else NoProjection(),
+            projection,
         ),
         memory_reads_allowed=ownership.lease.allows_memory_reads,
         limits=Limits(
@@ -415,7 +428,7 @@ def _build_actors(settings: WorkerSettings, cluster: ClusterParts, journal: Jour
         env=env, appender=journal.appender, residents=residents, table=table, region=region, peers=peers
     )
     handler = PeerHandler(worker=settings.name, table=table, region=region, host=host, owners=ownership)
-    return ActorParts(residents, region, host, handler)
+    return ActorParts(residents, region, host, handler, projection)
 
 
 def _build_gateway(

@@ -119,6 +119,32 @@ class NoProjection:
         """Project nothing."""
 
 
+class NotifyingProjection:
+    """A projection that tells another part of the worker, too, when events are durable."""
+
+    def __init__(self, projection: Projection) -> None:
+        self._projection = projection
+        self.on_stored: Callable[[], None] = _ignore
+        """Called after each batch of a shard of this worker; must not wait and must not raise."""
+
+    def open_shard(self, shard_id: ShardId, head: int) -> None:
+        """This worker owns the shard."""
+        self._projection.open_shard(shard_id, head)
+
+    def advance(self, shard_id: ShardId, head: int, rows: Sequence[Row], epoch: int, xid: int | None) -> None:
+        """The shard's events up to ``head`` are durable."""
+        self._projection.advance(shard_id, head, rows, epoch, xid)
+        self.on_stored()
+
+    def close_shard(self, shard_id: ShardId) -> None:
+        """This worker no longer owns the shard."""
+        self._projection.close_shard(shard_id)
+
+
+def _ignore() -> None:
+    """For a worker whose appends interest no one else."""
+
+
 SNAPSHOT_ALLOWANCE: Final = 8 << 20
 """Maximum bytes of states that are encoded between two sweeps (0.1 s), about; 10 ms of the loop.  A snapshot that finds
 none left is taken with a later event."""

@@ -12,6 +12,7 @@ from msgspec import Struct
 from shard_worker.contract import Answer, MessageView, Query, ThreadView
 from shard_worker.domain.ids import AccountId, MessageId, ThreadId, ulid_uuid
 from shard_worker.journal.answer_size import PAGE_BYTES
+from shard_worker.readmodel.list_position import NO_POSITION, ListPosition, ListPositions
 from shard_worker.readmodel.markers import MarkerWriter
 from shard_worker.readmodel.message_pages import MESSAGE_BYTES, messages_of, text_of
 from shard_worker.readmodel.sources import QuerySources, Reading
@@ -139,6 +140,8 @@ class ThreadList(Struct, frozen=True, gc=False):
     poisoned: tuple[ThreadId, ...]
     lsn: int = 0
     """The primary's WAL position that the page shows at most: a replica behind it may lack what the page has."""
+    position: ListPosition = NO_POSITION
+    """Where an account's stream goes on after the list; one position for the lists of a second, taken before them."""
 
 
 class Mention(Struct, frozen=True, gc=False):
@@ -175,6 +178,7 @@ class ReadModelQueries:
         self._sources = sources
         self._threads = ThreadQueries(sources)
         self._markers = markers
+        self._positions = ListPositions()
 
     async def answer(self, query: Query) -> Answer:
         """The answer to a query about one thread, as the owner would give it; see `ThreadQueries`."""
@@ -196,15 +200,18 @@ class ReadModelQueries:
         place = () if after is None else (after[0], ulid_uuid(after[1]))
         account = ulid_uuid(account_id)
 
-        async def read(reading: Reading) -> list[asyncpg.Record]:
+        async def read(reading: Reading) -> tuple[ListPosition, list[asyncpg.Record]]:
+            # Before the list and on the same server.  A replica's is not kept: the next list may be of another one, further behind.
+            positions = ListPositions() if reading.of_replica else self._positions
+            position = await positions.read(reading.connection, reading.names["generation"])
             page = _threads_sql(reading.names, "true" if after is None else _THREADS_AFTER)
             sql = _PAGE.format(**reading.names, page=page, order="page.activity_at DESC, page.thread_id DESC")
-            return await reading.connection.fetch(sql, account, limit + 1, offset, *place)
+            return position, await reading.connection.fetch(sql, account, limit + 1, offset, *place)
 
-        rows = await self._sources.run(read, least_lsn=least_lsn)
+        position, rows = await self._sources.run(read, least_lsn=least_lsn)
         lsn, poisoned, rows = _about(rows)
         listed = tuple(ListedThread(view_of(row), row["activity_at"], row["unread"]) for row in rows[:limit])
-        return ThreadList(listed, len(rows) > limit, poisoned, lsn)
+        return ThreadList(listed, len(rows) > limit, poisoned, lsn, position)
 
     async def mentions(
         self,

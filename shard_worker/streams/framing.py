@@ -25,12 +25,17 @@ _LINE_ENDS: Final = (
 
 def event_frame(thread_id: ThreadId, event: LiveEvent) -> bytes:
     """One event.  Raises `shard_worker.journal.codec.UndecodableEvent` for one that this release cannot read."""
+    position = position_text(event.sequence_nr, event.epoch).encode()
+    return b"id: %b\n%b" % (position, bare_frame(thread_id, event))
+
+
+def bare_frame(thread_id: ThreadId, event: LiveEvent) -> bytes:
+    """One event without an id, as in a stream of many threads.  Raises as `event_frame` does."""
     payload = event.payload
     newest = EVENT_VERSIONS.get(event.event_type) == event.event_version
     if not newest or payload[:2] != b'{"' or b"\n" in payload or b"\r" in payload:
         payload = encode(decode(event.event_type, event.event_version, payload))[2]
-    return b'id: %b\nevent: %b\ndata: {"threadId":"%b","sequenceNr":%d,"epoch":%d,%b\n\n' % (
-        position_text(event.sequence_nr, event.epoch).encode(),
+    return b'event: %b\ndata: {"threadId":"%b","sequenceNr":%d,"epoch":%d,%b\n\n' % (
         EVENT_NAMES[event.event_type].encode(),
         thread_id.encode(),
         event.sequence_nr,
@@ -52,6 +57,21 @@ def reset_frame(thread_id: ThreadId, sequence_nr: int, epoch: int) -> bytes:
         sequence_nr,
         epoch,
     )
+
+
+def position_frame(position: bytes) -> bytes:
+    """A position alone."""
+    return b"id: %b\n\n" % position
+
+
+def account_reset_frame(position: bytes) -> bytes:
+    """Any thread of the account may have lost events: list the threads again."""
+    return b'id: %b\nevent: reset\ndata: {"threadId":null}\n\n' % position
+
+
+def thread_error_frame(thread_id: ThreadId, problem: bytes) -> bytes:
+    """The last event of one thread in a stream of many; ``problem`` is the JSON of the problem."""
+    return b'event: error\ndata: {"threadId":"%b",%b\n\n' % (thread_id.encode(), one_line(problem)[1:])
 
 
 def error_frame(problem: bytes) -> bytes:

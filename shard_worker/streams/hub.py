@@ -18,6 +18,8 @@ from shard_worker.domain.ids import AccountId, ShardId, ThreadId, shard_of
 from shard_worker.domain.refusals import Refusal
 from shard_worker.memory import MemoryBudget
 from shard_worker.ownership.view import ShardOwner
+from shard_worker.streams.account_follower import AccountFollower
+from shard_worker.streams.account_hub import AccountStreams
 from shard_worker.streams.catching_up import go_on, open_stream
 from shard_worker.streams.feed import ThreadFeed
 from shard_worker.streams.follower import ThreadFollower
@@ -64,6 +66,8 @@ class StreamBounds:
     account: int
     worker: int
     memory: MemoryBudget
+    position_key: bytes = b""
+    """Binds the positions of an account's stream to the account; the same on every worker of a cluster."""
 
 
 class StreamHub:
@@ -98,21 +102,23 @@ class StreamHub:
         self._problem = problem
         self._feeds: dict[ThreadId, ThreadFeed] = {}
         self._by_shard: dict[ShardId, dict[ThreadFeed, None]] = {}
-        self._followers: dict[ThreadFollower, None] = {}
+        self._followers: dict[ThreadFollower | AccountFollower, None] = {}
         self._by_account: dict[AccountId, int] = {}
         self._ready: deque[ThreadFeed] = deque()
         """Feeds with something to write."""
         self._turning = False
-        self._slots: list[dict[ThreadFollower, None]] = [{} for _ in range(_BEAT_SLOTS)]
+        self._slots: list[dict[ThreadFollower | AccountFollower, None]] = [{} for _ in range(_BEAT_SLOTS)]
         self._next_slot = 0
         # Kept, not asked for: before Python 3.12 each `get_running_loop` costs a system call.
         self._loop = asyncio.get_running_loop()
+        self.accounts = AccountStreams(self, pool, key=bounds.position_key, problem=problem)
 
     def start(self, on_failure: OnFailure = log_only) -> None:
         """Start the heart-beats and the watch over owners."""
         self.tasks.on_failure = on_failure
         self.tasks.start(self._beat(), name="stream-beats")
         self.tasks.start(self._watch_owners(), name="stream-owners")
+        self.accounts.start()
 
     async def drain(self) -> None:
         """Refuse new streams, and end all: each client learns when it may come back, to another worker."""
@@ -185,18 +191,24 @@ class StreamHub:
     ) -> ThreadFollower:
         """Send a stream to a client whose answer has begun; the sink calls the follower's `lost` when it is closed."""
         follower = ThreadFollower(self, sink, thread_id, account_id)
-        self._followers[follower] = None
-        self._by_account[account_id] = self._by_account.get(account_id, 0) + 1
-        follower.slot = self._next_slot = (self._next_slot + 1) % _BEAT_SLOTS
-        self._slots[follower.slot][follower] = None
-        self.metrics.opened += 1
-        if self.draining:
-            opening.cancel()
-            follower.end(retry_frame(random.randint(*_RETRY_MS)))  # noqa: S311  # spreads load
-        else:
+        if self.admit(follower):
             follower.opening = opening
             self._spawn(follower, open_stream(self, follower, opening))
+        else:
+            opening.cancel()
         return follower
+
+    def admit(self, stream: ThreadFollower | AccountFollower) -> bool:
+        """Count a stream that begins, and have it beat; False when it ends at once, because the worker leaves."""
+        account_id = stream.account_id
+        self._followers[stream] = None
+        self._by_account[account_id] = self._by_account.get(account_id, 0) + 1
+        stream.slot = self._next_slot = (self._next_slot + 1) % _BEAT_SLOTS
+        self._slots[stream.slot][stream] = None
+        self.metrics.opened += 1
+        if self.draining:
+            stream.end(retry_frame(random.randint(*_RETRY_MS)))  # noqa: S311  # spreads load
+        return not self.draining
 
     def catch_up(self, follower: ThreadFollower, last: int, epoch: int | None) -> None:
         """Have a follower that was live read the journal after ``last``."""
@@ -228,20 +240,26 @@ class StreamHub:
 
     def forget(self, follower: ThreadFollower) -> None:
         """Forget a follower whose connection is closed, and its feed with the last of them."""
-        if self._followers.pop(follower, follower) is follower:
+        if not self.release(follower):
             return
-        account_id = follower.account_id
-        left = self._by_account[account_id] - 1
-        if left:
-            self._by_account[account_id] = left
-        else:
-            del self._by_account[account_id]
-        self._slots[follower.slot].pop(follower, None)
         feed = self._feeds.get(follower.thread_id)
         if feed is not None:
             feed.remove(follower)
             if not feed.followers:
                 self.drop_feed(feed)
+
+    def release(self, stream: ThreadFollower | AccountFollower) -> bool:
+        """Count a stream no more; False when it was not counted."""
+        if self._followers.pop(stream, stream) is stream:
+            return False
+        account_id = stream.account_id
+        left = self._by_account[account_id] - 1
+        if left:
+            self._by_account[account_id] = left
+        else:
+            del self._by_account[account_id]
+        self._slots[stream.slot].pop(stream, None)
+        return True
 
     def drop_feed(self, feed: ThreadFeed) -> None:
         """Follow a thread no more."""

@@ -12,6 +12,7 @@ from shard_worker.gateway.public import query_params, responses
 from shard_worker.gateway.public.cursors import Cursors, Position
 from shard_worker.gateway.public.routes import LIST_THREADS, ListRoute
 from shard_worker.gateway.public.service import READ_MODEL_AWAY, ReadModel
+from shard_worker.streams.account_position import AccountPosition, PositionCodec
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ class ListHandler:
     def __init__(self, lists: ReadModel, options: GatewayOptions) -> None:
         self._lists = lists
         self._cursors = Cursors(options.cursor_key)
+        self._positions = PositionCodec(options.cursor_key)
 
     async def answer(self, route: ListRoute, segment: str, query: str) -> RawResponse:
         """The reply to one query; ``segment`` is the path's account id as written, "" when the query names the account."""
@@ -65,9 +67,12 @@ class ListHandler:
         cursor = None
         if page.more:
             last = page.threads[-1]
-            position = last.activity_at, last.view.thread_id, first_lsn or page.lsn
-            cursor = self._cursors.write(route.operation_id, "", account_id, position)
-        return RawResponse(responses.threads(page, cursor))
+            last_place = last.activity_at, last.view.thread_id, first_lsn or page.lsn
+            cursor = self._cursors.write(route.operation_id, "", account_id, last_place)
+        taken = page.position
+        position = AccountPosition(taken.generation, taken.xid, taken.taken_at)
+        written = self._positions.write(self._positions.tag(account_id), position)
+        return RawResponse(responses.threads(page, cursor, written))
 
     async def _mentions(
         self,

@@ -55,6 +55,13 @@ Server-sent events, one a domain event, in the order of their sequence numbers: 
 says that the position given is not in the history any more: read the thread again. `error`, whose `data` is a problem,
 ends the stream. Comments keep the connection alive."""
 
+_ACCOUNT_STREAM: Final = """\
+Server-sent events, one a domain event: `event` is the type, `data` its JSON on one line with `threadId`, `sequenceNr` and
+`epoch`. In order within a thread, at least once: drop what you have by these three. The stream opens with its position alone;
+newer ones come alone, as an `id` without data. `reset`, with a `threadId` of null, says that any thread may have lost events:
+list them again. `error`, whose `data` is a problem with a `threadId`, says that the stream goes on without that thread. Comments
+keep the connection alive."""
+
 _ANYWHERE: Final = (
     ProblemCode.MALFORMED_HTTP,
     ProblemCode.REQUEST_TIMEOUT,
@@ -147,7 +154,8 @@ def _responses(route: Route) -> Node:
             route.content_type: {"schema": {"type": "object" if "json" in route.content_type else "string"}}
         }
     elif isinstance(route, StreamRoute):
-        content = {"text/event-stream": {"schema": {"type": "string", "description": _STREAM}}}
+        described = _STREAM if route.refusals else _ACCOUNT_STREAM
+        content = {"text/event-stream": {"schema": {"type": "string", "description": described}}}
     else:
         content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{route.answer_schema}"}}}
     by_status: dict[int, list[ProblemCode]] = {}
@@ -161,7 +169,7 @@ def _responses(route: Route) -> Node:
                 "description": "On the answer to a recognised retry, by its key or by its chosen ids; on no other.",
             }
         }
-    if isinstance(route, StreamRoute):
+    if isinstance(route, StreamRoute) and route.refusals:
         responses["204"] = {"description": "The thread was destroyed, and the position given is its end."}
     for status, codes in sorted(by_status.items()):
         responses[str(status)] = _problem_response(status, codes)

@@ -76,12 +76,25 @@ LAST_EVENT_ID: Final = Parameter(
 )
 AFTER: Final = Parameter("after", "The position to go on after; without one the stream begins now.", _POSITION)
 OF_A_STREAM: Final = (ACCOUNT_ID, LAST_EVENT_ID, AFTER)
+_POSITIONS: Final = (AFTER.name, LAST_EVENT_ID.name)
+"""The parameters of a stream's position; an empty one counts as absent, and the last one given counts."""
+_ACCOUNT_POSITION: Final = {"type": "string", "maxLength": 64}
+OF_AN_ACCOUNT_STREAM: Final = (
+    Parameter(
+        "lastEventId",
+        "The position to go on after, as a stream or a list of this account gave it; beats `after`, and the header"
+        " `Last-Event-ID` beats it.",
+        _ACCOUNT_POSITION,
+    ),
+    Parameter("after", "The position to go on after; without one the stream begins now.", _ACCOUNT_POSITION),
+)
 OF_A_THREAD: Final = (ACCOUNT_ID, MIN_SEQUENCE_NR)
 OF_A_PAGE: Final = (ACCOUNT_ID, LIMIT, OFFSET, CURSOR, MIN_SEQUENCE_NR)
 OF_MESSAGES: Final = (ACCOUNT_ID, LIMIT, OFFSET, CURSOR, *ANCHORS, MIN_SEQUENCE_NR)
 OF_A_LIST: Final = (ACCOUNT_ID, LIMIT, OFFSET, CURSOR)
 OF_AN_ACCOUNT: Final = (LIMIT, OFFSET, CURSOR)
 NO_POSITION: Final = "must be a position of this thread's stream: sequenceNr.epoch, or sequenceNr alone"
+NO_ACCOUNT_POSITION: Final = "must be a position that a stream or a list of this account gave"
 NO_ACCOUNT: Final = AccountId("")
 """Of a query whose path names the account."""
 
@@ -96,7 +109,9 @@ class QueryValues(Struct, frozen=True, kw_only=True, gc=False):
     cursor: str | None = None
     anchor: tuple[Side, MessageId] | None = None
     position: ThreadPosition | None = None
-    """Where a stream goes on; the header may name another."""
+    """Where a thread's stream goes on; the header may name another."""
+    account_positions: tuple[tuple[str, str], ...] = ()
+    """Positions of an account's stream as given, by parameter, none of them empty; the last one counts."""
 
 
 def _number(fields: dict[str, str], name: str, default: int, least: int, most: int, failures: list[str]) -> int:
@@ -126,15 +141,13 @@ def _read_anchor(fields: dict[str, str], failures: list[str]) -> tuple[Side, Mes
     return found
 
 
-def _read_position(fields: dict[str, str], failures: list[str]) -> ThreadPosition | None:
-    """Where a stream is to go on; an empty parameter counts as absent."""
+def _read_position(positions: list[tuple[str, str]], failures: list[str]) -> ThreadPosition | None:
+    """Where a thread's stream is to go on."""
     position = None
-    for name in (AFTER.name, LAST_EVENT_ID.name):
-        given = fields.get(name)
-        if given:
-            position = read_position(given)
-            if position is None:
-                failures.append(f"{name}: {NO_POSITION}")
+    for name, given in positions:
+        position = read_position(given)
+        if position is None:
+            failures.append(f"{name}: {NO_POSITION}")
     return position
 
 
@@ -176,9 +189,10 @@ def read_parameters(query: str, parameters: tuple[Parameter, ...]) -> tuple[Quer
     limit = _number(fields, "limit", DEFAULT_LIMIT, 1, GREATEST_LIMIT, failures)
     offset = _number(fields, "offset", 0, 0, GREATEST_NUMBER, failures)
     # `after` is a message of a page, and a position of a stream.
-    of_a_stream = LAST_EVENT_ID in parameters
+    of_a_stream = LAST_EVENT_ID.name in {parameter.name for parameter in parameters}
     anchor = None if of_a_stream else _read_anchor(fields, failures)
-    position = _read_position(fields, failures) if of_a_stream else None
+    positions = [(name, fields[name]) for name in _POSITIONS if fields.get(name)] if of_a_stream else []
+    position = _read_position(positions, failures) if ACCOUNT_ID in parameters else None
     if failures or account_id is None:
         return None, failures
     values = QueryValues(
@@ -189,5 +203,6 @@ def read_parameters(query: str, parameters: tuple[Parameter, ...]) -> tuple[Quer
         cursor=fields.get("cursor"),
         anchor=anchor,
         position=position,
+        account_positions=tuple(positions),
     )
     return values, failures

@@ -19,6 +19,11 @@ _POSITION: Final[Schema] = {
     "pattern": "^(0|[1-9][0-9]*)([.][1-9][0-9]*)?$",
     "description": "The thread's newest event as `/events` takes it: a stream after it has all that follows.",
 }
+_ACCOUNT_POSITION: Final[Schema] = {
+    "type": "string",
+    "maxLength": 64,
+    "description": "Where the account's `/events` goes on after this page; of a walk over pages, that of the first counts.",
+}
 _NO_ERRORS: Final[Schema] = {"type": "array", "maxItems": 0, "description": "Always empty here."}
 _NEXT_CURSOR: Final[Schema] = {"type": ["string", "null"], "description": "The next page's `cursor`; null at the end."}
 
@@ -84,7 +89,12 @@ ANSWERS: Final[dict[str, Schema]] = {
         results=_list_of(_ULID), sequenceNr=_SEQUENCE_NR, position=_POSITION, nextCursor=_NEXT_CURSOR
     ),
     "ReadMarkerAnswer": _answer(threadId=_ULID, messageId=_ULID),
-    "ThreadsAnswer": _answer(results=_list_of(_ref("ListedThread")), poisoned=_POISONED, nextCursor=_NEXT_CURSOR),
+    "ThreadsAnswer": _answer(
+        results=_list_of(_ref("ListedThread")),
+        poisoned=_POISONED,
+        position=_ACCOUNT_POSITION,
+        nextCursor=_NEXT_CURSOR,
+    ),
     "MentionsAnswer": _answer(result=_list_of(_ref("Message")), poisoned=_POISONED, nextCursor=_NEXT_CURSOR),
     "MessagesAnswer": _answer(
         result=_list_of(_ref("Message")), sequenceNr=_SEQUENCE_NR, position=_POSITION, nextCursor=_NEXT_CURSOR

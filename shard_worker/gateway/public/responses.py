@@ -74,12 +74,11 @@ def _thread(view: ThreadView) -> dict[str, object]:
     }
 
 
-def threads(page: ThreadList, next_cursor: str | None) -> bytes:
-    """A page of an account's threads."""
+def threads(page: ThreadList, next_cursor: str | None, position: bytes) -> bytes:
+    """A page of an account's threads; ``position`` is where the account's stream goes on."""
     listed = [{**_thread(each.view), "unreadCount": each.unread_count} for each in page.threads]
-    return b'{"error_messages":[],"results":%b,"poisoned":%b' % (_encode(listed), _encode(page.poisoned)) + _end(
-        next_cursor
-    )
+    head = b'{"error_messages":[],"results":%b,"poisoned":%b,"position":"%b"'
+    return head % (_encode(listed), _encode(page.poisoned), position) + _end(next_cursor)
 
 
 def mentions(page: MentionList, next_cursor: str | None) -> bytes:

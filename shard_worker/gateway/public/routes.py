@@ -333,7 +333,14 @@ THREAD_EVENTS: Final = StreamRoute(
     summary="Follow a thread's events as they happen",
     parameters=query_params.OF_A_STREAM,
 )
-STREAMS: Final = (THREAD_EVENTS,)
+ACCOUNT_EVENTS: Final = StreamRoute(
+    template=ACCOUNT + "/events",
+    operation_id="followAccount",
+    summary="Follow what happens in the threads that an account can read",
+    parameters=query_params.OF_AN_ACCOUNT_STREAM,
+    refusals=(),
+)
+STREAMS: Final = (THREAD_EVENTS, ACCOUNT_EVENTS)
 
 OPENAPI: Final = DocumentRoute(
     template="/openapi.json",

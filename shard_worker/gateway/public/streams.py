@@ -25,7 +25,9 @@ from shard_worker.gateway.http.problems import (
 from shard_worker.gateway.http.response import NO_CONTENT, RawResponse, problem_reply
 from shard_worker.gateway.public import query_params
 from shard_worker.gateway.public.commands import BAD_THREAD_ID
-from shard_worker.gateway.public.routes import StreamRoute
+from shard_worker.gateway.public.lists import BAD_ACCOUNT_ID
+from shard_worker.gateway.public.routes import ACCOUNT_EVENTS, StreamRoute
+from shard_worker.streams.account_position import AccountPosition
 from shard_worker.streams.follower import ThreadFollower
 from shard_worker.streams.hub import StreamHub
 from shard_worker.streams.opening import Opening, StreamOver
@@ -50,21 +52,45 @@ class StreamHandler:
         self._hub = hub
 
     async def answer(self, route: StreamRoute, segment: str, query: str, request: web.BaseRequest) -> RawResponse:
-        """The reply to one request; ``segment`` is the path's thread id as written."""
+        """The reply to one request; ``segment`` is the path's id as written, of a thread or of an account."""
         values, failures = query_params.read_parameters(query, route.parameters)
         canonical_id = canonical(segment)
+        of_account = route is ACCOUNT_EVENTS
         if canonical_id is None:
-            failures = [BAD_THREAD_ID, *failures]
-        position, bad = _position_in_header(request)
+            failures = [BAD_ACCOUNT_ID if of_account else BAD_THREAD_ID, *failures]
+        given, bad = _given_in_header(request)
         failures = [*failures, *bad]
+        account_position, position = None, None
+        if of_account and canonical_id is not None:
+            named = [*(() if values is None else values.account_positions), *given]
+            account_position, bad = self._account_position(AccountId(canonical_id), named)
+            failures += bad
+        elif given:
+            position = read_position(given[0][1])
+            failures += [] if position is not None else [f"{_LAST_EVENT_ID}: {query_params.NO_POSITION}"]
         if values is None or canonical_id is None or failures:
             raise invalid(*failures)
         if not _accepts_events(request):
             detail = "the Accept header excludes text/event-stream, which is all that this path answers"
             return problem_reply(Problem(code=ProblemCode.NOT_ACCEPTABLE, detail=detail))
-        if (refused := self._refused(values.account_id)) is not None:
+        account_id = AccountId(canonical_id) if of_account else values.account_id
+        if (refused := self._refused(account_id)) is not None:
             return problem_reply(refused)
-        return await self._open(ThreadId(canonical_id), values.account_id, position or values.position)
+        if of_account:
+            accounts = self._hub.accounts
+            return StreamReply(lambda stream: accounts.begin(stream, account_id, account_position), _nothing_to_abandon)
+        return await self._open(ThreadId(canonical_id), account_id, position or values.position)
+
+    def _account_position(
+        self, account_id: AccountId, named: list[tuple[str, str]]
+    ) -> tuple[AccountPosition | None, list[str]]:
+        """The last of the positions given, by name, and which of them are none of this account."""
+        position, failures = None, []
+        for name, text in named:
+            position = self._hub.accounts.positions.read(account_id, text)
+            if position is None:
+                failures.append(f"{name}: {query_params.NO_ACCOUNT_POSITION}")
+        return position, failures
 
     def _refused(self, account_id: AccountId) -> Problem | None:
         hub = self._hub
@@ -98,6 +124,10 @@ class StreamHandler:
         return StreamReply(begin, lambda: _abandon(opening))
 
 
+def _nothing_to_abandon() -> None:
+    """An account's stream is opened once its answer has begun."""
+
+
 def _abandon(opening: "asyncio.Task[Opening]") -> None:
     opening.cancel()
 
@@ -112,15 +142,12 @@ def _refusal_of(opening: "asyncio.Task[Opening]") -> RawResponse | None:
     return problem_reply(of_refusal(found)) if isinstance(found, Refusal) else None
 
 
-def _position_in_header(request: web.BaseRequest) -> tuple[ThreadPosition | None, list[str]]:
-    """The position in the header, where there is one, and what is wrong with it; an empty one counts as absent."""
+def _given_in_header(request: web.BaseRequest) -> tuple[list[tuple[str, str]], list[str]]:
+    """The header's position, named, and what is wrong with the header; an empty one counts as absent."""
     given = request.headers.getall(_LAST_EVENT_ID, [])
     if len(given) > 1:
-        return None, [f"{_LAST_EVENT_ID}: was given twice"]
-    if not given or not given[0].strip():
-        return None, []
-    position = read_position(given[0].strip())
-    return position, [] if position is not None else [f"{_LAST_EVENT_ID}: {query_params.NO_POSITION}"]
+        return [], [f"{_LAST_EVENT_ID}: was given twice"]
+    return [(_LAST_EVENT_ID, each.strip()) for each in given if each.strip()], []
 
 
 def _accepts_events(request: web.BaseRequest) -> bool:

@@ -1,0 +1,69 @@
+"""How far the journal's transactions are settled: a transaction id below which nothing can become visible any more.
+
+A snapshot's ``xmin`` is such an id, but any long transaction on the server holds it back.  Only transactions that write to the
+journal count, and each of them holds a lock on the table from before it has an id until after its rows are visible, because
+the statement that writes is its first (`shard_worker.journal.append_sql`).  So the locks, read after the snapshot was taken,
+name every writer that the snapshot may lack: one that is not there has ended, and a *later* statement sees its rows.
+
+The lock of a writer is seen a moment before its id is, as the server gives the two one after the other.  Then ``xmin`` counts, and
+on a replica, which shows no locks of the primary's writers.
+"""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from shard_worker.database.connection import Session
+
+_MARK_SQL: Final = """
+WITH held AS MATERIALIZED (
+    SELECT virtualtransaction AS writer, locktype, database, relation, transactionid, mode
+      FROM pg_locks WHERE granted AND locktype IN ('relation', 'transactionid')
+), writer AS (
+    SELECT DISTINCT writer FROM held
+     WHERE locktype = 'relation' AND relation = 'journal'::regclass
+       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+       AND mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+), named AS (
+    SELECT writer, transactionid::text::bigint AS xid FROM held
+     WHERE locktype = 'transactionid' AND mode = 'ExclusiveLock'
+)
+SELECT coalesce(meta.generation, '') AS generation,
+       pg_snapshot_xmin(taken)::text AS xmin, pg_snapshot_xmax(taken)::text AS xmax,
+       pg_is_in_recovery() OR EXISTS (SELECT FROM writer WHERE writer NOT IN (SELECT writer FROM named)) AS nameless,
+       ARRAY(SELECT xid FROM named JOIN writer USING (writer)) AS writers
+  FROM meta, pg_current_snapshot() AS taken
+"""
+_WRAP: Final = 1 << 32
+"""Locks show the lower half of a transaction id."""
+
+
+class Mark(NamedTuple):
+    """A moment of a history of the database."""
+
+    generation: str
+    """The history; see `shard_worker.database.generation`."""
+    xid: int
+    """Whatever a transaction below it wrote to the journal is visible to every later statement."""
+    xmax: int
+    """No transaction from it on was visible."""
+
+
+def settled_xid(xmin: int, xmax: int, writers: Sequence[int], *, nameless: bool) -> int:
+    """The id of a mark: from a snapshot's bounds, and the writers that were seen after it, by the lower halves of their ids.
+
+    ``nameless``: there may be a writer whose id was not seen.
+    """
+    xid = xmin if nameless else xmax
+    for half in writers:
+        # The whole id is the one that is nearest to the snapshot's.
+        whole = xmax + (half - xmax + _WRAP // 2) % _WRAP - _WRAP // 2
+        xid = min(xid, whole)
+    return xid
+
+
+async def read_mark(connection: Session) -> Mark:
+    """The mark of now.  Raises what the connection raises."""
+    row = await connection.fetchrow(_MARK_SQL)
+    assert row is not None  # meta has one row
+    xmin, xmax = int(row["xmin"]), int(row["xmax"])
+    return Mark(row["generation"], settled_xid(xmin, xmax, row["writers"], nameless=row["nameless"]), xmax)
