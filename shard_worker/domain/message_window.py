@@ -27,20 +27,19 @@ def taking_order(side: Side, *, below: int, above: int, count: int) -> Iterator[
     the anchor, ⌊(limit - 1) / 2⌋ before it and the rest after it, and what one side lacks goes to the other.  The place of a
     removed anchor goes to the message after it.
     """
-    match side:
-        case Side.BEFORE:
-            yield from range(below - 1, -1, -1)
-        case Side.AFTER:
-            yield from range(above, count)
-        case Side.AROUND:
-            older, newer = below - 1, below
+    if side is Side.BEFORE:
+        yield from range(below - 1, -1, -1)
+    elif side is Side.AFTER:
+        yield from range(above, count)
+    else:
+        older, newer = below - 1, below
+        if newer < count:
+            yield newer
+            newer += 1
+        while newer < count or older >= 0:
             if newer < count:
                 yield newer
                 newer += 1
-            while newer < count or older >= 0:
-                if newer < count:
-                    yield newer
-                    newer += 1
-                if older >= 0:
-                    yield older
-                    older -= 1
+            if older >= 0:
+                yield older
+                older -= 1

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shard_worker.domain.message_window import Side, taking_order
+from tests.support.examples import examples
 
 
 def naive(side: Side, below: int, above: int, count: int, limit: int) -> list[int]:
@@ -23,6 +24,7 @@ def naive(side: Side, below: int, above: int, count: int, limit: int) -> list[in
             return older[len(older) - before :] + own + newer[:after]
 
 
+@examples(400)
 @given(side=st.sampled_from(Side), older=st.integers(0, 12), own=st.integers(0, 1), newer=st.integers(0, 12))
 def test_any_number_that_is_taken_first_is_a_page_of_that_limit(side: Side, older: int, own: int, newer: int) -> None:
     """And each page is an unbroken run; every message that there is comes at last."""

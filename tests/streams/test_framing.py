@@ -13,11 +13,14 @@ from shard_worker.domain.ids import AccountId, MessageId, ThreadId
 from shard_worker.journal.codec import UndecodableEvent, encode
 from shard_worker.streams.framing import (
     HEART_BEAT,
+    account_reset_frame,
     error_frame,
     event_frame,
     opening_frame,
+    position_frame,
     reset_frame,
     retry_frame,
+    thread_error_frame,
 )
 from shard_worker.streams.position import GREATEST, ThreadPosition, position_text, read_position
 from tests.support.load.follower import EventParser
@@ -84,6 +87,10 @@ def test_frames_without_an_event() -> None:
     parser = EventParser()
     assert parser.feed(HEART_BEAT) == []
     assert parser.comments == 1
+    assert position_frame(b"p") == b"id: p\n\n"
+    assert account_reset_frame(b"p") == b'id: p\nevent: reset\ndata: {"threadId":null}\n\n'
+    poisoned = thread_error_frame(ThreadId("T"), b'{"code":"thread-poisoned"}')
+    assert poisoned == b'event: error\ndata: {"threadId":"T","code":"thread-poisoned"}\n\n'
 
 
 @settings(max_examples=30)
