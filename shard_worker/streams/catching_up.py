@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 _STALLED_S: Final = 60.0
 """A client may take this time for one page; one that takes longer is gone."""
 _PAUSE_S: Final = 0.2
-_SOON_S: Final = 0.02
+_SOON_S: Final = (0.02, 0.5)
+"""Pauses between empty pages: the first, and the longest; each is twice the one before."""
 
 
 class CatchUpHost(Protocol):
@@ -98,6 +99,7 @@ async def _catch_up(hub: CatchUpHost, follower: ThreadFollower, last: int, epoch
     """Write what follows ``last`` until the follower is live or its stream ends; a position that is not held."""
     feed = hub.attach(follower)
     await feed.known()
+    soon_s, longest_s = _SOON_S
     while not follower.over:
         if feed.join(follower, last, epoch):
             return None
@@ -105,13 +107,15 @@ async def _catch_up(hub: CatchUpHost, follower: ThreadFollower, last: int, epoch
             page = await hub.history.page(follower.thread_id, last, epoch or None)
         except CONNECTION_ERRORS as error:
             log.warning("stream failed to read a page; trying again", extra={"cause": repr(error)})
-            page = []
             await asyncio.sleep(_PAUSE_S * random.uniform(0.5, 1.5))  # noqa: S311  # spreads load
-        if page is None:
-            return _Lost(last, epoch)
-        if not page:  # the feed is about to have what the journal has, or the database is away
-            await asyncio.sleep(_SOON_S)
             continue
+        if page is None or not (page or follower.roles.reader):  # the event that lets the account in is lost
+            return _Lost(last, epoch)
+        if not page:  # the feed is about to have what the journal has
+            await asyncio.sleep(soon_s)
+            soon_s = min(2 * soon_s, longest_s)
+            continue
+        soon_s = _SOON_S[0]
         try:
             data, over = _visible(follower, page)
         except UndecodableEvent as error:

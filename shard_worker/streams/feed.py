@@ -179,8 +179,11 @@ class ThreadFeed:
     def join(self, follower: ThreadFollower, last: int, epoch: int | None) -> bool:
         """Make a follower live that has everything up to ``last``, of that epoch where it is known.
 
-        False when it has to read the journal first: it lacks too much, or may have what the history does not hold.
+        False when it has to read the journal first: it lacks too much, or may have what the history does not hold, or
+        its account is no reader yet, so that events before the one that lets it in are not for it.
         """
+        if not follower.roles.reader:
+            return False
         kept = self._kept
         # The frame of ``last`` itself is needed too: it shows that the follower has no other event of that number.
         if last > self.head or (last < self.head and (not kept or kept[0].sequence_nr > last)):

@@ -187,6 +187,8 @@ async def test_followers_of_a_lost_tail_go_back_to_the_journal() -> None:
         hub.answers.put_nowait(Followed(8, (event(5, 2),)))
         await until(lambda: feed.head == 5)
         behind = ThreadFollower(hub, cast("Sink", _Sink()), T, A)
+        assert not feed.join(behind, 5, 2)  # it may not read yet
+        behind.roles = Roles(member=True)
         assert not feed.join(behind, 4, 1)
         assert not feed.join(behind, 5, 1)
         assert not feed.join(behind, 6, None)

@@ -73,6 +73,29 @@ async def test_access_is_that_of_the_moment_of_each_event(dsn: str) -> None:
         await streams.settled()
 
 
+async def test_what_came_while_an_account_was_out_is_not_shown_to_it(dsn: str) -> None:
+    """Also when the feed has it at hand, and when another account comes in between."""
+    async with node_on(dsn) as node, streams_on(node, dsn) as streams:
+        await node.own(*range(SHARDS))
+        me, guest, other, chat = account(), account(), account(), thread()
+        await streams.do(create(chat, me))
+        mine = await streams.follow(chat, me)
+        await eventually(lambda: all(each.live for each in streams.hub._followers), what="a live stream")
+        await streams.do(JoinMemberIds(chat, me, (guest,), 1))  # 2
+        await streams.do(LeaveMemberIds(chat, me, (guest,), 1))  # 3
+        await streams.add(chat, me, "private")  # 4
+        await streams.do(JoinMemberIds(chat, me, (other,), 1))  # 5
+        await streams.add(chat, me, "private")  # 6
+        await streams.do(JoinMemberIds(chat, me, (guest,), 1))  # 7
+        await streams.add(chat, me, "seen")  # 8
+        await mine.until("8.1")
+        back, late = await streams.follow(chat, guest, "3.1"), await streams.follow(chat, other, "4.1")
+        assert await back.until("8.1") == ["3.1", "7.1", "8.1"]
+        assert await late.until("8.1") == ["4.1", "5.1", "6.1", "7.1", "8.1"]
+        await streams.add(chat, me, "seen")
+        assert (await back.until("9.1"))[-2:] == ["8.1", "9.1"]
+
+
 async def test_a_destroyed_thread_is_replayed_to_its_end(dsn: str) -> None:
     """And a live stream ends with it; at the end 204, beyond it one reset."""
     async with node_on(dsn) as node, streams_on(node, dsn) as streams:
