@@ -21,7 +21,7 @@ from shard_worker.domain.events import Event
 from shard_worker.domain.ids import ShardId, ThreadId
 from shard_worker.domain.refusals import Refusal
 from shard_worker.journal.codec import UndecodableEvent, decode
-from shard_worker.memory import MemoryBudget
+from shard_worker.memory import MemoryPart
 from shard_worker.streams.access import DESTROYED_TYPE, PLAIN_TYPES, roles_after
 from shard_worker.streams.follower import LARGE_BYTES, ThreadFollower
 from shard_worker.streams.framing import event_frame
@@ -83,7 +83,7 @@ class FeedHost(Protocol):
 
     ask: Ask
     history: StreamHistory
-    memory: MemoryBudget
+    memory: MemoryPart
     metrics: StreamMetrics
     tasks: BackgroundTasks
 
@@ -161,6 +161,10 @@ class ThreadFeed:
         self._pending.clear()
         self._pending_bytes = 0
         self._pass = None
+        self.keep_nothing()
+
+    def keep_nothing(self) -> None:
+        """Let go of the frames that are kept for followers to come: those read the journal."""
         self._kept.clear()
         self._count_kept(-self._kept_bytes)
 
@@ -219,9 +223,10 @@ class ThreadFeed:
         self.head, self.epoch = frame.sequence_nr, frame.epoch
         self._kept.append(frame)
         self._count_kept(len(frame.data))
-        most = 0 if self._hub.memory.exceeded else _KEPT_BYTES
-        while self._kept and (len(self._kept) > _KEPT_EVENTS or self._kept_bytes > most):
+        while self._kept_bytes > _KEPT_BYTES or len(self._kept) > _KEPT_EVENTS:
             self._count_kept(-len(self._kept.popleft().data))
+        if self._kept and self._hub.memory.exceeded:
+            self.keep_nothing()
         if self._live:
             if not self._pending and self._pass is None:
                 self._hub.schedule(self)
@@ -305,8 +310,7 @@ class ThreadFeed:
         )
         before = (self.head, self.epoch)
         self.head, self.epoch = head
-        self._kept.clear()
-        self._count_kept(-self._kept_bytes)
+        self.keep_nothing()
         await self._flush()
         for follower in list(self._live):
             self._fall_behind(follower, *before)

@@ -16,7 +16,7 @@ from shard_worker.contract import Answer, Request, Unavailable
 from shard_worker.database.connection import ReadPool
 from shard_worker.domain.ids import AccountId, ShardId, ThreadId, shard_of
 from shard_worker.domain.refusals import Refusal
-from shard_worker.memory import MemoryBudget
+from shard_worker.memory import MemoryBudget, MemoryPart
 from shard_worker.ownership.view import ShardOwner
 from shard_worker.streams.catching_up import go_on, open_stream
 from shard_worker.streams.feed import ThreadFeed
@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 _SLICE: Final = 256
 """Deliveries in one turn of the loop: 2 ms."""
+_KEPT_PART: Final = 16
+"""What feeds keep for followers that come from the journal is at most this part of the memory budget."""
 _BEAT_SLOTS: Final = 15
 _BEAT_S: Final = 1.0
 """Each stream beats once in `_BEAT_SLOTS` turns of the wheel: every 15 s, and 20 s when the worker is late by a third."""
@@ -85,7 +87,7 @@ class StreamHub:
     ) -> None:
         self.ask: Ask = asker.ask
         self.tasks = BackgroundTasks()
-        self.memory = bounds.memory
+        self.memory = MemoryPart(bounds.memory, _KEPT_PART)
         self.metrics = StreamMetrics()
         self.draining = False
         """Whether new streams are refused: the worker leaves."""
@@ -284,6 +286,9 @@ class StreamHub:
         while True:
             await asyncio.sleep(_BEAT_S)
             slot = (slot + 1) % _BEAT_SLOTS
+            if self.memory.exceeded:
+                for feed in self._feeds.values():
+                    feed.keep_nothing()
             followers = list(self._slots[slot])
             for at in range(0, len(followers), _SLICE):
                 for follower in followers[at : at + _SLICE]:

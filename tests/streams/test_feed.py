@@ -8,7 +8,7 @@ from typing import cast
 from shard_worker.contract import Answer, Followed, FollowThread, LiveEvent, Request, Unavailable, UnavailableCode
 from shard_worker.domain.ids import AccountId, ShardId, ThreadId
 from shard_worker.domain.refusals import Refusal
-from shard_worker.memory import MemoryBudget
+from shard_worker.memory import MemoryBudget, MemoryPart
 from shard_worker.streams.access import Roles
 from shard_worker.streams.feed import ThreadFeed
 from shard_worker.streams.follower import ThreadFollower
@@ -74,7 +74,7 @@ class _Hub:
         self.answers: asyncio.Queue[Answer | Exception] = asyncio.Queue()
         self.asked: list[FollowThread] = []
         self.history = cast("StreamHistory", journal)
-        self.memory = MemoryBudget(1 << 20)
+        self.memory = MemoryPart(MemoryBudget(1 << 20), 1)
         self.metrics = StreamMetrics()
         self.tasks = BackgroundTasks()
         self.behind: list[tuple[int, int | None]] = []
