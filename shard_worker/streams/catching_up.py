@@ -26,7 +26,9 @@ from shard_worker.streams.position import ThreadPosition
 log = logging.getLogger(__name__)
 
 _STALLED_S: Final = 60.0
-"""A client may take this time for one page; one that takes longer is gone."""
+"""A client that takes nothing of its page for this time is gone."""
+_NO_PLACE_S: Final = 60.0
+"""How long a page waits for place on this worker; then its client may come back, to another."""
 _PAUSE_S: Final = 0.2
 _SOON_S: Final = (0.02, 0.5)
 """Pauses between empty pages: the first, and the longest; each is twice the one before."""
@@ -151,10 +153,20 @@ def _visible(follower: ThreadFollower, page: list[LiveEvent]) -> tuple[bytes, bo
 async def _write(follower: ThreadFollower, data: bytes) -> bool:
     """Write a page once the worker has place for it, and wait until the client has read; False when it does not."""
     sink = follower.sink
+    until = asyncio.get_running_loop().time() + _NO_PLACE_S
     while not sink.may_hold(len(data)):
-        await asyncio.sleep(_PAUSE_S)
-    follower.write(data)
-    if sink.paused and not await sink.drained(_STALLED_S):
-        follower.drop()
+        if asyncio.get_running_loop().time() >= until:
+            follower.drop()
+            return False
+        await asyncio.sleep(_PAUSE_S * random.uniform(0.5, 1.5))  # noqa: S311  # spreads load
+    if follower.over:
         return False
+    follower.put(data)
+    left = sink.unsent()
+    while sink.paused and not await sink.drained(_STALLED_S):
+        before, left = left, sink.unsent()
+        if left >= before:
+            follower.drop()
+            return False
+        sink.count_unsent()
     return True

@@ -53,6 +53,7 @@ class _Sink:
     """A client that reads at once."""
 
     paused = False
+    place = True
 
     def __init__(self) -> None:
         self.parser = EventParser()
@@ -61,6 +62,9 @@ class _Sink:
 
     def write(self, data: bytes) -> None:
         self.ids += [each.id for each in self.parser.feed(data)]
+
+    def may_hold(self, size: int) -> bool:
+        return self.place and size >= 0
 
     def end(self, data: bytes) -> None:
         self.write(data)
