@@ -102,6 +102,8 @@ class StreamHub:
         self._by_shard: dict[ShardId, dict[ThreadFeed, None]] = {}
         self._followers: dict[ThreadFollower, None] = {}
         self._by_account: dict[AccountId, int] = {}
+        self._openings: dict[asyncio.Task[Opening], AccountId] = {}
+        """Openings under way whose answer has not begun."""
         self._ready: deque[ThreadFeed] = deque()
         """Feeds with something to write."""
         self._turning = False
@@ -169,10 +171,13 @@ class StreamHub:
         """Have no more than ``most`` streams: the port has connections for as many."""
         self._bounds = replace(self._bounds, worker=min(most, self._bounds.worker))
 
-    def has_place(self, account_id: AccountId) -> bool:
-        """Whether one more stream of an account may open."""
+    def has_place(self, account_id: AccountId, own: "asyncio.Task[Opening] | None" = None) -> bool:
+        """Whether one more stream of an account may open, beside those that are open or opening but for ``own``."""
         bounds = self._bounds
-        return len(self._followers) < bounds.worker and self._by_account.get(account_id, 0) < bounds.account
+        if len(self._followers) + len(self._openings) - (own in self._openings) >= bounds.worker:
+            return False
+        others = sum([each == account_id for opening, each in self._openings.items() if opening is not own])
+        return self._by_account.get(account_id, 0) + others < bounds.account
 
     # --- streams
 
@@ -180,12 +185,19 @@ class StreamHub:
         self, thread_id: ThreadId, account_id: AccountId, position: ThreadPosition | None
     ) -> "asyncio.Task[Opening]":
         """Find out where a stream begins; the caller hands the task to `begin`, or cancels it."""
-        return self.tasks.spawn(self.opener.open(thread_id, account_id, position), name=f"open-stream-{thread_id}")
+        opening = self.tasks.spawn(
+            self.opener.open(thread_id, account_id, position),
+            name=f"open-stream-{thread_id}",
+            on_end=lambda task: self._openings.pop(task, None),
+        )
+        self._openings[opening] = account_id
+        return opening
 
     def begin(
         self, sink: Sink, thread_id: ThreadId, account_id: AccountId, opening: "asyncio.Task[Opening]"
     ) -> ThreadFollower:
         """Send a stream to a client whose answer has begun; the sink calls the follower's `lost` when it is closed."""
+        self._openings.pop(opening, None)
         follower = ThreadFollower(self, sink, thread_id, account_id)
         self._followers[follower] = None
         self._by_account[account_id] = self._by_account.get(account_id, 0) + 1
