@@ -21,7 +21,7 @@ from shard_worker.tasks import BackgroundTasks
 
 _REPEATERS_MOST: Final = 1_024
 _TAPS_PART: Final = 16
-"""What taps keep is at most this part of the memory budget."""
+"""All taps together keep at most this part of the memory budget."""
 _REPEATER_S: Final = 60.0
 """How long an account that repeated a key is asked about every key; a client's retries come sooner."""
 
@@ -201,7 +201,7 @@ class ActorContext:
         self.snapshots = snapshots
         self.memory = memory
         self.tap_memory = MemoryPart(memory, _TAPS_PART)
-        """What the taps of all shards keep."""
+        """Bytes that the taps of all shards keep."""
         self.projection = journal.projection
         self.snapshot_allowance = SNAPSHOT_ALLOWANCE
         self.admitted = 0

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 _SLICE: Final = 256
 """Deliveries in one turn of the loop: 2 ms."""
 _KEPT_PART: Final = 16
-"""What feeds keep for followers that come from the journal is at most this part of the memory budget."""
+"""Feeds keep at most this part of the memory budget for followers that come from the journal."""
 _BEAT_SLOTS: Final = 15
 _BEAT_S: Final = 1.0
 """Each stream beats once in `_BEAT_SLOTS` turns of the wheel: every 15 s, and 20 s when the worker is late by a third."""

@@ -199,12 +199,12 @@ async def test_followers_of_a_lost_tail_go_back_to_the_journal() -> None:
         assert feed.join(behind, 5, 2)
 
 
-async def test_a_lost_tail_is_told_though_the_feed_is_asked_again_meanwhile() -> None:
+async def test_a_lost_tail_is_noticed_though_the_feed_is_started_again_meanwhile() -> None:
     """As when the shard gets another owner while the last events are still being written."""
     journal = _Journal(event(1), event(2), event(3))
     async with following(journal, 3) as (hub, feed, _):
         held: list[ThreadFeed] = []
-        hub.schedule = held.append  # type: ignore[method-assign]  # the writing waits
+        hub.schedule = held.append  # type: ignore[method-assign, assignment]  # the writing waits
         hub.answers.put_nowait(Followed(7, (event(4),)))
         await until(lambda: feed.head == 4)
         journal.events = [event(1), event(2), event(3, 2)]
@@ -244,7 +244,7 @@ async def test_a_large_event_is_written_to_few_followers_in_a_turn() -> None:
             other.roles = Roles(member=True)
             assert feed.join(other, 1, 1)
         held: list[ThreadFeed] = []
-        hub.schedule = held.append  # type: ignore[method-assign]  # the writing waits
+        hub.schedule = held.append  # type: ignore[method-assign, assignment]  # the writing waits
         hub.answers.put_nowait(
             Followed(7, (LiveEvent(2, 1, 7, 1, b'{"messages":[],"x":"%b"}' % (b"x" * (300 << 10))),))
         )

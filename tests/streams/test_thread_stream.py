@@ -111,7 +111,8 @@ async def test_access_in_the_past_is_read_in_small_parts(dsn: str, monkeypatch: 
             await streams.do(JoinMemberIds(chat, me, (guest,), 1))
             await streams.do(LeaveMemberIds(chat, me, (guest,), 1))
         reads = streams.hub.history
-        fetched, fetch = [], reads._fetch
+        fetched: list[int] = []
+        fetch = reads._fetch
 
         async def slow(sql: str, *parameters: object) -> list[asyncpg.Record]:
             if sql in (history._NEWEST_FIRST_SQL, history._OLDEST_FIRST_SQL):

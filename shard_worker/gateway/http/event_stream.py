@@ -25,7 +25,7 @@ EVENT_STREAM: Final = (
 _GONE_MS: Final = 60_000
 """A client whose host acknowledges nothing for this time is gone; heart-beats are what it would acknowledge."""
 _PATIENCE_S: Final = 5.0
-"""A reader is dropped to make place for an event when it has waited so long: many streams may get one large event at
+"""A reader is dropped to make place for an event when it has waited for this time: many streams may get one large event at
 once, and a client needs some time to read it."""
 _IGNORED_BYTES: Final = 64 << 10
 """Bytes behind a stream's request that are thrown away; a client that sends more is cut off."""
