@@ -54,6 +54,28 @@ class MemoryBudget:
         return self.used > self.limit
 
 
+class MemoryPart:
+    """A part of the budget, for holders of one kind: what they hold counts in both."""
+
+    __slots__ = ("_budget", "_most", "used")
+
+    def __init__(self, budget: MemoryBudget, part: int) -> None:
+        self._budget = budget
+        self._most = budget.limit // part
+        self.used = 0
+        """Bytes in use by these holders."""
+
+    def take(self, size: int) -> None:
+        """Count ``size`` bytes more, or fewer where it is negative."""
+        self.used += size
+        self._budget.take(size)
+
+    @property
+    def exceeded(self) -> bool:
+        """Whether more is in use than the part, or than the whole budget."""
+        return self.used > self._most or self._budget.exceeded
+
+
 def default_budget(root: Path = Path("/")) -> int:
     """The budget in bytes of a worker in its control group, of version 1 or 2; ``root`` is where /proc and /sys are."""
     limit = memory_limit(root)

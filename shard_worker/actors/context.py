@@ -16,10 +16,12 @@ from shard_worker.journal.idempotency import StoredKey
 from shard_worker.journal.loader import Poisoned, Recovered
 from shard_worker.journal.message_reader import MessagePlace
 from shard_worker.journal.snapshots import SaveSnapshot
-from shard_worker.memory import MemoryBudget
+from shard_worker.memory import MemoryBudget, MemoryPart
 from shard_worker.tasks import BackgroundTasks
 
 _REPEATERS_MOST: Final = 1_024
+_TAPS_PART: Final = 16
+"""All taps together keep at most this part of the memory budget."""
 _REPEATER_S: Final = 60.0
 """How long an account that repeated a key is asked about every key; a client's retries come sooner."""
 
@@ -202,6 +204,7 @@ class ActorContext:
         "repeaters",
         "snapshot_allowance",
         "snapshots",
+        "tap_memory",
         "tasks",
     )
 
@@ -223,6 +226,8 @@ class ActorContext:
         self.bounds = bounds
         self.snapshots = snapshots
         self.memory = memory
+        self.tap_memory = MemoryPart(memory, _TAPS_PART)
+        """Bytes that the taps of all shards keep."""
         self.projection = journal.projection
         self.snapshot_allowance = SNAPSHOT_ALLOWANCE
         self.admitted = 0

@@ -3,7 +3,8 @@
 A tap belongs to one thread.  It holds the newest durable events of that thread and the requests that wait for the next
 one, at most one for each worker with followers.  Between two requests of a worker the events wait here; when more came
 than a tap holds, or when the tap is new, the answer is `Followed.fresh`, and the worker reads the journal, which has
-every event.  So nothing depends on a tap: it is only faster than the journal.
+every event.  So nothing depends on a tap: it is only faster than the journal.  Therefore it keeps events no longer than
+a worker takes to ask again, and the taps of all shards together keep a small part of the memory budget.
 
 A tap needs no resident actor: events reach it when the journal has them.
 """
@@ -18,13 +19,15 @@ from shard_worker.actors.thread_actor import ThreadActor
 from shard_worker.contract import Followed, FollowThread, LiveEvent
 from shard_worker.domain.ids import ThreadId
 from shard_worker.journal.append_queue import Row
-from shard_worker.memory import MemoryBudget
+from shard_worker.memory import MemoryPart
 
 _EVENTS_MOST: Final = 128
 _BYTES_MOST: Final = 256 << 10
-"""Events, and bytes of them, that wait for a worker's next request; the newest event is kept whatever its size."""
+"""Events, and bytes of them, that wait for a worker's next request."""
 _ANSWER_BYTES: Final = 1 << 20
 """Bytes of events in one answer, but for the first event."""
+_KEPT_S: Final = 2.0
+"""A worker that did not ask for a tap's events within this time after the newest came reads the journal."""
 _IDLE_S: Final = 10.0
 """A tap that no worker asked for this time is forgotten; one that follows asks again within milliseconds."""
 
@@ -32,7 +35,7 @@ _IDLE_S: Final = 10.0
 class _Tap:
     """The newest events of one thread, without a hole, and who waits for the next."""
 
-    __slots__ = ("events", "id", "last", "size", "used_at", "waiting")
+    __slots__ = ("events", "id", "last", "size", "stored_at", "used_at", "waiting")
 
     def __init__(self, now: float) -> None:
         self.id = random.getrandbits(60) + 1  # tells taps apart, guards nothing
@@ -41,13 +44,14 @@ class _Tap:
         self.last = 0
         """The newest event that came here; 0 before the first."""
         self.waiting: list[PendingRequest] = []
+        self.stored_at = now
         self.used_at = now
 
 
 class LiveTaps:
     """The taps of one shard."""
 
-    def __init__(self, memory: MemoryBudget) -> None:
+    def __init__(self, memory: MemoryPart) -> None:
         self._memory = memory
         self._taps: dict[ThreadId, _Tap] = {}
 
@@ -79,6 +83,7 @@ class LiveTaps:
             tap.last = row.seq_nr
             self._count(tap, len(row.payload))
         for tap in touched.values():
+            tap.stored_at = now
             waiting, tap.waiting = tap.waiting, []
             if waiting:
                 tap.used_at = now
@@ -88,21 +93,24 @@ class LiveTaps:
             self._trim(tap)
 
     def expire(self, now: float) -> None:
-        """Forget requests that are over, and taps that are not used."""
+        """Forget requests that are over, events that were not asked for in time, and taps that are not used."""
+        exceeded = bool(self._taps) and self._memory.exceeded
         for thread_id, tap in list(self._taps.items()):
+            if tap.events and (exceeded or now - tap.stored_at >= _KEPT_S):
+                self._empty(tap)
             if tap.waiting:
                 tap.waiting = [ask for ask in tap.waiting if not ask.done]
             if tap.waiting:
                 tap.used_at = now
             elif now - tap.used_at >= _IDLE_S:
-                self._count(tap, -tap.size)
+                self._empty(tap)
                 del self._taps[thread_id]
 
     def redirect(self, owner: str | None, epoch: int) -> None:
         """Send every request to the next owner: the shard is no longer here."""
         taps, self._taps = self._taps, {}
         for tap in taps.values():
-            self._count(tap, -tap.size)
+            self._empty(tap)
             for ask in tap.waiting:
                 ask.redirect(owner, epoch)
 
@@ -127,9 +135,14 @@ class LiveTaps:
 
     def _trim(self, tap: _Tap) -> None:
         events = tap.events
-        most = 0 if self._memory.exceeded else _BYTES_MOST
-        while len(events) > 1 and (len(events) > _EVENTS_MOST or tap.size > most):
+        while tap.size > _BYTES_MOST or len(events) > _EVENTS_MOST:
             self._count(tap, -len(events.popleft().payload))
+        while events and self._memory.exceeded:
+            self._count(tap, -len(events.popleft().payload))
+
+    def _empty(self, tap: _Tap) -> None:
+        tap.events.clear()
+        self._count(tap, -tap.size)
 
     def _count(self, tap: _Tap, size: int) -> None:
         tap.size += size

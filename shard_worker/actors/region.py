@@ -10,6 +10,8 @@ import asyncio
 from itertools import count
 from typing import Final, Protocol
 
+from msgspec.structs import replace
+
 from shard_worker.actors.admission import PacedQueue, Place
 from shard_worker.actors.context import ActorContext
 from shard_worker.actors.pending import NOT_SERVED, UNKNOWN, bytes_of
@@ -18,6 +20,7 @@ from shard_worker.actors.shard_table import ShardTable
 from shard_worker.contract import (
     Answer,
     CommandRequest,
+    FollowThread,
     Moved,
     PeerAnswer,
     PeerRequest,
@@ -120,6 +123,9 @@ class ShardRegion:
                 if not await self.wait(place, request, shard_id, search.after_epoch, search.probe_at):
                     return search.certain(WORKER_OVERLOADED)
                 search.let_in()
+                if isinstance(request, FollowThread):
+                    # Answered at once: what waits behind it must not wait for the thread's next event as well.
+                    request = replace(request, tap=0)
             else:
                 break
         return search.certain(NOT_SERVED)

@@ -78,7 +78,7 @@ class Shard:
         self._held: deque[PendingRequest] = deque()
         self._tasks: dict[asyncio.Task[None], PendingRequest | None] = {}
         """Background tasks, each with the only request that it would answer."""
-        self._taps = LiveTaps(env.memory)
+        self._taps = LiveTaps(env.tap_memory)
         self.stream = appender.open(shard_id, epoch, head, self)
 
     @property

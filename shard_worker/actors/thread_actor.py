@@ -243,7 +243,7 @@ class ThreadActor:
             if known is not None:
                 # While events are pending, the first sending of the key may be stored without an answer to this one.
                 ask.admitted = bool(self.pending)
-                self._answer(ask, _first_answer(request, *known))
+                self._answer_again(ask, request, key, known)
                 return
             if self.found_keys is not None and (known := self.found_keys.get(key)) is not None:
                 env.repeaters.note(request.command.account_id, ask.future.get_loop().time())
@@ -338,6 +338,15 @@ class ThreadActor:
             ask.answer(answer)
         else:
             self._after_pending(ask, lambda: ask.answer(answer))
+
+    def _answer_again(
+        self, ask: PendingRequest, request: CommandRequest, key: bytes, known: tuple[bytes, Done, bytes]
+    ) -> None:
+        """`_answer` a retry as its first sending was: the epoch of that answer may change until its event is durable."""
+        if not self.pending and self.shard.memory_reads_allowed():
+            ask.answer(_first_answer(request, *known))
+        else:
+            self._after_pending(ask, lambda: ask.answer(_first_answer(request, *self.keys.get(key, known))))
 
     def _answer_at_head(self, ask: PendingRequest, answer: HeadAnswer) -> None:
         """`_answer`, with the epoch of the newest event, which is known once that is durable."""

@@ -26,9 +26,12 @@ from shard_worker.streams.position import ThreadPosition
 log = logging.getLogger(__name__)
 
 _STALLED_S: Final = 60.0
-"""A client may take this time for one page; one that takes longer is gone."""
+"""A client that takes nothing of its page for this time is gone."""
+_NO_PLACE_S: Final = 60.0
+"""How long a page waits for place on this worker; then its client may come back, to another."""
 _PAUSE_S: Final = 0.2
-_SOON_S: Final = 0.02
+_SOON_S: Final = (0.02, 0.5)
+"""Pauses between empty pages: the first, and the longest; each is twice the one before."""
 
 
 class CatchUpHost(Protocol):
@@ -98,6 +101,7 @@ async def _catch_up(hub: CatchUpHost, follower: ThreadFollower, last: int, epoch
     """Write what follows ``last`` until the follower is live or its stream ends; a position that is not held."""
     feed = hub.attach(follower)
     await feed.known()
+    soon_s, longest_s = _SOON_S
     while not follower.over:
         if feed.join(follower, last, epoch):
             return None
@@ -105,13 +109,15 @@ async def _catch_up(hub: CatchUpHost, follower: ThreadFollower, last: int, epoch
             page = await hub.history.page(follower.thread_id, last, epoch or None)
         except CONNECTION_ERRORS as error:
             log.warning("stream failed to read a page; trying again", extra={"cause": repr(error)})
-            page = []
             await asyncio.sleep(_PAUSE_S * random.uniform(0.5, 1.5))  # noqa: S311  # spreads load
-        if page is None:
-            return _Lost(last, epoch)
-        if not page:  # the feed is about to have what the journal has, or the database is away
-            await asyncio.sleep(_SOON_S)
             continue
+        if page is None or not (page or follower.roles.reader):  # the event that lets the account in is lost
+            return _Lost(last, epoch)
+        if not page:  # the feed is about to have what the journal has
+            await asyncio.sleep(soon_s)
+            soon_s = min(2 * soon_s, longest_s)
+            continue
+        soon_s = _SOON_S[0]
         try:
             data, over = _visible(follower, page)
         except UndecodableEvent as error:
@@ -147,10 +153,20 @@ def _visible(follower: ThreadFollower, page: list[LiveEvent]) -> tuple[bytes, bo
 async def _write(follower: ThreadFollower, data: bytes) -> bool:
     """Write a page once the worker has place for it, and wait until the client has read; False when it does not."""
     sink = follower.sink
+    until = asyncio.get_running_loop().time() + _NO_PLACE_S
     while not sink.may_hold(len(data)):
-        await asyncio.sleep(_PAUSE_S)
-    follower.write(data)
-    if sink.paused and not await sink.drained(_STALLED_S):
-        follower.drop()
+        if asyncio.get_running_loop().time() >= until:
+            follower.drop()
+            return False
+        await asyncio.sleep(_PAUSE_S * random.uniform(0.5, 1.5))  # noqa: S311  # spreads load
+    if follower.over:
         return False
+    follower.put(data)
+    left = sink.unsent()
+    while sink.paused and not await sink.drained(_STALLED_S):
+        before, left = left, sink.unsent()
+        if left >= before:
+            follower.drop()
+            return False
+        sink.count_unsent()
     return True

@@ -21,7 +21,7 @@ from shard_worker.domain.events import Event
 from shard_worker.domain.ids import ShardId, ThreadId
 from shard_worker.domain.refusals import Refusal
 from shard_worker.journal.codec import UndecodableEvent, decode
-from shard_worker.memory import MemoryBudget
+from shard_worker.memory import MemoryPart
 from shard_worker.streams.access import DESTROYED_TYPE, PLAIN_TYPES, roles_after
 from shard_worker.streams.follower import LARGE_BYTES, ThreadFollower
 from shard_worker.streams.framing import event_frame
@@ -44,9 +44,8 @@ _PENDING_BYTES: Final = 1 << 20
 """Bytes of events that wait to be written, beyond which no more are asked for."""
 _JOINED_BYTES: Final = 64 << 10
 """Bytes of events that are written to a follower at once."""
-
-_TURN_BYTES: Final = 4 << 20
-"""Bytes that one turn writes, about."""
+_DELIVERY_BYTES: Final = 4 << 10
+"""Bytes that take about as long to write as one small event to one follower: a turn writes 1 MiB, or to 256 of them."""
 
 
 class Frame(NamedTuple):
@@ -75,7 +74,13 @@ class _Pass(NamedTuple):
     frames: list[Frame]
     data: bytes
     first: int
+    before: int
+    """The epoch of the event before the first."""
     targets: list[ThreadFollower]
+
+    def epoch_at(self, sequence_nr: int) -> int:
+        """The epoch of one of the events, or of the one before them."""
+        return next((each.epoch for each in self.frames if each.sequence_nr == sequence_nr), self.before)
 
 
 class FeedHost(Protocol):
@@ -83,7 +88,7 @@ class FeedHost(Protocol):
 
     ask: Ask
     history: StreamHistory
-    memory: MemoryBudget
+    memory: MemoryPart
     metrics: StreamMetrics
     tasks: BackgroundTasks
 
@@ -126,6 +131,8 @@ class ThreadFeed:
         self._kept_bytes = 0
         self._pending: deque[Frame] = deque()
         self._pending_bytes = 0
+        self._before = 0
+        """The epoch of the event before the first that is pending."""
         self._pass: _Pass | None = None
         self._at = 0
         self._filling = False
@@ -161,6 +168,10 @@ class ThreadFeed:
         self._pending.clear()
         self._pending_bytes = 0
         self._pass = None
+        self.keep_nothing()
+
+    def keep_nothing(self) -> None:
+        """Let go of the frames that are kept for followers to come: those read the journal."""
         self._kept.clear()
         self._count_kept(-self._kept_bytes)
 
@@ -179,8 +190,11 @@ class ThreadFeed:
     def join(self, follower: ThreadFollower, last: int, epoch: int | None) -> bool:
         """Make a follower live that has everything up to ``last``, of that epoch where it is known.
 
-        False when it has to read the journal first: it lacks too much, or may have what the history does not hold.
+        False when it has to read the journal first: it lacks too much, or may have what the history does not hold, or
+        its account is no reader yet, so that events before the one that lets it in are not for it.
         """
+        if not follower.roles.reader:
+            return False
         kept = self._kept
         # The frame of ``last`` itself is needed too: it shows that the follower has no other event of that number.
         if last > self.head or (last < self.head and (not kept or kept[0].sequence_nr > last)):
@@ -188,12 +202,14 @@ class ThreadFeed:
         held = self.epoch if last == self.head else next(each.epoch for each in kept if each.sequence_nr == last)
         if epoch and epoch != held:
             return False
-        for frame in kept:
-            if frame.sequence_nr > last:
-                follower.write(frame.data)
-                self._hub.metrics.delivered += 1
-                if frame.event is not None and self._ends(follower, frame):
-                    return True
+        lacking = [frame for frame in kept if frame.sequence_nr > last]
+        if lacking and not follower.has_place(sum([len(frame.data) for frame in lacking])):
+            return False
+        for frame in lacking:
+            follower.put(frame.data)
+            self._hub.metrics.delivered += 1
+            if frame.event is not None and self._ends(follower, frame):
+                return True
         follower.since = self.head
         follower.live = True
         self._live[follower] = None
@@ -213,15 +229,19 @@ class ThreadFeed:
     def _accept(self, event: LiveEvent) -> None:
         """Take the event after the head.  Raises `UndecodableEvent`."""
         frame = make_frame(self.thread_id, event)
+        before = self.epoch
         self.head, self.epoch = frame.sequence_nr, frame.epoch
         self._kept.append(frame)
         self._count_kept(len(frame.data))
-        most = 0 if self._hub.memory.exceeded else _KEPT_BYTES
-        while self._kept and (len(self._kept) > _KEPT_EVENTS or self._kept_bytes > most):
+        while self._kept_bytes > _KEPT_BYTES or len(self._kept) > _KEPT_EVENTS:
             self._count_kept(-len(self._kept.popleft().data))
-        if self._live:
-            if not self._pending and self._pass is None:
+        if self._kept and self._hub.memory.exceeded:
+            self.keep_nothing()
+        if self._live or self.more:  # what is pending has no hole
+            if not self.more:
                 self._hub.schedule(self)
+            if not self._pending:
+                self._before = before
             self._pending.append(frame)
             self._pending_bytes += len(frame.data)
 
@@ -293,6 +313,7 @@ class ThreadFeed:
 
     async def _lose_tail(self) -> None:
         """The history does not hold the head: a fail-over lost it.  Each follower finds out what that means for it."""
+        await self._flush()
         head = await self._hub.history.head(self.thread_id)
         if await self._hub.history.page(self.thread_id, self.head, self.epoch or None) is not None:
             return  # it grew between two reads
@@ -300,11 +321,10 @@ class ThreadFeed:
             "stream's newest event is not in the journal; its followers get a reset or an error",
             extra={"thread_id": self.thread_id, "seq_nr": self.head, "head": head.sequence_nr},
         )
+        # Without a wait from here on: a feed that is started again in between would never tell its followers.
         before = (self.head, self.epoch)
         self.head, self.epoch = head
-        self._kept.clear()
-        self._count_kept(-self._kept_bytes)
-        await self._flush()
+        self.keep_nothing()
         for follower in list(self._live):
             self._fall_behind(follower, *before)
 
@@ -331,7 +351,10 @@ class ThreadFeed:
             await asyncio.shield(self._flushed)
 
     def deliver(self, most: int) -> int:
-        """Write to at most ``most`` followers; to how many.  `more` says whether that was all."""
+        """Write as much as ``most`` small events cost, to at least one follower; the cost.
+
+        `more` says whether that was all.
+        """
         current = self._pass
         if current is None:
             current = self._pass = self._next_pass()
@@ -339,9 +362,8 @@ class ThreadFeed:
         begin = self._at
         first, data = current.first, current.data
         large = len(data) > LARGE_BYTES
-        if large:
-            most = min(most, max(1, _TURN_BYTES // len(data)))
-        end = self._at = min(len(current.targets), begin + most)
+        cost = 1 + len(data) // _DELIVERY_BYTES
+        end = self._at = min(len(current.targets), begin + max(1, most // cost))
         for follower in current.targets[begin:end]:
             if follower.live:
                 if follower.sink.paused or large or follower.since >= first:
@@ -359,7 +381,7 @@ class ThreadFeed:
             flushed, self._flushed = self._flushed, None
             flushed.set_result(None)
         self._hub.metrics.delivered += (end - begin) * len(current.frames)
-        return max(1, end - begin)
+        return max(1, end - begin) * cost
 
     @property
     def more(self) -> bool:
@@ -379,7 +401,8 @@ class ThreadFeed:
             if frame.event is not None:
                 break
         data = frames[0].data if len(frames) == 1 else b"".join([frame.data for frame in frames])
-        return _Pass(frames, data, frames[0].sequence_nr, list(self._live))
+        before, self._before = self._before, frames[-1].epoch
+        return _Pass(frames, data, frames[0].sequence_nr, before, list(self._live))
 
     def _deliver_with_care(self, follower: ThreadFollower, current: _Pass) -> None:
         """Write to a follower that does not read, or that has some of the events already."""
@@ -389,9 +412,7 @@ class ThreadFeed:
             data = b"".join([frame.data for frame in frames if frame.sequence_nr > follower.since])
             if not data:
                 return
-        if self._filling and follower.sink.paused:
-            # From the journal events come at the client's pace.
+        # From the journal events come at the client's pace, and when there is place for them.
+        if (self._filling and follower.sink.paused) or (not follower.send(data) and follower.live):
             last = max(follower.since, current.first - 1)
-            self._fall_behind(follower, last, None)
-            return
-        follower.send(data)
+            self._fall_behind(follower, last, current.epoch_at(last))

@@ -66,15 +66,29 @@ class ThreadFollower:
         self.opening: asyncio.Task[Opening] | None = None
 
     def send(self, data: bytes) -> bool:
-        """Write to a live client that may be slow; False when its stream ended for that."""
-        sink, size = self.sink, len(data)
-        if (sink.paused and sink.unsent() > SLOW_BYTES) or (
-            (sink.paused or size > LARGE_BYTES) and not sink.may_hold(size)
-        ):
+        """Write to a live client that may be slow; False when nothing was written.
+
+        Then its stream ended, for it leaves too much unread, or the worker has no place for the bytes now.
+        """
+        sink = self.sink
+        if sink.paused and sink.unsent() > SLOW_BYTES:
             self.drop()
             return False
-        self.write(data)
+        if not self.has_place(len(data)):
+            return False
+        self.put(data)
         return True
+
+    def has_place(self, size: int) -> bool:
+        """Whether the worker may keep ``size`` bytes that the client does not take at once."""
+        sink = self.sink
+        return not (sink.paused or size > LARGE_BYTES) or sink.may_hold(size)
+
+    def put(self, data: bytes) -> None:
+        """Write, and have what waits for the client counted again."""
+        self.write(data)
+        if self.sink.paused:
+            self.sink.count_unsent()
 
     def beat(self) -> None:
         """Send a heart-beat, by the rules of events."""

@@ -32,7 +32,11 @@ _AT_ONCE: Final = 2
 """Connections of the pool that streams use at once: threads that wake need the others."""
 _HEADS_MOST: Final = 500
 _SPAN: Final = 20_000
-"""Events that one statement passes over in search of an account's joins and leaves; it returns few of them."""
+_SPAN_LEAST: Final = 100
+"""Events that one statement passes over in search of an account's joins and leaves, and how few where that takes long."""
+_JOINS_ROWS: Final = 64
+_JOINS_BYTES: Final = 256 << 10
+"""Events that one statement returns, and bytes of them, but for the first."""
 
 _PAGE_SQL: Final = """
 SELECT seq_nr, epoch, event_type, event_version, payload
@@ -55,11 +59,16 @@ SELECT w.ord, coalesce(j.seq_nr, 0) AS seq_nr, coalesce(j.epoch, 0) AS epoch
 _EPOCH_SQL: Final = "SELECT epoch FROM journal WHERE shard_id = $1 AND thread_id = $2 AND seq_nr = $3"
 _TYPE_SQL: Final = "SELECT event_type FROM journal WHERE shard_id = $1 AND thread_id = $2 AND seq_nr = $3"
 _JOINS_SQL: Final = """
-SELECT event_type, event_version, payload FROM journal
- WHERE shard_id = $1 AND thread_id = $2 AND seq_nr > $3 AND seq_nr <= $4
-   AND event_type <> ALL($5::smallint[]) AND position($6::bytea IN payload) > 0
- ORDER BY seq_nr DESC
+SELECT seq_nr, event_type, event_version, payload
+  FROM (SELECT *, sum(octet_length(payload)) OVER (ORDER BY seq_nr {order}) - octet_length(payload) AS before
+          FROM (SELECT seq_nr, event_type, event_version, payload FROM journal
+                 WHERE shard_id = $1 AND thread_id = $2 AND seq_nr > $3 AND seq_nr <= $4
+                   AND event_type <> ALL($5::smallint[]) AND position($6::bytea IN payload) > 0
+                 ORDER BY seq_nr {order} LIMIT $7) j) p
+ WHERE before < $8 ORDER BY seq_nr {order}
 """
+_NEWEST_FIRST_SQL: Final = _JOINS_SQL.format(order="DESC")
+_OLDEST_FIRST_SQL: Final = _JOINS_SQL.format(order="ASC")
 
 
 class Head(NamedTuple):
@@ -85,6 +94,8 @@ class StreamHistory:
         self._pool = pool
         self._shard_of = shard_of
         self._reading = asyncio.Semaphore(_AT_ONCE)
+        self._looking_back = asyncio.Semaphore(1)
+        """One search at a time: the pages of streams that go on need the other connection."""
         self._wanted: list[_Wanted] = []
         self._tasks = BackgroundTasks()
 
@@ -127,16 +138,21 @@ class StreamHistory:
         Raises `shard_worker.journal.codec.UndecodableEvent`.
         """
         first, last = span
-        shard_id, uuid = self._shard_of(thread_id), ulid_uuid(thread_id)
-        past = present
+        past, span_most = present, _SPAN
         while last > first:
-            begin = max(first, last - _SPAN)
-            rows = await self._fetch(_JOINS_SQL, shard_id, uuid, begin, last, sorted(PLAIN_TYPES), account_id.encode())
+            begin = max(first, last - span_most)
+            try:
+                rows, whole = await self._joins(_NEWEST_FIRST_SQL, thread_id, account_id, (begin, last))
+            except TimeoutError:
+                if span_most <= _SPAN_LEAST:
+                    raise
+                span_most //= 2
+                continue
             for row in rows:
                 event = decode(row["event_type"], row["event_version"], row["payload"])
                 past = rewind(past, account_id, (event,))
-                await asyncio.sleep(0)  # an event may name ten thousand accounts
-            last = begin
+                await asyncio.sleep(0)  # an event may name 1,000 accounts (`IDS_A_LIST`)
+            last = begin if whole else rows[-1]["seq_nr"] - 1
         return past
 
     async def present_access(self, thread_id: ThreadId, account_id: AccountId, last: int) -> tuple[Roles, bool]:
@@ -146,15 +162,40 @@ class StreamHistory:
         """
         shard_id, uuid = self._shard_of(thread_id), ulid_uuid(thread_id)
         roles = NO_ROLES
-        for begin in range(0, last, _SPAN):
-            rows = await self._fetch(
-                _JOINS_SQL, shard_id, uuid, begin, min(last, begin + _SPAN), sorted(PLAIN_TYPES), account_id.encode()
-            )
-            for row in reversed(rows):
+        begin, span_most = 0, _SPAN
+        while begin < last:
+            end = min(last, begin + span_most)
+            try:
+                rows, whole = await self._joins(_OLDEST_FIRST_SQL, thread_id, account_id, (begin, end))
+            except TimeoutError:
+                if span_most <= _SPAN_LEAST:
+                    raise
+                span_most //= 2
+                continue
+            for row in rows:
                 roles = roles_after(roles, account_id, decode(row["event_type"], row["event_version"], row["payload"]))
                 await asyncio.sleep(0)  # as above
+            begin = end if whole else rows[-1]["seq_nr"]
         newest = await self._fetch(_TYPE_SQL, shard_id, uuid, last)
         return roles, bool(newest) and newest[0]["event_type"] == DESTROYED_TYPE
+
+    async def _joins(
+        self, sql: str, thread_id: ThreadId, account_id: AccountId, span: tuple[int, int]
+    ) -> tuple[list[asyncpg.Record], bool]:
+        """Joins and leaves that name an account, after the first number of ``span`` up to the second; whether all."""
+        async with self._looking_back:
+            rows = await self._fetch(
+                sql,
+                self._shard_of(thread_id),
+                ulid_uuid(thread_id),
+                *span,
+                sorted(PLAIN_TYPES),
+                account_id.encode(),
+                _JOINS_ROWS,
+                _JOINS_BYTES,
+            )
+        size = sum([len(row["payload"]) for row in rows])
+        return rows, len(rows) < _JOINS_ROWS and size < _JOINS_BYTES
 
     async def close(self) -> None:
         """End the reads that are under way."""

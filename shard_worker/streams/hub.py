@@ -16,7 +16,7 @@ from shard_worker.contract import Answer, Request, Unavailable
 from shard_worker.database.connection import ReadPool
 from shard_worker.domain.ids import AccountId, ShardId, ThreadId, shard_of
 from shard_worker.domain.refusals import Refusal
-from shard_worker.memory import MemoryBudget
+from shard_worker.memory import MemoryBudget, MemoryPart
 from shard_worker.ownership.view import ShardOwner
 from shard_worker.streams.account_follower import AccountFollower
 from shard_worker.streams.account_hub import AccountStreams
@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 _SLICE: Final = 256
 """Deliveries in one turn of the loop: 2 ms."""
+_KEPT_PART: Final = 16
+"""Feeds keep at most this part of the memory budget for followers that come from the journal."""
 _BEAT_SLOTS: Final = 15
 _BEAT_S: Final = 1.0
 """Each stream beats once in `_BEAT_SLOTS` turns of the wheel: every 15 s, and 20 s when the worker is late by a third."""
@@ -89,7 +91,7 @@ class StreamHub:
     ) -> None:
         self.ask: Ask = asker.ask
         self.tasks = BackgroundTasks()
-        self.memory = bounds.memory
+        self.memory = MemoryPart(bounds.memory, _KEPT_PART)
         self.metrics = StreamMetrics()
         self.draining = False
         """Whether new streams are refused: the worker leaves."""
@@ -104,6 +106,8 @@ class StreamHub:
         self._by_shard: dict[ShardId, dict[ThreadFeed, None]] = {}
         self._followers: dict[ThreadFollower | AccountFollower, None] = {}
         self._by_account: dict[AccountId, int] = {}
+        self._openings: dict[asyncio.Task[Opening], AccountId] = {}
+        """Openings under way whose answer has not begun."""
         self._ready: deque[ThreadFeed] = deque()
         """Feeds with something to write."""
         self._turning = False
@@ -173,10 +177,13 @@ class StreamHub:
         """Have no more than ``most`` streams: the port has connections for as many."""
         self._bounds = replace(self._bounds, worker=min(most, self._bounds.worker))
 
-    def has_place(self, account_id: AccountId) -> bool:
-        """Whether one more stream of an account may open."""
+    def has_place(self, account_id: AccountId, own: "asyncio.Task[Opening] | None" = None) -> bool:
+        """Whether one more stream of an account may open, beside those that are open or opening but for ``own``."""
         bounds = self._bounds
-        return len(self._followers) < bounds.worker and self._by_account.get(account_id, 0) < bounds.account
+        if len(self._followers) + len(self._openings) - (own in self._openings) >= bounds.worker:
+            return False
+        others = sum([each == account_id for opening, each in self._openings.items() if opening is not own])
+        return self._by_account.get(account_id, 0) + others < bounds.account
 
     # --- streams
 
@@ -184,12 +191,19 @@ class StreamHub:
         self, thread_id: ThreadId, account_id: AccountId, position: ThreadPosition | None
     ) -> "asyncio.Task[Opening]":
         """Find out where a stream begins; the caller hands the task to `begin`, or cancels it."""
-        return self.tasks.spawn(self.opener.open(thread_id, account_id, position), name=f"open-stream-{thread_id}")
+        opening = self.tasks.spawn(
+            self.opener.open(thread_id, account_id, position),
+            name=f"open-stream-{thread_id}",
+            on_end=lambda task: self._openings.pop(task, None),
+        )
+        self._openings[opening] = account_id
+        return opening
 
     def begin(
         self, sink: Sink, thread_id: ThreadId, account_id: AccountId, opening: "asyncio.Task[Opening]"
     ) -> ThreadFollower:
         """Send a stream to a client whose answer has begun; the sink calls the follower's `lost` when it is closed."""
+        self._openings.pop(opening, None)
         follower = ThreadFollower(self, sink, thread_id, account_id)
         if self.admit(follower):
             follower.opening = opening
@@ -302,6 +316,9 @@ class StreamHub:
         while True:
             await asyncio.sleep(_BEAT_S)
             slot = (slot + 1) % _BEAT_SLOTS
+            if self.memory.exceeded:
+                for feed in self._feeds.values():
+                    feed.keep_nothing()
             followers = list(self._slots[slot])
             for at in range(0, len(followers), _SLICE):
                 for follower in followers[at : at + _SLICE]:

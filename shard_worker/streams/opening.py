@@ -26,7 +26,7 @@ from shard_worker.domain.decide import DESTROYED, NOT_FOUND
 from shard_worker.domain.ids import AccountId, ThreadId
 from shard_worker.domain.refusals import Refusal
 from shard_worker.journal.codec import UndecodableEvent
-from shard_worker.streams.access import PastAccess, Roles
+from shard_worker.streams.access import NO_ROLES, PastAccess, Roles
 from shard_worker.streams.history import StreamHistory
 from shard_worker.streams.position import ThreadPosition
 
@@ -107,6 +107,8 @@ class StreamOpener:
             if not roles.reader:
                 return NOT_FOUND
             return StreamOver() if now.destroyed else StreamStart(last, held, roles)
+        if last == 0 and roles.reader:  # an account that may read now was let in by an event
+            return StreamStart(0, held, NO_ROLES)
         past = await self._history.past_access(thread_id, account_id, PastAccess(roles), (last, now.sequence_nr))
         if not past.roles.reader and not past.let_in:
             return NOT_FOUND

@@ -21,6 +21,9 @@ class Sink(Protocol):
     def may_hold(self, size: int) -> bool:
         """Whether the worker may keep ``size`` more bytes for this client."""
 
+    def count_unsent(self) -> None:
+        """Count the bytes that wait for a client that is paused: it was sent more."""
+
     async def drained(self, within_s: float) -> bool:
         """Wait until the client has read; False when it did not within ``within_s`` seconds."""
 

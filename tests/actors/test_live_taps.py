@@ -10,7 +10,7 @@ from shard_worker.actors.pending import PendingRequest
 from shard_worker.contract import Followed, FollowThread, LiveEvent, Moved
 from shard_worker.domain.ids import ThreadId
 from shard_worker.journal.append_queue import Row
-from shard_worker.memory import MemoryBudget
+from shard_worker.memory import MemoryBudget, MemoryPart
 
 T, OTHER = ThreadId("01HZZZZZZZZZZZZZZZZZZZZZZZ"), ThreadId("01HZZZZZZZZZZZZZZZZZZZZZZY")
 
@@ -38,7 +38,7 @@ class _Taps:
 
     def __init__(self, limit: int = 1 << 30) -> None:
         self.memory = MemoryBudget(limit)
-        self.taps = LiveTaps(self.memory)
+        self.taps = LiveTaps(MemoryPart(self.memory, 4))
         self.now = 0.0
 
     def follow(self, after: int, tap: int = 0, thread_id: ThreadId = T) -> PendingRequest:
@@ -102,20 +102,45 @@ async def test_an_answer_is_bounded_in_bytes() -> None:
     big = 700 << 10
     rig.stored(row(2, size=big), row(3, size=big))
     assert asked.future.result() == Followed(tap, (event(2, big),))
-    assert rig.follow(2, tap).future.result() == Followed(tap, (event(3, big),))
+    assert rig.follow(2, tap).future.result() == Followed(tap, fresh=True)  # a tap keeps no event of this size
 
 
 async def test_what_taps_keep_is_in_the_memory_budget() -> None:
-    """And nothing but the newest event is kept when that is exceeded."""
-    rig = _Taps(limit=1000)
-    tap = rig.fresh()
+    """They take a part of it, all together, and nothing when it is exceeded."""
+    rig = _Taps(limit=4000)
+    tap, other = rig.fresh(), rig.follow(0, thread_id=OTHER).future.result().tap  # type: ignore[union-attr]  # it is named
     rig.stored(*[row(number, size=300) for number in range(2, 5)])
     assert rig.memory.used == 900
+    waiting = rig.follow(1, other, OTHER)
+    rig.stored(row(2, OTHER, size=300))
+    assert waiting.future.result() == Followed(other, (event(2, 300),))
+    assert rig.memory.used == 900
+    assert rig.follow(1, other, OTHER).future.result() == Followed(other, fresh=True)
+    rig.memory.take(4000)
+    rig.taps.expire(rig.now)
+    assert rig.memory.used == 4000
+    assert rig.follow(3, tap).future.result() == Followed(tap, fresh=True)
+    rig.memory.take(-4000)
     rig.stored(row(5, size=300))
     assert rig.memory.used == 300
-    assert rig.follow(3, tap).future.result() == Followed(tap, fresh=True)
     rig.taps.redirect(None, 0)
     assert rig.memory.used == 0
+
+
+async def test_events_are_kept_no_longer_than_a_worker_takes_to_ask() -> None:
+    """One event of 1 MB in each of many threads would use up the budget, for followers that have it already."""
+    rig = _Taps()
+    tap = rig.fresh()
+    rig.stored(row(2))
+    waiting = rig.follow(2, tap)
+    rig.taps.expire(rig.now)
+    assert rig.memory.used == 2
+    rig.now += live_taps._KEPT_S
+    rig.taps.expire(rig.now)
+    assert (rig.memory.used, waiting.done) == (0, False)
+    assert rig.follow(1, tap).future.result() == Followed(tap, fresh=True)
+    rig.stored(row(3))
+    assert waiting.future.result() == Followed(tap, (event(3),))
 
 
 async def test_waiting_requests_are_sent_to_the_next_owner() -> None:

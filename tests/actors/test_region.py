@@ -349,3 +349,33 @@ def test_a_request_names_its_key_and_body() -> None:
     command = add(chat, me, "x")
     assert request(command, "a").key_hash != request(command, "b").key_hash
     assert request(add(chat, me, "x"), "a").body_hash != request(add(chat, me, "y"), "a").body_hash
+
+
+async def test_a_retry_is_answered_with_the_epoch_that_its_event_got(dsn: str) -> None:
+    """Which may change while it waits: an unknown outcome raises it before the event is sent again."""
+    async with node_on(dsn, watchdog_s=0.5) as node:
+        await node.own(*ALL)
+        me, chat = account(), thread()
+        await node.ask(create(chat, me))
+        lock = await asyncpg.connect(dsn)
+        try:
+            async with lock.transaction():
+                await lock.execute("LOCK TABLE journal IN ACCESS EXCLUSIVE MODE")
+                first = request(add(chat, me, "x"), "key")
+                one = asyncio.ensure_future(node.region.ask(first, 15.0))
+                await eventually(lambda: node.env.admitted == 1, what="an event on its way")
+                again = replace(first, command_id=bytes(16))
+                two = asyncio.ensure_future(node.region.ask(again, 15.0))
+                async with asyncio.timeout(10):
+                    while not await node.admin.fetch(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                        " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+                    ):
+                        await asyncio.sleep(0)
+            done, retried = await one, await two
+        finally:
+            await lock.close()
+        assert isinstance(done, Done)
+        assert done.epoch > 1
+        assert retried == replace(done, replayed=True)
+        assert await node.admin.fetchval("SELECT epoch FROM journal WHERE seq_nr = 2") == done.epoch

@@ -8,10 +8,10 @@ from typing import cast
 from shard_worker.contract import Answer, Followed, FollowThread, LiveEvent, Request, Unavailable, UnavailableCode
 from shard_worker.domain.ids import AccountId, ShardId, ThreadId
 from shard_worker.domain.refusals import Refusal
-from shard_worker.memory import MemoryBudget
+from shard_worker.memory import MemoryBudget, MemoryPart
 from shard_worker.streams.access import Roles
 from shard_worker.streams.feed import ThreadFeed
-from shard_worker.streams.follower import ThreadFollower
+from shard_worker.streams.follower import LARGE_BYTES, ThreadFollower
 from shard_worker.streams.history import Head, StreamHistory
 from shard_worker.streams.metrics import StreamMetrics
 from shard_worker.streams.opening import Ask
@@ -53,6 +53,7 @@ class _Sink:
     """A client that reads at once."""
 
     paused = False
+    place = True
 
     def __init__(self) -> None:
         self.parser = EventParser()
@@ -61,6 +62,9 @@ class _Sink:
 
     def write(self, data: bytes) -> None:
         self.ids += [each.id for each in self.parser.feed(data)]
+
+    def may_hold(self, size: int) -> bool:
+        return self.place and size >= 0
 
     def end(self, data: bytes) -> None:
         self.write(data)
@@ -74,7 +78,7 @@ class _Hub:
         self.answers: asyncio.Queue[Answer | Exception] = asyncio.Queue()
         self.asked: list[FollowThread] = []
         self.history = cast("StreamHistory", journal)
-        self.memory = MemoryBudget(1 << 20)
+        self.memory = MemoryPart(MemoryBudget(1 << 20), 1)
         self.metrics = StreamMetrics()
         self.tasks = BackgroundTasks()
         self.behind: list[tuple[int, int | None]] = []
@@ -187,10 +191,69 @@ async def test_followers_of_a_lost_tail_go_back_to_the_journal() -> None:
         hub.answers.put_nowait(Followed(8, (event(5, 2),)))
         await until(lambda: feed.head == 5)
         behind = ThreadFollower(hub, cast("Sink", _Sink()), T, A)
+        assert not feed.join(behind, 5, 2)  # it may not read yet
+        behind.roles = Roles(member=True)
         assert not feed.join(behind, 4, 1)
         assert not feed.join(behind, 5, 1)
         assert not feed.join(behind, 6, None)
         assert feed.join(behind, 5, 2)
+
+
+async def test_a_lost_tail_is_noticed_though_the_feed_is_started_again_meanwhile() -> None:
+    """As when the shard gets another owner while the last events are still being written."""
+    journal = _Journal(event(1), event(2), event(3))
+    async with following(journal, 3) as (hub, feed, _):
+        held: list[ThreadFeed] = []
+        hub.schedule = held.append  # type: ignore[method-assign, assignment]  # the writing waits
+        hub.answers.put_nowait(Followed(7, (event(4),)))
+        await until(lambda: feed.head == 4)
+        journal.events = [event(1), event(2), event(3, 2)]
+        hub.answers.put_nowait(Followed(8, fresh=True))
+        await until(lambda: hub.answers.empty() and feed._flushed is not None)
+        feed.start()
+        hub.answers.put_nowait(Followed(9, fresh=True))
+        await until(lambda: hub.answers.empty())
+        while feed.more:
+            feed.deliver(256)
+        await until(lambda: hub.behind == [(4, 1)])
+        assert (feed.head, feed.epoch) == (3, 2)
+
+
+async def test_a_follower_without_place_reads_the_journal_later() -> None:
+    """From the event that it has, by number and epoch; it joins again when it has read that."""
+    async with following(_Journal(event(1)), 1) as (hub, feed, sink):
+        sink.place = False
+        large = LiveEvent(2, 2, 7, 1, b'{"messages":[],"x":"%b"}' % (b"x" * LARGE_BYTES))
+        hub.answers.put_nowait(Followed(7, (large,)))
+        await until(lambda: hub.behind == [(1, 1)])
+        assert (sink.ids, sink.ended) == ([], False)
+        follower = next(iter(feed.followers))
+        assert not feed.join(follower, 1, 1)
+        hub.answers.put_nowait(Followed(7, (event(3, 2),)))
+        await until(lambda: feed.head == 3)
+        assert not feed.join(follower, 2, 1)
+        assert feed.join(follower, 2, 2)
+        assert sink.ids == ["3.2"]
+
+
+async def test_a_large_event_is_written_to_few_followers_in_a_turn() -> None:
+    """By its bytes: 250 followers of an event of 1 MB would hold the loop for seconds."""
+    async with following(_Journal(event(1)), 1) as (hub, feed, _):
+        for _ in range(9):
+            other = ThreadFollower(hub, cast("Sink", _Sink()), T, A)
+            other.roles = Roles(member=True)
+            assert feed.join(other, 1, 1)
+        held: list[ThreadFeed] = []
+        hub.schedule = held.append  # type: ignore[method-assign, assignment]  # the writing waits
+        hub.answers.put_nowait(
+            Followed(7, (LiveEvent(2, 1, 7, 1, b'{"messages":[],"x":"%b"}' % (b"x" * (300 << 10))),))
+        )
+        await until(lambda: feed.more)
+        costs: list[int] = []
+        while feed.more:
+            costs.append(feed.deliver(256))
+        assert len(costs) == 4
+        assert max(costs) <= 256
 
 
 async def test_a_bug_ends_the_streams_of_its_thread() -> None:

@@ -4,19 +4,21 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from shard_worker.contract import NO_STREAMS, Answer, FollowThread, Request
-from shard_worker.domain.ids import shard_of
+from shard_worker.actors.region import UNREACHABLE_S
+from shard_worker.contract import NO_STREAMS, Answer, Done, FollowThread, PeerAnswer, PeerRequest, Request
+from shard_worker.domain.ids import ShardId, shard_of
 from shard_worker.ownership.view import ShardOwner
+from shard_worker.peers.errors import PeerUnreachable
 from shard_worker.streams.hub import Asker
 from tests.streams.rig import Streams, streams_on
-from tests.support.node import SHARDS, Node, Peers, account, create, thread, two_nodes
+from tests.support.node import SHARDS, Node, Peers, account, add, create, request, thread, two_nodes
 from tests.support.polling import eventually
 
 
 @asynccontextmanager
 async def beside(dsn: str, peers: Peers) -> AsyncIterator[tuple[Node, Node, Streams]]:
     """Two workers, of which the first owns everything and the second serves the streams."""
-    async with two_nodes(dsn, peers) as (left, right), streams_on(right, dsn) as streams:
+    async with two_nodes(dsn, peers) as (left, right), streams_on(right, dsn, account=50) as streams:
         yield left, right, streams
 
 
@@ -53,6 +55,63 @@ async def test_one_request_follows_a_thread_at_its_owner_whatever_the_number_of_
             listening.leave()
         await streams.settled()
         assert all(ask.done for ask in taps._taps[chat].waiting)
+
+
+class _Breakable(Peers):
+    """A link that breaks once, with every request on it, and works again at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.broken = asyncio.Event()
+        self.followed: list[FollowThread] = []
+        """The requests for events since it broke."""
+
+    async def ask(
+        self,
+        address: tuple[str, int],
+        request: PeerRequest,
+        *,
+        incarnation: str,
+        budget_s: float,
+        shard_id: int,
+        epoch: int,
+        hops: int,
+    ) -> PeerAnswer:
+        asked = super().ask(
+            address, request, incarnation=incarnation, budget_s=budget_s, shard_id=shard_id, epoch=epoch, hops=hops
+        )
+        if self.broken.is_set():
+            if isinstance(request, FollowThread):
+                self.followed.append(request)
+            return await asked
+        work, broken = asyncio.ensure_future(asked), asyncio.ensure_future(self.broken.wait())
+        try:
+            await asyncio.wait((work, broken), return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                return work.result()
+        finally:
+            work.cancel()
+            broken.cancel()
+        raise PeerUnreachable("broken", sent=True)
+
+
+async def test_after_a_broken_link_commands_do_not_wait_behind_the_requests_for_events(dsn: str) -> None:
+    """Each of those is answered at once, and is followed by those behind it."""
+    peers, many = _Breakable(), 30
+    async with beside(dsn, peers) as (left, right, streams):
+        me, chats = account(), [thread() for _ in range(400)]
+        chats = [chat for chat in chats if shard_of(chat, SHARDS) == 3][:many]
+        for chat in chats:
+            await streams.do(create(chat, me))
+        for chat in chats:
+            await streams.follow(chat, me)
+        taps = left.table.shards[ShardId(3)]._taps._taps
+        await eventually(lambda: sum(len(tap.waiting) for tap in taps.values()) == len(chats), what="requests")
+        peers.broken.set()
+        await eventually(lambda: bool(peers.followed), what="a request after the pause")
+        assert peers.followed[0].tap == 0
+        done = await right.region.ask(request(add(chats[0], me, "b"), None), len(chats) * UNREACHABLE_S / 2)
+        assert isinstance(done, Done), done
 
 
 async def test_a_stream_follows_its_shard_to_and_fro(dsn: str) -> None:

@@ -1,6 +1,7 @@
 """Requests for streams: what is refused, what the head says, and how a worker ends its streams."""
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
@@ -71,6 +72,36 @@ async def test_beyond_a_cap_a_stream_is_refused_and_none_is_ended(dsn: str) -> N
         await eventually(lambda: streams.hub.open_streams == 2)
         await streams.follow(mine, me)
         assert not open_[1].stream.ended.done()
+
+
+async def test_openings_under_way_count_in_the_caps(dsn: str) -> None:
+    """Each searches the history, and may take long."""
+    async with node_on(dsn) as node, streams_on(node, dsn, account=2, worker=3) as streams:
+        hub, me, other, chat = streams.hub, account(), account(), thread()
+        openings = [hub.open(chat, me, None) for _ in range(2)]  # of a shard without an owner
+        assert (hub.has_place(me), hub.has_place(me, openings[0]), hub.has_place(other)) == (False, True, True)
+        openings.append(hub.open(chat, other, None))
+        assert (hub.has_place(other), hub.has_place(other, openings[2])) == (False, True)
+        for opening in openings:
+            opening.cancel()
+        await asyncio.wait(openings)
+        assert hub.has_place(me)
+
+
+async def test_a_client_that_ended_before_its_stream_began_keeps_none(dsn: str) -> None:
+    """Else its stream would be open for as long as its host lives."""
+    async with node_on(dsn) as node, streams_on(node, dsn) as streams:
+        await node.own(*range(SHARDS))
+        me, chat = account(), thread()
+        await streams.do(create(chat, me))
+        reader, writer = await asyncio.open_connection("127.0.0.1", streams._target.port)
+        writer.write(f"GET /v1/threads/{chat}/events?account_id={me} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        writer.write_eof()
+        async with asyncio.timeout(10):
+            with suppress(ConnectionResetError):
+                await reader.read()
+        writer.transport.abort()
+        await streams.settled()
 
 
 async def test_every_stream_beats(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:

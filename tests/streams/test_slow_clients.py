@@ -2,15 +2,19 @@
 
 import asyncio
 from itertools import pairwise
+from typing import cast
 
 import pytest
 
 from shard_worker.contract import Done
 from shard_worker.domain.commands import AddMessages, NewMessage
 from shard_worker.domain.ids import AccountId, ThreadId
-from shard_worker.gateway.http.capacity import Bounds
+from shard_worker.gateway.http.capacity import Bounds, Capacity
+from shard_worker.gateway.http.event_stream import EventStream
 from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.streams import catching_up
+from shard_worker.streams.follower import ThreadFollower
+from shard_worker.streams.metrics import StreamMetrics
 from tests.streams.rig import Listening, Streams, streams_on
 from tests.support.node import SHARDS, account, create, message_id, node_on, thread
 from tests.support.polling import eventually
@@ -102,6 +106,88 @@ async def test_a_client_that_never_reads_its_history_is_dropped(dsn: str, monkey
         await streams.settled()
 
 
+async def test_a_page_waits_for_a_client_that_reads_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For as long as it takes something; and for place not for good."""
+    for place, unsent, kept in ((True, [9, 8, 7, 0], True), (True, [9, 8, 8], False), (False, [], False)):
+        monkeypatch.setattr(catching_up, "_NO_PLACE_S", 60.0 if place else 0.0)
+        hub = _Host()
+        sink = _SlowSink(unsent, place=place)
+        follower = ThreadFollower(hub, sink, thread(), account())
+        assert await catching_up._write(follower, b"page") == kept
+        assert (hub.metrics.dropped, follower.over) == (int(not kept), not kept)
+
+
+async def test_what_clients_leave_unread_of_one_event_is_counted() -> None:
+    """Also of those that had left some unread before: the bound holds for all together, and no reader is dropped for it."""
+    loop, capacity = asyncio.get_running_loop(), Capacity(Bounds(answer_bytes=2 << 20))
+    transports = [_FullTransport() for _ in range(50)]
+    followers = []
+    for transport in transports:
+        stream = EventStream(cast("asyncio.Transport", transport), capacity, loop)
+        capacity.clients[stream] = None
+        stream.pause_writing()
+        followers.append(ThreadFollower(_Host(), stream, thread(), account()))
+    sent = [follower.send(b"x" * (200 << 10)) for follower in followers]
+    assert sent == [True] * 5 + [False] * 45
+    assert capacity.answer_bytes == sum(transport.size for transport in transports)
+    assert not any(follower.over for follower in followers)
+
+
+class _Host:
+    def __init__(self) -> None:
+        self.metrics = StreamMetrics()
+
+    def forget(self, follower: ThreadFollower) -> None:
+        """Nothing to forget."""
+
+
+class _FullTransport:
+    """A transport whose client does not read."""
+
+    def __init__(self) -> None:
+        self.size = 17 << 10
+
+    def write(self, data: bytes) -> None:
+        self.size += len(data)
+
+    def get_write_buffer_size(self) -> int:
+        return self.size
+
+    def is_closing(self) -> bool:
+        return False
+
+
+class _SlowSink:
+    """A client that has so much unread after each round."""
+
+    def __init__(self, unread: list[int], *, place: bool) -> None:
+        self._unread, self._place = unread, place
+        self.paused = True
+
+    def write(self, data: bytes) -> None:
+        """Take it."""
+
+    def unsent(self) -> int:
+        return self._unread[0]
+
+    def may_hold(self, size: int) -> bool:
+        return self._place and size > 0
+
+    def count_unsent(self) -> None:
+        """Another test counts."""
+
+    async def drained(self, within_s: float) -> bool:
+        self._unread.pop(0)
+        self.paused = self._unread[0] > 0
+        return within_s > 0 and not self.paused
+
+    def end(self, data: bytes) -> None:
+        """Take it."""
+
+    def abort(self) -> None:
+        """Go."""
+
+
 async def test_thousands_of_followers_do_not_hold_the_loop(dsn: str) -> None:
     """Events go out in slices: another callback has its turn between any two of them."""
     async with node_on(dsn) as node, streams_on(node, dsn, account=3_000, worker=3_000) as streams:
@@ -144,6 +230,9 @@ class _CountingSink:
 
     def may_hold(self, size: int) -> bool:
         return size >= 0
+
+    def count_unsent(self) -> None:
+        """Nothing waits."""
 
     async def drained(self, within_s: float) -> bool:
         return within_s > 0

@@ -1,9 +1,12 @@
 """One thread's stream at its owner: where it begins, what it shows, and when it ends."""
 
+import asyncpg
 import pytest
 
 from shard_worker.domain.commands import DestroyThread, JoinMemberIds, LeaveMemberIds
 from shard_worker.domain.ids import ShardId, ThreadId, shard_of, ulid_uuid
+from shard_worker.streams import history
+from shard_worker.streams.access import PastAccess, Roles
 from tests.streams.rig import streams_on
 from tests.support.node import SHARDS, account, create, node_on, thread
 from tests.support.polling import eventually
@@ -71,6 +74,68 @@ async def test_access_is_that_of_the_moment_of_each_event(dsn: str) -> None:
         check(await streams.refused(thread(), me), 404, "thread-not-found")
         again.leave()
         await streams.settled()
+
+
+async def test_what_came_while_an_account_was_out_is_not_shown_to_it(dsn: str) -> None:
+    """Also when the feed has it at hand, and when another account comes in between."""
+    async with node_on(dsn) as node, streams_on(node, dsn) as streams:
+        await node.own(*range(SHARDS))
+        me, guest, other, chat = account(), account(), account(), thread()
+        await streams.do(create(chat, me))
+        mine = await streams.follow(chat, me)
+        await eventually(lambda: all(each.live for each in streams.hub._followers), what="a live stream")
+        await streams.do(JoinMemberIds(chat, me, (guest,), 1))  # 2
+        await streams.do(LeaveMemberIds(chat, me, (guest,), 1))  # 3
+        await streams.add(chat, me, "private")  # 4
+        await streams.do(JoinMemberIds(chat, me, (other,), 1))  # 5
+        await streams.add(chat, me, "private")  # 6
+        await streams.do(JoinMemberIds(chat, me, (guest,), 1))  # 7
+        await streams.add(chat, me, "seen")  # 8
+        await mine.until("8.1")
+        back, late = await streams.follow(chat, guest, "3.1"), await streams.follow(chat, other, "4.1")
+        assert await back.until("8.1") == ["3.1", "7.1", "8.1"]
+        assert await late.until("8.1") == ["4.1", "5.1", "6.1", "7.1", "8.1"]
+        await streams.add(chat, me, "seen")
+        assert (await back.until("9.1"))[-2:] == ["8.1", "9.1"]
+
+
+async def test_access_in_the_past_is_read_in_small_parts(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bounded in rows and in bytes; a part that takes too long is tried again over fewer events."""
+    monkeypatch.setattr(history, "_JOINS_ROWS", 2)
+    monkeypatch.setattr(history, "_SPAN_LEAST", 1)
+    async with node_on(dsn) as node, streams_on(node, dsn) as streams:
+        await node.own(*range(SHARDS))
+        me, guest, chat = account(), account(), thread()
+        await streams.do(create(chat, me))
+        for _ in range(4):
+            await streams.do(JoinMemberIds(chat, me, (guest,), 1))
+            await streams.do(LeaveMemberIds(chat, me, (guest,), 1))
+        reads = streams.hub.history
+        fetched: list[int] = []
+        fetch = reads._fetch
+
+        async def slow(sql: str, *parameters: object) -> list[asyncpg.Record]:
+            if sql in (history._NEWEST_FIRST_SQL, history._OLDEST_FIRST_SQL):
+                first, last = parameters[2:4]
+                if last - first > span:  # type: ignore[operator]  # numbers
+                    raise TimeoutError
+                fetched.append(len(found := await fetch(sql, *parameters)))
+                return found
+            return await fetch(sql, *parameters)
+
+        monkeypatch.setattr(reads, "_fetch", slow)
+        for span in (20_000, 3):  # noqa: B007  # read by `slow`
+            for last in range(1, 10):
+                present, destroyed = await reads.present_access(chat, guest, last)
+                assert (present.member, destroyed) == (last % 2 == 0, False)
+                for first in range(last):
+                    past = await reads.past_access(chat, guest, PastAccess(present), (first, last))
+                    assert past.roles.member == (first > 0 and first % 2 == 0)
+            assert max(fetched) <= 2
+        monkeypatch.setattr(history, "_JOINS_BYTES", 1)
+        fetched.clear()
+        assert (await reads.past_access(chat, guest, PastAccess(Roles()), (0, 9))).let_in
+        assert max(fetched) == 1
 
 
 async def test_a_destroyed_thread_is_replayed_to_its_end(dsn: str) -> None:

@@ -136,12 +136,17 @@ class Capacity:
             self.hold(newcomer, 0)
             newcomer.drop(overloaded())
 
-    def has_place_for_answer(self, size: int, now: float) -> bool:
-        """Whether ``size`` more bytes of answers may wait; drops the longest waiting readers to make place."""
+    def has_place_for_answer(self, size: int, now: float, *, patience_s: float = 0.0) -> bool:
+        """Whether ``size`` more bytes of answers may wait; drops the longest waiting readers to make place.
+
+        Readers that have waited less than ``patience_s`` stay.
+        """
         bound = self.bounds.answer_bytes
         if self.answer_bytes + size <= bound:
             return True
-        for *_, client in sorted(self._waiting("unread")):
+        for _, since, _, client in sorted(self._waiting("unread")):
+            if now - since < patience_s:
+                continue
             self.leave_unread(client, 0)
             self._drop(client, "answer_bytes", now)
             if self.answer_bytes + size <= bound - bound // _PART:

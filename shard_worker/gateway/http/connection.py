@@ -126,6 +126,11 @@ class GatewayConnection(ReceivingConnection):
         """The bounds that this connection shares."""
         return self._capacity
 
+    @property
+    def client_ended(self) -> bool:
+        """Whether the client has ended its half."""
+        return self._client_ended
+
     def detach(self) -> None:
         """Let go of the transport, which another protocol has taken over; nothing more happens here."""
         self._last = True

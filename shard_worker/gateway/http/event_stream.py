@@ -24,6 +24,9 @@ EVENT_STREAM: Final = (
 )
 _GONE_MS: Final = 60_000
 """A client whose host acknowledges nothing for this time is gone; heart-beats are what it would acknowledge."""
+_PATIENCE_S: Final = 5.0
+"""A reader is dropped to make place for an event when it has waited for this time: many streams may get one large event at
+once, and a client needs some time to read it."""
 _IGNORED_BYTES: Final = 64 << 10
 """Bytes behind a stream's request that are thrown away; a client that sends more is cut off."""
 _USER_TIMEOUT: Final = getattr(socket, "TCP_USER_TIMEOUT", None)
@@ -79,10 +82,17 @@ class EventStream(asyncio.Protocol):
         return self._transport.get_write_buffer_size() if not self._transport.is_closing() else 0
 
     def may_hold(self, size: int) -> bool:
-        """Whether ``size`` more bytes may wait for this client; the slowest readers are dropped to make place."""
+        """Whether ``size`` more bytes may wait for this client; readers that have waited long are dropped to make place."""
         if self.paused:
-            self._capacity.leave_unread(self, self.unsent())
-        return self._capacity.has_place_for_answer(size, self._loop.time())
+            self.count_unsent()
+        capacity = self._capacity
+        if not capacity.answer_bytes:  # an event may be larger than the bound
+            return True
+        return capacity.has_place_for_answer(size, self._loop.time(), patience_s=_PATIENCE_S)
+
+    def count_unsent(self) -> None:
+        """Count what waits for the client: `pause_writing` is called for the first bytes only."""
+        self._capacity.leave_unread(self, self.unsent())
 
     async def drained(self, within_s: float) -> bool:
         """Wait until the client has read; False when it did not within ``within_s`` seconds."""
@@ -179,8 +189,10 @@ class StreamReply(RawResponse):
         self._eof_sent = True
         protocol = cast("GatewayConnection", request.protocol)
         transport = protocol.transport
-        if transport is None or transport.is_closing():
+        if transport is None or transport.is_closing() or protocol.client_ended:
             self._abandon()
+            if transport is not None:
+                transport.abort()
             raise ClientConnectionResetError("the client has gone")
         capacity = protocol.capacity
         stream = EventStream(transport, capacity, asyncio.get_running_loop())

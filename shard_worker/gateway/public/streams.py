@@ -92,12 +92,12 @@ class StreamHandler:
                 failures.append(f"{name}: {query_params.NO_ACCOUNT_POSITION}")
         return position, failures
 
-    def _refused(self, account_id: AccountId) -> Problem | None:
+    def _refused(self, account_id: AccountId, own: "asyncio.Task[Opening] | None" = None) -> Problem | None:
         hub = self._hub
         retry_s = random.uniform(*_RETRY_S)  # noqa: S311  # spreads load
         if hub.draining:
             return Problem(code=ProblemCode.LEAVING, detail="the worker is leaving; try again", retry_after_s=retry_s)
-        if not hub.has_place(account_id):
+        if not hub.has_place(account_id, own):
             hub.metrics.refused += 1
             detail = "the account, or the worker, has as many streams open as it may; close one, or try again"
             return Problem(code=ProblemCode.TOO_MANY_STREAMS, detail=detail, retry_after_s=retry_s)
@@ -114,7 +114,7 @@ class StreamHandler:
         reply = _refusal_of(opening)
         if reply is not None:
             return reply
-        if (refused := self._refused(account_id)) is not None:  # others may have come meanwhile
+        if (refused := self._refused(account_id, opening)) is not None:  # others may have come meanwhile
             opening.cancel()
             return problem_reply(refused)
 
