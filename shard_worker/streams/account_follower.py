@@ -117,6 +117,8 @@ class AccountFollower:
             self.drop()
         else:
             self.write(data)
+            if sink.paused:
+                sink.count_unsent()
 
     def confirm(self) -> None:
         """Send the newest confirmed position; only to a live follower, which has every event up to it."""

@@ -39,7 +39,7 @@ class Streams(Protocol):
 
     history: StreamHistory
     metrics: StreamMetrics
-    memory: MemoryBudget
+    budget: MemoryBudget
     tasks: BackgroundTasks
 
     def admit(self, stream: AccountFollower) -> bool:
@@ -64,7 +64,7 @@ class AccountStreams:
         self.journal = AccountJournal(pool)
         self.positions = PositionCodec(key)
         self.tail = JournalTail(self.journal, streams.metrics, self.poison)
-        streams.memory.include(lambda: self.tail.followed * _THREAD_BYTES)
+        streams.budget.include(lambda: self.tail.followed * _THREAD_BYTES)
 
     @property
     def confirmed(self) -> tuple[Mark, int]:

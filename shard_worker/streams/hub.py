@@ -91,6 +91,7 @@ class StreamHub:
     ) -> None:
         self.ask: Ask = asker.ask
         self.tasks = BackgroundTasks()
+        self.budget = bounds.memory
         self.memory = MemoryPart(bounds.memory, _KEPT_PART)
         self.metrics = StreamMetrics()
         self.draining = False

@@ -76,7 +76,7 @@ async def test_no_refusal_is_taken_from_a_replica_alone(make_database: MakeDatab
     fresh, behind = await make_database(), await make_database()
     async with one_thread(fresh) as (thread_id, _, _):
         primary, replica = await pool_on(fresh), await pool_on(behind)
-        queries = ThreadQueries(QuerySources(primary, AnyReplica(replica)))  # type: ignore[arg-type]  # stands in
+        queries = ThreadQueries(QuerySources(primary, AnyReplica(replica)))  # type: ignore[arg-type]  # a double
         assert isinstance(await queries.answer(ReadThread(thread_id, ANN, 0)), ThreadView)
         assert await queries.answer(ExistsThread(thread_id, ANN)) == Existence(True)
         primary.terminate()

@@ -111,7 +111,7 @@ async def test_the_generation_in_use_is_neither_dropped_nor_chosen_again(dsn: st
 
 
 async def test_a_rebuild_does_not_bring_back_tables_that_were_left(dsn: str) -> None:
-    """Generation 2 was in use and was left again: a rebuild makes all rows anew."""
+    """Generation 2 was in use and was left again: a rebuild makes all rows again."""
     connection, other = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
     await _register(connection, "a", 1)
     written = Written(dsn, connection)

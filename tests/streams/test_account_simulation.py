@@ -40,6 +40,9 @@ class Client:
         self.faults: list[str] = []
         self.resets = 0
 
+    def count_unsent(self) -> None:
+        """It is never paused."""
+
     def connect(self, streams: AccountStreams | None = None) -> None:
         """Open the stream, from the last position on; on another worker where one is given."""
         self._streams = streams or self._streams
