@@ -81,7 +81,7 @@ class AccountStreams:
 
     def may_keep(self, threads: int) -> bool:
         """Whether the worker may keep this number of threads more for its streams."""
-        return self.tail.followed + threads <= _THREADS_MOST and not self._streams.memory.exceeded
+        return self.tail.followed + threads <= _THREADS_MOST and not self._streams.budget.exceeded
 
     def overloaded(self) -> bytes:
         """The ``error`` event of a stream for which there is no place."""

@@ -130,7 +130,7 @@ def _streams_of(world: World, tasks: BackgroundTasks) -> AccountStreams:
     streams.journal = cast("Any", journal)
     streams.positions = PositionCodec(b"key")
     streams.tail = JournalTail(cast("Any", journal), streams.metrics, lambda: b"{}")
-    streams._streams.memory = cast("Any", SimpleNamespace(exceeded=False))
+    streams._streams.budget = cast("Any", SimpleNamespace(exceeded=False))
     streams.tail.start(tasks)
     return streams
 
