@@ -20,6 +20,7 @@ AT_ONCE_S = 0.3
 PARTS = [
     "append-0",
     "append-1",
+    "journal-tail",
     "membership",
     "memory-trimmer",
     "read-model",
