@@ -4,6 +4,7 @@ Made by debootstrap from the mirror that this machine's own packages come from, 
 linked with; Python itself is copied to `/usr/local`, where the real image has it.
 """
 
+import os
 import platform
 import re
 import shutil
@@ -17,12 +18,7 @@ from tests.e2e.cluster.build import Missing
 
 def make_root(root: Path) -> Path:
     """Make a new root file system at ``root``.  Raises `Missing`."""
-    prefix = Path(sys.base_prefix)
-    if prefix == Path("/usr"):
-        raise Missing(
-            "this Python is a part of the system and cannot be copied into an image: "
-            "make .venv from a Python of its own (pyenv, uv), or let registry images be pulled"
-        )
+    prefix = _prefix()
     shutil.rmtree(root, ignore_errors=True)
     packages = ",".join(["ca-certificates", *_libraries(prefix)])
     command = ["debootstrap", "--variant=minbase", f"--include={packages}", _suite(), str(root), _mirror()]
@@ -33,6 +29,25 @@ def make_root(root: Path) -> Path:
     _copy_python(prefix, root / "usr" / "local")
     subprocess.run(["chroot", str(root), "ldconfig"], check=True)  # for a Python that is a shared library
     return root
+
+
+def _prefix() -> Path:
+    """Where a Python of this minor version is that is no part of the system: the one that runs this, or one in $PATH."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    found = [shutil.which(version, path=folder) for folder in os.get_exec_path()]
+    asked = [
+        subprocess.run([path, "-c", "import sys; print(sys.base_prefix)"], capture_output=True, text=True, check=False)
+        for path in found
+        if path is not None
+    ]
+    prefixes = [sys.base_prefix, *(each.stdout.strip() for each in asked if each.returncode == 0)]
+    for prefix in prefixes:
+        if Path(prefix) != Path("/usr"):
+            return Path(prefix)
+    raise Missing(
+        "this Python is a part of the system and cannot be copied into an image: "
+        f"install a {version} of its own (pyenv, uv), or let registry images be pulled"
+    )
 
 
 def _copy_python(prefix: Path, goal: Path) -> None:
