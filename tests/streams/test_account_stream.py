@@ -125,7 +125,9 @@ async def test_what_is_refused_and_what_is_reset(dsn: str) -> None:
             given._replace(made_at=given.made_at - 90_000),
         ):
             reset = await streams.follow_account(me, codec.write(codec.tag(me), wrong).decode())
-            assert [event.type for event in reset.events] == ["reset"]
+            # Positions without an event may follow.
+            assert [event.type for event in reset.events if event.type] == ["reset"]
+            assert reset.events[0].type == "reset"
             assert reset.events[0].json == {"threadId": None}
             assert codec.read(me, reset.events[0].id) is not None
             reset.leave()
