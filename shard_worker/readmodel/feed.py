@@ -257,50 +257,82 @@ class GenerationFeed:
         doubtful = [each.shard_id for each in behind if each.dead]
         for each in behind:
             each.position = None  # unknown until the commit is acknowledged
+        most_bytes = int(max(_SHARD_BYTES, _BATCH_BYTES // len(behind)) * self._share)
+        # Taken before the lock: what is in memory is durable, and the lock says that nothing of it is projected.
+        recent = self._recent_events(positions, most_events, most_bytes)
+        fold = None
+        async with asyncio.timeout(_BATCH_S):
+            if len(recent) == len(positions) and not doubtful and refused is None:
+                fold = await self._fold(recent, durable)
+                if not fold.buried and await self._tables.store_posts(
+                    connection, fold.changes, positions, fold.reached
+                ):
+                    self._settle(behind, fold, positions, began)
+                    return
+            async with connection.transaction():
+                found = await self._events(connection, positions, recent, most_events, most_bytes)
+                if fold is None or len(found) < len(recent):  # else it is what was folded before the lock
+                    # Under the offsets' locks: another owner, or a repair, may have brought a thread up to its shard's offset.
+                    dead = await self._tables.dead_threads(connection, doubtful) if doubtful else {}
+                    fold = await self._fold(found, durable, dead=dead, refused=refused)
+                if fold.buried:
+                    await self._tables.bury(connection, fold.buried)
+                if fold.reached:
+                    await self._tables.write(connection, fold.changes)
+                    await self._tables.set_offsets(connection, fold.reached)
+        self._settle(behind, fold, positions, began)
+
+    async def _fold(
+        self,
+        found: Mapping[int, ShardEvents],
+        durable: Heads,
+        *,
+        dead: Mapping[int, set[UUID]] | None = None,
+        refused: str | None = None,
+    ) -> "_Fold":
+        """The events of a batch in the order of the line; it may not take all of them."""
         fold = _Fold(self._tables.new_changes(), self._decode, refused, max(1, int(_BATCH_ROWS * self._share)))
-        async with asyncio.timeout(_BATCH_S), connection.transaction():
-            most_bytes = max(_SHARD_BYTES, _BATCH_BYTES // len(behind))
-            found = await self._events(connection, positions, most_events, int(most_bytes * self._share))
-            if doubtful:
-                # Under the offsets' locks: another owner, or a repair, may have brought a thread up to its shard's offset.
-                for stopped in (await self._tables.dead_threads(connection, doubtful)).values():
-                    fold.dead |= stopped
-            for shard_id in positions:  # in the order of the line: the batch may not take events of all
-                if shard_id in found:
-                    await fold.add(shard_id, found[shard_id], durable[shard_id])
-            if fold.buried:
-                await self._tables.bury(connection, fold.buried)
-            if fold.reached:
-                await self._tables.store(connection, fold.changes, fold.reached)
-        self._settle(behind, fold)
-        self._metrics.batches += 1
-        self._metrics.events += sum(reached - positions[shard_id] for shard_id, reached in fold.reached.items())
-        self._metrics.seconds += self._clock() - began
+        for stopped in (dead or {}).values():
+            fold.dead |= stopped
+        for shard_id, events in found.items():
+            await fold.add(shard_id, events, durable[shard_id])
+        return fold
 
-    async def _events(
-        self, connection: asyncpg.Connection, positions: Mapping[int, int], most_events: int, most_bytes: int
-    ) -> dict[int, ShardEvents]:
-        """Lock the offsets that stand at ``positions``; what is behind them, as this worker appended it or from the journal.
-
-        Rows are taken before the lock: what is in memory is durable, and the lock says that nothing of it is projected.
-        """
+    def _recent_events(self, positions: Mapping[int, int], most_events: int, most_bytes: int) -> dict[int, ShardEvents]:
+        """What is behind ``positions`` as this worker appended it, of the shards whose next event is in memory."""
         recent: dict[int, ShardEvents] = {}
         for shard_id, position in positions.items():
             rows = self._recent.after(shard_id, position, most_events, most_bytes)
             if rows is not None:
                 recent[shard_id] = ShardEvents(position, rows)
-        if not recent:
-            return await self._tables.read(connection, positions, most_events, most_bytes)
-        held = await self._tables.lock(connection, {shard_id: positions[shard_id] for shard_id in recent})
-        found = {shard_id: recent[shard_id] for shard_id in held}
+        return recent
+
+    async def _events(
+        self,
+        connection: asyncpg.Connection,
+        positions: Mapping[int, int],
+        recent: Mapping[int, ShardEvents],
+        most_events: int,
+        most_bytes: int,
+    ) -> dict[int, ShardEvents]:
+        """Lock the offsets that stand at ``positions``; what is behind them, from memory or from the journal."""
+        found: dict[int, ShardEvents] = {}
+        if recent:
+            for shard_id in await self._tables.lock(connection, {each: positions[each] for each in recent}):
+                found[shard_id] = recent[shard_id]
         others = {shard_id: position for shard_id, position in positions.items() if shard_id not in recent}
         if others:
             found |= await self._tables.read(connection, others, most_events, most_bytes)
-        return found
+        return {shard_id: found[shard_id] for shard_id in positions if shard_id in found}
 
-    def _settle(self, behind: Sequence[ShardProjection], fold: "_Fold") -> None:
-        """A batch was committed: take note of where its shards are."""
+    def _settle(
+        self, behind: Sequence[ShardProjection], fold: "_Fold", positions: Mapping[int, int], began: float
+    ) -> None:
+        """A batch that ``began`` then was committed: take note of where its shards are."""
         now = self._clock()
+        self._metrics.batches += 1
+        self._metrics.events += sum(reached - positions[shard_id] for shard_id, reached in fold.reached.items())
+        self._metrics.seconds += now - began
         for shard_id, row, reason in fold.buried:
             self._metrics.buried += 1
             log.critical(

@@ -19,10 +19,8 @@ from shard_worker.readmodel.sources import QuerySources, Reading
 from shard_worker.readmodel.thread_queries import ThreadQueries, view_of
 
 UNREAD_MOST: Final = 100
-"""Unread messages of a thread are counted up to here."""
-_SENDERS_MOST: Final = 50
-"""Senders of a thread whose messages are counted one by one: about as much work as looking at a thousand messages."""
-
+"""Unread messages of a thread are counted up to here.  The work is bounded by the live messages that a thread may have, 5,000: those
+of the account itself are passed over one by one, in an index."""
 # Joins are written so that there is one way to plan them: each row of the first table looks its partners up by an index.
 _THREADS: Final = """
 WITH listed AS MATERIALIZED (
@@ -34,7 +32,7 @@ WITH listed AS MATERIALIZED (
      LIMIT $2 OFFSET $3
 )
 SELECT t.thread_id, t.creator_id, t.parent_thread_id, t.title, t.remarks, t.created_at, t.updated_at, t.sequence_nr,
-       listed.activity_at, {unread} AS unread
+       listed.activity_at, unread.count AS unread
   FROM listed
  CROSS JOIN LATERAL (SELECT * FROM {place}.thread WHERE thread.thread_id = listed.thread_id LIMIT 1) AS t
  CROSS JOIN LATERAL (
@@ -43,34 +41,14 @@ SELECT t.thread_id, t.creator_id, t.parent_thread_id, t.title, t.remarks, t.crea
                 WHERE r.thread_id = listed.thread_id AND r.account_id = $1 LIMIT 1) AS one
        ) AS marker
  CROSS JOIN LATERAL (
-       SELECT count(*) AS count, count(*) FILTER (WHERE one.sender_id <> $1) AS of_others
-         FROM (SELECT m.sender_id FROM {live} AND {newer}
-                ORDER BY m.sequence_nr, m.index LIMIT {unread_most}) AS one
-       ) AS next
+       SELECT count(*) AS count
+         FROM (SELECT FROM {place}.thread_message m
+                WHERE m.thread_id = listed.thread_id AND NOT m.removed AND m.sender_id <> $1
+                  AND (m.sequence_nr, m.index) > (marker.sequence_nr, marker.index)
+                LIMIT {unread_most}) AS one
+       ) AS unread
 """
 _THREADS_AFTER: Final = "(thread.activity_at, thread.thread_id) < ($4::bigint, $5::uuid)"
-_LIVE: Final = "{place}.thread_message m WHERE m.thread_id = listed.thread_id AND NOT m.removed"
-_NEWER: Final = "(m.sequence_nr, m.index) > (marker.sequence_nr, marker.index)"
-# The next messages after the marker decide where there are no more of them, or none of them is the account's own.  Else it may
-# have written thousands itself.  Then the messages of each other sender are counted, since a thread in which one account writes
-# most has few other senders; where it has many, all messages after the marker are looked at, at most as many as a thread may have.
-_UNREAD: Final = """
-CASE WHEN next.count < {unread_most} OR next.of_others = next.count THEN next.of_others ELSE (
-    WITH RECURSIVE sender (id, number) AS (
-        (SELECT m.sender_id, 1 FROM {live} ORDER BY m.sender_id LIMIT 1)
-         UNION ALL
-         SELECT (SELECT m.sender_id FROM {live} AND m.sender_id > sender.id ORDER BY m.sender_id LIMIT 1), sender.number + 1
-           FROM sender WHERE sender.id IS NOT NULL AND sender.number <= {senders_most}
-    )
-    SELECT CASE WHEN (SELECT bool_or(sender.id IS NULL) FROM sender) THEN (
-        SELECT count(*) FROM (
-            SELECT FROM sender CROSS JOIN LATERAL (
-                   SELECT FROM {live} AND m.sender_id = sender.id AND {newer} LIMIT {unread_most}) AS one
-             WHERE sender.id <> $1 LIMIT {unread_most}) AS found
-    ) ELSE (
-        SELECT count(*) FROM (SELECT FROM {live} AND {newer} AND m.sender_id <> $1 LIMIT {unread_most}) AS found
-    ) END
-) END"""
 _MENTIONS: Final = """
 SELECT * FROM (
     SELECT found.*, count(*) OVER () AS matched,
@@ -204,7 +182,8 @@ class ReadModelQueries:
             # Before the list and on the same server.  A replica's is not kept: the next list may be of another one, further behind.
             positions = ListPositions() if reading.of_replica else self._positions
             position = await positions.read(reading.connection, reading.names["generation"])
-            page = _threads_sql(reading.names, "true" if after is None else _THREADS_AFTER)
+            bound = "true" if after is None else _THREADS_AFTER
+            page = _THREADS.format(**reading.names, after=bound, unread_most=UNREAD_MOST)
             sql = _PAGE.format(**reading.names, page=page, order="page.activity_at DESC, page.thread_id DESC")
             return position, await reading.connection.fetch(sql, account, limit + 1, offset, *place)
 
@@ -265,13 +244,3 @@ def _about(rows: list[asyncpg.Record]) -> tuple[int, tuple[ThreadId, ...], list[
     """Of the rows of a page: its position, the threads that it leaves out, and the rows of its items."""
     poisoned = tuple(ThreadId(text_of(thread_id)) for thread_id in rows[0]["poisoned"])
     return rows[0]["lsn"], poisoned, [] if rows[0]["thread_id"] is None else rows
-
-
-def _threads_sql(names: dict[str, object], after: str) -> str:
-    parts: dict[str, object] = {
-        "live": _LIVE.format(**names),
-        "newer": _NEWER,
-        "unread_most": UNREAD_MOST,
-        "senders_most": _SENDERS_MOST,
-    }
-    return _THREADS.format(**names, **parts, after=after, unread=_UNREAD.format(**parts))

@@ -150,22 +150,34 @@ UPDATE {place}.thread t
        AS head (thread_id, sequence_nr, epoch, at, xid)
  WHERE t.thread_id = head.thread_id
 """
-# Threads that only got plain messages are nearly all that there is to write under load: their batch is one statement.
-_ONLY_POSTS: Final = """
-WITH moved AS (
+# Threads that only got plain messages are nearly all that there is to write under load: their batch is one statement.  It locks
+# the offsets as `_LOCK` does, and does nothing unless it got all of them.
+_STORE_POSTS: Final = """
+WITH held AS MATERIALIZED (
+    SELECT o.shard_id
+      FROM projection_offset o JOIN unnest($14::int[], $15::bigint[]) AS at (shard_id, seq) USING (shard_id, seq)
+     WHERE o.generation = $13
+     ORDER BY o.shard_id
+       FOR UPDATE OF o SKIP LOCKED
+), batch AS MATERIALIZED (
+    SELECT count(*) = cardinality($14::int[]) AS is_held FROM held
+), moved AS (
     UPDATE projection_offset o SET seq = reached.seq
-      FROM unnest($14::int[], $15::bigint[]) AS reached (shard_id, seq)
-     WHERE o.generation = $13 AND o.shard_id = reached.shard_id
+      FROM unnest($14::int[], $16::bigint[]) AS reached (shard_id, seq)
+     WHERE o.generation = $13 AND o.shard_id = reached.shard_id AND (SELECT is_held FROM batch)
 ), posted AS (
     UPDATE {place}.thread t
        SET sequence_nr = head.sequence_nr, epoch = head.epoch, updated_at = head.at, activity_at = head.at,
            newest_xid = head.xid::xid8
       FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[])
            AS head (thread_id, sequence_nr, epoch, at, xid)
-     WHERE t.thread_id = head.thread_id
+     WHERE t.thread_id = head.thread_id AND (SELECT is_held FROM batch)
+), added AS (
+    INSERT INTO {place}.thread_message (thread_id, sequence_nr, index, message_id, sender_id, body, created_at)
+    SELECT * FROM unnest($6::uuid[], $7::bigint[], $8::smallint[], $9::uuid[], $10::uuid[], $11::text[], $12::bigint[])
+     WHERE (SELECT is_held FROM batch)
 )
-INSERT INTO {place}.thread_message (thread_id, sequence_nr, index, message_id, sender_id, body, created_at)
-SELECT * FROM unnest($6::uuid[], $7::bigint[], $8::smallint[], $9::uuid[], $10::uuid[], $11::text[], $12::bigint[])
+SELECT is_held FROM batch
 """
 _REMOVE_MESSAGES: Final = """
 UPDATE {place}.thread_message m SET removed = true
@@ -180,7 +192,8 @@ SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::bigint[], $5::sma
 
 _DELETE: Final = (
     "DELETE FROM {place}.thread_mention WHERE thread_id = $1",
-    "DELETE FROM {place}.thread_message WHERE thread_id = $1",
+    "DELETE FROM {place}.thread_message WHERE thread_id = $1 AND NOT removed",
+    "DELETE FROM {place}.thread_message WHERE thread_id = $1 AND removed",
     "DELETE FROM {place}.thread_account WHERE thread_id = $1",
     "DELETE FROM {place}.thread WHERE thread_id = $1",
 )
@@ -221,7 +234,7 @@ class GenerationTables:
         self._add_messages = _ADD_MESSAGES.format(place=place)
         self._add_plain_messages = _ADD_PLAIN_MESSAGES.format(place=place)
         self._post_to_threads = _POST_TO_THREADS.format(place=place)
-        self._only_posts = _ONLY_POSTS.format(place=place)
+        self._store_posts = _STORE_POSTS.format(place=place)
         self._remove_messages = _REMOVE_MESSAGES.format(place=place)
         self._add_mentions = _ADD_MENTIONS.format(place=place)
         self._delete = tuple(sql.format(place=place) for sql in _DELETE)
@@ -304,12 +317,14 @@ class GenerationTables:
             [reason[:_REASON_MOST] for _, _, reason in buried],
         )
 
-    async def write(self, connection: Session, changes: Changes) -> None:
-        """Write what a batch changes: at most one statement a table and kind of change."""
-        await self._write(connection, changes, _Threads(changes), _Messages(changes))
+    async def store_posts(
+        self, connection: Session, changes: Changes, positions: Mapping[int, int], reached: Mapping[int, int]
+    ) -> bool:
+        """Write a batch and move its offsets from ``positions`` by one statement, which is a transaction of its own.
 
-    async def store(self, connection: Session, changes: Changes, reached: Mapping[int, int]) -> None:
-        """Write what a batch changes, and move its offsets, which this transaction holds."""
+        False, and nothing is written, when the batch has more than plain messages, or not all offsets are at ``positions`` and free.
+        Both mappings have the same keys.
+        """
         threads, messages = _Threads(changes), _Messages(changes)
         if (
             threads.created
@@ -317,22 +332,27 @@ class GenerationTables:
             or messages.others
             or changes.accounts
             or changes.removed
-            or not threads.posted
+            or len(messages.plain) > _CHUNK
         ):
-            await self._write(connection, changes, threads, messages)
-            await connection.execute(_SET_OFFSETS, self.generation, list(reached), list(reached.values()))
-        else:
-            await connection.execute(
-                self._only_posts,
-                *_post_columns(threads.posted),
-                *_plain_columns(messages.plain),
-                self.generation,
-                list(reached),
-                list(reached.values()),
-            )
+            return False
+        held: bool = await connection.fetchval(
+            self._store_posts,
+            *_post_columns(threads.posted),
+            *_plain_columns(messages.plain),
+            self.generation,
+            list(reached),
+            [positions[shard_id] for shard_id in reached],
+            list(reached.values()),
+        )
+        return held
 
-    async def _write(self, connection: Session, changes: Changes, threads: "_Threads", messages: "_Messages") -> None:
-        await self._write_threads(connection, threads)
+    async def set_offsets(self, connection: Session, reached: Mapping[int, int]) -> None:
+        """Move the offsets of these shards, which this transaction holds."""
+        await connection.execute(_SET_OFFSETS, self.generation, list(reached), list(reached.values()))
+
+    async def write(self, connection: Session, changes: Changes) -> None:
+        """Write what a batch changes: at most one statement a table and kind of change."""
+        await self._write_threads(connection, _Threads(changes))
         for accounts in _chunks(list(changes.accounts.items())):
             await connection.execute(
                 self._change_accounts,
@@ -349,7 +369,7 @@ class GenerationTables:
                 [thread_id for thread_id, _ in removed],
                 [_uuid(message_id) for _, message_id in removed],
             )
-        await self._write_messages(connection, messages)
+        await self._write_messages(connection, _Messages(changes))
         for mentions in _chunks(changes.mentions):
             await connection.execute(
                 self._add_mentions,

@@ -59,7 +59,11 @@ SELECT thread_id, account_id, administrator, member, until_nr
 """
 _MESSAGE_ROWS: Final = """
 SELECT sequence_nr, index, message_id, sender_id, body, reply_message_id, to_account_ids, created_at, removed
-  FROM {place}.thread_message WHERE thread_id = $1 ORDER BY sequence_nr, index
+  FROM {place}.thread_message WHERE thread_id = $1 AND NOT removed
+ UNION ALL
+SELECT sequence_nr, index, message_id, sender_id, body, reply_message_id, to_account_ids, created_at, removed
+  FROM {place}.thread_message WHERE thread_id = $1 AND removed
+ ORDER BY sequence_nr, index
 """
 _MENTION_ROWS: Final = """
 SELECT account_id, created_at, sequence_nr, index, message_id

@@ -12,10 +12,19 @@ from ulid import ULID
 from shard_worker.contract import ReadThread, ThreadView
 from shard_worker.database.connection import OpenConnection, ReadPool
 from shard_worker.domain.decide import NOT_FOUND
-from shard_worker.domain.events import Event, MemberIdsJoined, MessagesRemoved, ThreadCreated
+from shard_worker.domain.events import (
+    Event,
+    MemberIdsJoined,
+    MessagesAdded,
+    MessagesRemoved,
+    PostedMessage,
+    ThreadCreated,
+    ThreadDestroyed,
+)
 from shard_worker.domain.ids import AccountId, MessageId, ShardId, ThreadId, ulid_uuid
 from shard_worker.journal import codec
 from shard_worker.readmodel import feed, thread_queries
+from shard_worker.readmodel.projection import Changes, StoredEvent
 from shard_worker.readmodel.sources import QuerySources
 from shard_worker.readmodel.tables import GenerationTables, ShardEvents, tables_of
 from shard_worker.readmodel.thread_queries import ThreadQueries
@@ -61,6 +70,11 @@ class Projected:
             return await caught_up(self.connection, but=but)
 
         await eventually(done, what=what, within_s=within_s)
+
+    async def state(self) -> object:
+        """What the tables have: threads, messages and offsets."""
+        tables = ("readmodel_1.thread", "readmodel_1.thread_message", "projection_offset")
+        return [await self.connection.fetch(f"SELECT * FROM {table} AS row ORDER BY row") for table in tables]
 
     async def differences(self) -> list[str]:
         """The findings of a comparison with the journal."""
@@ -166,13 +180,13 @@ async def test_a_shard_that_leaves_while_its_batch_is_isolated_ends_nothing(
         await it.refusing_tables()
         await it.writer.write(new_thread(1), created(), posted(REFUSED))
         await it.writer.write(new_thread(2), created(), posted())
-        store = GenerationTables.store
+        store = GenerationTables.set_offsets
 
         async def leaving(self: GenerationTables, *arguments: object) -> None:
             it.updater.close_shard(ShardId(2))
             await store(self, *arguments)  # type: ignore[arg-type]  # as they came
 
-        monkeypatch.setattr(GenerationTables, "store", leaving)
+        monkeypatch.setattr(GenerationTables, "set_offsets", leaving)
         await it.start()
         await it.reaches("the other shard is projected", but=2)
         assert it.failure.failure is None
@@ -185,7 +199,7 @@ async def test_shards_that_always_have_events_keep_no_other_waiting(dsn: str, mo
         threads = [new_thread(shard) for shard in range(4)]
         for thread in threads:
             await it.writer.write(thread, created())
-        store, busy = GenerationTables.store, JournalWriter(await asyncpg.connect(dsn))
+        store, busy = GenerationTables.set_offsets, JournalWriter(await asyncpg.connect(dsn))
         busy._heads, busy._last, busy._epochs = it.writer._heads, it.writer._last, it.writer._epochs
 
         async def and_more(self: GenerationTables, *arguments: object) -> None:
@@ -194,7 +208,7 @@ async def test_shards_that_always_have_events_keep_no_other_waiting(dsn: str, mo
                 shard = await busy.write(thread, posted())
                 it.updater.advance(shard, busy._heads[shard])
 
-        monkeypatch.setattr(GenerationTables, "store", and_more)
+        monkeypatch.setattr(GenerationTables, "set_offsets", and_more)
         await it.start()
 
         async def reached() -> bool:
@@ -332,3 +346,57 @@ async def test_little_is_read_that_a_batch_does_not_take(dsn: str, monkeypatch: 
     assert max(read_rows) <= 2 * 40
     assert all(each.position for each in fed.projections.values())
     await connection.close()
+
+
+@pytest.mark.parametrize("taken", ["held", "moved"])
+async def test_a_batch_of_posts_is_stored_as_a_whole_or_not_at_all(dsn: str, taken: str) -> None:
+    """One statement; an offset that another updater holds, or has moved since this one looked, leaves everything as it is."""
+    async with projected(dsn) as it:
+        threads = [new_thread(shard) for shard in (1, 2)]
+        for thread in threads:
+            await it.writer.write(thread, created())
+        await it.start()
+        await it.reaches("the threads are there")
+        await it.updater.close()
+        tables, changes = await tables_of(it.connection, 1), Changes()
+        for shard, thread in enumerate(threads, start=1):
+            await it.writer.write(thread, posted())
+            changes.add(StoredEvent(shard, ulid_uuid(thread), 2, 1, 5, posted()))
+        other = await asyncpg.connect(dsn)
+        transaction = other.transaction()
+        await transaction.start()
+        move = "UPDATE projection_offset SET seq = 2 WHERE shard_id = 2"
+        await other.execute(move if taken == "moved" else "SELECT FROM projection_offset WHERE shard_id = 2 FOR UPDATE")
+        if taken == "moved":
+            await transaction.commit()
+        before, positions, reached = await it.state(), {1: 1, 2: 1}, {1: 2, 2: 2}
+        assert not await tables.store_posts(it.connection, changes, positions, reached)
+        assert await it.state() == before
+        if taken == "held":
+            await transaction.rollback()
+            assert await tables.store_posts(it.connection, changes, positions, reached)
+            assert await it.state() != before
+            assert not await tables.store_posts(it.connection, changes, positions, reached), "it is stored once"
+        await other.close()
+
+
+async def test_a_batch_of_more_than_posts_is_left_to_a_transaction(dsn: str) -> None:
+    """Whatever else an event changes is not what the one statement writes."""
+    async with projected(dsn) as it:
+        thread = new_thread(1)
+        await it.writer.write(thread, created())
+        await it.start()
+        await it.reaches("the thread is there")
+        await it.updater.close()
+        tables, before, taken = await tables_of(it.connection, 1), await it.state(), message_id()
+        joined = MemberIdsJoined(adder_id=ANN, member_ids=(BOB,), at=2, create_at=2)
+        gone = MessagesRemoved(remover_id=ANN, message_ids=(taken,), at=3, create_at=3)
+        addressed = MessagesAdded(
+            sender_id=ANN, messages=(PostedMessage(message_id(), "x", None, (BOB,)),), at=3, create_at=3
+        )
+        ended = ThreadDestroyed(destroyer_id=ANN, at=3, create_at=3)
+        for event in (joined, gone, addressed, ended, created()):
+            changes = Changes()
+            changes.add(StoredEvent(1, ulid_uuid(thread), 2, 1, 5, event))
+            assert not await tables.store_posts(it.connection, changes, {1: 1}, {1: 2}), event
+        assert await it.state() == before

@@ -125,7 +125,7 @@ class BigModel:
         thread = {"thread_pkey", "thread_account_reader"}
         live = "thread_message_live"
         page, members = {*thread, live}, {*thread, "thread_account_thread"}
-        threads = {*thread, live, "thread_message_sender", "read_marker_pkey"}
+        threads = {*thread, live, "read_marker_pkey"}
         mentions = {*thread, live, "thread_mention_pkey"}
         window = {*page, "thread_message_id", "journal_pkey"}
         found: dict[str, Asked] = {

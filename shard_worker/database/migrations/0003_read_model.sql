@@ -100,16 +100,15 @@ BEGIN
             created_at       bigint  NOT NULL,
             removed          boolean NOT NULL DEFAULT false
         ) WITH (fillfactor = 95)$table$, place);
-    -- Not unique: an id that was removed long ago may be given to another message.
-    EXECUTE format('CREATE INDEX thread_message_id ON %I.thread_message (thread_id, message_id)', place);
+    -- Not unique: an id that was removed long ago may be given to another message.  The id first: new ids are the greatest, so
+    -- that they go to one page of the index whatever their threads are.
+    EXECUTE format('CREATE INDEX thread_message_id ON %I.thread_message (message_id, thread_id)', place);
     -- A thread has few live messages, however many it had: what is listed and counted is read from this index alone.
     EXECUTE format(
         'CREATE UNIQUE INDEX thread_message_live ON %I.thread_message (thread_id, sequence_nr, index)'
         ' INCLUDE (sender_id) WHERE NOT removed', place);
-    -- Unread messages are those of others: their senders are looked at one by one where an account wrote most itself.
     EXECUTE format(
-        'CREATE INDEX thread_message_sender ON %I.thread_message (thread_id, sender_id, sequence_nr, index)'
-        ' WHERE NOT removed', place);
+        'CREATE INDEX thread_message_removed ON %I.thread_message (thread_id) WHERE removed', place);
     EXECUTE format($table$
         CREATE TABLE %I.thread_mention (
             account_id       uuid    NOT NULL,
