@@ -91,7 +91,12 @@ _UUID_LENGTH: Final = b"\x00\x00\x00\x10"
 
 def uuids(values: Sequence[UUID]) -> bytes:
     """A ``uuid[]``."""
-    return header(_UUID, len(values)) + _UUID_LENGTH.join([b"", *[value.bytes for value in values]])
+    return raw_uuids([value.bytes for value in values])
+
+
+def raw_uuids(values: Sequence[bytes]) -> bytes:
+    """A ``uuid[]`` of the 16 bytes of each."""
+    return header(_UUID, len(values)) + _UUID_LENGTH.join([b"", *values])
 
 
 def byteas(values: Sequence[bytes | None]) -> bytes:
@@ -101,7 +106,12 @@ def byteas(values: Sequence[bytes | None]) -> bytes:
 
 def texts(values: Sequence[str | None]) -> bytes:
     """A ``text[]``."""
-    return _strings(_TEXT, [None if value is None else value.encode() for value in values])
+    return raw_texts([None if value is None else value.encode() for value in values])
+
+
+def raw_texts(values: Sequence[bytes | None]) -> bytes:
+    """A ``text[]`` of texts in UTF-8."""
+    return _strings(_TEXT, values)
 
 
 def _strings(element: int, values: Sequence[bytes | None]) -> bytes:

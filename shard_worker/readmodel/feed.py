@@ -15,7 +15,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -24,8 +24,9 @@ from shard_worker.domain.events import Event
 from shard_worker.journal.codec import UndecodableEvent
 from shard_worker.journal.journal_row import JournalRow
 from shard_worker.journal.outcome import is_about_a_row
+from shard_worker.readmodel.post_batch import PostBatch
 from shard_worker.readmodel.projection import Changes, StoredEvent
-from shard_worker.readmodel.recent_rows import RecentRows
+from shard_worker.readmodel.recent_rows import RecentRows, RecentSlice
 from shard_worker.readmodel.tables import GenerationTables, ShardEvents
 
 log = logging.getLogger(__name__)
@@ -36,13 +37,15 @@ _BATCH_EVENTS: Final = 256
 """Maximum events of one shard in a batch; fewer where many shards are behind, so that little is read that is not taken."""
 _BATCH_ROWS: Final = 2_000
 """Rows after which a batch takes no further event; one event may make more."""
+_POSTS: Final = 500
+"""The same of a batch of plain messages: its arrays are made in one turn of the loop, of about a millisecond."""
 _BATCH_BYTES: Final = 2 << 20
 """Bytes of events in a batch, about; each shard's first event is taken whatever its size."""
 _SHARD_BYTES: Final = 8 << 10
 """Bytes of one shard's events that a batch may hold at least."""
 _BATCH_S: Final = 10.0
 """After how long a batch that does not end is given up with its connection."""
-_TURN_S: Final = 0.003
+_TURN_S: Final = 0.001
 """After how long the folding of a batch lets the loop turn."""
 _RETRY_SHARD_S: Final = 10.0
 """Pause of a shard whose batch was refused, or whose journal has a hole: another look may find it mended."""
@@ -102,6 +105,14 @@ class ShardProjection:
     def rest(self, until: float) -> None:
         """Leave it alone until then."""
         self.not_before, self.rested = until, True
+
+
+class Outcome(NamedTuple):
+    """What a batch has come to: by shard the last event that it deals with and the number that is missing; what it buried."""
+
+    reached: Mapping[int, int]
+    holes: Mapping[int, int] = {}
+    buried: Sequence[tuple[int, JournalRow, str]] = ()
 
 
 class GenerationFeed:
@@ -164,6 +175,9 @@ class GenerationFeed:
             # To the end of the line, but for those of which the batch could take no event: shards that always have events must
             # not keep others waiting.
             for each in behind:
+                if each.position is not None:
+                    # Another generation that is not as far yet reads them from the journal.
+                    self._recent.drop(each.shard_id, each.position)
                 if each.position != before[each.shard_id] and self.projections.get(each.shard_id) is each:
                     self.projections[each.shard_id] = self.projections.pop(each.shard_id)
         return touched, bool(self._behind(heads))
@@ -260,58 +274,73 @@ class GenerationFeed:
         most_bytes = int(max(_SHARD_BYTES, _BATCH_BYTES // len(behind)) * self._share)
         # Taken before the lock: what is in memory is durable, and the lock says that nothing of it is projected.
         recent = self._recent_events(positions, most_events, most_bytes)
-        fold = None
         async with asyncio.timeout(_BATCH_S):
             if len(recent) == len(positions) and not doubtful and refused is None:
-                fold = await self._fold(recent, durable)
-                if not fold.buried and await self._tables.store_posts(
-                    connection, fold.changes, positions, fold.reached
-                ):
-                    self._settle(behind, fold, positions, began)
+                reached = await self._store_posts(connection, recent)
+                if reached is not None:
+                    self._settle(behind, Outcome(reached), positions, began)
                     return
             async with connection.transaction():
                 found = await self._events(connection, positions, recent, most_events, most_bytes)
-                if fold is None or len(found) < len(recent):  # else it is what was folded before the lock
-                    # Under the offsets' locks: another owner, or a repair, may have brought a thread up to its shard's offset.
-                    dead = await self._tables.dead_threads(connection, doubtful) if doubtful else {}
-                    fold = await self._fold(found, durable, dead=dead, refused=refused)
+                # Under the offsets' locks: another owner, or a repair, may have brought a thread up to its shard's offset.
+                dead = await self._tables.dead_threads(connection, doubtful) if doubtful else {}
+                fold = await self._fold(found, durable, dead, refused)
                 if fold.buried:
                     await self._tables.bury(connection, fold.buried)
                 if fold.reached:
                     await self._tables.write(connection, fold.changes)
                     await self._tables.set_offsets(connection, fold.reached)
-        self._settle(behind, fold, positions, began)
+        self._settle(behind, Outcome(fold.reached, fold.holes, fold.buried), positions, began)
+
+    async def _store_posts(
+        self, connection: asyncpg.Connection, recent: Mapping[int, RecentSlice]
+    ) -> dict[int, int] | None:
+        """Store events of memory that are plain messages by one statement; how far each shard is, or None: nothing is stored."""
+        posts, most, turned_at = PostBatch(self._decode), max(1, int(_POSTS * self._share)), time.perf_counter()
+        for shard_id, events in recent.items():
+            if posts.messages >= most:
+                posts.reached[shard_id] = events.position
+                continue
+            try:
+                if not posts.add(shard_id, *events):
+                    return None
+            except (UndecodableEvent, ValueError, TypeError):
+                return None  # a transaction finds out whose fault it is
+            if time.perf_counter() - turned_at > _TURN_S:
+                await asyncio.sleep(0)
+                turned_at = time.perf_counter()
+        positions = {shard_id: events.position for shard_id, events in recent.items()}
+        return posts.reached if await self._tables.store_posts(connection, posts, positions) else None
 
     async def _fold(
         self,
         found: Mapping[int, ShardEvents],
         durable: Heads,
-        *,
-        dead: Mapping[int, set[UUID]] | None = None,
-        refused: str | None = None,
+        dead: Mapping[int, set[UUID]],
+        refused: str | None,
     ) -> "_Fold":
         """The events of a batch in the order of the line; it may not take all of them."""
         fold = _Fold(self._tables.new_changes(), self._decode, refused, max(1, int(_BATCH_ROWS * self._share)))
-        for stopped in (dead or {}).values():
+        for stopped in dead.values():
             fold.dead |= stopped
         for shard_id, events in found.items():
             await fold.add(shard_id, events, durable[shard_id])
         return fold
 
-    def _recent_events(self, positions: Mapping[int, int], most_events: int, most_bytes: int) -> dict[int, ShardEvents]:
+    def _recent_events(self, positions: Mapping[int, int], most_events: int, most_bytes: int) -> dict[int, RecentSlice]:
         """What is behind ``positions`` as this worker appended it, of the shards whose next event is in memory."""
-        recent: dict[int, ShardEvents] = {}
+        recent: dict[int, RecentSlice] = {}
         for shard_id, position in positions.items():
             rows = self._recent.after(shard_id, position, most_events, most_bytes)
             if rows is not None:
-                recent[shard_id] = ShardEvents(position, rows)
+                recent[shard_id] = rows
         return recent
 
     async def _events(
         self,
         connection: asyncpg.Connection,
         positions: Mapping[int, int],
-        recent: Mapping[int, ShardEvents],
+        recent: Mapping[int, RecentSlice],
         most_events: int,
         most_bytes: int,
     ) -> dict[int, ShardEvents]:
@@ -319,21 +348,21 @@ class GenerationFeed:
         found: dict[int, ShardEvents] = {}
         if recent:
             for shard_id in await self._tables.lock(connection, {each: positions[each] for each in recent}):
-                found[shard_id] = recent[shard_id]
+                found[shard_id] = ShardEvents(positions[shard_id], recent[shard_id].journal_rows())
         others = {shard_id: position for shard_id, position in positions.items() if shard_id not in recent}
         if others:
             found |= await self._tables.read(connection, others, most_events, most_bytes)
         return {shard_id: found[shard_id] for shard_id in positions if shard_id in found}
 
     def _settle(
-        self, behind: Sequence[ShardProjection], fold: "_Fold", positions: Mapping[int, int], began: float
+        self, behind: Sequence[ShardProjection], outcome: Outcome, positions: Mapping[int, int], began: float
     ) -> None:
         """A batch that ``began`` then was committed: take note of where its shards are."""
         now = self._clock()
         self._metrics.batches += 1
-        self._metrics.events += sum(reached - positions[shard_id] for shard_id, reached in fold.reached.items())
+        self._metrics.events += sum(reached - positions[shard_id] for shard_id, reached in outcome.reached.items())
         self._metrics.seconds += now - began
-        for shard_id, row, reason in fold.buried:
+        for shard_id, row, reason in outcome.buried:
             self._metrics.buried += 1
             log.critical(
                 "read model cannot project an event; the thread's projection has stopped",
@@ -348,22 +377,23 @@ class GenerationFeed:
                 },
             )
         buried = {
-            shard_id: {row.thread_id for of, row, _ in fold.buried if of == shard_id} for shard_id, _, _ in fold.buried
+            shard_id: {row.thread_id for of, row, _ in outcome.buried if of == shard_id}
+            for shard_id, _, _ in outcome.buried
         }
         for projection in behind:
             shard_id = projection.shard_id
-            projection.position = fold.reached.get(shard_id)
+            projection.position = outcome.reached.get(shard_id)
             if shard_id in buried:
                 projection.dead = {*projection.dead, *buried[shard_id]}
                 projection.revive_at = now + _REVIVE_S
-            if shard_id in fold.holes:
+            if shard_id in outcome.holes:
                 projection.rest(now + _RETRY_SHARD_S)
                 self._metrics.holes += 1
                 log.critical(
                     "journal lacks an event; the shard's projection stopped before it",
                     extra={
                         "shard": shard_id,
-                        "shard_seq": fold.holes[shard_id],
+                        "shard_seq": outcome.holes[shard_id],
                         "after_s": _RETRY_SHARD_S,
                         "alarm": True,
                     },

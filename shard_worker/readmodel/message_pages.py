@@ -33,9 +33,14 @@ _WINDOW: Final = """
 WITH {thread}, anchor AS (
     SELECT $5::bigint AS sequence_nr, $6::smallint AS index WHERE $5::bigint IS NOT NULL
      UNION ALL
-    (SELECT m.sequence_nr, m.index FROM {place}.thread_message m
-      WHERE m.thread_id = $1 AND m.message_id = $4::uuid AND $5::bigint IS NULL
-      ORDER BY m.sequence_nr DESC, m.index DESC LIMIT 1)
+    (SELECT found.sequence_nr, found.index FROM (
+            SELECT m.sequence_nr, m.index FROM {place}.thread_message m
+             WHERE m.thread_id = $1 AND m.message_id = $4::uuid AND NOT m.removed AND $5::bigint IS NULL
+             UNION ALL
+            SELECT m.sequence_nr, m.index FROM {place}.thread_message m
+             WHERE m.thread_id = $1 AND m.message_id = $4::uuid AND m.removed AND $5::bigint IS NULL
+            ) AS found
+      ORDER BY found.sequence_nr DESC, found.index DESC LIMIT 1)
 )
 SELECT thread.*, anchor.sequence_nr AS anchor_nr, page.*,
        CASE WHEN anchor.sequence_nr IS NULL THEN (

@@ -80,7 +80,11 @@ _MENTIONS_AFTER: Final = """(mention.created_at, mention.thread_id, mention.sequ
                   < ($4::bigint, $5::uuid, $6::bigint, $7::smallint)"""
 _MESSAGE: Final = """
 SELECT (SELECT sequence_nr FROM {place}.thread WHERE thread_id = $1) AS sequence_nr, m.sequence_nr AS place, m.index
-  FROM (SELECT) AS one LEFT JOIN {place}.thread_message m ON m.thread_id = $1 AND m.message_id = $2
+  FROM (SELECT) AS one LEFT JOIN (
+       SELECT sequence_nr, index FROM {place}.thread_message WHERE thread_id = $1 AND message_id = $2 AND NOT removed
+        UNION ALL
+       SELECT sequence_nr, index FROM {place}.thread_message WHERE thread_id = $1 AND message_id = $2 AND removed
+       ) AS m ON true
  ORDER BY m.sequence_nr DESC, m.index DESC LIMIT 1
 """
 # One statement, so that a thread that is left out is named.  The position is that of a moment after the statement's snapshot.

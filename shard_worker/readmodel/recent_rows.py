@@ -7,24 +7,43 @@ projection begins: rows of a history that a fail-over has lost are never project
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from shard_worker.journal.append_queue import Row
 from shard_worker.journal.journal_row import JournalRow
 
 _BYTES: Final = 8 << 20
 """Maximum bytes of all rows, about: some hundred milliseconds of a busy worker.  A projection further behind reads the journal."""
-_ROW_BYTES: Final = 300
-"""Bytes that a row takes beside its payload."""
+_ROW_BYTES: Final = 1_000
+"""Bytes that a row, and the answered request that it refers to, take beside its payload."""
+
+
+class RecentSlice(NamedTuple):
+    """Rows of one shard behind ``position``, each with the epoch and the transaction that stored it."""
+
+    position: int
+    rows: Sequence[Row]
+    stored: Sequence[tuple[int, int]]
+
+    def journal_rows(self) -> list[JournalRow]:
+        """The rows as a read of the journal gives them."""
+        return [
+            JournalRow(number, row.writer.uuid, row.seq_nr, row.event_type, row.event_version, row.payload, epoch, xid)
+            for number, (row, (epoch, xid)) in enumerate(
+                zip(self.rows, self.stored, strict=True), start=self.position + 1
+            )
+        ]
 
 
 class _ShardRows:
-    """The rows of one shard, dense, and about how many bytes they take."""
+    """The rows of one shard, dense from the number ``first`` on, and about how many bytes they take."""
 
-    __slots__ = ("bytes", "rows")
+    __slots__ = ("bytes", "first", "rows", "stored")
 
-    def __init__(self) -> None:
-        self.rows: list[JournalRow] = []
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self.rows: list[Row] = []
+        self.stored: list[tuple[int, int]] = []
         self.bytes = 0
 
 
@@ -38,55 +57,53 @@ class RecentRows:
 
     def add(self, shard_id: int, head: int, rows: Sequence[Row], epoch: int, xid: int) -> None:
         """The transaction ``xid`` stored these rows; the last one has the number ``head`` in its shard."""
-        number = head - len(rows)
+        count = len(rows)
+        first = head - count + 1
         kept = self._shards.get(shard_id)
-        if kept is not None and kept.rows[-1].shard_seq != number:
+        if kept is not None and kept.first + len(kept.rows) != first:
             self.forget(shard_id)
             kept = None
         if kept is None:
-            kept = self._shards[shard_id] = _ShardRows()
-        size = len(rows) * _ROW_BYTES
-        for row in rows:
-            number += 1
-            payload = row.payload
-            size += len(payload)
-            kept.rows.append(
-                JournalRow(number, row.writer.uuid, row.seq_nr, row.event_type, row.event_version, payload, epoch, xid)
-            )
+            kept = self._shards[shard_id] = _ShardRows(first)
+        kept.rows += rows
+        kept.stored += ((epoch, xid),) * count
+        size = _size(rows)
         kept.bytes += size
         self.bytes += size
         if self.bytes > self._most_bytes:
             self.forget(shard_id)
 
-    def after(self, shard_id: int, position: int, most_rows: int, most_bytes: int) -> list[JournalRow] | None:
+    def after(self, shard_id: int, position: int, most_rows: int, most_bytes: int) -> RecentSlice | None:
         """The rows from ``position + 1`` on, within the bounds but at least one; None when the next is not here."""
         kept = self._shards.get(shard_id)
         if kept is None:
             return None
-        skipped = position + 1 - kept.rows[0].shard_seq
+        skipped = position + 1 - kept.first
         if not 0 <= skipped < len(kept.rows):
             return None
-        rows = kept.rows[skipped : skipped + most_rows]
-        if kept.bytes <= most_bytes:
-            return rows
-        before = 0
-        for count, row in enumerate(rows):
-            if count and before >= most_bytes:
-                return rows[:count]
-            before += len(row.payload)
-        return rows
+        end = skipped + most_rows
+        if kept.bytes > most_bytes:
+            before = 0
+            for count, row in enumerate(kept.rows[skipped:end]):
+                if count and before >= most_bytes:
+                    end = skipped + count
+                    break
+                before += len(row.payload)
+        return RecentSlice(position, kept.rows[skipped:end], kept.stored[skipped:end])
 
     def drop(self, shard_id: int, position: int) -> None:
         """The rows up to ``position`` are projected."""
         kept = self._shards.get(shard_id)
         if kept is None:
             return
-        count = position + 1 - kept.rows[0].shard_seq
+        count = position + 1 - kept.first
         if count >= len(kept.rows):
             self.forget(shard_id)
         elif count > 0:
-            size = count * _ROW_BYTES + sum([len(row.payload) for row in kept.rows[:count]])
+            size = _size(kept.rows[:count])
             del kept.rows[:count]
+            del kept.stored[:count]
+            kept.first += count
             kept.bytes -= size
             self.bytes -= size
 
@@ -100,3 +117,7 @@ class RecentRows:
         """Drop all rows."""
         self._shards.clear()
         self.bytes = 0
+
+
+def _size(rows: Sequence[Row]) -> int:
+    return len(rows) * _ROW_BYTES + sum([row.size for row in rows])

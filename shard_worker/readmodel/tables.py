@@ -19,6 +19,7 @@ from shard_worker.database.connection import Session
 from shard_worker.domain.events import ThreadCreated
 from shard_worker.domain.ids import ulid_bytes
 from shard_worker.journal.journal_row import JournalRow
+from shard_worker.readmodel.post_batch import PostBatch
 from shard_worker.readmodel.projection import Changes, Head, MessageRow
 from shard_worker.readmodel.rules import RULES, Rules, versions
 
@@ -179,10 +180,19 @@ WITH held AS MATERIALIZED (
 )
 SELECT is_held FROM batch
 """
+# Written so that there is one way to plan it: a thread's live messages are read from their index, once a thread.
 _REMOVE_MESSAGES: Final = """
 UPDATE {place}.thread_message m SET removed = true
-  FROM unnest($1::uuid[], $2::uuid[]) AS gone (thread_id, message_id)
- WHERE m.thread_id = gone.thread_id AND m.message_id = gone.message_id AND NOT m.removed
+  FROM (SELECT gone.thread_id, found.sequence_nr, found.index
+          FROM (SELECT thread_id, array_agg(message_id) AS message_ids
+                  FROM unnest($1::uuid[], $2::uuid[]) AS one (thread_id, message_id) GROUP BY thread_id) AS gone
+         CROSS JOIN LATERAL (
+               SELECT live.sequence_nr, live.index FROM {place}.thread_message live
+                WHERE live.thread_id = gone.thread_id AND NOT live.removed AND live.message_id = ANY (gone.message_ids)
+                LIMIT cardinality(gone.message_ids)) AS found
+       ) AS removed
+ WHERE m.thread_id = removed.thread_id AND m.sequence_nr = removed.sequence_nr AND m.index = removed.index
+   AND NOT m.removed
 """
 _ADD_MENTIONS: Final = """
 INSERT INTO {place}.thread_mention (account_id, created_at, thread_id, sequence_nr, index, message_id)
@@ -317,28 +327,15 @@ class GenerationTables:
             [reason[:_REASON_MOST] for _, _, reason in buried],
         )
 
-    async def store_posts(
-        self, connection: Session, changes: Changes, positions: Mapping[int, int], reached: Mapping[int, int]
-    ) -> bool:
+    async def store_posts(self, connection: Session, posts: PostBatch, positions: Mapping[int, int]) -> bool:
         """Write a batch and move its offsets from ``positions`` by one statement, which is a transaction of its own.
 
-        False, and nothing is written, when the batch has more than plain messages, or not all offsets are at ``positions`` and free.
-        Both mappings have the same keys.
+        False, and nothing is written, when not all offsets are at ``positions`` and free.  The connection takes ready-made arrays.
         """
-        threads, messages = _Threads(changes), _Messages(changes)
-        if (
-            threads.created
-            or threads.others
-            or messages.others
-            or changes.accounts
-            or changes.removed
-            or len(messages.plain) > _CHUNK
-        ):
-            return False
+        reached = posts.reached
         held: bool = await connection.fetchval(
             self._store_posts,
-            *_post_columns(threads.posted),
-            *_plain_columns(messages.plain),
+            *posts.arrays(),
             self.generation,
             list(reached),
             [positions[shard_id] for shard_id in reached],

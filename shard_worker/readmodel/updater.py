@@ -34,11 +34,11 @@ _PACE_S: Final = 0.02
 """Shortest time from the begin of one look to the begin of the next.  A batch costs half a millisecond whatever it holds, and each offset
 and thread in it is written once: larger batches cost less an event, and a command is visible some milliseconds later.  The first
 event after a pause does not wait."""
-_PART: Final = 4
-"""A look takes at most one in so many parts of the time, unless it left events behind: on a busy machine looks take longer, and the
-batches grow where they spare the most."""
-_PACE_MOST_S: Final = 0.1
-"""Longest time that `_PART` makes of it."""
+_PACE_BUSY_S: Final = 0.06
+"""The same while the loop has no time left."""
+_BUSY: Final = (0.7, 0.85)
+"""Part of the time that the loop's thread works: up to the first the pace is `_PACE_S`, from the second on `_PACE_BUSY_S`.  A worker never
+comes to 1, since a core is shared with Postgres."""
 _POLL_S: Final = 0.5
 """Longest time for which a projection may lag because a wake-up was lost."""
 _REFRESH_S: Final = 2.0
@@ -48,6 +48,9 @@ _AGAIN_S: Final = 1.0
 """Shortest time to the next session after one was lost."""
 _BATCHES_AT_ONCE: Final = 4
 """Batches of a generation in a row: one that is being rebuilt must not hold up the one that answers queries."""
+_SESSION: Final = "SET synchronous_commit = off"
+"""A batch is derived from the journal and moves its own offsets: where a crash of the server loses the last ones, they are projected
+again.  Waiting for the disk would make the appends, which do wait for it, wait twice."""
 _GENERATIONS: Final = (
     "SELECT generation, version FROM readmodel_generation WHERE version = ANY($1::int[]) ORDER BY generation"
 )
@@ -70,7 +73,7 @@ class ReadModelUpdater:
         """By owned shard: the last event known to be durable."""
         self._recent = RecentRows()
         self._following = False
-        """Whether there is a session, so that rows are kept for it."""
+        """Whether there is a session that takes ready-made arrays, so that rows are kept for it."""
         self._woken: set[int] = set()
         """Shards with events that the updater was woken for and has not projected yet."""
         self._feeds: dict[int, GenerationFeed] = {}
@@ -168,20 +171,21 @@ class ReadModelUpdater:
             self._binary = False
             log.warning("client library takes no ready-made arrays; the read model costs more")
             return
+        await connection.execute(_SESSION)
         # After the session was opened: it ended those of an older history, and nothing is appended to that any more.
         self._recent.clear()
-        self._following = True
+        self._following = self._binary
         for feed in self._feeds.values():
             feed.forget_positions()
         refreshed_at = looked_at = self._clock() - _REFRESH_S
-        pace_s = _PACE_S
+        pace, left = _Pace(), False
         while True:
             if self._clock() - refreshed_at >= _REFRESH_S:
                 async with asyncio.timeout(_REFRESH_WITHIN_S):
                     await self._refresh(connection)
                 refreshed_at = self._clock()
             by_timer = await self._wait()
-            early_s = looked_at + pace_s - self._clock()
+            early_s = looked_at + (_PACE_S if left else pace.next_s()) - self._clock()
             if early_s > 0:
                 await asyncio.sleep(early_s)
             looked_at = self._clock()
@@ -196,21 +200,13 @@ class ReadModelUpdater:
                         log.warning(
                             "read model found events of which no wake-up came", extra={"shards": len(found - woken)}
                         )
-                    self._drop_projected(feed)
                     left = left or more
                     if more:  # come back when the other generations had their turn
                         self._woken |= found or woken or set(self._heads)
             except BaseException:
                 self._woken |= woken & set(self._heads)
                 raise
-            pace_s = _PACE_S if left else max(_PACE_S, min(_PACE_MOST_S, _PART * (self._clock() - looked_at)))
             backoff.reset()
-
-    def _drop_projected(self, feed: GenerationFeed) -> None:
-        """Forget the rows that a generation has; another that is not as far yet reads them from the journal."""
-        for shard_id, projection in feed.projections.items():
-            if projection.position is not None:
-                self._recent.drop(shard_id, projection.position)
 
     async def _wait(self) -> bool:
         """Return when an append woke the updater, or when its interval is over; True in the second case."""
@@ -240,3 +236,20 @@ class ReadModelUpdater:
                 for shard_id in self._heads:
                     feed.add(shard_id)
                 self._woken.update(self._heads)
+
+
+class _Pace:
+    """The time between looks, by how busy the loop's thread was since the last one."""
+
+    def __init__(self) -> None:
+        self._at, self._worked = time.perf_counter(), time.thread_time()
+        self._busy = 0.0
+
+    def next_s(self) -> float:
+        """Seconds; called once a look."""
+        at, worked = time.perf_counter(), time.thread_time()
+        if at > self._at:
+            self._busy += (min(1.0, (worked - self._worked) / (at - self._at)) - self._busy) / 4
+        self._at, self._worked = at, worked
+        low, high = _BUSY
+        return _PACE_S + (_PACE_BUSY_S - _PACE_S) * min(1.0, max(0.0, (self._busy - low) / (high - low)))

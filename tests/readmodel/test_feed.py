@@ -10,28 +10,26 @@ import pytest
 from ulid import ULID
 
 from shard_worker.contract import ReadThread, ThreadView
+from shard_worker.database.binary_arrays import use_binary_arrays
 from shard_worker.database.connection import OpenConnection, ReadPool
 from shard_worker.domain.decide import NOT_FOUND
 from shard_worker.domain.events import (
     Event,
     MemberIdsJoined,
-    MessagesAdded,
     MessagesRemoved,
-    PostedMessage,
     ThreadCreated,
-    ThreadDestroyed,
 )
 from shard_worker.domain.ids import AccountId, MessageId, ShardId, ThreadId, ulid_uuid
 from shard_worker.journal import codec
 from shard_worker.readmodel import feed, thread_queries
-from shard_worker.readmodel.projection import Changes, StoredEvent
+from shard_worker.readmodel.post_batch import PostBatch
 from shard_worker.readmodel.sources import QuerySources
 from shard_worker.readmodel.tables import GenerationTables, ShardEvents, tables_of
 from shard_worker.readmodel.thread_queries import ThreadQueries
 from shard_worker.readmodel.updater import ReadModelUpdater
 from shard_worker.readmodel.verify import repair, verify
 from shard_worker.tasks import FirstFailure
-from tests.readmodel.sessions import caught_up, connecting, heads, offsets
+from tests.readmodel.sessions import appended, caught_up, connecting, heads, offsets
 from tests.support.journal_writer import ANN, BOB, SHARDS, JournalWriter, created, fill, message_id, new_thread, posted
 from tests.support.loop_turns import measured_turns
 from tests.support.polling import eventually
@@ -358,10 +356,12 @@ async def test_a_batch_of_posts_is_stored_as_a_whole_or_not_at_all(dsn: str, tak
         await it.start()
         await it.reaches("the threads are there")
         await it.updater.close()
-        tables, changes = await tables_of(it.connection, 1), Changes()
+        assert await use_binary_arrays(it.connection)
+        tables, posts = await tables_of(it.connection, 1), PostBatch(codec.decode)
         for shard, thread in enumerate(threads, start=1):
             await it.writer.write(thread, posted())
-            changes.add(StoredEvent(shard, ulid_uuid(thread), 2, 1, 5, posted()))
+            rows, epoch, xid = await appended(it.connection, shard, 2)
+            assert posts.add(shard, 1, rows, [(epoch, xid)])
         other = await asyncpg.connect(dsn)
         transaction = other.transaction()
         await transaction.start()
@@ -369,34 +369,15 @@ async def test_a_batch_of_posts_is_stored_as_a_whole_or_not_at_all(dsn: str, tak
         await other.execute(move if taken == "moved" else "SELECT FROM projection_offset WHERE shard_id = 2 FOR UPDATE")
         if taken == "moved":
             await transaction.commit()
-        before, positions, reached = await it.state(), {1: 1, 2: 1}, {1: 2, 2: 2}
-        assert not await tables.store_posts(it.connection, changes, positions, reached)
+        before, positions = await it.state(), {1: 1, 2: 1}
+        assert not await tables.store_posts(it.connection, posts, positions)
         assert await it.state() == before
         if taken == "held":
             await transaction.rollback()
-            assert await tables.store_posts(it.connection, changes, positions, reached)
-            assert await it.state() != before
-            assert not await tables.store_posts(it.connection, changes, positions, reached), "it is stored once"
+            assert await tables.store_posts(it.connection, posts, positions)
+            assert await it.differences() == []
+            stored = await it.state()
+            assert stored != before
+            assert not await tables.store_posts(it.connection, posts, positions), "it is stored once"
+            assert await it.state() == stored
         await other.close()
-
-
-async def test_a_batch_of_more_than_posts_is_left_to_a_transaction(dsn: str) -> None:
-    """Whatever else an event changes is not what the one statement writes."""
-    async with projected(dsn) as it:
-        thread = new_thread(1)
-        await it.writer.write(thread, created())
-        await it.start()
-        await it.reaches("the thread is there")
-        await it.updater.close()
-        tables, before, taken = await tables_of(it.connection, 1), await it.state(), message_id()
-        joined = MemberIdsJoined(adder_id=ANN, member_ids=(BOB,), at=2, create_at=2)
-        gone = MessagesRemoved(remover_id=ANN, message_ids=(taken,), at=3, create_at=3)
-        addressed = MessagesAdded(
-            sender_id=ANN, messages=(PostedMessage(message_id(), "x", None, (BOB,)),), at=3, create_at=3
-        )
-        ended = ThreadDestroyed(destroyer_id=ANN, at=3, create_at=3)
-        for event in (joined, gone, addressed, ended, created()):
-            changes = Changes()
-            changes.add(StoredEvent(1, ulid_uuid(thread), 2, 1, 5, event))
-            assert not await tables.store_posts(it.connection, changes, {1: 1}, {1: 2}), event
-        assert await it.state() == before

@@ -127,7 +127,7 @@ class BigModel:
         page, members = {*thread, live}, {*thread, "thread_account_thread"}
         threads = {*thread, live, "read_marker_pkey"}
         mentions = {*thread, live, "thread_mention_pkey"}
-        window = {*page, "thread_message_id", "journal_pkey"}
+        window = {*page, "thread_message_removed", "journal_pkey"}
         found: dict[str, Asked] = {
             "threads, first page": Asked(lambda: queries.threads(ANN, 100, 0, None), threads),
             "threads, deep page": Asked(lambda: queries.threads(ANN, 100, 0, self.after), threads),

@@ -19,6 +19,7 @@ def row(number: int, size: int = 10) -> Row:
     made = Row()
     made.writer = cast("Writer", _Thread())
     made.seq_nr, made.event_type, made.event_version, made.payload = number, 7, 1, b"." * size
+    made.size = size
     return made
 
 
@@ -27,7 +28,7 @@ def numbers(
 ) -> list[int] | None:
     """The numbers of what is behind a position."""
     found = recent.after(shard, position, most, most_bytes)
-    return None if found is None else [each.shard_seq for each in found]
+    return None if found is None else [each.shard_seq for each in found.journal_rows()]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -62,7 +63,9 @@ def test_a_row_is_as_the_journal_has_it() -> None:
     """With its number, epoch and transaction."""
     recent = RecentRows()
     recent.add(1, 5, [row(4), row(5)], 3, 99)
-    assert recent.after(1, 4, 10, 1) == [(5, UUID(int=7), 5, 7, 1, b"." * 10, 3, 99)]
+    found = recent.after(1, 4, 10, 1)
+    assert found is not None
+    assert found.journal_rows() == [(5, UUID(int=7), 5, 7, 1, b"." * 10, 3, 99)]
 
 
 def test_a_look_is_bounded_in_rows_and_bytes() -> None:

@@ -1,0 +1,116 @@
+"""A batch of plain messages gives what the projection gives for the same events, or nothing."""
+
+import random
+from typing import cast
+from uuid import UUID
+
+import pytest
+
+from shard_worker.database.binary_arrays import int2s, int8s, raw_uuids, texts, uuids
+from shard_worker.domain.events import (
+    Event,
+    MemberIdsJoined,
+    MessagesAdded,
+    MessagesRemoved,
+    PostedMessage,
+    ThreadDestroyed,
+)
+from shard_worker.domain.ids import MessageId, ulid_uuid
+from shard_worker.journal import codec
+from shard_worker.journal.append_queue import Row, Writer
+from shard_worker.journal.codec import UndecodableEvent
+from shard_worker.readmodel.post_batch import PostBatch
+from shard_worker.readmodel.projection import Changes, StoredEvent
+from tests.support.journal_writer import ANN, BOB, created, message_id
+
+
+class _Thread:
+    def __init__(self, uuid: UUID) -> None:
+        self.uuid = uuid
+
+
+def row(thread: UUID, number: int, event: Event) -> Row:
+    """An event as its append has it."""
+    made = Row()
+    made.writer, made.seq_nr = cast("Writer", _Thread(thread)), number
+    made.event_type, made.event_version, made.payload = codec.encode(event)
+    return made
+
+
+def added(rng: random.Random, **of_message: object) -> MessagesAdded:
+    """A few messages of one sender."""
+    texts_ = (None, "", "a", "an ä, an 🜚 and a \\x00-less end")
+    return MessagesAdded(
+        sender_id=rng.choice((ANN, BOB)),
+        messages=tuple(
+            PostedMessage(message_id(), rng.choice(texts_), **of_message)  # type: ignore[arg-type]  # as they come
+            for _ in range(rng.randint(1, 3))
+        ),
+        at=rng.randrange(1 << 45),
+        create_at=0,
+    )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_its_arrays_are_the_changes_of_the_projection(seed: int) -> None:
+    """Of random events in many threads and shards."""
+    rng = random.Random(seed)
+    threads = {UUID(int=rng.getrandbits(128)): number for number in range(5)}
+    numbers = dict.fromkeys(threads, 1)
+    posts, changes = PostBatch(codec.decode), Changes()
+    for shard in range(4):
+        rows: list[Row] = []
+        stored: list[tuple[int, int]] = []
+        for _ in range(rng.randint(1, 20)):
+            thread = rng.choice([each for each, number in threads.items() if number % 4 == shard])
+            numbers[thread] += 1
+            event = added(rng)
+            stored.append((rng.randrange(1 << 40), rng.randrange(1 << 60)))
+            rows.append(row(thread, numbers[thread], event))
+            changes.add(StoredEvent(shard, thread, numbers[thread], *stored[-1], event))
+        assert posts.add(shard, 7, rows, stored)
+        assert posts.reached[shard] == 7 + len(rows)
+    heads, messages = list(changes.threads.items()), changes.messages
+    assert posts.messages == len(messages)
+    assert posts.arrays() == (
+        uuids([thread for thread, _ in heads]),
+        int8s([head.sequence_nr for _, head in heads]),
+        int8s([head.epoch for _, head in heads]),
+        int8s([head.activity_at or -1 for _, head in heads]),
+        texts([str(head.xid) for _, head in heads]),
+        uuids([message.thread_id for message in messages]),
+        int8s([message.sequence_nr for message in messages]),
+        int2s([message.index for message in messages]),
+        uuids([ulid_uuid(message.message_id) for message in messages]),
+        uuids([ulid_uuid(message.sender_id) for message in messages]),
+        texts([message.body for message in messages]),
+        int8s([message.created_at for message in messages]),
+    )
+    assert (len(changes.accounts), len(changes.removed), len(changes.mentions)) == (0, 0, 0)
+
+
+def test_anything_but_plain_messages_is_left_to_the_projection() -> None:
+    """Another event, a reply and addressees."""
+    rng, thread = random.Random(1), UUID(int=7)
+    for event in (
+        created(),
+        MemberIdsJoined(adder_id=ANN, member_ids=(BOB,), at=2, create_at=2),
+        MessagesRemoved(remover_id=ANN, message_ids=(message_id(),), at=3, create_at=3),
+        ThreadDestroyed(destroyer_id=ANN, at=3, create_at=3),
+        added(rng, reply_message_id=message_id()),
+        added(rng, to_account_ids=(BOB,)),
+    ):
+        rows = [row(thread, 2, added(rng)), row(thread, 3, event)]
+        assert not PostBatch(codec.decode).add(1, 1, rows, [(1, 1)] * 2), event
+
+
+def test_what_is_no_event_or_no_id_is_refused() -> None:
+    """A transaction finds out which thread has to stop."""
+    bad, unreadable = row(UUID(int=7), 2, added(random.Random(1))), row(UUID(int=7), 2, added(random.Random(1)))
+    unreadable.event_version = 99
+    bad.payload = bad.payload.replace(ANN.encode(), b"not an id").replace(BOB.encode(), b"not an id")
+    with pytest.raises(UndecodableEvent):
+        PostBatch(codec.decode).add(1, 1, [unreadable], [(1, 1)])
+    with pytest.raises(ValueError, match="invalid literal"):
+        PostBatch(codec.decode).add(1, 1, [bad], [(1, 1)])
+    assert raw_uuids([ulid_uuid(MessageId(ANN)).bytes]) == uuids([ulid_uuid(MessageId(ANN))])
