@@ -22,15 +22,77 @@ UNREAD_MOST: Final = 100
 """Unread messages of a thread are counted up to here."""
 _SENDERS_MOST: Final = 50
 """Senders of a thread whose messages are counted one by one: about as much work as looking at a thousand messages."""
+_HOUR_MS: Final = 3_600_000
+"""The column ``activity_hour`` is ``activity_at`` in these."""
+_WALK_MOST: Final = 2
+"""Threads that may be passed for each one of the account: a fraction of the time of looking it up."""
+_HASHED_MOST: Final = 10_000
+"""Threads of an account that are put into a hash, which takes a tenth of the time of looking each up."""
+_REST_MOST: Final = 500
+"""Threads of the hour in which a walk ends that are looked at after it."""
 
 # Joins are written so that there is one way to plan them: each row of the first table looks its partners up by an index.
+#
+# The order of a list is known to the hour from indexes alone, which messages write once an hour.  Threads are therefore taken by
+# their hour, and looked up for the instant, until there are enough of them and the last one's hour is complete.  The threads that
+# are taken are found in one of two ways.  `walked`: all threads are passed from the newest hour down, and the account's are kept;
+# the `rest` is what the walk, which has an end, did not pass of its last hour.  `hours`: each thread of the account is looked up
+# for its hour.  The walk is made where it is expected to pass few threads, and given up when it passes many more: what is expected
+# decides about the time alone, never about the answer.
 _THREADS: Final = """
-WITH listed AS MATERIALIZED (
-    SELECT thread.thread_id, thread.activity_at
-      FROM {place}.thread_account access JOIN {place}.thread USING (thread_id)
-     WHERE access.account_id = $1 AND access.until_nr IS NULL AND thread.destroyed_at IS NULL AND {after}
-       AND thread.thread_id NOT IN (SELECT d.thread_id FROM dead_letter d WHERE d.generation = {generation})
-     ORDER BY thread.activity_at DESC, thread.thread_id DESC
+WITH size AS MATERIALIZED (
+    SELECT count(*) AS own FROM (SELECT FROM {own} LIMIT {hashed_most} + 1) AS one
+), walk AS MATERIALIZED (
+    SELECT CASE WHEN c.reltuples > 0 AND expected.passed <= {walk_most} * size.own
+                THEN (1.5 * expected.passed + 100)::bigint ELSE 0 END AS most
+      FROM size CROSS JOIN pg_catalog.pg_class c
+     CROSS JOIN LATERAL (SELECT ($2::bigint + $3::bigint) * c.reltuples / greatest(size.own, 1) AS passed) AS expected
+     WHERE c.oid = '{place}.thread'::regclass
+), own AS MATERIALIZED (
+    SELECT access.thread_id FROM {own}
+), walked AS MATERIALIZED (
+    SELECT found.thread_id, found.activity_at, passed.activity_hour
+      FROM (SELECT thread.thread_id, thread.activity_hour FROM {place}.thread WHERE {of_hour}
+             ORDER BY thread.activity_hour DESC, thread.thread_id DESC LIMIT (SELECT walk.most FROM walk)) AS passed
+     CROSS JOIN LATERAL ({found} AND thread.thread_id = passed.thread_id LIMIT 1) AS found
+     WHERE CASE WHEN (SELECT size.own > {hashed_most} FROM size)
+                THEN ({is_own}) ELSE passed.thread_id IN (SELECT own.thread_id FROM own) END
+     ORDER BY passed.activity_hour DESC
+     FETCH FIRST ($2::bigint + $3::bigint) ROWS WITH TIES
+), last AS MATERIALIZED (
+    SELECT walked.activity_hour, walked.thread_id FROM walked
+     WHERE (SELECT count(*) FROM walked) >= $2::bigint + $3::bigint
+     ORDER BY walked.activity_hour, walked.thread_id LIMIT 1
+), rest AS MATERIALIZED (
+    SELECT passed.thread_id
+      FROM last CROSS JOIN LATERAL (
+           SELECT thread.thread_id FROM {place}.thread
+            WHERE thread.activity_hour = last.activity_hour AND thread.thread_id < last.thread_id
+            ORDER BY thread.thread_id DESC LIMIT {rest_most} + 1) AS passed
+), way AS MATERIALIZED (
+    SELECT EXISTS (SELECT FROM last) AND (SELECT count(*) FROM rest) <= {rest_most} AS walked
+), listed AS MATERIALIZED (
+    SELECT candidate.thread_id, candidate.activity_at
+      FROM (
+           SELECT walked.thread_id, walked.activity_at FROM walked WHERE (SELECT way.walked FROM way)
+            UNION ALL
+           SELECT found.thread_id, found.activity_at
+             FROM rest AS passed CROSS JOIN LATERAL ({found} AND thread.thread_id = passed.thread_id LIMIT 1) AS found
+            WHERE (SELECT way.walked FROM way) AND ({is_own})
+            UNION ALL
+           SELECT taken.thread_id, taken.activity_at
+             FROM (SELECT found.thread_id, found.activity_at
+                     FROM (SELECT of_hour.thread_id, of_hour.activity_hour
+                             FROM own CROSS JOIN LATERAL (
+                                  SELECT thread.thread_id, thread.activity_hour FROM {place}.thread
+                                   WHERE thread.thread_id = own.thread_id AND {of_hour} LIMIT 1) AS of_hour
+                            WHERE NOT (SELECT way.walked FROM way)
+                            ORDER BY of_hour.activity_hour DESC) AS hours
+                    CROSS JOIN LATERAL ({found} AND thread.thread_id = hours.thread_id LIMIT 1) AS found
+                    ORDER BY hours.activity_hour DESC
+                    FETCH FIRST ($2::bigint + $3::bigint) ROWS WITH TIES) AS taken
+           ) AS candidate
+     ORDER BY candidate.activity_at DESC, candidate.thread_id DESC
      LIMIT $2 OFFSET $3
 )
 SELECT t.thread_id, t.creator_id, t.parent_thread_id, t.title, t.remarks, t.created_at, t.updated_at, t.sequence_nr,
@@ -48,7 +110,15 @@ SELECT t.thread_id, t.creator_id, t.parent_thread_id, t.title, t.remarks, t.crea
                 ORDER BY m.sequence_nr, m.index LIMIT {unread_most}) AS one
        ) AS next
 """
+_OWN: Final = "{place}.thread_account access WHERE access.account_id = $1 AND access.until_nr IS NULL"
+_IS_OWN: Final = "SELECT true FROM {own} AND access.thread_id = passed.thread_id LIMIT 1"
+_FOUND: Final = """
+SELECT thread.thread_id, thread.activity_at FROM {place}.thread
+ WHERE thread.destroyed_at IS NULL AND {after}
+   AND thread.thread_id NOT IN (SELECT d.thread_id FROM dead_letter d WHERE d.generation = {generation})"""
 _THREADS_AFTER: Final = "(thread.activity_at, thread.thread_id) < ($4::bigint, $5::uuid)"
+_OF_HOUR: Final = "thread.activity_hour IS NOT NULL"  # a destroyed thread has none
+_OF_HOUR_AFTER: Final = f"thread.activity_hour <= $4::bigint / {_HOUR_MS}"
 _LIVE: Final = "{place}.thread_message m WHERE m.thread_id = listed.thread_id AND NOT m.removed"
 _NEWER: Final = "(m.sequence_nr, m.index) > (marker.sequence_nr, marker.index)"
 # The next messages after the marker decide where there are no more of them, or none of them is the account's own.  Else it may
@@ -204,7 +274,7 @@ class ReadModelQueries:
             # Before the list and on the same server.  A replica's is not kept: the next list may be of another one, further behind.
             positions = ListPositions() if reading.of_replica else self._positions
             position = await positions.read(reading.connection, reading.names["generation"])
-            page = _threads_sql(reading.names, "true" if after is None else _THREADS_AFTER)
+            page = _threads_sql(reading.names, first_page=after is None)
             sql = _PAGE.format(**reading.names, page=page, order="page.activity_at DESC, page.thread_id DESC")
             return position, await reading.connection.fetch(sql, account, limit + 1, offset, *place)
 
@@ -267,11 +337,19 @@ def _about(rows: list[asyncpg.Record]) -> tuple[int, tuple[ThreadId, ...], list[
     return rows[0]["lsn"], poisoned, [] if rows[0]["thread_id"] is None else rows
 
 
-def _threads_sql(names: dict[str, object], after: str) -> str:
+def _threads_sql(names: dict[str, object], *, first_page: bool) -> str:
+    own = _OWN.format(**names)
     parts: dict[str, object] = {
         "live": _LIVE.format(**names),
         "newer": _NEWER,
         "unread_most": UNREAD_MOST,
         "senders_most": _SENDERS_MOST,
+        "own": own,
+        "is_own": _IS_OWN.format(own=own),
+        "found": _FOUND.format(**names, after="true" if first_page else _THREADS_AFTER),
+        "of_hour": _OF_HOUR if first_page else _OF_HOUR_AFTER,
+        "walk_most": _WALK_MOST,
+        "hashed_most": _HASHED_MOST,
+        "rest_most": _REST_MOST,
     }
-    return _THREADS.format(**names, **parts, after=after, unread=_UNREAD.format(**parts))
+    return _THREADS.format(**names, **parts, unread=_UNREAD.format(**parts))
