@@ -23,7 +23,7 @@ UNREAD_MOST: Final = 100
 _SENDERS_MOST: Final = 50
 """Senders of a thread whose messages are counted one by one: about as much work as looking at a thousand messages."""
 _HOUR_MS: Final = 3_600_000
-"""The column ``activity_hour`` is ``activity_at`` in these."""
+"""The column ``activity_hour`` counts ``activity_at`` in these."""
 _WALK_MOST: Final = 2
 """Threads that may be passed for each one of the account: a fraction of the time of looking it up."""
 _HASHED_MOST: Final = 10_000
