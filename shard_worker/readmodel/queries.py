@@ -24,8 +24,10 @@ _SENDERS_MOST: Final = 50
 """Senders of a thread whose messages are counted one by one: about as much work as looking at a thousand messages."""
 _HOUR_MS: Final = 3_600_000
 """The column ``activity_hour`` counts ``activity_at`` in these."""
-_WALK_MOST: Final = 2
+_WALK_MOST: Final = 3
 """Threads that may be passed for each one of the account: a fraction of the time of looking it up."""
+_TRIED: Final = 100
+"""Threads of which one must be of the account before more are passed: of an account whose threads are all old none is."""
 _HASHED_MOST: Final = 10_000
 """Threads of an account that are put into a hash, which takes a tenth of the time of looking each up."""
 _REST_MOST: Final = 500
@@ -44,19 +46,20 @@ WITH size AS MATERIALIZED (
     SELECT count(*) AS own FROM (SELECT FROM {own} LIMIT {hashed_most} + 1) AS one
 ), walk AS MATERIALIZED (
     SELECT CASE WHEN c.reltuples > 0 AND expected.passed <= {walk_most} * size.own
+                     AND EXISTS (SELECT FROM (SELECT thread.thread_id FROM {place}.thread WHERE {of_hour}
+                                               ORDER BY thread.activity_hour DESC, thread.thread_id DESC LIMIT {tried}) AS passed
+                                  WHERE ({is_own}))
                 THEN (1.5 * expected.passed + 100)::bigint ELSE 0 END AS most
       FROM size CROSS JOIN pg_catalog.pg_class c
      CROSS JOIN LATERAL (SELECT ($2::bigint + $3::bigint) * c.reltuples / greatest(size.own, 1) AS passed) AS expected
      WHERE c.oid = '{place}.thread'::regclass
-), own AS MATERIALIZED (
-    SELECT access.thread_id FROM {own}
 ), walked AS MATERIALIZED (
     SELECT found.thread_id, found.activity_at, passed.activity_hour
       FROM (SELECT thread.thread_id, thread.activity_hour FROM {place}.thread WHERE {of_hour}
              ORDER BY thread.activity_hour DESC, thread.thread_id DESC LIMIT (SELECT walk.most FROM walk)) AS passed
-     CROSS JOIN LATERAL ({found} AND thread.thread_id = passed.thread_id LIMIT 1) AS found
+     CROSS JOIN LATERAL ({found} AND thread.thread_id = passed.thread_id OFFSET 0) AS found
      WHERE CASE WHEN (SELECT size.own > {hashed_most} FROM size)
-                THEN ({is_own}) ELSE passed.thread_id IN (SELECT own.thread_id FROM own) END
+                THEN ({is_own}) ELSE passed.thread_id IN (SELECT access.thread_id FROM {own}) END
      ORDER BY passed.activity_hour DESC
      FETCH FIRST ($2::bigint + $3::bigint) ROWS WITH TIES
 ), last AS MATERIALIZED (
@@ -77,18 +80,18 @@ WITH size AS MATERIALIZED (
            SELECT walked.thread_id, walked.activity_at FROM walked WHERE (SELECT way.walked FROM way)
             UNION ALL
            SELECT found.thread_id, found.activity_at
-             FROM rest AS passed CROSS JOIN LATERAL ({found} AND thread.thread_id = passed.thread_id LIMIT 1) AS found
+             FROM rest AS passed CROSS JOIN LATERAL ({found} AND thread.thread_id = passed.thread_id OFFSET 0) AS found
             WHERE (SELECT way.walked FROM way) AND ({is_own})
             UNION ALL
            SELECT taken.thread_id, taken.activity_at
              FROM (SELECT found.thread_id, found.activity_at
                      FROM (SELECT of_hour.thread_id, of_hour.activity_hour
-                             FROM own CROSS JOIN LATERAL (
+                             FROM {place}.thread_account access CROSS JOIN LATERAL (
                                   SELECT thread.thread_id, thread.activity_hour FROM {place}.thread
-                                   WHERE thread.thread_id = own.thread_id AND {of_hour} LIMIT 1) AS of_hour
-                            WHERE NOT (SELECT way.walked FROM way)
+                                   WHERE thread.thread_id = access.thread_id AND {of_hour} OFFSET 0) AS of_hour
+                            WHERE access.account_id = $1 AND access.until_nr IS NULL AND NOT (SELECT way.walked FROM way)
                             ORDER BY of_hour.activity_hour DESC) AS hours
-                    CROSS JOIN LATERAL ({found} AND thread.thread_id = hours.thread_id LIMIT 1) AS found
+                    CROSS JOIN LATERAL ({found} AND thread.thread_id = hours.thread_id OFFSET 0) AS found
                     ORDER BY hours.activity_hour DESC
                     FETCH FIRST ($2::bigint + $3::bigint) ROWS WITH TIES) AS taken
            ) AS candidate
@@ -349,6 +352,7 @@ def _threads_sql(names: dict[str, object], *, first_page: bool) -> str:
         "found": _FOUND.format(**names, after="true" if first_page else _THREADS_AFTER),
         "of_hour": _OF_HOUR if first_page else _OF_HOUR_AFTER,
         "walk_most": _WALK_MOST,
+        "tried": _TRIED,
         "hashed_most": _HASHED_MOST,
         "rest_most": _REST_MOST,
     }
