@@ -22,7 +22,7 @@ HOUR_MS = 3_600_000
 
 
 class Access(NamedTuple):
-    """What a test knows of a thread of the account."""
+    """A thread that the account may read, by its place in the list."""
 
     thread_id: ThreadId
     activity_at: int
@@ -109,9 +109,9 @@ async def lists(dsn: str) -> AsyncIterator[Lists]:
 
 WAYS = {
     "as it is": {},
-    "always walk": {"_WALK_MOST": 10_000},
-    "walk, and look accounts up": {"_WALK_MOST": 10_000, "_HASHED_MOST": 10},
-    "walk, and give up": {"_WALK_MOST": 10_000, "_REST_MOST": 0},
+    "always walk": {"_WALK_MOST": 10_000, "_TRIED": THREADS},
+    "walk, and look accounts up": {"_WALK_MOST": 10_000, "_TRIED": THREADS, "_HASHED_MOST": 10},
+    "walk, and give up": {"_WALK_MOST": 10_000, "_TRIED": THREADS, "_REST_MOST": 0},
     "never walk": {"_WALK_MOST": 0},
 }
 
@@ -120,8 +120,11 @@ WAYS = {
 async def test_pages_are_those_of_a_plain_sort(
     lists: Lists, monkeypatch: pytest.MonkeyPatch, share: float, hours: int
 ) -> None:
-    """Whatever way a list is found in, and whatever was expected of the number of threads; threads that are destroyed, poisoned
-    or left are not in it, ties and the borders of hours are in their order, and pages end anywhere within an hour."""
+    """Whatever way a list is found in, and whatever was expected of the number of threads.
+
+    Threads that are destroyed, poisoned or left are not in it, ties and the borders of hours are in their order, and pages end
+    anywhere within an hour.
+    """
     rng = random.Random(f"{share} {hours}")
     wanted, poisoned = await lists.fill(rng, share=share, hours=hours)
     await lists.connection.execute(SET_UP)
