@@ -42,23 +42,22 @@ _REST_MOST: Final = 500
 # for its hour.  The walk is made where it is expected to pass few threads, and given up when it passes many more: what is expected
 # decides about the time alone, never about the answer.
 _THREADS: Final = """
-WITH size AS MATERIALIZED (
-    SELECT count(*) AS own FROM (SELECT FROM {own} LIMIT {hashed_most} + 1) AS one
-), walk AS MATERIALIZED (
-    SELECT CASE WHEN c.reltuples > 0 AND expected.passed <= {walk_most} * size.own
+WITH walk AS MATERIALIZED (
+    SELECT CASE WHEN (SELECT count(*) FROM (SELECT FROM {own} LIMIT bound.own) AS one) >= bound.own
                      AND EXISTS (SELECT FROM (SELECT thread.thread_id FROM {place}.thread WHERE {of_hour}
                                                ORDER BY thread.activity_hour DESC, thread.thread_id DESC LIMIT {tried}) AS passed
                                   WHERE ({is_own}))
-                THEN (1.5 * expected.passed + 100)::bigint ELSE 0 END AS most
-      FROM size CROSS JOIN pg_catalog.pg_class c
-     CROSS JOIN LATERAL (SELECT ($2::bigint + $3::bigint) * c.reltuples / greatest(size.own, 1) AS passed) AS expected
+                THEN (1.5 * {walk_most} * bound.own)::bigint + 100 ELSE 0 END AS most
+      FROM pg_catalog.pg_class c
+     CROSS JOIN LATERAL (
+           SELECT ceil(sqrt(($2::bigint + $3::bigint) * greatest(c.reltuples, 0) / {walk_most}))::bigint AS own) AS bound
      WHERE c.oid = '{place}.thread'::regclass
 ), walked AS MATERIALIZED (
     SELECT found.thread_id, found.activity_at, passed.activity_hour
       FROM (SELECT thread.thread_id, thread.activity_hour FROM {place}.thread WHERE {of_hour}
              ORDER BY thread.activity_hour DESC, thread.thread_id DESC LIMIT (SELECT walk.most FROM walk)) AS passed
      CROSS JOIN LATERAL ({found} AND thread.thread_id = passed.thread_id OFFSET 0) AS found
-     WHERE CASE WHEN (SELECT size.own > {hashed_most} FROM size)
+     WHERE CASE WHEN (SELECT count(*) FROM (SELECT FROM {own} LIMIT {hashed_most} + 1) AS one) > {hashed_most}
                 THEN ({is_own}) ELSE passed.thread_id IN (SELECT access.thread_id FROM {own}) END
      ORDER BY passed.activity_hour DESC
      FETCH FIRST ($2::bigint + $3::bigint) ROWS WITH TIES
@@ -86,10 +85,9 @@ WITH size AS MATERIALIZED (
            SELECT taken.thread_id, taken.activity_at
              FROM (SELECT found.thread_id, found.activity_at
                      FROM (SELECT of_hour.thread_id, of_hour.activity_hour
-                             FROM {place}.thread_account access CROSS JOIN LATERAL (
-                                  SELECT thread.thread_id, thread.activity_hour FROM {place}.thread
-                                   WHERE thread.thread_id = access.thread_id AND {of_hour} OFFSET 0) AS of_hour
-                            WHERE access.account_id = $1 AND access.until_nr IS NULL AND NOT (SELECT way.walked FROM way)
+                             FROM (SELECT thread.thread_id, thread.activity_hour FROM {place}.thread
+                                    WHERE thread.thread_id = ANY (ARRAY(SELECT access.thread_id FROM {own})) AND {of_hour}
+                                      AND NOT (SELECT way.walked FROM way) OFFSET 0) AS of_hour
                             ORDER BY of_hour.activity_hour DESC) AS hours
                     CROSS JOIN LATERAL ({found} AND thread.thread_id = hours.thread_id OFFSET 0) AS found
                     ORDER BY hours.activity_hour DESC

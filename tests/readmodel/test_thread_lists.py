@@ -112,7 +112,7 @@ WAYS = {
     "always walk": {"_WALK_MOST": 10_000, "_TRIED": THREADS},
     "walk, and look accounts up": {"_WALK_MOST": 10_000, "_TRIED": THREADS, "_HASHED_MOST": 10},
     "walk, and give up": {"_WALK_MOST": 10_000, "_TRIED": THREADS, "_REST_MOST": 0},
-    "never walk": {"_WALK_MOST": 0},
+    "never walk": {"_TRIED": 0},
 }
 
 
