@@ -25,11 +25,11 @@ _SENDERS_MOST: Final = 50
 _HOUR_MS: Final = 3_600_000
 """The column ``activity_hour`` counts ``activity_at`` in these."""
 _WALK_MOST: Final = 3
-"""Threads that may be passed for each one of the account: a fraction of the time of looking it up."""
+"""Threads that a walk may pass for each one of the account; to pass one takes a quarter of the time of looking one up."""
 _TRIED: Final = 100
 """Threads of which one must be of the account before more are passed: of an account whose threads are all old none is."""
 _HASHED_MOST: Final = 10_000
-"""Threads of an account that are put into a hash, which takes a tenth of the time of looking each up."""
+"""Threads of an account that are put into a hash for a walk; those of an account in more are looked up one by one."""
 _REST_MOST: Final = 500
 """Threads of the hour in which a walk ends that are looked at after it."""
 
@@ -37,10 +37,13 @@ _REST_MOST: Final = 500
 #
 # The order of a list is known to the hour from indexes alone, which messages write once an hour.  Threads are therefore taken by
 # their hour, and looked up for the instant, until there are enough of them and the last one's hour is complete.  The threads that
-# are taken are found in one of two ways.  `walked`: all threads are passed from the newest hour down, and the account's are kept;
-# the `rest` is what the walk, which has an end, did not pass of its last hour.  `hours`: each thread of the account is looked up
-# for its hour.  The walk is made where it is expected to pass few threads, and given up when it passes many more: what is expected
-# decides about the time alone, never about the answer.
+# are taken are found in one of two ways.
+# - `walked`: all threads are passed from the newest hour down, and the account's are kept; the `rest` is what the walk, which has
+#   an end, did not pass of its last hour.
+# - `hours`: each thread of the account is looked up for its hour.
+# The walk is expected to pass as many threads for each one that it keeps as there are for each one of the account.  It is tried
+# where these are at most `walk_most` times the account's own, which needs `bound.own` of these, and given up when it passes many
+# more than that.  All that decides about the time alone, never about the answer.
 _THREADS: Final = """
 WITH walk AS MATERIALIZED (
     SELECT CASE WHEN (SELECT count(*) FROM (SELECT FROM {own} LIMIT bound.own) AS one) >= bound.own
