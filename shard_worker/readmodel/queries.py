@@ -22,8 +22,8 @@ UNREAD_MOST: Final = 100
 """Unread messages of a thread are counted up to here."""
 _SENDERS_MOST: Final = 50
 """Senders of a thread whose messages are counted one by one: about as much work as looking at a thousand messages."""
-_HOUR_MS: Final = 3_600_000
-"""The column ``activity_hour`` counts ``activity_at`` in these."""
+_SLOT_MS: Final = 300_000
+"""The slots of ``activity_slot``: the longer, the fewer messages write indexes, and the more threads have no order in them."""
 _WALK_MOST: Final = 3
 """Threads that a walk may pass for each one of the account; to pass one takes a quarter of the time of looking one up."""
 _TRIED: Final = 100
@@ -31,24 +31,24 @@ _TRIED: Final = 100
 _HASHED_MOST: Final = 10_000
 """Threads of an account that are put into a hash for a walk; those of an account in more are looked up one by one."""
 _REST_MOST: Final = 500
-"""Threads of the hour in which a walk ends that are looked at after it."""
+"""Threads of the slot in which a walk ends that are looked at after it."""
 
 # Joins are written so that there is one way to plan them: each row of the first table looks its partners up by an index.
 #
-# The order of a list is known to the hour from indexes alone, which messages write once an hour.  Threads are therefore taken by
-# their hour, and looked up for the instant, until there are enough of them and the last one's hour is complete.  The threads that
+# The order of a list is known to the slot from indexes alone, which messages write once a slot.  Threads are therefore taken by
+# their slot, and looked up for the instant, until there are enough of them and the last one's slot is complete.  The threads that
 # are taken are found in one of two ways.
-# - `walked`: all threads are passed from the newest hour down, and the account's are kept; the `rest` is what the walk, which has
-#   an end, did not pass of its last hour.
-# - `hours`: each thread of the account is looked up for its hour.
+# - `walked`: all threads are passed from the newest slot down, and the account's are kept; the `rest` is what the walk, which has
+#   an end, did not pass of its last slot.
+# - `slots`: each thread of the account is looked up for its slot.
 # The walk is expected to pass as many threads for each one that it keeps as there are for each one of the account.  It is tried
 # where these are at most `walk_most` times the account's own, which needs `bound.own` of these, and given up when it passes many
 # more than that.  All that decides about the time alone, never about the answer.
 _THREADS: Final = """
 WITH walk AS MATERIALIZED (
     SELECT CASE WHEN (SELECT count(*) FROM (SELECT FROM {own} LIMIT bound.own) AS one) >= bound.own
-                     AND EXISTS (SELECT FROM (SELECT thread.thread_id FROM {place}.thread WHERE {of_hour}
-                                               ORDER BY thread.activity_hour DESC, thread.thread_id DESC LIMIT {tried}) AS passed
+                     AND EXISTS (SELECT FROM (SELECT thread.thread_id FROM {place}.thread WHERE {of_slot}
+                                               ORDER BY thread.activity_slot DESC, thread.thread_id DESC LIMIT {tried}) AS passed
                                   WHERE ({is_own}))
                 THEN (1.5 * {walk_most} * bound.own)::bigint + 100 ELSE 0 END AS most
       FROM pg_catalog.pg_class c
@@ -56,23 +56,23 @@ WITH walk AS MATERIALIZED (
            SELECT ceil(sqrt(($2::bigint + $3::bigint) * greatest(c.reltuples, 0) / {walk_most}))::bigint AS own) AS bound
      WHERE c.oid = '{place}.thread'::regclass
 ), walked AS MATERIALIZED (
-    SELECT found.thread_id, found.activity_at, passed.activity_hour
-      FROM (SELECT thread.thread_id, thread.activity_hour FROM {place}.thread WHERE {of_hour}
-             ORDER BY thread.activity_hour DESC, thread.thread_id DESC LIMIT (SELECT walk.most FROM walk)) AS passed
+    SELECT found.thread_id, found.activity_at, passed.activity_slot
+      FROM (SELECT thread.thread_id, thread.activity_slot FROM {place}.thread WHERE {of_slot}
+             ORDER BY thread.activity_slot DESC, thread.thread_id DESC LIMIT (SELECT walk.most FROM walk)) AS passed
      CROSS JOIN LATERAL ({found} AND thread.thread_id = passed.thread_id OFFSET 0) AS found
      WHERE CASE WHEN (SELECT count(*) FROM (SELECT FROM {own} LIMIT {hashed_most} + 1) AS one) > {hashed_most}
                 THEN ({is_own}) ELSE passed.thread_id IN (SELECT access.thread_id FROM {own}) END
-     ORDER BY passed.activity_hour DESC
+     ORDER BY passed.activity_slot DESC
      FETCH FIRST ($2::bigint + $3::bigint) ROWS WITH TIES
 ), last AS MATERIALIZED (
-    SELECT walked.activity_hour, walked.thread_id FROM walked
+    SELECT walked.activity_slot, walked.thread_id FROM walked
      WHERE (SELECT count(*) FROM walked) >= $2::bigint + $3::bigint
-     ORDER BY walked.activity_hour, walked.thread_id LIMIT 1
+     ORDER BY walked.activity_slot, walked.thread_id LIMIT 1
 ), rest AS MATERIALIZED (
     SELECT passed.thread_id
       FROM last CROSS JOIN LATERAL (
            SELECT thread.thread_id FROM {place}.thread
-            WHERE thread.activity_hour = last.activity_hour AND thread.thread_id < last.thread_id
+            WHERE thread.activity_slot = last.activity_slot AND thread.thread_id < last.thread_id
             ORDER BY thread.thread_id DESC LIMIT {rest_most} + 1) AS passed
 ), way AS MATERIALIZED (
     SELECT EXISTS (SELECT FROM last) AND (SELECT count(*) FROM rest) <= {rest_most} AS walked
@@ -87,13 +87,13 @@ WITH walk AS MATERIALIZED (
             UNION ALL
            SELECT taken.thread_id, taken.activity_at
              FROM (SELECT found.thread_id, found.activity_at
-                     FROM (SELECT of_hour.thread_id, of_hour.activity_hour
-                             FROM (SELECT thread.thread_id, thread.activity_hour FROM {place}.thread
-                                    WHERE thread.thread_id = ANY (ARRAY(SELECT access.thread_id FROM {own})) AND {of_hour}
-                                      AND NOT (SELECT way.walked FROM way) OFFSET 0) AS of_hour
-                            ORDER BY of_hour.activity_hour DESC) AS hours
-                    CROSS JOIN LATERAL ({found} AND thread.thread_id = hours.thread_id OFFSET 0) AS found
-                    ORDER BY hours.activity_hour DESC
+                     FROM (SELECT of_slot.thread_id, of_slot.activity_slot
+                             FROM (SELECT thread.thread_id, thread.activity_slot FROM {place}.thread
+                                    WHERE thread.thread_id = ANY (ARRAY(SELECT access.thread_id FROM {own})) AND {of_slot}
+                                      AND NOT (SELECT way.walked FROM way) OFFSET 0) AS of_slot
+                            ORDER BY of_slot.activity_slot DESC) AS slots
+                    CROSS JOIN LATERAL ({found} AND thread.thread_id = slots.thread_id OFFSET 0) AS found
+                    ORDER BY slots.activity_slot DESC
                     FETCH FIRST ($2::bigint + $3::bigint) ROWS WITH TIES) AS taken
            ) AS candidate
      ORDER BY candidate.activity_at DESC, candidate.thread_id DESC
@@ -121,8 +121,8 @@ SELECT thread.thread_id, thread.activity_at FROM {place}.thread
  WHERE thread.destroyed_at IS NULL AND {after}
    AND thread.thread_id NOT IN (SELECT d.thread_id FROM dead_letter d WHERE d.generation = {generation})"""
 _THREADS_AFTER: Final = "(thread.activity_at, thread.thread_id) < ($4::bigint, $5::uuid)"
-_OF_HOUR: Final = "thread.activity_hour IS NOT NULL"  # a destroyed thread has none
-_OF_HOUR_AFTER: Final = f"thread.activity_hour <= $4::bigint / {_HOUR_MS}"
+_OF_SLOT: Final = "thread.activity_slot IS NOT NULL"  # a destroyed thread has none
+_OF_SLOT_AFTER: Final = f"thread.activity_slot <= $4::bigint / {_SLOT_MS}"
 _LIVE: Final = "{place}.thread_message m WHERE m.thread_id = listed.thread_id AND NOT m.removed"
 _NEWER: Final = "(m.sequence_nr, m.index) > (marker.sequence_nr, marker.index)"
 # The next messages after the marker decide where there are no more of them, or none of them is the account's own.  Else it may
@@ -351,7 +351,7 @@ def _threads_sql(names: dict[str, object], *, first_page: bool) -> str:
         "own": own,
         "is_own": _IS_OWN.format(own=own),
         "found": _FOUND.format(**names, after="true" if first_page else _THREADS_AFTER),
-        "of_hour": _OF_HOUR if first_page else _OF_HOUR_AFTER,
+        "of_slot": _OF_SLOT if first_page else _OF_SLOT_AFTER,
         "walk_most": _WALK_MOST,
         "tried": _TRIED,
         "hashed_most": _HASHED_MOST,

@@ -18,7 +18,7 @@ from tests.readmodel.test_plans import RecordingPool, nodes_of
 from tests.support.journal_writer import ANN
 
 THREADS = 600
-HOUR_MS = 3_600_000
+SLOT_MS = 300_000
 
 
 class Access(NamedTuple):
@@ -36,12 +36,12 @@ class Lists:
         self.pool = RecordingPool(connection)
         self.queries = ReadModelQueries(QuerySources(self.pool), MarkerWriter(self.pool))
 
-    async def fill(self, rng: random.Random, *, share: float, hours: int) -> tuple[list[Access], set[ThreadId]]:
+    async def fill(self, rng: random.Random, *, share: float, slots: int) -> tuple[list[Access], set[ThreadId]]:
         """Write tables in which Ann is in a share of the threads; her list by a plain sort, and the threads that it leaves out."""
         wanted, poisoned = [], set()
-        # Few instants, so that threads are equal in them, and more on the borders of hours than elsewhere.
+        # Few instants, so that threads are equal in them, and more on the borders of slots than elsewhere.
         instants = [
-            rng.randrange(hours) * HOUR_MS + rng.choice((0, 1, HOUR_MS - 1, rng.randrange(HOUR_MS)))
+            rng.randrange(slots) * SLOT_MS + rng.choice((0, 1, SLOT_MS - 1, rng.randrange(SLOT_MS)))
             for _ in range(THREADS // 2)
         ]
         threads, accesses, dead = [], [], []
@@ -95,8 +95,8 @@ class Lists:
         found = await self.connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE asked({literals})")
         await self.connection.execute("DEALLOCATE asked")
         plan: dict[str, Any] = msgspec.json.decode(found)[0]["Plan"]
-        [by_hour] = [node for node in nodes_of(plan) if node.get("Alias") == "taken"]
-        return not by_hour["Actual Rows"]
+        [by_slot] = [node for node in nodes_of(plan) if node.get("Alias") == "taken"]
+        return not by_slot["Actual Rows"]
 
 
 @pytest.fixture
@@ -116,17 +116,17 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize(("share", "hours"), [(0.02, 300), (0.3, 300), (0.3, 8), (0.9, 300), (0.3, 1), (0.0, 3)])
+@pytest.mark.parametrize(("share", "slots"), [(0.02, 300), (0.3, 300), (0.3, 8), (0.9, 300), (0.3, 1), (0.0, 3)])
 async def test_pages_are_those_of_a_plain_sort(
-    lists: Lists, monkeypatch: pytest.MonkeyPatch, share: float, hours: int
+    lists: Lists, monkeypatch: pytest.MonkeyPatch, share: float, slots: int
 ) -> None:
     """Whatever way a list is found in, and whatever was expected of the number of threads.
 
-    Threads that are destroyed, poisoned or left are not in it, ties and the borders of hours are in their order, and pages end
-    anywhere within an hour.
+    Threads that are destroyed, poisoned or left are not in it, ties and the borders of slots are in their order, and pages end
+    anywhere within a slot.
     """
-    rng = random.Random(f"{share} {hours}")
-    wanted, poisoned = await lists.fill(rng, share=share, hours=hours)
+    rng = random.Random(f"{share} {slots}")
+    wanted, poisoned = await lists.fill(rng, share=share, slots=slots)
     await lists.connection.execute(SET_UP)
     walked: dict[str, set[bool]] = {}
     for counted in (False, True):
@@ -144,6 +144,6 @@ async def test_pages_are_those_of_a_plain_sort(
                     found.add(await lists.assert_page(wanted, poisoned, limit, rng.randrange(20), None))
                     for after in rng.sample(wanted, min(4, len(wanted))):
                         found.add(await lists.assert_page(wanted, poisoned, limit, rng.choice((0, 3)), after))
-    if share == 0.3 and hours == 300:
+    if share == 0.3 and slots == 300:
         assert walked["as it is"] == walked["always walk"] == walked["walk, and look accounts up"] == {False, True}
         assert walked["never walk"] == {False}
