@@ -21,14 +21,81 @@ from shard_worker.readmodel.thread_queries import ThreadQueries, view_of
 UNREAD_MOST: Final = 100
 """Unread messages of a thread are counted up to here.  The work is bounded by the live messages that a thread may have, 5,000: those
 of the account itself are passed over one by one, in an index."""
+_SLOT_MS: Final = 300_000
+"""The slots of ``activity_slot``: the longer, the fewer messages write indexes, and the more threads have no order in them."""
+_WALK_MOST: Final = 3
+"""Threads that a walk may pass for each one of the account; to pass one takes a quarter of the time of looking one up."""
+_TRIED: Final = 100
+"""Threads of which one must be of the account before more are passed: of an account whose threads are all old none is."""
+_HASHED_MOST: Final = 10_000
+"""Threads of an account that are put into a hash for a walk; those of an account in more are looked up one by one."""
+_REST_MOST: Final = 500
+"""Threads of the slot in which a walk ends that are looked at after it."""
+
 # Joins are written so that there is one way to plan them: each row of the first table looks its partners up by an index.
+#
+# The order of a list is known to the slot from indexes alone, which messages write once a slot.  Threads are therefore taken by
+# their slot, and looked up for the instant, until there are enough of them and the last one's slot is complete.  The threads that
+# are taken are found in one of two ways.
+# - `walked`: all threads are passed from the newest slot down, and the account's are kept; the `rest` is what the walk, which has
+#   an end, did not pass of its last slot.
+# - `slots`: each thread of the account is looked up for its slot.
+# The walk is expected to pass as many threads for each one that it keeps as there are for each one of the account.  It is tried
+# where these are at most `walk_most` times the account's own, which needs `bound.own` of these, and given up when it passes many
+# more than that.  All that decides about the time alone, never about the answer.
 _THREADS: Final = """
-WITH listed AS MATERIALIZED (
-    SELECT thread.thread_id, thread.activity_at
-      FROM {place}.thread_account access JOIN {place}.thread USING (thread_id)
-     WHERE access.account_id = $1 AND access.until_nr IS NULL AND thread.destroyed_at IS NULL AND {after}
-       AND thread.thread_id NOT IN (SELECT d.thread_id FROM dead_letter d WHERE d.generation = {generation})
-     ORDER BY thread.activity_at DESC, thread.thread_id DESC
+WITH walk AS MATERIALIZED (
+    SELECT CASE WHEN (SELECT count(*) FROM (SELECT FROM {own} LIMIT bound.own) AS one) >= bound.own
+                     AND EXISTS (SELECT FROM (SELECT thread.thread_id FROM {place}.thread WHERE {of_slot}
+                                               ORDER BY thread.activity_slot DESC, thread.thread_id DESC LIMIT {tried}) AS passed
+                                  WHERE ({is_own}))
+                THEN (1.5 * {walk_most} * bound.own)::bigint + 100 ELSE 0 END AS most
+      FROM pg_catalog.pg_class c
+     CROSS JOIN LATERAL (
+           SELECT ceil(sqrt(($2::bigint + $3::bigint) * greatest(c.reltuples, 0) / {walk_most}))::bigint AS own) AS bound
+     WHERE c.oid = '{place}.thread'::regclass
+), walked AS MATERIALIZED (
+    SELECT found.thread_id, found.activity_at, passed.activity_slot
+      FROM (SELECT thread.thread_id, thread.activity_slot FROM {place}.thread WHERE {of_slot}
+             ORDER BY thread.activity_slot DESC, thread.thread_id DESC LIMIT (SELECT walk.most FROM walk)) AS passed
+     CROSS JOIN LATERAL ({found} AND thread.thread_id = passed.thread_id OFFSET 0) AS found
+     WHERE CASE WHEN (SELECT count(*) FROM (SELECT FROM {own} LIMIT {hashed_most} + 1) AS one) > {hashed_most}
+                THEN ({is_own}) ELSE passed.thread_id IN (SELECT access.thread_id FROM {own}) END
+     ORDER BY passed.activity_slot DESC
+     FETCH FIRST ($2::bigint + $3::bigint) ROWS WITH TIES
+), last AS MATERIALIZED (
+    SELECT walked.activity_slot, walked.thread_id FROM walked
+     WHERE (SELECT count(*) FROM walked) >= $2::bigint + $3::bigint
+     ORDER BY walked.activity_slot, walked.thread_id LIMIT 1
+), rest AS MATERIALIZED (
+    SELECT passed.thread_id
+      FROM last CROSS JOIN LATERAL (
+           SELECT thread.thread_id FROM {place}.thread
+            WHERE thread.activity_slot = last.activity_slot AND thread.thread_id < last.thread_id
+            ORDER BY thread.thread_id DESC LIMIT {rest_most} + 1) AS passed
+), way AS MATERIALIZED (
+    SELECT EXISTS (SELECT FROM last) AND (SELECT count(*) FROM rest) <= {rest_most} AS walked
+), listed AS MATERIALIZED (
+    SELECT candidate.thread_id, candidate.activity_at
+      FROM (
+           SELECT walked.thread_id, walked.activity_at FROM walked WHERE (SELECT way.walked FROM way)
+            UNION ALL
+           SELECT found.thread_id, found.activity_at
+             FROM rest AS passed CROSS JOIN LATERAL ({found} AND thread.thread_id = passed.thread_id OFFSET 0) AS found
+            WHERE (SELECT way.walked FROM way) AND ({is_own})
+            UNION ALL
+           SELECT taken.thread_id, taken.activity_at
+             FROM (SELECT found.thread_id, found.activity_at
+                     FROM (SELECT of_slot.thread_id, of_slot.activity_slot
+                             FROM (SELECT thread.thread_id, thread.activity_slot FROM {place}.thread
+                                    WHERE thread.thread_id = ANY (ARRAY(SELECT access.thread_id FROM {own})) AND {of_slot}
+                                      AND NOT (SELECT way.walked FROM way) OFFSET 0) AS of_slot
+                            ORDER BY of_slot.activity_slot DESC) AS slots
+                    CROSS JOIN LATERAL ({found} AND thread.thread_id = slots.thread_id OFFSET 0) AS found
+                    ORDER BY slots.activity_slot DESC
+                    FETCH FIRST ($2::bigint + $3::bigint) ROWS WITH TIES) AS taken
+           ) AS candidate
+     ORDER BY candidate.activity_at DESC, candidate.thread_id DESC
      LIMIT $2 OFFSET $3
 )
 SELECT t.thread_id, t.creator_id, t.parent_thread_id, t.title, t.remarks, t.created_at, t.updated_at, t.sequence_nr,
@@ -48,7 +115,15 @@ SELECT t.thread_id, t.creator_id, t.parent_thread_id, t.title, t.remarks, t.crea
                 LIMIT {unread_most}) AS one
        ) AS unread
 """
+_OWN: Final = "{place}.thread_account access WHERE access.account_id = $1 AND access.until_nr IS NULL"
+_IS_OWN: Final = "SELECT true FROM {own} AND access.thread_id = passed.thread_id LIMIT 1"
+_FOUND: Final = """
+SELECT thread.thread_id, thread.activity_at FROM {place}.thread
+ WHERE thread.destroyed_at IS NULL AND {after}
+   AND thread.thread_id NOT IN (SELECT d.thread_id FROM dead_letter d WHERE d.generation = {generation})"""
 _THREADS_AFTER: Final = "(thread.activity_at, thread.thread_id) < ($4::bigint, $5::uuid)"
+_OF_SLOT: Final = "thread.activity_slot IS NOT NULL"  # a destroyed thread has none
+_OF_SLOT_AFTER: Final = f"thread.activity_slot <= $4::bigint / {_SLOT_MS}"
 _MENTIONS: Final = """
 SELECT * FROM (
     SELECT found.*, count(*) OVER () AS matched,
@@ -186,8 +261,7 @@ class ReadModelQueries:
             # Before the list and on the same server.  A replica's is not kept: the next list may be of another one, further behind.
             positions = ListPositions() if reading.of_replica else self._positions
             position = await positions.read(reading.connection, reading.names["generation"])
-            bound = "true" if after is None else _THREADS_AFTER
-            page = _THREADS.format(**reading.names, after=bound, unread_most=UNREAD_MOST)
+            page = _threads_sql(reading.names, first_page=after is None)
             sql = _PAGE.format(**reading.names, page=page, order="page.activity_at DESC, page.thread_id DESC")
             return position, await reading.connection.fetch(sql, account, limit + 1, offset, *place)
 
@@ -248,3 +322,19 @@ def _about(rows: list[asyncpg.Record]) -> tuple[int, tuple[ThreadId, ...], list[
     """Of the rows of a page: its position, the threads that it leaves out, and the rows of its items."""
     poisoned = tuple(ThreadId(text_of(thread_id)) for thread_id in rows[0]["poisoned"])
     return rows[0]["lsn"], poisoned, [] if rows[0]["thread_id"] is None else rows
+
+
+def _threads_sql(names: dict[str, object], *, first_page: bool) -> str:
+    own = _OWN.format(**names)
+    parts: dict[str, object] = {
+        "unread_most": UNREAD_MOST,
+        "own": own,
+        "is_own": _IS_OWN.format(own=own),
+        "found": _FOUND.format(**names, after="true" if first_page else _THREADS_AFTER),
+        "of_slot": _OF_SLOT if first_page else _OF_SLOT_AFTER,
+        "walk_most": _WALK_MOST,
+        "tried": _TRIED,
+        "hashed_most": _HASHED_MOST,
+        "rest_most": _REST_MOST,
+    }
+    return _THREADS.format(**names, **parts)

@@ -30,6 +30,15 @@ INSERT INTO readmodel_1.thread_account (account_id, thread_id, administrator, me
 SELECT $2, md5('thread ' || n)::uuid, true, false FROM generate_series($3::int, $1::int, $3) n
 """,
     """
+INSERT INTO readmodel_1.thread_account (account_id, thread_id, administrator, member)
+SELECT md5('account old')::uuid, thread_id, false, true
+  FROM (SELECT thread_id FROM readmodel_1.thread ORDER BY activity_at LIMIT $1::int / $2::int) oldest
+""",
+    """
+INSERT INTO readmodel_1.thread_account (account_id, thread_id, administrator, member)
+SELECT md5('account every')::uuid, thread_id, false, true FROM readmodel_1.thread
+""",
+    """
 INSERT INTO readmodel_1.thread_message (thread_id, sequence_nr, index, message_id, sender_id, body, to_account_ids, created_at, removed)
 SELECT md5('thread ' || 1 + n % $1)::uuid, 2 + n / $1, 0, md5('message ' || n)::uuid,
        CASE WHEN n % 7 = 0 THEN $3 ELSE md5('account ' || n % 50)::uuid END, 'a message of a usual length, as sent ' || n,
@@ -90,9 +99,9 @@ def message_of(thread: str, number: int) -> MessageId:
     return MessageId(ulid_text(UUID(_md5(f"{thread}{number}")).bytes))
 
 
-def account_of(number: int) -> AccountId:
-    """The id of an account."""
-    return AccountId(ulid_text(UUID(_md5(f"account {number}")).bytes))
+def account_of(name: int | str) -> AccountId:
+    """The id of an account: of a number, or one of `fill`."""
+    return AccountId(ulid_text(UUID(_md5(f"account {name}")).bytes))
 
 
 async def fill(connection: asyncpg.Connection, size: Size) -> None:
@@ -101,6 +110,8 @@ async def fill(connection: asyncpg.Connection, size: Size) -> None:
     - ``own``: all messages are hers; ``marked``: half are others', which she has read, and the other half her own;
     - ``crowd``: as ``marked``, and each message that she has read is another account's;
     - ``removed``: nine of ten messages were removed; ``people``: twice as many members.
+
+    The account ``old`` is in as many of the usual threads as Ann, those with the oldest activity; ``every`` is in all of them.
     """
     threads, messages, many = size
     ann = ulid_uuid(ANN)
@@ -108,6 +119,8 @@ async def fill(connection: asyncpg.Connection, size: Size) -> None:
         (threads, SHARDS, messages // threads),
         (threads,),
         (threads, ann, _MEMBER_EVERY),
+        (threads, _MEMBER_EVERY),
+        (),
         (threads, messages, ann),
         (ann,),
         (threads, ann, _MEMBER_EVERY),

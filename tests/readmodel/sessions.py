@@ -53,5 +53,6 @@ async def appended(connection: asyncpg.Connection, shard: int, number: int) -> t
     row = Row()
     row.writer = cast("Writer", _Writer(record["thread_id"]))
     row.seq_nr, row.payload = record["seq_nr"], record["payload"]
+    row.size = len(row.payload)
     row.event_type, row.event_version = record["event_type"], record["event_version"]
     return [row], record["epoch"], int(record["by"])

@@ -40,8 +40,8 @@ async def test_a_comparison_names_every_kind_of_damage_and_a_repair_mends_it(dsn
         assert await written.differences() == []
         assert await stored_rows(connection, thread.thread_id) == in_order(thread.rows())
     await connection.execute(
-        "INSERT INTO readmodel_1.thread SELECT $1, t.shard_id, t.sequence_nr, t.epoch, t.creator_id, NULL, NULL, NULL, 1, 1, 1"
-        " FROM readmodel_1.thread t LIMIT 1",
+        "INSERT INTO readmodel_1.thread (thread_id, shard_id, sequence_nr, epoch, creator_id, created_at, updated_at, activity_at)"
+        " SELECT $1, t.shard_id, t.sequence_nr, t.epoch, t.creator_id, 1, 1, 1 FROM readmodel_1.thread t LIMIT 1",
         ulid_uuid(new_thread()),
     )
     assert await written.differences() == ["is in the read model and not in the journal"]

@@ -56,7 +56,10 @@ BEGIN
     EXECUTE format('CREATE SCHEMA %I', place);
     EXECUTE format($table$
         CREATE TABLE %I.thread (
-            thread_id        uuid    PRIMARY KEY,
+            thread_id        uuid    NOT NULL,
+            -- Of five minutes, of activity_at; null once destroyed.  An index of the instant would be written with every message.
+            activity_slot    integer GENERATED ALWAYS AS (
+                CASE WHEN destroyed_at IS NULL THEN (activity_at / 300000)::integer END) STORED,
             shard_id         integer NOT NULL,
             sequence_nr      bigint  NOT NULL,
             epoch            bigint  NOT NULL,    -- of the event with sequence_nr
@@ -68,8 +71,11 @@ BEGIN
             updated_at       bigint  NOT NULL,
             activity_at      bigint  NOT NULL,    -- of the creation or the newest messages/add
             destroyed_at     bigint,
-            newest_xid       xid8                 -- of the event with sequence_nr
+            newest_xid       xid8,                -- of the event with sequence_nr
+            PRIMARY KEY (thread_id) INCLUDE (activity_slot)
         ) WITH (fillfactor = 60)$table$, place);
+    -- Threads by their newest slot of activity: those of an account with many are found among them.
+    EXECUTE format('CREATE INDEX thread_activity ON %I.thread (activity_slot, thread_id)', place);
     -- Both roles of an account in a thread; a row without either is an access that ended with the event until_nr.
     EXECUTE format($table$
         CREATE TABLE %I.thread_account (
