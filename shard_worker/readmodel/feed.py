@@ -108,7 +108,7 @@ class ShardProjection:
 
 
 class Outcome(NamedTuple):
-    """What a batch has come to: by shard the last event that it deals with and the number that is missing; what it buried."""
+    """Result of a batch: by shard the last event that it deals with and the number that is missing; the events that it buried."""
 
     reached: Mapping[int, int]
     holes: Mapping[int, int] = {}
@@ -328,7 +328,7 @@ class GenerationFeed:
         return fold
 
     def _recent_events(self, positions: Mapping[int, int], most_events: int, most_bytes: int) -> dict[int, RecentSlice]:
-        """What is behind ``positions`` as this worker appended it, of the shards whose next event is in memory."""
+        """The events behind ``positions`` as this worker appended them, of the shards whose next event is in memory."""
         recent: dict[int, RecentSlice] = {}
         for shard_id, position in positions.items():
             rows = self._recent.after(shard_id, position, most_events, most_bytes)

@@ -1,6 +1,6 @@
 """The columns of a batch that only adds plain messages, which under load is nearly every batch, made in one pass over its rows.
 
-What it gives is what `shard_worker.readmodel.projection` gives for the same events (a property test compares them): one new row of
+Its columns are those that `shard_worker.readmodel.projection` gives for the same events (a property test compares them): one new row of
 thread_message each, and the newest event of each thread.  Objects of each event and row, as there, would cost more than
 Postgres spends on storing them.
 """

@@ -70,7 +70,7 @@ class Projected:
         await eventually(done, what=what, within_s=within_s)
 
     async def state(self) -> object:
-        """What the tables have: threads, messages and offsets."""
+        """Rows of the tables: threads, messages and offsets."""
         tables = ("readmodel_1.thread", "readmodel_1.thread_message", "projection_offset")
         return [await self.connection.fetch(f"SELECT * FROM {table} AS row ORDER BY row") for table in tables]
 
