@@ -183,6 +183,42 @@ def _maps(shards: Sequence[Shard]) -> tuple[dict[ShardId, str | None], dict[Shar
     return {shard.id: shard.owner for shard in shards}, {shard.id: shard.target for shard in shards}
 
 
+# --- places
+
+
+def test_a_shard_without_an_owner_gets_its_place_before_one_that_is_served() -> None:
+    """Whatever the numbers of the shards and the names of the workers."""
+    shards = [Shard(ShardId(0), "a-0", "a-0"), Shard(ShardId(1), None, None)]
+    there = [Worker("a-0", leaving=True), *workers(2)]
+    assert compute_placement(shards, there, Policy()).targets == {0: "w-1", 1: "w-0"}
+
+
+def test_a_place_is_given_by_the_level_with_the_shard() -> None:
+    """A big worker with two shards has more to spare for a third than a small one with none."""
+    shards = [*settled("w-1", "w-1"), Shard(ShardId(2), None, None)]
+    there = [Worker("w-0"), Worker("w-1", capacity=4.0)]
+    assert compute_placement(shards, there, Policy()).targets[ShardId(2)] == "w-1"
+
+
+def test_a_shard_that_was_just_given_a_place_is_sent_elsewhere_first() -> None:
+    """It has no owner yet, so that it costs no move: only one worker reads the shards that come after it."""
+    shards = [
+        Shard(ShardId(0), None, None),
+        *[Shard(ShardId(number), "w-1", "w-1") for number in (1, 2)],
+        Shard(ShardId(3), "w-0", "w-0"),
+        *[Shard(ShardId(number), "w-2", "w-2", format=2) for number in (4, 5)],
+    ]
+    there = [Worker("w-0", reads=2), Worker("w-1"), Worker("w-2", leaving=True, reads=2)]
+    assert compute_placement(shards, there, Policy()).targets == {
+        0: "w-1",
+        1: "w-1",
+        2: "w-1",
+        3: "w-0",
+        4: "w-0",
+        5: "w-0",
+    }
+
+
 # --- limits
 
 
@@ -341,6 +377,8 @@ def test_reasons_for_balance_say_how_much_is_too_much() -> None:
     assert set(reasons(compute_placement(held(w_0=60, w_1=36), workers(2), Policy())).values()) == {
         "w-0 holds 60 of 48 shards"
     }
+    there = [Worker("w-0", capacity=2.0), Worker("w-1")]
+    assert set(reasons(compute_placement(held(w_0=9), there, Policy())).values()) == {"w-0 holds 9 of 6 shards"}
     placement = compute_placement(settled("w-1", "w-1", loads=[100, 1]), workers(3), Policy("Load"))
     assert reasons(placement) == {1: "leaves shard 0 alone on w-1: hotter than a fair share"}
 
