@@ -337,6 +337,13 @@ def test_a_takeover_is_not_held_up_by_moves() -> None:
     assert [(move.shard, move.source) for move in now] == [(1, None), (3, "w-0")]
 
 
+def test_what_is_on_its_way_comes_first_and_balance_in_its_own_order() -> None:
+    """The first moves of a plan are those that even the workers out most."""
+    shards = [*settled(*["w-0"] * 6), Shard(ShardId(6), "w-0", "w-1")]
+    placement = compute_placement(shards, workers(3), Policy())
+    assert [(move.shard, move.target) for move in placement.moves] == [(6, "w-1"), (5, "w-2"), (4, "w-1"), (3, "w-2")]
+
+
 # --- reasons
 
 
