@@ -382,7 +382,11 @@ def attempt(message: str, made_at: str | None) -> Object:
 
 def test_the_newest_attempt_of_a_migration_is_reported() -> None:
     """Its remedy is the present one."""
-    old, new, undated = attempt("old", "2026-05-01T11:00:00Z"), attempt("new", "2026-05-01T11:30:00Z"), attempt("?", None)
+    old, new, undated = (
+        attempt("old", "2026-05-01T11:00:00Z"),
+        attempt("new", "2026-05-01T11:30:00Z"),
+        attempt("?", None),
+    )
     for pods in ((old, new, undated), (undated, new, old), (new, undated, old)):
         trouble = diagnose(seen(pods=pods, children=(job(),)))
         assert trouble is not None
