@@ -197,7 +197,7 @@ def test_a_place_is_given_by_the_level_with_the_shard() -> None:
     """A big worker with two shards has more to spare for a third than a small one with none."""
     shards = [*settled("w-1", "w-1"), Shard(ShardId(2), None, None)]
     there = [Worker("w-0"), Worker("w-1", capacity=4.0)]
-    assert compute_placement(shards, there, Policy()).targets[ShardId(2)] == "w-1"
+    assert compute_placement(shards, there, Policy(mode="Manual")).targets[ShardId(2)] == "w-1"
 
 
 def test_a_shard_that_was_just_given_a_place_is_sent_elsewhere_first() -> None:
@@ -344,6 +344,21 @@ def test_what_is_on_its_way_comes_first_and_balance_in_its_own_order() -> None:
     assert [(move.shard, move.target) for move in placement.moves] == [(6, "w-1"), (5, "w-2"), (4, "w-1"), (3, "w-2")]
 
 
+def test_of_equal_urgency_the_heaviest_is_first() -> None:
+    """Its worker may have no time for all of them."""
+    shards = settled("w-2", "w-2", "w-2", loads=[5, 50, 20])
+    there = [*workers(2), Worker("w-2", leaving=True)]
+    placement = compute_placement(shards, there, Policy("Load"))
+    assert [move.shard for move in placement.moves] == [1, 2, 0]
+
+
+def test_by_count_the_loads_do_not_matter() -> None:
+    """A worker with the one busy shard has as many as the other."""
+    shards = settled("w-0", "w-0", "w-1", "w-1", loads=[500, 1, 1, 1])
+    placement = compute_placement(shards, workers(2), Policy(imbalance_threshold_percent=0, rebalance_now=True))
+    assert (placement.moves, placement.imbalance_percent) == ((), 0.0)
+
+
 # --- reasons
 
 
@@ -377,6 +392,12 @@ def test_reasons_say_what_a_person_would() -> None:
         (2, "pinned to w-2"),
         (6, "on its way to w-2"),
     ]
+
+
+def test_a_pin_that_waits_for_the_end_of_a_pause_is_no_fault_of_its_worker() -> None:
+    """The worker reads the shard; a move that was ordered before goes on."""
+    placement = compute_placement([Shard(ShardId(0), "w-0", "w-1")], workers(3), Policy(mode="Paused", pins={0: "w-2"}))
+    assert placement.moves == (Move(ShardId(0), "w-0", "w-1", "on its way to w-1"),)
 
 
 def test_reasons_for_balance_say_how_much_is_too_much() -> None:

@@ -1,0 +1,166 @@
+"""The parts of the balancer, each by itself: levels, fair shares, receivers, and the best step."""
+
+import pytest
+from threadcluster_operator.planning.balancer import Balancer, Bin, HeldShard
+
+from shard_worker.domain.ids import ShardId
+
+
+def site(name: str, *loads: float, capacity: float = 1.0, pinned: float = 0.0, reads: int = 1) -> Bin:
+    """A worker with shards of these loads, numbered from 0."""
+    made = Bin(name, capacity, reads)
+    made.bound = pinned
+    made.queue = [HeldShard(load, coming=False, id=ShardId(number)) for number, load in enumerate(loads)]
+    made.load = pinned + sum(loads)
+    return made
+
+
+def balancer(*sites: Bin) -> Balancer:
+    """A balancer that knows the fair level."""
+    made = Balancer({each.name: each for each in sites})
+    made.settle_fair()
+    return made
+
+
+@pytest.mark.parametrize(
+    ("sites", "fair"),
+    [
+        ([site("a", 1, 1, 1), site("b", 1)], 2.0),
+        ([site("a", 1, 1, 1, capacity=3.0), site("b", 1)], 1.0),
+        ([site("a", pinned=30), site("b", *[1] * 8), site("c", *[1] * 10)], 9.0),
+        ([site("a", pinned=30), site("b", pinned=20), site("c", *[1] * 4)], 4.0),
+        ([site("a", pinned=60, capacity=2.0), site("b", *[1] * 5)], 5.0),
+        ([site("a", 60, 1, capacity=2.0), site("b", *[1] * 5)], 6.0),
+        ([site("a", 2, pinned=1), site("b", 1), site("c")], 1.0),
+        ([site("a", 1), site("b"), site("c"), site("d")], 0.0),
+        ([site("a", 3)], 3.0),
+        ([], 0.0),
+    ],
+    ids=[
+        "equal",
+        "by capacity",
+        "one with pins",
+        "two with pins",
+        "pins by capacity",
+        "a hot shard",
+        "the heavier of both",
+        "one shard",
+        "one worker",
+        "no worker",
+    ],
+)
+def test_the_fair_level_is_that_of_what_can_move(sites: list[Bin], fair: float) -> None:
+    """What no move can lower is left out with the worker that has it."""
+    assert balancer(*sites).fair == pytest.approx(fair)
+
+
+@pytest.mark.parametrize(
+    ("source", "hot"),
+    [
+        (site("a", 1, 50), True),
+        (site("a", 1, 50, capacity=50.0), False),
+        (site("a", 1, 10), False),
+        (site("a", 50, pinned=1), False),
+        (site("a"), False),
+    ],
+    ids=["above", "by capacity", "just fair", "beside a pin", "empty"],
+)
+def test_a_shard_is_hot_that_is_more_than_a_fair_share(source: Bin, hot: bool) -> None:
+    """On its own."""
+    made = balancer(source)
+    made.fair = 10.0
+    assert made.has_hot(source) is hot
+
+
+def test_the_roomiest_is_the_lowest_with_the_shard_of_those_that_read_it() -> None:
+    """By the level; the first of equals by name."""
+    made = balancer(
+        site("a", 1, 1),
+        site("b", 1, 1, reads=2),
+        site("c", *[1] * 9, capacity=4.0, reads=2),
+        site("d", 1, 1),
+    )
+    for weight, journal_format, name in ((1.0, 1, "c"), (7.0, 1, "c"), (0.1, 1, "a"), (0.1, 2, "b"), (1.0, 2, "c")):
+        found = made.roomiest(weight, journal_format)
+        assert found is not None
+        assert found.name == name
+    assert made.roomiest(1.0, 3) is None
+
+
+def test_a_site_that_has_changed_is_found_by_its_new_load() -> None:
+    """And not by an older one."""
+    first, second = site("a"), site("b", 1)
+    made = balancer(first, second)
+    for held, name in ((HeldShard(2.0, True, ShardId(7)), "b"), (HeldShard(0.5, True, ShardId(8)), "b")):
+        first.take(held)
+        made.changed(first)
+        found = made.roomiest(1.0, 1)
+        assert found is not None
+        assert found.name == name
+    assert [held.id for held in first.queue] == [8, 7]
+    assert (first.give(1).id, first.load) == (7, 0.5)
+    made.changed(first)
+    assert made.roomiest(1.0, 1) is first
+
+
+@pytest.mark.parametrize(
+    ("threshold", "now", "begins"),
+    [(49.0, False, True), (50.0, False, False), (51.0, False, False), (51.0, True, True)],
+)
+def test_balance_begins_above_the_threshold(threshold: float, now: bool, begins: bool) -> None:
+    """Nine and three shards: half more than a fair share; an order begins at once."""
+    made = balancer(site("a", *[1] * 9), site("b", *[1] * 3))
+    assert made.imbalance_percent("Count") == pytest.approx(50.0)
+    assert made.unbalanced("Count", threshold, rebalance_now=now) is begins
+
+
+@pytest.mark.parametrize(("least", "begins"), [(3, False), (2, True), (0, True)])
+def test_balance_begins_for_a_worker_with_less_than_half_of_its_share(least: int, begins: bool) -> None:
+    """Whatever the threshold: 18 shards on three workers."""
+    made = balancer(*(site(name, *[1.0] * count) for name, count in (("a", 8), ("b", 10 - least), ("c", least))))
+    assert made.unbalanced("Count", 1000.0, rebalance_now=False) is begins
+
+
+def test_nothing_begins_without_a_move_that_gains() -> None:
+    """Five and four are even; by load a gain below 12 % begins nothing."""
+    assert not balancer(site("a", *[1] * 5), site("b", *[1] * 4)).unbalanced("Count", 0.0, rebalance_now=True)
+    for level, begins in ((88.0, False), (87.0, True)):
+        made = balancer(site("a", 10, 90), site("b", level - 10))
+        assert made.unbalanced("Load", 0.0, rebalance_now=True) is begins
+        assert (made.imbalance_percent("Load") > 0) is begins
+
+
+@pytest.mark.parametrize(
+    ("source", "others", "step"),
+    [
+        (site("s", 1, 2, 4, 8), [site("a", 5)], (11.0, "a", 2)),
+        (site("s", 1, 2, 4, 8), [site("a", 5), site("b", 4)], (11.0, "b", 2)),
+        (site("s", 3, 3, 3), [site("a"), site("b")], (6.0, "a", 2)),
+        (site("s", 3, 3, 3), [site("a", capacity=2.0)], (6.0, "a", 2)),
+        (site("s", 3, 3), [site("a", 3)], None),
+        (site("s", 1, 100), [site("a")], (100.0, "a", 0)),
+        (site("s", 100), [site("a")], None),
+        (site("s", 100), [site("a", capacity=4.0)], (25.0, "a", 0)),
+        (site("s", 100), [site("a", 390, capacity=4.0)], None),
+        (site("s"), [site("a")], None),
+        (site("s", pinned=9), [site("a")], None),
+    ],
+    ids=[
+        "levels both",
+        "to the lowest",
+        "the last of equals",
+        "by capacity",
+        "only changes places",
+        "beside a hot one",
+        "a hot one alone",
+        "a hot one to a greater",
+        "a greater that is full",
+        "empty",
+        "pins alone",
+    ],
+)
+def test_the_best_step_leaves_the_higher_of_both_lowest(
+    source: Bin, others: list[Bin], step: tuple[float, str, int] | None
+) -> None:
+    """Of the moves off one worker."""
+    assert balancer(source, *others).best_step(source, 0.0) == step
