@@ -296,6 +296,14 @@ def test_a_shard_on_its_way_is_sent_elsewhere_at_once() -> None:
     assert next_moves(placement, *_maps(shards), 1) == [Move(ShardId(0), "w-0", "w-2", "pinned to w-2")]
 
 
+def test_a_move_that_waits_holds_up_none_that_is_under_way() -> None:
+    """The more urgent move waits for its turn; the other one goes elsewhere at once."""
+    shards = [Shard(ShardId(0), "w-0", "w-0", 50.0), Shard(ShardId(1), "w-0", "w-1", 1.0)]
+    placement = compute_placement(shards, workers(3), Policy("Load", pins={0: "w-2", 1: "w-2"}))
+    assert [move.shard for move in placement.moves] == [0, 1]
+    assert [move.shard for move in next_moves(placement, *_maps(shards), 1)] == [1]
+
+
 def test_of_orders_beyond_the_limit_some_are_taken_back() -> None:
     """A worker that left by itself leaves uncounted orders; with new targets, they would all move at once."""
     shards = [Shard(ShardId(number), "w-0", "w-1") for number in range(4)]

@@ -62,7 +62,7 @@ def test_allow_from_closes_the_api_to_all_others() -> None:
     ids=["a default", "a null"],
 )
 def test_a_peer_is_written_without_what_is_left_out(given: dict[str, Any], made: dict[str, Any]) -> None:
-    """The API server would show an item of a list without it, and the policy would be applied for ever."""
+    """The API server would show an item of a list without it, and the policy would be applied again and again."""
     policy = find(least(networkPolicy={"allowFrom": [given]}), "NetworkPolicy")
     assert policy["spec"]["ingress"][0]["from"] == [made]
 
