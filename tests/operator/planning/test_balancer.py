@@ -50,7 +50,7 @@ def balancer(*sites: Bin) -> Balancer:
     ],
 )
 def test_the_fair_level_is_that_of_what_can_move(sites: list[Bin], fair: float) -> None:
-    """What no move can lower is left out with the worker that has it."""
+    """A worker with more than that in one piece is left out, and the others share the rest."""
     assert balancer(*sites).fair == pytest.approx(fair)
 
 
@@ -119,6 +119,15 @@ def test_balance_begins_for_a_worker_with_less_than_half_of_its_share(least: int
     """Whatever the threshold: 18 shards on three workers."""
     made = balancer(*(site(name, *[1.0] * count) for name, count in (("a", 8), ("b", 10 - least), ("c", least))))
     assert made.unbalanced("Count", 1000.0, rebalance_now=False) is begins
+
+
+def test_a_fair_share_may_be_less_than_a_shard() -> None:
+    """The imbalance is still that of the levels."""
+    assert balancer(site("a", 1, 1), site("b")).imbalance_percent("Count") == 100.0
+    assert balancer(site("a", 1, 1), site("b"), site("c", capacity=2.0)).imbalance_percent("Count") == pytest.approx(
+        500.0
+    )
+    assert balancer(site("a"), site("b")).imbalance_percent("Count") == 0.0
 
 
 def test_nothing_begins_without_a_move_that_gains() -> None:
