@@ -1,6 +1,8 @@
 """The parts of the balancer, each by itself: levels, fair shares, receivers, and the best step."""
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from threadcluster_operator.planning.balancer import Balancer, Bin, HeldShard
 
 from shard_worker.domain.ids import ShardId
@@ -147,6 +149,8 @@ def test_nothing_begins_without_a_move_that_gains() -> None:
         (site("s", 3, 3, 3), [site("a"), site("b")], (6.0, "a", 2)),
         (site("s", 3, 3, 3), [site("a", capacity=2.0)], (6.0, "a", 2)),
         (site("s", 3, 3), [site("a", 3)], None),
+        (site("s", 1, 8), [site("a", 5)], (8.0, "a", 0)),
+        (site("s", 1, 1), [site("a", 9), site("b", capacity=2.0)], (1.0, "b", 0)),
         (site("s", 1, 100), [site("a")], (100.0, "a", 0)),
         (site("s", 100), [site("a")], None),
         (site("s", 100), [site("a", capacity=4.0)], (25.0, "a", 0)),
@@ -160,6 +164,8 @@ def test_nothing_begins_without_a_move_that_gains() -> None:
         "the last of equals",
         "by capacity",
         "only changes places",
+        "the lightest alone",
+        "only one has less",
         "beside a hot one",
         "a hot one alone",
         "a hot one to a greater",
@@ -173,3 +179,59 @@ def test_the_best_step_leaves_the_higher_of_both_lowest(
 ) -> None:
     """Of the moves off one worker."""
     assert balancer(source, *others).best_step(source, 0.0) == step
+
+
+def test_a_hot_shard_does_not_move_between_equals_for_want_of_another() -> None:
+    """The receiver does not read the lighter shard, and the hot one would only change places."""
+    source = site("s", 1, 100, reads=2)
+    source.queue[0] = source.queue[0]._replace(format=2)
+    assert balancer(source, site("a")).best_step(source, 0.0) is None
+    step = balancer(source, site("a", capacity=2.0)).best_step(source, 0.0)
+    assert step == (50.0, "a", 1)
+
+
+some_sites = st.lists(
+    st.tuples(
+        st.lists(st.tuples(st.sampled_from([1.0, 2.0, 3.5, 8.0, 40.0]), st.sampled_from([1, 1, 2])), max_size=8),
+        st.sampled_from([1.0, 1.0, 2.0, 0.5]),
+        st.sampled_from([1, 2]),
+        st.sampled_from([0.0, 0.0, 6.0]),
+    ),
+    min_size=2,
+    max_size=5,
+)
+
+
+@given(some_sites, st.sampled_from([1e-9, 0.02, 0.12]))
+def test_the_best_step_is_the_best_of_all(
+    rows: list[tuple[list[tuple[float, int]], float, int, float]], gain: float
+) -> None:
+    """Of every shard that may leave, to every worker that has the least of its kind: all of them tried."""
+    sites = []
+    for number, (shards, capacity, reads, pinned) in enumerate(rows):
+        made = site(f"w-{number}", *[load for load, _ in shards], capacity=capacity, reads=reads, pinned=pinned)
+        made.queue = [
+            held._replace(format=min(version, reads)) for held, (_, version) in zip(made.queue, shards, strict=True)
+        ]
+        sites.append(made)
+    made = balancer(*sites)
+    least = {(each.capacity, each.reads): each for each in sorted(sites, key=lambda one: (one.load, one.name))[::-1]}
+    for source in sites:
+        limit, hot = source.level * (1.0 - gain), made.has_hot(source)
+
+        def levels(begin: int, end: int, greater: bool, source: Bin = source, limit: float = limit) -> list[float]:
+            found = []
+            for receiver in least.values():
+                for held in source.queue[begin:end]:
+                    after = (receiver.load + held.load) / receiver.capacity
+                    assume(abs(after - limit) > 1e-6)
+                    if held.format > receiver.reads or (greater and receiver.capacity <= source.capacity):
+                        continue
+                    if after < limit:
+                        found.append(max((source.load - held.load) / source.capacity, after))
+            return found
+
+        free = len(source.queue) - hot
+        expected = levels(0, free, False) or levels(free, len(source.queue), True)
+        step = made.best_step(source, gain)
+        assert (None if step is None else pytest.approx(step.level)) == min(expected, default=None)
