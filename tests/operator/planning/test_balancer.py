@@ -209,13 +209,15 @@ def test_the_best_step_is_the_best_of_all(
     """Of every shard that may leave, to every worker that has the least of its kind: all of them tried."""
     sites = []
     for number, (shards, capacity, reads, pinned) in enumerate(rows):
-        made = site(f"w-{number}", *[load for load, _ in shards], capacity=capacity, reads=reads, pinned=pinned)
-        made.queue = [
-            held._replace(format=min(version, reads)) for held, (_, version) in zip(made.queue, shards, strict=True)
+        one = site(f"w-{number}", *[load for load, _ in shards], capacity=capacity, reads=reads, pinned=pinned)
+        one.queue = [
+            held._replace(format=min(version, reads)) for held, (_, version) in zip(one.queue, shards, strict=True)
         ]
-        sites.append(made)
+        sites.append(one)
     made = balancer(*sites)
-    least = {(each.capacity, each.reads): each for each in sorted(sites, key=lambda one: (one.load, one.name))[::-1]}
+    least = {
+        (each.capacity, each.reads): each for each in sorted(sites, key=lambda found: (found.load, found.name))[::-1]
+    }
     for source in sites:
         limit, hot = source.level * (1.0 - gain), made.has_hot(source)
 
