@@ -1,11 +1,18 @@
 """The parts of the balancer, each by itself: levels, fair shares, receivers, and the best step."""
 
+from collections.abc import Mapping
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from threadcluster_operator.api import Strategy
 from threadcluster_operator.planning.balancer import Balancer, Bin, HeldShard
 
 from shard_worker.domain.ids import ShardId
+from tests.operator.planning.clusters import STRATEGIES
+
+GAINS: Mapping[Strategy, float] = {"Count": 1e-9, "Load": 0.02}
+"""A balance that has begun goes on for these."""
 
 
 def site(name: str, *loads: float, capacity: float = 1.0, pinned: float = 0.0, reads: int = 1) -> Bin:
@@ -130,6 +137,8 @@ def test_a_fair_share_may_be_less_than_a_shard() -> None:
         500.0
     )
     assert balancer(site("a"), site("b")).imbalance_percent("Count") == 0.0
+    even = balancer(site("a", 1, capacity=4.0), site("b", 1, capacity=4.0))
+    assert (even.fair, even.imbalance_percent("Count")) == (0.25, 0.0)
 
 
 def test_nothing_begins_without_a_move_that_gains() -> None:
@@ -149,6 +158,7 @@ def test_nothing_begins_without_a_move_that_gains() -> None:
         (site("s", 3, 3, 3), [site("a"), site("b")], (6.0, "a", 2)),
         (site("s", 3, 3, 3), [site("a", capacity=2.0)], (6.0, "a", 2)),
         (site("s", 3, 3), [site("a", 3)], None),
+        (site("s", 3, 3), [site("a", 1)], (4.0, "a", 1)),
         (site("s", 1, 8), [site("a", 5)], (8.0, "a", 0)),
         (site("s", 1, 1), [site("a", 9), site("b", capacity=2.0)], (1.0, "b", 0)),
         (site("s", 1, 100), [site("a")], (100.0, "a", 0)),
@@ -164,6 +174,7 @@ def test_nothing_begins_without_a_move_that_gains() -> None:
         "the last of equals",
         "by capacity",
         "only changes places",
+        "more than would level both",
         "the lightest alone",
         "only one has less",
         "beside a hot one",
@@ -179,6 +190,21 @@ def test_the_best_step_leaves_the_higher_of_both_lowest(
 ) -> None:
     """Of the moves off one worker."""
     assert balancer(source, *others).best_step(source, 0.0) == step
+
+
+@pytest.mark.parametrize(
+    ("source", "step"),
+    [
+        (site("s", 2, 10, 88), (98.0, "a", 0)),
+        (site("s", 7, 10.5, 82.5), (93.0, "a", 0)),
+    ],
+    ids=["the better one gains just too little", "the better one gains too little"],
+)
+def test_a_step_that_gains_enough_is_found_beside_one_that_does_not(source: Bin, step: tuple[float, str, int]) -> None:
+    """The receiver must end 12 % below where the source was, which has 100."""
+    found = balancer(source, site("a", 78)).best_step(source, 0.12)
+    assert found is not None
+    assert tuple(found) == step
 
 
 def test_a_hot_shard_does_not_move_between_equals_for_want_of_another() -> None:
@@ -237,3 +263,40 @@ def test_the_best_step_is_the_best_of_all(
         expected = levels(0, free, False) or levels(free, len(source.queue), True)
         step = made.best_step(source, gain)
         assert (None if step is None else pytest.approx(step.level)) == min(expected, default=None)
+
+
+def _numbered(rows: list[list[float]]) -> dict[str, Bin]:
+    """Equal workers, whose shards have numbers of their own."""
+    numbers = iter(range(1000))
+    found = {}
+    for position, loads in enumerate(rows):
+        one = site(f"w-{position}", *loads)
+        one.queue = [held._replace(id=ShardId(next(numbers))) for held in one.queue]
+        found[one.name] = one
+    return found
+
+
+@given(
+    st.lists(st.lists(st.sampled_from([1.0, 1.0, 2.0, 5.0, 30.0]), max_size=12), min_size=2, max_size=5),
+    st.sampled_from(STRATEGIES),
+)
+def test_balance_always_moves_off_the_highest_that_can_be_lowered(rows: list[list[float]], strategy: Strategy) -> None:
+    """The same moves in the same order as one at a time, with all workers looked at each time."""
+    expected: dict[ShardId, str] = {}
+    sites = _numbered(rows)
+    made = balancer(*sites.values())
+    moving = True
+    while moving:
+        moving = False
+        for source in sorted(sites.values(), key=lambda one: (-one.level, one.name)):
+            step = made.best_step(source, GAINS[strategy])
+            if step is not None:
+                held = source.give(step.place)
+                sites[step.receiver].take(held._replace(coming=True))
+                made.changed(source)
+                made.changed(sites[step.receiver])
+                expected[held.id] = step.receiver
+                moving = True
+                break
+    again = balancer(*_numbered(rows).values())
+    assert list(again.balance(strategy).items()) == list(expected.items())
