@@ -31,7 +31,9 @@ def main(arguments: Sequence[str]) -> int:
         help="run only pure tests whose path begins so: quicker; others may kill what survives",
     )
     given = parser.parse_args(arguments)
-    tests = [test for test in listed("pure_tests") if test.startswith(tuple(given.tests or ("",)))]
+    tests = [test for begin in given.tests or ("",) for test in _pure(begin)]
+    if not tests:
+        parser.error(f"--tests {' '.join(given.tests)}: no pure test begins so")
     bar = files_of(listed("well_tested_modules"))
     every = files_of(given.modules or listed("pure_modules"))
     files = [file for file in bar if file in every] + [file for file in every if file not in bar]
@@ -45,6 +47,12 @@ def main(arguments: Sequence[str]) -> int:
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         return int(code)
     return _report(files, bar, write_docs=given.write_docs)
+
+
+def _pure(begin: str) -> list[str]:
+    """The pure tests whose path begins so; or a file within a folder of them."""
+    pure = listed("pure_tests")
+    return [test for test in pure if test.startswith(begin)] or [begin for test in pure if begin.startswith(f"{test}/")]
 
 
 def _digest(tests: Sequence[str]) -> str:
