@@ -217,7 +217,7 @@ def create_failed(*children: Object, message: str = "exceeded quota: small", abo
     return seen(children=children, warnings=(event("FailedCreate", message, about),))
 
 
-WITHOUT_MESSAGE = {"state": {"waiting": {"reason": "ErrImagePull"}}}
+WITHOUT_MESSAGE: Object = {"state": {"waiting": {"reason": "ErrImagePull"}}}
 SECRET_REMEDY = "Remedy: make the Secret, or correct spec.database; the pod goes on by itself."
 IMAGE_REMEDY = "Remedy: correct spec.image, spec.imagePullSecrets or the registry."
 CRASH_REMEDY = "Remedy: see `kubectl logs --previous`."
@@ -367,7 +367,7 @@ def test_an_event_counts_only_about_a_child_that_lacks_pods(child: Object, repor
 
 def test_a_container_that_came_up_after_restarts_does_not_crash() -> None:
     """Only one that is not ready does."""
-    restarted = {"restartCount": 2, "lastState": {"terminated": {"exitCode": 1}}}
+    restarted: Object = {"restartCount": 2, "lastState": {"terminated": {"exitCode": 1}}}
     assert diagnose(seen(pods=(pod(**restarted, ready=True),))) is None
     assert diagnose(seen(pods=(pod(**restarted, ready=False),))) is not None
 

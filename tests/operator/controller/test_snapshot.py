@@ -3,6 +3,7 @@
 import pytest
 from threadcluster_operator.controller.snapshot import (
     ClusterSnapshot,
+    Object,
     condition,
     controller_of,
     pod_of,
@@ -67,7 +68,7 @@ def test_a_pod_that_says_nothing_has_no_revision_and_no_address() -> None:
 
 def test_the_workers_are_the_pods_with_every_label_of_a_worker() -> None:
     """The migration's pod has all of them but the component; the workers come in the order of their ordinals."""
-    pods = [
+    pods: list[Object] = [
         {"metadata": {"name": "chat-10", "labels": {**selector_of("chat", "worker"), "team": "a"}}},
         {"metadata": {"name": "chat-migrate-x7k2p", "labels": dict(selector_of("chat", "migration"))}},
         {"metadata": {"name": "chat-2", "labels": dict(selector_of("chat", "worker"))}},
