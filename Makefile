@@ -66,6 +66,7 @@ pytest: setup .venv/.compiled
 coverage-pure: setup ## The pure rules: every branch of them is taken by their own tests
 	$(BIN)/coverage run --branch --include=$(call PURE,files) -m pytest -q --hypothesis-profile=coverage $(call PURE,tests)
 	$(BIN)/coverage report --fail-under=100
+	@$(BIN)/python -m tests.support.pure_modules measured
 
 .PHONY: properties
 properties: setup ## The properties of the pure rules, with all their examples

@@ -25,25 +25,39 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("modules", nargs="*", help="modules or packages [default: all pure modules]")
     parser.add_argument("--fresh", action="store_true", help="try also what was killed before")
     parser.add_argument("--write-docs", action="store_true", help="put the table into docs/mutation.md")
+    parser.add_argument(
+        "--tests",
+        action="append",
+        help="run only pure tests whose path begins so: quicker; others may kill what survives",
+    )
     given = parser.parse_args(arguments)
+    tests = [test for begin in given.tests or ("",) for test in _pure(begin)]
+    if not tests:
+        parser.error(f"--tests {' '.join(given.tests)}: no pure test begins so")
     bar = files_of(listed("well_tested_modules"))
     every = files_of(given.modules or listed("pure_modules"))
     files = [file for file in bar if file in every] + [file for file in every if file not in bar]
     session = Session(
         [ROOT / file for file in files_of(listed("pure_modules"))],
-        results.OUT / f"reach-{_digest()}.json",
+        results.OUT / f"reach-{_digest(tests)}.json",
         lambda made: _run(made, files, fresh=given.fresh),
     )
     options = ["-q", "-s", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-profile=mutation"]
-    code = pytest.main([*options, *listed("pure_tests")], plugins=[session])
+    code = pytest.main([*options, *tests], plugins=[session])
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         return int(code)
     return _report(files, bar, write_docs=given.write_docs)
 
 
-def _digest() -> str:
+def _pure(begin: str) -> list[str]:
+    """The pure tests whose path begins so; or a file within a folder of them."""
+    pure = listed("pure_tests")
+    return [test for test in pure if test.startswith(begin)] or [begin for test in pure if begin.startswith(f"{test}/")]
+
+
+def _digest(tests: Sequence[str]) -> str:
     """Of all that decides which lines a test reaches."""
-    found = hashlib.sha256()
+    found = hashlib.sha256(repr(tests).encode())
     for folder in ("shard_worker", "operator", "tests"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             found.update(path.read_bytes())

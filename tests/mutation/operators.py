@@ -41,8 +41,10 @@ class Mutant(NamedTuple):
 
     function: str
     """The qualified name of the outermost function; the name of a constant of the module."""
-    first_line: int
-    last_line: int
+    lines: range
+    """Of the changed expression or statement."""
+    statement: range
+    """The lines of the statement around it: a text among constants is compiled into their tuple, and has no line of its own."""
     before: str
     after: str
     compiled: Callable[[], CodeType]
@@ -66,16 +68,22 @@ class _Change(NamedTuple):
 def mutants(source: str, filename: str) -> list[Mutant]:
     """All mutants of a module's source."""
     tree = ast.parse(source)
+    spans = [_lines(node) for node in ast.walk(tree) if isinstance(node, ast.stmt)]
     found = []
     for change in _changes(tree):
         node, new = change.node, change.new
         before, after = ast.unparse(node), ast.unparse(new)
         if before != after:
             ast.fix_missing_locations(ast.copy_location(new, node))
-            last = node.end_lineno or node.lineno
+            lines = _lines(node)
+            statement = min((span for span in spans if lines[0] in span and lines[-1] in span), key=len)
             compiled = _compiler(tree, change, filename)
-            found.append(Mutant(change.function, node.lineno, last, before, after, compiled))
+            found.append(Mutant(change.function, lines, statement, before, after, compiled))
     return found + list(_constants(tree, filename))
+
+
+def _lines(node: ast.expr | ast.stmt) -> range:
+    return range(node.lineno, (node.end_lineno or node.lineno) + 1)
 
 
 def _compiler(tree: ast.Module, change: _Change, filename: str) -> Callable[[], CodeType]:
@@ -96,8 +104,8 @@ def _constants(tree: ast.Module, filename: str) -> Iterator[Mutant]:
             case ast.AnnAssign(ast.Name(name), _, ast.Constant(int() | float() as value)) if value not in (True, False):
                 yield Mutant(
                     name,
-                    each.lineno,
-                    each.lineno,
+                    _lines(each),
+                    _lines(each),
                     f"{name} = {value}",
                     f"{name} = {value * 2}",
                     lambda: compile(tree, filename, "exec"),

@@ -101,12 +101,14 @@ class Session:
 
     def _tests_of(self, file: Path, mutant: Mutant) -> list[str]:
         lines: Mapping[int, list[str]] = self.reach.lines.get(str(file), {})
-        reached: Iterable[int] = lines
+
+        def reaching(reached: Iterable[int]) -> set[str]:
+            return {test for line in reached for test in lines.get(line, ()) if test in self._items}
+
         if mutant.number is None:
-            reached = range(mutant.first_line, mutant.last_line + 1)
-        found = {test for line in reached for test in lines.get(line, ()) if test in self._items}
-        if mutant.number is not None:  # a test that only compares a number runs no line of the module
-            files = {_file(test) for test in found}
+            found = reaching(mutant.lines) or reaching(mutant.statement)
+        else:  # a test that only compares a number runs no line of the module
+            files = {_file(test) for test in reaching(lines)}
             found = {test for test in self._items if _file(test) in files}
         # Tests that are named for the module know most of it; the others reach it on the way to something else.
         return sorted(found, key=lambda test: (file.stem not in _file(test), self.reach.seconds[test], test))

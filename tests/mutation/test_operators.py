@@ -1,5 +1,7 @@
 """The mutants of a source text, and how they are planted and identified."""
 
+from types import CodeType
+
 from tests.mutation.operators import mutants
 from tests.mutation.results import keys_of
 
@@ -61,3 +63,22 @@ def test_the_same_change_twice_in_a_function_is_numbered() -> None:
     """So that each can be found in the list of equivalent mutants."""
     found = mutants("def f(a: int) -> int:\n    return a + 1 if a > 1 else 0\n", "module.py")
     assert [key for key in keys_of(found) if "1 → 2" in key] == ["f: 1 → 2", "f: 1 → 2 (2)"]
+
+
+MANY_LINES = """
+def waits(reason: str) -> bool:
+    return reason not in (
+        "",
+        "ContainerCreating",
+    )
+"""
+
+
+def test_a_change_without_a_line_of_its_own_is_reached_by_its_statement() -> None:
+    """A tuple of constants is one constant of its statement: no test ever reaches the lines of its items."""
+    [function] = [each for each in compile(MANY_LINES, "module.py", "exec").co_consts if isinstance(each, CodeType)]
+    traced = {line for _, _, line in function.co_lines()}
+    text = next(each for each in mutants(MANY_LINES, "module.py") if each.before == "'ContainerCreating'")
+    assert (text.lines, text.statement) == (range(5, 6), range(3, 7))
+    assert traced.isdisjoint(text.lines)
+    assert not traced.isdisjoint(text.statement)

@@ -4,7 +4,7 @@ Balance is one greedy rule for both strategies: each step takes from the worker 
 that evens it out best with the worker with the least.  A count is a load of 1 for each shard.
 """
 
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Final, NamedTuple
@@ -220,8 +220,9 @@ def _steps(source: Bin, receiver: Bin, begin: int, end: int, gain: float) -> Ite
         (source.load * receiver.capacity - receiver.load * source.capacity) / (source.capacity + receiver.capacity),
         limit * receiver.capacity - receiver.load,
     )
-    heavier = bisect_right(places, ideal, key=load_at)
-    nearest = [max(heavier - 1, 0)]
+    # From the left: a shard that just reaches the limit is no move, so the next lighter one is tried beside it.
+    heavier = bisect_left(places, ideal, key=load_at)
+    nearest = [heavier - 1] if heavier else []
     if heavier < len(places):
         nearest.append(bisect_right(places, load_at(places[heavier]), heavier, key=load_at) - 1)
     for index in nearest:

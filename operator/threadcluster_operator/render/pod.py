@@ -210,7 +210,7 @@ def _field(variable: Variable, path: str) -> Object:
 
 
 def _user_env(variable: EnvVar) -> Object:
-    return variable.model_dump(by_alias=True, exclude_none=True, exclude_defaults=True)
+    return variable.model_dump(by_alias=True, exclude_defaults=True)
 
 
 def _probe(path: str, *, every_s: int, failures: int) -> Object:

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from pydantic import BaseModel, Field
 from threadcluster_operator.api import ThreadClusterSpec
+from threadcluster_operator.api import reference as page
 from threadcluster_operator.api.crd import crd, manifest, schema_of
 from threadcluster_operator.api.reference import reference
 
@@ -180,3 +181,10 @@ def test_only_the_reference_knows_of_platforms() -> None:
     assert "x-local" in marked["shards"]
     assert "x-local" not in marked["image"]
     assert "x-local" not in SPEC["properties"]["shards"]
+
+
+def test_a_bar_in_a_cell_ends_no_cell() -> None:
+    """A row of the reference has as many cells as its head."""
+    part = {"type": "string", "enum": ["a|b"], "description": "One | the other."}
+    row = page._table(iter([("spec.x", part, False)]), used_by=False)[-1]
+    assert row == "| `spec.x` | string | – | `a\\|b` | One \\| the other. |"

@@ -98,6 +98,33 @@ def test_a_yaml_error_shows_nothing_of_a_secret(line: str) -> None:
     assert caught.value.__cause__ is None
 
 
+@pytest.mark.parametrize(
+    ("text", "failure"),
+    [
+        ("{", "line 1, column 2: expected the node content, but found …"),
+        ("a: *hunter2", "line 1, column 4: found undefined alias …"),
+        ("a: &x 1\nb: &x 2", "line 2, column 4: second occurrence"),
+        ("a: \x01", "special characters are not allowed"),
+        ("a: @b", "line 1, column 4: found character … that cannot start any token"),
+    ],
+)
+def test_a_yaml_error_says_fault_and_place(text: str, failure: str) -> None:
+    """With … for each text in quotation marks; a character that no YAML may have is found before lines are counted."""
+    with pytest.raises(InvalidResource) as caught:
+        parse_resources(text, "file")
+    assert str(caught.value) == f"file: not YAML: {failure}"
+
+
+def test_failures_are_one_a_line() -> None:
+    """With the document, the field, and what was given where that is the mistake."""
+    with pytest.raises(InvalidResource) as caught:
+        parse_resources(CLUSTER.replace("spec: {", "spec: {shards: 0, colour: red, "), "file")
+    assert str(caught.value).splitlines() == [
+        "file, document 1: spec.shards: Input should be greater than or equal to 1 (given: 0)",
+        "file, document 1: spec.colour: unknown field",
+    ]
+
+
 @pytest.mark.parametrize("field", ["data", "stringData"])
 def test_the_values_of_a_secret_have_keys(field: str) -> None:
     """A list is refused."""

@@ -77,6 +77,7 @@ def test_no_spec_is_one_without_an_image(document: dict[str, Any]) -> None:
     with pytest.raises(InvalidSpec) as refused:
         parse_spec(document)
     assert refused.value.failures == ["spec.image: Field required", "spec.database: Field required"]
+    assert str(refused.value) == "spec.image: Field required\nspec.database: Field required"
 
 
 def test_a_newer_resource_does_not_stop_an_older_operator() -> None:
@@ -104,7 +105,7 @@ def test_fields_have_one_name() -> None:
     assert parse_spec({"spec": {**GOOD, "worker": {"snapshot_every_events": 5}}}).worker.snapshot_every_events == 100
 
 
-@pytest.mark.parametrize("given", [1, 0, "500m", "2Gi", "1.5", "1e3", "+1", ".5M"], ids=str)
+@pytest.mark.parametrize("given", [1, 0, "500m", "2Gi", "1.5", "1e3", "+1", ".5M", "1" * 32], ids=str)
 def test_quantities_are_kubernetes_own(given: int | str) -> None:
     """A number or a text, kept as it was written."""
     spec = local({"worker": {"resources": {"requests": {"cpu": given}}}})

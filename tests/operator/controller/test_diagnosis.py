@@ -200,10 +200,197 @@ def test_an_unschedulable_pod_is_reported() -> None:
     lonely["status"]["conditions"].append(
         {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes are available"}
     )
-    trouble = diagnose(seen(pods=(lonely,)))
+    assert diagnose(seen(pods=(lonely,))) == Diagnosis(
+        Reason.WORKER_UNSCHEDULABLE,
+        "pod chat-worker finds no node: 0/3 nodes are available."
+        " Remedy: add nodes, or ask for less in spec.worker.resources and spec.podTemplate.",
+    )
+
+
+def mount_failed(**when: Any) -> ClusterSnapshot:
+    """A cluster with a pod whose Secret was not found, as an Event of that time says."""
+    return seen(pods=(pod(),), warnings=(event("FailedMount", 'secret "db" not found', "pod-worker", **when),))
+
+
+def create_failed(*children: Object, message: str = "exceeded quota: small", about: str = "set") -> ClusterSnapshot:
+    """A cluster for one of whose children no pod could be created."""
+    return seen(children=children, warnings=(event("FailedCreate", message, about),))
+
+
+WITHOUT_MESSAGE: Object = {"state": {"waiting": {"reason": "ErrImagePull"}}}
+SECRET_REMEDY = "Remedy: make the Secret, or correct spec.database; the pod goes on by itself."
+IMAGE_REMEDY = "Remedy: correct spec.image, spec.imagePullSecrets or the registry."
+CRASH_REMEDY = "Remedy: see `kubectl logs --previous`."
+QUOTA_REMEDY = "Remedy: raise the namespace's quota, or ask for less."
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        (
+            seen(pods=(pod(**waiting("ErrImagePull", "no such tag")),)),
+            f"pod chat-worker: image 'threadcluster:1' cannot be pulled: no such tag. {IMAGE_REMEDY}",
+        ),
+        (
+            seen(pods=(pod(**WITHOUT_MESSAGE),)),
+            f"pod chat-worker: image '' cannot be pulled:. {IMAGE_REMEDY}",
+        ),
+        (
+            seen(pods=(pod(**waiting("CreateContainerConfigError")),)),
+            f"pod chat-worker waits for something that spec.database refers to: its own message. {SECRET_REMEDY}",
+        ),
+        (
+            seen(pods=(pod(state={"waiting": {"reason": "CreateContainerConfigError"}}),)),
+            f"pod chat-worker waits for something that spec.database refers to:. {SECRET_REMEDY}",
+        ),
+        (
+            mount_failed(),
+            f'pod it waits for something that spec.database refers to: secret "db" not found. {SECRET_REMEDY}',
+        ),
+        (
+            seen(
+                pods=(pod(),),
+                warnings=(
+                    {**event("FailedMount", "a not found", "pod-worker"), "involvedObject": {"uid": "pod-worker"}},
+                ),
+            ),
+            f"pod waits for something that spec.database refers to: a not found. {SECRET_REMEDY}",
+        ),
+        (
+            seen(pods=(pod(**crash_looping()),)),
+            f"chat-worker ends again and again: settings refused. {CRASH_REMEDY}",
+        ),
+        (
+            seen(pods=(pod(**waiting("CrashLoopBackOff")),)),
+            f"chat-worker ends again and again: exit code unknown. {CRASH_REMEDY}",
+        ),
+        (
+            seen(children=(job("Failed"),)),
+            "job chat-migrate-1 failed. Remedy: see its log; it is tried again.",
+        ),
+        (
+            seen(pods=(pod("migration", **ended("killed")),), children=(job(),)),
+            "the migration failed: killed. Remedy: see the log of its Job.",
+        ),
+        (
+            seen(
+                pods=(pod("migration", state={"terminated": {"exitCode": 137, "reason": "OOMKilled"}}),),
+                children=(job(),),
+            ),
+            "the migration failed: OOMKilled, exit code 137. Remedy: see the log of its Job.",
+        ),
+        (
+            seen(pods=(pod("migration", **ended("")),), children=(job(),)),
+            "the migration failed: Error, exit code 1. Remedy: see the log of its Job.",
+        ),
+        (create_failed(stateful_set(2, 0)), f"exceeded quota: small. {QUOTA_REMEDY}"),
+        (
+            create_failed(stateful_set(2, 0), message="forbidden: violates PodSecurity"),
+            "forbidden: violates PodSecurity. Remedy: an admission rule of the namespace refuses the pods.",
+        ),
+    ],
+)
+def test_a_diagnosis_has_object_cause_and_remedy(what: ClusterSnapshot, message: str) -> None:
+    """Word by word, also where Kubernetes leaves the cause out."""
+    trouble = diagnose(what)
     assert trouble is not None
-    assert trouble.reason == Reason.WORKER_UNSCHEDULABLE
-    assert "0/3 nodes" in trouble.message
+    assert trouble.message == message
+
+
+def test_a_long_cause_is_cut() -> None:
+    """Beyond 500 characters; the remedy stays whole."""
+    for length, shown in ((500, "exceeded quota " + "x" * 485), (501, "exceeded quota " + "x" * 484 + "…")):
+        trouble = diagnose(create_failed(stateful_set(2, 0), message="exceeded quota ".ljust(length, "x")))
+        assert trouble is not None
+        assert trouble.message == f"{shown}. {QUOTA_REMEDY}"
+
+
+@pytest.mark.parametrize(
+    ("when", "reported"),
+    [
+        ({"lastTimestamp": "2026-05-01T11:50:01Z"}, True),
+        ({"lastTimestamp": "2026-05-01T11:50:00Z"}, False),
+        ({"series": {"lastObservedTime": "2026-05-01T11:59:00Z"}, "eventTime": "2026-05-01T10:00:00Z"}, True),
+        ({"eventTime": "2026-05-01T11:59:00Z"}, True),
+        ({"metadata": {"creationTimestamp": "2026-05-01T11:59:00Z"}}, True),
+        ({"metadata": {}}, False),
+    ],
+    ids=["younger than ten minutes", "ten minutes old", "of a series", "of the new API", "just made", "undated"],
+)
+def test_an_event_counts_for_ten_minutes_from_its_last_occurrence(when: dict[str, Any], reported: bool) -> None:
+    """Each release of Kubernetes writes the time into another field."""
+    assert (diagnose(mount_failed(**when)) is not None) is reported
+
+
+def test_the_newest_event_is_reported() -> None:
+    """Whatever the order in which the API server lists them."""
+    warnings = tuple(
+        event("FailedCreate", f"exceeded quota: {name}", "set", lastTimestamp=f"2026-05-01T11:5{minute}:00Z")
+        for name, minute in (("first", 3), ("newest", 9), ("second", 5))
+    )
+    trouble = diagnose(seen(children=(stateful_set(2, 0),), warnings=warnings))
+    assert trouble is not None
+    assert trouble.message.startswith("exceeded quota: newest.")
+
+
+def migrating(*conditions: str, **status: Any) -> Object:
+    """The migration's Job with a status."""
+    made = job(*conditions)
+    made["status"].update(status)
+    return made
+
+
+def bare_set(spec: Object, **status: Any) -> Object:
+    """The workers' StatefulSet with no more than this."""
+    return {"kind": "StatefulSet", "metadata": {"name": "chat", "uid": "set"}, "spec": spec, "status": status}
+
+
+@pytest.mark.parametrize(
+    ("child", "reported"),
+    [
+        (job(), True),
+        (migrating(active=1), False),
+        (migrating("Complete"), False),
+        (migrating("Complete", active=1), False),
+        (bare_set({"replicas": 1}), True),
+        (bare_set({}, replicas=1), False),
+        (bare_set({}), True),
+        ({**job(), "kind": "Service", "spec": {}}, False),
+    ],
+    ids=["no pod of a Job", "running", "done", "both", "no pod", "one by default", "none of one", "no maker of pods"],
+)
+def test_an_event_counts_only_about_a_child_that_lacks_pods(child: Object, reported: bool) -> None:
+    """An earlier refusal is no trouble once the pods are there."""
+    trouble = diagnose(create_failed(child, about=child["metadata"]["uid"]))
+    assert (None if trouble is None else trouble.reason) == (Reason.QUOTA_EXCEEDED if reported else None)
+
+
+def test_a_container_that_came_up_after_restarts_does_not_crash() -> None:
+    """Only one that is not ready does."""
+    restarted: Object = {"restartCount": 2, "lastState": {"terminated": {"exitCode": 1}}}
+    assert diagnose(seen(pods=(pod(**restarted, ready=True),))) is None
+    assert diagnose(seen(pods=(pod(**restarted, ready=False),))) is not None
+
+
+def attempt(message: str, made_at: str | None) -> Object:
+    """A pod of the migration that failed."""
+    failed = pod("migration", **ended(message))
+    if made_at is not None:
+        failed["metadata"]["creationTimestamp"] = made_at
+    return failed
+
+
+def test_the_newest_attempt_of_a_migration_is_reported() -> None:
+    """Its remedy is the present one."""
+    old, new, undated = (
+        attempt("old", "2026-05-01T11:00:00Z"),
+        attempt("new", "2026-05-01T11:30:00Z"),
+        attempt("?", None),
+    )
+    for pods in ((old, new, undated), (undated, new, old), (new, undated, old)):
+        trouble = diagnose(seen(pods=pods, children=(job(),)))
+        assert trouble is not None
+        assert trouble.message.startswith("the migration failed: new.")
 
 
 def test_a_pod_that_is_going_tells_nothing() -> None:

@@ -142,6 +142,15 @@ def test_a_cluster_whose_shards_move_is_looked_at_often(simulation: Simulation) 
     assert (steps.settled, steps.requeue_after_s) == (False, 0.1)
 
 
+def test_a_single_shard_that_moves_is_waited_for(simulation: Simulation) -> None:
+    """The last move of a plan, too."""
+    owners, first, _ = owned(simulation)
+    before = {**owners, first: f"{NAME}-1"}
+    steps = steps_of(with_ownership(simulation, owners=before, targets=owners))
+    assert steps.targets is None
+    assert (steps.settled, steps.requeue_after_s) == (False, 0.1)
+
+
 def test_a_plan_of_moves_is_followed_closely(simulation: Simulation) -> None:
     """From its beginning, when nothing moves yet."""
     owners, first, _ = owned(simulation)

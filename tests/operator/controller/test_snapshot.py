@@ -1,7 +1,15 @@
 """Reading Kubernetes objects that are not as complete as one would like."""
 
 import pytest
-from threadcluster_operator.controller.snapshot import condition, controller_of, pod_of, waiting_reason
+from threadcluster_operator.controller.snapshot import (
+    ClusterSnapshot,
+    Object,
+    condition,
+    controller_of,
+    pod_of,
+    waiting_reason,
+)
+from threadcluster_operator.render import selector_of
 
 
 def test_a_condition_is_found_among_others_or_is_nothing() -> None:
@@ -47,3 +55,26 @@ def test_a_pod_is_starting_while_nothing_says_that_it_fails(container: dict[str,
     assert pod_of(pod).starting is starting
     assert pod_of({**pod, "spec": {}}).starting is False
     assert waiting_reason(container) in ("", "ContainerCreating", "PodInitializing", "ImagePullBackOff")
+
+
+def test_a_pod_that_says_nothing_has_no_revision_and_no_address() -> None:
+    """Both come later: the revision with the StatefulSet's label, the address with the node."""
+    bare = pod_of({"metadata": {"name": "chat-0"}})
+    assert (bare.revision, bare.address) == ("", None)
+    labels = {"controller-revision-hash": "chat-5d9"}
+    found = pod_of({"metadata": {"name": "chat-0", "labels": labels}, "status": {"podIP": "fd00::7"}})
+    assert (found.revision, found.address) == ("chat-5d9", "fd00::7")
+
+
+def test_the_workers_are_the_pods_with_every_label_of_a_worker() -> None:
+    """The migration's pod has all of them but the component; the workers come in the order of their ordinals."""
+    pods: list[Object] = [
+        {"metadata": {"name": "chat-10", "labels": {**selector_of("chat", "worker"), "team": "a"}}},
+        {"metadata": {"name": "chat-migrate-x7k2p", "labels": dict(selector_of("chat", "migration"))}},
+        {"metadata": {"name": "chat-2", "labels": dict(selector_of("chat", "worker"))}},
+        {"metadata": {"name": "talk-0", "labels": dict(selector_of("talk", "worker"))}},
+        {"metadata": {"name": "stray", "labels": None}},
+    ]
+    resource = {"metadata": {"name": "chat", "namespace": "talk"}}
+    seen = ClusterSnapshot(resource, (), tuple(pods), (), None, None, 0.0)
+    assert [pod.name for pod in seen.workers()] == ["chat-2", "chat-10"]

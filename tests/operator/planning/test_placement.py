@@ -183,6 +183,42 @@ def _maps(shards: Sequence[Shard]) -> tuple[dict[ShardId, str | None], dict[Shar
     return {shard.id: shard.owner for shard in shards}, {shard.id: shard.target for shard in shards}
 
 
+# --- places
+
+
+def test_a_shard_without_an_owner_gets_its_place_before_one_that_is_served() -> None:
+    """Whatever the numbers of the shards and the names of the workers."""
+    shards = [Shard(ShardId(0), "a-0", "a-0"), Shard(ShardId(1), None, None)]
+    there = [Worker("a-0", leaving=True), *workers(2)]
+    assert compute_placement(shards, there, Policy()).targets == {0: "w-1", 1: "w-0"}
+
+
+def test_a_place_is_given_by_the_level_with_the_shard() -> None:
+    """A big worker with two shards has more to spare for a third than a small one with none."""
+    shards = [*settled("w-1", "w-1"), Shard(ShardId(2), None, None)]
+    there = [Worker("w-0"), Worker("w-1", capacity=4.0)]
+    assert compute_placement(shards, there, Policy(mode="Manual")).targets[ShardId(2)] == "w-1"
+
+
+def test_a_shard_that_was_just_given_a_place_is_sent_elsewhere_first() -> None:
+    """It has no owner yet, so that it costs no move: only one worker reads the shards that come after it."""
+    shards = [
+        Shard(ShardId(0), None, None),
+        *[Shard(ShardId(number), "w-1", "w-1") for number in (1, 2)],
+        Shard(ShardId(3), "w-0", "w-0"),
+        *[Shard(ShardId(number), "w-2", "w-2", format=2) for number in (4, 5)],
+    ]
+    there = [Worker("w-0", reads=2), Worker("w-1"), Worker("w-2", leaving=True, reads=2)]
+    assert compute_placement(shards, there, Policy()).targets == {
+        0: "w-1",
+        1: "w-1",
+        2: "w-1",
+        3: "w-0",
+        4: "w-0",
+        5: "w-0",
+    }
+
+
 # --- limits
 
 
@@ -260,6 +296,14 @@ def test_a_shard_on_its_way_is_sent_elsewhere_at_once() -> None:
     assert next_moves(placement, *_maps(shards), 1) == [Move(ShardId(0), "w-0", "w-2", "pinned to w-2")]
 
 
+def test_a_move_that_waits_holds_up_none_that_is_under_way() -> None:
+    """The more urgent move waits for its turn; the other one goes elsewhere at once."""
+    shards = [Shard(ShardId(0), "w-0", "w-0", 50.0), Shard(ShardId(1), "w-0", "w-1", 1.0)]
+    placement = compute_placement(shards, workers(3), Policy("Load", pins={0: "w-2", 1: "w-2"}))
+    assert [move.shard for move in placement.moves] == [0, 1]
+    assert [move.shard for move in next_moves(placement, *_maps(shards), 1)] == [1]
+
+
 def test_of_orders_beyond_the_limit_some_are_taken_back() -> None:
     """A worker that left by itself leaves uncounted orders; with new targets, they would all move at once."""
     shards = [Shard(ShardId(number), "w-0", "w-1") for number in range(4)]
@@ -301,6 +345,28 @@ def test_a_takeover_is_not_held_up_by_moves() -> None:
     assert [(move.shard, move.source) for move in now] == [(1, None), (3, "w-0")]
 
 
+def test_what_is_on_its_way_comes_first_and_balance_in_its_own_order() -> None:
+    """The first moves of a plan are those that even the workers out most."""
+    shards = [*settled(*["w-0"] * 6), Shard(ShardId(6), "w-0", "w-1")]
+    placement = compute_placement(shards, workers(3), Policy())
+    assert [(move.shard, move.target) for move in placement.moves] == [(6, "w-1"), (5, "w-2"), (4, "w-1"), (3, "w-2")]
+
+
+def test_of_equal_urgency_the_heaviest_is_first() -> None:
+    """Its worker may have no time for all of them."""
+    shards = settled("w-2", "w-2", "w-2", loads=[5, 50, 20])
+    there = [*workers(2), Worker("w-2", leaving=True)]
+    placement = compute_placement(shards, there, Policy("Load"))
+    assert [move.shard for move in placement.moves] == [1, 2, 0]
+
+
+def test_by_count_the_loads_do_not_matter() -> None:
+    """A worker with the one busy shard has as many as the other."""
+    shards = settled("w-0", "w-0", "w-1", "w-1", loads=[500, 1, 1, 1])
+    placement = compute_placement(shards, workers(2), Policy(imbalance_threshold_percent=0, rebalance_now=True))
+    assert (placement.moves, placement.imbalance_percent) == ((), 0.0)
+
+
 # --- reasons
 
 
@@ -336,11 +402,19 @@ def test_reasons_say_what_a_person_would() -> None:
     ]
 
 
+def test_a_pin_that_waits_for_the_end_of_a_pause_is_no_fault_of_its_worker() -> None:
+    """The worker reads the shard; a move that was ordered before goes on."""
+    placement = compute_placement([Shard(ShardId(0), "w-0", "w-1")], workers(3), Policy(mode="Paused", pins={0: "w-2"}))
+    assert placement.moves == (Move(ShardId(0), "w-0", "w-1", "on its way to w-1"),)
+
+
 def test_reasons_for_balance_say_how_much_is_too_much() -> None:
     """By count, and by a shard that is hot."""
     assert set(reasons(compute_placement(held(w_0=60, w_1=36), workers(2), Policy())).values()) == {
         "w-0 holds 60 of 48 shards"
     }
+    there = [Worker("w-0", capacity=2.0), Worker("w-1")]
+    assert set(reasons(compute_placement(held(w_0=9), there, Policy())).values()) == {"w-0 holds 9 of 6 shards"}
     placement = compute_placement(settled("w-1", "w-1", loads=[100, 1]), workers(3), Policy("Load"))
     assert reasons(placement) == {1: "leaves shard 0 alone on w-1: hotter than a fair share"}
 

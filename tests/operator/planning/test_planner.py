@@ -13,6 +13,7 @@ from threadcluster_operator.planning.planner import (
     PlanPreview,
     PlanResult,
     ShardOwnership,
+    count_moving,
     next_steps,
     preview,
     same_plan,
@@ -429,3 +430,18 @@ def test_a_wrong_resource_is_refused_with_the_path(rebalance: str, message: str)
     with pytest.raises(InvalidResource) as refused:
         parse_resources(RESOURCE % rebalance, "file")
     assert message in str(refused.value)
+
+
+def test_a_shard_moves_that_has_an_owner_and_another_target() -> None:
+    """One without an owner, or without a target, does not."""
+    owners = dict(enumerate(("c-0", "c-0", "c-1", None, "c-1", "c-0")))
+    targets = dict(enumerate(("c-1", "c-0", "c-0", "c-1", None)))
+    seen = ShardOwnership(
+        1,
+        {ShardId(number): owner for number, owner in owners.items()},
+        {ShardId(number): target for number, target in targets.items()},
+        {},
+        {},
+        {},
+    )
+    assert count_moving(seen) == 2

@@ -113,6 +113,22 @@ def test_the_order_of_items_with_keys_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize(
+    ("wanted", "live", "found"),
+    [
+        ({"items": [1]}, {"items": [2]}, ["items"]),
+        ({"items": [1]}, {"items": [1]}, []),
+        ({"spec": {"args": ["a"]}}, {"spec": {"args": ["a", "b"]}}, ["spec.args"]),
+        ({"limits": {"cpu": "1"}}, {"limits": {"cpu": "1000m"}}, []),
+        ({"limits": "1"}, {"limits": "1000m"}, ["limits"]),
+    ],
+    ids=["a list on top", "the same list", "another length", "an amount on top", "no amount"],
+)
+def test_the_depth_of_a_field_does_not_matter(wanted: Object, live: Object, found: list[str]) -> None:
+    """Lists and amounts are compared as well where nothing is around them."""
+    assert differences(wanted, live) == found
+
+
+@pytest.mark.parametrize(
     ("one", "other"),
     [
         ("1000m", 1),

@@ -1,5 +1,8 @@
 """How a cluster is reached, and by whom."""
 
+from typing import Any
+
+import pytest
 from threadcluster_operator.render import selector_of
 
 from tests.support.rendered_clusters import EVERYTHING, LEAST, cluster, find, least
@@ -48,6 +51,20 @@ def test_allow_from_closes_the_api_to_all_others() -> None:
     assert spec["ingress"][0]["from"] == [
         {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "web"}}},
     ]
+
+
+@pytest.mark.parametrize(
+    ("given", "made"),
+    [
+        ({"ipBlock": {"cidr": "10.0.0.0/8"}}, {"ipBlock": {"cidr": "10.0.0.0/8"}}),
+        ({"podSelector": {}, "ipBlock": None}, {"podSelector": {}}),
+    ],
+    ids=["a default", "a null"],
+)
+def test_a_peer_is_written_without_what_is_left_out(given: dict[str, Any], made: dict[str, Any]) -> None:
+    """The API server would show an item of a list without it, and the policy would be applied again and again."""
+    policy = find(least(networkPolicy={"allowFrom": [given]}), "NetworkPolicy")
+    assert policy["spec"]["ingress"][0]["from"] == [made]
 
 
 def test_mode_full_lets_pods_reach_names_each_other_and_what_is_listed() -> None:

@@ -102,6 +102,28 @@ def test_the_journal_format_is_the_workers_own_choice_until_it_is_set(
     assert environment(container).get("SHARD_WORKER_WRITE_FORMAT") == given
 
 
+@pytest.mark.parametrize(
+    ("given", "made"),
+    [
+        ({"value": ""}, {"value": ""}),
+        ({"value": "a", "valueFrom": None}, {"value": "a"}),
+        (
+            {"valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}, "fieldRef": None}},
+            {"valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
+        ),
+        (
+            {"valueFrom": {"configMapKeyRef": {"name": "s", "key": "k", "optional": False}}},
+            {"valueFrom": {"configMapKeyRef": {"name": "s", "key": "k"}}},
+        ),
+    ],
+    ids=["empty", "a null", "a null source", "a default"],
+)
+def test_a_variable_is_written_without_what_is_left_out(given: dict[str, Any], made: dict[str, Any]) -> None:
+    """A field that Kubernetes fills in, or a null, would be another template: the workers would restart."""
+    [container] = pod_spec(least(worker={"env": [{"name": "A", **given}]}))["containers"]
+    assert container["env"][-1] == {"name": "A", **made}
+
+
 def test_secrets_are_files_that_follow_their_secret() -> None:
     """Whole folders are mounted, no single files: those would keep a rotated password from the container."""
     spec = pod_spec(cluster(EVERYTHING))
