@@ -33,6 +33,12 @@ SELECT coalesce(meta.generation, '') AS generation,
        ARRAY(SELECT xid FROM named JOIN writer USING (writer)) AS writers
   FROM meta, pg_current_snapshot() AS taken
 """
+_FIRST_UNPROJECTED_SQL: Final = """
+SELECT min(coalesce(j.xid::text::bigint, 0))
+  FROM shard s
+  LEFT JOIN projection_offset o ON o.shard_id = s.id AND o.generation = $1
+  JOIN journal j ON j.shard_id = s.id AND j.shard_seq = coalesce(o.seq, 0) + 1
+"""
 _WRAP: Final = 1 << 32
 """Locks show the lower half of a transaction id."""
 
@@ -67,3 +73,12 @@ async def read_mark(connection: Session) -> Mark:
     assert row is not None  # meta has one row
     xmin, xmax = int(row["xmin"]), int(row["xmax"])
     return Mark(row["generation"], settled_xid(xmin, xmax, row["writers"], nameless=row["nameless"]), xmax)
+
+
+async def first_unprojected(connection: Session, generation: int) -> int | None:
+    """The least transaction id of events that a generation of the read model does not have; None where it has every event.
+
+    Read after a mark it says what the tables may lack from below the mark: a shard's transaction ids rise with its numbers.
+    """
+    xid: int | None = await connection.fetchval(_FIRST_UNPROJECTED_SQL, generation)
+    return xid
