@@ -161,7 +161,7 @@ async def following(workers: Workers, account_id: str, threads: Sequence[str]) -
             ThreadClient(workers, thread_id, account_id, turn) for turn, thread_id in enumerate(threads[:THREADS])
         ]
         of_account = [AccountClient(workers, account_id, session, turn) for turn in range(ACCOUNTS)]
-        clients = [*of_threads, *of_account]
+        clients: list[ThreadClient | AccountClient] = [*of_threads, *of_account]
         try:
             for client in of_threads:
                 client.start()
