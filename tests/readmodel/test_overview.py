@@ -1,4 +1,4 @@
-"""What every worker shows of the read model over all shards: threads that have stopped, and a rebuild under way."""
+"""The overview of the read model that every worker shows: threads that have stopped, and a rebuild under way."""
 
 import asyncpg
 import msgspec
@@ -16,7 +16,7 @@ _DEAD = "INSERT INTO dead_letter VALUES (1, $1, $2, 7, 6, 9, $3)"
 
 
 async def test_threads_that_have_stopped_are_named_and_the_list_is_bounded(dsn: str) -> None:
-    """With shard, number and reason; by every worker, whoever owns the shard."""
+    """With shard, number and reason; by every worker, one that owns nothing too."""
     connection = await asyncpg.connect(dsn)
     assert await read_overview(connection) == ReadModelOverview()
     thread = new_thread(5)

@@ -198,7 +198,7 @@ class Workers:
         return await self.ask("GET", "/internal/v1/ownership", of=of)
 
     async def cluster(self, *, of: str) -> Any:  # JSON
-        """What a worker shows people of the cluster."""
+        """The cluster as a worker shows it to people."""
         async with self._session.get(f"{self.by_name[of].management}/cluster") as response:
             return await response.json()
 

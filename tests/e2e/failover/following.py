@@ -1,4 +1,4 @@
-"""Clients whose streams stay open through fail-overs: each has every event of the new primary once, or was told to read again.
+"""Clients whose streams stay open through fail-overs: each has every event of the new primary once, or a reset first.
 
 They do as docs/streams.md says.  A follower of a thread takes the id of a `reset` as what it has read again.  A follower of an account lists the
 account's threads after a `reset`; what the list shows need not come.
@@ -45,7 +45,7 @@ class ThreadClient(Follower):
             self._read_again, self._since = event.id, len(self.seen)
 
     def missing(self, history: History) -> str | None:
-        """What it has not of a history, or has beside it; None when it is as the history says."""
+        """A difference between what it has and a history; None when there is none."""
         events = history[self.thread_id]
         number, _, epoch = self._read_again.partition(".")
         if self._read_again != "0" and (int(number), int(epoch)) not in events:

@@ -34,7 +34,7 @@ _NOT_NOW: Final = {
 
 
 class Observers:
-    """What reads and follows one account's threads; `faults` has what was wrong."""
+    """The readers and followers of one account's threads; `faults` has what was wrong."""
 
     def __init__(self, workers: Workers, chat: Chat, guest_id: str, session: aiohttp.ClientSession) -> None:
         self._workers = workers
