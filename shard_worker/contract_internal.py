@@ -13,7 +13,7 @@ from typing import Annotated, Final, Generic, TypeVar
 import msgspec
 from msgspec import Struct
 
-from shard_worker.domain.ids import ShardId
+from shard_worker.domain.ids import ShardId, ThreadId
 
 INTERNAL_PREFIX: Final = "/internal/v1"
 """The path under which a worker's management port serves the messages."""
@@ -112,6 +112,48 @@ class ShardEntry(Struct, frozen=True, kw_only=True, rename="camel"):
     """The newest journal format that the shard's events may be written in."""
 
 
+# --- the read model, in GET ownership and in /cluster
+
+DEAD_THREADS_MOST: Final = 100
+"""The number of threads that a `ReadModelOverview` names at most: with their reasons some tens of kilobytes."""
+
+
+class DeadThread(Struct, frozen=True, kw_only=True, rename="camel"):
+    """A thread whose projection has stopped at an event that no worker could project so far."""
+
+    thread_id: ThreadId
+    shard: ShardId
+    sequence_nr: int
+    """The first event that the tables do not have."""
+    event_type: int
+    event_version: int
+    reason: str
+    generation: int
+    """The generation of the tables; a thread may have stopped in one and not in another."""
+
+
+class RebuildProgress(Struct, frozen=True, kw_only=True, rename="camel"):
+    """A generation of the read model that is being filled to take the place of the live one."""
+
+    generation: int
+    version: int
+    """Of the rules that fill it."""
+    shards_done: int
+    """Shards that have the events of the live generation, but for the last few."""
+    shards: int
+
+
+class ReadModelOverview(Struct, frozen=True, kw_only=True, rename="camel"):
+    """The state of the read model over all shards, as a worker read it within the last seconds."""
+
+    dead_threads: tuple[DeadThread, ...] = ()
+    """By generation and thread id; at most `DEAD_THREADS_MOST`."""
+    more_dead_threads: bool = False
+    """Whether there are more than the list holds."""
+    rebuild: RebuildProgress | None = None
+    """None while no rebuild is under way."""
+
+
 EntryT = TypeVar("EntryT")
 
 
@@ -132,6 +174,8 @@ class OwnershipAnswer(Struct, Generic[EntryT], frozen=True, kw_only=True, rename
     """Fingerprints of the values of the cluster's secret that the answering worker holds; the first signs."""
     excess_privileges: tuple[str, ...] = ()
     """The rights to the journal's history that the answering worker's login has beyond appending."""
+    rebuild: RebuildProgress | None = None
+    """The rebuild of the read model that is under way; None where there is none, and of a worker that does not say."""
 
     def worker(self, name: str) -> WorkerEntry | None:
         """The entry of a worker, or None for a name that no worker has had."""

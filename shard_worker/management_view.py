@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -15,6 +15,7 @@ from shard_worker.contract_internal import (
     NO_CAPABLE_WORKER,
     EncodedOwnership,
     HistoryEntry,
+    ReadModelOverview,
     ShardEntry,
     ShardLoad,
     TargetsRequest,
@@ -42,11 +43,21 @@ def _nothing() -> None:
     """For a view whose worker cannot leave by itself."""
 
 
+class SelfReport(NamedTuple):
+    """Facts that a worker reports of itself beside the ownership."""
+
+    excess: Sequence[str] = ()
+    """Rights of its database login on the journal that no worker needs."""
+    secrets: Callable[[], Sequence[str]] = tuple
+    """Fingerprints of the secret's values that it holds now."""
+    read_model: Callable[[], ReadModelOverview] = ReadModelOverview
+    """The read model as it last read it."""
+
+
 class WorkerView:
     """Implements the gateway's `ClusterView`.
 
     ``leave`` has the worker begin to leave by itself, as SIGTERM does; it may be called again, and must not wait.
-    ``secrets`` gives the fingerprints of the secret's values that this worker holds now.
     """
 
     def __init__(
@@ -56,17 +67,14 @@ class WorkerView:
         host: LocalShardHost,
         failure: FirstFailure,
         leave: Callable[[], None] = _nothing,
-        excess: Sequence[str] = (),
-        *,
-        secrets: Callable[[], Sequence[str]] = tuple,
+        report: SelfReport = SelfReport(),  # noqa: B008 (it is immutable)
     ) -> None:
-        self._excess = excess
+        self._report = report
         self._worker = worker
         self._ownership = ownership
         self._host = host
         self._failure = failure
         self._leave = leave
-        self._secrets = secrets
         self._started = time.monotonic()
         self._ready = False
         self._recorded = 0
@@ -94,7 +102,7 @@ class WorkerView:
         return None
 
     def cluster(self) -> dict[str, object]:
-        """Workers and shards, for people and dashboards."""
+        """Workers, shards and the read model, for people and dashboards."""
         view = self._ownership.view
         return {
             "workers": [
@@ -119,6 +127,7 @@ class WorkerView:
                 }
                 for row in _by_id(view)
             ],
+            "readModel": self._report.read_model(),
         }
 
     async def ownership(self) -> EncodedOwnership:
@@ -134,8 +143,9 @@ class WorkerView:
             workers=tuple(_worker(row) for row in sorted(view.workers.values())),
             shards=tuple(self._shard(view, row) for row in _by_id(view)),
             serving=tuple(sorted(self._host.serving())),
-            secrets=tuple(self._secrets()),
-            excess_privileges=tuple(self._excess),
+            secrets=tuple(self._report.secrets()),
+            excess_privileges=tuple(self._report.excess),
+            rebuild=self._report.read_model().rebuild,
         )
 
     def _shard(self, view: OwnershipView, row: ShardRow) -> msgspec.Raw:

@@ -54,7 +54,7 @@ from shard_worker.journal.loader import ThreadLoader, read_head
 from shard_worker.journal.message_reader import MessageReader
 from shard_worker.journal.snapshots import SnapshotWriter
 from shard_worker.loop_watchdog import LoopWatchdog
-from shard_worker.management_view import WorkerView
+from shard_worker.management_view import SelfReport, WorkerView
 from shard_worker.memory import MemoryBudget, default_budget
 from shard_worker.memory_trimmer import MemoryTrimmer
 from shard_worker.metrics import DatabaseMetrics, MemoryMetrics, OwnershipMetrics, ReadModelMetrics, StreamsMetrics
@@ -329,8 +329,7 @@ def build_serving(
         actors.host,
         failure,
         leave,
-        facts.excess,
-        secrets=lambda: cluster.identity.fingerprints,
+        SelfReport(facts.excess, lambda: cluster.identity.fingerprints, lambda: journal.updater.overview),
     )
     port = ManagementPort(view, gateway.metrics, GatewayOptions(allowed_hosts=settings.allowed_hosts), refusals)
     listener = ManagementListener(

@@ -11,6 +11,7 @@ from shard_worker.contract_internal import (
     CordonResponse,
     CordonVerb,
     DatabaseFault,
+    DeadThread,
     EncodedOwnership,
     HistoryEntry,
     HistoryResponse,
@@ -18,6 +19,8 @@ from shard_worker.contract_internal import (
     MigrationFailure,
     OwnershipResponse,
     ProblemResponse,
+    ReadModelOverview,
+    RebuildProgress,
     ShardEntry,
     ShardLoad,
     ShardState,
@@ -30,7 +33,7 @@ from shard_worker.contract_internal import (
     shard_state,
     worker_state,
 )
-from shard_worker.domain.ids import ShardId
+from shard_worker.domain.ids import ShardId, ThreadId
 from shard_worker.settings import WorkerSettings
 from tests.support.paths import ROOT
 
@@ -125,9 +128,24 @@ OWNERSHIP: Final = OwnershipResponse(
     serving=(ShardId(0),),
     secrets=("5f0c1a9be27d4433",),
     excess_privileges=("DELETE",),
+    rebuild=RebuildProgress(generation=3, version=2, shards_done=1, shards=3),
 )
 MESSAGES: Final[dict[str, msgspec.Struct]] = {
     "GET ownership": OWNERSHIP,
+    "readModel of /cluster": ReadModelOverview(
+        dead_threads=(
+            DeadThread(
+                thread_id=ThreadId("01KB0000000000000000000009"),
+                shard=ShardId(1),
+                sequence_nr=12,
+                event_type=6,
+                event_version=9,
+                reason="event type 6 of version 9 is unknown",
+                generation=2,
+            ),
+        ),
+        more_dead_threads=True,
+    ),
     "PUT targets": TargetsRequest(
         12,
         "9f2c61d0a4be7733",
@@ -169,7 +187,7 @@ MESSAGES: Final[dict[str, msgspec.Struct]] = {
 }
 STRICT: Final = (TargetsRequest,)
 """The messages whose unknown fields are refused: a worker records a plan whole or not at all."""
-NEWER_FIELDS: Final = ("secrets", "excessPrivileges", "readsFormat", "format")
+NEWER_FIELDS: Final = ("secrets", "excessPrivileges", "readsFormat", "format", "rebuild")
 """The fields of ``GET ownership`` that workers of earlier releases do not send."""
 
 
@@ -228,7 +246,7 @@ def test_a_plan_with_unknown_fields_is_refused() -> None:
 def test_fields_that_an_older_worker_lacks_have_defaults() -> None:
     """An answer of the first release decodes."""
     older = msgspec.json.decode(json.dumps(without(GOLDEN["GET ownership"], NEWER_FIELDS)), type=OwnershipResponse)
-    assert (older.secrets, older.excess_privileges) == ((), ())
+    assert (older.secrets, older.excess_privileges, older.rebuild) == ((), (), None)
     assert {worker.reads_format for worker in older.workers} == {1}
     assert {shard.format for shard in older.shards} == {1}
     assert older.worker("demo-1") is not None

@@ -7,8 +7,13 @@ name every writer that the snapshot may lack: one that is not there has ended, a
 
 The lock of a writer is seen a moment before its id is, as the server gives the two one after the other.  Then ``xmin`` counts, and
 on a replica, which shows no locks of the primary's writers.
+
+A server that crashes gives ids again that its log did not have on disk: those of transactions that were rolled back a moment before, as
+nothing waits for their records.  An event of such an id would be below a mark that was taken before the crash.  So a mark is known only
+once the log is on disk as far as it was written when the snapshot had been taken.
 """
 
+import asyncio
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -29,9 +34,25 @@ WITH held AS MATERIALIZED (
 )
 SELECT coalesce(meta.generation, '') AS generation,
        pg_snapshot_xmin(taken)::text AS xmin, pg_snapshot_xmax(taken)::text AS xmax,
+       CASE WHEN NOT pg_is_in_recovery() THEN (pg_current_wal_insert_lsn() - '0/0')::bigint END AS written,
+       CASE WHEN NOT pg_is_in_recovery() THEN (pg_current_wal_flush_lsn() - '0/0')::bigint END AS flushed,
+       current_setting('wal_block_size')::int AS block,
        pg_is_in_recovery() OR EXISTS (SELECT FROM writer WHERE writer NOT IN (SELECT writer FROM named)) AS nameless,
        ARRAY(SELECT xid FROM named JOIN writer USING (writer)) AS writers
   FROM meta, pg_current_snapshot() AS taken
+"""
+_FLUSHED_SQL: Final = "SELECT (pg_current_wal_flush_lsn() - '0/0')::bigint"
+_PAGE_HEADER: Final = 40
+"""Bytes of the longest header of a page of the log; the shortest record that follows it ends beyond as many."""
+_FIRST_LOOK_S: Final = 0.001
+_FLUSHED_WITHIN_S: Final = 2.0
+"""How long a mark waits for the log.  The server brings records of ended transactions to disk within three times its
+`wal_writer_delay`, 0.6 s by default, and all records with each commit: after longer only transactions under way are left."""
+_FIRST_UNPROJECTED_SQL: Final = """
+SELECT min(coalesce(j.xid::text::bigint, 0))
+  FROM shard s
+  LEFT JOIN projection_offset o ON o.shard_id = s.id AND o.generation = $1
+  JOIN journal j ON j.shard_id = s.id AND j.shard_seq = coalesce(o.seq, 0) + 1
 """
 _WRAP: Final = 1 << 32
 """Locks show the lower half of a transaction id."""
@@ -61,9 +82,35 @@ def settled_xid(xmin: int, xmax: int, writers: Sequence[int], *, nameless: bool)
     return xid
 
 
+def is_on_disk(written: int, flushed: int, block: int) -> bool:
+    """Whether the log is on disk up to the begin of its next record, which lies behind the header of a page where one begins."""
+    return flushed >= written or (flushed % block == 0 and written - flushed <= _PAGE_HEADER)
+
+
 async def read_mark(connection: Session) -> Mark:
     """The mark of now.  Raises what the connection raises."""
     row = await connection.fetchrow(_MARK_SQL)
     assert row is not None  # meta has one row
+    if row["written"] is not None:
+        await _flushed(connection, row["written"], row["flushed"], row["block"])
     xmin, xmax = int(row["xmin"]), int(row["xmax"])
     return Mark(row["generation"], settled_xid(xmin, xmax, row["writers"], nameless=row["nameless"]), xmax)
+
+
+async def _flushed(connection: Session, written: int, flushed: int, block: int) -> None:
+    """Return when the log is on disk up to a position, or after a time."""
+    loop = asyncio.get_running_loop()
+    deadline, pause_s = loop.time() + _FLUSHED_WITHIN_S, _FIRST_LOOK_S
+    while not is_on_disk(written, flushed, block) and loop.time() < deadline:
+        await asyncio.sleep(pause_s)
+        pause_s *= 2
+        flushed = await connection.fetchval(_FLUSHED_SQL)
+
+
+async def first_unprojected(connection: Session, generation: int) -> int | None:
+    """The least transaction id of events that a generation of the read model does not have; None where it has every event.
+
+    Read after a mark it says what the tables may lack from below the mark: a shard's transaction ids rise with its numbers.
+    """
+    xid: int | None = await connection.fetchval(_FIRST_UNPROJECTED_SQL, generation)
+    return xid

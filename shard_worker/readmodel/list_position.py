@@ -10,16 +10,10 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from shard_worker.database.connection import Session
-from shard_worker.journal.settled import read_mark
+from shard_worker.journal.settled import first_unprojected, read_mark
 
 _KEPT_S: Final = 1.0
 """How long a position is used for other lists: an older one is right too, and a stream repeats a little more."""
-_FIRST_MISSING_SQL: Final = """
-SELECT min(coalesce(j.xid::text::bigint, 0))
-  FROM shard s
-  LEFT JOIN projection_offset o ON o.shard_id = s.id AND o.generation = $1
-  JOIN journal j ON j.shard_id = s.id AND j.shard_seq = coalesce(o.seq, 0) + 1
-"""
 
 
 class ListPosition(NamedTuple):
@@ -50,9 +44,9 @@ class ListPositions:
         if began >= self._known_until or self._of != generation:
             taken_at = int(time.time())
             mark = await read_mark(connection)
-            missing: int | None = await connection.fetchval(_FIRST_MISSING_SQL, generation)
-            xid = mark.xid if missing is None else min(mark.xid, missing)
             assert isinstance(generation, int)
+            missing = await first_unprojected(connection, generation)
+            xid = mark.xid if missing is None else min(mark.xid, missing)
             self._position, self._of = ListPosition(mark.generation, xid, taken_at), generation
             self._known_until = began + _KEPT_S
         return self._position

@@ -70,6 +70,11 @@ SELECT thread.*, m.sequence_nr AS place, m.index
         WHERE m.thread_id = thread.thread_id AND m.message_id = $3 AND NOT m.removed LIMIT 1) AS m ON true
 """
 
+_NEWEST: Final = """
+SELECT seq_nr FROM journal
+ WHERE shard_id = shard_of($1, (SELECT shards FROM meta)) AND thread_id = $1 ORDER BY seq_nr DESC LIMIT 1
+"""
+
 
 class ThreadQueries:
     """Answers a `Query` from the live generation.
@@ -95,22 +100,37 @@ class ThreadQueries:
                 continue  # the primary may show what the replica does not yet: no refusal is a replica's alone
             if isinstance(query, ExistsThread):
                 return Existence(refused is None)
-            if refused is not None and (refused is not NOT_FOUND or not wanted or loop.time() >= deadline):
+            known_nr: int = rows[0]["sequence_nr"] if rows else 0
+            # The caller may have been let in by an event that the tables do not have yet.
+            if refused is not None and (refused is not NOT_FOUND or known_nr >= wanted):
                 return refused
+            if refused is not None and loop.time() >= deadline:
+                if await self._sources.run(partial(_newest, query.thread_id), primary=True) <= known_nr:
+                    return refused
+                return _behind(known_nr)
             if refused is None:
                 # As of the first look at the primary: on a busy thread the newest event is always ahead of the read model.
                 if known_at is None or known_at[1]:
                     known_at = _anchor_known_at(query, rows[0], of_replica), of_replica
                 found = isinstance(query, GetMessageWindow) and rows[0]["anchor_nr"] is not None
-                if rows[0]["sequence_nr"] >= max(wanted, 0 if found else known_at[0]):
+                if known_nr >= max(wanted, 0 if found else known_at[0]):
                     return await _answer(query, rows)
-            if loop.time() >= deadline:
-                return Unavailable(
-                    UnavailableCode.READ_MODEL_BEHIND,
-                    f"the read model is at {rows[0]['sequence_nr']} of the thread, before what the query needs",
-                )
+                if loop.time() >= deadline:
+                    return _behind(known_nr)
             if not of_replica:
                 await asyncio.sleep(_LOOK_EVERY_S)
+
+
+def _behind(known_nr: int) -> Unavailable:
+    return Unavailable(
+        UnavailableCode.READ_MODEL_BEHIND,
+        f"the read model is at {known_nr} of the thread, before what the query needs",
+    )
+
+
+async def _newest(thread_id: ThreadId, reading: Reading) -> int:
+    """The number of the thread's newest event in the journal; 0 where there is no such thread."""
+    return await reading.connection.fetchval(_NEWEST, ulid_uuid(thread_id)) or 0
 
 
 async def _read(query: Query, reading: Reading) -> tuple[list[asyncpg.Record], bool]:

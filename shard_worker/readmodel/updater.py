@@ -16,6 +16,7 @@ from uuid import UUID
 
 import asyncpg
 
+from shard_worker.contract_internal import ReadModelOverview
 from shard_worker.database.binary_arrays import use_binary_arrays
 from shard_worker.database.connection import CONNECTION_ERRORS, OpenConnection
 from shard_worker.database.reconnecting import Backoff
@@ -23,6 +24,7 @@ from shard_worker.domain.ids import ShardId
 from shard_worker.journal import codec
 from shard_worker.journal.append_queue import Row
 from shard_worker.readmodel.feed import Decode, GenerationFeed, UpdaterMetrics
+from shard_worker.readmodel.overview import read_overview
 from shard_worker.readmodel.recent_rows import RecentRows
 from shard_worker.readmodel.rules import RULES, versions
 from shard_worker.readmodel.tables import GenerationTables
@@ -82,6 +84,8 @@ class ReadModelUpdater:
         """Whether arrays are encoded by this worker, as far as is known to work."""
         self._tasks = BackgroundTasks()
         self.metrics = UpdaterMetrics()
+        self.overview = ReadModelOverview()
+        """The read model over all shards of the cluster, as last read; while the database is away it stays as it was."""
 
     # --- what the worker owns
 
@@ -219,7 +223,8 @@ class ReadModelUpdater:
         return not done
 
     async def _refresh(self, connection: asyncpg.Connection) -> None:
-        """Feed the generations that this release's rules fill, and no others."""
+        """Feed the generations that this release's rules fill, and no others; and read the overview again."""
+        self.overview = await read_overview(connection)
         rows = await connection.fetch(_GENERATIONS, versions())
         wanted = {row["generation"]: row["version"] for row in rows}
         for generation in set(self._feeds) - set(wanted):

@@ -18,7 +18,7 @@ from shard_worker.streams.access import NO_ROLES, PLAIN_TYPES, PastAccess, Roles
 from shard_worker.streams.account_access import ThreadEntry
 from shard_worker.streams.account_follower import AccountFollower, Backlog
 from shard_worker.streams.account_journal import AccountJournal, ReadThread
-from shard_worker.streams.account_position import AccountPosition
+from shard_worker.streams.account_position import AccountPosition, PositionCodec
 from shard_worker.streams.account_tail import JournalTail, Registration
 from shard_worker.streams.framing import account_reset_frame, bare_frame, position_frame, thread_error_frame
 from shard_worker.streams.history import StreamHistory
@@ -45,6 +45,7 @@ class CatchUpHost(Protocol):
     journal: AccountJournal
     tail: JournalTail
     metrics: StreamMetrics
+    positions: PositionCodec
 
     def poison(self) -> bytes:
         """The JSON of the problem of a thread that cannot be read."""
@@ -73,22 +74,20 @@ class _Changed(Exception):
 async def open_account(hub: CatchUpHost, follower: AccountFollower, position: AccountPosition | None) -> None:
     """Bring a new stream to the tail, however long that takes."""
     registered = await hub.tail.register(follower)
-    start = _Start(registered.mark.xid, registered.heads)
+    start: _Start | None = _Start(registered.mark.xid, registered.heads)
     if position is None:
         follower.write(position_frame(follower.position(registered.mark, registered.made_at)))
     elif _is_held(position, registered):
         start = _Start(position.xid, {})
-        follower.write(position_frame(follower.hub.positions.write(follower.tag, position)))
+        follower.write(position_frame(hub.positions.write(follower.tag, position)))
     else:
-        _reset(follower, registered)
+        start = None
     await _go_on(hub, follower, registered, start)
 
 
 async def start_over(hub: CatchUpHost, follower: AccountFollower) -> None:
     """Bring a stream to the tail of another history, after a reset."""
-    registered = await hub.tail.register(follower)
-    _reset(follower, registered)
-    await _go_on(hub, follower, registered, _Start(registered.mark.xid, registered.heads))
+    await _go_on(hub, follower, await hub.tail.register(follower), None)
 
 
 def _is_held(position: AccountPosition, registered: Registration) -> bool:
@@ -98,16 +97,28 @@ def _is_held(position: AccountPosition, registered: Registration) -> bool:
     return position.generation == mark.generation and position.xid <= mark.xmax and age_s <= _OLDEST_S
 
 
-def _reset(follower: AccountFollower, registered: Registration) -> None:
-    """Have the client list its threads again: any of them may have lost events."""
+async def _reset(hub: CatchUpHost, follower: AccountFollower, registered: Registration) -> _Start:
+    """Have the client list its threads again: any of them may have lost events.  Raises `CONNECTION_ERRORS`.
+
+    The list may be of a read model that is behind the mark: the stream goes on where the tables of now end, so that what a later list
+    lacks comes after the reset.
+    """
+    # After the mark: what the tables have from below it is in every list that the client reads from here on.
+    missing = await hub.journal.unprojected()
+    xid = registered.mark.xid if missing is None else min(registered.mark.xid, missing)
+    position = AccountPosition(registered.mark.generation, xid, registered.made_at)
     follower.threads.entries.clear()
-    follower.write(account_reset_frame(follower.position(registered.mark, registered.made_at)))
+    follower.write(account_reset_frame(hub.positions.write(follower.tag, position)))
+    # The tables may lack events up to the heads also where the mark is below them: a long transaction holds it back.
+    return _Start(xid, registered.heads if missing is None else {})
 
 
-async def _go_on(hub: CatchUpHost, follower: AccountFollower, registered: Registration, start: _Start) -> None:
-    """Catch up, from mark to mark, until the tail has nothing that the client has not."""
+async def _go_on(hub: CatchUpHost, follower: AccountFollower, registered: Registration, start: _Start | None) -> None:
+    """Catch up, from mark to mark, until the tail has nothing that the client has not; without a ``start`` after a reset."""
     while not follower.over:
         try:
+            if start is None:
+                start = await _reset(hub, follower, registered)
             if await _catch_up(hub, follower, registered, start):
                 start = _Start(registered.mark.xid, registered.heads)
                 if await _replay(hub, follower, registered.backlog):
@@ -119,8 +130,7 @@ async def _go_on(hub: CatchUpHost, follower: AccountFollower, registered: Regist
             await asyncio.sleep(_PAUSE_S * random.uniform(0.5, 1.5))  # noqa: S311  # spreads load
         before, registered = registered, await hub.tail.register(follower)
         if registered.mark.generation != before.mark.generation:
-            _reset(follower, registered)
-            start = _Start(registered.mark.xid, registered.heads)
+            start = None
 
 
 async def _catch_up(hub: CatchUpHost, follower: AccountFollower, registered: Registration, start: _Start) -> bool:

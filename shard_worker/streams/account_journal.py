@@ -13,7 +13,7 @@ import asyncpg
 from shard_worker.database.connection import ReadPool, Session
 from shard_worker.domain.ids import AccountId, ThreadId, ulid_text, ulid_uuid
 from shard_worker.journal.codec import decode
-from shard_worker.journal.settled import Mark, read_mark
+from shard_worker.journal.settled import Mark, first_unprojected, read_mark
 from shard_worker.streams.access import DESTROYED_TYPE, NO_ROLES, PLAIN_TYPES, Roles, roles_after
 
 SHARD_ROWS: Final = 256
@@ -197,6 +197,14 @@ class AccountJournal:
             return await connection.fetch(_OFFSETS_SQL, await connection.fetchval(_LIVE_SQL))
 
         return {row["shard_id"]: row["seq"] for row in await self._pool.run(read)}
+
+    async def unprojected(self) -> int | None:
+        """The least transaction id of events that a list of threads may lack; None where it lacks none."""
+
+        async def read(connection: Session) -> int | None:
+            return await first_unprojected(connection, await connection.fetchval(_LIVE_SQL))
+
+        return await self._pool.run(read, within_s=_READ_S)
 
     async def threads(self, account_id: AccountId, heads: Mapping[int, int]) -> list[ReadThread]:
         """The threads that an account can or could read, each at least as of ``heads``; see `ReadThread`.

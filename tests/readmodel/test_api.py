@@ -7,9 +7,10 @@ from types import MappingProxyType
 from typing import Any
 
 import aiohttp
+import asyncpg
 import pytest
 
-from shard_worker.domain.ids import AccountId
+from shard_worker.domain.ids import AccountId, ThreadId, ulid_uuid
 from tests.support.journal_writer import ANN, BOB, message_id
 from tests.support.polling import eventually
 from tests.support.worker_processes import Workers, workers_on
@@ -21,13 +22,13 @@ class Chat:
     """A client of both workers in turns."""
 
     def __init__(self, workers: Workers, session: aiohttp.ClientSession) -> None:
-        self._workers = workers
+        self.workers = workers
         self._session = session
         self._turn = 0
 
     def _url(self, path: str) -> str:
         self._turn += 1
-        return self._workers.urls[self._turn % len(self._workers.urls)] + path
+        return self.workers.urls[self._turn % len(self.workers.urls)] + path
 
     async def post(self, path: str, status: int = 200, **body: object) -> Any:  # JSON
         """The answer to a command."""
@@ -92,13 +93,14 @@ async def chat(dsn: str, tmp_path: Path) -> AsyncIterator[Chat]:
         yield Chat(workers, session)
 
 
-async def test_the_read_side_of_a_chat(chat: Chat) -> None:
+async def test_the_read_side_of_a_chat(chat: Chat, dsn: str) -> None:
     """One chat after another: each worker's process takes a second to start."""
     await _the_list_of_an_account(chat)
     await _pages_of_threads(chat)
     await _mentions(chat)
     await _markers(chat)
     await _queries_by_both_sources(chat)
+    await _the_state_of_the_read_model(chat, dsn)
 
 
 async def _the_list_of_an_account(chat: Chat) -> None:
@@ -225,3 +227,30 @@ async def _queries_by_both_sources(chat: Chat) -> None:
     for side in ("before", "after", "around"):
         refused = await same(f"{path}/messages", 400, {side: thread})
         assert refused["error_messages"] == [f"{side}: is no message of this thread, and never was"]
+
+
+async def _the_state_of_the_read_model(chat: Chat, dsn: str) -> None:
+    """Every worker names a thread that has stopped, whichever owns its shard, and planners see a rebuild."""
+    assert (await chat.workers.ownership(of="w1"))["rebuild"] is None
+    thread = await chat.create()
+    await chat.listed(ANN, *await chat.threads(ANN))
+    database = await asyncpg.connect(dsn)
+    await database.execute(
+        "INSERT INTO dead_letter SELECT 1, shard_id, thread_id, 2, 6, 9, 'unknown' FROM readmodel_1.thread WHERE thread_id = $1",
+        ulid_uuid(ThreadId(thread)),
+    )
+    await database.execute("INSERT INTO readmodel_generation (generation, version) VALUES (9, 99)")
+    await database.execute("INSERT INTO projection_offset (generation, shard_id) SELECT 9, id FROM shard")
+    for name in ("w0", "w1"):
+
+        async def named(name: str = name) -> bool:
+            shown = (await chat.workers.cluster(of=name))["readModel"]
+            return [(each["threadId"], each["sequenceNr"], each["reason"]) for each in shown["deadThreads"]] == [
+                (thread, 2, "unknown")
+            ]
+
+        await eventually(named, what=f"{name} names the thread")
+        rebuild = (await chat.workers.ownership(of=name))["rebuild"]
+        assert (rebuild["generation"], rebuild["shards"]) == (9, chat.workers.shards)
+        assert 0 < rebuild["shardsDone"] + 1 <= chat.workers.shards
+    await database.close()

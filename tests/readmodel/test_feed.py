@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 from ulid import ULID
 
-from shard_worker.contract import ReadThread, ThreadView
+from shard_worker.contract import ReadThread, ThreadView, Unavailable, UnavailableCode
 from shard_worker.database.binary_arrays import use_binary_arrays
 from shard_worker.database.connection import OpenConnection, ReadPool
 from shard_worker.domain.decide import NOT_FOUND
@@ -315,9 +315,34 @@ async def test_a_query_waits_for_a_thread_that_is_not_projected_yet(dsn: str, mo
         await it.start()
         assert isinstance(await asked, ThreadView)
         began = time.monotonic()
-        assert await queries.answer(ReadThread(thread, BOB, 1)) == NOT_FOUND
+        assert await queries.answer(ReadThread(thread, BOB, 2)) == NOT_FOUND
         assert time.monotonic() - began > 0.9
+        began = time.monotonic()
+        assert await queries.answer(ReadThread(thread, BOB, 1)) == NOT_FOUND  # as of a state that is new enough
         assert await queries.answer(ReadThread(thread, BOB)) == NOT_FOUND
+        assert time.monotonic() - began < 0.9
+        pool.terminate()
+
+
+async def test_a_thread_that_is_not_projected_in_time_is_not_denied(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ``min_sequence_nr``: the read model is behind, of a thread that it has in part too; one that never was is not found."""
+    monkeypatch.setattr(thread_queries, "_BEHIND_S", 0.1)
+    async with projected(dsn) as it:
+        thread, other = new_thread(1), new_thread(2)
+        await it.writer.write(thread, created())
+        pool = ReadPool(await asyncpg.create_pool(dsn, min_size=0, max_size=2))
+        queries = ThreadQueries(QuerySources(pool))
+        behind = await queries.answer(ReadThread(thread, ANN, 1))
+        assert isinstance(behind, Unavailable)
+        assert behind.code is UnavailableCode.READ_MODEL_BEHIND
+        assert await queries.answer(ReadThread(other, ANN, 1)) == NOT_FOUND
+        await it.start()
+        await it.reaches("the thread is projected")
+        await it.updater.close()
+        await it.writer.write(thread, MemberIdsJoined(adder_id=ANN, member_ids=(BOB,), at=2, create_at=2))
+        behind = await queries.answer(ReadThread(thread, BOB, 2))
+        assert isinstance(behind, Unavailable)
+        assert behind.code is UnavailableCode.READ_MODEL_BEHIND
         pool.terminate()
 
 

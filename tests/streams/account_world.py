@@ -68,6 +68,9 @@ class World:
     heads: dict[UUID, tuple[int, bool, bool]] = field(default_factory=dict)
     """By thread: newest number, whether the account reads it, whether it is destroyed."""
 
+    projected: dict[int, int] = field(default_factory=lambda: dict.fromkeys(range(SHARDS), 0))
+    """By shard, the last event that lists show: at any time behind the journal."""
+
     # --- what happens
 
     def _xid(self) -> int:
@@ -81,6 +84,9 @@ class World:
         """Let something happen; whether an event became visible."""
         kind = self.rng.random()
         shard = self.rng.randrange(SHARDS)
+        if self.rng.random() < 0.3:
+            at = self.rng.randrange(SHARDS)
+            self.projected[at] = self.rng.randint(self.projected[at], len(self.shards[at]))
         if kind < 0.1:
             self.bystanders.append(self._xid())
         elif kind < 0.18 and self.bystanders:
@@ -141,6 +147,8 @@ class World:
             self.finish(shard, stored=False)
         for rows in self.shards:
             del rows[len(rows) - min(len(rows), self.rng.randrange(4)) :]
+        for shard, rows in enumerate(self.shards):
+            self.projected[shard] = min(len(rows), max(0, self.projected[shard] - self.rng.randrange(3)))
         self.generation += 1
         self._fold()
 
@@ -155,6 +163,10 @@ class World:
                 if before.reader or after.reader:
                     found.append(row)
         return found
+
+    def listed(self) -> list[Stored]:
+        """The events that a list shows."""
+        return [row for shard, rows in enumerate(self.shards) for row in rows[: self.projected[shard]]]
 
     # --- `AccountJournal`
 
@@ -219,6 +231,14 @@ class World:
             if row is None or row.epoch != event.epoch:
                 raise ConnectionError("the history changed")
             event.payload = encode(row.event)[2]
+
+    async def unprojected(self) -> int | None:
+        """The least transaction of an event that a list of now lacks."""
+        behind = [
+            rows[self.projected[shard]] for shard, rows in enumerate(self.shards) if self.projected[shard] < len(rows)
+        ]
+        await self._turns()
+        return min((row.xid for row in behind), default=None)
 
     async def offsets(self) -> dict[int, int]:
         """The read model is always far enough, as far as the reader can tell."""

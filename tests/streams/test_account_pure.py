@@ -17,7 +17,7 @@ from shard_worker.domain.events import (
     ThreadDestroyed,
 )
 from shard_worker.domain.ids import AccountId, ulid_uuid
-from shard_worker.journal.settled import settled_xid
+from shard_worker.journal.settled import is_on_disk, settled_xid
 from shard_worker.streams.access import NO_ROLES, Roles, roles_after
 from shard_worker.streams.account_access import PLAIN, AccountThreads, ThreadEntry, change_of
 from shard_worker.streams.account_position import AccountPosition, PositionCodec
@@ -33,6 +33,16 @@ def test_a_mark_is_not_above_any_writer(near: int) -> None:
     assert settled_xid(near - 50, near, [(near - 7) % (1 << 32), (near - 3) % (1 << 32)], nameless=False) == near - 7
     assert settled_xid(near - 50, near, [(near + 3) % (1 << 32)], nameless=False) == near
     assert settled_xid(near - 50, near, [(near - 7) % (1 << 32)], nameless=True) == near - 50
+
+
+def test_a_log_is_on_disk_up_to_the_header_of_a_page() -> None:
+    """The next record begins behind it; a record, however short, ends beyond."""
+    page = 8192
+    assert is_on_disk(100, 100, page)
+    assert is_on_disk(3 * page + 24, 3 * page, page)
+    assert is_on_disk(3 * page + 40, 3 * page, page)
+    assert not is_on_disk(3 * page + 24 + 34, 3 * page, page)
+    assert not is_on_disk(3 * page + 48, 3 * page + 8, page)
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1), st.sampled_from(["", GENERATION]))

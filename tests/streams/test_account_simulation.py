@@ -35,7 +35,8 @@ class Client:
         self.follower: AccountFollower | None = None
         self.seen: set[tuple[str, int, int]] = set()
         self.begun: set[tuple[str, int, int]] | None = None
-        """The events of the journal when the stream began, or after its last reset: the client lists it."""
+        """The events that the client has without the stream: of the journal when the stream began, or of the list that it read after
+        the last reset."""
         self.on_this: dict[tuple[str, int], int] = {}
         self.faults: list[str] = []
         self.resets = 0
@@ -70,7 +71,7 @@ class Client:
     def _got(self, event: Event) -> None:
         if event.type == "reset":
             self.resets += 1
-            self.begun, self.seen = self._stored(), set()
+            self.begun, self.seen = {row.name for row in self._world.listed()}, set()
             self.on_this = {}
         elif event.type == "":
             if self.begun is None:
@@ -124,6 +125,7 @@ def _streams_of(world: World, tasks: BackgroundTasks) -> AccountStreams:
         new_events=world.new_events,
         read_payloads=world.read_payloads,
         offsets=world.offsets,
+        unprojected=world.unprojected,
         threads=world.threads,
         first_since=world.first_since,
     )

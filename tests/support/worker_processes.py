@@ -85,6 +85,11 @@ class WorkerProcess:
         return self._process is not None and self._process.returncode is None
 
     @property
+    def ready(self) -> bool:
+        """Whether its process runs, or is stopped, and has served: its addresses are known."""
+        return self.alive and self._ready.exists()
+
+    @property
     def pid(self) -> int:
         """Its process's id."""
         assert self._process is not None
@@ -136,19 +141,21 @@ class Workers:
             "SHARD_WORKER_MAX_MESSAGES": str(_MAX_MESSAGES),
         }
 
-    def add(self, name: str) -> WorkerProcess:
-        """A worker that is still to be started; the one that there is, where there is one."""
-        made = WorkerProcess(name, self._folder, self._environment, self._shared.fileno())
+    def add(self, name: str, *, dsn: str | None = None) -> WorkerProcess:
+        """A worker that is still to be started, on ``dsn`` where it is given (a proxy's); the one that there is, where
+        there is one.
+        """
+        environment = dict(self._environment)
+        if dsn is not None:
+            environment["SHARD_WORKER_DSN_FILE"] = str(self._folder / f"{name}.dsn")
+            (self._folder / f"{name}.dsn").write_text(dsn)
+        made = WorkerProcess(name, self._folder, environment, self._shared.fileno())
         return self.by_name.setdefault(name, made)
 
     async def start(self, *names: str, dsn: str | None = None) -> None:
         """Start workers, all at once; on ``dsn`` where it is given (a proxy's)."""
         for name in names:
-            environment = dict(self._environment)
-            if dsn is not None:
-                environment["SHARD_WORKER_DSN_FILE"] = str(self._folder / f"{name}.dsn")
-                (self._folder / f"{name}.dsn").write_text(dsn)
-            self.by_name.setdefault(name, WorkerProcess(name, self._folder, environment, self._shared.fileno()))
+            self.add(name, dsn=dsn)
         await asyncio.gather(*[self.by_name[name].start() for name in names])
 
     @property
@@ -158,14 +165,14 @@ class Workers:
 
     @property
     def urls(self) -> list[str]:
-        """The public addresses of the workers whose processes run."""
-        return [worker.url for worker in self.by_name.values() if worker.alive]
+        """The public addresses of the workers whose processes run and have served."""
+        return [worker.url for worker in self.by_name.values() if worker.ready]
 
     async def ask(
         self, method: str, path: str, body: object = None, *, of: str | None = None, within_s: float = 5.0
     ) -> Any:  # JSON
         """Answer of a worker's management port; of any worker, when none is named.  Fails on anything but a 2xx."""
-        names = [of] if of is not None else [name for name, worker in self.by_name.items() if worker.alive]
+        names = [of] if of is not None else [name for name, worker in self.by_name.items() if worker.ready]
         failure: Exception | None = None
         for name in names:
             try:
@@ -189,6 +196,11 @@ class Workers:
     async def ownership(self, *, of: str | None = None) -> Any:  # JSON
         """The ownership, as a worker sees it."""
         return await self.ask("GET", "/internal/v1/ownership", of=of)
+
+    async def cluster(self, *, of: str) -> Any:  # JSON
+        """The cluster as a worker shows it to people."""
+        async with self._session.get(f"{self.by_name[of].management}/cluster") as response:
+            return await response.json()
 
     async def metrics(self, *, of: str) -> dict[str, float]:
         """A worker's metrics, by the name and labels of each sample."""

@@ -218,7 +218,7 @@ def _progressing(
     seen: ClusterSnapshot, spec: KubernetesSpec | None, steps: Actions, ready: ConditionDraft
 ) -> ConditionDraft:
     if spec is None or steps.settled or steps.blocked is not None or ready.reason == "Paused":
-        return ConditionDraft("Progressing", "False", "Stable", "")
+        return _rebuilding(seen)
     pods = seen.workers()
     live = seen.child("StatefulSet", seen.key.name)
     reason = "CreatingWorkers"
@@ -233,6 +233,23 @@ def _progressing(
     elif steps.targets is not None or (seen.ownership is not None and count_moving(seen.ownership)):
         reason = "MovingShards"
     return ConditionDraft("Progressing", "True", reason, "")
+
+
+def _rebuilding(seen: ClusterSnapshot) -> ConditionDraft:
+    """Where nothing of the spec is being put into effect: whether the workers fill new tables of the read model.
+
+    A rebuild is begun by a command, and queries are answered meanwhile: it makes nothing unready.
+    """
+    rebuild = seen.ownership.rebuild if seen.ownership is not None else None
+    if rebuild is None:
+        return ConditionDraft("Progressing", "False", "Stable", "")
+    return ConditionDraft(
+        "Progressing",
+        "True",
+        "RebuildingReadModel",
+        f"Generation {rebuild.generation} of the read model, of version {rebuild.version}: {rebuild.shards_done} of"
+        f" {rebuild.shards} shards are filled.",
+    )
 
 
 def _draining(seen: ClusterSnapshot, steps: Actions) -> ConditionDraft:

@@ -63,6 +63,12 @@ def build_observation(
         {shard.id: shard.load.commands_per_second for shard in found.shards},
         {name: answer.excess_privileges for name, answer in answers.items() if answer.excess_privileges},
         {shard.id: shard.format for shard in found.shards},
+        # Workers read it seconds apart, and one of an earlier release does not say: the farthest counts.
+        max(
+            (answer.rebuild for answer in answers.values() if answer.rebuild is not None),
+            key=lambda rebuild: (rebuild.generation, rebuild.shards_done),
+            default=None,
+        ),
     )
 
 

@@ -7,7 +7,7 @@ simply taken again, and a wish that was withdrawn leaves nothing behind.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from shard_worker.contract_internal import NO_CAPABLE_WORKER, ShardTarget, TargetsRequest
+from shard_worker.contract_internal import NO_CAPABLE_WORKER, RebuildProgress, ShardTarget, TargetsRequest
 from shard_worker.domain.ids import ShardId
 from threadcluster_operator.api import ThreadClusterSpec
 from threadcluster_operator.planning.placement import (
@@ -37,6 +37,8 @@ class ShardOwnership(NamedTuple):
     """By worker, what its database login may do to the journal's history; one that may only append is not among them."""
     formats: Mapping[ShardId, int] = {}
     """The journal format of each shard; 1 for one that is not among them."""
+    rebuild: RebuildProgress | None = None
+    """The rebuild of the read model that is under way, which needs nothing of the planner."""
 
 
 def count_moving(observed: ShardOwnership) -> int:

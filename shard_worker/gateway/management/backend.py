@@ -27,7 +27,7 @@ class ClusterView(Protocol):
         ...
 
     def cluster(self) -> Document:
-        """``{"workers": […], "shards": […]}``, for people and for ``threadcluster status``."""
+        """``{"workers": […], "shards": […], "readModel": {…}}``, for people and for ``threadcluster status``."""
         ...
 
     async def ownership(self) -> EncodedOwnership:

@@ -1,12 +1,14 @@
 """Causes of a migration's failure, on a real API server: reported until they are over, and tried again."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from datetime import UTC, datetime
 
 import pytest
+from msgspec.structs import replace
 from threadcluster_operator.controller import actions
 
+from shard_worker.contract_internal import OwnershipResponse, RebuildProgress
 from tests.e2e.cluster.harness import KIND, Harness, condition, harness_on, is_ready, stalled_by
 from tests.fakes.pod_life import Behaviour
 from tests.support.kube_api import Api, Object
@@ -108,3 +110,28 @@ async def test_a_failed_migration_is_tried_again_and_stays_reported(harness: Har
     found = await harness.until("chat", is_ready)
     assert condition(found, "Stalled")["reason"] == "NotStalled"
     assert (await events_of(harness)).count("DatabaseAuthFailed") == 1
+
+
+async def test_a_rebuild_of_the_read_model_is_progress_and_not_unready(harness: Harness) -> None:
+    """As the workers report it, with how far it is; and no longer than that."""
+    workers = await harness.make("chat")
+    await harness.until("chat", is_ready)
+
+    def rebuilding(done: int) -> Callable[[OwnershipResponse], OwnershipResponse]:
+        progress = RebuildProgress(generation=2, version=1, shards_done=done, shards=12)
+        return lambda answer: replace(answer, rebuild=progress)
+
+    for done in (3, 12):
+        workers.knobs.distort = rebuilding(done)
+        found = await harness.until("chat", _progress_is("RebuildingReadModel", f"{done} of 12 shards"))
+        assert is_ready(found)
+    workers.knobs.distort = lambda answer: answer
+    assert is_ready(await harness.until("chat", _progress_is("Stable", "")))
+
+
+def _progress_is(reason: str, words: str) -> Callable[[Object], bool]:
+    def holds(found: Object) -> bool:
+        progressing = condition(found, "Progressing")
+        return bool(progressing["reason"] == reason and words in progressing["message"])
+
+    return holds

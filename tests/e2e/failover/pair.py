@@ -50,6 +50,14 @@ class Node:
         finally:
             connection.terminate()
 
+    async def rows(self, query: str, *arguments: object) -> list[asyncpg.Record]:
+        """Rows, on a connection of their own."""
+        connection = await asyncpg.connect(self.dsn, timeout=5)
+        try:
+            return await connection.fetch(query, *arguments)
+        finally:
+            connection.terminate()
+
     def signal(self, number: signal.Signals) -> None:
         """Send the server and all its processes a signal."""
         pid = self.server.pid

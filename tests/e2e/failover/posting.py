@@ -11,7 +11,7 @@ import aiohttp
 from shard_worker.domain.ids import ThreadId, shard_of
 from tests.support.polling import eventually
 
-_ACCOUNT = "01JD0000000000000000000001"
+ACCOUNT = "01JD0000000000000000000001"
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
@@ -86,9 +86,9 @@ class Posts:
             wanted[self.shard(thread_id)] -= 1
             body = {
                 "threadId": thread_id,
-                "accountId": _ACCOUNT,
+                "accountId": ACCOUNT,
                 "title": "a thread",
-                "administratorIds": [_ACCOUNT],
+                "administratorIds": [ACCOUNT],
                 "memberIds": [],
             }
             await self._insist("/v1/threads/create", body)
@@ -103,7 +103,7 @@ class Posts:
                 self._number += 1
                 text = f"message {self._number}"
                 sent_at = await self._insist(
-                    f"/v1/threads/{thread_id}/messages/add", {"accountId": _ACCOUNT, "messages": [{"text": text}]}
+                    f"/v1/threads/{thread_id}/messages/add", {"accountId": ACCOUNT, "messages": [{"text": text}]}
                 )
                 self.acknowledged[thread_id].append(text)
                 if sent_at >= self._marked_at:
@@ -138,7 +138,7 @@ class Posts:
         last = ""
         async with asyncio.timeout(within_s):
             while True:
-                path = f"/v1/threads/{thread_id}/messages?account_id={_ACCOUNT}&limit=1000{cursor}"
+                path = f"/v1/threads/{thread_id}/messages?account_id={ACCOUNT}&limit=1000{cursor}"
                 async with self._session.get(self._url + path) as response:
                     document = await response.json()
                     last = f"{response.status} {document}"

@@ -12,8 +12,9 @@ import pytest
 
 from shard_worker.database.connection import Database, DatabaseUnreachable
 from shard_worker.database.migration import migrate
+from tests.e2e.failover.following import Followers, following
 from tests.e2e.failover.pair import Node, Pair, running_pair
-from tests.e2e.failover.posting import Posts, posting
+from tests.e2e.failover.posting import ACCOUNT, Posts, posting
 from tests.support.polling import eventually
 from tests.support.worker_processes import Workers, workers_on
 
@@ -34,10 +35,11 @@ SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND 
 class Harness:
     """Workers on a pair, and the clients that post."""
 
-    def __init__(self, pair: Pair, workers: Workers, posts: Posts, dsn_file: Path) -> None:
+    def __init__(self, pair: Pair, workers: Workers, posts: Posts, followers: Followers, dsn_file: Path) -> None:
         self.pair = pair
         self.workers = workers
         self.posts = posts
+        self.followers = followers
         self._dsn_file = dsn_file
         self._alarms_seen: set[str] = set()
         self.figures: list[tuple[str, float, int]] = []
@@ -61,12 +63,15 @@ class Harness:
         print(f"{name}: every shard acknowledged again {took_s:.2f} s after the promotion")
 
     async def account(self) -> set[int]:
-        """Every thread is readable, the journal proves itself, and alarms say just what was lost; the shards that lost."""
+        """Every thread is readable, the journal proves itself, and alarms say just what was lost, as do the open streams; the shards
+        that lost.
+        """
         async with self.posts.held():
             lost = await self.posts.lost()
             shards = {self.posts.shard(thread_id) for thread_id in lost}
             alarms = self.alarms()
             assert alarms == shards, f"alarms for {sorted(alarms)}, lost in {sorted(shards)}"
+            await self.followers.verify(self.pair)
             await self.workers.fsck()
         print(f"  lost {sum(map(len, lost.values()))} acknowledged messages in shards {sorted(shards)}; alarms agree")
         return shards
@@ -206,5 +211,6 @@ async def harness_on(folder: Path) -> AsyncIterator[Harness]:
         async with (
             workers_on(pair.dsn, folder / "workers", *NAMES, shards=SHARDS) as workers,
             posting(workers.url, SHARDS) as posts,
+            following(workers, ACCOUNT, list(posts.acknowledged)) as followers,
         ):
-            yield Harness(pair, workers, posts, folder / "workers" / "dsn")
+            yield Harness(pair, workers, posts, followers, folder / "workers" / "dsn")

@@ -20,6 +20,8 @@ from tests.support.worker_processes import Workers, workers_on
 
 NAMES = ("a", "b", "c")
 SHARDS = 12
+QUERY_SOURCES = {"a": "owner", "b": "owner", "c": "read-model"}
+"""From which of the two each worker answers queries on a thread: every client meets both."""
 
 
 class Cluster:
@@ -75,7 +77,9 @@ async def cluster_on(postgres: EmbeddedPostgres, folder: Path) -> AsyncIterator[
         links = {name: await stack.enter_async_context(TcpProxy("127.0.0.1", postgres.port)) for name in NAMES}
         workers = await stack.enter_async_context(workers_on(dsn, folder, shards=SHARDS))
         for name, link in links.items():
-            await workers.start(name, dsn=dsn.replace(f":{postgres.port}/", f":{link.port}/"))
+            worker = workers.add(name, dsn=dsn.replace(f":{postgres.port}/", f":{link.port}/"))
+            worker.settings["SHARD_WORKER_QUERY_SOURCE"] = QUERY_SOURCES[name]
+            await workers.start(name)
         cluster = Cluster(workers, postgres, dsn, links)
         await cluster.mend()
         yield cluster

@@ -1,4 +1,5 @@
-"""One round: a kind of fault, drawn by a seed, while 64 clients chat; afterwards everything is accounted for.
+"""One round: a kind of fault, drawn by a seed, while 64 clients chat, and others read and follow; afterwards everything is
+accounted for.
 
 A round is a function of its kind and its seed as far as the test goes: who fails, when, for how long, and what the
 clients choose.  How the machine interleaves it is its own affair, so a failing round may need some tries to fail again;
@@ -14,6 +15,7 @@ from contextlib import asynccontextmanager
 
 from shard_worker.domain.ids import ThreadId, shard_of
 from tests.e2e.moves.cluster import SHARDS, Cluster
+from tests.e2e.moves.observing import observing
 from tests.e2e.moves.ownership_log import Change, Mark
 from tests.support.load.chat import drive, verify
 from tests.support.load.figures import Figures
@@ -133,7 +135,7 @@ async def _play(cluster: Cluster, kind: str, fault: Fault, seed: int) -> None:
     await cluster.mend()
     mark = await cluster.ownership_log.mark()
     mended_s = time.monotonic() - began
-    async with chatting(cluster, seed) as (recorder, figures):
+    async with chatting(cluster, seed) as (recorder, figures), observing(cluster.workers):
         this = Round(cluster, kind, seed, mark, recorder, figures)
         try:
             await fault(this)

@@ -20,18 +20,26 @@ _AGAIN_S = 0.05
 class Chat:
     """Some threads of one account, the commands on them, and their followers."""
 
-    def __init__(self, workers: Workers, session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, workers: Workers, session: aiohttp.ClientSession, account_id: str = ADA, guest_id: str | None = None
+    ) -> None:
         self.workers = workers
+        self.account_id = account_id
+        self._guests = [] if guest_id is None else [guest_id]
+        """Members of each thread, addressed by each message."""
         self._session = session
         self._keys = count()
+        self._numbers = count()
         self.heads: dict[str, int] = {}
         """By thread, the newest acknowledged event."""
+        self.texts: dict[tuple[str, int], str] = {}
+        """By thread and sequence number, the acknowledged messages."""
         self.acknowledged = 0
         self.followers: list[tuple[str, Follower]] = []
 
     async def _post(self, path: str, body: Mapping[str, object]) -> dict[str, object]:
         """The answer to one command, sent until there is one."""
-        headers = {"Idempotency-Key": f"key-{next(self._keys)}"}
+        headers = {"Idempotency-Key": f"{self.account_id}-{next(self._keys)}"}
         while True:
             try:
                 async with self._session.post(
@@ -48,17 +56,20 @@ class Chat:
 
     async def create(self) -> str:
         """A thread."""
-        body = {"accountId": ADA, "title": "t", "administratorIds": [ADA], "memberIds": []}
+        account_id = self.account_id
+        body = {"accountId": account_id, "title": "t", "administratorIds": [account_id], "memberIds": self._guests}
         thread_id = str((await self._post("/v1/threads/create", body))["threadId"])
         self.heads[thread_id] = 1
         return thread_id
 
     async def post(self, thread_id: str) -> None:
         """A message, acknowledged."""
-        body = {"accountId": ADA, "messages": [{"text": "hello"}]}
+        text = f"message {next(self._numbers)}"
+        body = {"accountId": self.account_id, "messages": [{"text": text, "toAccountIds": self._guests}]}
         answer = await self._post(f"/v1/threads/{thread_id}/messages/add", body)
         number = answer["sequenceNr"]
         assert isinstance(number, int)
+        self.texts[thread_id, number] = text
         self.heads[thread_id] = max(self.heads[thread_id], number)
         self.acknowledged += 1
 
@@ -86,7 +97,7 @@ class Chat:
     async def follow(self, thread_id: str, followers: int) -> None:
         """Have a thread followed from its beginning, on all workers in turn."""
         for turn in range(followers):
-            follower = Follower(lambda: self.workers.urls, thread_id, ADA, position="0", turn=turn)
+            follower = Follower(lambda: self.workers.urls, thread_id, self.account_id, position="0", turn=turn)
             self.followers.append((thread_id, follower))
             follower.start()
 
@@ -111,11 +122,11 @@ class Chat:
 
 
 @asynccontextmanager
-async def chat_on(workers: Workers) -> AsyncIterator[Chat]:
+async def chat_on(workers: Workers, account_id: str = ADA, guest_id: str | None = None) -> AsyncIterator[Chat]:
     """Posters and followers; all ended with the block."""
     connector = aiohttp.TCPConnector(force_close=True)  # a kept connection would lead to a worker that is gone
     async with aiohttp.ClientSession(connector=connector) as session:
-        chat = Chat(workers, session)
+        chat = Chat(workers, session, account_id, guest_id)
         try:
             yield chat
         finally:

@@ -160,7 +160,7 @@ class Simulation:
     def _answers(self) -> dict[str, OwnershipResponse]:
         answers = {}
         for name, worker in self.workers._live().items():
-            answer = self.workers._answer(worker)
+            answer = self.workers.knobs.distort(self.workers._answer(worker))
             if self.contradicting and name == min(self.workers._live()):
                 unowned = tuple(msgspec.structs.replace(shard, owner=None) for shard in answer.shards)
                 answer = msgspec.structs.replace(answer, shards=unowned, plan_version=answer.plan_version + 1)

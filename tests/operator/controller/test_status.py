@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from threadcluster_operator.api import KubernetesSpec, parse_spec
 from threadcluster_operator.controller.actions import Actions, OperatorContext, plan_actions
 from threadcluster_operator.controller.diagnosis import Diagnosis, Reason
@@ -12,6 +13,7 @@ from threadcluster_operator.planning.placement import Worker
 from threadcluster_operator.planning.planner import ShardOwnership
 from threadcluster_operator.planning.rebalance import RebalanceSession
 
+from shard_worker.contract_internal import RebuildProgress
 from shard_worker.domain.ids import ShardId
 from tests.operator.controller.simulated import NAME, Simulation, settle
 
@@ -97,6 +99,28 @@ def test_a_paused_cluster_says_so_and_is_not_ready(simulation: Simulation) -> No
     assert found["Ready"] == ("False", "Paused")
     assert found["Paused"] == ("True", "ClusterPaused")
     assert found["Progressing"] == ("False", "Stable")
+
+
+def test_a_rebuild_of_the_read_model_is_shown_and_leaves_the_cluster_ready(simulation: Simulation) -> None:
+    """With its progress, as long as a worker says so; what puts the spec into effect is shown first."""
+    rebuild = RebuildProgress(generation=2, version=1, shards_done=5, shards=12)
+    simulation.workers.knobs.distort = lambda answer: replace(answer, rebuild=rebuild)
+    settle(simulation)
+    status = simulation.resource["status"]
+    assert conditions(status)["Ready"] == ("True", "Reconciled")
+    assert conditions(status)["Progressing"] == ("True", "RebuildingReadModel")
+    [message] = [each["message"] for each in status["conditions"] if each["type"] == "Progressing"]
+    assert message == "Generation 2 of the read model, of version 1: 5 of 12 shards are filled."
+    simulation.edit(paused=True)
+    assert conditions_of(simulation)["Progressing"] == ("True", "RebuildingReadModel")
+    simulation.edit(paused=False, replicas=4)
+    simulation.turn()
+    simulation.operate()
+    assert conditions(simulation.resource["status"])["Progressing"] == ("True", "ScalingUp")
+    settle(simulation)
+    simulation.workers.knobs.distort = lambda answer: answer
+    settle(simulation)
+    assert conditions(simulation.resource["status"])["Progressing"] == ("False", "Stable")
 
 
 @pytest.mark.parametrize(

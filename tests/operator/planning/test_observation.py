@@ -1,10 +1,12 @@
 """The observation that is built from the workers' answers: which workers may get a shard, and whose answer counts."""
 
+from msgspec.structs import replace
 from threadcluster_operator.planning.observation import build_observation, newest
 from threadcluster_operator.planning.placement import Worker
 
 from shard_worker.contract_internal import (
     OwnershipResponse,
+    RebuildProgress,
     ShardEntry,
     ShardLoad,
     WorkerEntry,
@@ -93,6 +95,21 @@ def test_the_view_that_was_read_last_counts() -> None:
         assert newest([old, newer]) is newer
         assert newest([newer, old]) is newer
     assert newest([answer([], [], version=9)]) is None
+
+
+def test_the_farthest_answer_about_a_rebuild_counts() -> None:
+    """Workers read it at different moments, and one of an earlier release does not say."""
+    rows = [worker(name) for name in ("a", "b", "c")]
+    answers = {name: answer(rows, [shard(0, "a")], version=version) for name, version in (("a", 1), ("b", 2), ("c", 3))}
+    found = build_observation(answers, running={"a", "b", "c"}, starting=NONE, emptying=NONE)
+    assert found is not None
+    assert found.rebuild is None
+    for name, done in (("a", 4), ("b", 3)):
+        progress = RebuildProgress(generation=2, version=1, shards_done=done, shards=12)
+        answers[name] = replace(answers[name], rebuild=progress)
+    found = build_observation(answers, running={"a", "b", "c"}, starting=NONE, emptying=NONE)
+    assert found is not None
+    assert found.rebuild == RebuildProgress(generation=2, version=1, shards_done=4, shards=12)
 
 
 def test_a_worker_may_get_shards_while_it_runs_and_was_not_fenced() -> None:

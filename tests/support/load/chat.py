@@ -238,8 +238,12 @@ class _User:
     def _saw(self, thread_id: str, sequence_nr: int) -> None:
         self.seen[thread_id] = max(self.seen.get(thread_id, 0), sequence_nr)
 
+    def _known(self, thread_id: str) -> int:
+        """How new an answer must be, whether the owner gives it or the read model; the channel's threads are there."""
+        return max(1, self.seen.get(thread_id, 0))
+
     async def _read_thread(self, thread_id: str) -> None:
-        known = self.seen.get(thread_id, 0)
+        known = self._known(thread_id)
         attempt = await self.client.send(
             "read-thread", "GET", f"/v1/threads/{thread_id}?account_id={self.account_id}&min_sequence_nr={known}"
         )
@@ -257,7 +261,10 @@ class _User:
 
     async def _read_messages(self, thread_id: str) -> None:
         attempt = await self.client.send(
-            "read-messages", "GET", f"/v1/threads/{thread_id}/messages?account_id={self.account_id}&limit=50"
+            "read-messages",
+            "GET",
+            f"/v1/threads/{thread_id}/messages?account_id={self.account_id}&limit=50"
+            f"&min_sequence_nr={self._known(thread_id)}",
         )
         self._look_at(attempt, "read-messages")
         if attempt.outcome is Outcome.REFUSED:

@@ -17,8 +17,10 @@ _HEAD_END: Final = b"\r\n\r\n"
 _AGAIN_S: Final = 0.05
 """How long a follower waits before it connects again; a `retry:` of the server is obeyed up to `_RETRY_MOST_S`."""
 _RETRY_MOST_S: Final = 0.3
-_FINAL: Final = frozenset({204, 400, 404, 406, 410})
-"""Statuses after which a browser does not come back, but for 503 and lost connections, where this client does."""
+_NOT_FINAL: Final = frozenset({None, 200, 503})
+"""A browser does not come back after another status than 200; this client does after 503, and where no answer came."""
+_OPEN_S: Final = 5.0
+"""How long a connection may take to be answered: it may lead to a frozen worker."""
 
 
 class Event(NamedTuple):
@@ -124,7 +126,12 @@ async def open_stream(
     resume = f"Last-Event-ID: {last_id}\r\n" if last_id and header else ""
     request = f"GET {path} HTTP/1.1\r\nHost: {target.host}\r\nAccept: text/event-stream\r\n{resume}\r\n"
     stream.transport.write(request.encode())
-    await stream.began
+    try:
+        await stream.began
+    except asyncio.CancelledError:
+        if stream.transport is not None:
+            stream.transport.abort()
+        raise
     return stream
 
 
@@ -190,12 +197,13 @@ class Follower:
             urls = self._urls()
             self._turn += 1
             if urls:
-                with suppress(OSError):
+                with suppress(OSError):  # a time-out is one
                     target = parse_target(urls[self._turn % len(urls)])
                     self.connects += 1
-                    stream = self._stream = await open_stream(target, self._path, self._got, last_id=self.position)
+                    async with asyncio.timeout(_OPEN_S):
+                        stream = self._stream = await open_stream(target, self._path, self._got, last_id=self.position)
                     await stream.ended
-                    if stream.status in _FINAL:
+                    if stream.status not in _NOT_FINAL:
                         self.final = stream.status
                         self.faults.append(f"{stream.status} {stream.body.decode(errors='replace')}")
                     if stream.parser.retry_ms is not None:
