@@ -177,6 +177,13 @@ class Simulation:
             if live is not None and live["metadata"]["uid"] == uid:
                 self._check_apply(body, live, seen)
                 self._store(body, live)
+        if steps.scale is not None and not any(body["kind"] == "StatefulSet" for body, _ in steps.apply):
+            body, uid = steps.scale
+            live = self.objects.get(("StatefulSet", NAME))
+            if live is not None and live["metadata"]["uid"] == uid:
+                scaled = {**live, "spec": {**live["spec"], **body["spec"]}}
+                self._check_apply(scaled, live, seen)
+                self._store(scaled, live)
         for body in steps.delete:
             place = (body["kind"], body["metadata"]["name"])
             if body["kind"] in ("StatefulSet", "Service", "Secret", "Pod"):

@@ -120,7 +120,7 @@ def migration_pod(phase: str, owner: str, **container: Any) -> dict[str, Any]:
             "labels": {},
             "ownerReferences": [{"kind": "Job", "uid": owner, "controller": True}],
         },
-        "status": {"phase": phase, "containerStatuses": [container] if container else []},
+        "status": {"phase": phase, "containerStatuses": [{"name": "migrate", **container}] if container else []},
     }
 
 
