@@ -66,8 +66,12 @@ class Webhook:
         resources: list[str],
         *,
         kind: Literal["Validating", "Mutating"] = "Validating",
+        instance: str | None = None,
     ) -> None:
-        """Have the API server ask it about these resources in a namespace, and refuse them when it does not answer."""
+        """Have the API server ask it about these resources in a namespace, and refuse them when it does not answer; of one
+        ThreadCluster alone where that is named.
+        """
+        labels = {} if instance is None else {"app.kubernetes.io/instance": instance}
         await self._api.apply(
             {
                 "apiVersion": "admissionregistration.k8s.io/v1",
@@ -89,6 +93,7 @@ class Webhook:
                             }
                         ],
                         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+                        "objectSelector": {"matchLabels": labels},
                         "failurePolicy": "Fail",
                         "sideEffects": "None",
                         "timeoutSeconds": 2,

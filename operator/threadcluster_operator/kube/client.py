@@ -235,10 +235,8 @@ class KubeApi:
     async def delete(self, kind: Kind, namespace: str, name: str, uid: str, *, dry_run: bool = False) -> None:
         """See `Kube`."""
         body: Object = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
-        if dry_run:
-            body["dryRun"] = ["All"]
         try:
-            await self._ask("delete", kind.path(namespace, name), body)
+            await self._ask("delete", kind.path(namespace, name), body, dry_run="All" if dry_run else None)
         except (NotFound, Conflict):
             return
 

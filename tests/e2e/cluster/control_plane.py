@@ -14,6 +14,7 @@ import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -197,13 +198,27 @@ class Write(NamedTuple):
 
 
 def read_writes(path: Path, *, namespace: str | None = None, user: str | None = None) -> list[Write]:
-    """The writes in an audit log, oldest first: to one namespace or anywhere, of one user or of all (`read_audit`)."""
+    """The writes in an audit log, oldest first: to one namespace or anywhere, of one user or of all (`read_audit`).
+
+    Dry runs are none.
+    """
+    return [write for _, write in read_timed_writes(path, namespace=namespace, user=user)]
+
+
+def read_timed_writes(
+    path: Path, *, namespace: str | None = None, user: str | None = None, dry_runs: bool = False
+) -> list[tuple[float, Write]]:
+    """As `read_writes`, each with when it arrived, in seconds since the epoch; or the dry runs instead."""
     return [
-        Write(entry["verb"], about["resource"], about.get("name", ""))
+        (
+            datetime.fromisoformat(entry["requestReceivedTimestamp"]).timestamp(),
+            Write(entry["verb"], about["resource"], about.get("name", "")),
+        )
         for entry in read_audit(path, user=user)
         if (about := entry.get("objectRef"))
         and namespace in (None, about.get("namespace"))
         and entry["verb"] not in ("get", "list", "watch")
+        and ("dryRun=All" in entry["requestURI"]) is dry_runs
     ]
 
 
