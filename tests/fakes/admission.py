@@ -106,9 +106,7 @@ class Webhook:
     async def unregister(self) -> None:
         """The API server asks it no more."""
         for kind in ("Validating", "Mutating"):
-            await self._api.delete(
-                "admissionregistration.k8s.io/v1", f"{kind}WebhookConfiguration", self._name
-            )
+            await self._api.delete("admissionregistration.k8s.io/v1", f"{kind}WebhookConfiguration", self._name)
 
     async def _answer(self, request: web.Request) -> web.Response:
         asked = (await request.json())["request"]

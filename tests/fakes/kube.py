@@ -89,7 +89,8 @@ class InMemoryKube:
         return self.objects[kind.kind, name]
 
     def _ask(self, verb: str, kind: Kind, name: str, *, dry_run: bool = False) -> None:
-        self.calls.append((f"try {verb}" if dry_run else verb, kind.kind, name))
+        verb = f"try {verb}" if dry_run else verb
+        self.calls.append((verb, kind.kind, name))
         fault = self.fault(verb, kind.kind)
         if fault is not None:
             raise fault

@@ -210,9 +210,7 @@ def _replicas(
 # --- whose objects they are
 
 
-def _foreign(
-    seen: ClusterSnapshot, wanted: RenderInput, objects: Iterable[Object]
-) -> dict[tuple[str, str], Diagnosis]:
+def _foreign(seen: ClusterSnapshot, wanted: RenderInput, objects: Iterable[Object]) -> dict[tuple[str, str], Diagnosis]:
     """By kind and name, the objects that have a child's name and another owner; such an object is never changed."""
     found = {}
     for each in objects:

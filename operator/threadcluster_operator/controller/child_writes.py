@@ -87,8 +87,10 @@ class Refusal(NamedTuple):
 @dataclass
 class _Tries:
     content: str
+    began: float
+    """When the first of these writes was tried."""
     since: float
-    """When this content was first refused."""
+    """When the refusal began that goes on."""
     count: int
     """How often this content was written, as far as the last ones did not last."""
     written_at: float
@@ -100,6 +102,8 @@ class _Tries:
     @property
     def pause_s(self) -> float:
         """Until the same may be written again; what was taken once may be repeated at once."""
+        if self.written_at - self.began >= PAUSE_MOST_S:
+            return PAUSE_MOST_S  # pauses longer than they were meant make up for none that is to come
         count = self.count if self.refusal is not None else self.count - 1
         return min(PAUSE_MOST_S, 2.0 ** min(count - 1, _DOUBLED_MOST)) if count > 0 else 0.0
 
@@ -137,7 +141,7 @@ class ChildWrites:
         """A dry run was refused."""
         known = self._tries.get(write.place)
         if known is None or known.content != write.content:  # tried out before it was ever written
-            known = self._tries[write.place] = _Tries(write.content, now, 0, now)
+            known = self._tries[write.place] = _Tries(write.content, now, now, 0, now)
         known.tried_out, known.tried_out_at = known.tried_out + 1, now
         if refusal.answer is Answer.NO_DRY_RUN and known.refusal is not None:
             known.dry_run = False  # the last known reason stays: this one is no reason at all
@@ -152,17 +156,19 @@ class ChildWrites:
         """The write was refused."""
         known = self._tries.get(write.place)
         if known is None or known.content != write.content:
-            known = self._tries[write.place] = _Tries(write.content, now, 0, now)
+            known = self._tries[write.place] = _Tries(write.content, now, now, 0, now)
         elif known.refusal is None:
             known.since = now
+            if now - known.written_at > _QUIET_S:
+                known.count, known.began = 0, now
         known.count, known.written_at, known.refusal = known.count + 1, now, refusal
 
     def taken(self, write: ChildWrite, now: float) -> None:
         """The write was taken."""
         known = self._tries.get(write.place)
-        lasting = known is None or known.content != write.content or now - known.written_at > _QUIET_S
-        count = 1 if known is None or lasting or known.refusal is not None else known.count + 1
-        self._tries[write.place] = _Tries(write.content, now, count, now)
+        again = known is not None and known.content == write.content and now - known.written_at <= _QUIET_S
+        count, began = (known.count + 1, known.began) if known is not None and again else (1, now)
+        self._tries[write.place] = _Tries(write.content, began, now, count, now)
 
     def keep(self, wanted: Collection[Place], now: float) -> None:
         """Forget the refusals of what is wanted no more, and the writes that have lasted."""
@@ -175,8 +181,7 @@ class ChildWrites:
         return [
             known.refusal
             for known in self._tries.values()
-            if known.refusal is not None
-            and (known.refusal.answer not in FOR_NOW or now - known.since >= PATIENCE_S)
+            if known.refusal is not None and (known.refusal.answer not in FOR_NOW or now - known.since >= PATIENCE_S)
         ]
 
     @property
@@ -199,4 +204,3 @@ class ChildWrites:
             and now - known.written_at < _QUIET_S
             and place.kind != "Job"
         ]
-

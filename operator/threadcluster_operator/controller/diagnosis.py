@@ -76,13 +76,18 @@ _REMEDIES: Final[Mapping[Reason, str]] = {
 """The remedy for each failure that a migration's termination message can name."""
 
 _FIELD_REMEDY: Final = "correct the field of the spec that this comes from"
-_QUOTA_REMEDY: Final = "raise the namespace's quota, or ask for less in spec.worker.resources, which must name what the quota counts"
+_QUOTA_REMEDY: Final = (
+    "raise the namespace's quota, or ask for less in spec.worker.resources, which must name what the quota counts"
+)
 _REFUSALS: Final[Mapping[Answer, tuple[Reason, str]]] = {
     Answer.INVALID: (Reason.CHILD_REJECTED, _FIELD_REMEDY),
     Answer.TOO_LARGE: (Reason.CHILD_REJECTED, "make the spec smaller"),
     Answer.NOT_PERMITTED: (Reason.FORBIDDEN, "give the operator this right (manifests/base)"),
     Answer.QUOTA: (Reason.QUOTA_EXCEEDED, _QUOTA_REMEDY),
-    Answer.DENIED: (Reason.ADMISSION_DENIED, "change the spec so that this admission rule allows it, or change the rule"),
+    Answer.DENIED: (
+        Reason.ADMISSION_DENIED,
+        "change the spec so that this admission rule allows it, or change the rule",
+    ),
     Answer.NAMESPACE_ENDING: (Reason.NAMESPACE_TERMINATING, "nothing is to be done: the namespace is being deleted"),
     Answer.NAMESPACE_MISSING: (Reason.NAMESPACE_TERMINATING, "nothing is to be done: the namespace is gone"),
     Answer.KIND_MISSING: (

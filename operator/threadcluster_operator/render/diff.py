@@ -41,9 +41,7 @@ def differences(
     return list(_map(wanted, live, _UNANSWERED if answer is None else answer, ()))
 
 
-def is_applied(
-    wanted: Mapping[str, Any], live: Mapping[str, Any], answer: Mapping[str, Any] | None = None
-) -> bool:
+def is_applied(wanted: Mapping[str, Any], live: Mapping[str, Any], answer: Mapping[str, Any] | None = None) -> bool:
     """Whether there is nothing to apply; ``answer`` as for `differences`."""
     return next(_map(wanted, live, _UNANSWERED if answer is None else answer, ()), None) is None
 

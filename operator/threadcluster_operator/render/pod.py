@@ -180,7 +180,11 @@ def _resources(given: ResourcesSpec, most: Mapping[str, str] | None = None) -> O
     """
     found: Object = {}
     for name, amounts in (("requests", given.requests), ("limits", given.limits)):
-        kept = dict(amounts) if most is None else {key: _least(str(amounts[key]), most[key]) for key in amounts if key in most}
+        kept = (
+            dict(amounts)
+            if most is None
+            else {key: _least(str(amounts[key]), most[key]) for key in amounts if key in most}
+        )
         if kept:
             found[name] = kept
     return found

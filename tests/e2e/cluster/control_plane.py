@@ -63,18 +63,22 @@ class ControlPlane:
         address: str = "127.0.0.1",
         users: Mapping[str, Sequence[str]] | None = None,
         node_monitor_grace_s: int = 10,
+        feature_gates: str = "",
     ) -> None:
-        """``users``: whom the API server knows besides its own, with their groups."""
+        """``users``: whom the API server knows besides its own, with their groups; ``feature_gates``: as `A=true,B=false`, of
+        the API server and the controller manager.
+        """
         self.folder = folder
         self.address = address
         self.audit_log = folder / "audit.log"
         self._programs = programs
+        gates = [f"--feature-gates={feature_gates}"] if feature_gates else []
         self._tokens = {user: (secrets.token_hex(16), groups) for user, groups in {**_USERS, **(users or {})}.items()}
         etcd_port, peer_port, self._port, manager_port, scheduler_port = free_ports(address, 5)
         self._certificates = folder / "certificates"
         self.etcd = self._program("etcd", _etcd(folder, address, etcd_port, peer_port))
         self._etcd_health = f"http://{address}:{etcd_port}/health"
-        self.api_server = self._program("kube-apiserver", self._api_server_flags(etcd_port))
+        self.api_server = self._program("kube-apiserver", [*self._api_server_flags(etcd_port), *gates])
         self.controller_manager = self._program(
             "kube-controller-manager",
             [
@@ -85,6 +89,7 @@ class ControlPlane:
                 "--node-monitor-period=2s",
                 "--concurrent-statefulset-syncs=20",  # tests have hundreds of clusters, and do not wait for the queue
                 "--concurrent-gc-syncs=20",
+                *gates,
             ],
         )
         self.scheduler = self._program("kube-scheduler", self._client_flags("system:kube-scheduler", scheduler_port))

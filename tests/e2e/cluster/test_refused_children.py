@@ -99,9 +99,7 @@ async def test_independent_refusals_at_once(harness: Harness) -> None:
             named(harness, "limited", "QuotaExceeded", "Ingress limited is not written"),
             harness.until("typed", is_ready),
         )
-        await harness.edit(
-            "typed", {"replicas": 3, "podTemplate": {"spec": {"topologySpreadConstraints": TWICE}}}
-        )
+        await harness.edit("typed", {"replicas": 3, "podTemplate": {"spec": {"topologySpreadConstraints": TWICE}}})
         await named(harness, "typed", "ChildRejected", "topologySpreadConstraints")
         await harness.until("healthy", is_ready)
         await asyncio.gather(*(served(harness, name) for name in ("down", "kind", "limited", "typed")))
@@ -189,7 +187,9 @@ async def test_an_image_that_cannot_be_pulled_does_not_keep_the_number_of_worker
     assert live["spec"]["template"]["spec"]["containers"][0]["image"] == "threadcluster:1"
     await harness.edit("chat", {"image": "threadcluster:1"})
     await harness.until("chat", is_ready)
-    await harness.edit("chat", {"podTemplate": {"spec": {"nodeSelector": {"kubernetes.io/hostname": harness.kubelet.nodes[0]}}}})
+    await harness.edit(
+        "chat", {"podTemplate": {"spec": {"nodeSelector": {"kubernetes.io/hostname": harness.kubelet.nodes[0]}}}}
+    )
     await harness.until("chat", is_ready, within_s=60)
     jobs = await harness.api.list("batch/v1", "Job", harness.namespace)
     assert [each["metadata"]["name"] for each in jobs if each["metadata"]["name"] != job["metadata"]["name"]] == []

@@ -200,7 +200,9 @@ def crash_looping() -> Object:
         (
             seen(
                 children=(job(),),
-                warnings=(event("FailedCreate", "forbidden: failed quota: small: must specify cpu", "job", kind="Job"),),
+                warnings=(
+                    event("FailedCreate", "forbidden: failed quota: small: must specify cpu", "job", kind="Job"),
+                ),
             ),
             Reason.MIGRATION_QUOTA_EXCEEDED,
             "must specify cpu",
