@@ -28,7 +28,7 @@ class Webhook:
         self.status = 403
         """The number of that denial."""
         self.rewrites: Callable[[Object], Patch] = lambda body: []
-        """What is changed of an object."""
+        """Returns the patch of an object."""
         self.asked: list[tuple[str, str, bool]] = []
         """Kind, name and whether it was a dry run, of each request."""
         self._api = api

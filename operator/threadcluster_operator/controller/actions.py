@@ -157,7 +157,7 @@ def plan_actions(seen: ClusterSnapshot, spec: KubernetesSpec, operator: Operator
 
 
 def _scaled(live: Object, replicas: int) -> Object:
-    """What is merged into a StatefulSet to change the number of workers alone."""
+    """The patch of a StatefulSet that changes the number of workers alone."""
     head = {name: live[name] for name in ("apiVersion", "kind")}
     place = {name: live["metadata"][name] for name in ("name", "namespace")}
     return {**head, "metadata": place, "spec": {"replicas": replicas}}
@@ -248,7 +248,9 @@ def _changes(seen: ClusterSnapshot, objects: Iterable[Object]) -> tuple[list[Obj
 
 
 def _answer(seen: ClusterSnapshot, wanted: Object, live: Object) -> Object | None:
-    """What the API server made of just this object when it was written to the one that is there, if it changed it."""
+    """The answer of the API server to the last write of just this object to the one that is there, if an admission rule
+    changed it.
+    """
     written = seen.written.get(_place(wanted))
     if written is None or written.uid != live["metadata"]["uid"] or written.wanted != digest(wanted):
         return None

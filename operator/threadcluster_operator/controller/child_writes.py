@@ -20,7 +20,7 @@ TRY_OUT_S: Final = 5.0
 PATIENCE_S: Final = 5.0
 """Time that a refusal `FOR_NOW` may last before it is reported: a restarting webhook is no reason for an alarm."""
 _QUIET_S: Final = 60.0
-"""A write that lasted so long does not count as repeated; longer than the longest pause."""
+"""Time after which a write that was taken does not count as repeated; longer than the longest pause."""
 _REVERTED_MOST: Final = 5
 """Writes of the same content within pauses shorter than `_QUIET_S` after which another writer is named as the cause."""
 _DOUBLED_MOST: Final = 16
@@ -36,7 +36,7 @@ Verb = Literal["create", "apply", "scale", "delete"]
 
 
 class Place(NamedTuple):
-    """What a write is about."""
+    """The object that a write is about, or a part of it."""
 
     kind: str
     name: str
@@ -54,7 +54,7 @@ class ChildWrite(NamedTuple):
 
     @property
     def place(self) -> Place:
-        """What it is about: making an object and changing it are one."""
+        """The object or part that it is about: making an object and changing it are one."""
         part: Literal["object", "scale", "deletion"] = "object"
         if self.verb in ("scale", "delete"):
             part = "scale" if self.verb == "scale" else "deletion"
@@ -67,7 +67,7 @@ class ChildWrite(NamedTuple):
 
 
 class Step(Enum):
-    """What may be done now with a write that is wanted."""
+    """The step that may be done now with a write that is wanted."""
 
     WRITE = 1
     TRY_OUT = 2
@@ -123,7 +123,7 @@ class ChildWrites:
         self._tries: dict[Place, _Tries] = {}
 
     def step(self, write: ChildWrite, now: float) -> Step:
-        """What may be done now."""
+        """The step that may be done now."""
         known = self._tries.get(write.place)
         if known is None or known.content != write.content:
             return Step.WRITE
@@ -177,7 +177,7 @@ class ChildWrites:
                 del self._tries[place]
 
     def refusals(self, now: float) -> list[Refusal]:
-        """What is refused, as far as it is to be reported."""
+        """The refusals that are to be reported."""
         return [
             known.refusal
             for known in self._tries.values()
@@ -195,7 +195,7 @@ class ChildWrites:
         return max(0.0, min(due)) if due else None
 
     def often_reverted(self, now: float) -> list[Place]:
-        """What another writer takes back again and again; a Job that is tried again is none."""
+        """The places that another writer takes back again and again; a Job that is tried again is none."""
         return [
             place
             for place, known in self._tries.items()

@@ -280,7 +280,7 @@ def _unschedulable(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
 
 
 def _pods_refused(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
-    """What a controller says of pods that it cannot create."""
+    """The Events of a controller about pods that it cannot create."""
     for event in _events(seen, "FailedCreate"):
         message = str(event.get("message", ""))
         answer = meaning_of_report(message)

@@ -103,9 +103,8 @@ class Reconciler:
         *,
         namespace: str,
         service_monitors: bool = False,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._clock = clock
+        self.clock: Callable[[], float] = time.monotonic
         self.service_monitors = service_monitors
         self._kube = kube
         self._cache = cache
@@ -157,7 +156,7 @@ class Reconciler:
             return MOVING_S
         if steps.blocked is not None:
             return _BLOCKED_S
-        due_s = memory.writes.due_in_s(self._clock())
+        due_s = memory.writes.due_in_s(self.clock())
         writes = len(steps.create) + len(steps.apply) + len(steps.delete)
         if due_s is None or steps.migrating or steps.blocked_reason or writes > memory.writes.refused_count:
             return steps.requeue_after_s
@@ -165,7 +164,7 @@ class Reconciler:
 
     def _trouble(self, seen: ClusterSnapshot, steps: Actions, memory: _Memory) -> Diagnosis | None:
         """The diagnosis to report: the most important one, with what is refused besides."""
-        now = self._clock()
+        now = self.clock()
         refusals = memory.writes.refusals(now)
         if memory.unread is not None:
             refusals.insert(0, memory.unread)
@@ -196,12 +195,12 @@ class Reconciler:
             else:
                 children[kind, name] = memory.foreign[kind, name] = found
         if memory.secret is None:
-            if memory.unread is None or self._clock() - memory.secret_read_at > _SECRET_AGAIN_S:
+            if memory.unread is None or self.clock() - memory.secret_read_at > _SECRET_AGAIN_S:
                 try:
                     children.update(await self._read_secret(key, memory))
                 except KubeError as error:
                     memory.unread = Refusal("Secret", secret_of(key.name), error.answer, str(error))
-        elif self._clock() - memory.secret_read_at > _SECRET_S:
+        elif self.clock() - memory.secret_read_at > _SECRET_S:
             self._read_secret_beside(key, memory)
         seen = ClusterSnapshot(
             resource,
@@ -218,7 +217,7 @@ class Reconciler:
     async def _read_secret(self, key: Key, memory: _Memory) -> dict[tuple[str, str], Object]:
         """The Secret, if there is one.  The operator does not watch it: the right to watch one Secret is that to watch all."""
         name = secret_of(key.name)
-        memory.secret_read_at = self._clock()
+        memory.secret_read_at = self.clock()
         found = await self._kube.get(SECRET, key.namespace, name)
         memory.unread = None
         if found is None:
@@ -246,7 +245,7 @@ class Reconciler:
             except KubeError as error:
                 log.info("secret not read", extra={"key": str(key), "cause": str(error)})
 
-        memory.secret_read_at = self._clock()
+        memory.secret_read_at = self.clock()
         self._tasks.spawn(read(), name=f"read-secret-{key.namespace}/{key.name}")
 
     async def close(self) -> None:
@@ -262,7 +261,7 @@ class Reconciler:
         if answers or not any(pod.ready for pod in pods):
             memory.unreachable_since = None
         elif memory.unreachable_since is None:
-            memory.unreachable_since = self._clock()
+            memory.unreachable_since = self.clock()
         return build_observation(
             answers,
             running={pod.name for pod in pods},
@@ -272,7 +271,7 @@ class Reconciler:
 
     def _out_of_reach(self, seen: ClusterSnapshot, memory: _Memory) -> Diagnosis | None:
         since = memory.unreachable_since
-        if seen.ownership is not None or since is None or self._clock() - since < _UNREACHABLE_S:
+        if seen.ownership is not None or since is None or self.clock() - since < _UNREACHABLE_S:
             return None
         return Diagnosis(
             Reason.WORKER_UNREACHABLE,
@@ -307,7 +306,7 @@ class Reconciler:
             body, uid = steps.trial
             trial = ChildWrite("apply" if uid else "create", body, uid)
         wanted = {each.place for each in (*writes, scale, trial) if each is not None}
-        memory.writes.keep(wanted, self._clock())
+        memory.writes.keep(wanted, self.clock())
         workers_written = False
         for write in writes:
             # A migration for workers that the API server would not take is one too many: it cannot be taken back.
@@ -323,7 +322,7 @@ class Reconciler:
         """Whether the StatefulSet that is to follow the migration passes a dry run."""
         if memory.accepted == trial.content:
             return True
-        now = self._clock()
+        now = self.clock()
         if memory.writes.step(trial, now) is Step.WAIT:
             return False
         result = await self._request(trial, dry_run=True)
@@ -337,7 +336,7 @@ class Reconciler:
 
     async def _attempt(self, key: Key, seen: ClusterSnapshot, write: ChildWrite, memory: _Memory) -> bool:
         """Write a child, unless it is to wait; whether the API server took it."""
-        writes, now = memory.writes, self._clock()
+        writes, now = memory.writes, self.clock()
         step = writes.step(write, now)
         if step is Step.WAIT:
             return False
@@ -393,8 +392,8 @@ class Reconciler:
             return await self._kube.merge(kind, meta["namespace"], meta["name"], patch, dry_run=dry_run)
 
     async def _meet(self, key: Key, write: ChildWrite, memory: _Memory) -> None:
-        """Read what has the name already: another owner's object, which is never taken over, or ours, of which no watch has
-        told yet.
+        """Read the object that has the name already: another owner's, which is never taken over, or ours, which no watch has
+        reported yet.
         """
         kind, name = KINDS[write.body["kind"]], write.body["metadata"]["name"]
         try:

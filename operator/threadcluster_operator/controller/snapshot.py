@@ -38,7 +38,7 @@ class Pod(NamedTuple):
 
 
 class Written(NamedTuple):
-    """What the API server made of the last write of a child: admission rules may have changed it."""
+    """The answer of the API server to the last write of a child, which an admission rule has changed."""
 
     uid: str
     wanted: str

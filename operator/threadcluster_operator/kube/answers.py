@@ -55,7 +55,7 @@ _BY_MESSAGE: Final[tuple[tuple[re.Pattern[str], Answer], ...]] = tuple(
     (re.compile(pattern), answer)
     for pattern, answer in (
         (r"does not support dry run", Answer.NO_DRY_RUN),
-        # What a webhook says of its own follows these words, so they come before all that it might quote.
+        # A webhook's own text follows these words, so they come before all that it might quote.
         (r"admission webhook \".*\" denied the request", Answer.DENIED),
         (r"failed calling webhook", Answer.ADMISSION_DOWN),
         (r"[Pp]olicy ['\"].*['\"] (with binding '.*' )?denied request", Answer.DENIED),

@@ -32,7 +32,7 @@ MIGRATION_CONTAINER: Final = "migrate"
 """The container whose end is that of the migration; admission rules may put others beside it."""
 
 _MIGRATION_MOST: Final[Mapping[str, str]] = {"cpu": "500m", "memory": "512Mi"}
-"""What the migration gets of what a worker gets, at most: Postgres does the work."""
+"""The most that the migration gets of each resource of a worker: Postgres does the work."""
 
 _TLS_MODES: Final = {"Disable": "disable", "Require": "require", "VerifyFull": "verify-full"}
 

@@ -10,16 +10,17 @@ import pytest
 from tests.e2e.cluster.control_plane import read_timed_writes
 from tests.e2e.cluster.harness import Harness, condition, harness_on, is_ready, stalled_by
 from tests.fakes.admission import webhook
+from tests.fakes.pod_life import Behaviour
 from tests.support.kube_api import Api, Object
 from tests.support.polling import eventually
 
 pytestmark = pytest.mark.cluster
 
 NAMED_S: Final = 10.0
-"""Within this a status names the cause."""
+"""Time within which a status names the cause."""
 HEALED_S: Final = 10.0
 OTHERS_S: Final = 1.0
-"""Within this an edit of another cluster is acted on."""
+"""Time within which an edit of another cluster is acted on."""
 _WATCHED_S: Final = 130.0
 """For how long the writes of stuck objects are counted: a minute in which they are tried more often, and two windows."""
 
@@ -120,11 +121,11 @@ async def test_independent_refusals_at_once(harness: Harness) -> None:
         )
         if api.audit_log is not None:
             for resource, name in stuck:
-                late = [at for at in times_of(harness, resource, name) if at > began + 60.0]
-                print(f"{resource}/{name}: {len(late)} writes after the first minute")
-                assert resource == "services" or densest(late, 30.0) <= 1
-            others = [at for at in times_of(harness, "services", "down") if at > began + 60.0]
-            assert others == []
+                written = times_of(harness, resource, name)
+                late = [at for at in written if at > began + 60.0]
+                print(f"{resource}/{name}: {len(written)} writes, {len(late)} of them after the first minute")
+                assert written
+                assert densest(late, 30.0) <= 1
         before = time.monotonic()
         await hook.start()
         await api.delete("v1", "ResourceQuota", "none", where)
@@ -134,7 +135,7 @@ async def test_independent_refusals_at_once(harness: Harness) -> None:
             *(harness.until(name, is_ready, within_s=HEALED_S) for name in ("down", "limited", "kind"))
         )
         print(f"healed after {time.monotonic() - before:.1f} s")
-        await harness.until("typed", lambda it: not condition(it, "Stalled")["status"] == "True", within_s=HEALED_S)
+        await harness.until("typed", lambda it: condition(it, "Stalled")["status"] != "True", within_s=HEALED_S)
         await harness.until("typed", is_ready, within_s=60)
 
 
@@ -168,8 +169,6 @@ async def test_an_image_that_cannot_be_pulled_does_not_keep_the_number_of_worker
 
     def is_missing(pod: Object) -> bool:
         return bool(pod["spec"]["containers"][0]["image"] == "missing:1")
-
-    from tests.fakes.pod_life import Behaviour
 
     harness.kubelet.behave(is_missing, Behaviour(starts="image missing"))
     workers = await harness.make("chat")

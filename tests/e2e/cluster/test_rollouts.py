@@ -24,7 +24,7 @@ GATES: Final = {"as released": "", "counting unavailable pods": "MaxUnavailableS
 _MENDED_S: Final = 30.0
 
 
-@pytest.fixture(scope="module", params=GATES.values(), ids=GATES.keys())
+@pytest.fixture(scope="module", params=list(GATES.values()), ids=list(GATES))
 def gated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """The tests' control plane, or one with another feature gate."""
     if not request.param:

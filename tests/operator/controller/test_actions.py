@@ -113,7 +113,9 @@ def test_an_object_of_another_owner_is_left_alone_and_the_rest_goes_on(simulatio
     simulation.edit(gateway={"ingress": {"host": "chat.example"}})
     settle(simulation)
     simulation.objects[kind, NAME]["metadata"]["ownerReferences"] = []
-    simulation.edit(replicas=5, worker={"snapshotEveryEvents": 50}, networkPolicy={"allowFrom": [{"namespaceSelector": {}}]})
+    simulation.edit(
+        replicas=5, worker={"snapshotEveryEvents": 50}, networkPolicy={"allowFrom": [{"namespaceSelector": {}}]}
+    )
     steps = steps_of(simulation.look())
     assert steps.blocked is not None
     assert wanted_replicas(steps) == [5]
@@ -178,7 +180,7 @@ def test_a_migration_is_complete_by_its_own_container() -> None:
     ids=["waits", "failed-beside-a-sidecar", "runs"],
 )
 def test_an_edit_of_where_a_migration_runs_is_tried_at_once(phase: str, container: dict[str, Any], again: bool) -> None:
-    """Unless its pod works: that edit is no reason to begin anew."""
+    """Unless its pod works: that edit is no reason to begin again."""
     simulation = Simulation()
     simulation.migrations_hang = True
     simulation.operate()

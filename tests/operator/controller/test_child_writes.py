@@ -43,7 +43,7 @@ class Server:
         self.taken_at: float | None = None
 
     def look(self, writes: ChildWrites, write: ChildWrite, now: float) -> None:
-        """What the reconciler does with a wanted write."""
+        """Act as the reconciler does with a wanted write."""
         step = writes.step(write, now)
         if step is Step.WAIT:
             return
@@ -125,7 +125,7 @@ def test_a_webhook_without_dry_runs_is_asked_by_the_write_itself() -> None:
 
 
 def test_other_content_is_written_at_once() -> None:
-    """An edit may be the remedy; its own pace begins anew for what it makes of the child."""
+    """An edit may be the remedy; it has a pace of its own."""
     writes = ChildWrites()
     writes.refused(service(), no(), 0.0)
     assert writes.step(service(), 0.1) is Step.WAIT
@@ -179,6 +179,9 @@ def test_a_refusal_after_a_success_is_patient_again() -> None:
     writes.taken(write, 0.0)
     writes.refused(write, no(Answer.FAILING), 50.0)
     assert writes.refusals(50.0) == []
+    writes.taken(write, 60.0)
+    writes.refused(write, no(Answer.FAILING), 200.0)  # the success has lasted: the pauses are those of a first refusal
+    assert writes.due_in_s(200.0) == 1.0
 
 
 def test_what_is_wanted_no_more_is_no_longer_refused() -> None:

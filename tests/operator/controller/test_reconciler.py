@@ -60,8 +60,8 @@ class Desk:
             Recorder(self.shelf, "operator-0"),
             Telemetry(),
             namespace="threadcluster-system",
-            clock=lambda: self.now,
         )
+        self.reconciler.clock = lambda: self.now
 
     def _reach(self, key: Key, addresses: Mapping[str, str], secret: str) -> MemoryWorkers:
         assert key == CHAT
@@ -283,7 +283,7 @@ async def test_no_migration_begins_for_workers_that_would_be_refused() -> None:
 
 
 async def test_a_child_that_an_admission_rule_changes_is_applied_once() -> None:
-    """What the API server gave back is what was wanted; the rule's fields are named; another operator applies it once more."""
+    """The API server's answer counts for what was wanted; another operator applies it once more."""
     desk = Desk()
     put = desk.shelf.put
 

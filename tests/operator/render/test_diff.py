@@ -103,8 +103,8 @@ def changed(value: Any, chance: random.Random) -> Any:
         kept = {name: changed(part, chance) for name, part in value.items() if chance.random() > 0.05}
         return {**kept, **({"added": 1} if chance.random() < 0.1 else {})}
     if isinstance(value, list):
-        kept = [changed(part, chance) for part in value if chance.random() > 0.05]
-        return kept + [{"name": "sidecar"}] * (chance.random() < 0.1)
+        items = [changed(part, chance) for part in value if chance.random() > 0.05]
+        return items + [{"name": "sidecar"}] * (chance.random() < 0.1)
     return "rewritten" if chance.random() < 0.1 else value
 
 
@@ -139,7 +139,7 @@ def same_items(wanted: Any, answer: Any, path: Path) -> bool:
 
 
 def item_key(item: Any) -> object:
-    """What identifies an item of a list, whatever the list is."""
+    """The key of an item of a list, whatever the list is."""
     names = ("name", "uid", "topologyKey", "whenUnsatisfiable", "mountPath", "containerPort", "protocol", "port")
     return tuple(item.get(name) for name in names) if isinstance(item, dict) else item
 
