@@ -1,7 +1,9 @@
 """Bringing the schema to this release: once, in order, additive, safe when two start at once, beside a running cluster.
 
 The first run claims the database for one cluster and one shard count; another cluster or another count is refused by
-name.  A schema newer than this release is refused too: the release that made it may write what this one cannot read.
+name.  A schema that is one version newer than this release is left as it is: workers of this release serve it, so that a
+release that is half rolled out can be taken back.  A schema newer than that is refused: the release that made it may write
+what this one cannot read.
 So is one that was made by the same migration in another wording, from before the first release.
 """
 
@@ -74,7 +76,8 @@ async def migrate(
 ) -> list[str]:
     """Bring the database to `SCHEMA_VERSION` and claim it; returns the names of the versions that were run.
 
-    Raises `shard_worker.database.connection.DatabaseError` and the errors of this module; what was done is recorded, and
+    Nothing is done where a release one version newer has migrated already.  Raises
+    `shard_worker.database.connection.DatabaseError` and the errors of this module; what was done is recorded, and
     the next run goes on from there.  A database that does not answer fails the run within seconds.  A step of this run
     or of another one may take any time, and blocks no request meanwhile.
     """
@@ -128,7 +131,9 @@ async def _run(
     await connection.execute(STEP_TABLE_SQL)
     done = {row["version"]: row["checksum"] for row in await connection.fetch("SELECT * FROM schema_migration")}
     if done and max(done) > SCHEMA_VERSION:
-        raise SchemaTooNew(f"the schema is version {max(done)}, this release knows {SCHEMA_VERSION}: use a newer one")
+        await read_meta(connection, cluster_id=cluster_id, shards=shards)
+        say(f"the schema is version {max(done)}, one newer than this release; nothing is to be done")
+        return []
     _refuse_another_wording(done)
     ran = []
     runner = StepRunner(connection, watcher, say)

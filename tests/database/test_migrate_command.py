@@ -83,11 +83,12 @@ async def test_a_wrong_password_or_database(dsn: str, message_file: Path) -> Non
         assert dsn.split(":")[2].split("@")[0] not in message_file.read_text()
 
 
-async def test_a_newer_schema(dsn: str, message_file: Path) -> None:
-    """A newer release may have written events that this release cannot read."""
+async def test_a_schema_that_is_too_new(dsn: str, message_file: Path) -> None:
+    """Releases after the next may have written events that this release cannot read."""
     connection = await asyncpg.connect(dsn)
     await connection.execute(
-        "INSERT INTO schema_migration (version, name, checksum) VALUES ($1, 'future', '')", SCHEMA_VERSION + 1
+        "INSERT INTO schema_migration (version, name, checksum) VALUES ($1, 'future', ''), ($2, 'later', '')",
+        *(SCHEMA_VERSION + 1, SCHEMA_VERSION + 2),
     )
     await connection.close()
     assert reason(await migrate(dsn, message_file), message_file) is DatabaseFault.SCHEMA_TOO_NEW

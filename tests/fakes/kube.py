@@ -9,7 +9,7 @@ from threadcluster_operator.kube.client import Conflict, Kind, KubeError, ListRe
 
 
 class InMemoryKube:
-    """Implements `threadcluster_operator.kube.client.Kube`.  ``calls`` has what was asked, as (verb, kind, name)."""
+    """Implements `threadcluster_operator.kube.client.Kube`.  ``calls`` has what was asked, as (verb, kind, name); of a dry run the verb is "try create"."""
 
     def __init__(self, *objects: Object) -> None:
         self.objects: dict[tuple[str, str], Object] = {}
@@ -20,8 +20,8 @@ class InMemoryKube:
             self.put(each)
 
     def writes(self) -> list[tuple[str, str, str]]:
-        """The write requests since the last call; forgets them."""
-        found = [call for call in self.calls if call[0] not in ("get", "list")]
+        """The write requests since the last call, without dry runs; forgets all requests."""
+        found = [call for call in self.calls if call[0] not in ("get", "list") and not call[0].startswith("try ")]
         self.calls.clear()
         return found
 
@@ -48,31 +48,39 @@ class InMemoryKube:
         found = [keep(copy.deepcopy(each)) for (its, _), each in self.objects.items() if its == kind.kind]
         return ListResult(found, str(next(self._numbers)))
 
-    async def create(self, kind: Kind, body: Object) -> Object:
-        self._ask("create", kind, body["metadata"]["name"])
+    async def create(self, kind: Kind, body: Object, *, dry_run: bool = False) -> Object:
+        self._ask("create", kind, body["metadata"]["name"], dry_run=dry_run)
         if (kind.kind, body["metadata"]["name"]) in self.objects:
             raise Conflict(409, "AlreadyExists", "it exists")
+        if dry_run:
+            return body
         return copy.deepcopy(self.put(body))
 
-    async def apply(self, kind: Kind, body: Object, uid: str) -> Object:
-        self._ask("apply", kind, body["metadata"]["name"])
+    async def apply(self, kind: Kind, body: Object, uid: str, *, dry_run: bool = False) -> Object:
+        self._ask("apply", kind, body["metadata"]["name"], dry_run=dry_run)
         if self._there(kind, body["metadata"]["name"])["metadata"]["uid"] != uid:
             raise Conflict(409, "Conflict", "it is another")
+        if dry_run:
+            return body
         return copy.deepcopy(self.put(body))
 
-    async def merge(self, kind: Kind, namespace: str, name: str, patch: Object, subresource: str = "") -> Object:
+    async def merge(
+        self, kind: Kind, namespace: str, name: str, patch: Object, subresource: str = "", *, dry_run: bool = False
+    ) -> Object:
         del namespace
-        self._ask(f"merge {subresource}".strip(), kind, name)
+        self._ask(f"merge {subresource}".strip(), kind, name, dry_run=dry_run)
         found = self._there(kind, name)
         version = found["metadata"]["resourceVersion"]
         if patch.get("metadata", {}).get("resourceVersion", version) != version:
             raise Conflict(409, "Conflict", "the object has been modified")
+        if dry_run:
+            return found
         return copy.deepcopy(self.put(_merged(found, patch)))
 
-    async def delete(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
+    async def delete(self, kind: Kind, namespace: str, name: str, uid: str, *, dry_run: bool = False) -> None:
         del namespace
-        self._ask("delete", kind, name)
-        if self._there(kind, name)["metadata"]["uid"] == uid:
+        self._ask("delete", kind, name, dry_run=dry_run)
+        if self._there(kind, name)["metadata"]["uid"] == uid and not dry_run:
             del self.objects[kind.kind, name]
 
     def _there(self, kind: Kind, name: str) -> Object:
@@ -80,7 +88,8 @@ class InMemoryKube:
             raise NotFound(404, "NotFound", "it is not there")
         return self.objects[kind.kind, name]
 
-    def _ask(self, verb: str, kind: Kind, name: str) -> None:
+    def _ask(self, verb: str, kind: Kind, name: str, *, dry_run: bool = False) -> None:
+        verb = f"try {verb}" if dry_run else verb
         self.calls.append((verb, kind.kind, name))
         fault = self.fault(verb, kind.kind)
         if fault is not None:

@@ -34,6 +34,8 @@ class Behaviour:
     """Their termination message."""
     runs_s: float = 0.0
     """How long a Job's containers run."""
+    runs_on: tuple[str, ...] = ()
+    """Containers that do not end when the others do."""
     stop_s: float = 0.0
     """How long a pod takes to end when it is deleted, if its grace is not shorter."""
 
@@ -67,7 +69,13 @@ def life(pod: Object, behaviour: Behaviour, *, ip: str, now: Callable[[float], s
             after_s = behaviour.start_s + behaviour.runs_s
             ended = {"state": {"terminated": _terminated(behaviour, behaviour.exit_code, started, now(after_s))}}
             phase = "Failed" if behaviour.exit_code else "Succeeded"
-            yield Step(after_s=after_s, status=_status(pod, phase, ip, begun, ended, False))
+            report = _status(pod, phase, ip, begun, ended, False)
+            if behaviour.runs_on:
+                report["phase"] = "Running"
+                for each in report["containerStatuses"]:
+                    if each["name"] in behaviour.runs_on:
+                        each.update(running, ready=True)
+            yield Step(after_s=after_s, status=report)
         elif behaviour.becomes_ready:
             after_s = behaviour.start_s + behaviour.ready_s
             yield Step(

@@ -2,8 +2,9 @@
 
 The function is level-triggered, like `planner`, which plans the shards: the actions follow from the present state alone,
 so that a lost action is repeated, and a withdrawn change leaves nothing behind.  Three gates, in this order: a child with
-another owner stops every action; an unfinished migration stops the actions that change pods; and no worker is removed or
-restarted while the owners of the shards are unknown or a shard has no owner.
+another owner stops the actions on that child, and, where there are no workers yet, all of them; an unfinished migration stops
+the actions that change the pods' template; and no worker is removed or restarted while the owners of the shards are unknown or
+a shard has no owner.  The number of workers and the owners of shards wait for no other child.
 """
 
 from collections.abc import Iterable
@@ -11,14 +12,16 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from threadcluster_operator.api import KubernetesSpec
-from threadcluster_operator.controller.diagnosis import Diagnosis, Reason, diagnose
+from threadcluster_operator.controller.diagnosis import PODS_REFUSED, Diagnosis, Reason, diagnose, own_end
 from threadcluster_operator.controller.rollout import next_partition, rolled_out
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object, condition, controller_of, is_ours
 from threadcluster_operator.planning.planner import NewPlan, PlanResult, count_moving, next_steps
 from threadcluster_operator.render import (
+    APPLIED,
     KINDS,
     RenderInput,
     children,
+    digest,
     is_applied,
     migrated,
     migration_job,
@@ -28,7 +31,8 @@ from threadcluster_operator.render import (
 )
 
 _SOON_S: Final = 0.5
-_MOVING_S: Final = 0.1
+MOVING_S: Final = 0.1
+"""How soon a cluster is looked at again whose shards move."""
 _STEADY_S: Final = 10.0
 _RETRY_MIGRATION_S: Final = 15.0
 _STUCK_MIGRATION_S: Final = 30.0
@@ -55,9 +59,15 @@ class Actions(NamedTuple):
     apply: tuple[tuple[Object, str], ...] = ()
     """Objects, each with the uid of the one that is there."""
     delete: tuple[Object, ...] = ()
+    scale: tuple[Object, str] | None = None
+    """The StatefulSet with nothing but its new number of workers, and its uid: for a whole one that is not applied."""
+    trial: tuple[Object, str] | None = None
+    """The StatefulSet that is to follow a migration's Job, with the uid of the one that is there, or none: it must pass a dry
+    run before the Job is created.
+    """
     targets: NewPlan | None = None
     blocked: Diagnosis | None = None
-    """The reason that stops every action."""
+    """A child has another owner."""
     migrating: bool = False
     next: PlanResult | None = None
     """The result of the planner of shards; None when the planner did not run."""
@@ -86,31 +96,37 @@ def plan_actions(seen: ClusterSnapshot, spec: KubernetesSpec, operator: Operator
         operator.service_monitors,
     )
     objects = children(wanted)
-    blocked = _foreign(seen, wanted, objects)
-    if blocked is not None:
-        return Actions(blocked=blocked, next=shards)
+    own_set = live_set if live_set is not None and is_ours(live_set, wanted) else None
     job = migration_job(wanted)
     live_job = seen.child("Job", job["metadata"]["name"])
-    ours = live_job if live_job is not None and is_ours(live_job, wanted) else None
-    done = migrated(wanted, live_set, ours)
-    blocked = None if done else _foreign(seen, wanted, [job])
-    if blocked is not None:
+    own_job = live_job if live_job is not None and is_ours(live_job, wanted) else None
+    done = migrated(wanted, own_set, own_job) or (own_job is not None and _succeeded(seen, own_job))
+    foreign = _foreign(seen, wanted, objects if done else [*objects, job])
+    blocked = next(iter(foreign.values()), None)
+    if blocked is not None and own_set is None:
         return Actions(blocked=blocked, next=shards)
+    scale = trial = None
+    delete = to_prune(wanted, seen.children, [*objects, job])
+    if own_set is not None and own_set["spec"].get("replicas") != replicas:
+        scale = (_scaled(own_set, replicas), str(own_set["metadata"]["uid"]))
     if done:
-        partition, waits = next_partition(seen, spec, wanted, objects, live_set)
+        partition, waits = next_partition(seen, spec, wanted, objects, own_set)
         blocked_reason = blocked_reason or waits
         let_go = stateful_set(wanted._replace(partition=partition))
-        if live_set is not None and _pods_refused(seen, live_set):
+        if own_set is not None and _pods_refused(seen, own_set):
             let_go["metadata"]["annotations"][ASKED_AGAIN] = str(int(seen.now // _ASK_AGAIN_S))
         objects = [let_go if each["kind"] == "StatefulSet" else each for each in objects]
+        if own_job is not None and own_set is not None and _outlived(wanted, own_set, own_job):
+            delete.append(own_job)
     else:
+        (workers,) = [each for each in objects if each["kind"] == "StatefulSet"]
+        trial = (workers, "" if own_set is None else str(own_set["metadata"]["uid"]))
         objects = [each for each in objects if each["kind"] != "StatefulSet"]
         if live_job is None:
             objects.append(job)
-    create, apply = _changes(seen, objects)
-    delete = to_prune(wanted, seen.children, [*objects, job])
-    if live_job is not None and not done and _should_retry_migration(seen, live_job):
-        delete.append(live_job)
+        elif own_job is not None and _should_retry_migration(seen, own_job, job):
+            delete.append(own_job)
+    create, apply = _changes(seen, [each for each in objects if _place(each) not in foreign])
     quiet = not (create or apply or delete)
     targets = shards.plan if shards is not None else None
     under_way = seen.ownership is not None and count_moving(seen.ownership) > 0
@@ -118,23 +134,37 @@ def plan_actions(seen: ClusterSnapshot, spec: KubernetesSpec, operator: Operator
     settled = (
         quiet
         and done
+        and blocked is None
         and targets is None
         and not blocked_reason
-        and live_set is not None
-        and rolled_out(seen, spec, live_set)
+        and own_set is not None
+        and rolled_out(seen, spec, own_set)
     )
     return Actions(
         tuple(create),
         tuple(apply),
         tuple(dict(each) for each in delete),
+        scale,
+        trial,
         targets,
-        None,
+        blocked,
         not done,
         shards,
         blocked_reason,
         settled and (spec.replicas == 0 or (shards is not None and shards.converged)),
-        _MOVING_S if moving else _STEADY_S if settled else _SOON_S,
+        MOVING_S if moving else _STEADY_S if settled else _SOON_S,
     )
+
+
+def _scaled(live: Object, replicas: int) -> Object:
+    """The patch of a StatefulSet that changes the number of workers alone."""
+    head = {name: live[name] for name in ("apiVersion", "kind")}
+    place = {name: live["metadata"][name] for name in ("name", "namespace")}
+    return {**head, "metadata": place, "spec": {"replicas": replicas}}
+
+
+def _place(subject: Object) -> tuple[str, str]:
+    return subject["kind"], subject["metadata"]["name"]
 
 
 def _secret(seen: ClusterSnapshot, operator: OperatorContext) -> str | None:
@@ -180,25 +210,27 @@ def _replicas(
 # --- whose objects they are
 
 
-def _foreign(seen: ClusterSnapshot, wanted: RenderInput, objects: Iterable[Object]) -> Diagnosis | None:
-    """The diagnosis of an object that has a child's name and another owner; such an object is never changed."""
+def _foreign(seen: ClusterSnapshot, wanted: RenderInput, objects: Iterable[Object]) -> dict[tuple[str, str], Diagnosis]:
+    """By kind and name, the objects that have a child's name and another owner; such an object is never changed."""
+    found = {}
     for each in objects:
-        live = seen.child(each["kind"], each["metadata"]["name"])
+        live = seen.child(*_place(each))
         if live is None or is_ours(live, wanted):
             continue
         what = f"{each['kind']} {each['metadata']['name']}"
         owner = controller_of(live)
         if owner.get("kind") == "ThreadCluster" and owner.get("name") == wanted.name:
-            return Diagnosis(
+            found[_place(each)] = Diagnosis(
                 Reason.AWAITING_GARBAGE_COLLECTION,
                 f"{what} belongs to an earlier ThreadCluster of this name, and is being collected. Nothing is to be done.",
             )
+            continue
         whose = f"{owner['kind']} {owner['name']}" if owner else "no ThreadCluster"
-        return Diagnosis(
+        found[_place(each)] = Diagnosis(
             Reason.NAME_CONFLICT,
             f"{what} exists and belongs to {whose}. Remedy: rename this ThreadCluster, or delete that object.",
         )
-    return None
+    return found
 
 
 def _changes(seen: ClusterSnapshot, objects: Iterable[Object]) -> tuple[list[Object], list[tuple[Object, str]]]:
@@ -207,49 +239,78 @@ def _changes(seen: ClusterSnapshot, objects: Iterable[Object]) -> tuple[list[Obj
     apply: list[tuple[Object, str]] = []
     order = [kind.kind for kind in KINDS]
     for each in sorted(objects, key=lambda each: order.index(each["kind"])):
-        live = seen.child(each["kind"], each["metadata"]["name"])
+        live = seen.child(*_place(each))
         if live is None:
             create.append(each)
-        elif "deletionTimestamp" not in live["metadata"] and not is_applied(each, live):
+        elif "deletionTimestamp" not in live["metadata"] and not is_applied(each, live, _answer(seen, each, live)):
             apply.append((each, str(live["metadata"]["uid"])))
     return create, apply
+
+
+def _answer(seen: ClusterSnapshot, wanted: Object, live: Object) -> Object | None:
+    """The answer of the API server to the last write of just this object to the one that is there, if an admission rule
+    changed it.
+    """
+    written = seen.written.get(_place(wanted))
+    if written is None or written.uid != live["metadata"]["uid"] or written.wanted != digest(wanted):
+        return None
+    return written.answer
 
 
 # --- what a new try may mend, sooner than those would try who wait longer each time
 
 
-def _should_retry_migration(seen: ClusterSnapshot, job: Object) -> bool:
+def _should_retry_migration(seen: ClusterSnapshot, job: Object, wanted: Object) -> bool:
     """Whether a migration came to nothing some time ago: another Job may end better."""
     if condition(job, "Failed") == "True":
         at = next(each for each in job["status"]["conditions"] if each["type"] == "Failed").get("lastTransitionTime")
         return _since(seen, at) > _RETRY_MIGRATION_S
     pods = _pods_of(seen, job)
-    phases = {pod.get("status", {}).get("phase") for pod in pods}
+    phases = {_phase(pod) for pod in pods}
     if not phases <= {"Pending", "Failed"}:
         return False
+    if _is_outdated(job, wanted):  # where its pod runs, for example: the edit may be the remedy
+        return True
     if phases == {"Failed"}:  # its next pod waits, twice as long each time
-        return min(_since(seen, at) for pod in pods for at in _ends(pod)) > _STUCK_MIGRATION_S
-    waiting = tuple(pod for pod in pods if pod["status"]["phase"] == "Pending")
+        return min(_since(seen, own_end(pod).get("finishedAt")) for pod in pods) > _STUCK_MIGRATION_S
+    waiting = tuple(pod for pod in pods if _phase(pod) == "Pending")
     trouble = diagnose(seen._replace(pods=waiting, children=(job,)))
     stuck = trouble is not None and trouble.reason != Reason.WORKER_UNSCHEDULABLE  # the scheduler waits for nothing
     return stuck and _since(seen, job["metadata"].get("creationTimestamp")) > _STUCK_MIGRATION_S
 
 
+def _is_outdated(job: Object, wanted: Object) -> bool:
+    """Whether a Job of the same name was made of another spec; a Job cannot be changed."""
+    found = (job["metadata"].get("annotations") or {}).get(APPLIED)
+    return bool(found != wanted["metadata"]["annotations"][APPLIED])
+
+
+def _succeeded(seen: ClusterSnapshot, job: Object) -> bool:
+    """Whether the migration's own container has succeeded; one beside it may run on, and keep the Job from its end."""
+    return any(own_end(pod).get("exitCode") == 0 for pod in _pods_of(seen, job))
+
+
+def _outlived(wanted: RenderInput, stateful_set: Object, job: Object) -> bool:
+    """Whether a Job that never ends by itself has done its work: the StatefulSet records it."""
+    return condition(job, "Complete") != "True" and migrated(wanted, stateful_set, None)
+
+
+def _phase(pod: Object) -> str:
+    """The phase of a migration's pod as its own container alone gives it."""
+    if own_end(pod).get("exitCode", 0) != 0:
+        return "Failed"
+    return str(pod["status"]["phase"])
+
+
 def _pods_refused(seen: ClusterSnapshot, live: Object) -> bool:
-    """Whether a quota or a rule refuses workers' pods; the StatefulSet's controller asks less and less often."""
+    """Whether something refuses workers' pods; the StatefulSet's controller asks less and less often."""
     trouble = diagnose(seen._replace(pods=(), children=(live,)))
-    return trouble is not None and trouble.reason in (Reason.QUOTA_EXCEEDED, Reason.FORBIDDEN)
+    return trouble is not None and trouble.reason in PODS_REFUSED
 
 
 def _pods_of(seen: ClusterSnapshot, job: Object) -> tuple[Object, ...]:
     """Its pods, and not those of an earlier one of its name."""
     return tuple(pod for pod in seen.pods if controller_of(pod).get("uid") == job["metadata"]["uid"])
-
-
-def _ends(pod: Object) -> list[str | None]:
-    """When its containers ended; an unknown time is now."""
-    containers = pod["status"].get("containerStatuses", ())
-    return [each.get("state", {}).get("terminated", {}).get("finishedAt") for each in containers] or [None]
 
 
 def _since(seen: ClusterSnapshot, at: str | None) -> float:

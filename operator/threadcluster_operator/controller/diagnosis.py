@@ -14,11 +14,14 @@ import msgspec
 
 from shard_worker.contract_internal import DatabaseFault, MigrationFailure
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object, condition, waiting_reason
-from threadcluster_operator.render import selector_of
+from threadcluster_operator.kube.answers import Answer, meaning_of_report
+from threadcluster_operator.render import MIGRATION_CONTAINER, selector_of
 
 _EVENT_MOST_S: Final = 600.0
 """Maximum age of an Event since its last occurrence; an older Event says nothing about the present."""
 _MESSAGE_MOST: Final = 500
+_ALSO: Final = " Also: "
+_NOT_WRITTEN: Final = " is not written: "
 
 
 class Reason(StrEnum):
@@ -28,8 +31,16 @@ class Reason(StrEnum):
     NAME_CONFLICT = "NameConflict"
     AWAITING_GARBAGE_COLLECTION = "AwaitingGarbageCollection"
     CHILD_REJECTED = "ChildRejected"
+    CHILD_REVERTED = "ChildReverted"
+    ADMISSION_DENIED = "AdmissionDenied"
+    ADMISSION_UNAVAILABLE = "AdmissionUnavailable"
+    KIND_MISSING = "KindMissing"
+    NAMESPACE_TERMINATING = "NamespaceTerminating"
+    API_THROTTLED = "ApiThrottled"
+    API_FAILING = "ApiFailing"
     FORBIDDEN = "Forbidden"
     QUOTA_EXCEEDED = "QuotaExceeded"
+    MIGRATION_QUOTA_EXCEEDED = "MigrationQuotaExceeded"
     IMAGE_PULL_FAILED = "ImagePullFailed"
     WORKER_UNSCHEDULABLE = "WorkerUnschedulable"
     WORKER_CRASH_LOOPING = "WorkerCrashLooping"
@@ -64,12 +75,56 @@ _REMEDIES: Final[Mapping[Reason, str]] = {
 }
 """The remedy for each failure that a migration's termination message can name."""
 
-_TRIED_AGAIN: Final = frozenset(_REMEDIES) | {
-    Reason.DATABASE_SECRET_MISSING,
-    Reason.IMAGE_PULL_FAILED,
-    Reason.QUOTA_EXCEEDED,
-    Reason.FORBIDDEN,
+_FIELD_REMEDY: Final = "correct the field of the spec that this comes from"
+_QUOTA_REMEDY: Final = (
+    "raise the namespace's quota, or ask for less in spec.worker.resources, which must name what the quota counts"
+)
+_REFUSALS: Final[Mapping[Answer, tuple[Reason, str]]] = {
+    Answer.INVALID: (Reason.CHILD_REJECTED, _FIELD_REMEDY),
+    Answer.TOO_LARGE: (Reason.CHILD_REJECTED, "make the spec smaller"),
+    Answer.NOT_PERMITTED: (Reason.FORBIDDEN, "give the operator this right (manifests/base)"),
+    Answer.QUOTA: (Reason.QUOTA_EXCEEDED, _QUOTA_REMEDY),
+    Answer.DENIED: (
+        Reason.ADMISSION_DENIED,
+        "change the spec so that this admission rule allows it, or change the rule",
+    ),
+    Answer.NAMESPACE_ENDING: (Reason.NAMESPACE_TERMINATING, "nothing is to be done: the namespace is being deleted"),
+    Answer.NAMESPACE_MISSING: (Reason.NAMESPACE_TERMINATING, "nothing is to be done: the namespace is gone"),
+    Answer.KIND_MISSING: (
+        Reason.KIND_MISSING,
+        "install the CustomResourceDefinition of this kind, or take it out of the spec",
+    ),
+    Answer.MISSING: (Reason.CHILD_REJECTED, "see why the object is gone; it is made again"),
+    Answer.EXISTS: (Reason.CHILD_REJECTED, "see who makes an object of this name again and again"),
+    Answer.CONFLICT: (Reason.CHILD_REJECTED, "see who else changes this object all the time"),
+    Answer.NO_DRY_RUN: (Reason.CHILD_REJECTED, _FIELD_REMEDY),
+    Answer.ADMISSION_DOWN: (
+        Reason.ADMISSION_UNAVAILABLE,
+        "see why the admission webhook does not answer, or take its configuration away",
+    ),
+    Answer.THROTTLED: (Reason.API_THROTTLED, "nothing is to be done but to relieve the API server; it is tried again"),
+    Answer.UNKNOWN_CLIENT: (Reason.FORBIDDEN, "see the operator's credentials (its service account)"),
+    Answer.FAILING: (Reason.API_FAILING, "see the log of the API server; it is tried again"),
+    Answer.AWAY: (Reason.API_FAILING, "see whether the API server runs; it is tried again"),
 }
+"""The reason and the remedy for each answer of the API server to a write."""
+
+PODS_REFUSED: Final = frozenset(
+    {
+        Reason.QUOTA_EXCEEDED,
+        Reason.FORBIDDEN,
+        Reason.ADMISSION_DENIED,
+        Reason.ADMISSION_UNAVAILABLE,
+        Reason.CHILD_REJECTED,
+    }
+)
+"""Reasons for which a controller's pods are not created; another one than the controller's own may be the remedy."""
+
+_TRIED_AGAIN: Final = (
+    frozenset(_REMEDIES)
+    | PODS_REFUSED
+    | {Reason.DATABASE_SECRET_MISSING, Reason.IMAGE_PULL_FAILED, Reason.MIGRATION_QUOTA_EXCEEDED}
+)
 """Reasons after which a new Job tries the migration again."""
 
 
@@ -88,6 +143,23 @@ def diagnose(seen: ClusterSnapshot) -> Diagnosis | None:
     return None
 
 
+def refused(kind: str, name: str, answer: Answer, message: str) -> Diagnosis:
+    """The diagnosis of a child that the API server does not take."""
+    reason, remedy = _REFUSALS[answer]
+    if kind == "Job" and reason is Reason.QUOTA_EXCEEDED:
+        reason = Reason.MIGRATION_QUOTA_EXCEEDED
+    return _trouble(reason, f"{kind} {name}{_NOT_WRITTEN}{message}", remedy)
+
+
+def reverted(kind: str, name: str) -> Diagnosis:
+    """The diagnosis of a child that another writer changes back, again and again."""
+    return _trouble(
+        Reason.CHILD_REVERTED,
+        f"another writer changes {kind} {name} again and again",
+        "see its metadata.managedFields for who that is, and have one of the two leave it alone",
+    )
+
+
 def previous_diagnosis(seen: ClusterSnapshot) -> Diagnosis | None:
     """The diagnosis of the last attempt of the migration, which counts until another attempt has succeeded.
 
@@ -95,8 +167,15 @@ def previous_diagnosis(seen: ClusterSnapshot) -> Diagnosis | None:
     """
     for each in (seen.resource.get("status") or {}).get("conditions") or ():
         if each["type"] == "Stalled" and each["status"] == "True" and each["observedGeneration"] == seen.generation:
-            return Diagnosis(Reason(each["reason"]), each["message"]) if each["reason"] in _TRIED_AGAIN else None
+            message, _, _ = each["message"].partition(_ALSO)
+            if each["reason"] in _TRIED_AGAIN and _NOT_WRITTEN not in message:
+                return Diagnosis(Reason(each["reason"]), message)
     return None
+
+
+def joined(first: Diagnosis, others: Iterable[Diagnosis]) -> Diagnosis:
+    """A diagnosis whose message names others besides."""
+    return Diagnosis(first.reason, _ALSO.join([first.message, *(each.message for each in others)]))
 
 
 # --- what containers say
@@ -143,15 +222,23 @@ def _migration(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
         and pod["metadata"].get("labels", {}).get("job-name") in names
     ]
     pods.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")), reverse=True)
-    for pod in pods:
-        for container in pod.get("status", {}).get("containerStatuses", ()):
-            ended = container.get("state", {}).get("terminated", {})
-            if ended and ended.get("exitCode") != 0:
-                how = f"{ended.get('reason', 'Error')}, exit code {ended.get('exitCode')}"
-                yield _migration_end(str(ended.get("message") or how))
+    ends = [end for pod in pods if (end := own_end(pod))]
+    if any(end.get("exitCode") == 0 for end in ends):
+        return  # however a container beside it ends, and the Job with it
+    for end in ends:
+        how = f"{end.get('reason', 'Error')}, exit code {end.get('exitCode')}"
+        yield _migration_end(str(end.get("message") or how))
     for job in jobs:
         if condition(job, "Failed") == "True":
             yield _trouble(Reason.MIGRATION_FAILED, f"job {_name(job)} failed", "see its log; it is tried again")
+
+
+def own_end(pod: Mapping[str, Any]) -> Object:
+    """How the own container of a migration's pod ended; empty while it has not."""
+    for container in pod.get("status", {}).get("containerStatuses", ()):
+        if container.get("name") == MIGRATION_CONTAINER:
+            return dict(container.get("state", {}).get("terminated") or {})
+    return {}
 
 
 def _migration_end(message: str) -> Diagnosis:
@@ -192,13 +279,17 @@ def _unschedulable(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
 # --- what Events say
 
 
-def _quota(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
+def _pods_refused(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
+    """The Events of a controller about pods that it cannot create."""
     for event in _events(seen, "FailedCreate"):
         message = str(event.get("message", ""))
-        if "exceeded quota" in message:
-            yield _trouble(Reason.QUOTA_EXCEEDED, message, "raise the namespace's quota, or ask for less")
-        elif "forbidden" in message:
-            yield _trouble(Reason.FORBIDDEN, message, "an admission rule of the namespace refuses the pods")
+        answer = meaning_of_report(message)
+        if answer is None or answer in (Answer.CONFLICT, Answer.EXISTS):
+            continue  # the controller goes on by itself
+        reason, remedy = _REFUSALS[answer]
+        if reason is Reason.QUOTA_EXCEEDED and event["involvedObject"].get("kind") == "Job":
+            reason = Reason.MIGRATION_QUOTA_EXCEEDED
+        yield _trouble(reason, message, remedy)
 
 
 def _containers(seen: ClusterSnapshot) -> Iterator[tuple[Object, Object]]:
@@ -256,6 +347,6 @@ _FINDERS: Final[Iterable[Callable[[ClusterSnapshot], Iterator[Diagnosis]]]] = (
     _secrets,
     _migration,
     _crashes,
-    _quota,
+    _pods_refused,
     _unschedulable,
 )

@@ -151,25 +151,27 @@ class LeaderGuardedKube:
         self.get = kube.get
         self.list = kube.list
 
-    async def create(self, kind: Kind, body: Object) -> Object:
+    async def create(self, kind: Kind, body: Object, *, dry_run: bool = False) -> Object:
         """See `Kube`."""
         self._check()
-        return await self._kube.create(kind, body)
+        return await self._kube.create(kind, body, dry_run=dry_run)
 
-    async def apply(self, kind: Kind, body: Object, uid: str) -> Object:
+    async def apply(self, kind: Kind, body: Object, uid: str, *, dry_run: bool = False) -> Object:
         """See `Kube`."""
         self._check()
-        return await self._kube.apply(kind, body, uid)
+        return await self._kube.apply(kind, body, uid, dry_run=dry_run)
 
-    async def merge(self, kind: Kind, namespace: str, name: str, patch: Object, subresource: str = "") -> Object:
+    async def merge(
+        self, kind: Kind, namespace: str, name: str, patch: Object, subresource: str = "", *, dry_run: bool = False
+    ) -> Object:
         """See `Kube`."""
         self._check()
-        return await self._kube.merge(kind, namespace, name, patch, subresource)
+        return await self._kube.merge(kind, namespace, name, patch, subresource, dry_run=dry_run)
 
-    async def delete(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
+    async def delete(self, kind: Kind, namespace: str, name: str, uid: str, *, dry_run: bool = False) -> None:
         """See `Kube`."""
         self._check()
-        await self._kube.delete(kind, namespace, name, uid)
+        await self._kube.delete(kind, namespace, name, uid, dry_run=dry_run)
 
     def _check(self) -> None:
         if not self._leadership.holds():

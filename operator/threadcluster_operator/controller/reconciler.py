@@ -1,7 +1,8 @@
 """The reconciler: one reconcile of one cluster observes, decides, acts and reports.
 
-`actions`, `diagnosis` and `status` decide, and are pure; the reconciler does the I/O.  The first write that the API server
-refuses ends the writes of this reconcile: a later write may depend on it.
+`actions`, `diagnosis` and `status` decide, and are pure; the reconciler does the I/O.  Each child is written for itself: one
+that the API server refuses stops no other child, no move of a shard and no status.  `child_writes` decides when it is tried
+again.
 """
 
 import base64
@@ -16,29 +17,38 @@ from typing import Final
 from shard_worker.contract import url_host
 from shard_worker.tasks import BackgroundTasks
 from threadcluster_operator.api import InvalidSpec, KubernetesSpec, parse_spec
-from threadcluster_operator.controller.actions import Actions, OperatorContext, plan_actions
-from threadcluster_operator.controller.cache import Cache
-from threadcluster_operator.controller.diagnosis import Diagnosis, Reason, diagnose, previous_diagnosis
+from threadcluster_operator.controller.actions import MOVING_S, Actions, OperatorContext, plan_actions
+from threadcluster_operator.controller.cache import Cache, trim
+from threadcluster_operator.controller.child_writes import ChildWrite, ChildWrites, Refusal, Step
+from threadcluster_operator.controller.diagnosis import (
+    Diagnosis,
+    Reason,
+    diagnose,
+    joined,
+    previous_diagnosis,
+    refused,
+    reverted,
+)
 from threadcluster_operator.controller.events import Recorder
 from threadcluster_operator.controller.metrics import Telemetry
-from threadcluster_operator.controller.snapshot import ClusterSnapshot, Key, Object, Pod, controller_of
+from threadcluster_operator.controller.snapshot import ClusterSnapshot, Key, Object, Pod, Written, controller_of
 from threadcluster_operator.controller.status import patch_of, status_of
 from threadcluster_operator.controller.workqueue import TransientError
+from threadcluster_operator.kube.answers import Answer
 from threadcluster_operator.kube.client import (
     KINDS,
     SECRET,
     THREAD_CLUSTER,
     Conflict,
-    Forbidden,
     Kube,
     KubeError,
     NotFound,
     Rejected,
-    Unreachable,
 )
 from threadcluster_operator.planning.observation import build_observation
 from threadcluster_operator.planning.planner import NewPlan, ShardOwnership
-from threadcluster_operator.render import MANAGEMENT_PORT, SECRET_KEY, secret_of
+from threadcluster_operator.render import KINDS as RENDERED
+from threadcluster_operator.render import MANAGEMENT_PORT, SECRET_KEY, differences, digest, secret_of
 from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerRefused, client_context
 from threadcluster_operator.workers.protocol import WorkersClient
 
@@ -49,6 +59,11 @@ _UNREACHABLE_S: Final = 5.0
 _BLOCKED_S: Final = 5.0
 _SECRET_S: Final = 60.0
 """How often the Secret is looked for again."""
+_SECRET_AGAIN_S: Final = 2.0
+"""How often a Secret is looked for that cannot be read."""
+_WORKERS_NEED: Final = frozenset({"Secret", "Job", "StatefulSet", "Service"})
+"""Kinds without which no worker runs or is found: a refusal of one comes before what pods report."""
+_INVALID: Final = 422
 _UNKNOWN_SPEC: Final = Actions()
 
 
@@ -67,7 +82,12 @@ class _Memory:
     unreachable_since: float | None = None
     foreign: dict[tuple[str, str], Object] = field(default_factory=dict)
     """Objects that have the name of a child and not its labels, so that no watch tells of them."""
-    refused: Diagnosis | None = None
+    writes: ChildWrites = field(default_factory=ChildWrites)
+    written: dict[tuple[str, str], Written] = field(default_factory=dict)
+    accepted: str | None = None
+    """The StatefulSet that passed its dry run before a migration, as a hash."""
+    unread: Refusal | None = None
+    """Why the Secret cannot be read."""
 
 
 class Reconciler:
@@ -84,6 +104,7 @@ class Reconciler:
         namespace: str,
         service_monitors: bool = False,
     ) -> None:
+        self.clock: Callable[[], float] = time.monotonic
         self.service_monitors = service_monitors
         self._kube = kube
         self._cache = cache
@@ -109,43 +130,77 @@ class Reconciler:
                 memory = self._memories[key] = _Memory(resource["metadata"]["uid"])
             try:
                 return await self._look(key, resource, memory)
-            except Unreachable as error:
+            except KubeError as error:
                 raise TransientError(str(error)) from error
 
     async def _look(self, key: Key, resource: Object, memory: _Memory) -> float:
         try:
             spec = parse_spec(resource)
         except InvalidSpec as error:
-            refused = Diagnosis(Reason.SPEC_INVALID, f"{error}. Remedy: correct the fields that are named.")
-            await self._say(await self._seen(key, resource, memory), None, _UNKNOWN_SPEC, refused)
+            invalid = Diagnosis(Reason.SPEC_INVALID, f"{error}. Remedy: correct the fields that are named.")
+            await self._say(await self._seen(key, resource, memory), None, _UNKNOWN_SPEC, invalid)
             return 60.0
         seen = await self._seen(key, resource, memory)
         operator = OperatorContext(self._namespace, self.service_monitors, secrets.token_urlsafe(32))
         steps = plan_actions(seen, spec, operator, balancing=memory.balancing)
         memory.balancing = steps.next.balancing if steps.next is not None else False
-        if not spec.paused and steps.blocked is None:
-            await self._act(key, seen, steps, memory)
-        trouble = steps.blocked or memory.refused or diagnose(seen)
-        if trouble is None:
-            trouble = previous_diagnosis(seen) if steps.migrating else self._out_of_reach(seen, memory)
-        await self._say(seen, spec, steps, trouble)
+        away: KubeError | None = None
+        if not spec.paused:
+            away = await self._act(key, seen, steps, memory)
+        await self._say(seen, spec, steps, self._trouble(seen, steps, memory))
+        if away is not None:
+            raise away
         if spec.paused:
             return 60.0
-        return _BLOCKED_S if steps.blocked is not None or memory.refused is not None else steps.requeue_after_s
+        if steps.requeue_after_s == MOVING_S:
+            return MOVING_S
+        if steps.blocked is not None:
+            return _BLOCKED_S
+        due_s = memory.writes.due_in_s(self.clock())
+        writes = len(steps.create) + len(steps.apply) + len(steps.delete)
+        if due_s is None or steps.migrating or steps.blocked_reason or writes > memory.writes.refused_count:
+            return steps.requeue_after_s
+        return max(due_s, steps.requeue_after_s)  # nothing but what is refused is still to be done
+
+    def _trouble(self, seen: ClusterSnapshot, steps: Actions, memory: _Memory) -> Diagnosis | None:
+        """The diagnosis to report: the most important one, with what is refused besides."""
+        now = self.clock()
+        refusals = memory.writes.refusals(now)
+        if memory.unread is not None:
+            refusals.insert(0, memory.unread)
+        order = [kind.kind for kind in RENDERED]
+        refusals.sort(key=lambda each: (each.kind not in _WORKERS_NEED, order.index(each.kind)))
+        found = [refused(*each) for each in refusals]
+        needed = [each for each, refusal in zip(found, refusals, strict=True) if refusal.kind in _WORKERS_NEED]
+        reported = diagnose(seen) or (previous_diagnosis(seen) if steps.migrating else self._out_of_reach(seen, memory))
+        found += [reverted(place.kind, place.name) for place in memory.writes.often_reverted(now)]
+        first = steps.blocked or next(iter(needed), None) or reported or next(iter(found), None)
+        if first is None:
+            return None
+        return joined(first, [each for each in found if each is not first])
 
     # --- observing
 
     async def _seen(self, key: Key, resource: Object, memory: _Memory) -> ClusterSnapshot:
         children = {(each["kind"], each["metadata"]["name"]): each for each in self._cache.children(key)}
         for (kind, name), _ in list(memory.foreign.items()):
-            found = await self._kube.get(KINDS[kind], key.namespace, name)
+            try:
+                found = await self._kube.get(KINDS[kind], key.namespace, name)
+            except KubeError as error:
+                log.info("foreign object not read", extra={"key": str(key), "object": name, "cause": str(error)})
+                children[kind, name] = memory.foreign[kind, name]
+                continue
             if found is None:
                 del memory.foreign[kind, name]
             else:
                 children[kind, name] = memory.foreign[kind, name] = found
         if memory.secret is None:
-            children.update(await self._read_secret(key, memory))
-        elif time.monotonic() - memory.secret_read_at > _SECRET_S:
+            if memory.unread is None or self.clock() - memory.secret_read_at > _SECRET_AGAIN_S:
+                try:
+                    children.update(await self._read_secret(key, memory))
+                except KubeError as error:
+                    memory.unread = Refusal("Secret", secret_of(key.name), error.answer, str(error))
+        elif self.clock() - memory.secret_read_at > _SECRET_S:
             self._read_secret_beside(key, memory)
         seen = ClusterSnapshot(
             resource,
@@ -155,14 +210,16 @@ class Reconciler:
             None,
             memory.secret,
             time.time(),
+            memory.written,
         )
         return seen._replace(ownership=await self._ownership(key, seen, memory))
 
     async def _read_secret(self, key: Key, memory: _Memory) -> dict[tuple[str, str], Object]:
         """The Secret, if there is one.  The operator does not watch it: the right to watch one Secret is that to watch all."""
         name = secret_of(key.name)
-        memory.secret_read_at = time.monotonic()
+        memory.secret_read_at = self.clock()
         found = await self._kube.get(SECRET, key.namespace, name)
+        memory.unread = None
         if found is None:
             for each in self._cache.children(key):
                 if (each["kind"], each["metadata"]["name"]) == ("Secret", name):
@@ -188,7 +245,7 @@ class Reconciler:
             except KubeError as error:
                 log.info("secret not read", extra={"key": str(key), "cause": str(error)})
 
-        memory.secret_read_at = time.monotonic()
+        memory.secret_read_at = self.clock()
         self._tasks.spawn(read(), name=f"read-secret-{key.namespace}/{key.name}")
 
     async def close(self) -> None:
@@ -204,7 +261,7 @@ class Reconciler:
         if answers or not any(pod.ready for pod in pods):
             memory.unreachable_since = None
         elif memory.unreachable_since is None:
-            memory.unreachable_since = time.monotonic()
+            memory.unreachable_since = self.clock()
         return build_observation(
             answers,
             running={pod.name for pod in pods},
@@ -214,7 +271,7 @@ class Reconciler:
 
     def _out_of_reach(self, seen: ClusterSnapshot, memory: _Memory) -> Diagnosis | None:
         since = memory.unreachable_since
-        if seen.ownership is not None or since is None or time.monotonic() - since < _UNREACHABLE_S:
+        if seen.ownership is not None or since is None or self.clock() - since < _UNREACHABLE_S:
             return None
         return Diagnosis(
             Reason.WORKER_UNREACHABLE,
@@ -224,51 +281,154 @@ class Reconciler:
 
     # --- acting
 
-    async def _act(self, key: Key, seen: ClusterSnapshot, steps: Actions, memory: _Memory) -> None:
-        memory.refused = None
+    async def _act(self, key: Key, seen: ClusterSnapshot, steps: Actions, memory: _Memory) -> KubeError | None:
+        """Write each child, and set the targets; the error of an API server that does not answer at all."""
+        away: KubeError | None = None
         try:
-            for body in steps.create:
-                await self._create(key, seen, body, memory)
-            for body, uid in steps.apply:
-                self._cache.put(await self._change(body, uid))
-                self._recorder.event(seen.resource, "Normal", "Changed", f"{body['kind']} {body['metadata']['name']}")
-            for body in steps.delete:
-                meta = body["metadata"]
-                await self._kube.delete(KINDS[body["kind"]], key.namespace, meta["name"], meta["uid"])
-                self._recorder.event(seen.resource, "Normal", "Deleted", f"{body['kind']} {meta['name']}")
-        except (Forbidden, Rejected) as error:
-            memory.refused = _refused(error)
-            return
-        except (Conflict, NotFound) as error:
-            log.info("another look is needed", extra={"key": str(key), "cause": str(error)})
-            return
+            await self._write_children(key, seen, steps, memory)
+        except KubeError as error:
+            away = error
         if steps.targets is not None:
             await self._set_targets(key, seen, steps.targets, memory)
+        return away
 
-    async def _change(self, body: Object, uid: str) -> Object:
+    async def _write_children(self, key: Key, seen: ClusterSnapshot, steps: Actions, memory: _Memory) -> None:
+        """Raises `KubeError` only when the API server does not answer: then each further request would wait as long."""
+        writes = [
+            # A Secret that cannot be read may be there already.
+            *(ChildWrite("create", body) for body in steps.create if body["kind"] != "Secret" or memory.unread is None),
+            *(ChildWrite("apply", body, uid) for body, uid in steps.apply),
+            *(ChildWrite("delete", body, body["metadata"]["uid"]) for body in steps.delete),
+        ]
+        scale = ChildWrite("scale", *steps.scale) if steps.scale is not None else None
+        trial = None
+        if steps.trial is not None:
+            body, uid = steps.trial
+            trial = ChildWrite("apply" if uid else "create", body, uid)
+        wanted = {each.place for each in (*writes, scale, trial) if each is not None}
+        memory.writes.keep(wanted, self.clock())
+        workers_written = False
+        for write in writes:
+            # A migration for workers that the API server would not take is one too many: it cannot be taken back.
+            begins = trial if write.verb == "create" and write.place.kind == "Job" else None
+            if begins is not None and not await self._is_accepted(seen, begins, memory):
+                continue
+            taken = await self._attempt(key, seen, write, memory)
+            workers_written = workers_written or (taken and write.place.kind == "StatefulSet")
+        if scale is not None and not workers_written:
+            await self._attempt(key, seen, scale, memory)
+
+    async def _is_accepted(self, seen: ClusterSnapshot, trial: ChildWrite, memory: _Memory) -> bool:
+        """Whether the StatefulSet that is to follow the migration passes a dry run."""
+        if memory.accepted == trial.content:
+            return True
+        now = self.clock()
+        if memory.writes.step(trial, now) is Step.WAIT:
+            return False
+        result = await self._request(trial, dry_run=True)
+        if isinstance(result, KubeError) and result.answer is not Answer.NO_DRY_RUN:
+            self._refuse(seen, trial, result)
+            memory.writes.failed(trial, _refusal(trial, result), now)
+            return False
+        memory.accepted = trial.content
+        memory.writes.accepted(trial)
+        return True
+
+    async def _attempt(self, key: Key, seen: ClusterSnapshot, write: ChildWrite, memory: _Memory) -> bool:
+        """Write a child, unless it is to wait; whether the API server took it."""
+        writes, now = memory.writes, self.clock()
+        step = writes.step(write, now)
+        if step is Step.WAIT:
+            return False
+        if step is Step.TRY_OUT:
+            tried = await self._request(write, dry_run=True)
+            if isinstance(tried, KubeError):
+                writes.failed(write, _refusal(write, tried), now)
+                return False
+            if not writes.passed(write, now):
+                return False
+        result = await self._request(write)
+        if isinstance(result, KubeError):
+            if result.answer is Answer.EXISTS:
+                await self._meet(key, write, memory)
+            self._refuse(seen, write, result)
+            writes.refused(write, _refusal(write, result), now)
+            return False
+        writes.taken(write, now)
+        self._took(seen, write, result, memory)
+        return True
+
+    async def _request(self, write: ChildWrite, *, dry_run: bool = False) -> Object | KubeError | None:
+        """The answer of the API server, or its error; raises `KubeError` when it does not answer at all."""
+        kind, meta = KINDS[write.body["kind"]], write.body["metadata"]
+        where = (kind, meta["namespace"], meta["name"])
+        try:
+            match write.verb:
+                case "create":
+                    return await self._kube.create(kind, write.body, dry_run=dry_run)
+                case "apply":
+                    return await self._change(write.body, write.uid, dry_run=dry_run)
+                case "scale":
+                    patch = {"metadata": {"uid": write.uid}, "spec": write.body["spec"]}
+                    return await self._kube.merge(*where, patch, dry_run=dry_run)
+                case "delete":
+                    await self._kube.delete(*where, write.uid, dry_run=dry_run)
+                    return None
+        except KubeError as error:
+            if error.answer is Answer.AWAY:
+                raise
+            return error
+
+    async def _change(self, body: Object, uid: str, *, dry_run: bool) -> Object:
         """Apply; where the items of a list conflict with those of another writer, replace the list."""
         kind, meta = KINDS[body["kind"]], body["metadata"]
         try:
-            return await self._kube.apply(kind, body, uid)
+            return await self._kube.apply(kind, body, uid, dry_run=dry_run)
         except Rejected as error:
-            if "spec" not in body:
+            if "spec" not in body or error.status != _INVALID:
                 raise
             log.info("not applied, merging", extra={"kind": kind.kind, "object": meta["name"], "cause": str(error)})
             patch = {"metadata": {"uid": uid, "annotations": meta["annotations"]}, "spec": body["spec"]}
-            return await self._kube.merge(kind, meta["namespace"], meta["name"], patch)
+            return await self._kube.merge(kind, meta["namespace"], meta["name"], patch, dry_run=dry_run)
 
-    async def _create(self, key: Key, seen: ClusterSnapshot, body: Object, memory: _Memory) -> None:
-        kind, name = KINDS[body["kind"]], body["metadata"]["name"]
+    async def _meet(self, key: Key, write: ChildWrite, memory: _Memory) -> None:
+        """Read the object that has the name already: another owner's, which is never taken over, or ours, which no watch has
+        reported yet.
+        """
+        kind, name = KINDS[write.body["kind"]], write.body["metadata"]["name"]
         try:
-            made = await self._kube.create(kind, body)
-        except Conflict:
-            # Another owner's object, or ours before the watch has reported it: read the object, never take it over.
             found = await self._kube.get(kind, key.namespace, name)
-            if found is not None and self._cache.put(found) != key:
-                memory.foreign[kind.kind, name] = found
-            raise
-        self._cache.put(made)
-        self._recorder.event(seen.resource, "Normal", "Created", f"{kind.kind} {name}")
+        except KubeError as error:
+            log.info("existing object not read", extra={"key": str(key), "object": name, "cause": str(error)})
+            return
+        if found is not None and self._cache.put(found) != key:
+            memory.foreign[kind.kind, name] = found
+
+    def _took(self, seen: ClusterSnapshot, write: ChildWrite, answer: Object | None, memory: _Memory) -> None:
+        """Keep what the API server made of a write."""
+        kind, name = write.body["kind"], write.body["metadata"]["name"]
+        what = {"create": "Created", "apply": "Changed", "scale": "Scaled", "delete": "Deleted"}[write.verb]
+        self._recorder.event(seen.resource, "Normal", what, f"{kind} {name}")
+        if answer is None:
+            return
+        self._cache.put(answer)
+        if write.verb == "scale":
+            return
+        before = memory.written.pop((kind, name), None)
+        fields = tuple(sorted(set(differences(write.body, answer))))
+        if not fields:
+            return
+        kept = trim({part: value for part, value in answer.items() if part != "status"})
+        memory.written[kind, name] = Written(answer["metadata"]["uid"], digest(write.body), kept, fields)
+        if before is None or before.fields != fields:
+            message = f"an admission rule changes {kind} {name}: {', '.join(fields)}"
+            log.info("child changed by admission", extra={"key": str(seen.key), "object": name, "fields": list(fields)})
+            self._recorder.event(seen.resource, "Normal", "ChangedByAdmission", message)
+
+    def _refuse(self, seen: ClusterSnapshot, write: ChildWrite, error: KubeError) -> None:
+        """Log a refusal; the status reports it."""
+        extra = {"key": str(seen.key), "kind": write.place.kind, "object": write.place.name, "cause": str(error)}
+        log.info("child not written", extra={**extra, "answer": error.answer.value})
 
     async def _set_targets(self, key: Key, seen: ClusterSnapshot, plan: NewPlan, memory: _Memory) -> None:
         if memory.secret is None:
@@ -317,10 +477,5 @@ def _dead(pod: Pod) -> bool:
     return not pod.ready and not pod.ending and not pod.starting
 
 
-def _refused(error: KubeError) -> Diagnosis:
-    message = str(error)
-    if "exceeded quota" in message:
-        return Diagnosis(Reason.QUOTA_EXCEEDED, f"{message}. Remedy: raise the namespace's quota.")
-    if isinstance(error, Forbidden):
-        return Diagnosis(Reason.FORBIDDEN, f"{message}. Remedy: give the operator this right, or see who refuses it.")
-    return Diagnosis(Reason.CHILD_REJECTED, f"{message}. Remedy: correct the field of the spec that this comes from.")
+def _refusal(write: ChildWrite, error: KubeError) -> Refusal:
+    return Refusal(write.place.kind, write.place.name, error.answer, str(error))

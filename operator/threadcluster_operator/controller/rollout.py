@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from threadcluster_operator.api import KubernetesSpec
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object, Pod
-from threadcluster_operator.render import RenderInput, is_applied
+from threadcluster_operator.render import TEMPLATE, RenderInput, is_applied
 
 
 def next_partition(
@@ -16,11 +16,12 @@ def next_partition(
 ) -> tuple[int, str]:
     """From which ordinal on pods run the newest template, and why the next one does not yet.
 
-    A new template comes with all ordinals held back; then one after the other, from the highest, is let go.
+    A new template comes with all ordinals held back; then one after the other, from the highest, is let go.  No more than one
+    is ever let go beyond those that were: with `maxUnavailable` open, all of them would restart at once.
     """
     parked = wanted.replicas
-    template = next(each for each in objects if each["kind"] == "StatefulSet")["spec"]["template"]
-    if live is None or not is_applied({"spec": {"template": template}}, live):
+    stateful_set = next(each for each in objects if each["kind"] == "StatefulSet")
+    if live is None or not _template_arrived(stateful_set, live):
         return parked, ""
     status, present = live.get("status", {}), _present_partition(live)
     if status.get("observedGeneration", 0) < live["metadata"].get("generation", 1):
@@ -36,7 +37,13 @@ def next_partition(
     following = old[-1].ordinal
     if waits and following < present:
         return min(present, parked), waits
-    return min(following, present), ""
+    return following, ""
+
+
+def _template_arrived(stateful_set: Object, live: Object) -> bool:
+    """Whether the live object was made from this template: the API server took it, whatever an admission rule made of it."""
+    wanted, found = stateful_set["metadata"]["annotations"][TEMPLATE], live["metadata"].get("annotations") or {}
+    return found.get(TEMPLATE) == wanted or is_applied({"spec": {"template": stateful_set["spec"]["template"]}}, live)
 
 
 def _present_partition(live: Object) -> int:

@@ -5,7 +5,8 @@ and a write carries the uid of the object in the snapshot.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 from threadcluster_operator.planning.planner import ShardOwnership
 from threadcluster_operator.render import RenderInput, selector_of
@@ -36,6 +37,20 @@ class Pod(NamedTuple):
     address: str | None
 
 
+class Written(NamedTuple):
+    """The answer of the API server to the last write of a child, which an admission rule has changed."""
+
+    uid: str
+    wanted: str
+    """The hash of what was written."""
+    answer: Object
+    fields: tuple[str, ...]
+    """Where the two differ."""
+
+
+NOTHING_WRITTEN: Final[Mapping[tuple[str, str], Written]] = MappingProxyType({})
+
+
 class ClusterSnapshot(NamedTuple):
     """One cluster at a moment."""
 
@@ -52,6 +67,8 @@ class ClusterSnapshot(NamedTuple):
     """The value in the Secret `<name>-internal`; None while there is none."""
     now: float
     """In seconds since the epoch, by the operator's clock."""
+    written: Mapping[tuple[str, str], Written] = NOTHING_WRITTEN
+    """By kind and name, the children that an admission rule changed when they were written."""
 
     @property
     def key(self) -> Key:

@@ -8,7 +8,6 @@ seen: an apply alone would make again an object that was just deleted, and would
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from http import HTTPStatus
 from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import quote
 
@@ -18,11 +17,13 @@ from kubernetes.aio import client, config
 from kubernetes.aio.dynamic import DynamicClient
 from kubernetes.aio.dynamic.exceptions import DynamicApiError
 
+from threadcluster_operator.kube.answers import Answer, meaning_of
 from threadcluster_operator.kube.managed_fields import merge_manager_entries
 
 FIELD_MANAGER: Final = "threadcluster-operator"
 _PAGE: Final = 100
 _REQUEST_S: Final = 10.0
+_TEXT_MOST: Final = 300
 
 Object = dict[str, Any]  # a Kubernetes object; JSON has no narrower type
 
@@ -75,41 +76,59 @@ KINDS: Final[Mapping[str, Kind]] = {
 
 
 class KubeError(Exception):
-    """The API server did not do what was asked; ``reason`` is its own word, or empty when it did not answer."""
+    """The API server did not do what was asked; ``answer`` is the meaning, ``reason`` its own word or empty."""
 
     def __init__(self, status: int, reason: str, message: str) -> None:
         super().__init__(message)
         self.status = status
         self.reason = reason
+        self.answer = meaning_of(status, reason, message)
 
 
 class NotFound(KubeError):
-    """404: there is no such object, or no such kind."""
+    """There is no such object, no such namespace, or no such kind."""
 
 
 class Conflict(KubeError):
-    """409: it exists already, or is another than the one that was seen; look again."""
+    """The object exists already, or is another than the one that was seen; look again."""
 
 
 class Forbidden(KubeError):
-    """403: not by our Role, or refused by a quota or an admission plugin; the message says which."""
+    """Not by our Role, or refused by a quota or an admission rule; ``answer`` says which."""
 
 
 class Rejected(KubeError):
-    """400 or 422: the object is invalid, with any credentials; the message names the field."""
+    """The object is invalid, with any credentials; the message names the field."""
 
 
 class Unreachable(KubeError):
-    """No answer, or one that blames the server: ask again later."""
+    """No answer, or one that blames the server or a webhook: ask again later."""
 
 
-_BY_STATUS: Final[Mapping[int, type[KubeError]]] = {
-    HTTPStatus.BAD_REQUEST: Rejected,
-    HTTPStatus.FORBIDDEN: Forbidden,
-    HTTPStatus.NOT_FOUND: NotFound,
-    HTTPStatus.CONFLICT: Conflict,
-    HTTPStatus.UNPROCESSABLE_ENTITY: Rejected,
+_BY_ANSWER: Final[Mapping[Answer, type[KubeError]]] = {
+    Answer.INVALID: Rejected,
+    Answer.TOO_LARGE: Rejected,
+    Answer.NOT_PERMITTED: Forbidden,
+    Answer.QUOTA: Forbidden,
+    Answer.DENIED: Forbidden,
+    Answer.NAMESPACE_ENDING: Forbidden,
+    Answer.KIND_MISSING: NotFound,
+    Answer.NAMESPACE_MISSING: NotFound,
+    Answer.MISSING: NotFound,
+    Answer.EXISTS: Conflict,
+    Answer.CONFLICT: Conflict,
+    Answer.NO_DRY_RUN: Rejected,
+    Answer.ADMISSION_DOWN: Unreachable,
+    Answer.THROTTLED: Unreachable,
+    Answer.UNKNOWN_CLIENT: Unreachable,
+    Answer.FAILING: Unreachable,
+    Answer.AWAY: Unreachable,
 }
+
+
+def error_of(status: int, reason: str, message: str) -> KubeError:
+    """The error that an answer is."""
+    return _BY_ANSWER[meaning_of(status, reason, message)](status, reason, message)
 
 
 class ListResult(NamedTuple):
@@ -130,16 +149,21 @@ class Kube(Protocol):
     ) -> ListResult:
         """All objects with these labels (``a=b,c``), in one namespace or in all; of each what ``keep`` makes of it."""
 
-    async def create(self, kind: Kind, body: Object) -> Object:
-        """Make an object.  Raises `Conflict` when one of that name is there."""
+    async def create(self, kind: Kind, body: Object, *, dry_run: bool = False) -> Object:
+        """Make an object; raises `Conflict` when one of that name is there.
 
-    async def apply(self, kind: Kind, body: Object, uid: str) -> Object:
+        ``dry_run``, here and below: the API server and its admission rules judge the request, and nothing is changed.
+        """
+
+    async def apply(self, kind: Kind, body: Object, uid: str, *, dry_run: bool = False) -> Object:
         """Make the fields of ``body`` ours and so, on just the object with that uid.  Raises `Conflict` for another."""
 
-    async def merge(self, kind: Kind, namespace: str, name: str, patch: Object, subresource: str = "") -> Object:
+    async def merge(
+        self, kind: Kind, namespace: str, name: str, patch: Object, subresource: str = "", *, dry_run: bool = False
+    ) -> Object:
         """Merge a patch into an object, or into a part of it."""
 
-    async def delete(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
+    async def delete(self, kind: Kind, namespace: str, name: str, uid: str, *, dry_run: bool = False) -> None:
         """Delete just the object with that uid, what hangs on it after it; nothing when it is gone or another."""
 
 
@@ -173,14 +197,16 @@ class KubeApi:
                 return ListResult(items, found["metadata"]["resourceVersion"])
             query["_continue"] = following
 
-    async def create(self, kind: Kind, body: Object) -> Object:
+    async def create(self, kind: Kind, body: Object, *, dry_run: bool = False) -> Object:
         """See `Kube`."""
-        return await self._ask("post", kind.path(body["metadata"]["namespace"]), body, field_manager=self._manager)
+        path = kind.path(body["metadata"]["namespace"])
+        return await self._ask("post", path, body, field_manager=self._manager, **_write(dry_run=dry_run))
 
-    async def apply(self, kind: Kind, body: Object, uid: str) -> Object:
+    async def apply(self, kind: Kind, body: Object, uid: str, *, dry_run: bool = False) -> Object:
         """See `Kube`."""
         meta = body["metadata"]
-        await self._manage_all(kind, meta["namespace"], meta["name"])
+        if not dry_run:
+            await self._manage_all(kind, meta["namespace"], meta["name"])
         return await self._ask(
             "patch",
             kind.path(meta["namespace"], meta["name"]),
@@ -188,23 +214,29 @@ class KubeApi:
             field_manager=self._manager,
             force_conflicts=True,
             content_type="application/apply-patch+yaml",
+            **_write(dry_run=dry_run),
         )
 
-    async def merge(self, kind: Kind, namespace: str, name: str, patch: Object, subresource: str = "") -> Object:
+    async def merge(
+        self, kind: Kind, namespace: str, name: str, patch: Object, subresource: str = "", *, dry_run: bool = False
+    ) -> Object:
         """See `Kube`."""
+        # A status may have a field that an older CustomResourceDefinition does not know: the rest of it must arrive.
+        strict = not subresource
         return await self._ask(
             "patch",
             kind.path(namespace, name) + (f"/{subresource}" if subresource else ""),
             patch,
             field_manager=self._manager,
             content_type="application/merge-patch+json",
+            **_write(dry_run=dry_run, strict=strict),
         )
 
-    async def delete(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
+    async def delete(self, kind: Kind, namespace: str, name: str, uid: str, *, dry_run: bool = False) -> None:
         """See `Kube`."""
-        body = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
+        body: Object = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
         try:
-            await self._ask("delete", kind.path(namespace, name), body)
+            await self._ask("delete", kind.path(namespace, name), body, dry_run="All" if dry_run else None)
         except (NotFound, Conflict):
             return
 
@@ -225,12 +257,22 @@ class KubeApi:
             return _decoded(await response.read())
         except DynamicApiError as error:
             found = _decoded(error.body or b"")
-            message = str(found.get("message") or f"{method} {path}: status {error.status}")
-            raise _BY_STATUS.get(error.status, Unreachable)(
-                error.status, str(found.get("reason", "")), message
-            ) from error
+            message = found.get("message") or _text(error.body or b"") or f"{method} {path}: status {error.status}"
+            raise error_of(error.status, str(found.get("reason", "")), str(message)) from error
         except (aiohttp.ClientError, TimeoutError) as error:
             raise Unreachable(0, "", f"the API server does not answer: {str(error) or repr(error)}") from error
+
+
+def _write(*, dry_run: bool, strict: bool = True) -> dict[str, Any]:  # the client's own keywords
+    """Of every write: a field that the schema does not have is refused, and never left out silently."""
+    chosen: list[tuple[str, str]] = [("fieldValidation", "Strict")] if strict else []
+    return {"query_params": chosen, "dry_run": "All" if dry_run else None}
+
+
+def _text(body: bytes | str) -> str:
+    """An answer that is no JSON, as that to the path of a kind that is not served."""
+    text = body.decode(errors="replace") if isinstance(body, bytes) else body
+    return " ".join(text.split())[:_TEXT_MOST]
 
 
 def _decoded(text: bytes | str) -> Object:

@@ -16,20 +16,24 @@ from threadcluster_operator.render.children import KINDS, Kind, children, kind_o
 from threadcluster_operator.render.diff import differences, is_applied
 from threadcluster_operator.render.inputs import MANAGEMENT_PORT, PUBLIC_PORT, RenderInput, secret_of
 from threadcluster_operator.render.migration_job import migrated, migration_job
-from threadcluster_operator.render.objects import Object, selector_of
-from threadcluster_operator.render.pod import SECRET_KEY
-from threadcluster_operator.render.stateful_set import stateful_set
+from threadcluster_operator.render.objects import APPLIED, Object, digest, selector_of
+from threadcluster_operator.render.pod import MIGRATION_CONTAINER, SECRET_KEY
+from threadcluster_operator.render.stateful_set import TEMPLATE, stateful_set
 
 __all__ = [
+    "APPLIED",
     "KINDS",
     "MANAGEMENT_PORT",
+    "MIGRATION_CONTAINER",
     "PUBLIC_PORT",
     "SECRET_KEY",
+    "TEMPLATE",
     "Kind",
     "Object",
     "RenderInput",
     "children",
     "differences",
+    "digest",
     "is_applied",
     "kind_of",
     "migrated",

@@ -26,54 +26,81 @@ _KEYS: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
 _QUANTITIES: Final = frozenset({"requests", "limits"})
 
 
-def differences(wanted: Mapping[str, Any], live: Mapping[str, Any]) -> list[str]:
-    """Where the live object is not as wanted, as paths for people; empty when there is nothing to apply."""
-    return list(_map(wanted, live, ()))
+_GATED: Final = frozenset({("rollingUpdate", "maxUnavailable")})
+"""Fields that an API server leaves out, and says nothing, where its feature gate is off."""
 
 
-def is_applied(wanted: Mapping[str, Any], live: Mapping[str, Any]) -> bool:
-    """Whether there is nothing to apply."""
-    return next(_map(wanted, live, ()), None) is None
+def differences(
+    wanted: Mapping[str, Any], live: Mapping[str, Any], answer: Mapping[str, Any] | None = None
+) -> list[str]:
+    """Where the live object is not as wanted, as paths for people; empty when there is nothing to apply.
+
+    ``answer``: what the API server gave back when just this ``wanted`` was written.  A value of the live object that is that of
+    the answer is no difference: an admission rule has chosen it, and would choose it again.
+    """
+    return list(_map(wanted, live, _UNANSWERED if answer is None else answer, ()))
+
+
+def is_applied(wanted: Mapping[str, Any], live: Mapping[str, Any], answer: Mapping[str, Any] | None = None) -> bool:
+    """Whether there is nothing to apply; ``answer`` as for `differences`."""
+    return next(_map(wanted, live, _UNANSWERED if answer is None else answer, ()), None) is None
 
 
 _Path = tuple[str, ...]
 
+_UNANSWERED: Final = object()
+"""No answer is known; unlike None, which is a value that the API server left out."""
 
-def _compare(wanted: Any, live: Any, path: _Path) -> Iterator[str]:  # JSON
+
+def _compare(wanted: Any, live: Any, answer: Any, path: _Path) -> Iterator[str]:  # JSON
     if not wanted and live is None:
         return  # the API server leaves out what is empty
     if isinstance(wanted, Mapping) and isinstance(live, Mapping):
-        yield from _map(wanted, live, path)
+        yield from _map(wanted, live, answer, path)
     elif isinstance(wanted, list) and isinstance(live, list):
-        yield from _list(wanted, live, path)
-    elif wanted != live and not _equal_amounts(wanted, live, path):
+        yield from _list(wanted, live, answer, path)
+    elif wanted != live and live != answer and not _equal_amounts(wanted, live, path):
         yield ".".join(path)
 
 
-def _map(wanted: Mapping[str, Any], live: Mapping[str, Any], path: _Path) -> Iterator[str]:
+def _map(wanted: Mapping[str, Any], live: Mapping[str, Any], answer: Any, path: _Path) -> Iterator[str]:
+    answers = answer if isinstance(answer, Mapping) else None
     for name, value in wanted.items():
-        yield from _compare(value, live.get(name), (*path, name))
+        if name not in live and path and (path[-1], name) in _GATED:
+            continue
+        its = _UNANSWERED if answers is None else answers.get(name)
+        yield from _compare(value, live.get(name), its, (*path, name))
 
 
-def _list(wanted: list[Any], live: list[Any], path: _Path) -> Iterator[str]:
+def _list(wanted: list[Any], live: list[Any], answer: Any, path: _Path) -> Iterator[str]:
     keys = _KEYS.get((path[-2], path[-1])) if len(path) > 1 else None
+    answers = answer if isinstance(answer, list) else None
     if keys is not None:
-        found = {tuple(item.get(key) for key in keys): item for item in live}
+        found = _by_keys(live, keys)
+        given = None if answers is None else _by_keys(answers, keys)
         for item in wanted:
-            yield from _item(item, found.get(tuple(item.get(key) for key in keys)), path)
+            key = tuple(item.get(name) for name in keys)
+            yield from _item(item, found.get(key), _UNANSWERED if given is None else given.get(key), path)
     elif len(wanted) != len(live):
-        yield ".".join(path)
+        if live != answers:
+            yield ".".join(path)
     else:
-        for item, other in zip(wanted, live, strict=True):
-            yield from _item(item, other, path)
+        same_length = answers is not None and len(answers) == len(live)
+        for number, (item, other) in enumerate(zip(wanted, live, strict=True)):
+            its = answers[number] if same_length and answers is not None else _UNANSWERED
+            yield from _item(item, other, its, path)
 
 
-def _item(wanted: Any, live: Any, path: _Path) -> Iterator[str]:  # JSON
-    """An item of a list; which one it is does not stand in the path, since people look at the list."""
-    if live is None:
+def _by_keys(items: list[Any], keys: tuple[str, ...]) -> dict[tuple[Any, ...], Any]:
+    return {tuple(item.get(name) for name in keys): item for item in items}
+
+
+def _item(wanted: Any, live: Any, answer: Any, path: _Path) -> Iterator[str]:  # JSON
+    """An item of a list; which one it is is not part of the path, since people look at the list."""
+    if live is not None:
+        yield from _compare(wanted, live, answer, path)
+    elif answer is not None:
         yield ".".join(path)
-    else:
-        yield from _compare(wanted, live, path)
 
 
 def _equal_amounts(wanted: object, live: object, path: _Path) -> bool:

@@ -16,11 +16,14 @@ _KEPT_S: Final = 86_400
 
 
 def migration_job(wanted: RenderInput) -> Object:
-    """The Job; its name carries a hash of all that it does, because a Job cannot be changed.
+    """The Job; its name carries a hash of what it does: of the image, and of the database and the settings for it.
+
+    Where and how its pod runs is no part of the name: an edit of that begins no new migration.
 
     A pod of it that failed stays until the Job goes: its termination message says why.  A Job that failed for good is
     deleted by the reconciler before another try, and made again.
     """
+    template = migration_template(wanted)
     spec: Object = {
         "backoffLimit": _RETRIES,
         "activeDeadlineSeconds": _MOST_S,
@@ -33,9 +36,11 @@ def migration_job(wanted: RenderInput) -> Object:
                 {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
             ]
         },
-        "template": migration_template(wanted),
+        "template": template,
     }
-    return child(wanted, "batch/v1", "Job", f"{wanted.name}-migrate-{digest(spec)[:10]}", "migration", {"spec": spec})
+    container = template["spec"]["containers"][0]
+    does = digest([container["image"], container["env"], template["spec"]["volumes"]])
+    return child(wanted, "batch/v1", "Job", f"{wanted.name}-migrate-{does[:10]}", "migration", {"spec": spec})
 
 
 def migration_name(wanted: RenderInput) -> str:

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from shard_worker.contract_internal import Variable
-from threadcluster_operator.api import EnvVar, SecretKeyRef
+from threadcluster_operator.api import EnvVar, ResourcesSpec, SecretKeyRef
 from threadcluster_operator.render.inputs import MANAGEMENT_PORT, PUBLIC_PORT, RenderInput
 from threadcluster_operator.render.objects import Component, Object, labels_of, selector_of
+from threadcluster_operator.render.quantities import amount
 
 _SHUTDOWN_S: Final = 15
 """Time of a worker after draining: for its last answers, and to close."""
@@ -26,6 +27,12 @@ spare for a session that is opened as needed: a registration, an unknown outcome
 
 SECRET_KEY: Final = "secret"  # noqa: S105 - a key's name
 """The key in the Secret `<name>-internal`, and the file that a worker sees."""
+
+MIGRATION_CONTAINER: Final = "migrate"
+"""The container whose end is that of the migration; admission rules may put others beside it."""
+
+_MIGRATION_MOST: Final[Mapping[str, str]] = {"cpu": "500m", "memory": "512Mi"}
+"""The most that the migration gets of each resource of a worker: Postgres does the work."""
 
 _TLS_MODES: Final = {"Disable": "disable", "Require": "require", "VerifyFull": "verify-full"}
 
@@ -105,14 +112,7 @@ def worker_template(wanted: RenderInput) -> Object:
             }
         },
     }
-    resources = {
-        name: dict(amounts)
-        for name, amounts in (
-            ("requests", wanted.spec.worker.resources.requests),
-            ("limits", wanted.spec.worker.resources.limits),
-        )
-        if amounts
-    }
+    resources = _resources(wanted.spec.worker.resources)
     if resources:
         container["resources"] = resources
     container["volumeMounts"].append(_mount("internal"))
@@ -136,10 +136,13 @@ def migration_template(wanted: RenderInput) -> Object:
     database = wanted.spec.database
     message = "/dev/termination-log"
     container = {
-        **_container(wanted, "migrate", ["shard-worker", "migrate", "--termination-file", message]),
+        **_container(wanted, MIGRATION_CONTAINER, ["shard-worker", "migrate", "--termination-file", message]),
         "env": _env(_database_settings(wanted)),
         "terminationMessagePath": message,
     }
+    resources = _resources(wanted.spec.worker.resources, _MIGRATION_MOST)
+    if resources:
+        container["resources"] = resources
     spec = {
         "restartPolicy": "Never",
         "containers": [container],
@@ -167,6 +170,29 @@ def _container(wanted: RenderInput, name: str, command: list[str]) -> Object:
     if wanted.spec.database.tls.ca_config_map_key_ref is not None:
         made["volumeMounts"].append(_mount("database-ca"))
     return made
+
+
+def _resources(given: ResourcesSpec, most: Mapping[str, str] | None = None) -> Object:
+    """The requests and limits of a container; ``most`` names the resources that it gets, and how much of each at most.
+
+    A namespace with a quota demands a request or limit of each resource that the quota counts: the user has named those for
+    the workers, and the same are named for the migration.
+    """
+    found: Object = {}
+    for name, amounts in (("requests", given.requests), ("limits", given.limits)):
+        kept = (
+            dict(amounts)
+            if most is None
+            else {key: _least(str(amounts[key]), most[key]) for key in amounts if key in most}
+        )
+        if kept:
+            found[name] = kept
+    return found
+
+
+def _least(one: str, other: str) -> str:
+    first, second = amount(one), amount(other)
+    return other if first is not None and second is not None and second < first else one
 
 
 def _mount(volume: str) -> Object:

@@ -14,6 +14,7 @@ import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -62,18 +63,22 @@ class ControlPlane:
         address: str = "127.0.0.1",
         users: Mapping[str, Sequence[str]] | None = None,
         node_monitor_grace_s: int = 10,
+        feature_gates: str = "",
     ) -> None:
-        """``users``: whom the API server knows besides its own, with their groups."""
+        """``users``: whom the API server knows besides its own, with their groups; ``feature_gates``: as `A=true,B=false`, of
+        the API server and the controller manager.
+        """
         self.folder = folder
         self.address = address
         self.audit_log = folder / "audit.log"
         self._programs = programs
+        gates = [f"--feature-gates={feature_gates}"] if feature_gates else []
         self._tokens = {user: (secrets.token_hex(16), groups) for user, groups in {**_USERS, **(users or {})}.items()}
         etcd_port, peer_port, self._port, manager_port, scheduler_port = free_ports(address, 5)
         self._certificates = folder / "certificates"
         self.etcd = self._program("etcd", _etcd(folder, address, etcd_port, peer_port))
         self._etcd_health = f"http://{address}:{etcd_port}/health"
-        self.api_server = self._program("kube-apiserver", self._api_server_flags(etcd_port))
+        self.api_server = self._program("kube-apiserver", [*self._api_server_flags(etcd_port), *gates])
         self.controller_manager = self._program(
             "kube-controller-manager",
             [
@@ -84,6 +89,7 @@ class ControlPlane:
                 "--node-monitor-period=2s",
                 "--concurrent-statefulset-syncs=20",  # tests have hundreds of clusters, and do not wait for the queue
                 "--concurrent-gc-syncs=20",
+                *gates,
             ],
         )
         self.scheduler = self._program("kube-scheduler", self._client_flags("system:kube-scheduler", scheduler_port))
@@ -197,13 +203,27 @@ class Write(NamedTuple):
 
 
 def read_writes(path: Path, *, namespace: str | None = None, user: str | None = None) -> list[Write]:
-    """The writes in an audit log, oldest first: to one namespace or anywhere, of one user or of all (`read_audit`)."""
+    """The writes in an audit log, oldest first: to one namespace or anywhere, of one user or of all (`read_audit`).
+
+    Dry runs are none.
+    """
+    return [write for _, write in read_timed_writes(path, namespace=namespace, user=user)]
+
+
+def read_timed_writes(
+    path: Path, *, namespace: str | None = None, user: str | None = None, dry_runs: bool = False
+) -> list[tuple[float, Write]]:
+    """As `read_writes`, each with when it arrived, in seconds since the epoch; or the dry runs instead."""
     return [
-        Write(entry["verb"], about["resource"], about.get("name", ""))
+        (
+            datetime.fromisoformat(entry["requestReceivedTimestamp"]).timestamp(),
+            Write(entry["verb"], about["resource"], about.get("name", "")),
+        )
         for entry in read_audit(path, user=user)
         if (about := entry.get("objectRef"))
         and namespace in (None, about.get("namespace"))
         and entry["verb"] not in ("get", "list", "watch")
+        and ("dryRun=All" in entry["requestURI"]) is dry_runs
     ]
 
 

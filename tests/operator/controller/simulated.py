@@ -58,6 +58,10 @@ class Simulation:
         """Pods on a node that is cut off: not ready, and never gone by themselves."""
         self.unanswered = False
         self.contradicting = False
+        self.migrations_hang = False
+        """No Job ends."""
+        self.counts_unavailable = False
+        """The StatefulSet's controller counts unavailable pods, as with the feature gate MaxUnavailableStatefulSet."""
         self.balancing = False
         self.last = Actions()
         self._secret: str | None = None
@@ -89,7 +93,7 @@ class Simulation:
         for name in self.lost:
             self.pods.pop(name, None)
         self.lost.clear()
-        self.unanswered = self.contradicting = False
+        self.unanswered = self.contradicting = self.migrations_hang = False
 
     # --- turns
 
@@ -177,6 +181,13 @@ class Simulation:
             if live is not None and live["metadata"]["uid"] == uid:
                 self._check_apply(body, live, seen)
                 self._store(body, live)
+        if steps.scale is not None and not any(body["kind"] == "StatefulSet" for body, _ in steps.apply):
+            body, uid = steps.scale
+            live = self.objects.get(("StatefulSet", NAME))
+            if live is not None and live["metadata"]["uid"] == uid:
+                scaled = {**live, "spec": {**live["spec"], **body["spec"]}}
+                self._check_apply(scaled, live, seen)
+                self._store(scaled, live)
         for body in steps.delete:
             place = (body["kind"], body["metadata"]["name"])
             if body["kind"] in ("StatefulSet", "Service", "Secret", "Pod"):
@@ -276,17 +287,42 @@ class Simulation:
         for name, pod in self.pods.items():
             if int(name.rpartition("-")[2]) >= replicas:
                 self._delete_pod(name, pod)
-        for ordinal in range(replicas - 1, partition - 1, -1):
-            pod = self.pods[f"{NAME}-{ordinal}"]
-            if _revision(pod) != status["updateRevision"] and "deletionTimestamp" not in pod["metadata"]:
-                self._delete_pod(f"{NAME}-{ordinal}", pod)
-                break
-            if not _is_ready(pod):
-                break
+        if self.counts_unavailable:
+            self._restart_counting(replicas, partition, live)
+        else:
+            self._restart_in_order(replicas, partition, status["updateRevision"])
         pods = list(self.pods.values())
         status["replicas"] = len(pods)
         if len(pods) == replicas and all(_is_ready(pod) and _revision(pod) == status["updateRevision"] for pod in pods):
             status["currentRevision"] = status["updateRevision"]
+
+    def _restart_in_order(self, replicas: int, partition: int, newest: str) -> None:
+        for ordinal in range(replicas - 1, partition - 1, -1):
+            pod = self.pods[f"{NAME}-{ordinal}"]
+            if _revision(pod) != newest and "deletionTimestamp" not in pod["metadata"]:
+                self._delete_pod(f"{NAME}-{ordinal}", pod)
+                break
+            if not _is_ready(pod):
+                break
+
+    def _restart_counting(self, replicas: int, partition: int, live: Object) -> None:
+        """As many as `maxUnavailable` allows at once: several ready ones never, since only one is let go at a time."""
+        most, newest = (
+            live["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"],
+            live["status"]["updateRevision"],
+        )
+        names = [f"{NAME}-{ordinal}" for ordinal in range(replicas - 1, -1, -1)]
+        allowed = most - sum(not _is_ready(self.pods[name]) for name in names)
+        old = [
+            name
+            for name in names[: replicas - partition]
+            if _revision(self.pods[name]) != newest and "deletionTimestamp" not in self.pods[name]["metadata"]
+        ]
+        ready = [name for name in old[: max(0, allowed)] if _is_ready(self.pods[name])]
+        if len(ready) > 1:
+            raise Violation(f"{', '.join(ready)} restart at once")
+        for name in old[: max(0, allowed)]:
+            self._delete_pod(name, self.pods[name])
 
     def _delete_pod(self, name: str, pod: Object) -> None:
         if "deletionTimestamp" not in pod["metadata"]:
@@ -311,7 +347,7 @@ class Simulation:
 
     def _job_controller(self) -> None:
         for (kind, _), each in self.objects.items():
-            if kind == "Job":
+            if kind == "Job" and not self.migrations_hang:
                 each["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
 
     def lose(self, name: str) -> None:

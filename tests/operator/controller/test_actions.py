@@ -1,12 +1,14 @@
 """Gates that stop the operator, and gates that make it wait, one after the other."""
 
+import copy
 from typing import Any
 
 import pytest
 from threadcluster_operator.api import parse_spec
 from threadcluster_operator.controller.actions import ASKED_AGAIN, Actions, plan_actions
 from threadcluster_operator.controller.diagnosis import Reason
-from threadcluster_operator.controller.snapshot import ClusterSnapshot, pod_of
+from threadcluster_operator.controller.snapshot import ClusterSnapshot, Written, pod_of
+from threadcluster_operator.render import digest
 
 from shard_worker.domain.ids import ShardId
 from tests.operator.controller.simulated import NAME, OPERATOR, Simulation, settle, wanted_replicas
@@ -105,6 +107,111 @@ def test_a_migration_that_failed_is_tried_again_after_a_while(
     assert steps.migrating
 
 
+@pytest.mark.parametrize("kind", ["Service", "Ingress", "NetworkPolicy", "PodDisruptionBudget"])
+def test_an_object_of_another_owner_is_left_alone_and_the_rest_goes_on(simulation: Simulation, kind: str) -> None:
+    """Workers that run are scaled and rolled out; the cluster is not settled until the object is gone."""
+    simulation.edit(gateway={"ingress": {"host": "chat.example"}})
+    settle(simulation)
+    simulation.objects[kind, NAME]["metadata"]["ownerReferences"] = []
+    simulation.edit(
+        replicas=5, worker={"snapshotEveryEvents": 50}, networkPolicy={"allowFrom": [{"namespaceSelector": {}}]}
+    )
+    steps = steps_of(simulation.look())
+    assert steps.blocked is not None
+    assert wanted_replicas(steps) == [5]
+    assert (kind, NAME) not in {(body["kind"], body["metadata"]["name"]) for body, _ in steps.apply}
+    simulation.edit(replicas=3, worker={}, networkPolicy={})
+    steps = steps_of(simulation.look())
+    assert not steps.settled
+
+
+def test_workers_are_scaled_while_a_migration_does_not_end(simulation: Simulation) -> None:
+    """In both directions, with the template that they have; the StatefulSet that is to follow is tried out before."""
+    before = simulation.stateful_set
+    assert before is not None
+    template = copy.deepcopy(before["spec"]["template"])
+    simulation.migrations_hang = True
+    simulation.edit(image="missing:1")
+    steps = steps_of(simulation.look())
+    assert steps.migrating
+    assert steps.trial is not None
+    assert steps.trial[0]["spec"]["template"]["spec"]["containers"][0]["image"] == "missing:1"
+    assert steps.trial[1] == before["metadata"]["uid"]
+    assert steps.scale is None
+    for replicas in (5, 1):
+        simulation.edit(replicas=replicas)
+        for _ in range(100):
+            simulation.turn()
+            simulation.operate()
+        live = simulation.stateful_set
+        assert live is not None
+        assert live["spec"]["replicas"] == len(simulation.pods) == replicas
+        assert live["spec"]["template"] == template
+        assert steps_of(simulation.look()).migrating
+
+
+def test_a_migration_is_complete_by_its_own_container() -> None:
+    """A container beside it may run on, or fail; the Job that does not end is deleted when the workers are made after it."""
+    simulation = Simulation()
+    simulation.migrations_hang = True
+    simulation.operate()
+    (job,) = [each for (kind, _), each in simulation.objects.items() if kind == "Job"]
+    done = migration_pod("Running", job["metadata"]["uid"], state={"terminated": {"exitCode": 0}})
+    done["status"]["containerStatuses"].insert(0, {"name": "proxy", "state": {"running": {}}})
+    seen = simulation.look()._replace(pods=(done,))
+    steps = steps_of(seen)
+    assert not steps.migrating
+    assert [body["kind"] for body in steps.create] == ["StatefulSet"]
+    assert steps.delete == ()
+    simulation._store(steps.create[0], None)
+    seen = simulation.look()._replace(pods=(done,))
+    assert [body["kind"] for body in steps_of(seen).delete] == ["Job"]
+    job["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
+    assert steps_of(simulation.look()._replace(pods=(done,))).delete == ()
+
+
+@pytest.mark.parametrize(
+    ("phase", "container", "again"),
+    [
+        ("Pending", {"state": {"waiting": {"reason": "ContainerCreating"}}}, True),
+        ("Running", {"state": {"terminated": {"exitCode": 1, "finishedAt": "1970-01-01T00:00:00Z"}}}, True),
+        ("Running", {"state": {"running": {}}}, False),
+    ],
+    ids=["waits", "failed-beside-a-sidecar", "runs"],
+)
+def test_an_edit_of_where_a_migration_runs_is_tried_at_once(phase: str, container: dict[str, Any], again: bool) -> None:
+    """Unless its pod works: that edit is no reason to begin again."""
+    simulation = Simulation()
+    simulation.migrations_hang = True
+    simulation.operate()
+    (job,) = [each for (kind, _), each in simulation.objects.items() if kind == "Job"]
+    its = migration_pod(phase, job["metadata"]["uid"], **container)
+    assert steps_of(simulation.look()._replace(pods=(its,))).delete == ()
+    simulation.edit(podTemplate={"spec": {"nodeSelector": {"disk": "fast"}}})
+    steps = steps_of(simulation.look()._replace(pods=(its,)))
+    assert [body["metadata"]["name"] for body in steps.delete] == [job["metadata"]["name"]] * again
+
+
+def test_what_an_admission_rule_made_of_a_child_is_not_applied_again(simulation: Simulation) -> None:
+    """As long as it is the answer to just that write, to just that object."""
+    live = simulation.stateful_set
+    assert live is not None
+    added = ("status", "uid", "generation")
+    wanted = {name: value for name, value in copy.deepcopy(live).items() if name not in added}
+    wanted["metadata"] = {name: value for name, value in wanted["metadata"].items() if name not in added}
+    live["spec"]["minReadySeconds"] = 77
+    place, uid = ("StatefulSet", NAME), live["metadata"]["uid"]
+    answer = Written(uid, digest(wanted), copy.deepcopy(live), ("spec.minReadySeconds",))
+    for written, applied in (
+        ({}, False),
+        ({place: answer}, True),
+        ({place: answer._replace(uid="another")}, False),
+        ({place: answer._replace(wanted="another")}, False),
+    ):
+        steps = steps_of(simulation.look()._replace(written=written))
+        assert [body["kind"] for body, _ in steps.apply] == ["StatefulSet"] * (not applied)
+
+
 def at(second: int) -> str:
     """An instant, as Kubernetes writes it."""
     return f"1970-01-01T00:{second // 60:02}:{second % 60:02}Z"
@@ -120,7 +227,7 @@ def migration_pod(phase: str, owner: str, **container: Any) -> dict[str, Any]:
             "labels": {},
             "ownerReferences": [{"kind": "Job", "uid": owner, "controller": True}],
         },
-        "status": {"phase": phase, "containerStatuses": [container] if container else []},
+        "status": {"phase": phase, "containerStatuses": [{"name": "migrate", **container}] if container else []},
     }
 
 

@@ -3,9 +3,18 @@
 from typing import Any
 
 import pytest
-from threadcluster_operator.controller.diagnosis import Diagnosis, Reason, diagnose, previous_diagnosis
+from threadcluster_operator.controller.diagnosis import (
+    Diagnosis,
+    Reason,
+    diagnose,
+    joined,
+    previous_diagnosis,
+    refused,
+    reverted,
+)
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object
-from threadcluster_operator.render import selector_of
+from threadcluster_operator.kube.answers import Answer
+from threadcluster_operator.render import MIGRATION_CONTAINER, selector_of
 
 from shard_worker.contract_internal import DatabaseFault
 
@@ -39,7 +48,7 @@ def waiting(reason: str, message: str = "its own message") -> Object:
 
 def ended(message: str, code: int = 1) -> Object:
     """A container that ended."""
-    return {"state": {"terminated": {"exitCode": code, "message": message}}}
+    return {"name": MIGRATION_CONTAINER, "state": {"terminated": {"exitCode": code, "message": message}}}
 
 
 def job(*conditions: str) -> Object:
@@ -61,13 +70,13 @@ def stateful_set(replicas: int, present: int) -> Object:
     }
 
 
-def event(reason: str, message: str, about: str, **when: Any) -> Object:
+def event(reason: str, message: str, about: str, kind: str = "StatefulSet", **when: Any) -> Object:
     """A warning about an object."""
     when = when or {"lastTimestamp": "2026-05-01T11:59:50Z"}
     return {
         "reason": reason,
         "message": message,
-        "involvedObject": {"uid": about, "name": "it"},
+        "involvedObject": {"uid": about, "name": "it", "kind": kind},
         "metadata": {},
         **when,
     }
@@ -169,8 +178,45 @@ def crash_looping() -> Object:
                 children=(stateful_set(2, 0),),
                 warnings=(event("FailedCreate", "pods is forbidden: violates PodSecurity", "set"),),
             ),
-            Reason.FORBIDDEN,
+            Reason.ADMISSION_DENIED,
             "PodSecurity",
+        ),
+        (
+            seen(
+                children=(stateful_set(2, 0),),
+                warnings=(event("FailedCreate", 'error: Internal error occurred: failed calling webhook "x"', "set"),),
+            ),
+            Reason.ADMISSION_UNAVAILABLE,
+            "webhook",
+        ),
+        (
+            seen(
+                children=(stateful_set(2, 0),),
+                warnings=(event("FailedCreate", 'object is being deleted: pods "chat-0" already exists', "set"),),
+            ),
+            None,
+            "",
+        ),
+        (
+            seen(
+                children=(job(),),
+                warnings=(
+                    event("FailedCreate", "forbidden: failed quota: small: must specify cpu", "job", kind="Job"),
+                ),
+            ),
+            Reason.MIGRATION_QUOTA_EXCEEDED,
+            "must specify cpu",
+        ),
+        (
+            seen(
+                pods=(
+                    pod("migration", **ended("", 0)),
+                    pod("migration", **{**ended("a sidecar was killed", 137), "name": "sidecar"}),
+                ),
+                children=(job("Failed"),),
+            ),
+            None,
+            "",
         ),
         (
             seen(
@@ -411,13 +457,34 @@ def test_every_end_of_a_migration_has_its_remedy(fault: DatabaseFault) -> None:
     assert "spec." in trouble.message or "database" in trouble.message
 
 
-def stalled(reason: str, *, status: str = "True", generation: int = 1) -> ClusterSnapshot:
+@pytest.mark.parametrize("answer", Answer)
+@pytest.mark.parametrize("kind", ["Job", "Ingress"])
+def test_every_answer_to_a_write_has_its_reason_and_remedy(answer: Answer, kind: str) -> None:
+    """With the child's name and the API server's own words; a migration's quota has a reason of its own."""
+    trouble = refused(kind, "chat", answer, "in its words")
+    assert trouble.message.startswith(f"{kind} chat is not written: in its words. Remedy: ")
+    quota = {"Job": Reason.MIGRATION_QUOTA_EXCEEDED, "Ingress": Reason.QUOTA_EXCEEDED}[kind]
+    assert (trouble.reason is quota) == (answer is Answer.QUOTA)
+
+
+def test_what_is_reported_besides_is_not_repeated() -> None:
+    """The reason that a look remembers is the first alone, and never that of a child that was not written."""
+    first, second = Diagnosis(Reason.DATABASE_AUTH_FAILED, "why"), reverted("Service", "chat")
+    both = joined(first, [second])
+    assert both.reason is first.reason
+    assert both.message == f"why Also: {second.message}"
+    assert previous_diagnosis(stalled("DatabaseAuthFailed", message=both.message)) == first
+    not_written = refused("Job", "chat", Answer.QUOTA, "no")
+    assert previous_diagnosis(stalled(not_written.reason, message=not_written.message)) is None
+
+
+def stalled(reason: str, *, status: str = "True", generation: int = 1, message: str = "why") -> ClusterSnapshot:
     """A cluster of generation 1 with a condition Stalled."""
     stalled = {
         "type": "Stalled",
         "status": status,
         "reason": reason,
-        "message": "why",
+        "message": message,
         "observedGeneration": generation,
     }
     found = seen()

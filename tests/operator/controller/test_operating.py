@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from tests.operator.controller.simulated import NAME, Simulation, settle
 
@@ -22,6 +22,16 @@ class Operating(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.simulation = Simulation()
+
+    @initialize(counts=st.booleans())
+    def choose_controller(self, counts: bool) -> None:
+        """A StatefulSet controller of either kind."""
+        self.simulation.counts_unavailable = counts
+
+    @rule()
+    def hang_migrations(self) -> None:
+        """No migration ends."""
+        self.simulation.migrations_hang = True
 
     @rule(replicas=st.integers(0, 6))
     def scale(self, replicas: int) -> None:

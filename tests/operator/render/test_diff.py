@@ -1,6 +1,7 @@
 """Drift: fields that the API server and others add are none, fields that differ from the wanted ones are."""
 
 import copy
+import random
 from decimal import Decimal
 from typing import Any
 
@@ -92,8 +93,65 @@ def test_what_is_missing_is_found_unless_it_is_empty() -> None:
     for number, path in [place for place in PLACES if place[1]]:
         live = copy.deepcopy(OBJECTS[number])
         gone = at(live, path[:-1]).pop(path[-1])
-        in_a_list = isinstance(path[-1], int)
-        assert is_applied(OBJECTS[number], live) is (not gone and not in_a_list)
+        in_a_list, gated = isinstance(path[-1], int), path[-1] == "maxUnavailable" and "rollingUpdate" in path
+        assert is_applied(OBJECTS[number], live) is ((not gone and not in_a_list) or gated)
+
+
+def changed(value: Any, chance: random.Random) -> Any:
+    """A JSON value as an admission rule might leave it: values replaced, left out, and added."""
+    if isinstance(value, dict):
+        kept = {name: changed(part, chance) for name, part in value.items() if chance.random() > 0.05}
+        return {**kept, **({"added": 1} if chance.random() < 0.1 else {})}
+    if isinstance(value, list):
+        items = [changed(part, chance) for part in value if chance.random() > 0.05]
+        return items + [{"name": "sidecar"}] * (chance.random() < 0.1)
+    return "rewritten" if chance.random() < 0.1 else value
+
+
+@given(number=st.integers(0, len(OBJECTS) - 1), seed=st.integers())
+def test_what_an_admission_rule_made_of_a_write_is_no_difference(number: int, seed: int) -> None:
+    """Whatever it made of it; the fields are named; and a later change of any other writer is found."""
+    wanted = OBJECTS[number]
+    answer = changed(wanted, random.Random(seed))
+    assert differences(wanted, copy.deepcopy(answer), answer) == []
+    for other, path in LEAVES:
+        if other != number:
+            continue
+        live = copy.deepcopy(answer)
+        try:
+            if at(live, path[:-1])[path[-1]] in ("drifted", None):
+                continue
+            at(live, path[:-1])[path[-1]] = "drifted"
+        except (KeyError, IndexError, TypeError):
+            continue  # the rule has taken it out, or put something else there
+        if any(isinstance(key, int) for key in path) and not same_items(wanted, answer, path):
+            continue  # an item of a list of which the rule has taken some out
+        assert differences(wanted, live, answer), path
+
+
+def same_items(wanted: Any, answer: Any, path: Path) -> bool:
+    """Whether each list on a path has the items that are wanted, as far as their keys tell."""
+    for key in path:
+        if isinstance(key, int) and [item_key(each) for each in wanted] != [item_key(each) for each in answer]:
+            return False
+        wanted, answer = wanted[key], answer[key]
+    return True
+
+
+def item_key(item: Any) -> object:
+    """The key of an item of a list, whatever the list is."""
+    names = ("name", "uid", "topologyKey", "whenUnsatisfiable", "mountPath", "containerPort", "protocol", "port")
+    return tuple(item.get(name) for name in names) if isinstance(item, dict) else item
+
+
+def test_a_field_that_an_api_server_leaves_out_is_no_difference() -> None:
+    """Where its feature gate is off; where the gate is on, another value is one."""
+    wanted = find(cluster(), "StatefulSet")
+    live = copy.deepcopy(wanted)
+    del live["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"]
+    assert is_applied(wanted, live)
+    live["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"] = 1
+    assert differences(wanted, live) == ["spec.updateStrategy.rollingUpdate.maxUnavailable"]
 
 
 def test_what_is_wanted_no_more_shows_in_the_mark() -> None:

@@ -49,14 +49,37 @@ def test_it_ends() -> None:
         {"database": {"urlSecretKeyRef": {"name": "other"}}},
         {"database": {**LEAST["database"], "clusterID": "other"}},
         {"database": {**LEAST["database"], "tls": {"mode": "Disable"}}},
-        {"podTemplate": {"spec": {"nodeSelector": {"disk": "fast"}}}},
     ],
-    ids=["image", "shards", "Secret", "cluster id", "TLS", "where it runs"],
+    ids=["image", "shards", "Secret", "cluster id", "TLS"],
 )
 def test_what_it_does_is_in_its_name(change: dict[str, Any]) -> None:
     """A Job cannot be changed: another one takes its place."""
     assert name_of(**change) != name_of()
     assert name_of(**change) == name_of(**change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"podTemplate": {"spec": {"nodeSelector": {"disk": "fast"}}}},
+        {"podTemplate": {"metadata": {"labels": {"team": "chat"}}}},
+        {"imagePullSecrets": [{"name": "registry"}]},
+        {"worker": {"resources": {"requests": {"cpu": "1"}}, "snapshotEveryEvents": 7}},
+    ],
+    ids=["where it runs", "labels", "pull secrets", "workers"],
+)
+def test_where_and_how_it_runs_is_not_in_its_name(change: dict[str, Any]) -> None:
+    """An edit of that begins no migration; the mark of what was applied shows the change."""
+    assert name_of(**change) == name_of()
+
+
+def test_it_names_the_resources_that_a_quota_counts() -> None:
+    """Those that the user names for the workers, as much as them and no more than it needs."""
+    resources = {"requests": {"cpu": "4", "memory": "300Mi", "x/gpu": "1"}, "limits": {"memory": "8Gi"}}
+    [container] = find(least(worker={"resources": resources}), "Job")["spec"]["template"]["spec"]["containers"]
+    assert container["resources"] == {"requests": {"cpu": "500m", "memory": "300Mi"}, "limits": {"memory": "512Mi"}}
+    [container] = find(cluster(), "Job")["spec"]["template"]["spec"]["containers"]
+    assert "resources" not in container
 
 
 def test_it_is_done_when_its_job_says_so() -> None:

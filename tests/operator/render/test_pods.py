@@ -205,7 +205,10 @@ def test_a_step_of_the_planner_changes_no_pod(replicas: int, partition: int) -> 
     wanted = cluster(replicas=replicas, partition=partition)
     spec = find(wanted, "StatefulSet")["spec"]
     assert spec["replicas"] == replicas
-    assert spec["updateStrategy"] == {"type": "RollingUpdate", "rollingUpdate": {"partition": partition}}
+    assert spec["updateStrategy"] == {
+        "type": "RollingUpdate",
+        "rollingUpdate": {"partition": partition, "maxUnavailable": 1000},
+    }
     assert spec["template"] == find(cluster(), "StatefulSet")["spec"]["template"]
 
 
