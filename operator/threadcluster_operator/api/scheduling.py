@@ -187,11 +187,11 @@ class TopologySpreadConstraint(SpecModel):
     ]
     topology_key: TopologyKey
     when_unsatisfiable: Annotated[
-        Literal["DoNotSchedule", "ScheduleAnyway"], Field(description="What becomes of a pod that would break it.")
+        Literal["DoNotSchedule", "ScheduleAnyway"], Field(description="Whether a pod that would break it waits, or runs all the same.")
     ]
     label_selector: Annotated[LabelSelector | None, Field(description="The pods that are counted.")] = None
     min_domains: Annotated[
-        int | None, Field(ge=1, le=2**31 - 1, description="As if there were at least so many parts.")
+        int | None, Field(ge=1, le=2**31 - 1, description="The least number of parts to count with.")
     ] = None
     node_affinity_policy: Annotated[
         Literal["Honor", "Ignore"] | None, Field(description="Whether only nodes that the pod's affinity allows count.")

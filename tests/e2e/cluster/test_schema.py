@@ -150,8 +150,8 @@ async def test_an_applied_manifest_is_unchanged_when_it_is_applied_again(
     }
     manifest = tmp_path / "chat.yaml"
     manifest.write_text(yaml.safe_dump(cluster(spec)))
-    said = [await run_kubectl(api, namespace, "apply", "-f", str(manifest)) for _ in range(2)]
-    assert said == [(f"threadcluster.threadcluster.io/chat {word}\n", 0) for word in ("created", "unchanged")]
+    outputs = [await run_kubectl(api, namespace, "apply", "-f", str(manifest)) for _ in range(2)]
+    assert outputs == [(f"threadcluster.threadcluster.io/chat {word}\n", 0) for word in ("created", "unchanged")]
 
 
 async def test_shards_can_never_be_changed(api: Api, namespace: str) -> None:

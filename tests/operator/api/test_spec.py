@@ -144,7 +144,7 @@ def test_what_is_kubernetes_own_goes_back_as_it_came() -> None:
 def test_a_field_that_kubernetes_has_and_the_schema_does_not_is_refused() -> None:
     """In a file by its name; an object of the API has none, because its server prunes them."""
     template = {"spec": {"affinity": {"nodeAffinity": {"anything": [{"goes": 1}]}}}}
-    with pytest.raises(InvalidResource, match="spec.podTemplate.spec.affinity.nodeAffinity.anything: unknown field"):
+    with pytest.raises(InvalidResource, match=r"affinity\.nodeAffinity\.anything: unknown field"):
         local({"podTemplate": template})
     assert parse_spec({"spec": {**GOOD, "podTemplate": template}}).pod_template.spec.affinity is not None
 
