@@ -187,7 +187,8 @@ class TopologySpreadConstraint(SpecModel):
     ]
     topology_key: TopologyKey
     when_unsatisfiable: Annotated[
-        Literal["DoNotSchedule", "ScheduleAnyway"], Field(description="Whether a pod that would break it waits, or runs all the same.")
+        Literal["DoNotSchedule", "ScheduleAnyway"],
+        Field(description="Whether a pod that would break it waits, or runs all the same."),
     ]
     label_selector: Annotated[LabelSelector | None, Field(description="The pods that are counted.")] = None
     min_domains: Annotated[

@@ -64,7 +64,9 @@ class PodSecurityContext(SpecModel):
         Literal["Merge", "Strict"] | None, Field(description="Whether the image's own groups count as well.")
     ] = None
     seccomp_profile: Annotated[ProfileSpec | None, Field(description="System calls that processes may make.")] = None
-    app_armor_profile: Annotated[ProfileSpec | None, Field(description="Actions that AppArmor lets processes take.")] = None
+    app_armor_profile: Annotated[
+        ProfileSpec | None, Field(description="Actions that AppArmor lets processes take.")
+    ] = None
     se_linux_options: Annotated[SELinuxOptions | None, Field()] = None
     se_linux_change_policy: Annotated[
         Literal["MountOption", "Recursive"] | None, Field(description="How the volumes' files are given that label.")

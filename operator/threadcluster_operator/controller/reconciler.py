@@ -21,7 +21,7 @@ from threadcluster_operator.controller.cache import Cache
 from threadcluster_operator.controller.diagnosis import Diagnosis, Reason, diagnose, previous_diagnosis
 from threadcluster_operator.controller.events import Recorder
 from threadcluster_operator.controller.metrics import Telemetry
-from threadcluster_operator.controller.snapshot import ClusterSnapshot, Key, Object, Pod, controller_of
+from threadcluster_operator.controller.snapshot import ClusterSnapshot, Key, Object, Pod, controller_of, members
 from threadcluster_operator.controller.status import patch_of, status_of
 from threadcluster_operator.controller.workqueue import TransientError
 from threadcluster_operator.kube.client import (
@@ -30,12 +30,15 @@ from threadcluster_operator.kube.client import (
     THREAD_CLUSTER,
     Conflict,
     Forbidden,
+    Kind,
     Kube,
     KubeError,
     NotFound,
     Rejected,
     Unreachable,
 )
+from threadcluster_operator.kube.nesting import path_of_cut
+from threadcluster_operator.kube.preconditions import Preconditions
 from threadcluster_operator.planning.observation import build_observation
 from threadcluster_operator.planning.planner import NewPlan, ShardOwnership
 from threadcluster_operator.render import MANAGEMENT_PORT, SECRET_KEY, secret_of
@@ -84,6 +87,8 @@ class Reconciler:
         namespace: str,
         service_monitors: bool = False,
     ) -> None:
+        self.relist: Callable[[Kind], None] = lambda _: None
+        """Has a kind listed again: called when a write shows that the cache is wrong."""
         self.service_monitors = service_monitors
         self._kube = kube
         self._cache = cache
@@ -114,7 +119,7 @@ class Reconciler:
 
     async def _look(self, key: Key, resource: Object, memory: _Memory) -> float:
         try:
-            spec = parse_spec(resource)
+            spec = _spec_of(resource)
         except InvalidSpec as error:
             refused = Diagnosis(Reason.SPEC_INVALID, f"{error}. Remedy: correct the fields that are named.")
             await self._say(await self._seen(key, resource, memory), None, _UNKNOWN_SPEC, refused)
@@ -150,7 +155,7 @@ class Reconciler:
         seen = ClusterSnapshot(
             resource,
             tuple(children.values()),
-            self._cache.pods(key),
+            members(key.name, children.values(), self._cache.pods(key)),
             self._cache.warnings(key),
             None,
             memory.secret,
@@ -245,17 +250,30 @@ class Reconciler:
         if steps.targets is not None:
             await self._set_targets(key, seen, steps.targets, memory)
 
-    async def _change(self, body: Object, uid: str) -> Object:
+    async def _change(self, body: Object, seen: Preconditions) -> Object:
         """Apply; where the items of a list conflict with those of another writer, replace the list."""
         kind, meta = KINDS[body["kind"]], body["metadata"]
         try:
-            return await self._kube.apply(kind, body, uid)
-        except Rejected as error:
-            if "spec" not in body:
-                raise
-            log.info("not applied, merging", extra={"kind": kind.kind, "object": meta["name"], "cause": str(error)})
-            patch = {"metadata": {"uid": uid, "annotations": meta["annotations"]}, "spec": body["spec"]}
-            return await self._kube.merge(kind, meta["namespace"], meta["name"], patch)
+            try:
+                return await self._kube.apply(kind, body, seen)
+            except Rejected as error:
+                if "spec" not in body:
+                    raise
+                log.info("not applied, merging", extra={"kind": kind.kind, "object": meta["name"], "cause": str(error)})
+                patch = {"metadata": seen.metadata | {"annotations": meta["annotations"]}, "spec": body["spec"]}
+                return await self._kube.merge(kind, meta["namespace"], meta["name"], patch)
+        except (Conflict, NotFound):
+            await self._correct(kind, meta["namespace"], meta["name"], seen)
+            raise
+
+    async def _correct(self, kind: Kind, namespace: str, name: str, seen: Preconditions) -> None:
+        """An object is not as the cache has it: read it, instead of waiting for a watch that may have missed it."""
+        found = await self._kube.get(kind, namespace, name)
+        if found is None or Preconditions.of(found).uid != seen.uid:
+            meta = {"namespace": namespace, "name": name, "uid": seen.uid, "resourceVersion": seen.version}
+            self._cache.drop({"kind": kind.kind, "metadata": meta})
+        if found is not None:
+            self._cache.put(found)
 
     async def _create(self, key: Key, seen: ClusterSnapshot, body: Object, memory: _Memory) -> None:
         kind, name = KINDS[body["kind"]], body["metadata"]["name"]
@@ -303,9 +321,21 @@ class Reconciler:
         body = {"metadata": {"uid": seen.resource["metadata"]["uid"]}, "status": patch}
         try:
             changed = await self._kube.merge(THREAD_CLUSTER, seen.key.namespace, seen.key.name, body, "status")
-        except (NotFound, Conflict):
-            return  # it is gone, or another one has its name
+        except NotFound:
+            self._cache.drop(seen.resource)
+            return
+        except Conflict:  # another one has its name; the operator may list ThreadClusters, and get none
+            self.relist(THREAD_CLUSTER)
+            return
         self._cache.put(changed)
+
+
+def _spec_of(resource: Object) -> KubernetesSpec:
+    """The spec.  Raises `InvalidSpec`, also for one of which a part was nested too deep to be read."""
+    where = path_of_cut(resource.get("spec"), "spec")
+    if where is not None:
+        raise InvalidSpec([f"{where}: nested deeper than any field of a ThreadCluster"])
+    return parse_spec(resource)
 
 
 def _address(host: str) -> str:

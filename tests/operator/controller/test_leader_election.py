@@ -13,6 +13,7 @@ from threadcluster_operator.controller.leader_election import (
     LeaseRef,
 )
 from threadcluster_operator.kube.client import LEASE, SERVICE, Unreachable
+from threadcluster_operator.kube.preconditions import Preconditions
 
 from tests.fakes.kube import InMemoryKube
 
@@ -109,7 +110,7 @@ async def test_a_leader_stops_by_its_clock_before_anyone_else_may_begin(clock: C
     for write in (
         guarded.delete(SERVICE, "x", "while-leading", "1"),
         guarded.create(SERVICE, {}),
-        guarded.apply(SERVICE, {}, "1"),
+        guarded.apply(SERVICE, {}, Preconditions("1", "1")),
         guarded.merge(SERVICE, "x", "while-leading", {}),
     ):
         with pytest.raises(Unreachable, match="does not lead"):

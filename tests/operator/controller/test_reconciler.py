@@ -123,9 +123,10 @@ class Desk:
 def pod(owner: Object) -> Object:
     """The worker of a StatefulSet, ready."""
     labels = owner["spec"]["template"]["metadata"]["labels"] | {"controller-revision-hash": "r"}
+    reference = {"kind": "StatefulSet", "name": "chat", "uid": owner["metadata"]["uid"], "controller": True}
     return {
         "kind": "Pod",
-        "metadata": {"name": "chat-0", "namespace": "talk", "labels": labels},
+        "metadata": {"name": "chat-0", "namespace": "talk", "labels": labels, "ownerReferences": [reference]},
         "spec": {"nodeName": "node", "containers": [{"image": "threadcluster:1"}]},
         "status": {"podIP": "2001:db8::1", "conditions": [{"type": "Ready", "status": "True"}]},
     }
@@ -200,10 +201,10 @@ async def test_a_migration_that_is_tried_again_stays_stalled_until_it_succeeds()
     (job,) = [each for (kind, _), each in desk.shelf.objects.items() if kind == "Job"]
     long_ago = {"type": "Failed", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
     job["status"] = {"conditions": [long_ago]}
-    desk.shelf.put(job)
+    failed = desk.shelf.put(job)
     await desk.look()
     assert desk.condition("Stalled") == ("True", "MigrationFailed")
-    desk.cache.drop(job)
+    desk.cache.drop(failed)
     assert await desk.made() == ["Job"]
     assert desk.condition("Stalled") == ("True", "MigrationFailed")
     assert desk.condition("Progressing") == ("True", "Migrating")

@@ -76,7 +76,7 @@ async def test_a_blocked_watching_loop_is_reported(monkeypatch: pytest.MonkeyPat
             if not blocked:
                 asyncio.get_running_loop().call_soon(answer)  # type: ignore[arg-type]  # what the ping gives
 
-    watches = made._watches = Loop(lambda *_: None, (), "talk", KubeAccess())
+    watches = made._watches = Loop(lambda *_: None, lambda _: None, (), "talk", KubeAccess())
     pinging = asyncio.create_task(made._ping(watches))
     made._answered_at = time.monotonic() - runtime._STUCK_S - 1
     async with asyncio.timeout(5):
