@@ -12,9 +12,10 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
+import aiohttp
 import kopf
 
 from threadcluster_operator.controller.cache import INSTANCE, MANAGED
@@ -53,7 +54,10 @@ SELECTOR: Final = ",".join([*(f"{name}={value}" for name, value in sorted(MANAGE
 EVENT_FIELD_SELECTOR: Final = "type=Warning"
 """The Events that are watched: what Kubernetes complains of."""
 
-_STOP_S: Final = 10.0
+_STOP_S: Final = 15.0
+"""Time within which the watches must end; longer than `_END_S`, twice."""
+_END_S: Final = 5.0
+"""Time that is waited for cancelled tasks of Kopf to end."""
 _WATCH_S: Final = 60
 """Time after which the API server ends a watch, and Kopf begins it again."""
 _LOGIN_AGAIN_S: Final = 5.0
@@ -90,8 +94,12 @@ class KopfWatcher:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._ended = asyncio.Event()
+        """Kopf ends, or has ended."""
+        self._over = asyncio.Event()
+        """Nothing is left of it."""
         self._stop_flag = threading.Event()
         self._heard_at: dict[Kind, float] = {}
+        self._sessions: list[aiohttp.ClientSession] = []
         self._refused: tuple[str, float] | None = None
         """The credentials of the last login, and when that was."""
         self.error: BaseException | None = None
@@ -116,7 +124,7 @@ class KopfWatcher:
         self._stop_flag.set()
         try:
             async with asyncio.timeout(_STOP_S):
-                await self._ended.wait()
+                await self._over.wait()
         except TimeoutError:
             log.error("the watches do not end")
 
@@ -130,11 +138,12 @@ class KopfWatcher:
             with asyncio.Runner() as runner:
                 self._loop = runner.get_loop()
                 runner.run(self._watch())
-        except BaseException as error:
+        except BaseException as error:  # the thread's last: whatever it is, its owner is told
             self.error = error
             log.error("watching failed", exc_info=error)
         finally:
             self._tell_owner(self._ended.set)
+            self._tell_owner(self._over.set)
 
     async def _watch(self) -> None:
         registry = kopf.OperatorRegistry()
@@ -156,21 +165,29 @@ class KopfWatcher:
                 settings.watching.field_selectors[_selector(kind)] = EVENT_FIELD_SELECTOR
             elif kind is not THREAD_CLUSTER:
                 settings.watching.label_selectors[_selector(kind)] = SELECTOR
+        others = asyncio.all_tasks()
+        tasks = await kopf.spawn_tasks(
+            registry=registry,
+            settings=settings,
+            standalone=True,
+            # Without one it looks for the user's name, which a container has none of.
+            identity="threadcluster-operator",  # type: ignore[arg-type]  # Kopf's own type of text, which it hides
+            clusterwide=self._namespace is None,
+            namespaces=() if self._namespace is None else (self._namespace,),
+            stop_flag=self._stop_flag,
+        )
         try:
-            await kopf.operator(
-                registry=registry,
-                settings=settings,
-                standalone=True,
-                # Without one it looks for the user's name, which a container has none of.
-                identity="threadcluster-operator",  # type: ignore[arg-type]  # Kopf's own type of text, which it hides
-                clusterwide=self._namespace is None,
-                namespaces=() if self._namespace is None else (self._namespace,),
-                stop_flag=self._stop_flag,
-            )
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            self.error = next((task.exception() for task in done if not task.cancelled()), None)
         finally:
-            # Kopf has a thread of the loop's executor wait for the flag, and the end of the loop waits for that thread:
-            # without this, the end of Kopf by a failure would never be seen.
+            # Told before anything else: whatever Kopf's end may wait for, its owner does not.
+            self._tell_owner(self._ended.set)
+            # Kopf has a thread of the loop's executor wait for the flag, and the end of the loop waits for that thread.
             self._stop_flag.set()
+            await _cancel(task for task in asyncio.all_tasks() - others if task.get_name().startswith("watcher for "))
+            await _cancel(tasks)
+            for session in self._sessions:  # Kopf closes them when it ends in order, and not when it fails
+                await session.close()
 
     async def _login(self, **_: Any) -> kopf.AiohttpSession | None:  # Kopf's own keywords
         """The same way as everything else goes; asked again when the API server takes the credentials no more.
@@ -180,10 +197,10 @@ class KopfWatcher:
         settings = await self._access.configuration()
         signs = Signs(lambda kind: self._tell_owner(self._listed, kind), self._hear)
         session, credentials = await watch_session(settings, self._kinds, self._namespace, signs)
+        self._sessions = [*(each for each in self._sessions if not each.closed), session]
         now = time.monotonic()
         before, self._refused = self._refused, (credentials, now)
         if before is not None and before[0] == credentials and now - before[1] < _LOGIN_AGAIN_S:
-            await session.close()
             return None
         return kopf.AiohttpSession(server=settings.host, aiohttp_session=session)
 
@@ -197,6 +214,20 @@ class KopfWatcher:
         """Have the caller's loop call something, in the order in which it is told."""
         if not self._owner.is_closed():
             self._owner.call_soon_threadsafe(call, *arguments)
+
+
+async def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks, and wait until they have ended, for a while.
+
+    The watches come first, and alone.  Kopf cancels them together with the tasks by which it pauses them: a watch that is
+    cancelled in the same moment takes that for a pause, goes on, and waits without end for credentials, which no task
+    brings any more.
+    """
+    cancelled = {task for task in tasks if not task.done()}
+    for task in cancelled:
+        task.cancel()
+    if cancelled:
+        await asyncio.wait(cancelled, timeout=_END_S)
 
 
 def _selector(kind: Kind) -> tuple[str, str, str]:
