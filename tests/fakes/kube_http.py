@@ -39,7 +39,7 @@ class KubeHttp:
         self._objects: dict[Kind, dict[str, tuple[int, str]]] = defaultdict(dict)
         self._events: dict[Kind, list[tuple[int, str, str]]] = defaultdict(list)
         self._oldest: dict[Kind, int] = defaultdict(int)
-        """Watches from before this version are told that it is gone."""
+        """Watches from before this version get the answer that it is gone."""
         self._changed = asyncio.Condition()
         self._generation = 0
 

@@ -211,7 +211,7 @@ class KopfWatcher:
         self._tell_owner(self._feed, event["type"], dict(event["object"]))
 
     def _tell_owner(self, call: Callable[..., None], *arguments: Any) -> None:
-        """Have the caller's loop call something, in the order in which it is told."""
+        """Have the caller's loop call something, in the order of the calls."""
         if not self._owner.is_closed():
             self._owner.call_soon_threadsafe(call, *arguments)
 

@@ -1,4 +1,4 @@
-"""What the operator knows heals by itself: late and lost kinds, hostile objects, labels, and an API server from a backup."""
+"""The operator's knowledge heals by itself: late and lost kinds, hostile objects, labels, and an API server from a backup."""
 
 import asyncio
 import contextlib
@@ -179,7 +179,7 @@ async def test_a_worker_whose_label_was_taken_off_and_put_on_again_is_seen(api: 
 
 
 async def test_a_pod_with_a_workers_labels_is_no_worker(api: Api, namespace: str) -> None:
-    """Whoever made it: it is not counted, does not hold up a rollout, and its image is its own trouble."""
+    """It is not counted, does not hold up a rollout, and its image is its own trouble."""
     stranger = {
         "apiVersion": "v1",
         "kind": "Pod",

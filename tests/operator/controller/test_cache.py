@@ -119,14 +119,14 @@ def test_a_deletion_is_as_new_as_the_list_that_shows_it() -> None:
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """One API server with two objects; a cache that is told in any order, and late, and not of everything."""
+    """One API server with two objects; a cache that hears of them in any order, late, and not of everything."""
 
     def __init__(self) -> None:
         super().__init__()
         self.cache = Cache()
         self.version = 1
         self.there: dict[str, Object] = {}
-        self.told: list[tuple[str, Object]] = []
+        self.on_their_way: list[tuple[str, Object]] = []
         self.lists: list[tuple[list[Object], int]] = []
 
     @rule(uid=st.sampled_from("ab"), cluster_name=st.sampled_from(["chat", "other", None]))
@@ -138,9 +138,9 @@ class AnyOrder(RuleBasedStateMachine):
         now = pod(f"chat-{uid}", self.version, uid, labels)
         self.there[uid] = now
         if cluster_name is not None:
-            self.told.append(("MODIFIED", now))
+            self.on_their_way.append(("MODIFIED", now))
         elif before is not None:
-            self.told.append(("DELETED", {**before, "metadata": {**before["metadata"], **versioned(now)}}))
+            self.on_their_way.append(("DELETED", {**before, "metadata": {**before["metadata"], **versioned(now)}}))
 
     @rule(uid=st.sampled_from("ab"))
     def delete(self, uid: str) -> None:
@@ -148,7 +148,7 @@ class AnyOrder(RuleBasedStateMachine):
         if uid in self.there:
             self.version += 1
             gone = self.there.pop(uid)
-            self.told.append(
+            self.on_their_way.append(
                 ("DELETED", {**gone, "metadata": {**gone["metadata"], "resourceVersion": str(self.version)}})
             )
 
@@ -161,8 +161,8 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(which=st.integers(0, 20), lost=st.booleans())
     def tell(self, which: int, lost: bool) -> None:
         """One of the events arrives, or is lost in a gap."""
-        if self.told:
-            kind, body = self.told.pop(which % len(self.told))
+        if self.on_their_way:
+            kind, body = self.on_their_way.pop(which % len(self.on_their_way))
             if not lost:
                 self.cache.drop(body) if kind == "DELETED" else self.cache.put(body)
 
@@ -177,7 +177,7 @@ class AnyOrder(RuleBasedStateMachine):
         """Whatever came before: after a full list, and what is late, the cache is what there is."""
         listed = [each for each in self.there.values() if each["metadata"]["labels"]]
         self.cache.replace("Pod", listed, str(self.version))
-        for kind, body in self.told:
+        for kind, body in self.on_their_way:
             self.cache.drop(body) if kind == "DELETED" else self.cache.put(body)
         for earlier, version in self.lists:
             self.cache.replace("Pod", earlier, str(version))

@@ -96,7 +96,7 @@ CHILDREN = (
     ],
 )
 def test_a_pod_belongs_to_a_cluster_by_its_controller(pod: Object, with_set: bool, without: bool) -> None:
-    """Labels are anyone's to write.  What a StatefulSet has left behind is its successor's, by its name."""
+    """Labels are anyone's to write.  A worker that a StatefulSet has left behind is its successor's, by its name."""
     assert members("chat", CHILDREN, [pod]) == ((pod,) if with_set else ())
     assert members("chat", CHILDREN[1:], [pod]) == ((pod,) if without else ())
 

@@ -28,7 +28,7 @@ SOON_S = 10.0
 
 
 class Heard:
-    """Everything that the watches have told."""
+    """Everything that the watches have brought."""
 
     def __init__(self) -> None:
         self.cache = Cache()
@@ -241,7 +241,7 @@ async def test_credentials_that_are_refused_for_good_end_the_watches(server: Kub
 
 
 async def test_a_kind_is_served_when_it_is_discovered_and_listed(server: KubeHttp, tmp_path: Path) -> None:
-    """A kind that is not is told from everything else."""
+    """A kind that is not raises an error of its own."""
     async with connect(access_to(server, tmp_path)) as kube:
         for kind in KINDS:
             await kube.probe(kind, None)
