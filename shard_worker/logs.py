@@ -65,7 +65,7 @@ def _shown(value: object) -> str:
 
 def _cause(formatter: logging.Formatter, record: logging.LogRecord) -> str:
     parts = []
-    if record.exc_info is not None and record.exc_info[0] is not None:
+    if record.exc_info and record.exc_info[0] is not None:  # ``exc_info=False`` is kept as it is given
         parts.append(formatter.formatException(record.exc_info))
     if record.stack_info:
         parts.append(formatter.formatStack(record.stack_info))

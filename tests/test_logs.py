@@ -115,3 +115,17 @@ def test_a_terminal_gets_text_and_a_pipe_gets_json(monkeypatch: pytest.MonkeyPat
         [line] = sys.stderr.getvalue().splitlines()
         seen[tty, form] = line.startswith("{")
     assert seen == {(True, "auto"): False, (False, "auto"): True, (True, "json"): True, (False, "text"): False}
+
+
+@pytest.mark.parametrize("form", [JsonLines(), Readable()], ids=["json", "readable"])
+@pytest.mark.parametrize("given", [False, None, True, (None, None, None)], ids=repr)
+def test_a_call_may_say_that_there_is_no_cause(form: logging.Formatter, given: object) -> None:
+    """``exc_info=False`` is kept in the record as it is given; ``True`` outside of a handler is no cause either."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(form)
+    logger = logging.Logger("one")
+    logger.addHandler(handler)
+    logger.warning("not reconciled", exc_info=given, extra={"key": "chat"})  # type: ignore[arg-type]  # what calls give
+    assert "not reconciled" in stream.getvalue()
+    assert len(stream.getvalue().splitlines()) == 1

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from threadcluster_operator.kube.client import Conflict, Kind, KubeError, ListResult, NotFound, Object
+from threadcluster_operator.kube.preconditions import Preconditions
 
 
 class InMemoryKube:
@@ -48,6 +49,10 @@ class InMemoryKube:
         found = [keep(copy.deepcopy(each)) for (its, _), each in self.objects.items() if its == kind.kind]
         return ListResult(found, str(next(self._numbers)))
 
+    async def probe(self, kind: Kind, namespace: str | None) -> None:
+        del namespace
+        self._ask("list", kind, "")
+
     async def create(self, kind: Kind, body: Object, *, dry_run: bool = False) -> Object:
         self._ask("create", kind, body["metadata"]["name"], dry_run=dry_run)
         if (kind.kind, body["metadata"]["name"]) in self.objects:
@@ -56,10 +61,10 @@ class InMemoryKube:
             return body
         return copy.deepcopy(self.put(body))
 
-    async def apply(self, kind: Kind, body: Object, uid: str, *, dry_run: bool = False) -> Object:
+    async def apply(self, kind: Kind, body: Object, seen: Preconditions, *, dry_run: bool = False) -> Object:
         self._ask("apply", kind, body["metadata"]["name"], dry_run=dry_run)
-        if self._there(kind, body["metadata"]["name"])["metadata"]["uid"] != uid:
-            raise Conflict(409, "Conflict", "it is another")
+        if Preconditions.of(self._there(kind, body["metadata"]["name"])) != seen:
+            raise Conflict(409, "Conflict", "it is another, or has been modified")
         if dry_run:
             return body
         return copy.deepcopy(self.put(body))
@@ -75,7 +80,9 @@ class InMemoryKube:
             raise Conflict(409, "Conflict", "the object has been modified")
         if dry_run:
             return found
-        return copy.deepcopy(self.put(_merged(found, patch)))
+        merged = _merged(found, patch)
+        # A write that changes nothing makes no new version.
+        return copy.deepcopy(found if merged == found else self.put(merged))
 
     async def delete(self, kind: Kind, namespace: str, name: str, uid: str, *, dry_run: bool = False) -> None:
         del namespace

@@ -213,6 +213,60 @@ BAD = {
         PEER,
     ),
     "peer-of-no-kind": Bad("networkPolicy: {allowFrom: [{}]}", "spec.networkPolicy.allowFrom[0]", PEER),
+    "affinity-misspelt": Bad(
+        "podTemplate: {spec: {affinity: {podAntiAffinity: {REQUIRED: [{labelSelector: {}}]}}}}".replace(
+            "REQUIRED", "requiredDuringSchedulingIgnoredDuringExecution"
+        ),
+        "spec.podTemplate.spec.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey",
+        "Required value",
+        "Field required",
+    ),
+    "affinity-of-another-type": Bad(
+        "podTemplate: {spec: {affinity: {nodeAffinity: [{weight: 1}]}}}",
+        "spec.podTemplate.spec.affinity.nodeAffinity",
+        "must be of type object",
+        "Input should be a valid dictionary",
+    ),
+    "label-values-without-need": Bad(
+        "networkPolicy: {allowFrom: [{podSelector: {matchExpressions: [{key: a, operator: Exists, values: [b]}]}}]}",
+        "spec.networkPolicy.allowFrom[0].podSelector.matchExpressions[0].values",
+        "values are for In and NotIn, which need at least one",
+    ),
+    "node-values-missing": Bad(
+        "podTemplate: {spec: {affinity: {nodeAffinity: {REQUIRED: {nodeSelectorTerms: [TERM]}}}}}".replace(
+            "REQUIRED", "requiredDuringSchedulingIgnoredDuringExecution"
+        ).replace("TERM", "{matchExpressions: [{key: a, operator: Gt}]}"),
+        "spec.podTemplate.spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0]"
+        ".matchExpressions[0].values",
+        "values are for In, NotIn, Gt and Lt, which need at least one",
+    ),
+    "toleration-of-nothing": Bad(
+        "podTemplate: {spec: {tolerations: [{effect: NoSchedule}]}}",
+        "spec.podTemplate.spec.tolerations[0].operator",
+        "without a key, which is every taint, operator must be Exists",
+    ),
+    "toleration-of-a-value": Bad(
+        "podTemplate: {spec: {tolerations: [{key: a, operator: Exists, value: b}]}}",
+        "spec.podTemplate.spec.tolerations[0].value",
+        "operator Exists has no value",
+    ),
+    "toleration-for-a-time": Bad(
+        "podTemplate: {spec: {tolerations: [{key: a, tolerationSeconds: 5}]}}",
+        "spec.podTemplate.spec.tolerations[0].tolerationSeconds",
+        "tolerationSeconds is for effect NoExecute alone",
+    ),
+    "spread-over-domains": Bad(
+        "podTemplate: {spec: {topologySpreadConstraints: [{maxSkew: 1, topologyKey: a, minDomains: 2, ELSE}]}}".replace(
+            "ELSE", "whenUnsatisfiable: ScheduleAnyway"
+        ),
+        "spec.podTemplate.spec.topologySpreadConstraints[0].minDomains",
+        "minDomains is for whenUnsatisfiable DoNotSchedule alone",
+    ),
+    "profile-without-a-name": Bad(
+        "podTemplate: {spec: {securityContext: {seccompProfile: {type: Localhost}}}}",
+        "spec.podTemplate.spec.securityContext.seccompProfile.localhostProfile",
+        "localhostProfile is for type Localhost, which needs one",
+    ),
     "pull-secret-twice": Bad(
         "imagePullSecrets: [{name: a}, {name: a}]",
         "spec.imagePullSecrets[1]",

@@ -194,9 +194,12 @@ class Api:
         body: object = None,
         how: str | None = None,
     ) -> Object:
-        """One request; asked again while the server says that it is not ready for it.  Raises `Refused`."""
+        """One request; asked again while the server says that it is not ready for it.  Raises `Refused`.
+
+        A ``body`` that is a text is JSON already: `json` cannot write what is nested too deep.
+        """
         headers = {"Content-Type": _PATCHES[how] if how else "application/json"}
-        data = None if body is None else json.dumps(body)
+        data = body if body is None or isinstance(body, str) else json.dumps(body)
         deadline = time.monotonic() + 10
         while True:
             async with self._session.request(

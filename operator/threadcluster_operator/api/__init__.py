@@ -28,6 +28,9 @@ from threadcluster_operator.api.pods import (
 )
 from threadcluster_operator.api.rebalance import Mode, PinSpec, RebalanceSpec, Strategy
 from threadcluster_operator.api.rollout import CanarySpec, DrainSpec, RolloutSpec
+from threadcluster_operator.api.scheduling import AffinitySpec, Toleration, TopologySpreadConstraint
+from threadcluster_operator.api.security_context import PodSecurityContext
+from threadcluster_operator.api.selectors import LabelSelector
 from threadcluster_operator.api.spec import (
     API_VERSION,
     KIND,
@@ -56,6 +59,7 @@ from threadcluster_operator.api.worker import (
 __all__ = [
     "API_VERSION",
     "KIND",
+    "AffinitySpec",
     "AutoscalingSpec",
     "CanarySpec",
     "Condition",
@@ -73,6 +77,7 @@ __all__ = [
     "InvalidResource",
     "InvalidSpec",
     "KubernetesSpec",
+    "LabelSelector",
     "Metadata",
     "Mode",
     "MonitoringSpec",
@@ -82,6 +87,7 @@ __all__ = [
     "PinSpec",
     "PlanStatus",
     "PodMetadata",
+    "PodSecurityContext",
     "PodSpec",
     "PodTemplateSpec",
     "RebalanceSpec",
@@ -98,6 +104,8 @@ __all__ = [
     "ThreadCluster",
     "ThreadClusterSpec",
     "ThreadClusterStatus",
+    "Toleration",
+    "TopologySpreadConstraint",
     "WorkerSpec",
     "WorkerStatus",
     "parse_resources",

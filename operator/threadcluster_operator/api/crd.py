@@ -92,7 +92,9 @@ def _structural(node: Schema, parts: Mapping[str, Schema], *, defaults: bool, ma
             node["additionalProperties"], parts, defaults=defaults, marks=marks
         )
     if "items" in node:
-        schema["items"] = _structural(node["items"], parts, defaults=defaults, marks=marks)
+        # The server fills in no default within a list: `kubectl apply` compares a list as a whole, and would find a
+        # list that differs from the manifest at every apply.  The reference shows them: the operator fills them in.
+        schema["items"] = _structural(node["items"], parts, defaults=defaults and marks, marks=marks)
     if defaults and node.get("default") is not None:
         schema["default"] = {} if "properties" in node else node["default"]
     return schema

@@ -146,13 +146,6 @@ Quantity = Annotated[
 ]
 """An amount of processor or memory; Kubernetes' own notation, without a sign."""
 
-Free = Annotated[
-    dict[str, Any],  # Kubernetes' own objects, which its API server checks when they are used
-    Field(max_length=64),
-    WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True, "maxProperties": 64}),
-]
-"""An object of Kubernetes' own, passed on as it is."""
-
 NAME_LENGTH: Final = 40
 """Maximum length of a name: the suffixes of pods, Services and Jobs fit into the 63 characters of a label as well."""
 NAME_PATTERN: Final = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"

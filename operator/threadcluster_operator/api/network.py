@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from threadcluster_operator.api.fields import ATOMIC, LOCAL, Annotations, Free, ObjectName, SpecModel, ValidationRule
+from threadcluster_operator.api.fields import ATOMIC, LOCAL, Annotations, ObjectName, SpecModel, ValidationRule
+from threadcluster_operator.api.selectors import LabelSelector
 
 
 class ServiceSpec(SpecModel):
@@ -97,9 +98,9 @@ class NetworkPeer(SpecModel):
         ),
     )
 
-    pod_selector: Annotated[Free | None, Field(description="Pods by their labels; {} is all.")] = None
+    pod_selector: Annotated[LabelSelector | None, Field(description="Pods by their labels; {} is all.")] = None
     namespace_selector: Annotated[
-        Free | None, Field(description="Namespaces by their labels; {} is all. Left out: the cluster's own.")
+        LabelSelector | None, Field(description="Namespaces by their labels; {} is all. Left out: the cluster's own.")
     ] = None
     ip_block: Annotated[IPBlock | None, Field()] = None
 

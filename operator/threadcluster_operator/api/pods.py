@@ -4,7 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from threadcluster_operator.api.fields import ATOMIC, Annotations, Free, Labels, ListMapKey, ObjectName, SpecModel
+from threadcluster_operator.api.fields import ATOMIC, Annotations, Labels, ListMapKey, ObjectName, SpecModel
+from threadcluster_operator.api.scheduling import AffinitySpec, Toleration, TopologySpreadConstraint
+from threadcluster_operator.api.security_context import PodSecurityContext
 
 
 class ImagePullSecret(SpecModel):
@@ -24,18 +26,21 @@ class PodMetadata(SpecModel):
 
 
 class PodSpec(SpecModel):
-    """Where pods run and as whom; every field is as in Kubernetes' own PodSpec, and is checked by it."""
+    """Where pods run and as whom; every field is as in Kubernetes' own PodSpec.
+
+    The schema is closed: a field of Kubernetes that it does not have is refused.
+    """
 
     node_selector: Annotated[Labels, Field(description="Labels that a node must have.")] = Field(default_factory=dict)
     affinity: Annotated[
-        Free | None, Field(description="Which nodes, and which pods nearby, are wanted or shunned.")
+        AffinitySpec | None, Field(description="Which nodes, and which pods nearby, are wanted or shunned.")
     ] = None
     tolerations: Annotated[
-        list[Free],
+        list[Toleration],
         Field(max_length=32, description="Taints of nodes that pods bear.", json_schema_extra=ATOMIC),
     ] = Field(default_factory=list)
     topology_spread_constraints: Annotated[
-        list[Free],
+        list[TopologySpreadConstraint],
         Field(
             max_length=16,
             description="How pods are spread; none: evenly over zones, where nodes have them.",
@@ -50,7 +55,7 @@ class PodSpec(SpecModel):
         Field(description="As whom pods run, e.g. for the rights of a cloud; no token of it is mounted."),
     ] = None
     security_context: Annotated[
-        Free | None,
+        PodSecurityContext | None,
         Field(description="For the whole pod; what it leaves out is as restricted namespaces ask for: not root."),
     ] = None
 

@@ -108,8 +108,6 @@ def _allowed(part: Schema) -> str:
         limits.append(f"≤ {part['maxItems']} items")
     if "maxProperties" in part:
         limits.append(f"≤ {part['maxProperties']} entries")
-    if "x-kubernetes-preserve-unknown-fields" in part:
-        limits.append("as in Kubernetes' own")
     return ", ".join(limits)
 
 

@@ -5,6 +5,9 @@ so that a lost action is repeated, and a withdrawn change leaves nothing behind.
 another owner stops the actions on that child, and, where there are no workers yet, all of them; an unfinished migration stops
 the actions that change the pods' template; and no worker is removed or restarted while the owners of the shards are unknown or
 a shard has no owner.  The number of workers and the owners of shards wait for no other child.
+
+Whether a worker owns nothing is asked by its name: the watch of pods may be behind, and a pod that it has not shown yet
+may own shards.
 """
 
 from collections.abc import Iterable
@@ -14,7 +17,15 @@ from typing import Final, NamedTuple
 from threadcluster_operator.api import KubernetesSpec
 from threadcluster_operator.controller.diagnosis import PODS_REFUSED, Diagnosis, Reason, diagnose, own_end
 from threadcluster_operator.controller.rollout import next_partition, rolled_out
-from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object, condition, controller_of, is_ours
+from threadcluster_operator.controller.snapshot import (
+    ClusterSnapshot,
+    Object,
+    condition,
+    controller_of,
+    is_ours,
+    ordinal_of,
+)
+from threadcluster_operator.kube.preconditions import Preconditions
 from threadcluster_operator.planning.planner import NewPlan, PlanResult, count_moving, next_steps
 from threadcluster_operator.render import (
     APPLIED,
@@ -56,13 +67,15 @@ class Actions(NamedTuple):
     """The actions to take now, each list in its order."""
 
     create: tuple[Object, ...] = ()
-    apply: tuple[tuple[Object, str], ...] = ()
-    """Objects, each with the uid of the one that is there."""
+    apply: tuple[tuple[Object, Preconditions], ...] = ()
+    """Objects, each with the state of the one that is there that this was decided on."""
     delete: tuple[Object, ...] = ()
-    scale: tuple[Object, str] | None = None
-    """The StatefulSet with nothing but its new number of workers, and its uid: for a whole one that is not applied."""
-    trial: tuple[Object, str] | None = None
-    """The StatefulSet that is to follow a migration's Job, with the uid of the one that is there, or none: it must pass a dry
+    scale: tuple[Object, Preconditions] | None = None
+    """The StatefulSet with nothing but its new number of workers, for a whole one that is not applied; and the state of the one that is
+    there that this was decided on.
+    """
+    trial: tuple[Object, Preconditions | None] | None = None
+    """The StatefulSet that is to follow a migration's Job, with the state of the one that is there, or None: it must pass a dry
     run before the Job is created.
     """
     targets: NewPlan | None = None
@@ -108,7 +121,7 @@ def plan_actions(seen: ClusterSnapshot, spec: KubernetesSpec, operator: Operator
     scale = trial = None
     delete = to_prune(wanted, seen.children, [*objects, job])
     if own_set is not None and own_set["spec"].get("replicas") != replicas:
-        scale = (_scaled(own_set, replicas), str(own_set["metadata"]["uid"]))
+        scale = (_scaled(own_set, replicas), Preconditions.of(own_set))
     if done:
         partition, waits = next_partition(seen, spec, wanted, objects, own_set)
         blocked_reason = blocked_reason or waits
@@ -120,7 +133,7 @@ def plan_actions(seen: ClusterSnapshot, spec: KubernetesSpec, operator: Operator
             delete.append(own_job)
     else:
         (workers,) = [each for each in objects if each["kind"] == "StatefulSet"]
-        trial = (workers, "" if own_set is None else str(own_set["metadata"]["uid"]))
+        trial = (workers, None if own_set is None else Preconditions.of(own_set))
         objects = [each for each in objects if each["kind"] != "StatefulSet"]
         if live_job is None:
             objects.append(job)
@@ -193,18 +206,33 @@ def _replicas(
     seen: ClusterSnapshot, spec: KubernetesSpec, shards: PlanResult | None, live: Object | None
 ) -> tuple[int, str]:
     """How many pods there should be now, and why they are more than wanted."""
-    present = int(live["spec"].get("replicas", 1)) if live is not None else 0
+    name = seen.key.name
+    pods = {pod.ordinal for pod in seen.workers()}
+    # Without a StatefulSet there may be pods that it has left behind: the new one would take the surplus away at once.
+    present = int(live["spec"].get("replicas", 1)) if live is not None else 1 + max(pods, default=-1)
     if present <= spec.replicas:
         return spec.replicas, ""
-    surplus = [pod for pod in seen.workers() if spec.replicas <= pod.ordinal < present]
+    surplus = range(spec.replicas, present)
     if shards is None:
-        if not surplus:
+        unseen = live is not None and _unseen_pods(live, len(pods))
+        if not pods & set(surplus) and not unseen:
             return spec.replicas, ""
         return present, "no worker reports the owners of the shards, so no worker is removed"
-    staying = [pod for pod in surplus if pod.name not in shards.stop]
+    busy: set[int | None] = set()
+    if seen.ownership is not None and spec.replicas > 0:  # with no worker wanted, none could take a shard over
+        for owner in (*seen.ownership.owners.values(), *seen.ownership.targets.values()):
+            busy.add(ordinal_of(name, owner or ""))
+    staying = [each for each in surplus if each in busy or (each in pods and f"{name}-{each}" not in shards.stop)]
     if not staying:
         return spec.replicas, ""
-    return 1 + max(pod.ordinal for pod in staying), f"{staying[-1].name} still has shards"
+    return 1 + staying[-1], f"{name}-{staying[-1]} still has shards"
+
+
+def _unseen_pods(live: Object, seen: int) -> bool:
+    """Whether the StatefulSet may have pods besides those that were seen: its controller says how many there are."""
+    status = live.get("status", {})
+    acted = status.get("observedGeneration", 0) >= live["metadata"].get("generation", 1)
+    return not acted or int(status.get("replicas", 0)) > seen
 
 
 # --- whose objects they are
@@ -233,17 +261,19 @@ def _foreign(seen: ClusterSnapshot, wanted: RenderInput, objects: Iterable[Objec
     return found
 
 
-def _changes(seen: ClusterSnapshot, objects: Iterable[Object]) -> tuple[list[Object], list[tuple[Object, str]]]:
+def _changes(
+    seen: ClusterSnapshot, objects: Iterable[Object]
+) -> tuple[list[Object], list[tuple[Object, Preconditions]]]:
     """The objects to create, and the objects to change; none that is being deleted."""
     create: list[Object] = []
-    apply: list[tuple[Object, str]] = []
+    apply: list[tuple[Object, Preconditions]] = []
     order = [kind.kind for kind in KINDS]
     for each in sorted(objects, key=lambda each: order.index(each["kind"])):
         live = seen.child(*_place(each))
         if live is None:
             create.append(each)
         elif "deletionTimestamp" not in live["metadata"] and not is_applied(each, live, _answer(seen, each, live)):
-            apply.append((each, str(live["metadata"]["uid"])))
+            apply.append((each, Preconditions.of(live)))
     return create, apply
 
 

@@ -2,6 +2,10 @@
 
 The cache may be stale, and after a broken watch it may still hold deleted objects; `replace` corrects it from a full list.
 The operator adds the objects that it writes at once, so that a reconcile that follows a write never sees the state before.
+
+Watches, lists and the answers to writes arrive in any order.  Versions put them in order: those of one API server grow with
+every change.  An older state never replaces a newer one, and no state from before its deletion brings an object back; one
+from after it does, as when the labels by which the object is watched were taken off and put on again.
 """
 
 from collections import OrderedDict, defaultdict
@@ -16,6 +20,7 @@ MANAGED: Final[Mapping[str, str]] = {name: value for name, value in selector_of(
 """The labels of everything that belongs to some cluster."""
 
 _GONE_MOST: Final = 10_000
+"""Maximum number of deletions that are remembered: many more than there are between the request of a list and its answer."""
 _NOT_WATCHED: Final = frozenset({"managedFields"})
 _OF_POD_META: Final = (
     *("namespace", "name", "uid", "resourceVersion", "labels"),
@@ -33,13 +38,17 @@ class Cache:
         self._objects: dict[Key, dict[tuple[str, str], Object]] = defaultdict(dict)
         """By cluster, then by kind and name."""
         self._events: dict[Key, dict[str, Object]] = defaultdict(dict)
-        self._gone: OrderedDict[str, None] = OrderedDict()
-        """The uids of what was dropped lately: a list that was asked for before may still bring it."""
+        self._places: dict[str, tuple[Key, tuple[str, str]]] = {}
+        """Where each object is in `_objects`, by its uid."""
+        self._gone: OrderedDict[str, int] = OrderedDict()
+        """The uids of what was dropped lately, each with the version of its deletion."""
 
     def put(self, given: Mapping[str, Any]) -> Key | None:
         """Take an object in, unless a newer one is here; the cluster that it concerns."""
-        if given["metadata"]["uid"] in self._gone:
+        uid, version = given["metadata"]["uid"], int(given["metadata"]["resourceVersion"])
+        if version <= self._gone.get(uid, -1):
             return None
+        self._gone.pop(uid, None)
         body = trim(given)
         kind = body["kind"]
         if kind == "ThreadCluster":
@@ -49,36 +58,41 @@ class Cache:
             return key
         if kind == "Event":
             return self._put_event(body)
-        key_or_none = _cluster_of(body)
-        if key_or_none is not None:
-            objects = self._objects[key_or_none]
-            place = (kind, body["metadata"]["name"])
-            if not _is_older(body, objects.get(place)):
-                objects[place] = body
-        return key_or_none
+        cluster = _cluster_of(body)
+        place = (kind, body["metadata"]["name"])
+        known = self._known(uid)
+        if known is not None and _is_older(body, known):
+            return cluster
+        if known is not None and self._places[uid] != (cluster, place):
+            self._remove(uid)  # it has become another cluster's, or no cluster's
+        if cluster is not None:
+            before = self._objects[cluster].get(place)
+            if before is not None and before["metadata"]["uid"] != uid:
+                self._places.pop(before["metadata"]["uid"], None)
+            self._objects[cluster][place] = body
+            self._places[uid] = cluster, place
+        return cluster
 
-    def drop(self, given: Mapping[str, Any]) -> Key | None:
-        """An object is gone; the cluster that it concerned."""
+    def drop(self, given: Mapping[str, Any], version: str | None = None) -> Key | None:
+        """An object is gone, as of a version or of its own; the cluster that it concerned."""
         kind, meta = given["kind"], given["metadata"]
-        self._gone[meta["uid"]] = None
+        uid, gone = meta["uid"], int(version if version is not None else meta["resourceVersion"])
+        self._gone[uid] = max(gone, self._gone.get(uid, -1))
+        self._gone.move_to_end(uid)
         if len(self._gone) > _GONE_MOST:
             self._gone.popitem(last=False)
         if kind == "ThreadCluster":
             key = Key(meta["namespace"], meta["name"])
-            if self.resources.get(key, given)["metadata"]["uid"] == meta["uid"]:
+            if not _is_newer(self.resources.get(key, given), uid, gone):
                 self.resources.pop(key, None)
             return key
         if kind == "Event":
             for events in self._events.values():
-                events.pop(meta["uid"], None)
+                events.pop(uid, None)
             return None
-        found = _cluster_of(given)
-        if found is not None:
-            objects = self._objects[found]
-            place = (kind, meta["name"])
-            if place in objects and objects[place]["metadata"]["uid"] == meta["uid"]:
-                del objects[place]
-        return found
+        known = self._known(uid)
+        # A list may have brought it back before the event of its deletion arrives: its labels were put on again.
+        return None if known is None or _is_newer(known, uid, gone) else self._remove(uid)
 
     def replace(self, kind: str, listed: Iterable[Mapping[str, Any]], version: str) -> set[Key]:
         """Take a full list of a kind for what there was at a version; the clusters of which something was missed."""
@@ -93,13 +107,17 @@ class Cache:
         for each in known:
             missing = each["metadata"]["uid"] not in present
             if missing and int(each["metadata"]["resourceVersion"]) <= int(version):
-                key = self.drop(each)
+                key = self.drop(each, version)
                 changed |= set() if key is None else {key}
         versions = {each["metadata"]["uid"]: each["metadata"]["resourceVersion"] for each in known}
         for uid, each in present.items():
-            if versions.get(uid) != each["metadata"]["resourceVersion"] and (key := self.put(each)) is not None:
-                changed.add(key)
+            if versions.get(uid) != each["metadata"]["resourceVersion"]:
+                changed |= {key for key in (self.cluster_of(uid), self.put(each)) if key is not None}
         return changed
+
+    def cluster_of(self, uid: str) -> Key | None:
+        """The cluster whose object this is; None for an object that is not here."""
+        return self._places[uid][0] if uid in self._places else None
 
     def children(self, key: Key) -> tuple[Object, ...]:
         """Everything of a cluster but its pods."""
@@ -119,6 +137,19 @@ class Cache:
             del self._objects[key]
         self._events.pop(key, None)
 
+    def _known(self, uid: str) -> Object | None:
+        if uid not in self._places:
+            return None
+        key, place = self._places[uid]
+        return self._objects[key][place]
+
+    def _remove(self, uid: str) -> Key | None:
+        if uid not in self._places:
+            return None
+        key, place = self._places.pop(uid)
+        del self._objects[key][place]
+        return key
+
     def _put_event(self, event: Object) -> Key | None:
         """Events carry no labels of ours: they belong to the cluster whose object they are about."""
         about = event.get("involvedObject", {})
@@ -136,6 +167,11 @@ def _cluster_of(given: Mapping[str, Any]) -> Key | None:
     if INSTANCE in labels and all(labels.get(name) == value for name, value in MANAGED.items()):
         return Key(meta["namespace"], labels[INSTANCE])
     return None
+
+
+def _is_newer(one: Mapping[str, Any], uid: str, version: int) -> bool:
+    """Whether an object is another one, or a later state."""
+    return bool(one["metadata"]["uid"] != uid or int(one["metadata"]["resourceVersion"]) > version)
 
 
 def _is_older(one: Mapping[str, Any], than: Mapping[str, Any] | None) -> bool:

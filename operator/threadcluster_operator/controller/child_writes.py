@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Any, Final, Literal, NamedTuple
 
 from threadcluster_operator.kube.answers import Answer
+from threadcluster_operator.kube.preconditions import Preconditions
 from threadcluster_operator.render import digest
 
 PAUSE_MOST_S: Final = 30.0
@@ -51,6 +52,8 @@ class ChildWrite(NamedTuple):
     """The object as it is wanted; the live one for a deletion."""
     uid: str = ""
     """Of the object that is there; empty for one that is made."""
+    version: str = ""
+    """Of the state that the write was decided on; no part of its content: a child's status changes all the time."""
 
     @property
     def place(self) -> Place:
@@ -59,6 +62,11 @@ class ChildWrite(NamedTuple):
         if self.verb in ("scale", "delete"):
             part = "scale" if self.verb == "scale" else "deletion"
         return Place(self.body["kind"], self.body["metadata"]["name"], part)
+
+    @property
+    def judged(self) -> Preconditions:
+        """The state that a change was decided on."""
+        return Preconditions(self.uid, self.version)
 
     @property
     def content(self) -> str:

@@ -3,16 +3,30 @@
 The Lease only keeps two replicas from doing the same work; it is no fence.  The uid and the plan version that every write
 carries reject the late writes of a deposed leader.  A follower takes over only after the leader's silence: the times in the
 Lease are another machine's clock, so a follower measures by its own clock how long the Lease has not changed.
+
+Every replica reads the Lease every 2 s, so the Lease is also what shows first that the API server was restored from a
+backup: versions go back.  Whatever a leader knows is of another history then, and its lead ends, to begin again with
+nothing; watches would stay silent, and caches refuse what is older than what they have.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
-from threadcluster_operator.kube.client import LEASE, Conflict, Kind, Kube, KubeError, Object, Unreachable
+from threadcluster_operator.kube.client import (
+    LEASE,
+    Conflict,
+    Kind,
+    Kube,
+    KubeError,
+    Object,
+    Unreachable,
+)
+from threadcluster_operator.kube.preconditions import Preconditions
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +35,10 @@ DURATION_S: Final = 12.0
 RENEW_S: Final = 2.0
 GIVE_UP_S: Final = 8.0
 """Time without a successful renewal after which a leader stops; well below `DURATION_S`, when another may begin."""
+
+_UNFIT_S: Final = 15.0
+"""Time without a turn of the election that went through after which a replica is not fit to lead; an API server that is
+restarted is back before."""
 
 boottime: Callable[[], float] = (
     (lambda: time.clock_gettime(time.CLOCK_BOOTTIME)) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
@@ -63,6 +81,16 @@ class LeaderElector:
         self._identity = identity
         self._seen = LeaseObservation("", 0.0)
         self._renewed_at = 0.0
+        self._newest = 0
+        """The highest version of the Lease so far."""
+        self._may_write = False
+        """Whether the API server has let this replica write the Lease."""
+        self._turned_at = clock()
+        self._failure = ""
+
+    def unfit(self) -> str | None:
+        """Why this replica could not lead now if it had to; None when it could."""
+        return self._failure if self._failure and self._clock() - self._turned_at > _UNFIT_S else None
 
     def holds(self) -> bool:
         """Whether this replica leads by the clock too: after a pause of the process `leading` may be out of date."""
@@ -76,8 +104,10 @@ class LeaderElector:
                 try:
                     async with asyncio.timeout(GIVE_UP_S / 2):
                         mine = await self._turn(began)
+                    self._turned_at, self._failure = self._clock(), ""
                 except (KubeError, TimeoutError) as error:
-                    log.warning("lease not renewed", extra={"cause": str(error) or type(error).__name__})
+                    self._failure = str(error) or type(error).__name__
+                    log.warning("lease not renewed", extra={"cause": self._failure})
                     mine = self.leading.is_set() and self._clock() - self._renewed_at < GIVE_UP_S
                 if mine and not self.leading.is_set():
                     log.info("leading", extra={"identity": self._identity})
@@ -99,24 +129,42 @@ class LeaderElector:
         lease = await self._kube.get(LEASE, *self._place)
         if lease is None:
             try:
-                await self._kube.create(LEASE, self._mine(None))
+                made = await self._kube.create(LEASE, self._mine(None))
             except Conflict:
                 return False
-            self._renewed_at = now
-            return True
+            self._renewed_at, self._may_write = now, True
+            return not self._went_back(made)
         version, spec = lease["metadata"]["resourceVersion"], lease.get("spec", {})
         if version != self._seen.version:
             self._seen = LeaseObservation(version, now)
+        if self._went_back(lease):
+            return False
         holder = spec.get("holderIdentity") or ""
         if holder not in ("", self._identity) and now - self._seen.at < DURATION_S:
+            await self._try_to_write(lease)
             return False
         try:
             changed = await self._kube.merge(LEASE, *self._place, self._mine(lease))
         except Conflict:
             return False
         self._seen = LeaseObservation(changed["metadata"]["resourceVersion"], now)
-        self._renewed_at = now
-        return True
+        self._renewed_at, self._may_write = now, True
+        return not self._went_back(changed)
+
+    def _went_back(self, lease: Object) -> bool:
+        """Whether this is a state from before those that this replica has seen: no API server has two histories."""
+        version, newest = int(lease["metadata"]["resourceVersion"]), self._newest
+        self._newest = version
+        if version < newest:
+            log.warning("versions of the API server went back", extra={"before": newest, "now": version})
+        return version < newest
+
+    async def _try_to_write(self, lease: Object) -> None:
+        """Change nothing, once: a follower that may only read is noticed before the leader is gone.  Raises `KubeError`."""
+        if not self._may_write:
+            with suppress(Conflict):
+                await self._kube.merge(LEASE, *self._place, {"metadata": {"uid": lease["metadata"]["uid"]}})
+            self._may_write = True
 
     def _mine(self, lease: Object | None) -> Object:
         """The Lease in our name; with the version that was seen, so that of two who take it one is refused."""
@@ -150,16 +198,17 @@ class LeaderGuardedKube:
         self._leadership = leadership
         self.get = kube.get
         self.list = kube.list
+        self.probe = kube.probe
 
     async def create(self, kind: Kind, body: Object, *, dry_run: bool = False) -> Object:
         """See `Kube`."""
         self._check()
         return await self._kube.create(kind, body, dry_run=dry_run)
 
-    async def apply(self, kind: Kind, body: Object, uid: str, *, dry_run: bool = False) -> Object:
+    async def apply(self, kind: Kind, body: Object, seen: Preconditions, *, dry_run: bool = False) -> Object:
         """See `Kube`."""
         self._check()
-        return await self._kube.apply(kind, body, uid, dry_run=dry_run)
+        return await self._kube.apply(kind, body, seen, dry_run=dry_run)
 
     async def merge(
         self, kind: Kind, namespace: str, name: str, patch: Object, subresource: str = "", *, dry_run: bool = False

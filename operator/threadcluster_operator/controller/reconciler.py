@@ -31,7 +31,15 @@ from threadcluster_operator.controller.diagnosis import (
 )
 from threadcluster_operator.controller.events import Recorder
 from threadcluster_operator.controller.metrics import Telemetry
-from threadcluster_operator.controller.snapshot import ClusterSnapshot, Key, Object, Pod, Written, controller_of
+from threadcluster_operator.controller.snapshot import (
+    ClusterSnapshot,
+    Key,
+    Object,
+    Pod,
+    Written,
+    controller_of,
+    members,
+)
 from threadcluster_operator.controller.status import patch_of, status_of
 from threadcluster_operator.controller.workqueue import TransientError
 from threadcluster_operator.kube.answers import Answer
@@ -40,11 +48,14 @@ from threadcluster_operator.kube.client import (
     SECRET,
     THREAD_CLUSTER,
     Conflict,
+    Kind,
     Kube,
     KubeError,
     NotFound,
     Rejected,
 )
+from threadcluster_operator.kube.nesting import path_of_cut
+from threadcluster_operator.kube.preconditions import Preconditions
 from threadcluster_operator.planning.observation import build_observation
 from threadcluster_operator.planning.planner import NewPlan, ShardOwnership
 from threadcluster_operator.render import KINDS as RENDERED
@@ -105,6 +116,8 @@ class Reconciler:
         service_monitors: bool = False,
     ) -> None:
         self.clock: Callable[[], float] = time.monotonic
+        self.relist: Callable[[Kind], None] = lambda _: None
+        """Has a kind listed again: called when a write shows that the cache is wrong."""
         self.service_monitors = service_monitors
         self._kube = kube
         self._cache = cache
@@ -135,7 +148,7 @@ class Reconciler:
 
     async def _look(self, key: Key, resource: Object, memory: _Memory) -> float:
         try:
-            spec = parse_spec(resource)
+            spec = _spec_of(resource)
         except InvalidSpec as error:
             invalid = Diagnosis(Reason.SPEC_INVALID, f"{error}. Remedy: correct the fields that are named.")
             await self._say(await self._seen(key, resource, memory), None, _UNKNOWN_SPEC, invalid)
@@ -205,7 +218,7 @@ class Reconciler:
         seen = ClusterSnapshot(
             resource,
             tuple(children.values()),
-            self._cache.pods(key),
+            members(key.name, children.values(), self._cache.pods(key)),
             self._cache.warnings(key),
             None,
             memory.secret,
@@ -297,14 +310,17 @@ class Reconciler:
         writes = [
             # A Secret that cannot be read may be there already.
             *(ChildWrite("create", body) for body in steps.create if body["kind"] != "Secret" or memory.unread is None),
-            *(ChildWrite("apply", body, uid) for body, uid in steps.apply),
+            *(ChildWrite("apply", body, *judged) for body, judged in steps.apply),
             *(ChildWrite("delete", body, body["metadata"]["uid"]) for body in steps.delete),
         ]
-        scale = ChildWrite("scale", *steps.scale) if steps.scale is not None else None
+        scale = None
+        if steps.scale is not None:
+            body, state = steps.scale
+            scale = ChildWrite("scale", body, *state)
         trial = None
         if steps.trial is not None:
-            body, uid = steps.trial
-            trial = ChildWrite("apply" if uid else "create", body, uid)
+            body, there = steps.trial
+            trial = ChildWrite("create", body) if there is None else ChildWrite("apply", body, *there)
         wanted = {each.place for each in (*writes, scale, trial) if each is not None}
         memory.writes.keep(wanted, self.clock())
         workers_written = False
@@ -367,9 +383,9 @@ class Reconciler:
                 case "create":
                     return await self._kube.create(kind, write.body, dry_run=dry_run)
                 case "apply":
-                    return await self._change(write.body, write.uid, dry_run=dry_run)
+                    return await self._change(write.body, write.judged, dry_run=dry_run)
                 case "scale":
-                    patch = {"metadata": {"uid": write.uid}, "spec": write.body["spec"]}
+                    patch = {"metadata": write.judged.metadata, "spec": write.body["spec"]}
                     return await self._kube.merge(*where, patch, dry_run=dry_run)
                 case "delete":
                     await self._kube.delete(*where, write.uid, dry_run=dry_run)
@@ -379,17 +395,30 @@ class Reconciler:
                 raise
             return error
 
-    async def _change(self, body: Object, uid: str, *, dry_run: bool) -> Object:
+    async def _change(self, body: Object, seen: Preconditions, *, dry_run: bool) -> Object:
         """Apply; where the items of a list conflict with those of another writer, replace the list."""
         kind, meta = KINDS[body["kind"]], body["metadata"]
         try:
-            return await self._kube.apply(kind, body, uid, dry_run=dry_run)
-        except Rejected as error:
-            if "spec" not in body or error.status != _INVALID:
-                raise
-            log.info("not applied, merging", extra={"kind": kind.kind, "object": meta["name"], "cause": str(error)})
-            patch = {"metadata": {"uid": uid, "annotations": meta["annotations"]}, "spec": body["spec"]}
-            return await self._kube.merge(kind, meta["namespace"], meta["name"], patch, dry_run=dry_run)
+            try:
+                return await self._kube.apply(kind, body, seen, dry_run=dry_run)
+            except Rejected as error:
+                if "spec" not in body or error.status != _INVALID:
+                    raise
+                log.info("not applied, merging", extra={"kind": kind.kind, "object": meta["name"], "cause": str(error)})
+                patch = {"metadata": seen.metadata | {"annotations": meta["annotations"]}, "spec": body["spec"]}
+                return await self._kube.merge(kind, meta["namespace"], meta["name"], patch, dry_run=dry_run)
+        except (Conflict, NotFound):
+            await self._correct(kind, meta["namespace"], meta["name"], seen)
+            raise
+
+    async def _correct(self, kind: Kind, namespace: str, name: str, seen: Preconditions) -> None:
+        """An object is not as the cache has it: read it, instead of waiting for a watch that may have missed it."""
+        found = await self._kube.get(kind, namespace, name)
+        if found is None or Preconditions.of(found).uid != seen.uid:
+            meta = {"namespace": namespace, "name": name, "uid": seen.uid, "resourceVersion": seen.version}
+            self._cache.drop({"kind": kind.kind, "metadata": meta})
+        if found is not None:
+            self._cache.put(found)
 
     async def _meet(self, key: Key, write: ChildWrite, memory: _Memory) -> None:
         """Read the object that has the name already: another owner's, which is never taken over, or ours, which no watch has
@@ -463,9 +492,21 @@ class Reconciler:
         body = {"metadata": {"uid": seen.resource["metadata"]["uid"]}, "status": patch}
         try:
             changed = await self._kube.merge(THREAD_CLUSTER, seen.key.namespace, seen.key.name, body, "status")
-        except (NotFound, Conflict):
-            return  # it is gone, or another one has its name
+        except NotFound:
+            self._cache.drop(seen.resource)
+            return
+        except Conflict:  # another one has its name; the operator may list ThreadClusters, and get none
+            self.relist(THREAD_CLUSTER)
+            return
         self._cache.put(changed)
+
+
+def _spec_of(resource: Object) -> KubernetesSpec:
+    """The spec.  Raises `InvalidSpec`, also for one of which a part was nested too deep to be read."""
+    where = path_of_cut(resource.get("spec"), "spec")
+    if where is not None:
+        raise InvalidSpec([f"{where}: nested deeper than any field of a ThreadCluster"])
+    return parse_spec(resource)
 
 
 def _address(host: str) -> str:

@@ -2,6 +2,9 @@
 
 Health and metrics are served always.  Losing the lead ends watching and reconciling at once, and the process goes on as
 a follower; a task that ends unexpectedly ends the process, and Kubernetes restarts the process.
+
+A lead begins with the kinds: Kopf watches what is served when it begins.  So it waits for the CustomResourceDefinition, and
+when that goes, or a kind comes that may be missing, the lead begins again, with an empty cache.
 """
 
 import asyncio
@@ -23,7 +26,7 @@ from threadcluster_operator.controller.events import Recorder
 from threadcluster_operator.controller.leader_election import LeaderElector, LeaderGuardedKube, LeaseRef
 from threadcluster_operator.controller.metrics import Telemetry
 from threadcluster_operator.controller.reconciler import Reach, Reconciler
-from threadcluster_operator.controller.resync import RESYNC_S, list_all, resync
+from threadcluster_operator.controller.resync import RESYNC_S, Lister
 from threadcluster_operator.controller.snapshot import Key
 from threadcluster_operator.controller.watcher import KopfWatcher, watched
 from threadcluster_operator.controller.workqueue import WorkQueue
@@ -46,6 +49,9 @@ _WORKERS: Final = 4
 _STUCK_S: Final = 45.0
 """Time after which a reconcile or a loop is stuck: with the probe's three failures the process ends within 90 s."""
 _PING_EVERY_S: Final = 5.0
+_KIND_AGAIN_S: Final = 0.5
+_NEW_KIND_S: Final = 5.0
+"""How often the kind is looked for that may be installed later; one small read."""
 _YOUNG_OBJECTS: Final = 50_000
 
 
@@ -66,6 +72,10 @@ class OperatorFailed(Exception):
     """The operator cannot go on; the message says why."""
 
 
+class LeadOver(Exception):
+    """The lead begins again, with an empty cache, because the kinds that are served have changed."""
+
+
 def identity() -> str:
     """The identity of this replica: begins with the pod's name where there is one, and differs at every start."""
     return f"{os.environ.get('POD_NAME') or socket.gethostname()}_{os.getpid()}_{time.time_ns() % 1_000_000}"
@@ -83,6 +93,8 @@ class Operator:
         self._answered_at = time.monotonic()
         self._watches: KopfWatcher | None = None
         self._lists_since: float | None = None
+        self.waits_for: str | None = None
+        """The kind that is not served, without which nothing can be done."""
 
     async def run(self) -> None:
         """Stand for election, and lead whenever elected, until cancelled."""
@@ -98,6 +110,9 @@ class Operator:
                 return f"reconciling {key.namespace}/{key.name} takes {now - began:.0f} s"
         if self._watches is not None and now - self._answered_at > _STUCK_S:
             return "the watching loop does not turn"
+        silent = self._watches.silent() if self._watches is not None else None
+        if silent is not None:
+            return f"the watch of {silent.plural} is silent"
         if self._lists_since is not None and now - self._lists_since > _STUCK_S:
             return "what there is cannot be listed; the log says why"
         return None
@@ -115,18 +130,24 @@ class Operator:
                 ended = leading.done()
                 await cancel_and_wait(leading, lost)
             error = None if leading.cancelled() else leading.exception()
-            if ended:
+            if ended and isinstance(error, LeadOver):
+                log.warning("operator begins its lead again", extra={"cause": str(error)})
+            elif ended:
                 raise OperatorFailed(f"leading ended: {error!r}") from error
-            if error is not None:  # of a lead that was lost: another replica leads
+            elif error is not None:  # of a lead that was lost: another replica leads
                 log.warning("operator failed to end its lead in order", extra={"cause": repr(error)})
 
     async def _lead(self) -> None:
-        """Watch and reconcile; ends only by being cancelled, or by a fault."""
+        """Watch and reconcile; ends only by being cancelled, by a fault, or with `LeadOver`."""
         options, cache = self._options, Cache()
         kube = LeaderGuardedKube(self._kube, self.leadership)
         recorder = Recorder(kube, options.identity)
-        monitors = await self._knows_service_monitors()
+        monitors = await self._serves(SERVICE_MONITOR)
         kinds = watched(service_monitors=monitors)
+        await self._wait_for(kinds)
+        queue: WorkQueue[Key] = WorkQueue(lambda key: reconciler.reconcile(key), workers=_WORKERS)
+        self.telemetry.queue_depth.set_function(lambda: queue.depth)
+        lister = Lister(self._kube, cache, queue.add, kinds, options.namespace)
         reconciler = Reconciler(
             kube,
             cache,
@@ -136,39 +157,37 @@ class Operator:
             namespace=options.own_namespace,
             service_monitors=monitors,
         )
-        queue: WorkQueue[Key] = WorkQueue(reconciler.reconcile, workers=_WORKERS)
-        self.telemetry.queue_depth.set_function(lambda: queue.depth)
+        reconciler.relist = lister.request
 
         def feed(kind_of_event: str | None, body: Mapping[str, Any]) -> None:
+            before = cache.cluster_of(body["metadata"]["uid"])  # a change of labels may lead to another
             key = cache.drop(body) if kind_of_event == "DELETED" else cache.put(body)
-            if (key is not None and key in cache.resources) or (
-                key is not None and body["kind"] == THREAD_CLUSTER.kind
-            ):
-                queue.add(key)
+            for each in {before, key}:
+                if each is not None and (each in cache.resources or body["kind"] == THREAD_CLUSTER.kind):
+                    queue.add(each)
 
-        watches = self._watches = KopfWatcher(feed, kinds, options.namespace, options.access)
-        self._answered_at = time.monotonic()
+        watches = self._watches = KopfWatcher(feed, lister.request, kinds, options.namespace, options.access)
+        self._answered_at = self._lists_since = time.monotonic()
         watches.start()
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._work(watches, queue, cache, kinds), name="work-queue")
+                tasks.create_task(self._work(lister, queue, cache), name="work-queue")
                 tasks.create_task(recorder.run(), name="events")
-                tasks.create_task(
-                    resync(self._kube, cache, queue, kinds, options.namespace, options.resync_s), name="resync"
-                )
+                tasks.create_task(lister.run(options.resync_s), name="lister")
                 tasks.create_task(self._ping(watches), name="ping")
-                tasks.create_task(_fail_when_ended(watches), name="watches")
+                tasks.create_task(self._fail_when_ended(watches, kinds), name="watches")
+                if not monitors:
+                    tasks.create_task(self._notice(SERVICE_MONITOR), name="new-kind")
+        except* LeadOver as over:
+            raise over.exceptions[0] from None
         finally:
             self._watches = self._lists_since = None
             await reconciler.close()
             await asyncio.shield(watches.stop())
 
-    async def _work(self, watches: KopfWatcher, queue: WorkQueue[Key], cache: Cache, kinds: Sequence[Kind]) -> None:
+    async def _work(self, lister: Lister, queue: WorkQueue[Key], cache: Cache) -> None:
         """Nothing is decided before everything that there is was listed once: what is missing then, is missing."""
-        self._lists_since = time.monotonic()
-        while not watches.ready.is_set():
-            await asyncio.sleep(0.05)
-        await list_all(self._kube, cache, kinds, self._options.namespace)
+        await lister.complete.wait()
         self._lists_since = None
         # The objects of the first lists stay: collections that traverse all of them would pause every task.
         gc.collect()
@@ -178,6 +197,61 @@ class Operator:
             queue.add(key)
         await queue.run()
 
+    async def _wait_for(self, kinds: Sequence[Kind]) -> None:
+        """Return when every kind is served, and may be listed.
+
+        A kind that is missing is no fault of this process, and no restart brings it: the operator may be installed before
+        its CustomResourceDefinition.  `stuck` reports before long what else keeps a kind from being listed.
+        """
+        self._lists_since = time.monotonic()
+        try:
+            for kind in kinds:
+                while not await self._is_served(kind):
+                    await asyncio.sleep(_KIND_AGAIN_S)
+        finally:
+            self.waits_for = self._lists_since = None
+
+    async def _is_served(self, kind: Kind) -> bool:
+        try:
+            await self._kube.probe(kind, self._options.namespace)
+        except NotFound as error:
+            if self.waits_for != kind.plural:
+                log.warning("operator waits for a kind", extra={"kind": kind.kind, "cause": str(error)})
+            self.waits_for, self._lists_since = kind.plural, None
+            return False
+        except KubeError as error:
+            log.warning("not listed, trying again", extra={"kind": kind.kind, "cause": str(error)})
+            return False
+        if self.waits_for == kind.plural:
+            self.waits_for, self._lists_since = None, time.monotonic()
+        return True
+
+    async def _serves(self, kind: Kind) -> bool:
+        try:
+            await self._kube.probe(kind, self._options.namespace)
+        except KubeError as error:
+            log.debug("kind not served", extra={"kind": kind.kind, "cause": str(error)})
+            return False
+        return True
+
+    async def _notice(self, kind: Kind) -> None:
+        """Raise `LeadOver` as soon as a kind is served."""
+        while not await self._serves(kind):
+            await asyncio.sleep(_NEW_KIND_S)
+        raise LeadOver(f"{kind.kind} is served now")
+
+    async def _fail_when_ended(self, watches: KopfWatcher, kinds: Sequence[Kind]) -> None:
+        """Raise when watching has ended, which ends the process; but where a kind is gone, the lead begins again."""
+        await watches.ended()
+        for kind in kinds:
+            try:
+                await self._kube.probe(kind, self._options.namespace)
+            except NotFound as error:
+                raise LeadOver(f"{kind.kind} is not served any more: {error}") from error
+            except KubeError:
+                continue
+        raise OperatorFailed(f"watching ended: {watches.error!r}")
+
     async def _ping(self, watches: KopfWatcher) -> None:
         def answered() -> None:
             self._answered_at = time.monotonic()
@@ -185,21 +259,6 @@ class Operator:
         while True:
             watches.alive(answered)
             await asyncio.sleep(_PING_EVERY_S)
-
-    async def _knows_service_monitors(self) -> bool:
-        try:
-            await self._kube.list(SERVICE_MONITOR, self._options.namespace or self._options.own_namespace)
-        except NotFound:
-            return False
-        except KubeError as error:
-            log.info("no ServiceMonitors", extra={"cause": str(error)})
-            return False
-        return True
-
-
-async def _fail_when_ended(watches: KopfWatcher) -> None:
-    await watches.ended()
-    raise OperatorFailed(f"watching ended: {watches.error!r}")
 
 
 def application(operator: Operator) -> web.Application:
@@ -210,8 +269,14 @@ def application(operator: Operator) -> web.Application:
         return web.Response(text="ok\n") if stuck is None else web.Response(status=503, text=f"{stuck}\n")
 
     async def readyz(_: web.Request) -> web.Response:
-        leads = operator.leadership.leading.is_set()
-        return web.Response(text="leading\n" if leads else "following\n")
+        unfit = operator.leadership.unfit()
+        if unfit is not None:
+            return web.Response(status=503, text=f"cannot take the Lease: {unfit}\n")
+        if operator.leadership.leading.is_set():
+            return web.Response(
+                text=f"leading, waits for {operator.waits_for}\n" if operator.waits_for else "leading\n"
+            )
+        return web.Response(text="following\n")
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=operator.telemetry.page(), content_type="text/plain", charset="utf-8")

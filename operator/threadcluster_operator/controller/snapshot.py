@@ -4,7 +4,7 @@ A snapshot may be slightly stale, and parts of it may contradict each other.  A 
 and a write carries the uid of the object in the snapshot.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -58,7 +58,7 @@ class ClusterSnapshot(NamedTuple):
     children: tuple[Object, ...]
     """Every object with the cluster's labels, and every object with the name of a child, with any owner."""
     pods: tuple[Object, ...]
-    """All pods of the cluster, the migration's as well."""
+    """All pods of the cluster (`members`), the migration's as well."""
     warnings: tuple[Object, ...]
     """Kubernetes' own Events about the cluster's objects."""
     ownership: ShardOwnership | None
@@ -91,7 +91,31 @@ class ClusterSnapshot(NamedTuple):
         """The workers' pods, in the order of their ordinals."""
         labels = selector_of(self.key.name, "worker")
         found = [pod_of(each) for each in self.pods if _has(each, labels)]
-        return tuple(sorted(found, key=lambda pod: pod.ordinal))
+        return tuple(sorted((pod for pod in found if pod.ordinal >= 0), key=lambda pod: pod.ordinal))
+
+
+def members(name: str, children: Iterable[Object], pods: Iterable[Object]) -> tuple[Object, ...]:
+    """The pods that belong to the cluster ``name``, of those with its labels.
+
+    Labels are anyone's to write.  A pod belongs to a cluster when one of the cluster's objects controls it; a worker is
+    named by its StatefulSet, too.  While there is no StatefulSet, the workers that it has left behind, which the next
+    one takes over, belong to the cluster by their names.
+    """
+    kinds = {each["metadata"].get("uid"): each["kind"] for each in children}
+    orphans = "StatefulSet" not in kinds.values()
+
+    def belongs(pod: Object) -> bool:
+        controller = controller_of(pod)
+        kind = kinds.get(controller.get("uid")) if controller else "StatefulSet" if orphans else None
+        return kind == "Job" or (kind == "StatefulSet" and ordinal_of(name, pod["metadata"]["name"]) is not None)
+
+    return tuple(pod for pod in pods if belongs(pod))
+
+
+def ordinal_of(cluster: str, worker: str) -> int | None:
+    """The number of a cluster's worker, from its name; None for a name that no worker of it has."""
+    head, _, ordinal = worker.rpartition("-")
+    return int(ordinal) if head == cluster and ordinal.isascii() and ordinal.isdecimal() else None
 
 
 def pod_of(pod: Object) -> Pod:

@@ -5,25 +5,37 @@ and held against its Role.  Objects are made by POST and changed by server-side 
 seen: an apply alone would make again an object that was just deleted, and would silently take over another owner's.
 """
 
+import logging
 import os
+import ssl
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import quote
 
 import aiohttp
 import msgspec
 from kubernetes.aio import client, config
+from kubernetes.aio.config.kube_config import KubeConfigLoader
 from kubernetes.aio.dynamic import DynamicClient
 from kubernetes.aio.dynamic.exceptions import DynamicApiError
 
 from threadcluster_operator.kube.answers import Answer, meaning_of
 from threadcluster_operator.kube.managed_fields import merge_manager_entries
+from threadcluster_operator.kube.nesting import shallow
+from threadcluster_operator.kube.preconditions import Preconditions
+
+log = logging.getLogger(__name__)
 
 FIELD_MANAGER: Final = "threadcluster-operator"
 _PAGE: Final = 100
 _REQUEST_S: Final = 10.0
 _TEXT_MOST: Final = 300
+_RENEW_S: Final = 30.0
+"""How often a kubeconfig is asked for credentials again.  Tokens of EKS live 15 minutes, and a program that makes one tells
+how long: it is run again 5 minutes before, or each time when it does not tell."""
 
 Object = dict[str, Any]  # a Kubernetes object; JSON has no narrower type
 
@@ -149,14 +161,17 @@ class Kube(Protocol):
     ) -> ListResult:
         """All objects with these labels (``a=b,c``), in one namespace or in all; of each what ``keep`` makes of it."""
 
+    async def probe(self, kind: Kind, namespace: str | None) -> None:
+        """Return when a kind is served, and its objects may be listed.  Raises `NotFound` for a kind that is not there."""
+
     async def create(self, kind: Kind, body: Object, *, dry_run: bool = False) -> Object:
         """Make an object; raises `Conflict` when one of that name is there.
 
         ``dry_run``, here and below: the API server and its admission rules judge the request, and nothing is changed.
         """
 
-    async def apply(self, kind: Kind, body: Object, uid: str, *, dry_run: bool = False) -> Object:
-        """Make the fields of ``body`` ours and so, on just the object with that uid.  Raises `Conflict` for another."""
+    async def apply(self, kind: Kind, body: Object, seen: Preconditions, *, dry_run: bool = False) -> Object:
+        """Make the fields of ``body`` ours and so, on just the state that was seen.  Raises `Conflict` for another."""
 
     async def merge(
         self, kind: Kind, namespace: str, name: str, patch: Object, subresource: str = "", *, dry_run: bool = False
@@ -170,9 +185,10 @@ class Kube(Protocol):
 class KubeApi:
     """`Kube` over the dynamic client of the `kubernetes` package; made by `connect`."""
 
-    def __init__(self, dynamic: DynamicClient, manager: str = FIELD_MANAGER) -> None:
+    def __init__(self, dynamic: DynamicClient, manager: str = FIELD_MANAGER, renewal: "Renewal | None" = None) -> None:
         self._dynamic = dynamic
         self._manager = manager
+        self._renewal = renewal
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
         """See `Kube`."""
@@ -197,20 +213,37 @@ class KubeApi:
                 return ListResult(items, found["metadata"]["resourceVersion"])
             query["_continue"] = following
 
+    async def probe(self, kind: Kind, namespace: str | None) -> None:
+        """See `Kube`.
+
+        Kopf watches the kinds that the API server names when Kopf begins: discovery lags behind a CRD.  The group's own
+        page comes first: while a kind is missing it is all that is asked for.
+        """
+        prefix = "/api" if "/" not in kind.group_version else "/apis"
+        served = await self._ask("get", f"{prefix}/{kind.group_version}")
+        names = {each["name"] for each in served["resources"]}
+        if prefix == "/apis":
+            groups = {each["name"] for each in (await self._ask("get", prefix))["groups"]}
+            names &= names if kind.group_version.partition("/")[0] in groups else set()
+        if kind.plural not in names:
+            raise NotFound(HTTPStatus.NOT_FOUND, "NotFound", f"{kind.group_version} has no {kind.plural}")
+        await self._ask("get", kind.path(namespace), None, limit=1)
+
     async def create(self, kind: Kind, body: Object, *, dry_run: bool = False) -> Object:
         """See `Kube`."""
         path = kind.path(body["metadata"]["namespace"])
         return await self._ask("post", path, body, field_manager=self._manager, **_write(dry_run=dry_run))
 
-    async def apply(self, kind: Kind, body: Object, uid: str, *, dry_run: bool = False) -> Object:
+    async def apply(self, kind: Kind, body: Object, seen: Preconditions, *, dry_run: bool = False) -> Object:
         """See `Kube`."""
         meta = body["metadata"]
+        version = seen.version
         if not dry_run:
-            await self._manage_all(kind, meta["namespace"], meta["name"])
+            version = await self._manage_all(kind, meta["namespace"], meta["name"], seen)
         return await self._ask(
             "patch",
             kind.path(meta["namespace"], meta["name"]),
-            body | {"metadata": meta | {"uid": uid}},
+            body | {"metadata": meta | seen._replace(version=version).metadata},
             field_manager=self._manager,
             force_conflicts=True,
             content_type="application/apply-patch+yaml",
@@ -240,17 +273,24 @@ class KubeApi:
         except (NotFound, Conflict):
             return
 
-    async def _manage_all(self, kind: Kind, namespace: str, name: str) -> None:
-        """Have what is applied next take out what was ours and is in it no more, however it became ours."""
+    async def _manage_all(self, kind: Kind, namespace: str, name: str, seen: Preconditions) -> str:
+        """Have what is applied next take out what was ours and is in it no more, however it became ours.
+
+        Returns the version that this makes of the one that was seen; it changes nothing that was judged.
+        """
         found = await self.get(kind, namespace, name)
-        meta = found["metadata"] if found is not None else {}
-        entries = merge_manager_entries(meta.get("managedFields", ()), self._manager)
-        if entries is not None:
-            patch = {"uid": meta["uid"], "resourceVersion": meta["resourceVersion"], "managedFields": entries}
-            await self.merge(kind, namespace, name, {"metadata": patch})
+        if found is None or Preconditions.of(found) != seen:
+            return seen.version  # the write itself is refused, and says why
+        entries = merge_manager_entries(found["metadata"].get("managedFields", ()), self._manager)
+        if entries is None:
+            return seen.version
+        patch = {"metadata": seen.metadata | {"managedFields": entries}}
+        return Preconditions.of(await self.merge(kind, namespace, name, patch)).version
 
     async def _ask(self, method: str, path: str, body: Object | None = None, **how: object) -> Object:
         try:
+            if self._renewal is not None:
+                await self._renewal()
             response = await self._dynamic.request(
                 method, path, body=body, serialize=False, _request_timeout=_REQUEST_S, **how
             )
@@ -277,7 +317,7 @@ def _text(body: bytes | str) -> str:
 
 def _decoded(text: bytes | str) -> Object:
     try:
-        found = msgspec.json.decode(text)
+        found = msgspec.json.decode(shallow(text.encode() if isinstance(text, str) else text))
     except msgspec.DecodeError:
         return {}
     return found if isinstance(found, dict) else {}
@@ -291,24 +331,58 @@ class KubeAccess(NamedTuple):
 
     async def configuration(self) -> client.Configuration:
         """Read the configuration again.  Raises `KubeError` when there is neither."""
+        settings, _ = await self.renewed()
+        return settings
+
+    async def renewed(self) -> "tuple[client.Configuration, Renewal | None]":
+        """Read the configuration again; with what renews its credentials, where nothing else does.
+
+        The token of a service account is read again by its own loader.  Raises `KubeError` when there is neither.
+        """
         settings = client.Configuration()
         given = self.kubeconfig or os.environ.get("KUBECONFIG")
         try:
             if given is None and self.context is None and "KUBERNETES_SERVICE_HOST" in os.environ:
                 config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]  # theirs
-            else:
-                await config.load_kube_config(  # type: ignore[no-untyped-call]  # theirs
-                    config_file=given, context=self.context, client_configuration=settings
-                )
+                return settings, None
+            loader = await config.load_kube_config(  # type: ignore[no-untyped-call]  # theirs
+                config_file=given, context=self.context, client_configuration=settings
+            )
         except config.ConfigException as error:
             raise KubeError(0, "", f"no Kubernetes to be reached: {error}") from error
-        return settings
+        return settings, Renewal(loader, settings)
+
+
+class Renewal:
+    """Keeps the credentials of a kubeconfig fresh: tokens and certificates that a program makes, and files of tokens."""
+
+    def __init__(self, loader: KubeConfigLoader, settings: client.Configuration) -> None:
+        self.tls: ssl.SSLContext | None = None
+        """That of the client, which shows the certificate."""
+        self._loader = loader
+        self._settings = settings
+        self._asked_at = time.monotonic()
+
+    async def __call__(self) -> None:
+        """Renew what is due; called before each request.  Of several at a time one asks, the others go on as they are."""
+        if time.monotonic() - self._asked_at < _RENEW_S:
+            return
+        self._asked_at = time.monotonic()
+        before = self._settings.cert_file
+        try:
+            await self._loader.load_and_set(self._settings)  # type: ignore[no-untyped-call]  # theirs
+        except (config.ConfigException, OSError, ValueError) as error:
+            log.warning("credentials not renewed, going on with those before", extra={"cause": str(error)})
+        if self.tls is not None and self._settings.cert_file not in (None, before):
+            self.tls.load_cert_chain(self._settings.cert_file, self._settings.key_file)  # of new connections
 
 
 @asynccontextmanager
 async def connect(access: KubeAccess) -> AsyncIterator[KubeApi]:
     """The API server.  Raises `KubeError` when it is not known where that is."""
-    settings = await access.configuration()
+    settings, renewal = await access.renewed()
     settings.connection_pool_maxsize = 32
     async with client.ApiClient(settings) as api:
-        yield KubeApi(await DynamicClient(api))  # type: ignore[no-untyped-call]  # theirs
+        if renewal is not None:
+            renewal.tls = api.rest_client.ssl_context
+        yield KubeApi(await DynamicClient(api), renewal=renewal)  # type: ignore[no-untyped-call]  # theirs

@@ -5,10 +5,12 @@ file system.  The user's pod template is merged in where it can only add or plac
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
+
+from pydantic import BaseModel
 
 from shard_worker.contract_internal import Variable
-from threadcluster_operator.api import EnvVar, ResourcesSpec, SecretKeyRef
+from threadcluster_operator.api import EnvVar, ResourcesSpec, SecretKeyRef, Toleration
 from threadcluster_operator.render.inputs import MANAGEMENT_PORT, PUBLIC_PORT, RenderInput
 from threadcluster_operator.render.objects import Component, Object, labels_of, selector_of
 from threadcluster_operator.render.quantities import amount
@@ -49,7 +51,7 @@ def pod_template(wanted: RenderInput, component: Component, spec: Object) -> Obj
         "securityContext": {
             "runAsNonRoot": True,
             "seccompProfile": {"type": "RuntimeDefault"},
-            **(user.spec.security_context or {}),
+            **(_own(user.spec.security_context) if user.spec.security_context is not None else {}),
         },
         "tolerations": _tolerations(user.spec.tolerations),
     }
@@ -58,7 +60,7 @@ def pod_template(wanted: RenderInput, component: Component, spec: Object) -> Obj
     if user.spec.node_selector:
         common["nodeSelector"] = dict(user.spec.node_selector)
     if user.spec.affinity is not None:
-        common["affinity"] = user.spec.affinity
+        common["affinity"] = _own(user.spec.affinity)
     if user.spec.priority_class_name is not None:
         common["priorityClassName"] = user.spec.priority_class_name
     if user.spec.service_account_name is not None:
@@ -126,7 +128,8 @@ def worker_template(wanted: RenderInput) -> Object:
             *([] if replica is None else [_secret_volume(_REPLICA, replica.name, replica.key, _DSN_FILE)]),
         ],
         "terminationGracePeriodSeconds": drain.timeout_seconds + drain.load_balancer_seconds + _SHUTDOWN_S,
-        "topologySpreadConstraints": wanted.spec.pod_template.spec.topology_spread_constraints or _spread(wanted),
+        "topologySpreadConstraints": [_own(each) for each in wanted.spec.pod_template.spec.topology_spread_constraints]
+        or _spread(wanted),
     }
     return pod_template(wanted, "worker", spec)
 
@@ -250,15 +253,20 @@ def _probe(path: str, *, every_s: int, failures: int) -> Object:
     }
 
 
-def _tolerations(users: list[dict[str, Any]]) -> list[Object]:
+def _own(part: BaseModel) -> Object:
+    """A part of the spec that is Kubernetes' own, with the fields that the user gave."""
+    return part.model_dump(by_alias=True, exclude_none=True)
+
+
+def _tolerations(users: list[Toleration]) -> list[Object]:
     """The user's, and for a node that is lost, where they say nothing of it: a worker's place is elsewhere, soon."""
-    given = {each.get("key") for each in users}
+    given = {each.key for each in users}
     lost = [
         {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": _LOST_NODE_S}
         for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
         if key not in given
     ]
-    return [*users, *lost]
+    return [*(_own(each) for each in users), *lost]
 
 
 def _spread(wanted: RenderInput) -> list[Object]:

@@ -12,6 +12,7 @@ from tests.e2e.cluster.build import kubectl
 from tests.support.bad_documents import AT_MOST_SHARDS, BAD, GOOD, Bad
 from tests.support.kube_api import Api, Refused
 from tests.support.paths import LOCAL, SAMPLES
+from tests.support.pod_specs import WHOLE_POD_SPEC, nested_affinity
 
 pytestmark = pytest.mark.cluster
 
@@ -116,13 +117,41 @@ async def test_an_unknown_field_is_refused_by_name(api: Api, namespace: str) -> 
 
 
 async def test_what_is_kubernetes_own_is_kept_whole(api: Api, namespace: str) -> None:
-    """Fields of pods that this schema does not know are not pruned; quantities stay as they were written."""
-    affinity = {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "new": {}}]}}
+    """Every field of it; nothing is added, and quantities stay as they were written."""
     requests = {"cpu": 1, "memory": "1Gi"}
-    spec = {**GOOD, "podTemplate": {"spec": {"affinity": affinity}}, "worker": {"resources": {"requests": requests}}}
+    spec = {**GOOD, "podTemplate": {"spec": WHOLE_POD_SPEC}, "worker": {"resources": {"requests": requests}}}
     stored = await api.apply(cluster(spec), namespace, dry_run=True)
-    assert stored["spec"]["podTemplate"]["spec"]["affinity"] == affinity
+    given = {name: stored["spec"]["podTemplate"]["spec"][name] for name in WHOLE_POD_SPEC}
+    assert given == WHOLE_POD_SPEC
     assert stored["spec"]["worker"]["resources"]["requests"] == requests
+
+
+async def test_no_object_is_deeper_than_the_schema(api: Api, namespace: str) -> None:
+    """Nested 1,200 deep: refused where the client asks for it, pruned elsewhere; no watcher ever sees it."""
+    manifest = nested_affinity(cluster(GOOD), 1200)
+    path = await api.path(API_VERSION, KIND, None, namespace)
+    with pytest.raises(Refused, match=r'unknown field "spec\.podTemplate\.spec\.affinity\.deep"'):
+        await api.request("POST", path, {"fieldValidation": "Strict"}, manifest)
+    stored = await api.request("POST", path, {"fieldValidation": "Ignore"}, manifest)
+    assert stored["spec"]["podTemplate"]["spec"]["affinity"] == {}
+
+
+async def test_an_applied_manifest_is_unchanged_when_it_is_applied_again(
+    api: Api, namespace: str, tmp_path: Path
+) -> None:
+    """Whatever defaults the server fills in: `kubectl apply` says so, and makes no generation."""
+    source = {"secretKeyRef": {"name": "token", "key": "value"}}
+    blocks = [{"ipBlock": {"cidr": "10.1.0.0/16"}}, {"podSelector": {}}]
+    spec = {
+        **GOOD,
+        "worker": {"env": [{"name": "TOKEN", "valueFrom": source}]},
+        "networkPolicy": {"allowFrom": blocks},
+        "podTemplate": {"spec": WHOLE_POD_SPEC},
+    }
+    manifest = tmp_path / "chat.yaml"
+    manifest.write_text(yaml.safe_dump(cluster(spec)))
+    outputs = [await run_kubectl(api, namespace, "apply", "-f", str(manifest)) for _ in range(2)]
+    assert outputs == [(f"threadcluster.threadcluster.io/chat {word}\n", 0) for word in ("created", "unchanged")]
 
 
 async def test_shards_can_never_be_changed(api: Api, namespace: str) -> None:

@@ -115,11 +115,29 @@ def test_the_schema_is_structural_and_bounded(path: str, node: dict[str, Any]) -
             for key in node.get("x-kubernetes-list-map-keys", ()):
                 assert key in node["items"]["required"]
         case "object":
-            parts = node.keys() & {"properties", "additionalProperties", "x-kubernetes-preserve-unknown-fields"}
+            assert "x-kubernetes-preserve-unknown-fields" not in node
+            parts = node.keys() & {"properties", "additionalProperties"}
             assert len(parts) == 1
             assert "properties" in parts or "maxProperties" in node
         case kind:
             assert kind == "boolean"
+
+
+def test_no_object_is_deeper_than_the_schema() -> None:
+    """An open part of the schema would let through objects nested so deep that no client decodes them."""
+    assert max(path.count(".") + path.count("[]") for path, _ in NODES) <= 14
+
+
+def test_the_server_fills_in_nothing_within_a_list() -> None:
+    """`kubectl apply` compares a list as a whole: a default in an item makes each apply a change."""
+    filled = [path for path, node in NODES if "[]" in path and "default" in node]
+    assert filled == []
+    assert "default" in nodes_of_reference()[".worker.env[].valueFrom.secretKeyRef.optional"]
+
+
+def nodes_of_reference() -> dict[str, dict[str, Any]]:
+    """Every schema of the spec as the reference shows it."""
+    return dict(nodes(schema_of(ThreadClusterSpec, marks=True)))
 
 
 def test_every_field_says_what_it_is_for() -> None:

@@ -18,6 +18,7 @@ from threadcluster_operator.api import (
 )
 
 from tests.support.bad_documents import BAD, GOOD, Bad
+from tests.support.pod_specs import WHOLE_POD_SPEC
 
 CLUSTER = {"apiVersion": "threadcluster.io/v1alpha1", "kind": "ThreadCluster", "metadata": {"name": "chat"}}
 
@@ -135,10 +136,18 @@ def test_a_peer_of_one_kind_goes_back_to_kubernetes_as_it_came(given: dict[str, 
     assert peer.model_dump(by_alias=True, exclude_unset=True) == given
 
 
-def test_what_kubernetes_checks_itself_is_passed_on_as_it_is() -> None:
-    """Affinity and its kin are no business of ours."""
-    affinity = {"nodeAffinity": {"anything": [{"goes": 1}]}}
-    assert local({"podTemplate": {"spec": {"affinity": affinity}}}).pod_template.spec.affinity == affinity
+def test_what_is_kubernetes_own_goes_back_as_it_came() -> None:
+    """Every field of it, and nothing that was not given."""
+    spec = local({"podTemplate": {"spec": WHOLE_POD_SPEC}}).pod_template.spec
+    assert spec.model_dump(by_alias=True, exclude_none=True, exclude_unset=True) == WHOLE_POD_SPEC
+
+
+def test_a_field_that_kubernetes_has_and_the_schema_does_not_is_refused() -> None:
+    """In a file by its name; an object of the API has none, because its server prunes them."""
+    template = {"spec": {"affinity": {"nodeAffinity": {"anything": [{"goes": 1}]}}}}
+    with pytest.raises(InvalidResource, match=r"affinity\.nodeAffinity\.anything: unknown field"):
+        local({"podTemplate": template})
+    assert parse_spec({"spec": {**GOOD, "podTemplate": template}}).pod_template.spec.affinity is not None
 
 
 def test_fields_without_effect_here_are_reported() -> None:

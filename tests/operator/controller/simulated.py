@@ -1,8 +1,8 @@
 """A Kubernetes of tiny controllers in memory, one cluster's worth, for properties of what the operator decides.
 
 Time is turns.  In a turn each controller takes one step: the StatefulSet's, the Job's, the kubelet's, and the workers'
-(`tests.fakes.worker_api`).  The operator's look is a step too: it sees the present, or an earlier moment; what it does
-is done as the API server would, by name and uid.
+(`tests.fakes.worker_api`).  The operator's look is a step too: it sees the present, or an earlier moment, or the pods of an
+earlier moment beside the present; what it does is done as the API server would, by name, uid and version.
 """
 
 import copy
@@ -15,9 +15,11 @@ import msgspec
 from threadcluster_operator.api import KubernetesSpec, parse_spec
 from threadcluster_operator.controller.actions import Actions, OperatorContext, plan_actions
 from threadcluster_operator.controller.diagnosis import diagnose
-from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object, condition
+from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object, condition, members
 from threadcluster_operator.controller.status import status_of
+from threadcluster_operator.kube.preconditions import Preconditions
 from threadcluster_operator.planning.observation import build_observation
+from threadcluster_operator.planning.planner import ShardOwnership
 from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerRefused
 
 from shard_worker.contract_internal import OwnershipResponse, TargetsRequest
@@ -66,6 +68,7 @@ class Simulation:
         self.last = Actions()
         self._secret: str | None = None
         self._uids = 0
+        self._versions = 0
         self._past: list[ClusterSnapshot] = []
 
     # --- what users and the world do
@@ -109,18 +112,22 @@ class Simulation:
         """The operator's snapshot of an earlier reconciliation."""
         return self._past[max(0, len(self._past) - 1 - ago)] if ago and self._past else self._now()
 
-    def operate(self, *, ago: int = 0) -> Actions:
-        """The operator looks at the cluster, and acts."""
+    def operate(self, *, ago: int = 0, pods_ago: int = 0) -> Actions:
+        """The operator looks at the cluster, and acts; ``pods_ago``: the watch of pods alone is behind."""
         current = self._now()
         self._past = [*self._past[-8:], current]
         seen = current if not ago else self.look(ago=ago)._replace(resource=copy.deepcopy(self.resource))
+        if pods_ago:
+            # Workers are asked where their pods are: those of a pod that was not seen give no answer.
+            pods = self.look(ago=pods_ago).pods
+            seen = seen._replace(pods=pods, ownership=self._ownership({pod["metadata"]["name"] for pod in pods}))
         spec = parse_spec(seen.resource)
         steps = self.last = plan_actions(seen, spec, _OPERATOR, balancing=self.balancing)
         self.balancing = steps.next.balancing if steps.next is not None else False
         if steps.blocked is None:
             self._act(steps, seen, spec)
         status = status_of(seen, spec, steps, steps.blocked or diagnose(seen))
-        if not ago:
+        if not ago and not pods_ago:
             self._check_status(status)
         self.resource["status"] = status
         return steps
@@ -138,23 +145,28 @@ class Simulation:
 
     # --- the operator's hands
 
-    def _now(self) -> ClusterSnapshot:
-        running = set(self.pods)
+    def _ownership(self, running: set[str]) -> ShardOwnership | None:
+        """As the workers of these pods report it."""
+        if self.unanswered:
+            return None
         starting = {
-            name for name, pod in self.pods.items() if not _is_ready(pod) and name not in self.broken | self.lost
+            name
+            for name, pod in self.pods.items()
+            if name in running and not _is_ready(pod) and name not in self.broken | self.lost
         }
-        ownership = None
-        if not self.unanswered:
-            live = {
-                name: answer for name, answer in self._answers().items() if name in self.pods and name not in self.lost
-            }
-            ownership = build_observation(live, running=running, starting=starting, emptying=frozenset())
+        live = {
+            name: answer for name, answer in self._answers().items() if name in running & set(self.pods) - self.lost
+        }
+        return build_observation(live, running=running, starting=starting, emptying=frozenset())
+
+    def _now(self) -> ClusterSnapshot:
+        ownership = self._ownership(set(self.pods))
         if ("Secret", f"{NAME}-internal") in self.objects:
             self._secret = _OPERATOR.fresh_secret
         return ClusterSnapshot(
             copy.deepcopy(self.resource),
             tuple(copy.deepcopy(list(self.objects.values()))),
-            tuple(copy.deepcopy(list(self.pods.values()))),
+            members(NAME, self.objects.values(), copy.deepcopy(list(self.pods.values()))),
             (),
             ownership,
             self._secret,
@@ -176,15 +188,15 @@ class Simulation:
             place = (body["kind"], body["metadata"]["name"])
             if place not in self.objects:
                 self._store(body, None)
-        for body, uid in steps.apply:
+        for body, judged in steps.apply:
             live = self.objects.get((body["kind"], body["metadata"]["name"]))
-            if live is not None and live["metadata"]["uid"] == uid:
+            if live is not None and Preconditions.of(live) == judged:
                 self._check_apply(body, live, seen)
                 self._store(body, live)
         if steps.scale is not None and not any(body["kind"] == "StatefulSet" for body, _ in steps.apply):
-            body, uid = steps.scale
+            body, judged = steps.scale
             live = self.objects.get(("StatefulSet", NAME))
-            if live is not None and live["metadata"]["uid"] == uid:
+            if live is not None and Preconditions.of(live) == judged:
                 scaled = {**live, "spec": {**live["spec"], **body["spec"]}}
                 self._check_apply(scaled, live, seen)
                 self._store(scaled, live)
@@ -225,6 +237,8 @@ class Simulation:
             changed = made.get("spec") != live.get("spec")
             meta["generation"] = live["metadata"]["generation"] + changed
             made["status"] = live.get("status", {})
+        self._versions += 1
+        meta["resourceVersion"] = str(self._versions)
         self.objects[made["kind"], meta["name"]] = made
 
     def _check_apply(self, body: Object, live: Object, seen: ClusterSnapshot) -> None:
@@ -234,11 +248,15 @@ class Simulation:
         fewer = range(body["spec"]["replicas"], live["spec"]["replicas"])
         for ordinal in fewer:
             name = f"{NAME}-{ordinal}"
-            if self.resource["spec"]["replicas"] == 0 or name not in {pod.name for pod in seen.workers()}:
+            if self.resource["spec"]["replicas"] == 0:
                 continue
-            if seen.ownership is None:
+            # By its name: whether its pod was seen says nothing of what it owns.
+            if seen.ownership is None and name in self.pods:
                 raise Violation(f"{name} is taken away, and its ownership is unknown")
-            if name in seen.ownership.owners.values():
+            if seen.ownership is not None and name in (
+                *seen.ownership.owners.values(),
+                *seen.ownership.targets.values(),
+            ):
                 raise Violation(f"{name} is taken away with its shards")
         same_template = body["spec"]["template"] == live["spec"]["template"]
         before, after = _partition(live), _partition(body)
@@ -273,6 +291,7 @@ class Simulation:
         live = self.stateful_set
         if live is None:
             return
+        before = copy.deepcopy(live.get("status"))
         status = live.setdefault("status", {})
         status["observedGeneration"] = live["metadata"]["generation"]
         status["updateRevision"] = _template_hash(live)
@@ -295,6 +314,9 @@ class Simulation:
         status["replicas"] = len(pods)
         if len(pods) == replicas and all(_is_ready(pod) and _revision(pod) == status["updateRevision"] for pod in pods):
             status["currentRevision"] = status["updateRevision"]
+        if status != before:
+            self._versions += 1
+            live["metadata"]["resourceVersion"] = str(self._versions)
 
     def _restart_in_order(self, replicas: int, partition: int, newest: str) -> None:
         for ordinal in range(replicas - 1, partition - 1, -1):
@@ -368,6 +390,9 @@ def _pod(name: str, uid: str, revision: str, live: Object) -> Object:
             "namespace": NAMESPACE,
             "uid": uid,
             "labels": {**live["spec"]["template"]["metadata"]["labels"], "controller-revision-hash": revision},
+            "ownerReferences": [
+                {"kind": "StatefulSet", "name": NAME, "uid": live["metadata"]["uid"], "controller": True}
+            ],
         },
         "spec": {
             "nodeName": "node",

@@ -1,9 +1,12 @@
 """The election, on a Lease in memory and a clock of the test's own."""
 
 import asyncio
+import copy
+import itertools
 import time
 
 import pytest
+from threadcluster_operator.controller import leader_election
 from threadcluster_operator.controller.leader_election import (
     DURATION_S,
     GIVE_UP_S,
@@ -12,9 +15,11 @@ from threadcluster_operator.controller.leader_election import (
     LeaderGuardedKube,
     LeaseRef,
 )
-from threadcluster_operator.kube.client import LEASE, SERVICE, Unreachable
+from threadcluster_operator.kube.client import LEASE, SERVICE, Forbidden, Unreachable
+from threadcluster_operator.kube.preconditions import Preconditions
 
 from tests.fakes.kube import InMemoryKube
+from tests.support.polling import eventually
 
 PLACE = LeaseRef("system", "operator")
 
@@ -109,7 +114,7 @@ async def test_a_leader_stops_by_its_clock_before_anyone_else_may_begin(clock: C
     for write in (
         guarded.delete(SERVICE, "x", "while-leading", "1"),
         guarded.create(SERVICE, {}),
-        guarded.apply(SERVICE, {}, "1"),
+        guarded.apply(SERVICE, {}, Preconditions("1", "1")),
         guarded.merge(SERVICE, "x", "while-leading", {}),
     ):
         with pytest.raises(Unreachable, match="does not lead"):
@@ -183,3 +188,62 @@ async def test_the_time_that_the_machine_slept_counts(monkeypatch: pytest.Monkey
     assert leader.holds()
     slept_s = GIVE_UP_S
     assert not leader.holds()
+
+
+async def test_a_lease_whose_versions_go_back_ends_the_lead(clock: Clock) -> None:
+    """The API server was restored from a backup: the lead begins again, at the next turn, with nothing remembered."""
+    kube = InMemoryKube()
+    a = replica(kube, "a", clock)
+    assert await turn(a, clock)
+    backup = copy.deepcopy(kube.objects[LEASE.kind, PLACE.name])
+    for _ in range(3):
+        assert await turn(a, clock, RENEW_S)
+    kube.objects[LEASE.kind, PLACE.name] = backup
+    kube._numbers = itertools.count(int(backup["metadata"]["resourceVersion"]) + 1)
+    assert not await turn(a, clock, RENEW_S)
+    assert await turn(a, clock, RENEW_S)
+    assert await turn(a, clock, RENEW_S)
+    kube.objects.clear()  # a backup from before the Lease was made
+    kube._numbers = itertools.count(1)
+    assert not await turn(a, clock, RENEW_S)
+    assert await turn(a, clock, RENEW_S)
+
+
+@pytest.mark.parametrize("verb", ["get", "create", "merge"])
+async def test_a_replica_that_can_never_get_the_lease_is_unfit(clock: Clock, verb: str) -> None:
+    """Whatever it lacks, and also while another one leads; it is fit again as soon as a turn goes through."""
+    kube = InMemoryKube()
+    if verb == "merge":
+        assert await turn(replica(kube, "leader", clock), clock)
+    refused = Forbidden(403, "Forbidden", "leases is forbidden: User cannot do that")
+    kube.fault = lambda asked, kind: refused if (asked, kind) == (verb, LEASE.kind) else None
+    woken = asyncio.Event()
+
+    async def sleep(_: float) -> None:
+        woken.clear()
+        await woken.wait()
+
+    powerless = LeaderElector(kube, PLACE, "b", clock=clock.monotonic, sleep=sleep)
+    running = asyncio.create_task(powerless.run())
+    await eventually(lambda: bool(powerless._failure))
+    assert powerless.unfit() is None, "it may be for a moment"
+    clock.now += leader_election._UNFIT_S + 1
+    assert powerless.unfit() == str(refused)
+    kube.fault = lambda asked, kind: None
+    woken.set()
+    await eventually(lambda: powerless.unfit() is None)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_follower_proves_once_that_it_could_lead(clock: Clock) -> None:
+    """By a write that changes nothing; a replica that has led needs none."""
+    kube = InMemoryKube()
+    a, b = replica(kube, "a", clock), replica(kube, "b", clock)
+    assert await turn(a, clock)
+    kube.writes()
+    version = kube.objects[LEASE.kind, PLACE.name]["metadata"]["resourceVersion"]
+    for _ in range(3):
+        assert not await turn(b, clock)
+    assert kube.writes() == [("merge", LEASE.kind, PLACE.name)]
+    assert kube.objects[LEASE.kind, PLACE.name]["metadata"]["resourceVersion"] == version

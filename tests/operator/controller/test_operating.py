@@ -8,8 +8,12 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from threadcluster_operator.api import parse_spec
+from threadcluster_operator.controller.actions import plan_actions
+from threadcluster_operator.controller.snapshot import pod_of
+from threadcluster_operator.kube.preconditions import Preconditions
 
-from tests.operator.controller.simulated import NAME, Simulation, settle
+from tests.operator.controller.simulated import NAME, OPERATOR, Simulation, settle, wanted_replicas
 
 ordinals = st.integers(0, 5)
 
@@ -108,6 +112,11 @@ class Operating(RuleBasedStateMachine):
         """The operator alone, which may see an earlier moment."""
         self.simulation.operate(ago=ago)
 
+    @rule(ago=st.integers(1, 5))
+    def operate_on_earlier_pods(self, ago: int) -> None:
+        """The operator alone, whose watch of pods is behind that of everything else."""
+        self.simulation.operate(pods_ago=ago)
+
     @invariant()
     def a_step_is_counted(self) -> None:
         """For how much was tried."""
@@ -127,6 +136,44 @@ def test_whatever_happens_nothing_forbidden_is_done_and_it_ends_well() -> None:
     Operating.taken = 0
     run_state_machine_as_test(Operating, settings=settings(max_examples=60, stateful_step_count=40, deadline=None))
     assert Operating.taken >= 2_000
+
+
+@pytest.mark.parametrize("unseen", [{3, 4}, {4}], ids=["both", "the-highest"])
+@pytest.mark.parametrize("unanswered", [False, True], ids=["answered", "unanswered"])
+def test_a_worker_that_owns_shards_stays_though_its_pod_was_not_seen(unseen: set[int], unanswered: bool) -> None:
+    """5 → 3 while the watch of pods is behind: replicas falls when the shards are elsewhere, by the owners' names."""
+    simulation = Simulation()
+    settle(simulation)
+    simulation.edit(replicas=5)
+    settle(simulation)
+    assert simulation.workers.owned_by(f"{NAME}-4")
+    simulation.edit(replicas=3)
+    simulation.unanswered = unanswered
+    seen = simulation.look()
+    behind = tuple(pod for pod in seen.pods if pod_of(pod).ordinal not in unseen)
+    steps = plan_actions(seen._replace(pods=behind), parse_spec(seen.resource), OPERATOR, balancing=False)
+    assert wanted_replicas(steps) == []
+    assert "still has shards" in steps.blocked_reason or "no worker reports the owners" in steps.blocked_reason
+    settle(simulation)
+    assert sorted(simulation.pods) == [f"{NAME}-{ordinal}" for ordinal in range(3)]
+
+
+def test_a_decision_on_an_earlier_state_is_not_carried_out() -> None:
+    """A StatefulSet that has changed since is another one to judge."""
+    simulation = Simulation()
+    settle(simulation)
+    seen = simulation.look()
+    simulation.edit(worker={"snapshotEveryEvents": 50})
+    live = simulation.stateful_set
+    assert live is not None
+    steps = plan_actions(
+        seen._replace(resource=simulation.resource), parse_spec(simulation.resource), OPERATOR, balancing=False
+    )
+    [judged] = [judged for body, judged in steps.apply if body["kind"] == "StatefulSet"]
+    assert judged == Preconditions.of(live)
+    simulation.edit(replicas=4)
+    simulation.operate()
+    assert Preconditions.of(live) == judged != Preconditions.of(simulation.stateful_set or {})
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import pytest
 from threadcluster_operator.controller import reconciler
 from threadcluster_operator.controller.cache import Cache
@@ -14,7 +15,18 @@ from threadcluster_operator.controller.metrics import Telemetry
 from threadcluster_operator.controller.reconciler import Reconciler
 from threadcluster_operator.controller.snapshot import Key
 from threadcluster_operator.controller.workqueue import TransientError
-from threadcluster_operator.kube.client import Forbidden, KubeError, NotFound, Object, Rejected, Unreachable
+from threadcluster_operator.kube.client import (
+    THREAD_CLUSTER,
+    Conflict,
+    Forbidden,
+    Kind,
+    KubeError,
+    NotFound,
+    Object,
+    Rejected,
+    Unreachable,
+)
+from threadcluster_operator.kube.nesting import flatten
 
 from tests.fakes.kube import InMemoryKube
 from tests.fakes.worker_api import MemoryWorkers
@@ -128,9 +140,10 @@ class Desk:
 def pod(owner: Object) -> Object:
     """The worker of a StatefulSet, ready."""
     labels = owner["spec"]["template"]["metadata"]["labels"] | {"controller-revision-hash": "r"}
+    reference = {"kind": "StatefulSet", "name": "chat", "uid": owner["metadata"]["uid"], "controller": True}
     return {
         "kind": "Pod",
-        "metadata": {"name": "chat-0", "namespace": "talk", "labels": labels},
+        "metadata": {"name": "chat-0", "namespace": "talk", "labels": labels, "ownerReferences": [reference]},
         "spec": {"nodeName": "node", "containers": [{"image": "threadcluster:1"}]},
         "status": {"podIP": "2001:db8::1", "conditions": [{"type": "Ready", "status": "True"}]},
     }
@@ -386,10 +399,10 @@ async def test_a_migration_that_is_tried_again_stays_stalled_until_it_succeeds()
     (job,) = [each for (kind, _), each in desk.shelf.objects.items() if kind == "Job"]
     long_ago = {"type": "Failed", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
     job["status"] = {"conditions": [long_ago]}
-    desk.shelf.put(job)
+    failed = desk.shelf.put(job)
     await desk.look()
     assert desk.condition("Stalled") == ("True", "MigrationFailed")
-    desk.cache.drop(job)
+    desk.cache.drop(failed)
     assert await desk.made() == ["Job"]
     assert desk.condition("Stalled") == ("True", "MigrationFailed")
     assert desk.condition("Progressing") == ("True", "Migrating")
@@ -508,3 +521,75 @@ async def test_a_secret_that_is_rotated_is_followed_and_left_as_it_is(monkeypatc
     desk.restart()
     await desk.look()
     assert desk.shelf.objects["Secret", "chat-internal"]["data"] == {"secret": given}
+
+
+async def test_a_cluster_that_was_deleted_unseen_is_not_made_again() -> None:
+    """The write of its status finds that it is gone; the cache has missed that, and its children are collected."""
+    desk = Desk()
+    await desk.until_ready()
+    del desk.shelf.objects["ThreadCluster", "chat"]
+    desk.cache.drop(desk.shelf.objects.pop(("Service", "chat")))
+    await desk.reconciler.reconcile(CHAT)
+    assert CHAT not in desk.cache.resources
+    desk.shelf.writes()
+    assert await desk.reconciler.reconcile(CHAT) is None
+    assert desk.shelf.writes() == []
+
+
+async def test_a_successor_of_its_name_is_listed_when_a_status_is_refused() -> None:
+    """It has another uid; only a list tells of it, where a watch has missed both events."""
+    desk = Desk()
+    await desk.until_ready()
+    asked: list[Kind] = []
+    desk.reconciler.relist = asked.append
+    desk.shelf.fault = lambda verb, _: Conflict(409, "Conflict", "another uid") if verb == "merge status" else None
+    desk.cache.drop(desk.shelf.objects.pop(("Service", "chat")))
+    await desk.reconciler.reconcile(CHAT)
+    assert asked == [THREAD_CLUSTER]
+
+
+@pytest.mark.parametrize("what", ["changed", "replaced", "gone"])
+async def test_a_refused_apply_corrects_the_cache(what: str) -> None:
+    """An object that was changed, replaced or deleted without an event: the next look knows, without a watch."""
+    desk = Desk()
+    await desk.until_ready()
+    before = desk.shelf.objects["Service", "chat"]
+    desk.resource["spec"]["gateway"] = {"service": {"port": 8080}}
+    desk.edit(desk.resource)
+    if what == "changed":
+        desk.shelf.put(before)
+    else:
+        del desk.shelf.objects["Service", "chat"]
+    if what == "replaced":
+        desk.shelf.put({**before, "metadata": {**before["metadata"], "uid": "another"}})
+    await desk.reconciler.reconcile(CHAT)
+    assert desk.shelf.objects.get(("Service", "chat"), before)["spec"] == before["spec"], "refused"
+    await desk.reconciler.reconcile(CHAT)
+    assert desk.shelf.objects["Service", "chat"]["spec"]["ports"][0]["port"] == 8080
+
+
+async def test_a_spec_that_is_nested_too_deep_is_invalid() -> None:
+    """The field is named, as far as it was read; nothing is created."""
+    desk = Desk()
+    deep = flatten(b'{"deep":' * 1_200 + b"1" + b"}" * 1_200)
+    desk.resource["spec"]["podTemplate"] = {"spec": {"affinity": msgspec.json.decode(deep)}}
+    desk.edit(desk.resource)
+    assert await desk.made() == []
+    assert desk.condition("Stalled") == ("True", "SpecInvalid")
+    [stalled] = [each for each in desk.resource["status"]["conditions"] if each["type"] == "Stalled"]
+    assert stalled["message"].startswith("spec.podTemplate.spec.affinity.deep")
+    assert "nested deeper than any field" in stalled["message"]
+
+
+async def test_a_pod_that_only_has_the_labels_is_no_worker() -> None:
+    """It is neither counted nor asked, and does not take the cluster's readiness away."""
+    desk = Desk()
+    await desk.until_ready()
+    live = desk.shelf.objects["StatefulSet", "chat"]
+    stranger = pod(live)
+    stranger["metadata"] |= {"name": "chat-7", "uid": "stranger", "ownerReferences": []}
+    stranger["status"]["podIP"] = "2001:db8::2"
+    desk.shelf.put(stranger)
+    await desk.look()
+    assert desk.condition("Ready") == ("True", "Reconciled")
+    assert desk.resource["status"]["replicas"] == 1

@@ -183,3 +183,51 @@ def test_nothing_is_settled_before_every_owner_serves(simulation: Simulation, re
     seen = simulation.look()
     assert seen.ownership is not None
     assert not steps_of(with_ownership(simulation, serving=dict.fromkeys(seen.ownership.serving, frozenset()))).settled
+
+
+# --- by names, whatever pods were seen
+
+
+def without_pods(seen: ClusterSnapshot, *names: str) -> ClusterSnapshot:
+    """The cluster, of which these pods were not seen yet."""
+    return seen._replace(pods=tuple(pod for pod in seen.pods if pod["metadata"]["name"] not in names))
+
+
+def test_a_worker_that_is_to_get_a_shard_is_not_removed(simulation: Simulation) -> None:
+    """Nor one that owns something, though its pod was not seen."""
+    owners, first, _ = owned(simulation)
+    elsewhere = dict.fromkeys(owners, f"{NAME}-0")
+    simulation.edit(replicas=2)
+    coming = with_ownership(simulation, owners=elsewhere, targets={**elsewhere, first: f"{NAME}-2"})
+    for seen in (coming, without_pods(coming, f"{NAME}-2")):
+        steps = steps_of(seen)
+        assert wanted_replicas(steps) == []
+        assert steps.blocked_reason == f"{NAME}-2 still has shards"
+    gone = with_ownership(simulation, owners=elsewhere, targets=elsewhere)
+    assert wanted_replicas(steps_of(without_pods(gone, f"{NAME}-2"))) == [2]
+
+
+def test_pods_that_a_controller_counts_and_no_watch_has_shown_are_not_given_up(simulation: Simulation) -> None:
+    """While no worker reports the owners; also before the controller has acted on the last size."""
+    simulation.edit(replicas=2)
+    simulation.unanswered = True
+    seen = without_pods(simulation.look(), f"{NAME}-2")
+    assert wanted_replicas(steps_of(seen)) == []
+    live = simulation.stateful_set
+    assert live is not None
+    live["status"]["replicas"] = 2
+    assert wanted_replicas(steps_of(without_pods(simulation.look(), f"{NAME}-2"))) == [2]
+    live["status"]["observedGeneration"] = live["metadata"]["generation"] - 1
+    assert wanted_replicas(steps_of(without_pods(simulation.look(), f"{NAME}-2"))) == []
+
+
+def test_workers_that_a_stateful_set_has_left_behind_are_not_taken_away_by_the_next(simulation: Simulation) -> None:
+    """It takes them over, and would delete at once those beyond its size."""
+    del simulation.objects["StatefulSet", NAME]
+    for pod in simulation.pods.values():
+        pod["metadata"]["ownerReferences"] = []
+    simulation.edit(replicas=1)
+    steps = steps_of(simulation.look())
+    [made] = [body for body in steps.create if body["kind"] in ("StatefulSet", "Job")]
+    assert made["kind"] == "Job" or made["spec"]["replicas"] == 3
+    assert steps.blocked_reason == f"{NAME}-2 still has shards"

@@ -6,6 +6,8 @@ from threadcluster_operator.controller.snapshot import (
     Object,
     condition,
     controller_of,
+    members,
+    ordinal_of,
     pod_of,
     waiting_reason,
 )
@@ -78,3 +80,64 @@ def test_the_workers_are_the_pods_with_every_label_of_a_worker() -> None:
     resource = {"metadata": {"name": "chat", "namespace": "talk"}}
     seen = ClusterSnapshot(resource, (), tuple(pods), (), None, None, 0.0)
     assert [pod.name for pod in seen.workers()] == ["chat-2", "chat-10"]
+
+
+def owned_by(name: str, kind: str = "", uid: str = "") -> Object:
+    """A pod with a controller, or none."""
+    owners = [{"kind": kind, "uid": uid, "controller": True}] if kind else []
+    return {"kind": "Pod", "metadata": {"name": name, "ownerReferences": owners}}
+
+
+CHILDREN = (
+    {"kind": "StatefulSet", "metadata": {"name": "chat", "uid": "set"}},
+    {"kind": "Job", "metadata": {"name": "chat-migrate-1", "uid": "job"}},
+    {"kind": "Service", "metadata": {"name": "chat", "uid": "service"}},
+)
+
+
+@pytest.mark.parametrize(
+    ("pod", "with_set", "without"),
+    [
+        (owned_by("chat-0", "StatefulSet", "set"), True, False),
+        (owned_by("chat-migrate-1-x", "Job", "job"), True, True),
+        (owned_by("chat-0", "StatefulSet", "of-an-earlier-one"), False, False),
+        (owned_by("chat-migrate-0-x", "Job", "of-an-earlier-one"), False, False),
+        (owned_by("chat-0", "Service", "service"), False, False),
+        (owned_by("chat-0"), False, True),
+        (owned_by("debugging"), False, False),
+        (owned_by("chat-debugging"), False, False),
+        (owned_by("other-0", "StatefulSet", "set"), False, False),
+    ],
+    ids=[
+        "worker",
+        "migration",
+        "another-set",
+        "another-job",
+        "another-kind",
+        "left-behind",
+        "bare",
+        "bare-of-its-name",
+        "another-name",
+    ],
+)
+def test_a_pod_belongs_to_a_cluster_by_its_controller(pod: Object, with_set: bool, without: bool) -> None:
+    """Labels are anyone's to write.  A worker that a StatefulSet has left behind is its successor's, by its name."""
+    assert members("chat", CHILDREN, [pod]) == ((pod,) if with_set else ())
+    assert members("chat", CHILDREN[1:], [pod]) == ((pod,) if without else ())
+
+
+@pytest.mark.parametrize(
+    ("worker", "ordinal"),
+    [
+        ("chat-0", 0),
+        ("chat-12", 12),
+        ("chat", None),
+        ("chat-x", None),
+        ("chat-1-0", None),
+        ("other-1", None),
+        ("", None),
+    ],
+)
+def test_a_worker_is_numbered_by_its_name(worker: str, ordinal: int | None) -> None:
+    """Of just this cluster."""
+    assert ordinal_of("chat", worker) == ordinal

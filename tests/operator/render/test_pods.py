@@ -168,7 +168,12 @@ def test_workers_are_spread_where_the_user_says_nothing() -> None:
 
 def test_a_lost_node_is_borne_for_30_s_unless_the_user_says_otherwise() -> None:
     """Only what the user does not speak of is added."""
-    own = {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "tolerationSeconds": 5}
+    own = {
+        "key": "node.kubernetes.io/unreachable",
+        "operator": "Exists",
+        "effect": "NoExecute",
+        "tolerationSeconds": 5,
+    }
     tolerations = pod_spec(least(podTemplate={"spec": {"tolerations": [own]}}))["tolerations"]
     assert [(each["key"], each["tolerationSeconds"]) for each in tolerations] == [
         ("node.kubernetes.io/unreachable", 5),
