@@ -267,7 +267,7 @@ WITHOUT_MESSAGE: Object = {"state": {"waiting": {"reason": "ErrImagePull"}}}
 SECRET_REMEDY = "Remedy: make the Secret, or correct spec.database; the pod goes on by itself."
 IMAGE_REMEDY = "Remedy: correct spec.image, spec.imagePullSecrets or the registry."
 CRASH_REMEDY = "Remedy: see `kubectl logs --previous`."
-QUOTA_REMEDY = "Remedy: raise the namespace's quota, or ask for less."
+QUOTA_REMEDY = "Remedy: raise the namespace's quota, or ask for less in spec.worker.resources, which must name what the quota counts."
 
 
 @pytest.mark.parametrize(
@@ -320,7 +320,13 @@ QUOTA_REMEDY = "Remedy: raise the namespace's quota, or ask for less."
         ),
         (
             seen(
-                pods=(pod("migration", state={"terminated": {"exitCode": 137, "reason": "OOMKilled"}}),),
+                pods=(
+                    pod(
+                        "migration",
+                        name=MIGRATION_CONTAINER,
+                        state={"terminated": {"exitCode": 137, "reason": "OOMKilled"}},
+                    ),
+                ),
                 children=(job(),),
             ),
             "the migration failed: OOMKilled, exit code 137. Remedy: see the log of its Job.",
@@ -332,7 +338,7 @@ QUOTA_REMEDY = "Remedy: raise the namespace's quota, or ask for less."
         (create_failed(stateful_set(2, 0)), f"exceeded quota: small. {QUOTA_REMEDY}"),
         (
             create_failed(stateful_set(2, 0), message="forbidden: violates PodSecurity"),
-            "forbidden: violates PodSecurity. Remedy: an admission rule of the namespace refuses the pods.",
+            "forbidden: violates PodSecurity. Remedy: change the spec so that this admission rule allows it, or change the rule.",
         ),
     ],
 )
