@@ -23,7 +23,9 @@ THREADS: Final = 3
 FOLLOWERS: Final = 2
 """Of each thread, and of the guest's account."""
 _POST_EVERY_S: Final = 0.1
-_READ_EVERY_S: Final = 0.05
+_READ_EVERY_S: Final = 0.4
+"""Pause of a worker's reader: with a shorter one the readers would be most of a round's work."""
+_AGAIN_S: Final = 0.05
 _ANSWER: Final = aiohttp.ClientTimeout(total=4)
 _CAUGHT_UP_S: Final = 60.0
 _NOT_NOW: Final = {
@@ -93,7 +95,7 @@ class Observers:
                 for thread_id, head in self._chat.heads.items()
             ):
                 return
-            await asyncio.sleep(_READ_EVERY_S)
+            await asyncio.sleep(_AGAIN_S)
 
     async def _read_thread(self, worker: WorkerProcess, thread_id: str) -> bool:
         """Ask for a thread and its pages; whether all was answered."""
