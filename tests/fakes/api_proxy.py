@@ -43,7 +43,11 @@ class ApiProxy:
             return web.json_response(body, status=number)
         headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
         async with self._session.request(
-            request.method, f"{self._server}{request.path_qs}", headers=headers, data=await request.read()
+            request.method,
+            f"{self._server}{request.path_qs}",
+            headers=headers,
+            data=await request.read() or None,
+            skip_auto_headers=("Content-Type",),
         ) as given:
             answer = web.StreamResponse(status=given.status, headers={"Content-Type": given.headers["Content-Type"]})
             await answer.prepare(request)
