@@ -129,7 +129,7 @@ def plan_actions(seen: ClusterSnapshot, spec: KubernetesSpec, operator: Operator
         if own_set is not None and _pods_refused(seen, own_set):
             let_go["metadata"]["annotations"][ASKED_AGAIN] = str(int(seen.now // _ASK_AGAIN_S))
         objects = [let_go if each["kind"] == "StatefulSet" else each for each in objects]
-        if own_job is not None and own_set is not None and _outlived(wanted, own_set, own_job):
+        if own_job is not None and own_set is not None and _outlived(seen, wanted, own_set, own_job):
             delete.append(own_job)
     else:
         (workers,) = [each for each in objects if each["kind"] == "StatefulSet"]
@@ -312,7 +312,7 @@ def _should_retry_migration(seen: ClusterSnapshot, job: Object, wanted: Object) 
 def _is_outdated(job: Object, wanted: Object) -> bool:
     """Whether a Job of the same name was made of another spec; a Job cannot be changed."""
     found = (job["metadata"].get("annotations") or {}).get(APPLIED)
-    return bool(found != wanted["metadata"]["annotations"][APPLIED])
+    return found is not None and bool(found != wanted["metadata"]["annotations"][APPLIED])
 
 
 def _succeeded(seen: ClusterSnapshot, job: Object) -> bool:
@@ -320,9 +320,12 @@ def _succeeded(seen: ClusterSnapshot, job: Object) -> bool:
     return any(own_end(pod).get("exitCode") == 0 for pod in _pods_of(seen, job))
 
 
-def _outlived(wanted: RenderInput, stateful_set: Object, job: Object) -> bool:
-    """Whether a Job that never ends by itself has done its work: the StatefulSet records it."""
-    return condition(job, "Complete") != "True" and migrated(wanted, stateful_set, None)
+def _outlived(seen: ClusterSnapshot, wanted: RenderInput, stateful_set: Object, job: Object) -> bool:
+    """Whether a Job that never ends by itself has done its work: the StatefulSet records it, and its pod runs on."""
+    runs_on = any(
+        own_end(pod).get("exitCode") == 0 and pod["status"].get("phase") == "Running" for pod in _pods_of(seen, job)
+    )
+    return runs_on and condition(job, "Complete") != "True" and migrated(wanted, stateful_set, None)
 
 
 def _phase(pod: Object) -> str:

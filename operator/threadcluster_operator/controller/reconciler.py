@@ -343,7 +343,7 @@ class Reconciler:
             return False
         result = await self._request(trial, dry_run=True)
         if isinstance(result, KubeError) and result.answer is not Answer.NO_DRY_RUN:
-            self._refuse(seen, trial, result)
+            await self._refuse(seen, trial, result, memory)
             memory.writes.failed(trial, _refusal(trial, result), now)
             return False
         memory.accepted = trial.content
@@ -359,15 +359,14 @@ class Reconciler:
         if step is Step.TRY_OUT:
             tried = await self._request(write, dry_run=True)
             if isinstance(tried, KubeError):
+                await self._refuse(seen, write, tried, memory)
                 writes.failed(write, _refusal(write, tried), now)
                 return False
             if not writes.passed(write, now):
                 return False
         result = await self._request(write)
         if isinstance(result, KubeError):
-            if result.answer is Answer.EXISTS:
-                await self._meet(key, write, memory)
-            self._refuse(seen, write, result)
+            await self._refuse(seen, write, result, memory)
             writes.refused(write, _refusal(write, result), now)
             return False
         writes.taken(write, now)
@@ -454,10 +453,12 @@ class Reconciler:
             log.info("child changed by admission", extra={"key": str(seen.key), "object": name, "fields": list(fields)})
             self._recorder.event(seen.resource, "Normal", "ChangedByAdmission", message)
 
-    def _refuse(self, seen: ClusterSnapshot, write: ChildWrite, error: KubeError) -> None:
-        """Log a refusal; the status reports it."""
+    async def _refuse(self, seen: ClusterSnapshot, write: ChildWrite, error: KubeError, memory: _Memory) -> None:
+        """Log a refusal, which the status reports, and read an object that has the name already."""
         extra = {"key": str(seen.key), "kind": write.place.kind, "object": write.place.name, "cause": str(error)}
         log.info("child not written", extra={**extra, "answer": error.answer.value})
+        if error.answer is Answer.EXISTS:
+            await self._meet(seen.key, write, memory)
 
     async def _set_targets(self, key: Key, seen: ClusterSnapshot, plan: NewPlan, memory: _Memory) -> None:
         if memory.secret is None:

@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 
 _FIRST_BACK_OFF_S: Final = 0.2
 _LAST_BACK_OFF_S: Final = 30.0
+_LAST_TRANSIENT_S: Final = 5.0
+"""The longest pause after a `TransientError`: an outside world that is well again is noticed within it."""
 _DOUBLED_MOST: Final = 16
 """Maximum number of doublings: the bound is reached well before, and an unbounded power would overflow a float."""
 
@@ -77,7 +79,8 @@ class WorkQueue(Generic[K]):
             except Exception as error:
                 failures = self._failures[key] = self._failures.get(key, 0) + 1
                 doubled = 2.0 ** min(failures - 1, _DOUBLED_MOST)
-                requeue_after_s = min(_LAST_BACK_OFF_S, _FIRST_BACK_OFF_S * doubled) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+                most_s = _LAST_TRANSIENT_S if isinstance(error, TransientError) else _LAST_BACK_OFF_S
+                requeue_after_s = min(most_s, _FIRST_BACK_OFF_S * doubled) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
                 log.warning(
                     "not reconciled, trying again",
                     exc_info=not isinstance(error, TransientError),

@@ -167,7 +167,7 @@ async def faults(image: str, postgres: NodePostgres, pooler: Pooler, tls_port: i
             dsns["image"], (), spec_is({"image": image}),
         ),
         "quota": Fault(
-            "QuotaExceeded", "raise the namespace's quota", event("FailedCreate", "exceeded quota"), {}, dsns["quota"],
+            "MigrationQuotaExceeded", "raise the namespace's quota", event("FailedCreate", "exceeded quota"), {}, dsns["quota"],
             ({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}},),
             gone("v1", "ResourceQuota", "none"),
         ),

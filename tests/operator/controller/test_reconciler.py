@@ -424,16 +424,17 @@ async def test_a_change_that_cannot_be_applied_is_merged() -> None:
     assert [each["port"] for each in desk.shelf.objects["Service", "chat"]["spec"]["ports"]] == [80]
 
 
-async def test_an_object_of_another_owner_is_left_alone_until_it_is_gone() -> None:
-    """It has no labels of ours, so no watch tells of it: it is asked for."""
+@pytest.mark.parametrize(("version", "kind"), [("v1", "Service"), ("apps/v1", "StatefulSet")])
+async def test_an_object_of_another_owner_is_left_alone_until_it_is_gone(version: str, kind: str) -> None:
+    """It has no labels of ours, so no watch tells of it: it is asked for, also when only a dry run meets it."""
     desk = Desk()
-    foreign = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "chat", "namespace": "talk"}, "spec": {}}
+    foreign = {"apiVersion": version, "kind": kind, "metadata": {"name": "chat", "namespace": "talk"}, "spec": {}}
     desk.shelf.put(foreign)
     await desk.look()
     assert await desk.look() == reconciler._BLOCKED_S
     assert desk.condition("Stalled") == ("True", "NameConflict")
-    assert desk.shelf.objects["Service", "chat"]["spec"] == {}
-    del desk.shelf.objects["Service", "chat"]
+    assert desk.shelf.objects[kind, "chat"]["spec"] == {}
+    del desk.shelf.objects[kind, "chat"]
     await desk.until_ready()
 
 
