@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from threadcluster_operator.api import KubernetesSpec
 from threadcluster_operator.controller.diagnosis import Diagnosis, Reason, diagnose
-from threadcluster_operator.controller.rollout import next_partition, rolled_out
+from threadcluster_operator.controller.rollout import next_partition, rolled_out, unknown_owners
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object, condition, controller_of, is_ours
 from threadcluster_operator.planning.planner import NewPlan, PlanResult, count_moving, next_steps
 from threadcluster_operator.render import (
@@ -67,6 +67,8 @@ class Actions(NamedTuple):
     """Nothing is to be done, and nothing that was done is still to take effect."""
     requeue_after_s: float = _STEADY_S
     """When to look again, if nothing happens before."""
+    moving: bool = False
+    """Shards are on their way, or are to be."""
 
 
 def plan_actions(seen: ClusterSnapshot, spec: KubernetesSpec, operator: OperatorContext, *, balancing: bool) -> Actions:
@@ -134,6 +136,7 @@ def plan_actions(seen: ClusterSnapshot, spec: KubernetesSpec, operator: Operator
         blocked_reason,
         settled and (spec.replicas == 0 or (shards is not None and shards.converged)),
         _MOVING_S if moving else _STEADY_S if settled else _SOON_S,
+        moving,
     )
 
 
@@ -167,10 +170,10 @@ def _replicas(
     if present <= spec.replicas:
         return spec.replicas, ""
     surplus = [pod for pod in seen.workers() if spec.replicas <= pod.ordinal < present]
-    if shards is None:
+    if shards is None or (spec.replicas and not seen.fresh):
         if not surplus:
             return spec.replicas, ""
-        return present, "no worker reports the owners of the shards, so no worker is removed"
+        return present, f"{unknown_owners(seen)}, so no worker is removed"
     staying = [pod for pod in surplus if pod.name not in shards.stop]
     if not staying:
         return spec.replicas, ""

@@ -18,7 +18,13 @@ from shard_worker.tasks import BackgroundTasks
 from threadcluster_operator.api import InvalidSpec, KubernetesSpec, parse_spec
 from threadcluster_operator.controller.actions import Actions, OperatorContext, plan_actions
 from threadcluster_operator.controller.cache import Cache
-from threadcluster_operator.controller.diagnosis import Diagnosis, Reason, diagnose, previous_diagnosis
+from threadcluster_operator.controller.diagnosis import (
+    Diagnosis,
+    Reason,
+    diagnose,
+    lasting_outage,
+    previous_diagnosis,
+)
 from threadcluster_operator.controller.events import Recorder
 from threadcluster_operator.controller.metrics import Telemetry
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Key, Object, Pod, controller_of
@@ -36,11 +42,14 @@ from threadcluster_operator.kube.client import (
     Rejected,
     Unreachable,
 )
-from threadcluster_operator.planning.observation import build_observation
-from threadcluster_operator.planning.planner import NewPlan, ShardOwnership
+from threadcluster_operator.planning.freshness import serving_of
+from threadcluster_operator.planning.observation import observe
+from threadcluster_operator.planning.planner import NewPlan
 from threadcluster_operator.render import MANAGEMENT_PORT, SECRET_KEY, secret_of
 from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerRefused, client_context
-from threadcluster_operator.workers.protocol import WorkersClient
+from threadcluster_operator.workers.pacing import Pace
+from threadcluster_operator.workers.poller import ClusterPoll, Wake, Watched, WorkerPolls
+from threadcluster_operator.workers.protocol import PolledWorkers
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +58,17 @@ _UNREACHABLE_S: Final = 5.0
 _BLOCKED_S: Final = 5.0
 _SECRET_S: Final = 60.0
 """How often the Secret is looked for again."""
+_STATUS_S: Final = 1.0
+"""Minimum time between two writes of one status; what changes in between is written at its end."""
+_FIRST_ANSWERS_S: Final = 0.3
+"""How long the first answers of a cluster's workers take, if they answer: then another look is due."""
+_RECORDED_S: Final = 5.0
+"""Time for which an answer that does not show the last plan is taken for an older one; longer than a worker takes to read what
+it recorded.  After a restore of the database no answer ever shows the plan."""
 _UNKNOWN_SPEC: Final = Actions()
 
 
-Reach = Callable[[Key, Mapping[str, str], str], WorkersClient]
+Reach = Callable[[Key, Mapping[str, str], str], PolledWorkers]
 """Makes the client of a cluster's workers, from their addresses by name and the cluster's secret."""
 
 
@@ -64,7 +80,13 @@ class _Memory:
     secret: str | None = None
     secret_read_at: float = -math.inf
     balancing: bool = False
-    unreachable_since: float | None = None
+    poll: ClusterPoll | None = None
+    """The questions to the workers; None while none can be asked."""
+    recorded: NewPlan | None = None
+    """The last plan that was sent to the workers, and when: until an answer shows it, no other is sent."""
+    recorded_at: float = -math.inf
+    recording: bool = False
+    status_written_at: float = -math.inf
     foreign: dict[tuple[str, str], Object] = field(default_factory=dict)
     """Objects that have the name of a child and not its labels, so that no watch tells of them."""
     refused: Diagnosis | None = None
@@ -83,6 +105,7 @@ class Reconciler:
         *,
         namespace: str,
         service_monitors: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.service_monitors = service_monitors
         self._kube = kube
@@ -91,8 +114,12 @@ class Reconciler:
         self._recorder = recorder
         self._telemetry = telemetry
         self._namespace = namespace
+        self._clock = clock
         self._memories: dict[Key, _Memory] = {}
         self._tasks = BackgroundTasks()
+        self.wake: Wake = _look_later
+        """Has a cluster looked at when its workers' answers changed; the work queue's `add`, once there is one."""
+        self._polls = WorkerPolls(lambda owner: self.wake(owner), clock)
 
     async def reconcile(self, key: Key) -> float | None:
         """Look at a cluster; in how many seconds to look again.  Raises `TransientError` when the API server is away."""
@@ -100,6 +127,7 @@ class Reconciler:
             resource = self._cache.resources.get(key)
             if resource is None or "deletionTimestamp" in resource["metadata"]:
                 self._memories.pop(key, None)
+                self._polls.forget(key)
                 self._telemetry.forget(key)
                 if resource is None:
                     self._cache.forget(key)
@@ -117,21 +145,31 @@ class Reconciler:
             spec = parse_spec(resource)
         except InvalidSpec as error:
             refused = Diagnosis(Reason.SPEC_INVALID, f"{error}. Remedy: correct the fields that are named.")
-            await self._say(await self._seen(key, resource, memory), None, _UNKNOWN_SPEC, refused)
-            return 60.0
+            late_s = await self._say(await self._seen(key, resource, memory), None, _UNKNOWN_SPEC, refused, memory)
+            return 60.0 if late_s is None else late_s
         seen = await self._seen(key, resource, memory)
         operator = OperatorContext(self._namespace, self.service_monitors, secrets.token_urlsafe(32))
         steps = plan_actions(seen, spec, operator, balancing=memory.balancing)
         memory.balancing = steps.next.balancing if steps.next is not None else False
         if not spec.paused and steps.blocked is None:
             await self._act(key, seen, steps, memory)
-        trouble = steps.blocked or memory.refused or diagnose(seen)
+        trouble = steps.blocked or memory.refused or diagnose(seen) or lasting_outage(seen)
         if trouble is None:
             trouble = previous_diagnosis(seen) if steps.migrating else self._out_of_reach(seen, memory)
-        await self._say(seen, spec, steps, trouble)
-        if spec.paused:
-            return 60.0
-        return _BLOCKED_S if steps.blocked is not None or memory.refused is not None else steps.requeue_after_s
+        self._set_pace(seen, steps, memory)
+        late_s = await self._say(seen, spec, steps, trouble, memory)
+        again_s = 60.0 if spec.paused else steps.requeue_after_s
+        if steps.blocked is not None or memory.refused is not None:
+            again_s = _BLOCKED_S
+        return again_s if late_s is None else min(again_s, late_s)
+
+    def _set_pace(self, seen: ClusterSnapshot, steps: Actions, memory: _Memory) -> None:
+        """Have the workers asked as often as the state of the cluster needs."""
+        if memory.poll is None:
+            return
+        memory.poll.set_pace(Pace.REST if steps.settled else Pace.MOVING if steps.moving else Pace.WAITING)
+        if steps.blocked_reason and not seen.fresh:
+            memory.poll.hurry()
 
     # --- observing
 
@@ -145,7 +183,7 @@ class Reconciler:
                 children[kind, name] = memory.foreign[kind, name] = found
         if memory.secret is None:
             children.update(await self._read_secret(key, memory))
-        elif time.monotonic() - memory.secret_read_at > _SECRET_S:
+        elif self._clock() - memory.secret_read_at > _SECRET_S:
             self._read_secret_beside(key, memory)
         seen = ClusterSnapshot(
             resource,
@@ -156,12 +194,12 @@ class Reconciler:
             memory.secret,
             time.time(),
         )
-        return seen._replace(ownership=await self._ownership(key, seen, memory))
+        return self._with_answers(key, seen, memory)
 
     async def _read_secret(self, key: Key, memory: _Memory) -> dict[tuple[str, str], Object]:
         """The Secret, if there is one.  The operator does not watch it: the right to watch one Secret is that to watch all."""
         name = secret_of(key.name)
-        memory.secret_read_at = time.monotonic()
+        memory.secret_read_at = self._clock()
         found = await self._kube.get(SECRET, key.namespace, name)
         if found is None:
             for each in self._cache.children(key):
@@ -188,33 +226,47 @@ class Reconciler:
             except KubeError as error:
                 log.info("secret not read", extra={"key": str(key), "cause": str(error)})
 
-        memory.secret_read_at = time.monotonic()
+        memory.secret_read_at = self._clock()
         self._tasks.spawn(read(), name=f"read-secret-{key.namespace}/{key.name}")
 
     async def close(self) -> None:
         """End what goes on beside the looks."""
+        await self._polls.close()
         await self._tasks.close()
 
-    async def _ownership(self, key: Key, seen: ClusterSnapshot, memory: _Memory) -> ShardOwnership | None:
+    def _with_answers(self, key: Key, seen: ClusterSnapshot, memory: _Memory) -> ClusterSnapshot:
+        """The snapshot with what the workers answered last; they are asked in the background."""
         pods = seen.workers()
-        addresses = {pod.name: _address(pod.address) for pod in pods if pod.address is not None and not _dead(pod)}
-        if not addresses or memory.secret is None:
-            return None
-        answers = await self._reach(key, addresses, memory.secret).answers()
-        if answers or not any(pod.ready for pod in pods):
-            memory.unreachable_since = None
-        elif memory.unreachable_since is None:
-            memory.unreachable_since = time.monotonic()
-        return build_observation(
-            answers,
+        asked = {
+            pod.name: Watched(_address(pod.address), pod.ready)
+            for pod in pods
+            if pod.address is not None and not _dead(pod)
+        }
+        if not asked or memory.secret is None:
+            self._polls.forget(key)
+            memory.poll = None
+            return seen
+        addresses = {name: each.address for name, each in asked.items()}
+        memory.poll = self._polls.watch(key, self._reach(key, addresses, memory.secret), asked)
+        latest, now = memory.poll.latest(), self._clock()
+        outage = latest.verdict.outage
+        if outage is not None:  # from the clock of the questions to that of the snapshot
+            outage = outage._replace(since=seen.now - (now - outage.since))
+        if latest.answer is None or not latest.verdict.known:
+            return seen._replace(outage=outage)
+        ownership = observe(
+            latest.answer,
+            serving_of(latest.readings, now),
+            {name: each.excess_privileges for name, each in latest.readings.items()},
             running={pod.name for pod in pods},
             starting={pod.name for pod in pods if pod.starting and not pod.ready},
             emptying=frozenset(),
         )
+        return seen._replace(ownership=ownership, fresh=latest.current and latest.verdict.may_act(now))
 
     def _out_of_reach(self, seen: ClusterSnapshot, memory: _Memory) -> Diagnosis | None:
-        since = memory.unreachable_since
-        if seen.ownership is not None or since is None or time.monotonic() - since < _UNREACHABLE_S:
+        since = memory.poll.latest().silent_since if memory.poll is not None else None
+        if seen.ownership is not None or since is None or self._clock() - since < _UNREACHABLE_S:
             return None
         return Diagnosis(
             Reason.WORKER_UNREACHABLE,
@@ -243,7 +295,7 @@ class Reconciler:
             log.info("another look is needed", extra={"key": str(key), "cause": str(error)})
             return
         if steps.targets is not None:
-            await self._set_targets(key, seen, steps.targets, memory)
+            self._set_targets(key, seen, steps.targets, memory)
 
     async def _change(self, body: Object, uid: str) -> Object:
         """Apply; where the items of a list conflict with those of another writer, replace the list."""
@@ -270,25 +322,53 @@ class Reconciler:
         self._cache.put(made)
         self._recorder.event(seen.resource, "Normal", "Created", f"{kind.kind} {name}")
 
-    async def _set_targets(self, key: Key, seen: ClusterSnapshot, plan: NewPlan, memory: _Memory) -> None:
-        if memory.secret is None:
+    def _set_targets(self, key: Key, seen: ClusterSnapshot, plan: NewPlan, memory: _Memory) -> None:
+        """Record a plan in the background: a look does not wait for a worker."""
+        if memory.secret is None or memory.poll is None or memory.recording:
             return
-        addresses = {pod.name: _address(pod.address) for pod in seen.workers() if pod.address is not None and pod.ready}
+        shown = memory.recorded is None or plan.base_version > memory.recorded.base_version
+        if not shown and self._clock() - memory.recorded_at < _RECORDED_S:
+            return  # made from an answer of before the last plan: the workers would refuse it as stale
+        answering = {name for name, each in memory.poll.latest().readings.items() if each.failing_since is None}
+        ready = [pod for pod in seen.workers() if pod.address is not None and pod.ready]
+        addresses = {
+            pod.name: _address(pod.address)
+            for pod in sorted(ready, key=lambda pod: pod.name not in answering)
+            if pod.address is not None
+        }
+        memory.recording = True
+        work = self._record(self._reach(key, addresses, memory.secret), seen, plan, memory)
+        self._tasks.spawn(work, name=f"set-targets-{key.namespace}/{key.name}")
+
+    async def _record(self, workers: PolledWorkers, seen: ClusterSnapshot, plan: NewPlan, memory: _Memory) -> None:
         try:
-            await self._reach(key, addresses, memory.secret).set_targets(plan.request())
+            await workers.set_targets(plan.request())
         except (NoWorkerAvailable, WorkerRefused) as error:
-            log.info("plan not taken", extra={"key": str(key), "plan": plan.hash, "cause": str(error)})
+            log.info("plan not taken", extra={"key": str(seen.key), "plan": plan.hash, "cause": str(error)})
             return
+        finally:
+            memory.recording = False
+            if memory.poll is not None:
+                memory.poll.hurry()
+        memory.recorded, memory.recorded_at = plan, self._clock()
         if plan.moves:
-            self._telemetry.moved(key, plan.moves)
+            self._telemetry.moved(seen.key, plan.moves)
             self._recorder.event(seen.resource, "Normal", "MovingShards", f"plan {plan.hash}: {plan.moves} shards")
 
     # --- saying so
 
     async def _say(
-        self, seen: ClusterSnapshot, spec: KubernetesSpec | None, steps: Actions, trouble: Diagnosis | None
-    ) -> None:
+        self,
+        seen: ClusterSnapshot,
+        spec: KubernetesSpec | None,
+        steps: Actions,
+        trouble: Diagnosis | None,
+        memory: _Memory,
+    ) -> float | None:
+        """Write the status where it changed; in how many seconds to look again for a change that is not written yet."""
         before = seen.resource.get("status")
+        if before is not None and memory.poll is not None and not memory.poll.latest().begun:
+            return _FIRST_ANSWERS_S  # after a start of the operator what it does not know yet is no news
         after = status_of(seen, spec, steps, trouble)
         gates = {
             "foreign-child": steps.blocked is not None,
@@ -298,14 +378,23 @@ class Reconciler:
         self._telemetry.set_cluster_status(seen.key, after, gates)
         patch = patch_of(before, after)
         if not patch:
-            return
+            return None
+        late_s = memory.status_written_at + _STATUS_S - self._clock()
+        if late_s > 0:
+            return late_s
+        memory.status_written_at = self._clock()
         self._recorder.transitions(seen.resource, before, after)
         body = {"metadata": {"uid": seen.resource["metadata"]["uid"]}, "status": patch}
         try:
             changed = await self._kube.merge(THREAD_CLUSTER, seen.key.namespace, seen.key.name, body, "status")
         except (NotFound, Conflict):
-            return  # it is gone, or another one has its name
+            return None  # it is gone, or another one has its name
         self._cache.put(changed)
+        return None
+
+
+def _look_later(_: tuple[str, str]) -> None:
+    """Before there is a work queue the next look comes by itself."""
 
 
 def _address(host: str) -> str:

@@ -37,7 +37,7 @@ from threadcluster_operator.kube.client import (
     NotFound,
     connect,
 )
-from threadcluster_operator.workers.client import WorkerApiClient
+from threadcluster_operator.workers.client import NamedWorkers
 
 log = logging.getLogger(__name__)
 
@@ -137,6 +137,7 @@ class Operator:
             service_monitors=monitors,
         )
         queue: WorkQueue[Key] = WorkQueue(reconciler.reconcile, workers=_WORKERS)
+        reconciler.wake = lambda owner: queue.add(Key(*owner))
         self.telemetry.queue_depth.set_function(lambda: queue.depth)
 
         def feed(kind_of_event: str | None, body: Mapping[str, Any]) -> None:
@@ -227,10 +228,12 @@ async def run(options: Options) -> None:
     asked_to_end = asyncio.Event()
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, asked_to_end.set)
-    async with connect(options.access) as kube, aiohttp.ClientSession() as session:
+    # The questions to workers have their own bound, which is fair; the connector's would let silent workers keep the others out.
+    connector = aiohttp.TCPConnector(limit=0)
+    async with connect(options.access) as kube, aiohttp.ClientSession(connector=connector) as session:
 
-        def reach(_: Key, addresses: Mapping[str, str], secret: str) -> WorkerApiClient:
-            return WorkerApiClient(session, tuple(addresses.values()), secret)
+        def reach(_: Key, addresses: Mapping[str, str], secret: str) -> NamedWorkers:
+            return NamedWorkers(session, addresses, secret)
 
         operator = Operator(kube, reach, options)
         runner = web.AppRunner(application(operator), access_log=None)

@@ -7,6 +7,7 @@ and a write carries the uid of the object in the snapshot.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from threadcluster_operator.planning.freshness import Outage
 from threadcluster_operator.planning.planner import ShardOwnership
 from threadcluster_operator.render import RenderInput, selector_of
 
@@ -52,6 +53,10 @@ class ClusterSnapshot(NamedTuple):
     """The value in the Secret `<name>-internal`; None while there is none."""
     now: float
     """In seconds since the epoch, by the operator's clock."""
+    outage: Outage | None = None
+    """Set while the owners are unknown because no worker has its database; its times are as ``now``."""
+    fresh: bool = True
+    """Whether ``ownership`` is new enough to remove or restart a worker."""
 
     @property
     def key(self) -> Key:

@@ -29,6 +29,8 @@ class Desk:
         self.shelf = InMemoryKube()
         self.cache = Cache()
         self.workers = MemoryWorkers(8)
+        self.now = 1_000.0
+        """Of the operator's clock, in seconds."""
         self.secrets: list[str] = []
         """By which the workers were asked, one after another."""
         self.restart()
@@ -57,6 +59,7 @@ class Desk:
             Recorder(self.shelf, "operator-0"),
             Telemetry(),
             namespace="threadcluster-system",
+            clock=lambda: self.now,
         )
 
     def _reach(self, key: Key, addresses: Mapping[str, str], secret: str) -> MemoryWorkers:
@@ -84,11 +87,16 @@ class Desk:
         """Status and reason of a condition."""
         return next((c["status"], c["reason"]) for c in self.resource["status"]["conditions"] if c["type"] == name)
 
-    async def look(self) -> float | None:
-        """One reconciliation, after the watches have delivered everything."""
-        for each in list(self.shelf.objects.values()):
-            self.cache.put(each)
-        return await self.reconciler.reconcile(CHAT)
+    async def look(self, *, within_s: float = 1.5) -> float | None:
+        """A reconciliation, after the watches have delivered everything, and another once the workers have answered."""
+        for _ in range(2):
+            for each in list(self.shelf.objects.values()):
+                self.cache.put(each)
+            requeue_after_s = await self.reconciler.reconcile(CHAT)
+            for _ in range(20):  # the workers in memory answer in turns of the loop
+                await asyncio.sleep(0)
+            self.now += within_s
+        return requeue_after_s
 
     async def made(self) -> list[str]:
         """The kinds of what one look makes."""
@@ -164,6 +172,7 @@ async def test_what_was_remembered_may_be_lost_at_any_time() -> None:
         Recorder(desk.shelf, "operator-1"),
         Telemetry(),
         namespace="threadcluster-system",
+        clock=lambda: desk.now,
     )
     assert before is not desk.reconciler
     await desk.look()
