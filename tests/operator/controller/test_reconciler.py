@@ -15,6 +15,7 @@ from threadcluster_operator.controller.snapshot import Key
 from threadcluster_operator.controller.workqueue import TransientError
 from threadcluster_operator.kube.client import Forbidden, KubeError, Object, Rejected, Unreachable
 
+from shard_worker.contract_internal import DatabaseReport, DatabaseState
 from tests.fakes.kube import InMemoryKube
 from tests.fakes.worker_api import MemoryWorkers
 
@@ -283,19 +284,68 @@ async def test_a_cluster_that_goes_or_is_gone_is_looked_at_no_more() -> None:
     assert await desk.look() is None
 
 
-async def test_ready_workers_without_an_answer_are_reported_after_a_while(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A restarting worker is no reason for an alarm."""
+async def test_ready_workers_without_an_answer_are_reported_after_a_while() -> None:
+    """Their last answer counts for five seconds: a lost packet changes no status, and is no reason for an alarm."""
     desk = Desk()
     await desk.until_ready()
     desk.workers.knobs.silent = True
-    await desk.look()
-    assert desk.condition("Stalled") == ("False", "NotStalled")
+    began = desk.now
+    desk.shelf.writes()
+    while desk.now - began < 4.0:
+        await desk.look(within_s=0.5)
+    assert desk.shelf.writes() == []
+    assert desk.condition("Available") == ("True", "AllShardsServed")
+    while desk.now - began < 8.0:
+        await desk.look(within_s=0.5)
     assert desk.condition("Available") == ("Unknown", "OwnershipUnknown")
-    monkeypatch.setattr(reconciler, "_UNREACHABLE_S", 0.0)
-    await desk.look()
+    assert desk.condition("Ready")[0] == "False"
     assert desk.condition("Stalled") == ("True", "WorkerUnreachable")
+    desk.workers.knobs.silent = False
+    while desk.now - began < 16.0:
+        await desk.look(within_s=0.5)
+    assert desk.condition("Ready") == ("True", "Reconciled")
+
+
+@pytest.mark.parametrize("fault", ["DatabaseUnreachable", "DatabaseAuthFailed", "DatabaseTLSFailed"])
+async def test_workers_without_their_database_are_not_ready(fault: str) -> None:
+    """With the reason that the workers report, and Stalled only when it lasts; all of it passes with the fault."""
+    desk = Desk()
+    await desk.until_ready()
+    desk.workers.knobs.outage = DatabaseReport(
+        state=DatabaseState.DISCONNECTED, since=None, reason=fault, message="no Postgres answers at db:5432"
+    )
+    began = desk.now
+    while desk.now - began < 8.0:
+        await desk.look(within_s=1.1)
+    assert desk.condition("Ready") == ("False", fault)
+    assert desk.condition("Available") == ("False", fault)
+    assert desk.condition("Stalled") == ("False", "NotStalled")
+    message = next(c["message"] for c in desk.resource["status"]["conditions"] if c["type"] == "Ready")
+    assert "no Postgres answers at db:5432" in message
+    assert "Remedy" in message
+    desk.workers.knobs.outage = None
+    await desk.look()
+    await desk.look()
+    assert desk.condition("Ready") == ("True", "Reconciled")
+    assert desk.condition("Available") == ("True", "AllShardsServed")
+
+
+async def test_one_status_is_written_at_most_once_a_second() -> None:
+    """What changes in between is written at the end of the second, and the look says when."""
+    desk = Desk()
+    await desk.until_ready()
+    for round_number in range(6):
+        desk.shelf.writes()
+        began = desk.now
+        while desk.now - began < 3.0:
+            desk.resource["metadata"]["generation"] += 1  # as edits do
+            requeue_after_s = await desk.look(within_s=0.1)
+        written = [call for call in desk.shelf.writes() if call[0] == "merge status"]
+        assert 1 <= len(written) <= 4, round_number
+        assert requeue_after_s is not None
+        assert requeue_after_s <= 1.0
+    await desk.look(within_s=1.1)
+    assert desk.resource["status"]["observedGeneration"] == desk.resource["metadata"]["generation"]
 
 
 async def test_a_secret_that_is_gone_is_made_again_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
