@@ -269,8 +269,10 @@ class ClusterPoll:
             return
         able = [name for name, worker in self._workers.items() if serves(worker)]
         answering = [name for name, worker in self._workers.items() if worker.reading and not worker.failures]
-        self._reference = min(able or answering, default=None)
-        self._changed.set()
+        before, self._reference = self._reference, min(able or answering, default=None)
+        if self._reference is not None and self._reference != before:
+            self._workers[self._reference].due_at = self._clock()  # its last answer is as old as those of the others
+            self._changed.set()
 
     def _needs_all(self, name: str, fresh: Reading) -> bool:
         if self._reading_all or not fresh.digest or not counts(fresh, fresh.sent_at):
