@@ -105,7 +105,6 @@ class Reconciler:
         *,
         namespace: str,
         service_monitors: bool = False,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.service_monitors = service_monitors
         self._kube = kube
@@ -114,12 +113,12 @@ class Reconciler:
         self._recorder = recorder
         self._telemetry = telemetry
         self._namespace = namespace
-        self._clock = clock
+        self.clock: Callable[[], float] = time.monotonic
         self._memories: dict[Key, _Memory] = {}
         self._tasks = BackgroundTasks()
         self.wake: Wake = _look_later
         """Has a cluster looked at when its workers' answers changed; the work queue's `add`, once there is one."""
-        self._polls = WorkerPolls(lambda owner: self.wake(owner), clock)
+        self._polls = WorkerPolls(lambda owner: self.wake(owner), lambda: self.clock())
 
     async def reconcile(self, key: Key) -> float | None:
         """Look at a cluster; in how many seconds to look again.  Raises `TransientError` when the API server is away."""
@@ -183,7 +182,7 @@ class Reconciler:
                 children[kind, name] = memory.foreign[kind, name] = found
         if memory.secret is None:
             children.update(await self._read_secret(key, memory))
-        elif self._clock() - memory.secret_read_at > _SECRET_S:
+        elif self.clock() - memory.secret_read_at > _SECRET_S:
             self._read_secret_beside(key, memory)
         seen = ClusterSnapshot(
             resource,
@@ -199,7 +198,7 @@ class Reconciler:
     async def _read_secret(self, key: Key, memory: _Memory) -> dict[tuple[str, str], Object]:
         """The Secret, if there is one.  The operator does not watch it: the right to watch one Secret is that to watch all."""
         name = secret_of(key.name)
-        memory.secret_read_at = self._clock()
+        memory.secret_read_at = self.clock()
         found = await self._kube.get(SECRET, key.namespace, name)
         if found is None:
             for each in self._cache.children(key):
@@ -226,7 +225,7 @@ class Reconciler:
             except KubeError as error:
                 log.info("secret not read", extra={"key": str(key), "cause": str(error)})
 
-        memory.secret_read_at = self._clock()
+        memory.secret_read_at = self.clock()
         self._tasks.spawn(read(), name=f"read-secret-{key.namespace}/{key.name}")
 
     async def close(self) -> None:
@@ -248,7 +247,7 @@ class Reconciler:
             return seen
         addresses = {name: each.address for name, each in asked.items()}
         memory.poll = self._polls.watch(key, self._reach(key, addresses, memory.secret), asked)
-        latest, now = memory.poll.latest(), self._clock()
+        latest, now = memory.poll.latest(), self.clock()
         outage = latest.verdict.outage
         if outage is not None:  # from the clock of the questions to that of the snapshot
             outage = outage._replace(since=seen.now - (now - outage.since))
@@ -266,7 +265,7 @@ class Reconciler:
 
     def _out_of_reach(self, seen: ClusterSnapshot, memory: _Memory) -> Diagnosis | None:
         since = memory.poll.latest().silent_since if memory.poll is not None else None
-        if seen.ownership is not None or since is None or self._clock() - since < _UNREACHABLE_S:
+        if seen.ownership is not None or since is None or self.clock() - since < _UNREACHABLE_S:
             return None
         return Diagnosis(
             Reason.WORKER_UNREACHABLE,
@@ -327,7 +326,7 @@ class Reconciler:
         if memory.secret is None or memory.poll is None or memory.recording:
             return
         shown = memory.recorded is None or plan.base_version > memory.recorded.base_version
-        if not shown and self._clock() - memory.recorded_at < _RECORDED_S:
+        if not shown and self.clock() - memory.recorded_at < _RECORDED_S:
             return  # made from an answer of before the last plan: the workers would refuse it as stale
         answering = {name for name, each in memory.poll.latest().readings.items() if each.failing_since is None}
         ready = [pod for pod in seen.workers() if pod.address is not None and pod.ready]
@@ -350,7 +349,7 @@ class Reconciler:
             memory.recording = False
             if memory.poll is not None:
                 memory.poll.hurry()
-        memory.recorded, memory.recorded_at = plan, self._clock()
+        memory.recorded, memory.recorded_at = plan, self.clock()
         if plan.moves:
             self._telemetry.moved(seen.key, plan.moves)
             self._recorder.event(seen.resource, "Normal", "MovingShards", f"plan {plan.hash}: {plan.moves} shards")
@@ -379,10 +378,10 @@ class Reconciler:
         patch = patch_of(before, after)
         if not patch:
             return None
-        late_s = memory.status_written_at + _STATUS_S - self._clock()
+        late_s = memory.status_written_at + _STATUS_S - self.clock()
         if late_s > 0:
             return late_s
-        memory.status_written_at = self._clock()
+        memory.status_written_at = self.clock()
         self._recorder.transitions(seen.resource, before, after)
         body = {"metadata": {"uid": seen.resource["metadata"]["uid"]}, "status": patch}
         try:

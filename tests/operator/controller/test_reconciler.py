@@ -60,8 +60,8 @@ class Desk:
             Recorder(self.shelf, "operator-0"),
             Telemetry(),
             namespace="threadcluster-system",
-            clock=lambda: self.now,
         )
+        self.reconciler.clock = lambda: self.now
 
     def _reach(self, key: Key, addresses: Mapping[str, str], secret: str) -> MemoryWorkers:
         assert key == CHAT
@@ -173,8 +173,8 @@ async def test_what_was_remembered_may_be_lost_at_any_time() -> None:
         Recorder(desk.shelf, "operator-1"),
         Telemetry(),
         namespace="threadcluster-system",
-        clock=lambda: desk.now,
     )
+    desk.reconciler.clock = lambda: desk.now
     assert before is not desk.reconciler
     await desk.look()
     assert desk.shelf.writes() == []
