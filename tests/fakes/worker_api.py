@@ -11,8 +11,10 @@ import itertools
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
+import msgspec
 from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerRefused
 from threadcluster_operator.workers.protocol import PolledWorkers, WorkersClient
 
@@ -37,6 +39,8 @@ from shard_worker.contract_internal import (
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership.assignment import Candidate, assign_shards
 
+_SHARD_HASH: Final = lru_cache(maxsize=1 << 16)(shard_hash)
+"""Hundreds of clusters of a test live beside the operator that it measures."""
 _INSTANT: Final = "2026-05-01T12:00:00.000Z"
 """Of everything: a test in turns has no clock."""
 
@@ -119,13 +123,12 @@ class MemoryWorkers(WorkersClient, PolledWorkers):
         if answer is None:
             return None
         own = answer.worker(worker)
-        hashes = [*map(worker_hash, answer.workers), *map(shard_hash, answer.shards)]
         return OwnershipDigest(
             answered_by=answer.answered_by,
             plan_version=answer.plan_version,
             epochs=sum(shard.epoch for shard in answer.shards),
             beats=sum(each.beat for each in answer.workers),
-            digest=ownership_digest(hashes),
+            digest=_digest(answer),
             member=own is not None and own.state != "fenced",
             serving=answer.serving,
             database=answer.database,
@@ -138,7 +141,8 @@ class MemoryWorkers(WorkersClient, PolledWorkers):
             return None
         if self.knobs.outage is None:  # a beat in each answer: a test in turns has no clock
             live.beat += 1
-        return self.knobs.distort(self._answer(live))
+        answer = self.knobs.distort(self._answer(live))
+        return msgspec.structs.replace(answer, digest=_digest(answer))
 
     async def set_targets(self, plan: TargetsRequest) -> int:
         """Record a plan; its version.  Raises as the real one does."""
@@ -334,7 +338,6 @@ class MemoryWorkers(WorkersClient, PolledWorkers):
             shards=shards,
             serving=tuple(self.owned_by(by.name)),
             database=self.knobs.outage or DatabaseReport(state=DatabaseState.CONNECTED, since=_INSTANT),
-            digest=ownership_digest([*map(worker_hash, workers), *map(shard_hash, shards)]),
         )
 
     def _worker_entry(self, worker: _Worker) -> WorkerEntry:
@@ -363,3 +366,7 @@ class MemoryWorkers(WorkersClient, PolledWorkers):
             since=_INSTANT,
             load=ShardLoad(commands_per_second=shard.load, append_milliseconds=1.5),
         )
+
+
+def _digest(answer: OwnershipResponse) -> str:
+    return ownership_digest([*map(worker_hash, answer.workers), *map(_SHARD_HASH, answer.shards)])

@@ -42,7 +42,10 @@ from threadcluster_operator.workers.client import NamedWorkers
 log = logging.getLogger(__name__)
 
 LEASE_NAME: Final = "threadcluster-operator"
-_WORKERS: Final = 4
+_WORKERS: Final = 16
+"""Reconciles at the same time; each may wait for the API server, and holds nothing else."""
+_OF_ONE_NAMESPACE: Final = 4
+"""Reconciles of one namespace at the same time: an admission webhook that answers late holds up its own namespace alone."""
 _STUCK_S: Final = 45.0
 """Time after which a reconcile or a loop is stuck: with the probe's three failures the process ends within 90 s."""
 _PING_EVERY_S: Final = 5.0
@@ -136,7 +139,9 @@ class Operator:
             namespace=options.own_namespace,
             service_monitors=monitors,
         )
-        queue: WorkQueue[Key] = WorkQueue(reconciler.reconcile, workers=_WORKERS)
+        queue: WorkQueue[Key] = WorkQueue(
+            reconciler.reconcile, workers=_WORKERS, group=lambda key: key.namespace, of_one_group=_OF_ONE_NAMESPACE
+        )
         reconciler.wake = lambda owner: queue.add(Key(*owner))
         self.telemetry.queue_depth.set_function(lambda: queue.depth)
 
