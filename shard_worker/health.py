@@ -70,7 +70,7 @@ def text_of(wall: float) -> str:
 
 
 class WorkerHealth:
-    """What a worker says of itself in its answers to planners.
+    """A worker's report on itself in its answers to planners.
 
     ``readings`` gives the signs of life of the database, ``fault`` the error of the last attempt to open a session, if
     that failed, ``counters`` what went wrong so far, and ``secrets`` the fingerprints of the secret's values that are held

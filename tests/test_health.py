@@ -1,4 +1,4 @@
-"""What a worker says of its database, by the signs of life that it had."""
+"""A worker's report on its database, by the signs of life that it had."""
 
 import math
 

@@ -117,7 +117,7 @@ class MemoryWorkers(WorkersClient, PolledWorkers):
         live = {} if self.knobs.silent else self._live()
         return {name: self.knobs.distort(self._answer(live[name])) for name in sorted(live)}
 
-    async def probe(self, worker: str) -> OwnershipDigest | None:
+    async def probe(self, worker: str) -> OwnershipDigest | OwnershipResponse | None:
         """The digest of one worker; None when it does not answer."""
         answer = await self.ownership_of(worker)
         if answer is None:

@@ -103,8 +103,8 @@ def outage_diagnosis(seen: ClusterSnapshot) -> Diagnosis | None:
         return None
     known = [reason for reason in _REMEDIES if reason == outage.reason]
     reason = known[0] if known else Reason.DATABASE_UNREACHABLE
-    said = f"no worker has its database: {outage.message or outage.reason}"
-    return _trouble(reason, said, _REMEDIES[reason])
+    report = f"no worker has its database: {outage.message or outage.reason}"
+    return _trouble(reason, report, _REMEDIES[reason])
 
 
 def lasting_outage(seen: ClusterSnapshot) -> Diagnosis | None:

@@ -26,6 +26,7 @@ from threadcluster_operator.controller.diagnosis import (
     previous_diagnosis,
 )
 from threadcluster_operator.controller.events import Recorder
+from threadcluster_operator.controller.installation import ANSWER_S, Claim, Rivalry, claim
 from threadcluster_operator.controller.metrics import Telemetry
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Key, Object, Pod, controller_of
 from threadcluster_operator.controller.status import patch_of, status_of
@@ -86,6 +87,8 @@ class _Memory:
     """The last plan that was sent to the workers, and when: until an answer shows it, no other is sent."""
     recorded_at: float = -math.inf
     recording: bool = False
+    rivalry: Rivalry = field(default_factory=Rivalry)
+    """With another installation of the operator."""
     status_written_at: float = -math.inf
     foreign: dict[tuple[str, str], Object] = field(default_factory=dict)
     """Objects that have the name of a child and not its labels, so that no watch tells of them."""
@@ -135,9 +138,48 @@ class Reconciler:
             if memory is None or memory.uid != resource["metadata"]["uid"]:
                 memory = self._memories[key] = _Memory(resource["metadata"]["uid"])
             try:
-                return await self._look(key, resource, memory)
+                claimed = await self._claimed(key, resource, memory)
+                if claimed is None:
+                    memory.poll = None
+                    self._polls.forget(key)
+                    self._telemetry.forget(key)
+                    return ANSWER_S
+                return await self._look(key, claimed, memory)
             except Unreachable as error:
                 raise TransientError(str(error)) from error
+
+    async def _claimed(self, key: Key, resource: Object, memory: _Memory) -> Object | None:
+        """The ThreadCluster, if this installation looks after it; None while another one does."""
+        status = resource.get("status") or {}
+        what = claim(status, self._namespace, memory.rivalry, self.clock())
+        if what is Claim.OWN:
+            return resource
+        other = str(status.get("operator", ""))
+        if what is Claim.TAKE:
+            if other:
+                log.warning("cluster taken over from another installation", extra={"key": str(key), "from": other})
+            return await self._mark(key, resource, {"operator": self._namespace, "operatorChallenge": None})
+        if what is Claim.CHALLENGE:
+            await self._mark(key, resource, {"operatorChallenge": self._namespace})
+        self._recorder.event(
+            resource,
+            "Warning",
+            "AnotherOperator",
+            f"the operator in namespace {self._namespace} changes nothing: the operator in namespace {other} looks after this"
+            " ThreadCluster. Remedy: remove one of the two, or have each watch namespaces of its own",
+        )
+        return None
+
+    async def _mark(self, key: Key, resource: Object, fields: Object) -> Object | None:
+        """Write fields of the status of just this version: of two that claim it at the same moment one is refused."""
+        meta = {name: resource["metadata"][name] for name in ("uid", "resourceVersion")}
+        try:
+            body = {"metadata": meta, "status": fields}
+            changed = await self._kube.merge(THREAD_CLUSTER, key.namespace, key.name, body, "status")
+        except (Conflict, NotFound) as error:
+            raise TransientError(f"not claimed: {error}") from error
+        self._cache.put(changed)
+        return changed
 
     async def _look(self, key: Key, resource: Object, memory: _Memory) -> float:
         try:
@@ -368,7 +410,11 @@ class Reconciler:
         before = seen.resource.get("status")
         if before is not None and memory.poll is not None and not memory.poll.latest().begun:
             return _FIRST_ANSWERS_S  # after a start of the operator what it does not know yet is no news
-        after = status_of(seen, spec, steps, trouble)
+        after = {**status_of(seen, spec, steps, trouble), "operator": self._namespace}
+        challenger = after.pop("operatorChallenge", None) or (before or {}).get("operatorChallenge")
+        if challenger:  # withdrawn by this status, which does not have it
+            message = f"the operator in namespace {challenger} watches this ThreadCluster too, and changes nothing"
+            self._recorder.event(seen.resource, "Warning", "AnotherOperator", message)
         gates = {
             "foreign-child": steps.blocked is not None,
             "migration": steps.migrating,

@@ -46,6 +46,8 @@ _WORKERS: Final = 16
 """Reconciles at the same time; each may wait for the API server, and holds nothing else."""
 _OF_ONE_NAMESPACE: Final = 4
 """Reconciles of one namespace at the same time: an admission webhook that answers late holds up its own namespace alone."""
+_KEPT_S: Final = 5.0
+"""How long an idle connection to a worker is kept: longer than the pause of the worker that is asked often."""
 _STUCK_S: Final = 45.0
 """Time after which a reconcile or a loop is stuck: with the probe's three failures the process ends within 90 s."""
 _PING_EVERY_S: Final = 5.0
@@ -80,6 +82,7 @@ class Operator:
     def __init__(self, kube: Kube, reach: Reach, options: Options) -> None:
         self.telemetry = Telemetry()
         self.leadership = LeaderElector(kube, LeaseRef(options.own_namespace, LEASE_NAME), options.identity)
+        self.telemetry.leads = self.leadership.holds
         self._kube = kube
         self._reach = reach
         self._options = options
@@ -166,6 +169,7 @@ class Operator:
                 tasks.create_task(_fail_when_ended(watches), name="watches")
         finally:
             self._watches = self._lists_since = None
+            self.telemetry.clear()
             await reconciler.close()
             await asyncio.shield(watches.stop())
 
@@ -234,7 +238,8 @@ async def run(options: Options) -> None:
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, asked_to_end.set)
     # The questions to workers have their own bound, which is fair; the connector's would let silent workers keep the others out.
-    connector = aiohttp.TCPConnector(limit=0)
+    # A connection is kept for the next question where that comes soon: thousands of idle ones would take 100 MiB.
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEPT_S)
     async with connect(options.access) as kube, aiohttp.ClientSession(connector=connector) as session:
 
         def reach(_: Key, addresses: Mapping[str, str], secret: str) -> NamedWorkers:

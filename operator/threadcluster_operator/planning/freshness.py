@@ -22,9 +22,11 @@ from shard_worker.domain.ids import ShardId
 
 SILENCE_S: Final = 5.0
 """Time for which the last answer of a worker that does not answer any more counts: one lost packet changes no status."""
-AGE_MOST_S: Final = 15.0
-"""Maximum age of an answer of a worker that was not found silent; longer than the pause between two questions at rest, and
-reached only when the operator itself could not ask."""
+EVIDENCE_S: Final = 7.0
+"""Maximum age of the newest answer while the owners are known: longer than the pause of the worker that is asked often, its
+time-out, and that of the worker that takes its place."""
+AGE_MOST_S: Final = 30.0
+"""Maximum age of what a worker says of itself; longer than the pause at rest of a worker that is asked rarely."""
 ACT_WITHIN_S: Final = 2.5
 """Maximum age of the answer on which a worker is removed or restarted; longer than the pause at rest, so that an edit of a
 cluster at rest finds such an answer."""
@@ -70,7 +72,7 @@ class Outage(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What the answers are worth."""
+    """The worth of the answers of a cluster's workers."""
 
     known: bool
     """The owners of the shards are known."""
@@ -133,12 +135,12 @@ def supersedes(reading: Reading, kept: Reading, confirmed_at: float) -> bool:
 
 
 def judge(readings: Iterable[Reading], now: float, before: Outage | None) -> Verdict:
-    """What the answers are worth now; ``before`` is the outage of the verdict before, whose time of beginning is kept."""
+    """The worth of the answers now; ``before`` is the outage of the verdict before, whose time of beginning is kept."""
     known = list(readings)
-    good = [reading.sent_at for reading in known if counts(reading, now)]
+    good = [reading.sent_at for reading in known if counts(reading, now) and now - reading.sent_at <= EVIDENCE_S]
     if good:
         return Verdict(True, None, max(good))
-    silent = [reading for reading in known if _answers(reading, now)]
+    silent = [reading for reading in known if _answers(reading, now) and _without_database(reading)]
     # A first answer of an earlier release shows nothing yet, and a process that is no member has not reported yet.
     silent = [reading for reading in silent if reading.member and (reading.database or reading.advanced_at > _NEVER)]
     if not silent:

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 class Pace(Enum):
     """How soon a change of a cluster is to be seen: the pauses of the reference, and of the others, in seconds."""
 
-    REST = (2.0, 10.0)
+    REST = (2.0, 20.0)
     WAITING = (0.5, 1.0)
     MOVING = (0.1, 0.5)
 
@@ -24,7 +24,7 @@ BACK_OFF_FIRST_S: Final = 0.25
 BACK_OFF_LAST_S: Final = 5.0
 """Longest pause before a silent worker of a ready pod is asked again: a network that comes back is noticed within it."""
 _EACH_S: Final = 0.02
-"""Share of each worker in the pause of the others: so many are asked in turn at fifty a second."""
+"""Share of each worker in the pause of the others: the workers of a large cluster are asked in turn, fifty a second."""
 _DOUBLED_MOST: Final = 10
 
 

@@ -37,6 +37,8 @@ _SLOTS: Final = 256
 """Requests to workers that are under way at the same time; each holds a socket."""
 _LOADS_S: Final = 10.0
 """Time after which workers and shards are read again though nothing changed: the digest does not show loads."""
+_GAINED_S: Final = 0.05
+"""How long new owners have to say that they serve their shards before the cluster is looked at: several round trips."""
 _WAKE_LATE_S: Final = 0.1
 """How long after an answer ends to count the cluster is looked at: a timer may be early by the clock's resolution."""
 
@@ -67,7 +69,7 @@ class _Worker:
 
 
 class Latest(NamedTuple):
-    """What is known of a cluster's workers now."""
+    """The knowledge of a cluster's workers now."""
 
     answer: OwnershipResponse | None
     """Workers and shards."""
@@ -138,11 +140,10 @@ class ClusterPoll:
         """Ask the reference at once: an answer is needed that is newer than those that there are."""
         worker = self._workers.get(self._reference or "")
         if worker is not None:
-            worker.due_at, worker.again = self._clock(), worker.asking
-            self._changed.set()
+            self._ask_again(worker)
 
     def latest(self) -> Latest:
-        """What is known now; waits for nothing."""
+        """The knowledge of now; waits for nothing."""
         now = self._clock()
         readings = {name: each.reading for name, each in self._workers.items() if each.reading is not None}
         verdict = judge(readings.values(), now, self._outage)
@@ -246,6 +247,11 @@ class ClusterPoll:
         if before is None or was_failing is not None or _differs(before, fresh):
             self._wake()
 
+    def _ask_again(self, worker: _Worker) -> None:
+        """Ask a worker now; if it is being asked, the question may have been sent before what the answer is to show."""
+        worker.due_at, worker.again = self._clock(), worker.asking
+        self._changed.set()
+
     def _ask_all(self) -> None:
         now = self._clock()
         for each in self._workers.values():
@@ -300,9 +306,17 @@ class ClusterPoll:
         changed = kept is None or not _same(kept, reading) or not reading.digest
         if not answer.shards or (kept is not None and changed and not supersedes(reading, kept, self._confirmed_at)):
             return
+        gained = _gained(self._answer, answer)
         self._answer, self._answer_reading = answer, reading
         self._answer_at, self._confirmed_at = self._clock(), reading.sent_at
-        if changed:
+        if not changed:
+            return
+        for name in gained & self._workers.keys():
+            self._ask_again(self._workers[name])
+        if gained:
+            # A little later: the new owners' last answers do not show yet that they serve what they own.
+            asyncio.get_running_loop().call_later(_GAINED_S, self._wake)
+        else:
             self._wake()
 
     def _pause_s(self, name: str, worker: _Worker, now: float) -> float:
@@ -370,3 +384,13 @@ def _differs(one: Reading, other: Reading) -> bool:
         or (one.member, one.serving, one.excess_privileges) != (other.member, other.serving, other.excess_privileges)
         or counts(one, one.sent_at) != counts(other, other.sent_at)
     )
+
+
+def _gained(before: OwnershipResponse | None, after: OwnershipResponse) -> set[str]:
+    """The workers that own a shard which they did not own at that epoch."""
+    known = {} if before is None else {shard.id: (shard.owner, shard.epoch) for shard in before.shards}
+    return {
+        shard.owner
+        for shard in after.shards
+        if shard.owner is not None and known.get(shard.id) != (shard.owner, shard.epoch)
+    }

@@ -71,7 +71,7 @@ class OperatedCluster:
         return requeue_after_s
 
     def _reach(self, key: Key, addresses: Mapping[str, str], secret: str) -> NamedWorkers:
-        """The real worker, wherever its pod is said to be; nothing listens where the other pod is."""
+        """The real worker, at whatever address its pod has; nothing listens where the other pod is."""
         assert key == _CHAT
         assert secret
         real = self._harness.worker.management.replace("http:", "https:")

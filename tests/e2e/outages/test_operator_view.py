@@ -1,4 +1,4 @@
-"""What the operator says and does while a real worker's real Postgres is away: the truth, and nothing."""
+"""The operator while a real worker's real Postgres is away: it reports the fault by its name, and takes no worker away."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.e2e.outages.operated import WORKER, OperatedCluster, operated
 REPORTED_S: Final = 10.0
 HEALED_S: Final = 10.0
 _MACHINE_S: Final = 15.0
-"""What a busy machine may add to a bound before a test fails."""
+"""Time that a busy machine may add to a bound before a test fails."""
 
 
 @pytest.fixture

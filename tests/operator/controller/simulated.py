@@ -17,6 +17,7 @@ from threadcluster_operator.controller.actions import Actions, OperatorContext, 
 from threadcluster_operator.controller.diagnosis import diagnose
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object, condition
 from threadcluster_operator.controller.status import status_of
+from threadcluster_operator.planning.freshness import Outage
 from threadcluster_operator.planning.observation import build_observation
 from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerRefused
 
@@ -58,6 +59,10 @@ class Simulation:
         """Pods on a node that is cut off: not ready, and never gone by themselves."""
         self.unanswered = False
         self.contradicting = False
+        self.frozen = False
+        """The database is: the workers answer from memory, and report it."""
+        self.stale = False
+        """The last answers are old."""
         self.balancing = False
         self.last = Actions()
         self._secret: str | None = None
@@ -89,7 +94,7 @@ class Simulation:
         for name in self.lost:
             self.pods.pop(name, None)
         self.lost.clear()
-        self.unanswered = self.contradicting = False
+        self.unanswered = self.contradicting = self.frozen = self.stale = False
 
     # --- turns
 
@@ -140,7 +145,7 @@ class Simulation:
             name for name, pod in self.pods.items() if not _is_ready(pod) and name not in self.broken | self.lost
         }
         ownership = None
-        if not self.unanswered:
+        if not self.unanswered and not self.frozen:
             live = {
                 name: answer for name, answer in self._answers().items() if name in self.pods and name not in self.lost
             }
@@ -155,6 +160,8 @@ class Simulation:
             ownership,
             self._secret,
             float(self.turn_number),
+            Outage("DatabaseUnreachable", "no answer", 0.0) if self.frozen and not self.unanswered else None,
+            not self.stale,
         )
 
     def _answers(self) -> dict[str, OwnershipResponse]:
@@ -183,7 +190,7 @@ class Simulation:
                 raise Violation(f"{place} is deleted")
             if place in self.objects and self.objects[place]["metadata"]["uid"] == body["metadata"]["uid"]:
                 del self.objects[place]
-        if steps.targets is not None and not self.unanswered:
+        if steps.targets is not None and not self.unanswered and not self.frozen:
             plan = steps.targets
             if plan.moves > spec.rebalance.max_concurrent_moves and not any(
                 owner is not None
@@ -225,12 +232,17 @@ class Simulation:
             name = f"{NAME}-{ordinal}"
             if self.resource["spec"]["replicas"] == 0 or name not in {pod.name for pod in seen.workers()}:
                 continue
-            if seen.ownership is None:
+            if seen.ownership is None or not seen.fresh:
                 raise Violation(f"{name} is taken away, and its ownership is unknown")
             if name in seen.ownership.owners.values():
                 raise Violation(f"{name} is taken away with its shards")
         same_template = body["spec"]["template"] == live["spec"]["template"]
         before, after = _partition(live), _partition(body)
+        let_go = [pod for pod in seen.workers() if after <= pod.ordinal < before]
+        if same_template and (seen.ownership is None or not seen.fresh) and any(pod.ready for pod in seen.workers()):
+            newest = live["status"].get("updateRevision")
+            if any(pod.revision != newest for pod in let_go):
+                raise Violation("a worker is let go, and the owners are unknown")
         if not same_template and after < body["spec"]["replicas"]:
             raise Violation("a new template comes with workers let go")
         if same_template and after < before and before - after > 1 and after < body["spec"]["replicas"] - 1:

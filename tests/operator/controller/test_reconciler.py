@@ -51,7 +51,7 @@ class Desk:
             }
         )
 
-    def restart(self) -> None:
+    def restart(self, namespace: str = "threadcluster-system") -> None:
         """Another process of the operator, which remembers nothing."""
         self.reconciler = Reconciler(
             self.shelf,
@@ -59,7 +59,7 @@ class Desk:
             self._reach,
             Recorder(self.shelf, "operator-0"),
             Telemetry(),
-            namespace="threadcluster-system",
+            namespace=namespace,
         )
         self.reconciler.clock = lambda: self.now
 
@@ -331,7 +331,7 @@ async def test_workers_without_their_database_are_not_ready(fault: str) -> None:
 
 
 async def test_one_status_is_written_at_most_once_a_second() -> None:
-    """What changes in between is written at the end of the second, and the look says when."""
+    """A change in between is written at the end of the second, and the look says when."""
     desk = Desk()
     await desk.until_ready()
     for round_number in range(6):
@@ -381,3 +381,43 @@ async def test_a_secret_that_is_rotated_is_followed_and_left_as_it_is(monkeypatc
     desk.restart()
     await desk.look()
     assert desk.shelf.objects["Secret", "chat-internal"]["data"] == {"secret": given}
+
+
+async def test_a_second_installation_changes_nothing_while_the_first_one_lives() -> None:
+    """It asks once, is refused, and says so; the first one notices, and goes on."""
+    desk = Desk()
+    await desk.until_ready()
+    first = desk.reconciler
+    desk.restart("elsewhere")
+    second = desk.reconciler
+    service = desk.shelf.objects["Service", "chat"]
+    service["spec"]["ports"] = []
+    desk.shelf.put(service)
+    desk.shelf.writes()
+    await desk.look()
+    assert desk.shelf.writes() == [("merge status", "ThreadCluster", "chat")]
+    assert desk.resource["status"]["operatorChallenge"] == "elsewhere"
+    desk.reconciler = first
+    await desk.look()
+    assert "operatorChallenge" not in desk.resource["status"]
+    assert desk.shelf.objects["Service", "chat"]["spec"]["ports"]
+    desk.reconciler = second
+    desk.shelf.writes()
+    for _ in range(40):
+        await desk.look(within_s=5.0)
+    assert desk.shelf.writes() == []
+    assert desk.condition("Ready") == ("True", "Reconciled")
+
+
+async def test_an_installation_that_is_gone_is_followed_by_the_other() -> None:
+    """After a minute in which it did not answer."""
+    desk = Desk()
+    await desk.until_ready()
+    desk.restart("elsewhere")
+    began = desk.now
+    while desk.resource["status"]["operator"] != "elsewhere":
+        await desk.look(within_s=5.0)
+    assert desk.now - began >= 60.0
+    await desk.look()
+    assert desk.condition("Ready") == ("True", "Reconciled")
+    assert "operatorChallenge" not in desk.resource["status"]

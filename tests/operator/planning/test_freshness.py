@@ -1,4 +1,4 @@
-"""What the workers' answers are worth, with the age that they have."""
+"""The worth of the workers' answers, with the age that they have."""
 
 import msgspec
 import pytest
@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from threadcluster_operator.planning.freshness import (
     ACT_WITHIN_S,
     AGE_MOST_S,
+    EVIDENCE_S,
     SILENCE_S,
     Outage,
     Reading,
@@ -126,7 +127,7 @@ def test_the_order_of_readings_is_that_of_the_database() -> None:
 
 
 def test_a_newer_reading_takes_the_place_of_the_kept_one() -> None:
-    """One of a lower order only when nobody has shown the kept one for a while: after a restore."""
+    """One of a lower order only when no answer has shown the kept one for a while: after a restore."""
     kept, lower = first(DIGEST, 10.0), first(msgspec.structs.replace(DIGEST, plan_version=1), 11.0)
     assert supersedes(first(digest(101), 10.0), kept, 10.0)
     assert not supersedes(lower, kept, 11.0 - DATABASE_SILENCE_S)
@@ -167,6 +168,16 @@ def test_one_worker_with_its_database_is_enough() -> None:
     """The others have lost their way to it; the newest answer that counts has the age."""
     found = judge([first(digest(database=AWAY), 3.0), first(digest(), 1.0), first(digest(), 2.0)], 3.0, None)
     assert (found.known, found.outage, found.read_at) == (True, None, 2.0)
+
+
+def test_the_owners_are_known_by_a_recent_answer_alone() -> None:
+    """A worker that is asked rarely has reported nothing of the database since."""
+    reading = first(digest(), 10.0)
+    assert judge([reading], 10.0 + EVIDENCE_S, None).known
+    found = judge([reading], 10.1 + EVIDENCE_S, None)
+    assert (found.known, found.outage) == (False, None)
+    assert serving_of({"a": reading}, 10.1 + EVIDENCE_S)
+    assert not judge([reading, first(digest(database=AWAY), 18.0)], 18.0, None).known
 
 
 def test_without_any_the_outage_has_the_most_telling_fault() -> None:
@@ -253,7 +264,7 @@ def test_owners_are_known_only_with_a_beat_and_an_answer(
         found = judge([] if reading is None else [reading], now, outage)
         if found.known:
             assert answered_at - advanced_at <= DATABASE_SILENCE_S
-            assert now - answered_at <= AGE_MOST_S
+            assert now - answered_at <= EVIDENCE_S
             assert reading is not None
             assert reading.database is None or reading.database.state is DatabaseState.CONNECTED
             assert found.outage is None

@@ -7,7 +7,7 @@ from threadcluster_operator.workers.slots import FairSlots, Owner
 
 
 class Requests:
-    """Requests that last until they are told to end."""
+    """Requests that last until the test ends them."""
 
     def __init__(self, total: int) -> None:
         self.slots = FairSlots(total)
