@@ -206,10 +206,10 @@ class ClusterPoll:
                     fresh = reading_of_digest(answer, worker.sent_at, worker.reading)
                 else:
                     fresh = reading_of_ownership(name, answer, worker.sent_at, worker.reading)
-                    self._keep(answer, fresh)
+                    self._keep(name, answer, fresh)
                 self._answered(name, worker, fresh)
                 if isinstance(answer, OwnershipDigest) and self._needs_all(name, fresh):
-                    await self._read_all(client, name)
+                    await self._read_all(client, name, worker)
         except Exception:
             # Whatever an answer contains, it is this cluster's trouble alone, and the worker is asked again.
             log.exception("answer of a worker not taken", extra={"namespace": self._owner[0], "worker": name})
@@ -290,17 +290,18 @@ class ClusterPoll:
             return supersedes(fresh, kept, self._confirmed_at)
         return name == self._reference and self._clock() - self._answer_at > _LOADS_S
 
-    async def _read_all(self, client: PolledWorkers, name: str) -> None:
+    async def _read_all(self, client: PolledWorkers, name: str, worker: _Worker) -> None:
         self._reading_all = True
         try:
             sent_at = self._clock()
             answer = await client.ownership_of(name)
         finally:
             self._reading_all = False
-        if answer is not None:
-            self._keep(answer, reading_of_ownership(name, answer, sent_at, None))
+        if answer is not None and self._workers.get(name) is worker:
+            reading = worker.reading = reading_of_ownership(name, answer, sent_at, worker.reading)
+            self._keep(name, answer, reading)
 
-    def _keep(self, answer: OwnershipResponse, reading: Reading) -> None:
+    def _keep(self, by: str, answer: OwnershipResponse, reading: Reading) -> None:
         """Take workers and shards over, unless they were read before those that are here."""
         kept = self._answer_reading
         changed = kept is None or not _same(kept, reading) or not reading.digest
@@ -311,6 +312,7 @@ class ClusterPoll:
         self._answer_at, self._confirmed_at = self._clock(), reading.sent_at
         if not changed:
             return
+        gained.discard(by)  # it has just answered for itself
         for name in gained & self._workers.keys():
             self._ask_again(self._workers[name])
         if gained:
