@@ -83,6 +83,8 @@ class _Memory:
     balancing: bool = False
     poll: ClusterPoll | None = None
     """The questions to the workers; None while none can be asked."""
+    wanted_since: float | None = None
+    """Since when the looks want another plan; it is made from an answer to a later question alone."""
     recorded: NewPlan | None = None
     """The last plan that was sent to the workers, and when: until an answer shows it, no other is sent."""
     recorded_at: float = -math.inf
@@ -192,6 +194,8 @@ class Reconciler:
         operator = OperatorContext(self._namespace, self.service_monitors, secrets.token_urlsafe(32))
         steps = plan_actions(seen, spec, operator, balancing=memory.balancing)
         memory.balancing = steps.next.balancing if steps.next is not None else False
+        if steps.targets is None:
+            memory.wanted_since = None
         if not spec.paused and steps.blocked is None:
             await self._act(key, seen, steps, memory)
         trouble = steps.blocked or memory.refused or diagnose(seen) or lasting_outage(seen)
@@ -366,6 +370,12 @@ class Reconciler:
     def _set_targets(self, key: Key, seen: ClusterSnapshot, plan: NewPlan, memory: _Memory) -> None:
         """Record a plan in the background: a look does not wait for a worker."""
         if memory.secret is None or memory.poll is None or memory.recording:
+            return
+        if memory.wanted_since is None:
+            memory.wanted_since = self.clock()
+        if memory.poll.latest().verdict.read_at < memory.wanted_since:
+            # At rest an answer may be older than a cordon that was made just before the edit.
+            memory.poll.hurry()
             return
         shown = memory.recorded is None or plan.base_version > memory.recorded.base_version
         if not shown and self.clock() - memory.recorded_at < _RECORDED_S:

@@ -27,9 +27,8 @@ EVIDENCE_S: Final = 7.0
 time-out, and that of the worker that takes its place."""
 AGE_MOST_S: Final = 30.0
 """Maximum age of what a worker says of itself; longer than the pause at rest of a worker that is asked rarely."""
-ACT_WITHIN_S: Final = 2.5
-"""Maximum age of the answer on which a worker is removed or restarted; longer than the pause at rest, so that an edit of a
-cluster at rest finds such an answer."""
+ACT_WITHIN_S: Final = 1.0
+"""Maximum age of the answer on which a worker is removed or restarted; longer than the pause while something is to be done."""
 
 _NEVER: Final = float("-inf")
 

@@ -64,6 +64,8 @@ class _Worker:
     asking: bool = False
     again: bool = False
     """To be asked again at once: an answer is needed to a question that is sent later than the one under way."""
+    hurried: bool = False
+    """A look waits for the next answer."""
     reading: Reading | None = None
     failing_since: float | None = None
 
@@ -137,9 +139,10 @@ class ClusterPoll:
         self._changed.set()
 
     def hurry(self) -> None:
-        """Ask the reference at once: an answer is needed that is newer than those that there are."""
+        """Ask the reference at once, and have the cluster looked at then: those answers that there are, are too old."""
         worker = self._workers.get(self._reference or "")
         if worker is not None:
+            worker.hurried = True
             self._ask_again(worker)
 
     def latest(self) -> Latest:
@@ -244,7 +247,8 @@ class ClusterPoll:
         kept = self._answer_reading
         if believed and kept is not None and _same(kept, fresh):
             self._confirmed_at = fresh.sent_at
-        if before is None or was_failing is not None or _differs(before, fresh):
+        hurried, worker.hurried = worker.hurried and not worker.again, worker.hurried and worker.again
+        if hurried or before is None or was_failing is not None or _differs(before, fresh):
             self._wake()
 
     def _ask_again(self, worker: _Worker) -> None:

@@ -373,9 +373,13 @@ async def test_an_answer_to_a_later_question_is_waited_for(asking: Asking) -> No
     await asking.after(1.0)
     asking.workers.probes.clear()
     assert asking.poll is not None
+    wakes = asking.wakes
     asking.poll.hurry()
     await asking.turn()
     assert asking.workers.probes["chat-0"] == 1
+    assert asking.wakes == wakes + 1, "the look that waits for it"
+    await asking.after(2.1)
+    assert asking.wakes == wakes + 1
 
 
 async def test_a_cluster_that_is_gone_is_asked_no_more(asking: Asking) -> None:
