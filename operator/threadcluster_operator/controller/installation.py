@@ -38,6 +38,9 @@ class Rivalry:
 
     challenged_at: float = -math.inf
     withdrawn_at: float = -math.inf
+    third: str = ""
+    """Another installation that has challenged."""
+    third_since: float = -math.inf
 
 
 def claim(status: Mapping[str, Any] | None, me: str, rivalry: Rivalry, now: float) -> Claim:
@@ -55,6 +58,12 @@ def claim(status: Mapping[str, Any] | None, me: str, rivalry: Rivalry, now: floa
         return Claim.TAKE if now - rivalry.challenged_at >= ANSWER_S else Claim.WAIT
     if rivalry.challenged_at > -math.inf:
         rivalry.challenged_at, rivalry.withdrawn_at = -math.inf, now
-    if challenger or now - rivalry.withdrawn_at < CHALLENGE_AGAIN_S:
+    if challenger:
+        if rivalry.third != challenger:
+            rivalry.third, rivalry.third_since = challenger, now
+        # One that neither took over nor was refused is gone itself.
+        return Claim.CHALLENGE if now - rivalry.third_since >= 2 * ANSWER_S else Claim.WAIT
+    rivalry.third = ""
+    if now - rivalry.withdrawn_at < CHALLENGE_AGAIN_S:
         return Claim.WAIT
     return Claim.CHALLENGE

@@ -322,6 +322,10 @@ def test_a_reference_that_is_left_out_is_none() -> None:
     trouble = diagnose(what)
     assert trouble is not None
     assert "key 'dsn'" in trouble.message
+    what.pods[0]["status"]["containerStatuses"][0]["state"]["waiting"]["message"] = 'secret "db-ro" not found'
+    trouble = diagnose(what)
+    assert trouble is not None
+    assert trouble.reason == Reason.REFERENCE_MISSING
 
 
 def outage(reason: str, since: float = NOW) -> ClusterSnapshot:

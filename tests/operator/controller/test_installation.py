@@ -37,8 +37,12 @@ def test_a_challenge_that_is_withdrawn_is_made_again_much_later() -> None:
 
 
 def test_one_challenges_at_a_time() -> None:
-    """Of three installations too."""
-    assert claim({"operator": "a", "operatorChallenge": "c"}, "b", Rivalry(), 0.0) is Claim.WAIT
+    """Of three installations too; a challenger that is gone itself is followed by the third."""
+    rivalry, challenged = Rivalry(), {"operator": "a", "operatorChallenge": "c"}
+    assert claim(challenged, "b", rivalry, 0.0) is Claim.WAIT
+    assert claim(challenged, "b", rivalry, 2 * ANSWER_S - 1) is Claim.WAIT
+    assert claim(challenged, "b", rivalry, 2 * ANSWER_S) is Claim.CHALLENGE
+    assert claim({"operator": "a", "operatorChallenge": "d"}, "b", rivalry, 2 * ANSWER_S) is Claim.WAIT
 
 
 class Rivals(RuleBasedStateMachine):
