@@ -20,7 +20,7 @@ CHALLENGE_AGAIN_S: Final = 600.0
 
 
 class Claim(Enum):
-    """What an installation does about a ThreadCluster."""
+    """The action of an installation on a ThreadCluster."""
 
     OWN = "own"
     """Look after it."""
@@ -34,7 +34,7 @@ class Claim(Enum):
 
 @dataclass
 class Rivalry:
-    """What an installation remembers of another one at a ThreadCluster; all of it may be lost."""
+    """The memory that an installation has of another one at a ThreadCluster; all of it may be lost."""
 
     challenged_at: float = -math.inf
     withdrawn_at: float = -math.inf
@@ -44,7 +44,7 @@ class Rivalry:
 
 
 def claim(status: Mapping[str, Any] | None, me: str, rivalry: Rivalry, now: float) -> Claim:
-    """What to do about a ThreadCluster of this status; ``rivalry`` is brought up to date."""
+    """The action on a ThreadCluster of this status; ``rivalry`` is brought up to date."""
     known = status or {}
     owner, challenger = known.get("operator", ""), known.get("operatorChallenge", "")
     if owner == me:

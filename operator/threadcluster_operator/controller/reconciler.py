@@ -57,6 +57,8 @@ log = logging.getLogger(__name__)
 _UNREACHABLE_S: Final = 5.0
 """Time after which ready workers that do not answer are reported as unreachable."""
 _BLOCKED_S: Final = 5.0
+_SILENT_S: Final = 5.0
+"""Time until the next look at a cluster that waits for its workers or their database: there may be hundreds."""
 _SECRET_S: Final = 60.0
 """How often the Secret is looked for again."""
 _STATUS_S: Final = 1.0
@@ -206,13 +208,25 @@ class Reconciler:
         again_s = 60.0 if spec.paused else steps.requeue_after_s
         if steps.blocked is not None or memory.refused is not None:
             again_s = _BLOCKED_S
+        if seen.ownership is None and memory.poll is not None and self._waits_for_workers(seen, memory.poll):
+            again_s = max(again_s, _SILENT_S)
         return again_s if late_s is None else min(again_s, late_s)
+
+    def _waits_for_workers(self, seen: ClusterSnapshot, poll: ClusterPoll) -> bool:
+        """Whether only an answer can change anything, which has the cluster looked at by itself."""
+        silent_since = poll.latest().silent_since
+        return seen.outage is not None or (
+            silent_since is not None and self.clock() - silent_since > 2 * _UNREACHABLE_S
+        )
 
     def _set_pace(self, seen: ClusterSnapshot, steps: Actions, memory: _Memory) -> None:
         """Have the workers asked as often as the state of the cluster needs."""
         if memory.poll is None:
             return
-        memory.poll.set_pace(Pace.REST if steps.settled else Pace.MOVING if steps.moving else Pace.WAITING)
+        if seen.outage is not None:
+            memory.poll.set_pace(Pace.AWAY)
+        else:
+            memory.poll.set_pace(Pace.REST if steps.settled else Pace.MOVING if steps.moving else Pace.WAITING)
         if steps.blocked_reason and not seen.fresh:
             memory.poll.hurry()
 

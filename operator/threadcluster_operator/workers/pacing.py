@@ -15,6 +15,8 @@ class Pace(Enum):
     REST = (2.0, 20.0)
     WAITING = (0.5, 1.0)
     MOVING = (0.1, 0.5)
+    AWAY = (1.0, 10.0)
+    """Without a database nothing is to be done, and hundreds of clusters may have lost the same one."""
 
 
 RARELY_AFTER_S: Final = 30.0

@@ -18,7 +18,7 @@ NEIGHBOURS = 40
 TIME_OUT_S = 2.0
 ACTED_S = 1.0
 _MACHINE_S = 4.0
-"""What a busy machine may add to a bound before a test fails."""
+"""Time that a busy machine may add to a bound before a test fails."""
 
 
 class SilentWorkers(MemoryWorkers):
@@ -116,8 +116,8 @@ async def test_a_second_installation_is_refused(harness: Harness, api: Api) -> N
         async with asyncio.timeout(60):
             while True:
                 events = await api.list("v1", "Event", harness.namespace)
-                told = [each["message"] for each in events if each["reason"] == "AnotherOperator"]
-                if any(f"the operator in namespace {other} changes nothing" in each for each in told):
+                messages = [each["message"] for each in events if each["reason"] == "AnotherOperator"]
+                if any(f"the operator in namespace {other} changes nothing" in each for each in messages):
                     break
                 await asyncio.sleep(0.2)
         await acted(harness, "chat", 8_081)

@@ -10,7 +10,7 @@ from threadcluster_operator.controller.installation import ANSWER_S, CHALLENGE_A
 
 
 def test_a_cluster_that_no_installation_has_is_taken() -> None:
-    """Also one without a status; its own it keeps, whoever else asks."""
+    """Also one without a status; its own it keeps, whichever other one asks."""
     assert claim(None, "a", Rivalry(), 0.0) is Claim.TAKE
     assert claim({}, "a", Rivalry(), 0.0) is Claim.TAKE
     assert claim({"operator": "a"}, "a", Rivalry(), 0.0) is Claim.OWN
