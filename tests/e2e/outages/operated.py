@@ -116,19 +116,27 @@ class OperatedCluster:
     async def until(self, holds: Callable[[], bool], *, within_s: float, what: str) -> float:
         """Seconds until something holds."""
         began = time.monotonic()
-        await eventually(holds, within_s=within_s, what=f"{what}: {self.resource.get('status')}")
+        try:
+            await eventually(holds, within_s=within_s, what=what)
+        except AssertionError as error:
+            raise AssertionError(
+                f"{error}: {self.resource}, {self.kube.objects.get(('StatefulSet', 'chat'))}"
+            ) from error
         return time.monotonic() - began
 
     async def watch(self) -> None:
         """Play the watches and the other controllers until cancelled."""
-        versions: dict[tuple[str, str], str] = {}
+        known: dict[tuple[str, str], Object] = {}
         while True:
             self._play()
             for place, each in list(self.kube.objects.items()):
-                if versions.get(place) != each["metadata"]["resourceVersion"]:
-                    versions[place] = each["metadata"]["resourceVersion"]
+                if known.get(place) is not each:
+                    known[place] = each
                     self._cache.put(each)
                     self.queue.add(_CHAT)
+            for place in known.keys() - self.kube.objects.keys():
+                self._cache.drop(known.pop(place))
+                self.queue.add(_CHAT)
             await asyncio.sleep(_WATCH_S)
 
     def _play(self) -> None:
