@@ -6,7 +6,8 @@ a default here.  The order of a struct's fields is their order on the wire.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Final, Generic, TypeVar
 
@@ -20,6 +21,10 @@ INTERNAL_PREFIX: Final = "/internal/v1"
 
 NO_CAPABLE_WORKER: Final = "NoCapableWorker"
 """The reason of a shard without an owner, while no live worker reads the format of the shard's journal."""
+
+DATABASE_SILENCE_S: Final = 2.0
+"""Time without an acknowledged heartbeat, or without a reading of the database, after which a worker reports that it has no
+database: longer than a lost session takes to be replaced, and shorter than the 3 s after which peers fence."""
 
 PLAN_STALE: Final = "plan-stale"
 """The code of the refusal of `TargetsRequest`, when the plan was made from an older one than is in force."""
@@ -36,6 +41,13 @@ class WorkerState(StrEnum):
     """The worker hands its shards over by itself, and ends."""
     FENCED = "fenced"
     """The worker ended, or its peers fenced it."""
+
+
+class DatabaseState(StrEnum):
+    """Whether a worker's heartbeats and readings reach the database."""
+
+    CONNECTED = "connected"
+    DISCONNECTED = "disconnected"
 
 
 class ShardState(StrEnum):
@@ -154,6 +166,35 @@ class ReadModelOverview(Struct, frozen=True, kw_only=True, rename="camel"):
     """None while no rebuild is under way."""
 
 
+class DatabaseReport(Struct, frozen=True, kw_only=True, rename="camel"):
+    """Whether the answering worker has its database."""
+
+    state: DatabaseState
+    since: str | None
+    """When the state began, in ISO 8601 by the worker's clock; None before the worker's first heartbeat."""
+    reason: str | None = None
+    """A `DatabaseFault`, as text because a later release may know more of them; None while connected."""
+    message: str = ""
+    """The fault for people; holds no password."""
+
+
+class HealthCounters(Struct, frozen=True, kw_only=True, rename="camel"):
+    """How often something went wrong in the answering worker since its process started."""
+
+    fencings: int = 0
+    """Peers ended an incarnation of the worker."""
+    takeovers: int = 0
+    """The worker ended an incarnation of a peer."""
+    lease_sessions_lost: int = 0
+    handoffs_aborted: int = 0
+    unknown_outcomes: int = 0
+    """Batches of events whose answer never came."""
+    acknowledged_lost_events: int = 0
+    """Acknowledged events that were missing from the journal; an alarm above 0."""
+    database_connects_failed: int = 0
+    database_failovers: int = 0
+
+
 EntryT = TypeVar("EntryT")
 
 
@@ -176,6 +217,19 @@ class OwnershipAnswer(Struct, Generic[EntryT], frozen=True, kw_only=True, rename
     """The rights to the journal's history that the answering worker's login has beyond appending."""
     rebuild: RebuildProgress | None = None
     """The rebuild of the read model that is under way; None where there is none, and of a worker that does not say."""
+    as_of: str | None = None
+    """When the worker began the reading of the database that the answer shows, in ISO 8601 by the worker's clock."""
+    answered_at: str | None = None
+    """When the worker answered, by the same clock."""
+    database: DatabaseReport | None = None
+    health: HealthCounters | None = None
+    digest: str = ""
+    """`ownership_digest` of workers and shards; empty in the answer of an older worker."""
+
+    @property
+    def age_s(self) -> float | None:
+        """How old the reading was when the worker answered; None where the worker does not say."""
+        return _age_s(self.as_of, self.answered_at)
 
     def worker(self, name: str) -> WorkerEntry | None:
         """The entry of a worker, or None for a name that no worker has had."""
@@ -186,6 +240,71 @@ OwnershipResponse = OwnershipAnswer[ShardEntry]
 """The answer to ``GET ownership``."""
 EncodedOwnership = OwnershipAnswer[msgspec.Raw]
 """The same answer, as a worker makes it of shards that are encoded already."""
+
+
+# --- GET ownership/digest
+
+
+class OwnershipDigest(Struct, frozen=True, kw_only=True, rename="camel"):
+    """An `OwnershipAnswer` without workers and shards: whether a client that has these needs to ask for them again.
+
+    The answer of any size of cluster is a few hundred bytes beside ``serving``.
+    """
+
+    api_version: int = 1
+    answered_by: str
+    plan_version: int
+    epochs: int
+    """The sum of all shards' epochs."""
+    beats: int
+    """The sum of all workers' beats.  Version, epochs and beats only grow: of two answers the greater is the newer."""
+    digest: str
+    """`ownership_digest` of workers and shards; empty while the worker has read none."""
+    member: bool
+    """Whether the answering process is registered, and not fenced."""
+    serving: tuple[ShardId, ...]
+    secrets: tuple[str, ...] = ()
+    excess_privileges: tuple[str, ...] = ()
+    as_of: str | None = None
+    answered_at: str | None = None
+    database: DatabaseReport | None = None
+    health: HealthCounters | None = None
+    rebuild: RebuildProgress | None = None
+    """The rebuild of the read model that is under way; its progress changes no digest."""
+
+    @property
+    def age_s(self) -> float | None:
+        """See `OwnershipAnswer.age_s`."""
+        return _age_s(self.as_of, self.answered_at)
+
+
+def worker_hash(entry: WorkerEntry) -> int:
+    """The part of one worker in `ownership_digest`: all of the entry but its beat, which changes all the time."""
+    place = (entry.name, entry.incarnation, entry.host, entry.management_port)
+    return _hash((*place, entry.state, entry.leaving, entry.cordoned, entry.draining, entry.reads_format))
+
+
+def shard_hash(entry: ShardEntry) -> int:
+    """The part of one shard in `ownership_digest`: all of the entry but its load, which changes all the time."""
+    return _hash((entry.id, entry.owner, entry.incarnation, entry.epoch, entry.target, entry.format))
+
+
+def ownership_digest(hashes: Iterable[int]) -> str:
+    """Tells one state of workers and shards from another, by the hashes of all of them in any order."""
+    return f"{sum(hashes) % 2**64:016x}"
+
+
+def _hash(fields: tuple[object, ...]) -> int:
+    return int.from_bytes(hashlib.blake2b(msgspec.json.encode(fields), digest_size=8).digest(), "big")
+
+
+def _age_s(as_of: str | None, answered_at: str | None) -> float | None:
+    """The difference of two instants of one clock; None where one is missing or no instant."""
+    try:
+        read, answered = datetime.fromisoformat(as_of or ""), datetime.fromisoformat(answered_at or "")
+        return max(0.0, (answered - read).total_seconds())
+    except (ValueError, TypeError):  # TypeError: one of them has no time zone
+        return None
 
 
 # --- PUT targets

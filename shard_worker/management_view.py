@@ -2,10 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -15,18 +15,22 @@ from shard_worker.contract_internal import (
     NO_CAPABLE_WORKER,
     EncodedOwnership,
     HistoryEntry,
-    ReadModelOverview,
+    OwnershipDigest,
     ShardEntry,
     ShardLoad,
     TargetsRequest,
     WorkerEntry,
     WorkerState,
+    ownership_digest,
+    shard_hash,
     shard_state,
+    worker_hash,
     worker_state,
 )
 from shard_worker.database.connection import CONNECTION_ERRORS
 from shard_worker.domain.ids import ShardId
 from shard_worker.gateway.management.backend import DatabaseUnavailable
+from shard_worker.health import WorkerHealth
 from shard_worker.ownership.membership import Ownership
 from shard_worker.ownership.reporting import OwnershipChange
 from shard_worker.ownership.shard_store import Target
@@ -37,27 +41,18 @@ _SETTLE_MOST_S: Final = 10.0
 _REFRESH_S: Final = 2.0
 """How long a change that is recorded may take to be seen by this worker; then it is answered all the same."""
 _IDLE: Final = Load(0.0, 0.0)
+_NO_LOAD: Final = ShardLoad()
 
 
 def _nothing() -> None:
     """For a view whose worker cannot leave by itself."""
 
 
-class SelfReport(NamedTuple):
-    """Facts that a worker reports of itself beside the ownership."""
-
-    excess: Sequence[str] = ()
-    """Rights of its database login on the journal that no worker needs."""
-    secrets: Callable[[], Sequence[str]] = tuple
-    """Fingerprints of the secret's values that it holds now."""
-    read_model: Callable[[], ReadModelOverview] = ReadModelOverview
-    """The read model as it last read it."""
-
-
 class WorkerView:
     """Implements the gateway's `ClusterView`.
 
     ``leave`` has the worker begin to leave by itself, as SIGTERM does; it may be called again, and must not wait.
+    ``health`` has what the worker says of itself.
     """
 
     def __init__(
@@ -67,19 +62,23 @@ class WorkerView:
         host: LocalShardHost,
         failure: FirstFailure,
         leave: Callable[[], None] = _nothing,
-        report: SelfReport = SelfReport(),  # noqa: B008 (it is immutable)
+        *,
+        health: WorkerHealth,
     ) -> None:
-        self._report = report
         self._worker = worker
         self._ownership = ownership
         self._host = host
         self._failure = failure
         self._leave = leave
+        self._health = health
         self._started = time.monotonic()
         self._ready = False
         self._recorded = 0
         """The version of the last plan that was recorded here."""
         self._rows: dict[ShardId, tuple[ShardRow, Load, msgspec.Raw]] = {}
+        self._hashed: dict[ShardId, tuple[ShardRow, int]] = {}
+        self._hashed_shards: tuple[dict[ShardId, ShardRow], int, int] = ({}, 0, 0)
+        """The shards of the last digest, the sum of their hashes, and that of their epochs."""
 
     def fault(self) -> str | None:
         """Why the process should be ended, or None."""
@@ -127,7 +126,7 @@ class WorkerView:
                 }
                 for row in _by_id(view)
             ],
-            "readModel": self._report.read_model(),
+            "readModel": self._health.read_model(),
         }
 
     async def ownership(self) -> EncodedOwnership:
@@ -136,17 +135,69 @@ class WorkerView:
             await self._refresh()
             self._recorded = 0
         view = self._ownership.view
+        report = self._health.report()
+        workers = tuple(_worker(row) for row in sorted(view.workers.values()))
         return EncodedOwnership(
             answered_by=self._worker,
             plan_version=view.plan_version,
             plan_hash=view.plan_hash,
-            workers=tuple(_worker(row) for row in sorted(view.workers.values())),
+            workers=workers,
             shards=tuple(self._shard(view, row) for row in _by_id(view)),
             serving=tuple(sorted(self._host.serving())),
-            secrets=tuple(self._report.secrets()),
-            excess_privileges=tuple(self._report.excess),
-            rebuild=self._report.read_model().rebuild,
+            secrets=tuple(self._health.secrets()),
+            excess_privileges=tuple(self._health.excess),
+            rebuild=self._health.read_model().rebuild,
+            as_of=report.as_of,
+            answered_at=report.answered_at,
+            database=report.database,
+            health=self._health.counters(),
+            digest=self._digest(view, workers),
         )
+
+    def digest(self) -> OwnershipDigest:
+        """Whether a planner that knows workers and shards needs to read them again.  Waits for nothing."""
+        view = self._ownership.view
+        report = self._health.report()
+        workers = [_worker(row) for row in view.workers.values()]
+        own = view.workers.get(self._worker)
+        return OwnershipDigest(
+            answered_by=self._worker,
+            plan_version=view.plan_version,
+            digest=self._digest(view, workers),
+            epochs=self._hashed_shards[2],
+            beats=sum(row.beat for row in view.workers.values()),
+            member=own is not None and not own.fenced,
+            serving=tuple(sorted(self._host.serving())),
+            secrets=tuple(self._health.secrets()),
+            excess_privileges=tuple(self._health.excess),
+            as_of=report.as_of,
+            answered_at=report.answered_at,
+            database=report.database,
+            health=self._health.counters(),
+            rebuild=self._health.read_model().rebuild,
+        )
+
+    def _digest(self, view: OwnershipView, workers: Iterable[WorkerEntry]) -> str:
+        """The digest of a view; empty without shards.  A reading in which no shard changed has the shards of the one before."""
+        if not view.shards:
+            self._hashed_shards = ({}, 0, 0)
+            return ""
+        if view.shards is not self._hashed_shards[0]:
+            hashes = epochs = 0
+            for row in view.shards.values():
+                hashes += self._shard_hash(row)
+                epochs += row.epoch
+            self._hashed_shards = view.shards, hashes, epochs
+        return ownership_digest((self._hashed_shards[1], *(worker_hash(each) for each in workers)))
+
+    def _shard_hash(self, row: ShardRow) -> int:
+        """The part of one shard in the digest, computed once for each row."""
+        kept = self._hashed.get(row.id)
+        if kept is not None and kept[0] is row:
+            return kept[1]
+        found = shard_hash(_entry(row, _NO_LOAD))
+        self._hashed[row.id] = row, found
+        return found
 
     def _shard(self, view: OwnershipView, row: ShardRow) -> msgspec.Raw:
         """One element of `ownership`.  Hardly any changes from one look to the next, and there may be thousands."""
@@ -154,19 +205,7 @@ class WorkerView:
         kept = self._rows.get(row.id)
         if kept is not None and kept[0] is row and kept[1] == load:
             return kept[2]
-        entry = ShardEntry(
-            id=row.id,
-            owner=row.owner,
-            incarnation=row.incarnation,
-            epoch=row.epoch,
-            state=shard_state(owner=row.owner, target=row.target),
-            target=row.target,
-            reason=row.reason,
-            since=None if row.since is None else _instant(row.since),
-            load=_load(view, row),
-            format=row.format,
-        )
-        raw = msgspec.Raw(msgspec.json.encode(entry))
+        raw = msgspec.Raw(msgspec.json.encode(_entry(row, _load(view, row))))
         self._rows[row.id] = row, load, raw
         return raw
 
@@ -248,6 +287,21 @@ def _worker(row: WorkerRow) -> WorkerEntry:
         cordoned=row.cordoned,
         draining=row.draining,
         reads_format=row.reads,
+    )
+
+
+def _entry(row: ShardRow, load: ShardLoad) -> ShardEntry:
+    return ShardEntry(
+        id=row.id,
+        owner=row.owner,
+        incarnation=row.incarnation,
+        epoch=row.epoch,
+        state=shard_state(owner=row.owner, target=row.target),
+        target=row.target,
+        reason=row.reason,
+        since=None if row.since is None else _instant(row.since),
+        load=load,
+        format=row.format,
     )
 
 

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import NamedTuple
@@ -31,7 +31,7 @@ from shard_worker.actors.region import ShardRegion
 from shard_worker.actors.shard_host import LocalShardHost
 from shard_worker.actors.shard_table import ShardTable
 from shard_worker.actors.thread_actor import ThreadActor
-from shard_worker.contract_internal import ENVIRONMENT_PREFIX
+from shard_worker.contract_internal import ENVIRONMENT_PREFIX, HealthCounters
 from shard_worker.database.connection import CONNECTION_ERRORS, Database, OpenConnection, ReadPool
 from shard_worker.database.migration import read_id_salt, read_meta
 from shard_worker.database.reconnecting import Backoff
@@ -45,6 +45,7 @@ from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.management.server import ManagementPort
 from shard_worker.gateway.public.server import PublicGateway, inherited_socket, listening_socket
 from shard_worker.gateway.public.streams import problem_json
+from shard_worker.health import Readings, WorkerHealth
 from shard_worker.journal import codec
 from shard_worker.journal.append_lane import BatchBounds
 from shard_worker.journal.appender import Appender
@@ -54,7 +55,7 @@ from shard_worker.journal.loader import ThreadLoader, read_head
 from shard_worker.journal.message_reader import MessageReader
 from shard_worker.journal.snapshots import SnapshotWriter
 from shard_worker.loop_watchdog import LoopWatchdog
-from shard_worker.management_view import SelfReport, WorkerView
+from shard_worker.management_view import WorkerView
 from shard_worker.memory import MemoryBudget, default_budget
 from shard_worker.memory_trimmer import MemoryTrimmer
 from shard_worker.metrics import DatabaseMetrics, MemoryMetrics, OwnershipMetrics, ReadModelMetrics, StreamsMetrics
@@ -329,7 +330,7 @@ def build_serving(
         actors.host,
         failure,
         leave,
-        SelfReport(facts.excess, lambda: cluster.identity.fingerprints, lambda: journal.updater.overview),
+        health=_health(cluster, journal, facts.excess),
     )
     port = ManagementPort(view, gateway.metrics, GatewayOptions(allowed_hosts=settings.allowed_hosts), refusals)
     listener = ManagementListener(
@@ -351,6 +352,35 @@ def build_serving(
     for collector in collectors:
         port.registry.register(collector)
     return ServingParts(journal, actors.host, streams, gateway, peer_server, port, listener, watchdog, MemoryTrimmer())
+
+
+def _health(cluster: ClusterParts, journal: JournalParts, excess: Sequence[str]) -> WorkerHealth:
+    ownership, database = cluster.ownership, cluster.database
+
+    def readings() -> Readings:
+        lease = ownership.lease
+        return Readings(lease.acknowledged_at, lease.unbroken_since, ownership.view_read_at)
+
+    def counters() -> HealthCounters:
+        return HealthCounters(
+            fencings=ownership.fencings,
+            takeovers=ownership.handoffs.takeovers,
+            lease_sessions_lost=ownership.lease.lost_sessions,
+            handoffs_aborted=ownership.handoffs.aborted,
+            unknown_outcomes=journal.appender.metrics.unknown,
+            acknowledged_lost_events=cluster.heads.lost_events,
+            database_connects_failed=database.refusals.total(),
+            database_failovers=database.failovers,
+        )
+
+    return WorkerHealth(
+        readings,
+        lambda: database.fault,
+        counters,
+        secrets=lambda: cluster.identity.fingerprints,
+        excess=excess,
+        read_model=lambda: journal.updater.overview,
+    )
 
 
 def _build_journal(

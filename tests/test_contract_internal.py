@@ -11,12 +11,16 @@ from shard_worker.contract_internal import (
     CordonResponse,
     CordonVerb,
     DatabaseFault,
+    DatabaseReport,
+    DatabaseState,
     DeadThread,
     EncodedOwnership,
+    HealthCounters,
     HistoryEntry,
     HistoryResponse,
     LeaveResponse,
     MigrationFailure,
+    OwnershipDigest,
     OwnershipResponse,
     ProblemResponse,
     ReadModelOverview,
@@ -30,7 +34,10 @@ from shard_worker.contract_internal import (
     Variable,
     WorkerEntry,
     WorkerState,
+    ownership_digest,
+    shard_hash,
     shard_state,
+    worker_hash,
     worker_state,
 )
 from shard_worker.domain.ids import ShardId, ThreadId
@@ -119,6 +126,22 @@ SHARDS: Final = (
         format=3,
     ),
 )
+DATABASE: Final = DatabaseReport(
+    state=DatabaseState.DISCONNECTED,
+    since="2026-05-01T12:00:01.000Z",
+    reason=DatabaseFault.UNREACHABLE.value,
+    message="no Postgres answers at 127.0.0.1:5432",
+)
+HEALTH: Final = HealthCounters(
+    fencings=1,
+    takeovers=2,
+    lease_sessions_lost=3,
+    handoffs_aborted=4,
+    unknown_outcomes=5,
+    acknowledged_lost_events=6,
+    database_connects_failed=7,
+    database_failovers=8,
+)
 OWNERSHIP: Final = OwnershipResponse(
     answered_by="demo-0",
     plan_version=12,
@@ -128,6 +151,27 @@ OWNERSHIP: Final = OwnershipResponse(
     serving=(ShardId(0),),
     secrets=("5f0c1a9be27d4433",),
     excess_privileges=("DELETE",),
+    rebuild=RebuildProgress(generation=3, version=2, shards_done=1, shards=3),
+    as_of="2026-05-01T12:00:01.250Z",
+    answered_at="2026-05-01T12:00:04.000Z",
+    database=DATABASE,
+    health=HEALTH,
+    digest=ownership_digest([*map(worker_hash, WORKERS), *map(shard_hash, SHARDS)]),
+)
+DIGEST: Final = OwnershipDigest(
+    answered_by="demo-0",
+    plan_version=12,
+    epochs=12,
+    beats=12884918137,
+    digest=OWNERSHIP.digest,
+    member=True,
+    serving=(ShardId(0),),
+    secrets=("5f0c1a9be27d4433",),
+    excess_privileges=("DELETE",),
+    as_of="2026-05-01T12:00:01.250Z",
+    answered_at="2026-05-01T12:00:04.000Z",
+    database=DATABASE,
+    health=HEALTH,
     rebuild=RebuildProgress(generation=3, version=2, shards_done=1, shards=3),
 )
 MESSAGES: Final[dict[str, msgspec.Struct]] = {
@@ -146,6 +190,7 @@ MESSAGES: Final[dict[str, msgspec.Struct]] = {
         ),
         more_dead_threads=True,
     ),
+    "GET ownership/digest": DIGEST,
     "PUT targets": TargetsRequest(
         12,
         "9f2c61d0a4be7733",
@@ -187,7 +232,10 @@ MESSAGES: Final[dict[str, msgspec.Struct]] = {
 }
 STRICT: Final = (TargetsRequest,)
 """The messages whose unknown fields are refused: a worker records a plan whole or not at all."""
-NEWER_FIELDS: Final = ("secrets", "excessPrivileges", "readsFormat", "format", "rebuild")
+NEWER_FIELDS: Final = (
+    *("secrets", "excessPrivileges", "readsFormat", "format", "rebuild"),
+    *("asOf", "answeredAt", "database", "health", "digest"),
+)
 """The fields of ``GET ownership`` that workers of earlier releases do not send."""
 
 
@@ -247,10 +295,47 @@ def test_fields_that_an_older_worker_lacks_have_defaults() -> None:
     """An answer of the first release decodes."""
     older = msgspec.json.decode(json.dumps(without(GOLDEN["GET ownership"], NEWER_FIELDS)), type=OwnershipResponse)
     assert (older.secrets, older.excess_privileges, older.rebuild) == ((), (), None)
+    assert (older.age_s, older.database, older.health, older.digest) == (None, None, None, "")
     assert {worker.reads_format for worker in older.workers} == {1}
     assert {shard.format for shard in older.shards} == {1}
     assert older.worker("demo-1") is not None
     assert older.worker("demo-3") is None
+
+
+@pytest.mark.parametrize(
+    ("as_of", "answered_at", "age_s"),
+    [
+        ("2026-05-01T12:00:01.250Z", "2026-05-01T12:00:04.000Z", 2.75),
+        ("2026-05-01T12:00:04.000Z", "2026-05-01T12:00:01.250Z", 0.0),
+        (None, "2026-05-01T12:00:04.000Z", None),
+        ("yesterday", "2026-05-01T12:00:04.000Z", None),
+        ("2026-05-01T12:00:01.250", "2026-05-01T12:00:04.000Z", None),
+    ],
+    ids=["older", "a clock that was set back", "no reading", "no instant", "no time zone"],
+)
+def test_the_age_of_a_reading_is_by_one_clock(as_of: str | None, answered_at: str, age_s: float | None) -> None:
+    """The worker's: the clock of the client does not matter."""
+    for message in (OWNERSHIP, DIGEST):
+        assert msgspec.structs.replace(message, as_of=as_of, answered_at=answered_at).age_s == age_s
+
+
+def test_the_digest_is_of_all_that_a_plan_follows_from() -> None:
+    """Neither the order nor a beat nor a load matters; each other field of a shard or a worker does."""
+    before = [*map(worker_hash, WORKERS), *map(shard_hash, SHARDS)]
+    assert ownership_digest(reversed(before)) == ownership_digest(before)
+    worker, shard = WORKERS[0], SHARDS[0]
+    assert worker_hash(msgspec.structs.replace(worker, beat=9)) == worker_hash(worker)
+    assert shard_hash(msgspec.structs.replace(shard, load=ShardLoad())) == shard_hash(shard)
+    for change in (
+        {"incarnation": "x"},
+        {"cordoned": True},
+        {"draining": True},
+        {"leaving": True},
+        {"reads_format": 9},
+    ):
+        assert worker_hash(msgspec.structs.replace(worker, **change)) != worker_hash(worker), change
+    for change in ({"owner": "x"}, {"incarnation": "x"}, {"epoch": 9}, {"target": "x"}, {"format": 9}):
+        assert shard_hash(msgspec.structs.replace(shard, **change)) != shard_hash(shard), change
 
 
 def test_shards_that_are_encoded_already_make_the_same_bytes() -> None:

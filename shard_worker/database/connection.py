@@ -131,6 +131,8 @@ class Database:
         self._attempts = BackgroundTasks()
         """Attempts to open a session at one host each, also those that are given up for another host's session."""
         self.gate = ConnectGate()
+        self.fault: DatabaseError | None = None
+        """Why the last attempt to open a session failed; None after one that succeeded."""
         self.failovers = 0
         self.refusals: Counter[DatabaseFault] = Counter()
         """Failed connections, by what they failed with."""
@@ -191,7 +193,9 @@ class Database:
             connection = await self.gate.run(self._open)
         except DatabaseError as error:
             self.refusals[error.fault] += 1
+            self.fault = error
             raise
+        self.fault = None
         log.debug("worker connected to Postgres", extra={"purpose": purpose})
         return connection
 

@@ -7,12 +7,14 @@ that fences this incarnation waits longer than the lease after the answer that f
 import asyncio
 import itertools
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 import asyncpg
 
+from shard_worker.contract_internal import DATABASE_SILENCE_S
 from shard_worker.database.connection import CONNECTION_ERRORS, OpenConnection
 from shard_worker.ownership import store
 from shard_worker.ownership.failure_detector import Fenced
@@ -41,6 +43,10 @@ class Lease:
         self._beat_s = beat_s
         self.lease_s = lease_s
         self._until = 0.0
+        self.acknowledged_at = -math.inf
+        """When the last acknowledged heartbeat was sent, by `boottime`."""
+        self.unbroken_since = -math.inf
+        """When the first heartbeat was sent after the last silence of `DATABASE_SILENCE_S`, by `boottime`."""
         self.lost_sessions = 0
         self._tasks = BackgroundTasks()
 
@@ -80,6 +86,9 @@ class Lease:
             if not await self._answer(store.heartbeat(connection, self._worker, incarnation, number)):
                 raise Fenced(incarnation)
             self._until = sent + self.lease_s
+            if sent - self.acknowledged_at > DATABASE_SILENCE_S:
+                self.unbroken_since = sent
+            self.acknowledged_at = sent
             locked.set()
             await asyncio.sleep(self._beat_s)
 

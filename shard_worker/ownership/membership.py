@@ -125,6 +125,11 @@ class Ownership:
         """All workers and shards, as of the last look."""
         return self._views.view
 
+    @property
+    def view_read_at(self) -> float:
+        """When the reading of `view` began, by `shard_worker.ownership.lease.boottime`; minus infinity before the first."""
+        return self._views.read_at
+
     def memory_reads_allowed(self) -> bool:
         """Whether no peer can have fenced this incarnation yet; call this in the same turn of the loop as the read."""
         return self.lease.allows_memory_reads()

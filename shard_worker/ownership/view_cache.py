@@ -5,9 +5,11 @@ next reading.  A hint that a worker gets between two readings (`apply_hint`) cou
 """
 
 import asyncio
+import math
 from contextlib import suppress
 
 from shard_worker.domain.ids import ShardId
+from shard_worker.ownership.lease import boottime
 from shard_worker.ownership.view import EMPTY, OwnershipView, ShardOwner
 
 
@@ -16,6 +18,9 @@ class ViewCache:
 
     def __init__(self) -> None:
         self.view: OwnershipView = EMPTY
+        self.read_at = -math.inf
+        """When the reading of ``view`` began, by `boottime`."""
+        self._began_at = -math.inf
         self.wanted = False
         """Whether a refresh was requested since the last reading began."""
         self._woken = asyncio.Event()
@@ -85,14 +90,14 @@ class ViewCache:
     def begin(self) -> "asyncio.Future[None] | None":
         """A reading begins; hand what this returns to `end`."""
         self.wanted = False
-        self._reading_era = self._era
+        self._reading_era, self._began_at = self._era, boottime()
         asked, self._asked = self._asked, None
         return asked
 
     def end(self, asked: "asyncio.Future[None] | None", view: OwnershipView | None) -> None:
         """The reading is over; without a view it failed, and what was known stays."""
         if view is not None and self._reading_era == self._era:
-            self.view = view
+            self.view, self.read_at = view, self._began_at
             self._hints = {
                 shard_id: hint
                 for shard_id, hint in self._hints.items()
@@ -115,7 +120,7 @@ class ViewCache:
         for shard_id, (_, epoch) in self._hints.items():
             epochs[shard_id] = max(epoch, epochs.get(shard_id, 0))
         self._era += 1
-        self.view = EMPTY
+        self.view, self.read_at = EMPTY, -math.inf
         self._hints = {}
         self._changed()
         return epochs

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from shard_worker.contract_internal import EncodedOwnership, HistoryEntry, TargetsRequest
+from shard_worker.contract_internal import EncodedOwnership, HistoryEntry, OwnershipDigest, TargetsRequest
 from shard_worker.domain.ids import ShardId
 from shard_worker.gateway.management.backend import DatabaseUnavailable
 
@@ -10,6 +10,9 @@ OWNERSHIP = EncodedOwnership(
     answered_by="w-0", plan_version=4, plan_hash="h", workers=(), shards=(msgspec.Raw(b"{}"),), serving=()
 )
 
+DIGEST = OwnershipDigest(
+    answered_by="w-0", plan_version=4, epochs=1, beats=2, digest="d", member=True, serving=(ShardId(0),)
+)
 
 CHANGE = HistoryEntry(
     at="2026-05-01T12:00:00.123Z",
@@ -48,6 +51,9 @@ class MemoryView:
 
     async def ownership(self) -> EncodedOwnership:
         return OWNERSHIP
+
+    def digest(self) -> OwnershipDigest:
+        return DIGEST
 
     def plan_version(self) -> int:
         return 4

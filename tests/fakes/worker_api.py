@@ -11,26 +11,36 @@ import itertools
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
+import msgspec
 from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerRefused
-from threadcluster_operator.workers.protocol import WorkersClient
+from threadcluster_operator.workers.protocol import PolledWorkers, WorkersClient
 
 from shard_worker.contract_internal import (
     PLAN_STALE,
     CordonVerb,
+    DatabaseReport,
+    DatabaseState,
     HistoryEntry,
+    OwnershipDigest,
     OwnershipResponse,
     ShardEntry,
     ShardLoad,
     TargetsRequest,
     WorkerEntry,
+    ownership_digest,
+    shard_hash,
     shard_state,
+    worker_hash,
     worker_state,
 )
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership.assignment import Candidate, assign_shards
 
+_SHARD_HASH: Final = lru_cache(maxsize=1 << 16)(shard_hash)
+"""Hundreds of clusters of a test live beside the operator that it measures."""
 _INSTANT: Final = "2026-05-01T12:00:00.000Z"
 """Of everything: a test in turns has no clock."""
 
@@ -75,11 +85,13 @@ class Knobs:
     """How many turns after its death a worker is fenced."""
     silent: bool = False
     """No worker answers."""
+    outage: DatabaseReport | None = None
+    """The workers answer from memory, and report this of their database."""
     distort: Callable[[OwnershipResponse], OwnershipResponse] = field(default=lambda answer: answer)
     """Changes an answer on its way: for answers that contradict each other, or Kubernetes."""
 
 
-class MemoryWorkers(WorkersClient):
+class MemoryWorkers(WorkersClient, PolledWorkers):
     """All workers of one cluster, and their client."""
 
     def __init__(self, shards: int, *, knobs: Knobs | None = None, remembers: int = 1_000) -> None:
@@ -104,6 +116,33 @@ class MemoryWorkers(WorkersClient):
         """The answer of each live worker."""
         live = {} if self.knobs.silent else self._live()
         return {name: self.knobs.distort(self._answer(live[name])) for name in sorted(live)}
+
+    async def probe(self, worker: str) -> OwnershipDigest | OwnershipResponse | None:
+        """The digest of one worker; None when it does not answer."""
+        answer = await self.ownership_of(worker)
+        if answer is None:
+            return None
+        own = answer.worker(worker)
+        return OwnershipDigest(
+            answered_by=answer.answered_by,
+            plan_version=answer.plan_version,
+            epochs=sum(shard.epoch for shard in answer.shards),
+            beats=sum(each.beat for each in answer.workers),
+            digest=_digest(answer),
+            member=own is not None and own.state != "fenced",
+            serving=answer.serving,
+            database=answer.database,
+        )
+
+    async def ownership_of(self, worker: str) -> OwnershipResponse | None:
+        """The answer of one worker; None when it does not answer."""
+        live = self._live().get(worker)
+        if live is None or self.knobs.silent:
+            return None
+        if self.knobs.outage is None:  # a beat in each answer: a test in turns has no clock
+            live.beat += 1
+        answer = self.knobs.distort(self._answer(live))
+        return msgspec.structs.replace(answer, digest=_digest(answer))
 
     async def set_targets(self, plan: TargetsRequest) -> int:
         """Record a plan; its version.  Raises as the real one does."""
@@ -289,13 +328,16 @@ class MemoryWorkers(WorkersClient):
         shard.under_way = 0
 
     def _answer(self, by: _Worker) -> OwnershipResponse:
+        workers = tuple(self._worker_entry(self._workers[name]) for name in sorted(self._workers))
+        shards = tuple(self._shard_entry(shard_id, shard) for shard_id, shard in self._shards.items())
         return OwnershipResponse(
             answered_by=by.name,
             plan_version=self.plan_version,
             plan_hash=self._plan_hash,
-            workers=tuple(self._worker_entry(self._workers[name]) for name in sorted(self._workers)),
-            shards=tuple(self._shard_entry(shard_id, shard) for shard_id, shard in self._shards.items()),
+            workers=workers,
+            shards=shards,
             serving=tuple(self.owned_by(by.name)),
+            database=self.knobs.outage or DatabaseReport(state=DatabaseState.CONNECTED, since=_INSTANT),
         )
 
     def _worker_entry(self, worker: _Worker) -> WorkerEntry:
@@ -324,3 +366,7 @@ class MemoryWorkers(WorkersClient):
             since=_INSTANT,
             load=ShardLoad(commands_per_second=shard.load, append_milliseconds=1.5),
         )
+
+
+def _digest(answer: OwnershipResponse) -> str:
+    return ownership_digest([*map(worker_hash, answer.workers), *map(_SHARD_HASH, answer.shards)])

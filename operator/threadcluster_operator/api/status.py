@@ -80,6 +80,21 @@ class ThreadClusterStatus(SpecModel):
     endpoint: Annotated[
         str | None, Field(max_length=1024, description="Where clients reach the HTTP API, as a URL.")
     ] = None
+    operator: Annotated[
+        str | None,
+        Field(
+            max_length=63,
+            description="The namespace of the operator that looks after the cluster; one in another namespace changes nothing.",
+        ),
+    ] = None
+    operator_challenge: Annotated[
+        str | None,
+        Field(
+            max_length=63,
+            description="The namespace of another operator, which asks whether the first one lives; it takes over after a minute"
+            " without an answer.",
+        ),
+    ] = None
     shards: Annotated[ShardsStatus | None, Field()] = None
     plan: Annotated[PlanStatus | None, Field()] = None
     workers: Annotated[

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from threadcluster_operator.api import KubernetesSpec
 from threadcluster_operator.controller.diagnosis import PODS_REFUSED, Diagnosis, Reason, diagnose, own_end
-from threadcluster_operator.controller.rollout import next_partition, rolled_out
+from threadcluster_operator.controller.rollout import next_partition, rolled_out, unknown_owners
 from threadcluster_operator.controller.snapshot import (
     ClusterSnapshot,
     Object,
@@ -90,6 +90,8 @@ class Actions(NamedTuple):
     """Nothing is to be done, and nothing that was done is still to take effect."""
     requeue_after_s: float = _STEADY_S
     """When to look again, if nothing happens before."""
+    moving: bool = False
+    """Shards are on their way, or are to be."""
 
 
 def plan_actions(seen: ClusterSnapshot, spec: KubernetesSpec, operator: OperatorContext, *, balancing: bool) -> Actions:
@@ -166,6 +168,7 @@ def plan_actions(seen: ClusterSnapshot, spec: KubernetesSpec, operator: Operator
         blocked_reason,
         settled and (spec.replicas == 0 or (shards is not None and shards.converged)),
         MOVING_S if moving else _STEADY_S if settled else _SOON_S,
+        moving,
     )
 
 
@@ -213,15 +216,15 @@ def _replicas(
     if present <= spec.replicas:
         return spec.replicas, ""
     surplus = range(spec.replicas, present)
-    if shards is None:
-        unseen = live is not None and _unseen_pods(live, len(pods))
-        if not pods & set(surplus) and not unseen:
-            return spec.replicas, ""
-        return present, "no worker reports the owners of the shards, so no worker is removed"
     busy: set[int | None] = set()
     if seen.ownership is not None and spec.replicas > 0:  # with no worker wanted, none could take a shard over
         for owner in (*seen.ownership.owners.values(), *seen.ownership.targets.values()):
             busy.add(ordinal_of(name, owner or ""))
+    if shards is None or (spec.replicas > 0 and not seen.fresh):
+        unseen = live is not None and _unseen_pods(live, len(pods))
+        if not (pods | busy) & set(surplus) and not unseen:
+            return spec.replicas, ""
+        return present, f"{unknown_owners(seen)}, so no worker is removed"
     staying = [each for each in surplus if each in busy or (each in pods and f"{name}-{each}" not in shards.stop)]
     if not staying:
         return spec.replicas, ""

@@ -5,6 +5,7 @@ Kubernetes' Events about objects that still exist.  The first finding in the ord
 findings usually follow from the first.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from enum import StrEnum
@@ -20,6 +21,11 @@ from threadcluster_operator.render import MIGRATION_CONTAINER, selector_of
 _EVENT_MOST_S: Final = 600.0
 """Maximum age of an Event since its last occurrence; an older Event says nothing about the present."""
 _MESSAGE_MOST: Final = 500
+UNSCHEDULABLE_S: Final = 180.0
+"""Time for which a pod may find no node before the cluster is Stalled: an autoscaler of nodes needs a minute or two, and tools
+take Stalled for a failure."""
+OUTAGE_S: Final = 60.0
+"""Time without a database after which the cluster is Stalled: a restart or a fail-over of Postgres is over sooner."""
 _ALSO: Final = " Also: "
 _NOT_WRITTEN: Final = " is not written: "
 
@@ -46,6 +52,7 @@ class Reason(StrEnum):
     WORKER_CRASH_LOOPING = "WorkerCrashLooping"
     WORKER_UNREACHABLE = "WorkerUnreachable"
     DATABASE_SECRET_MISSING = "DatabaseSecretMissing"  # noqa: S105 - a reason, no secret
+    REFERENCE_MISSING = "ReferenceMissing"
     DATABASE_UNREACHABLE = DatabaseFault.UNREACHABLE
     DATABASE_AUTH_FAILED = DatabaseFault.AUTH_FAILED
     DATABASE_TLS_FAILED = DatabaseFault.TLS_FAILED
@@ -123,7 +130,12 @@ PODS_REFUSED: Final = frozenset(
 _TRIED_AGAIN: Final = (
     frozenset(_REMEDIES)
     | PODS_REFUSED
-    | {Reason.DATABASE_SECRET_MISSING, Reason.IMAGE_PULL_FAILED, Reason.MIGRATION_QUOTA_EXCEEDED}
+    | {
+        Reason.DATABASE_SECRET_MISSING,
+        Reason.REFERENCE_MISSING,
+        Reason.IMAGE_PULL_FAILED,
+        Reason.MIGRATION_QUOTA_EXCEEDED,
+    }
 )
 """Reasons after which a new Job tries the migration again."""
 
@@ -158,6 +170,29 @@ def reverted(kind: str, name: str) -> Diagnosis:
         f"another writer changes {kind} {name} again and again",
         "see its metadata.managedFields for who that is, and have one of the two leave it alone",
     )
+
+
+def outage_diagnosis(seen: ClusterSnapshot) -> Diagnosis | None:
+    """The diagnosis of a database that no worker has now, or None."""
+    outage = seen.outage
+    if outage is None:
+        return None
+    known = [reason for reason in _REMEDIES if reason == outage.reason]
+    reason = known[0] if known else Reason.DATABASE_UNREACHABLE
+    report = f"no worker has its database: {outage.message or outage.reason}"
+    return _trouble(reason, report, _REMEDIES[reason])
+
+
+def lasting_outage(seen: ClusterSnapshot) -> Diagnosis | None:
+    """The diagnosis of a database that no worker has had for `OUTAGE_S`, or None."""
+    if seen.outage is None or seen.now - seen.outage.since < OUTAGE_S:
+        return None
+    return outage_diagnosis(seen)
+
+
+def unscheduled(seen: ClusterSnapshot) -> Diagnosis | None:
+    """The diagnosis of the first pod that finds no node, however short that has been so, or None."""
+    return next((trouble for trouble, _ in _without_node(seen)), None)
 
 
 def previous_diagnosis(seen: ClusterSnapshot) -> Diagnosis | None:
@@ -195,19 +230,87 @@ def _images(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
 def _secrets(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
     for pod, container in _containers(seen):
         if waiting_reason(container) == "CreateContainerConfigError":
-            yield _missing(_name(pod), container["state"]["waiting"].get("message", ""))
+            yield _missing(seen, _name(pod), container["state"]["waiting"].get("message", ""))
     for event in _events(seen, "FailedMount"):
         message = str(event.get("message", ""))
         if "not found" in message or "references non-existent" in message:
-            yield _missing(event["involvedObject"].get("name", ""), message)
+            yield _missing(seen, event["involvedObject"].get("name", ""), message)
 
 
-def _missing(pod: str, message: str) -> Diagnosis:
+_NOT_FOUND: Final = re.compile(r'(secret|configmap) "([^"]+)" not found', re.IGNORECASE)
+_NO_KEY: Final = re.compile(r"couldn't find key (\S+) in (Secret|ConfigMap) (?:\S+/)?(\S+)", re.IGNORECASE)
+_NO_MOUNTED_KEY: Final = re.compile(r'volume "([^"]+)".*references non-existent (secret|config) key: (\S+)')
+
+
+class _Reference(NamedTuple):
+    """A Secret or a ConfigMap that a pod needs; of one that a kubelet reports only what its message names."""
+
+    kind: str = ""
+    name: str = ""
+    key: str = ""
+    volume: str = ""
+    field: str = ""
+    """The field of the spec that refers to it."""
+
+    def is_named_by(self, reported: "_Reference") -> bool:
+        """Whether a kubelet's message is about this reference."""
+        if self.kind != reported.kind or reported.key not in ("", self.key):
+            return False
+        return self.name == reported.name if reported.name else self.volume == reported.volume
+
+
+def _missing(seen: ClusterSnapshot, pod: str, message: str) -> Diagnosis:
+    """The diagnosis of a pod that waits for a Secret or a ConfigMap, with the field that refers to it."""
+    reported = _reported(message)
+    for each in _database_references(seen, pod):
+        if each.is_named_by(reported):
+            what = (
+                f"{each.kind} {each.name!r} has no key {each.key!r}"
+                if reported.key
+                else f"no {each.kind} {each.name!r}"
+            )
+            return _trouble(
+                Reason.DATABASE_SECRET_MISSING,
+                f"pod {pod} waits for what {each.field} refers to: {what}",
+                f"make the {each.kind} with the key {each.key!r}, or correct {each.field}; the pod goes on by itself",
+            )
     return _trouble(
-        Reason.DATABASE_SECRET_MISSING,
-        f"pod {pod} waits for something that spec.database refers to: {message}",
-        "make the Secret, or correct spec.database; the pod goes on by itself",
+        Reason.REFERENCE_MISSING,
+        f"pod {pod} waits for something that is no part of spec.database: {message}",
+        "make it, or correct what refers to it in spec.worker.env and spec.podTemplate; the pod goes on by itself",
     )
+
+
+def _reported(message: str) -> _Reference:
+    """The reference in a kubelet's message."""
+    if (found := _NOT_FOUND.search(message)) is not None:
+        return _Reference(_kind_of(found[1]), found[2])
+    if (found := _NO_KEY.search(message)) is not None:
+        return _Reference(_kind_of(found[2]), found[3], found[1])
+    if (found := _NO_MOUNTED_KEY.search(message)) is not None:
+        return _Reference(_kind_of(found[2]), "", found[3], found[1])
+    return _Reference()
+
+
+def _kind_of(word: str) -> str:
+    return "Secret" if word.lower() == "secret" else "ConfigMap"
+
+
+def _database_references(seen: ClusterSnapshot, pod: str) -> Iterator[_Reference]:
+    """The references of spec.database that a pod has, as `threadcluster_operator.render.pod` mounts them."""
+    database = seen.resource["spec"].get("database") or {}
+    url, ca = "urlSecretKeyRef", (database.get("tls") or {}).get("caConfigMapKeyRef")
+    migrates = pod.startswith(f"{seen.key.name}-migrate-")
+    if migrates and database.get("migrationURLSecretKeyRef"):
+        url = "migrationURLSecretKeyRef"
+    given = [("Secret", database.get(url), "url", "database", url)]
+    if not migrates:
+        replica = "replicaURLSecretKeyRef"
+        given.append(("Secret", database.get(replica), "url", "database-replica", replica))
+    given.append(("ConfigMap", ca, "ca.crt", "database-ca", "tls.caConfigMapKeyRef"))
+    for kind, found, default, volume, field in given:
+        if found:
+            yield _Reference(kind, found.get("name", ""), found.get("key", default), volume, f"spec.database.{field}")
 
 
 def _migration(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
@@ -266,14 +369,23 @@ def _crashes(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
 
 
 def _unschedulable(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
+    for trouble, since in _without_node(seen):
+        if seen.now - since >= UNSCHEDULABLE_S:
+            yield trouble
+
+
+def _without_node(seen: ClusterSnapshot) -> Iterator[tuple[Diagnosis, float]]:
+    """Each pod that finds no node, and since when."""
     for pod in seen.pods:
         for each in pod.get("status", {}).get("conditions", ()):
             if each["type"] == "PodScheduled" and each["status"] == "False" and each.get("reason") == "Unschedulable":
-                yield _trouble(
+                at = each.get("lastTransitionTime") or pod["metadata"].get("creationTimestamp")
+                found = _trouble(
                     Reason.WORKER_UNSCHEDULABLE,
                     f"pod {_name(pod)} finds no node: {each.get('message', '')}",
                     "add nodes, or ask for less in spec.worker.resources and spec.podTemplate",
                 )
+                yield found, datetime.fromisoformat(str(at)).timestamp() if at else seen.now
 
 
 # --- what Events say

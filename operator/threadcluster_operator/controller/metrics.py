@@ -1,7 +1,7 @@
 """The operator's metrics: how reconciling goes (rate, errors, duration), and how the clusters are."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -21,6 +21,8 @@ class Telemetry(Collector):
         self.registry = CollectorRegistry()
         self.running: dict[Key, float] = {}
         """When each look that is under way began, by the monotonic clock."""
+        self.leads: Callable[[], bool] = lambda: True
+        """Whether this replica leads: another replica's clusters may have changed since, and are shown by that one."""
         self._statuses: dict[Key, Mapping[str, Any]] = {}
         self._gates: dict[Key, Mapping[str, bool]] = {}
         self._looks = Histogram(
@@ -71,6 +73,11 @@ class Telemetry(Collector):
         self._statuses.pop(key, None)
         self._gates.pop(key, None)
 
+    def clear(self) -> None:
+        """The clusters are another replica's from now on."""
+        self._statuses.clear()
+        self._gates.clear()
+
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """How the clusters are, for Prometheus."""
         conditions = GaugeMetricFamily(
@@ -79,7 +86,8 @@ class Telemetry(Collector):
             labels=("namespace", "name", "type", "status", "reason"),
         )
         shards = GaugeMetricFamily("threadcluster_shards", "Shards by state.", labels=("namespace", "name", "state"))
-        for key, status in self._statuses.items():
+        leads = self.leads()
+        for key, status in self._statuses.items() if leads else ():
             for each in status.get("conditions", ()):
                 conditions.add_metric([*key, each["type"], each["status"], each["reason"]], 1.0)
             for state, count in (status.get("shards") or {}).items():
@@ -90,7 +98,7 @@ class Telemetry(Collector):
             "1 while a gate blocks the operator: a child with another owner, a migration, a worker that must not stop yet.",
             labels=("namespace", "name", "gate"),
         )
-        for key, gates in self._gates.items():
+        for key, gates in self._gates.items() if leads else ():
             for gate, closed in gates.items():
                 blocked.add_metric([*key, gate], float(closed))
         yield conditions

@@ -25,11 +25,13 @@ from threadcluster_operator.controller.diagnosis import (
     Reason,
     diagnose,
     joined,
+    lasting_outage,
     previous_diagnosis,
     refused,
     reverted,
 )
 from threadcluster_operator.controller.events import Recorder
+from threadcluster_operator.controller.installation import ANSWER_S, Claim, Rivalry, claim
 from threadcluster_operator.controller.metrics import Telemetry
 from threadcluster_operator.controller.snapshot import (
     ClusterSnapshot,
@@ -56,18 +58,23 @@ from threadcluster_operator.kube.client import (
 )
 from threadcluster_operator.kube.nesting import path_of_cut
 from threadcluster_operator.kube.preconditions import Preconditions
-from threadcluster_operator.planning.observation import build_observation
-from threadcluster_operator.planning.planner import NewPlan, ShardOwnership
+from threadcluster_operator.planning.freshness import serving_of
+from threadcluster_operator.planning.observation import observe
+from threadcluster_operator.planning.planner import NewPlan
 from threadcluster_operator.render import KINDS as RENDERED
 from threadcluster_operator.render import MANAGEMENT_PORT, SECRET_KEY, differences, digest, secret_of
 from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerRefused, client_context
-from threadcluster_operator.workers.protocol import WorkersClient
+from threadcluster_operator.workers.pacing import Pace
+from threadcluster_operator.workers.poller import ClusterPoll, Wake, Watched, WorkerPolls
+from threadcluster_operator.workers.protocol import PolledWorkers
 
 log = logging.getLogger(__name__)
 
 _UNREACHABLE_S: Final = 5.0
 """Time after which ready workers that do not answer are reported as unreachable."""
 _BLOCKED_S: Final = 5.0
+_SILENT_S: Final = 5.0
+"""Time until the next look at a cluster that waits for its workers or their database: there may be hundreds."""
 _SECRET_S: Final = 60.0
 """How often the Secret is looked for again."""
 _SECRET_AGAIN_S: Final = 2.0
@@ -75,10 +82,17 @@ _SECRET_AGAIN_S: Final = 2.0
 _WORKERS_NEED: Final = frozenset({"Secret", "Job", "StatefulSet", "Service"})
 """Kinds without which no worker runs or is found: a refusal of one comes before what pods report."""
 _INVALID: Final = 422
+_STATUS_S: Final = 1.0
+"""Minimum time between two writes of one status; what changes in between is written at its end."""
+_FIRST_ANSWERS_S: Final = 0.3
+"""How long the first answers of a cluster's workers take, if they answer: then another look is due."""
+_RECORDED_S: Final = 5.0
+"""Time for which an answer that does not show the last plan is taken for an older one; longer than a worker takes to read what
+it recorded.  After a restore of the database no answer ever shows the plan."""
 _UNKNOWN_SPEC: Final = Actions()
 
 
-Reach = Callable[[Key, Mapping[str, str], str], WorkersClient]
+Reach = Callable[[Key, Mapping[str, str], str], PolledWorkers]
 """Makes the client of a cluster's workers, from their addresses by name and the cluster's secret."""
 
 
@@ -90,7 +104,17 @@ class _Memory:
     secret: str | None = None
     secret_read_at: float = -math.inf
     balancing: bool = False
-    unreachable_since: float | None = None
+    poll: ClusterPoll | None = None
+    """The questions to the workers; None while none can be asked."""
+    wanted_since: float | None = None
+    """Since when the looks want another plan; it is made from an answer to a later question alone."""
+    recorded: NewPlan | None = None
+    """The last plan that was sent to the workers, and when: until an answer shows it, no other is sent."""
+    recorded_at: float = -math.inf
+    recording: bool = False
+    rivalry: Rivalry = field(default_factory=Rivalry)
+    """With another installation of the operator."""
+    status_written_at: float = -math.inf
     foreign: dict[tuple[str, str], Object] = field(default_factory=dict)
     """Objects that have the name of a child and not its labels, so that no watch tells of them."""
     writes: ChildWrites = field(default_factory=ChildWrites)
@@ -127,6 +151,9 @@ class Reconciler:
         self._namespace = namespace
         self._memories: dict[Key, _Memory] = {}
         self._tasks = BackgroundTasks()
+        self.wake: Wake = _look_later
+        """Has a cluster looked at when its workers' answers changed; the work queue's `add`, once there is one."""
+        self._polls = WorkerPolls(lambda owner: self.wake(owner), lambda: self.clock())
 
     async def reconcile(self, key: Key) -> float | None:
         """Look at a cluster; in how many seconds to look again.  Raises `TransientError` when the API server is away."""
@@ -134,6 +161,7 @@ class Reconciler:
             resource = self._cache.resources.get(key)
             if resource is None or "deletionTimestamp" in resource["metadata"]:
                 self._memories.pop(key, None)
+                self._polls.forget(key)
                 self._telemetry.forget(key)
                 if resource is None:
                     self._cache.forget(key)
@@ -142,38 +170,92 @@ class Reconciler:
             if memory is None or memory.uid != resource["metadata"]["uid"]:
                 memory = self._memories[key] = _Memory(resource["metadata"]["uid"])
             try:
-                return await self._look(key, resource, memory)
+                claimed = await self._claimed(key, resource, memory)
+                if claimed is None:
+                    memory.poll = None
+                    self._polls.forget(key)
+                    self._telemetry.forget(key)
+                    return ANSWER_S
+                return await self._look(key, claimed, memory)
             except KubeError as error:
                 raise TransientError(str(error)) from error
+
+    async def _claimed(self, key: Key, resource: Object, memory: _Memory) -> Object | None:
+        """The ThreadCluster, if this installation looks after it; None while another one does."""
+        status = resource.get("status") or {}
+        what = claim(status, self._namespace, memory.rivalry, self.clock())
+        if what is Claim.OWN:
+            return resource
+        other = str(status.get("operator", ""))
+        if what is Claim.TAKE:
+            if other:
+                log.warning("cluster taken over from another installation", extra={"key": str(key), "from": other})
+            return await self._mark(key, resource, {"operator": self._namespace, "operatorChallenge": None})
+        if what is Claim.CHALLENGE:
+            await self._mark(key, resource, {"operatorChallenge": self._namespace})
+        self._recorder.event(
+            resource,
+            "Warning",
+            "AnotherOperator",
+            f"the operator in namespace {self._namespace} changes nothing: the operator in namespace {other} looks after this"
+            " ThreadCluster. Remedy: remove one of the two, or have each watch namespaces of its own",
+        )
+        return None
+
+    async def _mark(self, key: Key, resource: Object, fields: Object) -> Object | None:
+        """Write fields of the status of just this version: of two that claim it at the same moment one is refused."""
+        meta = {name: resource["metadata"][name] for name in ("uid", "resourceVersion")}
+        try:
+            body = {"metadata": meta, "status": fields}
+            changed = await self._kube.merge(THREAD_CLUSTER, key.namespace, key.name, body, "status")
+        except NotFound as error:
+            self._cache.drop(resource)
+            raise TransientError(f"not claimed: {error}") from error
+        except Conflict as error:  # another version, whose event is on its way; or another one of its name
+            self.relist(THREAD_CLUSTER)
+            raise TransientError(f"not claimed: {error}") from error
+        self._cache.put(changed)
+        return changed
 
     async def _look(self, key: Key, resource: Object, memory: _Memory) -> float:
         try:
             spec = _spec_of(resource)
         except InvalidSpec as error:
             invalid = Diagnosis(Reason.SPEC_INVALID, f"{error}. Remedy: correct the fields that are named.")
-            await self._say(await self._seen(key, resource, memory), None, _UNKNOWN_SPEC, invalid)
-            return 60.0
+            late_s = await self._say(await self._seen(key, resource, memory), None, _UNKNOWN_SPEC, invalid, memory)
+            return 60.0 if late_s is None else late_s
         seen = await self._seen(key, resource, memory)
         operator = OperatorContext(self._namespace, self.service_monitors, secrets.token_urlsafe(32))
         steps = plan_actions(seen, spec, operator, balancing=memory.balancing)
         memory.balancing = steps.next.balancing if steps.next is not None else False
+        if steps.targets is None:
+            memory.wanted_since = None
         away: KubeError | None = None
         if not spec.paused:
             away = await self._act(key, seen, steps, memory)
-        await self._say(seen, spec, steps, self._trouble(seen, steps, memory))
+        self._set_pace(seen, steps, memory)
+        late_s = await self._say(seen, spec, steps, self._trouble(seen, steps, memory), memory)
         if away is not None:
             raise away
-        if spec.paused:
-            return 60.0
+        again_s = 60.0 if spec.paused else self._again_s(seen, steps, memory)
+        return again_s if late_s is None else min(again_s, late_s)
+
+    def _again_s(self, seen: ClusterSnapshot, steps: Actions, memory: _Memory) -> float:
+        """In how many seconds to look again at a cluster that is not paused, if nothing happens before."""
         if steps.requeue_after_s == MOVING_S:
             return MOVING_S
         if steps.blocked is not None:
             return _BLOCKED_S
         due_s = memory.writes.due_in_s(self.clock())
+        again_s = steps.requeue_after_s
+        if seen.ownership is None and memory.poll is not None and self._waits_for_workers(seen, memory.poll):
+            again_s = max(again_s, _SILENT_S)
+            # A child that is refused is tried again meanwhile: its writes wait for no worker.
+            return again_s if due_s is None else min(again_s, max(due_s, steps.requeue_after_s))
         writes = len(steps.create) + len(steps.apply) + len(steps.delete)
         if due_s is None or steps.migrating or steps.blocked_reason or writes > memory.writes.refused_count:
-            return steps.requeue_after_s
-        return max(due_s, steps.requeue_after_s)  # nothing but what is refused is still to be done
+            return again_s
+        return max(due_s, again_s)  # nothing but what is refused is still to be done
 
     def _trouble(self, seen: ClusterSnapshot, steps: Actions, memory: _Memory) -> Diagnosis | None:
         """The diagnosis to report: the most important one, with what is refused besides."""
@@ -185,12 +267,32 @@ class Reconciler:
         refusals.sort(key=lambda each: (each.kind not in _WORKERS_NEED, order.index(each.kind)))
         found = [refused(*each) for each in refusals]
         needed = [each for each, refusal in zip(found, refusals, strict=True) if refusal.kind in _WORKERS_NEED]
-        reported = diagnose(seen) or (previous_diagnosis(seen) if steps.migrating else self._out_of_reach(seen, memory))
+        reported = diagnose(seen) or lasting_outage(seen)
+        if reported is None:
+            reported = previous_diagnosis(seen) if steps.migrating else self._out_of_reach(seen, memory)
         found += [reverted(place.kind, place.name) for place in memory.writes.often_reverted(now)]
         first = steps.blocked or next(iter(needed), None) or reported or next(iter(found), None)
         if first is None:
             return None
         return joined(first, [each for each in found if each is not first])
+
+    def _waits_for_workers(self, seen: ClusterSnapshot, poll: ClusterPoll) -> bool:
+        """Whether only an answer can change anything, which has the cluster looked at by itself."""
+        silent_since = poll.latest().silent_since
+        return seen.outage is not None or (
+            silent_since is not None and self.clock() - silent_since > 2 * _UNREACHABLE_S
+        )
+
+    def _set_pace(self, seen: ClusterSnapshot, steps: Actions, memory: _Memory) -> None:
+        """Have the workers asked as often as the state of the cluster needs."""
+        if memory.poll is None:
+            return
+        if seen.outage is not None:
+            memory.poll.set_pace(Pace.AWAY)
+        else:
+            memory.poll.set_pace(Pace.REST if steps.settled else Pace.MOVING if steps.moving else Pace.WAITING)
+        if steps.blocked_reason and not seen.fresh:
+            memory.poll.hurry()
 
     # --- observing
 
@@ -223,9 +325,9 @@ class Reconciler:
             None,
             memory.secret,
             time.time(),
-            memory.written,
+            written=memory.written,
         )
-        return seen._replace(ownership=await self._ownership(key, seen, memory))
+        return self._with_answers(key, seen, memory)
 
     async def _read_secret(self, key: Key, memory: _Memory) -> dict[tuple[str, str], Object]:
         """The Secret, if there is one.  The operator does not watch it: the right to watch one Secret is that to watch all."""
@@ -263,27 +365,42 @@ class Reconciler:
 
     async def close(self) -> None:
         """End what goes on beside the looks."""
+        await self._polls.close()
         await self._tasks.close()
 
-    async def _ownership(self, key: Key, seen: ClusterSnapshot, memory: _Memory) -> ShardOwnership | None:
+    def _with_answers(self, key: Key, seen: ClusterSnapshot, memory: _Memory) -> ClusterSnapshot:
+        """The snapshot with what the workers answered last; they are asked in the background."""
         pods = seen.workers()
-        addresses = {pod.name: _address(pod.address) for pod in pods if pod.address is not None and not _dead(pod)}
-        if not addresses or memory.secret is None:
-            return None
-        answers = await self._reach(key, addresses, memory.secret).answers()
-        if answers or not any(pod.ready for pod in pods):
-            memory.unreachable_since = None
-        elif memory.unreachable_since is None:
-            memory.unreachable_since = self.clock()
-        return build_observation(
-            answers,
+        asked = {
+            pod.name: Watched(_address(pod.address), pod.ready)
+            for pod in pods
+            if pod.address is not None and not _dead(pod)
+        }
+        if not asked or memory.secret is None:
+            self._polls.forget(key)
+            memory.poll = None
+            return seen
+        addresses = {name: each.address for name, each in asked.items()}
+        memory.poll = self._polls.watch(key, self._reach(key, addresses, memory.secret), asked)
+        latest, now = memory.poll.latest(), self.clock()
+        outage = latest.verdict.outage
+        if outage is not None:  # from the clock of the questions to that of the snapshot
+            outage = outage._replace(since=seen.now - (now - outage.since))
+        if latest.answer is None or not latest.verdict.known:
+            return seen._replace(outage=outage)
+        ownership = observe(
+            latest.answer,
+            serving_of(latest.readings, now),
+            {name: each.excess_privileges for name, each in latest.readings.items()},
+            [each.rebuild for each in latest.readings.values()],
             running={pod.name for pod in pods},
             starting={pod.name for pod in pods if pod.starting and not pod.ready},
             emptying=frozenset(),
         )
+        return seen._replace(ownership=ownership, fresh=latest.current and latest.verdict.may_act(now))
 
     def _out_of_reach(self, seen: ClusterSnapshot, memory: _Memory) -> Diagnosis | None:
-        since = memory.unreachable_since
+        since = memory.poll.latest().silent_since if memory.poll is not None else None
         if seen.ownership is not None or since is None or self.clock() - since < _UNREACHABLE_S:
             return None
         return Diagnosis(
@@ -302,7 +419,7 @@ class Reconciler:
         except KubeError as error:
             away = error
         if steps.targets is not None:
-            await self._set_targets(key, seen, steps.targets, memory)
+            self._set_targets(key, seen, steps.targets, memory)
         return away
 
     async def _write_children(self, key: Key, seen: ClusterSnapshot, steps: Actions, memory: _Memory) -> None:
@@ -460,26 +577,64 @@ class Reconciler:
         if error.answer is Answer.EXISTS:
             await self._meet(seen.key, write, memory)
 
-    async def _set_targets(self, key: Key, seen: ClusterSnapshot, plan: NewPlan, memory: _Memory) -> None:
-        if memory.secret is None:
+    def _set_targets(self, key: Key, seen: ClusterSnapshot, plan: NewPlan, memory: _Memory) -> None:
+        """Record a plan in the background: a look does not wait for a worker."""
+        if memory.secret is None or memory.poll is None or memory.recording:
             return
-        addresses = {pod.name: _address(pod.address) for pod in seen.workers() if pod.address is not None and pod.ready}
+        if memory.wanted_since is None:
+            memory.wanted_since = self.clock()
+        if memory.poll.latest().verdict.read_at < memory.wanted_since:
+            # At rest an answer may be older than a cordon that was made just before the edit.
+            memory.poll.hurry()
+            return
+        shown = memory.recorded is None or plan.base_version > memory.recorded.base_version
+        if not shown and self.clock() - memory.recorded_at < _RECORDED_S:
+            return  # made from an answer of before the last plan: the workers would refuse it as stale
+        answering = {name for name, each in memory.poll.latest().readings.items() if each.failing_since is None}
+        ready = [pod for pod in seen.workers() if pod.address is not None and pod.ready]
+        addresses = {
+            pod.name: _address(pod.address)
+            for pod in sorted(ready, key=lambda pod: pod.name not in answering)
+            if pod.address is not None
+        }
+        memory.recording = True
+        work = self._record(self._reach(key, addresses, memory.secret), seen, plan, memory)
+        self._tasks.spawn(work, name=f"set-targets-{key.namespace}/{key.name}")
+
+    async def _record(self, workers: PolledWorkers, seen: ClusterSnapshot, plan: NewPlan, memory: _Memory) -> None:
         try:
-            await self._reach(key, addresses, memory.secret).set_targets(plan.request())
+            await workers.set_targets(plan.request())
         except (NoWorkerAvailable, WorkerRefused) as error:
-            log.info("plan not taken", extra={"key": str(key), "plan": plan.hash, "cause": str(error)})
+            log.info("plan not taken", extra={"key": str(seen.key), "plan": plan.hash, "cause": str(error)})
             return
+        finally:
+            memory.recording = False
+            if memory.poll is not None:
+                memory.poll.hurry()
+        memory.recorded, memory.recorded_at = plan, self.clock()
         if plan.moves:
-            self._telemetry.moved(key, plan.moves)
+            self._telemetry.moved(seen.key, plan.moves)
             self._recorder.event(seen.resource, "Normal", "MovingShards", f"plan {plan.hash}: {plan.moves} shards")
 
     # --- saying so
 
     async def _say(
-        self, seen: ClusterSnapshot, spec: KubernetesSpec | None, steps: Actions, trouble: Diagnosis | None
-    ) -> None:
+        self,
+        seen: ClusterSnapshot,
+        spec: KubernetesSpec | None,
+        steps: Actions,
+        trouble: Diagnosis | None,
+        memory: _Memory,
+    ) -> float | None:
+        """Write the status where it changed; in how many seconds to look again for a change that is not written yet."""
         before = seen.resource.get("status")
-        after = status_of(seen, spec, steps, trouble)
+        if before is not None and memory.poll is not None and not memory.poll.latest().begun:
+            return _FIRST_ANSWERS_S  # after a start of the operator what it does not know yet is no news
+        after = {**status_of(seen, spec, steps, trouble), "operator": self._namespace}
+        challenger = after.pop("operatorChallenge", None) or (before or {}).get("operatorChallenge")
+        if challenger:  # withdrawn by this status, which does not have it
+            message = f"the operator in namespace {challenger} watches this ThreadCluster too, and changes nothing"
+            self._recorder.event(seen.resource, "Warning", "AnotherOperator", message)
         gates = {
             "foreign-child": steps.blocked is not None,
             "migration": steps.migrating,
@@ -488,18 +643,27 @@ class Reconciler:
         self._telemetry.set_cluster_status(seen.key, after, gates)
         patch = patch_of(before, after)
         if not patch:
-            return
+            return None
+        late_s = memory.status_written_at + _STATUS_S - self.clock()
+        if late_s > 0:
+            return late_s
+        memory.status_written_at = self.clock()
         self._recorder.transitions(seen.resource, before, after)
         body = {"metadata": {"uid": seen.resource["metadata"]["uid"]}, "status": patch}
         try:
             changed = await self._kube.merge(THREAD_CLUSTER, seen.key.namespace, seen.key.name, body, "status")
         except NotFound:
             self._cache.drop(seen.resource)
-            return
+            return None
         except Conflict:  # another one has its name; the operator may list ThreadClusters, and get none
             self.relist(THREAD_CLUSTER)
-            return
+            return None
         self._cache.put(changed)
+        return None
+
+
+def _look_later(_: tuple[str, str]) -> None:
+    """Before there is a work queue the next look comes by itself."""
 
 
 def _spec_of(resource: Object) -> KubernetesSpec:

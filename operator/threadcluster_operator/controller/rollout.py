@@ -5,10 +5,15 @@ unknown, or while a shard has no owner.
 """
 
 from collections.abc import Iterable
+from datetime import datetime
+from typing import Final
 
 from threadcluster_operator.api import KubernetesSpec
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object, Pod
 from threadcluster_operator.render import TEMPLATE, RenderInput, is_applied
+
+_CLOCKS_S: Final = 5.0
+"""Most by which the clocks of the operator and of the Job's controller are taken to differ."""
 
 
 def next_partition(
@@ -60,13 +65,33 @@ def _rollout_blocker(seen: ClusterSnapshot, workers: Iterable[Pod], newest: str)
             return f"{pod.name} is being restarted"
         if pod.revision == newest and not pod.ready:
             return f"{pod.name} is not ready yet"
-    if any(pod.ready for pod in workers):
-        if seen.ownership is None:
-            return "no worker reports the owners of the shards, so no worker is restarted"
+    if any(pod.ready for pod in workers) and not _migrated_during(seen):
+        if seen.ownership is None or not seen.fresh:
+            return f"{unknown_owners(seen)}, so no worker is restarted"
         unserved = sum(1 for owner in seen.ownership.owners.values() if owner is None)
         if unserved:
             return f"shards without an owner: {unserved}"
     return ""
+
+
+def unknown_owners(seen: ClusterSnapshot) -> str:
+    """Why the owners of the shards are unknown, for people."""
+    if seen.outage is not None:
+        return f"no worker has its database ({seen.outage.reason})"
+    if seen.ownership is None:
+        return "no worker reports the owners of the shards"
+    return "the last report of the owners of the shards is too old"
+
+
+def _migrated_during(seen: ClusterSnapshot) -> bool:
+    """Whether a migration succeeded while no worker had its database: the new template leads to a database that is there.
+
+    Such a template is the remedy, for which a rollout must not wait: the spec names another Secret, or an authority.
+    """
+    if seen.outage is None:
+        return False
+    ends = [job.get("status", {}).get("completionTime") for job in seen.children if job["kind"] == "Job"]
+    return any(at and datetime.fromisoformat(at).timestamp() > seen.outage.since + _CLOCKS_S for at in ends)
 
 
 def rolled_out(seen: ClusterSnapshot, spec: KubernetesSpec, live: Object) -> bool:

@@ -40,12 +40,17 @@ from threadcluster_operator.kube.client import (
     NotFound,
     connect,
 )
-from threadcluster_operator.workers.client import WorkerApiClient
+from threadcluster_operator.workers.client import NamedWorkers
 
 log = logging.getLogger(__name__)
 
 LEASE_NAME: Final = "threadcluster-operator"
-_WORKERS: Final = 4
+_WORKERS: Final = 16
+"""Reconciles at the same time; each may wait for the API server, and holds nothing else."""
+_OF_ONE_NAMESPACE: Final = 4
+"""Reconciles of one namespace at the same time: an admission webhook that answers late holds up its own namespace alone."""
+_KEPT_S: Final = 5.0
+"""How long an idle connection to a worker is kept: longer than the pause of the worker that is asked often."""
 _STUCK_S: Final = 45.0
 """Time after which a reconcile or a loop is stuck: with the probe's three failures the process ends within 90 s."""
 _PING_EVERY_S: Final = 5.0
@@ -87,6 +92,7 @@ class Operator:
     def __init__(self, kube: Kube, reach: Reach, options: Options) -> None:
         self.telemetry = Telemetry()
         self.leadership = LeaderElector(kube, LeaseRef(options.own_namespace, LEASE_NAME), options.identity)
+        self.telemetry.leads = self.leadership.holds
         self._kube = kube
         self._reach = reach
         self._options = options
@@ -145,7 +151,12 @@ class Operator:
         monitors = await self._serves(SERVICE_MONITOR)
         kinds = watched(service_monitors=monitors)
         await self._wait_for(kinds)
-        queue: WorkQueue[Key] = WorkQueue(lambda key: reconciler.reconcile(key), workers=_WORKERS)
+        queue: WorkQueue[Key] = WorkQueue(
+            lambda key: reconciler.reconcile(key),
+            workers=_WORKERS,
+            group=lambda key: key.namespace,
+            of_one_group=_OF_ONE_NAMESPACE,
+        )
         self.telemetry.queue_depth.set_function(lambda: queue.depth)
         lister = Lister(self._kube, cache, queue.add, kinds, options.namespace)
         reconciler = Reconciler(
@@ -157,6 +168,7 @@ class Operator:
             namespace=options.own_namespace,
             service_monitors=monitors,
         )
+        reconciler.wake = lambda owner: queue.add(Key(*owner))
         reconciler.relist = lister.request
 
         def feed(kind_of_event: str | None, body: Mapping[str, Any]) -> None:
@@ -182,6 +194,7 @@ class Operator:
             raise over.exceptions[0] from None
         finally:
             self._watches = self._lists_since = None
+            self.telemetry.clear()
             await reconciler.close()
             await asyncio.shield(watches.stop())
 
@@ -292,10 +305,13 @@ async def run(options: Options) -> None:
     asked_to_end = asyncio.Event()
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, asked_to_end.set)
-    async with connect(options.access) as kube, aiohttp.ClientSession() as session:
+    # The questions to workers have their own bound, which is fair; the connector's would let silent workers keep the others out.
+    # A connection is kept for the next question where that comes soon: thousands of idle ones would take 100 MiB.
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEPT_S)
+    async with connect(options.access) as kube, aiohttp.ClientSession(connector=connector) as session:
 
-        def reach(_: Key, addresses: Mapping[str, str], secret: str) -> WorkerApiClient:
-            return WorkerApiClient(session, tuple(addresses.values()), secret)
+        def reach(_: Key, addresses: Mapping[str, str], secret: str) -> NamedWorkers:
+            return NamedWorkers(session, addresses, secret)
 
         operator = Operator(kube, reach, options)
         runner = web.AppRunner(application(operator), access_log=None)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
+from threadcluster_operator.planning.freshness import Outage
 from threadcluster_operator.planning.planner import ShardOwnership
 from threadcluster_operator.render import RenderInput, selector_of
 
@@ -67,6 +68,10 @@ class ClusterSnapshot(NamedTuple):
     """The value in the Secret `<name>-internal`; None while there is none."""
     now: float
     """In seconds since the epoch, by the operator's clock."""
+    outage: Outage | None = None
+    """Set while the owners are unknown because no worker has its database; its times are as ``now``."""
+    fresh: bool = True
+    """Whether ``ownership`` is new enough to remove or restart a worker."""
     written: Mapping[tuple[str, str], Written] = NOTHING_WRITTEN
     """By kind and name, the children that an admission rule changed when they were written."""
 

@@ -10,10 +10,11 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, NamedTuple
 
+from shard_worker.contract import url_host
 from shard_worker.contract_internal import NO_CAPABLE_WORKER
 from threadcluster_operator.api import KubernetesSpec
 from threadcluster_operator.controller.actions import Actions
-from threadcluster_operator.controller.diagnosis import Diagnosis
+from threadcluster_operator.controller.diagnosis import Diagnosis, outage_diagnosis, unscheduled
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Pod
 from threadcluster_operator.planning.placement import Worker
 from threadcluster_operator.planning.planner import PlanResult, ShardOwnership, count_moving
@@ -126,6 +127,11 @@ def _conditions(
 def _ready(
     seen: ClusterSnapshot, spec: KubernetesSpec | None, steps: Actions, stalled: Diagnosis | None
 ) -> ConditionDraft:
+    outage = outage_diagnosis(seen)
+    if outage is not None and (stalled is None or stalled.reason == outage.reason):
+        return ConditionDraft(
+            "Ready", "False", outage.reason, outage.message
+        )  # in the same word from the first second on
     if stalled is not None:
         return ConditionDraft("Ready", "False", "Stalled", stalled.message)
     assert spec is not None  # a spec that is not understood stalls
@@ -135,6 +141,14 @@ def _ready(
         if spec.replicas == 0:
             return ConditionDraft("Ready", "True", "ScaledToZero", "No worker is wanted; the data stays.")
         return ConditionDraft("Ready", "True", "Reconciled", "Every worker is as wanted, and serves its share.")
+    unplaced = unscheduled(seen)
+    if unplaced is not None:
+        return ConditionDraft("Ready", "False", unplaced.reason, unplaced.message)
+    return _unsettled(seen, spec, steps)
+
+
+def _unsettled(seen: ClusterSnapshot, spec: KubernetesSpec, steps: Actions) -> ConditionDraft:
+    """Why a cluster that nothing hinders is not ready yet."""
     pods = seen.workers()
     live = seen.child("StatefulSet", seen.key.name)
     if live is None or steps.migrating or steps.create or steps.apply or steps.delete:
@@ -176,6 +190,9 @@ def _available(seen: ClusterSnapshot, spec: KubernetesSpec | None, steps: Action
     observed = seen.ownership
     if spec is not None and spec.replicas == 0 and not seen.workers():
         return ConditionDraft("Available", "False", "ScaledToZero", "No worker is wanted.")
+    outage = outage_diagnosis(seen)
+    if outage is not None:
+        return ConditionDraft("Available", "False", outage.reason, outage.message)
     if observed is None:
         return ConditionDraft("Available", "Unknown", "OwnershipUnknown", "No worker says who owns what.")
     unowned = [shard for shard, owner in observed.owners.items() if owner is None]
@@ -356,6 +373,7 @@ def _endpoint(seen: ClusterSnapshot, spec: KubernetesSpec) -> str:
     for each in service.get("status", {}).get("loadBalancer", {}).get("ingress", ()):
         host = each.get("hostname") or each.get("ip")
         if host:
+            host = url_host(host)
             return f"http://{host}" if port == 80 else f"http://{host}:{port}"
     host = f"{name}.{namespace}.svc"
     return f"http://{host}" if port == 80 else f"http://{host}:{port}"

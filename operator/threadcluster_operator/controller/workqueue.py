@@ -9,6 +9,7 @@ import heapq
 import logging
 import random
 import time
+from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Final, Generic, TypeVar
 
@@ -27,13 +28,67 @@ Work = Callable[[K], Awaitable[float | None]]
 """Works on a key; in how many seconds it wants to be called again, if nothing happens before; None: only if it does."""
 
 
-class WorkQueue(Generic[K]):
-    """Keys to work on."""
+class _Ready(Generic[K]):
+    """The keys whose work may begin, in groups that take turns: a group of a thousand keys delays another's by one."""
 
-    def __init__(self, work: Work[K], *, workers: int) -> None:
+    def __init__(self, group: Callable[[K], Hashable], most: int) -> None:
+        self._group = group
+        self._most = most
+        """How many keys of one group may be worked on at the same time."""
+        self._groups: OrderedDict[Hashable, deque[K]] = OrderedDict()
+        self._running: Counter[Hashable] = Counter()
+        self._changed = asyncio.Event()
+
+    def __len__(self) -> int:
+        return sum(len(keys) for keys in self._groups.values())
+
+    def put(self, key: K) -> None:
+        """A key is ready."""
+        self._groups.setdefault(self._group(key), deque()).append(key)
+        self._changed.set()
+
+    async def take(self) -> K:
+        """The first key of the group whose turn it is; call `done` when the work has ended."""
+        while True:
+            for group, keys in self._groups.items():
+                if self._running[group] >= self._most:
+                    continue
+                key = keys.popleft()
+                del self._groups[group]
+                if keys:
+                    self._groups[group] = keys  # at the end: the other groups are next
+                self._running[group] += 1
+                return key
+            self._changed.clear()
+            await self._changed.wait()
+
+    def done(self, key: K) -> None:
+        """The work on a key has ended."""
+        group = self._group(key)
+        self._running[group] -= 1
+        if not self._running[group]:
+            del self._running[group]
+        self._changed.set()
+
+
+class WorkQueue(Generic[K]):
+    """Keys to work on.
+
+    ``workers`` bounds how many are worked on at a time, ``of_one_group`` how many of them are of one ``group``: work that
+    waits for a slow part of the outside world leaves workers to the other groups.
+    """
+
+    def __init__(
+        self,
+        work: Work[K],
+        *,
+        workers: int,
+        group: Callable[[K], Hashable] = lambda _: None,
+        of_one_group: int | None = None,
+    ) -> None:
         self._work = work
         self._count = workers
-        self._ready: asyncio.Queue[K] = asyncio.Queue()
+        self._ready: _Ready[K] = _Ready(group, of_one_group or workers)
         self._waiting: set[K] = set()
         """In `_ready`, not begun."""
         self._running: set[K] = set()
@@ -58,7 +113,7 @@ class WorkQueue(Generic[K]):
         elif key not in self._waiting:
             self._waiting.add(key)
             self._due.pop(key, None)
-            self._ready.put_nowait(key)
+            self._ready.put(key)
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -69,7 +124,7 @@ class WorkQueue(Generic[K]):
 
     async def _worker(self) -> None:
         while True:
-            key = await self._ready.get()
+            key = await self._ready.take()
             self._waiting.discard(key)
             self._running.add(key)
             requeue_after_s: float | None
@@ -88,6 +143,7 @@ class WorkQueue(Generic[K]):
                 )
             finally:
                 self._running.discard(key)
+                self._ready.done(key)
             if key in self._again:
                 self._again.discard(key)
                 self.add(key)

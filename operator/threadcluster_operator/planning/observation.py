@@ -5,9 +5,10 @@ frozen process still looks alive to its supervisor or its kubelet, and a worker'
 a worker is alive here when it may be given a shard.
 """
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 
-from shard_worker.contract_internal import OwnershipResponse, WorkerState
+from shard_worker.contract_internal import DatabaseState, OwnershipResponse, RebuildProgress, WorkerState
+from shard_worker.domain.ids import ShardId
 from threadcluster_operator.planning.placement import Worker
 from threadcluster_operator.planning.planner import ShardOwnership
 
@@ -34,14 +35,40 @@ def _age(answer: OwnershipResponse) -> tuple[int, int, int]:
 def build_observation(
     answers: Answers, *, running: Set[str], starting: Set[str], emptying: Set[str]
 ) -> ShardOwnership | None:
-    """The observation, or None without an answer that knows of the shards.
+    """The observation, or None without an answer that knows of the shards: `observe` of the newest.
+
+    A worker without its database answers from memory, and nothing may follow from the answer.
+    """
+    found = newest(answer for answer in answers.values() if _has_database(answer))
+    if found is None:
+        return None
+    return observe(
+        found,
+        {name: frozenset(answer.serving) for name, answer in answers.items() if is_member(name, answer)},
+        {name: answer.excess_privileges for name, answer in answers.items()},
+        [answer.rebuild for answer in answers.values()],
+        running=running,
+        starting=starting,
+        emptying=emptying,
+    )
+
+
+def observe(
+    found: OwnershipResponse,
+    serving: Mapping[str, frozenset[ShardId]],
+    excess: Mapping[str, Sequence[str]],
+    rebuilds: Iterable[RebuildProgress | None],
+    *,
+    running: Set[str],
+    starting: Set[str],
+    emptying: Set[str],
+) -> ShardOwnership:
+    """The observation of one answer, of what each member says it serves, of what each login may do besides, and of the rebuild
+    of the read model that workers report.
 
     A worker that is ``starting`` is expected to become what it was, or more: its share waits for it.  A worker that is
     fenced or not ``running`` gets nothing, and its peers take its shards.
     """
-    found = newest(answers.values())
-    if found is None:
-        return None
     workers = {}
     for entry in found.workers:
         name = entry.name
@@ -58,18 +85,23 @@ def build_observation(
         found.plan_version,
         {shard.id: shard.owner for shard in found.shards},
         {shard.id: shard.target for shard in found.shards},
-        {name: frozenset(answer.serving) for name, answer in answers.items() if is_member(name, answer)},
+        serving,
         workers,
         {shard.id: shard.load.commands_per_second for shard in found.shards},
-        {name: answer.excess_privileges for name, answer in answers.items() if answer.excess_privileges},
+        {name: rights for name, rights in excess.items() if rights},
         {shard.id: shard.format for shard in found.shards},
         # Workers read it seconds apart, and one of an earlier release does not say: the farthest counts.
         max(
-            (answer.rebuild for answer in answers.values() if answer.rebuild is not None),
+            (each for each in rebuilds if each is not None),
             key=lambda rebuild: (rebuild.generation, rebuild.shards_done),
             default=None,
         ),
     )
+
+
+def _has_database(answer: OwnershipResponse) -> bool:
+    """Whether the answering worker has its database; a worker of an earlier release does not say."""
+    return answer.database is None or answer.database.state is DatabaseState.CONNECTED
 
 
 def is_member(name: str, answer: OwnershipResponse | None) -> bool:

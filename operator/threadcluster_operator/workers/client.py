@@ -9,7 +9,8 @@ in the operator (`shard_worker.contract_internal`).
 import asyncio
 import logging
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Final, NamedTuple, TypeVar
 from urllib.parse import quote
 
@@ -22,6 +23,7 @@ from shard_worker.contract_internal import (
     CordonVerb,
     HistoryEntry,
     HistoryResponse,
+    OwnershipDigest,
     OwnershipResponse,
     ProblemResponse,
     TargetsRequest,
@@ -29,7 +31,7 @@ from shard_worker.contract_internal import (
 )
 from shard_worker.contract_tls import INTERNAL_NAME, PurposeContext, internal_client_context, parse_secrets
 from threadcluster_operator.planning.observation import newest
-from threadcluster_operator.workers.protocol import WorkersClient
+from threadcluster_operator.workers.protocol import PolledWorkers, WorkersClient
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,15 @@ _ANSWER_S: Final = 6.0
 """Maximum time of a worker's answer; longer than the 5 s that the worker gives Postgres."""
 _LOOK_S: Final = 2.0
 """Maximum time of an answer that needs no Postgres."""
+
+_CONNECT_S: Final = 0.5
+"""Maximum time in which a worker's port accepts a connection: a pod whose packets are lost must not hold a socket for long."""
+ANSWER_MOST: Final = 2 << 20
+"""Maximum bytes of an answer; the ownership of 4,096 shards and 256 workers takes 1.9 MiB with the longest names."""
+_SHARDS_MOST: Final = 4_096
+_WORKERS_MOST: Final = 1_024
+"""Names that have ever been a worker; a ThreadCluster has at most 256 at a time."""
+_CHUNK: Final = 1 << 16
 
 T = TypeVar("T")
 
@@ -85,19 +96,39 @@ async def ask(
     within_s: float,
 ) -> Reply | None:
     """The answer of the worker at ``https://host:port`` to a request below `INTERNAL_PREFIX`; None without an answer."""
+    headers = {"Accept-Encoding": "identity"} | ({} if body is None else {"Content-Type": "application/json"})
     try:
         async with session.request(
             method,
             f"{address}{INTERNAL_PREFIX}/{path}",
             data=None if body is None else msgspec.json.encode(body),
-            headers=None if body is None else {"Content-Type": "application/json"},
+            headers=headers,
             ssl=context,
             server_hostname=INTERNAL_NAME,
-            timeout=aiohttp.ClientTimeout(total=within_s),
+            timeout=aiohttp.ClientTimeout(total=within_s, sock_connect=_CONNECT_S),
+            # The image in a pod is a tenant's: its answer neither leads the operator to another address nor unfolds in
+            # its memory.
+            allow_redirects=False,
+            auto_decompress=False,
         ) as response:
-            return Reply(address, response.status, await response.read())
+            found = await _bounded(response)
+            return None if found is None else Reply(address, response.status, found)
     except (aiohttp.ClientError, TimeoutError):
         return None
+
+
+async def _bounded(response: aiohttp.ClientResponse) -> bytes | None:
+    """The body, or None for one that is longer than `ANSWER_MOST`: the rest is not read, and the connection is closed."""
+    found = bytearray()
+    async for chunk in response.content.iter_chunked(_CHUNK):
+        found += chunk
+        if len(found) > ANSWER_MOST:
+            log.warning(
+                "answer of a worker is too long", extra={"address": str(response.url.origin()), "most": ANSWER_MOST}
+            )
+            response.close()
+            return None
+    return bytes(found)
 
 
 async def ask_ownership(
@@ -107,7 +138,23 @@ async def ask_ownership(
     reply = await ask(session, address, "GET", "ownership", context, within_s=within_s)
     if reply is None:
         return False, None
-    return True, reply.decoded(OwnershipResponse) if reply.status == 200 else None
+    return True, _ownership_in(reply)
+
+
+def _ownership_in(reply: Reply) -> OwnershipResponse | None:
+    """The ownership in an answer, if the answer is one."""
+    found = reply.decoded(OwnershipResponse) if reply.status == 200 else None
+    if found is None:
+        return None
+    shards = len(found.shards)
+    if (
+        shards > _SHARDS_MOST
+        or len(found.workers) > _WORKERS_MOST
+        or {each.id for each in found.shards} != {*range(shards)}
+    ):
+        log.warning("answer of a worker is no ownership", extra={"address": reply.address, "shards": shards})
+        return None
+    return found
 
 
 class WorkerApiClient(WorkersClient):
@@ -163,6 +210,37 @@ class WorkerApiClient(WorkersClient):
             elif (problem := reply.decoded(ProblemResponse)) is not None:
                 raise WorkerRefused(problem.code, problem.detail or f"status {reply.status}")
         raise NoWorkerAvailable(_no_answer(self._addresses))
+
+
+class NamedWorkers(PolledWorkers):
+    """The workers at some addresses, by name; see `WorkerApiClient`."""
+
+    def __init__(self, session: aiohttp.ClientSession, addresses: Mapping[str, str], secret: str) -> None:
+        self._session = session
+        self._addresses = addresses
+        self._context = client_context(secret)
+        self._any = WorkerApiClient(session, tuple(addresses.values()), secret)
+
+    async def probe(self, worker: str) -> OwnershipDigest | OwnershipResponse | None:
+        """See `PolledWorkers`."""
+        reply = await self._get(worker, "ownership/digest")
+        if reply is None:
+            return None
+        if reply.status == HTTPStatus.NOT_FOUND:
+            return await self.ownership_of(worker)
+        return reply.decoded(OwnershipDigest) if reply.status == HTTPStatus.OK else None
+
+    async def ownership_of(self, worker: str) -> OwnershipResponse | None:
+        """See `PolledWorkers`."""
+        reply = await self._get(worker, "ownership")
+        return None if reply is None else _ownership_in(reply)
+
+    async def set_targets(self, plan: TargetsRequest) -> int:
+        """See `WorkerApiClient`."""
+        return await self._any.set_targets(plan)
+
+    async def _get(self, worker: str, path: str) -> Reply | None:
+        return await ask(self._session, self._addresses[worker], "GET", path, self._context, within_s=_LOOK_S)
 
 
 def _no_answer(addresses: Sequence[str]) -> str:

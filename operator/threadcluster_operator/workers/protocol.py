@@ -2,7 +2,13 @@
 
 from typing import Protocol
 
-from shard_worker.contract_internal import CordonVerb, HistoryEntry, OwnershipResponse, TargetsRequest
+from shard_worker.contract_internal import (
+    CordonVerb,
+    HistoryEntry,
+    OwnershipDigest,
+    OwnershipResponse,
+    TargetsRequest,
+)
 from threadcluster_operator.planning.observation import Answers
 
 
@@ -27,4 +33,20 @@ class WorkersClient(Protocol):
 
     async def history(self, limit: int, shard: int | None) -> tuple[HistoryEntry, ...]:
         """The last changes of owner, newest first."""
+        ...
+
+
+class PolledWorkers(Protocol):
+    """The workers of one cluster, each asked by its name: `threadcluster_operator.workers.client.NamedWorkers`."""
+
+    async def probe(self, worker: str) -> OwnershipDigest | OwnershipResponse | None:
+        """A worker's digest, or the whole answer of a worker whose release has none; None without an answer."""
+        ...
+
+    async def ownership_of(self, worker: str) -> OwnershipResponse | None:
+        """A worker's whole answer; None without one."""
+        ...
+
+    async def set_targets(self, plan: TargetsRequest) -> int:
+        """Record a plan; its version."""
         ...

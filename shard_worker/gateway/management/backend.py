@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from shard_worker.contract_internal import EncodedOwnership, HistoryEntry, TargetsRequest
+from shard_worker.contract_internal import EncodedOwnership, HistoryEntry, OwnershipDigest, TargetsRequest
 
 Document = dict[str, object]
 
@@ -32,6 +32,10 @@ class ClusterView(Protocol):
 
     async def ownership(self) -> EncodedOwnership:
         """Owners, targets, load and the plan's version, for planners."""
+        ...
+
+    def digest(self) -> OwnershipDigest:
+        """Whether a planner that has read `ownership` needs to read it again; waits for nothing."""
         ...
 
     async def shard_count(self) -> int:

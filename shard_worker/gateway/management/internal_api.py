@@ -49,6 +49,7 @@ class InternalApi:
         self._options = options
         self.routes: dict[str, dict[str, Handler]] = {
             f"{INTERNAL_PREFIX}/ownership": {"GET": self._ownership},
+            f"{INTERNAL_PREFIX}/ownership/digest": {"GET": self._digest},
             f"{INTERNAL_PREFIX}/targets": {"PUT": self._targets},
             f"{INTERNAL_PREFIX}/history": {"GET": self._history},
             f"{INTERNAL_PREFIX}/leave": {"POST": self._leave},
@@ -66,6 +67,10 @@ class InternalApi:
     async def _ownership(self, request: web.BaseRequest, _: str) -> RawResponse:
         _parameters(request, ())
         return _answer(await self._view.ownership())
+
+    async def _digest(self, request: web.BaseRequest, _: str) -> RawResponse:
+        _parameters(request, ())
+        return _answer(self._view.digest())
 
     async def _targets(self, request: web.BaseRequest, _: str) -> RawResponse:
         _parameters(request, ())

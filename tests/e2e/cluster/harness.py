@@ -70,10 +70,13 @@ class Harness:
         self._clusters = clusters
         self._turns: set[asyncio.Task[None]] = set()
 
-    async def make(self, name: str, **spec: Any) -> MemoryWorkers:  # as YAML would have it
-        """Make a ThreadCluster, with workers that live in its pods."""
+    async def make(
+        self, name: str, workers: MemoryWorkers | None = None, **spec: Any
+    ) -> MemoryWorkers:  # as YAML would have it
+        """Make a ThreadCluster, with workers that live in its pods; with these, where they are given."""
         manifest = thread_cluster(name, **spec)
-        workers = self._clusters[self.namespace, name] = MemoryWorkers(manifest["spec"]["shards"])
+        workers = workers or MemoryWorkers(manifest["spec"]["shards"])
+        self._clusters[self.namespace, name] = workers
         self._turns.add(asyncio.create_task(workers.run(), name=f"workers-{name}"))
         await self.api.create(manifest, self.namespace)
         return workers

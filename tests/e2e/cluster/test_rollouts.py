@@ -7,7 +7,7 @@ while as many as `maxUnavailable` are unavailable, and those of a broken templat
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Iterator
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -59,7 +59,7 @@ def is_broken(pod: Object) -> bool:
     return any(each.get("name") == "BROKEN" for each in container.get("env", ()))
 
 
-BROKEN: Final = {"worker": {"env": [{"name": "BROKEN", "value": "1"}]}}
+BROKEN: Final[dict[str, Any]] = {"worker": {"env": [{"name": "BROKEN", "value": "1"}]}}
 MENDED: Final = {"worker": {"env": [{"name": "MENDED", "value": "1"}]}}
 
 

@@ -7,7 +7,7 @@ well.  When the cluster itself reported a fault is read from what Kubernetes wro
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -53,6 +53,8 @@ class Fault(NamedTuple):
     objects: tuple[Object, ...] = ()
     """Objects that exist before the cluster."""
     mends: Callable[[Api, str], Awaitable[object]] | None = None
+    stalls: bool = True
+    """Whether it is a failure at once, and not first a wait, which Ready alone shows."""
 
 
 def small(image: str, **spec: Any) -> Object:  # as YAML would have it
@@ -179,7 +181,7 @@ async def faults(image: str, postgres: NodePostgres, pooler: Pooler, tls_port: i
         "place": Fault(
             "WorkerUnschedulable", "add nodes", event("FailedScheduling"),
             {"podTemplate": {"spec": {"nodeSelector": {"disk": "of-gold"}}}}, dsns["place"], (),
-            spec_is({"podTemplate": {"spec": {"nodeSelector": None}}}),
+            spec_is({"podTemplate": {"spec": {"nodeSelector": None}}}), stalls=False,
         ),
         "crash": Fault(
             "WorkerCrashLooping", "kubectl logs --previous", event("BackOff", "restarting"),
@@ -216,17 +218,21 @@ async def reported(api: Api, name: str, fault: Fault) -> float:
     async with asyncio.timeout(180):
         while (reported := await fault.report(api, name)) is None:
             await asyncio.sleep(0.5)
+    where = "Stalled" if fault.stalls else "Ready"
     found = await api.wait_for(
         VERSION,
         KIND,
         "chat",
-        lambda it: condition(it, "Stalled").get("reason") == fault.reason,
+        lambda it: condition(it, where).get("reason") == fault.reason,
         name,
         within_s=3 * REPORTED_S,
     )
-    stalled = condition(found, "Stalled")
-    assert fault.remedy in stalled["message"], stalled
+    now = datetime.now(UTC)
+    assert fault.remedy in condition(found, where)["message"], condition(found, where)
     assert condition(found, "Ready")["status"] == "False"
+    if not fault.stalls:
+        assert condition(found, "Stalled")["status"] == "False"
+        return (now - datetime.fromisoformat(reported)).total_seconds()
     events: list[Object] = []
     async with asyncio.timeout(REPORTED_S):  # they are written beside the status
         while not events:

@@ -84,7 +84,7 @@ class Figure:
 class Harness:
     """The server, the worker, and what is done to both."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, worker: str = "w0") -> None:
         self.folder = folder
         self.server = EmbeddedPostgres(folder / "postgres")
         self.authority = Authority()
@@ -96,7 +96,7 @@ class Harness:
         secret = folder / "secret"
         secret.write_text(SECRET)
         self.worker = WorkerProcess(
-            "w0",
+            worker,
             folder,
             {
                 "SHARD_WORKER_CLUSTER": "test",
@@ -304,9 +304,9 @@ def _account(number: int) -> str:
 
 
 @asynccontextmanager
-async def harness_in(folder: Path) -> AsyncIterator[Harness]:
+async def harness_in(folder: Path, worker: str = "w0") -> AsyncIterator[Harness]:
     """A harness, started; proven and ended afterwards."""
-    harness = Harness(folder)
+    harness = Harness(folder, worker)
     try:
         await harness.start()
         yield harness

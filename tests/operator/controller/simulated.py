@@ -18,6 +18,7 @@ from threadcluster_operator.controller.diagnosis import diagnose
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object, condition, members
 from threadcluster_operator.controller.status import status_of
 from threadcluster_operator.kube.preconditions import Preconditions
+from threadcluster_operator.planning.freshness import Outage
 from threadcluster_operator.planning.observation import build_observation
 from threadcluster_operator.planning.planner import ShardOwnership
 from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerRefused
@@ -64,6 +65,10 @@ class Simulation:
         """No Job ends."""
         self.counts_unavailable = False
         """The StatefulSet's controller counts unavailable pods, as with the feature gate MaxUnavailableStatefulSet."""
+        self.frozen = False
+        """The database is: the workers answer from memory, and report it."""
+        self.stale = False
+        """The last answers are old."""
         self.balancing = False
         self.last = Actions()
         self._secret: str | None = None
@@ -96,7 +101,7 @@ class Simulation:
         for name in self.lost:
             self.pods.pop(name, None)
         self.lost.clear()
-        self.unanswered = self.contradicting = self.migrations_hang = False
+        self.unanswered = self.contradicting = self.migrations_hang = self.frozen = self.stale = False
 
     # --- turns
 
@@ -147,7 +152,7 @@ class Simulation:
 
     def _ownership(self, running: set[str]) -> ShardOwnership | None:
         """As the workers of these pods report it."""
-        if self.unanswered:
+        if self.unanswered or self.frozen:
             return None
         starting = {
             name
@@ -171,6 +176,8 @@ class Simulation:
             ownership,
             self._secret,
             float(self.turn_number),
+            Outage("DatabaseUnreachable", "no answer", 0.0) if self.frozen and not self.unanswered else None,
+            not self.stale,
         )
 
     def _answers(self) -> dict[str, OwnershipResponse]:
@@ -206,7 +213,7 @@ class Simulation:
                 raise Violation(f"{place} is deleted")
             if place in self.objects and self.objects[place]["metadata"]["uid"] == body["metadata"]["uid"]:
                 del self.objects[place]
-        if steps.targets is not None and not self.unanswered:
+        if steps.targets is not None and not self.unanswered and not self.frozen:
             plan = steps.targets
             if plan.moves > spec.rebalance.max_concurrent_moves and not any(
                 owner is not None
@@ -251,7 +258,7 @@ class Simulation:
             if self.resource["spec"]["replicas"] == 0:
                 continue
             # By its name: whether its pod was seen says nothing of what it owns.
-            if seen.ownership is None and name in self.pods:
+            if (seen.ownership is None or not seen.fresh) and name in self.pods:
                 raise Violation(f"{name} is taken away, and its ownership is unknown")
             if seen.ownership is not None and name in (
                 *seen.ownership.owners.values(),
@@ -260,6 +267,11 @@ class Simulation:
                 raise Violation(f"{name} is taken away with its shards")
         same_template = body["spec"]["template"] == live["spec"]["template"]
         before, after = _partition(live), _partition(body)
+        let_go = [pod for pod in seen.workers() if after <= pod.ordinal < before]
+        if same_template and (seen.ownership is None or not seen.fresh) and any(pod.ready for pod in seen.workers()):
+            newest = live["status"].get("updateRevision")
+            if any(pod.revision != newest for pod in let_go):
+                raise Violation("a worker is let go, and the owners are unknown")
         if not same_template and after < body["spec"]["replicas"]:
             raise Violation("a new template comes with workers let go")
         if same_template and after < before and before - after > 1 and after < body["spec"]["replicas"] - 1:

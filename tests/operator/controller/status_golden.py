@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from threadcluster_operator.api import parse_spec
-from threadcluster_operator.controller.diagnosis import Diagnosis, Reason
+from threadcluster_operator.controller.diagnosis import Diagnosis, Reason, lasting_outage
 from threadcluster_operator.controller.snapshot import ClusterSnapshot
 from threadcluster_operator.controller.status import status_of
+from threadcluster_operator.planning.freshness import Outage
 from threadcluster_operator.planning.planner import NewPlan
 
 from shard_worker.domain.ids import ShardId
@@ -126,6 +127,7 @@ def situations() -> Iterator[tuple[str, _Status]]:
     yield from _pauses()
     yield from _rollouts_and_sizes()
     yield from _shards()
+    yield from _waits()
     yield from _workers()
     yield from _endpoints()
 
@@ -229,6 +231,29 @@ def _shards() -> Iterator[tuple[str, _Status]]:
     yield "an answer for the first time", status(begun, seen=fresh)
 
 
+def _waits() -> Iterator[tuple[str, _Status]]:
+    one = at_rest()
+    for reason, message in (
+        ("DatabaseUnreachable", "no Postgres answers at db:5432/chat"),
+        ("DatabaseAuthFailed", "Postgres at db:5432/chat refuses the login"),
+        ("DatabaseTLSFailed", "the certificate of db:5432 is not believed"),
+        ("DatabaseMisunderstood", ""),
+    ):
+        outage = Outage(reason, message, 999_990.0)
+        away = one.look()._replace(ownership=None, outage=outage)
+        yield f"no database: {reason}", status(one, seen=away, settled=False)
+    away = one.look()._replace(ownership=None, outage=Outage("DatabaseUnreachable", "no answer", 999_940.0))
+    stalled = lasting_outage(away._replace(now=1_000_000.0))
+    assert stalled is not None
+    yield "no database for a minute", status(one, seen=away, settled=False, trouble=stalled)
+    yield "no database, and another trouble", status(one, seen=away, settled=False, trouble=_TROUBLE)
+    paused = at_rest(paused=True)
+    yield "no database while paused", status(paused, seen=paused.look()._replace(ownership=None, outage=away.outage))
+    one = at_rest()
+    unplaced = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}]
+    yield "a pod finds no node", status(one, seen=with_pod(one, 2, conditions=unplaced), settled=False)
+
+
 def _workers() -> Iterator[tuple[str, _Status]]:
     one = at_rest()
     yield "a worker leaves", status(one, seen=with_worker(one, 1, leaving=True))
@@ -266,6 +291,10 @@ def _endpoints() -> Iterator[tuple[str, _Status]]:
     one = _with_service([{"ip": "192.0.2.1"}])
     one.edit(gateway={"service": {"port": 8080}})
     yield "load balancer with a port", status(one)
+    one = _with_service([{"ip": "2001:db8::1"}])
+    yield "load balancer of IPv6", status(one)
+    one.edit(gateway={"service": {"port": 8080}})
+    yield "load balancer of IPv6 with a port", status(one)
 
 
 def documents() -> _Status:

@@ -1,6 +1,6 @@
 """The diagnosis of a blocked cluster, from Kubernetes' reports."""
 
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from threadcluster_operator.controller.diagnosis import (
@@ -8,17 +8,27 @@ from threadcluster_operator.controller.diagnosis import (
     Reason,
     diagnose,
     joined,
+    lasting_outage,
+    outage_diagnosis,
     previous_diagnosis,
     refused,
     reverted,
+    unscheduled,
 )
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object
 from threadcluster_operator.kube.answers import Answer
+from threadcluster_operator.planning.freshness import Outage
 from threadcluster_operator.render import MIGRATION_CONTAINER, selector_of
 
 from shard_worker.contract_internal import DatabaseFault
 
 NOW = 1_777_636_800.0  # 2026-05-01T12:00:00Z
+DATABASE = {
+    "urlSecretKeyRef": {"name": "db"},
+    "migrationURLSecretKeyRef": {"name": "owner", "key": "dsn"},
+    "replicaURLSecretKeyRef": {"name": "db-ro"},
+    "tls": {"caConfigMapKeyRef": {"name": "authorities"}},
+}
 
 
 def pod(component: str = "worker", **container: Any) -> Object:
@@ -86,7 +96,7 @@ def seen(
     *, pods: tuple[Object, ...] = (), children: tuple[Object, ...] = (), warnings: tuple[Object, ...] = ()
 ) -> ClusterSnapshot:
     """A cluster."""
-    resource = {"metadata": {"name": "chat", "namespace": "talk", "uid": "1"}}
+    resource = {"metadata": {"name": "chat", "namespace": "talk", "uid": "1"}, "spec": {"database": DATABASE}}
     return ClusterSnapshot(resource, children, pods, warnings, None, None, NOW)
 
 
@@ -105,11 +115,11 @@ def crash_looping() -> Object:
         (seen(), None, ""),
         (seen(pods=(pod(**waiting("ContainerCreating")),)), None, ""),
         (seen(pods=(pod(**waiting("ImagePullBackOff")),)), Reason.IMAGE_PULL_FAILED, "threadcluster:1"),
-        (seen(pods=(pod(**waiting("CreateContainerConfigError")),)), Reason.DATABASE_SECRET_MISSING, "its own message"),
+        (seen(pods=(pod(**waiting("CreateContainerConfigError")),)), Reason.REFERENCE_MISSING, "its own message"),
         (
             seen(pods=(pod(),), warnings=(event("FailedMount", 'secret "db" not found', "pod-worker"),)),
             Reason.DATABASE_SECRET_MISSING,
-            '"db"',
+            "spec.database.urlSecretKeyRef",
         ),
         (
             seen(pods=(in_phase("Running"),), warnings=(event("FailedMount", 'secret "db" not found', "pod-worker"),)),
@@ -240,17 +250,156 @@ def test_what_is_reported_is_named(what: ClusterSnapshot, reason: Reason | None,
     assert trouble is None or (says in trouble.message and len(trouble.message) < 700)
 
 
-def test_an_unschedulable_pod_is_reported() -> None:
-    """With the scheduler's own words."""
-    lonely = pod()
-    lonely["status"]["conditions"].append(
-        {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes are available"}
-    )
-    assert diagnose(seen(pods=(lonely,))) == Diagnosis(
+def lonely(**since: str) -> Object:
+    """A pod that finds no node."""
+    made = pod()
+    unschedulable = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": "0/3 nodes are available",
+    }
+    made["status"]["conditions"].append(unschedulable | since)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("since", "stalls"),
+    [
+        ("2026-05-01T11:57:00Z", True),
+        ("2026-05-01T11:57:01Z", False),
+        ("2026-05-01T12:00:00Z", False),
+        (None, False),
+    ],
+    ids=["three minutes", "less", "now", "not known"],
+)
+def test_a_pod_without_a_node_stalls_after_three_minutes(since: str | None, stalls: bool) -> None:
+    """An autoscaler may be making the node; the wait is reported at once, with the scheduler's own words."""
+    what = seen(pods=(lonely(**({} if since is None else {"lastTransitionTime": since})),))
+    trouble = unscheduled(what)
+    assert trouble == Diagnosis(
         Reason.WORKER_UNSCHEDULABLE,
         "pod chat-worker finds no node: 0/3 nodes are available."
         " Remedy: add nodes, or ask for less in spec.worker.resources and spec.podTemplate.",
     )
+    assert diagnose(what) == (trouble if stalls else None)
+    assert unscheduled(seen(pods=(pod(),))) is None
+
+
+def test_a_pod_without_a_node_counts_from_its_creation_where_nothing_else_is_known() -> None:
+    """A scheduler that sets no time of transition."""
+    made = lonely()
+    made["metadata"]["creationTimestamp"] = "2026-05-01T11:00:00Z"
+    assert diagnose(seen(pods=(made,))) is not None
+
+
+MOUNTED: Final = 'MountVolume.SetUp failed for volume "{}" : references non-existent {} key: {}'
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "says"),
+    [
+        ("chat-0", 'secret "db" not found', "spec.database.urlSecretKeyRef refers to: no Secret 'db'"),
+        (
+            "chat-0",
+            "couldn't find key url in Secret talk/db",
+            "spec.database.urlSecretKeyRef refers to: Secret 'db' has no",
+        ),
+        (
+            "chat-0",
+            MOUNTED.format("database", "secret", "url"),
+            "spec.database.urlSecretKeyRef refers to: Secret 'db' has",
+        ),
+        ("chat-0", 'secret "db-ro" not found', "spec.database.replicaURLSecretKeyRef refers to: no Secret 'db-ro'"),
+        ("chat-0", MOUNTED.format("database-replica", "secret", "url"), "spec.database.replicaURLSecretKeyRef refers"),
+        ("chat-0", 'configmap "authorities" not found', "spec.database.tls.caConfigMapKeyRef refers to: no ConfigMap"),
+        ("chat-0", MOUNTED.format("database-ca", "config", "ca.crt"), "spec.database.tls.caConfigMapKeyRef refers"),
+        ("chat-migrate-1-x", 'secret "owner" not found', "spec.database.migrationURLSecretKeyRef refers to: no Secret"),
+        (
+            "chat-migrate-1-x",
+            MOUNTED.format("database", "secret", "dsn"),
+            "spec.database.migrationURLSecretKeyRef refers",
+        ),
+        ("chat-migrate-1-x", 'configmap "authorities" not found', "spec.database.tls.caConfigMapKeyRef refers"),
+    ],
+)
+def test_a_missing_secret_of_the_database_is_named_with_its_field(name: str, message: str, says: str) -> None:
+    """The migration's login, the workers' own, the replica's, and the authorities are different objects."""
+    waits = pod(**waiting("CreateContainerConfigError", message))
+    waits["metadata"]["name"] = name
+    trouble = diagnose(seen(pods=(waits,)))
+    assert trouble is not None
+    assert trouble.reason == Reason.DATABASE_SECRET_MISSING
+    assert says in trouble.message
+    assert f"pod {name}" in trouble.message
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("chat-0", 'secret "smtp" not found'),
+        ("chat-0", 'secret "chat-internal" not found'),
+        ("chat-0", 'secret "owner" not found'),
+        ("chat-0", 'configmap "db" not found'),
+        ("chat-0", "couldn't find key password in Secret talk/db"),
+        ("chat-0", MOUNTED.format("database", "secret", "password")),
+        ("chat-migrate-1-x", 'secret "db" not found'),
+        ("chat-migrate-1-x", 'secret "db-ro" not found'),
+        ("chat-0", "something is not as it should be"),
+    ],
+)
+def test_a_missing_object_of_another_kind_is_not_blamed_on_the_database(name: str, message: str) -> None:
+    """The message of the kubelet is passed on."""
+    waits = pod(**waiting("CreateContainerConfigError", message))
+    waits["metadata"]["name"] = name
+    trouble = diagnose(seen(pods=(waits,)))
+    assert trouble is not None
+    assert trouble.reason == Reason.REFERENCE_MISSING
+    assert message in trouble.message
+
+
+def test_a_reference_that_is_left_out_is_none() -> None:
+    """The spec of a cluster that names one login alone."""
+    what = seen(pods=(pod(**waiting("CreateContainerConfigError", 'secret "db" not found')),))
+    what.resource["spec"]["database"] = {"urlSecretKeyRef": {"name": "db", "key": "dsn"}}
+    trouble = diagnose(what)
+    assert trouble is not None
+    assert "key 'dsn'" in trouble.message
+    what.pods[0]["status"]["containerStatuses"][0]["state"]["waiting"]["message"] = 'secret "db-ro" not found'
+    trouble = diagnose(what)
+    assert trouble is not None
+    assert trouble.reason == Reason.REFERENCE_MISSING
+
+
+def outage(reason: str, since: float = NOW) -> ClusterSnapshot:
+    """A cluster whose workers report that they have no database."""
+    return seen()._replace(outage=Outage(reason, "no answer", since))
+
+
+@pytest.mark.parametrize(
+    ("reported", "reason"),
+    [
+        ("DatabaseUnreachable", Reason.DATABASE_UNREACHABLE),
+        ("DatabaseAuthFailed", Reason.DATABASE_AUTH_FAILED),
+        ("DatabaseTLSFailed", Reason.DATABASE_TLS_FAILED),
+        ("DatabaseOfAnotherKind", Reason.DATABASE_UNREACHABLE),
+    ],
+)
+def test_an_outage_has_the_reason_that_the_workers_report(reported: str, reason: Reason) -> None:
+    """With the remedy; a word that this release does not know is none that a user waits for."""
+    trouble = outage_diagnosis(outage(reported))
+    assert trouble is not None
+    assert trouble.reason is reason
+    assert "no answer" in trouble.message
+    assert "Remedy" in trouble.message
+    assert outage_diagnosis(seen()) is None
+
+
+def test_an_outage_stalls_a_cluster_after_a_minute() -> None:
+    """A restart of Postgres is no failure of the cluster."""
+    assert lasting_outage(seen()) is None
+    assert lasting_outage(outage("DatabaseUnreachable", NOW - 59)) is None
+    assert lasting_outage(outage("DatabaseUnreachable", NOW - 60)) == outage_diagnosis(outage("DatabaseUnreachable"))
 
 
 def mount_failed(**when: Any) -> ClusterSnapshot:
@@ -264,7 +413,12 @@ def create_failed(*children: Object, message: str = "exceeded quota: small", abo
 
 
 WITHOUT_MESSAGE: Object = {"state": {"waiting": {"reason": "ErrImagePull"}}}
-SECRET_REMEDY = "Remedy: make the Secret, or correct spec.database; the pod goes on by itself."
+SECRET_REMEDY = (
+    "Remedy: make the Secret with the key 'url', or correct spec.database.urlSecretKeyRef; the pod goes on by itself."
+)
+REFERENCE_REMEDY = (
+    "Remedy: make it, or correct what refers to it in spec.worker.env and spec.podTemplate; the pod goes on by itself."
+)
 IMAGE_REMEDY = "Remedy: correct spec.image, spec.imagePullSecrets or the registry."
 CRASH_REMEDY = "Remedy: see `kubectl logs --previous`."
 QUOTA_REMEDY = "Remedy: raise the namespace's quota, or ask for less in spec.worker.resources, which must name what the quota counts."
@@ -283,15 +437,15 @@ QUOTA_REMEDY = "Remedy: raise the namespace's quota, or ask for less in spec.wor
         ),
         (
             seen(pods=(pod(**waiting("CreateContainerConfigError")),)),
-            f"pod chat-worker waits for something that spec.database refers to: its own message. {SECRET_REMEDY}",
+            f"pod chat-worker waits for something that is no part of spec.database: its own message. {REFERENCE_REMEDY}",
         ),
         (
             seen(pods=(pod(state={"waiting": {"reason": "CreateContainerConfigError"}}),)),
-            f"pod chat-worker waits for something that spec.database refers to:. {SECRET_REMEDY}",
+            f"pod chat-worker waits for something that is no part of spec.database:. {REFERENCE_REMEDY}",
         ),
         (
             mount_failed(),
-            f'pod it waits for something that spec.database refers to: secret "db" not found. {SECRET_REMEDY}',
+            f"pod it waits for what spec.database.urlSecretKeyRef refers to: no Secret 'db'. {SECRET_REMEDY}",
         ),
         (
             seen(
@@ -300,7 +454,7 @@ QUOTA_REMEDY = "Remedy: raise the namespace's quota, or ask for less in spec.wor
                     {**event("FailedMount", "a not found", "pod-worker"), "involvedObject": {"uid": "pod-worker"}},
                 ),
             ),
-            f"pod waits for something that spec.database refers to: a not found. {SECRET_REMEDY}",
+            f"pod waits for something that is no part of spec.database: a not found. {REFERENCE_REMEDY}",
         ),
         (
             seen(pods=(pod(**crash_looping()),)),

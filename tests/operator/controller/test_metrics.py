@@ -47,3 +47,16 @@ def test_how_a_cluster_is_can_be_read() -> None:
     assert found[("threadcluster_operator_moves_ordered_total", "chat", "talk")] == 3
     telemetry.forget(CHAT)
     assert not [name for name, *labels in values(telemetry) if name.startswith("threadcluster_gate") and labels]
+
+
+def test_a_deposed_leader_exports_no_conditions() -> None:
+    """Two replicas would contradict each other, and an alarm on the old one's would never end."""
+    telemetry = Telemetry()
+    telemetry.set_cluster_status(CHAT, STATUS, {"migration": True})
+    telemetry.leads = lambda: False
+    of_clusters = ("threadcluster_condition", "threadcluster_shards", "threadcluster_gate")
+    assert not [name for name, *labels in values(telemetry) if name.startswith(of_clusters)]
+    telemetry.leads = lambda: True
+    assert [name for name, *labels in values(telemetry) if name.startswith(of_clusters)]
+    telemetry.clear()
+    assert not [name for name, *labels in values(telemetry) if name.startswith(of_clusters)]

@@ -86,6 +86,21 @@ class Operating(RuleBasedStateMachine):
         self.simulation.unanswered = True
 
     @rule()
+    def freeze_database(self) -> None:
+        """No worker has its database."""
+        self.simulation.frozen = True
+
+    @rule()
+    def answers_grow_old(self) -> None:
+        """The operator could not ask for a while."""
+        self.simulation.stale = True
+
+    @rule()
+    def answers_are_new(self) -> None:
+        """It can again, and the database is there."""
+        self.simulation.frozen = self.simulation.stale = False
+
+    @rule()
     def contradict(self) -> None:
         """One worker says what the others do not."""
         self.simulation.contradicting = True

@@ -7,6 +7,7 @@ import pytest
 from threadcluster_operator.api import KubernetesSpec, parse_spec
 from threadcluster_operator.controller.rollout import next_partition, rolled_out
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object
+from threadcluster_operator.planning.freshness import Outage
 from threadcluster_operator.render import TEMPLATE, RenderInput, stateful_set
 
 from tests.operator.controller.simulated import NAME, NAMESPACE, Simulation, settle
@@ -146,6 +147,37 @@ def test_one_ready_worker_is_enough_to_wait_for_an_answer(simulation: Simulation
         "no worker reports the owners of the shards, so no worker is restarted",
     )
     assert ask(with_pods(seen, "ooo", ready="nnn"), 3) == (2, "")
+
+
+OUTAGE = Outage("DatabaseTLSFailed", "the certificate is not believed", 1_777_636_800.0)  # since 2026-05-01T12:00:00Z
+
+
+def test_no_worker_is_restarted_while_no_worker_has_its_database(simulation: Simulation) -> None:
+    """The reason is that of the outage; nor on an old report of the owners."""
+    seen = with_pods(simulation.look(), "ooo")
+    waits = "no worker has its database (DatabaseTLSFailed), so no worker is restarted"
+    assert ask(seen._replace(ownership=None, outage=OUTAGE), 3) == (3, waits)
+    old = "the last report of the owners of the shards is too old, so no worker is restarted"
+    assert ask(seen._replace(fresh=False), 3) == (3, old)
+
+
+@pytest.mark.parametrize(
+    ("ended", "goes_on"),
+    [
+        ("2026-05-01T12:00:06Z", True),
+        ("2026-05-01T12:00:05Z", False),
+        ("2026-05-01T11:00:00Z", False),
+        (None, False),
+    ],
+    ids=["during the outage", "clocks differ", "before", "not ended"],
+)
+def test_a_template_whose_database_was_migrated_during_the_outage_is_let_go(
+    simulation: Simulation, ended: str | None, goes_on: bool
+) -> None:
+    """It is the remedy: the spec names another Secret or authority, and the workers wait for it."""
+    seen = with_pods(simulation.look(), "ooo")._replace(ownership=None, outage=OUTAGE)
+    job = {"kind": "Job", "metadata": {"name": "chat-migrate-2"}, "status": {"completionTime": ended}}
+    assert (ask(seen._replace(children=(*seen.children, job)), 3)[0] == 2) is goes_on
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 from threadcluster_operator.api import parse_spec
 from threadcluster_operator.controller.actions import Actions, plan_actions
 from threadcluster_operator.controller.snapshot import ClusterSnapshot
+from threadcluster_operator.planning.freshness import Outage
 
 from shard_worker.domain.ids import ShardId
 from tests.operator.controller.simulated import NAME, OPERATOR, Simulation, settle, wanted_replicas
@@ -74,6 +75,25 @@ def test_a_surplus_worker_without_shards_is_removed(simulation: Simulation) -> N
     steps = steps_of(with_ownership(simulation, owners=moved, targets=moved))
     assert wanted_replicas(steps) == [2]
     assert steps.blocked_reason == ""
+
+
+def test_no_worker_is_removed_while_no_worker_has_its_database(simulation: Simulation) -> None:
+    """Nor on an old report of the owners; the reason says which."""
+    owners, _, _ = owned(simulation)
+    moved = {shard: f"{NAME}-0" if owner == f"{NAME}-2" else owner for shard, owner in owners.items()}
+    simulation.edit(replicas=2)
+    seen = with_ownership(simulation, owners=moved, targets=moved)
+    outage = Outage("DatabaseUnreachable", "no answer", 0.0)
+    for held, why in (
+        (seen._replace(ownership=None, outage=outage), "no worker has its database (DatabaseUnreachable)"),
+        (seen._replace(fresh=False), "the last report of the owners of the shards is too old"),
+    ):
+        steps = steps_of(held)
+        assert wanted_replicas(steps) == []
+        assert steps.blocked_reason == f"{why}, so no worker is removed"
+        assert not steps.settled
+        pods = tuple(pod for pod in held.pods if pod["metadata"]["name"] != f"{NAME}-2")
+        assert wanted_replicas(steps_of(held._replace(pods=pods))) == [2]
 
 
 def test_a_cluster_is_stopped_without_an_answer_of_its_workers(simulation: Simulation) -> None:

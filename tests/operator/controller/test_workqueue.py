@@ -173,3 +173,65 @@ async def test_a_worker_cancelled_during_a_reconciliation_leaves_nothing_running
         queue.add("a")
         await begun.wait()
     assert ended == ["a"]
+
+
+class Grouped:
+    """A queue of keys in groups, whose work ends when the test says so."""
+
+    def __init__(self, *, workers: int, of_one_group: int) -> None:
+        self.began: list[tuple[str, int]] = []
+        self._ends: dict[tuple[str, int], asyncio.Event] = {}
+        self.queue: WorkQueue[tuple[str, int]] = WorkQueue(
+            self._work, workers=workers, group=lambda key: key[0], of_one_group=of_one_group
+        )
+
+    async def _work(self, key: tuple[str, int]) -> None:
+        self.began.append(key)
+        self._ends[key] = asyncio.Event()
+        await self._ends[key].wait()
+
+    async def end(self, key: tuple[str, int]) -> None:
+        """The work on a key ends; what follows begins."""
+        self._ends.pop(key).set()
+        await self.turn()
+
+    @staticmethod
+    async def turn() -> None:
+        """Every task goes as far as it can."""
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+
+async def test_groups_take_turns() -> None:
+    """A thousand clusters of one namespace delay the one of another by one look."""
+    made = Grouped(workers=1, of_one_group=1)
+    for number in range(1_000):
+        made.queue.add(("loud", number))
+    made.queue.add(("quiet", 0))
+    running = asyncio.create_task(made.queue.run())
+    await made.turn()
+    await made.end(("loud", 0))
+    assert made.began == [("loud", 0), ("quiet", 0)]
+    assert made.queue.depth == 999
+    await made.end(("quiet", 0))
+    await made.end(("loud", 1))
+    assert made.began[2:] == [("loud", 1), ("loud", 2)]
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_work_that_waits_leaves_workers_to_the_other_groups() -> None:
+    """However many keys of its group are marked; one of them begins when another ends."""
+    made = Grouped(workers=4, of_one_group=2)
+    running = asyncio.create_task(made.queue.run())
+    for number in range(10):
+        made.queue.add(("slow", number))
+    await made.turn()
+    assert made.began == [("slow", 0), ("slow", 1)]
+    made.queue.add(("well", 0))
+    await made.turn()
+    assert made.began[-1] == ("well", 0)
+    await made.end(("slow", 0))
+    assert made.began[-1] == ("slow", 2)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)

@@ -1,10 +1,13 @@
 """The observation that is built from the workers' answers: which workers may get a shard, and whose answer counts."""
 
+import msgspec
 from msgspec.structs import replace
 from threadcluster_operator.planning.observation import build_observation, newest
 from threadcluster_operator.planning.placement import Worker
 
 from shard_worker.contract_internal import (
+    DatabaseReport,
+    DatabaseState,
     OwnershipResponse,
     RebuildProgress,
     ShardEntry,
@@ -173,3 +176,18 @@ def test_what_a_login_may_do_besides_is_known_by_the_worker_that_says_so() -> No
     observed = build_observation(answers, running={"a", "b"}, starting=set(), emptying=set())
     assert observed is not None
     assert observed.excess_privileges == {"a": ("DELETE",)}
+
+
+def test_a_worker_without_its_database_answers_from_memory() -> None:
+    """Nothing follows from that, though its answer be the newest; what it serves is its own to say."""
+    away = DatabaseReport(state=DatabaseState.DISCONNECTED, since=None, reason="DatabaseUnreachable")
+    here = msgspec.structs.replace(away, state=DatabaseState.CONNECTED, reason=None)
+    rows = [worker("a"), worker("b")]
+    newer = msgspec.structs.replace(answer(rows, [shard(0, "b")], version=7, serving=(0,)), database=away)
+    older = msgspec.structs.replace(answer(rows, [shard(0, "a")]), database=here)
+    running = {"a", "b"}
+    assert build_observation({"b": newer}, running=running, starting=NONE, emptying=NONE) is None
+    found = build_observation({"a": older, "b": newer}, running=running, starting=NONE, emptying=NONE)
+    assert found is not None
+    assert found.owners == {0: "a"}
+    assert set(found.serving) == {"a", "b"}

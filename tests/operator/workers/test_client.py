@@ -1,17 +1,27 @@
 """The client of the workers: which answers count, and when the next worker is asked."""
 
+import asyncio
+import gzip
+import tracemalloc
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import aiohttp
 import msgspec
 import pytest
 from aiohttp import web
-from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerApiClient, WorkerRefused
+from threadcluster_operator.workers.client import (
+    ANSWER_MOST,
+    NamedWorkers,
+    NoWorkerAvailable,
+    WorkerApiClient,
+    WorkerRefused,
+)
 
 from shard_worker.contract_internal import (
     PLAN_STALE,
     HistoryResponse,
+    OwnershipDigest,
     OwnershipResponse,
     ProblemResponse,
     ShardEntry,
@@ -22,6 +32,7 @@ from shard_worker.contract_internal import (
     shard_state,
 )
 from shard_worker.domain.ids import ShardId
+from tests.support.polling import eventually
 from tests.support.tls import internal_server
 
 SECRET = "a word of 16 byte"
@@ -32,15 +43,20 @@ PLAN = TargetsRequest(3, "hash", [ShardTarget(0, "demo-1", "wanted")])
 class Worker:
     """A worker that answers every request alike, and keeps the bodies of the requests."""
 
-    def __init__(self, body: bytes, status: int = 200) -> None:
+    def __init__(self, body: bytes, status: int = 200, **headers: str) -> None:
         self.body = body
         self.status = status
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
         self.requests: list[bytes] = []
+        self.paths: list[str] = []
 
     async def answer(self, request: web.Request) -> web.Response:
         """The same answer, whatever the path."""
         self.requests.append(await request.read())
-        return web.Response(body=self.body, status=self.status, content_type="application/json")
+        self.paths.append(request.path)
+        return web.Response(
+            body=self.body, status=self.status, headers={"Content-Type": "application/json", **self.headers}
+        )
 
 
 @asynccontextmanager
@@ -50,6 +66,15 @@ async def client(*workers: Worker) -> AsyncIterator[WorkerApiClient]:
         addresses = [await stack.enter_async_context(_serving(worker)) for worker in workers]
         session = await stack.enter_async_context(aiohttp.ClientSession())
         yield WorkerApiClient(session, addresses, SECRET)
+
+
+@asynccontextmanager
+async def named(**workers: Worker) -> AsyncIterator[NamedWorkers]:
+    """A client of these workers, by name."""
+    async with AsyncExitStack() as stack:
+        addresses = {name: await stack.enter_async_context(_serving(worker)) for name, worker in workers.items()}
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        yield NamedWorkers(session, addresses, SECRET)
 
 
 @asynccontextmanager
@@ -126,6 +151,101 @@ async def test_a_plan_is_sent_as_its_message() -> None:
     async with client(worker) as asked:
         assert await asked.set_targets(PLAN) == 4
     assert [msgspec.json.decode(each, type=TargetsRequest) for each in worker.requests] == [PLAN]
+
+
+DIGEST = OwnershipDigest(
+    answered_by="a", plan_version=4, epochs=1, beats=2, digest="d", member=True, serving=(ShardId(0),)
+)
+
+
+async def test_a_worker_is_asked_for_its_digest() -> None:
+    """Of its own address; one whose release has none is asked for everything."""
+    one = Worker(msgspec.json.encode(DIGEST))
+    two = Worker(msgspec.json.encode(ProblemResponse(code="route-not-found")), status=404)
+    async with named(a=one, b=two) as asked:
+        assert await asked.probe("a") == DIGEST
+        assert await asked.probe("b") is None
+        two.status, two.body = 200, ownership("b", 4)
+        assert await asked.ownership_of("b") == msgspec.json.decode(two.body, type=OwnershipResponse)
+    assert one.paths == ["/internal/v1/ownership/digest"]
+    assert two.paths == ["/internal/v1/ownership/digest", *["/internal/v1/ownership"] * 2]
+
+
+async def test_no_redirect_is_followed() -> None:
+    """The image in a pod is a tenant's: it must not lead the operator to another address."""
+    goal = Worker(msgspec.json.encode(DIGEST))
+    async with _serving(goal) as address:
+        for status in (301, 302, 303, 307, 308):
+            async with named(a=Worker(b"{}", status, Location=f"{address}/internal/v1/ownership")) as asked:
+                assert await asked.probe("a") is None
+                assert await asked.ownership_of("a") is None
+    assert goal.requests == []
+
+
+async def test_nothing_is_unpacked() -> None:
+    """A few kilobytes would become a gigabyte."""
+    bomb = gzip.compress(b" " * (64 << 20) + msgspec.json.encode(DIGEST), 9)
+    for encoding in ("gzip", "deflate"):
+        async with named(a=Worker(bomb, Content_Encoding=encoding)) as asked:
+            tracemalloc.start()
+            assert await asked.probe("a") is None
+            most = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            assert most < 16 << 20, encoding
+
+
+async def test_an_answer_is_read_up_to_its_bound_alone() -> None:
+    """However it is sent; an answer of the longest that a cluster may have is taken."""
+    long = Worker(msgspec.json.encode(DIGEST) + b" " * (ANSWER_MOST + 1))
+    async with named(a=long) as asked:
+        assert await asked.probe("a") is None
+        long.body = long.body[:ANSWER_MOST]
+        assert await asked.probe("a") == DIGEST
+    sent = 0
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        nonlocal sent
+        response = web.StreamResponse()
+        await response.prepare(request)
+        with suppress(ConnectionError):
+            while True:
+                await response.write(b" " * (1 << 16))
+                sent += 1 << 16
+        return response
+
+    worker = Worker(b"")
+    worker.answer = endless  # type: ignore[method-assign,assignment]  # an answer without an end
+    async with named(a=worker) as asked:
+        assert await asked.probe("a") is None
+        await eventually(lambda: sent > 0)
+        before = sent
+        await asyncio.sleep(0.1)
+        assert sent - before < ANSWER_MOST, "the connection is cut"
+
+
+def _with_shards(ids: Sequence[int]) -> bytes:
+    return ownership("a", 4, ids)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        _with_shards([0, 1, 1]),
+        _with_shards([0, 7]),
+        _with_shards([-1, 0]),
+        _with_shards(range(4_097)),
+        b"[" * 100_000,
+        b'{"answeredBy": 7}',
+        b"null",
+        b"\xff\xfe",
+        b"",
+    ],
+    ids=["twice", "a hole", "negative", "too many", "deep", "another type", "null", "no text", "empty"],
+)
+async def test_what_is_no_ownership_is_no_answer(body: bytes) -> None:
+    """Typed decoding, and the ids of shards from 0 on without a hole."""
+    async with named(a=Worker(body)) as asked:
+        assert await asked.ownership_of("a") is None
 
 
 async def test_a_refusal_is_every_workers() -> None:
