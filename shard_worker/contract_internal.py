@@ -21,6 +21,9 @@ INTERNAL_PREFIX: Final = "/internal/v1"
 NO_CAPABLE_WORKER: Final = "NoCapableWorker"
 """The reason of a shard without an owner, while no live worker reads the format of the shard's journal."""
 
+DATABASE_CLAIMED_BY_OTHER: Final = "database-claimed-by-other"
+"""The code of the refusal of every change, when the database belongs to another cluster than the worker's."""
+
 PLAN_STALE: Final = "plan-stale"
 """The code of the refusal of `TargetsRequest`, when the plan was made from an older one than is in force."""
 
@@ -132,6 +135,8 @@ class OwnershipAnswer(Struct, Generic[EntryT], frozen=True, kw_only=True, rename
     """Fingerprints of the values of the cluster's secret that the answering worker holds; the first signs."""
     excess_privileges: tuple[str, ...] = ()
     """The rights to the journal's history that the answering worker's login has beyond appending."""
+    claimed_by_other: str | None = None
+    """Why the database does not belong to the answering worker's cluster any more; the rest is then that of the other one."""
 
     def worker(self, name: str) -> WorkerEntry | None:
         """The entry of a worker, or None for a name that no worker has had."""
@@ -294,6 +299,11 @@ class Variable(StrEnum):
 
     NAME = f"{ENVIRONMENT_PREFIX}NAME"
     CLUSTER = f"{ENVIRONMENT_PREFIX}CLUSTER"
+    CLUSTER_UID = f"{ENVIRONMENT_PREFIX}CLUSTER_UID"
+    CLUSTER_NAME = f"{ENVIRONMENT_PREFIX}CLUSTER_NAME"
+    CLUSTER_SITE = f"{ENVIRONMENT_PREFIX}CLUSTER_SITE"
+    TAKE_OVER = f"{ENVIRONMENT_PREFIX}TAKE_OVER"
+    """Of a migration alone."""
     SHARDS = f"{ENVIRONMENT_PREFIX}SHARDS"
     DSN_FILE = f"{ENVIRONMENT_PREFIX}DSN_FILE"
     DATABASE_TLS = f"{ENVIRONMENT_PREFIX}DATABASE_TLS"

@@ -23,9 +23,10 @@ from shard_worker.contract_internal import (
     shard_state,
     worker_state,
 )
+from shard_worker.database.claim_store import ClaimedByOther
 from shard_worker.database.connection import CONNECTION_ERRORS
 from shard_worker.domain.ids import ShardId
-from shard_worker.gateway.management.backend import DatabaseUnavailable
+from shard_worker.gateway.management.backend import DatabaseOfOther, DatabaseUnavailable
 from shard_worker.ownership.membership import Ownership
 from shard_worker.ownership.reporting import OwnershipChange
 from shard_worker.ownership.shard_store import Target
@@ -136,6 +137,7 @@ class WorkerView:
             serving=tuple(sorted(self._host.serving())),
             secrets=tuple(self._secrets()),
             excess_privileges=tuple(self._excess),
+            claimed_by_other=self._ownership.claimed_by_other,
         )
 
     def _shard(self, view: OwnershipView, row: ShardRow) -> msgspec.Raw:
@@ -217,6 +219,8 @@ class WorkerView:
 def _postgres() -> Iterator[None]:
     try:
         yield
+    except ClaimedByOther as error:
+        raise DatabaseOfOther(str(error)) from error
     except CONNECTION_ERRORS as error:
         raise DatabaseUnavailable("Postgres did not answer in time: ask again, which does no harm") from error
 

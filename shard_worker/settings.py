@@ -40,7 +40,23 @@ class WorkerSettings(BaseSettings):
     )
 
     name: Annotated[str, Field(min_length=1, max_length=63, description="The worker's stable id, e.g. `chat-0`.")]
-    cluster: Annotated[str, Field(min_length=1, max_length=63, description="The cluster that the database belongs to.")]
+    cluster: Annotated[
+        str, Field(min_length=1, max_length=127, description="The id of the cluster that the database belongs to.")
+    ]
+    cluster_uid: Annotated[
+        str,
+        Field(
+            max_length=63,
+            description="The uid of the ThreadCluster, as in the database's claim. Unset: the id alone says whose the"
+            " database is.",
+        ),
+    ] = ""
+    cluster_name: Annotated[
+        str, Field(max_length=127, description="Its namespace and name, `<namespace>/<name>`, as in the claim.")
+    ] = ""
+    cluster_site: Annotated[
+        str, Field(max_length=63, description="The uid of its Kubernetes cluster, as in the claim.")
+    ] = ""
     dsn: Annotated[
         SecretStr | None,
         Field(

@@ -13,6 +13,8 @@ from typing import Final, Protocol
 import asyncpg
 
 from shard_worker.contract_internal import DatabaseFault
+from shard_worker.database.claim import Claimant, Claims
+from shard_worker.database.claim_store import expect_mine, expect_not_refused, take
 from shard_worker.database.connection import (
     DatabaseError,
     DatabaseUnreachable,
@@ -36,6 +38,8 @@ _UNRELEASED: Final = (
     "the database was made by an earlier, unreleased version and cannot be brought to this one; make a new database"
     " (on the local platform: choose another data directory)"
 )
+_LEASES_S: Final = 1.0
+"""How long a migration goes on after it displaced a cluster: longer than a worker that was fenced serves reads from memory."""
 _GONE: Final = ("08", "57")
 """The classes of SQLSTATE that say that the server, or the link, is going."""
 _SCHEMA_TABLE_SQL: Final = """
@@ -43,12 +47,6 @@ CREATE TABLE IF NOT EXISTS schema_migration (
     version integer PRIMARY KEY, name text NOT NULL, checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now()
 )
 """
-
-
-class ClaimedByOther(DatabaseError):
-    """The database belongs to another cluster."""
-
-    fault = DatabaseFault.CLAIMED_BY_OTHER
 
 
 class ShardCountMismatch(DatabaseError):
@@ -70,9 +68,19 @@ class MigrationFailed(DatabaseError):
 
 
 async def migrate(
-    dsn: str, *, cluster_id: str, shards: int, say: Callable[[str], None], tls: Tls = BY_DSN
+    dsn: str,
+    *,
+    cluster_id: str,
+    shards: int,
+    say: Callable[[str], None],
+    tls: Tls = BY_DSN,
+    claimant: Claimant | None = None,
+    take_over: str = "",
 ) -> list[str]:
     """Bring the database to `SCHEMA_VERSION` and claim it; returns the names of the versions that were run.
+
+    ``claimant`` says more of the cluster than its id, and ``take_over`` is the uid of the holder that it displaces.  A
+    database of another cluster is left as it is, also its schema.
 
     Raises `shard_worker.database.connection.DatabaseError` and the errors of this module; what was done is recorded, and
     the next run goes on from there.  A database that does not answer fails the run within seconds.  A step of this run
@@ -93,7 +101,8 @@ async def migrate(
             "SET lock_timeout = 0; SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0"
         )
         await _alone(connection, say)
-        return await _run(connection, watcher, cluster_id, shards, say)
+        claims = Claims(claimant or Claimant(cluster_id), take_over)
+        return await _run(connection, watcher, claims, shards, say)
     except CONNECTION_ERRORS as error:
         if isinstance(error, asyncpg.PostgresError) and not str(error.sqlstate).startswith(_GONE):
             raise MigrationFailed(f"Postgres refuses a step: {error}") from error
@@ -120,10 +129,11 @@ async def _alone(connection: asyncpg.Connection, say: Callable[[str], None]) -> 
 async def _run(
     connection: asyncpg.Connection,
     watcher: asyncpg.Connection,
-    cluster_id: str,
+    claims: Claims,
     shards: int,
     say: Callable[[str], None],
 ) -> list[str]:
+    await expect_not_refused(connection, *claims)
     await connection.execute(_SCHEMA_TABLE_SQL)
     await connection.execute(STEP_TABLE_SQL)
     done = {row["version"]: row["checksum"] for row in await connection.fetch("SELECT * FROM schema_migration")}
@@ -148,8 +158,11 @@ async def _run(
         )
         ran.append(migration.name)
     async with connection.transaction():
-        await _claim(connection, cluster_id, shards)
+        displaced = await _claim(connection, claims, shards)
     await grant_worker_role(connection, say)
+    if displaced:
+        say(f"the database was taken over from {claims.take_over or 'the cluster of this name that was before'}")
+        await asyncio.sleep(_LEASES_S)
     return ran
 
 
@@ -162,17 +175,18 @@ def _refuse_another_wording(done: Mapping[int, str]) -> None:
             )
 
 
-async def _claim(connection: asyncpg.Connection, cluster_id: str, shards: int) -> None:
+async def _claim(connection: asyncpg.Connection, claims: Claims, shards: int) -> bool:
+    """Claim the database, in a transaction; whether another cluster was displaced."""
     await connection.execute(
-        "INSERT INTO meta (cluster_id, shards) VALUES ($1, $2) ON CONFLICT DO NOTHING", cluster_id, shards
+        "INSERT INTO meta (cluster_id, shards) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+        claims.claimant.cluster_id,
+        shards,
     )
-    meta = await connection.fetchrow("SELECT cluster_id, shards FROM meta")
-    assert meta is not None  # just inserted, or there before
-    if meta["cluster_id"] != cluster_id:
-        raise ClaimedByOther(f"the database belongs to cluster {meta['cluster_id']!r}, not to {cluster_id!r}")
-    if meta["shards"] != shards:
+    displaced = await take(connection, *claims)
+    count = await connection.fetchval("SELECT shards FROM meta")
+    if count != shards:
         raise ShardCountMismatch(
-            f"the database was made with shards = {meta['shards']}, which never changes; {shards} was asked for"
+            f"the database was made with shards = {count}, which never changes; {shards} was asked for"
         )
     await connection.execute(
         "INSERT INTO shard (id) SELECT generate_series(0, $1::int - 1) ON CONFLICT DO NOTHING", shards
@@ -183,6 +197,7 @@ async def _claim(connection: asyncpg.Connection, cluster_id: str, shards: int) -
         " SELECT generation, id FROM readmodel_generation, shard ON CONFLICT DO NOTHING"
     )
     await connection.execute("INSERT INTO plan DEFAULT VALUES ON CONFLICT DO NOTHING")
+    return displaced
 
 
 class Queryable(Protocol):
@@ -217,10 +232,12 @@ async def refuse_transaction_pooling(connection: Queryable, other: Queryable) ->
         )
 
 
-async def read_meta(connection: asyncpg.Connection, *, cluster_id: str, shards: int | None = None) -> int:
-    """The database's shard count, when it belongs to ``cluster_id`` and its schema is this release's or one newer."""
+async def read_meta(
+    connection: asyncpg.Connection, *, cluster_id: str, shards: int | None = None, claimant: Claimant | None = None
+) -> int:
+    """The database's shard count, when it belongs to the cluster and its schema is this release's or one newer."""
     try:
-        meta = await connection.fetchrow("SELECT cluster_id, shards FROM meta")
+        meta = await connection.fetchrow("SELECT shards FROM meta")
         done = {row["version"]: row["checksum"] for row in await connection.fetch("SELECT * FROM schema_migration")}
     except asyncpg.UndefinedTableError as error:
         raise DatabaseUnsuitable("the database has no schema yet: run `shard-worker migrate` first") from error
@@ -230,8 +247,8 @@ async def read_meta(connection: asyncpg.Connection, *, cluster_id: str, shards: 
         raise DatabaseUnsuitable(f"the schema is version {version}, this release needs {SCHEMA_VERSION}: migrate first")
     if version > SCHEMA_VERSION + 1:
         raise SchemaTooNew(f"the schema is version {version}, this release reads at most {SCHEMA_VERSION + 1}")
-    if meta["cluster_id"] != cluster_id:
-        raise ClaimedByOther(f"the database belongs to cluster {meta['cluster_id']!r}, not to {cluster_id!r}")
+    async with connection.transaction():
+        await expect_mine(connection, claimant or Claimant(cluster_id))
     count: int = meta["shards"]
     if shards is not None and shards != count:
         raise ShardCountMismatch(f"the database was made with shards = {count}, not {shards}")

@@ -17,6 +17,8 @@ from typing import Final, NamedTuple
 
 import asyncpg
 
+from shard_worker.database import claim_store
+from shard_worker.database.claim import Claimant
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership.shard_store import plan_takeover
 from shard_worker.ownership.transaction import NOTIFY_SQL, transaction
@@ -145,15 +147,23 @@ class Address(NamedTuple):
 
 
 async def register(
-    connection: asyncpg.Connection, worker: str, incarnation: str, address: Address, capabilities: Mapping[str, object]
+    connection: asyncpg.Connection,
+    worker: str,
+    incarnation: str,
+    address: Address,
+    capabilities: Mapping[str, object],
+    claimant: Claimant | None = None,
 ) -> str | None:
     """Begin a new incarnation; the one before can beat no more, and its sessions are ended.
 
     Returns that one, unless it was fenced: it may serve reads from memory until its lease is over, so its shards are
     still its own until `free_predecessors`.  After a lost answer, asked again, it returns ``incarnation`` itself.
-    Raises `ReadModelNotFed` when ``capabilities`` lack the version of the read model that queries are answered from.
+    Raises `ReadModelNotFed` when ``capabilities`` lack the version of the read model that queries are answered from, and
+    `ClaimedByOther` when the database is no longer ``claimant``'s.
     """
     async with transaction(connection):
+        if claimant is not None:  # first: the row of the claim is locked before those of workers
+            await claim_store.expect_mine(connection, claimant)
         await _expect_read_model_fed(connection, capabilities)
         await connection.execute(_ENSURE_WORKER_SQL, worker)
         before = await connection.fetchrow(_PREDECESSOR_SQL, worker)
@@ -220,9 +230,11 @@ async def fence(
 async def retire(connection: asyncpg.Connection, worker: str, incarnation: str) -> int:
     """End one's own incarnation, so that no peer waits for its next beat.  Returns how many shards it still held."""
     async with transaction(connection):
+        await connection.execute(claim_store.LOCK_SQL)
         if await connection.fetchval(_MINE_SQL, worker, incarnation) is None:
             return 0
         await connection.execute(_END_SQL, worker)
+        await claim_store.end_if_last(connection)
         freed = await _free(connection, worker, incarnation, "release", f"{worker} left", itself=True)
         await connection.execute(NOTIFY_SQL)
     return len(freed)

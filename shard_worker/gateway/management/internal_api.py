@@ -32,7 +32,7 @@ from shard_worker.gateway.http.problems import Problem, ProblemCode, ProblemRais
 from shard_worker.gateway.http.query_string import too_many_parameters
 from shard_worker.gateway.http.request_body import check_media_type, read_body
 from shard_worker.gateway.http.response import RawResponse
-from shard_worker.gateway.management.backend import ClusterView, DatabaseUnavailable
+from shard_worker.gateway.management.backend import ClusterView, DatabaseOfOther, DatabaseUnavailable
 
 _WORKERS: Final = f"{INTERNAL_PREFIX}/workers/"
 _VERBS: Final = frozenset(verb.value for verb in CordonVerb)
@@ -146,9 +146,12 @@ def _answer(message: msgspec.Struct) -> RawResponse:
 
 @contextmanager
 def _postgres() -> Iterator[None]:
-    """Answer 503 when Postgres does not answer."""
+    """Answer 503 when Postgres does not answer, and 409 when it belongs to another cluster."""
     try:
         yield
+    except DatabaseOfOther as error:
+        problem = Problem(code=ProblemCode.DATABASE_CLAIMED_BY_OTHER, detail=str(error))
+        raise ProblemRaised(problem) from error
     except DatabaseUnavailable as error:
         problem = Problem(code=ProblemCode.DATABASE_AWAY, detail=str(error), retry_after_s=1.0)
         raise ProblemRaised(problem) from error
