@@ -14,8 +14,8 @@ from shard_worker.database.generation import free_all_shards, raise_plan
 # As JSON, because the columns of the holder may not be there yet: a claim is read before the schema is changed.
 _READ_SQL: Final = """
 SELECT to_jsonb(m)::text AS claim,
-       extract(epoch FROM clock_timestamp() - (to_jsonb(m) ->> 'holder_seen_at')::timestamptz)::float8 AS silent_s
-  FROM meta m
+       CASE WHEN isfinite(seen_at) THEN extract(epoch FROM clock_timestamp() - seen_at)::float8 END AS silent_s
+  FROM meta m, LATERAL (SELECT (to_jsonb(m) ->> 'holder_seen_at')::timestamptz AS seen_at) seen
 """
 LOCK_SQL: Final = "SELECT FROM meta FOR UPDATE"
 """Taken before the rows of workers, as at a fail-over: of two workers that end at once, one sees that it is the last."""

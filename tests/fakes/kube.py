@@ -21,7 +21,7 @@ class InMemoryKube:
 
     def writes(self) -> list[tuple[str, str, str]]:
         """The write requests since the last call; forgets them."""
-        found = [call for call in self.calls if call[0] not in ("get", "list")]
+        found = [call for call in self.calls if call[0] not in ("get", "list", "expect")]
         self.calls.clear()
         return found
 
@@ -35,7 +35,7 @@ class InMemoryKube:
         self.objects[body["kind"], meta["name"]] = made
         return made
 
-    async def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
+    async def get(self, kind: Kind, namespace: str | None, name: str) -> Object | None:
         del namespace
         self._ask("get", kind, name)
         return copy.deepcopy(self.objects.get((kind.kind, name)))
@@ -54,6 +54,11 @@ class InMemoryKube:
             raise Conflict(409, "AlreadyExists", "it exists")
         return copy.deepcopy(self.put(body))
 
+    async def expect_creatable(self, kind: Kind, body: Object) -> None:
+        self._ask("expect", kind, body["metadata"]["name"])
+        if (kind.kind, body["metadata"]["name"]) in self.objects:
+            raise Conflict(409, "AlreadyExists", "it exists")
+
     async def apply(self, kind: Kind, body: Object, uid: str) -> Object:
         self._ask("apply", kind, body["metadata"]["name"])
         if self._there(kind, body["metadata"]["name"])["metadata"]["uid"] != uid:
@@ -69,10 +74,11 @@ class InMemoryKube:
             raise Conflict(409, "Conflict", "the object has been modified")
         return copy.deepcopy(self.put(_merged(found, patch)))
 
-    async def delete(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
+    async def delete(self, kind: Kind, namespace: str, name: str, uid: str | None) -> None:
         del namespace
         self._ask("delete", kind, name)
-        if self._there(kind, name)["metadata"]["uid"] == uid:
+        found = self.objects.get((kind.kind, name))
+        if found is not None and uid in (None, found["metadata"]["uid"]):
             del self.objects[kind.kind, name]
 
     def _there(self, kind: Kind, name: str) -> Object:

@@ -75,6 +75,10 @@ class Knobs:
     """How many turns after its death a worker is fenced."""
     silent: bool = False
     """No worker answers."""
+    mismatched: bool = False
+    """No worker answers, because each has another secret."""
+    secrets: tuple[str, ...] = ()
+    """Fingerprints of the secret's values that every worker holds."""
     distort: Callable[[OwnershipResponse], OwnershipResponse] = field(default=lambda answer: answer)
     """Changes an answer on its way: for answers that contradict each other, or Kubernetes."""
 
@@ -102,8 +106,12 @@ class MemoryWorkers(WorkersClient):
 
     async def answers(self) -> dict[str, OwnershipResponse]:
         """The answer of each live worker."""
-        live = {} if self.knobs.silent else self._live()
+        live = {} if self.knobs.silent or self.knobs.mismatched else self._live()
         return {name: self.knobs.distort(self._answer(live[name])) for name in sorted(live)}
+
+    def mismatched(self) -> bool:
+        """Whether they have another secret."""
+        return self.knobs.mismatched
 
     async def set_targets(self, plan: TargetsRequest) -> int:
         """Record a plan; its version.  Raises as the real one does."""
@@ -296,6 +304,7 @@ class MemoryWorkers(WorkersClient):
             workers=tuple(self._worker_entry(self._workers[name]) for name in sorted(self._workers)),
             shards=tuple(self._shard_entry(shard_id, shard) for shard_id, shard in self._shards.items()),
             serving=tuple(self.owned_by(by.name)),
+            secrets=self.knobs.secrets,
         )
 
     def _worker_entry(self, worker: _Worker) -> WorkerEntry:

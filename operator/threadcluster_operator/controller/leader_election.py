@@ -156,6 +156,11 @@ class LeaderGuardedKube:
         self._check()
         return await self._kube.create(kind, body)
 
+    async def expect_creatable(self, kind: Kind, body: Object) -> None:
+        """See `Kube`."""
+        self._check()
+        await self._kube.expect_creatable(kind, body)
+
     async def apply(self, kind: Kind, body: Object, uid: str) -> Object:
         """See `Kube`."""
         self._check()
@@ -166,7 +171,7 @@ class LeaderGuardedKube:
         self._check()
         return await self._kube.merge(kind, namespace, name, patch, subresource)
 
-    async def delete(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
+    async def delete(self, kind: Kind, namespace: str, name: str, uid: str | None) -> None:
         """See `Kube`."""
         self._check()
         await self._kube.delete(kind, namespace, name, uid)

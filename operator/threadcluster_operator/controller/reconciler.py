@@ -4,29 +4,26 @@
 refuses ends the writes of this reconcile: a later write may depend on it.
 """
 
-import base64
 import logging
-import math
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from shard_worker.contract import url_host
-from shard_worker.tasks import BackgroundTasks
+from shard_worker.contract_tls import fingerprint, parse_secrets
 from threadcluster_operator.api import InvalidSpec, KubernetesSpec, parse_spec
-from threadcluster_operator.controller.actions import Actions, OperatorContext, plan_actions
+from threadcluster_operator.controller.actions import Actions, OperatorContext, plan_actions, render_input
 from threadcluster_operator.controller.cache import Cache
 from threadcluster_operator.controller.diagnosis import Diagnosis, Reason, diagnose, previous_diagnosis
 from threadcluster_operator.controller.events import Recorder
 from threadcluster_operator.controller.metrics import Telemetry
-from threadcluster_operator.controller.snapshot import ClusterSnapshot, Key, Object, Pod, controller_of
+from threadcluster_operator.controller.secret_keeper import SecretKeeper
+from threadcluster_operator.controller.snapshot import ClusterSnapshot, Key, Object, Pod, secret_state_of
 from threadcluster_operator.controller.status import patch_of, status_of
 from threadcluster_operator.controller.workqueue import TransientError
 from threadcluster_operator.kube.client import (
     KINDS,
-    SECRET,
     THREAD_CLUSTER,
     Conflict,
     Forbidden,
@@ -36,10 +33,10 @@ from threadcluster_operator.kube.client import (
     Rejected,
     Unreachable,
 )
-from threadcluster_operator.planning.observation import build_observation
-from threadcluster_operator.planning.planner import NewPlan, ShardOwnership
-from threadcluster_operator.render import MANAGEMENT_PORT, SECRET_KEY, secret_of
-from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerRefused, client_context
+from threadcluster_operator.planning.observation import Heartbeats, build_observation, newest
+from threadcluster_operator.planning.planner import NewPlan
+from threadcluster_operator.render import MANAGEMENT_PORT, is_worker_of, secret_of, secret_text
+from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerRefused
 from threadcluster_operator.workers.protocol import WorkersClient
 
 log = logging.getLogger(__name__)
@@ -47,8 +44,8 @@ log = logging.getLogger(__name__)
 _UNREACHABLE_S: Final = 5.0
 """Time after which ready workers that do not answer are reported as unreachable."""
 _BLOCKED_S: Final = 5.0
-_SECRET_S: Final = 60.0
-"""How often the Secret is looked for again."""
+_ROTATING_S: Final = 2.0
+"""Time between two looks while a secret is replaced: the kubelets need a minute or so for each step."""
 _UNKNOWN_SPEC: Final = Actions()
 
 
@@ -61,10 +58,12 @@ class _Memory:
     """The state that is kept of a cluster from one reconcile to the next; all of it may be lost."""
 
     uid: str
-    secret: str | None = None
-    secret_read_at: float = -math.inf
+    secrets: SecretKeeper = field(default_factory=SecretKeeper)
     balancing: bool = False
     unreachable_since: float | None = None
+    mismatched: bool = False
+    """Whether a worker answered by a certificate of another secret."""
+    beats: Heartbeats = field(default_factory=Heartbeats)
     foreign: dict[tuple[str, str], Object] = field(default_factory=dict)
     """Objects that have the name of a child and not its labels, so that no watch tells of them."""
     refused: Diagnosis | None = None
@@ -80,19 +79,15 @@ class Reconciler:
         reach: Reach,
         recorder: Recorder,
         telemetry: Telemetry,
-        *,
-        namespace: str,
-        service_monitors: bool = False,
+        operator: OperatorContext,
     ) -> None:
-        self.service_monitors = service_monitors
+        self._operator = operator
         self._kube = kube
         self._cache = cache
         self._reach = reach
         self._recorder = recorder
         self._telemetry = telemetry
-        self._namespace = namespace
         self._memories: dict[Key, _Memory] = {}
-        self._tasks = BackgroundTasks()
 
     async def reconcile(self, key: Key) -> float | None:
         """Look at a cluster; in how many seconds to look again.  Raises `TransientError` when the API server is away."""
@@ -120,18 +115,22 @@ class Reconciler:
             await self._say(await self._seen(key, resource, memory), None, _UNKNOWN_SPEC, refused)
             return 60.0
         seen = await self._seen(key, resource, memory)
-        operator = OperatorContext(self._namespace, self.service_monitors, secrets.token_urlsafe(32))
-        steps = plan_actions(seen, spec, operator, balancing=memory.balancing)
+        steps = plan_actions(seen, spec, self._operator, balancing=memory.balancing)
         memory.balancing = steps.next.balancing if steps.next is not None else False
         if not spec.paused and steps.blocked is None:
-            await self._act(key, seen, steps, memory)
-        trouble = steps.blocked or memory.refused or diagnose(seen)
+            seen = await self._keep_secrets(seen, spec, memory)
+            if seen.secret_state is not None:
+                await self._act(key, seen, steps, memory)
+        trouble = steps.blocked or memory.secrets.trouble or memory.refused or diagnose(seen)
         if trouble is None:
             trouble = previous_diagnosis(seen) if steps.migrating else self._out_of_reach(seen, memory)
         await self._say(seen, spec, steps, trouble)
         if spec.paused:
             return 60.0
-        return _BLOCKED_S if steps.blocked is not None or memory.refused is not None else steps.requeue_after_s
+        if steps.blocked is not None or memory.refused is not None or memory.secrets.trouble is not None:
+            return _BLOCKED_S
+        rotating = seen.secret_state is not None and len(seen.secret_state.values) > 1
+        return min(steps.requeue_after_s, _ROTATING_S) if rotating else steps.requeue_after_s
 
     # --- observing
 
@@ -143,86 +142,82 @@ class Reconciler:
                 del memory.foreign[kind, name]
             else:
                 children[kind, name] = memory.foreign[kind, name] = found
-        if memory.secret is None:
-            children.update(await self._read_secret(key, memory))
-        elif time.monotonic() - memory.secret_read_at > _SECRET_S:
-            self._read_secret_beside(key, memory)
+        state = secret_state_of(resource)
         seen = ClusterSnapshot(
             resource,
             tuple(children.values()),
             self._cache.pods(key),
             self._cache.warnings(key),
             None,
-            memory.secret,
+            None if state is None else secret_text(self._operator.keys, memory.uid, state.values),
             time.time(),
+            state,
         )
-        return seen._replace(ownership=await self._ownership(key, seen, memory))
+        return await self._with_ownership(key, seen, memory)
 
-    async def _read_secret(self, key: Key, memory: _Memory) -> dict[tuple[str, str], Object]:
-        """The Secret, if there is one.  The operator does not watch it: the right to watch one Secret is that to watch all."""
-        name = secret_of(key.name)
-        memory.secret_read_at = time.monotonic()
-        found = await self._kube.get(SECRET, key.namespace, name)
-        if found is None:
-            for each in self._cache.children(key):
-                if (each["kind"], each["metadata"]["name"]) == ("Secret", name):
-                    self._cache.drop(each)
-            return {}
-        self._cache.put(found)
-        if controller_of(found).get("uid") == memory.uid:
-            try:
-                given = base64.b64decode(found.get("data", {})[SECRET_KEY], validate=True).decode()
-                client_context(given)
-                memory.secret = given
-            except (KeyError, ValueError) as error:  # also what is no base64, no UTF-8, or too short
-                extra = {"namespace": key.namespace, "secret": name, "cause": str(error)}
-                log.error("the cluster's secret cannot be used", extra=extra)
-        return {("Secret", name): found}
-
-    def _read_secret_beside(self, key: Key, memory: _Memory) -> None:
-        """Read it again, for the next look: this one need not wait for it."""
-
-        async def read() -> None:
-            try:
-                await self._read_secret(key, memory)
-            except KubeError as error:
-                log.info("secret not read", extra={"key": str(key), "cause": str(error)})
-
-        memory.secret_read_at = time.monotonic()
-        self._tasks.spawn(read(), name=f"read-secret-{key.namespace}/{key.name}")
-
-    async def close(self) -> None:
-        """End what goes on beside the looks."""
-        await self._tasks.close()
-
-    async def _ownership(self, key: Key, seen: ClusterSnapshot, memory: _Memory) -> ShardOwnership | None:
+    async def _with_ownership(self, key: Key, seen: ClusterSnapshot, memory: _Memory) -> ClusterSnapshot:
+        """The snapshot with the workers' answers, as far as they are about this cluster."""
         pods = seen.workers()
         addresses = {pod.name: _address(pod.address) for pod in pods if pod.address is not None and not _dead(pod)}
-        if not addresses or memory.secret is None:
-            return None
-        answers = await self._reach(key, addresses, memory.secret).answers()
+        if not pods:
+            return seen._replace(secret_confirmed=True)  # no process holds any value
+        if not addresses or seen.secret is None:
+            return seen
+        workers = self._reach(key, addresses, seen.secret)
+        answers = await workers.answers()
+        memory.mismatched = workers.mismatched()
         if answers or not any(pod.ready for pod in pods):
             memory.unreachable_since = None
         elif memory.unreachable_since is None:
             memory.unreachable_since = time.monotonic()
-        return build_observation(
+        # A worker whose cluster was displaced reads the other one's workers and shards: no basis for any action.
+        refused = sorted(answer.claimed_by_other for answer in answers.values() if answer.claimed_by_other)
+        answers = {name: answer for name, answer in answers.items() if not answer.claimed_by_other}
+        beating = memory.beats.advancing(newest(answers.values()), time.monotonic())
+        observed = build_observation(
             answers,
             running={pod.name for pod in pods},
             starting={pod.name for pod in pods if pod.starting and not pod.ready},
             emptying=frozenset(),
+            beating=beating,
+        )
+        held = tuple(fingerprint(value) for value in parse_secrets(seen.secret.encode()))
+        confirmed = all(pod.name in answers and answers[pod.name].secrets == held for pod in pods)
+        foreign = tuple(sorted(name for name in beating if not is_worker_of(key.name, name)))
+        return seen._replace(
+            ownership=observed,
+            secret_confirmed=confirmed,
+            claimed_by_other="".join(refused[:1]),
+            foreign_workers=foreign,
         )
 
     def _out_of_reach(self, seen: ClusterSnapshot, memory: _Memory) -> Diagnosis | None:
         since = memory.unreachable_since
         if seen.ownership is not None or since is None or time.monotonic() - since < _UNREACHABLE_S:
             return None
+        if memory.mismatched:
+            return Diagnosis(
+                Reason.INTERNAL_SECRET_MISMATCH,
+                "workers show certificates of another secret than the operator derives. Remedy: delete Secret"
+                f" {secret_of(seen.key.name)}: the operator makes it again as it was, and workers read it within two minutes.",
+            )
         return Diagnosis(
             Reason.WORKER_UNREACHABLE,
             f"workers are ready, and none answers the operator at port {MANAGEMENT_PORT}. Remedy: let pods of namespace"
-            f" {self._namespace} reach that port (NetworkPolicies, security groups).",
+            f" {self._operator.namespace} reach that port (NetworkPolicies, security groups).",
         )
 
     # --- acting
+
+    async def _keep_secrets(self, seen: ClusterSnapshot, spec: KubernetesSpec, memory: _Memory) -> ClusterSnapshot:
+        """The snapshot with the state of the Secrets that is to be recorded."""
+        wanted = render_input(seen, spec, self._operator)
+        try:
+            state = await memory.secrets.keep(self._kube, self._recorder, seen, wanted, self._operator.keys)
+        except (Forbidden, Rejected) as error:
+            memory.secrets.trouble = _refused(error)
+            return seen
+        return seen._replace(secret_state=state)
 
     async def _act(self, key: Key, seen: ClusterSnapshot, steps: Actions, memory: _Memory) -> None:
         memory.refused = None
@@ -271,11 +266,11 @@ class Reconciler:
         self._recorder.event(seen.resource, "Normal", "Created", f"{kind.kind} {name}")
 
     async def _set_targets(self, key: Key, seen: ClusterSnapshot, plan: NewPlan, memory: _Memory) -> None:
-        if memory.secret is None:
+        if seen.secret is None:
             return
         addresses = {pod.name: _address(pod.address) for pod in seen.workers() if pod.address is not None and pod.ready}
         try:
-            await self._reach(key, addresses, memory.secret).set_targets(plan.request())
+            await self._reach(key, addresses, seen.secret).set_targets(plan.request())
         except (NoWorkerAvailable, WorkerRefused) as error:
             log.info("plan not taken", extra={"key": str(key), "plan": plan.hash, "cause": str(error)})
             return

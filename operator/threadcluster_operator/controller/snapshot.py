@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from threadcluster_operator.planning.planner import ShardOwnership
-from threadcluster_operator.render import RenderInput, selector_of
+from threadcluster_operator.render import RenderInput, SecretState, SecretValue, selector_of
 
 Object = dict[str, Any]  # a Kubernetes object; JSON has no narrower type
 
@@ -49,9 +49,17 @@ class ClusterSnapshot(NamedTuple):
     ownership: ShardOwnership | None
     """None while no worker reports the owners of the shards."""
     secret: str | None
-    """The value in the Secret `<name>-internal`; None while there is none."""
+    """The values in the Secret `<name>-internal`, a line each; None while they are not known."""
     now: float
     """In seconds since the epoch, by the operator's clock."""
+    secret_state: SecretState | None = None
+    """What the status records of the Secrets; None for a cluster that has none yet."""
+    secret_confirmed: bool = False
+    """Whether every worker holds just the values of ``secret``."""
+    claimed_by_other: str = ""
+    """Why the database belongs to another cluster, in a worker's words; empty while no worker says so."""
+    foreign_workers: tuple[str, ...] = ()
+    """Workers that live in the cluster's database, by their beats, and can be none of this cluster."""
 
     @property
     def key(self) -> Key:
@@ -75,6 +83,15 @@ class ClusterSnapshot(NamedTuple):
         labels = selector_of(self.key.name, "worker")
         found = [pod_of(each) for each in self.pods if _has(each, labels)]
         return tuple(sorted(found, key=lambda pod: pod.ordinal))
+
+
+def secret_state_of(resource: Object) -> SecretState | None:
+    """What the status of a ThreadCluster records of its Secrets."""
+    found = (resource.get("status") or {}).get("secret")
+    if found is None:
+        return None
+    values = tuple(SecretValue(each["generation"], each["operatorKey"]) for each in found["values"])
+    return SecretState(values, bool(found.get("made")))
 
 
 def pod_of(pod: Object) -> Pod:

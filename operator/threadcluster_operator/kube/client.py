@@ -42,6 +42,7 @@ class Kind(NamedTuple):
 
 
 THREAD_CLUSTER: Final = Kind("threadcluster.io/v1alpha1", "ThreadCluster", "threadclusters")
+NAMESPACE: Final = Kind("v1", "Namespace", "namespaces")
 STATEFUL_SET: Final = Kind("apps/v1", "StatefulSet", "statefulsets")
 POD: Final = Kind("v1", "Pod", "pods")
 SERVICE: Final = Kind("v1", "Service", "services")
@@ -58,6 +59,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     each.kind: each
     for each in (
         THREAD_CLUSTER,
+        NAMESPACE,
         STATEFUL_SET,
         POD,
         SERVICE,
@@ -122,8 +124,8 @@ class ListResult(NamedTuple):
 class Kube(Protocol):
     """The API server; every method raises `KubeError`."""
 
-    async def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
-        """One object, or None when it is not there."""
+    async def get(self, kind: Kind, namespace: str | None, name: str) -> Object | None:
+        """One object, or None when it is not there; ``namespace`` is None for a kind without namespaces."""
 
     async def list(
         self, kind: Kind, namespace: str | None, labels: str = "", keep: Callable[[Object], Object] = dict
@@ -133,14 +135,20 @@ class Kube(Protocol):
     async def create(self, kind: Kind, body: Object) -> Object:
         """Make an object.  Raises `Conflict` when one of that name is there."""
 
+    async def expect_creatable(self, kind: Kind, body: Object) -> None:
+        """Raise what `create` would raise now, and make nothing."""
+
     async def apply(self, kind: Kind, body: Object, uid: str) -> Object:
         """Make the fields of ``body`` ours and so, on just the object with that uid.  Raises `Conflict` for another."""
 
     async def merge(self, kind: Kind, namespace: str, name: str, patch: Object, subresource: str = "") -> Object:
         """Merge a patch into an object, or into a part of it."""
 
-    async def delete(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
-        """Delete just the object with that uid, what hangs on it after it; nothing when it is gone or another."""
+    async def delete(self, kind: Kind, namespace: str, name: str, uid: str | None) -> None:
+        """Delete just the object with that uid, what hangs on it after it; nothing when it is gone or another.
+
+        With None as uid: whichever object has the name.
+        """
 
 
 class KubeApi:
@@ -150,7 +158,7 @@ class KubeApi:
         self._dynamic = dynamic
         self._manager = manager
 
-    async def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
+    async def get(self, kind: Kind, namespace: str | None, name: str) -> Object | None:
         """See `Kube`."""
         try:
             found = await self._ask("get", kind.path(namespace, name))
@@ -177,6 +185,11 @@ class KubeApi:
         """See `Kube`."""
         return await self._ask("post", kind.path(body["metadata"]["namespace"]), body, field_manager=self._manager)
 
+    async def expect_creatable(self, kind: Kind, body: Object) -> None:
+        """See `Kube`."""
+        path = kind.path(body["metadata"]["namespace"])
+        await self._ask("post", path, body, field_manager=self._manager, dry_run="All")
+
     async def apply(self, kind: Kind, body: Object, uid: str) -> Object:
         """See `Kube`."""
         meta = body["metadata"]
@@ -200,9 +213,11 @@ class KubeApi:
             content_type="application/merge-patch+json",
         )
 
-    async def delete(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
+    async def delete(self, kind: Kind, namespace: str, name: str, uid: str | None) -> None:
         """See `Kube`."""
-        body = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
+        body: Object = {"propagationPolicy": "Background"}
+        if uid is not None:
+            body["preconditions"] = {"uid": uid}
         try:
             await self._ask("delete", kind.path(namespace, name), body)
         except (NotFound, Conflict):

@@ -6,6 +6,7 @@ in every release (tests/operator/render/golden), because a changed pod template 
 * `RenderInput`: the input, and the names and ports that follow from it.
 * `migration_job(wanted)`: the Job that brings the schema to the image's release, before any pod changes; `migrated` says
   whether that is done.
+* `internal_secrets(wanted, text)`: the Secrets by which workers, operator and users know each other.
 * `children(wanted)`: everything else, in the order in which it is to be applied.
 * `stateful_set(wanted)`: the workers' StatefulSet alone.
 * `to_prune(wanted, live, kept)`: which of the live children are wanted no more.
@@ -14,27 +15,54 @@ in every release (tests/operator/render/golden), because a changed pod template 
 
 from threadcluster_operator.render.children import KINDS, Kind, children, kind_of, to_prune
 from threadcluster_operator.render.diff import differences, is_applied
-from threadcluster_operator.render.inputs import MANAGEMENT_PORT, PUBLIC_PORT, RenderInput, secret_of
+from threadcluster_operator.render.inputs import (
+    MANAGEMENT_PORT,
+    PUBLIC_PORT,
+    RenderInput,
+    client_secret_of,
+    is_worker_of,
+    secret_of,
+)
 from threadcluster_operator.render.migration_job import migrated, migration_job
 from threadcluster_operator.render.objects import Object, selector_of
 from threadcluster_operator.render.pod import SECRET_KEY
+from threadcluster_operator.render.secret import (
+    CLIENT_SECRET_KEY,
+    OperatorKeys,
+    SecretState,
+    SecretValue,
+    internal_secrets,
+    key_fingerprint,
+    next_values,
+    secret_text,
+)
 from threadcluster_operator.render.stateful_set import stateful_set
 
 __all__ = [
+    "CLIENT_SECRET_KEY",
     "KINDS",
     "MANAGEMENT_PORT",
     "PUBLIC_PORT",
     "SECRET_KEY",
     "Kind",
     "Object",
+    "OperatorKeys",
     "RenderInput",
+    "SecretState",
+    "SecretValue",
     "children",
+    "client_secret_of",
     "differences",
+    "internal_secrets",
     "is_applied",
+    "is_worker_of",
+    "key_fingerprint",
     "kind_of",
     "migrated",
     "migration_job",
+    "next_values",
     "secret_of",
+    "secret_text",
     "selector_of",
     "stateful_set",
     "to_prune",

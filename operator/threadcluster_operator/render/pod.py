@@ -135,9 +135,12 @@ def migration_template(wanted: RenderInput) -> Object:
     """The template of the pod that migrates; its termination message says how it ended (`MigrationFailure`)."""
     database = wanted.spec.database
     message = "/dev/termination-log"
+    take_over: dict[Variable, str | int] = {}
+    if database.take_over is not None:
+        take_over[Variable.TAKE_OVER] = database.take_over
     container = {
         **_container(wanted, "migrate", ["shard-worker", "migrate", "--termination-file", message]),
-        "env": _env(_database_settings(wanted)),
+        "env": _env(_database_settings(wanted) | take_over),
         "terminationMessagePath": message,
     }
     spec = {
@@ -192,6 +195,9 @@ def _database_settings(wanted: RenderInput) -> dict[Variable, str | int]:
     tls = wanted.spec.database.tls
     settings: dict[Variable, str | int] = {
         Variable.CLUSTER: wanted.cluster_id,
+        Variable.CLUSTER_UID: wanted.uid,
+        Variable.CLUSTER_NAME: f"{wanted.namespace}/{wanted.name}",
+        Variable.CLUSTER_SITE: wanted.site,
         Variable.SHARDS: wanted.spec.shards,
         Variable.DSN_FILE: f"{_MOUNTS}/database/{_DSN_FILE}",
         Variable.DATABASE_TLS: _TLS_MODES[tls.mode],

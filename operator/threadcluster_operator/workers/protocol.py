@@ -17,6 +17,10 @@ class WorkersClient(Protocol):
         """The answer of each worker that answers, by the worker's name."""
         ...
 
+    def mismatched(self) -> bool:
+        """Whether a worker that was asked last proved itself by another secret than ours."""
+        ...
+
     async def set_targets(self, plan: TargetsRequest) -> int:
         """Record a plan; its version."""
         ...

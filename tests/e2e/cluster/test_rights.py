@@ -197,7 +197,7 @@ async def meet(harness: Harness, version: str, kind: str, name: str) -> None:
 def job_name(namespace: str, name: str) -> str:
     """Name of the migration's Job of such a cluster."""
     spec = parse_spec(thread_cluster(name, gateway={"ingress": INGRESS}))
-    return str(migration_job(RenderInput(name, namespace, "", spec, 0, 0, "", "", True))["metadata"]["name"])
+    return str(migration_job(RenderInput(name, namespace, "", spec, 0, 0, ""))["metadata"]["name"])
 
 
 def granted(made: Iterable[Object]) -> set[tuple[str, str, str]]:

@@ -25,7 +25,7 @@ from tests.fakes.worker_api import MemoryWorkers
 
 NAME: Final = "chat"
 NAMESPACE: Final = "talk"
-_OPERATOR: Final = OperatorContext("threadcluster-system", False, "thirty-two-letters-of-randomness")
+_OPERATOR: Final = OperatorContext("threadcluster-system")
 _SPEC: Final = {
     "shards": 12,
     "replicas": 3,
@@ -60,7 +60,6 @@ class Simulation:
         self.contradicting = False
         self.balancing = False
         self.last = Actions()
-        self._secret: str | None = None
         self._uids = 0
         self._past: list[ClusterSnapshot] = []
 
@@ -81,7 +80,7 @@ class Simulation:
 
     def restart_operator(self) -> None:
         """Its memory is lost."""
-        self.balancing, self._secret = False, None
+        self.balancing = False
 
     def heal(self) -> None:
         """No fault goes on."""
@@ -145,15 +144,13 @@ class Simulation:
                 name: answer for name, answer in self._answers().items() if name in self.pods and name not in self.lost
             }
             ownership = build_observation(live, running=running, starting=starting, emptying=frozenset())
-        if ("Secret", f"{NAME}-internal") in self.objects:
-            self._secret = _OPERATOR.fresh_secret
         return ClusterSnapshot(
             copy.deepcopy(self.resource),
             tuple(copy.deepcopy(list(self.objects.values()))),
             tuple(copy.deepcopy(list(self.pods.values()))),
             (),
             ownership,
-            self._secret,
+            "thirty-two-letters-of-randomness\n",
             float(self.turn_number),
         )
 
@@ -179,7 +176,7 @@ class Simulation:
                 self._store(body, live)
         for body in steps.delete:
             place = (body["kind"], body["metadata"]["name"])
-            if body["kind"] in ("StatefulSet", "Service", "Secret", "Pod"):
+            if body["kind"] in ("StatefulSet", "Service", "Pod"):
                 raise Violation(f"{place} is deleted")
             if place in self.objects and self.objects[place]["metadata"]["uid"] == body["metadata"]["uid"]:
                 del self.objects[place]
@@ -390,7 +387,7 @@ def settle(simulation: Simulation) -> None:
         assert simulation.ready
 
 
-OPERATOR = OperatorContext("threadcluster-system", False, "thirty-two-letters-of-randomness")
+OPERATOR = OperatorContext("threadcluster-system")
 """The operator of tests that plan actions on one snapshot."""
 
 

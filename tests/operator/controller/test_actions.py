@@ -69,7 +69,7 @@ def test_a_migration_of_another_owner_stops_everything() -> None:
 
 
 def test_no_worker_is_made_before_the_migration_is_done() -> None:
-    """Services, Secret and Job come first; the Job is made once."""
+    """Services and Job come first; the Job is made once."""
     simulation = Simulation()
     first = simulation.operate()
     assert first.migrating

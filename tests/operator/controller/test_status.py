@@ -134,7 +134,7 @@ def test_the_imbalance_is_that_of_the_plan(
     simulation.edit(rebalance={"mode": "Manual"})
     seen = simulation.look()._replace(ownership=observed)
     spec, running = parse_spec(seen.resource), frozenset(names)
-    actions = plan_actions(seen, spec, OperatorContext("here", False, "0123456789abcdef"), balancing=False)
+    actions = plan_actions(seen, spec, OperatorContext("here"), balancing=False)
     status = status_of(seen, spec, actions, None)
     shown = RebalanceSession(NAME).show(spec, running, observed)
     assert shown["imbalancePercent"] == percent
@@ -153,7 +153,7 @@ def test_the_status_does_not_follow_the_load(simulation: Simulation, mode: str) 
     simulation.workers.load(ShardId(3), 5.0)
     busy = simulation.look()
     spec = parse_spec(busy.resource)
-    actions = plan_actions(busy, spec, OperatorContext("here", False, "0123456789abcdef"), balancing=False)
+    actions = plan_actions(busy, spec, OperatorContext("here"), balancing=False)
     assert actions.next is not None
     assert actions.next.imbalance_percent > 0
     still = simulation.last._replace(next=actions.next._replace(plan=None))

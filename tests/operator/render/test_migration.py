@@ -30,7 +30,7 @@ def test_it_tells_how_it_ended() -> None:
         "--termination-file",
         container["terminationMessagePath"],
     ]
-    assert environment(container)["SHARD_WORKER_CLUSTER"] == "chat"
+    assert environment(container)["SHARD_WORKER_CLUSTER"] == "talk.chat"
     assert environment(container)["SHARD_WORKER_SHARDS"] == "144"
 
 
