@@ -110,6 +110,8 @@ async def operator_on(
     own = own_namespace or namespace
     assert own is not None, "an operator lives somewhere"
     options = Options(namespace, own, identity(), 0, KubeAccess(str(kubeconfig or api.kubeconfig)), _RESYNC_S)
+    if namespace is not None:  # as the installation for one namespace has it
+        options = options._replace(identity_namespace=namespace)
 
     def reach(key: Key, addresses: Mapping[str, str], secret: str) -> MemoryWorkers:
         del addresses, secret

@@ -30,8 +30,8 @@ RBAC: Final = "rbac.authorization.k8s.io/v1"
 SECRET: Final = {
     "apiVersion": "v1",
     "kind": "Secret",
-    "metadata": {"name": "chat-internal"},
-    "stringData": {"secret": "a word of 16 byte"},
+    "metadata": {"name": "chat.client-internal"},
+    "stringData": {"internal": "a word of 16 byte"},
 }
 
 
@@ -135,7 +135,7 @@ async def test_a_missing_secret_is_reported(api: Api, namespace: str, jane: Path
     await _ready_pod(api, namespace)
     code, output = await run(jane, "shards")
     assert code == 1
-    assert f"Secret chat-internal is not in namespace {namespace}" in output
+    assert f"Secret chat.client-internal is not in namespace {namespace}" in output
 
 
 async def test_a_forbidden_port_forward_is_reported(api: Api, namespace: str, jane: Path) -> None:

@@ -11,12 +11,12 @@ from typing import Any, Final, NamedTuple
 
 import pytest
 from threadcluster_operator.api import parse_spec
-from threadcluster_operator.controller import events, reconciler
+from threadcluster_operator.controller import events, secret_keeper
 from threadcluster_operator.render import RenderInput, migration_job
 
 from tests.e2e.cluster.conftest import Cluster, apply_crd
 from tests.e2e.cluster.control_plane import ControlPlane, read_audit
-from tests.e2e.cluster.harness import Harness, harness_on, is_ready, stalled_by, thread_cluster
+from tests.e2e.cluster.harness import Harness, harness_on, is_ready, stalled_by
 from tests.e2e.cluster.kubeconfig import for_token
 from tests.e2e.cluster.manifests import MANIFESTS, kustomized
 from tests.support.kube_api import Api, Object, Refused, reach
@@ -57,7 +57,8 @@ CHILDREN: Final = (
 )
 """Every kind of child that is put right, with the end of its name."""
 SECRET: Final = ("v1", "Secret", "-internal")
-"""A Secret is made and never written again: its owner rotates it."""
+"""Made and deleted, and never read or changed."""
+KEY: Final = "threadcluster-operator-key"
 _POD: Final[Object] = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "a", "image": "a"}]}}
 FOREIGN: Final[dict[str, Object]] = {
     "NetworkPolicy": {"spec": {"podSelector": {}}},
@@ -108,7 +109,7 @@ async def test_it_uses_all_of_its_rights_and_needs_no_others(
     plane: Api, own_control_plane: ControlPlane, way: Way, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Through a whole life with everything that can go wrong on the way; in one namespace nothing outside is touched."""
-    monkeypatch.setattr(reconciler, "_SECRET_S", 0.0)
+    monkeypatch.setattr(secret_keeper, "_CHECK_S", 1.0)
     monkeypatch.setattr(events, "_AGAIN_S", 0.0)
     installed = await install(plane, way)
     token = await plane.token_of(way.own_namespace, "threadcluster-operator")
@@ -124,12 +125,13 @@ async def test_it_uses_all_of_its_rights_and_needs_no_others(
         await live(harness)
         await asyncio.gather(
             *(meet(harness, version, kind, f"{kind.lower()}{end}") for version, kind, end in (*CHILDREN, SECRET)),
-            meet(harness, "batch/v1", "Job", job_name(where, "job")),
+            meet_job(harness, way),
         )
     used, refused = asked(own_control_plane, way)
     assert refused == []
     assert used - granted(installed) == set()
     assert granted(installed) - used == NEVER_CALLED
+    assert secrets_read(own_control_plane, way) == {(way.own_namespace, KEY)}
 
 
 async def install(api: Api, way: Way) -> list[Object]:
@@ -194,10 +196,34 @@ async def meet(harness: Harness, version: str, kind: str, name: str) -> None:
     assert after["metadata"].get("ownerReferences") is None
 
 
-def job_name(namespace: str, name: str) -> str:
-    """Name of the migration's Job of such a cluster."""
-    spec = parse_spec(thread_cluster(name, gateway={"ingress": INGRESS}))
-    return str(migration_job(RenderInput(name, namespace, "", spec, 0, 0, ""))["metadata"]["name"])
+async def meet_job(harness: Harness, way: Way) -> None:
+    """As `meet`; the name of the Job follows from the cluster's uid, so the cluster is made first, and paused."""
+    await harness.make("job", gateway={"ingress": INGRESS}, paused=True)
+    made = await harness.until("job", stalled_by("NotStalled"))
+    site = await harness.api.get("v1", "Namespace", way.watched or "kube-system")
+    wanted = RenderInput(
+        "job", harness.namespace, made["metadata"]["uid"], parse_spec(made), 0, 0, "", site=site["metadata"]["uid"]
+    )
+    name = migration_job(wanted)["metadata"]["name"]
+    foreign = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, **FOREIGN["Job"]}
+    before = await harness.api.create(foreign, harness.namespace)
+    await harness.edit("job", {"paused": False})
+    await harness.until("job", stalled_by("NameConflict"))
+    after = await harness.api.get("batch/v1", "Job", name, harness.namespace)
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    assert after["metadata"].get("ownerReferences") is None
+
+
+def secrets_read(plane: ControlPlane, way: Way) -> set[tuple[str, str]]:
+    """Namespace and name of every Secret that the operator has read."""
+    user = f"system:serviceaccount:{way.own_namespace}:threadcluster-operator"
+    return {
+        (about["namespace"], about["name"])
+        for entry in read_audit(plane.audit_log, user=user)
+        if (about := entry.get("objectRef")) is not None
+        and about["resource"] == "secrets"
+        and entry["verb"] not in ("create", "delete")
+    }
 
 
 def granted(made: Iterable[Object]) -> set[tuple[str, str, str]]:

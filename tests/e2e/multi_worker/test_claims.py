@@ -75,6 +75,17 @@ async def start(workers: Workers, wanted: RenderInput, *names: str) -> None:
         workers.add(name).settings = environment(worker_template(wanted))
     await workers.start(*names)
     await workers.spread(*names)
+    await seen_by_all(workers, *names)
+
+
+async def seen_by_all(workers: Workers, *names: str) -> None:
+    """Wait until every worker knows the owner of every shard."""
+
+    async def known() -> bool:
+        answers = [await workers.ownership(of=name) for name in names]
+        return all(shard["owner"] is not None for answer in answers for shard in answer["shards"])
+
+    await eventually(known, what="every worker knows every owner")
 
 
 async def ownership(workers: Workers) -> Any:  # JSON
