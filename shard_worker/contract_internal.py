@@ -113,6 +113,8 @@ class ShardEntry(Struct, frozen=True, kw_only=True, rename="camel"):
     load: ShardLoad
     format: int = 1
     """The newest journal format that the shard's events may be written in."""
+    pin: str | None = None
+    """The worker that the shard was pinned to through ``PUT pins``; a pin in the resource wins."""
 
 
 EntryT = TypeVar("EntryT")
@@ -177,6 +179,26 @@ class TargetsResponse(Struct, frozen=True, kw_only=True, rename="camel"):
     """The answer to ``PUT targets``: the version of the recorded plan."""
 
     plan_version: int
+
+
+# --- PUT pins
+
+
+class PinRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of ``PUT pins``."""
+
+    shard: int
+    worker: str | None
+    """A worker's name, of one that need not have started yet; None takes the pin away."""
+
+
+class PinResponse(Struct, frozen=True, kw_only=True):
+    """The answer to ``PUT pins``."""
+
+    shard: ShardId
+    worker: str | None
+    changed: bool
+    """Whether it was otherwise before."""
 
 
 def plan_hash(targets: Mapping[ShardId, str | None]) -> str:
@@ -294,6 +316,10 @@ DEFAULT_DRAIN_S: Final = 20.0
 """Time within which a worker hands its shards over, unless its settings say otherwise."""
 
 
+TAKE_OVER_VARIABLE: Final = f"{ENVIRONMENT_PREFIX}TAKE_OVER"
+"""The variable that tells a migration the uid of the cluster that it is to displace from the database."""
+
+
 class Variable(StrEnum):
     """The worker's settings that the operator or the local platform gives, by the names of their environment variables."""
 
@@ -302,8 +328,6 @@ class Variable(StrEnum):
     CLUSTER_UID = f"{ENVIRONMENT_PREFIX}CLUSTER_UID"
     CLUSTER_NAME = f"{ENVIRONMENT_PREFIX}CLUSTER_NAME"
     CLUSTER_SITE = f"{ENVIRONMENT_PREFIX}CLUSTER_SITE"
-    TAKE_OVER = f"{ENVIRONMENT_PREFIX}TAKE_OVER"
-    """Of a migration alone."""
     SHARDS = f"{ENVIRONMENT_PREFIX}SHARDS"
     DSN_FILE = f"{ENVIRONMENT_PREFIX}DSN_FILE"
     DATABASE_TLS = f"{ENVIRONMENT_PREFIX}DATABASE_TLS"

@@ -7,7 +7,7 @@ from typing import TypeVar, get_args
 
 import click
 
-from shard_worker.contract_internal import ENVIRONMENT_PREFIX, Variable
+from shard_worker.contract_internal import ENVIRONMENT_PREFIX, TAKE_OVER_VARIABLE, Variable
 from shard_worker.database.claim import Claimant, Claims
 from shard_worker.database.tls import TlsMode
 
@@ -77,7 +77,7 @@ def claim_options(command: Callable[..., object]) -> Callable[..., object]:
         ),
         click.option(
             "--take-over",
-            envvar=Variable.TAKE_OVER,
+            envvar=TAKE_OVER_VARIABLE,
             default="",
             metavar="UID",
             help="Displace the cluster with this uid, which holds the database: its workers serve no more.",

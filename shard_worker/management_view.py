@@ -157,6 +157,7 @@ class WorkerView:
             since=None if row.since is None else _instant(row.since),
             load=_load(view, row),
             format=row.format,
+            pin=row.pin,
         )
         raw = msgspec.Raw(msgspec.json.encode(entry))
         self._rows[row.id] = row, load, raw
@@ -180,6 +181,14 @@ class WorkerView:
         else:
             self._recorded = new  # the refresh that the change causes will show it; `ownership` waits for that
         return new
+
+    async def set_pin(self, shard: int, worker: str | None) -> bool:
+        """Pin a shard, or with None unpin it; whether it was otherwise before."""
+        with _postgres():
+            new = await self._ownership.set_pin(ShardId(shard), worker)
+        if new is not None:
+            self._recorded = new
+        return new is not None
 
     def plan_version(self) -> int:
         """The present plan's version, as far as this worker knows."""

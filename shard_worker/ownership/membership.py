@@ -210,6 +210,15 @@ class Ownership:
             await self._expect_mine(connection)
             return await reporting.set_cordon(connection, worker, cordoned=cordoned, draining=draining)
 
+    async def set_pin(self, shard_id: ShardId, worker: str | None) -> int | None:
+        """Pin a shard, or with None unpin it: the plan's new version, None when it was so already.
+
+        Raises `TimeoutError` when Postgres does not answer: whether it was recorded is then not known.
+        """
+        async with self._session_for_planners.session() as connection:
+            await self._expect_mine(connection)
+            return await shard_store.set_pin(connection, shard_id, worker)
+
     async def _expect_mine(self, connection: asyncpg.Connection) -> None:
         """Not in the transaction of the change: a displacement in between raises the plan's version and fences all."""
         if self._claimant is not None:

@@ -121,7 +121,7 @@ SELECT p.version, p.hash,
                              fenced, leaving, cordoned, draining, beat.number IS NOT NULL,
                               coalesce((capabilities -> 'reads')::int, 1)))
           FROM worker LEFT JOIN beat ON beat.session = {_SESSION_OF_WORKER}),
-       (SELECT array_agg(ROW(s.id, s.epoch, s.owner, s.incarnation, t.target, t.reason, s.changed_at, s.format))
+       (SELECT array_agg(ROW(s.id, s.epoch, s.owner, s.incarnation, t.target, t.reason, s.changed_at, s.format, t.pin))
           FROM shard s LEFT JOIN shard_target t ON t.shard_id = s.id
          WHERE s.epoch IS DISTINCT FROM ($1::bigint[])[s.id + 1] OR t.plan_version > $2)
   FROM plan p

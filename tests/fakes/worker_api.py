@@ -58,6 +58,7 @@ class _Shard:
     epoch: int = 0
     target: str | None = None
     reason: str | None = None
+    pin: str | None = None
     under_way: int = 0
     """Turns since its target became another live worker."""
     load: float = 0.0
@@ -138,6 +139,17 @@ class MemoryWorkers(WorkersClient):
         self.calls.append((verb, worker))
         self._workers[worker].cordoned = verb.cordoned
         self._workers[worker].draining = verb.draining
+
+    async def pin(self, shard: int, worker: str | None) -> bool:
+        """Pin a shard, or unpin it.  Raises as the real one does."""
+        self._any_live()
+        if shard not in self._shards:
+            raise WorkerRefused("validation-failed", f"shard: there is no shard {shard}")
+        self.calls.append(("pin", (shard, worker)))
+        changed = self._shards[ShardId(shard)].pin != worker
+        self._shards[ShardId(shard)].pin = worker
+        self.plan_version += 1
+        return changed
 
     async def history(self, limit: int, shard: int | None) -> tuple[HistoryEntry, ...]:
         """The last changes of owner, newest first.  Raises as the real one does."""
@@ -331,5 +343,6 @@ class MemoryWorkers(WorkersClient):
             target=shard.target,
             reason=shard.reason,
             since=_INSTANT,
+            pin=shard.pin,
             load=ShardLoad(commands_per_second=shard.load, append_milliseconds=1.5),
         )

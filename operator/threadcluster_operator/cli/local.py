@@ -71,8 +71,8 @@ def up(
     """Run a cluster, or hand a running one its new resource and wait until that holds.
 
     In the foreground Ctrl-C stops everything in order; a second one does not wait.  The data stays, and the next `up` on
-    the same directory goes on with it: without -f as the cluster last was, pins set by `threadcluster pin` and all; with -f
-    the file replaces that resource, and pins that shall stay must be in it.
+    the same directory goes on with it: without -f as the cluster last was; with -f the file
+    replaces that resource.  Pins made by `threadcluster pin` are kept in the database; a pin in the file wins.
 
     With fewer replicas the surplus workers are drained first, and each is stopped when it owns nothing.
     """

@@ -4,8 +4,14 @@ import asyncio
 import logging
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import click
+
+from threadcluster_operator.cli.tenant_options import tenant_options
+
+if TYPE_CHECKING:
+    from threadcluster_operator.controller.tenant_policy import TenantPolicy
 
 OWN_NAMESPACE_FILE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 
@@ -33,7 +39,15 @@ def operator() -> None:
     show_default=True,
     help="The least level that is logged.",
 )
-def run(namespace: str | None, context: str | None, identity_namespace: str, port: int, log_level: str) -> None:
+@tenant_options
+def run(
+    namespace: str | None,
+    context: str | None,
+    identity_namespace: str,
+    port: int,
+    log_level: str,
+    tenants: "TenantPolicy",
+) -> None:
     """Run until SIGTERM.  Of several that run, one leads and the others stand by.
 
     In a pod it uses the service account; elsewhere $KUBECONFIG, which is how to try it from a checkout:
@@ -52,7 +66,13 @@ def run(namespace: str | None, context: str | None, identity_namespace: str, por
     configure_logging(log_level, "auto")
     own = os.environ.get("POD_NAMESPACE") or namespace or "default"
     options = Options(
-        namespace, own, identity(), port, KubeAccess(context=context), identity_namespace=identity_namespace
+        namespace,
+        own,
+        identity(),
+        port,
+        KubeAccess(context=context),
+        identity_namespace=identity_namespace,
+        tenants=tenants,
     )
     try:
         asyncio.run(run_operator(options))

@@ -15,6 +15,7 @@ from threadcluster_operator.api import KubernetesSpec
 from threadcluster_operator.controller.diagnosis import Diagnosis, Reason, diagnose
 from threadcluster_operator.controller.rollout import next_partition, rolled_out
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object, condition, controller_of, is_ours
+from threadcluster_operator.controller.tenant_policy import TenantPolicy
 from threadcluster_operator.planning.planner import NewPlan, PlanResult, count_moving, next_steps
 from threadcluster_operator.render import (
     KINDS,
@@ -49,6 +50,7 @@ class OperatorContext(NamedTuple):
     """From which the secrets of clusters are derived."""
     site: str = ""
     """The uid of the Kubernetes cluster."""
+    tenants: TenantPolicy = TenantPolicy()
 
 
 class Actions(NamedTuple):
@@ -142,6 +144,7 @@ def render_input(seen: ClusterSnapshot, spec: KubernetesSpec, operator: Operator
         operator.namespace,
         operator.service_monitors,
         operator.site,
+        not operator.tenants.privileged,
     )
 
 

@@ -21,6 +21,7 @@ from threadcluster_operator.controller.metrics import Telemetry
 from threadcluster_operator.controller.secret_keeper import SecretKeeper
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Key, Object, Pod, secret_state_of
 from threadcluster_operator.controller.status import patch_of, status_of
+from threadcluster_operator.controller.tenant_policy import violations
 from threadcluster_operator.controller.workqueue import TransientError
 from threadcluster_operator.kube.client import (
     KINDS,
@@ -110,6 +111,8 @@ class Reconciler:
     async def _look(self, key: Key, resource: Object, memory: _Memory) -> float:
         try:
             spec = parse_spec(resource)
+            if wrong := violations(spec, self._operator.tenants):
+                raise InvalidSpec(wrong)
         except InvalidSpec as error:
             refused = Diagnosis(Reason.SPEC_INVALID, f"{error}. Remedy: correct the fields that are named.")
             await self._say(await self._seen(key, resource, memory), None, _UNKNOWN_SPEC, refused)

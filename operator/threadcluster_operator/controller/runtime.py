@@ -27,6 +27,7 @@ from threadcluster_operator.controller.operator_key import OperatorKey
 from threadcluster_operator.controller.reconciler import Reach, Reconciler
 from threadcluster_operator.controller.resync import RESYNC_S, list_all, resync
 from threadcluster_operator.controller.snapshot import Key
+from threadcluster_operator.controller.tenant_policy import TenantPolicy
 from threadcluster_operator.controller.watcher import KopfWatcher, watched
 from threadcluster_operator.controller.workqueue import WorkQueue
 from threadcluster_operator.kube.client import (
@@ -67,6 +68,7 @@ class Options(NamedTuple):
     resync_s: float = RESYNC_S
     identity_namespace: str = "kube-system"
     """The namespace whose uid tells this Kubernetes cluster from another one."""
+    tenants: TenantPolicy = TenantPolicy()
 
 
 class OperatorFailed(Exception):
@@ -143,7 +145,7 @@ class Operator:
             self._reach,
             recorder,
             self.telemetry,
-            OperatorContext(options.own_namespace, monitors, key.keys, site),
+            OperatorContext(options.own_namespace, monitors, key.keys, site, options.tenants),
         )
         queue: WorkQueue[Key] = WorkQueue(reconciler.reconcile, workers=_WORKERS)
         self.telemetry.queue_depth.set_function(lambda: queue.depth)

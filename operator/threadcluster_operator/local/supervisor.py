@@ -387,11 +387,6 @@ class Supervisor:
         """How far the last `rebalance` is."""
         return self.moves.progress(self._watch.observed if self._watch is not None else None)
 
-    def known_workers(self) -> list[str]:
-        """Every worker that there is, or is to be."""
-        wanted = {f"{self.resources.cluster.name}-{number}" for number in range(self.resources.cluster.spec.replicas)}
-        return sorted(wanted | set(self._workers))
-
     async def _look_now(self) -> WorkerPoller:
         """Poll the workers: the last observation may be older than a change that the client made just before."""
         assert self._watch is not None  # made by up, before anyone can ask

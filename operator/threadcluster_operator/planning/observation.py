@@ -92,6 +92,7 @@ def build_observation(
         {shard.id: shard.load.commands_per_second for shard in found.shards},
         {name: answer.excess_privileges for name, answer in answers.items() if answer.excess_privileges},
         {shard.id: shard.format for shard in found.shards},
+        {shard.id: shard.pin for shard in found.shards if shard.pin is not None},
     )
 
 

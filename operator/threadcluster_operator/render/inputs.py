@@ -29,6 +29,8 @@ class RenderInput(NamedTuple):
     """Whether the Kubernetes cluster knows ServiceMonitors."""
     site: str = ""
     """The uid of the Kubernetes cluster, for the database's claim."""
+    restricted: bool = True
+    """Whether the restricted Pod Security Standard wins over the user's security context."""
 
     @property
     def cluster_id(self) -> str:

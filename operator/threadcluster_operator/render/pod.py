@@ -7,7 +7,7 @@ file system.  The user's pod template is merged in where it can only add or plac
 from collections.abc import Mapping
 from typing import Any, Final
 
-from shard_worker.contract_internal import Variable
+from shard_worker.contract_internal import TAKE_OVER_VARIABLE, Variable
 from threadcluster_operator.api import EnvVar, SecretKeyRef
 from threadcluster_operator.render.inputs import MANAGEMENT_PORT, PUBLIC_PORT, RenderInput
 from threadcluster_operator.render.objects import Component, Object, labels_of, selector_of
@@ -43,6 +43,7 @@ def pod_template(wanted: RenderInput, component: Component, spec: Object) -> Obj
             "runAsNonRoot": True,
             "seccompProfile": {"type": "RuntimeDefault"},
             **(user.spec.security_context or {}),
+            **({"runAsNonRoot": True} if wanted.restricted else {}),
         },
         "tolerations": _tolerations(user.spec.tolerations),
     }
@@ -135,14 +136,13 @@ def migration_template(wanted: RenderInput) -> Object:
     """The template of the pod that migrates; its termination message says how it ended (`MigrationFailure`)."""
     database = wanted.spec.database
     message = "/dev/termination-log"
-    take_over: dict[Variable, str | int] = {}
-    if database.take_over is not None:
-        take_over[Variable.TAKE_OVER] = database.take_over
     container = {
         **_container(wanted, "migrate", ["shard-worker", "migrate", "--termination-file", message]),
-        "env": _env(_database_settings(wanted) | take_over),
+        "env": _env(_database_settings(wanted)),
         "terminationMessagePath": message,
     }
+    if database.take_over is not None:
+        container["env"].append({"name": TAKE_OVER_VARIABLE, "value": database.take_over})
     spec = {
         "restartPolicy": "Never",
         "containers": [container],

@@ -23,6 +23,8 @@ from shard_worker.contract_internal import (
     HistoryEntry,
     HistoryResponse,
     OwnershipResponse,
+    PinRequest,
+    PinResponse,
     ProblemResponse,
     TargetsRequest,
     TargetsResponse,
@@ -175,6 +177,13 @@ class WorkerApiClient(WorkersClient):
     async def cordon(self, worker: str, verb: CordonVerb) -> None:
         """Cordon, uncordon or drain a worker.  Raises `WorkerRefused` for an unknown name, `NoWorkerAvailable`."""
         await self._any("POST", f"workers/{quote(worker, safe='')}/{verb}", CordonResponse)
+
+    async def pin(self, shard: int, worker: str | None) -> bool:
+        """Pin a shard to a worker, or with None to none; whether it was otherwise before.
+
+        Raises `WorkerRefused` for an unknown shard, `NoWorkerAvailable`.
+        """
+        return (await self._any("PUT", "pins", PinResponse, PinRequest(shard, worker))).changed
 
     async def history(self, limit: int, shard: int | None) -> tuple[HistoryEntry, ...]:
         """The last changes of owner, newest first.  Raises `WorkerRefused` for an unknown shard, `NoWorkerAvailable`."""

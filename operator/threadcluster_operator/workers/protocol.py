@@ -29,6 +29,10 @@ class WorkersClient(Protocol):
         """Cordon, uncordon or drain a worker."""
         ...
 
+    async def pin(self, shard: int, worker: str | None) -> bool:
+        """Pin a shard to a worker, or with None to none; whether it was otherwise before."""
+        ...
+
     async def history(self, limit: int, shard: int | None) -> tuple[HistoryEntry, ...]:
         """The last changes of owner, newest first."""
         ...

@@ -46,6 +46,10 @@ class ClusterView(Protocol):
         """Record a plan: its version, or None when another plan came first."""
         ...
 
+    async def set_pin(self, shard: int, worker: str | None) -> bool:
+        """Pin a shard that exists, or with None unpin it; whether it was otherwise before."""
+        ...
+
     def plan_version(self) -> int:
         """The present plan's version, as far as this worker knows."""
         ...

@@ -10,14 +10,21 @@ from threadcluster_operator.controller import operator_key, secret_keeper
 from threadcluster_operator.controller.operator_key import KEY_FIELD, KEY_SECRET_NAME
 
 from shard_worker.contract_tls import fingerprint, parse_secrets
-from tests.e2e.cluster.harness import Harness, is_ready, stalled_by
+from tests.e2e.cluster.harness import Harness, harness_on, is_ready, stalled_by
 from tests.fakes.worker_api import MemoryWorkers
-from tests.support.kube_api import Object
+from tests.support.kube_api import Api, Object
 from tests.support.polling import eventually
 
 pytestmark = pytest.mark.cluster
 
 NAME = "chat-internal"
+
+
+@pytest.fixture
+async def harness(api: Api, namespace: str) -> AsyncIterator[Harness]:
+    """An operator and a fake kubelet in a namespace."""
+    async with harness_on(api, namespace) as made:
+        yield made
 
 
 async def held(harness: Harness) -> tuple[str, ...]:

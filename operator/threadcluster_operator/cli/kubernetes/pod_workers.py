@@ -73,6 +73,10 @@ class PodWorkers(WorkersClient):
         """See `WorkerApiClient`."""
         await self._ask(lambda workers: workers.cordon(worker, verb))
 
+    async def pin(self, shard: int, worker: str | None) -> bool:
+        """See `WorkerApiClient`."""
+        return await self._ask(lambda workers: workers.pin(shard, worker))
+
     async def history(self, limit: int, shard: int | None) -> tuple[HistoryEntry, ...]:
         """See `WorkerApiClient`."""
         return await self._ask(lambda workers: workers.history(limit, shard))
