@@ -51,7 +51,7 @@ class Claim(NamedTuple):
 
 
 class Verdict(Enum):
-    """What a claimant may do with a database that has a claim."""
+    """The ways in which a claimant may treat a database that has a claim."""
 
     MINE = "mine"
     ADOPT = "adopt"

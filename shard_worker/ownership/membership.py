@@ -51,7 +51,7 @@ Greet = Callable[[list[Reached]], Awaitable[None]]
 
 
 class Registration(NamedTuple):
-    """What a worker registers as."""
+    """The facts about itself that a worker registers."""
 
     capabilities: Capabilities = Capabilities()
     claimant: Claimant | None = None

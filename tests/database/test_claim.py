@@ -36,7 +36,7 @@ def test_another_cluster_is_refused_however_silent_the_holder_is(claimant: Claim
 
 
 @pytest.mark.parametrize("claimant", others(), ids=str)
-def test_whoever_names_the_holder_displaces_it(claimant: Claimant) -> None:
+def test_a_cluster_that_names_the_holder_displaces_it(claimant: Claimant) -> None:
     """Also a holder that lives."""
     assert judge(Claim(HOLDER, 0.0), claimant, take_over="uid-1") is Verdict.DISPLACE
 
@@ -76,7 +76,7 @@ def test_a_claim_by_the_id_alone_is_adopted_by_a_cluster_of_that_id() -> None:
 
 
 def test_the_refusal_names_the_holder_and_the_remedy() -> None:
-    """Who has to decide knows neither of the two by heart."""
+    """The user who decides knows neither of the two by heart."""
     staging = Claimant("staging.chat", "uid-2", "staging/chat", "site-1")
     text = refusal(Claim(HOLDER, 3.4), staging)
     assert "production/chat, uid uid-1, in site-1" in text

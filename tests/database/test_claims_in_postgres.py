@@ -23,16 +23,16 @@ ADDRESS = Address("127.0.0.1", 1, 2)
 
 async def claim(dsn: str, claimant: Claimant, take_over: str = "", shards: int = 8) -> list[str]:
     """Migrate as a cluster's Job does; what it says."""
-    said: list[str] = []
+    output: list[str] = []
     await migrate(
         dsn,
         cluster_id=claimant.cluster_id,
         shards=shards,
-        say=said.append,
+        say=output.append,
         claimant=claimant,
         take_over=take_over,
     )
-    return said
+    return output
 
 
 @pytest.fixture(autouse=True)
@@ -117,8 +117,8 @@ async def test_a_displaced_cluster_is_fenced_in_the_same_step(dsn: str, connecti
     version = await connection.fetchval("SELECT version FROM plan")
     with pytest.raises(ClaimedByOther):
         await claim(dsn, SECOND, take_over="uid-7")
-    said = await claim(dsn, SECOND, take_over="uid-1")
-    assert any("taken over from uid-1" in line for line in said)
+    output = await claim(dsn, SECOND, take_over="uid-1")
+    assert any("taken over from uid-1" in line for line in output)
     assert await connection.fetchval("SELECT fenced FROM worker")
     assert await connection.fetchval("SELECT count(owner) FROM shard") == 0
     assert await shard_store.raise_epoch(connection, "i", epochs) == {}
@@ -133,7 +133,7 @@ async def test_a_displaced_cluster_is_fenced_in_the_same_step(dsn: str, connecti
     await claim(dsn, SECOND, take_over="uid-1")
 
 
-async def test_a_wrong_shard_count_displaces_nobody(dsn: str, connection: asyncpg.Connection) -> None:
+async def test_a_wrong_shard_count_displaces_no_cluster(dsn: str, connection: asyncpg.Connection) -> None:
     """The whole claim is one transaction."""
     await claim(dsn, FIRST)
     before = await everything(connection)

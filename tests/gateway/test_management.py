@@ -121,7 +121,7 @@ async def test_a_pin_that_is_not_understood_changes_nothing(
     assert view.pins == {}
 
 
-async def test_a_database_of_another_cluster_is_changed_by_nobody(management: Api, view: MemoryView) -> None:
+async def test_a_database_of_another_cluster_is_not_changed(management: Api, view: MemoryView) -> None:
     """The refusal says whose it is."""
     view.of_other = True
     for request in (put(PLAN), put(b'{"shard": 1, "worker": null}', path="/internal/v1/pins")):

@@ -107,7 +107,7 @@ def least(**changes: Any) -> RenderInput:
 
 def all_objects(wanted: RenderInput) -> list[Object]:
     """Everything that is made for a cluster."""
-    return [migration_job(wanted), *internal_secrets(wanted, "thirty-two-letters-of-randomness\n"), *children(wanted)]
+    return [migration_job(wanted), *internal_secrets(wanted, "of the workers\n", "of users\n"), *children(wanted)]
 
 
 def find(wanted: RenderInput, kind: str, name: str | None = None) -> Object:

@@ -135,7 +135,7 @@ class NetworkPolicySpec(SpecModel):
         list[NetworkPeer],
         Field(
             max_length=32,
-            description="Who may read the workers' metrics, at the inner port: your Prometheus. None: nobody.",
+            description="Peers that may read the workers' metrics, at the inner port: your Prometheus. None: no peer.",
             json_schema_extra=ATOMIC,
         ),
     ] = Field(default_factory=list)

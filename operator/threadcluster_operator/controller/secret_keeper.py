@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from shard_worker.contract_tls import internal_key
 from threadcluster_operator.controller.diagnosis import Diagnosis, Reason
 from threadcluster_operator.controller.events import Recorder
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object
@@ -26,6 +27,11 @@ _CHECK_S: Final = 300.0
 """How often it is tried to make the Secrets of a cluster at rest, in case one was lost: its workers hold what it held."""
 _CHECK_WAITING_S: Final = 10.0
 """The same while a pod is not ready, which may wait for the Secret."""
+
+
+def client_text(text: str) -> str:
+    """The content of the users' Secret, for that of the workers' Secret."""
+    return "".join(f"{internal_key(value).decode()}\n" for value in text.encode().split())
 
 
 class SecretKeeper:
@@ -48,7 +54,7 @@ class SecretKeeper:
         text = secret_text(keys, wanted.uid, state.values)
         if text is None:
             return self._without_key(keys, state, newest)
-        bodies = internal_secrets(wanted, text)
+        bodies = internal_secrets(wanted, text, client_text(text))
         if not state.made:
             return await self._make(kube, recorder, seen, bodies, state)
         if time.monotonic() - self._checked_at >= self._period_s(seen):
@@ -63,7 +69,8 @@ class SecretKeeper:
         self, kube: Kube, wanted: RenderInput, keys: OperatorKeys, newest: SecretValue
     ) -> SecretState | None:
         """Nothing was ever made for this cluster: what has the names now is another's, and stays as it is."""
-        for body in internal_secrets(wanted, secret_text(keys, wanted.uid, (newest,)) or ""):
+        text = secret_text(keys, wanted.uid, (newest,)) or ""
+        for body in internal_secrets(wanted, text, client_text(text)):
             try:
                 await kube.expect_creatable(SECRET, body)
             except Conflict:

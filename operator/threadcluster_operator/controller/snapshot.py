@@ -53,7 +53,7 @@ class ClusterSnapshot(NamedTuple):
     now: float
     """In seconds since the epoch, by the operator's clock."""
     secret_state: SecretState | None = None
-    """What the status records of the Secrets; None for a cluster that has none yet."""
+    """The record of the Secrets in the status; None for a cluster that has none yet."""
     secret_confirmed: bool = False
     """Whether every worker holds just the values of ``secret``."""
     claimed_by_other: str = ""
@@ -86,7 +86,7 @@ class ClusterSnapshot(NamedTuple):
 
 
 def secret_state_of(resource: Object) -> SecretState | None:
-    """What the status of a ThreadCluster records of its Secrets."""
+    """The record of the Secrets in the status of a ThreadCluster; None where there is none."""
     found = (resource.get("status") or {}).get("secret")
     if found is None:
         return None

@@ -1,4 +1,4 @@
-"""What the operator's administrator lets the authors of ThreadClusters ask for: pure.
+"""Bounds that the operator's administrator sets to the specs of ThreadClusters: pure.
 
 A ThreadCluster is made into pods by the operator's rights, not by those of its author.  Where authors are not trusted with all
 that pods can be, flags of the operator bound it; a spec that asks for more is refused by the name of the field.
@@ -31,7 +31,7 @@ _SELINUX_TYPES: Final = ("", "container_t", "container_init_t", "container_kvm_t
 
 
 class TenantPolicy(NamedTuple):
-    """Bounds for every ThreadCluster.  An empty list bounds nothing; the empty text in it stands for nothing at all."""
+    """Bounds for every ThreadCluster.  An empty list bounds nothing; the empty text alone allows nothing."""
 
     images: tuple[str, ...] = ()
     """Prefixes of whole parts: ``registry.example/team`` allows ``registry.example/team/chat:1``, not ``…/teammate``."""
@@ -44,7 +44,7 @@ class TenantPolicy(NamedTuple):
 
 
 def violations(spec: KubernetesSpec, policy: TenantPolicy) -> list[str]:
-    """What a spec asks for that the policy does not allow, each as "field: reason"."""
+    """The parts of a spec that the policy does not allow, each as "field: reason"."""
     return list(_violations(spec, policy))
 
 

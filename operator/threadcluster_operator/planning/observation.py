@@ -31,11 +31,10 @@ class Heartbeats:
         """Those whose beat has changed lately.  The first look at a worker shows no change: its row may be an old one."""
         for entry in answer.workers if answer is not None else ():
             last = self._last.get(entry.name)
-            if last is None:
+            if last is None or entry.state is WorkerState.FENCED:
                 self._last[entry.name] = entry.incarnation, entry.beat, float("-inf")
             elif last[:2] != (entry.incarnation, entry.beat):
-                ended = entry.state is WorkerState.FENCED
-                self._last[entry.name] = entry.incarnation, entry.beat, float("-inf") if ended else now
+                self._last[entry.name] = entry.incarnation, entry.beat, now
         return frozenset(name for name, (_, _, at) in self._last.items() if now - at <= _BEATS_S)
 
 

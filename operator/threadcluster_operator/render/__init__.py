@@ -6,7 +6,7 @@ in every release (tests/operator/render/golden), because a changed pod template 
 * `RenderInput`: the input, and the names and ports that follow from it.
 * `migration_job(wanted)`: the Job that brings the schema to the image's release, before any pod changes; `migrated` says
   whether that is done.
-* `internal_secrets(wanted, text)`: the Secrets by which workers, operator and users know each other.
+* `internal_secrets(wanted, …)`: the Secrets by which workers, operator and users know each other.
 * `children(wanted)`: everything else, in the order in which it is to be applied.
 * `stateful_set(wanted)`: the workers' StatefulSet alone.
 * `to_prune(wanted, live, kept)`: which of the live children are wanted no more.

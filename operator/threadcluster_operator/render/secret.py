@@ -11,7 +11,6 @@ import hmac
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-from shard_worker.contract_tls import internal_key
 from threadcluster_operator.render.inputs import RenderInput, client_secret_of, secret_of
 from threadcluster_operator.render.objects import Object, child
 from threadcluster_operator.render.pod import SECRET_KEY
@@ -77,13 +76,11 @@ def next_values(values: tuple[SecretValue, ...], wanted: SecretValue, *, confirm
     return (wanted, first) if values[1] == wanted else (first,)
 
 
-def internal_secrets(wanted: RenderInput, text: str) -> tuple[Object, Object]:
-    """The Secret of the workers, and that of users, who can order moves by it and not act as a worker."""
-    lines = text.split()
-    keys = "".join(f"{internal_key(line.encode()).decode()}\n" for line in lines)
+def internal_secrets(wanted: RenderInput, workers: str, users: str) -> tuple[Object, Object]:
+    """The Secret of the workers, and that of users, who can order moves by it and not act as a worker; with this content."""
     return (
-        _secret(wanted, secret_of(wanted.name), SECRET_KEY, "".join(f"{line}\n" for line in lines)),
-        _secret(wanted, client_secret_of(wanted.name), CLIENT_SECRET_KEY, keys),
+        _secret(wanted, secret_of(wanted.name), SECRET_KEY, workers),
+        _secret(wanted, client_secret_of(wanted.name), CLIENT_SECRET_KEY, users),
     )
 
 

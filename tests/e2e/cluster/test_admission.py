@@ -1,4 +1,4 @@
-"""The admission policies: what they refuse to whoever holds the operator's token, and what they let pass."""
+"""The admission policies: what they refuse to a holder of the operator's token, and what they let pass."""
 
 import asyncio
 from collections.abc import AsyncIterator

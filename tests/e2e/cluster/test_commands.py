@@ -77,7 +77,7 @@ async def test_the_documented_role_is_for_one_cluster_alone(api: Api, namespace:
 
 
 async def test_the_documented_role_changes_no_resource(api: Api, namespace: str, jane: Path) -> None:
-    """Whoever may edit a ThreadCluster reads every Secret of its namespace; the commands need no such right."""
+    """A user who may edit a ThreadCluster reads every Secret of its namespace; the commands need no such right."""
     await api.create(thread_cluster("chat"), namespace)
     async with reach(jane) as hers:
         for body in ({"spec": {"image": "other:1"}}, {"metadata": {"labels": {"a": "b"}}}):

@@ -40,7 +40,7 @@ def rendered(namespace: str, uid: str, *, site: str = "kubernetes-1", **database
 
 
 def environment(template: dict[str, Any]) -> dict[str, str]:
-    """What a rendered pod's container gets, but for where it runs."""
+    """The settings of a rendered pod's container, but for where it runs."""
     [container] = template["spec"]["containers"]
     named = {each["name"]: each["value"] for each in container["env"] if "value" in each}
     return {name: value for name, value in named.items() if name.removeprefix("SHARD_WORKER_") not in OWN}
@@ -89,7 +89,7 @@ async def seen_by_all(workers: Workers, *names: str) -> None:
 
 
 async def ownership(workers: Workers) -> Any:  # JSON
-    """All that would show that somebody interfered: plan, incarnations, epochs."""
+    """All that would show an interference: plan, incarnations, epochs."""
     found = await workers.ownership()
     return (
         found["planVersion"],

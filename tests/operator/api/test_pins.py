@@ -22,7 +22,7 @@ SPEC = ThreadClusterSpec.model_validate(
     ],
 )
 def test_a_pin_in_the_spec_wins(number: int, by_command: str | None, expected: tuple[str, str] | None) -> None:
-    """And it is told where the one comes from that holds."""
+    """And the source of the one that holds is shown."""
     entry = msgspec.structs.replace(shard(number, "c-2"), pin=by_command)
     assert pin_of(entry, SPEC) == expected
 

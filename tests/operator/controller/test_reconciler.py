@@ -4,6 +4,7 @@ import base64
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import pytest
 from threadcluster_operator.controller import reconciler, secret_keeper
 from threadcluster_operator.controller.actions import OperatorContext
@@ -12,6 +13,7 @@ from threadcluster_operator.controller.events import Recorder
 from threadcluster_operator.controller.metrics import Telemetry
 from threadcluster_operator.controller.reconciler import Reconciler
 from threadcluster_operator.controller.snapshot import Key
+from threadcluster_operator.controller.tenant_policy import TenantPolicy
 from threadcluster_operator.controller.workqueue import TransientError
 from threadcluster_operator.kube.client import Forbidden, KubeError, Object, Rejected, Unreachable
 from threadcluster_operator.render import key_fingerprint
@@ -32,6 +34,7 @@ class Desk:
         self.shelf = InMemoryKube()
         self.cache = Cache()
         self.workers = MemoryWorkers(8)
+        self.tenants = TenantPolicy()
         self.keys = {key_fingerprint(KEY): KEY}
         self.secrets: list[str] = []
         """By which the workers were asked, one after another."""
@@ -60,7 +63,7 @@ class Desk:
             self._reach,
             Recorder(self.shelf, "operator-0"),
             Telemetry(),
-            OperatorContext("threadcluster-system", keys=self.keys, site="kubernetes-1"),
+            OperatorContext("threadcluster-system", keys=self.keys, site="kubernetes-1", tenants=self.tenants),
         )
 
     def _reach(self, key: Key, addresses: Mapping[str, str], secret: str) -> MemoryWorkers:
@@ -441,6 +444,75 @@ async def test_users_get_the_key_of_the_internal_api_alone() -> None:
     )
     with pytest.raises(ValueError, match="not the cluster's secret that a worker needs"):
         Authority(line, Purpose.PEER)
+
+
+async def test_a_displaced_cluster_is_stalled_and_orders_nothing() -> None:
+    """Its workers read the shards of the cluster that displaced it."""
+    desk = Desk()
+    await desk.until_ready()
+    words = "the database belongs to cluster 'other.chat' (of other/chat, uid uid-2, in kubernetes-1)"
+    desk.workers.knobs.distort = lambda answer: msgspec.structs.replace(answer, claimed_by_other=words)
+    before = desk.workers.plan_version
+    for _ in range(3):
+        await desk.look()
+    assert desk.condition("Stalled") == ("True", "DatabaseClaimedByOther")
+    assert desk.condition("Available") == ("Unknown", "OwnershipUnknown")
+    [stalled] = [each for each in desk.resource["status"]["conditions"] if each["type"] == "Stalled"]
+    assert words in stalled["message"]
+    assert desk.workers.plan_version == before
+
+
+async def test_workers_of_another_cluster_stop_every_move() -> None:
+    """They live, by their beats, and no StatefulSet of this cluster gives such a name."""
+    desk = Desk()
+    await desk.until_ready()
+    desk.workers.start("elsewhere-0")
+    for _ in range(3):
+        await desk.look()
+    assert desk.condition("Stalled") == ("True", "ForeignWorkers")
+    desk.workers.calls.clear()
+    desk.edit(
+        {**desk.resource, "spec": {**desk.resource["spec"], "rebalance": {"pins": [{"shard": 3, "worker": "chat-0"}]}}}
+    )
+    for _ in range(3):
+        await desk.look()
+    assert [call for call in desk.workers.calls if call[0] == "targets"] == []
+    desk.workers.end("elsewhere-0")
+    for _ in range(3):
+        await desk.look()
+    assert desk.condition("Stalled") == ("False", "NotStalled")
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"image": "elsewhere.example/chat:1"}, "spec.image"),
+        ({"gateway": {"service": {"type": "LoadBalancer"}}}, "spec.gateway.service.type"),
+        (
+            {"podTemplate": {"spec": {"securityContext": {"runAsUser": 0}}}},
+            "spec.podTemplate.spec.securityContext.runAsUser",
+        ),
+    ],
+)
+async def test_a_spec_beyond_the_flags_is_refused_by_its_field(spec: dict[str, Any], field: str) -> None:
+    """Nothing is made for it; a cluster that runs goes on as it was."""
+    desk = Desk(**spec)
+    desk.tenants = TenantPolicy(images=("threadcluster",), service_types=("ClusterIP",))
+    desk.restart()
+    await desk.look()
+    assert desk.condition("Stalled") == ("True", "SpecInvalid")
+    [stalled] = [each for each in desk.resource["status"]["conditions"] if each["type"] == "Stalled"]
+    assert field in stalled["message"]
+    assert {kind for kind, _ in desk.shelf.objects} == {"ThreadCluster"}
+    running = Desk()
+    await running.until_ready()
+    before = running.shelf.objects["StatefulSet", "chat"]
+    running.tenants = desk.tenants
+    running.restart()
+    running.edit({**running.resource, "spec": {**running.resource["spec"], **spec}})
+    await running.look()
+    assert running.condition("Stalled") == ("True", "SpecInvalid")
+    assert running.shelf.objects["StatefulSet", "chat"] == before
 
 
 def text_of(desk: Desk, name: str, key: str) -> str:

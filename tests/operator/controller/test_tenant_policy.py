@@ -1,4 +1,4 @@
-"""What authors of ThreadClusters may ask for: each bound by its flag, each refusal by the name of its field."""
+"""Bounds of the specs of ThreadClusters: each bound by its flag, each refusal by the name of its field."""
 
 from typing import Any
 

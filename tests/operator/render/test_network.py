@@ -28,7 +28,7 @@ def test_clients_come_by_the_gateways_service() -> None:
 
 
 def test_only_the_own_namespace_and_the_operator_come_in_by_default() -> None:
-    """The management port is for the cluster itself and its operator; whoever else comes is named in the spec."""
+    """The management port is for the cluster itself and its operator; any other peer is named in the spec."""
     spec = find(cluster(), "NetworkPolicy")["spec"]
     public, management = spec["ingress"]
     assert public == {"from": [{"podSelector": {}}], "ports": [{"protocol": "TCP", "port": 8080}]}

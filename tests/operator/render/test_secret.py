@@ -6,6 +6,7 @@ import itertools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from threadcluster_operator.controller.secret_keeper import client_text
 from threadcluster_operator.render import (
     SecretValue,
     internal_secrets,
@@ -49,7 +50,7 @@ def test_users_get_the_internal_keys_of_all_values() -> None:
     """By which they are believed, and believe, whichever value signs; a worker they cannot be."""
     text = secret_text(KEYS, "uid-1", (SecretValue(1, ONE), SecretValue(2, ONE)))
     assert text is not None
-    workers, users = internal_secrets(cluster(), text)
+    workers, users = internal_secrets(cluster(), text, client_text(text))
     assert [each["metadata"]["name"] for each in (workers, users)] == ["chat-internal", "chat.client-internal"]
     assert [each["type"] for each in (workers, users)] == ["Opaque", "Opaque"]
     assert [list(each["data"]) for each in (workers, users)] == [["secret"], ["internal"]]
