@@ -17,8 +17,7 @@ SELECT to_jsonb(m)::text AS claim,
        CASE WHEN isfinite(seen_at) THEN extract(epoch FROM clock_timestamp() - seen_at)::float8 END AS silent_s
   FROM meta m, LATERAL (SELECT (to_jsonb(m) ->> 'holder_seen_at')::timestamptz AS seen_at) seen
 """
-LOCK_SQL: Final = "SELECT FROM meta FOR UPDATE"
-"""Taken before the rows of workers, as at a fail-over: of two workers that end at once, one sees that it is the last."""
+_LOCK_SQL: Final = "SELECT FROM meta FOR UPDATE"
 # Waits for a displacement that is under way, and keeps the next one waiting until the transaction's end.
 _SHARE_SQL: Final = "SELECT FROM meta FOR SHARE"
 _TAKE_SQL: Final = """
@@ -43,6 +42,10 @@ async def read_claim(connection: asyncpg.Connection) -> Claim | None:
     """The claim in a database of any schema version; None before the first."""
     if await connection.fetchval("SELECT to_regclass('meta')") is None:
         return None
+    return await _read(connection)
+
+
+async def _read(connection: asyncpg.Connection) -> Claim | None:
     row = await connection.fetchrow(_READ_SQL)
     if row is None:
         return None
@@ -68,8 +71,8 @@ async def take(connection: asyncpg.Connection, claimant: Claimant, take_over: st
     workers may serve reads from memory until their leases are over.  Raises `ClaimedByOther`.
     """
     # Before the claim is read: of two that displace at once, the second reads what the first made of it.
-    await connection.execute(LOCK_SQL)
-    claim = await read_claim(connection)
+    await connection.execute(_LOCK_SQL)
+    claim = await _read(connection)
     assert claim is not None  # the migration has made the row
     verdict = judge(claim, claimant, take_over)
     if verdict is Verdict.REFUSED:
@@ -82,11 +85,16 @@ async def take(connection: asyncpg.Connection, claimant: Claimant, take_over: st
     return verdict is Verdict.DISPLACE
 
 
-async def expect_mine(connection: asyncpg.Connection, claimant: Claimant) -> None:
+async def keep_mine(connection: asyncpg.Connection, claimant: Claimant) -> None:
     """Within a transaction: the database is ``claimant``'s until its end.  Raises `ClaimedByOther`."""
     await connection.execute(_SHARE_SQL)
     # A statement of its own: one that waited for the lock would read what was there before.
-    claim = await read_claim(connection)
+    await expect_mine(connection, claimant)
+
+
+async def expect_mine(connection: asyncpg.Connection, claimant: Claimant) -> None:
+    """The database is ``claimant``'s at this moment.  Raises `ClaimedByOther`."""
+    claim = await _read(connection)
     assert claim is not None  # a worker starts on a database of its schema
     if claim.holder != claimant:
         raise ClaimedByOther(refusal(claim, claimant))
@@ -98,7 +106,8 @@ async def refresh(connection: asyncpg.Connection, claimant: Claimant, period_s: 
 
 
 async def end_if_last(connection: asyncpg.Connection) -> None:
-    """Within the transaction that ends a worker, after its first statement has locked `LOCK_SQL`'s row: a cluster whose
-    last worker ended in order is silent at once.
+    """After the commit that ends a worker: a cluster whose last worker ended in order is silent at once.
+
+    Of two workers that end at the same time, the one that commits later sees that all have ended.
     """
     await connection.execute(_END_SQL)

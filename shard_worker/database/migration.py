@@ -247,8 +247,7 @@ async def read_meta(
         raise DatabaseUnsuitable(f"the schema is version {version}, this release needs {SCHEMA_VERSION}: migrate first")
     if version > SCHEMA_VERSION + 1:
         raise SchemaTooNew(f"the schema is version {version}, this release reads at most {SCHEMA_VERSION + 1}")
-    async with connection.transaction():
-        await expect_mine(connection, claimant or Claimant(cluster_id))
+    await expect_mine(connection, claimant or Claimant(cluster_id))
     count: int = meta["shards"]
     if shards is not None and shards != count:
         raise ShardCountMismatch(f"the database was made with shards = {count}, not {shards}")

@@ -28,7 +28,6 @@ from shard_worker.ownership.handoff_metrics import HandoffMetrics
 from shard_worker.ownership.lease import Lease
 from shard_worker.ownership.reconciler import STATEMENT_S, Member, OwnershipReconciler, ShardHost
 from shard_worker.ownership.shared_session import SharedSession
-from shard_worker.ownership.transaction import transaction
 from shard_worker.ownership.view import EMPTY, Capabilities, OwnershipView, ShardOwner
 from shard_worker.ownership.view_cache import ViewCache
 from shard_worker.tasks import BackgroundTasks, OnFailure, cancel_and_wait, log_only
@@ -222,8 +221,7 @@ class Ownership:
     async def _expect_mine(self, connection: asyncpg.Connection) -> None:
         """Not in the transaction of the change: a displacement in between raises the plan's version and fences all."""
         if self._claimant is not None:
-            async with transaction(connection):
-                await expect_mine(connection, self._claimant)
+            await expect_mine(connection, self._claimant)
 
     async def history(self, limit: int, shard_id: ShardId | None) -> list[reporting.OwnershipChange]:
         """The last changes of owner, newest first.  Raises `TimeoutError` when Postgres does not answer."""

@@ -163,7 +163,7 @@ async def register(
     """
     async with transaction(connection):
         if claimant is not None:  # first: the row of the claim is locked before those of workers
-            await claim_store.expect_mine(connection, claimant)
+            await claim_store.keep_mine(connection, claimant)
         await _expect_read_model_fed(connection, capabilities)
         await connection.execute(_ENSURE_WORKER_SQL, worker)
         before = await connection.fetchrow(_PREDECESSOR_SQL, worker)
@@ -230,13 +230,12 @@ async def fence(
 async def retire(connection: asyncpg.Connection, worker: str, incarnation: str) -> int:
     """End one's own incarnation, so that no peer waits for its next beat.  Returns how many shards it still held."""
     async with transaction(connection):
-        await connection.execute(claim_store.LOCK_SQL)
         if await connection.fetchval(_MINE_SQL, worker, incarnation) is None:
             return 0
         await connection.execute(_END_SQL, worker)
-        await claim_store.end_if_last(connection)
         freed = await _free(connection, worker, incarnation, "release", f"{worker} left", itself=True)
         await connection.execute(NOTIFY_SQL)
+    await claim_store.end_if_last(connection)
     return len(freed)
 
 
