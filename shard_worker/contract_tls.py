@@ -73,6 +73,13 @@ def parse_secrets(content: bytes) -> tuple[bytes, ...]:
     return tuple(dict.fromkeys(values))
 
 
+def worker_secrets(values: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """The same values.  Raises `ValueError` when one of them is a client's key, by which no worker can prove itself."""
+    for value in values:
+        _authority_key(value, Purpose.PEER)
+    return values
+
+
 def fingerprint(secret: bytes) -> str:
     """16 hexadecimal digits that name a secret in logs and answers, and do not give it away."""
     key = _KEY.fullmatch(secret)

@@ -20,7 +20,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shard_worker.contract_internal import DEFAULT_DRAIN_S, ENVIRONMENT_PREFIX
-from shard_worker.contract_tls import SECRET_LEAST, parse_secrets
+from shard_worker.contract_tls import SECRET_LEAST, parse_secrets, worker_secrets
 from shard_worker.dsn import parse_dsn
 
 
@@ -457,9 +457,9 @@ def _content(path: Path) -> bytes:
 
 
 def _secrets_in(path: Path) -> tuple[bytes, ...]:
-    """The values in a secret's file."""
+    """The values in a secret's file, which must be of a worker."""
     try:
-        return parse_secrets(_content(path))
+        return worker_secrets(parse_secrets(_content(path)))
     except ValueError as error:
         raise ValueError(str(error) if str(path) in str(error) else f"{path} {error}") from error
 

@@ -118,11 +118,13 @@ class Reconciler:
             await self._say(await self._seen(key, resource, memory), None, _UNKNOWN_SPEC, refused)
             return 60.0
         seen = await self._seen(key, resource, memory)
+        memory.secrets.begin()
         steps = plan_actions(seen, spec, self._operator, balancing=memory.balancing)
         memory.balancing = steps.next.balancing if steps.next is not None else False
         if not spec.paused and steps.blocked is None:
             seen = await self._keep_secrets(seen, spec, memory)
-            if seen.secret_state is not None:
+            # Pods that mount another owner's Secret would take its content for the cluster's secret.
+            if memory.secrets.trouble is None or memory.secrets.trouble.reason != Reason.NAME_CONFLICT:
                 await self._act(key, seen, steps, memory)
         trouble = steps.blocked or memory.secrets.trouble or memory.refused or diagnose(seen)
         if trouble is None:

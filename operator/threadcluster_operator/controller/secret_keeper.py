@@ -42,11 +42,14 @@ class SecretKeeper:
         """Why the Secrets are not as they should be."""
         self._checked_at = time.monotonic()
 
+    def begin(self) -> None:
+        """Another reconcile begins, which may find nothing wrong."""
+        self.trouble = None
+
     async def keep(
         self, kube: Kube, recorder: Recorder, seen: ClusterSnapshot, wanted: RenderInput, keys: OperatorKeys
     ) -> SecretState | None:
         """Do the next step; the state to record, None while the names are taken.  Raises `KubeError`."""
-        self.trouble = None
         newest = SecretValue(wanted.spec.secret_generation, next(iter(keys)))
         state = seen.secret_state
         if state is None:

@@ -10,9 +10,9 @@ from threadcluster_operator.controller.operator_key import KEY_SECRET_NAME
 from tests.e2e.cluster.conftest import Cluster, apply_crd
 from tests.e2e.cluster.control_plane import ControlPlane
 from tests.e2e.cluster.harness import harness_on, is_ready
+from tests.e2e.cluster.installed import WAYS, install
 from tests.e2e.cluster.kubeconfig import for_token
 from tests.e2e.cluster.manifests import MANIFESTS, kustomized
-from tests.e2e.cluster.test_rights import WAYS, install
 from tests.support.kube_api import Api, Object, Refused, reach
 
 pytestmark = pytest.mark.cluster

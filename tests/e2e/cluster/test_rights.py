@@ -7,7 +7,7 @@ once, and the API server's own log is what is judged.
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import pytest
 from threadcluster_operator.api import parse_spec
@@ -17,8 +17,8 @@ from threadcluster_operator.render import RenderInput, migration_job
 from tests.e2e.cluster.conftest import Cluster, apply_crd
 from tests.e2e.cluster.control_plane import ControlPlane, read_audit
 from tests.e2e.cluster.harness import Harness, harness_on, is_ready, stalled_by
+from tests.e2e.cluster.installed import WAYS, Way, install
 from tests.e2e.cluster.kubeconfig import for_token
-from tests.e2e.cluster.manifests import MANIFESTS, kustomized
 from tests.support.kube_api import Api, Object, Refused, reach
 
 pytestmark = pytest.mark.cluster
@@ -75,18 +75,6 @@ FOREIGN: Final[dict[str, Object]] = {
 """Objects of another owner, by kind."""
 
 
-class Way(NamedTuple):
-    """How the operator is installed."""
-
-    folder: str
-    own_namespace: str
-    watched: str | None
-    """The one namespace that it looks after; None: all."""
-
-
-WAYS: Final = (Way("base", "threadcluster-system", None), Way("overlays/namespaced", "chat", "chat"))
-
-
 @pytest.fixture
 async def plane(own_control_plane: ControlPlane) -> AsyncIterator[Api]:
     """A control plane for this test alone, that knows ThreadClusters and ServiceMonitors."""
@@ -132,18 +120,6 @@ async def test_it_uses_all_of_its_rights_and_needs_no_others(
     assert used - granted(installed) == set()
     assert granted(installed) - used == NEVER_CALLED
     assert secrets_read(own_control_plane, way) == {(way.own_namespace, KEY)}
-
-
-async def install(api: Api, way: Way) -> list[Object]:
-    """The operator's account and rights, as `kubectl apply -k` creates them."""
-    made = kustomized(MANIFESTS / way.folder)
-    for namespace in {way.own_namespace, way.watched or "talk"}:
-        await api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
-        await api.wait_for("v1", "ServiceAccount", "default", lambda _: True, namespace)
-    for each in made:
-        if each["kind"] in ("ServiceAccount", "ClusterRole", "Role", "ClusterRoleBinding", "RoleBinding"):
-            await api.apply(each)
-    return made
 
 
 async def live(harness: Harness) -> None:

@@ -1,11 +1,11 @@
 """Pins by command: which can hold, and which of two wins."""
 
-import msgspec
 import pytest
 from threadcluster_operator.api import ThreadClusterSpec
 from threadcluster_operator.api.pins import pin_of, wrong_pin
 
-from tests.operator.planning.test_observation import shard
+from shard_worker.contract_internal import ShardEntry, ShardLoad, ShardState
+from shard_worker.domain.ids import ShardId
 
 SPEC = ThreadClusterSpec.model_validate(
     {"shards": 8, "rebalance": {"pins": [{"shard": 3, "worker": "c-1"}]}}, by_alias=True
@@ -23,7 +23,18 @@ SPEC = ThreadClusterSpec.model_validate(
 )
 def test_a_pin_in_the_spec_wins(number: int, by_command: str | None, expected: tuple[str, str] | None) -> None:
     """And the source of the one that holds is shown."""
-    entry = msgspec.structs.replace(shard(number, "c-2"), pin=by_command)
+    entry = ShardEntry(
+        id=ShardId(number),
+        owner="c-2",
+        incarnation="first",
+        epoch=1,
+        state=ShardState.SERVING,
+        target="c-2",
+        reason=None,
+        since=None,
+        load=ShardLoad(),
+        pin=by_command,
+    )
     assert pin_of(entry, SPEC) == expected
 
 

@@ -332,6 +332,18 @@ async def test_a_secret_of_another_owner_is_left_as_it_is() -> None:
         await desk.until_ready()
 
 
+async def test_a_right_on_secrets_that_is_lost_stops_the_secrets_alone() -> None:
+    """It is named; everything else is made, and goes on when the right is there again."""
+    desk = Desk()
+    desk.shelf.fault = lambda verb, kind: Forbidden(403, "Forbidden", "no secrets") if kind == "Secret" else None
+    await desk.look()
+    await desk.look()
+    assert desk.condition("Stalled") == ("True", "Forbidden")
+    assert ("Service", "chat") in desk.shelf.objects
+    desk.shelf.fault = lambda *_: None
+    await desk.until_ready()
+
+
 async def test_what_is_interrupted_between_delete_and_create_is_done_again() -> None:
     """The status says what the Secrets are to hold before they are made."""
     for verb in ("delete", "create"):

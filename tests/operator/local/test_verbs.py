@@ -201,7 +201,7 @@ async def test_shards_have_their_documented_shape(cluster: LocalCluster) -> None
     assert set(found) == {"planVersion", "shards"}
     assert [row["id"] for row in found["shards"]] == list(range(12))
     for row in found["shards"]:
-        assert set(row) == {"id", "owner", "incarnation", "epoch", "state", "target", "load", "reason", "since"}
+        assert set(row) == {"id", "owner", "incarnation", "epoch", "state", "target", "load", "reason", "since", "pin"}
         assert set(row["load"]) == {"commandsPerSecond", "appendMilliseconds"}
         assert row["state"] == "serving"
         assert row["target"] == row["owner"]
