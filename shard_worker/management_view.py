@@ -82,10 +82,13 @@ class WorkerView:
     def ready(self) -> str | None:
         """Why it should get no requests yet, or no more; None when it should.
 
-        Once ready it stays so until it leaves: a database fault or a recovery never changes it.
+        Once ready it stays so until it leaves, or another cluster displaces its own from the database: a database fault or
+        a recovery never changes it.
         """
         if self._ownership.leaving:
             return "leaving"
+        if self._ownership.claimed_by_other is not None:
+            return self._ownership.claimed_by_other
         if not self._ready:
             if not self._ownership.registered.is_set():
                 return self._ownership.refused or "not registered yet"

@@ -164,8 +164,11 @@ class Reconciler:
         """The snapshot with the workers' answers, as far as they are about this cluster."""
         pods = seen.workers()
         addresses = {pod.name: _address(pod.address) for pod in pods if pod.address is not None and not _dead(pod)}
+        live = seen.child("StatefulSet", key.name)
+        # The controller counts its pods too: one that the cache does not know yet may hold another value.
+        known = live is None or len(pods) >= live.get("status", {}).get("replicas", 0)
         if not pods:
-            return seen._replace(secret_confirmed=True)  # no process holds any value
+            return seen._replace(secret_confirmed=known)
         if not addresses or seen.secret is None:
             return seen
         workers = self._reach(key, addresses, seen.secret)
@@ -187,7 +190,7 @@ class Reconciler:
             beating=beating,
         )
         held = tuple(fingerprint(value) for value in parse_secrets(seen.secret.encode()))
-        confirmed = all(pod.name in answers and answers[pod.name].secrets == held for pod in pods)
+        confirmed = known and all(pod.name in answers and answers[pod.name].secrets == held for pod in pods)
         foreign = tuple(sorted(name for name in beating if not is_worker_of(key.name, name)))
         return seen._replace(
             ownership=observed,

@@ -145,7 +145,7 @@ async def test_the_operators_token_makes_what_the_operator_makes_and_nothing_els
         assert await plane.find("v1", "Secret", "chat-internal", "talk") is None
     for body in REFUSED.values():
         if body["kind"] == "Secret" and body.get("type", "Opaque") == "Opaque":
-            assert await verdict(plane, body) == ""
+            assert await verdict(plane, body, "default") == ""
     async with harness_on(
         plane, "talk", own_namespace="threadcluster-system", kubeconfig=kubeconfig, everywhere=True
     ) as harness:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import asyncpg
 import msgspec
 import pytest
@@ -168,6 +169,9 @@ async def test_a_displaced_cluster_serves_nothing_and_plans_nothing(empty: str, 
         await eventually(refused, what="both workers of the first say whose the database is")
         answer = await workers.ownership(of="chat-0")
         assert answer["serving"] == []
+        status, text = await readiness(workers, "chat-0")
+        assert status == 503
+        assert "staging/chat, uid uid-2" in text
         targets = [{"shard": 0, "target": "chat-0", "reason": "mine"}]
         for method, path, body in (
             ("PUT", "targets", {"planVersion": answer["planVersion"], "hash": "h", "targets": targets}),
@@ -179,6 +183,12 @@ async def test_a_displaced_cluster_serves_nothing_and_plans_nothing(empty: str, 
         await others.served("chat-0", "chat-1")
         await expect_displaced_back(first, empty, tmp_path)
     await others.fsck()
+
+
+async def readiness(workers: Workers, name: str) -> tuple[int, str]:
+    """Status and text of a worker's ``/readyz``."""
+    async with aiohttp.ClientSession() as session, session.get(f"{workers.by_name[name].management}/readyz") as answer:
+        return answer.status, await answer.text()
 
 
 async def expect_displaced_back(first: RenderInput, dsn: str, folder: Path) -> None:

@@ -397,6 +397,24 @@ async def test_a_rotation_waits_for_a_worker_that_does_not_answer() -> None:
     assert held(desk) == before
 
 
+async def test_a_rotation_waits_for_a_pod_that_the_cache_does_not_know() -> None:
+    """The StatefulSet counts it."""
+    desk = Desk()
+    await desk.until_ready()
+    desk.workers.knobs.secrets = held(desk)
+    live = desk.shelf.objects["StatefulSet", "chat"]
+    for known in (1, 0):
+        live["status"]["replicas"] = known + 1
+        if known == 0:
+            gone = desk.shelf.objects.pop(("Pod", "chat-0"))
+            desk.cache.drop(gone)
+        desk.edit({**desk.resource, "spec": {**desk.resource["spec"], "secretGeneration": 2}})
+        before = held(desk)
+        for _ in range(4):
+            await desk.look()
+        assert held(desk) == before
+
+
 async def test_a_new_key_of_the_operator_rotates_by_itself() -> None:
     """While the old one is kept for what it made; afterwards it may go."""
     desk = Desk()

@@ -1,7 +1,8 @@
 """Reading Kubernetes objects that are not as complete as one would like."""
 
 import pytest
-from threadcluster_operator.controller.snapshot import condition, controller_of, pod_of, waiting_reason
+from threadcluster_operator.controller.snapshot import condition, controller_of, pod_of, secret_state_of, waiting_reason
+from threadcluster_operator.render import SecretState, SecretValue
 
 
 def test_a_condition_is_found_among_others_or_is_nothing() -> None:
@@ -47,3 +48,28 @@ def test_a_pod_is_starting_while_nothing_says_that_it_fails(container: dict[str,
     assert pod_of(pod).starting is starting
     assert pod_of({**pod, "spec": {}}).starting is False
     assert waiting_reason(container) in ("", "ContainerCreating", "PodInitializing", "ImagePullBackOff")
+
+
+@pytest.mark.parametrize(
+    ("status", "state"),
+    [
+        (None, None),
+        ({}, None),
+        (
+            {"secret": {"values": [{"generation": 1, "operatorKey": "a"}]}},
+            SecretState((SecretValue(1, "a"),), made=False),
+        ),
+        (
+            {
+                "secret": {
+                    "values": [{"generation": 2, "operatorKey": "a"}, {"generation": 1, "operatorKey": "b"}],
+                    "made": True,
+                }
+            },
+            SecretState((SecretValue(2, "a"), SecretValue(1, "b")), made=True),
+        ),
+    ],
+)
+def test_the_secrets_are_as_the_status_records_them(status: object, state: SecretState | None) -> None:
+    """In the order in which the values sign."""
+    assert secret_state_of({} if status is None else {"status": status}) == state

@@ -11,6 +11,7 @@ from threadcluster_operator.controller.status import patch_of, ranges, status_of
 from threadcluster_operator.planning.placement import Worker
 from threadcluster_operator.planning.planner import ShardOwnership
 from threadcluster_operator.planning.rebalance import RebalanceSession
+from threadcluster_operator.render import SecretState, SecretValue
 
 from shard_worker.domain.ids import ShardId
 from tests.operator.controller.simulated import NAME, Simulation, settle
@@ -62,6 +63,19 @@ def test_a_patch_has_what_changed_and_takes_away_what_is_gone() -> None:
         "old": None,
     }
     assert patch_of({"replicas": 1}, {"replicas": 1}) == {}
+
+
+def test_the_secrets_are_recorded(simulation: Simulation) -> None:
+    """As they are to be, before they are so; a cluster without Secrets records none."""
+    seen = simulation.look()
+    spec = parse_spec(seen.resource)
+    actions = plan_actions(seen, spec, OperatorContext("here"), balancing=False)
+    assert "secret" not in status_of(seen, spec, actions, None)
+    state = SecretState((SecretValue(2, "a"), SecretValue(1, "b")), made=False)
+    assert status_of(seen._replace(secret_state=state), spec, actions, None)["secret"] == {
+        "values": [{"generation": 2, "operatorKey": "a"}, {"generation": 1, "operatorKey": "b"}],
+        "made": False,
+    }
 
 
 @pytest.mark.parametrize(
