@@ -26,7 +26,7 @@ from threadcluster_operator.render import (
 _CHECK_S: Final = 300.0
 """How often it is tried to make the Secrets of a cluster at rest, in case one was lost: its workers hold what it held."""
 _CHECK_WAITING_S: Final = 10.0
-"""The same while a pod is not ready, which may wait for the Secret."""
+"""The same while a pod is not ready, or no worker answers: either may be for want of the Secret."""
 
 
 def client_text(text: str) -> str:
@@ -66,7 +66,8 @@ class SecretKeeper:
         return state if values == state.values else SecretState(values, made=False)
 
     def _period_s(self, seen: ClusterSnapshot) -> float:
-        return _CHECK_S if all(pod.ready for pod in seen.workers()) else _CHECK_WAITING_S
+        at_rest = seen.ownership is not None and all(pod.ready for pod in seen.workers())
+        return _CHECK_S if at_rest else _CHECK_WAITING_S
 
     async def _first(
         self, kube: Kube, wanted: RenderInput, keys: OperatorKeys, newest: SecretValue
