@@ -21,6 +21,9 @@ INTERNAL_PREFIX: Final = "/internal/v1"
 NO_CAPABLE_WORKER: Final = "NoCapableWorker"
 """The reason of a shard without an owner, while no live worker reads the format of the shard's journal."""
 
+DATABASE_CLAIMED_BY_OTHER: Final = "database-claimed-by-other"
+"""The code of the refusal of every change, when the database belongs to another cluster than the worker's."""
+
 PLAN_STALE: Final = "plan-stale"
 """The code of the refusal of `TargetsRequest`, when the plan was made from an older one than is in force."""
 
@@ -110,6 +113,8 @@ class ShardEntry(Struct, frozen=True, kw_only=True, rename="camel"):
     load: ShardLoad
     format: int = 1
     """The newest journal format that the shard's events may be written in."""
+    pin: str | None = None
+    """The worker that the shard was pinned to through ``PUT pins``; a pin in the resource wins."""
 
 
 # --- the read model, in GET ownership and in /cluster
@@ -176,6 +181,8 @@ class OwnershipAnswer(Struct, Generic[EntryT], frozen=True, kw_only=True, rename
     """The rights to the journal's history that the answering worker's login has beyond appending."""
     rebuild: RebuildProgress | None = None
     """The rebuild of the read model that is under way; None where there is none, and of a worker that does not say."""
+    claimed_by_other: str | None = None
+    """Why the database does not belong to the answering worker's cluster any more; the rest is then that of the other one."""
 
     def worker(self, name: str) -> WorkerEntry | None:
         """The entry of a worker, or None for a name that no worker has had."""
@@ -216,6 +223,26 @@ class TargetsResponse(Struct, frozen=True, kw_only=True, rename="camel"):
     """The answer to ``PUT targets``: the version of the recorded plan."""
 
     plan_version: int
+
+
+# --- PUT pins
+
+
+class PinRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of ``PUT pins``."""
+
+    shard: int
+    worker: str | None
+    """A worker's name, of one that need not have started yet; None takes the pin away."""
+
+
+class PinResponse(Struct, frozen=True, kw_only=True):
+    """The answer to ``PUT pins``."""
+
+    shard: ShardId
+    worker: str | None
+    changed: bool
+    """Whether it was otherwise before."""
 
 
 def plan_hash(targets: Mapping[ShardId, str | None]) -> str:
@@ -333,11 +360,18 @@ DEFAULT_DRAIN_S: Final = 20.0
 """Time within which a worker hands its shards over, unless its settings say otherwise."""
 
 
+TAKE_OVER_VARIABLE: Final = f"{ENVIRONMENT_PREFIX}TAKE_OVER"
+"""The variable that tells a migration the uid of the cluster that it is to displace from the database."""
+
+
 class Variable(StrEnum):
     """The worker's settings that the operator or the local platform gives, by the names of their environment variables."""
 
     NAME = f"{ENVIRONMENT_PREFIX}NAME"
     CLUSTER = f"{ENVIRONMENT_PREFIX}CLUSTER"
+    CLUSTER_UID = f"{ENVIRONMENT_PREFIX}CLUSTER_UID"
+    CLUSTER_NAME = f"{ENVIRONMENT_PREFIX}CLUSTER_NAME"
+    CLUSTER_SITE = f"{ENVIRONMENT_PREFIX}CLUSTER_SITE"
     SHARDS = f"{ENVIRONMENT_PREFIX}SHARDS"
     DSN_FILE = f"{ENVIRONMENT_PREFIX}DSN_FILE"
     DATABASE_TLS = f"{ENVIRONMENT_PREFIX}DATABASE_TLS"

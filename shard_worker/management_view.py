@@ -24,9 +24,10 @@ from shard_worker.contract_internal import (
     shard_state,
     worker_state,
 )
+from shard_worker.database.claim_store import ClaimedByOther
 from shard_worker.database.connection import CONNECTION_ERRORS
 from shard_worker.domain.ids import ShardId
-from shard_worker.gateway.management.backend import DatabaseUnavailable
+from shard_worker.gateway.management.backend import DatabaseOfOther, DatabaseUnavailable
 from shard_worker.ownership.membership import Ownership
 from shard_worker.ownership.reporting import OwnershipChange
 from shard_worker.ownership.shard_store import Target
@@ -89,10 +90,13 @@ class WorkerView:
     def ready(self) -> str | None:
         """Why it should get no requests yet, or no more; None when it should.
 
-        Once ready it stays so until it leaves: a database fault or a recovery never changes it.
+        Once ready it stays so until it leaves, or another cluster displaces its own from the database: a database fault or
+        a recovery never changes it.
         """
         if self._ownership.leaving:
             return "leaving"
+        if self._ownership.claimed_by_other is not None:
+            return self._ownership.claimed_by_other
         if not self._ready:
             if not self._ownership.registered.is_set():
                 return self._ownership.refused or "not registered yet"
@@ -146,6 +150,7 @@ class WorkerView:
             secrets=tuple(self._report.secrets()),
             excess_privileges=tuple(self._report.excess),
             rebuild=self._report.read_model().rebuild,
+            claimed_by_other=self._ownership.claimed_by_other,
         )
 
     def _shard(self, view: OwnershipView, row: ShardRow) -> msgspec.Raw:
@@ -165,6 +170,7 @@ class WorkerView:
             since=None if row.since is None else _instant(row.since),
             load=_load(view, row),
             format=row.format,
+            pin=row.pin,
         )
         raw = msgspec.Raw(msgspec.json.encode(entry))
         self._rows[row.id] = row, load, raw
@@ -188,6 +194,14 @@ class WorkerView:
         else:
             self._recorded = new  # the refresh that the change causes will show it; `ownership` waits for that
         return new
+
+    async def set_pin(self, shard: int, worker: str | None) -> bool:
+        """Pin a shard, or with None unpin it; whether it was otherwise before."""
+        with _postgres():
+            new = await self._ownership.set_pin(ShardId(shard), worker)
+        if new is not None:
+            self._recorded = new
+        return new is not None
 
     def plan_version(self) -> int:
         """The present plan's version, as far as this worker knows."""
@@ -227,6 +241,8 @@ class WorkerView:
 def _postgres() -> Iterator[None]:
     try:
         yield
+    except ClaimedByOther as error:
+        raise DatabaseOfOther(str(error)) from error
     except CONNECTION_ERRORS as error:
         raise DatabaseUnavailable("Postgres did not answer in time: ask again, which does no harm") from error
 

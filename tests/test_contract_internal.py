@@ -18,6 +18,8 @@ from shard_worker.contract_internal import (
     LeaveResponse,
     MigrationFailure,
     OwnershipResponse,
+    PinRequest,
+    PinResponse,
     ProblemResponse,
     ReadModelOverview,
     RebuildProgress,
@@ -93,6 +95,7 @@ SHARDS: Final = (
         since="2026-05-01T12:00:00.123Z",
         load=ShardLoad(commands_per_second=81.5, append_milliseconds=1.9),
         format=2,
+        pin="demo-0",
     ),
     ShardEntry(
         id=ShardId(1),
@@ -129,6 +132,7 @@ OWNERSHIP: Final = OwnershipResponse(
     secrets=("5f0c1a9be27d4433",),
     excess_privileges=("DELETE",),
     rebuild=RebuildProgress(generation=3, version=2, shards_done=1, shards=3),
+    claimed_by_other="the database belongs to cluster 'other'",
 )
 MESSAGES: Final[dict[str, msgspec.Struct]] = {
     "GET ownership": OWNERSHIP,
@@ -152,6 +156,8 @@ MESSAGES: Final[dict[str, msgspec.Struct]] = {
         [ShardTarget(3, "demo-1", "pinned to demo-1"), ShardTarget(4, None, "no worker may have it")],
     ),
     "PUT targets, answer": TargetsResponse(plan_version=13),
+    "PUT pins": PinRequest(3, "demo-1"),
+    "PUT pins, answer": PinResponse(shard=ShardId(3), worker="demo-1", changed=True),
     "POST workers/{name}/drain": CordonResponse(name="demo-1", cordoned=True, draining=True),
     "POST leave": LeaveResponse(owned=5),
     "GET history": HistoryResponse(
@@ -185,9 +191,9 @@ MESSAGES: Final[dict[str, msgspec.Struct]] = {
     ),
     "a migration that failed": MigrationFailure(DatabaseFault.UNREACHABLE, "no Postgres answers at 127.0.0.1:5432"),
 }
-STRICT: Final = (TargetsRequest,)
-"""The messages whose unknown fields are refused: a worker records a plan whole or not at all."""
-NEWER_FIELDS: Final = ("secrets", "excessPrivileges", "readsFormat", "format", "rebuild")
+STRICT: Final = (TargetsRequest, PinRequest)
+"""The messages whose unknown fields are refused: a worker records what is wanted whole or not at all."""
+NEWER_FIELDS: Final = ("secrets", "excessPrivileges", "readsFormat", "format", "rebuild", "pin", "claimedByOther")
 """The fields of ``GET ownership`` that workers of earlier releases do not send."""
 
 
@@ -249,6 +255,8 @@ def test_fields_that_an_older_worker_lacks_have_defaults() -> None:
     assert (older.secrets, older.excess_privileges, older.rebuild) == ((), (), None)
     assert {worker.reads_format for worker in older.workers} == {1}
     assert {shard.format for shard in older.shards} == {1}
+    assert {shard.pin for shard in older.shards} == {None}
+    assert older.claimed_by_other is None
     assert older.worker("demo-1") is not None
     assert older.worker("demo-3") is None
 

@@ -58,6 +58,7 @@ class _Shard:
     epoch: int = 0
     target: str | None = None
     reason: str | None = None
+    pin: str | None = None
     under_way: int = 0
     """Turns since its target became another live worker."""
     load: float = 0.0
@@ -75,6 +76,10 @@ class Knobs:
     """How many turns after its death a worker is fenced."""
     silent: bool = False
     """No worker answers."""
+    mismatched: bool = False
+    """No worker answers, because each has another secret."""
+    secrets: tuple[str, ...] = ()
+    """Fingerprints of the secret's values that every worker holds."""
     distort: Callable[[OwnershipResponse], OwnershipResponse] = field(default=lambda answer: answer)
     """Changes an answer on its way: for answers that contradict each other, or Kubernetes."""
 
@@ -102,8 +107,12 @@ class MemoryWorkers(WorkersClient):
 
     async def answers(self) -> dict[str, OwnershipResponse]:
         """The answer of each live worker."""
-        live = {} if self.knobs.silent else self._live()
+        live = {} if self.knobs.silent or self.knobs.mismatched else self._live()
         return {name: self.knobs.distort(self._answer(live[name])) for name in sorted(live)}
+
+    def mismatched(self) -> bool:
+        """Whether they have another secret."""
+        return self.knobs.mismatched
 
     async def set_targets(self, plan: TargetsRequest) -> int:
         """Record a plan; its version.  Raises as the real one does."""
@@ -130,6 +139,17 @@ class MemoryWorkers(WorkersClient):
         self.calls.append((verb, worker))
         self._workers[worker].cordoned = verb.cordoned
         self._workers[worker].draining = verb.draining
+
+    async def pin(self, shard: int, worker: str | None) -> bool:
+        """Pin a shard, or unpin it.  Raises as the real one does."""
+        self._any_live()
+        if shard not in self._shards:
+            raise WorkerRefused("validation-failed", f"shard: there is no shard {shard}")
+        self.calls.append(("pin", (shard, worker)))
+        changed = self._shards[ShardId(shard)].pin != worker
+        self._shards[ShardId(shard)].pin = worker
+        self.plan_version += 1
+        return changed
 
     async def history(self, limit: int, shard: int | None) -> tuple[HistoryEntry, ...]:
         """The last changes of owner, newest first.  Raises as the real one does."""
@@ -296,6 +316,7 @@ class MemoryWorkers(WorkersClient):
             workers=tuple(self._worker_entry(self._workers[name]) for name in sorted(self._workers)),
             shards=tuple(self._shard_entry(shard_id, shard) for shard_id, shard in self._shards.items()),
             serving=tuple(self.owned_by(by.name)),
+            secrets=self.knobs.secrets,
         )
 
     def _worker_entry(self, worker: _Worker) -> WorkerEntry:
@@ -322,5 +343,6 @@ class MemoryWorkers(WorkersClient):
             target=shard.target,
             reason=shard.reason,
             since=_INSTANT,
+            pin=shard.pin,
             load=ShardLoad(commands_per_second=shard.load, append_milliseconds=1.5),
         )

@@ -5,19 +5,16 @@ that the API server refuses stops no other child, no move of a shard and no stat
 again.
 """
 
-import base64
 import logging
-import math
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from shard_worker.contract import url_host
-from shard_worker.tasks import BackgroundTasks
+from shard_worker.contract_tls import fingerprint, parse_secrets
 from threadcluster_operator.api import InvalidSpec, KubernetesSpec, parse_spec
-from threadcluster_operator.controller.actions import MOVING_S, Actions, OperatorContext, plan_actions
+from threadcluster_operator.controller.actions import MOVING_S, Actions, OperatorContext, plan_actions, render_input
 from threadcluster_operator.controller.cache import Cache, trim
 from threadcluster_operator.controller.child_writes import ChildWrite, ChildWrites, Refusal, Step
 from threadcluster_operator.controller.diagnosis import (
@@ -31,16 +28,18 @@ from threadcluster_operator.controller.diagnosis import (
 )
 from threadcluster_operator.controller.events import Recorder
 from threadcluster_operator.controller.metrics import Telemetry
+from threadcluster_operator.controller.secret_keeper import SecretKeeper
 from threadcluster_operator.controller.snapshot import (
     ClusterSnapshot,
     Key,
     Object,
     Pod,
     Written,
-    controller_of,
     members,
+    secret_state_of,
 )
 from threadcluster_operator.controller.status import patch_of, status_of
+from threadcluster_operator.controller.tenant_policy import violations
 from threadcluster_operator.controller.workqueue import TransientError
 from threadcluster_operator.kube.answers import Answer
 from threadcluster_operator.kube.client import (
@@ -56,11 +55,11 @@ from threadcluster_operator.kube.client import (
 )
 from threadcluster_operator.kube.nesting import path_of_cut
 from threadcluster_operator.kube.preconditions import Preconditions
-from threadcluster_operator.planning.observation import build_observation
-from threadcluster_operator.planning.planner import NewPlan, ShardOwnership
+from threadcluster_operator.planning.observation import Heartbeats, build_observation, newest
+from threadcluster_operator.planning.planner import NewPlan
 from threadcluster_operator.render import KINDS as RENDERED
-from threadcluster_operator.render import MANAGEMENT_PORT, SECRET_KEY, differences, digest, secret_of
-from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerRefused, client_context
+from threadcluster_operator.render import MANAGEMENT_PORT, differences, digest, is_worker_of, secret_of, secret_text
+from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerRefused
 from threadcluster_operator.workers.protocol import WorkersClient
 
 log = logging.getLogger(__name__)
@@ -68,10 +67,8 @@ log = logging.getLogger(__name__)
 _UNREACHABLE_S: Final = 5.0
 """Time after which ready workers that do not answer are reported as unreachable."""
 _BLOCKED_S: Final = 5.0
-_SECRET_S: Final = 60.0
-"""How often the Secret is looked for again."""
-_SECRET_AGAIN_S: Final = 2.0
-"""How often a Secret is looked for that cannot be read."""
+_ROTATING_S: Final = 2.0
+"""Time between two looks while a secret is replaced: the kubelets need a minute or so for each step."""
 _WORKERS_NEED: Final = frozenset({"Secret", "Job", "StatefulSet", "Service"})
 """Kinds without which no worker runs or is found: a refusal of one comes before what pods report."""
 _INVALID: Final = 422
@@ -87,18 +84,20 @@ class _Memory:
     """The state that is kept of a cluster from one reconcile to the next; all of it may be lost."""
 
     uid: str
-    secret: str | None = None
-    secret_read_at: float = -math.inf
+    secrets: SecretKeeper = field(default_factory=SecretKeeper)
     balancing: bool = False
     unreachable_since: float | None = None
+    mismatched: bool = False
+    """Whether a worker answered by a certificate of another secret."""
+    beats: Heartbeats = field(default_factory=Heartbeats)
     foreign: dict[tuple[str, str], Object] = field(default_factory=dict)
     """Objects that have the name of a child and not its labels, so that no watch tells of them."""
     writes: ChildWrites = field(default_factory=ChildWrites)
     written: dict[tuple[str, str], Written] = field(default_factory=dict)
     accepted: str | None = None
     """The StatefulSet that passed its dry run before a migration, as a hash."""
-    unread: Refusal | None = None
-    """Why the Secret cannot be read."""
+    secrets_refused: bool = False
+    """Whether the last step with the Secrets was refused."""
 
 
 class Reconciler:
@@ -111,22 +110,18 @@ class Reconciler:
         reach: Reach,
         recorder: Recorder,
         telemetry: Telemetry,
-        *,
-        namespace: str,
-        service_monitors: bool = False,
+        operator: OperatorContext,
     ) -> None:
         self.clock: Callable[[], float] = time.monotonic
         self.relist: Callable[[Kind], None] = lambda _: None
         """Has a kind listed again: called when a write shows that the cache is wrong."""
-        self.service_monitors = service_monitors
+        self._operator = operator
         self._kube = kube
         self._cache = cache
         self._reach = reach
         self._recorder = recorder
         self._telemetry = telemetry
-        self._namespace = namespace
         self._memories: dict[Key, _Memory] = {}
-        self._tasks = BackgroundTasks()
 
     async def reconcile(self, key: Key) -> float | None:
         """Look at a cluster; in how many seconds to look again.  Raises `TransientError` when the API server is away."""
@@ -149,17 +144,22 @@ class Reconciler:
     async def _look(self, key: Key, resource: Object, memory: _Memory) -> float:
         try:
             spec = _spec_of(resource)
+            if wrong := violations(spec, self._operator.tenants):
+                raise InvalidSpec(wrong)
         except InvalidSpec as error:
             invalid = Diagnosis(Reason.SPEC_INVALID, f"{error}. Remedy: correct the fields that are named.")
             await self._say(await self._seen(key, resource, memory), None, _UNKNOWN_SPEC, invalid)
             return 60.0
         seen = await self._seen(key, resource, memory)
-        operator = OperatorContext(self._namespace, self.service_monitors, secrets.token_urlsafe(32))
-        steps = plan_actions(seen, spec, operator, balancing=memory.balancing)
+        memory.secrets.begin()
+        steps = plan_actions(seen, spec, self._operator, balancing=memory.balancing)
         memory.balancing = steps.next.balancing if steps.next is not None else False
         away: KubeError | None = None
         if not spec.paused:
-            away = await self._act(key, seen, steps, memory)
+            seen, away = await self._keep_secrets(seen, spec, steps, memory)
+            # Pods that mount another owner's Secret would take its content for the cluster's secret.
+            if memory.secrets.trouble is None or memory.secrets.trouble.reason != Reason.NAME_CONFLICT:
+                away = await self._act(key, seen, steps, memory, away)
         await self._say(seen, spec, steps, self._trouble(seen, steps, memory))
         if away is not None:
             raise away
@@ -167,10 +167,12 @@ class Reconciler:
             return 60.0
         if steps.requeue_after_s == MOVING_S:
             return MOVING_S
-        if steps.blocked is not None:
+        if steps.blocked is not None or memory.secrets.trouble is not None:
             return _BLOCKED_S
+        if seen.secret_state is not None and len(seen.secret_state.values) > 1:
+            return min(steps.requeue_after_s, _ROTATING_S)
         due_s = memory.writes.due_in_s(self.clock())
-        writes = len(steps.create) + len(steps.apply) + len(steps.delete)
+        writes = len(steps.create) + len(steps.apply) + len(steps.delete) + memory.secrets_refused
         if due_s is None or steps.migrating or steps.blocked_reason or writes > memory.writes.refused_count:
             return steps.requeue_after_s
         return max(due_s, steps.requeue_after_s)  # nothing but what is refused is still to be done
@@ -179,15 +181,15 @@ class Reconciler:
         """The diagnosis to report: the most important one, with what is refused besides."""
         now = self.clock()
         refusals = memory.writes.refusals(now)
-        if memory.unread is not None:
-            refusals.insert(0, memory.unread)
         order = [kind.kind for kind in RENDERED]
         refusals.sort(key=lambda each: (each.kind not in _WORKERS_NEED, order.index(each.kind)))
         found = [refused(*each) for each in refusals]
         needed = [each for each, refusal in zip(found, refusals, strict=True) if refusal.kind in _WORKERS_NEED]
         reported = diagnose(seen) or (previous_diagnosis(seen) if steps.migrating else self._out_of_reach(seen, memory))
         found += [reverted(place.kind, place.name) for place in memory.writes.often_reverted(now)]
-        first = steps.blocked or next(iter(needed), None) or reported or next(iter(found), None)
+        first = (
+            steps.blocked or memory.secrets.trouble or next(iter(needed), None) or reported or next(iter(found), None)
+        )
         if first is None:
             return None
         return joined(first, [each for each in found if each is not first])
@@ -207,98 +209,113 @@ class Reconciler:
                 del memory.foreign[kind, name]
             else:
                 children[kind, name] = memory.foreign[kind, name] = found
-        if memory.secret is None:
-            if memory.unread is None or self.clock() - memory.secret_read_at > _SECRET_AGAIN_S:
-                try:
-                    children.update(await self._read_secret(key, memory))
-                except KubeError as error:
-                    memory.unread = Refusal("Secret", secret_of(key.name), error.answer, str(error))
-        elif self.clock() - memory.secret_read_at > _SECRET_S:
-            self._read_secret_beside(key, memory)
+        state = secret_state_of(resource)
         seen = ClusterSnapshot(
             resource,
             tuple(children.values()),
             members(key.name, children.values(), self._cache.pods(key)),
             self._cache.warnings(key),
             None,
-            memory.secret,
+            None if state is None else secret_text(self._operator.keys, memory.uid, state.values),
             time.time(),
             memory.written,
+            state,
         )
-        return seen._replace(ownership=await self._ownership(key, seen, memory))
+        return await self._with_ownership(key, seen, memory)
 
-    async def _read_secret(self, key: Key, memory: _Memory) -> dict[tuple[str, str], Object]:
-        """The Secret, if there is one.  The operator does not watch it: the right to watch one Secret is that to watch all."""
-        name = secret_of(key.name)
-        memory.secret_read_at = self.clock()
-        found = await self._kube.get(SECRET, key.namespace, name)
-        memory.unread = None
-        if found is None:
-            for each in self._cache.children(key):
-                if (each["kind"], each["metadata"]["name"]) == ("Secret", name):
-                    self._cache.drop(each)
-            return {}
-        self._cache.put(found)
-        if controller_of(found).get("uid") == memory.uid:
-            try:
-                given = base64.b64decode(found.get("data", {})[SECRET_KEY], validate=True).decode()
-                client_context(given)
-                memory.secret = given
-            except (KeyError, ValueError) as error:  # also what is no base64, no UTF-8, or too short
-                extra = {"namespace": key.namespace, "secret": name, "cause": str(error)}
-                log.error("the cluster's secret cannot be used", extra=extra)
-        return {("Secret", name): found}
-
-    def _read_secret_beside(self, key: Key, memory: _Memory) -> None:
-        """Read it again, for the next look: this one need not wait for it."""
-
-        async def read() -> None:
-            try:
-                await self._read_secret(key, memory)
-            except KubeError as error:
-                log.info("secret not read", extra={"key": str(key), "cause": str(error)})
-
-        memory.secret_read_at = self.clock()
-        self._tasks.spawn(read(), name=f"read-secret-{key.namespace}/{key.name}")
-
-    async def close(self) -> None:
-        """End what goes on beside the looks."""
-        await self._tasks.close()
-
-    async def _ownership(self, key: Key, seen: ClusterSnapshot, memory: _Memory) -> ShardOwnership | None:
+    async def _with_ownership(self, key: Key, seen: ClusterSnapshot, memory: _Memory) -> ClusterSnapshot:
+        """The snapshot with the workers' answers, as far as they are about this cluster."""
         pods = seen.workers()
         addresses = {pod.name: _address(pod.address) for pod in pods if pod.address is not None and not _dead(pod)}
-        if not addresses or memory.secret is None:
-            return None
-        answers = await self._reach(key, addresses, memory.secret).answers()
+        live = seen.child("StatefulSet", key.name)
+        # The controller counts its pods too: one that the cache does not know yet may hold another value.
+        known = live is None or len(pods) >= live.get("status", {}).get("replicas", 0)
+        if not pods:
+            return seen._replace(secret_confirmed=known)
+        if not addresses or seen.secret is None:
+            return seen
+        workers = self._reach(key, addresses, seen.secret)
+        answers = await workers.answers()
+        memory.mismatched = workers.mismatched()
         if answers or not any(pod.ready for pod in pods):
             memory.unreachable_since = None
         elif memory.unreachable_since is None:
             memory.unreachable_since = self.clock()
-        return build_observation(
+        # A worker whose cluster was displaced reads the other one's workers and shards: no basis for any action.
+        refused = sorted(answer.claimed_by_other for answer in answers.values() if answer.claimed_by_other)
+        answers = {name: answer for name, answer in answers.items() if not answer.claimed_by_other}
+        beating = memory.beats.advancing(newest(answers.values()), self.clock())
+        observed = build_observation(
             answers,
             running={pod.name for pod in pods},
             starting={pod.name for pod in pods if pod.starting and not pod.ready},
             emptying=frozenset(),
+            beating=beating,
+        )
+        held = tuple(fingerprint(value) for value in parse_secrets(seen.secret.encode()))
+        confirmed = known and all(pod.name in answers and answers[pod.name].secrets == held for pod in pods)
+        foreign = tuple(sorted(name for name in beating if not is_worker_of(key.name, name)))
+        return seen._replace(
+            ownership=observed,
+            secret_confirmed=confirmed,
+            claimed_by_other="".join(refused[:1]),
+            foreign_workers=foreign,
         )
 
     def _out_of_reach(self, seen: ClusterSnapshot, memory: _Memory) -> Diagnosis | None:
         since = memory.unreachable_since
         if seen.ownership is not None or since is None or self.clock() - since < _UNREACHABLE_S:
             return None
+        if memory.mismatched:
+            return Diagnosis(
+                Reason.INTERNAL_SECRET_MISMATCH,
+                "workers show certificates of another secret than the operator derives. Remedy: delete Secret"
+                f" {secret_of(seen.key.name)}: the operator makes it again as it was, and workers read it within two minutes.",
+            )
         return Diagnosis(
             Reason.WORKER_UNREACHABLE,
             f"workers are ready, and none answers the operator at port {MANAGEMENT_PORT}. Remedy: let pods of namespace"
-            f" {self._namespace} reach that port (NetworkPolicies, security groups).",
+            f" {self._operator.namespace} reach that port (NetworkPolicies, security groups).",
         )
 
     # --- acting
 
-    async def _act(self, key: Key, seen: ClusterSnapshot, steps: Actions, memory: _Memory) -> KubeError | None:
-        """Write each child, and set the targets; the error of an API server that does not answer at all."""
-        away: KubeError | None = None
+    async def _keep_secrets(
+        self, seen: ClusterSnapshot, spec: KubernetesSpec, steps: Actions, memory: _Memory
+    ) -> tuple[ClusterSnapshot, KubeError | None]:
+        """The snapshot with the state of the Secrets that is to be recorded; the error of an API server that does not answer.
+
+        A step that is refused stops no other child; it is repeated, and reported, as the write of a child is.
+        """
+        if steps.blocked is not None and seen.secret_state is None:
+            return seen, None  # nothing is begun while another owner has the name of a child
+        step, now = _secrets_step(seen.key), self.clock()
+        due = memory.writes.step(step, now)
+        if due is Step.WAIT:
+            return seen, None
         try:
-            await self._write_children(key, seen, steps, memory)
+            wanted = render_input(seen, spec, self._operator)
+            state = await memory.secrets.keep(self._kube, self._recorder, seen, wanted, self._operator.keys)
+        except KubeError as error:
+            if error.answer is Answer.AWAY:
+                return seen, error
+            log.info(
+                "secrets not kept", extra={"key": str(seen.key), "cause": str(error), "answer": error.answer.value}
+            )
+            (memory.writes.failed if due is Step.TRY_OUT else memory.writes.refused)(step, _refusal(step, error), now)
+            memory.secrets_refused = True
+            return seen, None
+        memory.writes.accepted(step)
+        memory.secrets_refused = False
+        return seen._replace(secret_state=state), None
+
+    async def _act(
+        self, key: Key, seen: ClusterSnapshot, steps: Actions, memory: _Memory, away: KubeError | None
+    ) -> KubeError | None:
+        """Write each child, and set the targets; the error of an API server that does not answer at all."""
+        try:
+            if away is None:
+                await self._write_children(key, seen, steps, memory)
         except KubeError as error:
             away = error
         if steps.targets is not None:
@@ -308,8 +325,7 @@ class Reconciler:
     async def _write_children(self, key: Key, seen: ClusterSnapshot, steps: Actions, memory: _Memory) -> None:
         """Raises `KubeError` only when the API server does not answer: then each further request would wait as long."""
         writes = [
-            # A Secret that cannot be read may be there already.
-            *(ChildWrite("create", body) for body in steps.create if body["kind"] != "Secret" or memory.unread is None),
+            *(ChildWrite("create", body) for body in steps.create),
             *(ChildWrite("apply", body, *judged) for body, judged in steps.apply),
             *(ChildWrite("delete", body, body["metadata"]["uid"]) for body in steps.delete),
         ]
@@ -321,7 +337,7 @@ class Reconciler:
         if steps.trial is not None:
             body, there = steps.trial
             trial = ChildWrite("create", body) if there is None else ChildWrite("apply", body, *there)
-        wanted = {each.place for each in (*writes, scale, trial) if each is not None}
+        wanted = {each.place for each in (*writes, scale, trial, _secrets_step(key)) if each is not None}
         memory.writes.keep(wanted, self.clock())
         workers_written = False
         for write in writes:
@@ -461,11 +477,11 @@ class Reconciler:
             await self._meet(seen.key, write, memory)
 
     async def _set_targets(self, key: Key, seen: ClusterSnapshot, plan: NewPlan, memory: _Memory) -> None:
-        if memory.secret is None:
+        if seen.secret is None:
             return
         addresses = {pod.name: _address(pod.address) for pod in seen.workers() if pod.address is not None and pod.ready}
         try:
-            await self._reach(key, addresses, memory.secret).set_targets(plan.request())
+            await self._reach(key, addresses, seen.secret).set_targets(plan.request())
         except (NoWorkerAvailable, WorkerRefused) as error:
             log.info("plan not taken", extra={"key": str(key), "plan": plan.hash, "cause": str(error)})
             return
@@ -508,6 +524,11 @@ def _spec_of(resource: Object) -> KubernetesSpec:
     if where is not None:
         raise InvalidSpec([f"{where}: nested deeper than any field of a ThreadCluster"])
     return parse_spec(resource)
+
+
+def _secrets_step(key: Key) -> ChildWrite:
+    """The next step with the Secrets, whichever that is, for `ChildWrites`."""
+    return ChildWrite("create", {"kind": SECRET.kind, "metadata": {"name": secret_of(key.name)}})
 
 
 def _address(host: str) -> str:

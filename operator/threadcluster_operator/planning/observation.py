@@ -6,6 +6,7 @@ a worker is alive here when it may be given a shard.
 """
 
 from collections.abc import Iterable, Mapping, Set
+from typing import Final
 
 from shard_worker.contract_internal import OwnershipResponse, WorkerState
 from threadcluster_operator.planning.placement import Worker
@@ -13,6 +14,28 @@ from threadcluster_operator.planning.planner import ShardOwnership
 
 Answers = Mapping[str, OwnershipResponse]
 """By the worker that gave the answer."""
+
+
+_BEATS_S: Final = 2.0
+"""How long a beat that advanced shows that its worker lives: several times the longest pause between two beats."""
+
+
+class Heartbeats:
+    """The workers of one cluster that live by their beats, whatever processes or pods a supervisor knows."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[str, int, float]] = {}
+        """By worker: incarnation and beat, and when they were seen to change."""
+
+    def advancing(self, answer: OwnershipResponse | None, now: float) -> frozenset[str]:
+        """Those whose beat has changed lately.  The first look at a worker shows no change: its row may be an old one."""
+        for entry in answer.workers if answer is not None else ():
+            last = self._last.get(entry.name)
+            if last is None or entry.state is WorkerState.FENCED:
+                self._last[entry.name] = entry.incarnation, entry.beat, float("-inf")
+            elif last[:2] != (entry.incarnation, entry.beat):
+                self._last[entry.name] = entry.incarnation, entry.beat, now
+        return frozenset(name for name, (_, _, at) in self._last.items() if now - at <= _BEATS_S)
 
 
 def newest(answers: Iterable[OwnershipResponse]) -> OwnershipResponse | None:
@@ -32,12 +55,17 @@ def _age(answer: OwnershipResponse) -> tuple[int, int, int]:
 
 
 def build_observation(
-    answers: Answers, *, running: Set[str], starting: Set[str], emptying: Set[str]
+    answers: Answers,
+    *,
+    running: Set[str],
+    starting: Set[str],
+    emptying: Set[str],
+    beating: Set[str] = frozenset(),
 ) -> ShardOwnership | None:
     """The observation, or None without an answer that knows of the shards.
 
     A worker that is ``starting`` is expected to become what it was, or more: its share waits for it.  A worker that is
-    fenced or not ``running`` gets nothing, and its peers take its shards.
+    fenced, or neither ``running`` nor ``beating`` (`Heartbeats`), gets nothing, and its peers take its shards.
     """
     found = newest(answers.values())
     if found is None:
@@ -45,7 +73,7 @@ def build_observation(
     workers = {}
     for entry in found.workers:
         name = entry.name
-        alive = name in running and entry.state is not WorkerState.FENCED
+        alive = (name in running or name in beating) and entry.state is not WorkerState.FENCED
         workers[name] = Worker(
             name,
             live=alive or name in starting,
@@ -69,6 +97,7 @@ def build_observation(
             key=lambda rebuild: (rebuild.generation, rebuild.shards_done),
             default=None,
         ),
+        {shard.id: shard.pin for shard in found.shards if shard.pin is not None},
     )
 
 

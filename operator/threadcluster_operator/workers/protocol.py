@@ -17,12 +17,20 @@ class WorkersClient(Protocol):
         """The answer of each worker that answers, by the worker's name."""
         ...
 
+    def mismatched(self) -> bool:
+        """Whether a worker that was asked last proved itself by another secret than ours."""
+        ...
+
     async def set_targets(self, plan: TargetsRequest) -> int:
         """Record a plan; its version."""
         ...
 
     async def cordon(self, worker: str, verb: CordonVerb) -> None:
         """Cordon, uncordon or drain a worker."""
+        ...
+
+    async def pin(self, shard: int, worker: str | None) -> bool:
+        """Pin a shard to a worker, or with None to none; whether it was otherwise before."""
         ...
 
     async def history(self, limit: int, shard: int | None) -> tuple[HistoryEntry, ...]:

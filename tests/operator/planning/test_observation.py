@@ -1,7 +1,8 @@
 """The observation that is built from the workers' answers: which workers may get a shard, and whose answer counts."""
 
+import msgspec
 from msgspec.structs import replace
-from threadcluster_operator.planning.observation import build_observation, newest
+from threadcluster_operator.planning.observation import Heartbeats, build_observation, newest
 from threadcluster_operator.planning.placement import Worker
 
 from shard_worker.contract_internal import (
@@ -173,3 +174,44 @@ def test_what_a_login_may_do_besides_is_known_by_the_worker_that_says_so() -> No
     observed = build_observation(answers, running={"a", "b"}, starting=set(), emptying=set())
     assert observed is not None
     assert observed.excess_privileges == {"a": ("DELETE",)}
+
+
+def test_a_worker_whose_beat_advances_lives_whatever_pods_are_known() -> None:
+    """A watch that lags behind costs no shard its owner."""
+    beats = Heartbeats()
+    first = answer([worker("w-0", beat=1), worker("w-1", beat=1)], [shard(0, "w-0")])
+    second = answer([worker("w-0", beat=2), worker("w-1", beat=1)], [shard(0, "w-0")])
+    assert beats.advancing(first, 10.0) == NONE, "a row may be one that was left behind"
+    beating = beats.advancing(second, 10.2)
+    assert beating == {"w-0"}
+    observed = build_observation({"w-0": second}, running=NONE, starting=NONE, emptying=NONE, beating=beating)
+    assert observed is not None
+    assert {name: each.live for name, each in observed.workers.items()} == {"w-0": True, "w-1": False}
+
+
+def test_a_beat_that_stops_shows_no_life_any_more() -> None:
+    """Nor does one of a worker that was fenced, though its last change was a moment ago."""
+    beats = Heartbeats()
+    for beat, at in ((1, 0.0), (2, 0.2)):
+        beats.advancing(answer([worker("w-0", beat=beat), worker("w-1", beat=beat)], [shard(0, "w-0")]), at)
+    last = answer([worker("w-0", beat=2), worker("w-1", beat=3, fenced=True)], [shard(0, "w-0")])
+    assert beats.advancing(last, 2.1) == {"w-0"}
+    assert beats.advancing(None, 2.2) == {"w-0"}
+    assert beats.advancing(last, 2.3) == NONE
+
+
+def test_a_new_incarnation_is_a_sign_of_life() -> None:
+    """Its beats begin again."""
+    beats = Heartbeats()
+    beats.advancing(answer([worker("w-0", beat=9)], [shard(0, "w-0")]), 0.0)
+    again = msgspec.structs.replace(worker("w-0", beat=1), incarnation="w-0-second")
+    assert beats.advancing(answer([again], [shard(0, "w-0")]), 5.0) == {"w-0"}
+
+
+def test_pins_by_command_are_those_of_the_newest_answer() -> None:
+    """They are a part of the plan."""
+    older = answer([worker("w-0")], [msgspec.structs.replace(shard(0, "w-0"), pin="w-1")], version=1)
+    newer = answer([worker("w-0")], [shard(0, "w-0"), msgspec.structs.replace(shard(1, "w-0"), pin="w-2")], version=2)
+    observed = build_observation({"w-0": newer, "w-1": older}, running=NONE, starting=NONE, emptying=NONE)
+    assert observed is not None
+    assert observed.pins == {1: "w-2"}
