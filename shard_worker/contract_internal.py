@@ -25,6 +25,8 @@ NO_CAPABLE_WORKER: Final = "NoCapableWorker"
 DATABASE_SILENCE_S: Final = 2.0
 """Time without an acknowledged heartbeat, or without a reading of the database, after which a worker reports that it has no
 database: longer than a lost session takes to be replaced, and shorter than the 3 s after which peers fence."""
+DATABASE_CLAIMED_BY_OTHER: Final = "database-claimed-by-other"
+"""The code of the refusal of every change, when the database belongs to another cluster than the worker's."""
 
 PLAN_STALE: Final = "plan-stale"
 """The code of the refusal of `TargetsRequest`, when the plan was made from an older one than is in force."""
@@ -122,6 +124,8 @@ class ShardEntry(Struct, frozen=True, kw_only=True, rename="camel"):
     load: ShardLoad
     format: int = 1
     """The newest journal format that the shard's events may be written in."""
+    pin: str | None = None
+    """The worker that the shard was pinned to through ``PUT pins``; a pin in the resource wins."""
 
 
 # --- the read model, in GET ownership and in /cluster
@@ -226,6 +230,9 @@ class OwnershipAnswer(Struct, Generic[EntryT], frozen=True, kw_only=True, rename
     digest: str = ""
     """`ownership_digest` of workers and shards; empty in the answer of an older worker."""
 
+    claimed_by_other: str | None = None
+    """Why the database does not belong to the answering worker's cluster any more; the rest is then that of the other one."""
+
     @property
     def age_s(self) -> float | None:
         """How old the reading was when the worker answered; None where the worker does not say."""
@@ -271,6 +278,8 @@ class OwnershipDigest(Struct, frozen=True, kw_only=True, rename="camel"):
     health: HealthCounters | None = None
     rebuild: RebuildProgress | None = None
     """The rebuild of the read model that is under way; its progress changes no digest."""
+    claimed_by_other: str | None = None
+    """See `OwnershipAnswer.claimed_by_other`."""
 
     @property
     def age_s(self) -> float | None:
@@ -286,7 +295,7 @@ def worker_hash(entry: WorkerEntry) -> int:
 
 def shard_hash(entry: ShardEntry) -> int:
     """The part of one shard in `ownership_digest`: all of the entry but its load, which changes all the time."""
-    return _hash((entry.id, entry.owner, entry.incarnation, entry.epoch, entry.target, entry.format))
+    return _hash((entry.id, entry.owner, entry.incarnation, entry.epoch, entry.target, entry.format, entry.pin))
 
 
 def ownership_digest(hashes: Iterable[int]) -> str:
@@ -335,6 +344,26 @@ class TargetsResponse(Struct, frozen=True, kw_only=True, rename="camel"):
     """The answer to ``PUT targets``: the version of the recorded plan."""
 
     plan_version: int
+
+
+# --- PUT pins
+
+
+class PinRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of ``PUT pins``."""
+
+    shard: int
+    worker: str | None
+    """A worker's name, of one that need not have started yet; None takes the pin away."""
+
+
+class PinResponse(Struct, frozen=True, kw_only=True):
+    """The answer to ``PUT pins``."""
+
+    shard: ShardId
+    worker: str | None
+    changed: bool
+    """Whether it was otherwise before."""
 
 
 def plan_hash(targets: Mapping[ShardId, str | None]) -> str:
@@ -452,11 +481,18 @@ DEFAULT_DRAIN_S: Final = 20.0
 """Time within which a worker hands its shards over, unless its settings say otherwise."""
 
 
+TAKE_OVER_VARIABLE: Final = f"{ENVIRONMENT_PREFIX}TAKE_OVER"
+"""The variable that tells a migration the uid of the cluster that it is to displace from the database."""
+
+
 class Variable(StrEnum):
     """The worker's settings that the operator or the local platform gives, by the names of their environment variables."""
 
     NAME = f"{ENVIRONMENT_PREFIX}NAME"
     CLUSTER = f"{ENVIRONMENT_PREFIX}CLUSTER"
+    CLUSTER_UID = f"{ENVIRONMENT_PREFIX}CLUSTER_UID"
+    CLUSTER_NAME = f"{ENVIRONMENT_PREFIX}CLUSTER_NAME"
+    CLUSTER_SITE = f"{ENVIRONMENT_PREFIX}CLUSTER_SITE"
     SHARDS = f"{ENVIRONMENT_PREFIX}SHARDS"
     DSN_FILE = f"{ENVIRONMENT_PREFIX}DSN_FILE"
     DATABASE_TLS = f"{ENVIRONMENT_PREFIX}DATABASE_TLS"

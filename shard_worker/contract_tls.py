@@ -6,6 +6,9 @@ holder of the secret derives the same authorities and no key is ever sent; a hol
 cannot make the other's certificates.  A leaf certificate has a random key, is made by the process that uses it, and never
 leaves that process: ``ssl`` only loads files, so the leaf passes through a memfd.
 
+A line of the file may also be the key of the authority `Purpose.INTERNAL` alone (`internal_key`): its holder orders moves, and
+cannot act as a worker.
+
 The secret's file holds one value, or two while the secret is rotated: the first signs, both verify.  An authority's name
 ends with the fingerprint of its secret, so that each side of a connection knows which value the other side used.
 Certificates are valid from 1970 to 9999: a clock that steps must not end a cluster.
@@ -15,6 +18,7 @@ TLS is 1.3 alone, without session tickets, and verifies with ``VERIFY_X509_STRIC
 
 import datetime
 import os
+import re
 import ssl
 import sys
 import tempfile
@@ -37,6 +41,8 @@ SECRETS_MOST: Final = 2
 INTERNAL_NAME: Final = "internal"
 """The name that a client of ``/internal/v1`` asks for (SNI), and that the server's certificate must have."""
 
+_KEY: Final = re.compile(rb"internal-key:([0-9a-f]{16}):([0-9a-f]{64})")
+"""A line that is no secret, but the key of one authority: the fingerprint of the secret, and the key."""
 _PEER_SUFFIX: Final = ".peer"
 _INTERNAL_CLIENT: Final = "client.internal"
 _SALT: Final = b"threadcluster tls 1"
@@ -67,9 +73,32 @@ def parse_secrets(content: bytes) -> tuple[bytes, ...]:
     return tuple(dict.fromkeys(values))
 
 
+def worker_secrets(values: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """The same values.  Raises `ValueError` when one of them is a client's key, by which no worker can prove itself."""
+    for value in values:
+        _authority_key(value, Purpose.PEER)
+    return values
+
+
 def fingerprint(secret: bytes) -> str:
     """16 hexadecimal digits that name a secret in logs and answers, and do not give it away."""
-    return _derive(secret, "fingerprint", 8).hex()
+    key = _KEY.fullmatch(secret)
+    return key[1].decode() if key is not None else _derive(secret, "fingerprint", 8).hex()
+
+
+def internal_key(secret: bytes) -> bytes:
+    """The line of a secret's file for a client that may order moves, and not act as a worker."""
+    return f"internal-key:{fingerprint(secret)}:{_authority_key(secret, Purpose.INTERNAL).hex()}".encode()
+
+
+def _authority_key(secret: bytes, purpose: Purpose) -> bytes:
+    """The private key of an authority.  Raises `ValueError` for another purpose than that of a key's line."""
+    key = _KEY.fullmatch(secret)
+    if key is None:
+        return _derive(secret, f"authority {purpose}", 32)
+    if purpose is not Purpose.INTERNAL:
+        raise ValueError("holds the key of a client of /internal/v1, and not the cluster's secret that a worker needs")
+    return bytes.fromhex(key[2].decode())
 
 
 def peer_name(incarnation: str) -> str:
@@ -121,7 +150,7 @@ class Authority:
     def __init__(self, secret: bytes, purpose: Purpose) -> None:
         self.purpose = purpose
         self.fingerprint = fingerprint(secret)
-        self._key = Ed25519PrivateKey.from_private_bytes(_derive(secret, f"authority {purpose}", 32))
+        self._key = Ed25519PrivateKey.from_private_bytes(_authority_key(secret, purpose))
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"threadcluster {purpose} {self.fingerprint}")])
 
     @cached_property

@@ -16,9 +16,10 @@ import click
 import msgspec
 
 from shard_worker.contract_internal import DEFAULT_DRAIN_S, ENVIRONMENT_PREFIX, MigrationFailure
+from shard_worker.database.claim import Claims
 from shard_worker.database.session import DatabaseError
 from shard_worker.database.tls import Tls, TlsMode
-from shard_worker.database_options import database_options, one_dsn
+from shard_worker.database_options import claim_options, database_options, one_dsn
 from shard_worker.readmodel_commands import readmodel
 
 log = logging.getLogger("shard_worker")
@@ -220,9 +221,7 @@ def _host_and_port(address: str) -> tuple[str, int]:
 
 @main.command()
 @database_options("make tables")
-@click.option(
-    "--cluster", envvar=f"{ENVIRONMENT_PREFIX}CLUSTER", required=True, help="The cluster that claims the database."
-)
+@claim_options
 @click.option(
     "--shards",
     envvar=f"{ENVIRONMENT_PREFIX}SHARDS",
@@ -242,7 +241,7 @@ def migrate(
     dsn_file: Path | None,
     tls: TlsMode | None,
     ca_file: Path | None,
-    cluster: str,
+    claims: Claims,
     shards: int,
     termination_file: Path | None,
 ) -> None:
@@ -253,8 +252,17 @@ def migrate(
     from shard_worker.database.migration import migrate as run_migrations
 
     where, reached = one_dsn(dsn, dsn_file), Tls(tls, ca_file)
+    migrating = run_migrations(
+        where,
+        cluster_id=claims.claimant.cluster_id,
+        shards=shards,
+        say=click.echo,
+        tls=reached,
+        claimant=claims.claimant,
+        take_over=claims.take_over,
+    )
     try:
-        ran = asyncio.run(run_migrations(where, cluster_id=cluster, shards=shards, say=click.echo, tls=reached))
+        ran = asyncio.run(migrating)
     except DatabaseError as error:
         if termination_file is not None:
             termination_file.write_text(_termination_message(error))

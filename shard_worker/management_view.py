@@ -27,9 +27,10 @@ from shard_worker.contract_internal import (
     worker_hash,
     worker_state,
 )
+from shard_worker.database.claim_store import ClaimedByOther
 from shard_worker.database.connection import CONNECTION_ERRORS
 from shard_worker.domain.ids import ShardId
-from shard_worker.gateway.management.backend import DatabaseUnavailable
+from shard_worker.gateway.management.backend import DatabaseOfOther, DatabaseUnavailable
 from shard_worker.health import WorkerHealth
 from shard_worker.ownership.membership import Ownership
 from shard_worker.ownership.reporting import OwnershipChange
@@ -88,10 +89,13 @@ class WorkerView:
     def ready(self) -> str | None:
         """Why it should get no requests yet, or no more; None when it should.
 
-        Once ready it stays so until it leaves: a database fault or a recovery never changes it.
+        Once ready it stays so until it leaves, or another cluster displaces its own from the database: a database fault or
+        a recovery never changes it.
         """
         if self._ownership.leaving:
             return "leaving"
+        if self._ownership.claimed_by_other is not None:
+            return self._ownership.claimed_by_other
         if not self._ready:
             if not self._ownership.registered.is_set():
                 return self._ownership.refused or "not registered yet"
@@ -152,6 +156,7 @@ class WorkerView:
             database=report.database,
             health=self._health.counters(),
             digest=self._digest(view, workers),
+            claimed_by_other=self._ownership.claimed_by_other,
         )
 
     def digest(self) -> OwnershipDigest:
@@ -175,6 +180,7 @@ class WorkerView:
             database=report.database,
             health=self._health.counters(),
             rebuild=self._health.read_model().rebuild,
+            claimed_by_other=self._ownership.claimed_by_other,
         )
 
     def _digest(self, view: OwnershipView, workers: Iterable[WorkerEntry]) -> str:
@@ -228,6 +234,14 @@ class WorkerView:
             self._recorded = new  # the refresh that the change causes will show it; `ownership` waits for that
         return new
 
+    async def set_pin(self, shard: int, worker: str | None) -> bool:
+        """Pin a shard, or with None unpin it; whether it was otherwise before."""
+        with _postgres():
+            new = await self._ownership.set_pin(ShardId(shard), worker)
+        if new is not None:
+            self._recorded = new
+        return new is not None
+
     def plan_version(self) -> int:
         """The present plan's version, as far as this worker knows."""
         return self._ownership.view.plan_version
@@ -266,6 +280,8 @@ class WorkerView:
 def _postgres() -> Iterator[None]:
     try:
         yield
+    except ClaimedByOther as error:
+        raise DatabaseOfOther(str(error)) from error
     except CONNECTION_ERRORS as error:
         raise DatabaseUnavailable("Postgres did not answer in time: ask again, which does no harm") from error
 
@@ -302,6 +318,7 @@ def _entry(row: ShardRow, load: ShardLoad) -> ShardEntry:
         since=None if row.since is None else _instant(row.since),
         load=load,
         format=row.format,
+        pin=row.pin,
     )
 
 

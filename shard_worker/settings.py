@@ -20,7 +20,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shard_worker.contract_internal import DEFAULT_DRAIN_S, ENVIRONMENT_PREFIX
-from shard_worker.contract_tls import SECRET_LEAST, parse_secrets
+from shard_worker.contract_tls import SECRET_LEAST, parse_secrets, worker_secrets
 from shard_worker.dsn import parse_dsn
 
 
@@ -40,7 +40,23 @@ class WorkerSettings(BaseSettings):
     )
 
     name: Annotated[str, Field(min_length=1, max_length=63, description="The worker's stable id, e.g. `chat-0`.")]
-    cluster: Annotated[str, Field(min_length=1, max_length=63, description="The cluster that the database belongs to.")]
+    cluster: Annotated[
+        str, Field(min_length=1, max_length=127, description="The id of the cluster that the database belongs to.")
+    ]
+    cluster_uid: Annotated[
+        str,
+        Field(
+            max_length=63,
+            description="The uid of the ThreadCluster, as in the database's claim. Unset: the id alone says whose the"
+            " database is.",
+        ),
+    ] = ""
+    cluster_name: Annotated[
+        str, Field(max_length=127, description="Its namespace and name, `<namespace>/<name>`, as in the claim.")
+    ] = ""
+    cluster_site: Annotated[
+        str, Field(max_length=63, description="The uid of its Kubernetes cluster, as in the claim.")
+    ] = ""
     dsn: Annotated[
         SecretStr | None,
         Field(
@@ -441,9 +457,9 @@ def _content(path: Path) -> bytes:
 
 
 def _secrets_in(path: Path) -> tuple[bytes, ...]:
-    """The values in a secret's file."""
+    """The values in a secret's file, which must be of a worker."""
     try:
-        return parse_secrets(_content(path))
+        return worker_secrets(parse_secrets(_content(path)))
     except ValueError as error:
         raise ValueError(str(error) if str(path) in str(error) else f"{path} {error}") from error
 

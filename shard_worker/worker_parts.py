@@ -32,6 +32,7 @@ from shard_worker.actors.shard_host import LocalShardHost
 from shard_worker.actors.shard_table import ShardTable
 from shard_worker.actors.thread_actor import ThreadActor
 from shard_worker.contract_internal import ENVIRONMENT_PREFIX, HealthCounters
+from shard_worker.database.claim import Claimant
 from shard_worker.database.connection import CONNECTION_ERRORS, Database, OpenConnection, ReadPool
 from shard_worker.database.migration import read_id_salt, read_meta
 from shard_worker.database.reconnecting import Backoff
@@ -59,7 +60,7 @@ from shard_worker.management_view import WorkerView
 from shard_worker.memory import MemoryBudget, default_budget
 from shard_worker.memory_trimmer import MemoryTrimmer
 from shard_worker.metrics import DatabaseMetrics, MemoryMetrics, OwnershipMetrics, ReadModelMetrics, StreamsMetrics
-from shard_worker.ownership.membership import Ownership
+from shard_worker.ownership.membership import Ownership, Registration
 from shard_worker.ownership.store import Address
 from shard_worker.ownership.view import Capabilities
 from shard_worker.peers.client import PeerClient
@@ -145,6 +146,11 @@ def write_format(settings: WorkerSettings) -> int:
     return chosen
 
 
+def claimant_of(settings: WorkerSettings) -> Claimant:
+    """The worker's cluster, as the database's claim knows it."""
+    return Claimant(settings.cluster, settings.cluster_uid, settings.cluster_name, settings.cluster_site)
+
+
 def build_cluster(
     settings: WorkerSettings,
     address: Address,
@@ -171,11 +177,14 @@ def build_cluster(
         beat_s=settings.beat_seconds,
         lease_s=settings.lease_seconds,
         greet=lambda known: peers.greet(known),
-        capabilities=Capabilities(
-            reads=codec.newest_format(),
-            writes=write_format(settings),
-            state=codec.STATE_VERSION,
-            readmodel=rules.versions(),
+        registration=Registration(
+            Capabilities(
+                reads=codec.newest_format(),
+                writes=write_format(settings),
+                state=codec.STATE_VERSION,
+                readmodel=rules.versions(),
+            ),
+            claimant_of(settings),
         ),
     )
     identity = WorkerIdentity(settings.cluster_secrets(), lambda: ownership.incarnation)
@@ -208,7 +217,9 @@ async def read_facts(database: Database, settings: WorkerSettings) -> DatabaseFa
     while True:
         connection = await database.connect("start")
         try:
-            shards = await read_meta(connection, cluster_id=settings.cluster, shards=settings.shards)
+            shards = await read_meta(
+                connection, cluster_id=settings.cluster, shards=settings.shards, claimant=claimant_of(settings)
+            )
             id_salt = await read_id_salt(connection)
             excess = await excess_privileges(connection)
         except CONNECTION_ERRORS as error:

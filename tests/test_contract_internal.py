@@ -22,6 +22,8 @@ from shard_worker.contract_internal import (
     MigrationFailure,
     OwnershipDigest,
     OwnershipResponse,
+    PinRequest,
+    PinResponse,
     ProblemResponse,
     ReadModelOverview,
     RebuildProgress,
@@ -100,6 +102,7 @@ SHARDS: Final = (
         since="2026-05-01T12:00:00.123Z",
         load=ShardLoad(commands_per_second=81.5, append_milliseconds=1.9),
         format=2,
+        pin="demo-0",
     ),
     ShardEntry(
         id=ShardId(1),
@@ -156,6 +159,7 @@ OWNERSHIP: Final = OwnershipResponse(
     answered_at="2026-05-01T12:00:04.000Z",
     database=DATABASE,
     health=HEALTH,
+    claimed_by_other="the database belongs to cluster 'other'",
     digest=ownership_digest([*map(worker_hash, WORKERS), *map(shard_hash, SHARDS)]),
 )
 DIGEST: Final = OwnershipDigest(
@@ -173,6 +177,7 @@ DIGEST: Final = OwnershipDigest(
     database=DATABASE,
     health=HEALTH,
     rebuild=RebuildProgress(generation=3, version=2, shards_done=1, shards=3),
+    claimed_by_other="the database belongs to cluster 'other'",
 )
 MESSAGES: Final[dict[str, msgspec.Struct]] = {
     "GET ownership": OWNERSHIP,
@@ -197,6 +202,8 @@ MESSAGES: Final[dict[str, msgspec.Struct]] = {
         [ShardTarget(3, "demo-1", "pinned to demo-1"), ShardTarget(4, None, "no worker may have it")],
     ),
     "PUT targets, answer": TargetsResponse(plan_version=13),
+    "PUT pins": PinRequest(3, "demo-1"),
+    "PUT pins, answer": PinResponse(shard=ShardId(3), worker="demo-1", changed=True),
     "POST workers/{name}/drain": CordonResponse(name="demo-1", cordoned=True, draining=True),
     "POST leave": LeaveResponse(owned=5),
     "GET history": HistoryResponse(
@@ -230,10 +237,10 @@ MESSAGES: Final[dict[str, msgspec.Struct]] = {
     ),
     "a migration that failed": MigrationFailure(DatabaseFault.UNREACHABLE, "no Postgres answers at 127.0.0.1:5432"),
 }
-STRICT: Final = (TargetsRequest,)
-"""The messages whose unknown fields are refused: a worker records a plan whole or not at all."""
+STRICT: Final = (TargetsRequest, PinRequest)
+"""The messages whose unknown fields are refused: a worker records what is wanted whole or not at all."""
 NEWER_FIELDS: Final = (
-    *("secrets", "excessPrivileges", "readsFormat", "format", "rebuild"),
+    *("secrets", "excessPrivileges", "readsFormat", "format", "rebuild", "pin", "claimedByOther"),
     *("asOf", "answeredAt", "database", "health", "digest"),
 )
 """The fields of ``GET ownership`` that workers of earlier releases do not send."""
@@ -298,6 +305,8 @@ def test_fields_that_an_older_worker_lacks_have_defaults() -> None:
     assert (older.age_s, older.database, older.health, older.digest) == (None, None, None, "")
     assert {worker.reads_format for worker in older.workers} == {1}
     assert {shard.format for shard in older.shards} == {1}
+    assert {shard.pin for shard in older.shards} == {None}
+    assert older.claimed_by_other is None
     assert older.worker("demo-1") is not None
     assert older.worker("demo-3") is None
 

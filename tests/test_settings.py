@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from shard_worker.contract_tls import internal_key
 from shard_worker.settings import InvalidSettings, WorkerSettings, load_settings, reference
 from tests.support.paths import ROOT
 
@@ -62,6 +63,14 @@ def test_a_secret_file_that_protects_nothing_is_refused(
     (tmp_path / "secret").write_bytes(content)
     environment(monkeypatch, SECRET=None, SECRET_FILE=str(tmp_path / "secret"))
     with pytest.raises(InvalidSettings, match=r"SHARD_WORKER_SECRET_FILE: .* at least 16 bytes"):
+        load_settings()
+
+
+def test_a_users_key_makes_no_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It proves a client of the internal API, and no peer."""
+    (tmp_path / "secret").write_bytes(internal_key(b"the secret of a cluster"))
+    environment(monkeypatch, SECRET=None, SECRET_FILE=str(tmp_path / "secret"))
+    with pytest.raises(InvalidSettings, match=r"SHARD_WORKER_SECRET_FILE: .* the key of a client of /internal/v1"):
         load_settings()
 
 

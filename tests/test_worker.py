@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 from pydantic import SecretStr
 
-from shard_worker.database.migration import ClaimedByOther
+from shard_worker.database.claim_store import ClaimedByOther
 from shard_worker.settings import WorkerSettings
 from shard_worker.worker import Worker, WorkerFailed
 from tests.support.polling import eventually

@@ -42,7 +42,7 @@ WITH survived AS MATERIALIZED (
     UPDATE shard SET epoch = epoch + $1, owner = NULL, incarnation = NULL, changed_at = now() RETURNING id, epoch
 )
 INSERT INTO shard_epoch (shard_id, epoch, from_seq, kind, source, reason)
-SELECT freed.id, freed.epoch, survived.head + 1, 'failover', survived.owner, $2 FROM freed JOIN survived USING (id)
+SELECT freed.id, freed.epoch, survived.head + 1, $3, survived.owner, $2 FROM freed JOIN survived USING (id)
 """
 _PLAN_SQL: Final = "UPDATE plan SET version = version + $1, made_at = now()"
 
@@ -90,13 +90,23 @@ async def _store(connection: asyncpg.Connection, identity: ServerIdentity, newes
     generation = generation_after(newest)
     await connection.execute(_STORE_SQL, identity.system, identity.timeline, generation, followed)
     if followed:
-        await connection.execute(_FENCE_SQL)
-        await connection.execute(_KEEP_TARGETS_SQL)
-        await connection.execute(_LOCK_SHARDS_SQL)
-        await connection.execute(_FREE_SQL, SKIPPED, f"fail-over to timeline {identity.timeline}")
-        await connection.execute(_PLAN_SQL, SKIPPED)
+        await free_all_shards(connection, SKIPPED, f"fail-over to timeline {identity.timeline}")
+        await raise_plan(connection)
     await connection.execute("COMMIT")
     return identity._replace(generation=generation)
+
+
+async def free_all_shards(connection: asyncpg.Connection, raise_by: int, reason: str, kind: str = "failover") -> None:
+    """Fence every incarnation and free every shard, in the caller's transaction; each epoch rises by ``raise_by``."""
+    await connection.execute(_FENCE_SQL)
+    await connection.execute(_KEEP_TARGETS_SQL)
+    await connection.execute(_LOCK_SHARDS_SQL)
+    await connection.execute(_FREE_SQL, raise_by, reason, kind)
+
+
+async def raise_plan(connection: asyncpg.Connection) -> None:
+    """Raise the plan's version past any that was given out: every plan that was made before is refused."""
+    await connection.execute(_PLAN_SQL, SKIPPED)
 
 
 def generation_after(newest: str) -> str:

@@ -15,6 +15,8 @@ from typing import Final, Protocol
 import asyncpg
 
 from shard_worker.contract_internal import DatabaseFault
+from shard_worker.database.claim import Claimant, Claims
+from shard_worker.database.claim_store import expect_mine, expect_not_refused, take
 from shard_worker.database.connection import (
     DatabaseError,
     DatabaseUnreachable,
@@ -38,6 +40,8 @@ _UNRELEASED: Final = (
     "the database was made by an earlier, unreleased version and cannot be brought to this one; make a new database"
     " (on the local platform: choose another data directory)"
 )
+_LEASES_S: Final = 1.0
+"""How long a migration goes on after it displaced a cluster: longer than a worker that was fenced serves reads from memory."""
 _GONE: Final = ("08", "57")
 """The classes of SQLSTATE that say that the server, or the link, is going."""
 _SCHEMA_TABLE_SQL: Final = """
@@ -45,12 +49,6 @@ CREATE TABLE IF NOT EXISTS schema_migration (
     version integer PRIMARY KEY, name text NOT NULL, checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now()
 )
 """
-
-
-class ClaimedByOther(DatabaseError):
-    """The database belongs to another cluster."""
-
-    fault = DatabaseFault.CLAIMED_BY_OTHER
 
 
 class ShardCountMismatch(DatabaseError):
@@ -72,11 +70,21 @@ class MigrationFailed(DatabaseError):
 
 
 async def migrate(
-    dsn: str, *, cluster_id: str, shards: int, say: Callable[[str], None], tls: Tls = BY_DSN
+    dsn: str,
+    *,
+    cluster_id: str,
+    shards: int,
+    say: Callable[[str], None],
+    tls: Tls = BY_DSN,
+    claimant: Claimant | None = None,
+    take_over: str = "",
 ) -> list[str]:
     """Bring the database to `SCHEMA_VERSION` and claim it; returns the names of the versions that were run.
 
-    Nothing is done where a release one version newer has migrated already.  Raises
+    ``claimant`` says more of the cluster than its id, and ``take_over`` is the uid of the holder that it displaces.  A
+    database of another cluster is left as it is, also its schema.
+
+    Only the claim is made where a release one version newer has migrated already.  Raises
     `shard_worker.database.connection.DatabaseError` and the errors of this module; what was done is recorded, and
     the next run goes on from there.  A database that does not answer fails the run within seconds.  A step of this run
     or of another one may take any time, and blocks no request meanwhile.
@@ -96,7 +104,8 @@ async def migrate(
             "SET lock_timeout = 0; SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0"
         )
         await _alone(connection, say)
-        return await _run(connection, watcher, cluster_id, shards, say)
+        claims = Claims(claimant or Claimant(cluster_id), take_over)
+        return await _run(connection, watcher, claims, shards, say)
     except CONNECTION_ERRORS as error:
         if isinstance(error, asyncpg.PostgresError) and not str(error.sqlstate).startswith(_GONE):
             raise MigrationFailed(f"Postgres refuses a step: {error}") from error
@@ -123,16 +132,21 @@ async def _alone(connection: asyncpg.Connection, say: Callable[[str], None]) -> 
 async def _run(
     connection: asyncpg.Connection,
     watcher: asyncpg.Connection,
-    cluster_id: str,
+    claims: Claims,
     shards: int,
     say: Callable[[str], None],
 ) -> list[str]:
+    await expect_not_refused(connection, *claims)
     await connection.execute(_SCHEMA_TABLE_SQL)
     await connection.execute(STEP_TABLE_SQL)
     done = {row["version"]: row["checksum"] for row in await connection.fetch("SELECT * FROM schema_migration")}
     if done and max(done) > SCHEMA_VERSION:
-        await read_meta(connection, cluster_id=cluster_id, shards=shards)
-        say(f"the schema is version {max(done)}, one newer than this release; nothing is to be done")
+        _refuse_too_new(max(done))
+        async with connection.transaction():
+            displaced = await take(connection, *claims)
+            await read_meta(connection, cluster_id=claims.claimant.cluster_id, shards=shards, claimant=claims.claimant)
+        say(f"the schema is version {max(done)}, one newer than this release; nothing is to be done to it")
+        await _await_displaced(claims, say, displaced=displaced)
         return []
     _refuse_another_wording(done)
     ran = []
@@ -153,9 +167,22 @@ async def _run(
         )
         ran.append(migration.name)
     async with connection.transaction():
-        await _claim(connection, cluster_id, shards)
+        displaced = await _claim(connection, claims, shards)
     await grant_worker_role(connection, say)
+    await _await_displaced(claims, say, displaced=displaced)
     return ran
+
+
+async def _await_displaced(claims: Claims, say: Callable[[str], None], *, displaced: bool) -> None:
+    """Return when the leases of a displaced cluster's workers are over."""
+    if displaced:
+        say(f"the database was taken over from {claims.take_over or 'the cluster of this name that was before'}")
+        await asyncio.sleep(_LEASES_S)
+
+
+def _refuse_too_new(version: int) -> None:
+    if version > SCHEMA_VERSION + 1:
+        raise SchemaTooNew(f"the schema is version {version}, this release reads at most {SCHEMA_VERSION + 1}")
 
 
 def _refuse_another_wording(done: Mapping[int, str]) -> None:
@@ -167,17 +194,18 @@ def _refuse_another_wording(done: Mapping[int, str]) -> None:
             )
 
 
-async def _claim(connection: asyncpg.Connection, cluster_id: str, shards: int) -> None:
+async def _claim(connection: asyncpg.Connection, claims: Claims, shards: int) -> bool:
+    """Claim the database, in a transaction; whether another cluster was displaced."""
     await connection.execute(
-        "INSERT INTO meta (cluster_id, shards) VALUES ($1, $2) ON CONFLICT DO NOTHING", cluster_id, shards
+        "INSERT INTO meta (cluster_id, shards) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+        claims.claimant.cluster_id,
+        shards,
     )
-    meta = await connection.fetchrow("SELECT cluster_id, shards FROM meta")
-    assert meta is not None  # just inserted, or there before
-    if meta["cluster_id"] != cluster_id:
-        raise ClaimedByOther(f"the database belongs to cluster {meta['cluster_id']!r}, not to {cluster_id!r}")
-    if meta["shards"] != shards:
+    displaced = await take(connection, *claims)
+    count = await connection.fetchval("SELECT shards FROM meta")
+    if count != shards:
         raise ShardCountMismatch(
-            f"the database was made with shards = {meta['shards']}, which never changes; {shards} was asked for"
+            f"the database was made with shards = {count}, which never changes; {shards} was asked for"
         )
     await connection.execute(
         "INSERT INTO shard (id) SELECT generate_series(0, $1::int - 1) ON CONFLICT DO NOTHING", shards
@@ -188,6 +216,7 @@ async def _claim(connection: asyncpg.Connection, cluster_id: str, shards: int) -
         " SELECT generation, id FROM readmodel_generation, shard ON CONFLICT DO NOTHING"
     )
     await connection.execute("INSERT INTO plan DEFAULT VALUES ON CONFLICT DO NOTHING")
+    return displaced
 
 
 class Queryable(Protocol):
@@ -222,10 +251,12 @@ async def refuse_transaction_pooling(connection: Queryable, other: Queryable) ->
         )
 
 
-async def read_meta(connection: asyncpg.Connection, *, cluster_id: str, shards: int | None = None) -> int:
-    """The database's shard count, when it belongs to ``cluster_id`` and its schema is this release's or one newer."""
+async def read_meta(
+    connection: asyncpg.Connection, *, cluster_id: str, shards: int | None = None, claimant: Claimant | None = None
+) -> int:
+    """The database's shard count, when it belongs to the cluster and its schema is this release's or one newer."""
     try:
-        meta = await connection.fetchrow("SELECT cluster_id, shards FROM meta")
+        meta = await connection.fetchrow("SELECT shards FROM meta")
         done = {row["version"]: row["checksum"] for row in await connection.fetch("SELECT * FROM schema_migration")}
     except asyncpg.UndefinedTableError as error:
         raise DatabaseUnsuitable("the database has no schema yet: run `shard-worker migrate` first") from error
@@ -233,10 +264,8 @@ async def read_meta(connection: asyncpg.Connection, *, cluster_id: str, shards: 
     _refuse_another_wording(done)
     if meta is None or version < SCHEMA_VERSION:
         raise DatabaseUnsuitable(f"the schema is version {version}, this release needs {SCHEMA_VERSION}: migrate first")
-    if version > SCHEMA_VERSION + 1:
-        raise SchemaTooNew(f"the schema is version {version}, this release reads at most {SCHEMA_VERSION + 1}")
-    if meta["cluster_id"] != cluster_id:
-        raise ClaimedByOther(f"the database belongs to cluster {meta['cluster_id']!r}, not to {cluster_id!r}")
+    _refuse_too_new(version)
+    await expect_mine(connection, claimant or Claimant(cluster_id))
     count: int = meta["shards"]
     if shards is not None and shards != count:
         raise ShardCountMismatch(f"the database was made with shards = {count}, not {shards}")

@@ -16,7 +16,7 @@ _JOURNAL_COLUMNS: Final = (
     "shard_id, shard_seq, thread_id, seq_nr, event_type, event_version, payload, metadata, key_hash, body_hash, epoch"
 )
 _GRANTS: Final[Mapping[str, tuple[str, ...]]] = {
-    "meta": ("UPDATE (system_identifier, timeline, generation, generation_at)",),
+    "meta": ("UPDATE (system_identifier, timeline, generation, generation_at, holder_seen_at)",),
     "journal": (f"INSERT ({_JOURNAL_COLUMNS})",),
     "snapshot": ("INSERT", "UPDATE", "DELETE"),
     "worker": ("INSERT", "UPDATE"),

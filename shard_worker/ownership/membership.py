@@ -12,11 +12,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import asyncpg
 from ulid import ULID
 
+from shard_worker.database.claim import Claimant
+from shard_worker.database.claim_store import ClaimedByOther, expect_mine
 from shard_worker.database.connection import CONNECTION_ERRORS, OpenConnection
 from shard_worker.database.reconnecting import Backoff
 from shard_worker.domain.ids import ShardId
@@ -24,7 +26,7 @@ from shard_worker.ownership import reporting, shard_store, store
 from shard_worker.ownership.failure_detector import Fenced, NameWatch
 from shard_worker.ownership.handoff_metrics import HandoffMetrics
 from shard_worker.ownership.lease import Lease
-from shard_worker.ownership.reconciler import STATEMENT_S, OwnershipReconciler, ShardHost
+from shard_worker.ownership.reconciler import STATEMENT_S, Member, OwnershipReconciler, ShardHost
 from shard_worker.ownership.shared_session import SharedSession
 from shard_worker.ownership.view import EMPTY, Capabilities, OwnershipView, ShardOwner
 from shard_worker.ownership.view_cache import ViewCache
@@ -47,6 +49,14 @@ Greet = Callable[[list[Reached]], Awaitable[None]]
 """Exchange with other workers which history of the database is the newest; returns within about a second."""
 
 
+class Registration(NamedTuple):
+    """The facts about itself that a worker registers."""
+
+    capabilities: Capabilities = Capabilities()
+    claimant: Claimant | None = None
+    """The worker's cluster: a database that is another's is neither written nor planned for.  None: any database will do."""
+
+
 class FailedOver(Exception):
     """This incarnation ended because the database failed over."""
 
@@ -63,9 +73,9 @@ class Ownership:
         beat_s: float,
         lease_s: float,
         greet: "Greet | None" = None,
-        capabilities: Capabilities = Capabilities(),  # noqa: B008 - a value, never changed
+        registration: Registration = Registration(),  # noqa: B008 - a value, never changed
     ) -> None:
-        self._capabilities = capabilities
+        self._capabilities, self._claimant = registration
         self.worker = worker
         self.incarnation = ""
         self.fencings = 0
@@ -73,7 +83,9 @@ class Ownership:
         self.leaving = False
         self.registered = asyncio.Event()
         self.refused: str | None = None
-        """Why this release may not register at present."""
+        """Why this worker may not register at present."""
+        self.claimed_by_other: str | None = None
+        """Why the database is no longer this cluster's; None while it is, as far as is known."""
         self.lease = Lease(connect, worker, beat_s=beat_s, lease_s=lease_s)
         self._connect = connect
         self._greet = greet
@@ -186,9 +198,11 @@ class Ownership:
     async def set_targets(self, version: int, plan_hash: str, targets: Sequence[shard_store.Target]) -> int | None:
         """Record a plan made from plan ``version``; its own version, or None when another came first.
 
-        Raises `TimeoutError` when Postgres does not answer: whether the plan was recorded is then not known.
+        Raises `TimeoutError` when Postgres does not answer: whether the plan was recorded is then not known.  This and
+        the other changes raise `ClaimedByOther` when the database is another cluster's.
         """
         async with self._session_for_planners.session() as connection:
+            await self._expect_mine(connection)
             return await shard_store.set_targets(connection, version, plan_hash, targets)
 
     async def set_cordon(self, worker: str, *, cordoned: bool, draining: bool) -> bool:
@@ -197,7 +211,22 @@ class Ownership:
         Raises `TimeoutError` when Postgres does not answer: whether it was recorded is then not known.
         """
         async with self._session_for_planners.session() as connection:
+            await self._expect_mine(connection)
             return await reporting.set_cordon(connection, worker, cordoned=cordoned, draining=draining)
+
+    async def set_pin(self, shard_id: ShardId, worker: str | None) -> int | None:
+        """Pin a shard, or with None unpin it: the plan's new version, None when it was so already.
+
+        Raises `TimeoutError` when Postgres does not answer: whether it was recorded is then not known.
+        """
+        async with self._session_for_planners.session() as connection:
+            await self._expect_mine(connection)
+            return await shard_store.set_pin(connection, shard_id, worker)
+
+    async def _expect_mine(self, connection: asyncpg.Connection) -> None:
+        """Not in the transaction of the change: a displacement in between raises the plan's version and fences all."""
+        if self._claimant is not None:
+            await expect_mine(connection, self._claimant)
 
     async def history(self, limit: int, shard_id: ShardId | None) -> list[reporting.OwnershipChange]:
         """The last changes of owner, newest first.  Raises `TimeoutError` when Postgres does not answer."""
@@ -271,8 +300,7 @@ class Ownership:
         locked = asyncio.Event()
         reconciler = self._reconciler = OwnershipReconciler(
             self._connect,
-            self.worker,
-            self.incarnation,
+            Member(self.worker, self.incarnation, self._claimant),
             host=host,
             views=self._views,
             metrics=self.handoffs,
@@ -314,10 +342,11 @@ class Ownership:
                     await self._greet(others)
                 self._past.add(fresh)
                 freed = await self._succeed(connection, fresh)
-            except store.ReadModelNotFed as error:
+            except (store.ReadModelNotFed, ClaimedByOther) as error:
                 if self.refused is None:
                     log.error("not registered", extra={"worker": self.worker, "cause": str(error)})
                 self.refused = str(error)
+                self.claimed_by_other = str(error) if isinstance(error, ClaimedByOther) else None
                 await asyncio.sleep(backoff.next_s())
                 continue
             except CONNECTION_ERRORS as error:
@@ -327,7 +356,7 @@ class Ownership:
             finally:
                 connection.terminate()
             self._lived.add(fresh)
-            self.refused = None
+            self.refused = self.claimed_by_other = None
             self.registered.set()
             log.info("registered", extra={"worker": self.worker, "incarnation": fresh, "freed_shards": freed})
             return
@@ -336,7 +365,7 @@ class Ownership:
         """Take the name, and what earlier incarnations hold once none of them can serve a read from memory."""
         async with asyncio.timeout(STATEMENT_S):
             before = await store.register(
-                connection, self.worker, incarnation, self._address, self._capabilities._asdict()
+                connection, self.worker, incarnation, self._address, self._capabilities._asdict(), self._claimant
             )
             # The leases of every worker, on either history: a worker on the old one cannot learn that its shards are free.
             wait_s = await store.old_leases_s(connection, self.lease.lease_s + _LEASE_OVER_S)
@@ -353,6 +382,9 @@ class Ownership:
         """Return once no other process lives under our name; meanwhile the view is kept, so that we can still forward."""
         watch, logged_at = NameWatch(self.worker), 0.0
         while True:
+            async with asyncio.timeout(STATEMENT_S):
+                # The name of another cluster's worker that displaced this one would never become free.
+                await self._expect_mine(connection)
             asked, view = self._views.begin(), None
             try:
                 async with asyncio.timeout(STATEMENT_S):

@@ -9,11 +9,12 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Final, Protocol, assert_never
+from typing import Final, NamedTuple, Protocol, assert_never
 
 import asyncpg
 
 from shard_worker.contract_internal import NO_CAPABLE_WORKER
+from shard_worker.database.claim import Claimant
 from shard_worker.database.connection import CONNECTION_ERRORS, OpenConnection
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import reconciler_requests as requests
@@ -73,29 +74,35 @@ class ShardHost(Protocol):
         """The loads of the shards that are served here."""
 
 
+class Member(NamedTuple):
+    """An incarnation of a worker, and the cluster whose claim on the database it refreshes."""
+
+    worker: str
+    incarnation: str
+    claimant: Claimant | None = None
+
+
 class OwnershipReconciler:
     """Keeps the shards that ``host`` serves and the database's owners in agreement, for one incarnation."""
 
     def __init__(
         self,
         connect: OpenConnection,
-        worker: str,
-        incarnation: str,
+        member: Member,
         *,
         host: ShardHost,
         views: ViewCache,
         metrics: HandoffMetrics,
         leaving: Callable[[], bool],
     ) -> None:
-        self._core = ReconcilerCore(worker, incarnation)
+        self._worker, self._incarnation, claimant = member
+        self._core = ReconcilerCore(self._worker, self._incarnation)
         self._metrics = metrics
         self._connect = connect
-        self._worker = worker
-        self._incarnation = incarnation
         self._host = host
         self._views = views
         self._leaving = leaving
-        self._reports = PeriodicReports(host.loads)
+        self._reports = PeriodicReports(host.loads, claimant)
         self._connection: asyncpg.Connection | None = None
         self._drains: dict[ShardId, asyncio.Task[int | None]] = {}
         self._tasks = BackgroundTasks()

@@ -111,13 +111,18 @@ UPDATE shard_epoch e SET from_seq = h.head + 1
 _NEXT_PLAN_SQL: Final = """
 UPDATE plan SET version = version + 1, hash = $2, made_at = now() WHERE version = $1 RETURNING version
 """
-_TAKEOVER_PLAN_SQL: Final = "UPDATE plan SET version = version + 1, made_at = now() RETURNING version"
+_RAISE_PLAN_SQL: Final = "UPDATE plan SET version = version + 1, made_at = now() RETURNING version"
 _TARGETS_SQL: Final = """
 INSERT INTO shard_target (shard_id, target, reason, plan_version)
 SELECT shard_id, target, reason, $4 FROM unnest($1::int[], $2::text[], $3::text[]) AS t (shard_id, target, reason)
  ORDER BY shard_id
     ON CONFLICT (shard_id) DO UPDATE
    SET target = excluded.target, reason = excluded.reason, plan_version = excluded.plan_version
+"""
+
+
+_PIN_SQL: Final = """
+UPDATE shard_target SET pin = $2, plan_version = $3 WHERE shard_id = $1 AND pin IS DISTINCT FROM $2 RETURNING shard_id
 """
 
 
@@ -240,6 +245,20 @@ async def set_targets(
     return new
 
 
+async def set_pin(connection: asyncpg.Connection, shard_id: ShardId, worker: str | None) -> int | None:
+    """Pin a shard to a worker, or with None to none; the plan's new version, None when it was so already.
+
+    The pin is part of the plan: plans that were made without it are refused.
+    """
+    async with transaction(connection):
+        version: int = await connection.fetchval(_RAISE_PLAN_SQL)
+        if await connection.fetchval(_PIN_SQL, shard_id, worker, version) is None:
+            # The version rises all the same, which costs a planner one more look.
+            return None
+        await connection.execute(NOTIFY_SQL)
+    return version
+
+
 async def plan_takeover(
     connection: asyncpg.Connection, targets: Sequence[tuple[ShardId, str | None]], reason: str
 ) -> None:
@@ -247,7 +266,7 @@ async def plan_takeover(
 
     The plan gets a new version, for plans made before know nothing of the fence.
     """
-    version = await connection.fetchval(_TAKEOVER_PLAN_SQL)
+    version = await connection.fetchval(_RAISE_PLAN_SQL)
     await connection.execute(
         _TARGETS_SQL,
         [shard_id for shard_id, _ in targets],

@@ -17,6 +17,8 @@ from typing import Final, NamedTuple
 
 import asyncpg
 
+from shard_worker.database import claim_store
+from shard_worker.database.claim import Claimant
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership.shard_store import plan_takeover
 from shard_worker.ownership.transaction import NOTIFY_SQL, transaction
@@ -119,7 +121,7 @@ SELECT p.version, p.hash,
                              fenced, leaving, cordoned, draining, beat.number IS NOT NULL,
                               coalesce((capabilities -> 'reads')::int, 1)))
           FROM worker LEFT JOIN beat ON beat.session = {_SESSION_OF_WORKER}),
-       (SELECT array_agg(ROW(s.id, s.epoch, s.owner, s.incarnation, t.target, t.reason, s.changed_at, s.format))
+       (SELECT array_agg(ROW(s.id, s.epoch, s.owner, s.incarnation, t.target, t.reason, s.changed_at, s.format, t.pin))
           FROM shard s LEFT JOIN shard_target t ON t.shard_id = s.id
          WHERE s.epoch IS DISTINCT FROM ($1::bigint[])[s.id + 1] OR t.plan_version > $2)
   FROM plan p
@@ -145,15 +147,23 @@ class Address(NamedTuple):
 
 
 async def register(
-    connection: asyncpg.Connection, worker: str, incarnation: str, address: Address, capabilities: Mapping[str, object]
+    connection: asyncpg.Connection,
+    worker: str,
+    incarnation: str,
+    address: Address,
+    capabilities: Mapping[str, object],
+    claimant: Claimant | None = None,
 ) -> str | None:
     """Begin a new incarnation; the one before can beat no more, and its sessions are ended.
 
     Returns that one, unless it was fenced: it may serve reads from memory until its lease is over, so its shards are
     still its own until `free_predecessors`.  After a lost answer, asked again, it returns ``incarnation`` itself.
-    Raises `ReadModelNotFed` when ``capabilities`` lack the version of the read model that queries are answered from.
+    Raises `ReadModelNotFed` when ``capabilities`` lack the version of the read model that queries are answered from, and
+    `ClaimedByOther` when the database is no longer ``claimant``'s.
     """
     async with transaction(connection):
+        if claimant is not None:  # first: the row of the claim is locked before those of workers
+            await claim_store.keep_mine(connection, claimant)
         await _expect_read_model_fed(connection, capabilities)
         await connection.execute(_ENSURE_WORKER_SQL, worker)
         before = await connection.fetchrow(_PREDECESSOR_SQL, worker)
@@ -225,6 +235,7 @@ async def retire(connection: asyncpg.Connection, worker: str, incarnation: str) 
         await connection.execute(_END_SQL, worker)
         freed = await _free(connection, worker, incarnation, "release", f"{worker} left", itself=True)
         await connection.execute(NOTIFY_SQL)
+    await claim_store.end_if_last(connection)
     return len(freed)
 
 

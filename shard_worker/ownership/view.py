@@ -66,6 +66,8 @@ class ShardRow(NamedTuple):
     """When it last changed its owner."""
     format: int = 1
     """The newest journal format that its events may be written in; it never falls."""
+    pin: str | None = None
+    """The worker that it was pinned to by command."""
 
 
 class Load(NamedTuple):

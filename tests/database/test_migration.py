@@ -8,9 +8,9 @@ import pytest
 from threadcluster_operator.local.postgres import EmbeddedPostgres
 
 from shard_worker.database import migration
+from shard_worker.database.claim_store import ClaimedByOther
 from shard_worker.database.connection import DatabaseUnsuitable
 from shard_worker.database.migration import (
-    ClaimedByOther,
     SchemaTooNew,
     ShardCountMismatch,
     migrate,
@@ -67,7 +67,7 @@ async def test_a_second_run_changes_nothing(dsn: str) -> None:
 
 async def test_another_cluster_is_refused_by_name(dsn: str) -> None:
     """Two clusters never share a journal."""
-    with pytest.raises(ClaimedByOther, match="'test', not to 'other'"):
+    with pytest.raises(ClaimedByOther, match="cluster 'test', not to cluster 'other'"):
         await run(dsn, cluster_id="other")
 
 

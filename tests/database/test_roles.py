@@ -28,7 +28,7 @@ LOGIN = "a worker's login"
 PASSWORD = "it's \\ secret"  # of a throw-away database
 
 MAY_WRITE = {
-    "meta": {"UPDATE": "system_identifier timeline generation generation_at"},
+    "meta": {"UPDATE": "system_identifier timeline generation generation_at holder_seen_at"},
     "journal": {
         "INSERT": "shard_id shard_seq thread_id seq_nr event_type event_version payload metadata key_hash body_hash epoch"
     },

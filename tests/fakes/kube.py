@@ -36,7 +36,7 @@ class InMemoryKube:
         self.objects[body["kind"], meta["name"]] = made
         return made
 
-    async def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
+    async def get(self, kind: Kind, namespace: str | None, name: str) -> Object | None:
         del namespace
         self._ask("get", kind, name)
         return copy.deepcopy(self.objects.get((kind.kind, name)))
@@ -84,10 +84,11 @@ class InMemoryKube:
         # A write that changes nothing makes no new version.
         return copy.deepcopy(found if merged == found else self.put(merged))
 
-    async def delete(self, kind: Kind, namespace: str, name: str, uid: str, *, dry_run: bool = False) -> None:
+    async def delete(self, kind: Kind, namespace: str, name: str, uid: str | None, *, dry_run: bool = False) -> None:
         del namespace
         self._ask("delete", kind, name, dry_run=dry_run)
-        if self._there(kind, name)["metadata"]["uid"] == uid and not dry_run:
+        found = self.objects.get((kind.kind, name))
+        if found is not None and uid in (None, found["metadata"]["uid"]) and not dry_run:
             del self.objects[kind.kind, name]
 
     def _there(self, kind: Kind, name: str) -> Object:

@@ -4,7 +4,7 @@ import msgspec
 
 from shard_worker.contract_internal import EncodedOwnership, HistoryEntry, OwnershipDigest, TargetsRequest
 from shard_worker.domain.ids import ShardId
-from shard_worker.gateway.management.backend import DatabaseUnavailable
+from shard_worker.gateway.management.backend import DatabaseOfOther, DatabaseUnavailable
 
 OWNERSHIP = EncodedOwnership(
     answered_by="w-0", plan_version=4, plan_hash="h", workers=(), shards=(msgspec.Raw(b"{}"),), serving=()
@@ -34,7 +34,9 @@ class MemoryView:
         self.targets: object = None
         self.broken = False
         self.away = False
+        self.of_other = False
         self.cordons: dict[str, tuple[bool, bool]] = {"w-0": (False, False), "w 1": (False, False)}
+        self.pins: dict[int, str | None] = {}
         self.left = 0
         self.asked: object = None
 
@@ -65,6 +67,12 @@ class MemoryView:
         self.targets = (plan.hash, [(each.shard, each.target, each.reason) for each in plan.targets])
         return 5
 
+    async def set_pin(self, shard: int, worker: str | None) -> bool:
+        self._check_database()
+        changed = self.pins.get(shard) != worker
+        self.pins[shard] = worker
+        return changed
+
     async def shard_count(self) -> int:
         self._check_database()
         return 8
@@ -89,5 +97,7 @@ class MemoryView:
         return [CHANGE]
 
     def _check_database(self) -> None:
+        if self.of_other:
+            raise DatabaseOfOther("the database belongs to cluster 'other'")
         if self.away:
             raise DatabaseUnavailable("not there")

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Final
 
 import msgspec
-from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerRefused
+from threadcluster_operator.workers.client import NoWorkerAvailable, SecretMismatch, WorkerRefused
 from threadcluster_operator.workers.protocol import PolledWorkers, WorkersClient
 
 from shard_worker.contract_internal import (
@@ -68,6 +68,7 @@ class _Shard:
     epoch: int = 0
     target: str | None = None
     reason: str | None = None
+    pin: str | None = None
     under_way: int = 0
     """Turns since its target became another live worker."""
     load: float = 0.0
@@ -87,6 +88,10 @@ class Knobs:
     """No worker answers."""
     outage: DatabaseReport | None = None
     """The workers answer from memory, and report this of their database."""
+    mismatched: bool = False
+    """No worker answers, because each has another secret."""
+    secrets: tuple[str, ...] = ()
+    """Fingerprints of the secret's values that every worker holds."""
     distort: Callable[[OwnershipResponse], OwnershipResponse] = field(default=lambda answer: answer)
     """Changes an answer on its way: for answers that contradict each other, or Kubernetes."""
 
@@ -114,8 +119,12 @@ class MemoryWorkers(WorkersClient, PolledWorkers):
 
     async def answers(self) -> dict[str, OwnershipResponse]:
         """The answer of each live worker."""
-        live = {} if self.knobs.silent else self._live()
+        live = {} if self.knobs.silent or self.knobs.mismatched else self._live()
         return {name: self.knobs.distort(self._answer(live[name])) for name in sorted(live)}
+
+    def mismatched(self) -> bool:
+        """Whether they have another secret."""
+        return self.knobs.mismatched
 
     async def probe(self, worker: str) -> OwnershipDigest | OwnershipResponse | None:
         """The digest of one worker; None when it does not answer."""
@@ -131,7 +140,9 @@ class MemoryWorkers(WorkersClient, PolledWorkers):
             digest=_digest(answer),
             member=own is not None and own.state != "fenced",
             serving=answer.serving,
+            secrets=answer.secrets,
             database=answer.database,
+            claimed_by_other=answer.claimed_by_other,
         )
 
     async def ownership_of(self, worker: str) -> OwnershipResponse | None:
@@ -139,6 +150,8 @@ class MemoryWorkers(WorkersClient, PolledWorkers):
         live = self._live().get(worker)
         if live is None or self.knobs.silent:
             return None
+        if self.knobs.mismatched:
+            raise SecretMismatch(f"{worker} shows a certificate of another secret")
         if self.knobs.outage is None:  # a beat in each answer: a test in turns has no clock
             live.beat += 1
         answer = self.knobs.distort(self._answer(live))
@@ -169,6 +182,17 @@ class MemoryWorkers(WorkersClient, PolledWorkers):
         self.calls.append((verb, worker))
         self._workers[worker].cordoned = verb.cordoned
         self._workers[worker].draining = verb.draining
+
+    async def pin(self, shard: int, worker: str | None) -> bool:
+        """Pin a shard, or unpin it.  Raises as the real one does."""
+        self._any_live()
+        if shard not in self._shards:
+            raise WorkerRefused("validation-failed", f"shard: there is no shard {shard}")
+        self.calls.append(("pin", (shard, worker)))
+        changed = self._shards[ShardId(shard)].pin != worker
+        self._shards[ShardId(shard)].pin = worker
+        self.plan_version += 1
+        return changed
 
     async def history(self, limit: int, shard: int | None) -> tuple[HistoryEntry, ...]:
         """The last changes of owner, newest first.  Raises as the real one does."""
@@ -338,6 +362,7 @@ class MemoryWorkers(WorkersClient, PolledWorkers):
             shards=shards,
             serving=tuple(self.owned_by(by.name)),
             database=self.knobs.outage or DatabaseReport(state=DatabaseState.CONNECTED, since=_INSTANT),
+            secrets=self.knobs.secrets,
         )
 
     def _worker_entry(self, worker: _Worker) -> WorkerEntry:
@@ -364,6 +389,7 @@ class MemoryWorkers(WorkersClient, PolledWorkers):
             target=shard.target,
             reason=shard.reason,
             since=_INSTANT,
+            pin=shard.pin,
             load=ShardLoad(commands_per_second=shard.load, append_milliseconds=1.5),
         )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from shard_worker.contract_tls import fingerprint
+from shard_worker.contract_tls import fingerprint, internal_key
 from shard_worker.gateway.management.server import ManagementPort
 from shard_worker.main import main
 from tests.fakes.management_view import MemoryView
@@ -28,6 +28,18 @@ async def test_the_certificate_that_is_written_is_let_in(tmp_path: Path) -> None
     assert SECRET not in client.read_bytes()
     context = ssl.create_default_context(cafile=tmp_path / "out" / "ca.pem")
     context.load_cert_chain(client)
+    with serving(ManagementPort(MemoryView()), SECRET) as port:
+        assert (await Api(port, context).get("/internal/v1/ownership")).json["planVersion"] == 4
+
+
+async def test_a_users_key_is_let_in_as_well(tmp_path: Path) -> None:
+    """With the Secret of users there is no value of the cluster's secret to be lost."""
+    (tmp_path / "key").write_bytes(internal_key(SECRET))
+    words = ["certificate", "--secret-file", str(tmp_path / "key"), "-o", str(tmp_path / "out")]
+    result = CliRunner().invoke(main, words)
+    assert (result.exit_code, result.output) == (0, fingerprint(SECRET) + "\n")
+    context = ssl.create_default_context(cafile=tmp_path / "out" / "ca.pem")
+    context.load_cert_chain(tmp_path / "out" / "client.pem")
     with serving(ManagementPort(MemoryView()), SECRET) as port:
         assert (await Api(port, context).get("/internal/v1/ownership")).json["planVersion"] == 4
 

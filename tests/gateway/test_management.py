@@ -35,9 +35,9 @@ async def management(view: MemoryView) -> AsyncIterator[Api]:
         yield Api(port, internal_client_context((SECRET,)))
 
 
-def put(body: bytes, *headers: tuple[str, str]) -> bytes:
-    """PUT the targets."""
-    return request_bytes("PUT", "/internal/v1/targets", headers=(JSON_TYPE, *headers), body=body)
+def put(body: bytes, *headers: tuple[str, str], path: str = "/internal/v1/targets") -> bytes:
+    """PUT the targets, or to another path."""
+    return request_bytes("PUT", path, headers=(JSON_TYPE, *headers), body=body)
 
 
 async def post(management: Api, path: str, body: bytes | None = None) -> Answered:
@@ -89,6 +89,45 @@ async def test_401_in_the_clear(management: Api, view: MemoryView, headers: tupl
 async def test_ownership_for_who_plans(management: Api) -> None:
     """As the worker sees it."""
     assert (await management.get("/internal/v1/ownership")).json == msgspec.json.decode(msgspec.json.encode(OWNERSHIP))
+
+
+async def test_a_pin_is_recorded_and_taken_away(management: Api, view: MemoryView) -> None:
+    """And it is answered whether that changed anything."""
+    for worker, changed in (("w-0", True), ("w-0", False), (None, True)):
+        body = msgspec.json.encode({"shard": 3, "worker": worker})
+        answered = await management.send(put(body, path="/internal/v1/pins"))
+        assert (answered.status, answered.json) == (200, {"shard": 3, "worker": worker, "changed": changed})
+    assert view.pins == {3: None}
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (b"{}", "shard"),
+        (b'{"shard": 8, "worker": null}', "shard: there is no shard 8"),
+        (b'{"shard": -1, "worker": null}', "shard: there is no shard -1"),
+        (b'{"shard": 1, "worker": ""}', "worker: must be null"),
+        (b'{"shard": 1, "worker": "a\\u0000"}', "worker: must be null"),
+        (b'{"shard": 1, "worker": null, "x": 1}', "`x`"),
+    ],
+)
+async def test_a_pin_that_is_not_understood_changes_nothing(
+    management: Api, view: MemoryView, body: bytes, field: str
+) -> None:
+    """By the name of the field."""
+    answered = await management.send(put(body, path="/internal/v1/pins"))
+    check(answered, 400, "validation-failed")
+    assert field in str(answered.json["error_messages"])
+    assert view.pins == {}
+
+
+async def test_a_database_of_another_cluster_is_not_changed(management: Api, view: MemoryView) -> None:
+    """The refusal says whose it is."""
+    view.of_other = True
+    for request in (put(PLAN), put(b'{"shard": 1, "worker": null}', path="/internal/v1/pins")):
+        answered = await management.send(request)
+        check(answered, 409, "database-claimed-by-other")
+        assert "belongs to cluster 'other'" in answered.json["detail"]
 
 
 async def test_targets_are_taken_from_the_newest_plan_alone(management: Api, view: MemoryView) -> None:

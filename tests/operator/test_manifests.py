@@ -70,24 +70,25 @@ def rights() -> dict[tuple[str, str], set[str]]:
 
 
 def test_the_operator_may_make_what_it_makes() -> None:
-    """Every kind of child: made, and, but for Secrets, corrected (a Job cannot be) and watched."""
+    """Every kind of child: made, and, but for Secrets, read, corrected (a Job cannot be) and watched."""
     given = rights()
     for kind in KINDS:
         group = kind.api_version.rpartition("/")[0]
-        needed = {"get", "create"} | ({"patch"} if kind.kind not in ("Job", "Secret") else set())
-        needed |= {"list", "watch"} if kind.kind != "Secret" else set()
+        needed = {"create", "delete"} if kind.kind == "Secret" else {"get", "create", "list", "watch"}
+        needed |= {"patch"} if kind.kind not in ("Job", "Secret") else set()
         assert given[(group, kind.plural)] >= needed, kind
 
 
 def test_the_operator_may_not_do_more() -> None:
-    """No wildcards, no Secrets but by name, no nodes, no roles, and no user's object changed."""
+    """No wildcards, no Secret read or changed, no nodes, no roles, and no user's object changed."""
     given = rights()
     assert "*" not in {word for (group, resource), verbs in given.items() for word in (group, resource, *verbs)}
-    assert given[("", "secrets")] == {"get", "create"}
+    assert given[("", "secrets")] == {"create", "delete"}
+    assert given[("", "namespaces")] == {"get"}
     assert given[("threadcluster.io", "threadclusters")] == {"list", "watch"}
     assert not {"nodes", "configmaps", "roles", "clusterroles", "serviceaccounts"} & {name for _, name in given}
     kept = {resource for (_, resource), verbs in given.items() if "delete" in verbs}
-    assert kept == {"jobs", "networkpolicies", "ingresses", "servicemonitors"}
+    assert kept == {"secrets", "jobs", "networkpolicies", "ingresses", "servicemonitors"}
 
 
 def test_the_bindings_are_the_operators() -> None:

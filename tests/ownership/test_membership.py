@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import asyncpg
 import pytest
 
+from shard_worker.database.claim import Claimant
 from shard_worker.domain.ids import ShardId
 from shard_worker.ownership import shard_store, store
 from shard_worker.ownership.store import Address
@@ -100,8 +101,9 @@ async def test_a_lost_answer_to_a_registration_does_not_shorten_the_predecessors
         incarnation: str,
         address: Address,
         capabilities: Mapping[str, object],
+        claimant: Claimant | None,
     ) -> str | None:
-        before = await register(connection, worker, incarnation, address, capabilities)
+        before = await register(connection, worker, incarnation, address, capabilities, claimant)
         replaced_at.append(asyncio.get_running_loop().time())
         if len(replaced_at) == 1:
             raise ConnectionResetError("the answer is lost")

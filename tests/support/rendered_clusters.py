@@ -3,7 +3,7 @@
 from typing import Any
 
 from threadcluster_operator.api import parse_spec
-from threadcluster_operator.render import Object, RenderInput, children, migration_job
+from threadcluster_operator.render import Object, RenderInput, children, internal_secrets, migration_job
 
 Document = dict[str, Any]  # YAML
 
@@ -95,7 +95,7 @@ def cluster(spec: Document | None = None, **changes: Any) -> RenderInput:
         replicas=parsed.replicas,
         partition=0,
         operator_namespace="threadcluster-system",
-        internal_secret="thirty-two-letters-of-randomness",
+        site="5b1d2c6e-0000-4000-8000-000000000002",
     )
     return made._replace(**changes)
 
@@ -107,7 +107,7 @@ def least(**changes: Any) -> RenderInput:
 
 def all_objects(wanted: RenderInput) -> list[Object]:
     """Everything that is made for a cluster."""
-    return [migration_job(wanted), *children(wanted)]
+    return [migration_job(wanted), *internal_secrets(wanted, "of the workers\n", "of users\n"), *children(wanted)]
 
 
 def find(wanted: RenderInput, kind: str, name: str | None = None) -> Object:

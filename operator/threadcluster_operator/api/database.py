@@ -80,10 +80,22 @@ class DatabaseSpec(SpecModel):
         Field(
             alias="clusterID",
             min_length=1,
-            max_length=63,
+            max_length=127,
             pattern=r"^[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?$",
             description="The name under which the database is claimed at its first migration; another name is refused from"
-            " then on. Left out: the cluster's name. Give it to serve, under a new name, the threads of an old cluster.",
+            " then on. Left out: <namespace>.<name>. The claim also holds the uids of this ThreadCluster and of the Kubernetes"
+            " cluster, so that the name alone opens no database.",
+        ),
+    ] = None
+    take_over: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=63,
+            pattern=r"^[-A-Za-z0-9]+$",
+            description="The uid of the cluster that holds the database and is to be displaced, as the message of"
+            " DatabaseClaimedByOther names it. Its workers are fenced and serve no more. It has no effect on a database that"
+            " another cluster than that holds, so it may stay.",
         ),
     ] = None
     tls: Annotated[TLSSpec, Field()] = TLSSpec()

@@ -121,12 +121,24 @@ class NetworkPolicySpec(SpecModel):
         Literal["Off", "Ingress", "Full"],
         Field(
             description="Off: no policy. Ingress: the API is open to allowFrom, the workers' inner port to each other, the"
-            " operator and Prometheus. Full: besides, workers reach only each other, name servers, and egressTo."
+            " operator and monitoringFrom. Full: besides, workers reach only each other, name servers, and egressTo."
         ),
     ] = "Ingress"
     allow_from: Annotated[
         list[NetworkPeer],
-        Field(max_length=32, description="Clients that may use the API; none: every client.", json_schema_extra=ATOMIC),
+        Field(
+            max_length=32,
+            description="Clients that may use the API; none: the pods of the cluster's own namespace.",
+            json_schema_extra=ATOMIC,
+        ),
+    ] = Field(default_factory=list)
+    monitoring_from: Annotated[
+        list[NetworkPeer],
+        Field(
+            max_length=32,
+            description="Peers that may read the workers' metrics, at the inner port: your Prometheus. None: no peer.",
+            json_schema_extra=ATOMIC,
+        ),
     ] = Field(default_factory=list)
     egress_to: Annotated[
         list[NetworkPeer],

@@ -102,6 +102,20 @@ class ThreadClusterSpec(SpecModel):
             json_schema_extra=LOCAL,
         ),
     ] = None
+    secret_generation: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=2**31 - 1,
+            description="Which value of the cluster's secret is wanted: the next number has the operator replace it, in three"
+            " steps and without a restart. status.secret says how far that is.",
+            json_schema_extra={
+                "x-kubernetes-validations": [
+                    {"rule": "self >= oldSelf", "message": "a value of the secret that was replaced does not come back"}
+                ],
+            },
+        ),
+    ] = 1
     worker: Annotated[WorkerSpec, Field(json_schema_extra=LOCAL)] = WorkerSpec()
     rebalance: Annotated[RebalanceSpec, Field(json_schema_extra=LOCAL)] = RebalanceSpec()
     autoscaling: Annotated[AutoscalingSpec | None, Field()] = None

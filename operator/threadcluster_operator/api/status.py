@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from threadcluster_operator.api.fields import ListMapKey, SpecModel
+from threadcluster_operator.api.fields import ATOMIC, ListMapKey, SpecModel
 
 Count = Annotated[int, Field(ge=0)]
 Word = Annotated[str, Field(max_length=63, pattern=r"^[A-Za-z]([A-Za-z0-9]*)$")]
@@ -42,6 +42,28 @@ class WorkerStatus(SpecModel):
     )
     shards: Annotated[str, Field(max_length=16_384, description="The shards that it owns, as ranges: 0-3,7.")] = ""
     cordoned: Annotated[bool, Field(description="Whether it gets no more shards.")] = False
+
+
+class SecretValueStatus(SpecModel):
+    """One value of the cluster's secret, by what it is made of."""
+
+    generation: Annotated[int, Field(ge=1, description="The spec.secretGeneration that it was made for.")]
+    operator_key: Annotated[str, Field(max_length=16, description="The fingerprint of the operator's key.")]
+
+
+class SecretStatus(SpecModel):
+    """The Secrets <name>-internal and <name>.client-internal, and how far a rotation is."""
+
+    values: Annotated[
+        list[SecretValueStatus],
+        Field(
+            min_length=1,
+            max_length=2,
+            description="The values that the Secrets hold; the first signs. Two while one replaces the other.",
+            json_schema_extra=ATOMIC,
+        ),
+    ]
+    made: Annotated[bool, Field(description="Whether the Secrets were made with these values.")] = False
 
 
 class Condition(SpecModel):
@@ -102,6 +124,7 @@ class ThreadClusterStatus(SpecModel):
         Field(max_length=256, description="The workers, in order."),
         ListMapKey("name"),
     ] = Field(default_factory=list)
+    secret: Annotated[SecretStatus | None, Field()] = None
     conditions: Annotated[
         list[Condition],
         Field(

@@ -42,10 +42,6 @@ class Planner(Protocol):
     `with_cluster` explains.
     """
 
-    async def pin(self, shard: int, worker: str | None) -> list[str]:
-        """Pin a shard to a worker, or with None to no worker; the changes."""
-        ...
-
     async def plan(self) -> Document:
         """The plan that `rebalance` would carry out now."""
         ...

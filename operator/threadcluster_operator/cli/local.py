@@ -52,28 +52,34 @@ def local() -> None:
     envvar="THREADCLUSTER_DATABASE_URL",
     help="The DSN itself. Other users of this machine see arguments, so one with a password is refused here.",
 )
+@click.option(
+    "--take-over",
+    metavar="UID",
+    default="",
+    help="Displace the cluster with this uid, which holds the database: its workers serve no more.",
+)
 @click.option("--detach", is_flag=True, help="Return when the cluster serves, and leave it running.")
-@click.pass_context
 def up(
-    context: click.Context,
     file: Path | None,
     data_dir: Path | None,
     port: int | None,
     database_url: str | None,
     database_url_file: Path | None,
+    take_over: str,
     detach: bool,
 ) -> None:
     """Run a cluster, or hand a running one its new resource and wait until that holds.
 
     In the foreground Ctrl-C stops everything in order; a second one does not wait.  The data stays, and the next `up` on
-    the same directory goes on with it: without -f as the cluster last was, pins set by `threadcluster pin` and all; with -f
-    the file replaces that resource, and pins that shall stay must be in it.
+    the same directory goes on with it: without -f as the cluster last was; with -f the file
+    replaces that resource.  Pins made by `threadcluster pin` are kept in the database; a pin in the file wins.
 
     With fewer replicas the surplus workers are drained first, and each is stopped when it owns nothing.
     """
     from threadcluster_operator.cli.local_up import bring_up
+    from threadcluster_operator.local.database_choice import DatabaseChoice
 
-    given = context.get_parameter_source("database_url")
+    given = click.get_current_context().get_parameter_source("database_url")
     if database_url_file is not None:
         database_url = database_url_file.read_text(encoding="utf-8", errors="replace").strip()
     elif given is ParameterSource.COMMANDLINE and database_url is not None and _has_password(database_url):
@@ -81,7 +87,7 @@ def up(
             "--database-url: its password is visible to every user of this machine; write the DSN to a file and give"
             " --database-url-file"
         )
-    bring_up(file, data_dir, port, database_url, detach=detach)
+    bring_up(file, data_dir, port, DatabaseChoice(database_url, take_over), detach=detach)
 
 
 def _has_password(dsn: str) -> bool:

@@ -22,6 +22,7 @@ from threadcluster_operator.api import (
 )
 from threadcluster_operator.local.control_client import ControlClient
 from threadcluster_operator.local.data_dir import DataDir, DataDirBusy, resolve_data_dir
+from threadcluster_operator.local.database_choice import DatabaseChoice
 from threadcluster_operator.local.errors import NotRunning, UpFailed
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ DATABASE_URL_VARIABLE = "THREADCLUSTER_DATABASE_URL"
 
 
 def bring_up(
-    file: Path | None, data_dir: Path | None, port: int | None, database_url: str | None, *, detach: bool
+    file: Path | None, data_dir: Path | None, port: int | None, database: DatabaseChoice, *, detach: bool
 ) -> None:
     """Do what the command says it does.  Raises `click.ClickException` with what is wrong."""
     try:
@@ -58,10 +59,10 @@ def bring_up(
         if place.is_locked():
             asyncio.run(_hand_over(place, text))
         elif detach:
-            _detach(place, text, _port(port, resources), database_url)
+            _detach(place, text, _port(port, resources), database)
         else:
             logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-            asyncio.run(_foreground(place, resources, text, _port(port, resources), database_url))
+            asyncio.run(_foreground(place, resources, text, _port(port, resources), database))
     except (InvalidResource, UpFailed, DataDirBusy, NotRunning) as error:
         raise click.ClickException(str(error)) from error
 
@@ -114,7 +115,7 @@ def _refuse_other_cluster(place: DataDir, resources: Resources) -> None:
         )
 
 
-async def _foreground(place: DataDir, resources: Resources, text: str, port: int, database_url: str | None) -> None:
+async def _foreground(place: DataDir, resources: Resources, text: str, port: int, database: DatabaseChoice) -> None:
     from threadcluster_operator.local.control_server import ControlServer
     from threadcluster_operator.local.supervisor import Supervisor
 
@@ -125,7 +126,7 @@ async def _foreground(place: DataDir, resources: Resources, text: str, port: int
     def say(line: str) -> None:
         click.echo(f"[{time.monotonic() - began:5.1f} s] {line}")
 
-    supervisor = Supervisor(place, resources, port=port, database_url=database_url, say=say)
+    supervisor = Supervisor(place, resources, port=port, database=database, say=say)
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
 
@@ -174,7 +175,7 @@ Try it, in another terminal:
 """
 
 
-def _detach(place: DataDir, text: str, port: int, database_url: str | None) -> None:
+def _detach(place: DataDir, text: str, port: int, database: DatabaseChoice) -> None:
     """Run `up` in a process of its own, and follow what it says until the cluster serves or it ends."""
     place.make()
     handed = place.path / "wanted.yaml"
@@ -184,8 +185,10 @@ def _detach(place: DataDir, text: str, port: int, database_url: str | None) -> N
     command = [sys.executable, "-m", "threadcluster_operator.main", "local", "up", "-f", str(handed)]
     command += ["--data-dir", str(place.path), "--port", str(port)]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    if database_url is not None:
-        environment[DATABASE_URL_VARIABLE] = database_url  # not an argument: every user sees those
+    if database.take_over:
+        command += ["--take-over", database.take_over]
+    if database.url is not None:
+        environment[DATABASE_URL_VARIABLE] = database.url  # not an argument: every user sees those
     with log_file.open("ab") as out:
         process = subprocess.Popen(
             command,

@@ -4,8 +4,14 @@ import asyncio
 import logging
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import click
+
+from threadcluster_operator.cli.tenant_options import tenant_options
+
+if TYPE_CHECKING:
+    from threadcluster_operator.controller.tenant_policy import TenantPolicy
 
 OWN_NAMESPACE_FILE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 
@@ -18,6 +24,13 @@ def operator() -> None:
 @operator.command()
 @click.option("--namespace", metavar="NAME", help="Look after the clusters of this namespace alone [default: of all].")
 @click.option("--context", metavar="NAME", help="A context of the kubeconfig, when not run in a pod.")
+@click.option(
+    "--identity-namespace",
+    metavar="NAME",
+    default="kube-system",
+    show_default=True,
+    help="The namespace whose uid tells this Kubernetes cluster from others, in the claims of databases.",
+)
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Of health and metrics.")
 @click.option(
     "--log-level",
@@ -26,7 +39,15 @@ def operator() -> None:
     show_default=True,
     help="The least level that is logged.",
 )
-def run(namespace: str | None, context: str | None, port: int, log_level: str) -> None:
+@tenant_options
+def run(
+    namespace: str | None,
+    context: str | None,
+    identity_namespace: str,
+    port: int,
+    log_level: str,
+    tenants: "TenantPolicy",
+) -> None:
     """Run until SIGTERM.  Of several that run, one leads and the others stand by.
 
     In a pod it uses the service account; elsewhere $KUBECONFIG, which is how to try it from a checkout:
@@ -44,8 +65,17 @@ def run(namespace: str | None, context: str | None, port: int, log_level: str) -
 
     configure_logging(log_level, "auto")
     own = os.environ.get("POD_NAMESPACE") or namespace or "default"
+    options = Options(
+        namespace,
+        own,
+        identity(),
+        port,
+        KubeAccess(context=context),
+        identity_namespace=identity_namespace,
+        tenants=tenants,
+    )
     try:
-        asyncio.run(run_operator(Options(namespace, own, identity(), port, KubeAccess(context=context))))
+        asyncio.run(run_operator(options))
     except (OperatorFailed, KubeError, OSError) as error:
         logging.getLogger("threadcluster_operator").critical("the operator cannot go on", extra={"cause": str(error)})
         sys.exit(1)

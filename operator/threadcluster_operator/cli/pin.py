@@ -2,6 +2,7 @@
 
 import click
 
+from threadcluster_operator.api.pins import wrong_pin
 from threadcluster_operator.cli.cluster_access import Cluster, with_cluster
 
 
@@ -20,16 +21,28 @@ async def pin(cluster: Cluster, shard: int, worker: str | None, remove: bool) ->
     threadcluster pin 7 --remove
     threadcluster pin 7 demo-1 -n chat --name demo      on Kubernetes
 
-    A pin is spec.rebalance.pins in the resource of the running cluster, and is kept with it across restarts. A later
-    `threadcluster local up -f FILE`, or `kubectl apply -f FILE` of a file with pins, replaces them by the file's: write those
-    that shall stay into the file. While WORKER is away or draining, another worker has the shard.
+    The pin is kept in the cluster's database, and holds across restarts and releases. A pin of the same shard in
+    spec.rebalance.pins wins over it; `threadcluster shards -o wide` shows every pin, and where it comes from. While WORKER is
+    away or draining, another worker has the shard.
     """  # noqa: D301 - click takes \b for a block to leave as it is
     if remove == (worker is not None):
         raise click.UsageError("give either WORKER or --remove")
-    changes = await cluster.planner.pin(shard, worker)
-    click.echo(
-        "\n".join(changes) or (f"shard {shard} is not pinned" if remove else f"shard {shard} is pinned to {worker}")
-    )
+    known = {entry.name for entry in (await cluster.workers.ownership()).workers}
+    autoscaling = cluster.spec.autoscaling
+    most = max(cluster.spec.replicas, autoscaling.max_replicas if autoscaling is not None else 0)
+    wanted = {f"{cluster.name}-{number}" for number in range(most)}
+    wrong = wrong_pin(shard, worker, shards=cluster.spec.shards, workers=known | wanted)
+    if wrong is not None:
+        raise click.ClickException(wrong)
+    changed = await cluster.workers.pin(shard, worker)
+    if remove:
+        click.echo(f"shard {shard} is pinned no more" if changed else f"shard {shard} is not pinned")
+    else:
+        click.echo(f"shard {shard} is pinned to {worker}")
+    in_spec = [each.worker for each in cluster.spec.rebalance.pins if each.shard == shard]
+    if in_spec and in_spec != [worker]:
+        click.echo(f"spec.rebalance.pins has it on {in_spec[0]}, which wins")
+        return
     why = "spec.rebalance.mode is Paused" if cluster.spec.rebalance.mode == "Paused" else cluster.unplanned
     if worker is not None and why is not None:
         click.echo(f"for now it does not move: {why}")

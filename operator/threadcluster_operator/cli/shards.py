@@ -7,10 +7,12 @@ import click
 import msgspec
 
 from shard_worker.contract_internal import ShardEntry
+from threadcluster_operator.api import ThreadClusterSpec
+from threadcluster_operator.api.pins import pin_of
 from threadcluster_operator.cli.cluster_access import Cluster, with_cluster
 from threadcluster_operator.cli.table import table
 
-_FIELDS: Final = ("id", "owner", "incarnation", "epoch", "state", "target", "load", "reason", "since")
+_FIELDS: Final = ("id", "owner", "incarnation", "epoch", "state", "target", "load", "reason", "since", "pin")
 """Of the output as JSON, in order."""
 
 
@@ -21,21 +23,27 @@ async def shards(cluster: Cluster, output: str) -> None:
     """Show every shard: its owner, whether it is being moved, and where the plan wants it.
 
     A shard is `serving`, `moving` (its target is another worker) or `unowned`. The epoch counts its changes of owner. With
-    -o wide also the load (commands a second, milliseconds an append), since when, and why it is where it is.
+    -o wide also the load (commands a second, milliseconds an append), since when, why it is where it is, and its pin: the
+    worker, and whether that is from the resource (spec) or by command.
     """
     found = await cluster.workers.ownership()
     if output == "json":
-        documents = [msgspec.to_builtins(shard) for shard in found.shards]
+        documents = [msgspec.to_builtins(shard) | {"pin": _pin(shard, cluster.spec)} for shard in found.shards]
         rows = [{field: document[field] for field in _FIELDS} for document in documents]
         click.echo(json.dumps({"planVersion": found.plan_version, "shards": rows}, indent=2))
         return
     wide = output == "wide"
     heads = ["SHARD", "OWNER", "STATE", "TARGET", "EPOCH"]
-    heads += ["COMMANDS/S", "APPEND MS", "INCARNATION", "SINCE", "REASON"] if wide else []
-    click.echo(table([heads, *(_row(shard, wide=wide) for shard in found.shards)]))
+    heads += ["COMMANDS/S", "APPEND MS", "INCARNATION", "SINCE", "REASON", "PIN"] if wide else []
+    click.echo(table([heads, *(_row(shard, cluster.spec, wide=wide) for shard in found.shards)]))
 
 
-def _row(shard: ShardEntry, *, wide: bool) -> list[object]:
+def _pin(shard: ShardEntry, spec: ThreadClusterSpec) -> dict[str, str] | None:
+    found = pin_of(shard, spec)
+    return None if found is None else {"worker": found[0], "source": found[1]}
+
+
+def _row(shard: ShardEntry, spec: ThreadClusterSpec, *, wide: bool) -> list[object]:
     cells: list[object] = [shard.id, shard.owner, shard.state, shard.target, shard.epoch]
     if wide:
         cells += [
@@ -44,5 +52,6 @@ def _row(shard: ShardEntry, *, wide: bool) -> list[object]:
             shard.incarnation,
             shard.since,
             shard.reason,
+            " ".join(pin_of(shard, spec) or ()) or None,
         ]
     return cells

@@ -12,6 +12,7 @@ may own shards.
 
 from collections.abc import Iterable
 from datetime import datetime
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from threadcluster_operator.api import KubernetesSpec
@@ -25,18 +26,19 @@ from threadcluster_operator.controller.snapshot import (
     is_ours,
     ordinal_of,
 )
+from threadcluster_operator.controller.tenant_policy import TenantPolicy
 from threadcluster_operator.kube.preconditions import Preconditions
 from threadcluster_operator.planning.planner import NewPlan, PlanResult, count_moving, next_steps
 from threadcluster_operator.render import (
     APPLIED,
     KINDS,
+    OperatorKeys,
     RenderInput,
     children,
     digest,
     is_applied,
     migrated,
     migration_job,
-    secret_of,
     stateful_set,
     to_prune,
 )
@@ -57,10 +59,13 @@ class OperatorContext(NamedTuple):
     """Settings of the operator that apply to every cluster."""
 
     namespace: str
-    service_monitors: bool
+    service_monitors: bool = False
     """Whether the Kubernetes cluster knows ServiceMonitors."""
-    fresh_secret: str
-    """For a cluster that has none yet."""
+    keys: OperatorKeys = MappingProxyType({})
+    """From which the secrets of clusters are derived."""
+    site: str = ""
+    """The uid of the Kubernetes cluster."""
+    tenants: TenantPolicy = TenantPolicy()
 
 
 class Actions(NamedTuple):
@@ -99,17 +104,7 @@ def plan_actions(seen: ClusterSnapshot, spec: KubernetesSpec, operator: Operator
     live_set = seen.child("StatefulSet", seen.key.name)
     shards = _shards(seen, spec, balancing=balancing)
     replicas, blocked_reason = _replicas(seen, spec, shards, live_set)
-    wanted = RenderInput(
-        seen.key.name,
-        seen.key.namespace,
-        seen.resource["metadata"]["uid"],
-        spec,
-        replicas,
-        replicas,
-        operator.namespace,
-        _secret(seen, operator),
-        operator.service_monitors,
-    )
+    wanted = render_input(seen, spec, operator)._replace(replicas=replicas, partition=replicas)
     objects = children(wanted)
     own_set = live_set if live_set is not None and is_ours(live_set, wanted) else None
     job = migration_job(wanted)
@@ -183,16 +178,20 @@ def _place(subject: Object) -> tuple[str, str]:
     return subject["kind"], subject["metadata"]["name"]
 
 
-def _secret(seen: ClusterSnapshot, operator: OperatorContext) -> str | None:
-    """The value that the Secret must hold; None leaves the Secret as it is.
-
-    A Secret of ours that is there is never written: its owner rotates it, and mends one that cannot be used.  It is not
-    watched, so a write of what was read before could take a rotation back.
-    """
-    live = seen.child("Secret", secret_of(seen.key.name))
-    if live is not None and controller_of(live).get("uid") == seen.resource["metadata"]["uid"]:
-        return None
-    return seen.secret if seen.secret is not None else operator.fresh_secret
+def render_input(seen: ClusterSnapshot, spec: KubernetesSpec, operator: OperatorContext) -> RenderInput:
+    """The cluster as its spec wants it."""
+    return RenderInput(
+        seen.key.name,
+        seen.key.namespace,
+        seen.resource["metadata"]["uid"],
+        spec,
+        spec.replicas,
+        spec.replicas,
+        operator.namespace,
+        operator.service_monitors,
+        operator.site,
+        not operator.tenants.privileged,
+    )
 
 
 # --- shards, and how many workers
@@ -200,7 +199,7 @@ def _secret(seen: ClusterSnapshot, operator: OperatorContext) -> str | None:
 
 def _shards(seen: ClusterSnapshot, spec: KubernetesSpec, *, balancing: bool) -> PlanResult | None:
     running = frozenset(pod.name for pod in seen.workers())
-    if seen.ownership is None and spec.replicas > 0:
+    if (seen.ownership is None and spec.replicas > 0) or seen.foreign_workers:
         return None
     return next_steps(seen.key.name, spec, running, seen.ownership, rebalance_now=balancing)
 

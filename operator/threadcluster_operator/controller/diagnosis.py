@@ -51,6 +51,8 @@ class Reason(StrEnum):
     WORKER_UNSCHEDULABLE = "WorkerUnschedulable"
     WORKER_CRASH_LOOPING = "WorkerCrashLooping"
     WORKER_UNREACHABLE = "WorkerUnreachable"
+    FOREIGN_WORKERS = "ForeignWorkers"
+    INTERNAL_SECRET_MISMATCH = "InternalSecretMismatch"  # noqa: S105 - a reason, no secret
     DATABASE_SECRET_MISSING = "DatabaseSecretMissing"  # noqa: S105 - a reason, no secret
     REFERENCE_MISSING = "ReferenceMissing"
     DATABASE_UNREACHABLE = DatabaseFault.UNREACHABLE
@@ -74,8 +76,8 @@ _REMEDIES: Final[Mapping[Reason, str]] = {
     Reason.DATABASE_UNSUITABLE: "change this at the database, or lead the Secret of spec.database to another one",
     Reason.DATABASE_SUPERSEDED: "point the Secret of spec.database to the server that was promoted, and take the one"
     " before it out of service",
-    Reason.DATABASE_CLAIMED_BY_OTHER: "give this ThreadCluster a database of its own, or, to take its data over, set"
-    " spec.database.clusterID",
+    Reason.DATABASE_CLAIMED_BY_OTHER: "give this ThreadCluster a database of its own, or name the holder that it is to"
+    " displace in spec.database.takeOver",
     Reason.SHARD_COUNT_MISMATCH: "give this ThreadCluster another database, or create it again with the shards of this one",
     Reason.MIGRATION_FAILED: "name a login that may make tables in spec.database.migrationURLSecretKeyRef",
     Reason.SCHEMA_TOO_NEW: "set spec.image to a release at least as new as the one that made the schema",
@@ -211,6 +213,24 @@ def previous_diagnosis(seen: ClusterSnapshot) -> Diagnosis | None:
 def joined(first: Diagnosis, others: Iterable[Diagnosis]) -> Diagnosis:
     """A diagnosis whose message names others besides."""
     return Diagnosis(first.reason, _ALSO.join([first.message, *(each.message for each in others)]))
+
+
+# --- what workers say
+
+
+def _claimed_by_other(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
+    if seen.claimed_by_other:
+        reason = Reason.DATABASE_CLAIMED_BY_OTHER
+        yield _trouble(reason, seen.claimed_by_other, _REMEDIES[reason])
+
+
+def _foreign_workers(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
+    if seen.foreign_workers:
+        yield _trouble(
+            Reason.FOREIGN_WORKERS,
+            f"workers of another cluster live in this database: {', '.join(seen.foreign_workers)}; no shard is moved",
+            "end them, or give one of the two clusters a database of its own",
+        )
 
 
 # --- what containers say
@@ -455,6 +475,8 @@ def _short(text: str) -> str:
 
 
 _FINDERS: Final[Iterable[Callable[[ClusterSnapshot], Iterator[Diagnosis]]]] = (
+    _claimed_by_other,
+    _foreign_workers,
     _images,
     _secrets,
     _migration,

@@ -217,7 +217,7 @@ class LeaderGuardedKube:
         self._check()
         return await self._kube.merge(kind, namespace, name, patch, subresource, dry_run=dry_run)
 
-    async def delete(self, kind: Kind, namespace: str, name: str, uid: str, *, dry_run: bool = False) -> None:
+    async def delete(self, kind: Kind, namespace: str, name: str, uid: str | None, *, dry_run: bool = False) -> None:
         """See `Kube`."""
         self._check()
         await self._kube.delete(kind, namespace, name, uid, dry_run=dry_run)

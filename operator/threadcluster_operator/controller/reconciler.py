@@ -5,19 +5,18 @@ that the API server refuses stops no other child, no move of a shard and no stat
 again.
 """
 
-import base64
 import logging
 import math
-import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from shard_worker.contract import url_host
+from shard_worker.contract_tls import fingerprint, parse_secrets
 from shard_worker.tasks import BackgroundTasks
 from threadcluster_operator.api import InvalidSpec, KubernetesSpec, parse_spec
-from threadcluster_operator.controller.actions import MOVING_S, Actions, OperatorContext, plan_actions
+from threadcluster_operator.controller.actions import MOVING_S, Actions, OperatorContext, plan_actions, render_input
 from threadcluster_operator.controller.cache import Cache, trim
 from threadcluster_operator.controller.child_writes import ChildWrite, ChildWrites, Refusal, Step
 from threadcluster_operator.controller.diagnosis import (
@@ -33,16 +32,18 @@ from threadcluster_operator.controller.diagnosis import (
 from threadcluster_operator.controller.events import Recorder
 from threadcluster_operator.controller.installation import ANSWER_S, Claim, Rivalry, claim
 from threadcluster_operator.controller.metrics import Telemetry
+from threadcluster_operator.controller.secret_keeper import SecretKeeper
 from threadcluster_operator.controller.snapshot import (
     ClusterSnapshot,
     Key,
     Object,
     Pod,
     Written,
-    controller_of,
     members,
+    secret_state_of,
 )
 from threadcluster_operator.controller.status import patch_of, status_of
+from threadcluster_operator.controller.tenant_policy import violations
 from threadcluster_operator.controller.workqueue import TransientError
 from threadcluster_operator.kube.answers import Answer
 from threadcluster_operator.kube.client import (
@@ -58,14 +59,14 @@ from threadcluster_operator.kube.client import (
 )
 from threadcluster_operator.kube.nesting import path_of_cut
 from threadcluster_operator.kube.preconditions import Preconditions
-from threadcluster_operator.planning.freshness import serving_of
-from threadcluster_operator.planning.observation import observe
+from threadcluster_operator.planning.freshness import counts, serving_of
+from threadcluster_operator.planning.observation import Heartbeats, observe
 from threadcluster_operator.planning.planner import NewPlan
 from threadcluster_operator.render import KINDS as RENDERED
-from threadcluster_operator.render import MANAGEMENT_PORT, SECRET_KEY, differences, digest, secret_of
-from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerRefused, client_context
+from threadcluster_operator.render import MANAGEMENT_PORT, differences, digest, is_worker_of, secret_of, secret_text
+from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerRefused
 from threadcluster_operator.workers.pacing import Pace
-from threadcluster_operator.workers.poller import ClusterPoll, Wake, Watched, WorkerPolls
+from threadcluster_operator.workers.poller import ClusterPoll, Latest, Wake, Watched, WorkerPolls
 from threadcluster_operator.workers.protocol import PolledWorkers
 
 log = logging.getLogger(__name__)
@@ -75,10 +76,8 @@ _UNREACHABLE_S: Final = 5.0
 _BLOCKED_S: Final = 5.0
 _SILENT_S: Final = 5.0
 """Time until the next look at a cluster that waits for its workers or their database: there may be hundreds."""
-_SECRET_S: Final = 60.0
-"""How often the Secret is looked for again."""
-_SECRET_AGAIN_S: Final = 2.0
-"""How often a Secret is looked for that cannot be read."""
+_ROTATING_S: Final = 2.0
+"""Time between two looks while a secret is replaced: the kubelets need a minute or so for each step."""
 _WORKERS_NEED: Final = frozenset({"Secret", "Job", "StatefulSet", "Service"})
 """Kinds without which no worker runs or is found: a refusal of one comes before what pods report."""
 _INVALID: Final = 422
@@ -101,8 +100,7 @@ class _Memory:
     """The state that is kept of a cluster from one reconcile to the next; all of it may be lost."""
 
     uid: str
-    secret: str | None = None
-    secret_read_at: float = -math.inf
+    secrets: SecretKeeper = field(default_factory=SecretKeeper)
     balancing: bool = False
     poll: ClusterPoll | None = None
     """The questions to the workers; None while none can be asked."""
@@ -115,14 +113,15 @@ class _Memory:
     rivalry: Rivalry = field(default_factory=Rivalry)
     """With another installation of the operator."""
     status_written_at: float = -math.inf
+    beats: Heartbeats = field(default_factory=Heartbeats)
     foreign: dict[tuple[str, str], Object] = field(default_factory=dict)
     """Objects that have the name of a child and not its labels, so that no watch tells of them."""
     writes: ChildWrites = field(default_factory=ChildWrites)
     written: dict[tuple[str, str], Written] = field(default_factory=dict)
     accepted: str | None = None
     """The StatefulSet that passed its dry run before a migration, as a hash."""
-    unread: Refusal | None = None
-    """Why the Secret cannot be read."""
+    secrets_refused: bool = False
+    """Whether the last step with the Secrets was refused."""
 
 
 class Reconciler:
@@ -135,20 +134,17 @@ class Reconciler:
         reach: Reach,
         recorder: Recorder,
         telemetry: Telemetry,
-        *,
-        namespace: str,
-        service_monitors: bool = False,
+        operator: OperatorContext,
     ) -> None:
         self.clock: Callable[[], float] = time.monotonic
         self.relist: Callable[[Kind], None] = lambda _: None
         """Has a kind listed again: called when a write shows that the cache is wrong."""
-        self.service_monitors = service_monitors
+        self._operator = operator
         self._kube = kube
         self._cache = cache
         self._reach = reach
         self._recorder = recorder
         self._telemetry = telemetry
-        self._namespace = namespace
         self._memories: dict[Key, _Memory] = {}
         self._tasks = BackgroundTasks()
         self.wake: Wake = _look_later
@@ -183,21 +179,21 @@ class Reconciler:
     async def _claimed(self, key: Key, resource: Object, memory: _Memory) -> Object | None:
         """The ThreadCluster, if this installation looks after it; None while another one does."""
         status = resource.get("status") or {}
-        what = claim(status, self._namespace, memory.rivalry, self.clock())
+        what = claim(status, self._operator.namespace, memory.rivalry, self.clock())
         if what is Claim.OWN:
             return resource
         other = str(status.get("operator", ""))
         if what is Claim.TAKE:
             if other:
                 log.warning("cluster taken over from another installation", extra={"key": str(key), "from": other})
-            return await self._mark(key, resource, {"operator": self._namespace, "operatorChallenge": None})
+            return await self._mark(key, resource, {"operator": self._operator.namespace, "operatorChallenge": None})
         if what is Claim.CHALLENGE:
-            await self._mark(key, resource, {"operatorChallenge": self._namespace})
+            await self._mark(key, resource, {"operatorChallenge": self._operator.namespace})
         self._recorder.event(
             resource,
             "Warning",
             "AnotherOperator",
-            f"the operator in namespace {self._namespace} changes nothing: the operator in namespace {other} looks after this"
+            f"the operator in namespace {self._operator.namespace} changes nothing: the operator in namespace {other} looks after this"
             " ThreadCluster. Remedy: remove one of the two, or have each watch namespaces of its own",
         )
         return None
@@ -220,19 +216,24 @@ class Reconciler:
     async def _look(self, key: Key, resource: Object, memory: _Memory) -> float:
         try:
             spec = _spec_of(resource)
+            if wrong := violations(spec, self._operator.tenants):
+                raise InvalidSpec(wrong)
         except InvalidSpec as error:
             invalid = Diagnosis(Reason.SPEC_INVALID, f"{error}. Remedy: correct the fields that are named.")
             late_s = await self._say(await self._seen(key, resource, memory), None, _UNKNOWN_SPEC, invalid, memory)
             return 60.0 if late_s is None else late_s
         seen = await self._seen(key, resource, memory)
-        operator = OperatorContext(self._namespace, self.service_monitors, secrets.token_urlsafe(32))
-        steps = plan_actions(seen, spec, operator, balancing=memory.balancing)
+        memory.secrets.begin()
+        steps = plan_actions(seen, spec, self._operator, balancing=memory.balancing)
         memory.balancing = steps.next.balancing if steps.next is not None else False
         if steps.targets is None:
             memory.wanted_since = None
         away: KubeError | None = None
         if not spec.paused:
-            away = await self._act(key, seen, steps, memory)
+            seen, away = await self._keep_secrets(seen, spec, steps, memory)
+            # Pods that mount another owner's Secret would take its content for the cluster's secret.
+            if memory.secrets.trouble is None or memory.secrets.trouble.reason != Reason.NAME_CONFLICT:
+                away = await self._act(key, seen, steps, memory, away)
         self._set_pace(seen, steps, memory)
         late_s = await self._say(seen, spec, steps, self._trouble(seen, steps, memory), memory)
         if away is not None:
@@ -244,15 +245,17 @@ class Reconciler:
         """In how many seconds to look again at a cluster that is not paused, if nothing happens before."""
         if steps.requeue_after_s == MOVING_S:
             return MOVING_S
-        if steps.blocked is not None:
+        if steps.blocked is not None or memory.secrets.trouble is not None:
             return _BLOCKED_S
+        if seen.secret_state is not None and len(seen.secret_state.values) > 1:
+            return min(steps.requeue_after_s, _ROTATING_S)
         due_s = memory.writes.due_in_s(self.clock())
         again_s = steps.requeue_after_s
         if seen.ownership is None and memory.poll is not None and self._waits_for_workers(seen, memory.poll):
             again_s = max(again_s, _SILENT_S)
             # A child that is refused is tried again meanwhile: its writes wait for no worker.
             return again_s if due_s is None else min(again_s, max(due_s, steps.requeue_after_s))
-        writes = len(steps.create) + len(steps.apply) + len(steps.delete)
+        writes = len(steps.create) + len(steps.apply) + len(steps.delete) + memory.secrets_refused
         if due_s is None or steps.migrating or steps.blocked_reason or writes > memory.writes.refused_count:
             return again_s
         return max(due_s, again_s)  # nothing but what is refused is still to be done
@@ -261,8 +264,6 @@ class Reconciler:
         """The diagnosis to report: the most important one, with what is refused besides."""
         now = self.clock()
         refusals = memory.writes.refusals(now)
-        if memory.unread is not None:
-            refusals.insert(0, memory.unread)
         order = [kind.kind for kind in RENDERED]
         refusals.sort(key=lambda each: (each.kind not in _WORKERS_NEED, order.index(each.kind)))
         found = [refused(*each) for each in refusals]
@@ -271,7 +272,9 @@ class Reconciler:
         if reported is None:
             reported = previous_diagnosis(seen) if steps.migrating else self._out_of_reach(seen, memory)
         found += [reverted(place.kind, place.name) for place in memory.writes.often_reverted(now)]
-        first = steps.blocked or next(iter(needed), None) or reported or next(iter(found), None)
+        first = (
+            steps.blocked or memory.secrets.trouble or next(iter(needed), None) or reported or next(iter(found), None)
+        )
         if first is None:
             return None
         return joined(first, [each for each in found if each is not first])
@@ -309,59 +312,19 @@ class Reconciler:
                 del memory.foreign[kind, name]
             else:
                 children[kind, name] = memory.foreign[kind, name] = found
-        if memory.secret is None:
-            if memory.unread is None or self.clock() - memory.secret_read_at > _SECRET_AGAIN_S:
-                try:
-                    children.update(await self._read_secret(key, memory))
-                except KubeError as error:
-                    memory.unread = Refusal("Secret", secret_of(key.name), error.answer, str(error))
-        elif self.clock() - memory.secret_read_at > _SECRET_S:
-            self._read_secret_beside(key, memory)
+        state = secret_state_of(resource)
         seen = ClusterSnapshot(
             resource,
             tuple(children.values()),
             members(key.name, children.values(), self._cache.pods(key)),
             self._cache.warnings(key),
             None,
-            memory.secret,
+            None if state is None else secret_text(self._operator.keys, memory.uid, state.values),
             time.time(),
             written=memory.written,
+            secret_state=state,
         )
         return self._with_answers(key, seen, memory)
-
-    async def _read_secret(self, key: Key, memory: _Memory) -> dict[tuple[str, str], Object]:
-        """The Secret, if there is one.  The operator does not watch it: the right to watch one Secret is that to watch all."""
-        name = secret_of(key.name)
-        memory.secret_read_at = self.clock()
-        found = await self._kube.get(SECRET, key.namespace, name)
-        memory.unread = None
-        if found is None:
-            for each in self._cache.children(key):
-                if (each["kind"], each["metadata"]["name"]) == ("Secret", name):
-                    self._cache.drop(each)
-            return {}
-        self._cache.put(found)
-        if controller_of(found).get("uid") == memory.uid:
-            try:
-                given = base64.b64decode(found.get("data", {})[SECRET_KEY], validate=True).decode()
-                client_context(given)
-                memory.secret = given
-            except (KeyError, ValueError) as error:  # also what is no base64, no UTF-8, or too short
-                extra = {"namespace": key.namespace, "secret": name, "cause": str(error)}
-                log.error("the cluster's secret cannot be used", extra=extra)
-        return {("Secret", name): found}
-
-    def _read_secret_beside(self, key: Key, memory: _Memory) -> None:
-        """Read it again, for the next look: this one need not wait for it."""
-
-        async def read() -> None:
-            try:
-                await self._read_secret(key, memory)
-            except KubeError as error:
-                log.info("secret not read", extra={"key": str(key), "cause": str(error)})
-
-        memory.secret_read_at = self.clock()
-        self._tasks.spawn(read(), name=f"read-secret-{key.namespace}/{key.name}")
 
     async def close(self) -> None:
         """End what goes on beside the looks."""
@@ -369,53 +332,103 @@ class Reconciler:
         await self._tasks.close()
 
     def _with_answers(self, key: Key, seen: ClusterSnapshot, memory: _Memory) -> ClusterSnapshot:
-        """The snapshot with what the workers answered last; they are asked in the background."""
+        """The snapshot with what the workers answered last, as far as it is about this cluster; they are asked in the background."""
         pods = seen.workers()
         asked = {
             pod.name: Watched(_address(pod.address), pod.ready)
             for pod in pods
             if pod.address is not None and not _dead(pod)
         }
-        if not asked or memory.secret is None:
+        live = seen.child("StatefulSet", key.name)
+        # The controller counts its pods too: one that the cache does not know yet may hold another value.
+        known = live is None or len(pods) >= live.get("status", {}).get("replicas", 0)
+        if not asked or seen.secret is None:
             self._polls.forget(key)
             memory.poll = None
-            return seen
+            return seen._replace(secret_confirmed=known and not pods)
         addresses = {name: each.address for name, each in asked.items()}
-        memory.poll = self._polls.watch(key, self._reach(key, addresses, memory.secret), asked)
+        memory.poll = self._polls.watch(key, self._reach(key, addresses, seen.secret), asked)
         latest, now = memory.poll.latest(), self.clock()
+        refused = sorted(each.claimed_by_other for each in latest.readings.values() if each.claimed_by_other)
+        seen = seen._replace(
+            secret_confirmed=known and _hold(latest, [pod.name for pod in pods], seen.secret, now),
+            claimed_by_other="".join(refused[:1]),
+        )
         outage = latest.verdict.outage
         if outage is not None:  # from the clock of the questions to that of the snapshot
             outage = outage._replace(since=seen.now - (now - outage.since))
         if latest.answer is None or not latest.verdict.known:
             return seen._replace(outage=outage)
+        beating = memory.beats.advancing(latest.answer, now)
         ownership = observe(
             latest.answer,
             serving_of(latest.readings, now),
             {name: each.excess_privileges for name, each in latest.readings.items()},
             [each.rebuild for each in latest.readings.values()],
-            running={pod.name for pod in pods},
+            running={pod.name for pod in pods} | beating,
             starting={pod.name for pod in pods if pod.starting and not pod.ready},
             emptying=frozenset(),
         )
-        return seen._replace(ownership=ownership, fresh=latest.current and latest.verdict.may_act(now))
+        return seen._replace(
+            ownership=ownership,
+            fresh=latest.current and latest.verdict.may_act(now),
+            foreign_workers=tuple(sorted(name for name in beating if not is_worker_of(key.name, name))),
+        )
 
     def _out_of_reach(self, seen: ClusterSnapshot, memory: _Memory) -> Diagnosis | None:
         since = memory.poll.latest().silent_since if memory.poll is not None else None
         if seen.ownership is not None or since is None or self.clock() - since < _UNREACHABLE_S:
             return None
+        if memory.poll is not None and memory.poll.latest().mismatched:
+            return Diagnosis(
+                Reason.INTERNAL_SECRET_MISMATCH,
+                "workers show certificates of another secret than the operator derives. Remedy: delete Secret"
+                f" {secret_of(seen.key.name)}: the operator makes it again as it was, and workers read it within two minutes.",
+            )
         return Diagnosis(
             Reason.WORKER_UNREACHABLE,
             f"workers are ready, and none answers the operator at port {MANAGEMENT_PORT}. Remedy: let pods of namespace"
-            f" {self._namespace} reach that port (NetworkPolicies, security groups).",
+            f" {self._operator.namespace} reach that port (NetworkPolicies, security groups).",
         )
 
     # --- acting
 
-    async def _act(self, key: Key, seen: ClusterSnapshot, steps: Actions, memory: _Memory) -> KubeError | None:
-        """Write each child, and set the targets; the error of an API server that does not answer at all."""
-        away: KubeError | None = None
+    async def _keep_secrets(
+        self, seen: ClusterSnapshot, spec: KubernetesSpec, steps: Actions, memory: _Memory
+    ) -> tuple[ClusterSnapshot, KubeError | None]:
+        """The snapshot with the state of the Secrets that is to be recorded; the error of an API server that does not answer.
+
+        A step that is refused stops no other child; it is repeated, and reported, as the write of a child is.
+        """
+        if steps.blocked is not None and seen.secret_state is None:
+            return seen, None  # nothing is begun while another owner has the name of a child
+        step, now = _secrets_step(seen.key), self.clock()
+        due = memory.writes.step(step, now)
+        if due is Step.WAIT:
+            return seen, None
         try:
-            await self._write_children(key, seen, steps, memory)
+            wanted = render_input(seen, spec, self._operator)
+            state = await memory.secrets.keep(self._kube, self._recorder, seen, wanted, self._operator.keys)
+        except KubeError as error:
+            if error.answer is Answer.AWAY:
+                return seen, error
+            log.info(
+                "secrets not kept", extra={"key": str(seen.key), "cause": str(error), "answer": error.answer.value}
+            )
+            (memory.writes.failed if due is Step.TRY_OUT else memory.writes.refused)(step, _refusal(step, error), now)
+            memory.secrets_refused = True
+            return seen, None
+        memory.writes.accepted(step)
+        memory.secrets_refused = False
+        return seen._replace(secret_state=state), None
+
+    async def _act(
+        self, key: Key, seen: ClusterSnapshot, steps: Actions, memory: _Memory, away: KubeError | None
+    ) -> KubeError | None:
+        """Write each child, and set the targets; the error of an API server that does not answer at all."""
+        try:
+            if away is None:
+                await self._write_children(key, seen, steps, memory)
         except KubeError as error:
             away = error
         if steps.targets is not None:
@@ -425,8 +438,7 @@ class Reconciler:
     async def _write_children(self, key: Key, seen: ClusterSnapshot, steps: Actions, memory: _Memory) -> None:
         """Raises `KubeError` only when the API server does not answer: then each further request would wait as long."""
         writes = [
-            # A Secret that cannot be read may be there already.
-            *(ChildWrite("create", body) for body in steps.create if body["kind"] != "Secret" or memory.unread is None),
+            *(ChildWrite("create", body) for body in steps.create),
             *(ChildWrite("apply", body, *judged) for body, judged in steps.apply),
             *(ChildWrite("delete", body, body["metadata"]["uid"]) for body in steps.delete),
         ]
@@ -438,7 +450,7 @@ class Reconciler:
         if steps.trial is not None:
             body, there = steps.trial
             trial = ChildWrite("create", body) if there is None else ChildWrite("apply", body, *there)
-        wanted = {each.place for each in (*writes, scale, trial) if each is not None}
+        wanted = {each.place for each in (*writes, scale, trial, _secrets_step(key)) if each is not None}
         memory.writes.keep(wanted, self.clock())
         workers_written = False
         for write in writes:
@@ -579,7 +591,7 @@ class Reconciler:
 
     def _set_targets(self, key: Key, seen: ClusterSnapshot, plan: NewPlan, memory: _Memory) -> None:
         """Record a plan in the background: a look does not wait for a worker."""
-        if memory.secret is None or memory.poll is None or memory.recording:
+        if seen.secret is None or memory.poll is None or memory.recording:
             return
         if memory.wanted_since is None:
             memory.wanted_since = self.clock()
@@ -598,7 +610,7 @@ class Reconciler:
             if pod.address is not None
         }
         memory.recording = True
-        work = self._record(self._reach(key, addresses, memory.secret), seen, plan, memory)
+        work = self._record(self._reach(key, addresses, seen.secret), seen, plan, memory)
         self._tasks.spawn(work, name=f"set-targets-{key.namespace}/{key.name}")
 
     async def _record(self, workers: PolledWorkers, seen: ClusterSnapshot, plan: NewPlan, memory: _Memory) -> None:
@@ -630,7 +642,7 @@ class Reconciler:
         before = seen.resource.get("status")
         if before is not None and memory.poll is not None and not memory.poll.latest().begun:
             return _FIRST_ANSWERS_S  # after a start of the operator what it does not know yet is no news
-        after = {**status_of(seen, spec, steps, trouble), "operator": self._namespace}
+        after = {**status_of(seen, spec, steps, trouble), "operator": self._operator.namespace}
         challenger = after.pop("operatorChallenge", None) or (before or {}).get("operatorChallenge")
         if challenger:  # withdrawn by this status, which does not have it
             message = f"the operator in namespace {challenger} watches this ThreadCluster too, and changes nothing"
@@ -674,8 +686,20 @@ def _spec_of(resource: Object) -> KubernetesSpec:
     return parse_spec(resource)
 
 
+def _secrets_step(key: Key) -> ChildWrite:
+    """The next step with the Secrets, whichever that is, for `ChildWrites`."""
+    return ChildWrite("create", {"kind": SECRET.kind, "metadata": {"name": secret_of(key.name)}})
+
+
 def _address(host: str) -> str:
     return f"https://{url_host(host)}:{MANAGEMENT_PORT}"
+
+
+def _hold(latest: Latest, workers: Collection[str], secret: str, now: float) -> bool:
+    """Whether each of these workers says that it holds just the values of a secret, in their order."""
+    held = tuple(fingerprint(value) for value in parse_secrets(secret.encode()))
+    readings = [latest.readings.get(name) for name in workers]
+    return all(each is not None and counts(each, now) and each.secrets == held for each in readings)
 
 
 def _dead(pod: Pod) -> bool:

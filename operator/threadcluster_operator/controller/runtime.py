@@ -21,18 +21,23 @@ import aiohttp
 from aiohttp import web
 
 from shard_worker.tasks import cancel_and_wait
+from threadcluster_operator.controller.actions import OperatorContext
 from threadcluster_operator.controller.cache import Cache
 from threadcluster_operator.controller.events import Recorder
 from threadcluster_operator.controller.leader_election import LeaderElector, LeaderGuardedKube, LeaseRef
 from threadcluster_operator.controller.metrics import Telemetry
+from threadcluster_operator.controller.operator_key import OperatorKey
 from threadcluster_operator.controller.reconciler import Reach, Reconciler
 from threadcluster_operator.controller.resync import RESYNC_S, Lister
 from threadcluster_operator.controller.snapshot import Key
+from threadcluster_operator.controller.tenant_policy import TenantPolicy
 from threadcluster_operator.controller.watcher import KopfWatcher, watched
 from threadcluster_operator.controller.workqueue import WorkQueue
 from threadcluster_operator.kube.client import (
+    NAMESPACE,
     SERVICE_MONITOR,
     THREAD_CLUSTER,
+    Forbidden,
     Kind,
     Kube,
     KubeAccess,
@@ -57,6 +62,7 @@ _PING_EVERY_S: Final = 5.0
 _KIND_AGAIN_S: Final = 0.5
 _NEW_KIND_S: Final = 5.0
 """How often the kind is looked for that may be installed later; one small read."""
+_ASK_AGAIN_S: Final = 1.0
 _YOUNG_OBJECTS: Final = 50_000
 
 
@@ -71,6 +77,9 @@ class Options(NamedTuple):
     port: int
     access: KubeAccess = KubeAccess()
     resync_s: float = RESYNC_S
+    identity_namespace: str = "kube-system"
+    """The namespace whose uid tells this Kubernetes cluster from another one."""
+    tenants: TenantPolicy = TenantPolicy()
 
 
 class OperatorFailed(Exception):
@@ -148,6 +157,9 @@ class Operator:
         options, cache = self._options, Cache()
         kube = LeaderGuardedKube(self._kube, self.leadership)
         recorder = Recorder(kube, options.identity)
+        site = await self._read_site()
+        key = OperatorKey(kube, options.own_namespace)
+        await self._load_key(key)
         monitors = await self._serves(SERVICE_MONITOR)
         kinds = watched(service_monitors=monitors)
         await self._wait_for(kinds)
@@ -165,8 +177,7 @@ class Operator:
             self._reach,
             recorder,
             self.telemetry,
-            namespace=options.own_namespace,
-            service_monitors=monitors,
+            OperatorContext(options.own_namespace, monitors, key.keys, site, options.tenants),
         )
         reconciler.wake = lambda owner: queue.add(Key(*owner))
         reconciler.relist = lister.request
@@ -187,6 +198,7 @@ class Operator:
                 tasks.create_task(recorder.run(), name="events")
                 tasks.create_task(lister.run(options.resync_s), name="lister")
                 tasks.create_task(self._ping(watches), name="ping")
+                tasks.create_task(key.follow(), name="operator-key")
                 tasks.create_task(self._fail_when_ended(watches, kinds), name="watches")
                 if not monitors:
                     tasks.create_task(self._notice(SERVICE_MONITOR), name="new-kind")
@@ -223,6 +235,36 @@ class Operator:
                     await asyncio.sleep(_KIND_AGAIN_S)
         finally:
             self.waits_for = self._lists_since = None
+
+    async def _read_site(self) -> str:
+        """The uid of the Kubernetes cluster, once the API server tells it.  Raises `OperatorFailed` without the right."""
+        name = self._options.identity_namespace
+        while True:
+            try:
+                found = await self._kube.get(NAMESPACE, None, name)
+            except Forbidden as error:
+                raise OperatorFailed(
+                    f"namespace {name} cannot be read, whose uid tells this Kubernetes cluster from others: {error}. Remedy:"
+                    " give the operator the right to get it, or name another one with --identity-namespace"
+                ) from error
+            except KubeError as error:
+                log.warning("Kubernetes cluster not identified", extra={"namespace": name, "cause": str(error)})
+                await asyncio.sleep(_ASK_AGAIN_S)
+                continue
+            if found is None:
+                raise OperatorFailed(f"there is no namespace {name}; name another one with --identity-namespace")
+            return str(found["metadata"]["uid"])
+
+    async def _load_key(self, key: OperatorKey) -> None:
+        """Read the operator's key, or make it.  Raises `OperatorFailed` where that cannot succeed by itself."""
+        while True:
+            try:
+                return await key.load()
+            except (Forbidden, ValueError) as error:
+                raise OperatorFailed(f"the operator has no key for the secrets of clusters: {error}") from error
+            except KubeError as error:
+                log.warning("operator key not read", extra={"cause": str(error)})
+                await asyncio.sleep(_ASK_AGAIN_S)
 
     async def _is_served(self, kind: Kind) -> bool:
         try:

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from threadcluster_operator.planning.freshness import Outage
 from threadcluster_operator.planning.planner import ShardOwnership
-from threadcluster_operator.render import RenderInput, selector_of
+from threadcluster_operator.render import RenderInput, SecretState, SecretValue, selector_of
 
 Object = dict[str, Any]  # a Kubernetes object; JSON has no narrower type
 
@@ -65,7 +65,7 @@ class ClusterSnapshot(NamedTuple):
     ownership: ShardOwnership | None
     """None while no worker reports the owners of the shards."""
     secret: str | None
-    """The value in the Secret `<name>-internal`; None while there is none."""
+    """The values in the Secret `<name>-internal`, a line each; None while they are not known."""
     now: float
     """In seconds since the epoch, by the operator's clock."""
     outage: Outage | None = None
@@ -74,6 +74,14 @@ class ClusterSnapshot(NamedTuple):
     """Whether ``ownership`` is new enough to remove or restart a worker."""
     written: Mapping[tuple[str, str], Written] = NOTHING_WRITTEN
     """By kind and name, the children that an admission rule changed when they were written."""
+    secret_state: SecretState | None = None
+    """The record of the Secrets in the status; None for a cluster that has none yet."""
+    secret_confirmed: bool = False
+    """Whether every worker holds just the values of ``secret``."""
+    claimed_by_other: str = ""
+    """Why the database belongs to another cluster, in a worker's words; empty while no worker says so."""
+    foreign_workers: tuple[str, ...] = ()
+    """Workers that live in the cluster's database, by their beats, and can be none of this cluster."""
 
     @property
     def key(self) -> Key:
@@ -121,6 +129,15 @@ def ordinal_of(cluster: str, worker: str) -> int | None:
     """The number of a cluster's worker, from its name; None for a name that no worker of it has."""
     head, _, ordinal = worker.rpartition("-")
     return int(ordinal) if head == cluster and ordinal.isascii() and ordinal.isdecimal() else None
+
+
+def secret_state_of(resource: Object) -> SecretState | None:
+    """The record of the Secrets in the status of a ThreadCluster; None where there is none."""
+    found = (resource.get("status") or {}).get("secret")
+    if found is None:
+        return None
+    values = tuple(SecretValue(each["generation"], each["operatorKey"]) for each in found["values"])
+    return SecretState(values, bool(found.get("made")))
 
 
 def pod_of(pod: Object) -> Pod:

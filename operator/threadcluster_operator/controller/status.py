@@ -62,6 +62,11 @@ def status_of(
         "endpoint": _endpoint(seen, spec),
         "workers": [_worker(pod, observed) for pod in pods],
     }
+    if seen.secret_state is not None:
+        values = [
+            {"generation": each.generation, "operatorKey": each.operator_key} for each in seen.secret_state.values
+        ]
+        status["secret"] = {"values": values, "made": seen.secret_state.made}
     if observed is not None:
         assigned = sum(1 for owner in observed.owners.values() if owner is not None)
         status["shards"] = {

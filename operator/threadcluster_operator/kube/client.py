@@ -55,6 +55,7 @@ class Kind(NamedTuple):
 
 
 THREAD_CLUSTER: Final = Kind("threadcluster.io/v1alpha1", "ThreadCluster", "threadclusters")
+NAMESPACE: Final = Kind("v1", "Namespace", "namespaces")
 STATEFUL_SET: Final = Kind("apps/v1", "StatefulSet", "statefulsets")
 POD: Final = Kind("v1", "Pod", "pods")
 SERVICE: Final = Kind("v1", "Service", "services")
@@ -71,6 +72,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     each.kind: each
     for each in (
         THREAD_CLUSTER,
+        NAMESPACE,
         STATEFUL_SET,
         POD,
         SERVICE,
@@ -153,8 +155,8 @@ class ListResult(NamedTuple):
 class Kube(Protocol):
     """The API server; every method raises `KubeError`."""
 
-    async def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
-        """One object, or None when it is not there."""
+    async def get(self, kind: Kind, namespace: str | None, name: str) -> Object | None:
+        """One object, or None when it is not there; ``namespace`` is None for a kind without namespaces."""
 
     async def list(
         self, kind: Kind, namespace: str | None, labels: str = "", keep: Callable[[Object], Object] = dict
@@ -178,8 +180,11 @@ class Kube(Protocol):
     ) -> Object:
         """Merge a patch into an object, or into a part of it."""
 
-    async def delete(self, kind: Kind, namespace: str, name: str, uid: str, *, dry_run: bool = False) -> None:
-        """Delete just the object with that uid, what hangs on it after it; nothing when it is gone or another."""
+    async def delete(self, kind: Kind, namespace: str, name: str, uid: str | None, *, dry_run: bool = False) -> None:
+        """Delete just the object with that uid, what hangs on it after it; nothing when it is gone or another.
+
+        With None as uid: whichever object has the name.
+        """
 
 
 class KubeApi:
@@ -190,7 +195,7 @@ class KubeApi:
         self._manager = manager
         self._renewal = renewal
 
-    async def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
+    async def get(self, kind: Kind, namespace: str | None, name: str) -> Object | None:
         """See `Kube`."""
         try:
             found = await self._ask("get", kind.path(namespace, name))
@@ -265,9 +270,11 @@ class KubeApi:
             **_write(dry_run=dry_run, strict=strict),
         )
 
-    async def delete(self, kind: Kind, namespace: str, name: str, uid: str, *, dry_run: bool = False) -> None:
+    async def delete(self, kind: Kind, namespace: str, name: str, uid: str | None, *, dry_run: bool = False) -> None:
         """See `Kube`."""
-        body: Object = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
+        body: Object = {"propagationPolicy": "Background"}
+        if uid is not None:
+            body["preconditions"] = {"uid": uid}
         try:
             await self._ask("delete", kind.path(namespace, name), body, dry_run="All" if dry_run else None)
         except (NotFound, Conflict):

@@ -25,10 +25,6 @@ class ControlClient:
         """Hand over a new resource; what changes.  Raises `UpFailed` when it is refused."""
         return list((await self._call("PUT", "/cluster", text))["changes"])
 
-    async def pin(self, shard: int, worker: str | None) -> list[str]:
-        """Pin a shard to a worker, or with None unpin it; returns the changes.  Raises `UpFailed` on a refusal."""
-        return list((await self._call("PUT", "/pins", json.dumps({"shard": shard, "worker": worker})))["changes"])
-
     async def plan(self) -> dict[str, Any]:  # JSON
         """The moves that `rebalance` would make now.  Raises `UpFailed` when the owners are unknown."""
         return await self._call("GET", "/plan")

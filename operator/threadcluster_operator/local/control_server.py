@@ -8,9 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from threadcluster_operator.api import InvalidResource, parse_resources
-from threadcluster_operator.api.pins import with_pin, wrong_pin
 from threadcluster_operator.local.data_dir import DataDir
-from threadcluster_operator.local.durable_file import read_text
 from threadcluster_operator.local.errors import UpFailed
 from threadcluster_operator.local.supervisor import Supervisor
 from threadcluster_operator.planning.rebalance import MovesRefused
@@ -33,7 +31,6 @@ class ControlServer:
         app = web.Application(middlewares=[self._check])
         app.router.add_get("/status", self._status)
         app.router.add_put("/cluster", self._accept)
-        app.router.add_put("/pins", self._pin)
         app.router.add_get("/plan", self._plan)
         app.router.add_get("/rebalance", self._progress)
         app.router.add_post("/rebalance", self._rebalance)
@@ -68,27 +65,13 @@ class ControlServer:
         return web.json_response(await self._supervisor.status())
 
     async def _accept(self, request: web.Request) -> web.Response:
-        return self._take(await request.text())
-
-    def _take(self, text: str) -> web.Response:
+        text = await request.text()
         try:
             changes = self._supervisor.accept(parse_resources(text, "the new resource"))
         except (InvalidResource, UpFailed) as error:
             return _refused(error)
         self._data_dir.write_private(self._data_dir.cluster_yaml, text)
         return web.json_response({"changes": changes})
-
-    async def _pin(self, request: web.Request) -> web.Response:
-        asked = await request.json()
-        shard, worker = int(asked["shard"]), asked["worker"]
-        shards = self._supervisor.resources.cluster.spec.shards
-        wrong = wrong_pin(shard, worker, shards=shards, workers=self._supervisor.known_workers())
-        if wrong is not None:
-            return _refused(wrong)
-        kept = read_text(self._data_dir.cluster_yaml)
-        if kept is None or not kept.strip():
-            return _refused(f"{self._data_dir.cluster_yaml} is damaged: hand the resource over again, with `up -f`")
-        return self._take(with_pin(kept, shard, worker))
 
     async def _plan(self, _: web.Request) -> web.Response:
         try:

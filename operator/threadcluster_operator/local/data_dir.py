@@ -3,6 +3,7 @@
 ::
 
     <data-dir>/lock            held (flock) by the supervisor while it lives
+    <data-dir>/id              by which the database's claim tells this directory from others
     <data-dir>/cluster.yaml    the resource that was last accepted
     <data-dir>/secret          from which workers, supervisor and CLI make their certificates; may be rotated
     <data-dir>/control.json    where the supervisor listens, and the token it asks for (mode 0600)
@@ -27,6 +28,7 @@ import secrets
 import signal
 import subprocess
 import time
+import uuid
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +37,7 @@ from threadcluster_operator.local.durable_file import read_matching, read_text, 
 log = logging.getLogger(__name__)
 
 ROOT = Path(".threadcluster")
+_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SECRET: Final = re.compile(r"[!-~]{16,}(\s+[!-~]{16,})?")
 """One value of at least 16 visible characters, or two while the secret is being rotated."""
 
@@ -49,7 +52,18 @@ class DataDir:
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self._lock_fd: int | None = None
+        self.id_is_new = False
+        """Whether `make` made the id."""
         self._remembered: dict[str, int] | None = None
+
+    @property
+    def id(self) -> str:
+        """The id of the directory, for the claim of the database; after `make`."""
+        return (read_matching(self._id_file, _ID) or "").strip()
+
+    @property
+    def _id_file(self) -> Path:
+        return self.path / "id"
 
     @property
     def logs(self) -> Path:
@@ -90,6 +104,14 @@ class DataDir:
         """Make what is missing, and what a power loss emptied."""
         for folder in (self.path, self.logs, self.run):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if read_matching(self._id_file, _ID) is None:
+            if self._id_file.exists():
+                log.warning(
+                    "%s was damaged: a new id was made; a database outside of the directory has to be taken over",
+                    self._id_file,
+                )
+            self.write_private(self._id_file, str(uuid.uuid4()))
+            self.id_is_new = True
         if read_matching(self.secret_file, _SECRET) is None:
             if self.secret_file.exists():
                 log.warning(

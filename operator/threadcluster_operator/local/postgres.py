@@ -101,6 +101,16 @@ class EmbeddedPostgres:
         """The DSN of another database of the same server."""
         return f"postgresql://{_USER}:{self._kept_password('password')}@127.0.0.1:{self._port}/{database}"
 
+    async def holder(self) -> str:
+        """The uid of the cluster that the database belongs to; empty while no migration has recorded one."""
+        connection = await asyncpg.connect(self.dsn)
+        try:
+            return str(await connection.fetchval("SELECT holder_uid FROM meta") or "")
+        except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError):
+            return ""
+        finally:
+            await connection.close()
+
     @property
     def log_path(self) -> Path:
         """Where the server writes its log."""

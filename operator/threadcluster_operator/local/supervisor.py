@@ -29,6 +29,7 @@ from shard_worker.domain.ids import ShardId
 from shard_worker.tasks import BackgroundTasks, FirstFailure, run_until
 from threadcluster_operator.api import RebalanceSpec, Resources, ThreadCluster
 from threadcluster_operator.local.data_dir import DataDir
+from threadcluster_operator.local.database_choice import DatabaseChoice
 from threadcluster_operator.local.durable_file import read_text
 from threadcluster_operator.local.errors import UpFailed
 from threadcluster_operator.local.log_rotation import rotate
@@ -58,12 +59,19 @@ class Supervisor:
     """One local cluster, from its Postgres to its workers."""
 
     def __init__(
-        self, data_dir: DataDir, resources: Resources, *, port: int, database_url: str | None, say: Say
+        self,
+        data_dir: DataDir,
+        resources: Resources,
+        *,
+        port: int,
+        database: DatabaseChoice,
+        say: Say,
     ) -> None:
         self.data_dir = data_dir
         self.resources = resources
         self.port = port
-        self._database_url = database_url if database_url is not None else resources.database_url()
+        self._database_url = database.url if database.url is not None else resources.database_url()
+        self._take_over = database.take_over
         self._say = say
         self._postgres: EmbeddedPostgres | None = None
         self.failure = FirstFailure()
@@ -203,16 +211,21 @@ class Supervisor:
     async def _migrate(self) -> None:
         spec = self.resources.cluster.spec
         began = time.monotonic()
+        take_over = self._take_over
+        if not take_over and self._postgres is not None and self.data_dir.id_is_new:
+            # The embedded Postgres lies in the directory, so the holder of its database can only be the directory itself.
+            take_over = await self._postgres.holder()
         while True:
             termination_file = self.data_dir.run / "migration.json"
             termination_file.unlink(missing_ok=True)
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *("-m", "shard_worker.main", "migrate", "--dsn-file", str(self.data_dir.migration_dsn_file)),
-                *("--cluster", self.resources.cluster.name, "--shards", str(spec.shards)),
+                *("--shards", str(spec.shards), "--take-over", take_over),
                 *("--termination-file", str(termination_file)),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
+                env=dict(os.environ) | self._claim(self.resources.cluster),
             )
             out, _ = await process.communicate()
             printed = out.decode(errors="replace").strip()
@@ -241,11 +254,20 @@ class Supervisor:
                     log.error("log not rotated", extra={"log": str(path), "cause": repr(error)})
             await asyncio.sleep(_ROTATE_S)
 
+    def _claim(self, cluster: ThreadCluster) -> dict[str, str]:
+        """The settings that claim the database: for this directory alone, whatever other one has a cluster of this name."""
+        return {
+            Variable.CLUSTER: cluster.name,
+            Variable.CLUSTER_UID: self.data_dir.id,
+            Variable.CLUSTER_NAME: cluster.name,
+            Variable.CLUSTER_SITE: self.data_dir.id,
+        }
+
     def _environment(self, cluster: ThreadCluster) -> dict[str, str]:
         passivation = cluster.spec.worker.passivation
         write_format = cluster.spec.worker.write_format
         environment: dict[str, str] = {
-            Variable.CLUSTER: cluster.name,
+            **self._claim(cluster),
             Variable.DSN_FILE: str(self.data_dir.dsn_file),
             Variable.SECRET_FILE: str(self.data_dir.secret_file),
             Variable.SHARDS: str(cluster.spec.shards),
@@ -364,11 +386,6 @@ class Supervisor:
     def progress(self) -> dict[str, Any]:  # JSON
         """How far the last `rebalance` is."""
         return self.moves.progress(self._watch.observed if self._watch is not None else None)
-
-    def known_workers(self) -> list[str]:
-        """Every worker that there is, or is to be."""
-        wanted = {f"{self.resources.cluster.name}-{number}" for number in range(self.resources.cluster.spec.replicas)}
-        return sorted(wanted | set(self._workers))
 
     async def _look_now(self) -> WorkerPoller:
         """Poll the workers: the last observation may be older than a change that the client made just before."""

@@ -13,7 +13,7 @@ from shard_worker.contract_internal import OwnershipResponse
 from threadcluster_operator.local.worker_process import WorkerProcess
 from threadcluster_operator.planning.observation import Answers, build_observation, is_member
 from threadcluster_operator.planning.planner import ShardOwnership
-from threadcluster_operator.workers.client import WorkerApiClient, ask_ownership, client_context
+from threadcluster_operator.workers.client import SecretMismatch, WorkerApiClient, ask_ownership, client_context
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,13 @@ class WorkerPoller:
         address = worker.management_address()
         if address is None:
             return None
-        answered, answer = await ask_ownership(self._session, address, client_context(self._secret), within_s=_LOOK_S)
+        try:
+            answered, answer = await ask_ownership(
+                self._session, address, client_context(self._secret), within_s=_LOOK_S
+            )
+        except SecretMismatch as error:
+            log.warning("worker not asked", extra={"address": address, "cause": str(error)})
+            return None
         if answered:
             worker.answered_at = time.monotonic()
         return answer

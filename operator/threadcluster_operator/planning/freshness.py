@@ -56,6 +56,10 @@ class Reading(NamedTuple):
     """When the first question was sent that the worker did not answer; None while it answers."""
     rebuild: RebuildProgress | None = None
     """The rebuild of the read model that is under way."""
+    secrets: tuple[str, ...] = ()
+    """Fingerprints of the values of the cluster's secret that the worker holds."""
+    claimed_by_other: str | None = None
+    """Why the database does not belong to the worker's cluster any more: the answer is then about another one."""
 
     @property
     def order(self) -> tuple[int, int, int]:
@@ -102,6 +106,8 @@ def reading_of_digest(answer: OwnershipDigest, sent_at: float, before: Reading |
         answer.database,
         _advanced_at(answer.beats, answer.database, sent_at, before),
         rebuild=answer.rebuild,
+        secrets=answer.secrets,
+        claimed_by_other=answer.claimed_by_other,
     )
 
 
@@ -121,12 +127,14 @@ def reading_of_ownership(name: str, answer: OwnershipResponse, sent_at: float, b
         answer.database,
         _advanced_at(beats, answer.database, sent_at, before),
         rebuild=answer.rebuild,
+        secrets=answer.secrets,
+        claimed_by_other=answer.claimed_by_other,
     )
 
 
 def counts(reading: Reading, now: float) -> bool:
     """Whether an answer may be believed now."""
-    return _answers(reading, now) and not _without_database(reading)
+    return _answers(reading, now) and not _without_database(reading) and reading.claimed_by_other is None
 
 
 def supersedes(reading: Reading, kept: Reading, confirmed_at: float) -> bool:
@@ -144,7 +152,11 @@ def judge(readings: Iterable[Reading], now: float, before: Outage | None) -> Ver
     good = [reading.sent_at for reading in known if counts(reading, now) and now - reading.sent_at <= EVIDENCE_S]
     if good:
         return Verdict(True, None, max(good))
-    silent = [reading for reading in known if _answers(reading, now) and _without_database(reading)]
+    silent = [
+        reading
+        for reading in known
+        if _answers(reading, now) and _without_database(reading) and reading.claimed_by_other is None
+    ]
     # A first answer of an earlier release shows nothing yet, and a process that is no member has not reported yet.
     silent = [reading for reading in silent if reading.member and (reading.database or reading.advanced_at > _NEVER)]
     if not silent:
@@ -155,7 +167,11 @@ def judge(readings: Iterable[Reading], now: float, before: Outage | None) -> Ver
 
 def serving_of(readings: Mapping[str, Reading], now: float) -> dict[str, frozenset[ShardId]]:
     """The shards that each member says it serves; a worker that fell silent says nothing."""
-    return {name: reading.serving for name, reading in readings.items() if reading.member and _answers(reading, now)}
+    return {
+        name: reading.serving
+        for name, reading in readings.items()
+        if reading.member and _answers(reading, now) and reading.claimed_by_other is None
+    }
 
 
 def _advanced_at(beats: int, database: DatabaseReport | None, sent_at: float, before: Reading | None) -> float:

@@ -6,6 +6,7 @@ a worker is alive here when it may be given a shard.
 """
 
 from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import Final
 
 from shard_worker.contract_internal import DatabaseState, OwnershipResponse, RebuildProgress, WorkerState
 from shard_worker.domain.ids import ShardId
@@ -14,6 +15,29 @@ from threadcluster_operator.planning.planner import ShardOwnership
 
 Answers = Mapping[str, OwnershipResponse]
 """By the worker that gave the answer."""
+
+
+_BEATS_S: Final = 15.0
+"""How long a beat that advanced shows that its worker lives: longer than the pause between two readings of all workers, while nothing
+changes.  A worker that dies is fenced by its peers, and that shows at once."""
+
+
+class Heartbeats:
+    """The workers of one cluster that live by their beats, whatever processes or pods a supervisor knows."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[str, int, float]] = {}
+        """By worker: incarnation and beat, and when they were seen to change."""
+
+    def advancing(self, answer: OwnershipResponse | None, now: float) -> frozenset[str]:
+        """Those whose beat has changed lately.  The first look at a worker shows no change: its row may be an old one."""
+        for entry in answer.workers if answer is not None else ():
+            last = self._last.get(entry.name)
+            if last is None or entry.state is WorkerState.FENCED:
+                self._last[entry.name] = entry.incarnation, entry.beat, float("-inf")
+            elif last[:2] != (entry.incarnation, entry.beat):
+                self._last[entry.name] = entry.incarnation, entry.beat, now
+        return frozenset(name for name, (_, _, at) in self._last.items() if now - at <= _BEATS_S)
 
 
 def newest(answers: Iterable[OwnershipResponse]) -> OwnershipResponse | None:
@@ -33,7 +57,12 @@ def _age(answer: OwnershipResponse) -> tuple[int, int, int]:
 
 
 def build_observation(
-    answers: Answers, *, running: Set[str], starting: Set[str], emptying: Set[str]
+    answers: Answers,
+    *,
+    running: Set[str],
+    starting: Set[str],
+    emptying: Set[str],
+    beating: Set[str] = frozenset(),
 ) -> ShardOwnership | None:
     """The observation, or None without an answer that knows of the shards: `observe` of the newest.
 
@@ -47,7 +76,7 @@ def build_observation(
         {name: frozenset(answer.serving) for name, answer in answers.items() if is_member(name, answer)},
         {name: answer.excess_privileges for name, answer in answers.items()},
         [answer.rebuild for answer in answers.values()],
-        running=running,
+        running=running | beating,
         starting=starting,
         emptying=emptying,
     )
@@ -67,7 +96,7 @@ def observe(
     of the read model that workers report.
 
     A worker that is ``starting`` is expected to become what it was, or more: its share waits for it.  A worker that is
-    fenced or not ``running`` gets nothing, and its peers take its shards.
+    fenced, or not ``running``, by its process, its pod or its beats (`Heartbeats`), gets nothing, and its peers take its shards.
     """
     workers = {}
     for entry in found.workers:
@@ -96,6 +125,7 @@ def observe(
             key=lambda rebuild: (rebuild.generation, rebuild.shards_done),
             default=None,
         ),
+        {shard.id: shard.pin for shard in found.shards if shard.pin is not None},
     )
 
 

@@ -39,6 +39,8 @@ class ShardOwnership(NamedTuple):
     """The journal format of each shard; 1 for one that is not among them."""
     rebuild: RebuildProgress | None = None
     """The rebuild of the read model that is under way, which needs nothing of the planner."""
+    pins: Mapping[ShardId, str] = {}
+    """The shards that were pinned to a worker by command."""
 
 
 def count_moving(observed: ShardOwnership) -> int:
@@ -160,7 +162,8 @@ def still_valid(shown: PlanPreview, spec: ThreadClusterSpec, running: frozenset[
     """Neither spec nor ownership has changed since a plan was shown; loads may have, as they always do."""
     then = shown.observed
     return (shown.spec, shown.running) == (spec, running) and (
-        (then.owners, then.targets, then.workers) == (observed.owners, observed.targets, observed.workers)
+        (then.owners, then.targets, then.workers, then.pins)
+        == (observed.owners, observed.targets, observed.workers, observed.pins)
     )
 
 
@@ -185,7 +188,7 @@ def _place(
         mode="Manual" if agreed else rebalance.mode,
         max_concurrent_moves=rebalance.max_concurrent_moves,
         imbalance_threshold_percent=rebalance.imbalance_threshold_percent,
-        pins=pins | _pins(spec),
+        pins=pins | _pins(spec, observed),
         rebalance_now=rebalance_now and not agreed,
     )
     shards = [
@@ -210,7 +213,7 @@ def _still_wanted(
     """The agreed moves that are not recorded yet, without those that the spec or the workers rule out by now."""
     if spec.rebalance.mode == "Paused":
         return ()
-    pins = _pins(spec)
+    pins = _pins(spec, observed)
     receivers = {worker for worker in wanted if _may_receive(_worker(observed, worker))}
     return tuple(
         move
@@ -232,8 +235,10 @@ def _may_receive(worker: Worker) -> bool:
     return worker.may_keep and not worker.cordoned
 
 
-def _pins(spec: ThreadClusterSpec) -> dict[int, str]:
-    return {pin.shard: pin.worker for pin in spec.rebalance.pins}
+def _pins(spec: ThreadClusterSpec, observed: ShardOwnership) -> dict[int, str]:
+    """A pin in the spec wins: it is what the author of the cluster wants, whatever users order meanwhile."""
+    by_command: dict[int, str] = {shard: worker for shard, worker in observed.pins.items()}  # noqa: C416 - another key type
+    return by_command | {pin.shard: pin.worker for pin in spec.rebalance.pins}
 
 
 def _wanted(name: str, spec: ThreadClusterSpec) -> tuple[str, ...]:

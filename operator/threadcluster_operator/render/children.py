@@ -6,7 +6,6 @@ from typing import Any, Final, NamedTuple
 from threadcluster_operator.render import network, stateful_set
 from threadcluster_operator.render.inputs import RenderInput
 from threadcluster_operator.render.objects import Object
-from threadcluster_operator.render.secret import internal_secret
 from threadcluster_operator.render.service_monitor import service_monitor
 
 
@@ -35,9 +34,8 @@ _PRUNED: Final = frozenset({"NetworkPolicy", "Job", "Ingress", "ServiceMonitor"}
 
 
 def children(wanted: RenderInput) -> list[Object]:
-    """Every object of the cluster but its migration's Job (`migration_job`), in the order of `KINDS`."""
+    """Every object of the cluster but its migration's Job and its Secrets, in the order of `KINDS`."""
     made = (
-        internal_secret(wanted),
         network.network_policy(wanted),
         network.headless_service(wanted),
         network.gateway_service(wanted),

@@ -25,15 +25,17 @@ class RenderInput(NamedTuple):
     partition: int
     operator_namespace: str
     """Where the operator runs: from there it may reach the workers' management port."""
-    internal_secret: str | None = None
-    """The cluster's secret; None says nothing about the Secret, as when it is there already."""
     service_monitors: bool = False
     """Whether the Kubernetes cluster knows ServiceMonitors."""
+    site: str = ""
+    """The uid of the Kubernetes cluster, for the database's claim."""
+    restricted: bool = True
+    """Whether the restricted Pod Security Standard wins over the user's security context."""
 
     @property
     def cluster_id(self) -> str:
         """The name under which the database is claimed."""
-        return self.spec.database.cluster_id or self.name
+        return self.spec.database.cluster_id or f"{self.namespace}.{self.name}"
 
     @property
     def gateway_service(self) -> str:
@@ -49,6 +51,17 @@ class RenderInput(NamedTuple):
     def secret(self) -> str:
         """The Secret by which workers and operator know each other."""
         return secret_of(self.name)
+
+
+def is_worker_of(cluster: str, worker: str) -> bool:
+    """Whether a worker's name is one that the StatefulSet of a cluster gives."""
+    name, _, ordinal = worker.rpartition("-")
+    return name == cluster and ordinal.isdecimal()
+
+
+def client_secret_of(name: str) -> str:
+    """The name of the Secret of users of the internal API; no cluster's own name has a dot, so that no two names meet."""
+    return f"{name}.client-internal"
 
 
 def secret_of(name: str) -> str:

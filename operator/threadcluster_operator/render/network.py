@@ -76,17 +76,14 @@ def network_policy(wanted: RenderInput) -> Object | None:
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": wanted.operator_namespace}},
         "podSelector": {"matchLabels": {"app.kubernetes.io/name": MANAGER}},
     }
-    monitoring: Object = {
-        "namespaceSelector": {},
-        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}},
-    }
-    clients: Object = {"from": [_peer(each) for each in policy.allow_from]} if policy.allow_from else {}
+    monitoring = [_peer(each) for each in policy.monitoring_from]
+    clients = [_peer(each) for each in policy.allow_from] or [{"podSelector": {}}]  # every pod of the namespace
     spec: Object = {
         "podSelector": own["podSelector"],
         "policyTypes": ["Ingress"],
         "ingress": [
-            {**clients, "ports": [_tcp(PUBLIC_PORT)]},
-            {"from": [own, operator, monitoring], "ports": [_tcp(MANAGEMENT_PORT)]},
+            {"from": clients, "ports": [_tcp(PUBLIC_PORT)]},
+            {"from": [own, operator, *monitoring], "ports": [_tcp(MANAGEMENT_PORT)]},
         ],
     }
     if policy.mode == "Full":

@@ -9,7 +9,7 @@ from typing import Final
 
 from pydantic import BaseModel
 
-from shard_worker.contract_internal import Variable
+from shard_worker.contract_internal import TAKE_OVER_VARIABLE, Variable
 from threadcluster_operator.api import EnvVar, ResourcesSpec, SecretKeyRef, Toleration
 from threadcluster_operator.render.inputs import MANAGEMENT_PORT, PUBLIC_PORT, RenderInput
 from threadcluster_operator.render.objects import Component, Object, labels_of, selector_of
@@ -52,6 +52,7 @@ def pod_template(wanted: RenderInput, component: Component, spec: Object) -> Obj
             "runAsNonRoot": True,
             "seccompProfile": {"type": "RuntimeDefault"},
             **(_own(user.spec.security_context) if user.spec.security_context is not None else {}),
+            **({"runAsNonRoot": True} if wanted.restricted else {}),
         },
         "tolerations": _tolerations(user.spec.tolerations),
     }
@@ -143,6 +144,8 @@ def migration_template(wanted: RenderInput) -> Object:
         "env": _env(_database_settings(wanted)),
         "terminationMessagePath": message,
     }
+    if database.take_over is not None:
+        container["env"].append({"name": TAKE_OVER_VARIABLE, "value": database.take_over})
     resources = _resources(wanted.spec.worker.resources, _MIGRATION_MOST)
     if resources:
         container["resources"] = resources
@@ -221,6 +224,9 @@ def _database_settings(wanted: RenderInput) -> dict[Variable, str | int]:
     tls = wanted.spec.database.tls
     settings: dict[Variable, str | int] = {
         Variable.CLUSTER: wanted.cluster_id,
+        Variable.CLUSTER_UID: wanted.uid,
+        Variable.CLUSTER_NAME: f"{wanted.namespace}/{wanted.name}",
+        Variable.CLUSTER_SITE: wanted.site,
         Variable.SHARDS: wanted.spec.shards,
         Variable.DSN_FILE: f"{_MOUNTS}/database/{_DSN_FILE}",
         Variable.DATABASE_TLS: _TLS_MODES[tls.mode],

@@ -25,6 +25,8 @@ from shard_worker.contract_internal import (
     HistoryResponse,
     OwnershipDigest,
     OwnershipResponse,
+    PinRequest,
+    PinResponse,
     ProblemResponse,
     TargetsRequest,
     TargetsResponse,
@@ -54,6 +56,10 @@ T = TypeVar("T")
 
 class NoWorkerAvailable(Exception):
     """No worker has an answer now; whether a change was recorded is not known."""
+
+
+class SecretMismatch(Exception):
+    """A worker proves itself by another secret than the client has."""
 
 
 class WorkerRefused(Exception):
@@ -95,7 +101,10 @@ async def ask(
     body: msgspec.Struct | None = None,
     within_s: float,
 ) -> Reply | None:
-    """The answer of the worker at ``https://host:port`` to a request below `INTERNAL_PREFIX`; None without an answer."""
+    """The answer of the worker at ``https://host:port`` to a request below `INTERNAL_PREFIX`; None without an answer.
+
+    Raises `SecretMismatch` when the worker has another secret.
+    """
     headers = {"Accept-Encoding": "identity"} | ({} if body is None else {"Content-Type": "application/json"})
     try:
         async with session.request(
@@ -113,6 +122,8 @@ async def ask(
         ) as response:
             found = await _bounded(response)
             return None if found is None else Reply(address, response.status, found)
+    except aiohttp.ClientConnectorCertificateError as error:
+        raise SecretMismatch(f"{address} shows a certificate of another secret") from error
     except (aiohttp.ClientError, TimeoutError):
         return None
 
@@ -134,7 +145,10 @@ async def _bounded(response: aiohttp.ClientResponse) -> bytes | None:
 async def ask_ownership(
     session: aiohttp.ClientSession, address: str, context: ssl.SSLContext, *, within_s: float = _LOOK_S
 ) -> tuple[bool, OwnershipResponse | None]:
-    """Whether the worker at an address answers, and its answer to ``GET ownership``, if that is one."""
+    """Whether the worker at an address answers, and its answer to ``GET ownership``, if that is one.
+
+    Raises `SecretMismatch`.
+    """
     reply = await ask(session, address, "GET", "ownership", context, within_s=within_s)
     if reply is None:
         return False, None
@@ -167,19 +181,38 @@ class WorkerApiClient(WorkersClient):
         self._session = session
         self._addresses = addresses
         self._context = client_context(secret)
+        self._mismatches: set[str] = set()
+        """The addresses whose last answer was by another secret."""
+
+    def mismatched(self) -> bool:
+        """Whether a worker that was asked last proved itself by another secret than ours."""
+        return bool(self._mismatches)
 
     async def ownership(self) -> OwnershipResponse:
         """The newest answer of all workers.  Raises `NoWorkerAvailable`."""
         found = newest((await self.answers()).values())
         if found is None:
-            raise NoWorkerAvailable(_no_answer(self._addresses))
+            raise NoWorkerAvailable(self._no_answer())
         return found
 
     async def answers(self) -> dict[str, OwnershipResponse]:
         """The answer of each worker that answers, by the worker's name."""
-        asked = [ask_ownership(self._session, address, self._context) for address in self._addresses]
-        found = [answer for _, answer in await asyncio.gather(*asked)]
+        found = await asyncio.gather(*[self._answer_of(address) for address in self._addresses])
         return {answer.answered_by: answer for answer in found if answer is not None}
+
+    async def _answer_of(self, address: str) -> OwnershipResponse | None:
+        try:
+            _, answer = await ask_ownership(self._session, address, self._context)
+        except SecretMismatch as error:
+            self._note_mismatch(address, error)
+            return None
+        self._mismatches.discard(address)
+        return answer
+
+    def _note_mismatch(self, address: str, error: SecretMismatch) -> None:
+        """A worker with another secret is one that does not answer, and is remembered."""
+        self._mismatches.add(address)
+        log.warning("worker not asked", extra={"address": address, "cause": str(error)})
 
     async def set_targets(self, plan: TargetsRequest) -> int:
         """Record a plan; its version.
@@ -192,6 +225,13 @@ class WorkerApiClient(WorkersClient):
         """Cordon, uncordon or drain a worker.  Raises `WorkerRefused` for an unknown name, `NoWorkerAvailable`."""
         await self._any("POST", f"workers/{quote(worker, safe='')}/{verb}", CordonResponse)
 
+    async def pin(self, shard: int, worker: str | None) -> bool:
+        """Pin a shard to a worker, or with None to none; whether it was otherwise before.
+
+        Raises `WorkerRefused` for an unknown shard, `NoWorkerAvailable`.
+        """
+        return (await self._any("PUT", "pins", PinResponse, PinRequest(shard, worker))).changed
+
     async def history(self, limit: int, shard: int | None) -> tuple[HistoryEntry, ...]:
         """The last changes of owner, newest first.  Raises `WorkerRefused` for an unknown shard, `NoWorkerAvailable`."""
         where = "" if shard is None else f"&shard={shard}"
@@ -200,7 +240,12 @@ class WorkerApiClient(WorkersClient):
     async def _any(self, method: str, path: str, form: type[T], body: msgspec.Struct | None = None) -> T:
         """The answer of the first worker that gives one."""
         for address in self._addresses:
-            reply = await ask(self._session, address, method, path, self._context, body=body, within_s=_ANSWER_S)
+            try:
+                reply = await ask(self._session, address, method, path, self._context, body=body, within_s=_ANSWER_S)
+            except SecretMismatch as error:
+                self._note_mismatch(address, error)
+                continue
+            self._mismatches.discard(address)
             if reply is None or reply.status >= 500:
                 continue
             if reply.status == 200:
@@ -209,7 +254,12 @@ class WorkerApiClient(WorkersClient):
                     return answer
             elif (problem := reply.decoded(ProblemResponse)) is not None:
                 raise WorkerRefused(problem.code, problem.detail or f"status {reply.status}")
-        raise NoWorkerAvailable(_no_answer(self._addresses))
+        raise NoWorkerAvailable(self._no_answer())
+
+    def _no_answer(self) -> str:
+        if self._mismatches:
+            return "the workers hold another secret"
+        return f"none of {len(self._addresses)} workers answers" if self._addresses else "no worker runs"
 
 
 class NamedWorkers(PolledWorkers):
@@ -241,7 +291,3 @@ class NamedWorkers(PolledWorkers):
 
     async def _get(self, worker: str, path: str) -> Reply | None:
         return await ask(self._session, self._addresses[worker], "GET", path, self._context, within_s=_LOOK_S)
-
-
-def _no_answer(addresses: Sequence[str]) -> str:
-    return f"none of {len(addresses)} workers answers" if addresses else "no worker runs"

@@ -27,6 +27,7 @@ from threadcluster_operator.planning.freshness import (
     reading_of_ownership,
     supersedes,
 )
+from threadcluster_operator.workers.client import SecretMismatch
 from threadcluster_operator.workers.pacing import Asked, Pace, at_once, pause_s
 from threadcluster_operator.workers.protocol import PolledWorkers
 from threadcluster_operator.workers.slots import FairSlots, Owner
@@ -68,6 +69,8 @@ class _Worker:
     """A look waits for the next answer."""
     reading: Reading | None = None
     failing_since: float | None = None
+    mismatched: bool = False
+    """The worker proved itself by another secret than ours when it was asked last."""
 
 
 class Latest(NamedTuple):
@@ -82,6 +85,8 @@ class Latest(NamedTuple):
     """The newest answer that counts has the digest of ``answer``."""
     silent_since: float | None
     """When the first question was sent since which no worker of a ready pod answers; None while one does, or was not asked."""
+    mismatched: bool
+    """A worker of a ready pod proved itself by another secret than ours when it was asked last."""
     begun: bool
     """Every worker of a ready pod was asked, or should have been by now: what is not known yet is unknown."""
 
@@ -156,7 +161,8 @@ class ClusterPoll:
         )
         kept = self._answer_reading
         current = newest is not None and kept is not None and _same(newest, kept)
-        return Latest(self._answer, readings, verdict, current, self._silent_since(), self._has_begun(now))
+        mismatched = any(each.mismatched and each.watched.ready for each in self._workers.values())
+        return Latest(self._answer, readings, verdict, current, self._silent_since(), mismatched, self._has_begun(now))
 
     async def close(self) -> None:
         """End the questions."""
@@ -213,6 +219,9 @@ class ClusterPoll:
                 self._answered(name, worker, fresh)
                 if isinstance(answer, OwnershipDigest) and self._needs_all(name, fresh):
                     await self._read_all(client, name, worker)
+        except SecretMismatch:
+            worker.mismatched = True
+            self._silent(worker)
         except Exception:
             # Whatever an answer contains, it is this cluster's trouble alone, and the worker is asked again.
             log.exception("answer of a worker not taken", extra={"namespace": self._owner[0], "worker": name})
@@ -236,6 +245,7 @@ class ClusterPoll:
     def _answered(self, name: str, worker: _Worker, fresh: Reading) -> None:
         before, worker.reading = worker.reading, fresh
         was_failing, worker.failing_since, worker.failures = worker.failing_since, None, 0
+        worker.mismatched = False
         if was_failing is not None and not any(
             each is not worker and each.reading is not None and not each.failures for each in self._workers.values()
         ):
@@ -309,7 +319,11 @@ class ClusterPoll:
         """Take workers and shards over, unless they were read before those that are here."""
         kept = self._answer_reading
         changed = kept is None or not _same(kept, reading) or not reading.digest
-        if not answer.shards or (kept is not None and changed and not supersedes(reading, kept, self._confirmed_at)):
+        if (
+            reading.claimed_by_other is not None
+            or not answer.shards
+            or (kept is not None and changed and not supersedes(reading, kept, self._confirmed_at))
+        ):
             return
         gained = _gained(self._answer, answer)
         self._answer, self._answer_reading = answer, reading
@@ -388,7 +402,7 @@ def _differs(one: Reading, other: Reading) -> bool:
     return (
         states[0] != states[1]
         or (one.member, one.serving, one.excess_privileges) != (other.member, other.serving, other.excess_privileges)
-        or one.rebuild != other.rebuild
+        or (one.rebuild, one.secrets, one.claimed_by_other) != (other.rebuild, other.secrets, other.claimed_by_other)
         or counts(one, one.sent_at) != counts(other, other.sent_at)
     )
 

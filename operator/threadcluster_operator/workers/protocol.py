@@ -23,12 +23,20 @@ class WorkersClient(Protocol):
         """The answer of each worker that answers, by the worker's name."""
         ...
 
+    def mismatched(self) -> bool:
+        """Whether a worker that was asked last proved itself by another secret than ours."""
+        ...
+
     async def set_targets(self, plan: TargetsRequest) -> int:
         """Record a plan; its version."""
         ...
 
     async def cordon(self, worker: str, verb: CordonVerb) -> None:
         """Cordon, uncordon or drain a worker."""
+        ...
+
+    async def pin(self, shard: int, worker: str | None) -> bool:
+        """Pin a shard to a worker, or with None to none; whether it was otherwise before."""
         ...
 
     async def history(self, limit: int, shard: int | None) -> tuple[HistoryEntry, ...]:
@@ -40,7 +48,10 @@ class PolledWorkers(Protocol):
     """The workers of one cluster, each asked by its name: `threadcluster_operator.workers.client.NamedWorkers`."""
 
     async def probe(self, worker: str) -> OwnershipDigest | OwnershipResponse | None:
-        """A worker's digest, or the whole answer of a worker whose release has none; None without an answer."""
+        """A worker's digest, or the whole answer of a worker whose release has none; None without an answer.
+
+        Raises `threadcluster_operator.workers.client.SecretMismatch` when the worker has another secret, as does `ownership_of`.
+        """
         ...
 
     async def ownership_of(self, worker: str) -> OwnershipResponse | None:

@@ -35,6 +35,7 @@ class ProblemCode(StrEnum):
     PLAN_STALE = "plan-stale"
     WORKER_NOT_FOUND = "worker-not-found"
     DATABASE_AWAY = "database-away"
+    DATABASE_CLAIMED_BY_OTHER = "database-claimed-by-other"
     INTERNAL_ERROR = "internal-error"
 
     THREAD_NOT_FOUND = "thread-not-found"
@@ -79,6 +80,7 @@ _STATUS_AND_TITLE: Final[dict[ProblemCode, tuple[int, str]]] = {
     ProblemCode.PLAN_STALE: (409, "A newer plan is in force"),
     ProblemCode.WORKER_NOT_FOUND: (404, "No such worker"),
     ProblemCode.DATABASE_AWAY: (503, "Postgres does not answer"),
+    ProblemCode.DATABASE_CLAIMED_BY_OTHER: (409, "The database belongs to another cluster"),
     ProblemCode.INTERNAL_ERROR: (500, "The worker failed"),
     ProblemCode.THREAD_NOT_FOUND: (404, "No such thread"),
     ProblemCode.THREAD_DESTROYED: (410, "The thread was destroyed"),
@@ -104,7 +106,13 @@ _STATUS_AND_TITLE: Final[dict[ProblemCode, tuple[int, str]]] = {
 }
 
 OF_MANAGEMENT: Final = frozenset(
-    {ProblemCode.UNAUTHORIZED, ProblemCode.PLAN_STALE, ProblemCode.WORKER_NOT_FOUND, ProblemCode.DATABASE_AWAY}
+    {
+        ProblemCode.UNAUTHORIZED,
+        ProblemCode.PLAN_STALE,
+        ProblemCode.WORKER_NOT_FOUND,
+        ProblemCode.DATABASE_AWAY,
+        ProblemCode.DATABASE_CLAIMED_BY_OTHER,
+    }
 )
 """Codes that only the management port answers."""
 

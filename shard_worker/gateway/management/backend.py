@@ -12,10 +12,14 @@ class DatabaseUnavailable(Exception):
     """Postgres did not answer in time; a change that was asked for may hold or not."""
 
 
+class DatabaseOfOther(Exception):
+    """The database belongs to another cluster, so nothing was changed; the message says to which."""
+
+
 class ClusterView(Protocol):
     """The worker's view of itself and of the cluster, and the changes that it can record there.
 
-    Each coroutine may raise `DatabaseUnavailable`.  A change is visible in the next `ownership` of this worker.
+    Each coroutine may raise `DatabaseUnavailable`, and each that changes something `DatabaseOfOther`.  A change is visible in the next `ownership` of this worker.
     """
 
     def fault(self) -> str | None:
@@ -44,6 +48,10 @@ class ClusterView(Protocol):
 
     async def set_targets(self, plan: TargetsRequest) -> int | None:
         """Record a plan: its version, or None when another plan came first."""
+        ...
+
+    async def set_pin(self, shard: int, worker: str | None) -> bool:
+        """Pin a shard that exists, or with None unpin it; whether it was otherwise before."""
         ...
 
     def plan_version(self) -> int:

@@ -8,7 +8,7 @@ nothing.
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
@@ -22,21 +22,27 @@ from shard_worker.contract_internal import (
     CordonVerb,
     HistoryResponse,
     LeaveResponse,
+    PinRequest,
+    PinResponse,
     ShardTarget,
     TargetsRequest,
     TargetsResponse,
 )
+from shard_worker.domain.ids import ShardId
 from shard_worker.gateway.http import json_bounds, json_decoding
 from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.http.problems import Problem, ProblemCode, ProblemRaised, invalid
 from shard_worker.gateway.http.query_string import too_many_parameters
 from shard_worker.gateway.http.request_body import check_media_type, read_body
 from shard_worker.gateway.http.response import RawResponse
-from shard_worker.gateway.management.backend import ClusterView, DatabaseUnavailable
+from shard_worker.gateway.management.backend import ClusterView, DatabaseOfOther, DatabaseUnavailable
 
 _WORKERS: Final = f"{INTERNAL_PREFIX}/workers/"
 _VERBS: Final = frozenset(verb.value for verb in CordonVerb)
 
+_WORKER_NAME: Final = "must be null, or a worker's name of 1 to 63 characters"
+
+Body = TypeVar("Body")
 Handler = Callable[[web.BaseRequest, str], Awaitable[RawResponse]]
 """Answers a request; the text is the ``{name}`` in its path, or empty."""
 
@@ -51,6 +57,7 @@ class InternalApi:
             f"{INTERNAL_PREFIX}/ownership": {"GET": self._ownership},
             f"{INTERNAL_PREFIX}/ownership/digest": {"GET": self._digest},
             f"{INTERNAL_PREFIX}/targets": {"PUT": self._targets},
+            f"{INTERNAL_PREFIX}/pins": {"PUT": self._pin},
             f"{INTERNAL_PREFIX}/history": {"GET": self._history},
             f"{INTERNAL_PREFIX}/leave": {"POST": self._leave},
             **{f"{_WORKERS}{{name}}/{verb}": {"POST": self._cordoning(verb)} for verb in CordonVerb},
@@ -72,18 +79,38 @@ class InternalApi:
         _parameters(request, ())
         return _answer(self._view.digest())
 
-    async def _targets(self, request: web.BaseRequest, _: str) -> RawResponse:
+    async def _decoded(
+        self, request: web.BaseRequest, bounds: json_bounds.JsonBounds, form: type[Body]
+    ) -> tuple[Body, list[str]]:
+        """The body of a request as ``form``, and what is wrong with it besides; raises 400 for another form."""
         _parameters(request, ())
         check_media_type(request)
         raw = await read_body(request, self._options)
-        json_bounds.check(raw, json_bounds.PLAN)
+        json_bounds.check(raw, bounds)
         value, failures = json_decoding.decode(raw)
         try:
-            plan = msgspec.convert(value, TargetsRequest)
+            return msgspec.convert(value, form), failures
         except msgspec.ValidationError as error:
             raise invalid(*failures, str(error)) from None
         except UnicodeEncodeError:  # msgspec cannot name a field that has a lone surrogate in its name
             raise invalid(*failures, "body: the name of a field is not Unicode text") from None
+
+    async def _pin(self, request: web.BaseRequest, _: str) -> RawResponse:
+        pin, failures = await self._decoded(request, json_bounds.ORDINARY, PinRequest)
+        with _postgres():
+            shards = await self._view.shard_count()
+        if not 0 <= pin.shard < shards:
+            failures.append(f"shard: there is no shard {pin.shard}, only 0 to {shards - 1}")
+        if pin.worker is not None and not _is_worker_name(pin.worker):
+            failures.append(f"worker: {_WORKER_NAME}")
+        if failures:
+            raise invalid(*failures)
+        with _postgres():
+            changed = await self._view.set_pin(pin.shard, pin.worker)
+        return _answer(PinResponse(shard=ShardId(pin.shard), worker=pin.worker, changed=changed))
+
+    async def _targets(self, request: web.BaseRequest, _: str) -> RawResponse:
+        plan, failures = await self._decoded(request, json_bounds.PLAN, TargetsRequest)
         with _postgres():
             shards = await self._view.shard_count()
         if not (len(plan.hash) <= 64 and _storable(plan.hash)):
@@ -151,9 +178,12 @@ def _answer(message: msgspec.Struct) -> RawResponse:
 
 @contextmanager
 def _postgres() -> Iterator[None]:
-    """Answer 503 when Postgres does not answer."""
+    """Answer 503 when Postgres does not answer, and 409 when it belongs to another cluster."""
     try:
         yield
+    except DatabaseOfOther as error:
+        problem = Problem(code=ProblemCode.DATABASE_CLAIMED_BY_OTHER, detail=str(error))
+        raise ProblemRaised(problem) from error
     except DatabaseUnavailable as error:
         problem = Problem(code=ProblemCode.DATABASE_AWAY, detail=str(error), retry_after_s=1.0)
         raise ProblemRaised(problem) from error
@@ -162,6 +192,10 @@ def _postgres() -> Iterator[None]:
 def _storable(text: str) -> bool:
     """Whether Postgres can keep a text."""
     return "\0" not in text and text.isprintable()
+
+
+def _is_worker_name(text: str) -> bool:
+    return 0 < len(text) <= 63 and _storable(text)
 
 
 def _target_failures(targets: list[ShardTarget], shards: int) -> list[str]:
@@ -173,8 +207,8 @@ def _target_failures(targets: list[ShardTarget], shards: int) -> list[str]:
             failures.append(f"targets[{place}].shard: there is no shard {target.shard}, only 0 to {shards - 1}")
         elif first != place:
             failures.append(f"targets[{place}].shard: shard {target.shard} is at targets[{first}] already")
-        if target.target is not None and not (0 < len(target.target) <= 63 and _storable(target.target)):
-            failures.append(f"targets[{place}].target: must be null, or a worker's name of 1 to 63 characters")
+        if target.target is not None and not _is_worker_name(target.target):
+            failures.append(f"targets[{place}].target: {_WORKER_NAME}")
         if not (len(target.reason) <= 200 and _storable(target.reason)):
             failures.append(f"targets[{place}].reason: must be at most 200 printable characters")
     return failures

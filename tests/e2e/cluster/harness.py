@@ -8,6 +8,7 @@ from typing import Any
 
 from threadcluster_operator.controller.runtime import Operator, Options, identity
 from threadcluster_operator.controller.snapshot import Key
+from threadcluster_operator.controller.tenant_policy import TenantPolicy
 from threadcluster_operator.kube.client import KubeAccess, connect
 
 from tests.fakes.kubelet import FakeKubelet
@@ -108,11 +109,15 @@ async def operator_on(
     *,
     own_namespace: str | None = None,
     kubeconfig: Path | None = None,
+    tenants: TenantPolicy = TenantPolicy(),  # noqa: B008 - a value, never changed
 ) -> AsyncIterator[Operator]:
     """An operator that looks after one namespace, or all; as the tests' own user, or whose ``kubeconfig`` that is."""
     own = own_namespace or namespace
     assert own is not None, "an operator lives somewhere"
     options = Options(namespace, own, identity(), 0, KubeAccess(str(kubeconfig or api.kubeconfig)), _RESYNC_S)
+    options = options._replace(tenants=tenants)
+    if namespace is not None:  # as the installation for one namespace has it
+        options = options._replace(identity_namespace=namespace)
 
     def reach(key: Key, addresses: Mapping[str, str], secret: str) -> MemoryWorkers:
         del addresses, secret
@@ -137,6 +142,7 @@ async def harness_on(
     own_namespace: str | None = None,
     kubeconfig: Path | None = None,
     everywhere: bool = False,
+    tenants: TenantPolicy = TenantPolicy(),  # noqa: B008 - a value, never changed
 ) -> AsyncIterator[Harness]:
     """A fake kubelet for one namespace, and an operator for it, or for all (``everywhere``); see `operator_on`."""
     clusters: dict[tuple[str, str], MemoryWorkers] = {}
@@ -144,7 +150,9 @@ async def harness_on(
         harness = Harness(api, namespace, kubelet, clusters)
         cared_for = None if everywhere else namespace
         try:
-            async with operator_on(api, cared_for, clusters, own_namespace=own_namespace, kubeconfig=kubeconfig):
+            async with operator_on(
+                api, cared_for, clusters, own_namespace=own_namespace, kubeconfig=kubeconfig, tenants=tenants
+            ):
                 yield harness
         finally:
             harness.end()

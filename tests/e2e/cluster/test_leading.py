@@ -35,7 +35,7 @@ class Replica:
             name,
             [
                 *(sys.executable, "-m", "threadcluster_operator.main", "operator", "run"),
-                *("--namespace", namespace, "--port", str(self.port)),
+                *("--namespace", namespace, "--identity-namespace", namespace, "--port", str(self.port)),
             ],
             logs=folder,
             environ={"KUBECONFIG": str(kubeconfig), "POD_NAMESPACE": namespace, "POD_NAME": name},

@@ -23,7 +23,9 @@ async def test_the_api_server_takes_every_object(api: Api, namespace: str, folde
 
 
 async def test_a_namespace_alone_gets_nothing_outside_of_it() -> None:
-    """A user without rights outside of the namespace can install it; the rights are the same."""
+    """A user without rights outside of the namespace can install it; the rights are the same, but for the namespace that
+    identifies the Kubernetes cluster.
+    """
     made = kustomized(MANIFESTS / "overlays" / "namespaced")
     assert {each["metadata"].get("namespace") for each in made} == {"chat"}
     [role] = [each for each in made if each["metadata"]["name"] == "threadcluster-operator" and each["kind"] == "Role"]
@@ -32,13 +34,15 @@ async def test_a_namespace_alone_gets_nothing_outside_of_it() -> None:
         for each in kustomized(MANIFESTS / "base")
         if each["kind"] == "ClusterRole" and each["metadata"]["name"] == role["metadata"]["name"]
     )
-    assert role["rules"] == whole["rules"]
+    identity = {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get"]}
+    differing = [pair for pair in zip(role["rules"], whole["rules"], strict=True) if pair[0] != pair[1]]
+    assert differing == [(identity | {"resourceNames": ["chat"]}, identity | {"resourceNames": ["kube-system"]})]
     bindings = [each for each in made if each["kind"] == "RoleBinding"]
     assert {each["roleRef"]["kind"] for each in bindings} == {"Role"}
     assert {subject["namespace"] for each in bindings for subject in each["subjects"]} == {"chat"}
     [deployment] = [each for each in made if each["kind"] == "Deployment"]
     [container] = deployment["spec"]["template"]["spec"]["containers"]
-    assert container["args"] == ["--namespace", "$(POD_NAMESPACE)"]
+    assert container["args"] == ["--namespace", "$(POD_NAMESPACE)", "--identity-namespace", "$(POD_NAMESPACE)"]
 
 
 async def test_the_pods_are_allowed_where_the_restricted_standard_is_enforced(api: Api, namespace: str) -> None:

@@ -7,18 +7,18 @@ once, and the API server's own log is what is judged.
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import pytest
 from threadcluster_operator.api import parse_spec
-from threadcluster_operator.controller import events, reconciler
+from threadcluster_operator.controller import events, secret_keeper
 from threadcluster_operator.render import RenderInput, migration_job
 
 from tests.e2e.cluster.conftest import Cluster, apply_crd
 from tests.e2e.cluster.control_plane import ControlPlane, read_audit
-from tests.e2e.cluster.harness import Harness, harness_on, is_ready, stalled_by, thread_cluster
+from tests.e2e.cluster.harness import Harness, harness_on, is_ready, stalled_by
+from tests.e2e.cluster.installed import WAYS, Way, install
 from tests.e2e.cluster.kubeconfig import for_token
-from tests.e2e.cluster.manifests import MANIFESTS, kustomized
 from tests.support.kube_api import Api, Object, Refused, reach
 
 pytestmark = pytest.mark.cluster
@@ -57,7 +57,8 @@ CHILDREN: Final = (
 )
 """Every kind of child that is put right, with the end of its name."""
 SECRET: Final = ("v1", "Secret", "-internal")
-"""A Secret is made and never written again: its owner rotates it."""
+"""Made and deleted, and never read or changed."""
+KEY: Final = "threadcluster-operator-key"
 _POD: Final[Object] = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "a", "image": "a"}]}}
 FOREIGN: Final[dict[str, Object]] = {
     "NetworkPolicy": {"spec": {"podSelector": {}}},
@@ -72,18 +73,6 @@ FOREIGN: Final[dict[str, Object]] = {
     "Job": {"spec": {"suspend": True, "template": {"spec": {**_POD["spec"], "restartPolicy": "Never"}}}},
 }
 """Objects of another owner, by kind."""
-
-
-class Way(NamedTuple):
-    """How the operator is installed."""
-
-    folder: str
-    own_namespace: str
-    watched: str | None
-    """The one namespace that it looks after; None: all."""
-
-
-WAYS: Final = (Way("base", "threadcluster-system", None), Way("overlays/namespaced", "chat", "chat"))
 
 
 @pytest.fixture
@@ -108,7 +97,7 @@ async def test_it_uses_all_of_its_rights_and_needs_no_others(
     plane: Api, own_control_plane: ControlPlane, way: Way, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Through a whole life with everything that can go wrong on the way; in one namespace nothing outside is touched."""
-    monkeypatch.setattr(reconciler, "_SECRET_S", 0.0)
+    monkeypatch.setattr(secret_keeper, "_CHECK_S", 1.0)
     monkeypatch.setattr(events, "_AGAIN_S", 0.0)
     installed = await install(plane, way)
     token = await plane.token_of(way.own_namespace, "threadcluster-operator")
@@ -124,24 +113,13 @@ async def test_it_uses_all_of_its_rights_and_needs_no_others(
         await live(harness)
         await asyncio.gather(
             *(meet(harness, version, kind, f"{kind.lower()}{end}") for version, kind, end in (*CHILDREN, SECRET)),
-            meet(harness, "batch/v1", "Job", job_name(where, "job")),
+            meet_job(harness, way),
         )
     used, refused = asked(own_control_plane, way)
     assert refused == []
     assert used - granted(installed) == set()
     assert granted(installed) - used == NEVER_CALLED
-
-
-async def install(api: Api, way: Way) -> list[Object]:
-    """The operator's account and rights, as `kubectl apply -k` creates them."""
-    made = kustomized(MANIFESTS / way.folder)
-    for namespace in {way.own_namespace, way.watched or "talk"}:
-        await api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
-        await api.wait_for("v1", "ServiceAccount", "default", lambda _: True, namespace)
-    for each in made:
-        if each["kind"] in ("ServiceAccount", "ClusterRole", "Role", "ClusterRoleBinding", "RoleBinding"):
-            await api.apply(each)
-    return made
+    assert secrets_read(own_control_plane, way) == {(way.own_namespace, KEY)}
 
 
 async def live(harness: Harness) -> None:
@@ -194,10 +172,34 @@ async def meet(harness: Harness, version: str, kind: str, name: str) -> None:
     assert after["metadata"].get("ownerReferences") is None
 
 
-def job_name(namespace: str, name: str) -> str:
-    """Name of the migration's Job of such a cluster."""
-    spec = parse_spec(thread_cluster(name, gateway={"ingress": INGRESS}))
-    return str(migration_job(RenderInput(name, namespace, "", spec, 0, 0, "", "", True))["metadata"]["name"])
+async def meet_job(harness: Harness, way: Way) -> None:
+    """As `meet`; the name of the Job follows from the cluster's uid, so the cluster is made first, and paused."""
+    await harness.make("job", gateway={"ingress": INGRESS}, paused=True)
+    made = await harness.until("job", stalled_by("NotStalled"))
+    site = await harness.api.get("v1", "Namespace", way.watched or "kube-system")
+    wanted = RenderInput(
+        "job", harness.namespace, made["metadata"]["uid"], parse_spec(made), 0, 0, "", site=site["metadata"]["uid"]
+    )
+    name = migration_job(wanted)["metadata"]["name"]
+    foreign = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, **FOREIGN["Job"]}
+    before = await harness.api.create(foreign, harness.namespace)
+    await harness.edit("job", {"paused": False})
+    await harness.until("job", stalled_by("NameConflict"))
+    after = await harness.api.get("batch/v1", "Job", name, harness.namespace)
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    assert after["metadata"].get("ownerReferences") is None
+
+
+def secrets_read(plane: ControlPlane, way: Way) -> set[tuple[str, str]]:
+    """Namespace and name of every Secret that the operator has read."""
+    user = f"system:serviceaccount:{way.own_namespace}:threadcluster-operator"
+    return {
+        (about["namespace"], about["name"])
+        for entry in read_audit(plane.audit_log, user=user)
+        if (about := entry.get("objectRef")) is not None
+        and about["resource"] == "secrets"
+        and entry["verb"] not in ("create", "delete")
+    }
 
 
 def granted(made: Iterable[Object]) -> set[tuple[str, str, str]]:

@@ -80,7 +80,8 @@ async def commands_work(api: Api, namespace: str, folder: Path) -> None:
     await _operator_says(api, namespace, cordoned=False)
     await user.owned({"chat-0": 24})
 
-    await user.does("pin", "7", "chat-1")
+    assert "pinned to chat-1" in await user.does("pin", "7", "chat-1")
+    assert (await user.shards())[7]["pin"] == {"worker": "chat-1", "source": "command"}
     await user.owned({"chat-0": 23, "chat-1": 1})
     assert (await user.shards())[7]["owner"] == "chat-1"
     assert "shard 7 is pinned no more" in await user.does("pin", "7", "--remove")

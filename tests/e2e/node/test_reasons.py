@@ -127,6 +127,7 @@ async def faults(image: str, postgres: NodePostgres, pooler: Pooler, tls_port: i
     visitor = dsns["tables"].replace(f"{at.username}:{at.password}@", "visitor:visitor@")
     wrong = urlsplit(dsns["password"])
     database = {"urlSecretKeyRef": {"name": "database"}}
+    known = {"database": {**database, "clusterID": "chat", "tls": {"mode": "Disable"}}}
     return {
         "secret": Fault(
             "DatabaseSecretMissing", "make the Secret", event("FailedMount", "database"), {}, None, (),
@@ -155,10 +156,10 @@ async def faults(image: str, postgres: NodePostgres, pooler: Pooler, tls_port: i
             dsn_is(dsns["other"]),
         ),
         "count": Fault(
-            "ShardCountMismatch", "another database", migration_ended, {}, dsns["count"], (), dsn_is(elsewhere),
+            "ShardCountMismatch", "another database", migration_ended, known, dsns["count"], (), dsn_is(elsewhere),
         ),
         "schema": Fault(
-            "SchemaTooNew", "set spec.image", migration_ended, {}, dsns["schema"], (),
+            "SchemaTooNew", "set spec.image", migration_ended, known, dsns["schema"], (),
             lambda *_: execute(dsns["schema"], "DELETE FROM schema_migration WHERE version = 999"),
         ),
         "tables": Fault(

@@ -10,12 +10,14 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import aiohttp
+from threadcluster_operator.controller.actions import OperatorContext
 from threadcluster_operator.controller.cache import Cache
 from threadcluster_operator.controller.events import Recorder
 from threadcluster_operator.controller.metrics import Telemetry
 from threadcluster_operator.controller.reconciler import Reconciler
 from threadcluster_operator.controller.snapshot import Key, Object
 from threadcluster_operator.controller.workqueue import WorkQueue
+from threadcluster_operator.render import key_fingerprint
 from threadcluster_operator.workers.client import NamedWorkers
 
 from shard_worker.tasks import BackgroundTasks
@@ -28,6 +30,8 @@ WORKER: Final = "chat-0"
 """The name of the worker that lives."""
 _CHAT: Final = Key("talk", "chat")
 _WATCH_S: Final = 0.05
+_KEY: Final = b"a key of the operator with enough letters"
+"""The worker has a secret of its own, by which it is asked: the one that is derived from this key is not looked at."""
 
 
 class OperatedCluster:
@@ -44,7 +48,7 @@ class OperatedCluster:
             self._reach,
             Recorder(self.kube, "operator-0"),
             Telemetry(),
-            namespace="threadcluster-system",
+            OperatorContext("threadcluster-system", keys={key_fingerprint(_KEY): _KEY}, site="kubernetes-1"),
         )
         self.looks = 0
         self._revision = ""

@@ -1,74 +1,51 @@
-"""Pins, edited in a resource's text."""
+"""Pins by command: which can hold, and which of two wins."""
 
 import pytest
-import yaml
-from threadcluster_operator.api import parse_resources
-from threadcluster_operator.api.pins import pinned, with_pin, wrong_pin
+from threadcluster_operator.api import ThreadClusterSpec
+from threadcluster_operator.api.pins import pin_of, wrong_pin
 
-TEXT = """
-# of a user
-kind: Secret
-metadata: {name: db}
-stringData: {url: "postgresql://x"}
----
-apiVersion: threadcluster.io/v1alpha1
-kind: ThreadCluster
-metadata: {name: c}
-"""
+from shard_worker.contract_internal import ShardEntry, ShardLoad, ShardState
+from shard_worker.domain.ids import ShardId
 
-
-def pins(text: str) -> list[tuple[int, str]]:
-    """The pins in a text."""
-    return [(pin.shard, pin.worker) for pin in parse_resources(text, "text").cluster.spec.rebalance.pins]
-
-
-def test_pins_come_go_and_change() -> None:
-    """In the order of their shards; one a shard."""
-    text = TEXT
-    for shard, worker, wanted in (
-        (7, "c-1", [(7, "c-1")]),
-        (3, "c-0", [(3, "c-0"), (7, "c-1")]),
-        (7, "c-2", [(3, "c-0"), (7, "c-2")]),
-        (3, None, [(7, "c-2")]),
-        (3, None, [(7, "c-2")]),
-        (7, None, []),
-    ):
-        text = with_pin(text, shard, worker)
-        assert pins(text) == wanted
-
-
-def test_everything_else_stays() -> None:
-    """The Secret, and the user's settings of moves."""
-    text = with_pin(TEXT + "spec: {replicas: 5, rebalance: {mode: Manual}}\n---\n", 1, "c-0")
-    secret, cluster = yaml.safe_load_all(text)
-    assert secret["stringData"] == {"url": "postgresql://x"}
-    assert cluster["spec"] == {"replicas": 5, "rebalance": {"mode": "Manual", "pins": [{"shard": 1, "worker": "c-0"}]}}
-    assert list(cluster["spec"]) == ["replicas", "rebalance"]
-
-
-def test_a_list_of_pins_is_in_order_with_one_a_shard() -> None:
-    """The list of before is left alone."""
-    before = [{"shard": 10, "worker": "c-0"}, {"shard": 9, "worker": "c-1"}]
-    assert pinned(before, 10, "c-2") == [{"shard": 9, "worker": "c-1"}, {"shard": 10, "worker": "c-2"}]
-    assert pinned(before, 9, None) == [{"shard": 10, "worker": "c-0"}]
-    assert before == [{"shard": 10, "worker": "c-0"}, {"shard": 9, "worker": "c-1"}]
+SPEC = ThreadClusterSpec.model_validate(
+    {"shards": 8, "rebalance": {"pins": [{"shard": 3, "worker": "c-1"}]}}, by_alias=True
+)
 
 
 @pytest.mark.parametrize(
-    ("shard", "worker", "workers", "wrong"),
+    ("number", "by_command", "expected"),
     [
-        (0, "c-0", ["c-0"], None),
-        (7, "c-1", ["c-0", "c-1"], None),
-        (0, None, [], None),
-        (7, None, ["c-0"], None),
-        (8, "c-0", ["c-0"], "there is no shard 8; the cluster has shards 0 to 7"),
-        (-1, None, ["c-0"], "there is no shard -1; the cluster has shards 0 to 7"),
-        (0, "c-2", ["c-0", "c-1"], "no worker is called 'c-2'; there are c-0, c-1"),
-        (8, "c-0", [], "no worker is called 'c-0'; there are none"),
+        (2, None, None),
+        (2, "c-0", ("c-0", "command")),
+        (3, None, ("c-1", "spec")),
+        (3, "c-0", ("c-1", "spec")),
     ],
 )
-def test_a_wrong_pin_is_refused_with_what_there_is(
-    shard: int, worker: str | None, workers: list[str], wrong: str | None
-) -> None:
-    """A pin is taken back whatever workers there are."""
-    assert wrong_pin(shard, worker, shards=8, workers=workers) == wrong
+def test_a_pin_in_the_spec_wins(number: int, by_command: str | None, expected: tuple[str, str] | None) -> None:
+    """And the source of the one that holds is shown."""
+    entry = ShardEntry(
+        id=ShardId(number),
+        owner="c-2",
+        incarnation="first",
+        epoch=1,
+        state=ShardState.SERVING,
+        target="c-2",
+        reason=None,
+        since=None,
+        load=ShardLoad(),
+        pin=by_command,
+    )
+    assert pin_of(entry, SPEC) == expected
+
+
+def test_a_pin_that_could_never_hold_is_refused() -> None:
+    """A worker or a shard that there is not.  A pin is taken back whatever workers there are."""
+    known = {"c-1", "c-0"}
+    assert wrong_pin(7, "c-1", shards=8, workers=known) is None
+    assert wrong_pin(7, None, shards=8, workers=()) is None
+    assert wrong_pin(7, "c-3", shards=8, workers=known) == "no worker is called 'c-3'; there are c-0, c-1"
+    assert wrong_pin(7, "c-3", shards=8, workers=()) == "no worker is called 'c-3'; there are none"
+    assert wrong_pin(8, None, shards=8, workers=known) == "there is no shard 8; the cluster has shards 0 to 7"
+    assert wrong_pin(0, "c-0", shards=8, workers=known) is None
+    assert wrong_pin(-1, None, shards=8, workers=known) == "there is no shard -1; the cluster has shards 0 to 7"
+    assert wrong_pin(8, "c-3", shards=8, workers=()) == "no worker is called 'c-3'; there are none"

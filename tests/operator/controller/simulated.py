@@ -28,7 +28,7 @@ from tests.fakes.worker_api import MemoryWorkers
 
 NAME: Final = "chat"
 NAMESPACE: Final = "talk"
-_OPERATOR: Final = OperatorContext("threadcluster-system", False, "thirty-two-letters-of-randomness")
+_OPERATOR: Final = OperatorContext("threadcluster-system")
 _SPEC: Final = {
     "shards": 12,
     "replicas": 3,
@@ -71,7 +71,6 @@ class Simulation:
         """The last answers are old."""
         self.balancing = False
         self.last = Actions()
-        self._secret: str | None = None
         self._uids = 0
         self._versions = 0
         self._past: list[ClusterSnapshot] = []
@@ -93,7 +92,7 @@ class Simulation:
 
     def restart_operator(self) -> None:
         """Its memory is lost."""
-        self.balancing, self._secret = False, None
+        self.balancing = False
 
     def heal(self) -> None:
         """No fault goes on."""
@@ -166,15 +165,13 @@ class Simulation:
 
     def _now(self) -> ClusterSnapshot:
         ownership = self._ownership(set(self.pods))
-        if ("Secret", f"{NAME}-internal") in self.objects:
-            self._secret = _OPERATOR.fresh_secret
         return ClusterSnapshot(
             copy.deepcopy(self.resource),
             tuple(copy.deepcopy(list(self.objects.values()))),
             members(NAME, self.objects.values(), copy.deepcopy(list(self.pods.values()))),
             (),
             ownership,
-            self._secret,
+            "thirty-two-letters-of-randomness\n",
             float(self.turn_number),
             Outage("DatabaseUnreachable", "no answer", 0.0) if self.frozen and not self.unanswered else None,
             not self.stale,
@@ -209,7 +206,7 @@ class Simulation:
                 self._store(scaled, live)
         for body in steps.delete:
             place = (body["kind"], body["metadata"]["name"])
-            if body["kind"] in ("StatefulSet", "Service", "Secret", "Pod"):
+            if body["kind"] in ("StatefulSet", "Service", "Pod"):
                 raise Violation(f"{place} is deleted")
             if place in self.objects and self.objects[place]["metadata"]["uid"] == body["metadata"]["uid"]:
                 del self.objects[place]
@@ -463,7 +460,7 @@ def settle(simulation: Simulation) -> None:
         assert simulation.ready
 
 
-OPERATOR = OperatorContext("threadcluster-system", False, "thirty-two-letters-of-randomness")
+OPERATOR = OperatorContext("threadcluster-system")
 """The operator of tests that plan actions on one snapshot."""
 
 

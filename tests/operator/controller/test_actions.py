@@ -72,7 +72,7 @@ def test_a_migration_of_another_owner_stops_everything() -> None:
 
 
 def test_no_worker_is_made_before_the_migration_is_done() -> None:
-    """Services, Secret and Job come first; the Job is made once."""
+    """Services and Job come first; the Job is made once."""
     simulation = Simulation()
     first = simulation.operate()
     assert first.migrating
@@ -451,3 +451,14 @@ def test_nothing_is_settled_without_a_stateful_set(simulation: Simulation) -> No
     steps = steps_of(simulation.look())
     assert not steps.settled
     assert "StatefulSet" in [body["kind"] for body in steps.create]
+
+
+def test_no_shard_is_moved_beside_workers_of_another_cluster(simulation: Simulation) -> None:
+    """Whatever is wanted; and no worker is removed."""
+    simulation.edit(replicas=2, rebalance={"pins": [{"shard": 0, "worker": f"{NAME}-1"}]})
+    seen = simulation.look()
+    spec = parse_spec(seen.resource)
+    assert plan_actions(seen, spec, OPERATOR, balancing=False).targets is not None
+    beside = plan_actions(seen._replace(foreign_workers=("elsewhere-0",)), spec, OPERATOR, balancing=False)
+    assert beside.targets is None
+    assert "no worker is removed" in beside.blocked_reason

@@ -669,3 +669,17 @@ def test_what_a_migration_failed_by_is_not_over_while_it_is_tried_again(
 ) -> None:
     """Otherwise it would be reported as mended at every try."""
     assert previous_diagnosis(what) == trouble
+
+
+def test_a_database_of_another_cluster_comes_before_everything_else() -> None:
+    """Whatever the pods report follows from it."""
+    stuck = seen(pods=(pod(**crash_looping()),))
+    found = diagnose(stuck._replace(claimed_by_other="the database belongs to cluster 'other'"))
+    assert found is not None
+    assert found.reason is Reason.DATABASE_CLAIMED_BY_OTHER
+    assert "belongs to cluster 'other'" in found.message
+    assert "spec.database.takeOver" in found.message
+    foreign = diagnose(stuck._replace(foreign_workers=("elsewhere-0", "elsewhere-1")))
+    assert foreign is not None
+    assert foreign.reason is Reason.FOREIGN_WORKERS
+    assert "elsewhere-0, elsewhere-1; no shard is moved" in foreign.message

@@ -8,12 +8,14 @@ from typing import Any
 
 import msgspec
 import pytest
-from threadcluster_operator.controller import reconciler
+from threadcluster_operator.controller import reconciler, secret_keeper
+from threadcluster_operator.controller.actions import OperatorContext
 from threadcluster_operator.controller.cache import Cache
 from threadcluster_operator.controller.events import Recorder
 from threadcluster_operator.controller.metrics import Telemetry
 from threadcluster_operator.controller.reconciler import Reconciler
 from threadcluster_operator.controller.snapshot import Key
+from threadcluster_operator.controller.tenant_policy import TenantPolicy
 from threadcluster_operator.controller.workqueue import TransientError
 from threadcluster_operator.kube.client import (
     THREAD_CLUSTER,
@@ -27,13 +29,16 @@ from threadcluster_operator.kube.client import (
     Unreachable,
 )
 from threadcluster_operator.kube.nesting import flatten
+from threadcluster_operator.render import key_fingerprint
 
 from shard_worker.contract_internal import DatabaseReport, DatabaseState
+from shard_worker.contract_tls import Authority, Purpose, fingerprint
 from tests.fakes.kube import InMemoryKube
 from tests.fakes.worker_api import MemoryWorkers
 
+KEY = b"a key of the operator with enough letters"
 CHAT = Key("talk", "chat")
-FIRST = ["Secret", "NetworkPolicy", "Job", "Service", "Service", "PodDisruptionBudget"]
+FIRST = ["NetworkPolicy", "Job", "Service", "Service", "PodDisruptionBudget"]
 
 
 class Desk:
@@ -45,6 +50,8 @@ class Desk:
         self.workers = MemoryWorkers(8)
         self.now = 1_000.0
         """Of the operator's clock, in seconds."""
+        self.tenants = TenantPolicy()
+        self.keys = {key_fingerprint(KEY): KEY}
         self.secrets: list[str] = []
         """By which the workers were asked, one after another."""
         self.restart()
@@ -72,7 +79,7 @@ class Desk:
             self._reach,
             Recorder(self.shelf, "operator-0"),
             Telemetry(),
-            namespace=namespace,
+            OperatorContext(namespace, keys=self.keys, site="kubernetes-1", tenants=self.tenants),
         )
         self.reconciler.clock = lambda: self.now
 
@@ -111,6 +118,11 @@ class Desk:
                 await asyncio.sleep(0)
             self.now += within_s
         return requeue_after_s
+
+    @property
+    def asked(self) -> list[tuple[str, str, str]]:
+        """The requests to the API server."""
+        return self.shelf.calls
 
     async def made(self) -> list[str]:
         """The kinds of what one look makes."""
@@ -159,6 +171,7 @@ async def test_everything_but_the_workers_is_made_before_the_migration_is_done()
     desk = Desk()
     assert await desk.made() == FIRST
     assert desk.condition("Progressing") == ("True", "Migrating")
+    assert await desk.made() == ["Secret", "Secret"]
     assert await desk.made() == []
 
 
@@ -186,7 +199,7 @@ async def test_what_was_remembered_may_be_lost_at_any_time() -> None:
         desk._reach,
         Recorder(desk.shelf, "operator-1"),
         Telemetry(),
-        namespace="threadcluster-system",
+        OperatorContext("threadcluster-system", keys=desk.keys, site="kubernetes-1"),
     )
     desk.reconciler.clock = lambda: desk.now
     assert before is not desk.reconciler
@@ -545,38 +558,246 @@ async def test_one_status_is_written_at_most_once_a_second() -> None:
 
 
 async def test_a_secret_that_is_gone_is_made_again_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not watched: it is read from time to time; the workers that run know what it held."""
-    monkeypatch.setattr(reconciler, "_SECRET_S", 0.0)
+    """Also by another operator, which remembers nothing: nothing of it is read."""
+    monkeypatch.setattr(secret_keeper, "_CHECK_S", 0.0)
     desk = Desk()
     await desk.until_ready()
-    before = desk.shelf.objects.pop(("Secret", "chat-internal"))
-    await desk.look()
-    for _ in range(5):
-        await asyncio.sleep(0)
-    await desk.look()
-    after = desk.shelf.objects["Secret", "chat-internal"]
-    assert after["metadata"]["uid"] != before["metadata"]["uid"]
-    assert after["data"] == before["data"]
+    for name in ("chat-internal", "chat.client-internal"):
+        before = desk.shelf.objects.pop(("Secret", name))
+        desk.restart()
+        await desk.look()
+        after = desk.shelf.objects["Secret", name]
+        assert after["metadata"]["uid"] != before["metadata"]["uid"]
+        assert after["data"] == before["data"]
+    assert ("get", "Secret", "chat-internal") not in desk.asked
 
 
-async def test_a_secret_that_is_rotated_is_followed_and_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The operator signs with what the Secret holds now; what it cannot use it neither uses nor writes over."""
-    monkeypatch.setattr(reconciler, "_SECRET_S", 0.0)
-    desk = Desk()
-    await desk.until_ready()
-    live = desk.shelf.objects["Secret", "chat-internal"]
-    for content in ("a secret that comes\na secret of before", "short", ""):
-        given = base64.b64encode(content.encode()).decode()
-        live["data"] = {"secret": given}
-        for _ in range(2):
+async def test_a_secret_of_another_owner_is_left_as_it_is() -> None:
+    """And no worker is made that would take its content for the cluster's secret."""
+    for name in ("chat-internal", "chat.client-internal"):
+        desk = Desk()
+        foreign = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": {"secret": "x"}}
+        before = desk.shelf.put(foreign)
+        for _ in range(3):
             await desk.look()
-            for _ in range(5):
-                await asyncio.sleep(0)
-        assert desk.shelf.objects["Secret", "chat-internal"]["data"] == {"secret": given}
-        assert desk.secrets[-1] == "a secret that comes\na secret of before"
+        assert desk.condition("Stalled") == ("True", "NameConflict")
+        assert desk.shelf.objects["Secret", name] == before
+        assert ("StatefulSet", "chat") not in desk.shelf.objects
+        del desk.shelf.objects["Secret", name]
+        await desk.until_ready()
+
+
+async def test_a_right_on_secrets_that_is_lost_stops_the_secrets_alone() -> None:
+    """It is named; everything else is made, and goes on when the right is there again."""
+    desk = Desk()
+    desk.shelf.fault = lambda verb, kind: Forbidden(403, "Forbidden", "no secrets") if kind == "Secret" else None
+    await desk.look()
+    await desk.look()
+    assert desk.condition("Stalled") == ("True", "Forbidden")
+    assert ("Service", "chat") in desk.shelf.objects
+    desk.shelf.fault = lambda *_: None
+    await desk.until_ready()
+
+
+async def test_what_is_interrupted_between_delete_and_create_is_done_again() -> None:
+    """The status says what the Secrets are to hold before they are made."""
+    for verb in ("delete", "create"):
+        desk = Desk()
+        desk.shelf.fault = lambda asked, kind, verb=verb: (  # type: ignore[misc]  # bound at once
+            Unreachable(0, "", "away") if (asked, kind) == (verb, "Secret") else None
+        )
+        await desk.look()
+        assert not desk.resource["status"]["secret"]["made"]
+        with pytest.raises(TransientError):
+            await desk.look()
+        desk.restart()
+        desk.shelf.fault = lambda *_: None
+        await desk.until_ready()
+        assert desk.condition("Ready")[0] == "True"
+        assert text_of(desk, "chat-internal", "secret").count("\n") == 1
+
+
+async def test_a_rotation_takes_three_steps_and_each_waits_for_every_worker() -> None:
+    """Old and new; new and old; new.  At each, workers hold a value that all others verify."""
+    desk = Desk()
+    await desk.until_ready()
+    desk.workers.knobs.secrets = held(desk)
+    (first,) = held(desk)
+    desk.edit({**desk.resource, "spec": {**desk.resource["spec"], "secretGeneration": 2}})
+    steps = [held(desk)]
+    while len(steps) < 4:
+        for _ in range(2):  # the status first, then the Secrets
+            await desk.look()
+        steps.append(held(desk))
+        for _ in range(3):  # the workers have not read the Secret yet
+            await desk.look()
+        assert held(desk) == steps[-1]
+        desk.workers.knobs.secrets = held(desk)
+    (new,) = steps[-1]
+    assert new != first
+    assert steps == [(first,), (first, new), (new, first), (new,)]
+    assert desk.condition("Ready")[0] == "True"
+
+
+async def test_a_rotation_waits_for_a_worker_that_does_not_answer() -> None:
+    """It may hold the old value alone."""
+    desk = Desk()
+    await desk.until_ready()
+    desk.workers.knobs.secrets = held(desk)
+    desk.workers.knobs.silent = True
+    desk.edit({**desk.resource, "spec": {**desk.resource["spec"], "secretGeneration": 2}})
+    before = held(desk)
+    for _ in range(5):
+        await desk.look()
+    assert held(desk) == before
+
+
+async def test_a_rotation_waits_for_a_pod_that_the_cache_does_not_know() -> None:
+    """The StatefulSet counts it."""
+    desk = Desk()
+    await desk.until_ready()
+    desk.workers.knobs.secrets = held(desk)
+    live = desk.shelf.objects["StatefulSet", "chat"]
+    for known in (1, 0):
+        live["status"]["replicas"] = known + 1
+        if known == 0:
+            gone = desk.shelf.objects.pop(("Pod", "chat-0"))
+            desk.cache.drop(gone)
+        desk.edit({**desk.resource, "spec": {**desk.resource["spec"], "secretGeneration": 2}})
+        before = held(desk)
+        for _ in range(4):
+            await desk.look()
+        assert held(desk) == before
+
+
+async def test_a_new_key_of_the_operator_rotates_by_itself() -> None:
+    """While the old one is kept for what it made; afterwards it may go."""
+    desk = Desk()
+    await desk.until_ready()
+    desk.workers.knobs.secrets = held(desk)
+    fresh = b"another key of the operator with enough letters"
+    old = dict(desk.keys)
+    desk.keys.clear()
+    desk.keys.update({key_fingerprint(fresh): fresh, **old})
+    for _ in range(12):
+        await desk.look()
+        desk.workers.knobs.secrets = held(desk)
+    assert [value["operatorKey"] for value in desk.resource["status"]["secret"]["values"]] == [key_fingerprint(fresh)]
+    del desk.keys[key_fingerprint(KEY)]
+    await desk.look()
+    assert desk.condition("Stalled")[1] == "NotStalled"
+
+
+async def test_a_lost_key_is_named_and_a_new_generation_goes_on_without_it() -> None:
+    """The Secrets stay as they are until a user says so."""
+    desk = Desk()
+    await desk.until_ready()
+    before = desk.shelf.objects["Secret", "chat-internal"]
+    fresh = b"another key of the operator with enough letters"
+    desk.keys.clear()
+    desk.keys[key_fingerprint(fresh)] = fresh
+    await desk.look()
+    assert desk.condition("Stalled") == ("True", "InternalSecretMismatch")
+    assert desk.condition("Available") == ("Unknown", "OwnershipUnknown")
+    assert desk.shelf.objects["Secret", "chat-internal"] == before
+    desk.edit({**desk.resource, "spec": {**desk.resource["spec"], "secretGeneration": 2}})
+    for _ in range(3):
+        await desk.look()
+    assert desk.condition("Stalled")[1] == "NotStalled"
+    assert desk.shelf.objects["Secret", "chat-internal"]["data"] != before["data"]
+
+
+async def test_workers_with_another_secret_are_a_reason_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no fault of the network."""
+    monkeypatch.setattr(reconciler, "_UNREACHABLE_S", 0.0)
+    desk = Desk()
+    await desk.until_ready()
+    desk.workers.knobs.mismatched = True
+    for _ in range(2):
+        await desk.look()
+    assert desk.condition("Stalled") == ("True", "InternalSecretMismatch")
+
+
+async def test_users_get_the_key_of_the_internal_api_alone() -> None:
+    """With it one orders moves, and does not act as a worker."""
+    desk = Desk()
+    await desk.until_ready()
+    line = text_of(desk, "chat.client-internal", "internal").strip().encode()
+    assert (
+        Authority(line, Purpose.INTERNAL).certificate
+        == Authority(text_of(desk, "chat-internal", "secret").strip().encode(), Purpose.INTERNAL).certificate
+    )
+    with pytest.raises(ValueError, match="not the cluster's secret that a worker needs"):
+        Authority(line, Purpose.PEER)
+
+
+async def test_a_displaced_cluster_is_stalled_and_orders_nothing() -> None:
+    """Its workers read the shards of the cluster that displaced it."""
+    desk = Desk()
+    await desk.until_ready()
+    words = "the database belongs to cluster 'other.chat' (of other/chat, uid uid-2, in kubernetes-1)"
+    desk.workers.knobs.distort = lambda answer: msgspec.structs.replace(answer, claimed_by_other=words)
+    before = desk.workers.plan_version
+    for _ in range(3):
+        await desk.look()
+    assert desk.condition("Stalled") == ("True", "DatabaseClaimedByOther")
+    assert desk.condition("Available") == ("Unknown", "OwnershipUnknown")
+    [stalled] = [each for each in desk.resource["status"]["conditions"] if each["type"] == "Stalled"]
+    assert words in stalled["message"]
+    assert desk.workers.plan_version == before
+
+
+async def test_workers_of_another_cluster_stop_every_move() -> None:
+    """They live, by their beats, and no StatefulSet of this cluster gives such a name."""
+    desk = Desk()
+    await desk.until_ready()
+    desk.workers.start("elsewhere-0")
+    for _ in range(3):
+        await desk.look()
+    assert desk.condition("Stalled") == ("True", "ForeignWorkers")
+    desk.workers.calls.clear()
+    desk.edit(
+        {**desk.resource, "spec": {**desk.resource["spec"], "rebalance": {"pins": [{"shard": 3, "worker": "chat-0"}]}}}
+    )
+    for _ in range(3):
+        await desk.look()
+    assert [call for call in desk.workers.calls if call[0] == "targets"] == []
+    desk.workers.end("elsewhere-0")
+    for _ in range(3):
+        await desk.look()
+    assert desk.condition("Stalled") == ("False", "NotStalled")
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"image": "elsewhere.example/chat:1"}, "spec.image"),
+        ({"gateway": {"service": {"type": "LoadBalancer"}}}, "spec.gateway.service.type"),
+        (
+            {"podTemplate": {"spec": {"securityContext": {"runAsUser": 0}}}},
+            "spec.podTemplate.spec.securityContext.runAsUser",
+        ),
+    ],
+)
+async def test_a_spec_beyond_the_flags_is_refused_by_its_field(spec: dict[str, Any], field: str) -> None:
+    """Nothing is made for it; a cluster that runs goes on as it was."""
+    desk = Desk(**spec)
+    desk.tenants = TenantPolicy(images=("threadcluster",), service_types=("ClusterIP",))
     desk.restart()
     await desk.look()
-    assert desk.shelf.objects["Secret", "chat-internal"]["data"] == {"secret": given}
+    assert desk.condition("Stalled") == ("True", "SpecInvalid")
+    [stalled] = [each for each in desk.resource["status"]["conditions"] if each["type"] == "Stalled"]
+    assert field in stalled["message"]
+    assert {kind for kind, _ in desk.shelf.objects} == {"ThreadCluster"}
+    running = Desk()
+    await running.until_ready()
+    before = running.shelf.objects["StatefulSet", "chat"]
+    running.tenants = desk.tenants
+    running.restart()
+    running.edit({**running.resource, "spec": {**running.resource["spec"], **spec}})
+    await running.look()
+    assert running.condition("Stalled") == ("True", "SpecInvalid")
+    assert running.shelf.objects["StatefulSet", "chat"] == before
 
 
 async def test_a_cluster_that_was_deleted_unseen_is_not_made_again() -> None:
@@ -690,3 +911,13 @@ async def test_an_installation_that_is_gone_is_followed_by_the_other() -> None:
     await desk.look()
     assert desk.condition("Ready") == ("True", "Reconciled")
     assert "operatorChallenge" not in desk.resource["status"]
+
+
+def text_of(desk: Desk, name: str, key: str) -> str:
+    """The content of a Secret."""
+    return base64.b64decode(desk.shelf.objects["Secret", name]["data"][key]).decode()
+
+
+def held(desk: Desk) -> tuple[str, ...]:
+    """Fingerprints of the values that the Secret holds."""
+    return tuple(fingerprint(line.encode()) for line in text_of(desk, "chat-internal", "secret").split())

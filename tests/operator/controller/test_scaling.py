@@ -1,4 +1,4 @@
-"""How many workers there are, the cluster's secret, and when the operator looks again."""
+"""How many workers there are, and when the operator looks again."""
 
 from typing import Any
 
@@ -113,35 +113,6 @@ def test_a_stateful_set_that_names_no_size_has_one_worker(simulation: Simulation
     assert live is not None
     del live["spec"]["replicas"]
     assert steps_of(simulation.look()).blocked_reason == ""
-
-
-# --- the secret
-
-
-def secret_in(objects: Any) -> list[dict[str, Any]]:  # bodies, or bodies with their uids
-    """The Secrets to write."""
-    bodies = [each if isinstance(each, dict) else each[0] for each in objects]
-    return [body for body in bodies if body["kind"] == "Secret"]
-
-
-def test_the_secret_is_never_written_again(simulation: Simulation) -> None:
-    """The value that was read before may be older than a rotation by the user."""
-    steps = steps_of(simulation.look()._replace(secret="another-thirty-two-letters-of-it"))
-    assert secret_in(steps.create) + secret_in(steps.apply) == []
-
-
-@pytest.mark.parametrize("known", [None, "another-thirty-two-letters-of-it"], ids=["fresh", "known"])
-def test_a_missing_secret_is_made_of_the_known_value(simulation: Simulation, known: str | None) -> None:
-    """The workers that run hold the value that was known."""
-    fresh, expected = Simulation(), Simulation()
-    del simulation
-    fresh.operate()
-    expected.operate()
-    del fresh.objects["Secret", f"{NAME}-internal"]
-    seen = fresh.look()._replace(secret=known)
-    operator = OPERATOR._replace(fresh_secret=known or OPERATOR.fresh_secret)
-    wanted = plan_actions(seen._replace(secret=None), parse_spec(seen.resource), operator, balancing=False)
-    assert secret_in(steps_of(seen).create) == secret_in(wanted.create) != []
 
 
 # --- when to look again, and when nothing is left to do

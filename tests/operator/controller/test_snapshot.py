@@ -9,9 +9,10 @@ from threadcluster_operator.controller.snapshot import (
     members,
     ordinal_of,
     pod_of,
+    secret_state_of,
     waiting_reason,
 )
-from threadcluster_operator.render import selector_of
+from threadcluster_operator.render import SecretState, SecretValue, selector_of
 
 
 def test_a_condition_is_found_among_others_or_is_nothing() -> None:
@@ -141,3 +142,28 @@ def test_a_pod_belongs_to_a_cluster_by_its_controller(pod: Object, with_set: boo
 def test_a_worker_is_numbered_by_its_name(worker: str, ordinal: int | None) -> None:
     """Of just this cluster."""
     assert ordinal_of("chat", worker) == ordinal
+
+
+@pytest.mark.parametrize(
+    ("status", "state"),
+    [
+        (None, None),
+        ({}, None),
+        (
+            {"secret": {"values": [{"generation": 1, "operatorKey": "a"}]}},
+            SecretState((SecretValue(1, "a"),), made=False),
+        ),
+        (
+            {
+                "secret": {
+                    "values": [{"generation": 2, "operatorKey": "a"}, {"generation": 1, "operatorKey": "b"}],
+                    "made": True,
+                }
+            },
+            SecretState((SecretValue(2, "a"), SecretValue(1, "b")), made=True),
+        ),
+    ],
+)
+def test_the_secrets_are_as_the_status_records_them(status: object, state: SecretState | None) -> None:
+    """In the order in which the values sign."""
+    assert secret_state_of({} if status is None else {"status": status}) == state

@@ -12,6 +12,7 @@ from threadcluster_operator.controller.status import patch_of, ranges, status_of
 from threadcluster_operator.planning.placement import Worker
 from threadcluster_operator.planning.planner import ShardOwnership
 from threadcluster_operator.planning.rebalance import RebalanceSession
+from threadcluster_operator.render import SecretState, SecretValue
 
 from shard_worker.contract_internal import RebuildProgress
 from shard_worker.domain.ids import ShardId
@@ -64,6 +65,19 @@ def test_a_patch_has_what_changed_and_takes_away_what_is_gone() -> None:
         "old": None,
     }
     assert patch_of({"replicas": 1}, {"replicas": 1}) == {}
+
+
+def test_the_secrets_are_recorded(simulation: Simulation) -> None:
+    """As they are to be, before they are so; a cluster without Secrets records none."""
+    seen = simulation.look()
+    spec = parse_spec(seen.resource)
+    actions = plan_actions(seen, spec, OperatorContext("here"), balancing=False)
+    assert "secret" not in status_of(seen, spec, actions, None)
+    state = SecretState((SecretValue(2, "a"), SecretValue(1, "b")), made=False)
+    assert status_of(seen._replace(secret_state=state), spec, actions, None)["secret"] == {
+        "values": [{"generation": 2, "operatorKey": "a"}, {"generation": 1, "operatorKey": "b"}],
+        "made": False,
+    }
 
 
 @pytest.mark.parametrize(
@@ -158,7 +172,7 @@ def test_the_imbalance_is_that_of_the_plan(
     simulation.edit(rebalance={"mode": "Manual"})
     seen = simulation.look()._replace(ownership=observed)
     spec, running = parse_spec(seen.resource), frozenset(names)
-    actions = plan_actions(seen, spec, OperatorContext("here", False, "0123456789abcdef"), balancing=False)
+    actions = plan_actions(seen, spec, OperatorContext("here"), balancing=False)
     status = status_of(seen, spec, actions, None)
     shown = RebalanceSession(NAME).show(spec, running, observed)
     assert shown["imbalancePercent"] == percent
@@ -177,7 +191,7 @@ def test_the_status_does_not_follow_the_load(simulation: Simulation, mode: str) 
     simulation.workers.load(ShardId(3), 5.0)
     busy = simulation.look()
     spec = parse_spec(busy.resource)
-    actions = plan_actions(busy, spec, OperatorContext("here", False, "0123456789abcdef"), balancing=False)
+    actions = plan_actions(busy, spec, OperatorContext("here"), balancing=False)
     assert actions.next is not None
     assert actions.next.imbalance_percent > 0
     still = simulation.last._replace(next=actions.next._replace(plan=None))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from threadcluster_operator.api import parse_resources
 from threadcluster_operator.local.data_dir import DataDir
+from threadcluster_operator.local.database_choice import DatabaseChoice
 from threadcluster_operator.local.errors import UpFailed
 from threadcluster_operator.local.supervisor import Supervisor
 from threadcluster_operator.local.worker_process import WorkerProcess
@@ -23,7 +24,7 @@ spec: {replicas: 1}
 def supervisor(folder: Path) -> Supervisor:
     """A supervisor that is not up."""
     resources = parse_resources(DEMO, "demo.yaml")
-    return Supervisor(DataDir(folder), resources, port=0, database_url=None, say=lambda _: None)
+    return Supervisor(DataDir(folder), resources, port=0, database=DatabaseChoice(), say=lambda _: None)
 
 
 async def test_a_part_that_ended_ends_the_wait_for_a_stop(tmp_path: Path) -> None:

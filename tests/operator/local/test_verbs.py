@@ -52,6 +52,9 @@ async def cluster(running: LocalCluster) -> LocalCluster:
         if worker["state"] in ("cordoned", "draining"):
             await running.does("uncordon", worker["name"])
     await running.up(3)
+    for row in await running.shards():
+        if row["pin"] is not None:
+            await running.does("pin", str(row["id"]), "--remove")
     await running.owned(EVEN)
     return running
 
@@ -110,13 +113,11 @@ async def test_the_last_worker_cannot_be_emptied(cluster: LocalCluster) -> None:
 
 
 async def test_pins_move_shards_and_outlive_a_restart(cluster: LocalCluster) -> None:
-    """They are in the running cluster's resource until they are removed, or another resource comes by file."""
+    """They are in the database until they are removed; a pin in the resource wins, and is shown as such."""
     first, second = [number for number, owner in enumerate(await cluster.owners()) if owner == "test-0"][:2]
     assert f"shard {first} is pinned to test-1" in await cluster.does("pin", str(first), "test-1")
     await cluster.does("pin", str(second), "test-2")
-    pins = [{"shard": first, "worker": "test-1"}, {"shard": second, "worker": "test-2"}]
-    kept = yaml.safe_load((cluster.data_dir / "cluster.yaml").read_text())
-    assert kept["spec"]["rebalance"]["pins"] == sorted(pins, key=lambda pin: str(pin["shard"]).zfill(4))
+    assert yaml.safe_load((cluster.data_dir / "cluster.yaml").read_text())["spec"].get("rebalance") is None
 
     async def held() -> None:
         async with asyncio.timeout(15):
@@ -131,7 +132,14 @@ async def test_pins_move_shards_and_outlive_a_restart(cluster: LocalCluster) -> 
     await held()
     assert f"shard {first} is pinned no more" in await cluster.does("pin", str(first), "--remove")
     assert f"shard {first} is not pinned" in await cluster.does("pin", str(first), "--remove")
-    assert f"shard {second} is pinned no more" in await cluster.up(3)
+    shown = await cluster.does("shards", "-o", "wide")
+    assert "test-2 command" in shown.splitlines()[second + 1]
+    await cluster.up(3, rebalance=f"{{pins: [{{shard: {second}, worker: test-1}}]}}")
+    assert (await cluster.shards())[second]["pin"] == {"worker": "test-1", "source": "spec"}
+    assert (await cluster.owners())[second] == "test-1"
+    assert "spec.rebalance.pins has it on test-1, which wins" in await cluster.does("pin", str(second), "test-2")
+    await cluster.up(3)
+    assert (await cluster.shards())[second]["pin"] == {"worker": "test-2", "source": "command"}
     assert "give either" in await cluster.refuses("pin", "1", code=2)
 
 
@@ -193,7 +201,7 @@ async def test_shards_have_their_documented_shape(cluster: LocalCluster) -> None
     assert set(found) == {"planVersion", "shards"}
     assert [row["id"] for row in found["shards"]] == list(range(12))
     for row in found["shards"]:
-        assert set(row) == {"id", "owner", "incarnation", "epoch", "state", "target", "load", "reason", "since"}
+        assert set(row) == {"id", "owner", "incarnation", "epoch", "state", "target", "load", "reason", "since", "pin"}
         assert set(row["load"]) == {"commandsPerSecond", "appendMilliseconds"}
         assert row["state"] == "serving"
         assert row["target"] == row["owner"]

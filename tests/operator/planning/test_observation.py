@@ -2,7 +2,7 @@
 
 import msgspec
 from msgspec.structs import replace
-from threadcluster_operator.planning.observation import build_observation, newest
+from threadcluster_operator.planning.observation import Heartbeats, build_observation, newest
 from threadcluster_operator.planning.placement import Worker
 
 from shard_worker.contract_internal import (
@@ -191,3 +191,44 @@ def test_a_worker_without_its_database_answers_from_memory() -> None:
     assert found is not None
     assert found.owners == {0: "a"}
     assert set(found.serving) == {"a", "b"}
+
+
+def test_a_worker_whose_beat_advances_lives_whatever_pods_are_known() -> None:
+    """A watch that lags behind costs no shard its owner."""
+    beats = Heartbeats()
+    first = answer([worker("w-0", beat=1), worker("w-1", beat=1)], [shard(0, "w-0")])
+    second = answer([worker("w-0", beat=2), worker("w-1", beat=1)], [shard(0, "w-0")])
+    assert beats.advancing(first, 10.0) == NONE, "a row may be one that was left behind"
+    beating = beats.advancing(second, 10.2)
+    assert beating == {"w-0"}
+    observed = build_observation({"w-0": second}, running=NONE, starting=NONE, emptying=NONE, beating=beating)
+    assert observed is not None
+    assert {name: each.live for name, each in observed.workers.items()} == {"w-0": True, "w-1": False}
+
+
+def test_a_beat_that_stops_shows_no_life_any_more() -> None:
+    """Nor does one of a worker that was fenced, though its last change was a moment ago."""
+    beats = Heartbeats()
+    for beat, at in ((1, 0.0), (2, 0.2)):
+        beats.advancing(answer([worker("w-0", beat=beat), worker("w-1", beat=beat)], [shard(0, "w-0")]), at)
+    last = answer([worker("w-0", beat=2), worker("w-1", beat=3, fenced=True)], [shard(0, "w-0")])
+    assert beats.advancing(last, 15.1) == {"w-0"}
+    assert beats.advancing(None, 15.2) == {"w-0"}
+    assert beats.advancing(last, 15.3) == NONE
+
+
+def test_a_new_incarnation_is_a_sign_of_life() -> None:
+    """Its beats begin again."""
+    beats = Heartbeats()
+    beats.advancing(answer([worker("w-0", beat=9)], [shard(0, "w-0")]), 0.0)
+    again = msgspec.structs.replace(worker("w-0", beat=1), incarnation="w-0-second")
+    assert beats.advancing(answer([again], [shard(0, "w-0")]), 5.0) == {"w-0"}
+
+
+def test_pins_by_command_are_those_of_the_newest_answer() -> None:
+    """They are a part of the plan."""
+    older = answer([worker("w-0")], [msgspec.structs.replace(shard(0, "w-0"), pin="w-1")], version=1)
+    newer = answer([worker("w-0")], [shard(0, "w-0"), msgspec.structs.replace(shard(1, "w-0"), pin="w-2")], version=2)
+    observed = build_observation({"w-0": newer, "w-1": older}, running=NONE, starting=NONE, emptying=NONE)
+    assert observed is not None
+    assert observed.pins == {1: "w-2"}

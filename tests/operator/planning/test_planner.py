@@ -55,6 +55,17 @@ def observed(
     return ShardOwnership(version, owned, owned if targets is None else targets, serving, workers or {}, loads or {})
 
 
+def test_a_pin_in_the_spec_wins_over_one_by_command() -> None:
+    """Both hold for their shards; of one shard, that of the spec."""
+    owned = owners("c-0", "c-0", "c-1", "c-1")
+    pins = {ShardId(0): "c-1", ShardId(1): "c-1"}
+    spec = RebalanceSpec(mode="Manual", pins=[PinSpec(shard=1, worker="c-0")])
+    found = steps(2, 2, observed(owned)._replace(pins=pins), spec)
+    assert found.plan is not None
+    assert dict(found.plan.targets) == {0: "c-1"}
+    assert found.plan.reasons[ShardId(0)] == "pinned to c-1"
+
+
 def wanted(replicas: int, rebalance: RebalanceSpec | None = None) -> ThreadClusterSpec:
     """A cluster with a number of workers."""
     return ThreadClusterSpec(replicas=replicas, rebalance=rebalance or RebalanceSpec())

@@ -24,7 +24,6 @@ def names(objects: Any) -> list[tuple[str, str]]:
 def test_the_least_cluster_has_these() -> None:
     """In the order in which they are applied: Services before the workers."""
     assert names(children(cluster())) == [
-        ("Secret", "chat-internal"),
         ("NetworkPolicy", "chat"),
         ("Service", "chat-workers"),
         ("Service", "chat"),
@@ -41,12 +40,9 @@ def test_the_order_is_that_of_the_kinds() -> None:
     assert {kind_of(each) for each in all_objects(cluster(EVERYTHING))} == set(KINDS)
 
 
-def test_the_secret_is_left_alone_when_nothing_is_known_of_it() -> None:
-    """It is written once, and never read from what is wanted."""
-    assert "Secret" not in dict(names(children(cluster(internal_secret=None))))
-    secret = find(cluster(), "Secret")
-    assert "immutable" not in secret, "its owner may rotate it"
-    assert secret["data"] == {"secret": "dGhpcnR5LXR3by1sZXR0ZXJzLW9mLXJhbmRvbW5lc3M="}
+def test_the_secrets_are_no_children() -> None:
+    """They are made and deleted, never applied."""
+    assert "Secret" not in dict(names(children(cluster())))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +107,7 @@ def test_whatever_is_edited_what_cannot_change_does_not(spec: dict[str, Any], re
     """Every edit can be applied to what is there."""
     edited = cluster(spec, replicas=replicas, partition=partition)
     assert immutable(edited) == immutable(cluster())
-    assert {each["metadata"]["name"] for each in children(edited)} == {"chat", "chat-workers", "chat-internal"}
+    assert {each["metadata"]["name"] for each in children(edited)} == {"chat", "chat-workers"}
 
 
 def test_the_longest_name_leaves_every_name_short_enough() -> None:

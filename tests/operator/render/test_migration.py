@@ -3,7 +3,9 @@
 from typing import Any
 
 import pytest
-from threadcluster_operator.render import migrated, migration_job
+from threadcluster_operator.render import is_worker_of, migrated, migration_job
+from threadcluster_operator.render.migration_job import migration_name
+from threadcluster_operator.render.pod import migration_template, worker_template
 
 from tests.support.rendered_clusters import EVERYTHING, LEAST, cluster, environment, find, least
 
@@ -30,7 +32,7 @@ def test_it_tells_how_it_ended() -> None:
         "--termination-file",
         container["terminationMessagePath"],
     ]
-    assert environment(container)["SHARD_WORKER_CLUSTER"] == "chat"
+    assert environment(container)["SHARD_WORKER_CLUSTER"] == "talk.chat"
     assert environment(container)["SHARD_WORKER_SHARDS"] == "144"
 
 
@@ -104,3 +106,31 @@ def test_it_stays_done_when_its_job_is_gone() -> None:
     assert migrated(wanted, workers, None)
     assert not migrated(least(image="threadcluster:2"), workers, None)
     assert not migrated(wanted, {"metadata": {"name": "chat"}}, None)
+
+
+def test_the_claim_is_by_what_no_other_cluster_has() -> None:
+    """Of workers and migration alike; the id alone is a name that may be given twice."""
+    for template in (migration_template(cluster()), worker_template(cluster())):
+        found = environment(template["spec"]["containers"][0])
+        assert found["SHARD_WORKER_CLUSTER"] == "talk.chat"
+        assert found["SHARD_WORKER_CLUSTER_UID"] == cluster().uid
+        assert found["SHARD_WORKER_CLUSTER_NAME"] == "talk/chat"
+        assert found["SHARD_WORKER_CLUSTER_SITE"] == cluster().site
+
+
+def test_a_take_over_is_the_migrations_alone() -> None:
+    """Another Job runs for it, and no worker restarts."""
+    displacing = cluster({**LEAST, "database": {**LEAST["database"], "takeOver": "uid-1"}})
+    assert environment(migration_template(displacing)["spec"]["containers"][0])["SHARD_WORKER_TAKE_OVER"] == "uid-1"
+    assert "SHARD_WORKER_TAKE_OVER" not in environment(migration_template(cluster())["spec"]["containers"][0])
+    assert migration_name(displacing) != migration_name(cluster())
+    assert worker_template(displacing) == worker_template(cluster())
+
+
+@pytest.mark.parametrize(
+    ("worker", "ours"),
+    [("chat-0", True), ("chat-12", True), ("chat", False), ("chat-x", False), ("chat-2-0", False), ("other-0", False)],
+)
+def test_a_workers_name_tells_whose_it_is(worker: str, ours: bool) -> None:
+    """As the StatefulSet gives it."""
+    assert is_worker_of("chat", worker) is ours

@@ -30,17 +30,16 @@ def test_clients_come_by_the_gateways_service() -> None:
     assert service["metadata"]["annotations"]["service.kubernetes.io/aws-load-balancer-scheme"] == "internal"
 
 
-def test_the_api_is_open_and_the_management_port_is_not() -> None:
-    """The management port is for the cluster itself, its operator, and the collectors of metrics."""
+def test_only_the_own_namespace_and_the_operator_come_in_by_default() -> None:
+    """The management port is for the cluster itself and its operator; any other peer is named in the spec."""
     spec = find(cluster(), "NetworkPolicy")["spec"]
     public, management = spec["ingress"]
-    assert public == {"ports": [{"protocol": "TCP", "port": 8080}]}
+    assert public == {"from": [{"podSelector": {}}], "ports": [{"protocol": "TCP", "port": 8080}]}
     assert management["ports"] == [{"protocol": "TCP", "port": 8081}]
-    own, operator, monitoring = management["from"]
+    own, operator = management["from"]
     assert own == OWN
     assert operator["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "threadcluster-system"}
     assert operator["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "threadcluster-operator"}
-    assert monitoring["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "prometheus"}
     assert spec["policyTypes"] == ["Ingress"]
     assert "egress" not in spec
 
@@ -65,6 +64,14 @@ def test_a_peer_is_written_without_what_is_left_out(given: dict[str, Any], made:
     """The API server would show an item of a list without it, and the policy would be applied again and again."""
     policy = find(least(networkPolicy={"allowFrom": [given]}), "NetworkPolicy")
     assert policy["spec"]["ingress"][0]["from"] == [made]
+
+
+def test_monitoring_is_let_in_by_name() -> None:
+    """To the management port alone."""
+    peer = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}, "podSelector": {}}
+    public, management = find(least(networkPolicy={"monitoringFrom": [peer]}), "NetworkPolicy")["spec"]["ingress"]
+    assert management["from"][2:] == [peer]
+    assert peer not in public["from"]
 
 
 def test_mode_full_lets_pods_reach_names_each_other_and_what_is_listed() -> None:

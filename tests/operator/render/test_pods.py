@@ -239,3 +239,14 @@ def test_a_change_outside_the_pods_restarts_none(change: dict[str, Any]) -> None
 def pod_template_of(wanted: RenderInput) -> Any:
     """The workers' template."""
     return find(wanted, "StatefulSet")["spec"]["template"]
+
+
+def test_the_restricted_standard_wins_unless_the_operator_allows_more() -> None:
+    """Over what the user's security context says."""
+    template = {"spec": {"securityContext": {"runAsNonRoot": False, "runAsUser": 5}}}
+    asked = least(podTemplate=template)
+    for wanted, not_root in ((asked, True), (asked._replace(restricted=False), False)):
+        for kind in ("StatefulSet", "Job"):
+            context = find(wanted, kind)["spec"]["template"]["spec"]["securityContext"]
+            assert context["runAsNonRoot"] is not_root
+            assert context["runAsUser"] == 5

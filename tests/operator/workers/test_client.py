@@ -23,6 +23,7 @@ from shard_worker.contract_internal import (
     HistoryResponse,
     OwnershipDigest,
     OwnershipResponse,
+    PinResponse,
     ProblemResponse,
     ShardEntry,
     ShardLoad,
@@ -31,6 +32,7 @@ from shard_worker.contract_internal import (
     TargetsResponse,
     shard_state,
 )
+from shard_worker.contract_tls import internal_key
 from shard_worker.domain.ids import ShardId
 from tests.support.polling import eventually
 from tests.support.tls import internal_server
@@ -110,6 +112,36 @@ def ownership(by: str, version: int, shards: Sequence[int] = (0,)) -> bytes:
         answered_by=by, plan_version=version, plan_hash="", workers=(), shards=entries, serving=()
     )
     return msgspec.json.encode(answer)
+
+
+async def test_a_worker_with_another_secret_is_not_one_that_does_not_answer() -> None:
+    """By its certificate, also when others answer; a user's key is as good as the secret."""
+    async with AsyncExitStack() as stack:
+        worker = Worker(ownership("demo-0", 3))
+        address = await stack.enter_async_context(_serving(worker))
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        stranger = WorkerApiClient(session, [address], "another word of 24 bytes")
+        assert await stranger.answers() == {}
+        assert stranger.mismatched()
+        with pytest.raises(NoWorkerAvailable, match="the workers hold another secret"):
+            await stranger.set_targets(PLAN)
+        away = WorkerApiClient(session, ["https://127.0.0.1:1"], SECRET)
+        assert await away.answers() == {}
+        assert not away.mismatched()
+        user = WorkerApiClient(session, [address], internal_key(SECRET.encode()).decode())
+        assert list(await user.answers()) == ["demo-0"]
+        assert not user.mismatched()
+    assert worker.requests == [b""]
+
+
+async def test_a_pin_is_sent_as_it_is_wanted() -> None:
+    """And it is known whether that changed anything."""
+    answer = PinResponse(shard=ShardId(3), worker="demo-1", changed=True)
+    worker = Worker(msgspec.json.encode(answer))
+    async with client(worker) as workers:
+        assert await workers.pin(3, "demo-1")
+        assert await workers.pin(3, None)
+    assert worker.requests == [b'{"shard":3,"worker":"demo-1"}', b'{"shard":3,"worker":null}']
 
 
 async def test_the_newest_answer_counts() -> None:

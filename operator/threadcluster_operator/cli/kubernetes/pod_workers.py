@@ -11,7 +11,7 @@ from threadcluster_operator.cli.kubernetes.errors import ClusterUnreachable
 from threadcluster_operator.controller.snapshot import Pod, pod_of
 from threadcluster_operator.kube.client import POD, SECRET, Kube
 from threadcluster_operator.planning.observation import Answers, newest
-from threadcluster_operator.render import SECRET_KEY, secret_of, selector_of
+from threadcluster_operator.render import CLIENT_SECRET_KEY, client_secret_of, selector_of
 from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerApiClient, client_context
 from threadcluster_operator.workers.protocol import WorkersClient
 
@@ -61,6 +61,10 @@ class PodWorkers(WorkersClient):
         """See `WorkerApiClient`; at least one of the answers knows of the shards."""
         return await self._ask(_answers)
 
+    def mismatched(self) -> bool:
+        """See `WorkerApiClient`."""
+        return self._known is not None and self._known.mismatched()
+
     async def set_targets(self, plan: TargetsRequest) -> int:
         """See `WorkerApiClient`."""
         return await self._ask(lambda workers: workers.set_targets(plan))
@@ -68,6 +72,10 @@ class PodWorkers(WorkersClient):
     async def cordon(self, worker: str, verb: CordonVerb) -> None:
         """See `WorkerApiClient`."""
         await self._ask(lambda workers: workers.cordon(worker, verb))
+
+    async def pin(self, shard: int, worker: str | None) -> bool:
+        """See `WorkerApiClient`."""
+        return await self._ask(lambda workers: workers.pin(shard, worker))
 
     async def history(self, limit: int, shard: int | None) -> tuple[HistoryEntry, ...]:
         """See `WorkerApiClient`."""
@@ -100,7 +108,7 @@ class PodWorkers(WorkersClient):
         return sorted(map(pod_of, listed), key=lambda pod: pod.ordinal)
 
     async def _read_secret(self) -> str:
-        secret = secret_of(self._name)
+        secret = client_secret_of(self._name)
         found = await self._kube.get(SECRET, self._namespace, secret)
         if found is None:
             raise ClusterUnreachable(
@@ -108,10 +116,10 @@ class PodWorkers(WorkersClient):
                 f" `kubectl describe threadcluster {self._name} -n {self._namespace}` may say why"
             )
         try:
-            given = base64.b64decode(found.get("data", {})[SECRET_KEY], validate=True).decode()
+            given = base64.b64decode(found.get("data", {})[CLIENT_SECRET_KEY], validate=True).decode()
             client_context(given)
         except (KeyError, ValueError) as error:  # also what is no base64, no UTF-8, or too short
-            raise ClusterUnreachable(f"Secret {secret} has no {SECRET_KEY} that can be used: {error}") from error
+            raise ClusterUnreachable(f"Secret {secret} has no {CLIENT_SECRET_KEY} that can be used: {error}") from error
         return given
 
     def _see_pods(self) -> str:

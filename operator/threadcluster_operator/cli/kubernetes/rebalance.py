@@ -1,6 +1,6 @@
 """Rebalancing by command on Kubernetes, where the operator plans and has no interface of its own.
 
-`pin` changes spec.rebalance.pins, which the operator acts on.  `plan` asks the operator's own pure planner, with the
+`plan` asks the operator's own pure planner, with the
 spec as it is and ownership as the workers tell it.  `rebalance` then records the moves that were agreed to as targets, a
 few at a time, as the operator would: the workers take a plan only if it was made from the newest one, so neither of the
 two overwrites the other, and a shard that is on its way is left alone by both.  So it works in mode Manual, too, and also
@@ -8,23 +8,21 @@ while no operator runs.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Final
 
 from shard_worker.contract_internal import PLAN_STALE
 from shard_worker.domain.ids import ShardId
 from threadcluster_operator.api import InvalidSpec, KubernetesSpec, parse_spec
-from threadcluster_operator.api.pins import pinned, wrong_pin
 from threadcluster_operator.cli.kubernetes.errors import ClusterNotFound, ClusterUnreachable
 from threadcluster_operator.controller.snapshot import Object
-from threadcluster_operator.kube.client import THREAD_CLUSTER, Conflict, Kube
+from threadcluster_operator.kube.client import THREAD_CLUSTER, Kube
 from threadcluster_operator.planning.observation import build_observation
 from threadcluster_operator.planning.planner import NewPlan, ShardOwnership
 from threadcluster_operator.planning.rebalance import Document, MovesRefused, RebalanceSession
 from threadcluster_operator.workers.client import WorkerRefused
 from threadcluster_operator.workers.protocol import WorkersClient
 
-_TRIES: Final = 5
 _LOOK_EVERY_S: Final = 0.2
 
 
@@ -46,28 +44,6 @@ class RebalanceClient:
         self._namespace = namespace
         self._name = name
         self._moves = RebalanceSession(name)
-
-    async def pin(self, shard: int, worker: str | None) -> list[str]:
-        """Change the resource; a writer that loses against another one at the same time reads the resource again."""
-        for _ in range(_TRIES):
-            found = await self._resource()
-            spec = spec_of(found)
-            wrong = wrong_pin(shard, worker, shards=spec.shards, workers=_workers_of(self._name, spec))
-            if wrong is not None:
-                raise ClusterUnreachable(wrong)
-            before: list[dict[str, Any]] = found["spec"].get("rebalance", {}).get("pins", [])
-            if worker == _worker_of(before, shard):
-                return []
-            patch = {
-                "metadata": {"resourceVersion": found["metadata"]["resourceVersion"]},
-                "spec": {"rebalance": {"pins": pinned(before, shard, worker)}},
-            }
-            try:
-                await self._kube.merge(THREAD_CLUSTER, self._namespace, self._name, patch)
-            except Conflict:
-                continue
-            return [f"shard {shard} is pinned no more" if worker is None else f"shard {shard} is pinned to {worker}"]
-        raise ClusterUnreachable(f"ThreadCluster {self._name} is being changed all the time; try again")
 
     async def plan(self) -> Document:
         """The plan that `rebalance` would carry out now."""
@@ -127,13 +103,3 @@ def spec_of(resource: Object) -> KubernetesSpec:
         return parse_spec(resource)
     except InvalidSpec as error:
         raise ClusterUnreachable(f"ThreadCluster {resource['metadata']['name']} is wrong: {error}") from error
-
-
-def _workers_of(name: str, spec: KubernetesSpec) -> list[str]:
-    """Those that there may be."""
-    most = spec.autoscaling.max_replicas if spec.autoscaling is not None else 0
-    return [f"{name}-{number}" for number in range(max(spec.replicas, most))]
-
-
-def _worker_of(pins: Iterable[dict[str, Any]], shard: int) -> str | None:
-    return next((str(pin["worker"]) for pin in pins if pin["shard"] == shard), None)

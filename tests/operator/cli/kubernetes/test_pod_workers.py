@@ -17,7 +17,7 @@ from tests.operator.cli.kubernetes.objects import pod, secret
 from tests.support.tls import internal_server
 
 WORD = b"a word of 16 byte"
-SECRET = secret("chat-internal", secret=base64.b64encode(WORD).decode())
+SECRET = secret("chat.client-internal", internal=base64.b64encode(WORD).decode())
 NOWHERE = "https://127.0.0.1:1"
 
 
@@ -87,11 +87,17 @@ async def test_pods_are_looked_for_again_when_those_that_were_known_are_gone() -
     [
         ([SECRET], "no worker of chat can be asked: it has no pods; .*describe threadcluster chat -n here"),
         ([SECRET, pod("chat-0", ready=False)], "no worker of chat can be asked: none of its 1 pods is ready"),
-        ([pod("chat-0")], "Secret chat-internal is not in namespace here, though the operator makes it"),
-        ([pod("chat-0"), secret("chat-internal", other="")], "Secret chat-internal has no secret that can be used"),
-        ([pod("chat-0"), secret("chat-internal", secret="%")], "Secret chat-internal has no secret that can be used"),
+        ([pod("chat-0")], "Secret chat.client-internal is not in namespace here, though the operator makes it"),
         (
-            [pod("chat-0"), secret("chat-internal", secret="d29yZA==")],
+            [pod("chat-0"), secret("chat.client-internal", other="")],
+            "Secret chat.client-internal has no internal that can be used",
+        ),
+        (
+            [pod("chat-0"), secret("chat.client-internal", internal="%")],
+            "Secret chat.client-internal has no internal that can be used",
+        ),
+        (
+            [pod("chat-0"), secret("chat.client-internal", internal="d29yZA==")],
             "can be used: must hold at least 16 bytes, not 4",
         ),
         ([SECRET, pod("chat-0")], "none of 1 workers answers; .*describe threadcluster chat -n here"),

@@ -1,4 +1,4 @@
-"""Moves by command without a control server: the resource is edited, and the workers get the plan."""
+"""Moves by command without a control server: the workers get the plan."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from threadcluster_operator.cli.kubernetes.errors import ClusterNotFound, ClusterUnreachable
 from threadcluster_operator.cli.kubernetes.rebalance import RebalanceClient
-from threadcluster_operator.kube.client import Conflict
 from threadcluster_operator.planning.rebalance import MovesRefused
 
 from shard_worker.contract_internal import CordonVerb, ShardState, TargetsRequest
@@ -40,11 +39,6 @@ def planner(workers: MemoryWorkers, **rebalance: Any) -> tuple[RebalanceClient, 
     return RebalanceClient(shelf, workers, running, "here", "chat"), shelf
 
 
-def pins(shelf: InMemoryKube) -> Any:  # as in the resource
-    """Settings of the resource."""
-    return shelf.objects["ThreadCluster", "chat"]["spec"]["rebalance"].get("pins")
-
-
 @pytest.fixture
 async def workers() -> AsyncIterator[MemoryWorkers]:
     """The uneven three, at work."""
@@ -52,47 +46,6 @@ async def workers() -> AsyncIterator[MemoryWorkers]:
     turns = asyncio.create_task(workers.run(0.001))
     yield workers
     turns.cancel()
-
-
-async def test_a_pin_is_kept_in_the_resource_beside_the_others() -> None:
-    """Put there, replaced, and taken away; what changes nothing writes nothing."""
-    hand, shelf = planner(uneven(), pins=[{"shard": 9, "worker": "chat-0"}])
-    assert await hand.pin(7, "chat-1") == ["shard 7 is pinned to chat-1"]
-    assert pins(shelf) == [{"shard": 7, "worker": "chat-1"}, {"shard": 9, "worker": "chat-0"}]
-    assert await hand.pin(7, "chat-1") == []
-    assert await hand.pin(7, "chat-2") == ["shard 7 is pinned to chat-2"]
-    assert await hand.pin(7, None) == ["shard 7 is pinned no more"]
-    assert await hand.pin(7, None) == []
-    assert pins(shelf) == [{"shard": 9, "worker": "chat-0"}]
-
-
-async def test_a_pin_does_not_undo_a_concurrent_edit() -> None:
-    """It reads again, a bounded number of times."""
-    hand, shelf = planner(uneven())
-    others = 2
-
-    def second(verb: str, _: str) -> Conflict | None:
-        nonlocal others
-        others -= verb == "merge"
-        return Conflict(409, "Conflict", "another client was first") if verb == "merge" and others >= 0 else None
-
-    shelf.fault = second
-    assert await hand.pin(7, "chat-1") == ["shard 7 is pinned to chat-1"]
-    others = 99
-    with pytest.raises(ClusterUnreachable, match="is being changed all the time"):
-        await hand.pin(7, "chat-2")
-
-
-async def test_a_pin_that_could_never_hold_is_refused() -> None:
-    """A worker or a shard that there is not; autoscaling may still bring some."""
-    hand, shelf = planner(uneven())
-    with pytest.raises(ClusterUnreachable, match="no worker is called 'chat-3'; there are chat-0, chat-1, chat-2"):
-        await hand.pin(7, "chat-3")
-    with pytest.raises(ClusterUnreachable, match="there is no shard 12; the cluster has shards 0 to 11"):
-        await hand.pin(12, "chat-1")
-    spec = shelf.objects["ThreadCluster", "chat"]["spec"]
-    spec["autoscaling"] = {"minReplicas": 1, "maxReplicas": 4, "targetCommandsPerSecond": 100}
-    assert await hand.pin(7, "chat-3") == ["shard 7 is pinned to chat-3"]
 
 
 async def test_a_cluster_that_is_deleted_meanwhile_is_reported() -> None:

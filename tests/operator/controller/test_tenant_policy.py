@@ -1,0 +1,134 @@
+"""Bounds of the specs of ThreadClusters: each bound by its flag, each refusal by the name of its field."""
+
+from typing import Any
+
+import pytest
+from threadcluster_operator.api import parse_spec
+from threadcluster_operator.controller.tenant_policy import TenantPolicy, violations
+
+from tests.support.rendered_clusters import EVERYTHING, LEAST
+
+NO_LIMIT = TenantPolicy()
+
+
+def refused(policy: TenantPolicy, **changes: Any) -> list[str]:
+    """The fields of the least spec with changes that a policy refuses."""
+    found = violations(parse_spec({"spec": {**LEAST, **changes}}), policy)
+    assert all(": " in each for each in found)
+    return [each.partition(": ")[0] for each in found]
+
+
+def template(**security_context: Any) -> dict[str, Any]:
+    """A pod template with a security context."""
+    return {"spec": {"securityContext": security_context}}
+
+
+def test_without_flags_only_the_pods_security_is_bounded() -> None:
+    """The operator's defaults refuse nothing else of all that there is."""
+    assert violations(parse_spec({"spec": EVERYTHING}), NO_LIMIT) == []
+
+
+@pytest.mark.parametrize(
+    ("image", "allowed"),
+    [
+        ("registry.example/team/chat:1", ("registry.example/team",)),
+        ("registry.example/team/chat:1", ("registry.example/team/",)),
+        ("registry.example/team/chat:1", ("elsewhere.example", "registry.example/team/chat")),
+        ("registry.example/team/chat@sha256:aa", ("registry.example/team/chat",)),
+        ("registry.example/team/chat", ("registry.example/team/chat",)),
+        ("registry.example:5000/chat", ("registry.example:5000",)),
+    ],
+)
+def test_an_image_below_a_prefix_is_allowed(image: str, allowed: tuple[str, ...]) -> None:
+    """Whole parts count, with or without the slash."""
+    assert refused(TenantPolicy(images=allowed), image=image) == []
+
+
+@pytest.mark.parametrize(
+    ("image", "allowed"),
+    [
+        ("registry.example/teammate/chat:1", ("registry.example/team",)),
+        ("registry.example.evil.example/team/chat", ("registry.example",)),
+        ("chat:1", ("registry.example/",)),
+        ("registry.example/team", ("registry.example/team/",)),
+        ("chat:1", ("",)),
+    ],
+)
+def test_any_other_image_is_refused(image: str, allowed: tuple[str, ...]) -> None:
+    """A prefix that ends within a part of a name is another name."""
+    assert refused(TenantPolicy(images=allowed), image=image) == ["spec.image"]
+
+
+def test_the_refusal_says_what_is_allowed() -> None:
+    """For the author, who does not see the operator's flags."""
+    [text] = violations(parse_spec({"spec": LEAST}), TenantPolicy(images=("a.example", "b.example")))
+    assert text.endswith("is not allowed here; the operator allows these images: a.example, b.example")
+    [text] = violations(parse_spec({"spec": LEAST}), TenantPolicy(images=("",)))
+    assert text.endswith("images: none")
+
+
+def test_service_types_are_bounded() -> None:
+    """The default type is one of them, or the spec is refused too."""
+    policy = TenantPolicy(service_types=("ClusterIP",))
+    assert refused(policy) == []
+    assert refused(policy, gateway={"service": {"type": "LoadBalancer"}}) == ["spec.gateway.service.type"]
+    assert refused(TenantPolicy(service_types=("NodePort",))) == ["spec.gateway.service.type"]
+
+
+def test_annotations_are_bounded_wherever_they_are() -> None:
+    """Controllers of the cluster act on them by their own rights."""
+    annotated = {"metadata": {"annotations": {"example.com/pod": "x"}}}
+    gateway = {
+        "service": {"annotations": {"example.com/service": "x", "service.example/internal": "true"}},
+        "ingress": {"annotations": {"example.com/ingress": "x"}},
+    }
+    policy = TenantPolicy(annotations=("service.example/*",))
+    assert refused(policy, podTemplate=annotated, gateway=gateway) == [
+        "spec.gateway.service.annotations.example.com/service",
+        "spec.gateway.ingress.annotations.example.com/ingress",
+        "spec.podTemplate.metadata.annotations.example.com/pod",
+    ]
+    named = TenantPolicy(annotations=("example.com/pod",))
+    assert refused(named, podTemplate=annotated) == []
+    assert refused(TenantPolicy(annotations=("",)), podTemplate=annotated) != []
+
+
+def test_priority_classes_are_bounded() -> None:
+    """No class is always allowed."""
+    policy = TenantPolicy(priority_classes=("low",))
+    assert refused(policy) == []
+    assert refused(policy, podTemplate={"spec": {"priorityClassName": "low"}}) == []
+    field = "spec.podTemplate.spec.priorityClassName"
+    assert refused(policy, podTemplate={"spec": {"priorityClassName": "system-node-critical"}}) == [field]
+
+
+WRONG = [
+    ("runAsNonRoot", {"runAsNonRoot": False}),
+    ("runAsUser", {"runAsUser": 0}),
+    ("seccompProfile.type", {"seccompProfile": {"type": "Unconfined"}}),
+    ("appArmorProfile.type", {"appArmorProfile": {"type": "Unconfined"}}),
+    ("seLinuxOptions.type", {"seLinuxOptions": {"type": "spc_t"}}),
+    ("seLinuxOptions.user", {"seLinuxOptions": {"user": "system_u"}}),
+    ("seLinuxOptions.role", {"seLinuxOptions": {"role": "system_r"}}),
+    ("sysctls.1.name", {"sysctls": [{"name": "net.ipv4.tcp_rmem", "value": "1"}, {"name": "kernel.msgmax", "value": "1"}]}),
+    ("windowsOptions.hostProcess", {"windowsOptions": {"hostProcess": True}}),
+]  # fmt: skip
+RIGHT = [
+    {},
+    {"runAsNonRoot": True, "runAsUser": 1000, "runAsGroup": 0, "fsGroup": 0, "supplementalGroups": [0]},
+    {"seccompProfile": {"type": "Localhost", "localhostProfile": "p"}, "appArmorProfile": {"type": "RuntimeDefault"}},
+    {"seLinuxOptions": {"type": "container_t", "level": "s0:c1,c2"}},
+]
+
+
+@pytest.mark.parametrize(("field", "context"), WRONG, ids=[field for field, _ in WRONG])
+def test_more_than_restricted_is_refused_unless_a_flag_allows_it(field: str, context: dict[str, Any]) -> None:
+    """By the field, as the Pod Security Standard names it."""
+    assert refused(NO_LIMIT, podTemplate=template(**context)) == [f"spec.podTemplate.spec.securityContext.{field}"]
+    assert refused(TenantPolicy(privileged=True), podTemplate=template(**context)) == []
+
+
+@pytest.mark.parametrize("context", RIGHT)
+def test_what_restricted_allows_is_allowed(context: dict[str, Any]) -> None:
+    """Groups and identities of the user's own."""
+    assert refused(NO_LIMIT, podTemplate=template(**context)) == []
