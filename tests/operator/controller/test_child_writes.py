@@ -18,6 +18,7 @@ from threadcluster_operator.controller.child_writes import (
     Step,
 )
 from threadcluster_operator.kube.answers import Answer
+from threadcluster_operator.kube.preconditions import Preconditions
 
 LOOK_S = 0.5
 """How often a cluster is looked at in these tests."""
@@ -245,3 +246,13 @@ def test_pauses_are_bounded_after_any_number_of_refusals() -> None:
     due = writes.due_in_s(4_999.0)
     assert due == TRY_OUT_S
     assert PAUSE_MOST_S == 30.0
+
+
+def test_the_state_that_was_judged_is_no_part_of_the_content() -> None:
+    """A child's status changes all the time: that is no reason to write at once what was refused."""
+    body = {"kind": "StatefulSet", "metadata": {"name": "chat"}}
+    first, later = ChildWrite("apply", body, "uid-1", "7"), ChildWrite("apply", body, "uid-1", "8")
+    assert first.judged == Preconditions("uid-1", "7")
+    assert later.judged == Preconditions("uid-1", "8")
+    assert first.content == later.content
+    assert first.content != ChildWrite("apply", body, "uid-2", "7").content
