@@ -132,6 +132,7 @@ class MemoryWorkers(WorkersClient, PolledWorkers):
             member=own is not None and own.state != "fenced",
             serving=answer.serving,
             database=answer.database,
+            rebuild=answer.rebuild,
         )
 
     async def ownership_of(self, worker: str) -> OwnershipResponse | None:
