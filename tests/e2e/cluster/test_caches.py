@@ -21,6 +21,7 @@ from tests.e2e.cluster.conftest import CRD, Cluster, KubeconfigFor, apply_crd
 from tests.e2e.cluster.control_plane import ControlPlane
 from tests.e2e.cluster.harness import (
     KIND,
+    SERVICE_MONITORS,
     VERSION,
     condition,
     harness_on,
@@ -28,7 +29,6 @@ from tests.e2e.cluster.harness import (
     operator_on,
     thread_cluster,
 )
-from tests.e2e.cluster.test_rights import SERVICE_MONITORS
 from tests.fakes.worker_api import MemoryWorkers
 from tests.support.kube_api import Api, Object, Refused, reach
 from tests.support.pod_specs import nested_affinity

@@ -9,13 +9,26 @@ from threadcluster_operator.controller import resync
 from threadcluster_operator.controller.cache import Cache
 from threadcluster_operator.controller.resync import Lister
 from threadcluster_operator.controller.snapshot import Key
-from threadcluster_operator.kube.client import EVENT, POD, THREAD_CLUSTER, Forbidden, KubeError
+from threadcluster_operator.kube.client import EVENT, POD, THREAD_CLUSTER, Forbidden, KubeError, Object
+from threadcluster_operator.render import selector_of
 
 from tests.fakes.kube import InMemoryKube
-from tests.operator.controller.test_cache import CHAT, cluster, pod
 from tests.support.polling import eventually
 
 KINDS = (THREAD_CLUSTER, POD, EVENT)
+CHAT = Key("talk", "chat")
+
+
+def cluster() -> Object:
+    """A ThreadCluster."""
+    meta = {"namespace": "talk", "name": "chat", "uid": "cluster-1", "resourceVersion": "1"}
+    return {"kind": "ThreadCluster", "metadata": meta}
+
+
+def pod() -> Object:
+    """A pod of its."""
+    meta = {"namespace": "talk", "name": "chat-0", "uid": "pod-1", "labels": selector_of("chat", "worker")}
+    return {"kind": "Pod", "metadata": meta}
 
 
 @asynccontextmanager
