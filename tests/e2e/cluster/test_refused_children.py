@@ -7,9 +7,9 @@ from typing import Any, Final
 
 import pytest
 
+from tests.e2e.cluster.admission_webhook import webhook
 from tests.e2e.cluster.control_plane import read_timed_writes
 from tests.e2e.cluster.harness import Harness, condition, harness_on, is_ready, stalled_by
-from tests.fakes.admission import webhook
 from tests.fakes.pod_life import Behaviour
 from tests.support.kube_api import Api, Object
 from tests.support.polling import eventually
