@@ -95,7 +95,7 @@ async def test_independent_refusals_at_once(harness: Harness) -> None:
         await harness.make("limited", gateway=ingress)
         await harness.make("typed")
         await asyncio.gather(
-            named(harness, "down", "AdmissionUnavailable", "Service down is not written"),
+            named(harness, "down", "AdmissionUnavailable", "Service down"),
             named(harness, "kind", "KindMissing", "ServiceMonitor kind is not written"),
             named(harness, "limited", "QuotaExceeded", "Ingress limited is not written"),
             harness.until("typed", is_ready),
