@@ -101,11 +101,9 @@ def test_no_worker_is_removed_while_no_worker_has_its_database(simulation: Simul
         live["status"]["replicas"] = 2
         assert wanted_replicas(steps_of(gone)) == [2]
         if held.ownership is not None:  # an old report keeps a worker that it shows as an owner or a target
-            for part in ("owners", "targets"):
-                named = {**moved, next(iter(moved)): f"{NAME}-2"}
-                assert (
-                    wanted_replicas(steps_of(gone._replace(ownership=held.ownership._replace(**{part: named})))) == []
-                )
+            named = {**moved, next(iter(moved)): f"{NAME}-2"}
+            for old in (held.ownership._replace(owners=named), held.ownership._replace(targets=named)):
+                assert wanted_replicas(steps_of(gone._replace(ownership=old))) == []
 
 
 def test_a_cluster_is_stopped_without_an_answer_of_its_workers(simulation: Simulation) -> None:

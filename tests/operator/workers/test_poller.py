@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 
 import msgspec
 import pytest
@@ -221,9 +222,7 @@ async def test_the_progress_of_a_rebuild_wakes(asking: Asking) -> None:
     for done in (1, 2):
         wakes, whole = asking.wakes, asking.workers.whole.copy()
         progress = RebuildProgress(generation=2, version=1, shards_done=done, shards=8)
-        asking.workers.knobs.distort = lambda answer, progress=progress: msgspec.structs.replace(
-            answer, rebuild=progress
-        )
+        asking.workers.knobs.distort = partial(msgspec.structs.replace, rebuild=progress)
         found = await asking.after(1.1)
         assert found.readings["chat-1"].rebuild == progress
         assert asking.wakes > wakes
