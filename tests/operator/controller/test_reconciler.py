@@ -684,6 +684,45 @@ async def test_a_second_installation_changes_nothing_while_the_first_one_lives()
     assert desk.condition("Ready") == ("True", "Reconciled")
 
 
+async def test_a_refused_child_is_tried_again_while_the_workers_are_silent() -> None:
+    """Its writes wait for no worker: only a cluster that can do nothing but wait is looked at rarely."""
+    desk = Desk()
+    await desk.until_ready()
+    desk.workers.knobs.silent = True
+    for _ in range(12):
+        await desk.look()
+    requeue_after_s = await desk.look()
+    assert requeue_after_s is not None
+    assert requeue_after_s >= reconciler._SILENT_S
+    desk.cache.drop(desk.shelf.objects.pop(("PodDisruptionBudget", "chat")))
+    refusal = Forbidden(403, "Forbidden", "no such right")
+    desk.shelf.fault = lambda verb, kind: refusal if (verb, kind) == ("create", "PodDisruptionBudget") else None
+    requeue_after_s = await desk.look(within_s=1.1)
+    assert requeue_after_s is not None
+    assert requeue_after_s < reconciler._SILENT_S
+    desk.shelf.fault = lambda verb, kind: None
+    for _ in range(5):
+        await desk.look(within_s=5.0)
+    assert ("PodDisruptionBudget", "chat") in desk.shelf.objects
+
+
+async def test_a_claim_that_is_refused_corrects_the_cache() -> None:
+    """A cluster that is gone is forgotten; where the name has another version, a list tells."""
+    desk = Desk()
+    asked: list[Kind] = []
+    desk.reconciler.relist = asked.append
+    desk.shelf.fault = lambda verb, _: Conflict(409, "Conflict", "another version") if verb == "merge status" else None
+    with pytest.raises(TransientError, match="not claimed"):
+        await desk.look()
+    assert asked == [THREAD_CLUSTER]
+    desk.shelf.fault = lambda verb, kind: None
+    del desk.shelf.objects["ThreadCluster", "chat"]
+    with pytest.raises(TransientError, match="not claimed"):
+        await desk.reconciler.reconcile(CHAT)
+    assert await desk.reconciler.reconcile(CHAT) is None
+    assert asked == [THREAD_CLUSTER]
+
+
 async def test_an_installation_that_is_gone_is_followed_by_the_other() -> None:
     """After a minute in which it did not answer."""
     desk = Desk()
