@@ -143,6 +143,7 @@ class MemoryWorkers(WorkersClient, PolledWorkers):
             secrets=answer.secrets,
             database=answer.database,
             claimed_by_other=answer.claimed_by_other,
+            rebuild=answer.rebuild,
         )
 
     async def ownership_of(self, worker: str) -> OwnershipResponse | None:

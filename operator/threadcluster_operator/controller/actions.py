@@ -324,6 +324,8 @@ def _succeeded(seen: ClusterSnapshot, job: Object) -> bool:
 
 def _outlived(seen: ClusterSnapshot, wanted: RenderInput, stateful_set: Object, job: Object) -> bool:
     """Whether a Job that never ends by itself has done its work: the StatefulSet records it, and its pod runs on."""
+    if seen.outage is not None:  # the rollout that is the remedy needs to know that the migration succeeded meanwhile
+        return False
     runs_on = any(
         own_end(pod).get("exitCode") == 0 and pod["status"].get("phase") == "Running" for pod in _pods_of(seen, job)
     )

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Final
 
 from threadcluster_operator.api import KubernetesSpec
+from threadcluster_operator.controller.diagnosis import own_end
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object, Pod
 from threadcluster_operator.render import TEMPLATE, RenderInput, is_applied
 
@@ -91,6 +92,9 @@ def _migrated_during(seen: ClusterSnapshot) -> bool:
     if seen.outage is None:
         return False
     ends = [job.get("status", {}).get("completionTime") for job in seen.children if job["kind"] == "Job"]
+    # A container beside the migration's own keeps its Job from its end.
+    own_ends = [own_end(pod) for pod in seen.pods]
+    ends += [end.get("finishedAt") for end in own_ends if end.get("exitCode") == 0]
     return any(at and datetime.fromisoformat(at).timestamp() > seen.outage.since + _CLOCKS_S for at in ends)
 
 

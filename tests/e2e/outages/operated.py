@@ -173,6 +173,7 @@ def _pod(owner: Object, ordinal: int, revision: str) -> Object:
             "name": f"chat-{ordinal}",
             "namespace": "talk",
             "labels": labels | {"controller-revision-hash": revision},
+            "ownerReferences": [{"kind": "StatefulSet", "uid": owner["metadata"]["uid"], "controller": True}],
         },
         "spec": {"nodeName": "node", "containers": [{"image": "threadcluster:1"}]},
         "status": {"podIP": f"192.0.2.{ordinal + 1}", "conditions": [{"type": "Ready", "status": "True"}]},

@@ -9,6 +9,7 @@ from threadcluster_operator.controller.actions import ASKED_AGAIN, Actions, plan
 from threadcluster_operator.controller.diagnosis import Reason
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Written, pod_of
 from threadcluster_operator.kube.preconditions import Preconditions
+from threadcluster_operator.planning.freshness import Outage
 from threadcluster_operator.render import digest
 
 from shard_worker.domain.ids import ShardId
@@ -167,6 +168,9 @@ def test_a_migration_is_complete_by_its_own_container() -> None:
     simulation._store(steps.create[0], None)
     seen = simulation.look()._replace(pods=(done,))
     assert [body["kind"] for body in steps_of(seen).delete] == ["Job"]
+    # During an outage the rollout, which may be the remedy, follows from the end of the migration.
+    away = Outage("DatabaseUnreachable", "no answer", 0.0)
+    assert steps_of(seen._replace(ownership=None, outage=away)).delete == ()
     ended = migration_pod("Succeeded", job["metadata"]["uid"], state={"terminated": {"exitCode": 0}})
     assert steps_of(simulation.look()._replace(pods=(ended,))).delete == ()  # its Job ends by itself
     job["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}

@@ -114,8 +114,7 @@ class Desk:
             for each in list(self.shelf.objects.values()):
                 self.cache.put(each)
             requeue_after_s = await self.reconciler.reconcile(CHAT)
-            for _ in range(20):  # the workers in memory answer in turns of the loop
-                await asyncio.sleep(0)
+            await self.turns()
             self.now += within_s
         return requeue_after_s
 
@@ -123,6 +122,11 @@ class Desk:
     def asked(self) -> list[tuple[str, str, str]]:
         """The requests to the API server."""
         return self.shelf.calls
+
+    async def turns(self) -> None:
+        """Turns of the loop, in which the workers in memory answer."""
+        for _ in range(20):
+            await asyncio.sleep(0)
 
     async def made(self) -> list[str]:
         """The kinds of what one look makes."""
@@ -353,7 +357,7 @@ async def test_a_writer_that_takes_everything_back_is_named() -> None:
         service = desk.shelf.objects["Service", "chat"]
         service["spec"]["ports"] = [{"port": 1}]
         desk.shelf.put(service)
-        await desk.look()
+        await desk.look(within_s=0.5)
         writes += ("apply", "Service", "chat") in desk.shelf.writes()
     assert writes <= 8
     assert desk.condition("Stalled") == ("True", "ChildReverted")
@@ -382,8 +386,10 @@ async def test_shards_are_planned_while_the_api_server_is_away() -> None:
             desk.cache.drop(each)
     away = Unreachable(0, "", "no answer")
     desk.shelf.fault = lambda verb, kind: away if verb in ("create", "apply", "merge status") else None
-    with pytest.raises(TransientError, match="no answer"):
-        await desk.look()
+    for _ in range(3):  # the plan is made from an answer that is newer than the edit, and recorded in the background
+        with pytest.raises(TransientError, match="no answer"):
+            await desk.look()
+        await desk.turns()
     assert "targets" in {name for name, _ in desk.workers.calls}
 
 
@@ -897,6 +903,45 @@ async def test_a_second_installation_changes_nothing_while_the_first_one_lives()
         await desk.look(within_s=5.0)
     assert desk.shelf.writes() == []
     assert desk.condition("Ready") == ("True", "Reconciled")
+
+
+async def test_a_refused_child_is_tried_again_while_the_workers_are_silent() -> None:
+    """Its writes wait for no worker: only a cluster that can do nothing but wait is looked at rarely."""
+    desk = Desk()
+    await desk.until_ready()
+    desk.workers.knobs.silent = True
+    for _ in range(12):
+        await desk.look()
+    requeue_after_s = await desk.look()
+    assert requeue_after_s is not None
+    assert requeue_after_s >= reconciler._SILENT_S
+    desk.cache.drop(desk.shelf.objects.pop(("PodDisruptionBudget", "chat")))
+    refusal = Forbidden(403, "Forbidden", "no such right")
+    desk.shelf.fault = lambda verb, kind: refusal if (verb, kind) == ("create", "PodDisruptionBudget") else None
+    requeue_after_s = await desk.look(within_s=1.1)
+    assert requeue_after_s is not None
+    assert requeue_after_s < reconciler._SILENT_S
+    desk.shelf.fault = lambda verb, kind: None
+    for _ in range(5):
+        await desk.look(within_s=5.0)
+    assert ("PodDisruptionBudget", "chat") in desk.shelf.objects
+
+
+async def test_a_claim_that_is_refused_corrects_the_cache() -> None:
+    """A cluster that is gone is forgotten; where the name has another version, a list tells."""
+    desk = Desk()
+    asked: list[Kind] = []
+    desk.reconciler.relist = asked.append
+    desk.shelf.fault = lambda verb, _: Conflict(409, "Conflict", "another version") if verb == "merge status" else None
+    with pytest.raises(TransientError, match="not claimed"):
+        await desk.look()
+    assert asked == [THREAD_CLUSTER]
+    desk.shelf.fault = lambda verb, kind: None
+    del desk.shelf.objects["ThreadCluster", "chat"]
+    with pytest.raises(TransientError, match="not claimed"):
+        await desk.reconciler.reconcile(CHAT)
+    assert await desk.reconciler.reconcile(CHAT) is None
+    assert asked == [THREAD_CLUSTER]
 
 
 async def test_an_installation_that_is_gone_is_followed_by_the_other() -> None:

@@ -8,7 +8,7 @@ from threadcluster_operator.api import KubernetesSpec, parse_spec
 from threadcluster_operator.controller.rollout import next_partition, rolled_out
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object
 from threadcluster_operator.planning.freshness import Outage
-from threadcluster_operator.render import TEMPLATE, RenderInput, stateful_set
+from threadcluster_operator.render import MIGRATION_CONTAINER, TEMPLATE, RenderInput, selector_of, stateful_set
 
 from tests.operator.controller.simulated import NAME, NAMESPACE, Simulation, settle
 
@@ -178,6 +178,14 @@ def test_a_template_whose_database_was_migrated_during_the_outage_is_let_go(
     seen = with_pods(simulation.look(), "ooo")._replace(ownership=None, outage=OUTAGE)
     job = {"kind": "Job", "metadata": {"name": "chat-migrate-2"}, "status": {"completionTime": ended}}
     assert (ask(seen._replace(children=(*seen.children, job)), 3)[0] == 2) is goes_on
+    for code in (0, 1):  # and of a Job that a container beside the migration's own keeps from its end
+        end = {"terminated": {"exitCode": code, "finishedAt": ended}}
+        migration = {
+            "kind": "Pod",
+            "metadata": {"name": "chat-migrate-2-x", "labels": selector_of(NAME, "migration")},
+            "status": {"phase": "Running", "containerStatuses": [{"name": MIGRATION_CONTAINER, "state": end}]},
+        }
+        assert (ask(seen._replace(pods=(*seen.pods, migration)), 3)[0] == 2) is (goes_on and code == 0)
 
 
 @pytest.mark.parametrize(

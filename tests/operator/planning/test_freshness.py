@@ -25,6 +25,7 @@ from shard_worker.contract_internal import (
     DatabaseState,
     OwnershipDigest,
     OwnershipResponse,
+    RebuildProgress,
     ShardEntry,
     ShardLoad,
     ShardState,
@@ -38,6 +39,7 @@ AWAY = DatabaseReport(
     state=DatabaseState.DISCONNECTED, since=None, reason="DatabaseUnreachable", message="no Postgres answers"
 )
 REFUSED = msgspec.structs.replace(AWAY, reason="DatabaseAuthFailed", message="the login is refused")
+REBUILD = RebuildProgress(generation=2, version=1, shards_done=1, shards=2)
 DIGEST = OwnershipDigest(
     answered_by="chat-0",
     plan_version=3,
@@ -48,6 +50,7 @@ DIGEST = OwnershipDigest(
     serving=(ShardId(1), ShardId(2)),
     excess_privileges=("DELETE",),
     database=CONNECTED,
+    rebuild=REBUILD,
 )
 
 
@@ -64,7 +67,7 @@ def first(answer: OwnershipDigest, at: float = 0.0) -> Reading:
 def test_a_reading_has_what_the_answer_has() -> None:
     """The digest's fields, and the time of the question."""
     assert first(DIGEST, 5.0) == Reading(
-        5.0, 3, 7, 100, "d", True, frozenset({ShardId(1), ShardId(2)}), ("DELETE",), CONNECTED, 5.0
+        5.0, 3, 7, 100, "d", True, frozenset({ShardId(1), ShardId(2)}), ("DELETE",), CONNECTED, 5.0, None, REBUILD
     )
 
 
@@ -106,6 +109,7 @@ def ownership(state: WorkerState = WorkerState.READY) -> OwnershipResponse:
         excess_privileges=("DELETE",),
         database=CONNECTED,
         digest="d",
+        rebuild=REBUILD,
     )
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 
 import msgspec
 import pytest
@@ -15,6 +16,7 @@ from shard_worker.contract_internal import (
     DatabaseState,
     OwnershipDigest,
     OwnershipResponse,
+    RebuildProgress,
     ShardTarget,
     TargetsRequest,
 )
@@ -210,6 +212,21 @@ async def test_a_worker_that_serves_other_shards_wakes(asking: Asking) -> None:
     found = await asking.after(1.1)
     assert found.readings["chat-1"].serving == {ShardId(7)}
     assert asking.wakes > wakes
+
+
+async def test_the_progress_of_a_rebuild_wakes(asking: Asking) -> None:
+    """It changes no digest, so each worker's own answer has it."""
+    await asking.run("chat-0", "chat-1")
+    asking.pace(Pace.WAITING)
+    await asking.after(1.1)
+    for done in (1, 2):
+        wakes, whole = asking.wakes, asking.workers.whole.copy()
+        progress = RebuildProgress(generation=2, version=1, shards_done=done, shards=8)
+        asking.workers.knobs.distort = partial(msgspec.structs.replace, rebuild=progress)
+        found = await asking.after(1.1)
+        assert found.readings["chat-1"].rebuild == progress
+        assert asking.wakes > wakes
+        assert asking.workers.whole == whole
 
 
 async def test_a_silent_worker_holds_up_no_other(asking: Asking) -> None:
