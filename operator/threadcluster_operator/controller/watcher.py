@@ -138,7 +138,7 @@ class KopfWatcher:
             with asyncio.Runner() as runner:
                 self._loop = runner.get_loop()
                 runner.run(self._watch())
-        except BaseException as error:  # the thread's last: whatever it is, its owner is told
+        except BaseException as error:  # the thread's last: whatever it is, its owner learns of it
             self.error = error
             log.error("watching failed", exc_info=error)
         finally:
@@ -180,7 +180,7 @@ class KopfWatcher:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             self.error = next((task.exception() for task in done if not task.cancelled()), None)
         finally:
-            # Told before anything else: whatever Kopf's end may wait for, its owner does not.
+            # Before anything else: whatever Kopf's end may wait for, its owner does not.
             self._tell_owner(self._ended.set)
             # Kopf has a thread of the loop's executor wait for the flag, and the end of the loop waits for that thread.
             self._stop_flag.set()
