@@ -149,7 +149,7 @@ async def test_the_longest_wait_has_a_bound(fault: Exception, most_s: float, wai
     """
 
     async def work(_: str) -> None:
-        raise fault
+        raise type(fault)(*fault.args)  # an exception of its own: one that is raised again grows its traceback
 
     async with running(work) as queue:
         queue.add("a")
