@@ -50,9 +50,6 @@ _AGAIN_S: Final = 1.0
 """Shortest time to the next session after one was lost."""
 _BATCHES_AT_ONCE: Final = 4
 """Batches of a generation in a row: one that is being rebuilt must not hold up the one that answers queries."""
-_SESSION: Final = "SET synchronous_commit = off"
-"""A batch is derived from the journal and moves its own offsets: where a crash of the server loses the last ones, they are projected
-again.  Waiting for the disk would make the appends, which do wait for it, wait twice."""
 _GENERATIONS: Final = (
     "SELECT generation, version FROM readmodel_generation WHERE version = ANY($1::int[]) ORDER BY generation"
 )
@@ -175,7 +172,6 @@ class ReadModelUpdater:
             self._binary = False
             log.warning("client library takes no ready-made arrays; the read model costs more")
             return
-        await connection.execute(_SESSION)
         # After the session was opened: it ended those of an older history, and nothing is appended to that any more.
         self._recent.clear()
         self._following = self._binary

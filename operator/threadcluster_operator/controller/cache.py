@@ -63,10 +63,12 @@ class Cache:
         known = self._known(uid)
         if known is not None and _is_older(body, known):
             return cluster
+        before = self._objects[cluster].get(place) if cluster is not None else None
+        if _is_older(body, before):
+            return cluster  # a late state of a predecessor of that name
         if known is not None and self._places[uid] != (cluster, place):
             self._remove(uid)  # it has become another cluster's, or no cluster's
         if cluster is not None:
-            before = self._objects[cluster].get(place)
             if before is not None and before["metadata"]["uid"] != uid:
                 self._places.pop(before["metadata"]["uid"], None)
             self._objects[cluster][place] = body
@@ -175,10 +177,8 @@ def _is_newer(one: Mapping[str, Any], uid: str, version: int) -> bool:
 
 
 def _is_older(one: Mapping[str, Any], than: Mapping[str, Any] | None) -> bool:
-    """Whether an object is an earlier state of the same one; versions are numbers that grow."""
-    if than is None or one["metadata"]["uid"] != than["metadata"]["uid"]:
-        return False
-    return int(one["metadata"]["resourceVersion"]) < int(than["metadata"]["resourceVersion"])
+    """Whether an object is an earlier state of the same one, or of one that had its name before; versions only grow."""
+    return than is not None and int(one["metadata"]["resourceVersion"]) < int(than["metadata"]["resourceVersion"])
 
 
 def trim(given: Mapping[str, Any]) -> Object:

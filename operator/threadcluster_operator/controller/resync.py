@@ -7,6 +7,7 @@ that.  So the kind is listed once more, after Kopf's own list, and the cache giv
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Final
 
 from threadcluster_operator.controller.cache import Cache, trim
@@ -53,10 +54,10 @@ class Lister:
         loop = asyncio.get_running_loop()
         resync_at = loop.time() + every_s
         while True:
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout_at(resync_at):
                     await self._requested.wait()
-            except TimeoutError:
+            if loop.time() >= resync_at:  # also when requests come without a pause
                 resync_at = loop.time() + every_s
                 for kind in self._kinds:
                     self.request(kind)

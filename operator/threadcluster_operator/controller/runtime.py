@@ -190,8 +190,10 @@ class Operator:
                 tasks.create_task(self._fail_when_ended(watches, kinds), name="watches")
                 if not monitors:
                     tasks.create_task(self._notice(SERVICE_MONITOR), name="new-kind")
-        except* LeadOver as over:
-            raise over.exceptions[0] from None
+        except ExceptionGroup as failed:
+            if len(failed.exceptions) == 1 and isinstance(failed.exceptions[0], LeadOver):
+                raise failed.exceptions[0] from None
+            raise
         finally:
             self._watches = self._lists_since = None
             await asyncio.shield(watches.stop())

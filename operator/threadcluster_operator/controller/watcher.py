@@ -33,7 +33,7 @@ from threadcluster_operator.kube.client import (
     Kind,
     KubeAccess,
 )
-from threadcluster_operator.kube.watch_session import Signs, watch_session
+from threadcluster_operator.kube.watch_session import Credentials, Signs, header_of, watch_session
 
 log = logging.getLogger(__name__)
 logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # it has a line, with all settings, for every event
@@ -195,13 +195,18 @@ class KopfWatcher:
         None ends all watches, when the credentials are still those that were just refused.
         """
         settings = await self._access.configuration()
-        signs = Signs(lambda kind: self._tell_owner(self._listed, kind), self._hear)
-        session, credentials = await watch_session(settings, self._kinds, self._namespace, signs)
-        self._sessions = [*(each for each in self._sessions if not each.closed), session]
+        header = await header_of(settings)
+
+        async def read() -> str:
+            return await header_of(await self._access.configuration())
+
         now = time.monotonic()
-        before, self._refused = self._refused, (credentials, now)
-        if before is not None and before[0] == credentials and now - before[1] < _LOGIN_AGAIN_S:
+        before, self._refused = self._refused, (header, now)
+        if before is not None and before[0] == header and now - before[1] < _LOGIN_AGAIN_S:
             return None
+        signs = Signs(lambda kind: self._tell_owner(self._listed, kind), self._hear)
+        session = await watch_session(settings, self._kinds, self._namespace, signs, Credentials(header, read))
+        self._sessions = [*(each for each in self._sessions if not each.closed), session]
         return kopf.AiohttpSession(server=settings.host, aiohttp_session=session)
 
     def _hear(self, kind: Kind) -> None:

@@ -47,17 +47,13 @@ def flatten(document: bytes) -> bytes:
     kept: list[bytes] = []
     depth = begin = 0
     for token in _TOKEN.finditer(document):
-        match token[0]:
-            case b"{" | b"[":
-                depth += 1
-                if depth == DEPTH + 1:
-                    kept += [document[begin : token.start()], _CUT]
-            case b"}" | b"]":
-                if depth == DEPTH + 1:
-                    begin = token.end()
-                depth -= 1
-            case _:
-                pass
+        opens, closes = token[0] in (b"{", b"["), token[0] in (b"}", b"]")
+        depth += opens
+        if opens and depth == DEPTH + 1:
+            kept += [document[begin : token.start()], _CUT]
+        elif closes and depth == DEPTH + 1:
+            begin = token.end()
+        depth -= closes
     return b"".join((*kept, document[begin:]))
 
 

@@ -5,8 +5,10 @@ all watches (`nesting`).  It reports each sign of life of a watch by its kind: a
 so its beginnings count too; the API server ends each watch after the time that Kopf asks for, and Kopf begins it again.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from typing import Any, Final, NamedTuple, cast
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from http import HTTPStatus
+from typing import Any, NamedTuple, cast
 
 import aiohttp
 from kubernetes.aio.client import Configuration
@@ -15,8 +17,6 @@ from yarl import URL
 
 from threadcluster_operator.kube.client import Kind
 from threadcluster_operator.kube.nesting import shallow
-
-_OK: Final = 200
 
 
 class Signs(NamedTuple):
@@ -28,23 +28,61 @@ class Signs(NamedTuple):
     """The API server has answered, or sent something."""
 
 
+class Credentials:
+    """The credentials of the watches.  They are renewed when the API server takes them no more, and the request is repeated.
+
+    Kopf would begin another session, and close this one under the requests of its other watches, which may end them all.
+    """
+
+    def __init__(self, header: str, read: Callable[[], Awaitable[str]]) -> None:
+        """``read`` makes them again: it reads a file, or runs a program."""
+        self._header = header
+        self._read = read
+        self._reading = asyncio.Lock()
+
+    async def authorize(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        """Send a request with them."""
+        used = self._header
+        response = await handler(_authorized(request, used))
+        if response.status != HTTPStatus.UNAUTHORIZED:
+            return response
+        async with self._reading:
+            if self._header == used:  # of several requests that are refused at once, one reads
+                self._header = await self._read()
+        if self._header == used:
+            return response
+        response.release()
+        return await handler(_authorized(request, self._header))
+
+
+def _authorized(request: aiohttp.ClientRequest, header: str) -> aiohttp.ClientRequest:
+    if header:
+        request.headers["Authorization"] = header
+    return request
+
+
+async def header_of(settings: Configuration) -> str:
+    """The credentials as a request has them; empty where there are none but a certificate."""
+    return await settings.get_api_key_with_prefix("BearerToken") or ""
+
+
 async def watch_session(
-    settings: Configuration, kinds: Iterable[Kind], namespace: str | None, signs: Signs
-) -> tuple[aiohttp.ClientSession, str]:
-    """A session, and the credentials in it; ``kinds`` are those that are watched, in one namespace or in all."""
+    settings: Configuration, kinds: Iterable[Kind], namespace: str | None, signs: Signs, credentials: Credentials
+) -> aiohttp.ClientSession:
+    """A session; ``kinds`` are those that are watched, in one namespace or in all."""
     prefix = URL(settings.host).path.rstrip("/")  # an API server may be behind another server's path
     by_path = {prefix + kind.path(namespace): kind for kind in kinds}
-    credentials = await settings.get_api_key_with_prefix("BearerToken") or ""
-    session = aiohttp.ClientSession(
+    named = (_named(settings.tls_server_name),) if settings.tls_server_name else ()
+    return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, ssl=RESTClientObject(settings).ssl_context),
-        headers={"Authorization": credentials} if credentials else {},
         proxy=settings.proxy,
         trust_env=True,
         read_bufsize=2**21,
         response_class=_observed(by_path, signs),
-        middlewares=(_named(settings.tls_server_name),) if settings.tls_server_name else (),
+        middlewares=(credentials.authorize, *named),
     )
-    return session, credentials
 
 
 def _named(server: str) -> aiohttp.ClientMiddlewareType:
@@ -64,7 +102,7 @@ def _observed(kinds: Mapping[str, Kind], signs: Signs) -> type[aiohttp.ClientRes
         async def start(self, connection: Any) -> aiohttp.ClientResponse:  # aiohttp's own, which it does not export
             await super().start(connection)
             kind = kinds.get(self.url.path)
-            if kind is None or self.status != _OK or self.method != "GET":
+            if kind is None or self.status != HTTPStatus.OK or self.method != "GET":
                 return self
             signs.heard(kind)
             if "watch" in self.url.query:

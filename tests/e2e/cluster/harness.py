@@ -21,6 +21,26 @@ KIND = "ThreadCluster"
 
 _RESYNC_S = 8.0
 
+SERVICE_MONITORS = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": "servicemonitors.monitoring.coreos.com"},
+    "spec": {
+        "group": "monitoring.coreos.com",
+        "names": {"kind": "ServiceMonitor", "plural": "servicemonitors"},
+        "scope": "Namespaced",
+        "versions": [
+            {
+                "name": "v1",
+                "served": True,
+                "storage": True,
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
+            }
+        ],
+    },
+}
+"""As the Prometheus operator brings it, without its schema."""
+
 
 def thread_cluster(name: str, **spec: Any) -> Object:  # as YAML would have it
     """A ThreadCluster, small and complete."""

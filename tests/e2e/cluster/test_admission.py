@@ -6,9 +6,9 @@ from typing import Final
 
 import pytest
 
+from tests.e2e.cluster.admission_webhook import Patch, webhook
 from tests.e2e.cluster.control_plane import writes_in
 from tests.e2e.cluster.harness import KIND, Harness, harness_on, is_ready
-from tests.fakes.admission import Patch, webhook
 from tests.fakes.pod_life import Behaviour
 from tests.support.kube_api import Api, Object
 

@@ -21,6 +21,7 @@ from tests.e2e.cluster.conftest import CRD, Cluster, KubeconfigFor, apply_crd
 from tests.e2e.cluster.control_plane import ControlPlane
 from tests.e2e.cluster.harness import (
     KIND,
+    SERVICE_MONITORS,
     VERSION,
     condition,
     harness_on,
@@ -28,7 +29,6 @@ from tests.e2e.cluster.harness import (
     operator_on,
     thread_cluster,
 )
-from tests.e2e.cluster.test_rights import SERVICE_MONITORS
 from tests.fakes.worker_api import MemoryWorkers
 from tests.support.kube_api import Api, Object, Refused, reach
 from tests.support.pod_specs import nested_affinity
@@ -133,10 +133,20 @@ async def test_a_hostile_object_is_its_own_trouble_alone(own_control_plane: Cont
     async with own_cluster(own_control_plane, crd=False) as api:
         await api.apply(open_schema(yaml.safe_load(CRD.read_text())))
         await api.wait_for(*DEFINITION, lambda crd: condition(crd, "Established").get("status") == "True")
-        path = await api.path(VERSION, KIND, None, NAMESPACE)
+        path = f"/apis/{VERSION}/namespaces/{NAMESPACE}/threadclusters"
+
+        async def served() -> bool:
+            with contextlib.suppress(Refused):  # the API server serves a new kind some moments after it says so
+                await api.request("GET", path)
+                return True
+            return False
+
+        await eventually(served, within_s=30)
 
         async def store(name: str) -> None:
-            await api.request("POST", path, None, nested_affinity(thread_cluster(name), 1_200))
+            body, head = nested_affinity(thread_cluster(name), 1_200), {"Content-Type": "application/json"}
+            async with api._session.post(f"{api._server}{path}", data=body, headers=head) as answer:
+                assert answer.status == 201, await answer.text()
 
         async def reported(name: str) -> str:
             """The API server's text: no JSON decoder of Python reads the object."""

@@ -9,8 +9,8 @@ from typing import Final
 
 import pytest
 
+from tests.e2e.cluster.api_proxy import ApiProxy, api_proxy
 from tests.e2e.cluster.harness import Harness, condition, harness_on, is_ready, stalled_by
-from tests.fakes.api_proxy import ApiProxy, api_proxy
 from tests.support.kube_api import Api
 
 pytestmark = [

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 import pytest
 
+from tests.e2e.cluster.admission_webhook import webhook
 from tests.e2e.cluster.control_plane import read_timed_writes
 from tests.e2e.cluster.harness import Harness, condition, harness_on, is_ready, stalled_by
-from tests.fakes.admission import webhook
 from tests.fakes.pod_life import Behaviour
 from tests.support.kube_api import Api, Object
 from tests.support.polling import eventually
@@ -95,7 +95,7 @@ async def test_independent_refusals_at_once(harness: Harness) -> None:
         await harness.make("limited", gateway=ingress)
         await harness.make("typed")
         await asyncio.gather(
-            named(harness, "down", "AdmissionUnavailable", "Service down is not written"),
+            named(harness, "down", "AdmissionUnavailable", "Service down"),
             named(harness, "kind", "KindMissing", "ServiceMonitor kind is not written"),
             named(harness, "limited", "QuotaExceeded", "Ingress limited is not written"),
             harness.until("typed", is_ready),

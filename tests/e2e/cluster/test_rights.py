@@ -16,32 +16,12 @@ from threadcluster_operator.render import RenderInput, migration_job
 
 from tests.e2e.cluster.conftest import Cluster, apply_crd
 from tests.e2e.cluster.control_plane import ControlPlane, read_audit
-from tests.e2e.cluster.harness import Harness, harness_on, is_ready, stalled_by
+from tests.e2e.cluster.harness import SERVICE_MONITORS, Harness, harness_on, is_ready, stalled_by
 from tests.e2e.cluster.installed import WAYS, Way, install
 from tests.e2e.cluster.kubeconfig import for_token
 from tests.support.kube_api import Api, Object, Refused, reach
 
 pytestmark = pytest.mark.cluster
-
-SERVICE_MONITORS: Final = {
-    "apiVersion": "apiextensions.k8s.io/v1",
-    "kind": "CustomResourceDefinition",
-    "metadata": {"name": "servicemonitors.monitoring.coreos.com"},
-    "spec": {
-        "group": "monitoring.coreos.com",
-        "names": {"kind": "ServiceMonitor", "plural": "servicemonitors"},
-        "scope": "Namespaced",
-        "versions": [
-            {
-                "name": "v1",
-                "served": True,
-                "storage": True,
-                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
-            }
-        ],
-    },
-}
-"""As the Prometheus operator brings it, without its schema."""
 
 NEVER_CALLED: Final = {("threadcluster.io", "threadclusters/finalizers", "update")}
 """Rights that another part of Kubernetes checks; see manifests/base/rights.yaml."""

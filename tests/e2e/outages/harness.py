@@ -21,7 +21,7 @@ from threadcluster_operator.local.postgres import EmbeddedPostgres
 
 from shard_worker.database.migration import migrate
 from shard_worker.database.roles import WORKER_ROLE
-from tests.e2e.outages.certificates import Authority
+from tests.support.authority import Authority
 from tests.support.journal_check import assert_journal_valid
 from tests.support.load.client import Attempt, Outcome, classify
 from tests.support.load.target import parse_target

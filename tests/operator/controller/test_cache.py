@@ -62,11 +62,16 @@ def test_an_older_state_replaces_no_newer_one() -> None:
     cache.put(cluster(5))
     cache.put(cluster(4))
     assert cache.resources[CHAT]["metadata"]["resourceVersion"] == "5"
-    cache.put(cluster(1, "cluster-2"))
-    assert cache.resources[CHAT]["metadata"]["uid"] == "cluster-2"
+    cache.put(cluster(6, "cluster-2"))
+    cache.put(cluster(5))
+    assert cache.resources[CHAT]["metadata"]["uid"] == "cluster-2", "a late state of its predecessor"
     cache.put(pod(version=10))
     cache.put(pod(version=9))
     assert cache.pods(CHAT)[0]["metadata"]["resourceVersion"] == "10"
+    cache.put(pod(version=12, uid="pod-2"))
+    cache.put(pod(version=11))
+    assert [each["metadata"]["uid"] for each in cache.pods(CHAT)] == ["pod-2"]
+    assert cache.cluster_of("pod-1") is None
 
 
 def test_what_is_gone_does_not_come_back_by_a_late_list() -> None:

@@ -227,6 +227,7 @@ async def test_credentials_that_a_program_makes_are_renewed(
         await kube.list(THREAD_CLUSTER, None)
         await eventually(lambda: heard.names() == {"chat", "later"})
         assert not watches._ended.is_set()
+        assert len(watches._sessions) == 1, "the requests of other watches go on"
 
 
 async def test_credentials_that_are_refused_for_good_end_the_watches(server: KubeHttp, tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ async def test_what_failed_is_tried_again_less_and_less_often(fault: Exception, 
     async def work(key: str) -> None:
         looks[key] += 1
         if key == "a" and looks["a"] <= fails:
-            raise fault
+            raise type(fault)(*fault.args)
 
     async with running(work) as queue:
         queue.add("a")
@@ -149,7 +149,7 @@ async def test_the_longest_wait_has_a_bound(fault: Exception, most_s: float, wai
     """
 
     async def work(_: str) -> None:
-        raise type(fault)(*fault.args)  # an exception of its own: one that is raised again grows its traceback
+        raise type(fault)(*fault.args)
 
     async with running(work) as queue:
         queue.add("a")

@@ -46,6 +46,13 @@ def test_depth_is_judged_as_a_decoder_counts_it(value: Any, times: int, within: 
         assert path_of_cut(read) is not None
 
 
+def test_a_document_may_be_as_wide_as_it_likes() -> None:
+    """Depth alone counts, not the number of objects."""
+    wide = json.dumps([{"a": [{}, [], {"b": '"]}'}]}] * 200).encode()
+    assert not is_deep(wide)
+    assert shallow(wide) is wide
+
+
 def object_with(affinity: str) -> bytes:
     """A ThreadCluster, with JSON in place of its affinity."""
     return (

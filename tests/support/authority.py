@@ -1,4 +1,4 @@
-"""Certificates for a Postgres under test: an authority, and a leaf for 127.0.0.1 that is good or has expired."""
+"""Certificates for a server under test: an authority, and a leaf for 127.0.0.1 that is good or has expired."""
 
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address

@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from aiohttp import web
 
-from tests.e2e.outages.certificates import Authority
+from tests.support.authority import Authority
 from tests.support.kube_api import Api, Object
 
 Patch = list[Object]  # RFC 6902
