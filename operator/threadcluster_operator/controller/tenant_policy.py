@@ -111,5 +111,3 @@ def _beyond_restricted(context: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for number, sysctl in enumerate(context.get("sysctls") or ()):
         if sysctl.get("name") not in _SAFE_SYSCTLS:
             yield f"sysctls.{number}.name", f"{sysctl.get('name')!r} is not safe for other pods of the node"
-    if (context.get("windowsOptions") or {}).get("hostProcess"):
-        yield "windowsOptions.hostProcess", "must not be true"

@@ -111,7 +111,6 @@ WRONG = [
     ("seLinuxOptions.user", {"seLinuxOptions": {"user": "system_u"}}),
     ("seLinuxOptions.role", {"seLinuxOptions": {"role": "system_r"}}),
     ("sysctls.1.name", {"sysctls": [{"name": "net.ipv4.tcp_rmem", "value": "1"}, {"name": "kernel.msgmax", "value": "1"}]}),
-    ("windowsOptions.hostProcess", {"windowsOptions": {"hostProcess": True}}),
 ]  # fmt: skip
 RIGHT = [
     {},
