@@ -78,7 +78,7 @@ NAMED = {
     "reason without its text": Named(
         _CONTROLLER / "actions.py",
         "_replicas",
-        'f"{staying[-1].name} still has shards"',
+        'f"{name}-{staying[-1]} still has shards"',
         '""',
         lambda: test_scaling.test_a_worker_that_has_shards_is_not_removed(ready()),
     ),
