@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from statistics import quantiles
 from time import perf_counter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -20,16 +20,15 @@ from shard_worker.contract import (
     MessagePage,
     Query,
 )
-from shard_worker.database.connection import ReadPool
 from shard_worker.domain.ids import AccountId, ThreadId, ulid_text, ulid_uuid
 from shard_worker.domain.message_window import Side
 from shard_worker.readmodel.markers import MarkerWriter
 from shard_worker.readmodel.queries import ReadModelQueries
 from shard_worker.readmodel.sources import SET_UP, QuerySources
 from tests.readmodel.big_tables import GATE, SOAK, Size, account_of, fill, message_of, special
+from tests.readmodel.recording import RecordingPool, nodes_of
 from tests.support.journal_writer import ANN
 
-T = TypeVar("T")
 BIG = {"thread", "thread_account", "thread_message", "thread_mention", "read_marker", "journal"}
 MOST_MS = 10.0
 MOST_MS_OF = {"threads of an account in old ones": 15.0}
@@ -46,34 +45,6 @@ SELECT thread_id, activity_at FROM readmodel_1.thread_account JOIN readmodel_1.t
 """
 
 
-class Recording:
-    """A session that keeps the statements that it was asked."""
-
-    def __init__(self, connection: asyncpg.Connection) -> None:
-        self._connection = connection
-        self.asked: list[tuple[str, tuple[object, ...]]] = []
-
-    async def fetch(self, sql: str, *arguments: object) -> list[asyncpg.Record]:
-        """Rows."""
-        self.asked.append((sql, arguments))
-        return await self._connection.fetch(sql, *arguments)
-
-    def __getattr__(self, name: str) -> Any:  # of the session
-        return getattr(self._connection, name)
-
-
-class RecordingPool(ReadPool):
-    """A pool of one session whose statements are kept."""
-
-    def __init__(self, connection: asyncpg.Connection) -> None:
-        self.session = Recording(connection)
-
-    async def run(self, work: Callable[[Any], Awaitable[T]], *, within_s: float = 30.0) -> T:
-        """The result of the work."""
-        del within_s
-        return await work(self.session)
-
-
 class Asked(NamedTuple):
     """A query, and the indexes that it may use."""
 
@@ -85,11 +56,6 @@ def _literal(value: object) -> str:
     if value is None:
         return "NULL"
     return f"'{value}'" if isinstance(value, UUID) else str(value)
-
-
-def nodes_of(plan: dict[str, Any]) -> list[dict[str, Any]]:
-    """The nodes of a plan."""
-    return [plan, *(node for child in plan.get("Plans", ()) for node in nodes_of(child))]
 
 
 async def plan_of(connection: asyncpg.Connection, sql: str, arguments: tuple[object, ...]) -> dict[str, Any]:

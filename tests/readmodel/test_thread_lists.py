@@ -14,7 +14,7 @@ from shard_worker.readmodel import queries as statements
 from shard_worker.readmodel.markers import MarkerWriter
 from shard_worker.readmodel.queries import ReadModelQueries
 from shard_worker.readmodel.sources import SET_UP, QuerySources
-from tests.readmodel.test_plans import RecordingPool, nodes_of
+from tests.readmodel.recording import RecordingPool, nodes_of
 from tests.support.journal_writer import ANN
 
 THREADS = 600
