@@ -92,6 +92,21 @@ async def test_a_refused_cluster_does_not_change_the_schema(dsn: str, connection
     assert await connection.fetchval("SELECT max(version) FROM schema_migration") == 3
 
 
+async def test_a_schema_of_the_next_release_is_claimed_as_it_is(dsn: str, connection: asyncpg.Connection) -> None:
+    """A release that is taken back may come with another object of the cluster; one that is refused changes nothing."""
+    await connection.execute("UPDATE meta SET holder_uid = ''")
+    await connection.execute(
+        "INSERT INTO schema_migration (version, name, checksum) SELECT max(version) + 1, 'future', '' FROM schema_migration"
+    )
+    with pytest.raises(ClaimedByOther):
+        await claim(dsn, SECOND)
+    await claim(dsn, FIRST)
+    found = await read_claim(connection)
+    assert found is not None
+    assert found.holder == FIRST
+    assert await read_meta(connection, cluster_id=FIRST.cluster_id, claimant=FIRST) == 8
+
+
 async def test_a_claim_is_read_before_the_schema_knows_holders(dsn: str, connection: asyncpg.Connection) -> None:
     """A database of the schema before belongs to its cluster id."""
     await connection.execute("""
