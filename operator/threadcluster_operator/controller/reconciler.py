@@ -247,7 +247,7 @@ class Reconciler:
             return MOVING_S
         if steps.blocked is not None or memory.secrets.trouble is not None:
             return _BLOCKED_S
-        if seen.secret_state is not None and len(seen.secret_state.values) > 1:
+        if _replaces_secret(seen):
             return min(steps.requeue_after_s, _ROTATING_S)
         due_s = memory.writes.due_in_s(self.clock())
         again_s = steps.requeue_after_s
@@ -293,7 +293,9 @@ class Reconciler:
         if seen.outage is not None:
             memory.poll.set_pace(Pace.AWAY)
         else:
-            memory.poll.set_pace(Pace.REST if steps.settled else Pace.MOVING if steps.moving else Pace.WAITING)
+            # While a secret is replaced each step waits for what every worker says that it holds.
+            settled = steps.settled and not _replaces_secret(seen)
+            memory.poll.set_pace(Pace.REST if settled else Pace.MOVING if steps.moving else Pace.WAITING)
         if steps.blocked_reason and not seen.fresh:
             memory.poll.hurry()
 
@@ -693,6 +695,11 @@ def _secrets_step(key: Key) -> ChildWrite:
 
 def _address(host: str) -> str:
     return f"https://{url_host(host)}:{MANAGEMENT_PORT}"
+
+
+def _replaces_secret(seen: ClusterSnapshot) -> bool:
+    """Whether the Secrets hold another value besides the one that is wanted in the end."""
+    return seen.secret_state is not None and len(seen.secret_state.values) > 1
 
 
 def _hold(latest: Latest, workers: Collection[str], secret: str, now: float) -> bool:
