@@ -13,6 +13,7 @@ A batch is bounded in events, bytes and rows, and the loop turns while it is fol
 import asyncio
 import logging
 import random
+import struct
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, NamedTuple
@@ -310,7 +311,13 @@ class GenerationFeed:
                 await asyncio.sleep(0)
                 turned_at = time.perf_counter()
         positions = {shard_id: events.position for shard_id, events in recent.items()}
-        return posts.reached if await self._tables.store_posts(connection, posts, positions) else None
+        try:
+            held = await self._tables.store_posts(connection, posts, positions)
+        except (
+            struct.error
+        ):  # a number that the arrays cannot hold, before anything was sent: a transaction finds out, too
+            return None
+        return posts.reached if held else None
 
     async def _fold(
         self,

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import asyncpg
+import msgspec
 import pytest
 from ulid import ULID
 
@@ -406,3 +407,19 @@ async def test_a_batch_of_posts_is_stored_as_a_whole_or_not_at_all(dsn: str, tak
             assert not await tables.store_posts(it.connection, posts, positions), "it is stored once"
             assert await it.state() == stored
         await other.close()
+
+
+async def test_a_number_that_no_table_holds_stops_its_thread_and_not_the_worker(dsn: str) -> None:
+    """Though the row is in memory: its batch is made before anything is sent."""
+    async with projected(dsn) as it:
+        thread, sound = new_thread(1), new_thread(2)
+        for each in (thread, sound):
+            await it.writer.write(each, created())
+        await it.start()
+        await it.reaches("the threads are there")
+        await it.writer.write(thread, msgspec.structs.replace(posted(), at=1 << 63))
+        await it.writer.write(sound, posted())
+        for shard in (1, 2):
+            it.updater.advance(ShardId(shard), 2, *await appended(it.connection, shard, 2))
+        await it.reaches("both shards are projected")
+        assert await dead_letters(it.connection) == [(ulid_uuid(thread), 2)]
