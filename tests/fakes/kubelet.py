@@ -8,7 +8,6 @@ It does not simulate probes, volumes or the exit of a single container.  The nod
 """
 
 import asyncio
-import contextlib
 import itertools
 import secrets
 from collections.abc import Callable, Coroutine
@@ -28,6 +27,10 @@ _AWAY_S: Final = 0.2
 _LEASES: Final = "kube-node-lease"
 _HANDS: Final = 16
 """Reports under way at a time."""
+_FAULTS: Final = (Refused, aiohttp.ClientError, TimeoutError)
+"""What a request to the API server may raise."""
+_NOT_YET: Final = (401, 403, 429)
+"""Besides 500 and more, the answers of an API server that has just started: it does not know its users' rights yet."""
 
 _numbers = itertools.count(1)
 
@@ -213,10 +216,13 @@ class FakeKubelet:
 
     async def _beat_all(self) -> None:
         while True:
-            with contextlib.suppress(aiohttp.ClientError):  # the API server is away: it will be back
+            try:
                 for node in self._nodes.values():
                     if not node.lost:
                         await self._beat(node)
+            except _FAULTS as fault:
+                if not _passes(fault):
+                    raise
             await asyncio.sleep(_HEARTBEAT_S)
 
     async def _remove_nodes(self) -> None:
@@ -231,10 +237,11 @@ class FakeKubelet:
         while True:
             try:
                 await self._look()
-            except Refused as refusal:
-                if refusal.status != 410:  # the watch is too old to go on
+            except _FAULTS as fault:
+                if _status(fault) == 410:  # the watch is too old to go on
+                    continue
+                if not _passes(fault):
                     raise
-            except aiohttp.ClientError:
                 await asyncio.sleep(_AWAY_S)
 
     async def _look(self) -> None:
@@ -303,6 +310,12 @@ class FakeKubelet:
             pod.reported = due[-1].status
             self._start(self._report(node, pod, due[-1]), f"reporting {pod.ip}")
 
+    def _soon(self, node: _Node, pod: _Pod) -> None:
+        """Report again when the API server may be back."""
+        if pod.timer is not None:
+            pod.timer.cancel()
+        pod.timer = asyncio.get_running_loop().call_later(_AWAY_S, self._go_on, node, pod)
+
     async def _report(self, node: _Node, pod: _Pod, step: Step) -> None:
         metadata = pod.seen["metadata"]
         body = {"metadata": {"uid": pod.uid}, "status": step.status}
@@ -313,12 +326,12 @@ class FakeKubelet:
                 await self._api.patch(
                     "v1", "Pod", metadata["name"], body, metadata["namespace"], sub="status", how="strategic"
                 )
-            except Refused as refusal:
-                if refusal.status not in (404, 409):  # gone, or another of the same name
+            except _FAULTS as fault:
+                if _passes(fault):
+                    pod.reported = None
+                    self._soon(node, pod)
+                elif _status(fault) not in (404, 409):  # gone, or another of the same name
                     raise
-                return
-            except aiohttp.ClientError:
-                pod.reported = None  # reported again when the API server is back
                 return
         if step.ready and not pod.alive:
             pod.alive = True
@@ -344,9 +357,11 @@ class FakeKubelet:
                 if not node.lost:
                     await self._delete(pod)
                     return
-            except aiohttp.ClientError:
-                pass
-        pod.ending = None  # reported again when node and API server are back
+            except _FAULTS as fault:
+                if not _passes(fault):
+                    raise
+        pod.ending = None
+        self._soon(node, pod)
 
     async def _delete(self, pod: _Pod) -> None:
         metadata = pod.seen["metadata"]
@@ -367,6 +382,16 @@ class FakeKubelet:
         self._tasks.discard(task)
         if not task.cancelled() and (fault := task.exception()) is not None:
             self._faults.append(fault)
+
+
+def _status(fault: BaseException) -> int | None:
+    return fault.status if isinstance(fault, Refused) else None
+
+
+def _passes(fault: BaseException) -> bool:
+    """Whether the API server is away, or not all there yet: the same request may be answered a moment later."""
+    status = _status(fault)
+    return status is None or status in _NOT_YET or status >= 500
 
 
 def _instant(at: datetime) -> str:

@@ -21,7 +21,7 @@ KIND = "ThreadCluster"
 
 _RESYNC_S = 8.0
 
-SERVICE_MONITORS = {
+SERVICE_MONITORS: Object = {
     "apiVersion": "apiextensions.k8s.io/v1",
     "kind": "CustomResourceDefinition",
     "metadata": {"name": "servicemonitors.monitoring.coreos.com"},

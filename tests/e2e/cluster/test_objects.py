@@ -1,11 +1,13 @@
 """Objects of the operator on a real API server: accepted, without drift afterwards, and open to edits."""
 
 import copy
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from threadcluster_operator.render import Object, RenderInput, differences, is_applied
 
+from tests.e2e.cluster.installed import service_monitors
 from tests.support.kube_api import Api, Refused
 from tests.support.rendered_clusters import EVERYTHING, LEAST, all_objects, cluster, find
 
@@ -14,50 +16,19 @@ pytestmark = pytest.mark.cluster
 CLUSTERS = pytest.mark.parametrize("spec", [LEAST, EVERYTHING], ids=["least", "everything"])
 ENFORCE = "pod-security.kubernetes.io/enforce"
 
-SERVICE_MONITORS: Object = {
-    "apiVersion": "apiextensions.k8s.io/v1",
-    "kind": "CustomResourceDefinition",
-    "metadata": {"name": "servicemonitors.monitoring.coreos.com"},
-    "spec": {
-        "group": "monitoring.coreos.com",
-        "scope": "Namespaced",
-        "names": {"kind": "ServiceMonitor", "plural": "servicemonitors", "singular": "servicemonitor"},
-        "versions": [
-            {
-                "name": "v1",
-                "served": True,
-                "storage": True,
-                "schema": {
-                    "openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
-                },
-            }
-        ],
-    },
-}
-"""As the Prometheus operator brings it, as far as a ServiceMonitor's name and path are concerned."""
-
 
 @pytest.fixture
-async def owner(api: Api, namespace: str) -> Object:
+async def owner(api: Api, namespace: str) -> AsyncIterator[Object]:
     """The ThreadCluster that the objects belong to: without one the garbage collector takes them away."""
-    await api.apply(SERVICE_MONITORS)
-    await api.wait_for(
-        SERVICE_MONITORS["apiVersion"],
-        SERVICE_MONITORS["kind"],
-        SERVICE_MONITORS["metadata"]["name"],
-        lambda crd: any(
-            each["type"] == "Established" and each["status"] == "True"
-            for each in crd.get("status", {}).get("conditions") or ()
-        ),
-    )
-    return await api.apply(
-        {
-            "apiVersion": "threadcluster.io/v1alpha1",
-            "kind": "ThreadCluster",
-            "metadata": {"name": "chat", "namespace": namespace},
-            "spec": LEAST,
-        }
-    )
+    async with service_monitors(api):
+        yield await api.apply(
+            {
+                "apiVersion": "threadcluster.io/v1alpha1",
+                "kind": "ThreadCluster",
+                "metadata": {"name": "chat", "namespace": namespace},
+                "spec": LEAST,
+            }
+        )
 
 
 def of(owner: Object, spec: dict[str, Any], **changes: Any) -> RenderInput:

@@ -5,7 +5,6 @@ once, and the API server's own log is what is judged.
 """
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Iterable
 from typing import Any, Final
 
@@ -16,10 +15,10 @@ from threadcluster_operator.render import RenderInput, migration_job
 
 from tests.e2e.cluster.conftest import Cluster, apply_crd
 from tests.e2e.cluster.control_plane import ControlPlane, read_audit
-from tests.e2e.cluster.harness import SERVICE_MONITORS, Harness, harness_on, is_ready, stalled_by
-from tests.e2e.cluster.installed import WAYS, Way, install
+from tests.e2e.cluster.harness import Harness, harness_on, is_ready, stalled_by
+from tests.e2e.cluster.installed import WAYS, Way, install, service_monitors
 from tests.e2e.cluster.kubeconfig import for_token
-from tests.support.kube_api import Api, Object, Refused, reach
+from tests.support.kube_api import Api, Object, reach
 
 pytestmark = pytest.mark.cluster
 
@@ -60,15 +59,8 @@ async def plane(own_control_plane: ControlPlane) -> AsyncIterator[Api]:
     """A control plane for this test alone, that knows ThreadClusters and ServiceMonitors."""
     await asyncio.to_thread(own_control_plane.start)
     await apply_crd(Cluster(own_control_plane.kubeconfig, own_control_plane.audit_log))
-    async with reach(own_control_plane.kubeconfig, audit_log=own_control_plane.audit_log) as api:
-        await api.apply(SERVICE_MONITORS)
-        path = "/apis/monitoring.coreos.com/v1/namespaces/default/servicemonitors"
-        async with asyncio.timeout(30):
-            while True:
-                with contextlib.suppress(Refused):
-                    await api.request("GET", path)
-                    break
-                await asyncio.sleep(0.1)
+    reached = reach(own_control_plane.kubeconfig, audit_log=own_control_plane.audit_log)
+    async with reached as api, service_monitors(api):
         yield api
 
 
