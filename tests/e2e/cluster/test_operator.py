@@ -8,6 +8,7 @@ from threadcluster_operator.controller.status import ranges
 from tests.e2e.cluster.harness import Harness, condition, harness_on, is_ready, stalled_by
 from tests.fakes.pod_life import Behaviour
 from tests.support.kube_api import Api, Object
+from tests.support.polling import eventually
 
 pytestmark = pytest.mark.cluster
 
@@ -102,12 +103,19 @@ async def test_a_withdrawn_edit_ends_where_it_began(harness: Harness) -> None:
     await harness.make("chat", replicas=3)
     await harness.until("chat", is_ready)
     await harness.edit("chat", {"worker": {"snapshotEveryEvents": 7}})
-    await harness.until("chat", lambda found: condition(found, "Ready").get("reason") == "RolloutInProgress")
+
+    async def settings() -> set[str]:
+        pods = await harness.api.list("v1", "Pod", harness.namespace, labels="app.kubernetes.io/component=worker")
+        env = (each for pod in pods for each in pod["spec"]["containers"][0]["env"])
+        return {each["value"] for each in env if each["name"] == "SHARD_WORKER_SNAPSHOT_EVERY_EVENTS"}
+
+    async def restarted() -> bool:
+        return "7" in await settings()
+
+    await eventually(restarted, within_s=30)
     await harness.edit("chat", {"worker": {"snapshotEveryEvents": 100}})
     await harness.until("chat", is_ready, within_s=60)
-    for pod in await harness.api.list("v1", "Pod", harness.namespace, labels="app.kubernetes.io/component=worker"):
-        env = {each["name"]: each.get("value") for each in pod["spec"]["containers"][0]["env"]}
-        assert env["SHARD_WORKER_SNAPSHOT_EVERY_EVENTS"] == "100"
+    assert await settings() == {"100"}
 
 
 async def test_nothing_is_left_of_a_deleted_cluster(harness: Harness) -> None:
