@@ -28,7 +28,7 @@ _LEASES: Final = "kube-node-lease"
 _HANDS: Final = 16
 """Reports under way at a time."""
 _FAULTS: Final = (Refused, aiohttp.ClientError, TimeoutError)
-"""What a request to the API server may raise."""
+"""The faults of a request to the API server."""
 _NOT_YET: Final = (401, 403, 429)
 """Besides 500 and more, the answers of an API server that has just started: it does not know its users' rights yet."""
 

@@ -1,4 +1,4 @@
-"""What tests install: the operator's account and rights, in each of its ways, and the kind of the Prometheus operator."""
+"""The parts that tests install: the operator's account and rights, in each of its ways, and the Prometheus operator's kind."""
 
 import contextlib
 from collections.abc import AsyncIterator
