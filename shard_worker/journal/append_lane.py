@@ -266,12 +266,12 @@ class AppendLane:
         metrics.seconds += took_s
         metrics.batches += 1
         if len(locked) == len(batch):
-            xid = int(locked[0]["xid"])
+            xid = locked[0]["xid"]
             for stream, rows in batch:
                 _settle(stream, rows, took_s, xid)
             metrics.events += sum([len(rows) for _, rows in batch])
             return
-        durable = {record["id"]: int(record["xid"]) for record in locked}
+        durable = {record["id"]: record["xid"] for record in locked}
         skipped: list[ShardBatch] = []
         for stream, rows in batch:
             if stream.shard_id in durable:

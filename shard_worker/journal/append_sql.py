@@ -31,7 +31,7 @@ WITH fence AS MATERIALIZED (
                  payload, metadata, key_hash, body_hash)
       JOIN fence ON fence.id = r.shard_id
 )
-SELECT id, (SELECT pg_current_xact_id()::text) AS xid FROM fence
+SELECT id, pg_current_xact_id() AS xid FROM fence
 """
 """Parameters: what `fence_of` gives, then the rows by column; a column that is NULL as a whole is NULL in every row.
 
