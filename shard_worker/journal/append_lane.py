@@ -2,14 +2,14 @@
 
 Group commit without linger: while one batch is at the server the next fills.  The statement locks those of the batch's
 shard rows that still carry this incarnation and epoch (``FOR SHARE … SKIP LOCKED``), inserts only their events and
-returns which it locked: returned means durable, not returned means not stored.  A failure of the statement is handled in
-three ways:
+says whether these were all: then everything is durable, else the journal is asked which shards' rows are.  What does not
+go well is handled in three ways:
 
 * the server refused it (an ERROR): nothing was stored; the guilty row, which `isolation` finds, is dropped, only its
   writer hears of it, and the others are sent again as one batch;
 * the link broke, the watchdog ran out or the server was shutting down: the outcome is unknown, and `outcome` decides
   it;
-* a shard was not returned: its row is read again; ours still: in front of the queue again, else the shard is lost.
+* a shard was not locked: its row is read again; ours still: in front of the queue again, else the shard is lost.
 
 A row is sent before its deadline or never: one whose deadline passes in the queue is withdrawn with its writer's later
 rows.
@@ -30,9 +30,12 @@ from shard_worker.journal.append_queue import AppendQueue, AppendQueueState, Row
 from shard_worker.journal.append_sql import (
     APPEND_SESSION_SQL,
     APPEND_SQL,
+    FIRST_ROWS_SQL,
     OWNERS_SQL,
     ShardBatch,
     binary_parameters,
+    first_rows_parameters,
+    is_stored,
     parameters,
 )
 from shard_worker.journal.isolation import Suspects, find_guilty, find_used_keys, is_key_violation
@@ -243,7 +246,7 @@ class AppendLane:
         watchdog = loop.call_later(self._watchdog_s, connection.terminate)
         began = loop.time()
         try:
-            locked = await statement.fetch(*self._parameters(batch, incarnation))
+            whole = await statement.fetch(*self._parameters(batch, incarnation))
         except asyncio.CancelledError:  # the lane is closing; the connection is in the middle of a statement
             connection.terminate()
             raise
@@ -265,18 +268,30 @@ class AppendLane:
         took_s = loop.time() - began
         metrics.seconds += took_s
         metrics.batches += 1
-        if len(locked) == len(batch):
-            xid = locked[0]["xid"]
-            for stream, rows in batch:
-                _settle(stream, rows, took_s, xid)
-            metrics.events += sum([len(rows) for _, rows in batch])
+        if not whole:
+            await self._settle_some(connection, incarnation, batch, took_s)
             return
-        durable = {record["id"]: record["xid"] for record in locked}
+        xid = whole[0]["xid"]
+        for stream, rows in batch:
+            _settle(stream, rows, took_s, xid)
+        metrics.events += sum([len(rows) for _, rows in batch])
+
+    async def _settle_some(
+        self, connection: asyncpg.Connection, incarnation: str, batch: list[ShardBatch], took_s: float
+    ) -> None:
+        """The statement was committed, without the shards that it could not lock: find out which."""
+        try:
+            found = await connection.fetch(FIRST_ROWS_SQL, *first_rows_parameters(batch), timeout=self._watchdog_s)
+        except CONNECTION_ERRORS as error:
+            self._unknown(incarnation, batch, error)
+            return
+        first_of = {first["shard_id"]: first for first in found}
         skipped: list[ShardBatch] = []
         for stream, rows in batch:
-            if stream.shard_id in durable:
-                _settle(stream, rows, took_s, durable[stream.shard_id])
-                metrics.events += len(rows)
+            first = first_of[stream.shard_id]
+            if is_stored(first, stream, rows):
+                _settle(stream, rows, took_s, first["xid"])
+                self._metrics.events += len(rows)
             else:
                 skipped.append((stream, rows))
         await self._ask_owner(skipped)

@@ -2,8 +2,10 @@
 their events and no others.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
+
+import asyncpg
 
 from shard_worker.database import binary_arrays
 from shard_worker.journal.append_queue import AppendQueue, Row
@@ -31,9 +33,12 @@ WITH fence AS MATERIALIZED (
                  payload, metadata, key_hash, body_hash)
       JOIN fence ON fence.id = r.shard_id
 )
-SELECT id, pg_current_xact_id() AS xid FROM fence
+SELECT pg_current_xact_id() AS xid FROM fence OFFSET cardinality($1::int[]) - 1
 """
-"""Parameters: what `fence_of` gives, then the rows by column; a column that is NULL as a whole is NULL in every row.
+"""Parameters: what `fence_parameters` gives, then the rows by column; a column that is NULL as a whole is NULL in every row.
+
+One row, its transaction, when every shard was locked and so every row is stored; none otherwise, and `FIRST_ROWS_SQL` tells
+which shards were.  A row for each shard makes an append of 28 shards 2 % slower.
 
 With few shards Postgres reads all their rows and compares each with every element of the arrays; the bits pass over those
 that are not in the batch at once, which takes 2 % off an append of 28 shards.  With many shards it goes by the index on
@@ -45,7 +50,29 @@ APPEND_SESSION_SQL: Final = "SET plan_cache_mode = force_generic_plan"
 OWNERS_SQL: Final = "SELECT id, epoch, incarnation FROM shard WHERE id = ANY($1::int[])"
 """The owners of shards whose batch was not stored, or whose outcome is unknown."""
 
+FIRST_ROWS_SQL: Final = """
+SELECT w.shard_id, first.thread_id, first.seq_nr, first.epoch, first.xid,
+       (SELECT coalesce(max(j.shard_seq), 0) FROM journal j WHERE j.shard_id = w.shard_id) AS head
+  FROM unnest($1::int[], $2::bigint[]) AS w (shard_id, shard_seq)
+  LEFT JOIN LATERAL (
+        SELECT j.thread_id, j.seq_nr, j.epoch, j.xid FROM journal j
+         WHERE j.shard_id = w.shard_id AND j.shard_seq = w.shard_seq) first ON true
+"""
+"""The first row that a batch would have stored, and the head, of each shard; by the index on the sequence."""
+
 _SHARDS_MOST: Final = 4096
+
+
+def first_rows_parameters(batch: Iterable[ShardBatch]) -> tuple[list[int], list[int]]:
+    """Parameters of `FIRST_ROWS_SQL`: the shards, and where each one's rows begin."""
+    streams = [stream for stream, _ in batch]
+    return [stream.shard_id for stream in streams], [stream.head + 1 for stream in streams]
+
+
+def is_stored(first: asyncpg.Record, stream: AppendQueue, rows: list[Row]) -> bool:
+    """Whether these rows are the ones that `FIRST_ROWS_SQL` found: the rows of a shard are stored all or none."""
+    expected = (rows[0].writer.uuid, rows[0].seq_nr, stream.epoch)
+    return (first["thread_id"], first["seq_nr"], first["epoch"]) == expected
 
 
 def fence_parameters(shards: Sequence[tuple[int, int]], incarnation: str) -> tuple[list[int], bytes, list[int], str]:

@@ -26,22 +26,13 @@ import asyncpg
 from shard_worker.database.connection import CONNECTION_ERRORS, OpenConnection
 from shard_worker.domain.ids import ShardId
 from shard_worker.journal.append_queue import AppendQueue, AppendQueueState, Row
-from shard_worker.journal.append_sql import OWNERS_SQL, ShardBatch
+from shard_worker.journal.append_sql import FIRST_ROWS_SQL, OWNERS_SQL, ShardBatch, first_rows_parameters, is_stored
 from shard_worker.tasks import BackgroundTasks
 
 log = logging.getLogger(__name__)
 
 _TERMINATE_SQL: Final = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND backend_start = $2
-"""
-# The first row that the batch would have stored, and the head, of each shard; by the index on the sequence.
-_STORED_SQL: Final = """
-SELECT w.shard_id, first.thread_id, first.seq_nr, first.epoch,
-       (SELECT coalesce(max(j.shard_seq), 0) FROM journal j WHERE j.shard_id = w.shard_id) AS head
-  FROM unnest($1::int[], $2::bigint[]) AS w (shard_id, shard_seq)
-  LEFT JOIN LATERAL (
-        SELECT j.thread_id, j.seq_nr, j.epoch FROM journal j
-         WHERE j.shard_id = w.shard_id AND j.shard_seq = w.shard_seq) first ON true
 """
 _FIRST_PAUSE_S: Final = 0.02
 _LAST_PAUSE_S: Final = 1.0
@@ -159,19 +150,11 @@ class OutcomeResolver:
                     held[shard_id] = owner["epoch"]
             if held:
                 raised.update(await self._bump_epochs(connection, incarnation, held))
-        found = await connection.fetch(
-            _STORED_SQL, list(undecided), [stream.head + 1 for stream, _ in undecided.values()]
-        )
+        found = await connection.fetch(FIRST_ROWS_SQL, *first_rows_parameters(undecided.values()))
         results = []
-        for row in found:
-            shard_id = ShardId(row["shard_id"])
-            stream, rows = undecided[shard_id]
-            stored = (row["thread_id"], row["seq_nr"], row["epoch"]) == (
-                rows[0].writer.uuid,
-                rows[0].seq_nr,
-                stream.epoch,
-            )
-            results.append((shard_id, stored, row["head"]))
+        for first in found:
+            shard_id = ShardId(first["shard_id"])
+            results.append((shard_id, is_stored(first, *undecided[shard_id]), first["head"]))
         log.info(
             "resolver decided the outcome of an append",
             extra={"shards": len(results), "stored": [shard_id for shard_id, stored, _ in results if stored]},

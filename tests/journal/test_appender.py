@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from shard_worker.journal import append_lane
 from shard_worker.journal.append_queue import AppendQueueState
 from tests.journal.appender_bench import (
     address_of,
@@ -53,6 +54,31 @@ async def test_a_row_lock_held_by_another_delays_only_its_shard(dsn: str) -> Non
         await blocker.rollback()
         await eventually(lambda: bool(held.stored_rows))
         assert bench.hosts[1].calls == []
+
+
+@pytest.mark.parametrize(
+    "instead",
+    ["SELECT pg_terminate_backend(pg_backend_pid()), $1::int[], $2::bigint[]", "SELECT 1 / 0, $1::int[], $2::bigint[]"],
+    ids=["the session ends", "the server refuses"],
+)
+async def test_a_batch_stored_in_part_is_unknown_when_the_journal_cannot_be_asked(
+    dsn: str, monkeypatch: pytest.MonkeyPatch, instead: str
+) -> None:
+    """The statement left a locked shard out; which one it was is then decided as for an answer that never came."""
+    monkeypatch.setattr(append_lane, "FIRST_ROWS_SQL", instead)
+    async with bench_on(dsn) as bench:
+        blocker = bench.admin.transaction()
+        await blocker.start()
+        await bench.admin.execute("UPDATE shard SET changed_at = now() WHERE id = 1")
+        held, free = bench.scribe(1), bench.scribe(0)
+        bench.streams[1].submit(row_of(held, 1))
+        bench.streams[0].submit(row_of(free, 1))
+        await eventually(lambda: "suspended" in bench.hosts[0].calls and "suspended" in bench.hosts[1].calls)
+        assert not free.stored_rows
+        await blocker.rollback()
+        await eventually(lambda: bool(held.stored_rows) and bool(free.stored_rows))
+        assert [len(await bench.journal(shard)) for shard in (0, 1)] == [1, 1]
+        assert await bench.dense()
 
 
 async def test_a_used_key_is_rejected_alone(dsn: str) -> None:
