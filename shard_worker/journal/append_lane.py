@@ -2,8 +2,8 @@
 
 Group commit without linger: while one batch is at the server the next fills.  The statement locks those of the batch's
 shard rows that still carry this incarnation and epoch (``FOR SHARE … SKIP LOCKED``), inserts only their events and
-says whether these were all: then everything is durable, else the journal is asked which shards' rows are.  What does not
-go well is handled in three ways:
+says whether these were all: then everything is durable, else the journal is asked which shards' rows are.  A failure is
+handled in three ways:
 
 * the server refused it (an ERROR): nothing was stored; the guilty row, which `isolation` finds, is dropped, only its
   writer hears of it, and the others are sent again as one batch;
