@@ -39,8 +39,9 @@ class Score(NamedTuple):
 
     @property
     def percent(self) -> float:
-        """Of the mutants that change something."""
-        return 100.0 * self.killed / max(1, self.killed + len(self.survived))
+        """Of the mutants that change something; all, where none does."""
+        changing = self.killed + len(self.survived)
+        return 100.0 * self.killed / changing if changing else 100.0
 
 
 def keys_of(found: Sequence[Mutant]) -> list[str]:

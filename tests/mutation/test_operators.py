@@ -3,7 +3,8 @@
 from types import CodeType
 
 from tests.mutation.operators import mutants
-from tests.mutation.results import keys_of
+from tests.mutation.results import Kept, keys_of, score
+from tests.mutation.session import KILLED, SURVIVED
 
 SOURCE = '''
 """A module."""
@@ -82,3 +83,12 @@ def test_a_change_without_a_line_of_its_own_is_reached_by_its_statement() -> Non
     assert (text.lines, text.statement) == (range(5, 6), range(3, 7))
     assert traced.isdisjoint(text.lines)
     assert not traced.isdisjoint(text.statement)
+
+
+def test_a_score_is_of_the_mutants_that_change_something() -> None:
+    """Where all of them are equivalent nothing is left to kill."""
+    killed, survived = {"f: 1 → 2": KILLED}, {"f: 2 → 3": SURVIVED}
+    assert score(Kept("", killed | survived), {}).percent == 50.0
+    assert score(Kept("", killed | survived), {"f: 2 → 3": "why"}).percent == 100.0
+    assert score(Kept("", survived), {"f: 2 → 3": "why"}).percent == 100.0
+    assert score(Kept("", survived), {}).percent == 0.0
