@@ -303,7 +303,7 @@ def test_balance_always_moves_off_the_highest_that_can_be_lowered(rows: list[lis
 
 
 def test_balance_goes_on_while_a_late_receiver_lets_another_worker_gain() -> None:
-    """The heavy shard goes only when the light one has made room; then its receiver has too much."""
+    """The heavy shard goes only when the light one is gone; then its receiver has too much."""
     first, second, third = site("a", 5, 2, capacity=2.0), site("b", 2, capacity=3.0), site("c", capacity=2.0)
     second.queue = [second.queue[0]._replace(id=ShardId(2))]
     assert list(balancer(first, second, third).balance("Count").items()) == [(1, "c"), (0, "b"), (2, "a")]
