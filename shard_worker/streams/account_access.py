@@ -97,6 +97,6 @@ class AccountThreads:
         after = before if change is PLAIN else change.apply(before, self.account_id)
         if change.destroyed or not after.reader:
             self.entries.pop(thread_id, None)
-        elif after != before or entry is None:
+        elif after != before:  # as they are for the first event that the account can read
             self.entries[thread_id] = ThreadEntry(after, sequence_nr)
         return before.reader or after.reader

@@ -16,7 +16,8 @@ from shard_worker.domain.ids import AccountId, ulid_bytes, ulid_text
 _FORM: Final = struct.Struct(">BQI16s")
 _VERSION: Final = 1
 _TAG_BYTES: Final = 8
-_LENGTH: Final = (_FORM.size + _TAG_BYTES + 2) // 3 * 4
+_LENGTH: Final = ((_FORM.size + _TAG_BYTES) * 8 + 5) // 6
+"""Of the text: six bits a character, and no padding."""
 _NO_GENERATION: Final = bytes(16)
 
 
@@ -46,13 +47,13 @@ class PositionCodec:
 
     def read(self, account_id: AccountId, text: str) -> AccountPosition | None:
         """The position; None for anything else, also for one of another account."""
-        if len(text) > _LENGTH or not text.isascii():
+        if len(text) != _LENGTH:
             return None
         try:
-            raw = urlsafe_b64decode(text + "=" * (-len(text) % 4))
-        except (Error, ValueError):
+            raw = urlsafe_b64decode(f"{text}==")
+        except (Error, ValueError):  # a ValueError where the text is not ASCII
             return None
-        if len(raw) != _FORM.size + _TAG_BYTES or raw[_FORM.size :] != self.tag(account_id):
+        if raw[_FORM.size :] != self.tag(account_id):  # also where characters were left out, and fewer bytes are there
             return None
         version, xid, made_at, generation = _FORM.unpack_from(raw)
         position = AccountPosition("" if generation == _NO_GENERATION else ulid_text(generation), xid, made_at)

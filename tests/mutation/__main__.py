@@ -90,6 +90,8 @@ def _report(files: Sequence[Path], bar: Sequence[Path], *, write_docs: bool) -> 
     scores, failures = {}, []
     for file in files:
         kept, known = results.load(file, fresh=False), reasons.get(str(file), {})
+        again = results.changed((ROOT / file).read_text(), known.values())
+        failures += [f"{file}: judge again, {mark} is its text now: {each}" for each, mark in again.items()]
         if not kept.outcomes:
             continue  # nothing of it can be mutated
         scores[file] = score = results.score(kept, known)

@@ -82,6 +82,21 @@ def mutants(source: str, filename: str) -> list[Mutant]:
     return found + list(_constants(tree, filename))
 
 
+def texts(source: str) -> dict[str, str]:
+    """The text of each function and named number that mutants are made of, by the name that the mutants have.
+
+    Without its docstring, its comments and its indentation; the same for every release of Python.
+    """
+    found, all_lines = {}, source.splitlines()
+    for name, node in _named(ast.parse(source)):
+        numbers = set(_lines(node))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node) is not None:
+            numbers -= set(_lines(node.body[0]))
+        kept = [all_lines[number - 1].strip() for number in sorted(numbers)]
+        found[name] = "\n".join(line for line in kept if line and not line.startswith("#"))
+    return found
+
+
 def _lines(node: ast.expr | ast.stmt) -> range:
     return range(node.lineno, (node.end_lineno or node.lineno) + 1)
 
@@ -116,13 +131,23 @@ def _constants(tree: ast.Module, filename: str) -> Iterator[Mutant]:
 
 
 def _changes(tree: ast.Module) -> Iterator[_Change]:
+    for name, node in _named(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from _within_function(node, name)
+
+
+def _named(tree: ast.Module) -> Iterator[tuple[str, ast.stmt]]:
+    """The functions, methods and named values of a module, by their names."""
     for node in tree.body:
-        if isinstance(node, ast.ClassDef):
-            for child in node.body:
-                if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
-                    yield from _within_function(child, f"{node.name}.{child.name}")
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield from _within_function(node, node.name)
+        match node:
+            case ast.ClassDef(class_name):
+                for child in node.body:
+                    if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+                        yield f"{class_name}.{child.name}", child
+            case ast.FunctionDef(name) | ast.AsyncFunctionDef(name) | ast.AnnAssign(ast.Name(name)):
+                yield name, node
+            case _:
+                pass
 
 
 def _within_function(node: ast.FunctionDef | ast.AsyncFunctionDef, name: str) -> Iterator[_Change]:

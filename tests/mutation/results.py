@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from tests.mutation.operators import Mutant
+from tests.mutation.operators import Mutant, texts
 from tests.mutation.session import KILLED, UNREACHED
 from tests.support.pure_modules import ROOT
 
@@ -39,8 +39,9 @@ class Score(NamedTuple):
 
     @property
     def percent(self) -> float:
-        """Of the mutants that change something."""
-        return 100.0 * self.killed / max(1, self.killed + len(self.survived))
+        """Of the mutants that change something; all, where none does."""
+        changing = self.killed + len(self.survived)
+        return 100.0 * self.killed / changing if changing else 100.0
 
 
 def keys_of(found: Sequence[Mutant]) -> list[str]:
@@ -70,18 +71,50 @@ def save(file: Path, kept: Kept) -> None:
     _path(file).write_bytes(msgspec.json.encode(kept))
 
 
-def equivalent() -> dict[str, dict[str, str]]:
-    """By file, the descriptions of the equivalent mutants, with the reasons."""
-    found: dict[str, dict[str, str]] = {}
+class Equivalent(msgspec.Struct, frozen=True):
+    """A mutant that changes nothing that can be observed."""
+
+    file: str
+    function: str
+    change: str
+    reason: str
+    judged: str
+    """`mark_of` the function when the mutant was judged."""
+
+    @property
+    def key(self) -> str:
+        """The key of the mutant."""
+        return f"{self.function}: {self.change}"
+
+
+def mark_of(text: str) -> str:
+    """Eight digits by which a function's text is known again."""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def equivalent() -> dict[str, dict[str, Equivalent]]:
+    """By file and key, the equivalent mutants."""
+    found: dict[str, dict[str, Equivalent]] = {}
     for each in tomllib.loads(_EQUIVALENT.read_text()).get("mutant", []):
-        found.setdefault(each["file"], {})[f"{each['function']}: {each['change']}"] = each["reason"]
+        entry = msgspec.convert(each, Equivalent)
+        found.setdefault(entry.file, {})[entry.key] = entry
     return found
 
 
-def score(kept: Kept, reasons: Mapping[str, str]) -> Score:
+def changed(source: str, entries: Iterable[Equivalent]) -> dict[str, str]:
+    """The keys of the entries whose function is not as it was when they were judged, each with the function's present mark.
+
+    The reason may be wrong by now, and the change may be that of another place in the function.
+    """
+    marks = {name: mark_of(text) for name, text in texts(source).items()}
+    return {each.key: marks.get(each.function, "none") for each in entries if marks.get(each.function) != each.judged}
+
+
+def score(kept: Kept, reasons: Iterable[str]) -> Score:
     """The score of a file."""
     survivors = [key for key, outcome in kept.outcomes.items() if outcome != KILLED]
-    equal = [key for key in survivors if key in reasons]
+    known = set(reasons)
+    equal = [key for key in survivors if key in known]
     return Score(
         sum(outcome == KILLED for outcome in kept.outcomes.values()),
         tuple(sorted(set(survivors) - set(equal))),
@@ -90,7 +123,7 @@ def score(kept: Kept, reasons: Mapping[str, str]) -> Score:
     )
 
 
-def unused(kept: Kept, reasons: Mapping[str, str]) -> list[str]:
+def unused(kept: Kept, reasons: Iterable[str]) -> list[str]:
     """The entries of equivalent mutants that fit no survivor."""
     survivors = {key for key, outcome in kept.outcomes.items() if outcome != KILLED}
     return sorted(set(reasons) - survivors)

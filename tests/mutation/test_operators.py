@@ -2,8 +2,9 @@
 
 from types import CodeType
 
-from tests.mutation.operators import mutants
-from tests.mutation.results import keys_of
+from tests.mutation.operators import mutants, texts
+from tests.mutation.results import Equivalent, Kept, changed, keys_of, mark_of, score
+from tests.mutation.session import KILLED, SURVIVED
 
 SOURCE = '''
 """A module."""
@@ -82,3 +83,27 @@ def test_a_change_without_a_line_of_its_own_is_reached_by_its_statement() -> Non
     assert (text.lines, text.statement) == (range(5, 6), range(3, 7))
     assert traced.isdisjoint(text.lines)
     assert not traced.isdisjoint(text.statement)
+
+
+def test_a_score_is_of_the_mutants_that_change_something() -> None:
+    """Where all of them are equivalent nothing is left to kill."""
+    killed, survived = {"f: 1 → 2": KILLED}, {"f: 2 → 3": SURVIVED}
+    assert score(Kept("", killed | survived), {}).percent == 50.0
+    assert score(Kept("", killed | survived), {"f: 2 → 3": "why"}).percent == 100.0
+    assert score(Kept("", survived), {"f: 2 → 3": "why"}).percent == 100.0
+    assert score(Kept("", survived), {}).percent == 0.0
+
+
+def test_an_equivalent_mutant_is_judged_again_when_its_function_changes() -> None:
+    """Wherever in the function; its docstring decides nothing, nor does another function."""
+    entry = Equivalent("module.py", "judge", "1 → 2", "why", mark_of(texts(SOURCE)["judge"]))
+    limit = Equivalent("module.py", "LIMIT_S", "LIMIT_S = 0.5 → LIMIT_S = 1.0", "why", mark_of("LIMIT_S: Final = 0.5"))
+    assert changed(SOURCE, [entry, limit]) == {}
+    other = SOURCE.replace("Not this text.", "Another text.").replace(
+        "    for name", "    # Each of them.\n    for name"
+    )
+    assert changed(other, [entry]) == {}
+    other = SOURCE.replace("0.5", "0.7")
+    assert changed(other, [entry, limit]) == {limit.key: mark_of("LIMIT_S: Final = 0.7")}
+    assert list(changed(SOURCE.replace("is late", "is early"), [entry, limit])) == [entry.key]
+    assert changed("", [entry]) == {entry.key: "none"}

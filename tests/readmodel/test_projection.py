@@ -2,6 +2,9 @@
 
 from uuid import UUID
 
+import msgspec
+import pytest
+
 from shard_worker.domain.events import (
     AdministratorIdsJoined,
     AdministratorIdsLeft,
@@ -70,6 +73,34 @@ def test_roles_within_a_batch_end_as_the_last_event_says() -> None:
     )
     [change] = changes.accounts.values()
     assert (change.administrator, change.member, change.seq_nr) == (False, True, 6)
+
+
+@pytest.mark.parametrize(
+    ("event", "administrator", "member"),
+    [
+        (msgspec.structs.replace(created(), administrator_ids=(BOB,)), True, None),
+        (msgspec.structs.replace(created(), administrator_ids=(), member_ids=(BOB,)), None, True),
+        (AdministratorIdsJoined(adder_id=ANN, administrator_ids=(BOB,), at=2, create_at=2), True, None),
+        (AdministratorIdsLeft(remover_id=ANN, administrator_ids=(BOB,), at=2, create_at=2), False, None),
+        (MemberIdsJoined(adder_id=ANN, member_ids=(BOB,), at=2, create_at=2), None, True),
+        (MemberIdsLeft(remover_id=ANN, member_ids=(BOB,), at=2, create_at=2), None, False),
+    ],
+    ids=[
+        "administrator-of-new",
+        "member-of-new",
+        "administrator-joins",
+        "administrator-leaves",
+        "member-joins",
+        "leaves",
+    ],
+)
+def test_each_event_changes_the_role_that_it_names(
+    event: Event, administrator: bool | None, member: bool | None
+) -> None:
+    """Of its accounts alone, and that role alone."""
+    changes = changes_of(event, first=4)
+    roles = {account: (each.administrator, each.member, each.seq_nr) for (_, account), each in changes.accounts.items()}
+    assert roles == {BOB: (administrator, member, 4)}
 
 
 def test_every_addressee_of_a_message_is_a_mention() -> None:

@@ -68,6 +68,17 @@ def test_other_text_is_no_position(change: "object") -> None:
         assert codec.read(me, bad) is None
     versioned = "Ag" + text[2:]
     assert codec.read(me, versioned) is None
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    same_bytes = text[:-1] + alphabet[alphabet.index(text[-1]) + 1]  # a character's last bits are of no byte
+    assert codec.read(me, same_bytes) is None
+
+
+def test_a_long_key_counts_up_to_its_first_64_bytes() -> None:
+    """More the hash does not take."""
+    me, position = account(), AccountPosition(GENERATION, 5, 6)
+    cut, long = PositionCodec(b"k" * 64), PositionCodec(b"k" * 64 + b"longer")
+    assert long.read(me, cut.write(cut.tag(me), position).decode()) == position
+    assert PositionCodec(b"k" * 63).tag(me) != cut.tag(me)
 
 
 def _event(rng: random.Random, accounts: list[AccountId]) -> Event:
@@ -117,3 +128,22 @@ def test_a_thread_is_shown_from_the_event_that_lets_in_to_the_one_that_ends_acce
     assert [number for number, change in steps[1:5] if threads.take(chat, number, change)] == [5]
     threads.entries[chat] = ThreadEntry(NO_ROLES, 5)
     assert [number for number, change in steps if threads.take(chat, number, change)] == [7, 8]
+
+
+def test_an_account_with_two_roles_reads_on_when_it_loses_one() -> None:
+    """Whichever it had first."""
+    me, other, chat = account(), account(), ulid_uuid(thread())
+    joined = [
+        change_of(event) for event in (MemberIdsJoined(other, (me,), 1, 1), AdministratorIdsJoined(other, (me,), 1, 1))
+    ]
+    left = [change_of(event) for event in (MemberIdsLeft(other, (me,), 1, 1), AdministratorIdsLeft(other, (me,), 1, 1))]
+    for first in (0, 1):
+        threads = AccountThreads(me)
+        changes = [joined[first], joined[1 - first], left[first], PLAIN, left[1 - first], PLAIN]
+        assert [number for number, change in enumerate(changes, 1) if threads.take(chat, number, change)] == [
+            1,
+            2,
+            3,
+            4,
+            5,
+        ]

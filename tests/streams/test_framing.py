@@ -66,6 +66,21 @@ def test_a_payload_that_was_written_otherwise_is_framed_all_the_same() -> None:
     assert event_frame(T, msgspec.structs.replace(event, payload=pretty)) == event_frame(T, event)
 
 
+def test_a_payload_of_the_newest_version_is_not_decoded() -> None:
+    """Events are framed as they are in the journal: one that is long takes no time."""
+    event = msgspec.structs.replace(live("a"), payload=b'{"any": [1, 2]}')
+    assert b'"epoch":3,"any": [1, 2]}\n\n' in event_frame(T, event)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"], ids=["line-feed", "return", "both"])
+def test_an_end_of_a_line_between_tokens_ends_no_line_of_a_frame(end: str) -> None:
+    """Whichever it is."""
+    assert error_frame(f'{{"a":{end}"b"}}'.encode()) == b'event: error\ndata: {"a":"b"}\n\n'
+    event = live("a")
+    broken = event.payload.replace(b",", f",{end}".encode())
+    assert event_frame(T, msgspec.structs.replace(event, payload=broken)) == event_frame(T, event)
+
+
 @pytest.mark.parametrize(
     "changed", [{"event_type": 99}, {"event_version": 2}, {"payload": b"[]"}, {"payload": b'\n{"x":'}], ids=str
 )
@@ -100,6 +115,12 @@ def test_a_position_is_read_as_it_was_written(sequence_nr: int, epoch: int) -> N
     assert read_position(position_text(sequence_nr, epoch)) == (sequence_nr, epoch)
     assert read_position(position_text(sequence_nr, None)) == (sequence_nr, None)
     assert position_text(sequence_nr, 0) == str(sequence_nr)
+
+
+def test_the_greatest_numbers_are_read() -> None:
+    """The journal has them as signed numbers of 64 bits."""
+    assert read_position(f"{GREATEST}.{GREATEST}") == (GREATEST, GREATEST)
+    assert read_position(str(GREATEST)) == (GREATEST, None)
 
 
 @pytest.mark.parametrize("text", ["0", "0.0", "0.7", f"0.{GREATEST}"])

@@ -210,15 +210,12 @@ def _replicas(
     """How many pods there should be now, and why they are more than wanted."""
     name = seen.key.name
     pods = {pod.ordinal for pod in seen.workers()}
+    busy = _busy(seen, spec)
     # Without a StatefulSet there may be pods that it has left behind: the new one would take the surplus away at once.
-    present = int(live["spec"].get("replicas", 1)) if live is not None else 1 + max(pods, default=-1)
+    present = int(live["spec"].get("replicas", 1)) if live is not None else 1 + max(pods | busy, default=-1)
     if present <= spec.replicas:
         return spec.replicas, ""
     surplus = range(spec.replicas, present)
-    busy: set[int | None] = set()
-    if seen.ownership is not None and spec.replicas > 0:  # with no worker wanted, none could take a shard over
-        for owner in (*seen.ownership.owners.values(), *seen.ownership.targets.values()):
-            busy.add(ordinal_of(name, owner or ""))
     if shards is None or (spec.replicas > 0 and not seen.fresh):
         unseen = live is not None and _unseen_pods(live, len(pods))
         if not (pods | busy) & set(surplus) and not unseen:
@@ -228,6 +225,15 @@ def _replicas(
     if not staying:
         return spec.replicas, ""
     return 1 + staying[-1], f"{name}-{staying[-1]} still has shards"
+
+
+def _busy(seen: ClusterSnapshot, spec: KubernetesSpec) -> set[int]:
+    """The ordinals of the workers that own shards, or are to; none where no worker is wanted, which could take them over."""
+    if seen.ownership is None or spec.replicas == 0:
+        return set()
+    named = {*seen.ownership.owners.values(), *seen.ownership.targets.values()}
+    ordinals = {ordinal_of(seen.key.name, worker) for worker in named if worker is not None}
+    return {ordinal for ordinal in ordinals if ordinal is not None}
 
 
 def _unseen_pods(live: Object, seen: int) -> bool:

@@ -201,6 +201,20 @@ def test_only_the_reference_knows_of_platforms() -> None:
     assert "x-local" not in SPEC["properties"]["shards"]
 
 
+@pytest.mark.parametrize(
+    ("part", "allowed"),
+    [
+        ({"minimum": 1, "maximum": 5}, "1 to 5"),
+        ({"minimum": 0, "maxLength": 32}, "≥ 0, 0 to 32 characters"),
+        ({"maxItems": 3, "maxProperties": 4}, "≤ 3 items, ≤ 4 entries"),
+    ],
+    ids=["range", "least-and-length", "items-and-entries"],
+)
+def test_every_limit_of_a_field_is_named(part: dict[str, Any], allowed: str) -> None:
+    """One after the other."""
+    assert page._allowed(part) == allowed
+
+
 def test_a_bar_in_a_cell_ends_no_cell() -> None:
     """A row of the reference has as many cells as its head."""
     part = {"type": "string", "enum": ["a|b"], "description": "One | the other."}

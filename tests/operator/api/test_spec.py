@@ -64,6 +64,17 @@ def test_the_local_platform_checks_the_same(bad: Bad) -> None:
         assert local(bad.spec)
 
 
+def test_a_pin_of_no_shard_is_named_by_its_place() -> None:
+    """Each of them."""
+    pins = [{"shard": 2, "worker": "chat-0"}, {"shard": 1, "worker": "chat-0"}, {"shard": 3, "worker": "chat-1"}]
+    with pytest.raises(InvalidSpec) as refused:
+        parse_spec({**CLUSTER, "spec": {**GOOD, "shards": 2, "replicas": 2, "rebalance": {"pins": pins}}})
+    assert refused.value.failures == [
+        f"spec.rebalance.pins.{place}.shard: the cluster has shards 0 to 1 (given: {shard})"
+        for place, shard in ((0, 2), (2, 3))
+    ]
+
+
 def test_all_failures_are_reported_at_once() -> None:
     """One correction suffices for all of them."""
     with pytest.raises(InvalidSpec) as refused:

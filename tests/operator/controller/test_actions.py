@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 from threadcluster_operator.api import parse_spec
-from threadcluster_operator.controller.actions import ASKED_AGAIN, Actions, plan_actions
+from threadcluster_operator.controller.actions import ASKED_AGAIN, Actions, plan_actions, render_input
 from threadcluster_operator.controller.diagnosis import Reason
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Written, pod_of
+from threadcluster_operator.controller.tenant_policy import TenantPolicy
 from threadcluster_operator.kube.preconditions import Preconditions
 from threadcluster_operator.planning.freshness import Outage
 from threadcluster_operator.render import digest
@@ -127,6 +128,48 @@ def test_an_object_of_another_owner_is_left_alone_and_the_rest_goes_on(simulatio
     assert not steps.settled
 
 
+def test_objects_that_are_being_collected_hide_no_object_of_another_owner(simulation: Simulation) -> None:
+    """All of them are left alone."""
+    simulation.edit(gateway={"ingress": {"host": "chat.example"}})
+    settle(simulation)
+    predecessor = {"kind": "ThreadCluster", "name": NAME, "uid": "other", "controller": True}
+    strange = {place: each for place, each in simulation.objects.items() if place[0] not in ("StatefulSet", "Job")}
+    for number, each in enumerate(strange.values()):
+        each["metadata"]["ownerReferences"] = [predecessor] * (number % 2)
+    simulation.edit(
+        gateway={"ingress": {"host": "talk.example"}, "service": {"type": "LoadBalancer"}},
+        worker={"drainTimeout": "9m"},
+    )
+    steps = steps_of(simulation.look())
+    assert steps.blocked is not None
+    assert {(body["kind"], body["metadata"]["name"]) for body, _ in steps.apply} <= {("StatefulSet", NAME)}
+    assert steps.create == ()
+
+
+def test_the_patch_of_a_size_names_the_stateful_set_alone(simulation: Simulation) -> None:
+    """Its other fields stay as they are."""
+    simulation.edit(replicas=5)
+    live = simulation.stateful_set
+    assert live is not None
+    assert steps_of(simulation.look()).scale == (
+        {
+            "apiVersion": "apps/v1",
+            "kind": "StatefulSet",
+            "metadata": {"name": NAME, "namespace": "talk"},
+            "spec": {"replicas": 5},
+        },
+        Preconditions.of(live),
+    )
+
+
+@pytest.mark.parametrize("privileged", [False, True])
+def test_pods_are_restricted_unless_tenants_may_ask_for_more(simulation: Simulation, privileged: bool) -> None:
+    """By the operator's flag."""
+    seen = simulation.look()
+    operator = OPERATOR._replace(tenants=TenantPolicy(privileged=privileged))
+    assert render_input(seen, parse_spec(seen.resource), operator).restricted is not privileged
+
+
 def test_workers_are_scaled_while_a_migration_does_not_end(simulation: Simulation) -> None:
     """In both directions, with the template that they have; the StatefulSet that is to follow is tried out before."""
     before = simulation.stateful_set
@@ -168,6 +211,8 @@ def test_a_migration_is_complete_by_its_own_container() -> None:
     simulation._store(steps.create[0], None)
     seen = simulation.look()._replace(pods=(done,))
     assert [body["kind"] for body in steps_of(seen).delete] == ["Job"]
+    before = migration_pod("Failed", job["metadata"]["uid"], **failed(0))
+    assert [body["kind"] for body in steps_of(seen._replace(pods=(before, done))).delete] == ["Job"]
     # During an outage the rollout, which may be the remedy, follows from the end of the migration.
     away = Outage("DatabaseUnreachable", "no answer", 0.0)
     assert steps_of(seen._replace(ownership=None, outage=away)).delete == ()

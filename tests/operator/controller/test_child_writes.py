@@ -147,11 +147,62 @@ def test_a_write_that_was_taken_is_repeated_once_at_once() -> None:
     assert writes.refused_count == 0
 
 
-def test_a_writer_that_reverts_again_and_again_is_named() -> None:
+def test_the_pause_between_two_writes_follows_from_those_before() -> None:
+    """The first is a second; those that are half a minute apart have the longest one."""
+    writes, write = ChildWrites(), service()
+    writes.refused(write, no(), 100.0)
+    assert not writes.passed(write, 100.9)
+    assert writes.passed(write, 101.0)
+    writes.refused(write, no(), 130.0)
+    assert not writes.passed(write, 159.9)
+    assert writes.passed(write, 160.0)
+
+
+def test_a_dry_run_that_passed_too_early_is_repeated_later() -> None:
+    """With pauses that double, as after one that was refused."""
+    writes, write = ChildWrites(), service()
+    writes.refused(write, no(), 0.0)
+    writes.refused(write, no(), 1.0)
+    assert writes.step(write, 2.0) is Step.TRY_OUT
+    assert not writes.passed(write, 2.0)
+    assert writes.due_in_s(2.0) == 2.0
+
+
+def test_a_write_counts_as_repeated_for_a_minute() -> None:
+    """Whether it was taken or refused before, and while it is not wanted."""
+    for at, again in ((60.0, Step.WAIT), (60.1, Step.WRITE)):
+        for forgets in (False, True):
+            writes, write = ChildWrites(), service()
+            writes.taken(write, 0.0)
+            if forgets:
+                writes.keep(set(), at)
+            writes.taken(write, at)
+            assert writes.step(write, at + 0.9) is again
+        writes = ChildWrites()
+        writes.taken(write, 0.0)
+        writes.taken(write, 0.0)
+        writes.refused(write, no(), at)
+        assert writes.passed(write, at + 1.0) is (again is Step.WRITE)
+    writes.taken(write, 150.0)
+    writes.keep(set(), 160.0)
+    writes.taken(write, 160.0)
+    assert writes.step(write, 160.5) is Step.WAIT
+
+
+def test_the_next_step_is_due_when_the_first_is() -> None:
+    """And at once when that is over."""
+    writes = ChildWrites()
+    writes.refused(service(), no(), 0.0)
+    writes.refused(service("other"), no(name="other"), 0.5)
+    assert writes.due_in_s(0.5) == 0.5
+    assert writes.due_in_s(100.0) == 0.0
+
+
+@pytest.mark.parametrize("now", [0.0, 1_000.0])
+def test_a_writer_that_reverts_again_and_again_is_named(now: float) -> None:
     """Until the write has lasted for a minute; a Job that is tried again is none."""
     writes, write = ChildWrites(), service()
     job = ChildWrite("create", {"kind": "Job", "metadata": {"name": "migrate"}})
-    now = 0.0
     for _ in range(5):
         assert writes.often_reverted(now) == []
         while writes.step(write, now) is Step.WAIT:
@@ -215,6 +266,13 @@ def test_a_dry_run_before_anything_is_written() -> None:
     writes.accepted(write)
 
 
+def test_the_first_write_follows_a_dry_run_at_once() -> None:
+    """The dry runs that were refused before it count for no pause between writes."""
+    writes, write = ChildWrites(), service()
+    writes.failed(write, no(), 0.0)
+    assert writes.passed(write, 0.5)
+
+
 @pytest.mark.parametrize(
     ("write", "part"),
     [
@@ -244,8 +302,8 @@ def test_pauses_are_bounded_after_any_number_of_refusals() -> None:
         writes.refused(write, no(), float(number))
         writes.failed(write, no(), float(number))
     due = writes.due_in_s(4_999.0)
-    assert due == TRY_OUT_S
-    assert PAUSE_MOST_S == 30.0
+    assert due == TRY_OUT_S == 5.0
+    assert (PAUSE_MOST_S, PATIENCE_S) == (30.0, 5.0)
 
 
 def test_the_state_that_was_judged_is_no_part_of_the_content() -> None:

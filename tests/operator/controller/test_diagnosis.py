@@ -369,6 +369,12 @@ def test_a_reference_that_is_left_out_is_none() -> None:
     trouble = diagnose(what)
     assert trouble is not None
     assert trouble.reason == Reason.REFERENCE_MISSING
+    what.resource["spec"]["database"] = {"urlSecretKeyRef": {"key": "dsn"}}  # a spec that is refused besides
+    report = MOUNTED.format("database", "secret", "dsn")
+    what.pods[0]["status"]["containerStatuses"][0]["state"]["waiting"]["message"] = report
+    trouble = diagnose(what)
+    assert trouble is not None
+    assert "Secret '' has no key 'dsn'" in trouble.message
 
 
 def outage(reason: str, since: float = NOW) -> ClusterSnapshot:
@@ -539,6 +545,18 @@ def test_the_newest_event_is_reported() -> None:
     assert trouble.message.startswith("exceeded quota: newest.")
 
 
+def test_a_refusal_that_a_controller_mends_by_itself_hides_no_other() -> None:
+    """Though it is the newer one."""
+    warnings = (
+        event("FailedCreate", 'pods "chat-0" already exists', "set", lastTimestamp="2026-05-01T11:59:00Z"),
+        event("FailedCreate", "exceeded quota: pods", "set", lastTimestamp="2026-05-01T11:58:00Z"),
+    )
+    assert diagnose(seen(children=(stateful_set(2, 0),), warnings=warnings[:1])) is None
+    trouble = diagnose(seen(children=(stateful_set(2, 0),), warnings=warnings))
+    assert trouble is not None
+    assert trouble.reason is Reason.QUOTA_EXCEEDED
+
+
 def migrating(*conditions: str, **status: Any) -> Object:
     """The migration's Job with a status."""
     made = job(*conditions)
@@ -627,6 +645,15 @@ def test_every_answer_to_a_write_has_its_reason_and_remedy(answer: Answer, kind:
     assert (trouble.reason is quota) == (answer is Answer.QUOTA)
 
 
+def test_a_child_that_another_writer_takes_back_is_named() -> None:
+    """And where its name is to be found."""
+    assert reverted("Service", "chat") == Diagnosis(
+        Reason.CHILD_REVERTED,
+        "another writer changes Service chat again and again. Remedy: see its metadata.managedFields for who that is, and"
+        " have one of the two leave it alone.",
+    )
+
+
 def test_what_is_reported_besides_is_not_repeated() -> None:
     """The reason that a look remembers is the first alone, and never that of a child that was not written."""
     first, second = Diagnosis(Reason.DATABASE_AUTH_FAILED, "why"), reverted("Service", "chat")
@@ -682,4 +709,7 @@ def test_a_database_of_another_cluster_comes_before_everything_else() -> None:
     foreign = diagnose(stuck._replace(foreign_workers=("elsewhere-0", "elsewhere-1")))
     assert foreign is not None
     assert foreign.reason is Reason.FOREIGN_WORKERS
-    assert "elsewhere-0, elsewhere-1; no shard is moved" in foreign.message
+    assert foreign.message == (
+        "workers of another cluster live in this database: elsewhere-0, elsewhere-1; no shard is moved. Remedy: end them,"
+        " or give one of the two clusters a database of its own."
+    )

@@ -20,6 +20,7 @@ def test_a_cluster_that_no_installation_has_is_taken() -> None:
 def test_another_installation_is_challenged_and_displaced_when_it_does_not_answer() -> None:
     """From when the challenge was first seen, also by a process that did not make it."""
     rivalry = Rivalry()
+    assert (ANSWER_S, CHALLENGE_AGAIN_S) == (60.0, 600.0)
     assert claim({"operator": "a"}, "b", rivalry, 100.0) is Claim.CHALLENGE
     challenged = {"operator": "a", "operatorChallenge": "b"}
     assert claim(challenged, "b", rivalry, 101.0) is Claim.WAIT

@@ -129,6 +129,7 @@ def test_a_paused_rollout_stays_where_it_is(simulation: Simulation) -> None:
     seen = with_pods(simulation.look(), "oon")
     assert ask(seen, 1) == (1, "spec.rollout.paused is true")
     assert ask(seen, 5) == (3, "spec.rollout.paused is true")
+    assert ask(seen, None) == (0, "spec.rollout.paused is true"), "without a partition all are let go"
 
 
 def test_the_next_worker_waits_for_those_with_the_new_template(simulation: Simulation) -> None:

@@ -106,6 +106,29 @@ def test_no_worker_is_removed_while_no_worker_has_its_database(simulation: Simul
                 assert wanted_replicas(steps_of(gone._replace(ownership=old))) == []
 
 
+def test_the_last_worker_but_one_stays_while_it_may_own_shards(simulation: Simulation) -> None:
+    """Whether its pod was seen or not, and on an old report."""
+    owners, _, _ = owned(simulation)
+    simulation.edit(replicas=1)
+    left = {shard: f"{NAME}-1" if owner == f"{NAME}-2" else owner for shard, owner in owners.items()}
+    seen = without_pods(with_ownership(simulation, owners=left, targets=left), f"{NAME}-1", f"{NAME}-2")
+    assert wanted_replicas(steps_of(seen)) == [2]
+    assert steps_of(seen).blocked_reason == f"{NAME}-1 still has shards"
+    alone = dict.fromkeys(owners, f"{NAME}-0")
+    seen = with_ownership(simulation, owners=alone, targets=alone)
+    assert wanted_replicas(steps_of(seen)) == [1]
+    assert wanted_replicas(steps_of(seen._replace(fresh=False))) == []
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_cluster_is_stopped_on_any_report_of_its_owners(simulation: Simulation, fresh: bool) -> None:
+    """An old one, too: no worker is left that could take a shard over."""
+    simulation.edit(replicas=0)
+    steps = steps_of(simulation.look()._replace(fresh=fresh))
+    assert wanted_replicas(steps) == [0]
+    assert steps.blocked_reason == ""
+
+
 def test_a_cluster_is_stopped_without_an_answer_of_its_workers(simulation: Simulation) -> None:
     """No worker is left that could receive a shard, so none needs to be asked."""
     simulation.edit(replicas=0)
@@ -220,6 +243,39 @@ def test_pods_that_a_controller_counts_and_no_watch_has_shown_are_not_given_up(s
     assert wanted_replicas(steps_of(without_pods(simulation.look(), f"{NAME}-2"))) == [2]
     live["status"]["observedGeneration"] = live["metadata"]["generation"] - 1
     assert wanted_replicas(steps_of(without_pods(simulation.look(), f"{NAME}-2"))) == []
+    live["metadata"]["generation"], live["status"]["observedGeneration"] = 2, 1
+    assert wanted_replicas(steps_of(without_pods(simulation.look(), f"{NAME}-2"))) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "generation", "given_up"),
+    [
+        ({}, {"generation": 1}, False),
+        ({"replicas": 0}, {"generation": 1}, False),
+        ({"observedGeneration": 1}, {"generation": 1}, True),
+        ({"observedGeneration": 1}, {}, True),
+        ({"observedGeneration": 1, "replicas": 1}, {"generation": 1}, False),
+    ],
+    ids=["no-status", "not-acted", "no-pod-counted", "no-generation", "a-pod-counted"],
+)
+def test_a_controller_that_has_not_acted_may_have_pods(
+    simulation: Simulation, status: dict[str, int], generation: dict[str, int], given_up: bool
+) -> None:
+    """A StatefulSet without a status is new to its controller."""
+    simulation.edit(replicas=2)
+    simulation.unanswered = True
+    live = simulation.stateful_set
+    assert live is not None
+    live["status"] = status
+    del live["metadata"]["generation"]
+    live["metadata"].update(generation)
+    seen = simulation.look()._replace(pods=())
+    assert wanted_replicas(steps_of(seen)) == [2] * given_up
+
+
+def made_by(steps: Actions) -> dict[str, Any]:
+    """The StatefulSet that is created, now or when the migration is done."""
+    return next((body for body in steps.create if body["kind"] == "StatefulSet"), steps.trial[0] if steps.trial else {})
 
 
 def test_workers_that_a_stateful_set_has_left_behind_are_not_taken_away_by_the_next(simulation: Simulation) -> None:
@@ -229,6 +285,28 @@ def test_workers_that_a_stateful_set_has_left_behind_are_not_taken_away_by_the_n
         pod["metadata"]["ownerReferences"] = []
     simulation.edit(replicas=1)
     steps = steps_of(simulation.look())
-    [made] = [body for body in steps.create if body["kind"] in ("StatefulSet", "Job")]
-    assert made["kind"] == "Job" or made["spec"]["replicas"] == 3
+    assert made_by(steps)["spec"]["replicas"] == 3
     assert steps.blocked_reason == f"{NAME}-2 still has shards"
+    simulation.unanswered = True
+    steps = steps_of(simulation.look())
+    assert made_by(steps)["spec"]["replicas"] == 3
+    assert steps.blocked_reason == "no worker reports the owners of the shards, so no worker is removed"
+
+
+def test_a_worker_that_was_left_behind_and_not_seen_is_not_taken_away(simulation: Simulation) -> None:
+    """It owns shards, or is to: the others say so."""
+    owners, first, _ = owned(simulation)
+    del simulation.objects["StatefulSet", NAME]
+    for pod in simulation.pods.values():
+        pod["metadata"]["ownerReferences"] = []
+    simulation.edit(replicas=1)
+    alone = dict.fromkeys(owners, f"{NAME}-0")
+    for reported in (
+        with_ownership(simulation),
+        with_ownership(simulation, owners=alone, targets={**alone, first: f"{NAME}-2"}),
+    ):
+        steps = steps_of(without_pods(reported, f"{NAME}-2"))
+        assert made_by(steps)["spec"]["replicas"] == 3
+        assert steps.blocked_reason == f"{NAME}-2 still has shards"
+    without_shards = with_ownership(simulation, owners=alone, targets=alone)
+    assert made_by(steps_of(without_pods(without_shards, f"{NAME}-1", f"{NAME}-2")))["spec"]["replicas"] == 1

@@ -202,6 +202,22 @@ def test_the_status_does_not_follow_the_load(simulation: Simulation, mode: str) 
     assert after["shards"]["imbalancePercent"] == round(actions.next.imbalance_percent)
 
 
+@pytest.mark.parametrize("strategy", ["Count", "Load"])
+def test_the_imbalance_by_count_is_always_that_of_the_plan(simulation: Simulation, strategy: str) -> None:
+    """By load it is what was shown, while the rest of the status stays; where none was shown it is that of the plan."""
+    simulation.edit(rebalance={"strategy": strategy})
+    simulation.operate()
+    simulation.operate()
+    assert simulation.last.next is not None
+    steps = simulation.last._replace(next=simulation.last.next._replace(imbalance_percent=33.3))
+    seen = simulation.look()
+    spec = parse_spec(seen.resource)
+    shown = status_of(seen, spec, steps, None)["shards"]["imbalancePercent"]
+    assert shown == (33 if strategy == "Count" else 0)
+    del seen.resource["status"]["shards"]["imbalancePercent"]
+    assert status_of(seen, spec, steps, None)["shards"]["imbalancePercent"] == 33
+
+
 def test_workers_are_counted(simulation: Simulation) -> None:
     """All of them, those that are ready, and those with the newest template."""
     pod = simulation.pods[f"{NAME}-1"]

@@ -65,6 +65,21 @@ def test_the_refusal_says_what_is_allowed() -> None:
     assert text.endswith("is not allowed here; the operator allows these images: a.example, b.example")
     [text] = violations(parse_spec({"spec": LEAST}), TenantPolicy(images=("",)))
     assert text.endswith("images: none")
+    asked = {
+        **LEAST,
+        "gateway": {"service": {"type": "NodePort", "annotations": {"a.example/x": "1"}}},
+        "podTemplate": {"spec": {"priorityClassName": "high"}},
+    }
+    policy = TenantPolicy(service_types=("ClusterIP",), annotations=("b.example/*",), priority_classes=("low",))
+    found = [
+        text.partition(" is not allowed here; the operator allows these ")
+        for text in violations(parse_spec({"spec": asked}), policy)
+    ]
+    assert [(given, allowed) for given, _, allowed in found] == [
+        ("spec.gateway.service.type: 'NodePort'", "types: ClusterIP"),
+        ("spec.gateway.service.annotations.a.example/x: 'a.example/x'", "annotations: b.example/*"),
+        ("spec.podTemplate.spec.priorityClassName: 'high'", "priority classes: low"),
+    ]
 
 
 def test_service_types_are_bounded() -> None:
@@ -91,6 +106,15 @@ def test_annotations_are_bounded_wherever_they_are() -> None:
     named = TenantPolicy(annotations=("example.com/pod",))
     assert refused(named, podTemplate=annotated) == []
     assert refused(TenantPolicy(annotations=("",)), podTemplate=annotated) != []
+    assert refused(TenantPolicy(annotations=("service.example/*", "example.com/pod")), podTemplate=annotated) == []
+
+
+@pytest.mark.parametrize("name", ["s.example/internal", "service.examples/internal", "my.service.example/internal"])
+def test_a_pattern_of_annotations_is_a_beginning(name: str) -> None:
+    """All of it, and of nothing but the beginning."""
+    annotated = {"service": {"annotations": {name: "x"}}}
+    [field] = refused(TenantPolicy(annotations=("service.example/*",)), gateway=annotated)
+    assert field == f"spec.gateway.service.annotations.{name}"
 
 
 def test_priority_classes_are_bounded() -> None:
@@ -102,16 +126,19 @@ def test_priority_classes_are_bounded() -> None:
     assert refused(policy, podTemplate={"spec": {"priorityClassName": "system-node-critical"}}) == [field]
 
 
+RUNTIME = "must be one of RuntimeDefault, Localhost"
+TYPES = "must be one of container_t, container_init_t, container_kvm_t, container_engine_t"
+SYSCTLS = [{"name": "net.ipv4.tcp_rmem", "value": "1"}, {"name": "kernel.msgmax", "value": "1"}]
 WRONG = [
-    ("runAsNonRoot", {"runAsNonRoot": False}),
-    ("runAsUser", {"runAsUser": 0}),
-    ("seccompProfile.type", {"seccompProfile": {"type": "Unconfined"}}),
-    ("appArmorProfile.type", {"appArmorProfile": {"type": "Unconfined"}}),
-    ("seLinuxOptions.type", {"seLinuxOptions": {"type": "spc_t"}}),
-    ("seLinuxOptions.user", {"seLinuxOptions": {"user": "system_u"}}),
-    ("seLinuxOptions.role", {"seLinuxOptions": {"role": "system_r"}}),
-    ("sysctls.1.name", {"sysctls": [{"name": "net.ipv4.tcp_rmem", "value": "1"}, {"name": "kernel.msgmax", "value": "1"}]}),
-]  # fmt: skip
+    ("runAsNonRoot", {"runAsNonRoot": False}, "must not be false"),
+    ("runAsUser", {"runAsUser": 0}, "must not be 0"),
+    ("seccompProfile.type", {"seccompProfile": {"type": "Unconfined"}}, RUNTIME),
+    ("appArmorProfile.type", {"appArmorProfile": {"type": "Unconfined"}}, RUNTIME),
+    ("seLinuxOptions.type", {"seLinuxOptions": {"type": "spc_t"}}, TYPES),
+    ("seLinuxOptions.user", {"seLinuxOptions": {"user": "system_u"}}, "must not be set"),
+    ("seLinuxOptions.role", {"seLinuxOptions": {"role": "system_r"}}, "must not be set"),
+    ("sysctls.1.name", {"sysctls": SYSCTLS}, "'kernel.msgmax' is not safe for other pods of the node"),
+]
 RIGHT = [
     {},
     {"runAsNonRoot": True, "runAsUser": 1000, "runAsGroup": 0, "fsGroup": 0, "supplementalGroups": [0]},
@@ -120,10 +147,16 @@ RIGHT = [
 ]
 
 
-@pytest.mark.parametrize(("field", "context"), WRONG, ids=[field for field, _ in WRONG])
-def test_more_than_restricted_is_refused_unless_a_flag_allows_it(field: str, context: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("field", "context", "reason"), WRONG, ids=[field for field, _, _ in WRONG])
+def test_more_than_restricted_is_refused_unless_a_flag_allows_it(
+    field: str, context: dict[str, Any], reason: str
+) -> None:
     """By the field, as the Pod Security Standard names it."""
-    assert refused(NO_LIMIT, podTemplate=template(**context)) == [f"spec.podTemplate.spec.securityContext.{field}"]
+    [text] = violations(parse_spec({"spec": {**LEAST, "podTemplate": template(**context)}}), NO_LIMIT)
+    assert text == (
+        f"spec.podTemplate.spec.securityContext.{field}: {reason}, as the restricted Pod Security Standard has it; the"
+        " operator's --pod-security allows no more"
+    )
     assert refused(TenantPolicy(privileged=True), podTemplate=template(**context)) == []
 
 

@@ -300,3 +300,17 @@ def test_balance_always_moves_off_the_highest_that_can_be_lowered(rows: list[lis
                 break
     again = balancer(*_numbered(rows).values())
     assert list(again.balance(strategy).items()) == list(expected.items())
+
+
+def test_balance_goes_on_while_a_late_receiver_lets_another_worker_gain() -> None:
+    """The heavy shard goes only when the light one is gone; then its receiver has too much."""
+    first, second, third = site("a", 5, 2, capacity=2.0), site("b", 2, capacity=3.0), site("c", capacity=2.0)
+    second.queue = [second.queue[0]._replace(id=ShardId(2))]
+    assert list(balancer(first, second, third).balance("Count").items()) == [(1, "c"), (0, "b"), (2, "a")]
+
+
+def test_a_shard_that_is_on_its_way_is_sent_on_before_one_that_is_there() -> None:
+    """That costs no further move: "b" gets both shards of "s", as the first of two by name, and has too much then."""
+    source, first, second = site("s", 1, 1, pinned=100), site("b", 1), site("c", capacity=2.0)
+    first.queue = [first.queue[0]._replace(id=ShardId(9))]
+    assert balancer(source, first, second).balance("Count") == {ShardId(0): "c", ShardId(1): "c"}

@@ -18,6 +18,7 @@ from threadcluster_operator.planning.freshness import (
     serving_of,
     supersedes,
 )
+from threadcluster_operator.workers.pacing import Pace
 
 from shard_worker.contract_internal import (
     DATABASE_SILENCE_S,
@@ -134,6 +135,7 @@ def test_a_newer_reading_takes_the_place_of_the_kept_one() -> None:
     """One of a lower order only when no answer has shown the kept one for a while: after a restore."""
     kept, lower = first(DIGEST, 10.0), first(msgspec.structs.replace(DIGEST, plan_version=1), 11.0)
     assert supersedes(first(digest(101), 10.0), kept, 10.0)
+    assert not supersedes(first(digest(), 10.5), kept, 10.0), "of one order neither is newer"
     assert not supersedes(lower, kept, 11.0 - DATABASE_SILENCE_S)
     assert supersedes(lower, kept, 10.9 - DATABASE_SILENCE_S)
 
@@ -166,6 +168,13 @@ def test_the_last_answer_of_a_silent_worker_counts_for_a_while() -> None:
     assert not counts(failing, 12.0 + SILENCE_S)
     assert counts(reading, 10.0 + AGE_MOST_S)
     assert not counts(reading, 10.1 + AGE_MOST_S)
+
+
+def test_an_answer_counts_until_its_worker_is_asked_again() -> None:
+    """Once, at rest; not for two pauses, when it should have been asked."""
+    pause_s = max(pace.value[1] for pace in Pace)
+    assert counts(first(digest()), pause_s + SILENCE_S)
+    assert not counts(first(digest()), 2 * pause_s)
 
 
 def test_one_worker_with_its_database_is_enough() -> None:

@@ -114,6 +114,7 @@ def test_what_an_admission_rule_made_of_a_write_is_no_difference(number: int, se
     wanted = OBJECTS[number]
     answer = changed(wanted, random.Random(seed))
     assert differences(wanted, copy.deepcopy(answer), answer) == []
+    assert is_applied(wanted, copy.deepcopy(answer), answer)
     for other, path in LEAVES:
         if other != number:
             continue
@@ -127,6 +128,7 @@ def test_what_an_admission_rule_made_of_a_write_is_no_difference(number: int, se
         if any(isinstance(key, int) for key in path) and not same_items(wanted, answer, path):
             continue  # an item of a list of which the rule has taken some out
         assert differences(wanted, live, answer), path
+        assert not is_applied(wanted, live, answer), path
 
 
 def same_items(wanted: Any, answer: Any, path: Path) -> bool:
@@ -152,6 +154,19 @@ def test_a_field_that_an_api_server_leaves_out_is_no_difference() -> None:
     assert is_applied(wanted, live)
     live["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"] = 1
     assert differences(wanted, live) == ["spec.updateStrategy.rollingUpdate.maxUnavailable"]
+
+
+def test_a_field_that_an_api_server_leaves_out_hides_no_other() -> None:
+    """Whichever comes first."""
+    wanted = {"rollingUpdate": {"maxUnavailable": 1, "partition": 2}}
+    assert differences(wanted, {"rollingUpdate": {"partition": 1}}) == ["rollingUpdate.partition"]
+
+
+@pytest.mark.parametrize("answer", [["a"], ["a", "x"], ["a", "x", "y"]], ids=["shorter", "as-it-is", "longer"])
+def test_a_list_without_keys_is_compared_with_an_answer_of_its_length(answer: list[str]) -> None:
+    """An item has no place in another list."""
+    wanted, live = {"args": ["a", "b"]}, {"args": ["a", "x"]}
+    assert is_applied(wanted, live, {"args": answer}) is (answer == live["args"])
 
 
 def test_what_is_wanted_no_more_shows_in_the_mark() -> None:

@@ -82,6 +82,9 @@ def test_it_names_the_resources_that_a_quota_counts() -> None:
     assert container["resources"] == {"requests": {"cpu": "500m", "memory": "300Mi"}, "limits": {"memory": "512Mi"}}
     [container] = find(cluster(), "Job")["spec"]["template"]["spec"]["containers"]
     assert "resources" not in container
+    written = {"requests": {"cpu": "0.5", "memory": "524288Ki"}}  # as much as the migration gets at most
+    [container] = find(least(worker={"resources": written}), "Job")["spec"]["template"]["spec"]["containers"]
+    assert container["resources"] == written
 
 
 def test_it_is_done_when_its_job_says_so() -> None:

@@ -250,3 +250,5 @@ def test_the_restricted_standard_wins_unless_the_operator_allows_more() -> None:
             context = find(wanted, kind)["spec"]["template"]["spec"]["securityContext"]
             assert context["runAsNonRoot"] is not_root
             assert context["runAsUser"] == 5
+    unsaid = least()._replace(restricted=False)
+    assert find(unsaid, "StatefulSet")["spec"]["template"]["spec"]["securityContext"]["runAsNonRoot"] is True

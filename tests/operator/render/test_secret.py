@@ -35,6 +35,12 @@ def test_a_value_follows_from_key_uid_and_generation_alone() -> None:
     assert min(map(len, made)) >= 43, "256 bits"
 
 
+def test_every_release_derives_the_same() -> None:
+    """Another value of a cluster's secret, or another name of a key, would split the cluster while it is upgraded."""
+    assert key_fingerprint(b"k" * 32) == "a7473f6f8ea4e688"
+    assert derive(b"k" * 32, "uid-1", 1) == "egADvNTc90U1KciJsqTEhOkfDFAUFgfQgOofhE950b4"
+
+
 def test_the_text_is_what_a_worker_reads() -> None:
     """A line each, the first signs; nothing without one of the keys."""
     values = (SecretValue(1, ONE), SecretValue(2, OTHER))
