@@ -11,12 +11,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-SHORT_S: Final = 0.02
+SHORT_S: Final = 0.015
 """Shortest time from the begin of one look to the begin of the next.  The first event after a pause does not wait."""
-_LONG_S: Final = 0.06
+LONG_S: Final = 0.06
 """The same while the loop has no time left."""
-_BUSY: Final = (0.55, 0.7)
-"""Part of the time for which the loop's thread has work: up to the first the pace is `SHORT_S`, from the second on `_LONG_S`.  A worker
+_BUSY: Final = (0.6, 0.75)
+"""Part of the time for which the loop's thread has work: up to the first the pace is `SHORT_S`, from the second on `LONG_S`.  A worker
 never comes to 1, since it waits for the database too."""
 _WEIGHT: Final = 0.25
 """Of the newest look in the mean over the last ones."""
@@ -71,4 +71,4 @@ class Pace:
             self._busy += (busy - self._busy) * _WEIGHT
         self._at, self._had = at, had
         low, high = _BUSY
-        return SHORT_S + (_LONG_S - SHORT_S) * min(1.0, max(0.0, (self._busy - low) / (high - low)))
+        return SHORT_S + (LONG_S - SHORT_S) * min(1.0, max(0.0, (self._busy - low) / (high - low)))

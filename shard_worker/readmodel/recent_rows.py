@@ -26,7 +26,7 @@ RecentRow = tuple[UUID, int, int, int, bytes]
 
 
 def recent_rows(rows: Sequence[Row]) -> list[RecentRow]:
-    """What is kept of rows."""
+    """The part of each row that is kept."""
     return [(row.writer.uuid, row.seq_nr, row.event_type, row.event_version, row.payload) for row in rows]
 
 

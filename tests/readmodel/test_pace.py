@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shard_worker.readmodel.pace import SHORT_S, Pace, ThreadDemand
+from shard_worker.readmodel.pace import LONG_S, SHORT_S, Pace, ThreadDemand
 
 
 class _Thread:
@@ -37,12 +37,12 @@ def test_the_pace_is_longer_the_less_time_is_left() -> None:
     paces = [pace_at(busy / 100) for busy in range(0, 121, 5)]
     assert paces == sorted(paces)
     assert [pace_at(busy) for busy in (0.0, 0.3, 0.5)] == [SHORT_S] * 3
-    assert pace_at(0.8) == pace_at(1.0) == 3 * SHORT_S
-    assert SHORT_S < pace_at(0.62) < 3 * SHORT_S
+    assert pace_at(0.8) == pace_at(1.0) == LONG_S
+    assert SHORT_S < pace_at(0.68) < LONG_S
     assert pace_at(0.0, before=1.0) == SHORT_S
 
 
-def test_a_clock_that_stands_still_changes_nothing() -> None:
+def test_a_look_without_time_behind_it_changes_nothing() -> None:
     """Two looks at one moment, and an account that went back."""
     thread = _Thread()
     pace = Pace(lambda: thread.had, lambda: thread.now)
