@@ -11,7 +11,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from typing import Final
 from uuid import UUID
 
@@ -26,7 +25,7 @@ from shard_worker.journal import codec
 from shard_worker.journal.append_queue import Row
 from shard_worker.readmodel.feed import Decode, GenerationFeed, UpdaterMetrics
 from shard_worker.readmodel.overview import read_overview
-from shard_worker.readmodel.pace import SHORT_S, Pace, ThreadDemand
+from shard_worker.readmodel.pace import SHORT_S, Pace
 from shard_worker.readmodel.recent_rows import RecentRows
 from shard_worker.readmodel.rules import RULES, versions
 from shard_worker.readmodel.tables import GenerationTables
@@ -144,23 +143,22 @@ class ReadModelUpdater:
 
     async def _run(self) -> None:
         backoff = Backoff()
-        with closing(ThreadDemand()) as demand:
-            while True:
-                connection = await self._connect("read-model")
-                try:
-                    await self._follow(connection, backoff, demand)
-                except CONNECTION_ERRORS as error:
-                    self.metrics.failures += 1
-                    log.warning("read model lost its connection", extra={"cause": repr(error)})
-                    # Its session may wait: those of the lease and the appends were lost at the same moment, and opening one costs
-                    # the loop and the server some milliseconds each.
-                    await asyncio.sleep(_AGAIN_S + backoff.next_s())
-                finally:
-                    self._following = False
-                    self._recent.clear()
-                    connection.terminate()
+        while True:
+            connection = await self._connect("read-model")
+            try:
+                await self._follow(connection, backoff)
+            except CONNECTION_ERRORS as error:
+                self.metrics.failures += 1
+                log.warning("read model lost its connection", extra={"cause": repr(error)})
+                # Its session may wait: those of the lease and the appends were lost at the same moment, and opening one costs
+                # the loop and the server some milliseconds each.
+                await asyncio.sleep(_AGAIN_S + backoff.next_s())
+            finally:
+                self._following = False
+                self._recent.clear()
+                connection.terminate()
 
-    async def _follow(self, connection: asyncpg.Connection, backoff: Backoff, demand: ThreadDemand) -> None:
+    async def _follow(self, connection: asyncpg.Connection, backoff: Backoff) -> None:
         """Project until the connection fails."""
         if self._binary and not await use_binary_arrays(connection):
             self._binary = False
@@ -172,7 +170,7 @@ class ReadModelUpdater:
         for feed in self._feeds.values():
             feed.forget_positions()
         refreshed_at = looked_at = self._clock() - _REFRESH_S
-        pace, left = Pace(demand), False
+        pace, left = Pace(), False
         while True:
             if self._clock() - refreshed_at >= _REFRESH_S:
                 async with asyncio.timeout(_REFRESH_WITHIN_S):
