@@ -12,7 +12,7 @@ from typing import Final
 from shard_worker.database import binary_arrays
 from shard_worker.domain.events import Event, MessagesAdded
 from shard_worker.domain.ids import ulid_bytes
-from shard_worker.journal.append_queue import Row
+from shard_worker.readmodel.recent_rows import RecentRow
 
 _ACCOUNTS_KEPT: Final = 4_096
 """Accounts whose id is kept as the tables have it; about a megabyte."""
@@ -40,17 +40,17 @@ class PostBatch:
         """How many messages the batch has."""
         return len(self._threads)
 
-    def add(self, shard_id: int, position: int, rows: Sequence[Row], stored: Sequence[tuple[int, int]]) -> bool:
+    def add(self, shard_id: int, position: int, rows: Sequence[RecentRow], stored: Sequence[tuple[int, int]]) -> bool:
         """Take the events of a shard behind ``position``; ``stored`` has epoch and transaction of each.
 
         False when one of them is something else, and then the batch is of no use.  Raises
         `shard_worker.journal.codec.UndecodableEvent`, and ValueError or TypeError for contents that are no ids.
         """
-        for row, (epoch, xid) in zip(rows, stored, strict=True):
-            event = self._decode(row.event_type, row.event_version, row.payload)
+        for (writer, number, event_type, event_version, payload), (epoch, xid) in zip(rows, stored, strict=True):
+            event = self._decode(event_type, event_version, payload)
             if type(event) is not MessagesAdded:
                 return False
-            thread, number, at = row.writer.uuid.bytes, row.seq_nr, event.at
+            thread, at = writer.bytes, event.at
             self._heads[thread] = number, epoch, at, xid
             sender = _account_bytes(event.sender_id)
             for index, message in enumerate(event.messages):

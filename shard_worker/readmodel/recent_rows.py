@@ -4,31 +4,43 @@ Invariant: a row is here only when its append is acknowledged, and with the numb
 append-only, so the row is then what a read would find.  The rows of a shard are dense; where one is missing, as after an
 append of unknown outcome, the earlier rows go, and the projection reads the journal.  `clear` is called when a session of the
 projection begins: rows of a history that a fail-over has lost are never projected into the one that follows.
+
+A row is kept without the answered request that it refers to, which takes more memory than its payload: what some hundred
+rows hold back is lost to the processor's caches, and every command is slower for it.
 """
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
+from uuid import UUID
 
 from shard_worker.journal.append_queue import Row
 from shard_worker.journal.journal_row import JournalRow
 
 _BYTES: Final = 8 << 20
 """Maximum bytes of all rows, about: some hundred milliseconds of a busy worker.  A projection further behind reads the journal."""
-_ROW_BYTES: Final = 1_000
-"""Bytes that a row, and the answered request that it refers to, take beside its payload."""
+_ROW_BYTES: Final = 250
+"""Bytes that a row takes beside its payload."""
+
+RecentRow = tuple[UUID, int, int, int, bytes]
+"""Thread, number in the thread, event type, event version and payload: a plain tuple, which is made in a tenth of a microsecond."""
+
+
+def recent_rows(rows: Sequence[Row]) -> list[RecentRow]:
+    """The part of each row that is kept."""
+    return [(row.writer.uuid, row.seq_nr, row.event_type, row.event_version, row.payload) for row in rows]
 
 
 class RecentSlice(NamedTuple):
     """Rows of one shard behind ``position``, each with the epoch and the transaction that stored it."""
 
     position: int
-    rows: Sequence[Row]
+    rows: Sequence[RecentRow]
     stored: Sequence[tuple[int, int]]
 
     def journal_rows(self) -> list[JournalRow]:
         """The rows as a read of the journal gives them."""
         return [
-            JournalRow(number, row.writer.uuid, row.seq_nr, row.event_type, row.event_version, row.payload, epoch, xid)
+            JournalRow(number, *row, epoch, xid)
             for number, (row, (epoch, xid)) in enumerate(
                 zip(self.rows, self.stored, strict=True), start=self.position + 1
             )
@@ -42,7 +54,7 @@ class _ShardRows:
 
     def __init__(self, first: int) -> None:
         self.first = first
-        self.rows: list[Row] = []
+        self.rows: list[RecentRow] = []
         self.stored: list[tuple[int, int]] = []
         self.bytes = 0
 
@@ -65,9 +77,10 @@ class RecentRows:
             kept = None
         if kept is None:
             kept = self._shards[shard_id] = _ShardRows(first)
-        kept.rows += rows
+        added = recent_rows(rows)
+        kept.rows += added
         kept.stored += ((epoch, xid),) * count
-        size = _size(rows)
+        size = _size(added)
         kept.bytes += size
         self.bytes += size
         if self.bytes > self._most_bytes:
@@ -84,11 +97,11 @@ class RecentRows:
         end = skipped + most_rows
         if kept.bytes > most_bytes:
             before = 0
-            for count, row in enumerate(kept.rows[skipped:end]):
+            for count, (*_, payload) in enumerate(kept.rows[skipped:end]):
                 if count and before >= most_bytes:
                     end = skipped + count
                     break
-                before += len(row.payload)
+                before += len(payload)
         return RecentSlice(position, kept.rows[skipped:end], kept.stored[skipped:end])
 
     def drop(self, shard_id: int, position: int) -> None:
@@ -119,5 +132,5 @@ class RecentRows:
         self.bytes = 0
 
 
-def _size(rows: Sequence[Row]) -> int:
-    return len(rows) * _ROW_BYTES + sum([row.size for row in rows])
+def _size(rows: Sequence[RecentRow]) -> int:
+    return len(rows) * _ROW_BYTES + sum([len(payload) for _, _, _, _, payload in rows])

@@ -153,6 +153,7 @@ UPDATE {place}.thread t
 """
 # Threads that only got plain messages are nearly all that there is to write under load: their batch is one statement.  It locks
 # the offsets as `_LOCK` does, and does nothing unless it got all of them.
+# Arrays that are unnested side by side in a list of columns are not stored on the way, as those of one `unnest` in FROM are.
 _STORE_POSTS: Final = """
 WITH held AS MATERIALIZED (
     SELECT o.shard_id
@@ -170,13 +171,15 @@ WITH held AS MATERIALIZED (
     UPDATE {place}.thread t
        SET sequence_nr = head.sequence_nr, epoch = head.epoch, updated_at = head.at, activity_at = head.at,
            newest_xid = head.xid::xid8
-      FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[])
-           AS head (thread_id, sequence_nr, epoch, at, xid)
-     WHERE t.thread_id = head.thread_id AND (SELECT is_held FROM batch)
+      FROM (SELECT unnest($1::uuid[]) AS thread_id, unnest($2::bigint[]) AS sequence_nr, unnest($3::bigint[]) AS epoch,
+                   unnest($4::bigint[]) AS at, unnest($5::text[]) AS xid
+              FROM batch WHERE is_held) AS head
+     WHERE t.thread_id = head.thread_id
 ), added AS (
     INSERT INTO {place}.thread_message (thread_id, sequence_nr, index, message_id, sender_id, body, created_at)
-    SELECT * FROM unnest($6::uuid[], $7::bigint[], $8::smallint[], $9::uuid[], $10::uuid[], $11::text[], $12::bigint[])
-     WHERE (SELECT is_held FROM batch)
+    SELECT unnest($6::uuid[]), unnest($7::bigint[]), unnest($8::smallint[]), unnest($9::uuid[]), unnest($10::uuid[]),
+           unnest($11::text[]), unnest($12::bigint[])
+      FROM batch WHERE is_held
 )
 SELECT is_held FROM batch
 """

@@ -25,6 +25,7 @@ from shard_worker.journal import codec
 from shard_worker.journal.append_queue import Row
 from shard_worker.readmodel.feed import Decode, GenerationFeed, UpdaterMetrics
 from shard_worker.readmodel.overview import read_overview
+from shard_worker.readmodel.pace import SHORT_S, Pace
 from shard_worker.readmodel.recent_rows import RecentRows
 from shard_worker.readmodel.rules import RULES, versions
 from shard_worker.readmodel.tables import GenerationTables
@@ -32,15 +33,6 @@ from shard_worker.tasks import BackgroundTasks, OnFailure, log_only
 
 log = logging.getLogger(__name__)
 
-_PACE_S: Final = 0.02
-"""Shortest time from the begin of one look to the begin of the next.  A batch costs half a millisecond whatever it holds, and each offset
-and thread in it is written once: larger batches cost less an event, and a command is visible some milliseconds later.  The first
-event after a pause does not wait."""
-_PACE_BUSY_S: Final = 0.06
-"""The same while the loop has no time left."""
-_BUSY: Final = (0.7, 0.85)
-"""Part of the time that the loop's thread works: up to the first the pace is `_PACE_S`, from the second on `_PACE_BUSY_S`.  A worker never
-comes to 1, since a core is shared with Postgres."""
 _POLL_S: Final = 0.5
 """Longest time for which a projection may lag because a wake-up was lost."""
 _REFRESH_S: Final = 2.0
@@ -178,14 +170,14 @@ class ReadModelUpdater:
         for feed in self._feeds.values():
             feed.forget_positions()
         refreshed_at = looked_at = self._clock() - _REFRESH_S
-        pace, left = _Pace(), False
+        pace, left = Pace(), False
         while True:
             if self._clock() - refreshed_at >= _REFRESH_S:
                 async with asyncio.timeout(_REFRESH_WITHIN_S):
                     await self._refresh(connection)
                 refreshed_at = self._clock()
             by_timer = await self._wait()
-            early_s = looked_at + (_PACE_S if left else pace.next_s()) - self._clock()
+            early_s = looked_at + (SHORT_S if left else pace.next_s()) - self._clock()
             if early_s > 0:
                 await asyncio.sleep(early_s)
             looked_at = self._clock()
@@ -237,20 +229,3 @@ class ReadModelUpdater:
                 for shard_id in self._heads:
                     feed.add(shard_id)
                 self._woken.update(self._heads)
-
-
-class _Pace:
-    """The time between looks, by how busy the loop's thread was since the last one."""
-
-    def __init__(self) -> None:
-        self._at, self._worked = time.perf_counter(), time.thread_time()
-        self._busy = 0.0
-
-    def next_s(self) -> float:
-        """Seconds; called once a look."""
-        at, worked = time.perf_counter(), time.thread_time()
-        if at > self._at:
-            self._busy += (min(1.0, (worked - self._worked) / (at - self._at)) - self._busy) / 4
-        self._at, self._worked = at, worked
-        low, high = _BUSY
-        return _PACE_S + (_PACE_BUSY_S - _PACE_S) * min(1.0, max(0.0, (self._busy - low) / (high - low)))

@@ -24,6 +24,8 @@ from shard_worker.domain.ids import AccountId, MessageId, ShardId, ThreadId, uli
 from shard_worker.journal import codec
 from shard_worker.readmodel import feed, thread_queries
 from shard_worker.readmodel.post_batch import PostBatch
+from shard_worker.readmodel.recent_rows import RecentRows, recent_rows
+from shard_worker.readmodel.rules import RULES
 from shard_worker.readmodel.sources import QuerySources
 from shard_worker.readmodel.tables import GenerationTables, ShardEvents, tables_of
 from shard_worker.readmodel.thread_queries import ThreadQueries
@@ -387,7 +389,7 @@ async def test_a_batch_of_posts_is_stored_as_a_whole_or_not_at_all(dsn: str, tak
         for shard, thread in enumerate(threads, start=1):
             await it.writer.write(thread, posted())
             rows, epoch, xid = await appended(it.connection, shard, 2)
-            assert posts.add(shard, 1, rows, [(epoch, xid)])
+            assert posts.add(shard, 1, recent_rows(rows), [(epoch, xid)])
         other = await asyncpg.connect(dsn)
         transaction = other.transaction()
         await transaction.start()
@@ -407,6 +409,37 @@ async def test_a_batch_of_posts_is_stored_as_a_whole_or_not_at_all(dsn: str, tak
             assert not await tables.store_posts(it.connection, posts, positions), "it is stored once"
             assert await it.state() == stored
         await other.close()
+
+
+async def test_a_look_makes_no_batch_of_what_comes_during_it(dsn: str) -> None:
+    """A busy worker always has something new by then: such batches would be small ones, without end."""
+    async with projected(dsn) as it:
+        thread, durable = new_thread(1), {1: 2}
+        await it.writer.write(thread, created(), posted())
+        assert await use_binary_arrays(it.connection)
+        recent, metrics = RecentRows(), feed.UpdaterMetrics()
+
+        async def more() -> None:
+            await it.writer.write(thread, posted())
+            durable[1] += 1
+            recent.add(1, durable[1], *await appended(it.connection, 1, durable[1]))
+
+        class Tables(GenerationTables):
+            async def store_posts(self, *batch: object) -> bool:
+                stored = await super().store_posts(*batch)  # type: ignore[arg-type]  # passed on
+                await more()
+                return stored
+
+        known = await tables_of(it.connection, 1)
+        tables = Tables(known.generation, RULES[1])
+        fed = feed.GenerationFeed(tables, decode=codec.decode, metrics=metrics, recent=recent)
+        fed.add(1)
+        assert await fed.catch_up(it.connection, durable, 4) == ({1}, False)
+        await more()
+        for looks in range(1, 4):
+            assert await fed.catch_up(it.connection, durable, 4) == ({1}, False)
+            assert metrics.batches == 1 + looks
+            assert fed.lag(durable) == 1, "what came meanwhile is left to the next look"
 
 
 async def test_a_number_that_no_table_holds_stops_its_thread_and_not_the_worker(dsn: str) -> None:

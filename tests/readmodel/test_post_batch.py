@@ -21,6 +21,7 @@ from shard_worker.journal.append_queue import Row, Writer
 from shard_worker.journal.codec import UndecodableEvent
 from shard_worker.readmodel.post_batch import PostBatch
 from shard_worker.readmodel.projection import Changes, StoredEvent
+from shard_worker.readmodel.recent_rows import recent_rows
 from tests.support.journal_writer import ANN, BOB, created, message_id
 
 
@@ -68,7 +69,7 @@ def test_its_arrays_are_the_changes_of_the_projection(seed: int) -> None:
             stored.append((rng.randrange(1 << 40), rng.randrange(1 << 60)))
             rows.append(row(thread, numbers[thread], event))
             changes.add(StoredEvent(shard, thread, numbers[thread], *stored[-1], event))
-        assert posts.add(shard, 7, rows, stored)
+        assert posts.add(shard, 7, recent_rows(rows), stored)
         assert posts.reached[shard] == 7 + len(rows)
     heads, messages = list(changes.threads.items()), changes.messages
     assert posts.messages == len(messages)
@@ -101,7 +102,7 @@ def test_anything_but_plain_messages_is_left_to_the_projection() -> None:
         added(rng, to_account_ids=(BOB,)),
     ):
         rows = [row(thread, 2, added(rng)), row(thread, 3, event)]
-        assert not PostBatch(codec.decode).add(1, 1, rows, [(1, 1)] * 2), event
+        assert not PostBatch(codec.decode).add(1, 1, recent_rows(rows), [(1, 1)] * 2), event
 
 
 def test_what_is_no_event_or_no_id_is_refused() -> None:
@@ -110,7 +111,7 @@ def test_what_is_no_event_or_no_id_is_refused() -> None:
     unreadable.event_version = 99
     bad.payload = bad.payload.replace(ANN.encode(), b"not an id").replace(BOB.encode(), b"not an id")
     with pytest.raises(UndecodableEvent):
-        PostBatch(codec.decode).add(1, 1, [unreadable], [(1, 1)])
+        PostBatch(codec.decode).add(1, 1, recent_rows([unreadable]), [(1, 1)])
     with pytest.raises(ValueError, match="invalid literal"):
-        PostBatch(codec.decode).add(1, 1, [bad], [(1, 1)])
+        PostBatch(codec.decode).add(1, 1, recent_rows([bad]), [(1, 1)])
     assert raw_uuids([ulid_uuid(MessageId(ANN)).bytes]) == uuids([ulid_uuid(MessageId(ANN))])
