@@ -26,12 +26,14 @@ def pace_at(busy: float, before: float = 0.0) -> float:
 
 
 def test_the_pace_is_longer_the_less_time_is_left() -> None:
-    """At half of what a worker can do it is the shortest; what was long ago does not count."""
+    """At half of the commands that a worker can take, when its loop runs three quarters of the time, it is the shortest; what was
+    long ago does not count.
+    """
     paces = [pace_at(busy / 100) for busy in range(0, 121, 5)]
     assert paces == sorted(paces)
-    assert [pace_at(busy) for busy in (0.0, 0.3, 0.45)] == [SHORT_S] * 3
-    assert pace_at(0.8) == pace_at(1.0) == LONG_S
-    assert SHORT_S < pace_at(0.57) < LONG_S
+    assert [pace_at(busy) for busy in (0.0, 0.5, 0.8)] == [SHORT_S] * 3
+    assert pace_at(0.92) == pace_at(1.0) == LONG_S
+    assert SHORT_S < pace_at(0.86) < LONG_S
     assert pace_at(0.0, before=1.0) == SHORT_S
 
 
