@@ -10,7 +10,6 @@ Each step checks the invariants of `Watch`.  From each state at the last tick th
 order, and must serve every shard (`served`).
 """
 
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -49,26 +48,23 @@ def small_waits() -> Iterator[None]:
 def search(bounds: Bounds, most_states: int = 1_000_000) -> Found:
     """Explore every state within the bounds.  Raises `Violation`, with the steps that lead to it."""
     first = Cluster(bounds)
-    frontier = [(pickle.dumps(first), ())]
+    frontier: list[tuple[Cluster, Any]] = [(first, ())]
     seen = {first.key()}
     depth = 0
     while frontier:
-        following: list[tuple[bytes, Any]] = []
+        following: list[tuple[Cluster, Any]] = []
         for state, path in frontier:
-            cluster: Cluster = pickle.loads(state)  # our own bytes
-            possible = cluster.steps()
-            for number, step in enumerate(possible):
-                if number:
-                    cluster = pickle.loads(state)  # our own bytes
+            for step in state.steps():
+                cluster = state.copy()
                 try:
                     cluster.take(step)
                     key = cluster.key()
                     if key in seen:
                         continue
                     seen.add(key)
-                    following.append((pickle.dumps(cluster), (step, path)))
-                    if not cluster.left["ticks"] and step == ("tick",):
-                        cluster.prove_served()
+                    following.append((cluster, (step, path)))
+                    if step == ("tick",):
+                        cluster.copy().prove_served()
                 except Violation as violation:
                     violation.add_note("\n".join(" ".join(each) for each in _steps((step, path))))
                     raise
