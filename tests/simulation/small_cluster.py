@@ -104,9 +104,22 @@ class _Known:
             found = self.of_parts[key] = self.keys.put((kind, renamed(code, origin[1])))
         return found
 
+    def worker(self, state: WorkerState, origin: tuple[int, Origin]) -> int:
+        """The same of a worker."""
+        key = ("worker", state.id, origin[0])
+        if (found := self.of_parts.get(key)) is None:
+            code = tuple([self.part("code", each, self.workers.code(each), origin) for each in state.code])
+            found = self.of_parts[key] = self.keys.put(code)
+        return found
+
 
 class Cluster:
     """One state."""
+
+    __slots__ = (
+        *("_own", "db", "known", "late", "left", "notifications", "now", "planners"),
+        *("watch", "watched", "wish", "workers"),
+    )
 
     def __init__(self, bounds: Bounds) -> None:
         self.known = _Known()
@@ -159,7 +172,8 @@ class Cluster:
     def copy(self) -> "Cluster":
         """The same state."""
         new = object.__new__(Cluster)
-        new.__dict__.update(self.__dict__)
+        for name in Cluster.__slots__:
+            setattr(new, name, getattr(self, name))
         new._own = False
         return new
 
@@ -576,7 +590,7 @@ class Cluster:
             *self.left.values(),
             self.wish,
             known.part("database", db.id, db.code, at),
-            *[known.part("worker", each.id, each.code, at) for each in self.workers.values()],
+            *[known.worker(each, at) for each in self.workers.values()],
             known.part("value", self.watched, known.values.values[self.watched], at),
             renamed(self.notifications, origin),
             *[(each[:2], self._value_key(each[2], at)) for each in self.late],

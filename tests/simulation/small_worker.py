@@ -74,7 +74,8 @@ class WorkerState:
     view: OwnershipView = EMPTY
     # --- known by `SmallWorkers`
     id: int = -1
-    code: object = None
+    code: tuple[int, ...] = ()
+    """The numbers of its parts."""
     statement: int = -1
     """The number of `pending`."""
     looked: int = -1
@@ -155,8 +156,8 @@ class SmallWorker:
             else:
                 self.steps.send(value)
 
-    def state(self) -> tuple[dict[str, Any], object]:
-        """The worker as it is now, and its code."""
+    def state(self) -> tuple[dict[str, Any], list[object]]:
+        """The worker as it is now, and the codes of its parts."""
         self._data |= {
             "shards": self.shards,
             "preparing": self.preparing,
@@ -164,13 +165,17 @@ class SmallWorker:
             "pending": self.pending,
             "inputs": tuple(self.inputs),
         }
-        code = [coded(self._data[name]) for name in _ENCODED]
+        parts: list[object] = [tuple(coded(self._data[name]) for name in _ENCODED)]
         if (answer := self._data["answer"]) is not None:
-            code += ["answer", coded(self._values.values[answer])]
+            parts += ["answer", self._values.values[answer]]
         if self._data["before"]:
             self._data["view"] = self.core.view
-            code += [coded(vars(self.core)), position_of(self.steps)]
-        return self._data, tuple(code)
+            parts += [*vars(self.core).values(), *position_of(self.steps)]
+        codes: dict[int, object] = {}  # some parts are one object
+        for part in parts:
+            if id(part) not in codes:
+                codes[id(part)] = coded(part)
+        return self._data, [codes[id(part)] for part in parts]
 
     def _begin(self) -> None:
         """Begin a turn of the core."""
@@ -329,6 +334,7 @@ class SmallWorkers:
     def __init__(self, values: Table) -> None:
         self._values = values
         self._states = Table()
+        self._codes = Table()
         self._after: dict[tuple[int, float, Event], tuple[WorkerState, tuple[Effect, ...]]] = {}
 
     def after(self, state: WorkerState, now: float, event: Event) -> tuple[WorkerState, tuple[Effect, ...]]:
@@ -337,12 +343,16 @@ class SmallWorkers:
         if (found := self._after.get(key)) is None:
             worker = SmallWorker(state, now, self._values)
             getattr(worker, event[0])(*event[1:])
-            data, code = worker.state()
-            found = self._after[key] = self.known(data, code), tuple(worker.effects)
+            found = self._after[key] = self._known(*worker.state()), tuple(worker.effects)
         return found
 
-    def known(self, data: Mapping[str, Any], code: object) -> WorkerState:
-        """The state with a code: the first one that was seen."""
+    def code(self, number: int) -> object:
+        """A part of a state."""
+        return self._codes.values[number]
+
+    def _known(self, data: Mapping[str, Any], codes: Iterable[object]) -> WorkerState:
+        """The state with these parts: the first one that was seen."""
+        code = tuple([self._codes.put(each, each) for each in codes])
         number = self._states.put(code)
         if self._states.values[number] is None:
             pending, view = data["pending"], data["view"]
@@ -357,7 +367,7 @@ class SmallWorkers:
     def first(self, name: str, incarnation: str, begins_at: float) -> WorkerState:
         """A process that is registered."""
         state = WorkerState(name=name, incarnation=incarnation, begins_at=begins_at)
-        return self.known(*SmallWorker(state, 0.0, self._values).state())
+        return self._known(*SmallWorker(state, 0.0, self._values).state())
 
 
 def hosts(workers: Iterable[WorkerState], now: float) -> dict[str, Host]:

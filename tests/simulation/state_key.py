@@ -15,7 +15,8 @@ from shard_worker.ownership.failure_detector import Suspect
 from shard_worker.ownership.handoff import Transfer
 from shard_worker.ownership.view import OwnershipView, ShardOwner, ShardRow, WorkerRow
 
-_OLD_S: Final = -4.0
+_OLD_S: Final = -1.5
+"""Longer ago than any wait looks back, see `exhaustive.small_waits`."""
 _PLAIN: Final = frozenset({WorkerRow, ShardRow, ShardOwner, Transfer, Suspect})
 """Tuples of nothing but atoms."""
 
@@ -108,15 +109,15 @@ def renamed(code: object, origin: Origin) -> object:
     return code
 
 
-def position_of(steps: Any) -> object:
-    """Where a generator is, with its local values."""
-    found = []
+def position_of(steps: Any) -> list[object]:
+    """Where a generator is, and its local values, one after another."""
+    found: list[object] = []
     while steps is not None and hasattr(steps, "gi_frame") and steps.gi_frame is not None:
         frame = steps.gi_frame
         local = {name: value for name, value in frame.f_locals.items() if name != "self"}
-        found.append((frame.f_code.co_name, frame.f_lasti, coded(local)))
+        found += [(frame.f_code.co_name, frame.f_lasti, *local), *local.values()]
         steps = steps.gi_yieldfrom
-    return tuple(found)
+    return found
 
 
 class Table:
