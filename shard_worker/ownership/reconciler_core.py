@@ -328,6 +328,12 @@ class ReconcilerCore:
         """Abort a handoff and serve on."""
         aborted = self.handoffs[shard_id]
         self._failed_at[shard_id] = now
+        if self._unused(shard_id, self.view.shards[shard_id].epoch):
+            # The transfer was committed, its answer was lost, and the receiver has given the shard back: the state in
+            # memory may be older than the journal.  The next view adopts the shard.
+            yield from self._drop(shard_id, None, 0)
+            self._refresh = True
+            return
         yield from self._forget_handoff(shard_id)
         yield from Resume(shard_id, aborted)
 

@@ -560,7 +560,7 @@ class Cluster:
                 break
             trail.append(key)
         else:
-            no_returns(self.watch.changes, began)
+            no_returns(self.watch.changes, began + TICK_S)  # until then orders of before are recorded
             self._expect_served()
         proved.update(trail)
 
