@@ -326,9 +326,9 @@ class ReconcilerCore:
 
     def _abort(self, shard_id: ShardId, now: float) -> Steps[None]:
         """Abort a handoff and serve on."""
-        aborted = self.handoffs[shard_id]
+        aborted, epoch = self.handoffs[shard_id], self.view.shards[shard_id].epoch
         self._failed_at[shard_id] = now
-        if self._unused(shard_id, self.view.shards[shard_id].epoch):
+        if epoch != aborted.epoch and self._unused(shard_id, epoch):
             # The transfer was committed, its answer was lost, and the receiver has given the shard back: the state in
             # memory may be older than the journal.  The next view adopts the shard.
             yield from self._drop(shard_id, None, 0)

@@ -159,7 +159,8 @@ class Watch:
             raise Violation("lease", f"shard {shard_id}: {host.incarnation} reads, {last} may have written")
         if shard.epoch < (since := self._taken.get(shard_id, ("", 0))[1]):
             raise Violation(
-                "lease", f"shard {shard_id}: {host.incarnation} reads as of epoch {shard.epoch}, it came back at {since}"
+                "lease",
+                f"shard {shard_id}: {host.incarnation} reads as of epoch {shard.epoch}, it came back at {since}",
             )
 
     def all_reads(self, db: "Database", host: "Host") -> None:

@@ -416,9 +416,7 @@ class Cluster:
         at, newest = int(number), self._newest()
         assert newest is not None
         running, before = frozenset(name for name, each in self.workers.items() if each.alive), self.planners[at]
-        result = next_steps(
-            CLUSTER, _SPECS[self.wish], running, observed(newest.view), rebalance_now=before.balancing
-        )
+        result = next_steps(CLUSTER, _SPECS[self.wish], running, observed(newest.view), rebalance_now=before.balancing)
         plan = None
         if result.plan is not None:
             moves = moves_of(result.plan, newest.view)
@@ -594,7 +592,7 @@ class Cluster:
             known.part("value", self.watched, known.values.values[self.watched], at),
             renamed(self.notifications, origin),
             *[(each[:2], self._value_key(each[2], at)) for each in self.late],
-            *[(each.plan, each.balancing, self._seen_key(each, at)) for each in self.planners],
+            *sorted((each.plan or -1, each.balancing, *self._seen_key(each, at)) for each in self.planners),
         )
 
     def _seen_key(self, planner: PlannerState, at: tuple[int, Origin]) -> tuple[int, int]:

@@ -204,7 +204,8 @@ class SmallWorker:
 
     def _throw(self) -> ask.Request:
         self.inputs.append(("lost", None))
-        return self.steps.throw(ask.SessionLost())
+        request: ask.Request = self.steps.throw(ask.SessionLost())
+        return request
 
     # --- events
 
@@ -358,9 +359,7 @@ class SmallWorkers:
             pending, view = data["pending"], data["view"]
             statement = -1 if pending is None else self._values.put(coded(pending), pending)
             looked = self._values.put(coded(view), view)
-            self._states.values[number] = WorkerState(
-                **data, id=number, code=code, statement=statement, looked=looked
-            )
+            self._states.values[number] = WorkerState(**data, id=number, code=code, statement=statement, looked=looked)
         found: WorkerState = self._states.values[number]
         return found
 
