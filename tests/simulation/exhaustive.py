@@ -1,13 +1,15 @@
 """Every interleaving of a small cluster: breadth first over the product's reconciler core on the model's statements.
 
-Two workers, two shards, one handoff (by a plan, or because a worker leaves), and a budget of faults: a crash, a pause, a
-lost session.  A step is one statement that takes effect, one answer or event that arrives, one fault, or a tick of the
-clock.  Time passes only when every running worker waits: within a tick the order of steps is free, and a slow worker is
-one that is paused.  States that were reached before are not explored again: a state is the database, the hosts, the
-cores with their positions, and the messages in flight, with times relative to the present.
+Two workers, two shards, one handoff (by a plan, by a planner, or because a worker leaves), and a budget of faults:
+`small_cluster.FAULTS`.  Time passes only when every running worker waits: within a tick the order of steps is free, and a
+slow worker is one that is paused.  States that were reached before are not explored again: a state is the database, the
+cores with their positions, and the messages in flight, with times, epochs and beats renamed (`state_key`).
 
-Each step checks the invariants of `Watch`.  From each state at the last tick the cluster runs on without faults, in one
-order, and must serve every shard (`served`).
+Each step checks the invariants of `Watch`.  From each state after a tick the cluster runs on without faults, in one order,
+and must serve every shard where it is wanted (`served`), and move none back (`moves`).
+
+What an event does to a worker, and an operation to the database, is computed once for each of their states: a state of the
+cluster is a combination of those.
 """
 
 import gc

@@ -54,8 +54,8 @@ class Bounds(NamedTuple):
     leaving: bool = False
     """The first worker leaves; else a plan moves its first shard, or as many as ``moved``."""
     moved: int = 1
-    free: bool = False
-    """The first shard has neither an owner nor a target; nothing is moved."""
+    free: int = 0
+    """So many shards have neither an owner nor a target; nothing is moved."""
     planned: bool = False
     """Two planners look and order; nothing is moved at first."""
     cordon: str = ""
@@ -151,7 +151,9 @@ class Cluster:
     def _begin(self, bounds: Bounds) -> None:
         first = NAMES[0]
         if bounds.free:
-            self._free()
+            for shard_id in list(self.db.db.shards)[: bounds.free]:
+                self._event(first, "refused", shard_id)
+                self._do("free", shard_id)
         elif bounds.planned:
             self.planners = (PlannerState(), PlannerState())
         elif not bounds.leaving:
@@ -163,11 +165,6 @@ class Cluster:
             self.watch.hurt(first, self.now)
             self._event(first, "leave")
         self.left = self.left | dict(bounds.limits) | {"ticks": bounds.ticks}
-
-    def _free(self) -> None:
-        shard_id = next(iter(self.db.db.shards))
-        self._event(NAMES[0], "refused", shard_id)
-        self._do("free", shard_id)
 
     def copy(self) -> "Cluster":
         """The same state."""

@@ -38,7 +38,8 @@ FINDS = {
     "handoffs under way do not count": Bounds(3, moved=2),
     "fence without the beat": Bounds(5, {"pauses": 1}),
     "the beat without the attempt": Bounds(4, {"pauses": 1, "unlocks": 1}),
-    "claim of owned shards": Bounds(4, {"pauses": 1}, free=True),
+    "claim by the fenced": Bounds(3, {"leaves": 1}, free=2),
+    "claim of owned shards": Bounds(4, {"pauses": 1}, free=1),
     "transfer to any receiver": Bounds(1, {"leaves": 1}),
     "targets without the version": Bounds(1, {"edits": 1}, planned=True),
     "detector not restarted with the session": Bounds(4, {"restarts": 1}),
@@ -48,13 +49,27 @@ FINDS = {
     "drain of an aborted handoff still counts": Bounds(4, {"appends": 1}),
     "handoff goes on after an adoption": Bounds(3, {"leaves": 1}),
     "a replaced incarnation is fenced at once": Bounds(1, {"crashes": 1, "starts": 1}),
-    "free shards are not claimed without a target": Bounds(1, free=True),
+    "free shards are not claimed without a target": Bounds(1, free=1),
     "no handoff is aborted": Bounds(2, {"leaves": 1}),
     "the planner forgets ordered moves": Bounds(1, planned=True, cordon="draining"),
     "the planner changes its mind": Bounds(2, planned=True),
     "append without the lock": Bounds(5, {"pauses": 1, "appends": 1}),
 }
 """The planted bugs that the search finds by itself, each within these bounds."""
+NOT_FOUND = {
+    "released epoch not marked as used": "a view comes at each tick, and drops the shard before another worker may claim it",
+    "used epoch not raised": "needs an append of unknown outcome: the model of the host is not a part of the small cluster",
+    "raised epoch not noted": "as above",
+    "append without the epoch": "as above",
+    "unknown outcome decided at the same epoch": "as above",
+    "outcome read with the raise": "as above",
+    "outcome of a closed shard": "as above",
+    "head of the preparation": "as above",
+    "lease from the answer": "is in the model of a process, which the small cluster does not run",
+    "no wait for the predecessor": "as above",
+    "orders beyond the limit are sent elsewhere": "needs a third worker",
+}
+"""The others, which the schedules find, and why the search does not."""
 
 
 ALL_BOUNDS = list({str(bounds): bounds for bounds in FINDS.values()}.values())
@@ -121,4 +136,5 @@ def test_the_search_finds_a_planted_bug(name: str) -> None:
 def test_the_search_finds_most_planted_bugs() -> None:
     """By itself, without a schedule of chance."""
     assert len(FINDS) >= 30
-    assert set(FINDS) <= {each.name for each in MUTANTS}
+    assert {*FINDS, *NOT_FOUND} == {each.name for each in MUTANTS}
+    assert not FINDS.keys() & NOT_FOUND.keys()
