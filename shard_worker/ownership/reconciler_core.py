@@ -10,7 +10,7 @@ answers, so that `reconciler` runs it on a real session and the simulation on a 
   it.  A shard is never adopted at a used epoch: appends of before may still be in flight.
 * A shard that was given to this incarnation is adopted without a view.  The transfer was committed before the notification
   was sent, only this incarnation can have given the shard up since, and the sender knew the head with no append in flight.
-* A shard that came back while its handoff was under way is dropped and adopted anew: others may have appended meanwhile.
+* A shard that came back while its handoff was under way is dropped and then adopted: others may have appended meanwhile.
 * A drained shard is transferred without a view, because it is not served meanwhile; the database checks the transfer.
 * Heads are read after the change of owner is acknowledged: in the same statement the snapshot would be older than the wait
   for the previous owner's appends.

@@ -92,7 +92,7 @@ def test_a_refused_transfer_aborts_the_handoff() -> None:
     ]
 
 
-def test_a_shard_that_came_back_during_its_handoff_is_adopted_anew() -> None:
+def test_a_shard_that_came_back_during_its_handoff_is_adopted_again() -> None:
     """The answer of the transfer was lost; the receiver may have appended before it gave the shard back."""
     script = Script()
     script.drained()

@@ -8,8 +8,8 @@ cores with their positions, and the messages in flight, with times, epochs and b
 Each step checks the invariants of `Watch`.  From each state after a tick the cluster runs on without faults, in one order,
 and must serve every shard where it is wanted (`served`), and move none back (`moves`).
 
-What an event does to a worker, and an operation to the database, is computed once for each of their states: a state of the
-cluster is a combination of those.
+The effect of an event on a worker, and of an operation on the database, is computed once for each of their states: a state
+of the cluster is a combination of those.
 """
 
 import gc

@@ -31,7 +31,7 @@ MOST_MOVES: Final = 1
 NAMES: Final = (f"{CLUSTER}-0", f"{CLUSTER}-1")
 _SETTLE_TICKS: Final = 24
 _UNLOCKED_TICKS: Final = 3
-"""Within so many ticks a lost session of a lease is replaced."""
+"""Maximum number of ticks after which a lost session of a lease is replaced."""
 _SPECS: Final = tuple(
     ThreadClusterSpec(
         replicas=2,
@@ -41,7 +41,7 @@ _SPECS: Final = tuple(
     )
     for number in (-1, 0, 1)
 )
-"""What the users want: at first without pins, then each edit pins another shard."""
+"""The wishes of the users: at first without pins, then each edit pins another shard."""
 Step = tuple[str, ...]
 
 
@@ -55,7 +55,7 @@ class Bounds(NamedTuple):
     """The first worker leaves; else a plan moves its first shard, or as many as ``moved``."""
     moved: int = 1
     free: int = 0
-    """So many shards have neither an owner nor a target; nothing is moved."""
+    """The number of shards that have neither an owner nor a target; nothing is moved."""
     planned: bool = False
     """Two planners look and order; nothing is moved at first."""
     cordon: str = ""
@@ -65,7 +65,7 @@ class Bounds(NamedTuple):
 FAULTS: Final = {
     "crashes": "a process ends; a statement that it has sent may come late",
     "starts": "a process begins under the name of one that ended",
-    "pauses": "a process stands still; a statement that it has sent goes on",
+    "pauses": "a process is stopped; a statement that it has sent goes on",
     "losses": "a session is lost with a statement in flight, which may come late",
     "unlocks": "the session of a lease is lost, and replaced some ticks later",
     "restarts": "the database loses all sessions and locks",
@@ -78,14 +78,14 @@ class PlannerState(NamedTuple):
     """A planner at one moment."""
 
     plan: int | None = None
-    """What it is about to order, and the shards that move by it."""
+    """The number of the plan that it is about to order, with the shards that move by it."""
     seen: tuple[int, int] = (-1, -1)
-    """What it has looked at: the view and the wish."""
+    """The view and the wish that it has looked at."""
     balancing: bool = False
 
 
 class _Known:
-    """What the states of one search share."""
+    """The tables that the states of one search share."""
 
     def __init__(self) -> None:
         self.values = Table()
@@ -128,7 +128,7 @@ class Cluster:
         self.watch = Watch(lambda: 0.0, None, MOST_MOVES, HANDOFFS_AT_ONCE)
         self._own = True
         self.watched = 0
-        """The number of what the watch knows."""
+        """The number of the knowledge of the watch."""
         self.db = self.known.databases.first(NAMES, 2)
         self.notifications: tuple[tuple[Any, ...], ...] = ()
         """Transfers that their new owners do not know of yet: worker, shard, epoch, incarnation, head."""
@@ -318,7 +318,12 @@ class Cluster:
 
     def _note_watch(self) -> None:
         watch = self.watch
-        code = coded((watch._acknowledged, watch._adopted, watch._moving, watch._replaced_at, set(watch.hurt_at)))
+        code = coded(
+            (
+                *(watch._acknowledged, watch._adopted, watch._taken),
+                *(watch._moving, watch._replaced_at, set(watch.hurt_at)),
+            )
+        )
         self.watched = self.known.values.put(code, code)
 
     def _event(self, name: str, *event: Any) -> None:

@@ -1,7 +1,7 @@
 """The database of the exhaustive search: the model's, as values that never change.
 
-`SmallDatabases` does an operation once for each state and time, and remembers the state after it, the answer, and what the
-watch is told.  An operation is a name and hashable values.
+`SmallDatabases` does an operation once for each state and time, and remembers the state after it, the answer, and the
+calls of the watch.  An operation is a name and hashable values.
 """
 
 from collections.abc import Callable, Mapping
@@ -40,7 +40,7 @@ class Stored(NamedTuple):
 
 
 class Recorder:
-    """In place of the watch: keeps what it is told."""
+    """In place of the watch: keeps its calls."""
 
     def __init__(self, now: float) -> None:
         self._now = now
@@ -94,7 +94,7 @@ class SmallDatabase(Database):
         """The last beat of each worker's present attempt."""
 
     def copied(self, now: float) -> "SmallDatabase":
-        """Another one with the same rows, and a watch that keeps what it is told."""
+        """Another one with the same rows, and a watch that keeps its calls."""
         new = copy(self)
         new.watch = Recorder(now)  # type: ignore[assignment]  # all of a watch that a database calls
         new.workers = {name: copy(row) for name, row in self.workers.items()}
@@ -109,7 +109,7 @@ class SmallDatabase(Database):
 
     @property
     def recorded(self) -> list[Call]:
-        """What the watch was told."""
+        """The calls of the watch."""
         recorder: Any = self.watch
         calls: list[Call] = recorder.calls
         return calls
@@ -128,7 +128,7 @@ class DatabaseState(NamedTuple):
 
 
 class SmallDatabases:
-    """What each operation does to each state, once it was seen."""
+    """The effect of each operation on each state, once it was seen."""
 
     def __init__(self, values: Table) -> None:
         self._values = values
@@ -136,7 +136,7 @@ class SmallDatabases:
         self._after: dict[tuple[int, float, Operation], tuple[DatabaseState, int, list[Call]]] = {}
 
     def first(self, names: tuple[str, ...], shards: int) -> DatabaseState:
-        """Nobody is a member, and the first worker's first incarnation owns every shard."""
+        """No worker is a member, and the first worker's first incarnation owns every shard."""
         db = SmallDatabase(names, shards)
         for name in names:
             db.workers[name] = WorkerRecord(name)
@@ -147,7 +147,7 @@ class SmallDatabases:
         return self._known(db)
 
     def after(self, state: DatabaseState, now: float, operation: Operation) -> tuple[DatabaseState, int, list[Call]]:
-        """The state after an operation, the number of its answer, and what the watch is told."""
+        """The state after an operation, the number of its answer, and the calls of the watch."""
         key = (state.id, now, operation)
         if (found := self._after.get(key)) is None:
             db = state.db.copied(now)
@@ -281,4 +281,4 @@ _OWN: Final[Mapping[str, Callable[..., object]]] = {
     "free": _free,
     "target": _target,
 }
-"""What is no transaction of `transactions`, or more than one."""
+"""Operations that are no transaction of `transactions`, or more than one."""

@@ -1,7 +1,7 @@
 """One worker of the exhaustive search: its core at a position, its lease, and its shards in memory.
 
-A `WorkerState` never changes.  `SmallWorker` takes an event and leaves another state, and what the surroundings must be
-told.  A generator cannot be copied, so the current turn is replayed on the core as it was before the turn; `SmallWorkers`
+A `WorkerState` never changes.  `SmallWorker` takes an event and leaves another state and its effects on the
+surroundings.  A generator cannot be copied, so the current turn is replayed on the core as it was before the turn; `SmallWorkers`
 does that once for each state, time and event, and remembers the outcome.
 """
 
@@ -24,7 +24,7 @@ _AT_ONCE: Final = (ask.OpenSession, ask.Pause, ask.CatchUp, ask.RecordStartSeqs)
 _REMOTE: Final = tuple(each for each in STATEMENTS if each is not ask.RecordStartSeqs)
 
 Effect = tuple[Any, ...]
-"""What the surroundings are told: a name, and values."""
+"""An effect on the surroundings: a name, and values."""
 Event = tuple[Any, ...]
 """The name of a method of `SmallWorker`, and values."""
 
@@ -70,7 +70,7 @@ class WorkerState:
     before: bytes = b""
     """The core before its turn."""
     inputs: tuple[tuple[str, Any], ...] = ()
-    """What it got since then."""
+    """Its inputs since then."""
     view: OwnershipView = EMPTY
     # --- known by `SmallWorkers`
     id: int = -1
@@ -330,7 +330,7 @@ class SmallWorker:
 
 
 class SmallWorkers:
-    """What each event does to each state, once it was seen."""
+    """The effect of each event on each state, once it was seen."""
 
     def __init__(self, values: Table) -> None:
         self._values = values

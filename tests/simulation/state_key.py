@@ -59,7 +59,7 @@ class Beat(int):
 
 
 class Origin(NamedTuple):
-    """What times, epochs and beats are counted from."""
+    """The zero of times, epochs and beats."""
 
     now: float
     epochs: tuple[int, ...]
@@ -121,7 +121,7 @@ def position_of(steps: Any) -> list[object]:
 
 
 class Table:
-    """Values by number: equal keys have the same number, and the first of their values stands for all."""
+    """Values by number: equal keys have the same number, and the first of their values is kept for all."""
 
     def __init__(self) -> None:
         self._numbers: dict[object, int] = {}
