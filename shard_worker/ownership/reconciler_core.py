@@ -10,6 +10,7 @@ answers, so that `reconciler` runs it on a real session and the simulation on a 
   it.  A shard is never adopted at a used epoch: appends of before may still be in flight.
 * A shard that was given to this incarnation is adopted without a view.  The transfer was committed before the notification
   was sent, only this incarnation can have given the shard up since, and the sender knew the head with no append in flight.
+* A shard that came back while its handoff was under way is dropped and then adopted: others may have appended meanwhile.
 * A drained shard is transferred without a view, because it is not served meanwhile; the database checks the transfer.
 * Heads are read after the change of owner is acknowledged: in the same statement the snapshot would be older than the wait
   for the previous owner's appends.
@@ -326,8 +327,14 @@ class ReconcilerCore:
 
     def _abort(self, shard_id: ShardId, now: float) -> Steps[None]:
         """Abort a handoff and serve on."""
-        aborted = self.handoffs[shard_id]
+        aborted, epoch = self.handoffs[shard_id], self.view.shards[shard_id].epoch
         self._failed_at[shard_id] = now
+        if epoch != aborted.epoch and self._unused(shard_id, epoch):
+            # The transfer was committed, its answer was lost, and the receiver has given the shard back: the state in
+            # memory may be older than the journal.  The next view adopts the shard.
+            yield from self._drop(shard_id, None, 0)
+            self._refresh = True
+            return
         yield from self._forget_handoff(shard_id)
         yield from Resume(shard_id, aborted)
 

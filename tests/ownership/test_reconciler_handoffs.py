@@ -92,6 +92,20 @@ def test_a_refused_transfer_aborts_the_handoff() -> None:
     ]
 
 
+def test_a_shard_that_came_back_during_its_handoff_is_adopted_again() -> None:
+    """The answer of the transfer was lost; the receiver may have appended before it gave the shard back."""
+    script = Script()
+    script.drained()
+    script.answers[TransferShards] = {}
+    script.turn()
+    back = shard("a", "b")._replace(epoch=7)
+    sent = script.later(VIEWS_APART_S, worker("a", 2), worker("b", 2), back)
+    assert sent[1:3] == [CancelDrain(S0), Drop(S0)]
+    assert not any(isinstance(each, Resume) for each in sent)
+    script.present, script.serving = set(), set()
+    assert script.later(VIEWS_APART_S)[1] == ReadHeads({S0: 7})
+
+
 def test_a_refused_transfer_keeps_no_other_from_its_receiver() -> None:
     """The database refuses one shard; the next one has its new owner, which is notified."""
     script = Script(*PAIR, shard("a", "b"), shard("a", "b", id=S1))

@@ -70,6 +70,8 @@ class Watch:
         self._adopted: dict[ShardId, tuple[int, int]] = {}
         self._moving: set[ShardId] = set()
         self._replaced_at: dict[str, float] = {}
+        self._taken: dict[ShardId, tuple[str, int]] = {}
+        """The incarnation that last got each shard from another one, and the epoch at which it did."""
 
     def hurt(self, worker: str, until: float) -> None:
         """Something happens to a worker, until then."""
@@ -134,6 +136,8 @@ class Watch:
             self._handed_over(row, before)
         if row.owner is None or row.owner == row.target:
             self._moving.discard(row.id)
+        if row.incarnation is not None and self._taken.get(row.id, ("", 0))[0] != row.incarnation:
+            self._taken[row.id] = row.incarnation, row.epoch
         for incarnation in (before, *self.hosts):
             if incarnation is not None and incarnation != row.last and incarnation in self.hosts:
                 self.reads(db, self.hosts[incarnation], row.id)
@@ -148,10 +152,15 @@ class Watch:
 
     def reads(self, db: "Database", host: "Host", shard_id: ShardId) -> None:
         """Whether this host could answer from memory what another may have changed."""
-        shard = host.shards.get(shard_id)
-        if shard is not None and shard.admits and host.may_read() and db.shards[shard_id].last != host.incarnation:
+        shard, last = host.shards.get(shard_id), db.shards[shard_id].last
+        if shard is None or not shard.admits or not host.may_read():
+            return
+        if last != host.incarnation:
+            raise Violation("lease", f"shard {shard_id}: {host.incarnation} reads, {last} may have written")
+        if shard.epoch < (since := self._taken.get(shard_id, ("", 0))[1]):
             raise Violation(
-                "lease", f"shard {shard_id}: {host.incarnation} reads, {db.shards[shard_id].last} may have written"
+                "lease",
+                f"shard {shard_id}: {host.incarnation} reads as of epoch {shard.epoch}, it came back at {since}",
             )
 
     def all_reads(self, db: "Database", host: "Host") -> None:

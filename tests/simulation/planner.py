@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 from threadcluster_operator.api import RebalanceSpec, ThreadClusterSpec
 from threadcluster_operator.planning.placement import Worker
-from threadcluster_operator.planning.planner import PlanResult, ShardOwnership, next_steps
+from threadcluster_operator.planning.planner import NewPlan, PlanResult, ShardOwnership, next_steps
 
+from shard_worker.domain.ids import ShardId
 from shard_worker.ownership.view import OwnershipView
 from tests.simulation import transactions
 from tests.simulation.clock import Clocks
@@ -73,7 +74,7 @@ class Planner(Process):
             running = frozenset(world.running)
             if not answers:
                 continue
-            newest = max((each.view for each in answers), key=_freshness)
+            newest = max((each.view for each in answers), key=freshness)
             steps = self.decide(running, newest)
             if steps.plan is not None:
                 yield Sleep(rng.random() * max(0.05, world.dawdles_s if rng.random() < 0.35 else 0.0))
@@ -100,9 +101,7 @@ class Planner(Process):
     def _record(self, through: "WorkerProcess", steps: PlanResult, view: OwnershipView) -> None:
         plan = steps.plan
         assert plan is not None
-        owners = {shard_id: row.owner for shard_id, row in view.shards.items()}
-        live = {row.id for row in view.workers.values() if not row.fenced}
-        moves = frozenset(s for s, target in plan.targets.items() if owners[s] in live and target != owners[s])
+        moves = moves_of(plan, view)
         tell = self._world.watch.tell
         if tell is not None:
             tell(f"{self.name}: from plan {plan.base_version}, {dict(plan.targets)}, through {through.name}")
@@ -121,5 +120,13 @@ class Planner(Process):
         Task(through, record())
 
 
-def _freshness(view: OwnershipView) -> tuple[int, int]:
+def moves_of(plan: NewPlan, view: OwnershipView) -> frozenset[ShardId]:
+    """The shards of a plan that have a living owner, and another target than that."""
+    owners = {shard_id: row.owner for shard_id, row in view.shards.items()}
+    live = {row.id for row in view.workers.values() if not row.fenced}
+    return frozenset(s for s, target in plan.targets.items() if owners[s] in live and target != owners[s])
+
+
+def freshness(view: OwnershipView) -> tuple[int, int]:
+    """The view with the highest is the newest."""
     return view.plan_version, sum(row.epoch for row in view.shards.values())

@@ -8,7 +8,7 @@ leaves until its own deadline (4 s).  Then nothing may move any more.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from random import Random
@@ -20,6 +20,7 @@ from shard_worker.ownership.view import EMPTY
 from tests.simulation import transactions
 from tests.simulation.faults import FAULTS, at_step
 from tests.simulation.host import Shard
+from tests.simulation.invariants import Change
 from tests.simulation.planner import CLUSTER
 from tests.simulation.simulation import DAWDLES_S, HANDOFFS_AT_ONCE, Size, World
 from tests.simulation.violation import Violation
@@ -113,7 +114,7 @@ def _settle(world: World) -> Outcome:
     quiet_at: float | None = None
     while (why := _unsettled(world)) is not None or world.timeline.now < _last_change(world, began) + DAWDLES_S:
         if world.timeline.now - began > SETTLES_S:
-            _no_returns(world, (quiet_at or math.inf) + DAWDLES_S)
+            no_returns(watch.changes, (quiet_at or math.inf) + DAWDLES_S)
             raise Violation("served", f"not settled {SETTLES_S} s after the last fault: {why}")
         if quiet_at is None and _all_there(world):  # before that, workers that come or go make moves
             quiet_at = world.timeline.now
@@ -123,7 +124,7 @@ def _settle(world: World) -> Outcome:
     if watch.tell is not None:
         watch.tell("--- settled")
     if quiet_at is not None:
-        _no_returns(world, quiet_at + DAWDLES_S)
+        no_returns(watch.changes, quiet_at + DAWDLES_S)
     before = (len(watch.changes), world.db.plan_version)
     world.timeline.run_until(world.timeline.now + _STILL_S)
     if (len(watch.changes), world.db.plan_version) != before:
@@ -201,10 +202,10 @@ def _all_there(world: World) -> bool:
     return set(world.running) <= up and not dead and all(row.owner is not None for row in world.db.shards.values())
 
 
-def _no_returns(world: World, since: float) -> None:
+def no_returns(changes: Iterable[Change], since: float) -> None:
     """No shard comes back to a worker that it left by an order given since."""
     left: dict[ShardId, list[str | None]] = {}
-    for change in world.watch.changes:
+    for change in changes:
         if change.kind == "handoff" and change.ordered_at >= since:
             path = left.setdefault(change.shard_id, [change.source])
             if change.owner in path:
