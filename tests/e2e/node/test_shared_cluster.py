@@ -202,9 +202,7 @@ async def _of_two_at_once_one_is_refused(node: Cluster, api: Api, shared: Shared
         await each.gone()
 
 
-async def _local_holder_is_respected(
-    node: Cluster, api: Api, shared: SharedCluster, folder: Path, place: str
-) -> None:
+async def _local_holder_is_respected(node: Cluster, api: Api, shared: SharedCluster, folder: Path, place: str) -> None:
     dsn = await shared.postgres.make_database(f"{shared.namespace}-local")
     local, rival = LocalCluster(folder / "holder", database_url=dsn, shards=8), Rival(node, api, place)
     await local.up(1)
