@@ -1,4 +1,4 @@
-"""What happens to a cluster that serves: another one is given its database, a release comes and goes, Postgres freezes.
+"""A cluster that serves: another one is given its database, a release comes and goes, Postgres freezes.
 
 The tests share one cluster, because to make one takes longer than most of what is asked here; each of them leaves it Ready.
 """
@@ -40,9 +40,10 @@ CLAIMED: Final = "DatabaseClaimedByOther"
 
 
 @pytest.fixture(scope="module")
-def shared(node: Cluster) -> Iterator[SharedCluster]:
-    """The cluster of these tests."""
+def shared(node: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedCluster]:
+    """The cluster of these tests, on a node that has the image of the next release too."""
     with shared_cluster(node) as made:
+        node.import_image(next_image.write_image(tmp_path_factory.mktemp("image") / "next.tar", image.built()))
         yield made
 
 
@@ -171,13 +172,13 @@ async def _holder_is_respected(
         assert is_ready(await shared.ready(api))
 
         workers = [f"{NAME}-{ordinal}" for ordinal in range(REPLICAS)]
-        for each in workers:
-            signal_container(each, signal.SIGSTOP, uid)
+        for worker in workers:
+            signal_container(worker, signal.SIGSTOP, uid)
         began = time.monotonic()
         await namesake.refused_again(*named)
         frozen_s = time.monotonic() - began
-        for each in workers:
-            signal_container(each, signal.SIGCONT, uid)
+        for worker in workers:
+            signal_container(worker, signal.SIGCONT, uid)
         await shared.ready(api)
         print(f"\nrefused while the holder was frozen for {frozen_s:.1f} s")
     await shared.edit(api, {"replicas": 0})
@@ -228,7 +229,7 @@ async def _holder_is_displaced_by_name(api: Api, shared: SharedCluster, holder: 
     found = await api.wait_for(VERSION, KIND, NAME, stalled_by(CLAIMED), shared.namespace)
     assert other in condition(found, "Stalled")["message"]
     assert condition(found, "Ready")["status"] == "False"
-    print(f"displaced by name, and told so: {time.monotonic() - began:.1f} s")
+    print(f"displaced by name, and reported: {time.monotonic() - began:.1f} s")
     began = time.monotonic()
     await take_over(shared.namespace, taken["metadata"]["uid"])
     await shared.ready(api)
@@ -290,10 +291,9 @@ async def schema_version(dsn: str) -> int:
 
 
 async def test_a_release_with_a_new_schema_goes_forward_and_back_and_forward(
-    node: Cluster, api: Api, shared: SharedCluster, tmp_path: Path
+    node: Cluster, api: Api, shared: SharedCluster
 ) -> None:
     """Halted half-way, taken back, and begun again, and scaled in between: no request fails."""
-    node.import_image(next_image.write_image(tmp_path / "next.tar", image.built()))
     this, following = node.image, next_image.NAME
     steps: list[tuple[str, float]] = []
     began = time.monotonic()
@@ -352,7 +352,7 @@ def _halted(found: Object) -> bool:
 
 
 def _serves_with(workers: int) -> Callable[[Object], bool]:
-    """Whether so many workers each have some shards, and all are served."""
+    """Whether this number of workers have shards, and all shards are served."""
 
     def holds(found: Object) -> bool:
         status = found["status"]
@@ -376,14 +376,19 @@ async def test_a_frozen_postgres_is_reported_and_nothing_moves(node: Cluster, ap
         async with shared.chatting(api) as chats:
             with shared.postgres.frozen():
                 reported_s = await _reported(api, shared)
-                assert is_away(await api.get(VERSION, KIND, NAME, shared.namespace))
             began = time.monotonic()
             await shared.ready(api)
             ready_s = time.monotonic() - began
 
             with shared.postgres.frozen():
                 again_s = await _reported(api, shared)
-                await _held(api, shared, {"replicas": REPLICAS - 1, "worker": {"snapshotEveryEvents": 60}})
+                async with _nothing_moves(api, shared):
+                    await _ask_for_a_restart_and_a_shrink(api, shared)
+                    await asyncio.sleep(HELD_S)
+                    [present] = set((await images(api, shared)).values())
+                    release = next_image.NAME if present == node.image else node.image
+                    await shared.edit(api, {"image": release})
+                    await eventually(lambda: _migration_failed(api, shared), within_s=60, what="the migration fails")
             began = time.monotonic()
             await api.wait_for(
                 VERSION, KIND, NAME, lambda it: condition(it, "Available")["status"] == "True", shared.namespace
@@ -391,10 +396,10 @@ async def test_a_frozen_postgres_is_reported_and_nothing_moves(node: Cluster, ap
             served_s = time.monotonic() - began
             await shared.ready(api)
             done_s = time.monotonic() - began
-        assert len(await images(api, shared)) == REPLICAS - 1
+        assert await images(api, shared) == {f"{NAME}-{ordinal}": release for ordinal in range(REPLICAS - 1)}
         print(
-            f"\nfrozen: reported after {reported_s:.1f} s, Ready {ready_s:.1f} s after its end; with a rollout and a shrink asked"
-            f" for: reported after {again_s:.1f} s, served {served_s:.1f} s and Ready {done_s:.1f} s after its end;"
+            f"\nfrozen: reported after {reported_s:.1f} s, Ready {ready_s:.1f} s after its end; with a release and a shrink"
+            f" asked for: reported after {again_s:.1f} s, served {served_s:.1f} s and Ready {done_s:.1f} s after its end;"
             f" {sum(len(chat.acknowledged) for chat in chats)} messages"
         )
         assert max(reported_s, again_s) <= REPORTED_S
@@ -402,9 +407,10 @@ async def test_a_frozen_postgres_is_reported_and_nothing_moves(node: Cluster, ap
 
 
 def is_away(found: Object) -> bool:
-    """Whether Ready and Available say that the database is away."""
-    conditions = [condition(found, name) for name in ("Ready", "Available")]
-    return {(each.get("status"), each.get("reason")) for each in conditions} == {("False", "DatabaseUnreachable")}
+    """Whether Ready and Available say that the database is away, which is no failure of the cluster yet."""
+    conditions = [condition(found, name) for name in ("Ready", "Available", "Stalled")]
+    away = ("False", "DatabaseUnreachable")
+    return [(each.get("status"), each.get("reason")) for each in conditions] == [away, away, ("False", "NotStalled")]
 
 
 async def _reported(api: Api, shared: SharedCluster) -> float:
@@ -414,39 +420,61 @@ async def _reported(api: Api, shared: SharedCluster) -> float:
     return time.monotonic() - began
 
 
-async def _held(api: Api, shared: SharedCluster, edit: Object) -> None:
-    """Ask for something, and return some seconds after it was applied; fail unless every worker stayed as it was."""
+async def _ask_for_a_restart_and_a_shrink(api: Api, shared: SharedCluster) -> None:
+    """Return when the workers' new template is applied."""
+
+    async def template() -> str:
+        live = await api.get("apps/v1", "StatefulSet", NAME, shared.namespace)
+        return str(live["metadata"]["annotations"]["threadcluster.io/template"])
+
+    before = await template()
+    generation = await shared.edit(api, {"replicas": REPLICAS - 1, "worker": {"snapshotEveryEvents": 60}})
+    await api.wait_for(
+        VERSION, KIND, NAME, lambda it: it["status"]["observedGeneration"] == generation, shared.namespace
+    )
+    await eventually(lambda: _differs(template(), before), what="the template is applied")
+
+
+@asynccontextmanager
+async def _nothing_moves(api: Api, shared: SharedCluster) -> AsyncIterator[None]:
+    """Fail unless every worker stays as it is, and the database is reported to be away, for as long as the block runs."""
     live = await api.get("apps/v1", "StatefulSet", NAME, shared.namespace)
-    template = live["metadata"]["annotations"]["threadcluster.io/template"]
+    pods = await _pods(api, shared)
     seen = [(live["spec"]["replicas"], _partition(live))]
 
-    async def watch() -> None:
+    async def watch_workers() -> None:
         since = live["metadata"]["resourceVersion"]
         async for _, found in api.watch("apps/v1", "StatefulSet", shared.namespace, since=since):
             seen.append((found["spec"]["replicas"], _partition(found)))
 
-    pods = await _pods(api, shared)
-    watching = asyncio.create_task(watch(), name="watch")
-    try:
-        generation = await shared.edit(api, edit)
-        await api.wait_for(
-            VERSION, KIND, NAME, lambda it: it["status"]["observedGeneration"] == generation, shared.namespace
-        )
-        await api.wait_for(
-            "apps/v1",
-            "StatefulSet",
-            NAME,
-            lambda it: it["metadata"]["annotations"]["threadcluster.io/template"] != template,
-            shared.namespace,
-        )
-        held_until = time.monotonic() + HELD_S
-        while time.monotonic() < held_until:
-            assert is_away(await api.get(VERSION, KIND, NAME, shared.namespace))
+    async def watch_status() -> None:
+        while True:
+            found = await api.get(VERSION, KIND, NAME, shared.namespace)
+            assert is_away(found), found["status"]
             assert await _pods(api, shared) == pods
             await asyncio.sleep(0.2)
+
+    watching = [
+        asyncio.create_task(watch_workers(), name="workers"),
+        asyncio.create_task(watch_status(), name="status"),
+    ]
+    try:
+        yield
+        assert not any(each.done() for each in watching), [each.exception() for each in watching if each.done()]
     finally:
-        watching.cancel()
+        for each in watching:
+            each.cancel()
+    assert len(seen) > 1
     assert set(seen) == {seen[0]}, json.dumps(seen)
+
+
+async def _differs(found: Any, before: object) -> bool:  # an awaitable of what is found
+    return bool(await found != before)
+
+
+async def _migration_failed(api: Api, shared: SharedCluster) -> bool:
+    labels = f"app.kubernetes.io/component=migration,app.kubernetes.io/instance={NAME}"
+    return any(_exit_code(pod) for pod in await api.list("v1", "Pod", shared.namespace, labels=labels))
 
 
 def _partition(stateful_set: Object) -> int:

@@ -317,7 +317,10 @@ def test_a_migration_is_tried_again_when_the_database_is_back(
     (job,) = [each for (kind, _), each in simulation.objects.items() if kind == "Job"]
     job["status"] = {"conditions": [{**HALF_FAILED, "lastTransitionTime": at(60)}]} if exhausted else {}
     end = {"exitCode": 1, "finishedAt": at(60), "message": f'{{"reason": "{reason}", "message": "no answer"}}'}
-    states = {"Failed": {"state": {"terminated": end}}, "Running": {"state": {"running": {}}}}
+    states: dict[str, dict[str, Any]] = {
+        "Failed": {"state": {"terminated": end}},
+        "Running": {"state": {"running": {}}},
+    }
     made = tuple(migration_pod(phase, job["metadata"]["uid"], **states[phase]) for phase in pods)
     seen = simulation.look()._replace(now=62.0)
     seen = seen._replace(pods=(*seen.pods, *made))

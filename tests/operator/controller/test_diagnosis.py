@@ -462,7 +462,7 @@ def test_a_migration_that_fails_in_an_outage_is_a_part_of_it(
 
 
 def test_an_attempt_in_an_outage_hides_no_other_failure() -> None:
-    """What the migration failed of before is still to be mended."""
+    """An earlier failure of the migration is still to be mended."""
     before = pod("migration", **ended('{"reason": "MigrationFailed", "message": "refused"}'))
     pods = (without_database("DatabaseUnreachable"), before)
     trouble = diagnose(seen(pods=pods, children=(job(),))._replace(outage=UNREACHABLE))
