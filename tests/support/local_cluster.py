@@ -34,10 +34,12 @@ class LocalCluster:
         self._database_url = database_url
         self._port = 0
 
-    async def up(self, replicas: int = 2, *, shards: int | None = None, rebalance: str = "") -> str:
+    async def up(
+        self, replicas: int = 2, *, shards: int | None = None, rebalance: str = "", take_over: str = ""
+    ) -> str:
         """Bring it up, or change its number of workers and its rules of moves; the command's output.
 
-        Fails as the command fails.
+        ``take_over`` is the uid of the cluster whose database it takes.  Fails as the command fails.
         """
         self.file.parent.mkdir(parents=True, exist_ok=True)
         wanted = f", rebalance: {rebalance}" if rebalance else ""
@@ -47,6 +49,8 @@ class LocalCluster:
             given = self.file.with_suffix(".dsn")
             given.write_text(self._database_url)
             more = ["--database-url-file", str(given)]
+        if take_over:
+            more += ["--take-over", take_over]
         code, output = await self.command("up", "-f", str(self.file), "--port", str(self._port), "--detach", *more)
         assert code == 0, output
         self._port = int((await self.status())["url"].rsplit(":", 1)[1])

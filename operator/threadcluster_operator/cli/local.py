@@ -102,7 +102,8 @@ def status(data_dir: Path | None, output: str) -> None:
     """Show the processes, and the owner of each shard.  Exit code 3 when no supervisor lives on the data directory.
 
     A worker is ready, cordoned (it gets no more shards), draining (it keeps none), recovering (it does not serve all its
-    shards yet), starting, silent (it does not answer), dead (it is restarted) or stopping.
+    shards yet), starting, silent (it does not answer), displaced (its database belongs to another cluster now), dead (it is
+    restarted) or stopping.
     """
     place = DataDir(resolve_data_dir(data_dir, None))
     try:
@@ -164,6 +165,7 @@ def _not_running(place: DataDir) -> dict[str, Any]:  # JSON
         "ready": False,
         "url": None,
         "replicas": resources.cluster.spec.replicas if resources is not None else 0,
+        "claimedByOther": None,
         "dataDir": str(place.path),
         "supervisor": {"pid": None},
         "postgres": {"pid": None, "dsn": None, "dataDir": str(place.postgres)},
@@ -186,4 +188,6 @@ def _table(found: dict[str, Any]) -> str:  # JSON
     ]
     state = "ready" if found["ready"] else "not ready"
     head = f"{found['name']}: {state}, {found['url']}, Postgres {found['postgres']['pid'] or 'elsewhere'}"
-    return f"{head}\n\n{table(rows)}"
+    claimed = found.get("claimedByOther")  # a supervisor of an earlier release does not say
+    why = f"\nDatabaseClaimedByOther: {claimed}" if claimed else ""
+    return f"{head}{why}\n\n{table(rows)}"

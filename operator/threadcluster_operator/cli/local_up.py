@@ -227,5 +227,7 @@ async def _hand_over(place: DataDir, text: str) -> None:
             shown = line
         if found["ready"]:
             break
+        if claimed := found.get("claimedByOther"):  # a supervisor of an earlier release does not say
+            raise UpFailed(f"{claimed} (after `threadcluster local down` here)")
         await asyncio.sleep(0.2)
     click.echo(f"converged: {before['replicas']} → {found['replicas']} workers, {found['url']}")

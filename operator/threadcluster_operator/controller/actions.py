@@ -16,7 +16,14 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from threadcluster_operator.api import KubernetesSpec
-from threadcluster_operator.controller.diagnosis import PODS_REFUSED, Diagnosis, Reason, diagnose, own_end
+from threadcluster_operator.controller.diagnosis import (
+    PODS_REFUSED,
+    Diagnosis,
+    Reason,
+    diagnose,
+    failed_in_outage,
+    own_end,
+)
 from threadcluster_operator.controller.rollout import next_partition, rolled_out, unknown_owners
 from threadcluster_operator.controller.snapshot import (
     ClusterSnapshot,
@@ -299,7 +306,10 @@ def _answer(seen: ClusterSnapshot, wanted: Object, live: Object) -> Object | Non
 
 
 def _should_retry_migration(seen: ClusterSnapshot, job: Object, wanted: Object) -> bool:
-    """Whether a migration came to nothing some time ago: another Job may end better."""
+    """Whether a migration came to nothing some time ago, or for want of a database that is back: another Job may end better."""
+    ends = [own_end(pod) for pod in _pods_of(seen, job)]
+    if seen.outage is None and ends and all(failed_in_outage(seen, end) for end in ends):
+        return True
     if condition(job, "Failed") == "True":
         at = next(each for each in job["status"]["conditions"] if each["type"] == "Failed").get("lastTransitionTime")
         return _since(seen, at) > _RETRY_MIGRATION_S

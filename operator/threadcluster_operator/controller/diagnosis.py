@@ -26,6 +26,8 @@ UNSCHEDULABLE_S: Final = 180.0
 take Stalled for a failure."""
 OUTAGE_S: Final = 60.0
 """Time without a database after which the cluster is Stalled: a restart or a fail-over of Postgres is over sooner."""
+CLOCKS_S: Final = 5.0
+"""Most by which the operator's clock and another one of the Kubernetes cluster are taken to differ."""
 _ALSO: Final = " Also: "
 _NOT_WRITTEN: Final = " is not written: "
 
@@ -83,6 +85,9 @@ _REMEDIES: Final[Mapping[Reason, str]] = {
     Reason.SCHEMA_TOO_NEW: "set spec.image to a release at least as new as the one that made the schema",
 }
 """The remedy for each failure that a migration's termination message can name."""
+
+_AWAY: Final = frozenset({Reason.DATABASE_UNREACHABLE, Reason.DATABASE_AUTH_FAILED, Reason.DATABASE_TLS_FAILED})
+"""Failures of a migration that the workers have too while the database is away."""
 
 _FIELD_REMEDY: Final = "correct the field of the spec that this comes from"
 _QUOTA_REMEDY: Final = (
@@ -348,9 +353,11 @@ def _migration(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
     ends = [end for pod in pods if (end := own_end(pod))]
     if any(end.get("exitCode") == 0 for end in ends):
         return  # however a container beside it ends, and the Job with it
+    if ends and all(failed_in_outage(seen, end) for end in ends):
+        return
     for end in ends:
-        how = f"{end.get('reason', 'Error')}, exit code {end.get('exitCode')}"
-        yield _migration_end(str(end.get("message") or how))
+        if not failed_in_outage(seen, end):
+            yield _migration_end(end)
     for job in jobs:
         if condition(job, "Failed") == "True":
             yield _trouble(Reason.MIGRATION_FAILED, f"job {_name(job)} failed", "see its log; it is tried again")
@@ -364,8 +371,34 @@ def own_end(pod: Mapping[str, Any]) -> Object:
     return {}
 
 
-def _migration_end(message: str) -> Diagnosis:
-    """The diagnosis of a termination message, also of one that is no `MigrationFailure`: the end of a log, for example."""
+def failed_in_outage(seen: ClusterSnapshot, end: Mapping[str, Any]) -> bool:
+    """Whether an attempt of the migration found no database while the workers had none either, and failed for the same reason.
+
+    Such an attempt is a part of the outage, and says nothing of the database once the workers have it again.
+    """
+    reason = _migration_end(end).reason
+    if reason not in _AWAY:
+        return False
+    if seen.outage is not None:
+        return bool(reason == seen.outage.reason)
+    back_at, at = _database_back_at(seen), end.get("finishedAt")
+    return back_at is not None and at is not None and datetime.fromisoformat(at).timestamp() <= back_at + CLOCKS_S
+
+
+def _database_back_at(seen: ClusterSnapshot) -> float | None:
+    """When the workers had the database again; None while they do not have it, or it is not known since when they do."""
+    if seen.ownership is not None:
+        for each in (seen.resource.get("status") or {}).get("conditions") or ():
+            if each["type"] == "Available" and each["reason"] in _AWAY:
+                return seen.now  # the status still says what was before this snapshot
+            if each["type"] == "Available" and each["status"] == "True":
+                return datetime.fromisoformat(each["lastTransitionTime"]).timestamp()
+    return None
+
+
+def _migration_end(end: Mapping[str, Any]) -> Diagnosis:
+    """The diagnosis of a container's end, also of one whose message is no `MigrationFailure`: the end of a log, for example."""
+    message = str(end.get("message") or f"{end.get('reason', 'Error')}, exit code {end.get('exitCode')}")
     try:
         failure = msgspec.json.decode(message, type=MigrationFailure)
     except msgspec.DecodeError:

@@ -65,7 +65,7 @@ from threadcluster_operator.planning.planner import NewPlan
 from threadcluster_operator.render import KINDS as RENDERED
 from threadcluster_operator.render import MANAGEMENT_PORT, differences, digest, is_worker_of, secret_of, secret_text
 from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerRefused
-from threadcluster_operator.workers.pacing import Pace
+from threadcluster_operator.workers.pacing import Pace, plan_pause_s
 from threadcluster_operator.workers.poller import ClusterPoll, Latest, Wake, Watched, WorkerPolls
 from threadcluster_operator.workers.protocol import PolledWorkers
 
@@ -110,6 +110,9 @@ class _Memory:
     """The last plan that was sent to the workers, and when: until an answer shows it, no other is sent."""
     recorded_at: float = -math.inf
     recording: bool = False
+    plans_refused: int = 0
+    """Plans in a row that the workers did not take, and when the last one was not."""
+    plan_refused_at: float = -math.inf
     rivalry: Rivalry = field(default_factory=Rivalry)
     """With another installation of the operator."""
     status_written_at: float = -math.inf
@@ -604,6 +607,8 @@ class Reconciler:
         shown = memory.recorded is None or plan.base_version > memory.recorded.base_version
         if not shown and self.clock() - memory.recorded_at < _RECORDED_S:
             return  # made from an answer of before the last plan: the workers would refuse it as stale
+        if self.clock() - memory.plan_refused_at < plan_pause_s(memory.plans_refused):
+            return
         answering = {name for name, each in memory.poll.latest().readings.items() if each.failing_since is None}
         ready = [pod for pod in seen.workers() if pod.address is not None and pod.ready]
         addresses = {
@@ -611,6 +616,8 @@ class Reconciler:
             for pod in sorted(ready, key=lambda pod: pod.name not in answering)
             if pod.address is not None
         }
+        if not addresses:
+            return  # a pod that becomes ready has the cluster looked at
         memory.recording = True
         work = self._record(self._reach(key, addresses, seen.secret), seen, plan, memory)
         self._tasks.spawn(work, name=f"set-targets-{key.namespace}/{key.name}")
@@ -619,13 +626,14 @@ class Reconciler:
         try:
             await workers.set_targets(plan.request())
         except (NoWorkerAvailable, WorkerRefused) as error:
+            memory.plans_refused, memory.plan_refused_at = memory.plans_refused + 1, self.clock()
             log.info("plan not taken", extra={"key": str(seen.key), "plan": plan.hash, "cause": str(error)})
             return
         finally:
             memory.recording = False
             if memory.poll is not None:
                 memory.poll.hurry()
-        memory.recorded, memory.recorded_at = plan, self.clock()
+        memory.recorded, memory.recorded_at, memory.plans_refused = plan, self.clock(), 0
         if plan.moves:
             self._telemetry.moved(seen.key, plan.moves)
             self._recorder.event(seen.resource, "Normal", "MovingShards", f"plan {plan.hash}: {plan.moves} shards")

@@ -6,15 +6,11 @@ unknown, or while a shard has no owner.
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Final
 
 from threadcluster_operator.api import KubernetesSpec
-from threadcluster_operator.controller.diagnosis import own_end
+from threadcluster_operator.controller.diagnosis import CLOCKS_S, own_end
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object, Pod
 from threadcluster_operator.render import TEMPLATE, RenderInput, is_applied
-
-_CLOCKS_S: Final = 5.0
-"""Most by which the clocks of the operator and of the Job's controller are taken to differ."""
 
 
 def next_partition(
@@ -95,7 +91,7 @@ def _migrated_during(seen: ClusterSnapshot) -> bool:
     # A container beside the migration's own keeps its Job from its end.
     own_ends = [own_end(pod) for pod in seen.pods]
     ends += [end.get("finishedAt") for end in own_ends if end.get("exitCode") == 0]
-    return any(at and datetime.fromisoformat(at).timestamp() > seen.outage.since + _CLOCKS_S for at in ends)
+    return any(at and datetime.fromisoformat(at).timestamp() > seen.outage.since + CLOCKS_S for at in ends)
 
 
 def rolled_out(seen: ClusterSnapshot, spec: KubernetesSpec, live: Object) -> bool:

@@ -87,6 +87,7 @@ class Supervisor:
         self.moves = RebalanceSession(resources.cluster.name)
         self._recycling = Recycling(self.moves, say)
         self._unreadable: tuple[ShardId, ...] = ()
+        self._displaced = False
         self.converged = asyncio.Event()
         self.generation = 1
         """Counts what was asked for: a turn that began before the last of it says nothing of whether it holds."""
@@ -326,6 +327,7 @@ class Supervisor:
                     self._end(worker)
         self.data_dir.remember_workers({worker.name: worker.pid for worker in self._workers.values() if worker.pid})
         self._say_unreadable(steps.unreadable)
+        self._say_displaced(self._claimed_by_other())
         converged = steps.converged and not briefly
         recycling = self._recycling.turn(
             self._workers, self._environment(self.resources.cluster), observed, spec.rebalance.mode, converged=converged
@@ -345,6 +347,17 @@ class Supervisor:
                 f" {shards[0]} for one; start workers of the release that wrote it (docs/upgrades.md)"
             )
         self._unreadable = shards
+
+    def _say_displaced(self, claimed: str | None) -> None:
+        """Say it once when the database has become another cluster's."""
+        if claimed is not None and not self._displaced:
+            self._say(f"{DatabaseFault.CLAIMED_BY_OTHER}: nothing is served any more; {claimed}")
+        self._displaced = claimed is not None
+
+    def _claimed_by_other(self) -> str | None:
+        """Why the database belongs to another cluster, in a worker's words."""
+        answers = self._watch.answers.values() if self._watch is not None else ()
+        return next((each.claimed_by_other for each in answers if each.claimed_by_other is not None), None)
 
     def _running(self) -> frozenset[str]:
         return frozenset(self._workers)
@@ -401,9 +414,10 @@ class Supervisor:
         postgres = self._postgres
         return {
             "name": self.resources.cluster.name,
-            "ready": self.converged.is_set(),
+            "ready": self.converged.is_set() and self._claimed_by_other() is None,
             "url": f"http://127.0.0.1:{self.port}",
             "replicas": self.resources.cluster.spec.replicas,
+            "claimedByOther": self._claimed_by_other(),
             "dataDir": str(self.data_dir.path),
             "supervisor": {"pid": os.getpid()},
             "postgres": {
@@ -467,6 +481,8 @@ def _state(worker: WorkerProcess, answer: OwnershipResponse | None, owned: list[
         return "dead"
     if answer is None:
         return "silent" if worker.bound() is not None else "starting"
+    if answer.claimed_by_other is not None:
+        return "displaced"
     if not set(owned) <= set(answer.serving):
         return "recovering"
     entry = answer.worker(worker.name)

@@ -66,8 +66,10 @@ def build_observation(
 ) -> ShardOwnership | None:
     """The observation, or None without an answer that knows of the shards: `observe` of the newest.
 
-    A worker without its database answers from memory, and nothing may follow from the answer.
+    A worker without its database answers from memory, and nothing may follow from the answer; the answer of a worker whose
+    database has become another cluster's is about that cluster.
     """
+    answers = {name: answer for name, answer in answers.items() if answer.claimed_by_other is None}
     found = newest(answer for answer in answers.values() if _has_database(answer))
     if found is None:
         return None
@@ -136,5 +138,5 @@ def _has_database(answer: OwnershipResponse) -> bool:
 
 def is_member(name: str, answer: OwnershipResponse | None) -> bool:
     """A worker reads the database only after it has registered there, so its own entry in its answer is its own."""
-    entry = answer.worker(name) if answer is not None else None
+    entry = answer.worker(name) if answer is not None and answer.claimed_by_other is None else None
     return entry is not None and entry.state is not WorkerState.FENCED

@@ -18,6 +18,7 @@ import aiohttp
 import msgspec
 
 from shard_worker.contract_internal import (
+    DATABASE_CLAIMED_BY_OTHER,
     INTERNAL_PREFIX,
     CordonResponse,
     CordonVerb,
@@ -189,11 +190,17 @@ class WorkerApiClient(WorkersClient):
         return bool(self._mismatches)
 
     async def ownership(self) -> OwnershipResponse:
-        """The newest answer of all workers.  Raises `NoWorkerAvailable`."""
-        found = newest((await self.answers()).values())
-        if found is None:
-            raise NoWorkerAvailable(self._no_answer())
-        return found
+        """The newest answer of all workers.  Raises `NoWorkerAvailable`, and `WorkerRefused` when the database is another
+        cluster's: then the answers are about that cluster.
+        """
+        answers = (await self.answers()).values()
+        found = newest(answer for answer in answers if answer.claimed_by_other is None)
+        if found is not None:
+            return found
+        for answer in answers:
+            if answer.claimed_by_other is not None:
+                raise WorkerRefused(DATABASE_CLAIMED_BY_OTHER, answer.claimed_by_other)
+        raise NoWorkerAvailable(self._no_answer())
 
     async def answers(self) -> dict[str, OwnershipResponse]:
         """The answer of each worker that answers, by the worker's name."""

@@ -53,6 +53,16 @@ def pause_s(worker: Asked, pace: Pace, *, reference: bool, workers: int) -> floa
     return often_s if reference else max(others_s, workers * _EACH_S)
 
 
+def plan_pause_s(refusals: int) -> float:
+    """The pause between a plan that the workers did not take and the next one, after as many in a row.
+
+    The first refusal often means that another writer was faster, and the answer that is read next makes a better plan.
+    """
+    if refusals <= 1:
+        return 0.0
+    return min(BACK_OFF_LAST_S, BACK_OFF_FIRST_S * 2.0 ** min(refusals - 2, _DOUBLED_MOST))
+
+
 def at_once(*, answered: bool, silent: bool) -> int:
     """How many workers of a cluster may be asked at the same time.
 

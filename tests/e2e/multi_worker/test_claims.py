@@ -210,26 +210,33 @@ async def test_locally_the_second_data_directory_is_refused_by_name(empty: str, 
         assert [(row["owner"], row["epoch"]) for row in await first.shards()] == owners
     with pytest.raises(AssertionError, match="which ended in order"):
         await second.up(1)
-    code, output = await second.command(
-        "up", "-f", str(second.file), "--port", "0", "--detach", "--database-url-file",
-        str(second.file.with_suffix(".dsn")), "--take-over", holder,
-    )  # fmt: skip
-    assert code == 0, output
+    await second.up(1, take_over=holder)
     await second.down()
 
 
 async def test_kubernetes_and_local_do_not_share_a_database(empty: str, tmp_path: Path) -> None:
-    """In either order, though both clusters have one id."""
+    """In either order, while the holder serves, though both clusters have one id; each displaces the other by name alone."""
     wanted = rendered("talk", "uid-1", clusterID="test")
-    assert await migrate(wanted, empty, tmp_path) is None
-    cluster = LocalCluster(tmp_path / "local", database_url=empty, shards=SHARDS)
-    with pytest.raises(AssertionError, match="belongs to cluster 'test' \\(of talk/chat, uid uid-1"):
-        await cluster.up(1)
-    connection = await asyncpg.connect(empty)
-    await connection.execute("UPDATE meta SET holder_uid = '', holder_name = '', holder_site = ''")
-    await connection.close()
-    await cluster.up(1)
-    await cluster.down()
-    failure = await migrate(wanted, empty, tmp_path)
-    assert failure is not None
-    assert failure.reason is DatabaseFault.CLAIMED_BY_OTHER
+    local = LocalCluster(tmp_path / "local", database_url=empty, shards=SHARDS)
+    async with workers_on(empty, tmp_path / "kubernetes", shards=SHARDS) as workers:
+        assert await migrate(wanted, empty, tmp_path) is None
+        await start(workers, wanted, "chat-0")
+        before = await ownership(workers)
+        with pytest.raises(AssertionError, match="belongs to cluster 'test' \\(of talk/chat, uid uid-1"):
+            await local.up(1)
+        assert await ownership(workers) == before
+        await local.up(1, take_over="uid-1")
+        local_id = (local.data_dir / "id").read_text().strip()
+
+        async def reported() -> bool:
+            return f"uid {local_id}" in ((await workers.ownership(of="chat-0"))["claimedByOther"] or "")
+
+        await eventually(reported, what="the displaced worker says whose the database is")
+        owners = [(row["owner"], row["epoch"]) for row in await local.shards()]
+        failure = await migrate(wanted, empty, tmp_path)
+        assert failure is not None
+        assert failure.reason is DatabaseFault.CLAIMED_BY_OTHER
+        assert f"spec.database.takeOver: {local_id}" in failure.message
+        assert [(row["owner"], row["epoch"]) for row in await local.shards()] == owners
+        assert await migrate(rendered("talk", "uid-1", clusterID="test", takeOver=local_id), empty, tmp_path) is None
+    await local.down()

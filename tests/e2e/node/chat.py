@@ -6,6 +6,7 @@ import os
 import secrets
 import signal
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -46,6 +47,8 @@ class Chat:
         self.acknowledged: list[str] = []
         """Acknowledged messages, in order."""
         self.longest_s = 0.0
+        self.failed: Counter[str] = Counter()
+        """Requests that were not acknowledged, by their answer."""
         self._thread = ""
         self._ending = False
         self._task: asyncio.Task[None] | None = None
@@ -99,8 +102,11 @@ class Chat:
         try:
             async with session.post(where, json=body, headers={"Idempotency-Key": key}) as response:
                 assert response.status in (200, 503, 502, 504), await response.text()
+                if response.status != 200:
+                    self.failed[f"{response.status} {await response.text()}"] += 1
                 return response.status == 200
-        except (aiohttp.ClientError, TimeoutError):
+        except (aiohttp.ClientError, TimeoutError) as error:
+            self.failed[repr(error)] += 1
             return False
 
 
@@ -143,13 +149,19 @@ async def install(node: Cluster) -> None:
 
 def kill_container(pod: str) -> None:
     """SIGKILL to a worker's process, as the kernel would when memory ends."""
+    signal_container(pod, signal.SIGKILL)
+
+
+def signal_container(pod: str, number: signal.Signals, uid: str = "") -> None:
+    """A signal to a worker's process; ``uid`` of its ThreadCluster, where several have workers of that name."""
+    wanted = {f"SHARD_WORKER_NAME={pod}".encode()} | ({f"SHARD_WORKER_CLUSTER_UID={uid}".encode()} if uid else set())
     for process in Path("/proc").iterdir():
         if not process.name.isdecimal():
             continue
         with suppress(OSError):
             variables = (process / "environ").read_bytes().split(b"\0")
             command = (process / "cmdline").read_bytes()
-            if f"SHARD_WORKER_NAME={pod}".encode() in variables and b"shard-worker" in command:
-                os.kill(int(process.name), signal.SIGKILL)
+            if wanted <= set(variables) and b"shard-worker" in command:
+                os.kill(int(process.name), number)
                 return
     raise AssertionError(f"no process of {pod}")

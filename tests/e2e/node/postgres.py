@@ -1,9 +1,12 @@
 """The embedded Postgres where pods reach it: on an address of the node, still with a password."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import asyncpg
+import psutil
 from threadcluster_operator.local.postgres import EmbeddedPostgres
 
 
@@ -29,6 +32,21 @@ class NodePostgres:
         """Make an empty database; its DSN."""
         await self._execute(f'CREATE DATABASE "{name}"')
         return self.dsn_of(name)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Every process of the server is stopped in its tracks, and goes on where it was."""
+        assert self._server.pid is not None
+        postmaster = psutil.Process(self._server.pid)
+        postmaster.suspend()  # first: it makes no process any more
+        processes = postmaster.children(recursive=True)
+        for process in processes:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in (*processes, postmaster):
+                process.resume()
 
     def stop(self) -> None:
         """Stop it."""

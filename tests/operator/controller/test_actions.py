@@ -341,6 +341,42 @@ def test_a_migration_does_not_wait_for_its_jobs_back_off(
     assert [body["kind"] for body in steps.delete] == ["Job"] * again
 
 
+@pytest.mark.parametrize(
+    ("reason", "away", "pods", "again"),
+    [
+        ("DatabaseUnreachable", False, ["Failed"], True),
+        ("DatabaseUnreachable", False, ["Failed", "Running"], False),
+        ("DatabaseUnreachable", True, ["Failed"], False),
+        ("MigrationFailed", False, ["Failed"], False),
+    ],
+    ids=["over", "over-and-running", "not-over", "another-fault"],
+)
+@pytest.mark.parametrize("exhausted", [False, True], ids=["job-waits", "job-failed"])
+def test_a_migration_is_tried_again_when_the_database_is_back(
+    simulation: Simulation, reason: str, away: bool, pods: list[str], again: bool, exhausted: bool
+) -> None:
+    """It failed for want of it, and its Job would wait for longer and longer."""
+    simulation.migrations_hang = True
+    simulation.edit(image="threadcluster:2")
+    simulation.operate()
+    (job,) = [each for (kind, _), each in simulation.objects.items() if kind == "Job"]
+    job["status"] = {"conditions": [{**HALF_FAILED, "lastTransitionTime": at(60)}]} if exhausted else {}
+    end = {"exitCode": 1, "finishedAt": at(60), "message": f'{{"reason": "{reason}", "message": "no answer"}}'}
+    states: dict[str, dict[str, Any]] = {
+        "Failed": {"state": {"terminated": end}},
+        "Running": {"state": {"running": {}}},
+    }
+    made = tuple(migration_pod(phase, job["metadata"]["uid"], **states[phase]) for phase in pods)
+    seen = simulation.look()._replace(now=62.0)
+    seen = seen._replace(pods=(*seen.pods, *made))
+    seen.resource["status"] = {
+        "conditions": [{"type": "Available", "status": "False", "reason": "DatabaseUnreachable"}]
+    }
+    if away:
+        seen = seen._replace(ownership=None, outage=Outage("DatabaseUnreachable", "no answer", 50.0))
+    assert [body["kind"] for body in steps_of(seen).delete] == ["Job"] * again
+
+
 def test_a_migration_without_a_node_is_left_to_the_scheduler() -> None:
     """It is not asked less and less often: a node that comes is taken at once."""
     simulation = Simulation()

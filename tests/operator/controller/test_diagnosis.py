@@ -7,6 +7,7 @@ from threadcluster_operator.controller.diagnosis import (
     Diagnosis,
     Reason,
     diagnose,
+    failed_in_outage,
     joined,
     lasting_outage,
     outage_diagnosis,
@@ -18,6 +19,7 @@ from threadcluster_operator.controller.diagnosis import (
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object
 from threadcluster_operator.kube.answers import Answer
 from threadcluster_operator.planning.freshness import Outage
+from threadcluster_operator.planning.planner import ShardOwnership
 from threadcluster_operator.render import MIGRATION_CONTAINER, selector_of
 
 from shard_worker.contract_internal import DatabaseFault
@@ -406,6 +408,81 @@ def test_an_outage_stalls_a_cluster_after_a_minute() -> None:
     assert lasting_outage(seen()) is None
     assert lasting_outage(outage("DatabaseUnreachable", NOW - 59)) is None
     assert lasting_outage(outage("DatabaseUnreachable", NOW - 60)) == outage_diagnosis(outage("DatabaseUnreachable"))
+
+
+def without_database(reason: str, finished_at: str | None = "2026-05-01T11:59:40Z") -> Object:
+    """A pod of a migration that found no database, or another one than it may use."""
+    end = ended(f'{{"reason": "{reason}", "message": "no answer"}}')
+    if finished_at is not None:
+        end["state"]["terminated"]["finishedAt"] = finished_at
+    return pod("migration", **end)
+
+
+def available(status: str, reason: str, since: str) -> Object:
+    """A status with this condition."""
+    return {
+        "conditions": [
+            {"type": "Ready", "status": "False", "reason": "GenerationPending", "lastTransitionTime": since},
+            {"type": "Available", "status": status, "reason": reason, "lastTransitionTime": since},
+        ]
+    }
+
+
+OWNERS = ShardOwnership(1, {}, {}, {}, {}, {})
+UNREACHABLE = Outage("DatabaseUnreachable", "no answer", NOW - 30)
+
+
+@pytest.mark.parametrize(
+    ("outage", "status", "migration", "part"),
+    [
+        (UNREACHABLE, None, without_database("DatabaseUnreachable"), True),
+        (UNREACHABLE, None, without_database("DatabaseAuthFailed"), False),
+        (UNREACHABLE, None, without_database("MigrationFailed"), False),
+        (None, ("False", "DatabaseUnreachable", "11:58:00"), without_database("DatabaseUnreachable"), True),
+        (None, ("True", "AllShardsServed", "11:59:50"), without_database("DatabaseUnreachable"), True),
+        (None, ("True", "AllShardsServed", "11:59:50"), without_database("DatabaseTLSFailed"), True),
+        (None, ("True", "AllShardsServed", "11:59:50"), without_database("SchemaTooNew"), False),
+        (None, ("True", "AllShardsServed", "11:59:50"), without_database("DatabaseUnreachable", None), False),
+        (None, ("True", "AllShardsServed", "11:59:35"), without_database("DatabaseUnreachable"), True),
+        (None, ("True", "AllShardsServed", "11:59:34"), without_database("DatabaseUnreachable"), False),
+        (None, ("False", "ShardsUnassigned", "11:59:50"), without_database("DatabaseUnreachable"), False),
+        (None, None, without_database("DatabaseUnreachable"), False),
+    ],
+    ids=[
+        "the-same", "another-reason", "another-fault", "over-just-now", "over-since", "over-since-for-tls", "over-and-another-fault",
+        "ended-some-time", "ended-with-its-end", "ended-after-it", "never-known", "no-status",
+    ],
+)  # fmt: skip
+def test_a_migration_that_fails_in_an_outage_is_a_part_of_it(
+    outage: Outage | None, status: tuple[str, str, str] | None, migration: Object, part: bool
+) -> None:
+    """It is reported as a failure only when the workers have the database, or another fault."""
+    what = seen(pods=(migration,), children=(job("Failed"),))._replace(outage=outage)
+    if outage is None:
+        what = what._replace(ownership=OWNERS)
+    if status is not None:
+        truth, reason, since = status
+        what.resource["status"] = available(truth, reason, f"2026-05-01T{since}Z")
+    assert (diagnose(what) is None) == part
+    assert failed_in_outage(what, migration["status"]["containerStatuses"][0]["state"]["terminated"]) == part
+
+
+def test_an_attempt_in_an_outage_hides_no_other_failure() -> None:
+    """An earlier failure of the migration is still to be mended."""
+    before = pod("migration", **ended('{"reason": "MigrationFailed", "message": "refused"}'))
+    pods = (without_database("DatabaseUnreachable"), before)
+    trouble = diagnose(seen(pods=pods, children=(job(),))._replace(outage=UNREACHABLE))
+    assert trouble is not None
+    assert trouble.reason == Reason.MIGRATION_FAILED
+
+
+def test_while_the_owners_are_unknown_a_failed_migration_is_reported() -> None:
+    """Nothing says that the database is back."""
+    what = seen(pods=(without_database("DatabaseUnreachable"),), children=(job(),))
+    what.resource["status"] = available("True", "AllShardsServed", "2026-05-01T11:59:50Z")
+    trouble = diagnose(what)
+    assert trouble is not None
+    assert trouble.reason == Reason.DATABASE_UNREACHABLE
 
 
 def mount_failed(**when: Any) -> ClusterSnapshot:

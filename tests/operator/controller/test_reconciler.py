@@ -4,6 +4,7 @@ import asyncio
 import base64
 import copy
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -30,8 +31,9 @@ from threadcluster_operator.kube.client import (
 )
 from threadcluster_operator.kube.nesting import flatten
 from threadcluster_operator.render import key_fingerprint
+from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerRefused
 
-from shard_worker.contract_internal import DatabaseReport, DatabaseState
+from shard_worker.contract_internal import DatabaseReport, DatabaseState, TargetsRequest
 from shard_worker.contract_tls import Authority, Purpose, fingerprint
 from tests.fakes.kube import InMemoryKube
 from tests.fakes.worker_api import MemoryWorkers
@@ -390,6 +392,67 @@ async def test_shards_are_planned_while_the_api_server_is_away() -> None:
             await desk.look()
         await desk.turns()
     assert "targets" in {name for name, _ in desk.workers.calls}
+
+
+def grow(desk: Desk, *, ready: bool = True) -> None:
+    """A cluster at rest is to have a second worker, and half of the shards there; ``ready``: whether the workers' pods are."""
+    resource = desk.resource
+    resource["spec"]["replicas"] = 2
+    resource["metadata"]["generation"] = 2
+    desk.edit(resource)
+    for name in ("chat-0", "chat-1"):
+        made = pod(desk.shelf.objects["StatefulSet", "chat"])
+        made["metadata"]["name"] = name
+        made["status"]["conditions"][0]["status"] = "True" if ready else "False"
+        desk.shelf.put(made)
+
+
+async def test_a_plan_that_is_refused_is_sent_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the cause; the first refusal alone is followed by another plan at once, and a plan that is taken by the next."""
+    desk = Desk()
+    sent: list[float] = []
+    take = desk.workers.set_targets
+
+    async def refuse(plan: TargetsRequest) -> int:
+        sent.append(desk.now)
+        if desk.now < taken_at:
+            raise WorkerRefused("validation-failed", "targets: a worker is unknown")
+        return await take(plan)
+
+    await desk.until_ready()
+    monkeypatch.setattr(desk.workers, "set_targets", refuse)
+    grow(desk)
+    taken_at = desk.now + 20.0
+    while desk.now < taken_at + 10.0:
+        await desk.look(within_s=0.05)
+    pauses = [after - before for before, after in pairwise(each for each in sent if each < taken_at)]
+    assert len(pauses) >= 6
+    assert pauses[0] <= 0.2
+    assert pauses[1:] == sorted(pauses[1:])
+    assert max(pauses) >= 4.0
+    assert {call for call, _ in desk.workers.calls} == {"targets"}
+    assert [each for each in sent if each >= taken_at]
+
+
+async def test_no_plan_is_sent_while_no_worker_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is none to ask, and a pod that becomes ready has the cluster looked at."""
+    desk = Desk()
+    sent: list[TargetsRequest] = []
+
+    async def take(plan: TargetsRequest) -> int:
+        sent.append(plan)
+        raise NoWorkerAvailable("no worker runs")
+
+    await desk.until_ready()
+    monkeypatch.setattr(desk.workers, "set_targets", take)
+    grow(desk, ready=False)
+    for _ in range(20):
+        await desk.look(within_s=0.05)
+    assert sent == []
+    grow(desk)
+    for _ in range(20):
+        await desk.look(within_s=0.05)
+    assert sent
 
 
 async def test_a_foreign_object_that_cannot_be_read_is_still_foreign() -> None:

@@ -2,7 +2,7 @@
 
 import msgspec
 from msgspec.structs import replace
-from threadcluster_operator.planning.observation import Heartbeats, build_observation, newest
+from threadcluster_operator.planning.observation import Heartbeats, build_observation, is_member, newest
 from threadcluster_operator.planning.placement import Worker
 
 from shard_worker.contract_internal import (
@@ -98,6 +98,19 @@ def test_the_view_that_was_read_last_counts() -> None:
         assert newest([old, newer]) is newer
         assert newest([newer, old]) is newer
     assert newest([answer([], [], version=9)]) is None
+
+
+def test_the_answer_of_a_displaced_worker_is_about_another_cluster() -> None:
+    """Nothing follows from it, though workers of both have the same names."""
+    mine = answer([worker("a"), worker("b")], [shard(0, "a")], serving=(0,))
+    theirs = replace(
+        answer([worker("b")], [shard(0, "b")], version=9, serving=(0,)), claimed_by_other="it is another's"
+    )
+    assert build_observation({"b": theirs}, running={"a", "b"}, starting=NONE, emptying=NONE) is None
+    assert not is_member("b", theirs)
+    found = build_observation({"a": mine, "b": theirs}, running={"a", "b"}, starting=NONE, emptying=NONE)
+    assert found is not None
+    assert (found.plan_version, found.owners, set(found.serving)) == (1, {0: "a"}, {"a"})
 
 
 def test_the_farthest_answer_about_a_rebuild_counts() -> None:

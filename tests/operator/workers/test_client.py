@@ -19,6 +19,7 @@ from threadcluster_operator.workers.client import (
 )
 
 from shard_worker.contract_internal import (
+    DATABASE_CLAIMED_BY_OTHER,
     PLAN_STALE,
     HistoryResponse,
     OwnershipDigest,
@@ -155,6 +156,18 @@ async def test_the_newest_answer_counts() -> None:
     ]
     async with client(*workers) as asked:
         assert set(await asked.answers()) == {"demo-0", "demo-1", "demo-2"}
+        assert (await asked.ownership()).answered_by == "demo-1"
+
+
+async def test_the_ownership_of_another_cluster_is_no_answer() -> None:
+    """Workers that were displaced say why; one that was not is believed."""
+    theirs = msgspec.json.decode(ownership("demo-0", 9), type=OwnershipResponse)
+    displaced = msgspec.json.encode(msgspec.structs.replace(theirs, claimed_by_other="the database belongs to demo-2"))
+    async with client(Worker(displaced)) as asked:
+        with pytest.raises(WorkerRefused, match="belongs to demo-2") as refused:
+            await asked.ownership()
+    assert refused.value.code == DATABASE_CLAIMED_BY_OTHER
+    async with client(Worker(displaced), Worker(ownership("demo-1", 5))) as asked:
         assert (await asked.ownership()).answered_by == "demo-1"
 
 

@@ -11,6 +11,7 @@ from threadcluster_operator.workers.pacing import (
     Pace,
     at_once,
     pause_s,
+    plan_pause_s,
 )
 
 READY = Asked(ready=True, unready_for_s=0.0, failures=0)
@@ -34,6 +35,15 @@ def test_a_silent_worker_is_asked_less_and_less_often(failures: int, expected: f
         for reference in (True, False):
             asked = READY._replace(failures=failures)
             assert pause_s(asked, pace, reference=reference, workers=256) == expected
+
+
+@pytest.mark.parametrize(
+    ("refusals", "expected"),
+    [(0, 0.0), (1, 0.0), (2, 0.25), (3, 0.5), (6, 4.0), (7, BACK_OFF_LAST_S), (10_000, BACK_OFF_LAST_S)],
+)
+def test_a_plan_that_is_refused_again_waits_longer_each_time(refusals: int, expected: float) -> None:
+    """The first refusal says that another writer was faster; more of them say that it does not help to try."""
+    assert plan_pause_s(refusals) == expected
 
 
 def test_a_pod_that_is_long_not_ready_is_asked_rarely() -> None:
