@@ -26,7 +26,10 @@ _OF_POD_META: Final = (
     *("namespace", "name", "uid", "resourceVersion", "labels"),
     *("creationTimestamp", "deletionTimestamp", "ownerReferences"),
 )
-_OF_POD_STATUS: Final = ("phase", "podIP", "conditions", "containerStatuses")
+_OF_POD_STATUS: Final = (
+    *("phase", "podIP", "conditions", "containerStatuses", "initContainerStatuses"),
+    *("reason", "message"),
+)
 """The fields of a pod's status that `snapshot` and `diagnosis` read."""
 
 

@@ -153,7 +153,10 @@ def pod_of(pod: Object) -> Pod:
         meta.get("labels", {}).get("controller-revision-hash", ""),
         not ending and condition(pod, "Ready") == "True",
         ending,
-        not ending and "nodeName" in pod.get("spec", {}) and not any(_fails(each) for each in containers),
+        not ending
+        and "nodeName" in pod.get("spec", {})
+        and not any(_fails(each) for each in containers)
+        and not any(_fails(each) and not each.get("ready") for each in status.get("initContainerStatuses", ())),
         status.get("podIP"),
     )
 
