@@ -163,10 +163,11 @@ async def harness_on(
     kubeconfig: Path | None = None,
     everywhere: bool = False,
     tenants: TenantPolicy = TenantPolicy(),  # noqa: B008 - a value, never changed
+    nodes: int = 1,
 ) -> AsyncIterator[Harness]:
     """A fake kubelet for one namespace, and an operator for it, or for all (``everywhere``); see `operator_on`."""
     clusters: dict[tuple[str, str], MemoryWorkers] = {}
-    async with FakeKubelet(api, namespace=namespace, processes=FakeWorkerPods(clusters)) as kubelet:
+    async with FakeKubelet(api, nodes=nodes, namespace=namespace, processes=FakeWorkerPods(clusters)) as kubelet:
         harness = Harness(api, namespace, kubelet, clusters)
         cared_for = None if everywhere else namespace
         try:
