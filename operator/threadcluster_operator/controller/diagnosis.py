@@ -16,7 +16,7 @@ import msgspec
 from shard_worker.contract_internal import DatabaseFault, MigrationFailure
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object, condition, waiting_reason
 from threadcluster_operator.kube.answers import Answer, meaning_of_report
-from threadcluster_operator.render import MIGRATION_CONTAINER, selector_of
+from threadcluster_operator.render import MANAGEMENT_PORT, MIGRATION_CONTAINER, selector_of
 
 _EVENT_MOST_S: Final = 600.0
 """Maximum age of an Event since its last occurrence; an older Event says nothing about the present."""
@@ -24,6 +24,8 @@ _MESSAGE_MOST: Final = 500
 PASSING_S: Final = 180.0
 """Time for which a wait may last that often ends by itself before the cluster is Stalled: an autoscaler of nodes needs a minute
 or two for a new node, and a node for its restart; tools take Stalled for a failure."""
+UNREACHABLE_S: Final = 5.0
+"""Time after which a ready worker that does not answer is reported: a lost packet is no reason."""
 _ENDING_S: Final = 10.0
 """Time after the end of its grace within which a pod that is being deleted is gone, if its kubelet runs."""
 OUTAGE_S: Final = 60.0
@@ -60,6 +62,7 @@ class Reason(StrEnum):
     POD_NOT_ENDING = "PodNotEnding"
     NODE_LOST = "NodeLost"
     WORKER_UNREACHABLE = "WorkerUnreachable"
+    WORKER_ANSWER_INVALID = "WorkerAnswerInvalid"
     FOREIGN_WORKERS = "ForeignWorkers"
     INTERNAL_SECRET_MISMATCH = "InternalSecretMismatch"  # noqa: S105 - a reason, no secret
     DATABASE_SECRET_MISSING = "DatabaseSecretMissing"  # noqa: S105 - a reason, no secret
@@ -274,6 +277,15 @@ def reverted(kind: str, name: str) -> Diagnosis:
         Reason.CHILD_REVERTED,
         f"another writer changes {kind} {name} again and again",
         "see its metadata.managedFields for who that is, and have one of the two leave it alone",
+    )
+
+
+def invalid_answer(worker: str, fault: str) -> Diagnosis:
+    """The diagnosis of a worker whose answers are not taken."""
+    return _trouble(
+        Reason.WORKER_ANSWER_INVALID,
+        f"the answer of {worker} is none that this operator takes: {fault}",
+        "set spec.image to a release that fits the operator",
     )
 
 
@@ -542,7 +554,7 @@ def _lasting_waits(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
 
 def _passing_waits(seen: ClusterSnapshot) -> Iterator[tuple[Diagnosis, float]]:
     """Each wait that often ends by itself, and since when it lasts."""
-    for finder in (_without_node, _lost, _failed_pods, _unstarted, _not_ending):
+    for finder in (_without_node, _lost, _failed_pods, _unstarted, _not_ending, _silent):
         yield from finder(seen)
 
 
@@ -608,6 +620,18 @@ def _not_ending(seen: ClusterSnapshot) -> Iterator[tuple[Diagnosis, float]]:
                 "see whether its node runs and which finalizers it has",
             )
             yield found, due
+
+
+def _silent(seen: ClusterSnapshot) -> Iterator[tuple[Diagnosis, float]]:
+    """Each ready worker that does not answer, or not as a worker does."""
+    for name, (since, fault) in seen.silent.items():
+        if seen.now - since >= UNREACHABLE_S:
+            found = _trouble(
+                Reason.WORKER_UNREACHABLE,
+                f"worker {name} is ready, and does not answer the operator at port {MANAGEMENT_PORT}",
+                "see whether its node and the network to it work (NetworkPolicies, security groups)",
+            )
+            yield invalid_answer(name, fault) if fault else found, since
 
 
 def _instant(at: object, otherwise: float) -> float:

@@ -20,7 +20,7 @@ from threadcluster_operator.controller.diagnosis import (
 )
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object
 from threadcluster_operator.kube.answers import Answer
-from threadcluster_operator.planning.freshness import Outage
+from threadcluster_operator.planning.freshness import Outage, Silence
 from threadcluster_operator.render import MIGRATION_CONTAINER, selector_of
 
 from shard_worker.contract_internal import DatabaseFault
@@ -915,6 +915,27 @@ def test_a_pod_that_its_node_ended_or_refused_is_named() -> None:
     trouble = passing_wait(seen(pods=(silent,)))
     assert trouble is not None
     assert trouble.message.startswith("pod chat-worker: failed. Remedy: ")
+
+
+def test_a_ready_worker_that_does_not_answer_is_named() -> None:
+    """After 5 s, when a lost packet is no explanation any more; what is wrong with an answer is told."""
+    for age, fault, reason, says in (
+        (4.9, "", None, ""),
+        (5.0, "", Reason.WORKER_UNREACHABLE, "worker chat-1 is ready, and does not answer the operator at port 8081"),
+        (
+            5.0,
+            "it is longer",
+            Reason.WORKER_ANSWER_INVALID,
+            "the answer of chat-1 is none that this operator takes: it is",
+        ),
+    ):
+        what = seen()._replace(silent={"chat-1": Silence(NOW - age, fault)})
+        trouble = passing_wait(what)
+        assert (None if trouble is None else trouble.reason) == reason
+        assert trouble is None or trouble.message.startswith(says)
+        assert diagnose(what) is None
+    lasting = seen()._replace(silent={"chat-1": Silence(NOW - 180, "")})
+    assert diagnose(lasting) == passing_wait(lasting) is not None
 
 
 def test_a_migration_that_never_ran_says_why() -> None:
