@@ -130,11 +130,12 @@ async def operator_on(
     own_namespace: str | None = None,
     kubeconfig: Path | None = None,
     tenants: TenantPolicy = TenantPolicy(),  # noqa: B008 - a value, never changed
+    resync_s: float = _RESYNC_S,
 ) -> AsyncIterator[Operator]:
     """An operator that looks after one namespace, or all; as the tests' own user, or whose ``kubeconfig`` that is."""
     own = own_namespace or namespace
     assert own is not None, "an operator lives somewhere"
-    options = Options(namespace, own, identity(), 0, KubeAccess(str(kubeconfig or api.kubeconfig)), _RESYNC_S)
+    options = Options(namespace, own, identity(), 0, KubeAccess(str(kubeconfig or api.kubeconfig)), resync_s)
     options = options._replace(tenants=tenants)
     if namespace is not None:  # as the installation for one namespace has it
         options = options._replace(identity_namespace=namespace)
