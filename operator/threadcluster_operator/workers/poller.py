@@ -373,6 +373,9 @@ class ClusterPoll:
         return pause_s(asked, self._pace, reference=name == self._reference, workers=len(self._workers))
 
     def _has_begun(self, now: float) -> bool:
+        since = self._silent_since()
+        if self._answer is None and since is not None and since - self._made_at < SILENCE_S:
+            return now - since >= SILENCE_S  # silent from the first question on: until then it may be a lost packet
         if now - self._made_at >= SILENCE_S:
             return True
         ready = [worker for worker in self._workers.values() if worker.watched.ready]

@@ -7,7 +7,7 @@ sites, by an account of its own and through a proxy, so that it can lose a right
 import asyncio
 import base64
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import aiohttp
 from aiohttp import web
+from threadcluster_operator.controller.runtime import Operator
 from threadcluster_operator.workers.client import ANSWER_MOST, NamedWorkers
 from threadcluster_operator.workers.protocol import PolledWorkers
 
@@ -115,7 +116,7 @@ Act = Callable[[Site], Awaitable[None]]
 Look = Callable[[Site], Awaitable[bool]]
 
 
-async def _nothing(site: Site) -> None:
+async def nothing(site: Site) -> None:
     """Nothing is to be prepared."""
     del site
 
@@ -139,9 +140,9 @@ class Fault:
     """A part of the message, also where another reason comes first."""
     stuck: tuple[str, str] | None = None
     """The object that is not written, as the API calls its kind."""
-    prepare: Act = _nothing
+    prepare: Act = nothing
     """Before the stuck cluster is made."""
-    settle: Act = _nothing
+    settle: Act = nothing
     """When it is Ready."""
     spec: Callable[[Site], Object] = lambda _: {}
     """A part of the stuck cluster's spec."""
@@ -444,7 +445,7 @@ TYPED_PATCH: Final = Fault(
 MUTATING_RULE: Final = Fault(
     name="mutating rule",
     prepare=_hook_rewrites,
-    begin=_nothing,
+    begin=nothing,
     mend=_hook_gone,
     reason="ChangedByAdmission",
     named=_rewritten,
@@ -541,23 +542,16 @@ class Place:
     """One operator, which looks after all sites, and its surroundings."""
 
     api: Api
+    operator: Operator
     proxy: ApiProxy
     kubelet: FakeKubelet
     clusters: dict[tuple[str, str], MemoryWorkers]
     spare_nodes: list[str]
-    sites: list[Site] = field(default_factory=list)
 
     @asynccontextmanager
-    async def site(self, name: str, faults: Iterable[Fault]) -> AsyncIterator[Site]:
+    async def site(self, name: str, faults: Collection[Fault]) -> AsyncIterator[Site]:
         """A namespace with both clusters, Ready; prepared for these faults."""
-        await self.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-        await self.api.wait_for("v1", "ServiceAccount", "default", lambda _: True, name)
-        await self.api.apply(_binding(name))
-        async with AsyncExitStack() as undo:
-            harness = Harness(self.api, name, self.kubelet, self.clusters)
-            undo.callback(harness.end)
-            nodes = [self.spare_nodes.pop() for _ in range(2)] if NODE_SILENT in faults else []
-            site = Site(harness=harness, proxy=self.proxy, nodes=nodes, undo=undo)
+        async with self.empty_site(name, nodes=2 if NODE_SILENT in faults else 0) as site:
             spec: Object = {}
             for fault in faults:
                 await fault.prepare(site)
@@ -565,10 +559,22 @@ class Place:
             await site.make(WELL, replicas=1)
             await site.make(STUCK, **spec)
             for cluster in (WELL, STUCK):
-                await harness.until(cluster, is_ready, within_s=180)
+                await site.harness.until(cluster, is_ready, within_s=180)
             for fault in faults:
                 await fault.settle(site)
             yield site
+
+    @asynccontextmanager
+    async def empty_site(self, name: str, *, nodes: int = 0) -> AsyncIterator[Site]:
+        """A namespace without a cluster."""
+        await self.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        await self.api.wait_for("v1", "ServiceAccount", "default", lambda _: True, name)
+        await self.api.apply(_binding(name))
+        async with AsyncExitStack() as undo:
+            harness = Harness(self.api, name, self.kubelet, self.clusters)
+            undo.callback(harness.end)
+            own = [self.spare_nodes.pop() for _ in range(nodes)]
+            yield Site(harness=harness, proxy=self.proxy, nodes=own, undo=undo)
 
 
 @asynccontextmanager
@@ -599,6 +605,10 @@ async def place(api: Api, folder: Path, *, spare_nodes: int) -> AsyncIterator[Pl
     async with (
         api_proxy(kubeconfig, folder) as proxy,
         FakeKubelet(api, nodes=1 + spare_nodes, labels=labels, processes=processes) as kubelet,
-        operator_on(api, None, clusters, own_namespace=OPERATOR[0], kubeconfig=proxy.kubeconfig, resync_s=180.0),
+        operator_on(
+            api, None, clusters, own_namespace=OPERATOR[0], kubeconfig=proxy.kubeconfig, resync_s=180.0
+        ) as operator,
     ):
-        yield Place(api=api, proxy=proxy, kubelet=kubelet, clusters=clusters, spare_nodes=kubelet.nodes[1:])
+        yield Place(
+            api=api, operator=operator, proxy=proxy, kubelet=kubelet, clusters=clusters, spare_nodes=kubelet.nodes[1:]
+        )

@@ -6,7 +6,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from threadcluster_operator.controller.runtime import Operator, Options, identity
+import aiohttp
+from aiohttp import web
+from threadcluster_operator.controller.runtime import Operator, Options, application, identity
 from threadcluster_operator.controller.snapshot import Key
 from threadcluster_operator.controller.tenant_policy import TenantPolicy
 from threadcluster_operator.kube.client import KubeAccess, connect
@@ -119,6 +121,20 @@ class Harness:
         """No worker takes a turn any more."""
         for task in self._turns:
             task.cancel()
+
+
+async def page(operator: Operator, path: str) -> tuple[int, str]:
+    """The operator's own answer at ``/livez`` or ``/readyz``."""
+    runner = web.AppRunner(application(operator), access_log=None)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port = runner.addresses[0][1]
+        async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}{path}") as answer:
+            return answer.status, await answer.text()
+    finally:
+        await runner.cleanup()
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ import contextlib
 import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -19,8 +20,9 @@ from tests.e2e.cluster import faults
 from tests.e2e.cluster.conftest import CRD, Cluster, apply_crd
 from tests.e2e.cluster.control_plane import ControlPlane, read_timed_writes
 from tests.e2e.cluster.faults import FAULTS, STUCK, WELL, Fault, Place, Site, place, within
-from tests.e2e.cluster.harness import condition
-from tests.support.kube_api import Api, Object, reach
+from tests.e2e.cluster.harness import condition, is_ready, page
+from tests.support.kube_api import Api, Object, Refused, reach
+from tests.support.polling import eventually
 
 pytestmark = [
     pytest.mark.cluster,
@@ -193,12 +195,19 @@ async def _conditions(site: Site) -> str:
 
 async def all_tried(where: Place, sets: Mapping[str, tuple[Fault, ...]], lasts_s: float) -> list[Outcome]:
     """Each set of faults in a namespace of its own, all at once."""
-    async with contextlib.AsyncExitStack() as undo:
-        sites = {}
-        for number, (name, both) in enumerate(sets.items()):
-            sites[name] = await undo.enter_async_context(where.site(f"faults-{number}", both))
-        print("\n| fault | named after | healed after | writes in 30 s after the first minute | other edits | |")
-        return await asyncio.gather(*(tried(site, name, sets[name], lasts_s) for name, site in sites.items()))
+    ready = asyncio.Barrier(len(sets))
+
+    async def one(number: int, name: str, both: tuple[Fault, ...]) -> Outcome:
+        async with where.site(f"faults-{number}", both) as site:
+            if await ready.wait() == 0:
+                print(
+                    "\n| fault | named after | healed after | writes in 30 s after the first minute | other edits | |"
+                )
+            return await tried(site, name, both, lasts_s)
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one(number, *each)) for number, each in enumerate(sets.items())]
+    return [each.result() for each in tasks]
 
 
 @pytest.mark.timeout(600)
@@ -225,3 +234,47 @@ async def test_pairs_of_faults(api_with_open_schema: Api, tmp_path: Path) -> Non
     async with place(api_with_open_schema, tmp_path, spare_nodes=spare) as where:
         found = await all_tried(where, PAIRS, _WATCHED_S)
     assert [each for each in found if each.wrong] == []
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("other", [faults.WEBHOOK_DOWN], ids=["webhook down"])
+async def test_a_kind_that_comes_late_beside_another_fault(
+    own_control_plane: ControlPlane, tmp_path: Path, other: Fault
+) -> None:
+    """The operator waits for ThreadClusters, and says so; when they come, the other fault is named, and disturbs no one."""
+    plane = own_control_plane
+    await asyncio.to_thread(plane.start)
+    async with (
+        reach(plane.kubeconfig, audit_log=plane.audit_log) as api,
+        place(api, tmp_path, spare_nodes=0) as where,
+        where.empty_site("late") as site,
+    ):
+        await other.prepare(site)
+        await site.hooks["down"].stop()
+
+        async def waits() -> bool:
+            return await page(where.operator, "/readyz") == (200, "leading, waits for threadclusters\n")
+
+        await eventually(waits, within_s=NAMED_S)
+        await apply_crd(Cluster(plane.kubeconfig, plane.audit_log))
+        began = time.monotonic()
+        for name in (WELL, STUCK):
+
+            async def made(name: str = name) -> bool:
+                with contextlib.suppress(Refused):  # the API server names a new kind some moments after it has taken it
+                    await site.make(name, replicas=1)
+                    return True
+                return False
+
+            await eventually(made, within_s=30)
+        await api.wait_for("v1", "Secret", f"{WELL}-internal", lambda _: True, site.namespace, within_s=HEALED_S)
+        print(f"\nfirst child {time.monotonic() - began:.1f} s after the kind was served")
+        assert await within(other.is_named, site, NAMED_S) is not None
+        await site.harness.until(WELL, is_ready)
+        await api.wait_for(
+            "apps/v1", "StatefulSet", STUCK, lambda it: it.get("status", {}).get("readyReplicas") == 1, site.namespace
+        )
+        lasting = replace(other, begin=faults.nothing)
+        found = await tried(site, f"CRD late + {other.name}", (lasting,), _WATCHED_S)
+    assert found.wrong == ()

@@ -720,6 +720,24 @@ async def test_workers_with_another_secret_are_a_reason_of_its_own(monkeypatch: 
     assert desk.condition("Stalled") == ("True", "InternalSecretMismatch")
 
 
+async def test_a_silent_cluster_is_not_written_to_after_a_restart_of_the_operator() -> None:
+    """What the status says was true before, and is found again: it is not called over meanwhile."""
+    desk = Desk()
+    await desk.until_ready()
+    desk.workers.knobs.silent = True
+    began = desk.now
+    while desk.now - began < 12.0:
+        await desk.look(within_s=0.5)
+    assert desk.condition("Stalled") == ("True", "WorkerUnreachable")
+    desk.restart()
+    desk.shelf.writes()
+    began = desk.now
+    while desk.now - began < 12.0:
+        await desk.look(within_s=0.5)
+    assert desk.shelf.writes() == []
+    assert desk.condition("Stalled") == ("True", "WorkerUnreachable")
+
+
 async def test_an_answer_that_is_not_taken_is_a_reason_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is no fault of the network; the reason goes with it."""
     desk = Desk()
