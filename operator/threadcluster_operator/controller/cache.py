@@ -78,6 +78,14 @@ class Cache:
             self._places[uid] = cluster, place
         return cluster
 
+    def is_edit(self, given: Mapping[str, Any]) -> bool:
+        """Whether an event shows a ThreadCluster whose spec is another than the one that is here."""
+        if given["kind"] != "ThreadCluster":
+            return False
+        meta = given["metadata"]
+        known = self.resources.get(Key(meta["namespace"], meta["name"]))
+        return known is not None and bool(meta.get("generation", 1) > known["metadata"].get("generation", 1))
+
     def drop(self, given: Mapping[str, Any], version: str | None = None) -> Key | None:
         """An object is gone, as of a version or of its own; the cluster that it concerned."""
         kind, meta = given["kind"], given["metadata"]

@@ -92,6 +92,8 @@ class Reply(NamedTuple):
 
     def decoded(self, form: type[T]) -> T | None:
         """The body as ``form``; None for a body of another form, which is logged: the releases may not fit together."""
+        if self.too_long:
+            return None
         try:
             return msgspec.json.decode(self.body, type=form)
         except msgspec.DecodeError as error:

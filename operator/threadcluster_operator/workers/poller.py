@@ -255,17 +255,21 @@ class ClusterPoll:
         """An answer is none of a worker's; ``answered``: the one before it, to the same look, was."""
         if worker.fault_since is None:
             worker.fault_since = worker.sent_at
-            asyncio.get_running_loop().call_later(SILENCE_S + _WAKE_LATE_S, self._wake)
+            self._wake_at(worker.sent_at + SILENCE_S)
         worker.fault = fault
         if not answered:
             self._silent(worker)
+
+    def _wake_at(self, when: float) -> None:
+        after_s = max(0.0, when - self._clock()) + _WAKE_LATE_S
+        asyncio.get_running_loop().call_later(after_s, self._wake)
 
     def _silent(self, worker: _Worker) -> None:
         worker.failures += 1
         if worker.failing_since is None:
             worker.failing_since = worker.sent_at
             # When the last answer ends to count, nothing else may have the cluster looked at.
-            asyncio.get_running_loop().call_later(SILENCE_S + _WAKE_LATE_S, self._wake)
+            self._wake_at(worker.sent_at + SILENCE_S)
         if worker.reading is not None and worker.reading.failing_since is None:
             worker.reading = worker.reading._replace(failing_since=worker.sent_at)
         self._choose_reference()

@@ -150,14 +150,18 @@ async def tried(site: Site, name: str, both: Sequence[Fault], lasts_s: float) ->
     for fault in both:
         await fault.begin(site)
         named.append(asyncio.create_task(_named(site, fault)))
-    slowest = 0.0
+    edits: list[float] = []
     while True:
-        slowest = max(slowest, await acted_on(site))
+        took = await acted_on(site)
+        edits.append(took)
         if time.time() > began + lasts_s and all(each.done() for each in named):
             break
         await asyncio.sleep(min(_EDIT_EVERY_S, lasts_s))
     named_s = tuple(each.result() for each in named)
-    if all(each is None for each in named_s) and any(fault.reason for fault in both):
+    if (
+        any(fault.reason for fault in both)
+        and min((each for each in named_s if each is not None), default=99) > NAMED_S
+    ):
         wrong.append(f"not named: {await _conditions(site)}")
     writes = tuple(late_writes(site, fault, began + _TRIED_S) if lasts_s > _TRIED_S else None for fault in both)
     wrong += [f"{each} writes of {fault.stuck}" for each, fault in zip(writes, both, strict=True) if (each or 0) > 1]
@@ -177,15 +181,17 @@ async def tried(site: Site, name: str, both: Sequence[Fault], lasts_s: float) ->
             break
     if healed_s is not None and healed_s > HEALED_S:
         wrong.append("healed late")
+    slowest = max(edits)
     if slowest > OTHERS_S:
         wrong.append("another cluster waited")
+    print(name, "edits", [round(e, 2) for e in edits])
     outcome = Outcome(name, named_s, slowest, writes, healed_s, tuple(wrong))
     print(outcome, flush=True)
     return outcome
 
 
 async def _named(site: Site, fault: Fault) -> float | None:
-    return await within(fault.is_named, site, NAMED_S) if fault.reason else None
+    return await within(fault.is_named, site, 3 * NAMED_S) if fault.reason else None
 
 
 async def _conditions(site: Site) -> str:
