@@ -171,26 +171,30 @@ async def tried(site: Site, name: str, both: Sequence[Fault], lasts_s: float) ->
     wrong += [f"{each} writes of {fault.stuck}" for each, fault in zip(writes, both, strict=True) if (each or 0) > 1]
     if await workers_of(site) != before:
         wrong.append(f"workers were {before}, are {await workers_of(site)}")
-    healed_s = None
-    for number, fault in enumerate(both):
-        await fault.mend(site)
-        rest = both[number + 1 :]
-        if rest and rest[0].reason and await within(rest[0].is_named, site, NAMED_S) is None:
-            wrong.append(f"{rest[0].name} is not named after the other: {await _conditions(site)}")
-    for fault in both:
-        took = await within(fault.mended, site, 3 * HEALED_S)
-        healed_s = None if took is None else max(healed_s or 0.0, took)
-        if took is None:
-            wrong.append(f"{fault.name} is not mended: {await _conditions(site)}")
-            break
-    if healed_s is not None and healed_s > HEALED_S:
-        wrong.append("healed late")
+    healed_s, unhealed = await mended(site, both)
+    wrong += unhealed
     slowest = max(edits)
     if slowest > OTHERS_S:
         wrong.append("another cluster waited")
     outcome = Outcome(name, named_s, slowest, writes, healed_s, tuple(wrong))
     print(outcome, flush=True)
     return outcome
+
+
+async def mended(site: Site, both: Sequence[Fault]) -> tuple[float | None, list[str]]:
+    """The faults end in their order; seconds from the last end until the cluster is well, and what is wrong."""
+    for number, fault in enumerate(both):
+        await fault.mend(site)
+        rest = both[number + 1 :]
+        if rest and rest[0].reason and await within(rest[0].is_named, site, NAMED_S) is None:
+            return None, [f"{rest[0].name} is not named after the other: {await _conditions(site)}"]
+    healed_s = 0.0
+    for fault in both:
+        took = await within(fault.mended, site, 3 * HEALED_S)
+        if took is None:
+            return None, [f"{fault.name} is not mended: {await _conditions(site)}"]
+        healed_s = max(healed_s, took)
+    return healed_s, ["healed late"] if healed_s > HEALED_S else []
 
 
 async def _named(site: Site, fault: Fault) -> float | None:
