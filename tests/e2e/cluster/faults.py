@@ -193,7 +193,7 @@ async def _hook_answers(site: Site) -> None:
 
 
 def _tolerant(body: Object) -> Patch:
-    wanted = [{"operator": "Exists"}]
+    wanted = [{"key": "example.org/spot", "operator": "Exists"}]
     if body["spec"]["template"]["spec"].get("tolerations") == wanted:
         return []
     return [{"op": "add", "path": "/spec/template/spec/tolerations", "value": wanted}]
