@@ -25,7 +25,7 @@ class Behaviour:
     starts: Literal["well", "never", "crashing", "image missing"] = "well"
     """``never``: the containers stay in ContainerCreating."""
     waits: str = ""
-    """The word with which the containers wait, whatever else is said here."""
+    """The word with which the containers wait, whatever the other fields are."""
     first_waits: str = ""
     """The word with which the first init container waits, of a pod that has one; the others wait for it."""
     ends: str = "Error"

@@ -132,7 +132,7 @@ _REFUSALS: Final[Mapping[Answer, tuple[Reason, str]]] = {
 
 
 class Report(NamedTuple):
-    """What a word of a kubelet means: the reason that the status shows, and the remedy."""
+    """The meaning of a word of a kubelet: the reason that the status shows, and the remedy."""
 
     reason: Reason
     remedy: str
@@ -313,7 +313,7 @@ def passing_wait(seen: ClusterSnapshot) -> Diagnosis | None:
 
 
 def wait_of(pod: Mapping[str, Any]) -> str:
-    """What a pod that is not ready waits for, in the words of its kubelet; empty where its status does not say."""
+    """The wait of a pod that is not ready, in the words of its kubelet; empty where its status does not say."""
     if "deletionTimestamp" in pod["metadata"]:
         return "it is being deleted"
     status = pod.get("status", {})
@@ -329,7 +329,7 @@ def wait_of(pod: Mapping[str, Any]) -> str:
 
 
 def _word_of(container: Mapping[str, Any], *, first: bool) -> str:
-    """What a container says that keeps its pod from being ready; ``first``: it ends before the others begin."""
+    """The report of a container that keeps its pod from being ready; ``first``: it ends before the others begin."""
     if container.get("ready"):
         return ""
     state = container.get("state", {})
@@ -388,11 +388,11 @@ def _not_started(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
             continue
         reason, remedy = WAITING.get(word, _NOT_STARTED)
         message = container["state"]["waiting"].get("message", "")
-        told = f"{what} {container.get('name', '')} waits: {_in_words(word, message)}"
+        text = f"{what} {container.get('name', '')} waits: {_in_words(word, message)}"
         if reason is Reason.IMAGE_PULL_FAILED:
-            told = f"image {container.get('image', '')!r} cannot be pulled: {message or word}"
+            text = f"image {container.get('image', '')!r} cannot be pulled: {message or word}"
         lacks = word == "CreateContainerConfigError" and "runAsNonRoot" not in message
-        found = _trouble(reason, f"pod {_name(pod)}: {told}", remedy)
+        found = _trouble(reason, f"pod {_name(pod)}: {text}", remedy)
         yield _missing(seen, _name(pod), message) if lacks else found
 
 
@@ -503,8 +503,8 @@ def _migration(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
         for each in job.get("status", {}).get("conditions", ()):
             if each["type"] == "Failed" and each["status"] == "True":
                 why = _in_words(each.get("reason", ""), each.get("message", ""))
-                told = f"job {_name(job)} failed{': ' if why else ''}{why}"
-                yield _trouble(Reason.MIGRATION_FAILED, told, "see its log; it is tried again")
+                text = f"job {_name(job)} failed{': ' if why else ''}{why}"
+                yield _trouble(Reason.MIGRATION_FAILED, text, "see its log; it is tried again")
 
 
 def own_end(pod: Mapping[str, Any]) -> Object:
@@ -665,8 +665,8 @@ def _unstarted(seen: ClusterSnapshot) -> Iterator[tuple[Diagnosis, float]]:
     for event in sorted(events, key=lambda event: event.get("reason") not in _EVENTS):
         pod, word = pods[event["involvedObject"]["uid"]], str(event.get("reason", ""))
         reason, remedy = _EVENTS.get(word, Report(Reason.POD_NOT_STARTED, "see `kubectl describe pod`"))
-        told = f"pod {_name(pod)} does not start: {_in_words(word, str(event.get('message', '')))}"
-        yield _trouble(reason, told, remedy), _instant(pod["metadata"].get("creationTimestamp"), seen.now)
+        text = f"pod {_name(pod)} does not start: {_in_words(word, str(event.get('message', '')))}"
+        yield _trouble(reason, text, remedy), _instant(pod["metadata"].get("creationTimestamp"), seen.now)
 
 
 _FIRST: Final = "initContainerStatuses"

@@ -190,7 +190,7 @@ def _not_ready(seen: ClusterSnapshot, worker: Pod) -> str:
 
 
 def _migration_waits(seen: ClusterSnapshot) -> str:
-    """What the migration waits for."""
+    """The wait of the migration's pod, for a message."""
     labels = selector_of(seen.key.name, "migration")
     for pod in seen.pods:
         if pod["metadata"].get("labels", {}).items() >= labels.items() and (wait := wait_of(pod)):

@@ -83,7 +83,7 @@ class Silence(NamedTuple):
     since: float
     """When the first question was sent that it did not answer so, by the operator's clock."""
     fault: str
-    """What is wrong with its answers; empty where there are none."""
+    """The fault of its answers; empty where there are none."""
 
 
 class Verdict(NamedTuple):

@@ -85,7 +85,7 @@ class Reply(NamedTuple):
 
     @property
     def fault(self) -> str:
-        """What is wrong with an answer that is not taken."""
+        """The fault of an answer that is not taken."""
         if self.too_long:
             return f"it is longer than {ANSWER_MOST} bytes"
         return f"its status is {self.status}" if self.status != HTTPStatus.OK else "it has another form"
@@ -187,7 +187,7 @@ def _ownership_in(reply: Reply) -> OwnershipResponse | None:
 
 
 def _taken(reply: Reply, found: T | None) -> T:
-    """What was found in an answer.  Raises `InvalidAnswer`."""
+    """The content of an answer.  Raises `InvalidAnswer`."""
     if found is None:
         raise InvalidAnswer(reply.fault)
     return found

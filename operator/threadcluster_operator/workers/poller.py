@@ -73,7 +73,7 @@ class _Worker:
     mismatched: bool = False
     """The worker proved itself by another secret than ours when it was asked last."""
     fault: str = ""
-    """What is wrong with the last answer, which was not taken."""
+    """The fault of the last answer, which was not taken."""
     fault_since: float | None = None
 
     @property

@@ -46,7 +46,7 @@ class ApiProxy:
         self._server = server
         self._session = session
         self._silent: dict[str, set[str]] = {}
-        """The ends of paths whose watches say nothing, each with whoever wants that."""
+        """The ends of paths whose watches say nothing, each with the names of those that want it."""
         self._expired: set[str] = set()
         """The paths whose next watch begins too late."""
         self._watches: dict[str, set[aiohttp.ClientResponse]] = {}
@@ -56,7 +56,7 @@ class ApiProxy:
         self._silent.setdefault(end, set()).add(by)
 
     def resume(self, end: str, by: str) -> None:
-        """These watches end, and the next of each path is told that its version is too old; when all want that."""
+        """These watches end, and the next of each path begins with the error that its version is too old; when all want that."""
         self._silent[end].discard(by)
         if not self._silent[end]:
             for path in [path for path in self._watches if path.endswith(end)]:

@@ -135,7 +135,7 @@ class Fault:
     begin: Act
     mend: Act
     reason: str
-    """What the status says; empty for a fault that keeps no cluster waiting."""
+    """The reason in the status; empty for a fault that keeps no cluster waiting."""
     says: str = ""
     """A part of the message, also where another reason comes first."""
     stuck: tuple[str, str] | None = None
@@ -282,7 +282,7 @@ async def _gap(site: Site) -> None:
 
 
 async def _gap_over(site: Site) -> None:
-    """They end, and what was missed is too old to be told."""
+    """They end, and the events that were missed are too old."""
     site.proxy.resume("/ingresses", site.namespace)
 
 

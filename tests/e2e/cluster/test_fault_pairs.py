@@ -70,7 +70,7 @@ PAIRS: Final[dict[str, tuple[Fault, Fault]]] = {
 
 
 class Outcome(NamedTuple):
-    """What was seen of one site."""
+    """The observations of one site."""
 
     name: str
     named_s: tuple[float | None, ...]

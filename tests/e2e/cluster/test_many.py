@@ -166,7 +166,7 @@ async def until(holds: Callable[[Looks], bool], process: Process, *, within_s: f
 
 def changes_in(api: Api, namespace: str) -> list[Write]:
     """The writes to a namespace but the creation of Secrets: while no worker answers, an operator that may read none tries it
-    every ten seconds, and is told that they are there.
+    every ten seconds, and the API server answers that they are there.
     """
     return [each for each in writes_in(api, namespace) if (each.verb, each.resource) != ("create", "secrets")]
 
@@ -201,7 +201,7 @@ async def rest(
 
 @pytest.fixture
 def process_of(api: Api, namespace: str, tmp_path: Path) -> Callable[[float, int], Process]:
-    """An operator that lists everything so often, where so many clusters are silent."""
+    """An operator, by the time between two of its lists of everything and the number of silent clusters."""
     if api.audit_log is None:
         pytest.fail("this is read from the API server's log: run it on a control plane of the tests (unset KUBECONFIG)")
     return lambda resync_s, silent: Process(api, namespace, resync_s, silent, tmp_path)

@@ -918,7 +918,7 @@ def test_a_pod_that_its_node_ended_or_refused_is_named() -> None:
 
 
 def test_a_ready_worker_that_does_not_answer_is_named() -> None:
-    """After 5 s, when a lost packet is no explanation any more; what is wrong with an answer is told."""
+    """After 5 s, when a lost packet is no explanation any more; the message has the fault of an answer."""
     for age, fault, reason, says in (
         (4.9, "", None, ""),
         (5.0, "", Reason.WORKER_UNREACHABLE, "worker chat-1 is ready, and does not answer the operator at port 8081"),
@@ -939,7 +939,7 @@ def test_a_ready_worker_that_does_not_answer_is_named() -> None:
 
 
 def test_a_migration_that_never_ran_says_why() -> None:
-    """Its own container has said nothing: the node has, or the container before it."""
+    """Its own container has no report: the node has, or the container before it."""
     made = pod("migration")
     made["status"] |= {"phase": "Failed", "reason": "Evicted", "message": "low on memory"}
     trouble = diagnose(seen(pods=(made,), children=(job(),)))

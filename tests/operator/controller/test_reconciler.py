@@ -721,7 +721,7 @@ async def test_workers_with_another_secret_are_a_reason_of_its_own(monkeypatch: 
 
 
 async def test_a_silent_cluster_is_not_written_to_after_a_restart_of_the_operator() -> None:
-    """What the status says was true before, and is found again: it is not called over meanwhile."""
+    """The reason was true before, and is found again: it is not called over meanwhile."""
     desk = Desk()
     await desk.until_ready()
     desk.workers.knobs.silent = True

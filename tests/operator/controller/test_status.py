@@ -342,12 +342,12 @@ def test_ready_names_what_a_pod_waits_for(simulation: Simulation) -> None:
     }
     steps = simulation.last._replace(migrating=True)
     spec = parse_spec(seen.resource)
-    for pods, told in (
+    for pods, text in (
         ((*seen.pods, pod), " Pod chat-migrate-1-x: container worker waits: ContainerCreating."),
         (seen.pods, ""),
     ):
         message = ready_message(status_of(seen._replace(pods=pods), spec, steps, None))
-        assert message == f"The objects of this generation are being applied.{told}"
+        assert message == f"The objects of this generation are being applied.{text}"
 
 
 def test_ready_names_a_lost_node_by_its_reason(simulation: Simulation) -> None:

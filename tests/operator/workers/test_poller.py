@@ -38,9 +38,9 @@ class Recorded(MemoryWorkers):
         self.mute: set[str] = set()
         self.hanging: set[str] = set()
         self.invalid: dict[str, str] = {}
-        """What is wrong with the answers of a worker."""
+        """The fault of the answers of a worker."""
         self.invalid_whole = ""
-        """What is wrong with the whole answers alone, of every worker."""
+        """The fault of the whole answers alone, of every worker."""
         self.older: set[str] = set()
         """Those of a release without digests."""
 
