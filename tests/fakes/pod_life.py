@@ -12,6 +12,7 @@ Object = dict[str, Any]  # a Kubernetes object, or part of one
 
 _MESSAGES: Final = {
     "ContainerCreating": "",
+    "PodInitializing": "",
     "ImagePullBackOff": "Back-off pulling image",
     "CrashLoopBackOff": "back-off 10s restarting failed container",
 }
@@ -23,6 +24,12 @@ class Behaviour:
 
     starts: Literal["well", "never", "crashing", "image missing"] = "well"
     """``never``: the containers stay in ContainerCreating."""
+    waits: str = ""
+    """The word with which the containers wait, whatever the other fields are."""
+    first_waits: str = ""
+    """The word with which the first init container waits, of a pod that has one; the others wait for it."""
+    ends: str = "Error"
+    """The word for the end of a container that fails."""
     start_s: float = 0.0
     """How long a container takes to start."""
     becomes_ready: bool = True
@@ -52,7 +59,15 @@ class Step:
 def life(pod: Object, behaviour: Behaviour, *, ip: str, now: Callable[[float], str]) -> Iterator[Step]:
     """The steps of a pod on a node, in order.  ``now`` gives the instant of a number of seconds after it was bound."""
     begun, started = now(0.0), now(behaviour.start_s)
-    if behaviour.starts == "never":
+    if behaviour.waits:
+        waits: Object = {"state": {"waiting": {"reason": behaviour.waits, "message": behaviour.message}}}
+        yield Step(after_s=0.0, status=_status(pod, "Pending", ip, begun, waits, False))
+    elif behaviour.first_waits and pod["spec"].get("initContainers"):
+        report = _status(pod, "Pending", ip, begun, _waiting("PodInitializing"), False)
+        waits = {"waiting": {"reason": behaviour.first_waits, "message": behaviour.message}}
+        report["initContainerStatuses"][0].update({"ready": False, "restartCount": 3, "state": waits})
+        yield Step(after_s=0.0, status=report)
+    elif behaviour.starts == "never":
         yield Step(after_s=0.0, status=_status(pod, "Pending", ip, begun, _waiting("ContainerCreating"), False))
     elif behaviour.starts == "image missing":
         yield Step(after_s=0.0, status=_status(pod, "Pending", ip, begun, _waiting("ImagePullBackOff"), False))
@@ -130,7 +145,7 @@ def _waiting(reason: str) -> Object:
 def _terminated(behaviour: Behaviour, exit_code: int, begun: str, ended: str) -> Object:
     return {
         "exitCode": exit_code,
-        "reason": "Error" if exit_code else "Completed",
+        "reason": behaviour.ends if exit_code else "Completed",
         "message": behaviour.message,
         "startedAt": begun,
         "finishedAt": ended,

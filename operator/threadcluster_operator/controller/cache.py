@@ -26,7 +26,10 @@ _OF_POD_META: Final = (
     *("namespace", "name", "uid", "resourceVersion", "labels"),
     *("creationTimestamp", "deletionTimestamp", "ownerReferences"),
 )
-_OF_POD_STATUS: Final = ("phase", "podIP", "conditions", "containerStatuses")
+_OF_POD_STATUS: Final = (
+    *("phase", "podIP", "conditions", "containerStatuses", "initContainerStatuses"),
+    *("reason", "message"),
+)
 """The fields of a pod's status that `snapshot` and `diagnosis` read."""
 
 
@@ -74,6 +77,14 @@ class Cache:
             self._objects[cluster][place] = body
             self._places[uid] = cluster, place
         return cluster
+
+    def is_edit(self, given: Mapping[str, Any]) -> bool:
+        """Whether an event shows a ThreadCluster whose spec is another than the one that is here."""
+        if given["kind"] != "ThreadCluster":
+            return False
+        meta = given["metadata"]
+        known = self.resources.get(Key(meta["namespace"], meta["name"]))
+        return known is not None and bool(meta.get("generation", 1) > known["metadata"].get("generation", 1))
 
     def drop(self, given: Mapping[str, Any], version: str | None = None) -> Key | None:
         """An object is gone, as of a version or of its own; the cluster that it concerned."""

@@ -16,14 +16,18 @@ import msgspec
 from shard_worker.contract_internal import DatabaseFault, MigrationFailure
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object, condition, waiting_reason
 from threadcluster_operator.kube.answers import Answer, meaning_of_report
-from threadcluster_operator.render import MIGRATION_CONTAINER, selector_of
+from threadcluster_operator.render import MANAGEMENT_PORT, MIGRATION_CONTAINER, selector_of
 
 _EVENT_MOST_S: Final = 600.0
 """Maximum age of an Event since its last occurrence; an older Event says nothing about the present."""
 _MESSAGE_MOST: Final = 500
-UNSCHEDULABLE_S: Final = 180.0
-"""Time for which a pod may find no node before the cluster is Stalled: an autoscaler of nodes needs a minute or two, and tools
-take Stalled for a failure."""
+PASSING_S: Final = 180.0
+"""Time for which a wait may last that often ends by itself before the cluster is Stalled: an autoscaler of nodes needs a minute
+or two for a new node, and a node for its restart; tools take Stalled for a failure."""
+UNREACHABLE_S: Final = 5.0
+"""Time after which a ready worker that does not answer is reported: a lost packet is no reason."""
+_ENDING_S: Final = 10.0
+"""Time after the end of its grace within which a pod that is being deleted is gone, if its kubelet runs."""
 OUTAGE_S: Final = 60.0
 """Time without a database after which the cluster is Stalled: a restart or a fail-over of Postgres is over sooner."""
 CLOCKS_S: Final = 5.0
@@ -52,7 +56,15 @@ class Reason(StrEnum):
     IMAGE_PULL_FAILED = "ImagePullFailed"
     WORKER_UNSCHEDULABLE = "WorkerUnschedulable"
     WORKER_CRASH_LOOPING = "WorkerCrashLooping"
+    CONTAINER_NOT_STARTED = "ContainerNotStarted"
+    OUT_OF_MEMORY = "OutOfMemory"
+    POD_SANDBOX_FAILED = "PodSandboxFailed"
+    POD_NOT_STARTED = "PodNotStarted"
+    POD_FAILED = "PodFailed"
+    POD_NOT_ENDING = "PodNotEnding"
+    NODE_LOST = "NodeLost"
     WORKER_UNREACHABLE = "WorkerUnreachable"
+    WORKER_ANSWER_INVALID = "WorkerAnswerInvalid"
     FOREIGN_WORKERS = "ForeignWorkers"
     INTERNAL_SECRET_MISMATCH = "InternalSecretMismatch"  # noqa: S105 - a reason, no secret
     DATABASE_SECRET_MISSING = "DatabaseSecretMissing"  # noqa: S105 - a reason, no secret
@@ -123,6 +135,96 @@ _REFUSALS: Final[Mapping[Answer, tuple[Reason, str]]] = {
 }
 """The reason and the remedy for each answer of the API server to a write."""
 
+
+class Report(NamedTuple):
+    """The meaning of a word of a kubelet: the reason that the status shows, and the remedy."""
+
+    reason: Reason
+    remedy: str
+
+
+_IMAGE: Final = Report(Reason.IMAGE_PULL_FAILED, "correct spec.image, spec.imagePullSecrets or the registry")
+_NOT_STARTED: Final = Report(
+    Reason.CONTAINER_NOT_STARTED, "see `kubectl describe pod`, and the container runtime of the pod's node"
+)
+_NO_PROGRAM: Final = Report(
+    Reason.CONTAINER_NOT_STARTED, "set spec.image to an image whose program runs on the pod's node"
+)
+_HOOK: Final = Report(Reason.CONTAINER_NOT_STARTED, "see `kubectl describe pod` for what the hook answered")
+_USER: Final = Report(
+    Reason.CONTAINER_NOT_STARTED,
+    "name a user by number that is not 0 in the securityContext of spec.podTemplate, or use an image that has one",
+)
+_SANDBOX: Final = Report(
+    Reason.POD_SANDBOX_FAILED, "see the network plugin and the container runtime of the pod's node"
+)
+_CRASH: Final = Report(Reason.WORKER_CRASH_LOOPING, "see `kubectl logs --previous`")
+_NODE: Final = Report(
+    Reason.POD_FAILED, "see the node of the pod, and what spec.worker.resources and spec.podTemplate ask of it"
+)
+
+WAITING: Final[Mapping[str, Report]] = {
+    **dict.fromkeys(
+        (
+            *("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "RegistryUnavailable"),
+            *("ImageInspectError", "SignatureValidationFailed", "ImageVolumeMountFailed"),
+        ),
+        _IMAGE,
+    ),
+    "CreateContainerConfigError": _USER,
+    "VerifyNonRootError": _USER,
+    "CreateContainerError": _NOT_STARTED,
+    "RunContainerError": _NO_PROGRAM,
+    "RunInitContainerError": _NO_PROGRAM,
+    "KillContainerError": _NOT_STARTED,
+    **dict.fromkeys(("PreCreateHookError", "PreStartHookError", "PostStartHookError", "PreStopHookError"), _HOOK),
+    **dict.fromkeys(
+        (
+            *("CreatePodSandboxError", "ConfigPodSandboxError", "KillPodSandboxError"),
+            *("SetupNetworkError", "TeardownNetworkError"),
+        ),
+        _SANDBOX,
+    ),
+    "CrashLoopBackOff": _CRASH,
+}
+"""Each word by which a kubelet says why a container waits, but those of a container that is being made.
+
+The message of a CreateContainerConfigError that is about a Secret or a ConfigMap is looked at before, and a CrashLoopBackOff
+takes the meaning of the container's last end.
+"""
+
+ENDED: Final[Mapping[str, Report]] = {
+    "Completed": _CRASH,
+    "Error": _CRASH,
+    "OOMKilled": Report(
+        Reason.OUT_OF_MEMORY, "raise the memory limit of the container, for a worker in spec.worker.resources"
+    ),
+    "StartError": _NO_PROGRAM,
+    "ContainerCannotRun": _NO_PROGRAM,
+    "ContainerStatusUnknown": Report(
+        Reason.WORKER_CRASH_LOOPING, "see whether the pod's node was restarted, and the log of its kubelet"
+    ),
+    "DeadlineExceeded": Report(
+        Reason.WORKER_CRASH_LOOPING, "see `kubectl describe pod` for what sets activeDeadlineSeconds"
+    ),
+    "PostStartHookError": _HOOK,
+    "PreStopHookError": _HOOK,
+}
+"""Each word by which a kubelet says how a container ended."""
+
+_EVENTS: Final[Mapping[str, Report]] = {
+    **dict.fromkeys(("FailedCreatePodSandBox", "FailedPodSandBoxStatus", "NetworkNotReady"), _SANDBOX),
+    **dict.fromkeys(
+        ("FailedMount", "FailedAttachVolume", "FailedMapVolume"),
+        Report(Reason.POD_NOT_STARTED, "see the volumes of the pod, and the volume driver of its node"),
+    ),
+}
+"""The Events about a pod that has not started that say why."""
+_NEVER_THE_CAUSE: Final = frozenset(
+    {"FailedScheduling", "Failed", "BackOff", "InspectFailed", "Unhealthy", "NodeNotReady"}
+)
+"""Events of what a pod reports in its own status, too."""
+
 PODS_REFUSED: Final = frozenset(
     {
         Reason.QUOTA_EXCEEDED,
@@ -142,6 +244,10 @@ _TRIED_AGAIN: Final = (
         Reason.REFERENCE_MISSING,
         Reason.IMAGE_PULL_FAILED,
         Reason.MIGRATION_QUOTA_EXCEEDED,
+        Reason.CONTAINER_NOT_STARTED,
+        Reason.OUT_OF_MEMORY,
+        Reason.POD_SANDBOX_FAILED,
+        Reason.POD_NOT_STARTED,
     }
 )
 """Reasons after which a new Job tries the migration again."""
@@ -179,6 +285,15 @@ def reverted(kind: str, name: str) -> Diagnosis:
     )
 
 
+def invalid_answer(worker: str, fault: str) -> Diagnosis:
+    """The diagnosis of a worker whose answers are not taken."""
+    return _trouble(
+        Reason.WORKER_ANSWER_INVALID,
+        f"the answer of {worker} is none that this operator takes: {fault}",
+        "set spec.image to a release that fits the operator",
+    )
+
+
 def outage_diagnosis(seen: ClusterSnapshot) -> Diagnosis | None:
     """The diagnosis of a database that no worker has now, or None."""
     outage = seen.outage
@@ -197,9 +312,38 @@ def lasting_outage(seen: ClusterSnapshot) -> Diagnosis | None:
     return outage_diagnosis(seen)
 
 
-def unscheduled(seen: ClusterSnapshot) -> Diagnosis | None:
-    """The diagnosis of the first pod that finds no node, however short that has been so, or None."""
-    return next((trouble for trouble, _ in _without_node(seen)), None)
+def passing_wait(seen: ClusterSnapshot) -> Diagnosis | None:
+    """The diagnosis of the first wait that often ends by itself, however short it has lasted, or None."""
+    return next((trouble for trouble, _ in _passing_waits(seen)), None)
+
+
+def wait_of(pod: Mapping[str, Any]) -> str:
+    """The wait of a pod that is not ready, in the words of its kubelet; empty where its status does not say."""
+    if "deletionTimestamp" in pod["metadata"]:
+        return "it is being deleted"
+    status = pod.get("status", {})
+    for field, what in _CONTAINERS:
+        for container in status.get(field, ()):
+            word = _word_of(container, first=field == _FIRST)
+            if word:
+                return f"{what} {container.get('name', '')} {word}"
+    for each in status.get("conditions", ()):
+        if each["type"] == "Ready" and each.get("reason") == "ReadinessGatesNotReady":
+            return _short(str(each.get("message", "")))
+    return ""
+
+
+def _word_of(container: Mapping[str, Any], *, first: bool) -> str:
+    """The report of a container that keeps its pod from being ready; ``first``: it ends before the others begin."""
+    if container.get("ready"):
+        return ""
+    state = container.get("state", {})
+    if waiting_reason(container):
+        return f"waits: {waiting_reason(container)}"
+    if "terminated" in state:
+        end = state["terminated"]
+        return f"ended: {end.get('reason', 'Error')}, exit code {end.get('exitCode')}"
+    return "runs" if first and "running" in state else ""
 
 
 def previous_diagnosis(seen: ClusterSnapshot) -> Diagnosis | None:
@@ -241,21 +385,23 @@ def _foreign_workers(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
 # --- what containers say
 
 
-def _images(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
-    for pod, container in _containers(seen):
-        if waiting_reason(container) in ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"):
-            message = container["state"]["waiting"].get("message", "")
-            yield _trouble(
-                Reason.IMAGE_PULL_FAILED,
-                f"pod {_name(pod)}: image {container.get('image', '')!r} cannot be pulled: {message}",
-                "correct spec.image, spec.imagePullSecrets or the registry",
-            )
+def _not_started(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
+    """The containers of which a kubelet says why they do not start; a word that is not known is shown as it is."""
+    for pod, what, container in _containers(seen):
+        word = waiting_reason(container)
+        if word in _BEING_MADE or word == "CrashLoopBackOff":
+            continue
+        reason, remedy = WAITING.get(word, _NOT_STARTED)
+        message = container["state"]["waiting"].get("message", "")
+        text = f"{what} {container.get('name', '')} waits: {_in_words(word, message)}"
+        if reason is Reason.IMAGE_PULL_FAILED:
+            text = f"image {container.get('image', '')!r} cannot be pulled: {message or word}"
+        lacks = word == "CreateContainerConfigError" and "runAsNonRoot" not in message
+        found = _trouble(reason, f"pod {_name(pod)}: {text}", remedy)
+        yield _missing(seen, _name(pod), message) if lacks else found
 
 
 def _secrets(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
-    for pod, container in _containers(seen):
-        if waiting_reason(container) == "CreateContainerConfigError":
-            yield _missing(seen, _name(pod), container["state"]["waiting"].get("message", ""))
     for event in _events(seen, "FailedMount"):
         message = str(event.get("message", ""))
         if "not found" in message or "references non-existent" in message:
@@ -350,17 +496,23 @@ def _migration(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
         and pod["metadata"].get("labels", {}).get("job-name") in names
     ]
     pods.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")), reverse=True)
-    ends = [end for pod in pods if (end := own_end(pod))]
-    if any(end.get("exitCode") == 0 for end in ends):
+    ends = [(pod, own_end(pod)) for pod in pods]
+    if any(end.get("exitCode") == 0 for _, end in ends):
         return  # however a container beside it ends, and the Job with it
-    if ends and all(failed_in_outage(seen, end) for end in ends):
+    known = [end for _, end in ends if end]
+    if known and all(failed_in_outage(seen, end) for end in known):
         return
-    for end in ends:
-        if not failed_in_outage(seen, end):
+    for pod, end in ends:
+        if not end and pod.get("status", {}).get("phase") == "Failed":
+            yield _trouble(Reason.MIGRATION_FAILED, f"the migration did not run: {_failed(pod)}", _NODE.remedy)
+        elif end and not failed_in_outage(seen, end):
             yield _migration_end(end)
     for job in jobs:
-        if condition(job, "Failed") == "True":
-            yield _trouble(Reason.MIGRATION_FAILED, f"job {_name(job)} failed", "see its log; it is tried again")
+        for each in job.get("status", {}).get("conditions", ()):
+            if each["type"] == "Failed" and each["status"] == "True":
+                why = _in_words(each.get("reason", ""), each.get("message", ""))
+                text = f"job {_name(job)} failed{': ' if why else ''}{why}"
+                yield _trouble(Reason.MIGRATION_FAILED, text, "see its log; it is tried again")
 
 
 def own_end(pod: Mapping[str, Any]) -> Object:
@@ -398,47 +550,125 @@ def _database_back_at(seen: ClusterSnapshot) -> float | None:
 
 def _migration_end(end: Mapping[str, Any]) -> Diagnosis:
     """The diagnosis of a container's end, also of one whose message is no `MigrationFailure`: the end of a log, for example."""
-    message = str(end.get("message") or f"{end.get('reason', 'Error')}, exit code {end.get('exitCode')}")
+    word = str(end.get("reason", "Error"))
+    message = str(end.get("message") or f"{word}, exit code {end.get('exitCode')}")
     try:
         failure = msgspec.json.decode(message, type=MigrationFailure)
     except msgspec.DecodeError:
-        return _trouble(Reason.MIGRATION_FAILED, f"the migration failed: {message}", "see the log of its Job")
+        known = ENDED.get(word, _CRASH)
+        remedy = "see the log of its Job" if known is _CRASH else known.remedy
+        return _trouble(Reason.MIGRATION_FAILED, f"the migration failed: {message}", remedy)
     reason = Reason(failure.reason)
     return _trouble(reason, failure.message, _REMEDIES[reason])
 
 
 def _crashes(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
-    for pod, container in _containers(seen):
+    for pod, what, container in _containers(seen):
         if waiting_reason(container) == "CrashLoopBackOff" or (
             container.get("restartCount", 0) >= 2 and not container.get("ready")
         ):
             last = container.get("lastState", {}).get("terminated", {})
+            word = last.get("reason", "Error")
             ending = str(last.get("message", "")).strip() or f"exit code {last.get('exitCode', 'unknown')}"
+            reason, remedy = ENDED.get(word, _CRASH)
+            which = _name(pod) if what == "container" else f"{what} {container.get('name', '')} of pod {_name(pod)}"
             yield _trouble(
-                Reason.WORKER_CRASH_LOOPING,
-                f"{_name(pod)} ends again and again: {ending}",
-                "see `kubectl logs --previous`",
+                reason,
+                f"{which} ends again and again: {ending if word == 'Error' else _in_words(word, ending)}",
+                remedy,
             )
 
 
-def _unschedulable(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
-    for trouble, since in _without_node(seen):
-        if seen.now - since >= UNSCHEDULABLE_S:
+def _lasting_waits(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
+    for trouble, since in _passing_waits(seen):
+        if seen.now - since >= PASSING_S:
             yield trouble
 
 
+def _passing_waits(seen: ClusterSnapshot) -> Iterator[tuple[Diagnosis, float]]:
+    """Each wait that often ends by itself, and since when it lasts."""
+    for finder in (_without_node, _lost, _failed_pods, _unstarted, _not_ending, _silent):
+        yield from finder(seen)
+
+
 def _without_node(seen: ClusterSnapshot) -> Iterator[tuple[Diagnosis, float]]:
-    """Each pod that finds no node, and since when."""
+    """Each pod that finds no node."""
     for pod in seen.pods:
         for each in pod.get("status", {}).get("conditions", ()):
             if each["type"] == "PodScheduled" and each["status"] == "False" and each.get("reason") == "Unschedulable":
-                at = each.get("lastTransitionTime") or pod["metadata"].get("creationTimestamp")
                 found = _trouble(
                     Reason.WORKER_UNSCHEDULABLE,
                     f"pod {_name(pod)} finds no node: {each.get('message', '')}",
                     "add nodes, or ask for less in spec.worker.resources and spec.podTemplate",
                 )
-                yield found, datetime.fromisoformat(str(at)).timestamp() if at else seen.now
+                at = each.get("lastTransitionTime") or pod["metadata"].get("creationTimestamp")
+                yield found, _instant(at, seen.now)
+
+
+def _lost(seen: ClusterSnapshot) -> Iterator[tuple[Diagnosis, float]]:
+    """Each pod whose node is lost.  The controller of nodes then says that the pod is not ready, whose containers are, by
+    their kubelet's last report; a kubelet itself says so only of a readiness gate.
+    """
+    for pod in seen.pods:
+        if condition(pod, "ContainersReady") != "True":
+            continue
+        for each in pod["status"]["conditions"]:
+            if each["type"] == "Ready" and each["status"] != "True" and each.get("reason") != "ReadinessGatesNotReady":
+                node = pod.get("spec", {}).get("nodeName", "")
+                found = _trouble(
+                    Reason.NODE_LOST,
+                    f"node {node} of pod {_name(pod)} does not report any more",
+                    "see whether the node runs; delete the Node if it is gone for good, and its pods go with it",
+                )
+                yield found, _instant(each.get("lastTransitionTime"), seen.now)
+
+
+def _failed_pods(seen: ClusterSnapshot) -> Iterator[tuple[Diagnosis, float]]:
+    """Each worker's pod that its node has refused or ended as a whole; its controller makes another."""
+    labels = selector_of(seen.key.name, "worker")
+    for pod in seen.pods:
+        if (
+            pod.get("status", {}).get("phase") == "Failed"
+            and pod["metadata"].get("labels", {}).items() >= labels.items()
+        ):
+            ready = [each for each in pod["status"].get("conditions", ()) if each["type"] == "Ready"]
+            at = ready[0].get("lastTransitionTime") if ready else None
+            yield _trouble(Reason.POD_FAILED, _failed(pod), _NODE.remedy), _instant(at, seen.now)
+
+
+def _failed(pod: Object) -> str:
+    """How a pod failed as a whole, or which of its containers did."""
+    status = pod["status"]
+    return f"pod {_name(pod)}: {_in_words(status.get('reason', ''), status.get('message', '')) or wait_of(pod) or 'failed'}"
+
+
+def _not_ending(seen: ClusterSnapshot) -> Iterator[tuple[Diagnosis, float]]:
+    """Each pod that should be gone by now."""
+    for pod in seen.pods:
+        due = _instant(pod["metadata"].get("deletionTimestamp"), seen.now) + _ENDING_S
+        if due < seen.now:
+            found = _trouble(
+                Reason.POD_NOT_ENDING,
+                f"pod {_name(pod)} is being deleted, and should have ended {pod['metadata']['deletionTimestamp']}",
+                "see whether its node runs and which finalizers it has",
+            )
+            yield found, due
+
+
+def _silent(seen: ClusterSnapshot) -> Iterator[tuple[Diagnosis, float]]:
+    """Each ready worker that does not answer, or not as a worker does."""
+    for name, (since, fault) in seen.silent.items():
+        if seen.now - since >= UNREACHABLE_S:
+            found = _trouble(
+                Reason.WORKER_UNREACHABLE,
+                f"worker {name} is ready, and does not answer the operator at port {MANAGEMENT_PORT}",
+                "see whether its node and the network to it work (NetworkPolicies, security groups)",
+            )
+            yield invalid_answer(name, fault) if fault else found, since
+
+
+def _instant(at: object, otherwise: float) -> float:
+    return datetime.fromisoformat(str(at)).timestamp() if at else otherwise
 
 
 # --- what Events say
@@ -457,17 +687,41 @@ def _pods_refused(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
         yield _trouble(reason, message, remedy)
 
 
-def _containers(seen: ClusterSnapshot) -> Iterator[tuple[Object, Object]]:
+def _unstarted(seen: ClusterSnapshot) -> Iterator[tuple[Diagnosis, float]]:
+    """Each pod that has not started, of which an Event says why; what is not known to be a cause comes last, as it is."""
+    pods = {pod["metadata"]["uid"]: pod for pod in seen.pods if "nodeName" in pod.get("spec", {})}
+    events = [
+        event
+        for event in _events(seen)
+        if event["involvedObject"]["uid"] in pods and event.get("reason") not in _NEVER_THE_CAUSE
+    ]
+    for event in sorted(events, key=lambda event: event.get("reason") not in _EVENTS):
+        pod, word = pods[event["involvedObject"]["uid"]], str(event.get("reason", ""))
+        reason, remedy = _EVENTS.get(word, Report(Reason.POD_NOT_STARTED, "see `kubectl describe pod`"))
+        text = f"pod {_name(pod)} does not start: {_in_words(word, str(event.get('message', '')))}"
+        yield _trouble(reason, text, remedy), _instant(pod["metadata"].get("creationTimestamp"), seen.now)
+
+
+_FIRST: Final = "initContainerStatuses"
+_CONTAINERS: Final = ((_FIRST, "init container"), ("containerStatuses", "container"))
+"""The lists of containers in the status of a pod, and what one of each is called."""
+_BEING_MADE: Final = ("", "ContainerCreating", "PodInitializing")
+"""Words of a container that nothing keeps from its start."""
+
+
+def _containers(seen: ClusterSnapshot) -> Iterator[tuple[Object, str, Object]]:
+    """Each container of a pod that is to stay, with its pod and what it is called."""
     for pod in seen.pods:
         if "deletionTimestamp" not in pod["metadata"]:
-            for container in pod.get("status", {}).get("containerStatuses", ()):
-                yield pod, container
+            for field, what in _CONTAINERS:
+                for container in pod.get("status", {}).get(field, ()):
+                    yield pod, what, container
 
 
-def _events(seen: ClusterSnapshot, reason: str) -> Iterator[Object]:
-    """The Events with this reason about objects that exist and are not healthy, newest first."""
+def _events(seen: ClusterSnapshot, reason: str | None = None) -> Iterator[Object]:
+    """The Events with this reason, or any, about objects that exist and are not healthy, newest first."""
     # An Event about a pod that could not start is obsolete once the pod runs or has ended.
-    unwell = {pod["metadata"]["uid"] for pod in seen.pods if pod.get("status", {}).get("phase", "Pending") == "Pending"}
+    unwell = {pod["metadata"]["uid"] for pod in seen.pods if _is_starting(pod)}
     for each in seen.children:
         status = each.get("status", {})
         if each["kind"] == "StatefulSet" and status.get("replicas", 0) < each["spec"].get("replicas", 1):
@@ -477,11 +731,18 @@ def _events(seen: ClusterSnapshot, reason: str) -> Iterator[Object]:
     found = [
         event
         for event in seen.warnings
-        if event.get("reason") == reason
+        if (reason is None or event.get("reason") == reason)
         and event.get("involvedObject", {}).get("uid") in unwell
         and seen.now - _last_seen_at(event) < _EVENT_MOST_S
     ]
     yield from sorted(found, key=_last_seen_at, reverse=True)
+
+
+def _is_starting(pod: Mapping[str, Any]) -> bool:
+    """Whether it has not started yet; a pod that ran before its node was restarted starts again."""
+    phase = pod.get("status", {}).get("phase", "Pending")
+    made = [waiting_reason(each) for each in pod.get("status", {}).get("containerStatuses", ())]
+    return phase == "Pending" or (phase == "Running" and any(each in _BEING_MADE[1:] for each in made))
 
 
 def _last_seen_at(event: Mapping[str, Any]) -> float:
@@ -498,6 +759,11 @@ def _name(subject: Mapping[str, Any]) -> str:
     return str(subject["metadata"]["name"])
 
 
+def _in_words(word: str, message: str) -> str:
+    """A word of Kubernetes with its message, as far as there are both."""
+    return ": ".join(each for each in (word, message) if each)
+
+
 def _trouble(reason: Reason, what: str, remedy: str) -> Diagnosis:
     return Diagnosis(reason, f"{_short(what)}. Remedy: {remedy}.")
 
@@ -510,10 +776,10 @@ def _short(text: str) -> str:
 _FINDERS: Final[Iterable[Callable[[ClusterSnapshot], Iterator[Diagnosis]]]] = (
     _claimed_by_other,
     _foreign_workers,
-    _images,
+    _not_started,
     _secrets,
     _migration,
     _crashes,
     _pods_refused,
-    _unschedulable,
+    _lasting_waits,
 )

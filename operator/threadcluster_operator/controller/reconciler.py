@@ -20,9 +20,11 @@ from threadcluster_operator.controller.actions import MOVING_S, Actions, Operato
 from threadcluster_operator.controller.cache import Cache, trim
 from threadcluster_operator.controller.child_writes import ChildWrite, ChildWrites, Refusal, Step
 from threadcluster_operator.controller.diagnosis import (
+    UNREACHABLE_S,
     Diagnosis,
     Reason,
     diagnose,
+    invalid_answer,
     joined,
     lasting_outage,
     previous_diagnosis,
@@ -71,8 +73,6 @@ from threadcluster_operator.workers.protocol import PolledWorkers
 
 log = logging.getLogger(__name__)
 
-_UNREACHABLE_S: Final = 5.0
-"""Time after which ready workers that do not answer are reported as unreachable."""
 _BLOCKED_S: Final = 5.0
 _SILENT_S: Final = 5.0
 """Time until the next look at a cluster that waits for its workers or their database: there may be hundreds."""
@@ -285,9 +285,7 @@ class Reconciler:
     def _waits_for_workers(self, seen: ClusterSnapshot, poll: ClusterPoll) -> bool:
         """Whether only an answer can change anything, which has the cluster looked at by itself."""
         silent_since = poll.latest().silent_since
-        return seen.outage is not None or (
-            silent_since is not None and self.clock() - silent_since > 2 * _UNREACHABLE_S
-        )
+        return seen.outage is not None or (silent_since is not None and self.clock() - silent_since > 2 * UNREACHABLE_S)
 
     def _set_pace(self, seen: ClusterSnapshot, steps: Actions, memory: _Memory) -> None:
         """Have the workers asked as often as the state of the cluster needs."""
@@ -358,9 +356,11 @@ class Reconciler:
         seen = seen._replace(
             secret_confirmed=known and _hold(latest, [pod.name for pod in pods], seen.secret, now),
             claimed_by_other="".join(refused[:1]),
+            # From the clock of the questions to that of the snapshot, as the outage.
+            silent={name: each._replace(since=seen.now - (now - each.since)) for name, each in latest.silent.items()},
         )
         outage = latest.verdict.outage
-        if outage is not None:  # from the clock of the questions to that of the snapshot
+        if outage is not None:
             outage = outage._replace(since=seen.now - (now - outage.since))
         if latest.answer is None or not latest.verdict.known:
             return seen._replace(outage=outage)
@@ -382,7 +382,7 @@ class Reconciler:
 
     def _out_of_reach(self, seen: ClusterSnapshot, memory: _Memory) -> Diagnosis | None:
         since = memory.poll.latest().silent_since if memory.poll is not None else None
-        if seen.ownership is not None or since is None or self.clock() - since < _UNREACHABLE_S:
+        if seen.ownership is not None or since is None or self.clock() - since < UNREACHABLE_S:
             return None
         if memory.poll is not None and memory.poll.latest().mismatched:
             return Diagnosis(
@@ -390,6 +390,9 @@ class Reconciler:
                 "workers show certificates of another secret than the operator derives. Remedy: delete Secret"
                 f" {secret_of(seen.key.name)}: the operator makes it again as it was, and workers read it within two minutes.",
             )
+        for name, silence in seen.silent.items():
+            if silence.fault:
+                return invalid_answer(name, silence.fault)
         return Diagnosis(
             Reason.WORKER_UNREACHABLE,
             f"workers are ready, and none answers the operator at port {MANAGEMENT_PORT}. Remedy: let pods of namespace"

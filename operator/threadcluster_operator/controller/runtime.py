@@ -184,10 +184,11 @@ class Operator:
 
         def feed(kind_of_event: str | None, body: Mapping[str, Any]) -> None:
             before = cache.cluster_of(body["metadata"]["uid"])  # a change of labels may lead to another
+            edited = cache.is_edit(body)
             key = cache.drop(body) if kind_of_event == "DELETED" else cache.put(body)
             for each in {before, key}:
                 if each is not None and (each in cache.resources or body["kind"] == THREAD_CLUSTER.kind):
-                    queue.add(each)
+                    queue.add(each, first=edited)
 
         watches = self._watches = KopfWatcher(feed, lister.request, kinds, options.namespace, options.access)
         self._answered_at = self._lists_since = time.monotonic()

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from threadcluster_operator.planning.freshness import Outage
+from threadcluster_operator.planning.freshness import Outage, Silence
 from threadcluster_operator.planning.planner import ShardOwnership
 from threadcluster_operator.render import RenderInput, SecretState, SecretValue, selector_of
 
@@ -82,6 +82,8 @@ class ClusterSnapshot(NamedTuple):
     """Why the database belongs to another cluster, in a worker's words; empty while no worker says so."""
     foreign_workers: tuple[str, ...] = ()
     """Workers that live in the cluster's database, by their beats, and can be none of this cluster."""
+    silent: Mapping[str, Silence] = MappingProxyType({})
+    """Workers of ready pods of which no answer counts; the times are as ``now``."""
 
     @property
     def key(self) -> Key:
@@ -153,7 +155,10 @@ def pod_of(pod: Object) -> Pod:
         meta.get("labels", {}).get("controller-revision-hash", ""),
         not ending and condition(pod, "Ready") == "True",
         ending,
-        not ending and "nodeName" in pod.get("spec", {}) and not any(_fails(each) for each in containers),
+        not ending
+        and "nodeName" in pod.get("spec", {})
+        and not any(_fails(each) for each in containers)
+        and not any(_fails(each) and not each.get("ready") for each in status.get("initContainerStatuses", ())),
         status.get("podIP"),
     )
 

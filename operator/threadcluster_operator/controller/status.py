@@ -14,7 +14,7 @@ from shard_worker.contract import url_host
 from shard_worker.contract_internal import NO_CAPABLE_WORKER
 from threadcluster_operator.api import KubernetesSpec
 from threadcluster_operator.controller.actions import Actions
-from threadcluster_operator.controller.diagnosis import Diagnosis, outage_diagnosis, unscheduled
+from threadcluster_operator.controller.diagnosis import Diagnosis, outage_diagnosis, passing_wait, wait_of
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Pod
 from threadcluster_operator.planning.placement import Worker
 from threadcluster_operator.planning.planner import PlanResult, ShardOwnership, count_moving
@@ -146,9 +146,9 @@ def _ready(
         if spec.replicas == 0:
             return ConditionDraft("Ready", "True", "ScaledToZero", "No worker is wanted; the data stays.")
         return ConditionDraft("Ready", "True", "Reconciled", "Every worker is as wanted, and serves its share.")
-    unplaced = unscheduled(seen)
-    if unplaced is not None:
-        return ConditionDraft("Ready", "False", unplaced.reason, unplaced.message)
+    waits = passing_wait(seen)
+    if waits is not None:
+        return ConditionDraft("Ready", "False", waits.reason, waits.message)
     return _unsettled(seen, spec, steps)
 
 
@@ -158,7 +158,10 @@ def _unsettled(seen: ClusterSnapshot, spec: KubernetesSpec, steps: Actions) -> C
     live = seen.child("StatefulSet", seen.key.name)
     if live is None or steps.migrating or steps.create or steps.apply or steps.delete:
         return ConditionDraft(
-            "Ready", "False", "GenerationPending", "The objects of this generation are being applied."
+            "Ready",
+            "False",
+            "GenerationPending",
+            f"The objects of this generation are being applied.{_migration_waits(seen) if steps.migrating else ''}",
         )
     status = live.get("status", {})
     if status.get("observedGeneration", 0) < live["metadata"].get("generation", 1):
@@ -174,10 +177,25 @@ def _unsettled(seen: ClusterSnapshot, spec: KubernetesSpec, steps: Actions) -> C
         return ConditionDraft(
             "Ready", "False", "ScaleInProgress", f"{len(pods)} workers, and {spec.replicas} are wanted.{waits}"
         )
-    waiting = [pod.name for pod in pods if not pod.ready]
+    waiting = [_not_ready(seen, pod) for pod in pods if not pod.ready]
     if waiting:
         return ConditionDraft("Ready", "False", "WorkersNotReady", f"Not ready: {', '.join(waiting)}.")
     return ConditionDraft("Ready", "False", "ShardsUnserved", "Not every shard is served where it belongs.")
+
+
+def _not_ready(seen: ClusterSnapshot, worker: Pod) -> str:
+    """A worker that is not ready, with what it waits for."""
+    waits = [wait for pod in seen.pods if pod["metadata"]["name"] == worker.name and (wait := wait_of(pod))]
+    return f"{worker.name} ({waits[0]})" if waits else worker.name
+
+
+def _migration_waits(seen: ClusterSnapshot) -> str:
+    """The wait of the migration's pod, for a message."""
+    labels = selector_of(seen.key.name, "migration")
+    for pod in seen.pods:
+        if pod["metadata"].get("labels", {}).items() >= labels.items() and (wait := wait_of(pod)):
+            return f" Pod {pod['metadata']['name']}: {wait}."
+    return ""
 
 
 def _unreadable(steps: Actions) -> str:

@@ -42,10 +42,20 @@ class _Ready(Generic[K]):
     def __len__(self) -> int:
         return sum(len(keys) for keys in self._groups.values())
 
-    def put(self, key: K) -> None:
-        """A key is ready."""
-        self._groups.setdefault(self._group(key), deque()).append(key)
+    def put(self, key: K, *, first: bool = False) -> None:
+        """A key is ready; ``first``: before the others of its group."""
+        keys = self._groups.setdefault(self._group(key), deque())
+        if first:
+            keys.appendleft(key)
+        else:
+            keys.append(key)
         self._changed.set()
+
+    def advance(self, key: K) -> None:
+        """A key that is ready is the next one of its group."""
+        keys = self._groups[self._group(key)]
+        keys.remove(key)
+        keys.appendleft(key)
 
     async def take(self) -> K:
         """The first key of the group whose turn it is; call `done` when the work has ended."""
@@ -92,8 +102,8 @@ class WorkQueue(Generic[K]):
         self._waiting: set[K] = set()
         """In `_ready`, not begun."""
         self._running: set[K] = set()
-        self._again: set[K] = set()
-        """Marked while being worked on."""
+        self._again: dict[K, bool] = {}
+        """Marked while being worked on, and whether the key then comes first."""
         self._later: list[tuple[float, int, K]] = []
         self._due: dict[K, int] = {}
         """The entry of `_later` that counts for a key."""
@@ -106,14 +116,16 @@ class WorkQueue(Generic[K]):
         """How many keys wait for their work to begin; those that are due later do not count."""
         return len(self._waiting)
 
-    def add(self, key: K) -> None:
-        """Something may have changed."""
+    def add(self, key: K, *, first: bool = False) -> None:
+        """Something may have changed.  ``first``: a person waits for it, so that it comes before the others of its group."""
         if key in self._running:
-            self._again.add(key)
+            self._again[key] = first or self._again.get(key, False)
         elif key not in self._waiting:
             self._waiting.add(key)
             self._due.pop(key, None)
-            self._ready.put(key)
+            self._ready.put(key, first=first)
+        elif first:
+            self._ready.advance(key)
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -145,8 +157,7 @@ class WorkQueue(Generic[K]):
                 self._running.discard(key)
                 self._ready.done(key)
             if key in self._again:
-                self._again.discard(key)
-                self.add(key)
+                self.add(key, first=self._again.pop(key))
             elif requeue_after_s is not None:
                 self._mark_later(key, requeue_after_s)
 

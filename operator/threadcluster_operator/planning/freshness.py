@@ -77,6 +77,15 @@ class Outage(NamedTuple):
     """When the operator first knew, by its own clock."""
 
 
+class Silence(NamedTuple):
+    """A worker of a ready pod without an answer that counts."""
+
+    since: float
+    """When the first question was sent that it did not answer so, by the operator's clock."""
+    fault: str
+    """The fault of its answers; empty where there are none."""
+
+
 class Verdict(NamedTuple):
     """The worth of the answers of a cluster's workers."""
 

@@ -63,6 +63,10 @@ class SecretMismatch(Exception):
     """A worker proves itself by another secret than the client has."""
 
 
+class InvalidAnswer(Exception):
+    """A worker answers, and not as a worker of a release that fits; the message says what is wrong with the answer."""
+
+
 class WorkerRefused(Exception):
     """A worker refuses the request, and any other worker would refuse it too."""
 
@@ -77,9 +81,20 @@ class Reply(NamedTuple):
     address: str
     status: int
     body: bytes
+    too_long: bool = False
+    """The body is longer than `ANSWER_MOST`, and was not read."""
+
+    @property
+    def fault(self) -> str:
+        """The fault of an answer that is not taken."""
+        if self.too_long:
+            return f"it is longer than {ANSWER_MOST} bytes"
+        return f"its status is {self.status}" if self.status != HTTPStatus.OK else "it has another form"
 
     def decoded(self, form: type[T]) -> T | None:
         """The body as ``form``; None for a body of another form, which is logged: the releases may not fit together."""
+        if self.too_long:
+            return None
         try:
             return msgspec.json.decode(self.body, type=form)
         except msgspec.DecodeError as error:
@@ -122,7 +137,7 @@ async def ask(
             auto_decompress=False,
         ) as response:
             found = await _bounded(response)
-            return None if found is None else Reply(address, response.status, found)
+            return Reply(address, response.status, found or b"", too_long=found is None)
     except aiohttp.ClientConnectorCertificateError as error:
         raise SecretMismatch(f"{address} shows a certificate of another secret") from error
     except (aiohttp.ClientError, TimeoutError):
@@ -169,6 +184,13 @@ def _ownership_in(reply: Reply) -> OwnershipResponse | None:
     ):
         log.warning("answer of a worker is no ownership", extra={"address": reply.address, "shards": shards})
         return None
+    return found
+
+
+def _taken(reply: Reply, found: T | None) -> T:
+    """The content of an answer.  Raises `InvalidAnswer`."""
+    if found is None:
+        raise InvalidAnswer(reply.fault)
     return found
 
 
@@ -285,12 +307,12 @@ class NamedWorkers(PolledWorkers):
             return None
         if reply.status == HTTPStatus.NOT_FOUND:
             return await self.ownership_of(worker)
-        return reply.decoded(OwnershipDigest) if reply.status == HTTPStatus.OK else None
+        return _taken(reply, reply.decoded(OwnershipDigest) if reply.status == HTTPStatus.OK else None)
 
     async def ownership_of(self, worker: str) -> OwnershipResponse | None:
         """See `PolledWorkers`."""
         reply = await self._get(worker, "ownership")
-        return None if reply is None else _ownership_in(reply)
+        return None if reply is None else _taken(reply, _ownership_in(reply))
 
     async def set_targets(self, plan: TargetsRequest) -> int:
         """See `WorkerApiClient`."""

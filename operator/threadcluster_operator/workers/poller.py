@@ -20,6 +20,7 @@ from threadcluster_operator.planning.freshness import (
     SILENCE_S,
     Outage,
     Reading,
+    Silence,
     Verdict,
     counts,
     judge,
@@ -27,7 +28,7 @@ from threadcluster_operator.planning.freshness import (
     reading_of_ownership,
     supersedes,
 )
-from threadcluster_operator.workers.client import SecretMismatch
+from threadcluster_operator.workers.client import InvalidAnswer, SecretMismatch
 from threadcluster_operator.workers.pacing import Asked, Pace, at_once, pause_s
 from threadcluster_operator.workers.protocol import PolledWorkers
 from threadcluster_operator.workers.slots import FairSlots, Owner
@@ -71,6 +72,15 @@ class _Worker:
     failing_since: float | None = None
     mismatched: bool = False
     """The worker proved itself by another secret than ours when it was asked last."""
+    fault: str = ""
+    """The fault of the last answer, which was not taken."""
+    fault_since: float | None = None
+
+    @property
+    def silence(self) -> Silence | None:
+        """Since when no answer of the worker counts; None while they do."""
+        since = self.fault_since if self.fault_since is not None else self.failing_since
+        return None if since is None else Silence(since, self.fault)
 
 
 class Latest(NamedTuple):
@@ -89,6 +99,8 @@ class Latest(NamedTuple):
     """A worker of a ready pod proved itself by another secret than ours when it was asked last."""
     begun: bool
     """Every worker of a ready pod was asked, or should have been by now: what is not known yet is unknown."""
+    silent: Mapping[str, Silence]
+    """The workers of ready pods of which no answer counts."""
 
 
 class ClusterPoll:
@@ -162,7 +174,9 @@ class ClusterPoll:
         kept = self._answer_reading
         current = newest is not None and kept is not None and _same(newest, kept)
         mismatched = any(each.mismatched and each.watched.ready for each in self._workers.values())
-        return Latest(self._answer, readings, verdict, current, self._silent_since(), mismatched, self._has_begun(now))
+        silent = {name: each.silence for name, each in self._workers.items() if each.watched.ready and each.silence}
+        begun = self._has_begun(now)
+        return Latest(self._answer, readings, verdict, current, self._silent_since(), mismatched, begun, silent)
 
     async def close(self) -> None:
         """End the questions."""
@@ -200,7 +214,7 @@ class ClusterPoll:
 
     async def _ask(self, name: str, worker: _Worker) -> None:
         """Ask one worker for its own state, and for everything if that changed."""
-        client = self._client
+        client, answered = self._client, False
         assert client is not None  # set with the workers
         try:
             async with self._slots.slot(self._owner):
@@ -209,6 +223,7 @@ class ClusterPoll:
                 if self._workers.get(name) is not worker:
                     return  # another process by now, or none
                 if answer is None:
+                    worker.fault, worker.fault_since = "", None
                     self._silent(worker)
                     return
                 if isinstance(answer, OwnershipDigest):
@@ -217,27 +232,44 @@ class ClusterPoll:
                     fresh = reading_of_ownership(name, answer, worker.sent_at, worker.reading)
                     self._keep(name, answer, fresh)
                 self._answered(name, worker, fresh)
+                answered = True
                 if isinstance(answer, OwnershipDigest) and self._needs_all(name, fresh):
                     await self._read_all(client, name, worker)
+                worker.fault, worker.fault_since = "", None
         except SecretMismatch:
             worker.mismatched = True
             self._silent(worker)
-        except Exception:
+        except InvalidAnswer as error:
+            self._not_taken(worker, str(error), answered=answered)
+        except Exception as error:
             # Whatever an answer contains, it is this cluster's trouble alone, and the worker is asked again.
             log.exception("answer of a worker not taken", extra={"namespace": self._owner[0], "worker": name})
-            self._silent(worker)
+            self._not_taken(worker, f"it is not understood ({type(error).__name__})", answered=answered)
         finally:
             now = self._clock()
             worker.due_at = now if worker.again else worker.sent_at + self._pause_s(name, worker, now)
             worker.asking = worker.again = False
             self._changed.set()
 
+    def _not_taken(self, worker: _Worker, fault: str, *, answered: bool) -> None:
+        """An answer is none of a worker's; ``answered``: the one before it, to the same look, was."""
+        if worker.fault_since is None:
+            worker.fault_since = worker.sent_at
+            self._wake_at(worker.sent_at + SILENCE_S)
+        worker.fault = fault
+        if not answered:
+            self._silent(worker)
+
+    def _wake_at(self, when: float) -> None:
+        after_s = max(0.0, when - self._clock()) + _WAKE_LATE_S
+        asyncio.get_running_loop().call_later(after_s, self._wake)
+
     def _silent(self, worker: _Worker) -> None:
         worker.failures += 1
         if worker.failing_since is None:
             worker.failing_since = worker.sent_at
             # When the last answer ends to count, nothing else may have the cluster looked at.
-            asyncio.get_running_loop().call_later(SILENCE_S + _WAKE_LATE_S, self._wake)
+            self._wake_at(worker.sent_at + SILENCE_S)
         if worker.reading is not None and worker.reading.failing_since is None:
             worker.reading = worker.reading._replace(failing_since=worker.sent_at)
         self._choose_reference()
@@ -345,6 +377,9 @@ class ClusterPoll:
         return pause_s(asked, self._pace, reference=name == self._reference, workers=len(self._workers))
 
     def _has_begun(self, now: float) -> bool:
+        since = self._silent_since()
+        if self._answer is None and since is not None and since - self._made_at < SILENCE_S:
+            return now - since >= SILENCE_S  # silent from the first question on: until then it may be a lost packet
         if now - self._made_at >= SILENCE_S:
             return True
         ready = [worker for worker in self._workers.values() if worker.watched.ready]

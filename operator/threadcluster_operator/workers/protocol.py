@@ -50,7 +50,8 @@ class PolledWorkers(Protocol):
     async def probe(self, worker: str) -> OwnershipDigest | OwnershipResponse | None:
         """A worker's digest, or the whole answer of a worker whose release has none; None without an answer.
 
-        Raises `threadcluster_operator.workers.client.SecretMismatch` when the worker has another secret, as does `ownership_of`.
+        Raises `threadcluster_operator.workers.client.SecretMismatch` when the worker has another secret, and `InvalidAnswer` of that
+        module for an answer that is none of a worker's, as does `ownership_of`.
         """
         ...
 

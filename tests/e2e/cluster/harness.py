@@ -6,7 +6,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from threadcluster_operator.controller.runtime import Operator, Options, identity
+import aiohttp
+from aiohttp import web
+from threadcluster_operator.controller.runtime import Operator, Options, application, identity
 from threadcluster_operator.controller.snapshot import Key
 from threadcluster_operator.controller.tenant_policy import TenantPolicy
 from threadcluster_operator.kube.client import KubeAccess, connect
@@ -121,6 +123,20 @@ class Harness:
             task.cancel()
 
 
+async def page(operator: Operator, path: str) -> tuple[int, str]:
+    """The operator's own answer at ``/livez`` or ``/readyz``."""
+    runner = web.AppRunner(application(operator), access_log=None)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port = runner.addresses[0][1]
+        async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}{path}") as answer:
+            return answer.status, await answer.text()
+    finally:
+        await runner.cleanup()
+
+
 @asynccontextmanager
 async def operator_on(
     api: Api,
@@ -130,11 +146,12 @@ async def operator_on(
     own_namespace: str | None = None,
     kubeconfig: Path | None = None,
     tenants: TenantPolicy = TenantPolicy(),  # noqa: B008 - a value, never changed
+    resync_s: float = _RESYNC_S,
 ) -> AsyncIterator[Operator]:
     """An operator that looks after one namespace, or all; as the tests' own user, or whose ``kubeconfig`` that is."""
     own = own_namespace or namespace
     assert own is not None, "an operator lives somewhere"
-    options = Options(namespace, own, identity(), 0, KubeAccess(str(kubeconfig or api.kubeconfig)), _RESYNC_S)
+    options = Options(namespace, own, identity(), 0, KubeAccess(str(kubeconfig or api.kubeconfig)), resync_s)
     options = options._replace(tenants=tenants)
     if namespace is not None:  # as the installation for one namespace has it
         options = options._replace(identity_namespace=namespace)
@@ -163,10 +180,11 @@ async def harness_on(
     kubeconfig: Path | None = None,
     everywhere: bool = False,
     tenants: TenantPolicy = TenantPolicy(),  # noqa: B008 - a value, never changed
+    nodes: int = 1,
 ) -> AsyncIterator[Harness]:
     """A fake kubelet for one namespace, and an operator for it, or for all (``everywhere``); see `operator_on`."""
     clusters: dict[tuple[str, str], MemoryWorkers] = {}
-    async with FakeKubelet(api, namespace=namespace, processes=FakeWorkerPods(clusters)) as kubelet:
+    async with FakeKubelet(api, nodes=nodes, namespace=namespace, processes=FakeWorkerPods(clusters)) as kubelet:
         harness = Harness(api, namespace, kubelet, clusters)
         cared_for = None if everywhere else namespace
         try:

@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import aiohttp
 import pytest
 import yaml
-from aiohttp import web
-from threadcluster_operator.controller.runtime import Operator, application
+from threadcluster_operator.controller.runtime import Operator
 
 from tests.e2e.cluster.conftest import CRD, Cluster, KubeconfigFor, apply_crd
 from tests.e2e.cluster.control_plane import ControlPlane
@@ -27,6 +25,7 @@ from tests.e2e.cluster.harness import (
     harness_on,
     is_ready,
     operator_on,
+    page,
     thread_cluster,
 )
 from tests.fakes.worker_api import MemoryWorkers
@@ -51,20 +50,6 @@ async def own_cluster(plane: ControlPlane, *, crd: bool = True) -> AsyncIterator
         await api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
         await api.wait_for("v1", "ServiceAccount", "default", lambda _: True, NAMESPACE)
         yield api
-
-
-async def page(operator: Operator, path: str) -> tuple[int, str]:
-    """The operator's own answer at ``/livez`` or ``/readyz``."""
-    runner = web.AppRunner(application(operator), access_log=None)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        port = runner.addresses[0][1]
-        async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}{path}") as answer:
-            return answer.status, await answer.text()
-    finally:
-        await runner.cleanup()
 
 
 async def first_child(api: Api, name: str) -> float:

@@ -46,14 +46,25 @@ def test_init_containers_have_ended_when_the_others_run() -> None:
         (Behaviour(starts="never"), "Pending", "ContainerCreating"),
         (Behaviour(starts="image missing"), "Pending", "ImagePullBackOff"),
         (Behaviour(starts="crashing"), "Running", "CrashLoopBackOff"),
+        (Behaviour(waits="RunContainerError"), "Pending", "RunContainerError"),
     ],
-    ids=["never", "image missing", "crashing"],
+    ids=["never", "image missing", "crashing", "a word"],
 )
 def test_a_pod_in_trouble_waits_with_a_reason(behaviour: Behaviour, phase: str, reason: str) -> None:
     """And is not ready."""
     status = _last(_RUNS_ON, behaviour)
     (container,) = status["containerStatuses"]
     assert (status["phase"], container["state"]["waiting"]["reason"], container["ready"]) == (phase, reason, False)
+
+
+def test_an_init_container_keeps_the_others_waiting() -> None:
+    """In a pod that has none nothing waits."""
+    pod = {"spec": _RUNS_ON["spec"] | {"initContainers": [{"name": "first", "image": "zero:1"}]}}
+    status = _last(pod, Behaviour(first_waits="CrashLoopBackOff"))
+    (first,), (container,) = status["initContainerStatuses"], status["containerStatuses"]
+    assert (first["ready"], first["state"]["waiting"]["reason"]) == (False, "CrashLoopBackOff")
+    assert container["state"]["waiting"]["reason"] == "PodInitializing"
+    assert _last(_RUNS_ON, Behaviour(first_waits="CrashLoopBackOff"))["phase"] == "Running"
 
 
 @pytest.mark.parametrize(("exit_code", "phase"), [(0, "Succeeded"), (4, "Failed")], ids=["well", "badly"])

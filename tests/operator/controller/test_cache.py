@@ -255,3 +255,24 @@ def test_a_cluster_that_is_gone_is_forgotten_with_all_it_had() -> None:
     cache.drop(pod())
     cache.forget(CHAT)
     assert names(cache) == []
+
+
+def test_an_edit_is_another_generation_of_a_known_cluster() -> None:
+    """Not what is new, nor another status, nor an object of another kind."""
+    cache = Cache()
+
+    def shown(version: int, generation: int, kind: str = "ThreadCluster") -> Object:
+        meta = {
+            "namespace": "talk",
+            "name": "chat",
+            "uid": "1",
+            "resourceVersion": str(version),
+            "generation": generation,
+        }
+        return {"kind": kind, "metadata": meta}
+
+    assert not cache.is_edit(shown(1, 1))
+    cache.put(shown(1, 1))
+    assert not cache.is_edit(shown(2, 1))
+    assert not cache.is_edit(shown(3, 2, "StatefulSet"))
+    assert cache.is_edit(shown(3, 2))

@@ -4,6 +4,8 @@ from typing import Any, Final
 
 import pytest
 from threadcluster_operator.controller.diagnosis import (
+    ENDED,
+    WAITING,
     Diagnosis,
     Reason,
     diagnose,
@@ -11,14 +13,15 @@ from threadcluster_operator.controller.diagnosis import (
     joined,
     lasting_outage,
     outage_diagnosis,
+    passing_wait,
     previous_diagnosis,
     refused,
     reverted,
-    unscheduled,
+    wait_of,
 )
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object
 from threadcluster_operator.kube.answers import Answer
-from threadcluster_operator.planning.freshness import Outage
+from threadcluster_operator.planning.freshness import Outage, Silence
 from threadcluster_operator.planning.planner import ShardOwnership
 from threadcluster_operator.render import MIGRATION_CONTAINER, selector_of
 
@@ -278,14 +281,14 @@ def lonely(**since: str) -> Object:
 def test_a_pod_without_a_node_stalls_after_three_minutes(since: str | None, stalls: bool) -> None:
     """An autoscaler may be making the node; the wait is reported at once, with the scheduler's own words."""
     what = seen(pods=(lonely(**({} if since is None else {"lastTransitionTime": since})),))
-    trouble = unscheduled(what)
+    trouble = passing_wait(what)
     assert trouble == Diagnosis(
         Reason.WORKER_UNSCHEDULABLE,
         "pod chat-worker finds no node: 0/3 nodes are available."
         " Remedy: add nodes, or ask for less in spec.worker.resources and spec.podTemplate.",
     )
     assert diagnose(what) == (trouble if stalls else None)
-    assert unscheduled(seen(pods=(pod(),))) is None
+    assert passing_wait(seen(pods=(pod(),))) is None
 
 
 def test_a_pod_without_a_node_counts_from_its_creation_where_nothing_else_is_known() -> None:
@@ -516,7 +519,7 @@ QUOTA_REMEDY = "Remedy: raise the namespace's quota, or ask for less in spec.wor
         ),
         (
             seen(pods=(pod(**WITHOUT_MESSAGE),)),
-            f"pod chat-worker: image '' cannot be pulled:. {IMAGE_REMEDY}",
+            f"pod chat-worker: image '' cannot be pulled: ErrImagePull. {IMAGE_REMEDY}",
         ),
         (
             seen(pods=(pod(**waiting("CreateContainerConfigError")),)),
@@ -566,7 +569,8 @@ QUOTA_REMEDY = "Remedy: raise the namespace's quota, or ask for less in spec.wor
                 ),
                 children=(job(),),
             ),
-            "the migration failed: OOMKilled, exit code 137. Remedy: see the log of its Job.",
+            "the migration failed: OOMKilled, exit code 137. Remedy: raise the memory limit of the container, for a worker in"
+            " spec.worker.resources.",
         ),
         (
             seen(pods=(pod("migration", **ended("")),), children=(job(),)),
@@ -790,3 +794,331 @@ def test_a_database_of_another_cluster_comes_before_everything_else() -> None:
         "workers of another cluster live in this database: elsewhere-0, elsewhere-1; no shard is moved. Remedy: end them,"
         " or give one of the two clusters a database of its own."
     )
+
+
+# --- every wait has a name
+
+
+def worker(*containers: Object, first: tuple[Object, ...] = (), **status: Any) -> Object:
+    """A worker's pod on a node, with the reports about its containers."""
+    made = pod()
+    made["spec"] = {"nodeName": "node-1"}
+    made["status"] |= {"containerStatuses": list(containers), "initContainerStatuses": list(first), **status}
+    return made
+
+
+KUBELETS_WAITS: Final = (
+    *("CrashLoopBackOff", "CreateContainerConfigError", "CreateContainerError", "ErrImagePull", "ImagePullBackOff"),
+    *("ErrImageNeverPull", "InvalidImageName", "RegistryUnavailable", "ImageInspectError", "RunContainerError"),
+    *("SignatureValidationFailed", "ImageVolumeMountFailed", "PreCreateHookError", "PreStartHookError"),
+    *("PostStartHookError", "PreStopHookError", "KillContainerError", "VerifyNonRootError", "RunInitContainerError"),
+    *("CreatePodSandboxError", "ConfigPodSandboxError", "KillPodSandboxError", "SetupNetworkError"),
+    "TeardownNetworkError",
+)
+"""As pkg/kubelet has them, of Kubernetes 1.29 to 1.34."""
+KUBELETS_ENDS: Final = (
+    *("Completed", "Error", "OOMKilled", "StartError", "ContainerCannotRun", "ContainerStatusUnknown"),
+    *("DeadlineExceeded", "PostStartHookError", "PreStopHookError"),
+)
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["container", "init container"])
+@pytest.mark.parametrize("word", [*KUBELETS_WAITS, "SomethingNew"])
+def test_every_word_of_a_waiting_container_has_its_reason_and_remedy(word: str, first: bool) -> None:
+    """Whichever container of the pod it is; the word that no release knows yet is shown as it is."""
+    waits = waiting(word) | {"name": "it"}
+    trouble = diagnose(seen(pods=(worker(first=(waits,)) if first else worker(waits),)))
+    assert trouble is not None
+    assert word in WAITING or (word == "SomethingNew" and trouble.reason is Reason.CONTAINER_NOT_STARTED)
+    if word == "CreateContainerConfigError":
+        assert trouble.reason is Reason.REFERENCE_MISSING  # its message says what the container lacks
+    else:
+        assert trouble.reason is WAITING.get(word, (Reason.CONTAINER_NOT_STARTED, ""))[0]
+    if trouble.reason is Reason.CONTAINER_NOT_STARTED:
+        what = "init container it" if first else "container it"
+        assert f"pod chat-worker: {what} waits: {word}: its own message. Remedy: " in trouble.message
+    assert "Remedy: " in trouble.message
+    assert word in wait_of(worker(first=(waits,)) if first else worker(waits))
+
+
+def test_a_user_that_the_image_must_not_have_is_no_missing_reference() -> None:
+    """Both are a CreateContainerConfigError."""
+    message = "container has runAsNonRoot and image will run as root"
+    trouble = diagnose(seen(pods=(worker(waiting("CreateContainerConfigError", message)),)))
+    assert trouble is not None
+    assert trouble.reason is Reason.CONTAINER_NOT_STARTED
+    assert message in trouble.message
+    assert "securityContext" in trouble.message
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["container", "init container"])
+@pytest.mark.parametrize("word", [*KUBELETS_ENDS, "SomethingNew"])
+def test_every_word_of_an_ended_container_has_its_reason_and_remedy(word: str, first: bool) -> None:
+    """A container that ends again and again for it."""
+    loops = crash_looping() | {"name": "it", "lastState": {"terminated": {"exitCode": 7, "reason": word}}}
+    trouble = diagnose(seen(pods=(worker(first=(loops,)) if first else worker(loops),)))
+    assert trouble is not None
+    assert (word in ENDED) is (word != "SomethingNew")
+    assert trouble.reason is ENDED.get(word, (Reason.WORKER_CRASH_LOOPING, ""))[0]
+    which = "init container it of pod chat-worker" if first else "chat-worker"
+    how = "exit code 7" if word == "Error" else f"{word}: exit code 7"
+    assert trouble.message.startswith(f"{which} ends again and again: {how}. Remedy: ")
+
+
+def test_the_words_of_a_kubelet_are_all_in_the_tables() -> None:
+    """No row is left out, and none is there that this test does not know."""
+    assert set(WAITING) == set(KUBELETS_WAITS)
+    assert set(ENDED) == set(KUBELETS_ENDS)
+
+
+@pytest.mark.parametrize(
+    ("made", "waits"),
+    [
+        (worker(), ""),
+        (worker({"name": "worker", "ready": True, "state": {"running": {}}}), ""),
+        (worker({"name": "worker", "state": {"running": {}}}), ""),
+        (worker({"name": "worker", **waiting("ContainerCreating")}), "container worker waits: ContainerCreating"),
+        (
+            worker({"name": "worker", "state": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}),
+            "container worker ended: OOMKilled, exit code 137",
+        ),
+        (
+            worker({"name": "worker", "state": {"terminated": {"exitCode": 3}}}),
+            "container worker ended: Error, exit code 3",
+        ),
+        (
+            worker(waiting("PodInitializing"), first=({"name": "first", "ready": False, "state": {"running": {}}},)),
+            "init container first runs",
+        ),
+        (
+            worker(
+                {"name": "worker", **waiting("PodInitializing")},
+                first=({"name": "first", "ready": True, "state": {"terminated": {"exitCode": 0}}},),
+            ),
+            "container worker waits: PodInitializing",
+        ),
+        (
+            worker(
+                conditions=[
+                    {"type": "ContainersReady", "status": "True"},
+                    {
+                        "type": "Ready",
+                        "status": "False",
+                        "reason": "ReadinessGatesNotReady",
+                        "message": "gate x is not",
+                    },
+                ]
+            ),
+            "gate x is not",
+        ),
+        ({"metadata": {"name": "chat-0", "deletionTimestamp": "2026-05-01T12:00:00Z"}}, "it is being deleted"),
+        ({"metadata": {"name": "chat-0"}}, ""),
+    ],
+)
+def test_a_pod_that_is_not_ready_says_what_it_waits_for(made: Object, waits: str) -> None:
+    """In the words of its kubelet."""
+    assert wait_of(made) == waits
+
+
+LATE: Final = "2026-05-01T11:56:00Z"
+"""Longer ago than what often passes by itself."""
+
+
+def on_a_lost_node(since: str | None = LATE, **ready: Any) -> Object:
+    """A pod as the controller of nodes leaves it when its node is silent."""
+    condition = {"type": "Ready", "status": "False"} | ({} if since is None else {"lastTransitionTime": since}) | ready
+    return worker(
+        {"name": "worker", "ready": True, "state": {"running": {}}},
+        conditions=[{"type": "ContainersReady", "status": "True"}, condition],
+        phase="Running",
+    )
+
+
+def test_a_lost_node_is_named_at_once_and_stalls_later() -> None:
+    """A node that is restarted is back within three minutes."""
+    trouble = passing_wait(seen(pods=(on_a_lost_node(),)))
+    assert trouble is not None
+    assert trouble.reason is Reason.NODE_LOST
+    assert trouble.message.startswith("node node-1 of pod chat-worker does not report any more. Remedy: ")
+    assert diagnose(seen(pods=(on_a_lost_node(),))) == trouble
+    for since in ("2026-05-01T11:57:01Z", None):
+        assert passing_wait(seen(pods=(on_a_lost_node(since),))) == trouble
+        assert diagnose(seen(pods=(on_a_lost_node(since),))) is None
+    assert passing_wait(seen(pods=(on_a_lost_node(status="Unknown"),))) == trouble
+
+
+def test_a_pod_that_is_not_ready_by_its_own_report_is_on_no_lost_node() -> None:
+    """A kubelet that reports says that the containers are not ready, or names the gate."""
+    gate = on_a_lost_node(reason="ReadinessGatesNotReady")
+    probe = worker(conditions=[{"type": "ContainersReady", "status": "False"}, {"type": "Ready", "status": "False"}])
+    ready = on_a_lost_node(status="True")
+    assert passing_wait(seen(pods=(gate, probe, ready))) is None
+
+
+def test_a_pod_that_should_be_gone_is_named_when_its_grace_is_over() -> None:
+    """By the time that the API server has set for it."""
+    made = worker()
+    for due, named, stalls in (
+        ("2026-05-01T11:59:55Z", False, False),
+        ("2026-05-01T11:59:45Z", True, False),
+        ("2026-05-01T11:56:50Z", True, True),
+    ):
+        made["metadata"]["deletionTimestamp"] = due
+        trouble = passing_wait(seen(pods=(made,)))
+        assert (trouble is not None) is named
+        assert trouble is None or trouble.reason is Reason.POD_NOT_ENDING
+        assert (diagnose(seen(pods=(made,))) is not None) is stalls
+
+
+def test_a_pod_that_its_node_ended_or_refused_is_named() -> None:
+    """By the node's word, whichever that is; its controller makes another, so that it often passes."""
+    evicted = worker(
+        phase="Failed",
+        reason="Evicted",
+        message="The node was low on resource: memory.",
+        conditions=[{"type": "Ready", "status": "False", "lastTransitionTime": LATE}],
+    )
+    trouble = passing_wait(seen(pods=(evicted,)))
+    assert trouble is not None
+    assert trouble.reason is Reason.POD_FAILED
+    assert trouble.message.startswith("pod chat-worker: Evicted: The node was low on resource: memory.. Remedy: ")
+    assert diagnose(seen(pods=(evicted,))) == trouble
+    refused = worker(phase="Failed", reason="OutOfcpu", conditions=[])
+    trouble = passing_wait(seen(pods=(refused,)))
+    assert trouble is not None
+    assert trouble.message.startswith("pod chat-worker: OutOfcpu. Remedy: ")
+    assert diagnose(seen(pods=(refused,))) is None
+    silent = worker(phase="Failed", conditions=[])
+    trouble = passing_wait(seen(pods=(silent,)))
+    assert trouble is not None
+    assert trouble.message.startswith("pod chat-worker: failed. Remedy: ")
+
+
+def test_a_ready_worker_that_does_not_answer_is_named() -> None:
+    """After 5 s, when a lost packet is no explanation any more; the message has the fault of an answer."""
+    for age, fault, reason, says in (
+        (4.9, "", None, ""),
+        (5.0, "", Reason.WORKER_UNREACHABLE, "worker chat-1 is ready, and does not answer the operator at port 8081"),
+        (
+            5.0,
+            "it is longer",
+            Reason.WORKER_ANSWER_INVALID,
+            "the answer of chat-1 is none that this operator takes: it is",
+        ),
+    ):
+        what = seen()._replace(silent={"chat-1": Silence(NOW - age, fault)})
+        trouble = passing_wait(what)
+        assert (None if trouble is None else trouble.reason) == reason
+        assert trouble is None or trouble.message.startswith(says)
+        assert diagnose(what) is None
+    lasting = seen()._replace(silent={"chat-1": Silence(NOW - 180, "")})
+    assert diagnose(lasting) == passing_wait(lasting) is not None
+
+
+def test_a_migration_that_never_ran_says_why() -> None:
+    """Its own container has no report: the node has, or the container before it."""
+    made = pod("migration")
+    made["status"] |= {"phase": "Failed", "reason": "Evicted", "message": "low on memory"}
+    trouble = diagnose(seen(pods=(made,), children=(job(),)))
+    assert trouble is not None
+    assert trouble.reason is Reason.MIGRATION_FAILED
+    assert trouble.message.startswith("the migration did not run: pod chat-migration: Evicted: low on memory. Remedy: ")
+    made["status"] |= {
+        "reason": "",
+        "message": "",
+        "initContainerStatuses": [{"name": "first", "state": {"terminated": {"exitCode": 4, "reason": "Error"}}}],
+    }
+    trouble = diagnose(seen(pods=(made,), children=(job(),)))
+    assert trouble is not None
+    assert "pod chat-migration: init container first ended: Error, exit code 4. " in trouble.message
+
+
+def test_a_migration_that_has_not_ended_is_no_failed_one() -> None:
+    """Whatever the pod before it came to."""
+    made = pod("migration")
+    made["status"]["phase"] = "Pending"
+    assert diagnose(seen(pods=(made,), children=(job(),))) is None
+
+
+def test_a_job_that_failed_for_good_says_why() -> None:
+    """In the words of its condition."""
+    failed = job("FailureTarget", "Failed")
+    failed["status"]["conditions"][1] |= {"reason": "DeadlineExceeded", "message": "Job was active too long"}
+    trouble = diagnose(seen(children=(failed,)))
+    assert trouble is not None
+    assert trouble.message.startswith("job chat-migrate-1 failed: DeadlineExceeded: Job was active too long. Remedy: ")
+
+
+def starting(*warnings: Object, made_at: str | None = LATE, **status: Any) -> ClusterSnapshot:
+    """A pod on its node that has not started, with Events about it."""
+    made = worker(waiting("ContainerCreating"), **status)
+    if made_at is not None:
+        made["metadata"]["creationTimestamp"] = made_at
+    return seen(pods=(made,), warnings=warnings)
+
+
+def about_pod(reason: str, message: str = "in its words", **when: Any) -> Object:
+    """A warning about the worker's pod."""
+    return event(reason, message, "pod-worker", kind="Pod", **when)
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("FailedCreatePodSandBox", Reason.POD_SANDBOX_FAILED),
+        ("FailedPodSandBoxStatus", Reason.POD_SANDBOX_FAILED),
+        ("NetworkNotReady", Reason.POD_SANDBOX_FAILED),
+        ("FailedMount", Reason.POD_NOT_STARTED),
+        ("FailedAttachVolume", Reason.POD_NOT_STARTED),
+        ("FailedMapVolume", Reason.POD_NOT_STARTED),
+        ("SomethingNew", Reason.POD_NOT_STARTED),
+    ],
+)
+def test_an_event_says_why_a_pod_does_not_start(word: str, reason: Reason) -> None:
+    """At once in Ready, and after three minutes the cluster is Stalled: a node whose network is just coming needs a while."""
+    trouble = passing_wait(starting(about_pod(word)))
+    assert trouble is not None
+    assert trouble.reason is reason
+    assert trouble.message.startswith(f"pod chat-worker does not start: {word}: in its words. Remedy: ")
+    assert diagnose(starting(about_pod(word))) == trouble
+    for since in ("2026-05-01T11:58:00Z", None):
+        assert diagnose(starting(about_pod(word), made_at=since)) is None
+
+
+def test_the_cause_that_is_known_comes_before_the_newer_event_that_is_not() -> None:
+    """And what a pod reports in its own status is not taken from Events."""
+    known = about_pod("FailedCreatePodSandBox", lastTimestamp="2026-05-01T11:58:00Z")
+    trouble = passing_wait(starting(about_pod("DNSConfigForming"), known))
+    assert trouble is not None
+    assert trouble.reason is Reason.POD_SANDBOX_FAILED
+    assert passing_wait(starting(about_pod("FailedScheduling"), about_pod("BackOff"))) is None
+
+
+@pytest.mark.parametrize(
+    ("phase", "container", "counts"),
+    [
+        ("Pending", waiting("ContainerCreating"), True),
+        ("Running", waiting("ContainerCreating"), True),
+        ("Running", waiting("PodInitializing"), True),
+        ("Running", {"state": {"running": {}}}, False),
+        ("Failed", waiting("ContainerCreating"), False),
+    ],
+    ids=["new", "after a restart of its node", "again from its first container", "running", "over"],
+)
+def test_an_event_counts_while_its_pod_has_not_started(phase: str, container: Object, counts: bool) -> None:
+    """A pod whose sandbox is made again waits as a new one does."""
+    found = passing_wait(starting(about_pod("FailedCreatePodSandBox"), phase=phase, containerStatuses=[container]))
+    assert (found is not None and found.reason is Reason.POD_SANDBOX_FAILED) is counts
+
+
+def test_an_event_about_a_pod_without_a_node_is_no_cause() -> None:
+    """The scheduler says what such a pod waits for."""
+    what = starting(about_pod("FailedCreatePodSandBox"))
+    what.pods[0]["spec"] = {}
+    assert passing_wait(what) is None
+
+
+@pytest.mark.parametrize("reason", [Reason.CONTAINER_NOT_STARTED, Reason.OUT_OF_MEMORY, Reason.POD_SANDBOX_FAILED])
+def test_a_wait_of_a_migration_is_not_over_while_another_pod_tries(reason: Reason) -> None:
+    """The next pod waits for the same."""
+    assert previous_diagnosis(stalled(reason)) == Diagnosis(reason, "why")

@@ -31,9 +31,9 @@ from threadcluster_operator.kube.client import (
 )
 from threadcluster_operator.kube.nesting import flatten
 from threadcluster_operator.render import key_fingerprint
-from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerRefused
+from threadcluster_operator.workers.client import InvalidAnswer, NoWorkerAvailable, WorkerRefused
 
-from shard_worker.contract_internal import DatabaseReport, DatabaseState, TargetsRequest
+from shard_worker.contract_internal import DatabaseReport, DatabaseState, OwnershipResponse, TargetsRequest
 from shard_worker.contract_tls import Authority, Purpose, fingerprint
 from tests.fakes.kube import InMemoryKube
 from tests.fakes.worker_api import MemoryWorkers
@@ -773,13 +773,50 @@ async def test_a_lost_key_is_named_and_a_new_generation_goes_on_without_it() -> 
 
 async def test_workers_with_another_secret_are_a_reason_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is no fault of the network."""
-    monkeypatch.setattr(reconciler, "_UNREACHABLE_S", 0.0)
+    monkeypatch.setattr(reconciler, "UNREACHABLE_S", 0.0)
     desk = Desk()
     await desk.until_ready()
     desk.workers.knobs.mismatched = True
     for _ in range(5):
         await desk.look()
     assert desk.condition("Stalled") == ("True", "InternalSecretMismatch")
+
+
+async def test_a_silent_cluster_is_not_written_to_after_a_restart_of_the_operator() -> None:
+    """The reason was true before, and is found again: it is not called over meanwhile."""
+    desk = Desk()
+    await desk.until_ready()
+    desk.workers.knobs.silent = True
+    began = desk.now
+    while desk.now - began < 12.0:
+        await desk.look(within_s=0.5)
+    assert desk.condition("Stalled") == ("True", "WorkerUnreachable")
+    desk.restart()
+    desk.shelf.writes()
+    began = desk.now
+    while desk.now - began < 12.0:
+        await desk.look(within_s=0.5)
+    assert desk.shelf.writes() == []
+    assert desk.condition("Stalled") == ("True", "WorkerUnreachable")
+
+
+async def test_an_answer_that_is_not_taken_is_a_reason_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no fault of the network; the reason goes with it."""
+    desk = Desk()
+    await desk.until_ready()
+
+    async def too_long(worker: str) -> OwnershipResponse:
+        raise InvalidAnswer(f"it is longer than the answer of {worker} may be")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(desk.workers, "probe", too_long)
+        began = desk.now
+        while desk.now - began < 8.0:
+            await desk.look(within_s=0.5)
+    assert desk.condition("Stalled") == ("True", "WorkerAnswerInvalid")
+    while desk.now - began < 16.0:
+        await desk.look(within_s=0.5)
+    assert desk.condition("Ready") == ("True", "Reconciled")
 
 
 async def test_users_get_the_key_of_the_internal_api_alone() -> None:

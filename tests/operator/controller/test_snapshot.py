@@ -60,6 +60,23 @@ def test_a_pod_is_starting_while_nothing_says_that_it_fails(container: dict[str,
     assert waiting_reason(container) in ("", "ContainerCreating", "PodInitializing", "ImagePullBackOff")
 
 
+@pytest.mark.parametrize(
+    ("first", "starting"),
+    [
+        ({"ready": False, "state": {"running": {}}}, True),
+        ({"ready": True, "restartCount": 2, "state": {"terminated": {"exitCode": 0}}}, True),
+        ({"ready": False, "restartCount": 2, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}, False),
+        ({"ready": False, "state": {"waiting": {"reason": "ImagePullBackOff"}}}, False),
+    ],
+    ids=["runs", "has ended well at last", "ends again and again", "no image"],
+)
+def test_a_pod_whose_init_container_fails_is_not_starting(first: dict[str, object], starting: bool) -> None:
+    """No shard waits for a worker that it keeps from its start."""
+    container = {"state": {"waiting": {"reason": "PodInitializing"}}}
+    status = {"containerStatuses": [container], "initContainerStatuses": [first]}
+    assert pod_of({"metadata": {"name": "chat-0"}, "spec": {"nodeName": "node"}, "status": status}).starting is starting
+
+
 def test_a_pod_that_says_nothing_has_no_revision_and_no_address() -> None:
     """Both come later: the revision with the StatefulSet's label, the address with the node."""
     bare = pod_of({"metadata": {"name": "chat-0"}})

@@ -12,7 +12,7 @@ from threadcluster_operator.controller.status import patch_of, ranges, status_of
 from threadcluster_operator.planning.placement import Worker
 from threadcluster_operator.planning.planner import ShardOwnership
 from threadcluster_operator.planning.rebalance import RebalanceSession
-from threadcluster_operator.render import SecretState, SecretValue
+from threadcluster_operator.render import SecretState, SecretValue, selector_of
 
 from shard_worker.contract_internal import RebuildProgress
 from shard_worker.domain.ids import ShardId
@@ -322,6 +322,50 @@ def test_ready_names_the_workers_that_are_not(simulation: Simulation) -> None:
     status = simulation.resource["status"]
     assert conditions(status)["Ready"] == ("False", "WorkersNotReady")
     assert f"{NAME}-1" in next(each["message"] for each in status["conditions"] if each["type"] == "Ready")
+
+
+def test_ready_names_what_a_pod_waits_for(simulation: Simulation) -> None:
+    """The worker, or before there is one the migration."""
+    name = f"{NAME}-1"
+    simulation.crash(name)
+    simulation.broken.add(name)
+    waits = {"name": "worker", "state": {"waiting": {"reason": "ContainerCreating"}}}
+    simulation.pods[name]["status"]["containerStatuses"] = [waits]
+    simulation.operate()
+    message = ready_message(simulation.resource["status"])
+    assert message == f"Not ready: {name} (container worker waits: ContainerCreating)."
+    seen = simulation.look()
+    labels = {**selector_of(NAME, "migration")}
+    pod = {
+        "metadata": {"name": "chat-migrate-1-x", "uid": "9", "labels": labels},
+        "status": {"containerStatuses": [waits]},
+    }
+    steps = simulation.last._replace(migrating=True)
+    spec = parse_spec(seen.resource)
+    for pods, text in (
+        ((*seen.pods, pod), " Pod chat-migrate-1-x: container worker waits: ContainerCreating."),
+        (seen.pods, ""),
+    ):
+        message = ready_message(status_of(seen._replace(pods=pods), spec, steps, None))
+        assert message == f"The objects of this generation are being applied.{text}"
+
+
+def test_ready_names_a_lost_node_by_its_reason(simulation: Simulation) -> None:
+    """Before it stalls the cluster."""
+    name = f"{NAME}-1"
+    simulation.pods[name]["status"]["conditions"] = [
+        {"type": "ContainersReady", "status": "True"},
+        {"type": "Ready", "status": "False"},
+    ]
+    simulation.last = simulation.last._replace(settled=False)
+    found = conditions_of(simulation)
+    assert found["Ready"] == ("False", "NodeLost")
+    assert found["Stalled"] == ("False", "NotStalled")
+
+
+def ready_message(status: dict[str, Any]) -> str:
+    """The message of the condition Ready."""
+    return str(next(each["message"] for each in status["conditions"] if each["type"] == "Ready"))
 
 
 def test_an_edit_is_pending_until_the_controller_of_the_stateful_set_acted(simulation: Simulation) -> None:

@@ -235,3 +235,29 @@ async def test_work_that_waits_leaves_workers_to_the_other_groups() -> None:
     assert made.began[-1] == ("slow", 2)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_what_a_person_waits_for_comes_first_in_its_group() -> None:
+    """Also what waits already, and what is worked on just then; the groups take turns as ever."""
+    looks: list[str] = []
+    release = asyncio.Event()
+
+    async def work(key: str) -> None:
+        looks.append(key)
+        await release.wait()
+
+    queue: WorkQueue[str] = WorkQueue(work, workers=1, group=lambda key: key[0])
+    task = asyncio.create_task(queue.run())
+    queue.add("a0")
+    await eventually(lambda: looks == ["a0"])
+    for key in ("a1", "a2", "a3", "b1"):
+        queue.add(key)
+    queue.add("a3", first=True)
+    queue.add("a0", first=True)
+    queue.add("a0")
+    queue.add("a4", first=True)
+    release.set()
+    await eventually(lambda: len(looks) == 7)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert looks == ["a0", "a0", "b1", "a4", "a3", "a1", "a2"]

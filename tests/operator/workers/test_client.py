@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 from threadcluster_operator.workers.client import (
     ANSWER_MOST,
+    InvalidAnswer,
     NamedWorkers,
     NoWorkerAvailable,
     WorkerApiClient,
@@ -209,7 +210,8 @@ async def test_a_worker_is_asked_for_its_digest() -> None:
     two = Worker(msgspec.json.encode(ProblemResponse(code="route-not-found")), status=404)
     async with named(a=one, b=two) as asked:
         assert await asked.probe("a") == DIGEST
-        assert await asked.probe("b") is None
+        with pytest.raises(InvalidAnswer, match="its status is 404"):
+            await asked.probe("b")
         two.status, two.body = 200, ownership("b", 4)
         assert await asked.ownership_of("b") == msgspec.json.decode(two.body, type=OwnershipResponse)
     assert one.paths == ["/internal/v1/ownership/digest"]
@@ -222,8 +224,9 @@ async def test_no_redirect_is_followed() -> None:
     async with _serving(goal) as address:
         for status in (301, 302, 303, 307, 308):
             async with named(a=Worker(b"{}", status, Location=f"{address}/internal/v1/ownership")) as asked:
-                assert await asked.probe("a") is None
-                assert await asked.ownership_of("a") is None
+                for question in (asked.probe, asked.ownership_of):
+                    with pytest.raises(InvalidAnswer, match=f"its status is {status}"):
+                        await question("a")
     assert goal.requests == []
 
 
@@ -233,7 +236,8 @@ async def test_nothing_is_unpacked() -> None:
     for encoding in ("gzip", "deflate"):
         async with named(a=Worker(bomb, Content_Encoding=encoding)) as asked:
             tracemalloc.start()
-            assert await asked.probe("a") is None
+            with pytest.raises(InvalidAnswer, match="it has another form"):
+                await asked.probe("a")
             most = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
             assert most < 16 << 20, encoding
@@ -243,7 +247,8 @@ async def test_an_answer_is_read_up_to_its_bound_alone() -> None:
     """However it is sent; an answer of the longest that a cluster may have is taken."""
     long = Worker(msgspec.json.encode(DIGEST) + b" " * (ANSWER_MOST + 1))
     async with named(a=long) as asked:
-        assert await asked.probe("a") is None
+        with pytest.raises(InvalidAnswer, match="it is longer than 2097152 bytes"):
+            await asked.probe("a")
         long.body = long.body[:ANSWER_MOST]
         assert await asked.probe("a") == DIGEST
     sent = 0
@@ -261,7 +266,8 @@ async def test_an_answer_is_read_up_to_its_bound_alone() -> None:
     worker = Worker(b"")
     worker.answer = endless  # type: ignore[method-assign,assignment]  # an answer without an end
     async with named(a=worker) as asked:
-        assert await asked.probe("a") is None
+        with pytest.raises(InvalidAnswer, match="longer"):
+            await asked.probe("a")
         await eventually(lambda: sent > 0)
         before = sent
         await asyncio.sleep(0.1)
@@ -290,7 +296,8 @@ def _with_shards(ids: Sequence[int]) -> bytes:
 async def test_what_is_no_ownership_is_no_answer(body: bytes) -> None:
     """Typed decoding, and the ids of shards from 0 on without a hole."""
     async with named(a=Worker(body)) as asked:
-        assert await asked.ownership_of("a") is None
+        with pytest.raises(InvalidAnswer, match="it has another form"):
+            await asked.ownership_of("a")
 
 
 async def test_a_refusal_is_every_workers() -> None:

@@ -8,6 +8,7 @@ from functools import partial
 import msgspec
 import pytest
 from threadcluster_operator.planning.freshness import SILENCE_S
+from threadcluster_operator.workers.client import InvalidAnswer
 from threadcluster_operator.workers.pacing import BACK_OFF_LAST_S, RARELY_AFTER_S, RARELY_S, Pace
 from threadcluster_operator.workers.poller import ClusterPoll, Latest, Watched, WorkerPolls
 
@@ -36,6 +37,10 @@ class Recorded(MemoryWorkers):
         self.whole: Counter[str] = Counter()
         self.mute: set[str] = set()
         self.hanging: set[str] = set()
+        self.invalid: dict[str, str] = {}
+        """The fault of the answers of a worker."""
+        self.invalid_whole = ""
+        """The fault of the whole answers alone, of every worker."""
         self.older: set[str] = set()
         """Those of a release without digests."""
 
@@ -45,6 +50,8 @@ class Recorded(MemoryWorkers):
             await asyncio.Event().wait()
         if worker in self.mute:
             return None
+        if worker in self.invalid:
+            raise InvalidAnswer(self.invalid[worker])
         if worker in self.older:
             found = await super().ownership_of(worker)
             return None if found is None else msgspec.structs.replace(found, database=None, digest="", health=None)
@@ -58,14 +65,19 @@ class Recorded(MemoryWorkers):
 class Counting(Recorded):
     """The same, with the whole answers counted that were asked for as such."""
 
+    probing = False
+    """A digest is being made of a whole answer."""
+
     async def probe(self, worker: str) -> OwnershipDigest | OwnershipResponse | None:
-        before = self.whole.copy()
+        before, self.probing = self.whole.copy(), True
         found = await super().probe(worker)
-        self.whole = before
+        self.whole, self.probing = before, False
         return found
 
     async def ownership_of(self, worker: str) -> OwnershipResponse | None:
         self.whole[worker] += 1
+        if self.invalid_whole and not self.probing:
+            raise InvalidAnswer(self.invalid_whole)
         return await super().ownership_of(worker)
 
 
@@ -382,6 +394,39 @@ async def test_what_an_answer_cannot_be_taken_for_is_silence(asking: Asking) -> 
     asking.workers.knobs.distort = lambda answer: answer
     await asking.after(BACK_OFF_LAST_S + 0.1)
     assert asking.latest.verdict.known
+
+
+async def test_what_is_wrong_with_an_answer_is_known(asking: Asking) -> None:
+    """Of just that worker, since when it has been so; another answer, and one that counts, end it."""
+    await asking.run("chat-0", "chat-1")
+    asking.pace(Pace.WAITING)
+    began = asking.now
+    asking.workers.invalid["chat-1"] = "it is longer"
+    found = await asking.after(SILENCE_S)
+    assert found.silent.keys() == {"chat-1"}
+    assert found.silent["chat-1"].fault == "it is longer"
+    assert began <= found.silent["chat-1"].since <= began + 1.1
+    assert found.silent_since is None
+    del asking.workers.invalid["chat-1"]
+    asking.workers.mute.add("chat-1")
+    found = await asking.after(BACK_OFF_LAST_S + 0.1)
+    assert found.silent["chat-1"].fault == ""
+    asking.workers.mute.clear()
+    assert (await asking.after(BACK_OFF_LAST_S + 0.1)).silent == {}
+
+
+async def test_a_whole_answer_that_is_not_taken_is_known_though_the_digest_is(asking: Asking) -> None:
+    """The worker is not silent: it answers the short question."""
+    asking.workers.invalid_whole = "it is longer"
+    await asking.run("chat-0")
+    found = await asking.after(SILENCE_S)
+    assert found.answer is None
+    assert found.silent["chat-0"].fault == "it is longer"
+    assert asking.wakes > 0
+    asking.workers.invalid_whole = ""
+    found = await asking.after(2.0)
+    assert found.answer is not None
+    assert found.silent == {}
 
 
 async def test_an_answer_to_a_later_question_is_waited_for(asking: Asking) -> None:
