@@ -51,7 +51,9 @@ async def test_the_printed_lines_work_as_printed(running: LocalCluster) -> None:
 async def test_status_has_its_documented_shape(running: LocalCluster) -> None:
     """Every field of `status -o json`, and a table on a terminal."""
     found = await running.status()
-    assert set(found) == {"name", "ready", "url", "replicas", "dataDir", "supervisor", "postgres", "workers"}
+    fields = {"name", "ready", "url", "replicas", "claimedByOther", "dataDir", "supervisor", "postgres", "workers"}
+    assert set(found) == fields
+    assert found["claimedByOther"] is None
     assert (found["name"], found["ready"], found["replicas"]) == ("test", True, 2)
     assert found["dataDir"] == str(running.data_dir)
     assert set(found["postgres"]) == {"pid", "dsn", "dataDir"}
