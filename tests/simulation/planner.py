@@ -60,6 +60,7 @@ class Planner(Process):
         self.balancing = False
         self._world = world
         self._decided: tuple[object, PlanResult] | None = None
+        self._newest: OwnershipView | None = None
 
     def start(self) -> None:
         """Observe, decide and act, again and again."""
@@ -75,6 +76,10 @@ class Planner(Process):
             if not answers:
                 continue
             newest = max((each.view for each in answers), key=freshness)
+            if self._newest is not None and not world.dawdles_s:
+                # As the operator does.  While there are faults, it may be another one each time, which has seen nothing yet.
+                newest = max(newest, self._newest, key=freshness)
+            self._newest = newest
             steps = self.decide(running, newest)
             if steps.plan is not None:
                 yield Sleep(rng.random() * max(0.05, world.dawdles_s if rng.random() < 0.35 else 0.0))
