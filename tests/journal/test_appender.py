@@ -3,10 +3,13 @@
 import asyncio
 
 import pytest
+from asyncpg.transaction import Transaction
 
 from shard_worker.journal import append_lane
 from shard_worker.journal.append_queue import AppendQueueState
 from tests.journal.appender_bench import (
+    Bench,
+    Scribe,
     address_of,
     bench_on,
     dsn_through,
@@ -40,15 +43,21 @@ async def test_an_owner_of_an_older_epoch_stores_nothing(dsn: str) -> None:
         assert await bench.journal(1) == []
 
 
+async def submit_beside_a_lock(bench: Bench) -> tuple[Transaction, Scribe, Scribe]:
+    """A batch of shards 1 and 0 while a transaction holds the row of shard 1; the transaction, and the writer of each."""
+    blocker = bench.admin.transaction()
+    await blocker.start()
+    await bench.admin.execute("UPDATE shard SET changed_at = now() WHERE id = 1")
+    held, free = bench.scribe(1), bench.scribe(0)
+    bench.streams[1].submit(row_of(held, 1))
+    bench.streams[0].submit(row_of(free, 1))
+    return blocker, held, free
+
+
 async def test_a_row_lock_held_by_another_delays_only_its_shard(dsn: str) -> None:
     """A shard whose row is locked is skipped, the batch's others are stored, and it follows when the lock is gone."""
     async with bench_on(dsn) as bench:
-        blocker = bench.admin.transaction()
-        await blocker.start()
-        await bench.admin.execute("UPDATE shard SET changed_at = now() WHERE id = 1")
-        held, free = bench.scribe(1), bench.scribe(0)
-        bench.streams[1].submit(row_of(held, 1))
-        bench.streams[0].submit(row_of(free, 1))
+        blocker, held, free = await submit_beside_a_lock(bench)
         await eventually(lambda: bool(free.stored_rows))
         assert not held.stored_rows
         await blocker.rollback()
@@ -67,12 +76,7 @@ async def test_a_batch_stored_in_part_is_unknown_when_the_journal_cannot_be_aske
     """The statement left a locked shard out; which one it was is then decided as for an answer that never came."""
     monkeypatch.setattr(append_lane, "FIRST_ROWS_SQL", instead)
     async with bench_on(dsn) as bench:
-        blocker = bench.admin.transaction()
-        await blocker.start()
-        await bench.admin.execute("UPDATE shard SET changed_at = now() WHERE id = 1")
-        held, free = bench.scribe(1), bench.scribe(0)
-        bench.streams[1].submit(row_of(held, 1))
-        bench.streams[0].submit(row_of(free, 1))
+        blocker, held, free = await submit_beside_a_lock(bench)
         await eventually(lambda: "suspended" in bench.hosts[0].calls and "suspended" in bench.hosts[1].calls)
         assert not free.stored_rows
         await blocker.rollback()
