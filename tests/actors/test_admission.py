@@ -97,17 +97,37 @@ async def test_a_takeover_paces_waiting_requests_in_their_order() -> None:
 
 
 @pytest.mark.usefixtures("no_distance")
-async def test_a_long_line_is_let_in_in_bounded_parts() -> None:
-    """A twentieth at a time, never more than a turn can bear: four thousand need some hundred turns, not thousands."""
+@pytest.mark.parametrize(("waiting", "parts"), [(800, 20), (4_000, 40)])
+async def test_a_long_line_is_let_in_in_bounded_parts(waiting: int, parts: int) -> None:
+    """A twentieth at a time until the last, never more than a turn can bear: its end is near however many wait."""
     ownership = Ownership()
     lines = Lines(ownership)
-    await lines.ask(ONE, *range(4_000), waited_s=1.0)
+    await lines.ask(ONE, *range(waiting), waited_s=1.0)
     ownership.epochs[ONE] = 1
     await ownership.announce()
-    await lines.until_came(4_000)
-    assert lines.came == list(range(4_000))
-    assert max(lines.turns) <= admission._AT_ONCE_MOST
-    assert sum(turn > 0 for turn in lines.turns) < 200
+    await lines.until_came(waiting)
+    assert lines.came == list(range(waiting))
+    assert max(lines.turns) == waiting // parts <= admission._AT_ONCE_MOST
+    assert sum(turn > 0 for turn in lines.turns) == parts
+
+
+@pytest.mark.usefixtures("no_distance")
+async def test_a_long_line_does_not_hasten_the_next_takeover() -> None:
+    """The size of a part is forgotten with the last of the lines."""
+    ownership = Ownership()
+    lines = Lines(ownership)
+    await lines.ask(ONE, *range(800), waited_s=1.0)
+    ownership.epochs[ONE] = 1
+    await ownership.announce()
+    await lines.until_came(800)
+    for _ in range(3):  # the turn that finds no line
+        await asyncio.sleep(0)
+    lines.turns.clear()
+    await lines.ask(TWO, *range(800, 810), waited_s=1.0)
+    ownership.epochs[TWO] = 1
+    await ownership.announce()
+    await lines.until_came(810)
+    assert max(lines.turns) == 1
 
 
 async def test_a_planned_move_lets_its_line_in_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
