@@ -5,6 +5,10 @@ SKIP LOCKED``, ascending), and reads in the same statement the events that are n
 their offsets are set at the end.  Two owners of a shard, as there may be after a takeover, then neither wait for each other nor
 apply an event twice: the second finds the offset elsewhere.  The shard's own row is never locked: appends do not wait for the
 read model.
+
+Nor does a batch wait for its commit to be on disk, so that the flushes of the log are the appends' alone.  A crash of the server may
+take the last batches, rows and offsets together; all sessions end with it, and their events, which were durable before they were
+projected, are projected again.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -55,9 +59,12 @@ SELECT o.shard_id
    FOR UPDATE OF o SKIP LOCKED
 """
 _SET_OFFSETS: Final = """
-UPDATE projection_offset o SET seq = at.seq
-  FROM unnest($2::int[], $3::bigint[]) AS at (shard_id, seq)
- WHERE o.generation = $1 AND o.shard_id = at.shard_id
+WITH moved AS (
+    UPDATE projection_offset o SET seq = at.seq
+      FROM unnest($2::int[], $3::bigint[]) AS at (shard_id, seq)
+     WHERE o.generation = $1 AND o.shard_id = at.shard_id
+)
+SELECT set_config('synchronous_commit', 'off', true)
 """
 _VERSION: Final = "SELECT version FROM readmodel_generation WHERE generation = $1"
 _POSITIONS: Final = """
@@ -181,7 +188,7 @@ WITH held AS MATERIALIZED (
            unnest($11::text[]), unnest($12::bigint[])
       FROM batch WHERE is_held
 )
-SELECT is_held FROM batch
+SELECT is_held, set_config('synchronous_commit', 'off', true) FROM batch
 """
 # Written so that there is one way to plan it: a thread's live messages are read from their index, once a thread.
 _REMOVE_MESSAGES: Final = """
@@ -347,7 +354,7 @@ class GenerationTables:
         return held
 
     async def set_offsets(self, connection: Session, reached: Mapping[int, int]) -> None:
-        """Move the offsets of these shards, which this transaction holds."""
+        """Move the offsets of these shards, which this transaction holds; its commit is not waited for to be on disk."""
         await connection.execute(_SET_OFFSETS, self.generation, list(reached), list(reached.values()))
 
     async def write(self, connection: Session, changes: Changes) -> None:

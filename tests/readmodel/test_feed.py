@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import asyncpg
@@ -409,6 +409,44 @@ async def test_a_batch_of_posts_is_stored_as_a_whole_or_not_at_all(dsn: str, tak
             assert not await tables.store_posts(it.connection, posts, positions), "it is stored once"
             assert await it.state() == stored
         await other.close()
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["rows in memory", "rows from the journal"])
+async def test_a_batch_does_not_wait_for_the_disk(dsn: str, kept: bool) -> None:
+    """Its own commit alone: the session goes on as it was."""
+    async with projected(dsn) as it:
+        thread = new_thread(1)
+        await it.writer.write(thread, created(), posted())
+        assert await use_binary_arrays(it.connection)
+        recent, waits = RecentRows(), list[str]()
+        if kept:
+            recent.add(1, 2, *await appended(it.connection, 1, 2))
+
+        class Tables(GenerationTables):
+            """Notes, as the last of the transaction, whether its commit will wait."""
+
+            async def store_posts(self, connection: asyncpg.Connection, *batch: object) -> bool:  # type: ignore[override]  # narrower
+                async with connection.transaction():
+                    stored = await super().store_posts(connection, *batch)  # type: ignore[arg-type]  # passed on
+                    waits.append("posts " + await connection.fetchval("SHOW synchronous_commit"))
+                return stored
+
+            async def set_offsets(self, connection: asyncpg.Connection, reached: Mapping[int, int]) -> None:  # type: ignore[override]  # narrower
+                await super().set_offsets(connection, reached)
+                waits.append("rows " + await connection.fetchval("SHOW synchronous_commit"))
+
+        fed = feed.GenerationFeed(
+            Tables(1, RULES[1]), decode=codec.decode, metrics=feed.UpdaterMetrics(), recent=recent
+        )
+        fed.add(1)
+        assert await fed.catch_up(it.connection, {1: 2}, 4) == ({1}, False)
+        await it.writer.write(thread, posted())
+        if kept:
+            recent.add(1, 3, *await appended(it.connection, 1, 3))
+        assert await fed.catch_up(it.connection, {1: 3}, 4) == ({1}, False)
+        assert waits == ["rows off", "posts off" if kept else "rows off"]
+        assert await it.connection.fetchval("SHOW synchronous_commit") == "on"
+        assert await it.differences() == []
 
 
 async def test_a_look_makes_no_batch_of_what_comes_during_it(dsn: str) -> None:
