@@ -20,8 +20,10 @@ def connecting(dsn: str) -> OpenConnection:
 
 
 async def offsets(connection: asyncpg.Connection) -> dict[int, int]:
-    """The offsets of all shards."""
-    rows = await connection.fetch("SELECT shard_id, seq FROM projection_offset WHERE generation = 1")
+    """The offsets of all shards in the live generation."""
+    rows = await connection.fetch(
+        "SELECT shard_id, seq FROM projection_offset JOIN readmodel_generation USING (generation) WHERE live"
+    )
     return {row["shard_id"]: row["seq"] for row in rows}
 
 
