@@ -16,14 +16,8 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from threadcluster_operator.api import KubernetesSpec
-from threadcluster_operator.controller.diagnosis import (
-    PODS_REFUSED,
-    Diagnosis,
-    Reason,
-    diagnose,
-    failed_in_outage,
-    own_end,
-)
+from threadcluster_operator.controller.diagnosis import Diagnosis, diagnose, failed_in_outage, own_end
+from threadcluster_operator.controller.reasons import PODS_REFUSED, Reason
 from threadcluster_operator.controller.rollout import next_partition, rolled_out, unknown_owners
 from threadcluster_operator.controller.snapshot import (
     ClusterSnapshot,

@@ -8,12 +8,26 @@ findings usually follow from the first.
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
-from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from shard_worker.contract_internal import DatabaseFault, MigrationFailure
+from shard_worker.contract_internal import MigrationFailure
+from threadcluster_operator.controller.reasons import (
+    AWAY,
+    CRASH,
+    ENDED,
+    EVENTS,
+    NEVER_THE_CAUSE,
+    NODE,
+    NOT_STARTED,
+    REFUSALS,
+    REMEDIES,
+    TRIED_AGAIN,
+    WAITING,
+    Reason,
+    Report,
+)
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object, condition, waiting_reason
 from threadcluster_operator.kube.answers import Answer, meaning_of_report
 from threadcluster_operator.render import MANAGEMENT_PORT, MIGRATION_CONTAINER, selector_of
@@ -36,223 +50,6 @@ _ALSO: Final = " Also: "
 _NOT_WRITTEN: Final = " is not written: "
 
 
-class Reason(StrEnum):
-    """Why a cluster is stalled."""
-
-    SPEC_INVALID = "SpecInvalid"
-    NAME_CONFLICT = "NameConflict"
-    AWAITING_GARBAGE_COLLECTION = "AwaitingGarbageCollection"
-    CHILD_REJECTED = "ChildRejected"
-    CHILD_REVERTED = "ChildReverted"
-    ADMISSION_DENIED = "AdmissionDenied"
-    ADMISSION_UNAVAILABLE = "AdmissionUnavailable"
-    KIND_MISSING = "KindMissing"
-    NAMESPACE_TERMINATING = "NamespaceTerminating"
-    API_THROTTLED = "ApiThrottled"
-    API_FAILING = "ApiFailing"
-    FORBIDDEN = "Forbidden"
-    QUOTA_EXCEEDED = "QuotaExceeded"
-    MIGRATION_QUOTA_EXCEEDED = "MigrationQuotaExceeded"
-    IMAGE_PULL_FAILED = "ImagePullFailed"
-    WORKER_UNSCHEDULABLE = "WorkerUnschedulable"
-    WORKER_CRASH_LOOPING = "WorkerCrashLooping"
-    CONTAINER_NOT_STARTED = "ContainerNotStarted"
-    OUT_OF_MEMORY = "OutOfMemory"
-    POD_SANDBOX_FAILED = "PodSandboxFailed"
-    POD_NOT_STARTED = "PodNotStarted"
-    POD_FAILED = "PodFailed"
-    POD_NOT_ENDING = "PodNotEnding"
-    NODE_LOST = "NodeLost"
-    WORKER_UNREACHABLE = "WorkerUnreachable"
-    WORKER_ANSWER_INVALID = "WorkerAnswerInvalid"
-    FOREIGN_WORKERS = "ForeignWorkers"
-    INTERNAL_SECRET_MISMATCH = "InternalSecretMismatch"  # noqa: S105 - a reason, no secret
-    DATABASE_SECRET_MISSING = "DatabaseSecretMissing"  # noqa: S105 - a reason, no secret
-    REFERENCE_MISSING = "ReferenceMissing"
-    DATABASE_UNREACHABLE = DatabaseFault.UNREACHABLE
-    DATABASE_AUTH_FAILED = DatabaseFault.AUTH_FAILED
-    DATABASE_TLS_FAILED = DatabaseFault.TLS_FAILED
-    DATABASE_UNSUITABLE = DatabaseFault.UNSUITABLE
-    DATABASE_SUPERSEDED = DatabaseFault.SUPERSEDED
-    DATABASE_CLAIMED_BY_OTHER = DatabaseFault.CLAIMED_BY_OTHER
-    SHARD_COUNT_MISMATCH = DatabaseFault.SHARD_COUNT_MISMATCH
-    MIGRATION_FAILED = DatabaseFault.MIGRATION_FAILED
-    SCHEMA_TOO_NEW = DatabaseFault.SCHEMA_TOO_NEW
-
-
-_REMEDIES: Final[Mapping[Reason, str]] = {
-    Reason.DATABASE_UNREACHABLE: "correct host and port in the Secret of spec.database, or let pods reach them (DNS,"
-    " NetworkPolicies, security groups)",
-    Reason.DATABASE_AUTH_FAILED: "correct user, password and database name in the Secret of spec.database, or let this"
-    " login in",
-    Reason.DATABASE_TLS_FAILED: "name the server's authority in spec.database.tls.caConfigMapKeyRef, or correct the host"
-    " in the Secret or spec.database.tls.mode",
-    Reason.DATABASE_UNSUITABLE: "change this at the database, or lead the Secret of spec.database to another one",
-    Reason.DATABASE_SUPERSEDED: "point the Secret of spec.database to the server that was promoted, and take the one"
-    " before it out of service",
-    Reason.DATABASE_CLAIMED_BY_OTHER: "give this ThreadCluster a database of its own, or name the holder that it is to"
-    " displace in spec.database.takeOver",
-    Reason.SHARD_COUNT_MISMATCH: "give this ThreadCluster another database, or create it again with the shards of this one",
-    Reason.MIGRATION_FAILED: "name a login that may make tables in spec.database.migrationURLSecretKeyRef",
-    Reason.SCHEMA_TOO_NEW: "set spec.image to a release at least as new as the one that made the schema",
-}
-"""The remedy for each failure that a migration's termination message can name."""
-
-_AWAY: Final = frozenset({Reason.DATABASE_UNREACHABLE, Reason.DATABASE_AUTH_FAILED, Reason.DATABASE_TLS_FAILED})
-"""Failures of a migration that the workers have too while the database is away."""
-
-_FIELD_REMEDY: Final = "correct the field of the spec that this comes from"
-_QUOTA_REMEDY: Final = (
-    "raise the namespace's quota, or ask for less in spec.worker.resources, which must name what the quota counts"
-)
-_REFUSALS: Final[Mapping[Answer, tuple[Reason, str]]] = {
-    Answer.INVALID: (Reason.CHILD_REJECTED, _FIELD_REMEDY),
-    Answer.TOO_LARGE: (Reason.CHILD_REJECTED, "make the spec smaller"),
-    Answer.NOT_PERMITTED: (Reason.FORBIDDEN, "give the operator this right (manifests/base)"),
-    Answer.QUOTA: (Reason.QUOTA_EXCEEDED, _QUOTA_REMEDY),
-    Answer.DENIED: (
-        Reason.ADMISSION_DENIED,
-        "change the spec so that this admission rule allows it, or change the rule",
-    ),
-    Answer.NAMESPACE_ENDING: (Reason.NAMESPACE_TERMINATING, "nothing is to be done: the namespace is being deleted"),
-    Answer.NAMESPACE_MISSING: (Reason.NAMESPACE_TERMINATING, "nothing is to be done: the namespace is gone"),
-    Answer.KIND_MISSING: (
-        Reason.KIND_MISSING,
-        "install the CustomResourceDefinition of this kind, or take it out of the spec",
-    ),
-    Answer.MISSING: (Reason.CHILD_REJECTED, "see why the object is gone; it is made again"),
-    Answer.EXISTS: (Reason.CHILD_REJECTED, "see who makes an object of this name again and again"),
-    Answer.CONFLICT: (Reason.CHILD_REJECTED, "see who else changes this object all the time"),
-    Answer.NO_DRY_RUN: (Reason.CHILD_REJECTED, _FIELD_REMEDY),
-    Answer.ADMISSION_DOWN: (
-        Reason.ADMISSION_UNAVAILABLE,
-        "see why the admission webhook does not answer, or take its configuration away",
-    ),
-    Answer.THROTTLED: (Reason.API_THROTTLED, "nothing is to be done but to relieve the API server; it is tried again"),
-    Answer.UNKNOWN_CLIENT: (Reason.FORBIDDEN, "see the operator's credentials (its service account)"),
-    Answer.FAILING: (Reason.API_FAILING, "see the log of the API server; it is tried again"),
-    Answer.AWAY: (Reason.API_FAILING, "see whether the API server runs; it is tried again"),
-}
-"""The reason and the remedy for each answer of the API server to a write."""
-
-
-class Report(NamedTuple):
-    """The meaning of a word of a kubelet: the reason that the status shows, and the remedy."""
-
-    reason: Reason
-    remedy: str
-
-
-_IMAGE: Final = Report(Reason.IMAGE_PULL_FAILED, "correct spec.image, spec.imagePullSecrets or the registry")
-_NOT_STARTED: Final = Report(
-    Reason.CONTAINER_NOT_STARTED, "see `kubectl describe pod`, and the container runtime of the pod's node"
-)
-_NO_PROGRAM: Final = Report(
-    Reason.CONTAINER_NOT_STARTED, "set spec.image to an image whose program runs on the pod's node"
-)
-_HOOK: Final = Report(Reason.CONTAINER_NOT_STARTED, "see `kubectl describe pod` for what the hook answered")
-_USER: Final = Report(
-    Reason.CONTAINER_NOT_STARTED,
-    "name a user by number that is not 0 in the securityContext of spec.podTemplate, or use an image that has one",
-)
-_SANDBOX: Final = Report(
-    Reason.POD_SANDBOX_FAILED, "see the network plugin and the container runtime of the pod's node"
-)
-_CRASH: Final = Report(Reason.WORKER_CRASH_LOOPING, "see `kubectl logs --previous`")
-_NODE: Final = Report(
-    Reason.POD_FAILED, "see the node of the pod, and what spec.worker.resources and spec.podTemplate ask of it"
-)
-
-WAITING: Final[Mapping[str, Report]] = {
-    **dict.fromkeys(
-        (
-            *("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "RegistryUnavailable"),
-            *("ImageInspectError", "SignatureValidationFailed", "ImageVolumeMountFailed"),
-        ),
-        _IMAGE,
-    ),
-    "CreateContainerConfigError": _USER,
-    "VerifyNonRootError": _USER,
-    "CreateContainerError": _NOT_STARTED,
-    "RunContainerError": _NO_PROGRAM,
-    "RunInitContainerError": _NO_PROGRAM,
-    "KillContainerError": _NOT_STARTED,
-    **dict.fromkeys(("PreCreateHookError", "PreStartHookError", "PostStartHookError", "PreStopHookError"), _HOOK),
-    **dict.fromkeys(
-        (
-            *("CreatePodSandboxError", "ConfigPodSandboxError", "KillPodSandboxError"),
-            *("SetupNetworkError", "TeardownNetworkError"),
-        ),
-        _SANDBOX,
-    ),
-    "CrashLoopBackOff": _CRASH,
-}
-"""Each word by which a kubelet says why a container waits, but those of a container that is being made.
-
-The message of a CreateContainerConfigError that is about a Secret or a ConfigMap is looked at before, and a CrashLoopBackOff
-takes the meaning of the container's last end.
-"""
-
-ENDED: Final[Mapping[str, Report]] = {
-    "Completed": _CRASH,
-    "Error": _CRASH,
-    "OOMKilled": Report(
-        Reason.OUT_OF_MEMORY, "raise the memory limit of the container, for a worker in spec.worker.resources"
-    ),
-    "StartError": _NO_PROGRAM,
-    "ContainerCannotRun": _NO_PROGRAM,
-    "ContainerStatusUnknown": Report(
-        Reason.WORKER_CRASH_LOOPING, "see whether the pod's node was restarted, and the log of its kubelet"
-    ),
-    "DeadlineExceeded": Report(
-        Reason.WORKER_CRASH_LOOPING, "see `kubectl describe pod` for what sets activeDeadlineSeconds"
-    ),
-    "PostStartHookError": _HOOK,
-    "PreStopHookError": _HOOK,
-}
-"""Each word by which a kubelet says how a container ended."""
-
-_EVENTS: Final[Mapping[str, Report]] = {
-    **dict.fromkeys(("FailedCreatePodSandBox", "FailedPodSandBoxStatus", "NetworkNotReady"), _SANDBOX),
-    **dict.fromkeys(
-        ("FailedMount", "FailedAttachVolume", "FailedMapVolume"),
-        Report(Reason.POD_NOT_STARTED, "see the volumes of the pod, and the volume driver of its node"),
-    ),
-}
-"""The Events about a pod that has not started that say why."""
-_NEVER_THE_CAUSE: Final = frozenset(
-    {"FailedScheduling", "Failed", "BackOff", "InspectFailed", "Unhealthy", "NodeNotReady"}
-)
-"""Events of what a pod reports in its own status, too."""
-
-PODS_REFUSED: Final = frozenset(
-    {
-        Reason.QUOTA_EXCEEDED,
-        Reason.FORBIDDEN,
-        Reason.ADMISSION_DENIED,
-        Reason.ADMISSION_UNAVAILABLE,
-        Reason.CHILD_REJECTED,
-    }
-)
-"""Reasons for which a controller's pods are not created; another one than the controller's own may be the remedy."""
-
-_TRIED_AGAIN: Final = (
-    frozenset(_REMEDIES)
-    | PODS_REFUSED
-    | {
-        Reason.DATABASE_SECRET_MISSING,
-        Reason.REFERENCE_MISSING,
-        Reason.IMAGE_PULL_FAILED,
-        Reason.MIGRATION_QUOTA_EXCEEDED,
-        Reason.CONTAINER_NOT_STARTED,
-        Reason.OUT_OF_MEMORY,
-        Reason.POD_SANDBOX_FAILED,
-        Reason.POD_NOT_STARTED,
-    }
-)
-"""Reasons after which a new Job tries the migration again."""
-
-
 class Diagnosis(NamedTuple):
     """The reason why a cluster cannot reach its spec, and a message with the remedy."""
 
@@ -270,7 +67,7 @@ def diagnose(seen: ClusterSnapshot) -> Diagnosis | None:
 
 def refused(kind: str, name: str, answer: Answer, message: str) -> Diagnosis:
     """The diagnosis of a child that the API server does not take."""
-    reason, remedy = _REFUSALS[answer]
+    reason, remedy = REFUSALS[answer]
     if kind == "Job" and reason is Reason.QUOTA_EXCEEDED:
         reason = Reason.MIGRATION_QUOTA_EXCEEDED
     return _trouble(reason, f"{kind} {name}{_NOT_WRITTEN}{message}", remedy)
@@ -299,10 +96,10 @@ def outage_diagnosis(seen: ClusterSnapshot) -> Diagnosis | None:
     outage = seen.outage
     if outage is None:
         return None
-    known = [reason for reason in _REMEDIES if reason == outage.reason]
+    known = [reason for reason in REMEDIES if reason == outage.reason]
     reason = known[0] if known else Reason.DATABASE_UNREACHABLE
     report = f"no worker has its database: {outage.message or outage.reason}"
-    return _trouble(reason, report, _REMEDIES[reason])
+    return _trouble(reason, report, REMEDIES[reason])
 
 
 def lasting_outage(seen: ClusterSnapshot) -> Diagnosis | None:
@@ -354,7 +151,7 @@ def previous_diagnosis(seen: ClusterSnapshot) -> Diagnosis | None:
     for each in (seen.resource.get("status") or {}).get("conditions") or ():
         if each["type"] == "Stalled" and each["status"] == "True" and each["observedGeneration"] == seen.generation:
             message, _, _ = each["message"].partition(_ALSO)
-            if each["reason"] in _TRIED_AGAIN and _NOT_WRITTEN not in message:
+            if each["reason"] in TRIED_AGAIN and _NOT_WRITTEN not in message:
                 return Diagnosis(Reason(each["reason"]), message)
     return None
 
@@ -370,7 +167,7 @@ def joined(first: Diagnosis, others: Iterable[Diagnosis]) -> Diagnosis:
 def _claimed_by_other(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
     if seen.claimed_by_other:
         reason = Reason.DATABASE_CLAIMED_BY_OTHER
-        yield _trouble(reason, seen.claimed_by_other, _REMEDIES[reason])
+        yield _trouble(reason, seen.claimed_by_other, REMEDIES[reason])
 
 
 def _foreign_workers(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
@@ -391,7 +188,7 @@ def _not_started(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
         word = waiting_reason(container)
         if word in _BEING_MADE or word == "CrashLoopBackOff":
             continue
-        reason, remedy = WAITING.get(word, _NOT_STARTED)
+        reason, remedy = WAITING.get(word, NOT_STARTED)
         message = container["state"]["waiting"].get("message", "")
         text = f"{what} {container.get('name', '')} waits: {_in_words(word, message)}"
         if reason is Reason.IMAGE_PULL_FAILED:
@@ -504,7 +301,7 @@ def _migration(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
         return
     for pod, end in ends:
         if not end and pod.get("status", {}).get("phase") == "Failed":
-            yield _trouble(Reason.MIGRATION_FAILED, f"the migration did not run: {_failed(pod)}", _NODE.remedy)
+            yield _trouble(Reason.MIGRATION_FAILED, f"the migration did not run: {_failed(pod)}", NODE.remedy)
         elif end and not failed_in_outage(seen, end):
             yield _migration_end(end)
     for job in jobs:
@@ -529,7 +326,7 @@ def failed_in_outage(seen: ClusterSnapshot, end: Mapping[str, Any]) -> bool:
     Such an attempt is a part of the outage, and says nothing of the database once the workers have it again.
     """
     reason = _migration_end(end).reason
-    if reason not in _AWAY:
+    if reason not in AWAY:
         return False
     if seen.outage is not None:
         return bool(reason == seen.outage.reason)
@@ -541,7 +338,7 @@ def _database_back_at(seen: ClusterSnapshot) -> float | None:
     """When the workers had the database again; None while they do not have it, or it is not known since when they do."""
     if seen.ownership is not None:
         for each in (seen.resource.get("status") or {}).get("conditions") or ():
-            if each["type"] == "Available" and each["reason"] in _AWAY:
+            if each["type"] == "Available" and each["reason"] in AWAY:
                 return seen.now  # the status still says what was before this snapshot
             if each["type"] == "Available" and each["status"] == "True":
                 return datetime.fromisoformat(each["lastTransitionTime"]).timestamp()
@@ -555,11 +352,11 @@ def _migration_end(end: Mapping[str, Any]) -> Diagnosis:
     try:
         failure = msgspec.json.decode(message, type=MigrationFailure)
     except msgspec.DecodeError:
-        known = ENDED.get(word, _CRASH)
-        remedy = "see the log of its Job" if known is _CRASH else known.remedy
+        known = ENDED.get(word, CRASH)
+        remedy = "see the log of its Job" if known is CRASH else known.remedy
         return _trouble(Reason.MIGRATION_FAILED, f"the migration failed: {message}", remedy)
     reason = Reason(failure.reason)
-    return _trouble(reason, failure.message, _REMEDIES[reason])
+    return _trouble(reason, failure.message, REMEDIES[reason])
 
 
 def _crashes(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
@@ -570,7 +367,7 @@ def _crashes(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
             last = container.get("lastState", {}).get("terminated", {})
             word = last.get("reason", "Error")
             ending = str(last.get("message", "")).strip() or f"exit code {last.get('exitCode', 'unknown')}"
-            reason, remedy = ENDED.get(word, _CRASH)
+            reason, remedy = ENDED.get(word, CRASH)
             which = _name(pod) if what == "container" else f"{what} {container.get('name', '')} of pod {_name(pod)}"
             yield _trouble(
                 reason,
@@ -633,7 +430,7 @@ def _failed_pods(seen: ClusterSnapshot) -> Iterator[tuple[Diagnosis, float]]:
         ):
             ready = [each for each in pod["status"].get("conditions", ()) if each["type"] == "Ready"]
             at = ready[0].get("lastTransitionTime") if ready else None
-            yield _trouble(Reason.POD_FAILED, _failed(pod), _NODE.remedy), _instant(at, seen.now)
+            yield _trouble(Reason.POD_FAILED, _failed(pod), NODE.remedy), _instant(at, seen.now)
 
 
 def _failed(pod: Object) -> str:
@@ -681,7 +478,7 @@ def _pods_refused(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
         answer = meaning_of_report(message)
         if answer is None or answer in (Answer.CONFLICT, Answer.EXISTS):
             continue  # the controller goes on by itself
-        reason, remedy = _REFUSALS[answer]
+        reason, remedy = REFUSALS[answer]
         if reason is Reason.QUOTA_EXCEEDED and event["involvedObject"].get("kind") == "Job":
             reason = Reason.MIGRATION_QUOTA_EXCEEDED
         yield _trouble(reason, message, remedy)
@@ -693,11 +490,11 @@ def _unstarted(seen: ClusterSnapshot) -> Iterator[tuple[Diagnosis, float]]:
     events = [
         event
         for event in _events(seen)
-        if event["involvedObject"]["uid"] in pods and event.get("reason") not in _NEVER_THE_CAUSE
+        if event["involvedObject"]["uid"] in pods and event.get("reason") not in NEVER_THE_CAUSE
     ]
-    for event in sorted(events, key=lambda event: event.get("reason") not in _EVENTS):
+    for event in sorted(events, key=lambda event: event.get("reason") not in EVENTS):
         pod, word = pods[event["involvedObject"]["uid"]], str(event.get("reason", ""))
-        reason, remedy = _EVENTS.get(word, Report(Reason.POD_NOT_STARTED, "see `kubectl describe pod`"))
+        reason, remedy = EVENTS.get(word, Report(Reason.POD_NOT_STARTED, "see `kubectl describe pod`"))
         text = f"pod {_name(pod)} does not start: {_in_words(word, str(event.get('message', '')))}"
         yield _trouble(reason, text, remedy), _instant(pod["metadata"].get("creationTimestamp"), seen.now)
 

@@ -22,7 +22,6 @@ from threadcluster_operator.controller.child_writes import ChildWrite, ChildWrit
 from threadcluster_operator.controller.diagnosis import (
     UNREACHABLE_S,
     Diagnosis,
-    Reason,
     diagnose,
     invalid_answer,
     joined,
@@ -34,6 +33,7 @@ from threadcluster_operator.controller.diagnosis import (
 from threadcluster_operator.controller.events import Recorder
 from threadcluster_operator.controller.installation import ANSWER_S, Claim, Rivalry, claim
 from threadcluster_operator.controller.metrics import Telemetry
+from threadcluster_operator.controller.reasons import Reason
 from threadcluster_operator.controller.secret_keeper import SecretKeeper
 from threadcluster_operator.controller.snapshot import (
     ClusterSnapshot,

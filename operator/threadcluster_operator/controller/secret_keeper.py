@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from shard_worker.contract_tls import internal_key
-from threadcluster_operator.controller.diagnosis import Diagnosis, Reason
+from threadcluster_operator.controller.diagnosis import Diagnosis
 from threadcluster_operator.controller.events import Recorder
+from threadcluster_operator.controller.reasons import Reason
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object
 from threadcluster_operator.kube.client import SECRET, Conflict, Kube
 from threadcluster_operator.render import (

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from threadcluster_operator.api import parse_spec
-from threadcluster_operator.controller.diagnosis import Diagnosis, Reason, lasting_outage
+from threadcluster_operator.controller.diagnosis import Diagnosis, lasting_outage
+from threadcluster_operator.controller.reasons import Reason
 from threadcluster_operator.controller.snapshot import ClusterSnapshot
 from threadcluster_operator.controller.status import status_of
 from threadcluster_operator.planning.freshness import Outage

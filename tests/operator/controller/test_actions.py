@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from threadcluster_operator.api import parse_spec
 from threadcluster_operator.controller.actions import ASKED_AGAIN, Actions, plan_actions, render_input
-from threadcluster_operator.controller.diagnosis import Reason
+from threadcluster_operator.controller.reasons import Reason
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Written, pod_of
 from threadcluster_operator.controller.tenant_policy import TenantPolicy
 from threadcluster_operator.kube.preconditions import Preconditions

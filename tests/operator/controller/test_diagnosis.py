@@ -4,10 +4,7 @@ from typing import Any, Final
 
 import pytest
 from threadcluster_operator.controller.diagnosis import (
-    ENDED,
-    WAITING,
     Diagnosis,
-    Reason,
     diagnose,
     failed_in_outage,
     joined,
@@ -19,6 +16,7 @@ from threadcluster_operator.controller.diagnosis import (
     reverted,
     wait_of,
 )
+from threadcluster_operator.controller.reasons import ENDED, WAITING, Reason
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object
 from threadcluster_operator.kube.answers import Answer
 from threadcluster_operator.planning.freshness import Outage, Silence

@@ -6,7 +6,8 @@ import pytest
 from msgspec.structs import replace
 from threadcluster_operator.api import KubernetesSpec, parse_spec
 from threadcluster_operator.controller.actions import Actions, OperatorContext, plan_actions
-from threadcluster_operator.controller.diagnosis import Diagnosis, Reason
+from threadcluster_operator.controller.diagnosis import Diagnosis
+from threadcluster_operator.controller.reasons import Reason
 from threadcluster_operator.controller.snapshot import ClusterSnapshot
 from threadcluster_operator.controller.status import patch_of, ranges, status_of
 from threadcluster_operator.planning.placement import Worker
