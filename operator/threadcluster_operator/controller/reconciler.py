@@ -17,8 +17,9 @@ from shard_worker.contract_tls import fingerprint, parse_secrets
 from shard_worker.tasks import BackgroundTasks
 from threadcluster_operator.api import InvalidSpec, KubernetesSpec, parse_spec
 from threadcluster_operator.controller.actions import MOVING_S, Actions, OperatorContext, plan_actions, render_input
-from threadcluster_operator.controller.cache import Cache, trim
-from threadcluster_operator.controller.child_writes import ChildWrite, ChildWrites, Refusal, Step
+from threadcluster_operator.controller.cache import Cache
+from threadcluster_operator.controller.child_writer import ChildWriter, refusal_of
+from threadcluster_operator.controller.child_writes import ChildWrite, Step
 from threadcluster_operator.controller.diagnosis import (
     UNREACHABLE_S,
     Diagnosis,
@@ -40,7 +41,6 @@ from threadcluster_operator.controller.snapshot import (
     Key,
     Object,
     Pod,
-    Written,
     members,
     secret_state_of,
 )
@@ -49,7 +49,6 @@ from threadcluster_operator.controller.tenant_policy import violations
 from threadcluster_operator.controller.workqueue import TransientError
 from threadcluster_operator.kube.answers import Answer
 from threadcluster_operator.kube.client import (
-    KINDS,
     SECRET,
     THREAD_CLUSTER,
     Conflict,
@@ -57,15 +56,13 @@ from threadcluster_operator.kube.client import (
     Kube,
     KubeError,
     NotFound,
-    Rejected,
 )
 from threadcluster_operator.kube.nesting import path_of_cut
-from threadcluster_operator.kube.preconditions import Preconditions
 from threadcluster_operator.planning.freshness import counts, serving_of
 from threadcluster_operator.planning.observation import Heartbeats, observe
 from threadcluster_operator.planning.planner import NewPlan
 from threadcluster_operator.render import KINDS as RENDERED
-from threadcluster_operator.render import MANAGEMENT_PORT, differences, digest, is_worker_of, secret_of, secret_text
+from threadcluster_operator.render import MANAGEMENT_PORT, is_worker_of, secret_of, secret_text
 from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerRefused
 from threadcluster_operator.workers.pacing import Pace, plan_pause_s
 from threadcluster_operator.workers.poller import ClusterPoll, Latest, Wake, Watched, WorkerPolls
@@ -80,7 +77,6 @@ _ROTATING_S: Final = 2.0
 """Time between two looks while a secret is replaced: the kubelets need a minute or so for each step."""
 _WORKERS_NEED: Final = frozenset({"Secret", "Job", "StatefulSet", "Service"})
 """Kinds without which no worker runs or is found: a refusal of one comes before what pods report."""
-_INVALID: Final = 422
 _STATUS_S: Final = 1.0
 """Minimum time between two writes of one status; what changes in between is written at its end."""
 _FIRST_ANSWERS_S: Final = 0.3
@@ -100,6 +96,7 @@ class _Memory:
     """The state that is kept of a cluster from one reconcile to the next; all of it may be lost."""
 
     uid: str
+    children: ChildWriter
     secrets: SecretKeeper = field(default_factory=SecretKeeper)
     balancing: bool = False
     poll: ClusterPoll | None = None
@@ -117,12 +114,6 @@ class _Memory:
     """With another installation of the operator."""
     status_written_at: float = -math.inf
     beats: Heartbeats = field(default_factory=Heartbeats)
-    foreign: dict[tuple[str, str], Object] = field(default_factory=dict)
-    """Objects that have the name of a child and not its labels, so that no watch tells of them."""
-    writes: ChildWrites = field(default_factory=ChildWrites)
-    written: dict[tuple[str, str], Written] = field(default_factory=dict)
-    accepted: str | None = None
-    """The StatefulSet that passed its dry run before a migration, as a hash."""
     secrets_refused: bool = False
     """Whether the last step with the Secrets was refused."""
 
@@ -167,7 +158,8 @@ class Reconciler:
                 return None
             memory = self._memories.get(key)
             if memory is None or memory.uid != resource["metadata"]["uid"]:
-                memory = self._memories[key] = _Memory(resource["metadata"]["uid"])
+                children = ChildWriter(self._kube, self._cache, self._recorder, lambda: self.clock())
+                memory = self._memories[key] = _Memory(resource["metadata"]["uid"], children)
             try:
                 claimed = await self._claimed(key, resource, memory)
                 if claimed is None:
@@ -252,21 +244,21 @@ class Reconciler:
             return _BLOCKED_S
         if _replaces_secret(seen):
             return min(steps.requeue_after_s, _ROTATING_S)
-        due_s = memory.writes.due_in_s(self.clock())
+        due_s = memory.children.writes.due_in_s(self.clock())
         again_s = steps.requeue_after_s
         if seen.ownership is None and memory.poll is not None and self._waits_for_workers(seen, memory.poll):
             again_s = max(again_s, _SILENT_S)
             # A child that is refused is tried again meanwhile: its writes wait for no worker.
             return again_s if due_s is None else min(again_s, max(due_s, steps.requeue_after_s))
         writes = len(steps.create) + len(steps.apply) + len(steps.delete) + memory.secrets_refused
-        if due_s is None or steps.migrating or steps.blocked_reason or writes > memory.writes.refused_count:
+        if due_s is None or steps.migrating or steps.blocked_reason or writes > memory.children.writes.refused_count:
             return again_s
         return max(due_s, again_s)  # nothing but what is refused is still to be done
 
     def _trouble(self, seen: ClusterSnapshot, steps: Actions, memory: _Memory) -> Diagnosis | None:
         """The diagnosis to report: the most important one, with what is refused besides."""
         now = self.clock()
-        refusals = memory.writes.refusals(now)
+        refusals = memory.children.writes.refusals(now)
         order = [kind.kind for kind in RENDERED]
         refusals.sort(key=lambda each: (each.kind not in _WORKERS_NEED, order.index(each.kind)))
         found = [refused(*each) for each in refusals]
@@ -274,7 +266,7 @@ class Reconciler:
         reported = diagnose(seen) or lasting_outage(seen)
         if reported is None:
             reported = previous_diagnosis(seen) if steps.migrating else self._out_of_reach(seen, memory)
-        found += [reverted(place.kind, place.name) for place in memory.writes.often_reverted(now)]
+        found += [reverted(place.kind, place.name) for place in memory.children.writes.often_reverted(now)]
         first = (
             steps.blocked or memory.secrets.trouble or next(iter(needed), None) or reported or next(iter(found), None)
         )
@@ -304,17 +296,7 @@ class Reconciler:
 
     async def _seen(self, key: Key, resource: Object, memory: _Memory) -> ClusterSnapshot:
         children = {(each["kind"], each["metadata"]["name"]): each for each in self._cache.children(key)}
-        for (kind, name), _ in list(memory.foreign.items()):
-            try:
-                found = await self._kube.get(KINDS[kind], key.namespace, name)
-            except KubeError as error:
-                log.info("foreign object not read", extra={"key": str(key), "object": name, "cause": str(error)})
-                children[kind, name] = memory.foreign[kind, name]
-                continue
-            if found is None:
-                del memory.foreign[kind, name]
-            else:
-                children[kind, name] = memory.foreign[kind, name] = found
+        children |= await memory.children.foreign(key)
         state = secret_state_of(resource)
         seen = ClusterSnapshot(
             resource,
@@ -324,7 +306,7 @@ class Reconciler:
             None,
             None if state is None else secret_text(self._operator.keys, memory.uid, state.values),
             time.time(),
-            written=memory.written,
+            written=memory.children.written,
             secret_state=state,
         )
         return self._with_answers(key, seen, memory)
@@ -411,7 +393,7 @@ class Reconciler:
         if steps.blocked is not None and seen.secret_state is None:
             return seen, None  # nothing is begun while another owner has the name of a child
         step, now = _secrets_step(seen.key), self.clock()
-        due = memory.writes.step(step, now)
+        due = memory.children.writes.step(step, now)
         if due is Step.WAIT:
             return seen, None
         try:
@@ -423,10 +405,12 @@ class Reconciler:
             log.info(
                 "secrets not kept", extra={"key": str(seen.key), "cause": str(error), "answer": error.answer.value}
             )
-            (memory.writes.failed if due is Step.TRY_OUT else memory.writes.refused)(step, _refusal(step, error), now)
+            (memory.children.writes.failed if due is Step.TRY_OUT else memory.children.writes.refused)(
+                step, refusal_of(step, error), now
+            )
             memory.secrets_refused = True
             return seen, None
-        memory.writes.accepted(step)
+        memory.children.writes.accepted(step)
         memory.secrets_refused = False
         return seen._replace(secret_state=state), None
 
@@ -436,166 +420,12 @@ class Reconciler:
         """Write each child, and set the targets; the error of an API server that does not answer at all."""
         try:
             if away is None:
-                await self._write_children(key, seen, steps, memory)
+                await memory.children.write(seen, steps, _secrets_step(key))
         except KubeError as error:
             away = error
         if steps.targets is not None:
             self._set_targets(key, seen, steps.targets, memory)
         return away
-
-    async def _write_children(self, key: Key, seen: ClusterSnapshot, steps: Actions, memory: _Memory) -> None:
-        """Raises `KubeError` only when the API server does not answer: then each further request would wait as long."""
-        writes = [
-            *(ChildWrite("create", body) for body in steps.create),
-            *(ChildWrite("apply", body, *judged) for body, judged in steps.apply),
-            *(ChildWrite("delete", body, body["metadata"]["uid"]) for body in steps.delete),
-        ]
-        scale = None
-        if steps.scale is not None:
-            body, state = steps.scale
-            scale = ChildWrite("scale", body, *state)
-        trial = None
-        if steps.trial is not None:
-            body, there = steps.trial
-            trial = ChildWrite("create", body) if there is None else ChildWrite("apply", body, *there)
-        wanted = {each.place for each in (*writes, scale, trial, _secrets_step(key)) if each is not None}
-        memory.writes.keep(wanted, self.clock())
-        workers_written = False
-        for write in writes:
-            # A migration for workers that the API server would not take is one too many: it cannot be taken back.
-            begins = trial if write.verb == "create" and write.place.kind == "Job" else None
-            if begins is not None and not await self._is_accepted(seen, begins, memory):
-                continue
-            taken = await self._attempt(key, seen, write, memory)
-            workers_written = workers_written or (taken and write.place.kind == "StatefulSet")
-        if scale is not None and not workers_written:
-            await self._attempt(key, seen, scale, memory)
-
-    async def _is_accepted(self, seen: ClusterSnapshot, trial: ChildWrite, memory: _Memory) -> bool:
-        """Whether the StatefulSet that is to follow the migration passes a dry run."""
-        if memory.accepted == trial.content:
-            return True
-        now = self.clock()
-        if memory.writes.step(trial, now) is Step.WAIT:
-            return False
-        result = await self._request(trial, dry_run=True)
-        if isinstance(result, KubeError) and result.answer is not Answer.NO_DRY_RUN:
-            await self._refuse(seen, trial, result, memory)
-            memory.writes.failed(trial, _refusal(trial, result), now)
-            return False
-        memory.accepted = trial.content
-        memory.writes.accepted(trial)
-        return True
-
-    async def _attempt(self, key: Key, seen: ClusterSnapshot, write: ChildWrite, memory: _Memory) -> bool:
-        """Write a child, unless it is to wait; whether the API server took it."""
-        writes, now = memory.writes, self.clock()
-        step = writes.step(write, now)
-        if step is Step.WAIT:
-            return False
-        if step is Step.TRY_OUT:
-            tried = await self._request(write, dry_run=True)
-            if isinstance(tried, KubeError):
-                await self._refuse(seen, write, tried, memory)
-                writes.failed(write, _refusal(write, tried), now)
-                return False
-            if not writes.passed(write, now):
-                return False
-        result = await self._request(write)
-        if isinstance(result, KubeError):
-            await self._refuse(seen, write, result, memory)
-            writes.refused(write, _refusal(write, result), now)
-            return False
-        writes.taken(write, now)
-        self._took(seen, write, result, memory)
-        return True
-
-    async def _request(self, write: ChildWrite, *, dry_run: bool = False) -> Object | KubeError | None:
-        """The answer of the API server, or its error; raises `KubeError` when it does not answer at all."""
-        kind, meta = KINDS[write.body["kind"]], write.body["metadata"]
-        where = (kind, meta["namespace"], meta["name"])
-        try:
-            match write.verb:
-                case "create":
-                    return await self._kube.create(kind, write.body, dry_run=dry_run)
-                case "apply":
-                    return await self._change(write.body, write.judged, dry_run=dry_run)
-                case "scale":
-                    patch = {"metadata": write.judged.metadata, "spec": write.body["spec"]}
-                    return await self._kube.merge(*where, patch, dry_run=dry_run)
-                case "delete":
-                    await self._kube.delete(*where, write.uid, dry_run=dry_run)
-                    return None
-        except KubeError as error:
-            if error.answer is Answer.AWAY:
-                raise
-            return error
-
-    async def _change(self, body: Object, seen: Preconditions, *, dry_run: bool) -> Object:
-        """Apply; where the items of a list conflict with those of another writer, replace the list."""
-        kind, meta = KINDS[body["kind"]], body["metadata"]
-        try:
-            try:
-                return await self._kube.apply(kind, body, seen, dry_run=dry_run)
-            except Rejected as error:
-                if "spec" not in body or error.status != _INVALID:
-                    raise
-                log.info("not applied, merging", extra={"kind": kind.kind, "object": meta["name"], "cause": str(error)})
-                patch = {"metadata": seen.metadata | {"annotations": meta["annotations"]}, "spec": body["spec"]}
-                return await self._kube.merge(kind, meta["namespace"], meta["name"], patch, dry_run=dry_run)
-        except (Conflict, NotFound):
-            await self._correct(kind, meta["namespace"], meta["name"], seen)
-            raise
-
-    async def _correct(self, kind: Kind, namespace: str, name: str, seen: Preconditions) -> None:
-        """An object is not as the cache has it: read it, instead of waiting for a watch that may have missed it."""
-        found = await self._kube.get(kind, namespace, name)
-        if found is None or Preconditions.of(found).uid != seen.uid:
-            meta = {"namespace": namespace, "name": name, "uid": seen.uid, "resourceVersion": seen.version}
-            self._cache.drop({"kind": kind.kind, "metadata": meta})
-        if found is not None:
-            self._cache.put(found)
-
-    async def _meet(self, key: Key, write: ChildWrite, memory: _Memory) -> None:
-        """Read the object that has the name already: another owner's, which is never taken over, or ours, which no watch has
-        reported yet.
-        """
-        kind, name = KINDS[write.body["kind"]], write.body["metadata"]["name"]
-        try:
-            found = await self._kube.get(kind, key.namespace, name)
-        except KubeError as error:
-            log.info("existing object not read", extra={"key": str(key), "object": name, "cause": str(error)})
-            return
-        if found is not None and self._cache.put(found) != key:
-            memory.foreign[kind.kind, name] = found
-
-    def _took(self, seen: ClusterSnapshot, write: ChildWrite, answer: Object | None, memory: _Memory) -> None:
-        """Keep what the API server made of a write."""
-        kind, name = write.body["kind"], write.body["metadata"]["name"]
-        what = {"create": "Created", "apply": "Changed", "scale": "Scaled", "delete": "Deleted"}[write.verb]
-        self._recorder.event(seen.resource, "Normal", what, f"{kind} {name}")
-        if answer is None:
-            return
-        self._cache.put(answer)
-        if write.verb == "scale":
-            return
-        before = memory.written.pop((kind, name), None)
-        fields = tuple(sorted(set(differences(write.body, answer))))
-        if not fields:
-            return
-        kept = trim({part: value for part, value in answer.items() if part != "status"})
-        memory.written[kind, name] = Written(answer["metadata"]["uid"], digest(write.body), kept, fields)
-        if before is None or before.fields != fields:
-            message = f"an admission rule changes {kind} {name}: {', '.join(fields)}"
-            log.info("child changed by admission", extra={"key": str(seen.key), "object": name, "fields": list(fields)})
-            self._recorder.event(seen.resource, "Normal", "ChangedByAdmission", message)
-
-    async def _refuse(self, seen: ClusterSnapshot, write: ChildWrite, error: KubeError, memory: _Memory) -> None:
-        """Log a refusal, which the status reports, and read an object that has the name already."""
-        extra = {"key": str(seen.key), "kind": write.place.kind, "object": write.place.name, "cause": str(error)}
-        log.info("child not written", extra={**extra, "answer": error.answer.value})
-        if error.answer is Answer.EXISTS:
-            await self._meet(seen.key, write, memory)
 
     def _set_targets(self, key: Key, seen: ClusterSnapshot, plan: NewPlan, memory: _Memory) -> None:
         """Record a plan in the background: a look does not wait for a worker."""
@@ -723,7 +553,3 @@ def _hold(latest: Latest, workers: Collection[str], secret: str, now: float) -> 
 def _dead(pod: Pod) -> bool:
     """Nothing can answer there: it has not begun to run, or fails again and again."""
     return not pod.ready and not pod.ending and not pod.starting
-
-
-def _refusal(write: ChildWrite, error: KubeError) -> Refusal:
-    return Refusal(write.place.kind, write.place.name, error.answer, str(error))
