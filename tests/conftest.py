@@ -98,6 +98,16 @@ async def dsn(make_database: MakeDatabase) -> str:
 
 
 @pytest.fixture
+async def empty(postgres: EmbeddedPostgres) -> str:
+    """A database that no cluster has claimed."""
+    admin = await asyncpg.connect(postgres.dsn_of("postgres"))
+    await admin.execute("DROP DATABASE IF EXISTS claimed WITH (FORCE)")
+    await admin.execute("CREATE DATABASE claimed")
+    await admin.close()
+    return postgres.dsn_of("claimed")
+
+
+@pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
     """A folder for one test's cluster."""
     return tmp_path / "data"

@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import asyncpg
 import msgspec
 import pytest
 from threadcluster_operator.api import parse_spec
-from threadcluster_operator.local.postgres import EmbeddedPostgres
 from threadcluster_operator.render import RenderInput, migration_job
 from threadcluster_operator.render.pod import worker_template
 
@@ -97,16 +95,6 @@ async def ownership(workers: Workers) -> Any:  # JSON
         [(each["name"], each["incarnation"], each["state"]) for each in found["workers"]],
         [(each["id"], each["owner"], each["epoch"]) for each in found["shards"]],
     )
-
-
-@pytest.fixture
-async def empty(postgres: EmbeddedPostgres) -> str:
-    """A database that no cluster has claimed."""
-    admin = await asyncpg.connect(postgres.dsn_of("postgres"))
-    await admin.execute("DROP DATABASE IF EXISTS claimed WITH (FORCE)")
-    await admin.execute("CREATE DATABASE claimed")
-    await admin.close()
-    return postgres.dsn_of("claimed")
 
 
 SECONDS = [

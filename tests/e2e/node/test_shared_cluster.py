@@ -20,6 +20,7 @@ from tests.e2e.node import image, next_image
 from tests.e2e.node.chat import apply, cluster, printed_on_failure, secret, signal_container
 from tests.e2e.node.conftest import Cluster
 from tests.e2e.node.shared_cluster import NAME, REPLICAS, SharedCluster, make_namespace, shared_cluster
+from tests.support.claims import traces
 from tests.support.journal_check import assert_journal_valid
 from tests.support.kube_api import Api, Object
 from tests.support.load.chat import drive, verify
@@ -106,24 +107,6 @@ class Rival:
 def _exit_code(pod: Object) -> int:
     ends = [each["state"].get("terminated") for each in pod["status"].get("containerStatuses", ())]
     return next((int(end["exitCode"]) for end in ends if end), 0)
-
-
-async def traces(dsn: str) -> object:
-    """All in a database that shows an interference: claim, schema, incarnations, plan and epochs."""
-    connection = await asyncpg.connect(dsn)
-    try:
-        return [
-            [tuple(row) for row in await connection.fetch(sql)]
-            for sql in (
-                "SELECT cluster_id, holder_uid, holder_name, holder_site FROM meta",
-                "SELECT version, checksum FROM schema_migration ORDER BY version",
-                "SELECT id, incarnation, attempt, fenced FROM worker ORDER BY id",
-                "SELECT version, hash FROM plan",
-                "SELECT id, owner, epoch FROM shard ORDER BY id",
-            )
-        ]
-    finally:
-        await connection.close()
 
 
 async def test_a_second_cluster_on_its_database_is_refused_by_name(

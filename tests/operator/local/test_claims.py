@@ -8,39 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
-from threadcluster_operator.local.postgres import EmbeddedPostgres
 
+from tests.support.claims import traces
 from tests.support.local_cluster import LocalCluster, local_cluster
 from tests.support.polling import eventually
-
-
-@pytest.fixture
-async def empty(postgres: EmbeddedPostgres) -> str:
-    """A database that no cluster has claimed."""
-    admin = await asyncpg.connect(postgres.dsn_of("postgres"))
-    await admin.execute("DROP DATABASE IF EXISTS claimed_locally WITH (FORCE)")
-    await admin.execute("CREATE DATABASE claimed_locally")
-    await admin.close()
-    return postgres.dsn_of("claimed_locally")
-
-
-async def traces(dsn: str) -> object:
-    """All in a database that shows an interference: claim, incarnations, plan and epochs."""
-    connection = await asyncpg.connect(dsn)
-    try:
-        return [
-            [tuple(row) for row in await connection.fetch(sql)]
-            for sql in (
-                "SELECT cluster_id, holder_uid, holder_name, holder_site FROM meta",
-                "SELECT id, incarnation, attempt, fenced FROM worker ORDER BY id",
-                "SELECT version, hash FROM plan",
-                "SELECT id, owner, epoch FROM shard ORDER BY id",
-            )
-        ]
-    finally:
-        await connection.close()
 
 
 def identity(cluster: LocalCluster) -> str:
