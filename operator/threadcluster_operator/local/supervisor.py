@@ -411,13 +411,13 @@ class Supervisor:
     async def status(self) -> dict[str, Any]:  # JSON
         """The whole cluster, as it is now."""
         await self._look_now()
-        postgres = self._postgres
+        postgres, claimed = self._postgres, self._claimed_by_other()
         return {
             "name": self.resources.cluster.name,
-            "ready": self.converged.is_set() and self._claimed_by_other() is None,
+            "ready": self.converged.is_set() and claimed is None,
             "url": f"http://127.0.0.1:{self.port}",
             "replicas": self.resources.cluster.spec.replicas,
-            "claimedByOther": self._claimed_by_other(),
+            "claimedByOther": claimed,
             "dataDir": str(self.data_dir.path),
             "supervisor": {"pid": os.getpid()},
             "postgres": {
