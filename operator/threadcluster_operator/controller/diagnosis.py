@@ -8,6 +8,7 @@ findings usually follow from the first.
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
+from itertools import chain
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -57,12 +58,26 @@ class Diagnosis(NamedTuple):
     message: str
 
 
+class Findings(NamedTuple):
+    """The findings in the cluster's own reports."""
+
+    trouble: Diagnosis | None
+    """Why the cluster is Stalled."""
+    wait: Diagnosis | None = None
+    """The first wait that often ends by itself, however short it has lasted."""
+
+
+def examine(seen: ClusterSnapshot) -> Findings:
+    """The findings of a snapshot."""
+    waits = list(_passing_waits(seen))
+    lasting = (trouble for trouble, since in waits if seen.now - since >= PASSING_S)
+    found = (trouble for finder in _FINDERS for trouble in finder(seen))
+    return Findings(next(chain(found, lasting), None), waits[0][0] if waits else None)
+
+
 def diagnose(seen: ClusterSnapshot) -> Diagnosis | None:
     """The first diagnosis that the cluster's own reports give, or None."""
-    for finder in _FINDERS:
-        for trouble in finder(seen):
-            return trouble
-    return None
+    return examine(seen).trouble
 
 
 def refused(kind: str, name: str, answer: Answer, message: str) -> Diagnosis:
@@ -107,11 +122,6 @@ def lasting_outage(seen: ClusterSnapshot) -> Diagnosis | None:
     if seen.outage is None or seen.now - seen.outage.since < OUTAGE_S:
         return None
     return outage_diagnosis(seen)
-
-
-def passing_wait(seen: ClusterSnapshot) -> Diagnosis | None:
-    """The diagnosis of the first wait that often ends by itself, however short it has lasted, or None."""
-    return next((trouble for trouble, _ in _passing_waits(seen)), None)
 
 
 def wait_of(pod: Mapping[str, Any]) -> str:
@@ -376,12 +386,6 @@ def _crashes(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
             )
 
 
-def _lasting_waits(seen: ClusterSnapshot) -> Iterator[Diagnosis]:
-    for trouble, since in _passing_waits(seen):
-        if seen.now - since >= PASSING_S:
-            yield trouble
-
-
 def _passing_waits(seen: ClusterSnapshot) -> Iterator[tuple[Diagnosis, float]]:
     """Each wait that often ends by itself, and since when it lasts."""
     for finder in (_without_node, _lost, _failed_pods, _unstarted, _not_ending, _silent):
@@ -578,5 +582,4 @@ _FINDERS: Final[Iterable[Callable[[ClusterSnapshot], Iterator[Diagnosis]]]] = (
     _migration,
     _crashes,
     _pods_refused,
-    _lasting_waits,
 )

@@ -23,7 +23,8 @@ from threadcluster_operator.controller.child_writes import ChildWrite, Step
 from threadcluster_operator.controller.diagnosis import (
     UNREACHABLE_S,
     Diagnosis,
-    diagnose,
+    Findings,
+    examine,
     invalid_answer,
     joined,
     lasting_outage,
@@ -215,7 +216,9 @@ class Reconciler:
                 raise InvalidSpec(wrong)
         except InvalidSpec as error:
             invalid = Diagnosis(Reason.SPEC_INVALID, f"{error}. Remedy: correct the fields that are named.")
-            late_s = await self._say(await self._seen(key, resource, memory), None, _UNKNOWN_SPEC, invalid, memory)
+            late_s = await self._say(
+                await self._seen(key, resource, memory), None, _UNKNOWN_SPEC, Findings(invalid), memory
+            )
             return 60.0 if late_s is None else late_s
         seen = await self._seen(key, resource, memory)
         memory.secrets.begin()
@@ -230,7 +233,7 @@ class Reconciler:
             if memory.secrets.trouble is None or memory.secrets.trouble.reason != Reason.NAME_CONFLICT:
                 away = await self._act(key, seen, steps, memory, away)
         self._set_pace(seen, steps, memory)
-        late_s = await self._say(seen, spec, steps, self._trouble(seen, steps, memory), memory)
+        late_s = await self._say(seen, spec, steps, self._findings(seen, steps, memory), memory)
         if away is not None:
             raise away
         again_s = 60.0 if spec.paused else self._again_s(seen, steps, memory)
@@ -255,24 +258,25 @@ class Reconciler:
             return again_s
         return max(due_s, again_s)  # nothing but what is refused is still to be done
 
-    def _trouble(self, seen: ClusterSnapshot, steps: Actions, memory: _Memory) -> Diagnosis | None:
-        """The diagnosis to report: the most important one, with what is refused besides."""
+    def _findings(self, seen: ClusterSnapshot, steps: Actions, memory: _Memory) -> Findings:
+        """The findings to report: the most important trouble, with what is refused besides, and the first wait."""
         now = self.clock()
         refusals = memory.children.writes.refusals(now)
         order = [kind.kind for kind in RENDERED]
         refusals.sort(key=lambda each: (each.kind not in _WORKERS_NEED, order.index(each.kind)))
         found = [refused(*each) for each in refusals]
         needed = [each for each, refusal in zip(found, refusals, strict=True) if refusal.kind in _WORKERS_NEED]
-        reported = diagnose(seen) or lasting_outage(seen)
+        reported, wait = examine(seen)
+        reported = reported or lasting_outage(seen)
         if reported is None:
             reported = previous_diagnosis(seen) if steps.migrating else self._out_of_reach(seen, memory)
         found += [reverted(place.kind, place.name) for place in memory.children.writes.often_reverted(now)]
         first = (
             steps.blocked or memory.secrets.trouble or next(iter(needed), None) or reported or next(iter(found), None)
         )
-        if first is None:
-            return None
-        return joined(first, [each for each in found if each is not first])
+        if first is not None:
+            first = joined(first, [each for each in found if each is not first])
+        return Findings(first, wait)
 
     def _waits_for_workers(self, seen: ClusterSnapshot, poll: ClusterPoll) -> bool:
         """Whether only an answer can change anything, which has the cluster looked at by itself."""
@@ -478,14 +482,14 @@ class Reconciler:
         seen: ClusterSnapshot,
         spec: KubernetesSpec | None,
         steps: Actions,
-        trouble: Diagnosis | None,
+        findings: Findings,
         memory: _Memory,
     ) -> float | None:
         """Write the status where it changed; in how many seconds to look again for a change that is not written yet."""
         before = seen.resource.get("status")
         if before is not None and memory.poll is not None and not memory.poll.latest().begun:
             return _FIRST_ANSWERS_S  # after a start of the operator what it does not know yet is no news
-        after = {**status_of(seen, spec, steps, trouble), "operator": self._operator.namespace}
+        after = {**status_of(seen, spec, steps, *findings), "operator": self._operator.namespace}
         challenger = after.pop("operatorChallenge", None) or (before or {}).get("operatorChallenge")
         if challenger:  # withdrawn by this status, which does not have it
             message = f"the operator in namespace {challenger} watches this ThreadCluster too, and changes nothing"

@@ -14,7 +14,7 @@ from shard_worker.contract import url_host
 from shard_worker.contract_internal import NO_CAPABLE_WORKER
 from threadcluster_operator.api import KubernetesSpec
 from threadcluster_operator.controller.actions import Actions
-from threadcluster_operator.controller.diagnosis import Diagnosis, outage_diagnosis, passing_wait, wait_of
+from threadcluster_operator.controller.diagnosis import Diagnosis, outage_diagnosis, wait_of
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Pod
 from threadcluster_operator.planning.placement import Worker
 from threadcluster_operator.planning.planner import PlanResult, ShardOwnership, count_moving
@@ -35,12 +35,19 @@ class ConditionDraft(NamedTuple):
 
 
 def status_of(
-    seen: ClusterSnapshot, spec: KubernetesSpec | None, steps: Actions, trouble: Diagnosis | None
+    seen: ClusterSnapshot,
+    spec: KubernetesSpec | None,
+    steps: Actions,
+    trouble: Diagnosis | None,
+    wait: Diagnosis | None = None,
 ) -> dict[str, Any]:  # JSON
-    """The whole status.  Without a ``spec`` only the conditions are new: the rest follows from the spec."""
+    """The whole status.  Without a ``spec`` only the conditions are new: the rest follows from the spec.
+
+    A ``trouble`` makes the cluster Stalled; a ``wait``, which often ends by itself, only names why it is not Ready.
+    """
     before: Mapping[str, Any] = seen.resource.get("status") or {}
     if spec is None:
-        drafts = _conditions(seen, None, steps, trouble)
+        drafts = _conditions(seen, None, steps, trouble, wait)
         kept = {name: value for name, value in before.items() if name != "conditions"}
         return {
             **kept,
@@ -82,7 +89,7 @@ def status_of(
         status["plan"] = {"hash": placed.plan.hash, "pendingMoves": placed.plan.moves}
     elif observed is not None:
         status["plan"] = {"hash": (before.get("plan") or {}).get("hash", ""), "pendingMoves": count_moving(observed)}
-    drafts = _conditions(seen, spec, steps, trouble)
+    drafts = _conditions(seen, spec, steps, trouble, wait)
     status["conditions"] = _with_timestamps(seen, drafts, before.get("conditions") or ())
     if observed is not None:  # last: by load it follows the changes of everything else
         status["shards"]["imbalancePercent"] = _imbalance_percent(spec, status, before, placed)
@@ -111,10 +118,14 @@ def ranges(shards: Iterable[int]) -> str:
 
 
 def _conditions(
-    seen: ClusterSnapshot, spec: KubernetesSpec | None, steps: Actions, trouble: Diagnosis | None
+    seen: ClusterSnapshot,
+    spec: KubernetesSpec | None,
+    steps: Actions,
+    trouble: Diagnosis | None,
+    wait: Diagnosis | None,
 ) -> list[ConditionDraft]:
     stalled = steps.blocked or trouble
-    ready = _ready(seen, spec, steps, stalled)
+    ready = _ready(seen, spec, steps, stalled, wait)
     return [
         ready,
         _available(seen, spec, steps),
@@ -130,7 +141,11 @@ def _conditions(
 
 
 def _ready(
-    seen: ClusterSnapshot, spec: KubernetesSpec | None, steps: Actions, stalled: Diagnosis | None
+    seen: ClusterSnapshot,
+    spec: KubernetesSpec | None,
+    steps: Actions,
+    stalled: Diagnosis | None,
+    wait: Diagnosis | None,
 ) -> ConditionDraft:
     outage = outage_diagnosis(seen)
     if outage is not None and (stalled is None or stalled.reason == outage.reason):
@@ -146,9 +161,8 @@ def _ready(
         if spec.replicas == 0:
             return ConditionDraft("Ready", "True", "ScaledToZero", "No worker is wanted; the data stays.")
         return ConditionDraft("Ready", "True", "Reconciled", "Every worker is as wanted, and serves its share.")
-    waits = passing_wait(seen)
-    if waits is not None:
-        return ConditionDraft("Ready", "False", waits.reason, waits.message)
+    if wait is not None:
+        return ConditionDraft("Ready", "False", wait.reason, wait.message)
     return _unsettled(seen, spec, steps)
 
 

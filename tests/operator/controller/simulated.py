@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 from threadcluster_operator.api import KubernetesSpec, parse_spec
 from threadcluster_operator.controller.actions import Actions, OperatorContext, plan_actions
-from threadcluster_operator.controller.diagnosis import diagnose
+from threadcluster_operator.controller.diagnosis import examine
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object, condition, members
 from threadcluster_operator.controller.status import status_of
 from threadcluster_operator.kube.preconditions import Preconditions
@@ -130,7 +130,8 @@ class Simulation:
         self.balancing = steps.next.balancing if steps.next is not None else False
         if steps.blocked is None:
             self._act(steps, seen, spec)
-        status = status_of(seen, spec, steps, steps.blocked or diagnose(seen))
+        trouble, wait = examine(seen)
+        status = status_of(seen, spec, steps, steps.blocked or trouble, wait)
         if not ago and not pods_ago:
             self._check_status(status)
         self.resource["status"] = status

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from threadcluster_operator.api import parse_spec
-from threadcluster_operator.controller.diagnosis import Diagnosis, lasting_outage
+from threadcluster_operator.controller.diagnosis import Diagnosis, examine, lasting_outage
 from threadcluster_operator.controller.reasons import Reason
 from threadcluster_operator.controller.snapshot import ClusterSnapshot
 from threadcluster_operator.controller.status import status_of
@@ -55,7 +55,8 @@ def status(
     """The status of a snapshot, after the last actions changed so."""
     seen = (seen or simulation.look())._replace(now=1_000_000.0)
     actions = simulation.last._replace(**steps)
-    return status_of(seen, None if without_spec else parse_spec(seen.resource), actions, trouble)
+    spec = None if without_spec else parse_spec(seen.resource)
+    return status_of(seen, spec, actions, trouble, examine(seen).wait)
 
 
 def with_set(simulation: Simulation, *, generation: int | None = None, **status: Any) -> ClusterSnapshot:

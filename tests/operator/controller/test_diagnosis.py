@@ -6,11 +6,11 @@ import pytest
 from threadcluster_operator.controller.diagnosis import (
     Diagnosis,
     diagnose,
+    examine,
     failed_in_outage,
     joined,
     lasting_outage,
     outage_diagnosis,
-    passing_wait,
     previous_diagnosis,
     refused,
     reverted,
@@ -32,6 +32,11 @@ DATABASE = {
     "replicaURLSecretKeyRef": {"name": "db-ro"},
     "tls": {"caConfigMapKeyRef": {"name": "authorities"}},
 }
+
+
+def passing_wait(what: ClusterSnapshot) -> Diagnosis | None:
+    """The first wait of a snapshot that often ends by itself."""
+    return examine(what).wait
 
 
 def pod(component: str = "worker", **container: Any) -> Object:

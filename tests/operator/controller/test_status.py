@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 from threadcluster_operator.api import KubernetesSpec, parse_spec
 from threadcluster_operator.controller.actions import Actions, OperatorContext, plan_actions
-from threadcluster_operator.controller.diagnosis import Diagnosis
+from threadcluster_operator.controller.diagnosis import Diagnosis, examine
 from threadcluster_operator.controller.reasons import Reason
 from threadcluster_operator.controller.snapshot import ClusterSnapshot
 from threadcluster_operator.controller.status import patch_of, ranges, status_of
@@ -35,7 +35,7 @@ def conditions_of(
 ) -> dict[str, tuple[str, str]]:
     """Status and reason of each condition, after one more look at what is there, changed so."""
     seen = simulation.look()._replace(**changes)
-    return conditions(status_of(seen, parse_spec(seen.resource), simulation.last, trouble))
+    return conditions(status_of(seen, parse_spec(seen.resource), simulation.last, trouble, examine(seen).wait))
 
 
 def conditions(status: dict[str, Any]) -> dict[str, tuple[str, str]]:
