@@ -5,7 +5,6 @@ comes meanwhile.  It is *live* from the moment at which it has all that the tail
 without a queue or a task.
 """
 
-import asyncio
 from typing import Final, Protocol
 
 from shard_worker.domain.ids import AccountId
@@ -13,9 +12,8 @@ from shard_worker.journal.settled import Mark
 from shard_worker.streams.account_access import AccountThreads
 from shard_worker.streams.account_journal import TailEvent
 from shard_worker.streams.account_position import AccountPosition, PositionCodec
-from shard_worker.streams.follower import LARGE_BYTES
+from shard_worker.streams.follower import LARGE_BYTES, Follower, Host
 from shard_worker.streams.framing import HEART_BEAT, position_frame
-from shard_worker.streams.metrics import StreamMetrics
 from shard_worker.streams.sink import SLOW_BYTES, Sink
 
 _BACKLOG_EVENTS: Final = 20_000
@@ -23,10 +21,9 @@ _BACKLOG_BYTES: Final = 4 << 20
 """Events, and bytes of their payloads, that are kept for a follower that is behind; beyond, it reads the journal once more."""
 
 
-class AccountHost(Protocol):
+class AccountHost(Host, Protocol):
     """The account streams of the worker, as their followers see them."""
 
-    metrics: StreamMetrics
     positions: PositionCodec
 
     @property
@@ -68,41 +65,22 @@ class Backlog:
         self.size = 0
 
 
-class AccountFollower:
-    """A stream that is open."""
+class AccountFollower(Follower):
+    """A stream of one account."""
 
-    __slots__ = (
-        "account_id",
-        "backlog",
-        "hub",
-        "live",
-        "news",
-        "over",
-        "sink",
-        "slot",
-        "tag",
-        "task",
-        "threads",
-        "write",
-    )
+    __slots__ = ("backlog", "news", "tag", "threads")
+
+    hub: AccountHost
 
     def __init__(self, hub: AccountHost, sink: Sink, account_id: AccountId) -> None:
+        super().__init__(sink, account_id)
         self.hub = hub
-        self.sink = sink
-        self.write = sink.write
-        self.account_id = account_id
         self.threads = AccountThreads(account_id)
         self.tag = hub.positions.tag(account_id)
         self.backlog: Backlog | None = None
         """The events since a mark, while the follower is behind."""
-        self.live = False
-        """Whether the tail writes to it."""
         self.news = 0
         """Positions that are still to be sent for events: the next may be from before the newest of them, the second is not."""
-        self.over = False
-        """Whether its last frame was written."""
-        self.slot = 0
-        self.task: asyncio.Task[None] | None = None
 
     def position(self, mark: Mark, made_at: int) -> bytes:
         """A mark as this account's position."""
@@ -135,20 +113,6 @@ class AccountFollower:
                 self.confirm()
         elif not self.sink.paused:
             self.write(HEART_BEAT)
-
-    def drop(self) -> None:
-        """End the stream of a client that does not read: it resumes after what it has read."""
-        self.over = True
-        self.live = False
-        self.hub.metrics.dropped += 1
-        self.sink.abort()
-
-    def end(self, data: bytes = b"") -> None:
-        """Write the last frames, and end."""
-        if not self.over:
-            self.over = True
-            self.live = False
-            self.sink.end(data)
 
     def lost(self) -> None:
         """The connection is closed: leave nothing behind."""

@@ -19,50 +19,68 @@ LARGE_BYTES: Final = 16 << 10
 """Size from which on the worker asks whether it may keep what the client does not take at once."""
 
 
-class FollowerHost(Protocol):
-    """The hub as its followers see it."""
+class Host(Protocol):
+    """The hub as every follower sees it."""
 
     metrics: StreamMetrics
+
+
+class FollowerHost(Host, Protocol):
+    """The hub as its followers see it."""
 
     def forget(self, follower: "ThreadFollower") -> None:
         """Forget a follower whose connection is closed."""
 
 
-class ThreadFollower:
-    """A stream that is open."""
+class Follower:
+    """A stream that is open, of a thread or of an account."""
 
-    __slots__ = (
-        "account_id",
-        "hub",
-        "live",
-        "opening",
-        "over",
-        "roles",
-        "since",
-        "sink",
-        "slot",
-        "task",
-        "thread_id",
-        "write",
-    )
+    __slots__ = ("account_id", "hub", "live", "over", "sink", "slot", "task", "write")
 
-    def __init__(self, hub: FollowerHost, sink: Sink, thread_id: ThreadId, account_id: AccountId) -> None:
-        self.hub = hub
+    hub: Host
+
+    def __init__(self, sink: Sink, account_id: AccountId) -> None:
         self.sink = sink
         self.write = sink.write
         """Kept: one look-up a delivery less."""
-        self.thread_id = thread_id
         self.account_id = account_id
-        self.roles: Roles = NO_ROLES
         self.live = False
-        """Whether the feed writes to it."""
-        self.since = 0
-        """The newest event that the client had when it became live: earlier events of the feed are not for it."""
+        """Whether it has all that there is, and gets what comes as it comes."""
         self.over = False
         """Whether its last frame was written."""
         self.slot = 0
         self.task: asyncio.Task[None] | None = None
         """Reads the journal for it while it is behind."""
+
+    def drop(self) -> None:
+        """End the stream of a client that does not read: it resumes after what it has read."""
+        self.over = True
+        self.live = False
+        self.hub.metrics.dropped += 1
+        self.sink.abort()
+
+    def end(self, data: bytes = b"") -> None:
+        """Write the last frames, and end."""
+        if not self.over:
+            self.over = True
+            self.live = False
+            self.sink.end(data)
+
+
+class ThreadFollower(Follower):
+    """A stream of one thread."""
+
+    __slots__ = ("opening", "roles", "since", "thread_id")
+
+    hub: FollowerHost
+
+    def __init__(self, hub: FollowerHost, sink: Sink, thread_id: ThreadId, account_id: AccountId) -> None:
+        super().__init__(sink, account_id)
+        self.hub = hub
+        self.thread_id = thread_id
+        self.roles: Roles = NO_ROLES
+        self.since = 0
+        """The newest event that the client had when it became live: earlier events of the feed are not for it."""
         self.opening: asyncio.Task[Opening] | None = None
 
     def send(self, data: bytes) -> bool:
@@ -98,20 +116,6 @@ class ThreadFollower:
             self.send(HEART_BEAT)
         elif not self.sink.paused:  # a client that reads its history has a sign of life in each page
             self.write(HEART_BEAT)
-
-    def drop(self) -> None:
-        """End the stream of a client that does not read: it resumes after what it has read."""
-        self.over = True
-        self.live = False
-        self.hub.metrics.dropped += 1
-        self.sink.abort()
-
-    def end(self, data: bytes = b"") -> None:
-        """Write the last frames, and end."""
-        if not self.over:
-            self.over = True
-            self.live = False
-            self.sink.end(data)
 
     def lost(self) -> None:
         """The connection is closed: leave nothing behind."""
