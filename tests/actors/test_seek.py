@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 
@@ -22,26 +23,14 @@ class Breaking(Peers):
     arrives = True
     overloaded = False
 
-    async def ask(
-        self,
-        address: tuple[str, int],
-        request: PeerRequest,
-        *,
-        incarnation: str,
-        budget_s: float,
-        shard_id: int,
-        epoch: int,
-        hops: int,
-    ) -> PeerAnswer:
+    async def ask(self, address: tuple[str, int], request: PeerRequest, **how: Any) -> PeerAnswer:
         if self.overloaded:
             raise PeerOverloaded("enough")
         if self.breaks == 0:
-            return await super().ask(
-                address, request, incarnation=incarnation, budget_s=budget_s, shard_id=shard_id, epoch=epoch, hops=hops
-            )
+            return await super().ask(address, request, **how)
         self.breaks -= 1
         if self.arrives:
-            answer = self.handlers[address[1]].serve(request, budget_s, epoch, hops)
+            answer = self.handlers[address[1]].serve(request, how["budget_s"], how["epoch"], how["hops"])
             assert isinstance(answer, asyncio.Future)
             await answer
         raise PeerUnreachable("broken", sent=True)
@@ -112,23 +101,11 @@ async def test_a_worker_without_a_successor_refuses_waiting_requests(dsn: str) -
 class Dead(Peers):
     """A worker that is gone: nothing can be sent to it."""
 
-    async def ask(
-        self,
-        address: tuple[str, int],
-        request: PeerRequest,
-        *,
-        incarnation: str,
-        budget_s: float,
-        shard_id: int,
-        epoch: int,
-        hops: int,
-    ) -> PeerAnswer:
+    async def ask(self, address: tuple[str, int], request: PeerRequest, **how: Any) -> PeerAnswer:
         self.asked += 1
         if not self.handlers:
             raise PeerUnreachable("refused", sent=False)
-        return await super().ask(
-            address, request, incarnation=incarnation, budget_s=budget_s, shard_id=shard_id, epoch=epoch, hops=hops
-        )
+        return await super().ask(address, request, **how)
 
 
 async def test_an_owner_that_cannot_be_reached_is_left_alone_for_a_while(dsn: str) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from shard_worker.actors.region import UNREACHABLE_S
 from shard_worker.contract import NO_STREAMS, Answer, Done, FollowThread, PeerAnswer, PeerRequest, Request
@@ -66,20 +67,8 @@ class _Breakable(Peers):
         self.followed: list[FollowThread] = []
         """The requests for events since it broke."""
 
-    async def ask(
-        self,
-        address: tuple[str, int],
-        request: PeerRequest,
-        *,
-        incarnation: str,
-        budget_s: float,
-        shard_id: int,
-        epoch: int,
-        hops: int,
-    ) -> PeerAnswer:
-        asked = super().ask(
-            address, request, incarnation=incarnation, budget_s=budget_s, shard_id=shard_id, epoch=epoch, hops=hops
-        )
+    async def ask(self, address: tuple[str, int], request: PeerRequest, **how: Any) -> PeerAnswer:
+        asked = super().ask(address, request, **how)
         if self.broken.is_set():
             if isinstance(request, FollowThread):
                 self.followed.append(request)
