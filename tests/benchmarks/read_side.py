@@ -31,7 +31,7 @@ from tests.benchmarks.threads import Requests, make_threads
 from tests.support.load.chat import drive
 from tests.support.load.target import parse_target
 from tests.support.load.wire import Connection, request_bytes
-from tests.support.programs import Program, registered_port, running, worker_environment
+from tests.support.programs import Program, worker_alone
 
 _SHARDS: Final = 144
 _CLUSTER: Final = "bench"
@@ -139,21 +139,13 @@ async def _run(rounds: int, seconds: float, samples: int) -> bool:
 
 async def _measured(base: str, folder: Path, rounds: int, seconds: float, samples: int) -> bool:
     pid = await postmaster_pid(base)
-    secret = folder / "secret"
-    secret.write_text("0123456789abcdef" * 4)
     async with AsyncExitStack() as stack:
         sides: list[Side] = []
         for name, projects in (("with", True), ("without", False)):
             dsn = await fresh_database(base, f"read_side_{name}")
-            environment = worker_environment(dsn, secret, cluster=_CLUSTER, shards=_SHARDS)
+            settings = {"SHARD_WORKER_PROJECTION_ENABLED": str(projects).lower()}
             program = await stack.enter_async_context(
-                running(
-                    name,
-                    ["-m", "shard_worker.main", "run"],
-                    environment={**environment, "SHARD_WORKER_PROJECTION_ENABLED": str(projects).lower()},
-                    log=folder / f"{name}.log",
-                    port_of=lambda _, dsn=dsn: registered_port(dsn),  # type: ignore[misc]  # bound for each
-                )
+                worker_alone(dsn, folder, cluster=_CLUSTER, shards=_SHARDS, name=name, settings=settings)
             )
             sides.append(Side(name, program, dsn, await make_threads(program.url, _THREADS), projects))
         found: dict[bool, list[Round]] = {True: [], False: []}

@@ -24,7 +24,7 @@ from tests.benchmarks.measure import Settings, sample, write_requests
 from tests.benchmarks.report import Run, now, this_machine
 from tests.benchmarks.samples import HOT, NOOP, STATEMENT, TRANSACTION, WORKER, Sample
 from tests.benchmarks.threads import Requests, make_threads
-from tests.support.programs import Program, registered_port, running, worker_environment
+from tests.support.programs import Program, running, worker_alone
 
 _CLUSTER = "bench"
 _SHARDS = 144
@@ -80,19 +80,10 @@ async def _postgres_version(dsn: str) -> str:
 @asynccontextmanager
 async def _worker(base: str, scratch: Path, out: Path) -> AsyncIterator[Program]:
     dsn = await fresh_database(base, "bench_worker")
-    secret = scratch / "secret"
-    secret.write_text("0123456789abcdef" * 4)
-    secret.chmod(0o600)
-    environment = worker_environment(dsn, secret, cluster=_CLUSTER, shards=_SHARDS)
     # The command path alone: what the read model adds is the subject of `make bench-read`.
-    environment["SHARD_WORKER_PROJECTION_ENABLED"] = "false"
-    async with running(
-        "worker",
-        ["-m", "shard_worker.main", "run"],
-        environment=environment,
-        log=out / "worker.log",
-        port_of=lambda _: registered_port(dsn),
-    ) as program:
+    settings = {"SHARD_WORKER_PROJECTION_ENABLED": "false"}
+    log = out / "worker.log"
+    async with worker_alone(dsn, scratch, cluster=_CLUSTER, shards=_SHARDS, log=log, settings=settings) as program:
         yield program
 
 

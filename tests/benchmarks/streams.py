@@ -29,7 +29,7 @@ from tests.benchmarks.stream_clients import Task
 from tests.benchmarks.threads import Requests, make_threads
 from tests.support.load.target import parse_target
 from tests.support.load.wire import Connection, request_bytes
-from tests.support.programs import Program, registered_port, running, worker_environment
+from tests.support.programs import Program, running, worker_alone
 
 _SHARDS: Final = 144
 _CLUSTER: Final = "bench"
@@ -153,21 +153,12 @@ async def _run(seconds: float, idle: int, threads: int) -> bool:
 
 async def _measured(base: str, folder: Path, seconds: float, idle: int, threads: int) -> bool:
     dsn = await fresh_database(base, "streams")
-    secret = folder / "secret"
-    secret.write_text("0123456789abcdef" * 4)
-    environment = {
-        **worker_environment(dsn, secret, cluster=_CLUSTER, shards=_SHARDS),
+    settings = {
         "SHARD_WORKER_MAX_STREAMS": "20000",
         "SHARD_WORKER_MAX_STREAMS_PER_ACCOUNT": "20000",
         "SHARD_WORKER_MAX_CONNECTIONS": "30000",
     }
-    worker = running(
-        "worker",
-        ["-m", "shard_worker.main", "run"],
-        environment=environment,
-        log=folder / "worker.log",
-        port_of=lambda _: registered_port(dsn),
-    )
+    worker = worker_alone(dsn, folder, cluster=_CLUSTER, shards=_SHARDS, settings=settings)
     held = True
     async with worker as program:
         requests = await make_threads(program.url, threads)

@@ -16,7 +16,7 @@ from tests.conftest import MakeDatabase
 from tests.support.load.chat import drive, verify
 from tests.support.load.record import Recorder
 from tests.support.polling import eventually, more_acknowledged
-from tests.support.programs import registered_port, running, worker_environment
+from tests.support.programs import worker_alone
 
 Plant = Callable[[str], int]
 """Add a migration with this SQL to those that are known; its version."""
@@ -47,15 +47,7 @@ async def _migrated_behind_a_reader(
     make_database: MakeDatabase, tmp_path: Path, plant: Plant, *, reads_s: float, clients: int
 ) -> None:
     dsn = await make_database(16)
-    secret = tmp_path / "secret"
-    secret.write_text("0123456789abcdef" * 4)
-    async with running(
-        "worker",
-        ["-m", "shard_worker.main", "run"],
-        environment=worker_environment(dsn, secret, cluster="test", shards=16),
-        log=tmp_path / "worker.log",
-        port_of=lambda _: registered_port(dsn),
-    ) as worker:
+    async with worker_alone(dsn, tmp_path, shards=16) as worker:
         stop, recorder = asyncio.Event(), Recorder(seed=3, clients=clients)
         driving = asyncio.create_task(
             drive(worker.url, clients=clients, until=stop, seed=3, pause_s=0.05, recorder=recorder)

@@ -22,7 +22,7 @@ from shard_worker.ownership.view import EMPTY, Load
 from tests.support.journal_writer import SHARDS, created, folded, new_thread
 from tests.support.members import EVERY, member
 from tests.support.polling import eventually
-from tests.support.programs import registered_port, running, worker_environment
+from tests.support.programs import worker_alone
 
 LOGIN = "a worker's login"
 PASSWORD = "it's \\ secret"  # of a throw-away database
@@ -251,15 +251,7 @@ async def test_a_worker_says_whether_its_login_may_change_history(
     dsn: str, as_worker: str, tmp_path: Path, excess: int
 ) -> None:
     """In its metrics always, in its log where it may."""
-    secret = tmp_path / "secret"
-    secret.write_text("0123456789abcdef" * 4)
-    async with running(
-        "worker",
-        ["-m", "shard_worker.main", "run"],
-        environment=worker_environment(dsn if excess else as_worker, secret, cluster="test", shards=SHARDS),
-        log=tmp_path / "worker.log",
-        port_of=lambda _: registered_port(dsn),
-    ):
+    async with worker_alone(dsn if excess else as_worker, tmp_path, shards=SHARDS):
         admin = await asyncpg.connect(dsn)
         port = await admin.fetchval("SELECT management_port FROM worker")
         await admin.close()

@@ -14,7 +14,7 @@ from tests.support.journal_writer import SHARDS, fill
 from tests.support.load.chat import drive
 from tests.support.load.record import Recorder
 from tests.support.polling import more_acknowledged
-from tests.support.programs import registered_port, running, worker_environment
+from tests.support.programs import worker_alone
 
 
 async def _fsck(dsn: str, since: Path) -> dict[str, Any]:
@@ -31,15 +31,7 @@ async def _fsck(dsn: str, since: Path) -> dict[str, Any]:
 async def _checked_under_load(dsn: str, folder: Path, *, threads: int, events: int, clients: int, checks: int) -> None:
     admin = await asyncpg.connect(dsn)
     filled = await fill(admin, threads=threads, events=events)
-    secret = folder / "secret"
-    secret.write_text("0123456789abcdef" * 4)
-    async with running(
-        "worker",
-        ["-m", "shard_worker.main", "run"],
-        environment=worker_environment(dsn, secret, cluster="test", shards=SHARDS),
-        log=folder / "worker.log",
-        port_of=lambda _: registered_port(dsn),
-    ) as worker:
+    async with worker_alone(dsn, folder, shards=SHARDS) as worker:
         stop, recorder = asyncio.Event(), Recorder(seed=4, clients=clients)
         driving = asyncio.create_task(drive(worker.url, clients=clients, until=stop, seed=4, recorder=recorder))
         await more_acknowledged(recorder, 50)

@@ -7,21 +7,13 @@ from tests.load.reference import simulate
 from tests.support.load.chat import drive, verify
 from tests.support.load.figures import Figures
 from tests.support.load.target import parse_target
-from tests.support.programs import registered_port, running, worker_environment
+from tests.support.programs import worker_alone
 
 
 async def test_both_scenarios_pass_against_a_worker(make_database: MakeDatabase, tmp_path: Path) -> None:
     """Chat and the reference run clean: everything sent is accepted, and all that was acknowledged is read back."""
     dsn = await make_database(16)
-    secret = tmp_path / "secret"
-    secret.write_text("0123456789abcdef" * 4)
-    async with running(
-        "worker",
-        ["-m", "shard_worker.main", "run"],
-        environment=worker_environment(dsn, secret, cluster="test", shards=16),
-        log=tmp_path / "worker.log",
-        port_of=lambda _: registered_port(dsn),
-    ) as worker:
+    async with worker_alone(dsn, tmp_path, shards=16) as worker:
         chatting = Figures(limit=1_000)
         record = await drive(worker.url, clients=16, duration_s=20, seed=5, figures=chatting)
         assert await verify(worker.url, record) == []

@@ -112,9 +112,22 @@ def _tail(log: Path) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-20:])
 
 
-def worker_environment(dsn: str, secret: Path, *, cluster: str, shards: int) -> dict[str, str]:
-    """The settings of a worker alone in its cluster."""
-    return {
+@asynccontextmanager
+async def worker_alone(
+    dsn: str,
+    folder: Path,
+    *,
+    shards: int,
+    cluster: str = "test",
+    name: str = "worker",
+    log: Path | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> AsyncIterator[Program]:
+    """A worker alone in its cluster, once it owns every shard; its secret is in ``folder``, its log too if no other is named."""
+    secret = folder / "secret"
+    secret.write_text("0123456789abcdef" * 4)
+    secret.chmod(0o600)
+    environment = {
         "SHARD_WORKER_NAME": "bench-0",
         "SHARD_WORKER_CLUSTER": cluster,
         "SHARD_WORKER_DSN": dsn,
@@ -125,9 +138,17 @@ def worker_environment(dsn: str, secret: Path, *, cluster: str, shards: int) -> 
         "SHARD_WORKER_SHARDS": str(shards),
         "SHARD_WORKER_MAX_MESSAGES": str(_MESSAGES_MOST),
     }
+    async with running(
+        name,
+        ["-m", "shard_worker.main", "run"],
+        environment={**environment, **(settings or {})},
+        log=log or folder / f"{name}.log",
+        port_of=lambda _: _registered_port(dsn),
+    ) as program:
+        yield program
 
 
-async def registered_port(dsn: str) -> int:
+async def _registered_port(dsn: str) -> int:
     """Where the only worker of a database listens, as soon as its row says so and it owns all shards."""
     connection = await asyncpg.connect(dsn)
     try:
