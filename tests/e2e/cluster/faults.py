@@ -1,115 +1,37 @@
 """The faults of the matrix: how each begins and ends, what the status says meanwhile, and which object cannot be written.
 
-A fault is about the ThreadCluster `STUCK` of one namespace, a `Site`; `WELL` lives beside it.  One operator looks after all
-sites, by an account of its own and through a proxy, so that it can lose a right, an answer or a watch of one site alone.
+A fault is about the ThreadCluster `STUCK` of one namespace, a `Site`.
 """
 
 import asyncio
 import base64
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
 
 import aiohttp
 from aiohttp import web
-from threadcluster_operator.controller.runtime import Operator
 from threadcluster_operator.workers.client import ANSWER_MOST, NamedWorkers
-from threadcluster_operator.workers.protocol import PolledWorkers
 
-from shard_worker.contract_internal import DatabaseReport, DatabaseState, OwnershipDigest, OwnershipResponse
-from tests.e2e.cluster.admission_webhook import Patch, Webhook, webhook
-from tests.e2e.cluster.api_proxy import ApiProxy, api_proxy
-from tests.e2e.cluster.harness import KIND, VERSION, Harness, condition, is_ready, operator_on, thread_cluster
-from tests.e2e.cluster.installed import WAYS, install
-from tests.e2e.cluster.kubeconfig import for_token
-from tests.fakes.kubelet import FakeKubelet
-from tests.fakes.worker_api import MemoryWorkers
-from tests.fakes.worker_pods import FakeWorkerPods
-from tests.support.kube_api import Api, Object
+from shard_worker.contract_internal import DatabaseReport, DatabaseState
+from tests.e2e.cluster.admission_webhook import Patch
+from tests.e2e.cluster.fault_site import STUCK, Site
+from tests.e2e.cluster.harness import KIND, VERSION, condition, is_ready, thread_cluster
+from tests.support.kube_api import Object
 from tests.support.pod_specs import nested_affinity
 from tests.support.tls import internal_server
 
-STUCK: Final = "stuck"
-WELL: Final = "well"
 HOSTILE: Final = "hostile"
 NEIGHBOURS: Final = 40
 OPERATOR: Final = ("threadcluster-system", "threadcluster-operator")
 """The operator's account."""
 
-_TIME_OUT_S: Final = 2.0
 _LOOK_EVERY_S: Final = 0.25
 _TWICE: Final = [{"maxSkew": 1, "topologyKey": "rack", "whenUnsatisfiable": "ScheduleAnyway"}] * 2
 _INGRESS: Final = {"className": "nginx", "host": "chat.example"}
-_POLICIES: Final = "networkpolicies-patch"
+POLICIES: Final = "networkpolicies-patch"
 """The right that a site may lose: granted in each namespace for itself."""
-
-
-class Workers(MemoryWorkers):
-    """Workers that can swallow every question, or let another answer in their place."""
-
-    def __init__(self, every_s: float) -> None:
-        super().__init__(16)
-        self.swallow = False
-        self.instead: PolledWorkers | None = None
-        self._every_s = every_s
-
-    async def run(self, every_s: float = 0.0) -> None:
-        """Take turns rarely: they share the loop of the operator that is measured."""
-        await super().run(self._every_s or every_s)
-
-    async def probe(self, worker: str) -> OwnershipDigest | OwnershipResponse | None:
-        if self.swallow:
-            await asyncio.sleep(_TIME_OUT_S)
-            return None
-        return await (super().probe(worker) if self.instead is None else self.instead.probe(worker))
-
-    async def ownership_of(self, worker: str) -> OwnershipResponse | None:
-        if self.swallow or self.instead is not None:
-            return None
-        return await super().ownership_of(worker)
-
-
-@dataclass(slots=True, kw_only=True)
-class Site:
-    """One namespace with its ThreadClusters, and what its faults keep."""
-
-    harness: Harness
-    proxy: ApiProxy
-    nodes: list[str]
-    """Nodes that only this site's stuck cluster may use; empty where no node is to be lost."""
-    hooks: dict[str, Webhook] = field(default_factory=dict)
-    undo: AsyncExitStack
-    workers: dict[str, Workers] = field(default_factory=dict)
-
-    @property
-    def api(self) -> Api:
-        """Full access."""
-        return self.harness.api
-
-    @property
-    def namespace(self) -> str:
-        """Where it is."""
-        return self.harness.namespace
-
-    async def make(self, name: str, *, every_s: float = 0.2, **spec: Any) -> None:  # as YAML would have it
-        """A ThreadCluster, as `Harness.make`."""
-        self.workers[name] = Workers(every_s)
-        await self.harness.make(name, self.workers[name], **spec)
-
-    async def hook(self, name: str) -> Webhook:
-        """A webhook for as long as the site is there."""
-        made = await self.undo.enter_async_context(webhook(self.api, f"{name}-{self.namespace}"))
-        self.hooks[name] = made
-        return made
-
-    async def text(self, name: str) -> str:
-        """The API server's text of a ThreadCluster: no JSON decoder of Python reads a hostile one."""
-        path = await self.api.path(VERSION, KIND, name, self.namespace)
-        async with self.api._session.get(f"{self.api._server}{path}") as answer:
-            return await answer.text() if answer.status == 200 else ""
 
 
 Act = Callable[[Site], Awaitable[None]]
@@ -238,21 +160,22 @@ async def _no_quota(site: Site) -> None:
 
 
 async def _lose_right(site: Site) -> None:
-    await site.api.delete("rbac.authorization.k8s.io/v1", "RoleBinding", _POLICIES, site.namespace)
+    await site.api.delete("rbac.authorization.k8s.io/v1", "RoleBinding", POLICIES, site.namespace)
     peers = [{"namespaceSelector": {"matchLabels": {"example.org/at": str(int(time.time()))}}}]
     await site.harness.edit(STUCK, {"networkPolicy": {"allowFrom": peers}})
 
 
 async def _give_right(site: Site) -> None:
-    await site.api.apply(_binding(site.namespace))
+    await site.api.apply(binding(site.namespace))
 
 
-def _binding(namespace: str) -> Object:
+def binding(namespace: str) -> Object:
+    """Gives the operator the right in one namespace."""
     return {
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "RoleBinding",
-        "metadata": {"name": _POLICIES, "namespace": namespace},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": _POLICIES},
+        "metadata": {"name": POLICIES, "namespace": namespace},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": POLICIES},
         "subjects": [{"kind": "ServiceAccount", "namespace": OPERATOR[0], "name": OPERATOR[1]}],
     }
 
@@ -532,83 +455,3 @@ FAULTS: Final = (
     *(NEIGHBOURS_SILENT, DATABASE_FROZEN, WATCH_GAP, HOSTILE_OBJECT, HUGE_OWNERSHIP),
 )
 """All but the CustomResourceDefinition that comes late, without which there is no ThreadCluster to be stuck."""
-
-
-# --- where they happen
-
-
-@dataclass(slots=True, kw_only=True)
-class Place:
-    """One operator, which looks after all sites, and its surroundings."""
-
-    api: Api
-    operator: Operator
-    proxy: ApiProxy
-    kubelet: FakeKubelet
-    clusters: dict[tuple[str, str], MemoryWorkers]
-    spare_nodes: list[str]
-
-    @asynccontextmanager
-    async def site(self, name: str, faults: Collection[Fault]) -> AsyncIterator[Site]:
-        """A namespace with both clusters, Ready; prepared for these faults."""
-        async with self.empty_site(name, nodes=2 if NODE_SILENT in faults else 0) as site:
-            spec: Object = {}
-            for fault in faults:
-                await fault.prepare(site)
-                spec |= fault.spec(site)
-            await site.make(WELL, replicas=1)
-            await site.make(STUCK, **spec)
-            for cluster in (WELL, STUCK):
-                await site.harness.until(cluster, is_ready, within_s=180)
-            for fault in faults:
-                await fault.settle(site)
-            yield site
-
-    @asynccontextmanager
-    async def empty_site(self, name: str, *, nodes: int = 0) -> AsyncIterator[Site]:
-        """A namespace without a cluster."""
-        await self.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-        await self.api.wait_for("v1", "ServiceAccount", "default", lambda _: True, name)
-        await self.api.apply(_binding(name))
-        async with AsyncExitStack() as undo:
-            harness = Harness(self.api, name, self.kubelet, self.clusters)
-            undo.callback(harness.end)
-            own = [self.spare_nodes.pop() for _ in range(nodes)]
-            yield Site(harness=harness, proxy=self.proxy, nodes=own, undo=undo)
-
-
-@asynccontextmanager
-async def place(api: Api, folder: Path, *, spare_nodes: int) -> AsyncIterator[Place]:
-    """An operator for all namespaces with the rights that it is installed with; ``spare_nodes`` may be lost."""
-    made = await install(api, WAYS[0])
-    for each in made:
-        if each["kind"] == "ClusterRole":
-            for rule in each.get("rules", ()):
-                if "networkpolicies" in rule["resources"] and "patch" in rule["verbs"]:
-                    rest = [verb for verb in rule["verbs"] if verb != "patch"]
-                    rule["resources"] = [name for name in rule["resources"] if name != "networkpolicies"]
-                    each["rules"].append({**rule, "resources": ["networkpolicies"], "verbs": rest})
-                    await api.apply(each)
-                    break
-    role = {
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "ClusterRole",
-        "metadata": {"name": _POLICIES},
-        "rules": [{"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": ["patch"]}],
-    }
-    await api.apply(role)
-    token = await api.token_of(*OPERATOR)
-    kubeconfig = for_token(folder / "operator.kubeconfig", api.kubeconfig, token, namespace=OPERATOR[0])
-    clusters: dict[tuple[str, str], MemoryWorkers] = {}
-    labels = "app.kubernetes.io/managed-by=threadcluster-operator"
-    processes = FakeWorkerPods(clusters)
-    async with (
-        api_proxy(kubeconfig, folder) as proxy,
-        FakeKubelet(api, nodes=1 + spare_nodes, labels=labels, processes=processes) as kubelet,
-        operator_on(
-            api, None, clusters, own_namespace=OPERATOR[0], kubeconfig=proxy.kubeconfig, resync_s=180.0
-        ) as operator,
-    ):
-        yield Place(
-            api=api, operator=operator, proxy=proxy, kubelet=kubelet, clusters=clusters, spare_nodes=kubelet.nodes[1:]
-        )

@@ -20,7 +20,9 @@ import yaml
 from tests.e2e.cluster import faults
 from tests.e2e.cluster.conftest import CRD, Cluster, apply_crd
 from tests.e2e.cluster.control_plane import ControlPlane, read_timed_writes
-from tests.e2e.cluster.faults import FAULTS, OPERATOR, STUCK, WELL, Fault, Place, Site, place, within
+from tests.e2e.cluster.fault_place import Place, place
+from tests.e2e.cluster.fault_site import STUCK, WELL, Site
+from tests.e2e.cluster.faults import FAULTS, OPERATOR, Fault, within
 from tests.e2e.cluster.harness import condition, is_ready, page
 from tests.support.kube_api import Api, Object, Refused, reach
 from tests.support.polling import eventually
