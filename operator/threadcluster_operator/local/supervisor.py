@@ -5,6 +5,7 @@ time, again and again.  The data plane does not need it: workers go on while it 
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -87,7 +88,13 @@ class Supervisor:
         self.moves = RebalanceSession(resources.cluster.name)
         self._recycling = Recycling(self.moves, say)
         self._unreadable: tuple[ShardId, ...] = ()
-        self._displaced = False
+        self._displaced = asyncio.Event()
+        """Set while the database is another cluster's."""
+        self._judged_starts = 0
+        """Starts of workers that had failed when the database was last asked whose it is."""
+        self._refusal: str | None = None
+        """The answer, if it was another cluster's then."""
+        self._judging: asyncio.Task[None] | None = None
         self.converged = asyncio.Event()
         self.generation = 1
         """Counts what was asked for: a turn that began before the last of it says nothing of whether it holds."""
@@ -114,8 +121,15 @@ class Supervisor:
         self._say(f"starting {self.resources.cluster.spec.replicas} workers")
 
     async def await_converged(self) -> None:
-        """Return when every wanted worker serves its share.  Raises `UpFailed` when a part has ended by itself."""
-        await self.fail_until(self.converged)
+        """Return when every wanted worker serves its share.
+
+        Raises `UpFailed` when a part has ended by itself, or another cluster has taken the database before.
+        """
+        await run_until(self.converged, self._await_refusal(), name="await-refusal")
+
+    async def _await_refusal(self) -> None:
+        await self.fail_until(self._displaced)
+        raise UpFailed(self._claimed_by_other() or "another cluster has taken the database")
 
     async def fail_until(self, event: asyncio.Event) -> None:
         """Return when the event is set.  Raises `UpFailed` as soon as a part has ended by itself."""
@@ -210,37 +224,44 @@ class Supervisor:
                     await asyncio.sleep(_RESTART_S * 10)
 
     async def _migrate(self) -> None:
-        spec = self.resources.cluster.spec
         began = time.monotonic()
         take_over = self._take_over
         if not take_over and self._postgres is not None and self.data_dir.id_is_new:
             # The embedded Postgres lies in the directory, so the holder of its database can only be the directory itself.
             take_over = await self._postgres.holder()
         while True:
-            termination_file = self.data_dir.run / "migration.json"
-            termination_file.unlink(missing_ok=True)
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-m", "shard_worker.main", "migrate", "--dsn-file", str(self.data_dir.migration_dsn_file)),
-                *("--shards", str(spec.shards), "--take-over", take_over),
-                *("--termination-file", str(termination_file)),
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                env=dict(os.environ) | self._claim(self.resources.cluster),
-            )
-            out, _ = await process.communicate()
-            printed = out.decode(errors="replace").strip()
-            if process.returncode == 0:
+            code, printed, failure = await self._run_migration(take_over)
+            if code == 0:
                 for line in printed.splitlines():
                     self._say(line)
                 return
-            failure = _migration_failure(termination_file)
             if failure is None:
-                raise UpFailed(f"the migration ended with exit code {process.returncode}: {printed}")
+                raise UpFailed(f"the migration ended with exit code {code}: {printed}")
             if failure.reason is not DatabaseFault.UNREACHABLE:  # no other fault passes by itself
                 raise UpFailed(failure.message)
             self._say(f"waiting for Postgres ({time.monotonic() - began:.0f} s): {failure.message}")
             await asyncio.sleep(2.0)
+
+    async def _run_migration(self, take_over: str) -> tuple[int | None, str, MigrationFailure | None]:
+        """Run the migration once: its exit code, what it printed, and why it failed."""
+        termination_file = self.data_dir.run / "migration.json"
+        termination_file.unlink(missing_ok=True)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "shard_worker.main", "migrate", "--dsn-file", str(self.data_dir.migration_dsn_file)),
+            *("--shards", str(self.resources.cluster.spec.shards), "--take-over", take_over),
+            *("--termination-file", str(termination_file)),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=dict(os.environ) | self._claim(self.resources.cluster),
+        )
+        try:
+            out, _ = await process.communicate()
+        finally:
+            if process.returncode is None:  # cancelled: what goes on alone could claim the database later
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+        return process.returncode, out.decode(errors="replace").strip(), _migration_failure(termination_file)
 
     async def _rotate_logs(self) -> None:
         """Keep every log within its bound while its process runs."""
@@ -327,6 +348,7 @@ class Supervisor:
                     self._end(worker)
         self.data_dir.remember_workers({worker.name: worker.pid for worker in self._workers.values() if worker.pid})
         self._say_unreadable(steps.unreadable)
+        self._judge_failed_starts()
         self._say_displaced(self._claimed_by_other())
         converged = steps.converged and not briefly
         recycling = self._recycling.turn(
@@ -348,15 +370,35 @@ class Supervisor:
             )
         self._unreadable = shards
 
+    def _judge_failed_starts(self) -> None:
+        """Have the database asked whose it is after a worker failed to start.
+
+        A worker that starts on another cluster's database ends at once, and answers no question.
+        """
+        failed = sum(worker.failed_starts for worker in self._workers.values())
+        if failed != self._judged_starts and (self._judging is None or self._judging.done()):
+            # Beside the turn: another migration that is under way is waited for.
+            self._judging = self._tasks.spawn(self._judge(failed), name="judge-claim")
+
+    async def _judge(self, failed: int) -> None:
+        _, _, failure = await self._run_migration("")  # it displaces no holder
+        refused = failure is not None and failure.reason is DatabaseFault.CLAIMED_BY_OTHER
+        self._refusal = failure.message if failure is not None and refused else None
+        self._judged_starts = failed
+
     def _say_displaced(self, claimed: str | None) -> None:
         """Say it once when the database has become another cluster's."""
-        if claimed is not None and not self._displaced:
+        if claimed is None:
+            self._displaced.clear()
+        elif not self._displaced.is_set():
             self._say(f"{DatabaseFault.CLAIMED_BY_OTHER}: nothing is served any more; {claimed}")
-        self._displaced = claimed is not None
+            self._displaced.set()
 
     def _claimed_by_other(self) -> str | None:
-        """Why the database belongs to another cluster, in a worker's words."""
+        """Why the database belongs to another cluster, in a worker's words; where none answers, in the migration's."""
         answers = self._watch.answers.values() if self._watch is not None else ()
+        if not answers:
+            return self._refusal
         return next((each.claimed_by_other for each in answers if each.claimed_by_other is not None), None)
 
     def _running(self) -> frozenset[str]:

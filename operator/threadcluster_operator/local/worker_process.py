@@ -40,6 +40,8 @@ class WorkerProcess:
         self.answered_at = time.monotonic()
         self.joined = False
         """Whether a process of this worker has been a member of the cluster."""
+        self.failed_starts = 0
+        """Processes of this worker that ended by a fault before they served."""
         self._first_start = time.monotonic()
         self._recycled: int | None = None
         """The process that leaves for another."""
@@ -158,6 +160,7 @@ class WorkerProcess:
             pause_s = _FIRST_PAUSE_S if lived_s > _STEADY_S else min(_LAST_PAUSE_S, pause_s * 2)
             if code == 0:
                 continue  # it left on request
+            self.failed_starts += not self._ready_file.exists()
             log.warning(
                 "%s ended (%s); starting it again in %.1f s; its last words: %s",
                 self.name,
