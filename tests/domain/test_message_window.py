@@ -7,21 +7,13 @@ from hypothesis import strategies as st
 
 from shard_worker.domain.message_window import Side, taking_order
 from tests.support.examples import examples
+from tests.support.naive_window import naive_window
 
 
 def naive(side: Side, below: int, above: int, count: int, limit: int) -> list[int]:
     """The numbers of a page, as the contract counts them."""
     older, own, newer = list(range(below)), list(range(below, above)), list(range(above, count))
-    match side:
-        case Side.BEFORE:
-            return older[-limit:]
-        case Side.AFTER:
-            return newer[:limit]
-        case Side.AROUND:
-            before = min((limit - 1) // 2, len(older))
-            after = min(limit - len(own) - before, len(newer))
-            before = min(limit - len(own) - after, len(older))
-            return older[len(older) - before :] + own + newer[:after]
+    return naive_window(side, older, own, newer, limit)
 
 
 @examples(400)

@@ -35,6 +35,7 @@ from tests.support.journal_writer import (
     message_id,
     new_thread,
 )
+from tests.support.naive_window import naive_window
 from tests.support.polling import eventually
 
 SHARD = 3
@@ -113,16 +114,7 @@ def expected(posted: list[Posted], anchor: Posted, side: Side, limit: int) -> li
     older = [each.message_id for each in live if each.place < anchor.place]
     newer = [each.message_id for each in live if each.place > anchor.place]
     own = [anchor.message_id] if anchor.live else []
-    match side:
-        case Side.BEFORE:
-            return older[-limit:]
-        case Side.AFTER:
-            return newer[:limit]
-        case Side.AROUND:
-            before = min((limit - 1) // 2, len(older))
-            after = min(limit - len(own) - before, len(newer))
-            before = min(limit - len(own) - after, len(older))
-            return older[len(older) - before :] + own + newer[:after]
+    return naive_window(side, older, own, newer, limit)
 
 
 async def asked(
