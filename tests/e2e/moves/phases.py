@@ -87,8 +87,8 @@ async def _locked(this: Round, statement: str, *arguments: object) -> AsyncItera
     """A lock held for as long as the block runs; gives another session, to watch who waits for it."""
     async with this.cluster.ownership_log.connected() as session, this.cluster.ownership_log.connected() as watch:
         await session.execute("BEGIN")
-        # A session that an earlier round silenced may hold what it had until the server finds it dead (5 s).
-        await session.execute("SET LOCAL lock_timeout = '10s'")
+        # A session that an earlier round silenced may hold what it had until the server finds it dead: 5 s, and more on a busy machine.
+        await session.execute("SET LOCAL lock_timeout = '30s'")
         await session.execute(statement, *arguments)
         try:
             yield watch

@@ -28,7 +28,7 @@ async def attack(dsn: str, folder: Path, faults_each: int) -> None:
                         relay.every = (5, fault)
                         await eventually(
                             lambda relay=relay, done=done: relay.done >= done + faults_each,  # type: ignore[misc]
-                            within_s=60,
+                            within_s=240,
                             what=f"{fault} done {faults_each} times",
                         )
                         relay.every = (0, None)
