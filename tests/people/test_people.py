@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ import pytest
 
 from tests.people.parts import FOLDER, browser
 from tests.support.local_cluster import LocalCluster, local_cluster
+from tests.support.paths import ROOT
 from tests.support.polling import eventually
 from tests.support.python_client import ADA, PythonClient, generate
 
@@ -91,6 +93,27 @@ def test_the_typescript_client_chats(typescript: str, url: str) -> None:
         ["node", FOLDER / "out" / "chat.js", url], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     assert done.returncode == 0, done.stdout
+
+
+def page_of_clients(url: str, name: str, folder: Path) -> None:
+    """Write a file of docs/clients.md as its commands do, for this cluster."""
+    text = (ROOT / "docs" / "clients.md").read_text()
+    file = text.partition(f"cat > {name} <<'END'\n")[2].partition("END\n")[0]
+    assert file.count("http://127.0.0.1:8080") == 1
+    (folder / name).write_text(file.replace("http://127.0.0.1:8080", url))
+
+
+def test_the_programs_of_the_documentation_run(document: Path, typescript: str, url: str) -> None:
+    """docs/clients.md: its files are compiled, run, and print as it says."""
+    assert typescript
+    page_of_clients(url, "chat.py", GENERATED)
+    generate(document, GENERATED / "chat_client")
+    shown = subprocess.run([sys.executable, "chat.py"], cwd=GENERATED, stdout=subprocess.PIPE, text=True, check=True)
+    assert shown.stdout == "['Good morning']\n"
+    page_of_clients(url, "chat.mts", GENERATED)
+    npx("tsc", "--strict", "--target", "es2022", "--module", "nodenext", GENERATED / "chat.mts")
+    shown = subprocess.run(["node", "chat.mjs"], cwd=GENERATED, stdout=subprocess.PIPE, text=True, check=True)
+    assert shown.stdout == "1\n"
 
 
 class Page:

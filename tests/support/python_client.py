@@ -19,7 +19,16 @@ def generate(document: Path, package: Path) -> str:
     programs = Path(sys.executable).parent
     environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
     done = subprocess.run(
-        [programs / "openapi-python-client", "generate", "--path", document, "--output-path", package, *_WARNINGS_FAIL],
+        [
+            programs / "openapi-python-client",
+            "generate",
+            "--overwrite",
+            "--path",
+            document,
+            "--output-path",
+            package,
+            *_WARNINGS_FAIL,
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

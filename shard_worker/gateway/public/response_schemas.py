@@ -4,7 +4,7 @@ A test holds every answer of the real server against these.  A set of values tha
 values in ``x-extensible-enum``: a generated client of today must read the answers of tomorrow.
 """
 
-from enum import StrEnum
+from collections.abc import Mapping
 from typing import Any, Final
 
 from shard_worker.gateway.http.failures import FailureCode
@@ -36,10 +36,15 @@ def _list_of(schema: Schema, description: str) -> Schema:
     return {"type": "array", "items": schema, "description": description}
 
 
-def open_enum(values: list[str], description: str, example: str) -> Schema:
-    """A string whose known values are listed, and which may have others in later releases."""
-    described = f"{description} A later release may have others: treat one that you do not know by the status."
-    return {"type": "string", "x-extensible-enum": values, "description": described, "examples": [example]}
+def _open_enum(values: Mapping[str, str], description: str, example: str) -> Schema:
+    """A string whose known values are listed, each with its meaning, and which may have others in later releases."""
+    listed = "\n".join(f"- `{value}`: {meaning}" for value, meaning in values.items())
+    return {
+        "type": "string",
+        "x-extensible-enum": list(values),
+        "description": f"{description} A later release may have other values. Known are:\n\n{listed}",
+        "examples": [example],
+    }
 
 
 def _object(description: str, **properties: Schema) -> Schema:
@@ -141,7 +146,7 @@ ANSWERS: Final[dict[str, Schema]] = {
         id=_ulid("The message.", examples.MESSAGE),
         threadId=_THREAD_ID,
         senderId=_ulid("The account that posted it.", examples.ACCOUNT),
-        type=open_enum(["text"], "The kind of the message.", "text"),
+        type=_open_enum({"text": "A text"}, "The kind of the message.", "text"),
         body=_or_null(_text("The text.", examples.TEXT)),
         replyMessageId=_or_null(_ulid("The message that this one replies to.", examples.OTHER_MESSAGE)),
         toAccountIds=_list_of(_ACCOUNT, "The accounts that the message names, each once, in the order given."),
@@ -183,18 +188,28 @@ ANSWERS: Final[dict[str, Schema]] = {
 }
 
 
-def _known(codes: type[StrEnum], without: frozenset[ProblemCode] = frozenset()) -> list[str]:
-    return [code.value for code in codes if code not in without]
-
-
-_PUBLIC_CODES: Final = [code for code in ProblemCode if code not in OF_MANAGEMENT]
-_CODE: Final = open_enum(
-    _known(ProblemCode, OF_MANAGEMENT),
-    "The reason, for programs:\n\n"
-    + "\n".join(f"- `{code.value}`: {title_of(code)}" for code in _PUBLIC_CODES)
-    + "\n\n",
+_CODE: Final = _open_enum(
+    {code.value: title_of(code) for code in ProblemCode if code not in OF_MANAGEMENT},
+    "The reason, for programs; one that you do not know is known by the status.",
     ProblemCode.VALIDATION_FAILED.value,
 )
+_FAILURES: Final = {
+    FailureCode.MALFORMED_JSON: "The body is no JSON",
+    FailureCode.REQUIRED: "It is missing",
+    FailureCode.UNKNOWN: "The request has no such field or parameter",
+    FailureCode.DUPLICATE: "It was given twice",
+    FailureCode.EXCLUDED: "It must be left out beside another one that was given",
+    FailureCode.WRONG_TYPE: "It has the wrong JSON type",
+    FailureCode.WRONG_FORMAT: "It has not the form that it must have, such as that of a ULID",
+    FailureCode.WRONG_LENGTH: "It is too short or too long",
+    FailureCode.OUT_OF_RANGE: "The number is too small or too great",
+    FailureCode.FORBIDDEN_CHARACTERS: "It has characters that no text may have",
+    FailureCode.RESERVED: "The id is one of those that only the server chooses",
+    FailureCode.FOREIGN: "The cursor or position was not given for this query, thread or account",
+    FailureCode.NOT_FOUND: "The thread has and had no such message",
+    FailureCode.TOO_COMPLEX: "It has more structure than any valid request",
+    FailureCode.INVALID: "Another fault, which the detail names",
+}
 
 PROBLEM_ERROR: Final[Schema] = _object(
     "One failure of a request that is not valid.",
@@ -204,7 +219,11 @@ PROBLEM_ERROR: Final[Schema] = _object(
         "should be. Names are cut at 100 characters.",
         "/messages/0/text",
     ),
-    code=open_enum(_known(FailureCode), "The fault, for programs.", FailureCode.WRONG_LENGTH.value),
+    code=_open_enum(
+        {code.value: meaning for code, meaning in _FAILURES.items()},
+        "The fault, for programs.",
+        FailureCode.WRONG_LENGTH.value,
+    ),
     detail=_text("The same as a sentence.", "must have 1 to 4000 characters"),
 )
 
