@@ -7,7 +7,7 @@ ARGS ?=
 # at every start of a process, and a worker would take twice as long to start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup up down status test test-cluster test-node lint pytest coverage-pure mutation load bench bench-read bench-streams bench-moves soak explore versions hostile lock docs
+.PHONY: help setup up down status test test-people test-cluster test-node lint pytest coverage-pure mutation load bench bench-read bench-streams bench-moves soak explore versions hostile lock docs
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -34,6 +34,10 @@ beside-pytest: setup
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory coverage-pure
 	@$(MAKE) --no-print-directory properties
+
+test-people: setup ## Generated clients in two languages, and a real browser, against a cluster (needs npm and Chromium)
+	@$(BIN)/python -m tests.people.parts
+	$(BIN)/python -m pytest -m people tests/people $(ARGS)
 
 test-cluster: setup ## The operator on a real Kubernetes control plane; no root (the first time it is built: 10 minutes)
 	@$(BIN)/python -m tests.e2e.cluster.build --check-or-build

@@ -87,6 +87,20 @@ async def test_400_lists_all_failures(api: Served) -> None:
         % (THREAD.encode(), THREAD.lower().encode())
     )
     answered = await api.post("/v1/threads/8/messages/add?a=1", body, ("Idempotency-Key", "a b"))
+    assert [(error["pointer"], error["code"]) for error in answered.json["errors"]] == [
+        ("/messages/0/text", "duplicate"),
+        ("Idempotency-Key", "wrong-format"),
+        ("a", "unknown"),
+        ("id", "wrong-format"),
+        ("/accountId", "wrong-format"),
+        ("/messages/0/text", "wrong-length"),
+        ("/messages/1/text", "forbidden-characters"),
+        ("/messages/2/toAccountIds/0", "wrong-format"),
+        ("/messages/3/text", "forbidden-characters"),
+        ("/messages/4", "wrong-type"),
+        ("/extra?", "unknown"),
+        ("/messages/2/messageId", "duplicate"),
+    ]
     assert check(answered, 400, "validation-failed").json["error_messages"] == [
         "text: duplicate field",
         "Idempotency-Key: must be 1 to 128 visible ASCII characters",
@@ -103,12 +117,61 @@ async def test_400_lists_all_failures(api: Served) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        (b"{", ("", "malformed-json", "Expecting property name enclosed in double quotes at line 1, column 2")),
+        (b"[]", ("", "wrong-type", "must be an object")),
+        (b"{}", ("/accountId", "required", "is required")),
+        (b'{"accountId": "%b", "a/b~c": 1}' % ADA.encode(), ("/a~1b~0c", "unknown", "is not a field of this request")),
+        (b'{"accountId": "%b", "createAt": -1}' % ADA.encode(), ("/createAt", "out-of-range", "must be at least 0")),
+        (
+            b'{"accountId": "%b", "accountId": "%b"}' % (2 * (ADA.encode(),)),
+            ("/accountId", "duplicate", "duplicate field"),
+        ),
+        (
+            b'{"accountId": "%b", "createAt": {"a": 1, "a": 2}, "createAt": 1}' % ADA.encode(),
+            ("", "duplicate", "duplicate field"),
+        ),
+        (b"[" * 2_049, ("", "too-complex", "must have at most 250 arrays and objects")),
+    ],
+    ids=["malformed", "root", "missing", "escaped", "range", "twice", "twice in what was replaced", "complex"],
+)
+async def test_400_points_to_the_failure(api: Served, body: bytes, error: tuple[str, str, str]) -> None:
+    """By a JSON pointer; that of a missing field is where it should be, that of the whole body is empty."""
+    first = (await api.post(BASE + "/destroy", body)).json["errors"][0]
+    assert (first["pointer"], first["code"], first["detail"]) == error
+
+
+async def test_400_points_into_a_deep_body(api: Served) -> None:
+    """An object with a name twice is found as deep as the decoder goes."""
+    deep = b'{"a":[' * 150 + b'{"x":1,"x":2}' + b"]}" * 150
+    first = (await api.post(BASE + "/destroy", deep)).json["errors"][0]
+    assert first == {"pointer": "/a/0" * 150 + "/x", "code": "duplicate", "detail": "duplicate field"}
+
+
+async def test_400_names_the_parameter(api: Served) -> None:
+    """By its name alone."""
+    for query, error in (
+        ("", ("account_id", "required")),
+        (f"account_id={ADA}&account_id={ADA}", ("account_id", "duplicate")),
+        (f"account_id={ADA}&limit=0", ("limit", "out-of-range")),
+        (f"account_id={ADA}&limit=x", ("limit", "wrong-format")),
+        (f"account_id={ADA}&cursor=x", ("cursor", "foreign")),
+        (f"account_id={ADA}&offset=1&cursor=x", ("cursor", "excluded")),
+        ("&x" * 40, ("query", "too-complex")),
+    ):
+        problem = check(await api.get(f"{BASE}/messages?{query}"), 400, "validation-failed").json
+        assert (problem["errors"][0]["pointer"], problem["errors"][0]["code"]) == error
+
+
 async def test_400_counts_what_it_does_not_list(api: Served) -> None:
     """A body with thousands of faults gets the first thousand sentences."""
     message = {"text": "a", "toAccountIds": ["x"] * 1_000}
     answered = await api.post(BASE + "/messages/add", {"accountId": ADA, "messages": [message] * 3})
     problem = check(answered, 400, "validation-failed").json
     assert len(problem["error_messages"]) == 1_000
+    assert len(problem["errors"]) == 1_000
     assert problem["error_messages"][-1].startswith("messages[0].toAccountIds[999]: ")
     assert problem["detail"].startswith("more than 1000 failures; the first: messages[0].toAccountIds[0]: ")
 

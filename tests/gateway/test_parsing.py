@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from shard_worker.domain.commands import AddMessages, CreateThread
 from shard_worker.domain.ids import AccountId, ThreadId, canonical, ulid_text
+from shard_worker.gateway.http.failures import Failure
 from shard_worker.gateway.http.json_decoding import decode
 from shard_worker.gateway.http.problems import ProblemCode, ProblemRaised
 from shard_worker.gateway.http.turn_budget import Piece, TurnBudget
@@ -42,10 +43,10 @@ anything = st.recursive(
 _RUNNER = asyncio.Runner()
 
 
-def validated(body: type[Body], value: object) -> tuple[Body | None, list[str]]:
+def validated(body: type[Body], value: object) -> tuple[Body | None, list[Failure]]:
     """Run `validate`, from a test that is not on a loop."""
 
-    async def work() -> tuple[Body | None, list[str]]:
+    async def work() -> tuple[Body | None, list[Failure]]:
         with Piece(TurnBudget()) as piece:
             return await validate(body, value, piece)
 
@@ -82,7 +83,9 @@ def test_names_given_twice_are_found(names: list[str]) -> None:
     """Every one of them, at any depth, once."""
     inner = "{" + ",".join(f'"{name}": 1' for name in names) + "}"
     _, failures = decode(f'[{{"outer": {inner}}}]'.encode())
-    assert sorted(failures) == sorted(f"{name}: duplicate field" for name in set(names) if names.count(name) > 1)
+    twice = sorted(name for name in set(names) if names.count(name) > 1)
+    assert sorted(failure.sentence for failure in failures) == [f"{name}: duplicate field" for name in twice]
+    assert sorted(failure.pointer for failure in failures) == [f"/0/outer/{name}" for name in twice]
 
 
 @given(value=anything)

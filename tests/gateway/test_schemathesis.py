@@ -1,11 +1,13 @@
 """Generated requests from the OpenAPI document: no fault, and no answer that it does not declare."""
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.gateway import closed_codes
 from tests.gateway.serving import Served
 
 # The document cannot say all that the API refuses: 1.0 is an integer to JSON Schema and not to the API, a made-up cursor
@@ -33,6 +35,7 @@ async def _search(api: Served, tmp_path: Path, *, examples: int) -> None:
         *("run", f"http://127.0.0.1:{api.port}/openapi.json", "--no-color"),
         *("--max-examples", str(examples), "--exclude-checks", UNSAYABLE),
         cwd=tmp_path,
+        env={**os.environ, "SCHEMATHESIS_HOOKS": closed_codes.__name__},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )

@@ -11,7 +11,8 @@ first error, never too low before it, and the decoder stops there.
 
 from typing import Final, NamedTuple
 
-from shard_worker.gateway.http.problems import invalid
+from shard_worker.gateway.http.failures import FailureCode, of_body
+from shard_worker.gateway.http.problems import ProblemRaised, invalid
 
 
 class JsonBounds(NamedTuple):
@@ -33,6 +34,10 @@ PLAN: Final = JsonBounds(names=16_000, values=16_000, containers=5_000)
 """Of a plan for 4,096 shards with three fields each."""
 
 
+def _over(most: int, parts: str) -> ProblemRaised:
+    return invalid(of_body(FailureCode.TOO_COMPLEX, f"must have at most {most} {parts}"))
+
+
 def check(raw: bytes, bounds: JsonBounds) -> None:
     """Raise 400 when a body has more structure than ``bounds`` allow."""
     if (
@@ -43,11 +48,11 @@ def check(raw: bytes, bounds: JsonBounds) -> None:
         return
     plain = raw.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in raw else raw
     if plain.count(b'"') > 2 * sum(bounds):
-        raise invalid(f"body: must have at most {sum(bounds)} strings")
+        raise _over(sum(bounds), "strings")
     outside = b"".join(plain.split(b'"')[::2])
     if outside.count(b":") > bounds.names:
-        raise invalid(f"body: must have at most {bounds.names} fields")
+        raise _over(bounds.names, "fields")
     if outside.count(b",") > bounds.values:
-        raise invalid(f"body: must have at most {bounds.values} values")
+        raise _over(bounds.values, "values")
     if outside.count(b"[") + outside.count(b"{") > bounds.containers:
-        raise invalid(f"body: must have at most {bounds.containers} arrays and objects")
+        raise _over(bounds.containers, "arrays and objects")

@@ -6,8 +6,10 @@ bears.  U+0000 can reach a string only as an escape, so one search of the bytes 
 """
 
 import json
+from collections.abc import Iterable
 from typing import Any, Final, NoReturn
 
+from shard_worker.gateway.http.failures import NAME_MOST, Failure, FailureCode, Location, of_body, pointer_to
 from shard_worker.gateway.http.problems import Problem, ProblemCode, ProblemRaised
 
 DIGITS_MOST: Final = 500
@@ -25,10 +27,13 @@ def _refuse_constant(text: str) -> NoReturn:
 
 
 class _StrictDecoder:
-    """The standard library's decoder, and the names that an object had twice.  Decoding never awaits, so one will do."""
+    """The standard library's decoder, and the names that an object had twice, each with the first such object.
+
+    Decoding never awaits, so one will do.
+    """
 
     def __init__(self) -> None:
-        self.twice: dict[str, None] = {}
+        self.twice: dict[str, dict[str, Any]] = {}  # Any: as below
         self.decode: Final = json.JSONDecoder(
             object_pairs_hook=self._object, parse_int=_integer, parse_constant=_refuse_constant
         ).decode
@@ -39,7 +44,7 @@ class _StrictDecoder:
             seen: set[str] = set()
             for name, _ in pairs:
                 if name in seen:
-                    self.twice[name] = None
+                    self.twice.setdefault(name, value)
                 seen.add(name)
         return value
 
@@ -49,10 +54,43 @@ _DECODER: Final = _StrictDecoder()
 
 def malformed(detail: str) -> ProblemRaised:
     """400: the body is not JSON."""
-    return ProblemRaised(Problem(code=ProblemCode.MALFORMED_JSON, detail=f"body: {detail}"))
+    failure = of_body(FailureCode.MALFORMED_JSON, detail)
+    return ProblemRaised(Problem(code=ProblemCode.MALFORMED_JSON, detail=failure.sentence, errors=(failure,)))
 
 
-def decode(raw: bytes) -> tuple[object, list[str]]:
+def _located(value: object) -> dict[int, Location]:
+    """Where each object of a value is, by the object's identity.  Without recursion: a body may be nested deeply."""
+    located: dict[int, Location] = {}
+    waiting: list[tuple[object, Location]] = [(value, ())]
+    while waiting:
+        part, at = waiting.pop()
+        members: Iterable[tuple[int | str, object]] = ()
+        if isinstance(part, dict):
+            located[id(part)] = at
+            members = part.items()
+        elif isinstance(part, list):
+            members = enumerate(part)
+        waiting += [(member, (*at, step)) for step, member in members if isinstance(member, dict | list)]
+    return located
+
+
+def _given_twice(value: object, twice: dict[str, dict[str, Any]]) -> list[Failure]:  # Any: a JSON value
+    """The failure of each name that an object had twice.
+
+    An object that a second field of one name replaced is nowhere in the value: its place is the body.
+    """
+    if not twice:
+        return []
+    located = _located(value)
+    failures = []
+    for name, within in twice.items():
+        at = located.get(id(within))
+        pointer = "" if at is None else pointer_to((*at, name))
+        failures.append(Failure(name[:NAME_MOST], FailureCode.DUPLICATE, "duplicate field", pointer))
+    return failures
+
+
+def decode(raw: bytes) -> tuple[object, list[Failure]]:
     """The value of a body, and a failure for each name that an object has twice; raises `ProblemRaised`."""
     if not raw:
         raise malformed("is empty")
@@ -70,4 +108,5 @@ def decode(raw: bytes) -> tuple[object, list[str]]:
         raise malformed("is nested too deeply") from None
     except ValueError as error:
         raise malformed(str(error)) from None
-    return value, [f"{name[:100]}: duplicate field" for name in _DECODER.twice]
+    twice, _DECODER.twice = _DECODER.twice, {}
+    return value, _given_twice(value, twice)

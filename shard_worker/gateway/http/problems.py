@@ -13,6 +13,7 @@ import msgspec
 from shard_worker.contract import Unavailable, UnavailableCode
 from shard_worker.domain.ids import ThreadId
 from shard_worker.domain.refusals import Refusal
+from shard_worker.gateway.http.failures import Failure
 
 
 class ProblemCode(StrEnum):
@@ -123,13 +124,13 @@ REFUSED_MESSAGES: Final = 1_000
 class Problem(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One answer that is not a 200.
 
-    ``error_messages`` defaults to the detail.  ``thread_id`` is set where a create's outcome is unknown; ``allow``
+    ``errors`` are the failures of a request that is not valid.  ``thread_id`` is set where a create's outcome is unknown; ``allow``
     belongs to 405; ``close`` asks for the connection to end, because what follows on it cannot be trusted.
     """
 
     code: ProblemCode
     detail: str
-    error_messages: tuple[str, ...] = ()
+    errors: tuple[Failure, ...] = ()
     thread_id: ThreadId | None = None
     retry_after_s: float | None = None
     allow: str | None = None
@@ -159,13 +160,14 @@ def title_of(code: ProblemCode) -> str:
     return _STATUS_AND_TITLE[code][1]
 
 
-def invalid(*failures: str) -> ProblemRaised:
+def invalid(*failures: Failure) -> ProblemRaised:
     """400 with the failures that were found, the first `REFUSED_MESSAGES` of them."""
-    detail = failures[0] if len(failures) == 1 else f"{len(failures)} failures; the first: {failures[0]}"
+    first = failures[0].sentence
+    detail = first if len(failures) == 1 else f"{len(failures)} failures; the first: {first}"
     if len(failures) > REFUSED_MESSAGES:
-        detail = f"more than {REFUSED_MESSAGES} failures; the first: {failures[0]}"
+        detail = f"more than {REFUSED_MESSAGES} failures; the first: {first}"
     listed = failures[:REFUSED_MESSAGES]
-    return ProblemRaised(Problem(code=ProblemCode.VALIDATION_FAILED, detail=detail, error_messages=listed))
+    return ProblemRaised(Problem(code=ProblemCode.VALIDATION_FAILED, detail=detail, errors=listed))
 
 
 def of_refusal(refusal: Refusal) -> Problem:
@@ -198,13 +200,19 @@ def _printable(text: str) -> str:
 def body_of(problem: Problem) -> bytes:
     """The JSON of a problem."""
     status, title = _STATUS_AND_TITLE[problem.code]
+    sentences = [_printable(failure.sentence) for failure in problem.errors]
+    errors = [
+        {"pointer": _printable(failure.pointer), "code": failure.code.value, "detail": _printable(failure.detail)}
+        for failure in problem.errors
+    ]
     fields: dict[str, object] = {
         "type": f"urn:threadcluster:problem:{problem.code}",
         "title": title,
         "status": status,
         "detail": _printable(problem.detail),
         "code": problem.code.value,
-        "error_messages": [_printable(message) for message in problem.error_messages or (problem.detail,)],
+        "error_messages": sentences or [_printable(problem.detail)],
+        "errors": errors,
     }
     if problem.thread_id is not None:
         fields["threadId"] = problem.thread_id

@@ -6,6 +6,7 @@
 nothing.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, TypeVar
@@ -30,6 +31,15 @@ from shard_worker.contract_internal import (
 )
 from shard_worker.domain.ids import ShardId
 from shard_worker.gateway.http import json_bounds, json_decoding
+from shard_worker.gateway.http.failures import (
+    Failure,
+    FailureCode,
+    Location,
+    of_body,
+    of_field,
+    of_parameter,
+    unknown_parameter,
+)
 from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.http.problems import Problem, ProblemCode, ProblemRaised, invalid
 from shard_worker.gateway.http.query_string import too_many_parameters
@@ -40,6 +50,7 @@ from shard_worker.gateway.management.backend import ClusterView, DatabaseOfOther
 _WORKERS: Final = f"{INTERNAL_PREFIX}/workers/"
 _VERBS: Final = frozenset(verb.value for verb in CordonVerb)
 
+_STEP: Final = re.compile(r"\.([^.\[`]+)|\[([0-9]+)\]")
 _WORKER_NAME: Final = "must be null, or a worker's name of 1 to 63 characters"
 
 Body = TypeVar("Body")
@@ -81,7 +92,7 @@ class InternalApi:
 
     async def _decoded(
         self, request: web.BaseRequest, bounds: json_bounds.JsonBounds, form: type[Body]
-    ) -> tuple[Body, list[str]]:
+    ) -> tuple[Body, list[Failure]]:
         """The body of a request as ``form``, and what is wrong with it besides; raises 400 for another form."""
         _parameters(request, ())
         check_media_type(request)
@@ -91,18 +102,19 @@ class InternalApi:
         try:
             return msgspec.convert(value, form), failures
         except msgspec.ValidationError as error:
-            raise invalid(*failures, str(error)) from None
+            raise invalid(*failures, _not_converted(error)) from None
         except UnicodeEncodeError:  # msgspec cannot name a field that has a lone surrogate in its name
-            raise invalid(*failures, "body: the name of a field is not Unicode text") from None
+            detail = "the name of a field is not Unicode text"
+            raise invalid(*failures, of_body(FailureCode.FORBIDDEN_CHARACTERS, detail)) from None
 
     async def _pin(self, request: web.BaseRequest, _: str) -> RawResponse:
         pin, failures = await self._decoded(request, json_bounds.ORDINARY, PinRequest)
         with _postgres():
             shards = await self._view.shard_count()
         if not 0 <= pin.shard < shards:
-            failures.append(f"shard: there is no shard {pin.shard}, only 0 to {shards - 1}")
+            failures.append(_no_shard(("shard",), pin.shard, shards))
         if pin.worker is not None and not _is_worker_name(pin.worker):
-            failures.append(f"worker: {_WORKER_NAME}")
+            failures.append(of_field(("worker",), FailureCode.WRONG_FORMAT, _WORKER_NAME))
         if failures:
             raise invalid(*failures)
         with _postgres():
@@ -114,7 +126,7 @@ class InternalApi:
         with _postgres():
             shards = await self._view.shard_count()
         if not (len(plan.hash) <= 64 and _storable(plan.hash)):
-            failures.append("hash: must be at most 64 printable characters")
+            failures.append(of_field(("hash",), FailureCode.WRONG_FORMAT, "must be at most 64 printable characters"))
         failures += _target_failures(plan.targets, shards)
         if failures:
             raise invalid(*failures)
@@ -148,7 +160,7 @@ class InternalApi:
         given = _parameters(request, ("limit", "shard"))
         with _postgres():
             shards = await self._view.shard_count() if "shard" in given else 1
-        failures: list[str] = []
+        failures: list[Failure] = []
         limit = _number(given, "limit", 1, HISTORY_MOST, failures)
         shard = _number(given, "shard", 0, shards - 1, failures)
         if failures:
@@ -167,9 +179,9 @@ class InternalApi:
         json_bounds.check(raw, json_bounds.ORDINARY)
         value, _ = json_decoding.decode(raw)
         if not isinstance(value, dict):
-            raise invalid("body: must be empty, or an object without fields")
+            raise invalid(of_body(FailureCode.WRONG_TYPE, "must be empty, or an object without fields"))
         if value:
-            raise invalid(*(f"{name[:100]}: is not a field of this request" for name in value))
+            raise invalid(*(of_field((name,), FailureCode.UNKNOWN, "is not a field of this request") for name in value))
 
 
 def _answer(message: msgspec.Struct) -> RawResponse:
@@ -198,45 +210,58 @@ def _is_worker_name(text: str) -> bool:
     return 0 < len(text) <= 63 and _storable(text)
 
 
-def _target_failures(targets: list[ShardTarget], shards: int) -> list[str]:
-    failures: list[str] = []
+def _not_converted(error: msgspec.ValidationError) -> Failure:
+    """The failure of a body that is not the message; msgspec's sentence ends with the place, as in ``at `$.targets[0]```."""
+    detail = str(error)
+    steps = _STEP.findall(detail.rpartition(" - at `$")[2]) if " - at `$" in detail else []
+    return Failure("", FailureCode.INVALID, detail, "".join(f"/{name or index}" for name, index in steps))
+
+
+def _no_shard(location: Location, shard: int, shards: int) -> Failure:
+    return of_field(location, FailureCode.OUT_OF_RANGE, f"there is no shard {shard}, only 0 to {shards - 1}")
+
+
+def _target_failures(targets: list[ShardTarget], shards: int) -> list[Failure]:
+    failures: list[Failure] = []
     places: dict[int, int] = {}
     for place, target in enumerate(targets):
         first = places.setdefault(target.shard, place)
         if not 0 <= target.shard < shards:
-            failures.append(f"targets[{place}].shard: there is no shard {target.shard}, only 0 to {shards - 1}")
+            failures.append(_no_shard(("targets", place, "shard"), target.shard, shards))
         elif first != place:
-            failures.append(f"targets[{place}].shard: shard {target.shard} is at targets[{first}] already")
+            detail = f"shard {target.shard} is at targets[{first}] already"
+            failures.append(of_field(("targets", place, "shard"), FailureCode.DUPLICATE, detail))
         if target.target is not None and not _is_worker_name(target.target):
-            failures.append(f"targets[{place}].target: {_WORKER_NAME}")
+            failures.append(of_field(("targets", place, "target"), FailureCode.WRONG_FORMAT, _WORKER_NAME))
         if not (len(target.reason) <= 200 and _storable(target.reason)):
-            failures.append(f"targets[{place}].reason: must be at most 200 printable characters")
+            detail = "must be at most 200 printable characters"
+            failures.append(of_field(("targets", place, "reason"), FailureCode.WRONG_FORMAT, detail))
     return failures
 
 
 def _parameters(request: web.BaseRequest, known: tuple[str, ...]) -> dict[str, str]:
     """The parameters of a request; raises 400 for one that is not known, or given twice."""
     fields: dict[str, str] = {}
-    failures: list[str] = []
+    failures: list[Failure] = []
     query = request.raw_path.partition("?")[2]
     if (failure := too_many_parameters(query)) is not None:
         raise invalid(failure)
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in known:
-            failures.append(f"{name[:100]}: is not a parameter of this request")
+            failures.append(unknown_parameter(name))
         elif name in fields:
-            failures.append(f"{name}: is given twice")
+            failures.append(of_parameter(name, FailureCode.DUPLICATE, "is given twice"))
         fields[name] = value
     if failures:
         raise invalid(*failures)
     return fields
 
 
-def _number(fields: dict[str, str], name: str, least: int, most: int, failures: list[str]) -> int | None:
+def _number(fields: dict[str, str], name: str, least: int, most: int, failures: list[Failure]) -> int | None:
     text = fields.get(name)
     if text is None:
         return None
     if text.isascii() and text.isdecimal() and len(text) <= 9 and least <= int(text) <= most:
         return int(text)
-    failures.append(f"{name}: must be an integer from {least} to {most}")
+    failures.append(of_parameter(name, FailureCode.OUT_OF_RANGE, f"must be an integer from {least} to {most}"))
     return None

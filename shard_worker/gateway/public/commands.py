@@ -20,6 +20,7 @@ from shard_worker.domain.commands import CreateThread
 from shard_worker.domain.ids import AccountId, ThreadId, canonical
 from shard_worker.domain.refusals import Refusal
 from shard_worker.gateway.http import json_bounds, json_decoding
+from shard_worker.gateway.http.failures import ULID_FORM, Failure, FailureCode
 from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.http.problems import invalid, of_read, of_refusal, of_unavailable
 from shard_worker.gateway.http.request_body import check_media_type, read_body
@@ -41,7 +42,7 @@ from shard_worker.gateway.public.short_bodies import PlainMessageBody, plain_mes
 from shard_worker.gateway.public.validation import fast_validate, validate
 
 IDEMPOTENCY_KEY: Final = istr("Idempotency-Key")
-BAD_THREAD_ID: Final = "threadId: must be a ULID: 26 Crockford characters, the first at most 7"
+BAD_THREAD_ID: Final = Failure("threadId", FailureCode.WRONG_FORMAT, ULID_FORM, "id")
 
 UNCOUNTED_BYTES: Final = 2_048
 """A body up to here is decoded without being counted: whatever it holds takes about a millisecond."""
@@ -68,8 +69,8 @@ class CommandHandler:
         check_media_type(request)
         raw = await read_body(request, self._options, route.body_limit_bytes)
         keys = request.headers.getall(IDEMPOTENCY_KEY, None)
-        failures: list[str] = []
-        found: list[str] = []
+        failures: list[Failure] = []
+        found: list[Failure] = []
         body: PostedBody | PlainMessageBody | None = None
         begun = time.perf_counter()
         if len(raw) <= UNCOUNTED_BYTES:
@@ -116,7 +117,7 @@ class CommandHandler:
 
     async def _validate_in_turns(
         self, route: CommandRoute | MarkerRoute, raw: bytes
-    ) -> tuple[PostedBody | None, list[str], list[str]]:
+    ) -> tuple[PostedBody | None, list[Failure], list[Failure]]:
         """The body, what keeps it from being JSON, and what keeps it from being the route's body."""
         await self._turns.admit()
         with Piece(self._turns) as piece:
@@ -178,7 +179,7 @@ def _validate_at_once(
     return fast_validate(route.body, raw)
 
 
-def _failures_beside_the_body(keys: list[str] | None, query: str, *, known_thread: bool) -> list[str]:
+def _failures_beside_the_body(keys: list[str] | None, query: str, *, known_thread: bool) -> list[Failure]:
     failure = None if keys is None else idempotency.key_failure(keys)
     failures = [] if failure is None else [failure]
     if query:

@@ -12,17 +12,19 @@ from hashlib import sha256
 from typing import Final
 
 from shard_worker.domain.ids import AccountId, ThreadId, ulid_text
+from shard_worker.gateway.http.failures import Failure, FailureCode, of_parameter
 from shard_worker.gateway.public.request_models import CommandBody
 
+_FIELD: Final = "Idempotency-Key"
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,128}")
 
 
-def key_failure(values: Sequence[str]) -> str | None:
+def key_failure(values: Sequence[str]) -> Failure | None:
     """The failure of a request's ``Idempotency-Key`` fields, or None."""
     if len(values) > 1:
-        return "Idempotency-Key: given more than once"
+        return of_parameter(_FIELD, FailureCode.DUPLICATE, "given more than once")
     if values and not _KEY.fullmatch(values[0]):
-        return "Idempotency-Key: must be 1 to 128 visible ASCII characters"
+        return of_parameter(_FIELD, FailureCode.WRONG_FORMAT, "must be 1 to 128 visible ASCII characters")
     return None
 
 

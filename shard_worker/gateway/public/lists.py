@@ -5,6 +5,7 @@ from typing import Final
 
 from shard_worker.database.connection import CONNECTION_ERRORS
 from shard_worker.domain.ids import AccountId, ThreadId, canonical
+from shard_worker.gateway.http.failures import ULID_FORM, Failure, FailureCode, of_parameter
 from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.http.problems import invalid, of_unavailable
 from shard_worker.gateway.http.response import RawResponse, problem_reply
@@ -16,8 +17,8 @@ from shard_worker.streams.account_position import AccountPosition, PositionCodec
 
 log = logging.getLogger(__name__)
 
-BAD_ACCOUNT_ID: Final = "accountId: must be a ULID: 26 Crockford characters, the first at most 7"
-_FOREIGN_CURSOR: Final = "cursor: is none of this query and account"
+BAD_ACCOUNT_ID: Final = Failure("accountId", FailureCode.WRONG_FORMAT, ULID_FORM, "id")
+_FOREIGN_CURSOR: Final = of_parameter("cursor", FailureCode.FOREIGN, "is none of this query and account")
 
 
 class ListHandler:

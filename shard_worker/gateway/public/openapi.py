@@ -1,5 +1,9 @@
 """The OpenAPI 3.1 document, made from the table of routes and from the models that check the requests.
 
+Clients are generated from it.  So it keeps to what their generators understand: one schema for all problems (a narrowed one for
+each status has no type of its own), no default (a generated type takes the field for always there), no closed set of values in an
+answer (a client of today could not read a value of tomorrow), no choice between sets of fields.
+
 Every status an operation can answer is declared, with the codes that have it: `codes_of` is the list.  A code that no
 operation can answer (405, since only declared methods are operations) is in the description.
 """
@@ -8,12 +12,17 @@ import sys
 from typing import Any, Final, assert_never
 
 import msgspec
-from pydantic.json_schema import models_json_schema
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
+from pydantic_core.core_schema import WithDefaultSchema
 
-from shard_worker.contract import UnavailableCode
-from shard_worker.gateway.http.problems import ProblemCode, status_of, title_of
+from shard_worker.contract import LiveEvent, UnavailableCode
+from shard_worker.domain.events import MessagesAdded, PostedMessage
+from shard_worker.domain.ids import AccountId, MessageId, ThreadId
+from shard_worker.gateway.http.failures import Failure, FailureCode, of_body, of_field
+from shard_worker.gateway.http.problems import Problem, ProblemCode, body_of, status_of, title_of
+from shard_worker.gateway.public import examples, query_params
 from shard_worker.gateway.public.request_models import ULID_PATTERN
-from shard_worker.gateway.public.response_schemas import ANSWERS, PROBLEM
+from shard_worker.gateway.public.response_schemas import ANSWERS, PROBLEM, PROBLEM_ERROR
 from shard_worker.gateway.public.routes import (
     COMMANDS,
     ROUTES,
@@ -26,10 +35,14 @@ from shard_worker.gateway.public.routes import (
     Route,
     StreamRoute,
 )
+from shard_worker.journal.codec import encode
+from shard_worker.streams.framing import HEART_BEAT, event_frame, opening_frame
 
 Node = dict[str, Any]  # Any: a piece of the document
 
-VERSION: Final = "1.0.0"
+_SCHEMAS: Final = "#/components/schemas/"
+
+VERSION: Final = "1.1.0"
 _DESCRIPTION: Final = """\
 Durable chat threads. Every acknowledged command is in the journal before its answer leaves.
 
@@ -40,7 +53,7 @@ Ids are ULIDs, read in either case and answered in upper case. Instants are epoc
 trailing slash is a 404. HEAD works wherever GET does, OPTIONS answers 204 with `Allow`, any other method 405.
 `/v1` only ever gains fields.
 
-Everything that is not a 200 is a problem (RFC 9457) with a `code` from a closed list. A 503 means that nothing was
+Everything that is not a 2xx is a problem (RFC 9457) with a `code`; a client treats one that it does not know by the status. A 503 means that nothing was
 stored, unless its `code` is `outcome-unknown`: then send the same request again with the same `Idempotency-Key`; do so
 too after a 500 or a lost connection. `thread-poisoned` means that the thread's history cannot be read by this release;
 trying again helps only after another release was rolled out. Of the failures of one request the first 1,000 are listed;
@@ -48,19 +61,6 @@ a body or a query string with far more structure than any valid one is refused w
 
 A character is a code point. A text with more than 30 characters of a non-zero canonical combining class in a row, as
 sent, is refused; its limits count after NFC."""
-
-_STREAM: Final = """\
-Server-sent events, one a domain event, in the order of their sequence numbers: `id` is the position, `event` the type,
-`data` its JSON on one line with `threadId`, `sequenceNr` and `epoch`. The stream opens with its position alone. `reset`
-says that the position given is not in the history any more: read the thread again. `error`, whose `data` is a problem,
-ends the stream. Comments keep the connection alive."""
-
-_ACCOUNT_STREAM: Final = """\
-Server-sent events, one a domain event: `event` is the type, `data` its JSON on one line with `threadId`, `sequenceNr` and
-`epoch`. In order within a thread, at least once: drop what you have by these three. The stream opens with its position alone;
-newer ones come alone, as an `id` without data. `reset`, with a `threadId` of null, says that any thread may have lost events:
-list them again. `error`, whose `data` is a problem with a `threadId`, says that the stream goes on without that thread. Comments
-keep the connection alive."""
 
 _ANYWHERE: Final = (
     ProblemCode.MALFORMED_HTTP,
@@ -134,39 +134,81 @@ def codes_of(route: Route) -> tuple[ProblemCode, ...]:
             assert_never(route)
 
 
+def _problem_example(code: ProblemCode) -> Node:
+    """A problem with this code, as the gateway writes it."""
+    errors: tuple[Failure, ...] = ()
+    if code is ProblemCode.VALIDATION_FAILED:
+        detail = "must have 1 to 4000 characters"
+        errors = (of_field(("messages", 0, "text"), FailureCode.WRONG_LENGTH, detail),)
+    elif code is ProblemCode.MALFORMED_JSON:
+        errors = (of_body(FailureCode.MALFORMED_JSON, "Expecting value at line 1, column 14"),)
+    detail = errors[0].sentence if errors else f"{title_of(code)}."
+    created = ThreadId(examples.THREAD) if code is ProblemCode.OUTCOME_UNKNOWN else None
+    value: Node = msgspec.json.decode(body_of(Problem(code=code, detail=detail, errors=errors, thread_id=created)))
+    return {"summary": title_of(code), "value": value}
+
+
 def _problem_response(status: int, codes: list[ProblemCode]) -> Node:
     listed = "\n".join(f"- `{code}`: {title_of(code)}" for code in codes)
-    narrowed = {"properties": {"status": {"const": status}, "code": {"enum": [code.value for code in codes]}}}
-    schema = {"allOf": [{"$ref": "#/components/schemas/Problem"}, narrowed]}
+    shown = {code.value: {"$ref": f"#/components/examples/{code.value}"} for code in codes}
+    content = {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": shown}
     response: Node = {
         "description": f"{_STATUS_WORDS[status]}:\n{listed}",
-        "content": {"application/problem+json": {"schema": schema}},
+        "content": {"application/problem+json": content},
     }
     if status == 503:
-        seconds = {"schema": {"type": "integer", "minimum": 1}, "description": "In how many seconds to try again."}
-        response["headers"] = {"Retry-After": seconds}
+        response["headers"] = {
+            "Retry-After": {
+                "description": "In how many seconds to try again, at the earliest.",
+                "schema": {"type": "integer", "minimum": 1, "examples": [1]},
+            }
+        }
     return response
 
 
-def _responses(route: Route) -> Node:
+def _stream_example() -> str:
+    """A thread's stream: its position, an event, and a comment that keeps the connection alive."""
+    message = PostedMessage(MessageId(examples.MESSAGE), examples.TEXT)
+    added = MessagesAdded(AccountId(examples.ACCOUNT), (message,), examples.UPDATED_AT, examples.UPDATED_AT)
+    event = event_frame(ThreadId(examples.THREAD), LiveEvent(7, 1, *encode(added)))
+    return (opening_frame(6, 1) + event + HEART_BEAT).decode()
+
+
+def _success(route: Route, schemas: Node) -> Node:
+    """The content of an operation's 200."""
     if isinstance(route, DocumentRoute):
-        content: Node = {
-            route.content_type: {"schema": {"type": "object" if "json" in route.content_type else "string"}}
-        }
-    elif isinstance(route, StreamRoute):
-        described = _STREAM if route.refusals else _ACCOUNT_STREAM
-        content = {"text/event-stream": {"schema": {"type": "string", "description": described}}}
-    else:
-        content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{route.answer_schema}"}}}
+        json = "json" in route.content_type
+        schema = {"type": "object", "description": "The document."} if json else {"type": "string"}
+        example: object = {"openapi": "3.1.0"} if json else "<!doctype html>"
+        return {route.content_type: {"schema": schema, "example": example}}
+    if isinstance(route, StreamRoute):
+        text = {"type": "string", "description": "Server-sent events, without an end."}
+        return {"text/event-stream": {"schema": text, "example": _stream_example()}}
+    schema = {"$ref": _SCHEMAS + route.answer_schema}
+    return {"application/json": {"schema": schema, "example": example_of(schema, schemas)}}
+
+
+def example_of(schema: Node, schemas: Node) -> object:
+    """A value that fits a schema of the document: its own example, or one made from those of its parts."""
+    if "examples" in schema:
+        return schema["examples"][0]
+    if "$ref" in schema:
+        return example_of(schemas[schema["$ref"].removeprefix(_SCHEMAS)], schemas)
+    if schema["type"] == "array":
+        return [example_of(schema["items"], schemas)]
+    return {name: example_of(schema["properties"][name], schemas) for name in schema["required"]}
+
+
+def _responses(route: Route, schemas: Node) -> Node:
     by_status: dict[int, list[ProblemCode]] = {}
     for code in codes_of(route):
         by_status.setdefault(status_of(code), []).append(code)
-    responses: Node = {"200": {"description": "As asked.", "content": content}}
+    responses: Node = {"200": {"description": "As asked.", "content": _success(route, schemas)}}
     if isinstance(route, CommandRoute):
         responses["200"]["headers"] = {
             "Idempotent-Replayed": {
-                "schema": {"const": "true"},
-                "description": "On the answer to a recognised retry, by its key or by its chosen ids; on no other.",
+                "schema": {"type": "string", "examples": ["true"]},
+                "description": "`true` on the answer to a recognised retry, by its key or by its chosen ids; on no other.",
             }
         }
     if isinstance(route, StreamRoute) and route.refusals:
@@ -176,81 +218,131 @@ def _responses(route: Route) -> Node:
     return responses
 
 
+def _parameter(place: str, parameter: query_params.Parameter) -> Node:
+    return {
+        "name": parameter.name,
+        "in": place,
+        "required": parameter.required,
+        "description": parameter.description,
+        "schema": {**parameter.schema, "examples": [parameter.example]},
+    }
+
+
+_IN_THE_PATH: Final = tuple(
+    query_params.Parameter(name, description, example, {"type": "string", "pattern": ULID_PATTERN}, required=True)
+    for name, description, example in (
+        ("threadId", "The thread.", examples.THREAD),
+        ("accountId", "The account, which is the caller. Trusted as it is.", examples.ACCOUNT),
+    )
+)
+_KEY: Final = query_params.Parameter(
+    "Idempotency-Key",
+    "A retry with the same key and the same body gets the first answer; keys do not expire. Scope: the thread and the account; "
+    "of a create without `threadId`, the account.",
+    examples.IDEMPOTENCY_KEY,
+    {"type": "string", "pattern": "^[!-~]{1,128}$"},
+)
+
+
 def _parameters(route: Route) -> list[Node]:
-    parameters: list[Node] = []
-    for name in ("threadId", "accountId"):
-        if f"{{{name}}}" in route.template:
-            schema = {"type": "string", "pattern": ULID_PATTERN}
-            parameters.append({"name": name, "in": "path", "required": True, "schema": schema})
+    parameters = [_parameter("path", each) for each in _IN_THE_PATH if f"{{{each.name}}}" in route.template]
     if isinstance(route, CommandRoute | MarkerRoute):
         parameters.append({"$ref": "#/components/parameters/IdempotencyKey"})
+    if isinstance(route, StreamRoute):
+        parameters.append(_parameter("header", route.last_event_id))
     if isinstance(route, QueryRoute | ListRoute | StreamRoute):
-        parameters += [
-            {
-                "name": parameter.name,
-                "in": "query",
-                "required": parameter.required,
-                "description": parameter.description,
-                "schema": parameter.schema,
-            }
-            for parameter in route.parameters
-        ]
+        parameters += [_parameter("query", each) for each in route.parameters]
     return parameters
 
 
-def _operation(route: Route) -> Node:
-    tag = {
-        CommandRoute: "Commands",
-        MarkerRoute: "Commands",
-        QueryRoute: "Queries",
-        StreamRoute: "Streams",
-        ListRoute: "Queries",
-        DocumentRoute: "Documents",
-    }[type(route)]
-    operation: Node = {"operationId": route.operation_id, "summary": route.summary, "tags": [tag]}
+_TAGS: Final = {
+    "Commands": "Requests that change a thread. Each may be sent again with the same `Idempotency-Key`.",
+    "Queries": "Requests that read. They may be sent again at any time.",
+    "Streams": "Events as they happen.",
+    "Documents": "This document.",
+}
+
+
+def _tag(route: Route) -> str:
+    match route:
+        case CommandRoute() | MarkerRoute():
+            return "Commands"
+        case QueryRoute() | ListRoute():
+            return "Queries"
+        case StreamRoute():
+            return "Streams"
+        case DocumentRoute():
+            return "Documents"
+        case _:
+            assert_never(route)
+
+
+def _operation(route: Route, schemas: Node) -> Node:
+    operation: Node = {
+        "operationId": route.operation_id,
+        "summary": route.summary,
+        "description": route.description,
+        "tags": [_tag(route)],
+    }
     if parameters := _parameters(route):
         operation["parameters"] = parameters
     if isinstance(route, CommandRoute | MarkerRoute):
-        schema = {"$ref": f"#/components/schemas/{route.body.__name__}"}
+        schema = {"$ref": _SCHEMAS + route.body.__name__}
         operation["requestBody"] = {
             "required": True,
             "description": f"At most {route.body_limit_bytes} bytes.",
-            "content": {"application/json": {"schema": schema}},
+            "content": {"application/json": {"schema": schema, "example": example_of(schema, schemas)}},
         }
-    operation["responses"] = _responses(route)
+    operation["responses"] = _responses(route, schemas)
     return operation
+
+
+class _RequestSchemas(GenerateJsonSchema):
+    """Schemas of the bodies, without titles, which repeat the names, and without defaults."""
+
+    def field_title_should_be_set(self, schema: object) -> bool:
+        return False
+
+    def default_schema(self, schema: WithDefaultSchema) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"])
 
 
 def _request_schemas() -> Node:
     _, schema = models_json_schema(
         [(route.body, "validation") for route in (*COMMANDS, SET_READ_MARKER)],
-        ref_template="#/components/schemas/{model}",
+        ref_template=_SCHEMAS + "{model}",
+        schema_generator=_RequestSchemas,
     )
     definitions: Node = schema["$defs"]
+    for definition in definitions.values():
+        del definition["title"]
+        definition["description"] = definition["description"].replace("``", "`")
     return definitions
 
 
 def document() -> Node:
     """The whole document."""
+    schemas = {**_request_schemas(), **ANSWERS, "ProblemError": PROBLEM_ERROR, "Problem": PROBLEM}
     paths: dict[str, Node] = {}
+    codes: dict[ProblemCode, None] = {}
     for route in ROUTES:
-        paths.setdefault(route.template, {})[route.method.lower()] = _operation(route)
-    key = {
-        "name": "Idempotency-Key",
-        "in": "header",
-        "required": False,
-        "description": "A retry with the same key and the same body gets the first answer; keys do not expire. Scope: the "
-        "thread and the account; of a create without `threadId`, the account.",
-        "schema": {"type": "string", "pattern": "^[!-~]{1,128}$"},
-    }
+        paths.setdefault(route.template, {})[route.method.lower()] = _operation(route, schemas)
+        codes |= dict.fromkeys(codes_of(route))
     return {
         "openapi": "3.1.0",
-        "info": {"title": "ThreadCluster", "version": VERSION, "description": _DESCRIPTION},
+        "info": {
+            "title": "ThreadCluster",
+            "version": VERSION,
+            "description": _DESCRIPTION,
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
         "servers": [{"url": "/"}],
+        "tags": [{"name": name, "description": description} for name, description in _TAGS.items()],
         "paths": paths,
         "components": {
-            "parameters": {"IdempotencyKey": key},
-            "schemas": {**_request_schemas(), **ANSWERS, "Problem": PROBLEM},
+            "parameters": {"IdempotencyKey": _parameter("header", _KEY)},
+            "schemas": schemas,
+            "examples": {code.value: _problem_example(code) for code in codes},
         },
     }
 

@@ -23,6 +23,7 @@ from shard_worker.domain.decide import NOT_FOUND
 from shard_worker.domain.ids import ThreadId, canonical
 from shard_worker.domain.message_window import Side
 from shard_worker.domain.refusals import Refusal
+from shard_worker.gateway.http.failures import FailureCode, of_parameter
 from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.http.problems import invalid, of_read, of_refusal, of_unavailable
 from shard_worker.gateway.http.response import RawResponse, problem_reply
@@ -41,7 +42,7 @@ _NOT_SERVED: Final = (UnavailableCode.SHARD_UNAVAILABLE, UnavailableCode.OUTCOME
 _NEITHER: Final = Unavailable(
     UnavailableCode.SHARD_UNAVAILABLE, "neither the shard's owner nor the read model answers; try again"
 )
-_FOREIGN_CURSOR = "cursor: is none of this query, thread and account"
+_FOREIGN_CURSOR: Final = of_parameter("cursor", FailureCode.FOREIGN, "is none of this query, thread and account")
 
 
 class QueryHandler:
@@ -87,7 +88,8 @@ class QueryHandler:
             log.warning("removed message not looked up", extra={"thread_id": asked.thread_id, "cause": repr(error)})
             return READ_MODEL_AWAY
         if place is None:
-            raise invalid(f"{asked.side}: is no message of this thread, and never was")
+            detail = "is no message of this thread, and never was"
+            raise invalid(of_parameter(asked.side.value, FailureCode.NOT_FOUND, detail))
         if isinstance(place, Unavailable):
             return place
         return await self._ask(replace(asked, place=place))

@@ -12,7 +12,16 @@ from msgspec import Struct
 
 from shard_worker.domain.ids import AccountId, MessageId, canonical
 from shard_worker.domain.message_window import Side
+from shard_worker.gateway.http.failures import (
+    ULID_FORM,
+    Failure,
+    FailureCode,
+    given_twice,
+    of_parameter,
+    unknown_parameter,
+)
 from shard_worker.gateway.http.query_string import too_many_parameters
+from shard_worker.gateway.public import examples
 from shard_worker.gateway.public.request_models import ULID_PATTERN
 from shard_worker.streams.position import ThreadPosition, read_position
 
@@ -27,31 +36,41 @@ class Parameter(Struct, frozen=True):
 
     name: str
     description: str
+    example: str | int
     schema: dict[str, Any]  # Any: JSON Schema
     required: bool = False
 
 
 ACCOUNT_ID: Final = Parameter(
-    "account_id", "The caller. Trusted as it is.", {"type": "string", "pattern": ULID_PATTERN}, required=True
+    "account_id",
+    "The caller. Trusted as it is.",
+    examples.ACCOUNT,
+    {"type": "string", "pattern": ULID_PATTERN},
+    required=True,
 )
 MIN_SEQUENCE_NR: Final = Parameter(
     "min_sequence_nr",
-    "Answer from a state of the thread at least this new: read your own writes.",
-    {"type": "integer", "minimum": 0, "maximum": GREATEST_NUMBER, "default": 0},
+    "Answer from a state of the thread at least this new: read your own writes. Without it, from the state there is.",
+    7,
+    {"type": "integer", "minimum": 0, "maximum": GREATEST_NUMBER},
 )
 LIMIT: Final = Parameter(
     "limit",
-    "The most items of a page.",
-    {"type": "integer", "minimum": 1, "maximum": GREATEST_LIMIT, "default": DEFAULT_LIMIT},
+    f"The most items of a page; {DEFAULT_LIMIT} where it is left out.",
+    DEFAULT_LIMIT,
+    {"type": "integer", "minimum": 1, "maximum": GREATEST_LIMIT},
 )
 OFFSET: Final = Parameter(
     "offset",
-    "How many items to pass over; not together with `cursor`.",
+    "How many items to pass over; none where it is left out. Not together with `cursor`.",
+    100,
     {"type": "integer", "minimum": 0, "maximum": GREATEST_NUMBER},
 )
 CURSOR: Final = Parameter(
     "cursor",
-    "The `nextCursor` of the page before, of this query, thread and account; not together with `offset`.",
+    "The `nextCursor` of the page before, of this query, thread and account; not together with `offset`. Without it, the "
+    "first page.",
+    examples.CURSOR,
     {"type": "string", "minLength": 1},
 )
 
@@ -59,7 +78,10 @@ CURSOR: Final = Parameter(
 def _anchor(side: Side, which: str) -> Parameter:
     alone = "not together with another of `before`, `after` and `around`, nor with `offset` or `cursor`"
     return Parameter(
-        side.value, f"A message of the thread: {which}; {alone}.", {"type": "string", "pattern": ULID_PATTERN}
+        side.value,
+        f"A message of the thread: {which}; {alone}.",
+        examples.MESSAGE,
+        {"type": "string", "pattern": ULID_PATTERN},
     )
 
 
@@ -72,21 +94,41 @@ _STARTS: Final = ("offset", *Side, "cursor")
 """Parameters that say where a page begins: at most one of them is given."""
 _POSITION: Final = {"type": "string", "pattern": "^(|(0|[1-9][0-9]{0,18})(\\.(0|[1-9][0-9]{0,18}))?)$"}
 LAST_EVENT_ID: Final = Parameter(
-    "lastEventId", "The position to go on after; beats `after`, and the header `Last-Event-ID` beats it.", _POSITION
+    "lastEventId",
+    "The position to go on after, for clients that set no header; beats `after`, and the header `Last-Event-ID` beats it.",
+    examples.POSITION,
+    _POSITION,
 )
-AFTER: Final = Parameter("after", "The position to go on after; without one the stream begins now.", _POSITION)
+AFTER: Final = Parameter(
+    "after",
+    "The position to go on after, as an answer about the thread has it; 0 is before the first event. Without one the stream "
+    "begins now.",
+    examples.POSITION,
+    _POSITION,
+)
+_BY_ITSELF: Final = "The position to go on after: the last `id` that came. A browser's `EventSource` sends it by itself. Beats the parameters."
+LAST_EVENT_ID_FIELD: Final = Parameter("Last-Event-ID", _BY_ITSELF, examples.POSITION, _POSITION)
 OF_A_STREAM: Final = (ACCOUNT_ID, LAST_EVENT_ID, AFTER)
 _POSITIONS: Final = (AFTER.name, LAST_EVENT_ID.name)
 """The parameters of a stream's position; an empty one counts as absent, and the last one given counts."""
 _ACCOUNT_POSITION: Final = {"type": "string", "maxLength": 64}
+LAST_EVENT_ID_FIELD_OF_AN_ACCOUNT: Final = Parameter(
+    "Last-Event-ID", _BY_ITSELF, examples.ACCOUNT_POSITION, _ACCOUNT_POSITION
+)
 OF_AN_ACCOUNT_STREAM: Final = (
     Parameter(
         "lastEventId",
         "The position to go on after, as a stream or a list of this account gave it; beats `after`, and the header"
         " `Last-Event-ID` beats it.",
+        examples.ACCOUNT_POSITION,
         _ACCOUNT_POSITION,
     ),
-    Parameter("after", "The position to go on after; without one the stream begins now.", _ACCOUNT_POSITION),
+    Parameter(
+        "after",
+        "The position to go on after, as the list of the account's threads has it; without one the stream begins now.",
+        examples.ACCOUNT_POSITION,
+        _ACCOUNT_POSITION,
+    ),
 )
 OF_A_THREAD: Final = (ACCOUNT_ID, MIN_SEQUENCE_NR)
 OF_A_PAGE: Final = (ACCOUNT_ID, LIMIT, OFFSET, CURSOR, MIN_SEQUENCE_NR)
@@ -114,17 +156,21 @@ class QueryValues(Struct, frozen=True, kw_only=True, gc=False):
     """Positions of an account's stream as given, by parameter, none of them empty; the last one counts."""
 
 
-def _number(fields: dict[str, str], name: str, default: int, least: int, most: int, failures: list[str]) -> int:
+def _number_code(text: str) -> FailureCode:
+    return FailureCode.OUT_OF_RANGE if text.isascii() and text.isdecimal() else FailureCode.WRONG_FORMAT
+
+
+def _number(fields: dict[str, str], name: str, default: int, least: int, most: int, failures: list[Failure]) -> int:
     text = fields.get(name)
     if text is None:
         return default
     if _NUMBER.fullmatch(text) and least <= (number := int(text)) <= most:
         return number
-    failures.append(f"{name}: must be an integer from {least} to {most}")
+    failures.append(of_parameter(name, _number_code(text), f"must be an integer from {least} to {most}"))
     return default
 
 
-def _read_anchor(fields: dict[str, str], failures: list[str]) -> tuple[Side, MessageId] | None:
+def _read_anchor(fields: dict[str, str], failures: list[Failure]) -> tuple[Side, MessageId] | None:
     """The message that a page is asked for by; a failure for each place but one where a page is to begin."""
     found: tuple[Side, MessageId] | None = None
     for side in Side:
@@ -133,46 +179,47 @@ def _read_anchor(fields: dict[str, str], failures: list[str]) -> tuple[Side, Mes
             continue
         message_id = canonical(given)
         if message_id is None:
-            failures.append(f"{side}: must be a ULID: 26 Crockford characters, the first at most 7")
+            failures.append(of_parameter(side.value, FailureCode.WRONG_FORMAT, ULID_FORM))
         elif found is None:
             found = side, MessageId(message_id)
     starts = [name for name in _STARTS if name in fields]
-    failures += [f"{name}: must be left out when {starts[0]} is given" for name in starts[1:]]
+    detail = f"must be left out when {starts[0]} is given" if starts else ""
+    failures += [of_parameter(name, FailureCode.EXCLUDED, detail) for name in starts[1:]]
     return found
 
 
-def _read_position(positions: list[tuple[str, str]], failures: list[str]) -> ThreadPosition | None:
+def _read_position(positions: list[tuple[str, str]], failures: list[Failure]) -> ThreadPosition | None:
     """Where a thread's stream is to go on."""
     position = None
     for name, given in positions:
         position = read_position(given)
         if position is None:
-            failures.append(f"{name}: {NO_POSITION}")
+            failures.append(of_parameter(name, FailureCode.WRONG_FORMAT, NO_POSITION))
     return position
 
 
-def unknown_parameters(query: str) -> list[str]:
+def unknown_parameters(query: str) -> list[Failure]:
     """A failure for each parameter of a route that has none."""
     if (failure := too_many_parameters(query)) is not None:
         return [failure]
     return _fields(query, frozenset())[1] if query else []
 
 
-def _fields(query: str, known: frozenset[str]) -> tuple[dict[str, str], list[str]]:
-    failures: list[str] = []
+def _fields(query: str, known: frozenset[str]) -> tuple[dict[str, str], list[Failure]]:
+    failures: list[Failure] = []
     fields: dict[str, str] = {}
     # Bytes that are not UTF-8 become U+FFFD, which no name and no value may have.
     for name, value in parse_qsl(query, keep_blank_values=True, errors="replace"):
         if name not in known:
-            failures.append(f"{name[:100]}: is not a parameter of this request")
+            failures.append(unknown_parameter(name))
         elif name in fields:
-            failures.append(f"{name}: was given twice")
+            failures.append(given_twice(name))
         else:
             fields[name] = value
     return fields, failures
 
 
-def read_parameters(query: str, parameters: tuple[Parameter, ...]) -> tuple[QueryValues | None, list[str]]:
+def read_parameters(query: str, parameters: tuple[Parameter, ...]) -> tuple[QueryValues | None, list[Failure]]:
     """The values of a raw query string, or all that is wrong with it."""
     if (failure := too_many_parameters(query)) is not None:
         return None, [failure]
@@ -182,9 +229,9 @@ def read_parameters(query: str, parameters: tuple[Parameter, ...]) -> tuple[Quer
     if ACCOUNT_ID not in parameters:
         account_id = NO_ACCOUNT
     elif given is None:
-        failures.append("account_id: is required")
+        failures.append(of_parameter(ACCOUNT_ID.name, FailureCode.REQUIRED, "is required"))
     elif account_id is None:
-        failures.append("account_id: must be a ULID: 26 Crockford characters, the first at most 7")
+        failures.append(of_parameter(ACCOUNT_ID.name, FailureCode.WRONG_FORMAT, ULID_FORM))
     minimum = _number(fields, "min_sequence_nr", 0, 0, GREATEST_NUMBER, failures)
     limit = _number(fields, "limit", DEFAULT_LIMIT, 1, GREATEST_LIMIT, failures)
     offset = _number(fields, "offset", 0, 0, GREATEST_NUMBER, failures)

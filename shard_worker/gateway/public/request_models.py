@@ -26,6 +26,8 @@ from shard_worker.domain.commands import (
     RemoveMessages,
 )
 from shard_worker.domain.ids import AccountId, MessageId, ThreadId, canonical
+from shard_worker.gateway.http.failures import Failure, FailureCode, of_field
+from shard_worker.gateway.public import examples
 from shard_worker.gateway.public.id_generator import IdGenerator
 from shard_worker.gateway.public.texts import checked_text
 
@@ -43,9 +45,9 @@ def _text(least: int, most: int) -> tuple[AfterValidator, WithJsonSchema]:
 
 
 _ID = StringConstraints(strict=True, pattern=ULID_PATTERN, to_upper=True)
-Account = Annotated[AccountId, _ID]
+Account = Annotated[AccountId, _ID, Field(examples=[examples.OTHER_ACCOUNT])]
 Thread = Annotated[ThreadId, _ID]
-Message = Annotated[MessageId, _ID]
+Message = Annotated[MessageId, _ID, Field(examples=[examples.MESSAGE])]
 
 
 def _client_chosen(thread_id: ThreadId) -> ThreadId:
@@ -62,7 +64,7 @@ _1_TO_1000 = Field(min_length=1, max_length=IDS_A_LIST)
 Title = Annotated[str, *_text(1, 255)]
 Remarks = Annotated[str, *_text(0, 255)]
 Text = Annotated[str, *_text(1, 4_000)]
-CreateAt = Annotated[int, Field(ge=0, le=GREATEST_CREATE_AT, description="Kept in the event; decides nothing.")]
+CreateAt = Annotated[int, Field(ge=0, le=GREATEST_CREATE_AT)]
 
 
 _Id = TypeVar("_Id")
@@ -82,11 +84,13 @@ class _Body(BaseModel):
 class PostedBody(_Body):
     """Fields of every body."""
 
-    account_id: Account = Field(description="The caller. Trusted as it is: a client may name any account.")
+    account_id: Account = Field(
+        description="The caller. Trusted as it is: a client may name any account.", examples=[examples.ACCOUNT]
+    )
 
     @staticmethod
-    def cross_field_errors(value: dict[str, Any]) -> list[str]:  # Any: a JSON value, not yet checked
-        """Failures of rules across fields, each with the field's name."""
+    def cross_field_errors(value: dict[str, Any]) -> list[Failure]:  # Any: a JSON value, not yet checked
+        """Failures of rules across fields."""
         return []
 
     def json_key_count(self) -> int | None:
@@ -97,7 +101,12 @@ class PostedBody(_Body):
 class CommandBody(PostedBody):
     """Fields of every command."""
 
-    create_at: CreateAt | None = None
+    create_at: CreateAt | None = Field(
+        default=None,
+        description="Epoch milliseconds of the client's clock; where it is left out, of the server's. Kept in the event; decides "
+        "nothing.",
+        examples=[examples.CREATED_AT],
+    )
 
     def command(self, thread_id: ThreadId, now: int, mint: IdGenerator) -> Command:
         """The command on ``thread_id``; ``now`` (epoch milliseconds) replaces a missing ``createAt``."""
@@ -107,14 +116,26 @@ class CommandBody(PostedBody):
 class CreateThreadBody(CommandBody):
     """Body of ``POST /v1/threads/create``."""
 
-    parent_thread_id: Thread | None = None
-    title: Title
-    remarks: Remarks | None = None
-    administrator_ids: Annotated[list[Account], _1_TO_1000]
-    member_ids: Annotated[list[Account], _UP_TO_1000]
+    parent_thread_id: Thread | None = Field(
+        default=None,
+        description="A thread that the caller can read; where it is left out, the thread has no parent.",
+        examples=[examples.PARENT_THREAD],
+    )
+    title: Title = Field(description="The title; its length counts code points after NFC.", examples=[examples.TITLE])
+    remarks: Remarks | None = Field(
+        default=None, description="Remarks; where they are left out, there are none.", examples=[examples.REMARKS]
+    )
+    administrator_ids: Annotated[list[Account], _1_TO_1000] = Field(
+        description="The accounts that administer the thread. They can read, and need not be members.",
+        examples=[[examples.ACCOUNT]],
+    )
+    member_ids: Annotated[list[Account], _UP_TO_1000] = Field(
+        description="The accounts that read and post.", examples=[[examples.ACCOUNT, examples.OTHER_ACCOUNT]]
+    )
     thread_id: Annotated[Thread, AfterValidator(_client_chosen)] | None = Field(
         default=None,
-        description="Chosen by the client, or else by the server. Ids that begin with ten zeros are refused.",
+        description="Chosen by the client; where it is left out, by the server. Ids that begin with ten zeros are refused.",
+        examples=[examples.THREAD],
     )
 
     def command(self, thread_id: ThreadId, now: int, mint: IdGenerator) -> CreateThread:
@@ -143,7 +164,9 @@ class DestroyThreadBody(CommandBody):
 class JoinAdministratorIdsBody(CommandBody):
     """Body of ``POST /v1/threads/{threadId}/administrator-ids/join``."""
 
-    account_ids: Annotated[list[Account], _1_TO_1000]
+    account_ids: Annotated[list[Account], _1_TO_1000] = Field(
+        description="The accounts that become administrators.", examples=[[examples.OTHER_ACCOUNT]]
+    )
 
     def command(self, thread_id: ThreadId, now: int, mint: IdGenerator) -> JoinAdministratorIds:
         """The join."""
@@ -151,30 +174,33 @@ class JoinAdministratorIdsBody(CommandBody):
         return JoinAdministratorIds(thread_id, self.account_id, _distinct(self.account_ids), at)
 
 
-def _exactly_one_list() -> dict[str, Any]:  # Any: a piece of JSON Schema
-    def one(given: str, absent: str) -> dict[str, Any]:
-        return {"required": [given], "properties": {given: {"type": "array"}, absent: {"type": "null"}}}
-
-    return {"oneOf": [one("administratorIds", "accountIds"), one("accountIds", "administratorIds")]}
-
-
 class LeaveAdministratorIdsBody(CommandBody):
     """Body of ``POST /v1/threads/{threadId}/administrator-ids/leave``: one of the two lists."""
 
-    model_config = ConfigDict(json_schema_extra=_exactly_one_list())
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"accountId": examples.ACCOUNT, "administratorIds": [examples.OTHER_ACCOUNT]}]}
+    )
 
-    administrator_ids: Annotated[list[Account], _1_TO_1000] | None = None
+    administrator_ids: Annotated[list[Account], _1_TO_1000] | None = Field(
+        default=None,
+        description="The administrators who leave. Either this list or `accountIds` is given, not both.",
+        examples=[[examples.OTHER_ACCOUNT]],
+    )
     account_ids: Annotated[list[Account], _1_TO_1000] | None = Field(
-        default=None, description="Accepted in place of `administratorIds`."
+        default=None,
+        description="Accepted in place of `administratorIds`; both together are refused.",
+        examples=[[examples.OTHER_ACCOUNT]],
+        json_schema_extra={"deprecated": True},
     )
 
     @staticmethod
-    def cross_field_errors(value: dict[str, Any]) -> list[str]:  # Any: a JSON value, not yet checked
+    def cross_field_errors(value: dict[str, Any]) -> list[Failure]:  # Any: a JSON value, not yet checked
         """One of the two lists, not both and not neither."""
         given = [value.get(name) is not None for name in ("administratorIds", "accountIds")]
         if all(given):
-            return ["accountIds: must be left out when administratorIds is given"]
-        return [] if any(given) else ["administratorIds: is required"]
+            detail = "must be left out when administratorIds is given"
+            return [of_field(("accountIds",), FailureCode.EXCLUDED, detail)]
+        return [] if any(given) else [of_field(("administratorIds",), FailureCode.REQUIRED, "is required")]
 
     def json_key_count(self) -> None:
         """Two lists, of which one must be given."""
@@ -189,7 +215,9 @@ class LeaveAdministratorIdsBody(CommandBody):
 class JoinMemberIdsBody(CommandBody):
     """Body of ``POST /v1/threads/{threadId}/member-ids/join``."""
 
-    account_ids: Annotated[list[Account], _UP_TO_1000]
+    account_ids: Annotated[list[Account], _UP_TO_1000] = Field(
+        description="The accounts that become members.", examples=[[examples.OTHER_ACCOUNT]]
+    )
 
     def command(self, thread_id: ThreadId, now: int, mint: IdGenerator) -> JoinMemberIds:
         """The join."""
@@ -200,7 +228,9 @@ class JoinMemberIdsBody(CommandBody):
 class LeaveMemberIdsBody(CommandBody):
     """Body of ``POST /v1/threads/{threadId}/member-ids/leave``."""
 
-    account_ids: Annotated[list[Account], _UP_TO_1000]
+    account_ids: Annotated[list[Account], _UP_TO_1000] = Field(
+        description="The members who leave.", examples=[[examples.OTHER_ACCOUNT]]
+    )
 
     def command(self, thread_id: ThreadId, now: int, mint: IdGenerator) -> LeaveMemberIds:
         """The leave."""
@@ -211,19 +241,33 @@ class LeaveMemberIdsBody(CommandBody):
 class NewMessageBody(_Body):
     """One message of `AddMessagesBody`."""
 
-    message_id: Message | None = Field(default=None, description="Chosen by the client, or else by the server.")
-    reply_message_id: Message | None = None
-    to_account_ids: Annotated[list[Account], _UP_TO_1000] | None = None
-    text: Text
+    message_id: Message | None = Field(
+        default=None,
+        description="Chosen by the client; where it is left out, by the server.",
+        examples=[examples.MESSAGE],
+    )
+    reply_message_id: Message | None = Field(
+        default=None,
+        description="A live message of the thread, or an earlier one of this command; where it is left out, this is no reply.",
+        examples=[examples.OTHER_MESSAGE],
+    )
+    to_account_ids: Annotated[list[Account], _UP_TO_1000] | None = Field(
+        default=None,
+        description="The accounts that the message names, members or not; where they are left out, none.",
+        examples=[[examples.OTHER_ACCOUNT]],
+    )
+    text: Text = Field(description="The text; its length counts code points after NFC.", examples=[examples.TEXT])
 
 
 class AddMessagesBody(CommandBody):
     """Body of ``POST /v1/threads/{threadId}/messages/add``."""
 
-    messages: Annotated[list[NewMessageBody], Field(min_length=1, max_length=MESSAGES_A_COMMAND)]
+    messages: Annotated[list[NewMessageBody], Field(min_length=1, max_length=MESSAGES_A_COMMAND)] = Field(
+        description="The messages, stored together or not at all.", examples=[[{"text": examples.TEXT}]]
+    )
 
     @staticmethod
-    def cross_field_errors(value: dict[str, Any]) -> list[str]:  # Any: a JSON value, not yet checked
+    def cross_field_errors(value: dict[str, Any]) -> list[Failure]:  # Any: a JSON value, not yet checked
         """A message id is given once."""
         messages = value.get("messages")
         if not isinstance(messages, list) or len(messages) < 2:
@@ -236,7 +280,8 @@ class AddMessagesBody(CommandBody):
             if canonical_id is None:
                 continue
             if canonical_id in seen:
-                failures.append(f"messages[{index}].messageId: was given before")
+                location = ("messages", index, "messageId")
+                failures.append(of_field(location, FailureCode.DUPLICATE, "was given before"))
             seen.add(canonical_id)
         return failures
 
@@ -268,7 +313,10 @@ class AddMessagesBody(CommandBody):
 class RemoveMessagesBody(CommandBody):
     """Body of ``POST /v1/threads/{threadId}/messages/remove``."""
 
-    message_ids: Annotated[list[Message], _UP_TO_1000]
+    message_ids: Annotated[list[Message], _UP_TO_1000] = Field(
+        description="The messages to remove; ids that are not live in this thread are ignored.",
+        examples=[[examples.MESSAGE]],
+    )
 
     def command(self, thread_id: ThreadId, now: int, mint: IdGenerator) -> RemoveMessages:
         """The removal."""
@@ -279,4 +327,7 @@ class RemoveMessagesBody(CommandBody):
 class SetReadMarkerBody(PostedBody):
     """Body of ``POST /v1/threads/{threadId}/read-markers/set``."""
 
-    message_id: Message = Field(description="The newest message that the account has read; a removed one is allowed.")
+    message_id: Message = Field(
+        description="The newest message that the account has read; a removed one is allowed.",
+        examples=[examples.MESSAGE],
+    )

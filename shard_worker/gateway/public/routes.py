@@ -44,6 +44,7 @@ class CommandRoute:
     template: str
     operation_id: str
     summary: str
+    description: str
     body: type[request_models.CommandBody]
     render: Callable[[ThreadId, Done], bytes]
     answer_schema: str
@@ -62,6 +63,7 @@ class MarkerRoute:
     template: str
     operation_id: str
     summary: str
+    description: str
     body: type[request_models.PostedBody]
     answer_schema: str
     refusals: tuple[RefusalCode, ...]
@@ -78,6 +80,7 @@ class QueryRoute:
     template: str
     operation_id: str
     summary: str
+    description: str
     parameters: tuple[query_params.Parameter, ...]
     query: Callable[[ThreadId, query_params.QueryValues, Position | None], Query]
     answer_schema: str
@@ -92,6 +95,7 @@ class DocumentRoute:
     template: str
     operation_id: str
     summary: str
+    description: str
     content_type: str
     fields: bytes
     """The header fields of its answer, ready-made."""
@@ -105,6 +109,7 @@ class ListRoute:
     template: str
     operation_id: str
     summary: str
+    description: str
     parameters: tuple[query_params.Parameter, ...]
     answer_schema: str
     method: str = "GET"
@@ -117,7 +122,10 @@ class StreamRoute:
     template: str
     operation_id: str
     summary: str
+    description: str
     parameters: tuple[query_params.Parameter, ...]
+    last_event_id: query_params.Parameter
+    """The header field."""
     refusals: tuple[RefusalCode, ...] = (RefusalCode.THREAD_NOT_FOUND, RefusalCode.THREAD_DESTROYED)
     method: str = "GET"
 
@@ -182,6 +190,8 @@ COMMANDS: Final = (
         template="/v1/threads/create",
         operation_id="createThread",
         summary="Create a thread",
+        description="Create a thread with its administrators and members. Send an `Idempotency-Key`, or choose the "
+        "`threadId`: then the request may be sent again until it is answered, and comes to one thread.",
         body=request_models.CreateThreadBody,
         render=responses.created,
         answer_schema="ThreadCreatedAnswer",
@@ -199,6 +209,7 @@ COMMANDS: Final = (
         template=THREAD + "/destroy",
         operation_id="destroyThread",
         summary="Destroy a thread",
+        description="Destroy a thread for good; administrators only. Those who could read it get 410 from then on.",
         body=request_models.DestroyThreadBody,
         render=responses.changed,
         answer_schema="ThreadChangedAnswer",
@@ -208,6 +219,7 @@ COMMANDS: Final = (
         template=THREAD + "/administrator-ids/join",
         operation_id="joinAdministratorIds",
         summary="Make accounts administrators",
+        description="Make accounts administrators; administrators only. One that is an administrator already stays one.",
         body=request_models.JoinAdministratorIdsBody,
         render=responses.changed,
         answer_schema="ThreadChangedAnswer",
@@ -217,6 +229,8 @@ COMMANDS: Final = (
         template=THREAD + "/administrator-ids/leave",
         operation_id="leaveAdministratorIds",
         summary="Take the administrator's right from accounts",
+        description="Take the administrator's right from accounts; administrators only, for themselves too. At least one "
+        "administrator stays.",
         body=request_models.LeaveAdministratorIdsBody,
         render=responses.changed,
         answer_schema="ThreadChangedAnswer",
@@ -226,6 +240,7 @@ COMMANDS: Final = (
         template=THREAD + "/member-ids/join",
         operation_id="joinMemberIds",
         summary="Make accounts members",
+        description="Make accounts members; administrators only. One that is a member already stays one.",
         body=request_models.JoinMemberIdsBody,
         render=responses.changed,
         answer_schema="ThreadChangedAnswer",
@@ -235,6 +250,7 @@ COMMANDS: Final = (
         template=THREAD + "/member-ids/leave",
         operation_id="leaveMemberIds",
         summary="Remove members; a member may remove himself",
+        description="Remove members; administrators only, but a member may leave with a list of the own id alone.",
         body=request_models.LeaveMemberIdsBody,
         render=responses.changed,
         answer_schema="ThreadChangedAnswer",
@@ -244,6 +260,8 @@ COMMANDS: Final = (
         template=THREAD + "/messages/add",
         operation_id="addMessages",
         summary="Post messages",
+        description="Post messages, all of them or none; members only. Send an `Idempotency-Key`, or choose each "
+        "`messageId`: then the request may be sent again until it is answered, and posts once.",
         body=request_models.AddMessagesBody,
         body_limit_bytes=BODY_LIMIT_BYTES,
         bounds=MESSAGES,
@@ -260,6 +278,8 @@ COMMANDS: Final = (
         template=THREAD + "/messages/remove",
         operation_id="removeMessages",
         summary="Remove one's own messages",
+        description="Remove messages of the caller. Ids that are not live in this thread are ignored; a message of "
+        "another account refuses the whole request.",
         body=request_models.RemoveMessagesBody,
         render=responses.messages_changed,
         answer_schema="MessagesChangedAnswer",
@@ -272,6 +292,7 @@ QUERIES: Final = (
         template=THREAD,
         operation_id="getThread",
         summary="Read a thread",
+        description="Read what a thread is called, when it changed last, and the position from which a stream goes on.",
         parameters=query_params.OF_A_THREAD,
         query=_read_thread,
         answer_schema="ThreadAnswer",
@@ -280,6 +301,8 @@ QUERIES: Final = (
         template=THREAD + "/administrator-ids",
         operation_id="getAdministratorIds",
         summary="List a thread's administrators",
+        description="List all administrators of a thread, in the order of their ids. Go on with `nextCursor` until it is "
+        "null.",
         parameters=query_params.OF_A_PAGE,
         query=_get_administrators,
         answer_schema="AccountIdsAnswer",
@@ -288,6 +311,8 @@ QUERIES: Final = (
         template=THREAD + "/member-ids",
         operation_id="getMemberIds",
         summary="List a thread's members",
+        description="List all members of a thread, in the order of their ids, administrators who are no members not among"
+        " them. Go on with `nextCursor` until it is null.",
         parameters=query_params.OF_A_PAGE,
         query=_get_members,
         answer_schema="AccountIdsAnswer",
@@ -296,6 +321,9 @@ QUERIES: Final = (
         template=THREAD + "/messages",
         operation_id="getMessages",
         summary="List a thread's messages, oldest first",
+        description="List the live messages of a thread, oldest first, from its beginning, or about a message with "
+        "`before`, `after` or `around`. Go on with `nextCursor` until it is null. A page is shorter than "
+        "`limit` when the answer reaches 1 MiB.",
         parameters=query_params.OF_MESSAGES,
         query=_get_messages,
         answer_schema="MessagesAnswer",
@@ -306,6 +334,9 @@ LIST_THREADS: Final = ListRoute(
     template="/v1/threads",
     operation_id="listThreads",
     summary="List the threads that an account can read, newest activity first",
+    description="List the threads that an account can read, those with the newest activity first, each with the count"
+    " of its unread messages. Go on with `nextCursor` until it is null; a thread that does not change "
+    "meanwhile is shown exactly once.",
     parameters=query_params.OF_A_LIST,
     answer_schema="ThreadsAnswer",
 )
@@ -313,6 +344,8 @@ LIST_MENTIONS: Final = ListRoute(
     template=ACCOUNT + "/mentions",
     operation_id="listMentions",
     summary="List the messages that name an account, newest first",
+    description="List the messages whose `toAccountIds` name the account, in threads that it can read, newest first. "
+    "Go on with `nextCursor` until it is null.",
     parameters=query_params.OF_AN_ACCOUNT,
     answer_schema="MentionsAnswer",
 )
@@ -321,23 +354,54 @@ SET_READ_MARKER: Final = MarkerRoute(
     template=THREAD + "/read-markers/set",
     operation_id="setReadMarker",
     summary="Mark a thread as read up to a message; never back",
+    description="Move the account's read marker forward to a message; an earlier message changes nothing. The request"
+    " may be sent again at any time. An `Idempotency-Key` is checked and otherwise ignored.",
     body=request_models.SetReadMarkerBody,
     answer_schema="ReadMarkerAnswer",
     refusals=(RefusalCode.THREAD_NOT_FOUND, RefusalCode.THREAD_DESTROYED, RefusalCode.MESSAGE_NOT_FOUND),
 )
 OF_THE_READ_MODEL: Final = (*LISTS, SET_READ_MARKER)
 
+_READ_A_STREAM: Final = """
+
+**How to read it.** The answer does not end, so a generated client, which waits for the whole of it, is the wrong reader. In a
+browser: `new EventSource(url)`, which comes back by itself with `Last-Event-ID`. Elsewhere: a client of server-sent events, or any
+HTTP client that hands over the body as it comes (`curl -N`; httpx `client.stream`; `fetch` with `response.body`): split it into
+lines at CR, LF and CRLF alone, keep the last `id`, and after the connection is lost send it as `Last-Event-ID`. Take 50 s without a
+byte for a broken connection."""
+_FOLLOW_THREAD: Final = (
+    """\
+Server-sent events, one a domain event, in the order of their sequence numbers, none missed and none twice: `id` is the position,
+`event` the type, `data` its JSON on one line with `threadId`, `sequenceNr` and `epoch`. The stream opens with its position alone.
+`reset` says that the position given is not in the history any more: read the thread again. `error`, whose `data` is a problem, ends
+the stream. Comments keep the connection alive."""
+    + _READ_A_STREAM
+)
+_FOLLOW_ACCOUNT: Final = (
+    """\
+Server-sent events, one a domain event: `event` is the type, `data` its JSON on one line with `threadId`, `sequenceNr` and `epoch`.
+In order within a thread, at least once: drop what you have by these three. The stream opens with its position alone; newer ones
+come alone, as an `id` without data. `reset`, with a `threadId` of null, says that any thread may have lost events: list them again.
+`error`, whose `data` is a problem with a `threadId`, says that the stream goes on without that thread. Comments keep the connection
+alive."""
+    + _READ_A_STREAM
+)
+
 THREAD_EVENTS: Final = StreamRoute(
     template=THREAD + "/events",
     operation_id="followThread",
     summary="Follow a thread's events as they happen",
+    description=_FOLLOW_THREAD,
     parameters=query_params.OF_A_STREAM,
+    last_event_id=query_params.LAST_EVENT_ID_FIELD,
 )
 ACCOUNT_EVENTS: Final = StreamRoute(
     template=ACCOUNT + "/events",
     operation_id="followAccount",
     summary="Follow what happens in the threads that an account can read",
+    description=_FOLLOW_ACCOUNT,
     parameters=query_params.OF_AN_ACCOUNT_STREAM,
+    last_event_id=query_params.LAST_EVENT_ID_FIELD_OF_AN_ACCOUNT,
     refusals=(),
 )
 STREAMS: Final = (THREAD_EVENTS, ACCOUNT_EVENTS)
@@ -346,6 +410,7 @@ OPENAPI: Final = DocumentRoute(
     template="/openapi.json",
     operation_id="getOpenApi",
     summary="This document",
+    description="The OpenAPI 3.1 document of this port.",
     content_type="application/json",
     fields=JSON,
 )
@@ -353,6 +418,7 @@ DOCS: Final = DocumentRoute(
     template="/docs",
     operation_id="getDocs",
     summary="This document for people",
+    description="A page that shows this document, with a form to try each operation. It loads nothing from elsewhere.",
     content_type="text/html",
     fields=DOCS_FIELDS,
 )

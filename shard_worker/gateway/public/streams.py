@@ -14,6 +14,7 @@ from shard_worker.contract import Unavailable
 from shard_worker.domain.ids import AccountId, ThreadId, canonical
 from shard_worker.domain.refusals import Refusal
 from shard_worker.gateway.http.event_stream import EventStream, StreamReply
+from shard_worker.gateway.http.failures import Failure, FailureCode, given_twice, of_parameter
 from shard_worker.gateway.http.problems import (
     Problem,
     ProblemCode,
@@ -67,7 +68,8 @@ class StreamHandler:
             failures += bad
         elif given:
             position = read_position(given[0][1])
-            failures += [] if position is not None else [f"{_LAST_EVENT_ID}: {query_params.NO_POSITION}"]
+            if position is None:
+                failures.append(of_parameter(_LAST_EVENT_ID, FailureCode.WRONG_FORMAT, query_params.NO_POSITION))
         if values is None or canonical_id is None or failures:
             raise invalid(*failures)
         if not _accepts_events(request):
@@ -83,13 +85,14 @@ class StreamHandler:
 
     def _account_position(
         self, account_id: AccountId, named: list[tuple[str, str]]
-    ) -> tuple[AccountPosition | None, list[str]]:
+    ) -> tuple[AccountPosition | None, list[Failure]]:
         """The last of the positions given, by name, and which of them are none of this account."""
-        position, failures = None, []
+        position: AccountPosition | None = None
+        failures: list[Failure] = []
         for name, text in named:
             position = self._hub.accounts.positions.read(account_id, text)
             if position is None:
-                failures.append(f"{name}: {query_params.NO_ACCOUNT_POSITION}")
+                failures.append(of_parameter(name, FailureCode.FOREIGN, query_params.NO_ACCOUNT_POSITION))
         return position, failures
 
     def _refused(self, account_id: AccountId, own: "asyncio.Task[Opening] | None" = None) -> Problem | None:
@@ -142,11 +145,11 @@ def _refusal_of(opening: "asyncio.Task[Opening]") -> RawResponse | None:
     return problem_reply(of_refusal(found)) if isinstance(found, Refusal) else None
 
 
-def _given_in_header(request: web.BaseRequest) -> tuple[list[tuple[str, str]], list[str]]:
+def _given_in_header(request: web.BaseRequest) -> tuple[list[tuple[str, str]], list[Failure]]:
     """The header's position, named, and what is wrong with the header; an empty one counts as absent."""
     given = request.headers.getall(_LAST_EVENT_ID, [])
     if len(given) > 1:
-        return [], [f"{_LAST_EVENT_ID}: was given twice"]
+        return [], [given_twice(_LAST_EVENT_ID)]
     return [(_LAST_EVENT_ID, each.strip()) for each in given if each.strip()], []
 
 

@@ -12,7 +12,9 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
+from shard_worker.gateway.http.failures import ULID_FORM, Failure, FailureCode, Location, of_field
 from shard_worker.gateway.http.problems import REFUSED_MESSAGES
 from shard_worker.gateway.http.turn_budget import Piece
 from shard_worker.gateway.public.request_models import MESSAGES_A_COMMAND, AddMessagesBody, NewMessageBody, PostedBody
@@ -22,43 +24,40 @@ Model = TypeVar("Model", bound=BaseModel)
 
 _Context = dict[str, Any]  # Any: pydantic's, of the failure's own parameters
 
-_SENTENCES: Final[dict[str, Callable[[_Context], str]]] = {
-    "missing": lambda _: "is required",
-    "extra_forbidden": lambda _: "is not a field of this request",
-    "string_type": lambda _: "must be a string",
-    "string_unicode": lambda _: "must not contain lone surrogates",
-    "string_pattern_mismatch": lambda _: "must be a ULID: 26 Crockford characters, the first at most 7",
-    "int_type": lambda _: "must be an integer without fraction or exponent",
-    "int_parsing_size": lambda _: "is out of range",
-    "list_type": lambda _: "must be an array",
-    "model_type": lambda _: "must be an object",
-    "model_attributes_type": lambda _: "must be an object",
-    "greater_than_equal": lambda context: f"must be at least {context['ge']}",
-    "less_than_equal": lambda context: f"must be at most {context['le']}",
-    "too_short": lambda context: f"must have at least {context['min_length']} element(s)",
-    "too_long": lambda context: f"must have at most {context['max_length']} elements",
-    "invalid_key": lambda _: "is not a field of this request",
+_SENTENCES: Final[dict[str, tuple[FailureCode, Callable[[_Context], str]]]] = {
+    "missing": (FailureCode.REQUIRED, lambda _: "is required"),
+    "extra_forbidden": (FailureCode.UNKNOWN, lambda _: "is not a field of this request"),
+    "string_type": (FailureCode.WRONG_TYPE, lambda _: "must be a string"),
+    "string_unicode": (FailureCode.FORBIDDEN_CHARACTERS, lambda _: "must not contain lone surrogates"),
+    "string_pattern_mismatch": (FailureCode.WRONG_FORMAT, lambda _: ULID_FORM),
+    "int_type": (FailureCode.WRONG_TYPE, lambda _: "must be an integer without fraction or exponent"),
+    "int_parsing_size": (FailureCode.OUT_OF_RANGE, lambda _: "is out of range"),
+    "list_type": (FailureCode.WRONG_TYPE, lambda _: "must be an array"),
+    "model_type": (FailureCode.WRONG_TYPE, lambda _: "must be an object"),
+    "model_attributes_type": (FailureCode.WRONG_TYPE, lambda _: "must be an object"),
+    "greater_than_equal": (FailureCode.OUT_OF_RANGE, lambda context: f"must be at least {context['ge']}"),
+    "less_than_equal": (FailureCode.OUT_OF_RANGE, lambda context: f"must be at most {context['le']}"),
+    "too_short": (FailureCode.WRONG_LENGTH, lambda context: f"must have at least {context['min_length']} element(s)"),
+    "too_long": (FailureCode.WRONG_LENGTH, lambda context: f"must have at most {context['max_length']} elements"),
+    "invalid_key": (FailureCode.UNKNOWN, lambda _: "is not a field of this request"),
 }
+_OWN_CODES: Final = {
+    "text_length": FailureCode.WRONG_LENGTH,
+    "text_surrogate": FailureCode.FORBIDDEN_CHARACTERS,
+    "text_combining": FailureCode.FORBIDDEN_CHARACTERS,
+    "text_nul": FailureCode.FORBIDDEN_CHARACTERS,
+    "thread_id_reserved": FailureCode.RESERVED,
+}
+"""Codes of the errors that our own validators raise, each with its sentence."""
 
 
-def _path(location: tuple[int | str, ...]) -> str:
-    path = ""
-    for step in location:
-        if isinstance(step, int):
-            path += f"[{step}]"
-        else:
-            path += f".{step[:100]}" if path else step[:100]
-    return path or "body"
-
-
-_Location = tuple[int | str, ...]
-_Failure = tuple[_Location, str]
+_Failure = tuple[Location, Failure]
 
 _VALID_MESSAGE: Final = NewMessageBody(text="-")
 """Takes the place of a message that is not valid, so that the rest of its body can be validated."""
 
 
-def _validated(model: type[Model], value: object, at: _Location = ()) -> tuple[Model | None, list[_Failure]]:
+def _validated(model: type[Model], value: object, at: Location = ()) -> tuple[Model | None, list[_Failure]]:
     """The model that a value is, or its failures, each with its place under ``at``."""
     try:
         return model.__pydantic_validator__.validate_python(value), []
@@ -73,11 +72,16 @@ def _validated(model: type[Model], value: object, at: _Location = ()) -> tuple[M
             found = error.errors(include_url=False, include_input=False)
     failures = []
     for failure in found:
-        sentence = _SENTENCES.get(failure["type"])
-        what = sentence(failure.get("ctx", {})) if sentence else failure["msg"]
         location = (*at, *failure["loc"])
-        failures.append((location, f"{_path(location)}: {what}"))
+        failures.append((location, of_field(location, *_code_and_detail(failure))))
     return None, failures
+
+
+def _code_and_detail(failure: ErrorDetails) -> tuple[FailureCode, str]:
+    code, sentence = _SENTENCES.get(failure["type"], (None, None))
+    if code is not None and sentence is not None:
+        return code, sentence(failure.get("ctx", {}))
+    return _OWN_CODES.get(failure["type"], FailureCode.INVALID), failure["msg"]
 
 
 def fast_validate(body: type[Body], raw: bytes) -> Body | None:
@@ -93,7 +97,7 @@ def fast_validate(body: type[Body], raw: bytes) -> Body | None:
     return valid if valid.json_key_count() == raw.count(b":") else None
 
 
-async def validate(body: type[Body], value: object, piece: Piece) -> tuple[Body | None, list[str]]:
+async def validate(body: type[Body], value: object, piece: Piece) -> tuple[Body | None, list[Failure]]:
     """The body a JSON value is, or what is wrong with it; the loop turns between messages."""
     cross = body.cross_field_errors(value) if isinstance(value, dict) else []
     failures: list[_Failure] = []
@@ -106,7 +110,7 @@ async def validate(body: type[Body], value: object, piece: Piece) -> tuple[Body 
         return valid, []
     order = {field.alias: place for place, field in enumerate(body.model_fields.values())}
     failures.sort(key=lambda failure: order.get(str(failure[0][0]) if failure[0] else None, len(order)))
-    return None, [sentence for _, sentence in failures] + cross
+    return None, [failure for _, failure in failures] + cross
 
 
 async def _valid_messages(messages: list[object], piece: Piece) -> tuple[list[NewMessageBody], list[_Failure]]:
