@@ -366,10 +366,13 @@ class Reconciler:
             foreign_workers=tuple(sorted(name for name in beating if not is_worker_of(key.name, name))),
         )
 
+            self._telemetry.set_worker_health(key, {})
     def _out_of_reach(self, seen: ClusterSnapshot, memory: _Memory) -> Diagnosis | None:
         since = memory.poll.latest().silent_since if memory.poll is not None else None
         if seen.ownership is not None or since is None or self.clock() - since < UNREACHABLE_S:
             return None
+        health = {name: each.health for name, each in latest.readings.items() if each.health is not None}
+        self._telemetry.set_worker_health(key, health)
         if memory.poll is not None and memory.poll.latest().mismatched:
             return Diagnosis(
                 Reason.INTERNAL_SECRET_MISMATCH,

@@ -33,7 +33,13 @@ from threadcluster_operator.kube.nesting import flatten
 from threadcluster_operator.render import key_fingerprint
 from threadcluster_operator.workers.client import InvalidAnswer, NoWorkerAvailable, WorkerRefused
 
-from shard_worker.contract_internal import DatabaseReport, DatabaseState, OwnershipResponse, TargetsRequest
+from shard_worker.contract_internal import (
+    DatabaseReport,
+    DatabaseState,
+    HealthCounters,
+    OwnershipResponse,
+    TargetsRequest,
+)
 from shard_worker.contract_tls import Authority, Purpose, fingerprint
 from tests.fakes.kube import InMemoryKube
 from tests.fakes.worker_api import MemoryWorkers
@@ -75,12 +81,13 @@ class Desk:
 
     def restart(self, namespace: str = "threadcluster-system") -> None:
         """Another process of the operator, which remembers nothing."""
+        self.telemetry = Telemetry()
         self.reconciler = Reconciler(
             self.shelf,
             self.cache,
             self._reach,
             Recorder(self.shelf, "operator-0"),
-            Telemetry(),
+            self.telemetry,
             OperatorContext(namespace, keys=self.keys, site="kubernetes-1", tenants=self.tenants),
         )
         self.reconciler.clock = lambda: self.now
@@ -798,6 +805,25 @@ async def test_a_silent_cluster_is_not_written_to_after_a_restart_of_the_operato
         await desk.look(within_s=0.5)
     assert desk.shelf.writes() == []
     assert desk.condition("Stalled") == ("True", "WorkerUnreachable")
+
+
+async def test_what_workers_count_is_exported_while_they_are_asked() -> None:
+    """By worker, as it was reported last; a worker that has no pod any more is not shown."""
+    desk = Desk()
+    for counted in (1, 2):
+        desk.workers.knobs.distort = lambda answer, counted=counted: msgspec.structs.replace(  # type: ignore[misc]  # bound at once
+            answer, health=HealthCounters(takeovers=counted)
+        )
+        await desk.until_ready()
+        for _ in range(20):  # at rest a worker is asked rarely
+            await desk.look()
+        page = desk.telemetry.page().decode()
+        assert (
+            f'threadcluster_worker_takeovers_total{{name="chat",namespace="talk",worker="chat-0"}} {counted}.0' in page
+        )
+    desk.cache.drop(desk.shelf.objects.pop(("Pod", "chat-0")))
+    await desk.look()
+    assert 'worker="chat-0"' not in desk.telemetry.page().decode()
 
 
 async def test_an_answer_that_is_not_taken_is_a_reason_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
