@@ -98,7 +98,7 @@ class _Memory:
 
     uid: str
     children: ChildWriter
-    secrets: SecretKeeper = field(default_factory=SecretKeeper)
+    secrets: SecretKeeper
     balancing: bool = False
     poll: ClusterPoll | None = None
     """The questions to the workers; None while none can be asked."""
@@ -160,7 +160,8 @@ class Reconciler:
             memory = self._memories.get(key)
             if memory is None or memory.uid != resource["metadata"]["uid"]:
                 children = ChildWriter(self._kube, self._cache, self._recorder, lambda: self.clock())
-                memory = self._memories[key] = _Memory(resource["metadata"]["uid"], children)
+                secrets = SecretKeeper(self._kube, self._recorder, self.clock())
+                memory = self._memories[key] = _Memory(resource["metadata"]["uid"], children, secrets)
             try:
                 claimed = await self._claimed(key, resource, memory)
                 if claimed is None:
@@ -221,7 +222,7 @@ class Reconciler:
             )
             return 60.0 if late_s is None else late_s
         seen = await self._seen(key, resource, memory)
-        memory.secrets.begin()
+        memory.secrets.begin(self.clock(), mismatched=memory.poll is not None and memory.poll.latest().mismatched)
         steps = plan_actions(seen, spec, self._operator, balancing=memory.balancing)
         memory.balancing = steps.next.balancing if steps.next is not None else False
         if steps.targets is None:
@@ -334,10 +335,13 @@ class Reconciler:
         if not asked or seen.secret is None:
             self._polls.forget(key)
             memory.poll = None
+            self._telemetry.set_worker_health(key, {})
             return seen._replace(secret_confirmed=known and not pods)
         addresses = {name: each.address for name, each in asked.items()}
         memory.poll = self._polls.watch(key, self._reach(key, addresses, seen.secret), asked)
         latest, now = memory.poll.latest(), self.clock()
+        health = {name: each.health for name, each in latest.readings.items() if each.health is not None}
+        self._telemetry.set_worker_health(key, health)
         refused = sorted(each.claimed_by_other for each in latest.readings.values() if each.claimed_by_other)
         seen = seen._replace(
             secret_confirmed=known and _hold(latest, [pod.name for pod in pods], seen.secret, now),
@@ -366,13 +370,10 @@ class Reconciler:
             foreign_workers=tuple(sorted(name for name in beating if not is_worker_of(key.name, name))),
         )
 
-            self._telemetry.set_worker_health(key, {})
     def _out_of_reach(self, seen: ClusterSnapshot, memory: _Memory) -> Diagnosis | None:
         since = memory.poll.latest().silent_since if memory.poll is not None else None
         if seen.ownership is not None or since is None or self.clock() - since < UNREACHABLE_S:
             return None
-        health = {name: each.health for name, each in latest.readings.items() if each.health is not None}
-        self._telemetry.set_worker_health(key, health)
         if memory.poll is not None and memory.poll.latest().mismatched:
             return Diagnosis(
                 Reason.INTERNAL_SECRET_MISMATCH,
@@ -400,24 +401,28 @@ class Reconciler:
         if steps.blocked is not None and seen.secret_state is None:
             return seen, None  # nothing is begun while another owner has the name of a child
         step, now = _secrets_step(seen.key), self.clock()
-        due = memory.children.writes.step(step, now)
+        writes = memory.children.writes
+        due = writes.step(step, now)
         if due is Step.WAIT:
             return seen, None
+        wanted, tries_out = render_input(seen, spec, self._operator), due is Step.TRY_OUT
         try:
-            wanted = render_input(seen, spec, self._operator)
-            state = await memory.secrets.keep(self._kube, self._recorder, seen, wanted, self._operator.keys)
+            if tries_out:
+                await memory.secrets.keep(seen, wanted, self._operator.keys, dry_run=True)
+                if not writes.passed(step, now):
+                    return seen, None
+                tries_out = False
+            state = await memory.secrets.keep(seen, wanted, self._operator.keys)
         except KubeError as error:
             if error.answer is Answer.AWAY:
                 return seen, error
             log.info(
                 "secrets not kept", extra={"key": str(seen.key), "cause": str(error), "answer": error.answer.value}
             )
-            (memory.children.writes.failed if due is Step.TRY_OUT else memory.children.writes.refused)(
-                step, refusal_of(step, error), now
-            )
+            (writes.failed if tries_out else writes.refused)(step, refusal_of(step, error), now)
             memory.secrets_refused = True
             return seen, None
-        memory.children.writes.accepted(step)
+        writes.accepted(step)
         memory.secrets_refused = False
         return seen._replace(secret_state=state), None
 
