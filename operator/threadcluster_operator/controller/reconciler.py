@@ -35,6 +35,7 @@ from threadcluster_operator.controller.diagnosis import (
 from threadcluster_operator.controller.events import Recorder
 from threadcluster_operator.controller.installation import ANSWER_S, Claim, Rivalry, claim
 from threadcluster_operator.controller.metrics import Telemetry
+from threadcluster_operator.controller.quota_headroom import Headroom, has_grown, headroom_of, refused_by_quota
 from threadcluster_operator.controller.reasons import Reason
 from threadcluster_operator.controller.secret_keeper import SecretKeeper
 from threadcluster_operator.controller.snapshot import (
@@ -50,6 +51,7 @@ from threadcluster_operator.controller.tenant_policy import violations
 from threadcluster_operator.controller.workqueue import TransientError
 from threadcluster_operator.kube.answers import Answer
 from threadcluster_operator.kube.client import (
+    RESOURCE_QUOTA,
     SECRET,
     THREAD_CLUSTER,
     Conflict,
@@ -85,6 +87,10 @@ _FIRST_ANSWERS_S: Final = 0.3
 _RECORDED_S: Final = 5.0
 """Time for which an answer that does not show the last plan is taken for an older one; longer than a worker takes to read what
 it recorded.  After a restore of the database no answer ever shows the plan."""
+_HEADROOM_S: Final = 3.0
+"""Time between two readings of the quotas that refuse pods of a cluster."""
+_GROWN_S: Final = 30.0
+"""Minimum time between two growths of the quotas' headroom that are acted on: in a busy namespace it grows all the time."""
 _UNKNOWN_SPEC: Final = Actions()
 
 
@@ -115,6 +121,11 @@ class _Memory:
     """With another installation of the operator."""
     status_written_at: float = -math.inf
     beats: Heartbeats = field(default_factory=Heartbeats)
+    headroom: Headroom | None = None
+    """The headroom that the quotas left when pods were refused, or when it grew; None while no quota refuses any."""
+    headroom_read_at: float = -math.inf
+    headroom_grew_at: float | None = None
+    """By the clock of snapshots."""
     secrets_refused: bool = False
     """Whether the last step with the Secrets was refused."""
 
@@ -221,7 +232,7 @@ class Reconciler:
                 await self._seen(key, resource, memory), None, _UNKNOWN_SPEC, Findings(invalid), memory
             )
             return 60.0 if late_s is None else late_s
-        seen = await self._seen(key, resource, memory)
+        seen = await self._with_headroom(await self._seen(key, resource, memory), memory)
         memory.secrets.begin(self.clock(), mismatched=memory.poll is not None and memory.poll.latest().mismatched)
         steps = plan_actions(seen, spec, self._operator, balancing=memory.balancing)
         memory.balancing = steps.next.balancing if steps.next is not None else False
@@ -315,6 +326,26 @@ class Reconciler:
             secret_state=state,
         )
         return self._with_answers(key, seen, memory)
+
+    async def _with_headroom(self, seen: ClusterSnapshot, memory: _Memory) -> ClusterSnapshot:
+        """The snapshot with when the quotas that refuse pods of the cluster left more headroom."""
+        if not refused_by_quota(seen):
+            memory.headroom = memory.headroom_grew_at = None
+            return seen
+        now = self.clock()
+        if now - memory.headroom_read_at >= _HEADROOM_S:
+            memory.headroom_read_at = now
+            try:
+                listed = await self._kube.list(RESOURCE_QUOTA, seen.key.namespace)
+            except KubeError as error:
+                log.info("quotas not read", extra={"key": str(seen.key), "cause": str(error)})
+                return seen._replace(headroom_grew_at=memory.headroom_grew_at)
+            headroom = headroom_of(listed.items)
+            if memory.headroom is None or not has_grown(memory.headroom, headroom):
+                memory.headroom = headroom
+            elif memory.headroom_grew_at is None or seen.now - memory.headroom_grew_at >= _GROWN_S:
+                memory.headroom, memory.headroom_grew_at = headroom, seen.now
+        return seen._replace(headroom_grew_at=memory.headroom_grew_at)
 
     async def close(self) -> None:
         """End what goes on beside the looks."""

@@ -4,13 +4,14 @@ import asyncio
 import base64
 import copy
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
 import msgspec
 import pytest
 from threadcluster_operator.controller import reconciler, secret_keeper
-from threadcluster_operator.controller.actions import OperatorContext
+from threadcluster_operator.controller.actions import ASKED_AGAIN, OperatorContext
 from threadcluster_operator.controller.cache import Cache
 from threadcluster_operator.controller.events import Recorder
 from threadcluster_operator.controller.metrics import Telemetry
@@ -902,6 +903,61 @@ async def test_what_workers_count_is_exported_while_they_are_asked() -> None:
     desk.cache.drop(desk.shelf.objects.pop(("Pod", "chat-0")))
     await desk.look()
     assert 'worker="chat-0"' not in desk.telemetry.page().decode()
+
+
+async def test_a_quota_that_leaves_more_headroom_has_its_pods_asked_for_at_once() -> None:
+    """Quotas are read while one refuses pods, and not more often than needed; in a busy namespace one growth in 30 s counts."""
+    desk = Desk()
+    await desk.until_ready()
+    lists = ("list", "ResourceQuota", "")
+    assert lists not in desk.asked
+    live = desk.shelf.objects["StatefulSet", "chat"]
+    live["status"]["replicas"] = 0
+    desk.cache.drop(desk.shelf.objects.pop(("Pod", "chat-0")))
+
+    def report() -> None:
+        stamp = datetime.now(UTC).isoformat()
+        about = {"kind": "StatefulSet", "namespace": "talk", "name": "chat", "uid": live["metadata"]["uid"]}
+        desk.shelf.put(
+            {
+                "kind": "Event",
+                "metadata": {"name": "refused", "namespace": "talk", "creationTimestamp": stamp},
+                "reason": "FailedCreate",
+                "message": "pods is forbidden: exceeded quota: small",
+                "involvedObject": about,
+            }
+        )
+
+    def limit(pods: int) -> None:
+        status = {"hard": {"pods": str(pods)}, "used": {"pods": "0"}}
+        desk.shelf.put({"kind": "ResourceQuota", "metadata": {"name": "small"}, "status": status})
+
+    def asked_again() -> str:
+        return str(desk.shelf.objects["StatefulSet", "chat"]["metadata"]["annotations"].get(ASKED_AGAIN, ""))
+
+    report()
+    limit(0)
+    desk.shelf.calls.clear()
+    began = desk.now
+    while desk.now - began < 12.0:
+        await desk.look(within_s=0.25)
+    assert desk.condition("Stalled") == ("True", "QuotaExceeded")
+    assert "-" not in asked_again()
+    assert 3 <= desk.asked.count(lists) <= 5
+    limit(1)
+    began = desk.now
+    while "-" not in asked_again():
+        await desk.look(within_s=0.25)
+    assert desk.now - began <= 4.0
+    after = asked_again().partition("-")[2]
+    for pods in range(2, 6):
+        limit(pods)
+        await desk.look(within_s=2.0)
+    assert asked_again().partition("-")[2] == after
+    refused = Forbidden(403, "Forbidden", 'resourcequotas is forbidden: User "o" cannot list resource "resourcequotas"')
+    desk.shelf.fault = lambda verb, kind: refused if (verb, kind) == ("list", "ResourceQuota") else None
+    await desk.look(within_s=2.0)
+    assert desk.condition("Stalled") == ("True", "QuotaExceeded")
 
 
 async def test_an_answer_that_is_not_taken_is_a_reason_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
