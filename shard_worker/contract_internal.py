@@ -182,21 +182,25 @@ class DatabaseReport(Struct, frozen=True, kw_only=True, rename="camel"):
     """The fault for people; holds no password."""
 
 
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""A number from 0 on that fits 64 bits: JSON has longer ones, which no float holds, and a sender may be a tenant's image."""
+
+
 class HealthCounters(Struct, frozen=True, kw_only=True, rename="camel"):
     """How often something went wrong in the answering worker since its process started."""
 
-    fencings: int = 0
+    fencings: Count = 0
     """Peers ended an incarnation of the worker."""
-    takeovers: int = 0
+    takeovers: Count = 0
     """The worker ended an incarnation of a peer."""
-    lease_sessions_lost: int = 0
-    handoffs_aborted: int = 0
-    unknown_outcomes: int = 0
+    lease_sessions_lost: Count = 0
+    handoffs_aborted: Count = 0
+    unknown_outcomes: Count = 0
     """Batches of events whose answer never came."""
-    acknowledged_lost_events: int = 0
+    acknowledged_lost_events: Count = 0
     """Acknowledged events that were missing from the journal; an alarm above 0."""
-    database_connects_failed: int = 0
-    database_failovers: int = 0
+    database_connects_failed: Count = 0
+    database_failovers: Count = 0
 
 
 EntryT = TypeVar("EntryT")
@@ -334,7 +338,7 @@ class TargetsRequest(Struct, frozen=True, forbid_unknown_fields=True, rename="ca
     A worker refuses a request with fields that it does not know, because a plan is recorded whole or not at all.
     """
 
-    plan_version: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    plan_version: Count
     """The version of the plan that this plan was made from; Postgres keeps the version in 64 bits."""
     hash: str
     targets: list[ShardTarget]

@@ -144,6 +144,7 @@ class MemoryWorkers(WorkersClient, PolledWorkers):
             database=answer.database,
             claimed_by_other=answer.claimed_by_other,
             rebuild=answer.rebuild,
+            health=answer.health,
         )
 
     async def ownership_of(self, worker: str) -> OwnershipResponse | None:

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from threadcluster_operator.api import KubernetesSpec
-from threadcluster_operator.controller.diagnosis import Diagnosis, diagnose, failed_in_outage, own_end
+from threadcluster_operator.controller.diagnosis import CLOCKS_S, Diagnosis, diagnose, failed_in_outage, own_end
 from threadcluster_operator.controller.reasons import PODS_REFUSED, Reason
 from threadcluster_operator.controller.rollout import next_partition, rolled_out, unknown_owners
 from threadcluster_operator.controller.snapshot import (
@@ -125,7 +125,7 @@ def plan_actions(seen: ClusterSnapshot, spec: KubernetesSpec, operator: Operator
         blocked_reason = blocked_reason or waits
         let_go = stateful_set(wanted._replace(partition=partition))
         if own_set is not None and _pods_refused(seen, own_set):
-            let_go["metadata"]["annotations"][ASKED_AGAIN] = str(int(seen.now // _ASK_AGAIN_S))
+            let_go["metadata"]["annotations"][ASKED_AGAIN] = _asked_again(seen)
         objects = [let_go if each["kind"] == "StatefulSet" else each for each in objects]
         if own_job is not None and own_set is not None and _outlived(seen, wanted, own_set, own_job):
             delete.append(own_job)
@@ -318,7 +318,9 @@ def _should_retry_migration(seen: ClusterSnapshot, job: Object, wanted: Object) 
     waiting = tuple(pod for pod in pods if _phase(pod) == "Pending")
     trouble = diagnose(seen._replace(pods=waiting, children=(job,)))
     stuck = trouble is not None and trouble.reason != Reason.WORKER_UNSCHEDULABLE  # the scheduler waits for nothing
-    return stuck and _since(seen, job["metadata"].get("creationTimestamp")) > _STUCK_MIGRATION_S
+    age_s = _since(seen, job["metadata"].get("creationTimestamp"))
+    made_before = seen.headroom_grew_at is not None and age_s > seen.now - seen.headroom_grew_at + CLOCKS_S
+    return stuck and (age_s > _STUCK_MIGRATION_S or made_before)
 
 
 def _is_outdated(job: Object, wanted: Object) -> bool:
@@ -353,6 +355,12 @@ def _pods_refused(seen: ClusterSnapshot, live: Object) -> bool:
     """Whether something refuses workers' pods; the StatefulSet's controller asks less and less often."""
     trouble = diagnose(seen._replace(pods=(), children=(live,)))
     return trouble is not None and trouble.reason in PODS_REFUSED
+
+
+def _asked_again(seen: ClusterSnapshot) -> str:
+    """Another text each half a minute, and when the quotas leave more headroom."""
+    turn = str(int(seen.now // _ASK_AGAIN_S))
+    return turn if seen.headroom_grew_at is None else f"{turn}-{int(seen.headroom_grew_at)}"
 
 
 def _pods_of(seen: ClusterSnapshot, job: Object) -> tuple[Object, ...]:

@@ -6,12 +6,24 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from shard_worker.contract_internal import HealthCounters
 from threadcluster_operator.controller.snapshot import Key
 
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+_HEALTH: Final[Mapping[str, str]] = {
+    "fencings": "Incarnations of the worker that a peer ended.",
+    "takeovers": "Incarnations of peers that the worker ended.",
+    "lease_sessions_lost": "Database sessions of the worker's lease that ended unexpectedly.",
+    "handoffs_aborted": "Handoffs of shards that the worker gave up.",
+    "unknown_outcomes": "Batches of events of which the worker got no answer.",
+    "acknowledged_lost_events": "Acknowledged events that were missing from the journal; an alarm above 0.",
+    "database_connects_failed": "Connections to the database that the worker could not open.",
+    "database_failovers": "Fail-overs of the database that the worker noticed.",
+}
+"""The counters that workers report with their answers, each with its text for people."""
 
 
 class Telemetry(Collector):
@@ -25,6 +37,7 @@ class Telemetry(Collector):
         """Whether this replica leads: another replica's clusters may have changed since, and are shown by that one."""
         self._statuses: dict[Key, Mapping[str, Any]] = {}
         self._gates: dict[Key, Mapping[str, bool]] = {}
+        self._health: dict[Key, Mapping[str, HealthCounters]] = {}
         self._looks = Histogram(
             "threadcluster_operator_reconcile_seconds",
             "How long looks at a cluster took.",
@@ -68,17 +81,23 @@ class Telemetry(Collector):
         self._statuses[key] = status
         self._gates[key] = gates
 
+    def set_worker_health(self, key: Key, health: Mapping[str, HealthCounters]) -> None:
+        """Set the last counters of a cluster's workers, by name: of those alone that the operator asks, a pod each."""
+        self._health[key] = health
+
     def forget(self, key: Key) -> None:
         """A cluster is gone."""
         self._statuses.pop(key, None)
         self._gates.pop(key, None)
+        self._health.pop(key, None)
 
     def clear(self) -> None:
         """The clusters are another replica's from now on."""
         self._statuses.clear()
         self._gates.clear()
+        self._health.clear()
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         """How the clusters are, for Prometheus."""
         conditions = GaugeMetricFamily(
             "threadcluster_condition",
@@ -104,6 +123,16 @@ class Telemetry(Collector):
         yield conditions
         yield shards
         yield blocked
+        for name, text in _HEALTH.items():
+            counter = CounterMetricFamily(
+                f"threadcluster_worker_{name}",
+                f"{text} Since the worker's process started, as it reported last.",
+                labels=("namespace", "name", "worker"),
+            )
+            for key, workers in self._health.items() if leads else ():
+                for worker, counters in workers.items():
+                    counter.add_metric([*key, worker], float(getattr(counters, name)))
+            yield counter
 
     def page(self) -> bytes:
         """All of it, in Prometheus' text format."""

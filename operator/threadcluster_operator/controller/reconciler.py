@@ -35,6 +35,7 @@ from threadcluster_operator.controller.diagnosis import (
 from threadcluster_operator.controller.events import Recorder
 from threadcluster_operator.controller.installation import ANSWER_S, Claim, Rivalry, claim
 from threadcluster_operator.controller.metrics import Telemetry
+from threadcluster_operator.controller.quota_headroom import Headroom, has_grown, headroom_of, refused_by_quota
 from threadcluster_operator.controller.reasons import Reason
 from threadcluster_operator.controller.secret_keeper import SecretKeeper
 from threadcluster_operator.controller.snapshot import (
@@ -50,6 +51,7 @@ from threadcluster_operator.controller.tenant_policy import violations
 from threadcluster_operator.controller.workqueue import TransientError
 from threadcluster_operator.kube.answers import Answer
 from threadcluster_operator.kube.client import (
+    RESOURCE_QUOTA,
     SECRET,
     THREAD_CLUSTER,
     Conflict,
@@ -85,6 +87,10 @@ _FIRST_ANSWERS_S: Final = 0.3
 _RECORDED_S: Final = 5.0
 """Time for which an answer that does not show the last plan is taken for an older one; longer than a worker takes to read what
 it recorded.  After a restore of the database no answer ever shows the plan."""
+_HEADROOM_S: Final = 3.0
+"""Time between two readings of the quotas that refuse pods of a cluster."""
+_GROWN_S: Final = 30.0
+"""Minimum time between two growths of the quotas' headroom that are acted on: in a busy namespace it grows all the time."""
 _UNKNOWN_SPEC: Final = Actions()
 
 
@@ -98,7 +104,7 @@ class _Memory:
 
     uid: str
     children: ChildWriter
-    secrets: SecretKeeper = field(default_factory=SecretKeeper)
+    secrets: SecretKeeper
     balancing: bool = False
     poll: ClusterPoll | None = None
     """The questions to the workers; None while none can be asked."""
@@ -115,6 +121,11 @@ class _Memory:
     """With another installation of the operator."""
     status_written_at: float = -math.inf
     beats: Heartbeats = field(default_factory=Heartbeats)
+    headroom: Headroom | None = None
+    """The headroom that the quotas left when pods were refused, or when it grew; None while no quota refuses any."""
+    headroom_read_at: float = -math.inf
+    headroom_grew_at: float | None = None
+    """By the clock of snapshots."""
     secrets_refused: bool = False
     """Whether the last step with the Secrets was refused."""
 
@@ -160,7 +171,8 @@ class Reconciler:
             memory = self._memories.get(key)
             if memory is None or memory.uid != resource["metadata"]["uid"]:
                 children = ChildWriter(self._kube, self._cache, self._recorder, lambda: self.clock())
-                memory = self._memories[key] = _Memory(resource["metadata"]["uid"], children)
+                secrets = SecretKeeper(self._kube, self._recorder, self.clock())
+                memory = self._memories[key] = _Memory(resource["metadata"]["uid"], children, secrets)
             try:
                 claimed = await self._claimed(key, resource, memory)
                 if claimed is None:
@@ -220,8 +232,8 @@ class Reconciler:
                 await self._seen(key, resource, memory), None, _UNKNOWN_SPEC, Findings(invalid), memory
             )
             return 60.0 if late_s is None else late_s
-        seen = await self._seen(key, resource, memory)
-        memory.secrets.begin()
+        seen = await self._with_headroom(await self._seen(key, resource, memory), memory)
+        memory.secrets.begin(self.clock(), mismatched=memory.poll is not None and memory.poll.latest().mismatched)
         steps = plan_actions(seen, spec, self._operator, balancing=memory.balancing)
         memory.balancing = steps.next.balancing if steps.next is not None else False
         if steps.targets is None:
@@ -315,6 +327,26 @@ class Reconciler:
         )
         return self._with_answers(key, seen, memory)
 
+    async def _with_headroom(self, seen: ClusterSnapshot, memory: _Memory) -> ClusterSnapshot:
+        """The snapshot with when the quotas that refuse pods of the cluster left more headroom."""
+        if not refused_by_quota(seen):
+            memory.headroom = memory.headroom_grew_at = None
+            return seen
+        now = self.clock()
+        if now - memory.headroom_read_at >= _HEADROOM_S:
+            memory.headroom_read_at = now
+            try:
+                listed = await self._kube.list(RESOURCE_QUOTA, seen.key.namespace)
+            except KubeError as error:
+                log.info("quotas not read", extra={"key": str(seen.key), "cause": str(error)})
+                return seen._replace(headroom_grew_at=memory.headroom_grew_at)
+            headroom = headroom_of(listed.items)
+            if memory.headroom is None or not has_grown(memory.headroom, headroom):
+                memory.headroom = headroom
+            elif memory.headroom_grew_at is None or seen.now - memory.headroom_grew_at >= _GROWN_S:
+                memory.headroom, memory.headroom_grew_at = headroom, seen.now
+        return seen._replace(headroom_grew_at=memory.headroom_grew_at)
+
     async def close(self) -> None:
         """End what goes on beside the looks."""
         await self._polls.close()
@@ -334,10 +366,13 @@ class Reconciler:
         if not asked or seen.secret is None:
             self._polls.forget(key)
             memory.poll = None
+            self._telemetry.set_worker_health(key, {})
             return seen._replace(secret_confirmed=known and not pods)
         addresses = {name: each.address for name, each in asked.items()}
         memory.poll = self._polls.watch(key, self._reach(key, addresses, seen.secret), asked)
         latest, now = memory.poll.latest(), self.clock()
+        health = {name: each.health for name, each in latest.readings.items() if each.health is not None}
+        self._telemetry.set_worker_health(key, health)
         refused = sorted(each.claimed_by_other for each in latest.readings.values() if each.claimed_by_other)
         seen = seen._replace(
             secret_confirmed=known and _hold(latest, [pod.name for pod in pods], seen.secret, now),
@@ -397,24 +432,28 @@ class Reconciler:
         if steps.blocked is not None and seen.secret_state is None:
             return seen, None  # nothing is begun while another owner has the name of a child
         step, now = _secrets_step(seen.key), self.clock()
-        due = memory.children.writes.step(step, now)
+        writes = memory.children.writes
+        due = writes.step(step, now)
         if due is Step.WAIT:
             return seen, None
+        wanted, tries_out = render_input(seen, spec, self._operator), due is Step.TRY_OUT
         try:
-            wanted = render_input(seen, spec, self._operator)
-            state = await memory.secrets.keep(self._kube, self._recorder, seen, wanted, self._operator.keys)
+            if tries_out:
+                await memory.secrets.keep(seen, wanted, self._operator.keys, dry_run=True)
+                if not writes.passed(step, now):
+                    return seen, None
+                tries_out = False
+            state = await memory.secrets.keep(seen, wanted, self._operator.keys)
         except KubeError as error:
             if error.answer is Answer.AWAY:
                 return seen, error
             log.info(
                 "secrets not kept", extra={"key": str(seen.key), "cause": str(error), "answer": error.answer.value}
             )
-            (memory.children.writes.failed if due is Step.TRY_OUT else memory.children.writes.refused)(
-                step, refusal_of(step, error), now
-            )
+            (writes.failed if tries_out else writes.refused)(step, refusal_of(step, error), now)
             memory.secrets_refused = True
             return seen, None
-        memory.children.writes.accepted(step)
+        writes.accepted(step)
         memory.secrets_refused = False
         return seen._replace(secret_state=state), None
 

@@ -6,11 +6,15 @@ unknown, or while a shard has no owner.
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Final
 
 from threadcluster_operator.api import KubernetesSpec
 from threadcluster_operator.controller.diagnosis import CLOCKS_S, own_end
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object, Pod
 from threadcluster_operator.render import TEMPLATE, RenderInput, is_applied
+
+ROLLING: Final = "RolloutInProgress"
+"""The reason of the condition Ready while a rollout goes on."""
 
 
 def next_partition(
@@ -92,6 +96,33 @@ def _migrated_during(seen: ClusterSnapshot) -> bool:
     own_ends = [own_end(pod) for pod in seen.pods]
     ends += [end.get("finishedAt") for end in own_ends if end.get("exitCode") == 0]
     return any(at and datetime.fromisoformat(at).timestamp() > seen.outage.since + CLOCKS_S for at in ends)
+
+
+def is_rolling_out(seen: ClusterSnapshot, live: Object, apply: Iterable[Object]) -> bool:
+    """Whether the rollout of the wanted template goes on; ``apply`` has the objects that are still to be applied.
+
+    It begins when the StatefulSet's controller knows the template.  When every worker has it, the last write of the rollout
+    holds all ordinals back again: that the rollout goes on until the controller has seen this write too, the status before
+    shows.
+    """
+    sets = [each for each in apply if each["kind"] == "StatefulSet"]
+    if not all(_template_arrived(each, live) for each in sets):
+        return False
+    status = live.get("status", {})
+    newest = status.get("updateRevision")
+    if status.get("currentRevision") != newest or any(pod.revision != newest for pod in seen.workers()):
+        return newest is not None
+    acted = status.get("observedGeneration", 0) >= live["metadata"].get("generation", 1)
+    return _was_rolling_out(seen) and (bool(sets) or not acted)
+
+
+def _was_rolling_out(seen: ClusterSnapshot) -> bool:
+    """Whether the last status says that this generation was being rolled out."""
+    conditions = (seen.resource.get("status") or {}).get("conditions", ())
+    return any(
+        each["type"] == "Ready" and (each["reason"], each.get("observedGeneration")) == (ROLLING, seen.generation)
+        for each in conditions
+    )
 
 
 def rolled_out(seen: ClusterSnapshot, spec: KubernetesSpec, live: Object) -> bool:

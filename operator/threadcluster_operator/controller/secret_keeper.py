@@ -1,11 +1,12 @@
 """The Secrets of a cluster: made, made again when they are lost, and rotated, by create and delete alone.
 
-The operator reads no Secret.  The cluster's status says which values the Secrets hold, before they are made with them:
-whatever is interrupted, the next reconcile deletes and makes them again with what the status says.
+The operator reads no Secret.  Whether one is there a dry run of its creation shows, which writes nothing.  The cluster's status
+says which values the Secrets hold, before they are made with them: whatever is interrupted, the next reconcile deletes and
+makes them again with what the status says.
 """
 
-import time
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Final
 
 from shard_worker.contract_tls import internal_key
@@ -13,6 +14,7 @@ from threadcluster_operator.controller.diagnosis import Diagnosis
 from threadcluster_operator.controller.events import Recorder
 from threadcluster_operator.controller.reasons import Reason
 from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object
+from threadcluster_operator.kube.answers import Answer
 from threadcluster_operator.kube.client import SECRET, Conflict, Kube
 from threadcluster_operator.render import (
     OperatorKeys,
@@ -25,9 +27,10 @@ from threadcluster_operator.render import (
 )
 
 _CHECK_S: Final = 300.0
-"""How often it is tried to make the Secrets of a cluster at rest, in case one was lost: its workers hold what it held."""
+"""Time between two checks whether the Secrets of a cluster are there whose workers hold what they need."""
 _CHECK_WAITING_S: Final = 10.0
-"""The same while a pod is not ready, or no worker answers: either may be for want of the Secret."""
+"""The same while a pod waits for its volumes, or workers prove themselves by another secret: either may be for want of the
+Secret.  A worker that has started holds the Secret, so its silence has another cause."""
 
 
 def client_text(text: str) -> str:
@@ -38,47 +41,50 @@ def client_text(text: str) -> str:
 class SecretKeeper:
     """Keeps the Secrets of one cluster; remembers when it looked."""
 
-    def __init__(self) -> None:
+    def __init__(self, kube: Kube, recorder: Recorder, now: float) -> None:
         self.trouble: Diagnosis | None = None
         """Why the Secrets are not as they should be."""
-        self._checked_at = time.monotonic()
+        self._kube = kube
+        self._recorder = recorder
+        self._now = self._checked_at = now
+        self._mismatched = False
 
-    def begin(self) -> None:
-        """Another reconcile begins, which may find nothing wrong."""
+    def begin(self, now: float, *, mismatched: bool) -> None:
+        """Another reconcile begins, which may find nothing wrong; ``mismatched``: workers have another secret."""
         self.trouble = None
+        self._now, self._mismatched = now, mismatched
 
     async def keep(
-        self, kube: Kube, recorder: Recorder, seen: ClusterSnapshot, wanted: RenderInput, keys: OperatorKeys
+        self, seen: ClusterSnapshot, wanted: RenderInput, keys: OperatorKeys, *, dry_run: bool = False
     ) -> SecretState | None:
-        """Do the next step; the state to record, None while the names are taken.  Raises `KubeError`."""
+        """Do the next step, or try it out by a ``dry_run``; the state to record, None while the names are taken.
+
+        Raises `KubeError`.
+        """
         newest = SecretValue(wanted.spec.secret_generation, next(iter(keys)))
         state = seen.secret_state
         if state is None:
-            return await self._first(kube, wanted, keys, newest)
+            return await self._first(wanted, keys, newest)
         text = secret_text(keys, wanted.uid, state.values)
         if text is None:
             return self._without_key(keys, state, newest)
         bodies = internal_secrets(wanted, text, client_text(text))
         if not state.made:
-            return await self._make(kube, recorder, seen, bodies, state)
-        if time.monotonic() - self._checked_at >= self._period_s(seen):
-            await self._make_lost(kube, recorder, seen, bodies)
+            return await self._make(seen, bodies, state, dry_run=dry_run)
+        if self._now - self._checked_at >= self._period_s(seen):
+            await self._make_lost(seen, bodies, dry_run=dry_run)
         values = next_values(state.values, newest, confirmed=seen.secret_confirmed)
         return state if values == state.values else SecretState(values, made=False)
 
     def _period_s(self, seen: ClusterSnapshot) -> float:
-        at_rest = seen.ownership is not None and all(pod.ready for pod in seen.workers())
-        return _CHECK_S if at_rest else _CHECK_WAITING_S
+        waits = self._mismatched or any(pod.get("status", {}).get("phase") == "Pending" for pod in seen.pods)
+        return _CHECK_WAITING_S if waits else _CHECK_S
 
-    async def _first(
-        self, kube: Kube, wanted: RenderInput, keys: OperatorKeys, newest: SecretValue
-    ) -> SecretState | None:
+    async def _first(self, wanted: RenderInput, keys: OperatorKeys, newest: SecretValue) -> SecretState | None:
         """Nothing was ever made for this cluster: what has the names now is another's, and stays as it is."""
         text = secret_text(keys, wanted.uid, (newest,)) or ""
         for body in internal_secrets(wanted, text, client_text(text)):
-            try:
-                await kube.create(SECRET, body, dry_run=True)
-            except Conflict:
+            if await self._is_there(body):
                 self.trouble = Diagnosis(
                     Reason.NAME_CONFLICT,
                     f"Secret {body['metadata']['name']} exists, and was not made for this ThreadCluster. Remedy: rename this"
@@ -88,28 +94,42 @@ class SecretKeeper:
         return SecretState((newest,), made=False)
 
     async def _make(
-        self, kube: Kube, recorder: Recorder, seen: ClusterSnapshot, bodies: Sequence[Object], state: SecretState
+        self, seen: ClusterSnapshot, bodies: Sequence[Object], state: SecretState, *, dry_run: bool
     ) -> SecretState:
         """By name, without a uid: the state was recorded for a cluster that had these names for itself."""
         for body in bodies:
             name = body["metadata"]["name"]
-            await kube.delete(SECRET, seen.key.namespace, name, None)
-            try:
-                await kube.create(SECRET, body)
-            except Conflict:  # the old one is still on its way out
-                return state
-            recorder.event(seen.resource, "Normal", "Created", f"Secret {name}")
-        self._checked_at = time.monotonic()
+            if await self._is_there(body):
+                await self._kube.delete(SECRET, seen.key.namespace, name, None, dry_run=dry_run)
+                if dry_run:
+                    continue
+                if await self._is_there(body):  # a finalizer holds it, or another writer has made it again
+                    raise Conflict(
+                        HTTPStatus.CONFLICT, "AlreadyExists", f"{name} already exists again after its deletion"
+                    )
+            if not dry_run:
+                await self._kube.create(SECRET, body)
+                self._recorder.event(seen.resource, "Normal", "Created", f"Secret {name}")
         return state._replace(made=True)
 
-    async def _make_lost(self, kube: Kube, recorder: Recorder, seen: ClusterSnapshot, bodies: Sequence[Object]) -> None:
-        self._checked_at = time.monotonic()
+    async def _make_lost(self, seen: ClusterSnapshot, bodies: Sequence[Object], *, dry_run: bool) -> None:
         for body in bodies:
-            try:
-                await kube.create(SECRET, body)
-            except Conflict:
-                continue
-            recorder.event(seen.resource, "Warning", "SecretRestored", f"Secret {body['metadata']['name']} was lost")
+            if not await self._is_there(body) and not dry_run:
+                await self._kube.create(SECRET, body)
+                lost = f"Secret {body['metadata']['name']} was lost"
+                self._recorder.event(seen.resource, "Warning", "SecretRestored", lost)
+        if not dry_run:
+            self._checked_at = self._now
+
+    async def _is_there(self, body: Object) -> bool:
+        """Whether a Secret has the name; raises `KubeError` where the API server would not take one of it."""
+        try:
+            await self._kube.create(SECRET, body, dry_run=True)
+        except Conflict as error:
+            if error.answer is not Answer.EXISTS:
+                raise
+            return True
+        return False
 
     def _without_key(self, keys: OperatorKeys, state: SecretState, newest: SecretValue) -> SecretState:
         """A value cannot be derived any more.  The Secrets are left as they are until a user wants another value."""

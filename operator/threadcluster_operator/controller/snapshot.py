@@ -84,6 +84,8 @@ class ClusterSnapshot(NamedTuple):
     """Workers that live in the cluster's database, by their beats, and can be none of this cluster."""
     silent: Mapping[str, Silence] = MappingProxyType({})
     """Workers of ready pods of which no answer counts; the times are as ``now``."""
+    headroom_grew_at: float | None = None
+    """When the quotas that refuse pods of the cluster left more headroom, as ``now``; None while none refuses any."""
 
     @property
     def key(self) -> Key:

@@ -15,7 +15,8 @@ from shard_worker.contract_internal import NO_CAPABLE_WORKER
 from threadcluster_operator.api import KubernetesSpec
 from threadcluster_operator.controller.actions import Actions
 from threadcluster_operator.controller.diagnosis import Diagnosis, outage_diagnosis, wait_of
-from threadcluster_operator.controller.snapshot import ClusterSnapshot, Pod
+from threadcluster_operator.controller.rollout import ROLLING, is_rolling_out
+from threadcluster_operator.controller.snapshot import ClusterSnapshot, Object, Pod
 from threadcluster_operator.planning.placement import Worker
 from threadcluster_operator.planning.planner import PlanResult, ShardOwnership, count_moving
 from threadcluster_operator.render import selector_of
@@ -167,34 +168,43 @@ def _ready(
 
 
 def _unsettled(seen: ClusterSnapshot, spec: KubernetesSpec, steps: Actions) -> ConditionDraft:
-    """Why a cluster that nothing hinders is not ready yet."""
+    """Why a cluster that nothing hinders is not ready yet.
+
+    A rollout is one reason from its first restart to its end, whatever the operator and the StatefulSet's controller write in
+    between to let one ordinal go after the other.
+    """
     pods = seen.workers()
     live = seen.child("StatefulSet", seen.key.name)
-    if live is None or steps.migrating or steps.create or steps.apply or steps.delete:
-        return ConditionDraft(
-            "Ready",
-            "False",
-            "GenerationPending",
-            f"The objects of this generation are being applied.{_migration_waits(seen) if steps.migrating else ''}",
-        )
-    status = live.get("status", {})
-    if status.get("observedGeneration", 0) < live["metadata"].get("generation", 1):
-        return ConditionDraft("Ready", "False", "GenerationPending", "The StatefulSet's controller has not acted yet.")
+    pending = _pending(seen, steps, live)
+    rolling = live is not None and not steps.migrating and is_rolling_out(seen, live, (body for body, _ in steps.apply))
+    if pending and not rolling:
+        return ConditionDraft("Ready", "False", "GenerationPending", pending)
     unreadable = _unreadable(steps)
     if unreadable:
         return ConditionDraft("Ready", "False", NO_CAPABLE_WORKER, unreadable)
-    if any(pod.revision != status.get("updateRevision") for pod in pods):
+    waiting = [_not_ready(seen, pod) for pod in pods if not pod.ready]
+    not_ready = f"Not ready: {', '.join(waiting)}." if waiting else ""
+    if rolling:
         waits = f" It waits: {steps.blocked_reason}." if steps.blocked_reason else ""
-        return ConditionDraft("Ready", "False", "RolloutInProgress", f"Workers are restarted, one by one.{waits}")
+        message = f"Workers are restarted, one by one.{waits} {not_ready}".rstrip()
+        return ConditionDraft("Ready", "False", ROLLING, message)
     if len(pods) != spec.replicas:
         waits = f" It waits: {steps.blocked_reason}." if steps.blocked_reason else ""
         return ConditionDraft(
             "Ready", "False", "ScaleInProgress", f"{len(pods)} workers, and {spec.replicas} are wanted.{waits}"
         )
-    waiting = [_not_ready(seen, pod) for pod in pods if not pod.ready]
     if waiting:
-        return ConditionDraft("Ready", "False", "WorkersNotReady", f"Not ready: {', '.join(waiting)}.")
+        return ConditionDraft("Ready", "False", "WorkersNotReady", not_ready)
     return ConditionDraft("Ready", "False", "ShardsUnserved", "Not every shard is served where it belongs.")
+
+
+def _pending(seen: ClusterSnapshot, steps: Actions, live: Object | None) -> str:
+    """The part of this generation that has not taken effect on the objects yet; empty where all of it has."""
+    if live is None or steps.migrating or steps.create or steps.apply or steps.delete:
+        return f"The objects of this generation are being applied.{_migration_waits(seen) if steps.migrating else ''}"
+    if live.get("status", {}).get("observedGeneration", 0) < live["metadata"].get("generation", 1):
+        return "The StatefulSet's controller has not acted yet."
+    return ""
 
 
 def _not_ready(seen: ClusterSnapshot, worker: Pod) -> str:
@@ -278,7 +288,7 @@ def _progressing(
     reason = "CreatingWorkers"
     if steps.migrating:
         reason = "Migrating"
-    elif ready.reason == "RolloutInProgress":
+    elif ready.reason == ROLLING:
         reason = "RollingOut"
     elif live is not None and len(pods) > spec.replicas:
         reason = "ScalingDown"

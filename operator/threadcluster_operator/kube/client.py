@@ -65,6 +65,7 @@ JOB: Final = Kind("batch/v1", "Job", "jobs")
 POD_DISRUPTION_BUDGET: Final = Kind("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets")
 NETWORK_POLICY: Final = Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
 INGRESS: Final = Kind("networking.k8s.io/v1", "Ingress", "ingresses")
+RESOURCE_QUOTA: Final = Kind("v1", "ResourceQuota", "resourcequotas")
 LEASE: Final = Kind("coordination.k8s.io/v1", "Lease", "leases")
 SERVICE_MONITOR: Final = Kind("monitoring.coreos.com/v1", "ServiceMonitor", "servicemonitors")
 
@@ -82,6 +83,7 @@ KINDS: Final[Mapping[str, Kind]] = {
         POD_DISRUPTION_BUDGET,
         NETWORK_POLICY,
         INGRESS,
+        RESOURCE_QUOTA,
         LEASE,
         SERVICE_MONITOR,
     )

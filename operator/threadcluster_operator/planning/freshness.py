@@ -14,6 +14,7 @@ from shard_worker.contract_internal import (
     DatabaseFault,
     DatabaseReport,
     DatabaseState,
+    HealthCounters,
     OwnershipDigest,
     OwnershipResponse,
     RebuildProgress,
@@ -60,6 +61,8 @@ class Reading(NamedTuple):
     """Fingerprints of the values of the cluster's secret that the worker holds."""
     claimed_by_other: str | None = None
     """Why the database does not belong to the worker's cluster any more: the answer is then about another one."""
+    health: HealthCounters | None = None
+    """The counters of what went wrong in the worker; None for a worker of an earlier release."""
 
     @property
     def order(self) -> tuple[int, int, int]:
@@ -117,6 +120,7 @@ def reading_of_digest(answer: OwnershipDigest, sent_at: float, before: Reading |
         rebuild=answer.rebuild,
         secrets=answer.secrets,
         claimed_by_other=answer.claimed_by_other,
+        health=answer.health,
     )
 
 
@@ -138,6 +142,7 @@ def reading_of_ownership(name: str, answer: OwnershipResponse, sent_at: float, b
         rebuild=answer.rebuild,
         secrets=answer.secrets,
         claimed_by_other=answer.claimed_by_other,
+        health=answer.health,
     )
 
 

@@ -19,7 +19,7 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.e2e.cluster.control_plane import Write, free_ports, writes_in
+from tests.e2e.cluster.control_plane import free_ports, writes_in
 from tests.e2e.cluster.harness import KIND, VERSION, is_ready, stalled_by, thread_cluster
 from tests.e2e.cluster.operator_process import SHARDS
 from tests.e2e.cluster.program import Program
@@ -164,13 +164,6 @@ async def until(holds: Callable[[Looks], bool], process: Process, *, within_s: f
             await asyncio.sleep(0.2)
 
 
-def changes_in(api: Api, namespace: str) -> list[Write]:
-    """The writes to a namespace but the creation of Secrets: while no worker answers, an operator that may read none tries it
-    every ten seconds, and the API server answers that they are there.
-    """
-    return [each for each in writes_in(api, namespace) if (each.verb, each.resource) != ("create", "secrets")]
-
-
 async def rest(
     api: Api, namespace: str, process: Process, *, count: int, replicas: int, resyncs: int, resync_s: float
 ) -> tuple[Looks, int]:
@@ -180,16 +173,16 @@ async def rest(
     """
     async with many(api, namespace, count, replicas, process):
         await asyncio.sleep(5)  # the last of its Events may still be written
-        before, looks = changes_in(api, namespace), await process.looks()
+        before, looks = writes_in(api, namespace), await process.looks()
         await asyncio.sleep(resyncs * resync_s)  # that nothing happens has no end to wait for
-        assert changes_in(api, namespace) == before
+        assert writes_in(api, namespace) == before
         found, memory = (await process.looks()).since(looks), process.memory_bytes
         began, looks_before = time.monotonic(), await process.looks()
         process.restart()
         await until(lambda now: now.total < looks_before.total, process, within_s=30)
         await until(lambda now: now.total >= 2 * count, process, within_s=60 + count)
         print(f"\nafter a restart each of {count} clusters was looked at twice within {time.monotonic() - began:.1f} s")
-        assert changes_in(api, namespace) == before, "a restart is no reason to write"
+        assert writes_in(api, namespace) == before, "a restart is no reason to write"
         most = process.most_memory_bytes
     print(
         f"{found.total:.0f} looks at {count} clusters of {replicas} workers: half within"

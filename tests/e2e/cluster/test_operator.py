@@ -1,6 +1,9 @@
 """The operator on a real API server: from `kubectl apply` to Ready, through every change, to nothing left behind."""
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
+from typing import Final
 
 import pytest
 from threadcluster_operator.controller.status import ranges
@@ -11,6 +14,9 @@ from tests.support.kube_api import Api, Object
 from tests.support.polling import eventually
 
 pytestmark = pytest.mark.cluster
+
+HEALED_S: Final = 10.0
+"""Time within which a cluster is Ready after a quota leaves enough headroom."""
 
 
 @pytest.fixture
@@ -185,8 +191,29 @@ async def test_a_quota_is_reported_and_heals_when_it_is_raised(harness: Harness)
     await harness.make("chat")
     found = await harness.until("chat", stalled_by("MigrationQuotaExceeded"))
     assert "raise the namespace's quota" in condition(found, "Stalled")["message"]
+    await asyncio.sleep(20)  # in which its controller asks less and less often
+    began = time.monotonic()
     await harness.api.delete("v1", "ResourceQuota", "none", harness.namespace)
-    await harness.until("chat", is_ready, within_s=90)
+    await harness.until("chat", is_ready, within_s=HEALED_S)
+    print(f"Ready {time.monotonic() - began:.1f} s after the quota was gone")
+
+
+async def test_workers_that_a_quota_refuses_come_when_it_is_raised(harness: Harness) -> None:
+    """The StatefulSet's controller, which asks less and less often, is asked at once."""
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "few"}}
+    await harness.make("chat")
+    await harness.until("chat", is_ready)
+    await harness.api.create({**quota, "spec": {"hard": {"pods": "2"}}}, harness.namespace)
+    await harness.api.wait_for("v1", "ResourceQuota", "few", lambda it: it["status"].get("used"), harness.namespace)
+    for replicas in (3, 4):
+        await harness.edit("chat", {"replicas": replicas})
+        await harness.until("chat", stalled_by("QuotaExceeded"))
+        await asyncio.sleep(20)
+        began = time.monotonic()
+        hard = {"hard": {"pods": str(replicas)}}
+        await harness.api.patch("v1", "ResourceQuota", "few", {"spec": hard}, harness.namespace)
+        await harness.until("chat", is_ready, within_s=HEALED_S)
+        print(f"Ready with {replicas} workers {time.monotonic() - began:.1f} s after the quota was raised")
 
 
 async def test_a_failed_migration_is_reported_with_its_own_reason(harness: Harness) -> None:

@@ -117,7 +117,28 @@ async def live(harness: Harness) -> None:
     ):
         await harness.api.wait_gone(version, kind, "chat", harness.namespace)
     await harness.until("chat", is_ready, within_s=60)
+    await refuse(harness)
+    # Without a worker that could hold the old one, the secret is replaced at once.
+    await harness.edit("chat", {"replicas": 0, "secretGeneration": 2})
+    await harness.until("chat", lambda it: secret_of(it) == ([2], True), within_s=60)
     await harness.api.delete("threadcluster.io/v1alpha1", "ThreadCluster", "chat", harness.namespace)
+
+
+def secret_of(found: Object) -> tuple[list[int], bool]:
+    """The generations of the values that the status says the Secrets hold, and whether they were made."""
+    secret = found["status"]["secret"]
+    return [each["generation"] for each in secret["values"]], secret["made"]
+
+
+async def refuse(harness: Harness) -> None:
+    """A quota refuses a worker's pod, until it is gone."""
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
+    await harness.api.create(quota, harness.namespace)
+    await harness.api.wait_for("v1", "ResourceQuota", "none", lambda it: it["status"].get("hard"), harness.namespace)
+    await harness.edit("chat", {"replicas": 3})
+    await harness.until("chat", stalled_by("QuotaExceeded"))
+    await harness.api.delete("v1", "ResourceQuota", "none", harness.namespace)
+    await harness.until("chat", is_ready, within_s=60)
 
 
 async def spoil(harness: Harness, version: str, kind: str, name: str) -> None:

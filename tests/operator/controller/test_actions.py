@@ -377,6 +377,31 @@ def test_a_migration_is_tried_again_when_the_database_is_back(
     assert [body["kind"] for body in steps_of(seen).delete] == ["Job"] * again
 
 
+@pytest.mark.parametrize(
+    ("made_at", "grew_at", "again"),
+    [(0, 12.0, True), (0, None, False), (9, 12.0, False), (14, 12.0, False)],
+    ids=["after it was refused", "never", "just after", "before it was made"],
+)
+def test_a_refused_migration_is_tried_again_when_quotas_leave_more_headroom(
+    made_at: int, grew_at: float | None, again: bool
+) -> None:
+    """Once: the next Job is one of after that.  Clocks may differ by seconds."""
+    simulation = Simulation()
+    simulation.operate()
+    (job,) = [each for (kind, _), each in simulation.objects.items() if kind == "Job"]
+    job["metadata"]["creationTimestamp"] = at(made_at)
+    job["status"] = {}
+    event = {
+        "kind": "Event",
+        "reason": "FailedCreate",
+        "message": "pods is forbidden: exceeded quota: small",
+        "involvedObject": {"uid": job["metadata"]["uid"]},
+        "metadata": {"creationTimestamp": at(made_at)},
+    }
+    steps = steps_of(simulation.look()._replace(now=20.0, warnings=(event,), headroom_grew_at=grew_at))
+    assert [body["kind"] for body in steps.delete] == ["Job"] * again
+
+
 def test_a_migration_without_a_node_is_left_to_the_scheduler() -> None:
     """It is not asked less and less often: a node that comes is taken at once."""
     simulation = Simulation()
@@ -410,6 +435,13 @@ def test_a_controller_whose_pods_are_refused_is_asked_again(simulation: Simulati
         for body, _ in steps.apply:
             simulation._store(body, simulation.stateful_set)
     assert asked == ["1", "2"]
+    # When the quotas leave more headroom it is asked at once, and once.
+    for now in (75.0, 80.0):
+        steps = steps_of(simulation.look()._replace(now=now, warnings=(event,), headroom_grew_at=74.5))
+        asked += [body["metadata"]["annotations"].get(ASKED_AGAIN) for body, _ in steps.apply]
+        for body, _ in steps.apply:
+            simulation._store(body, simulation.stateful_set)
+    assert asked == ["1", "2", "2-74"]
     assert steps_of(simulation.look()._replace(now=90.0)).apply == ()
 
 

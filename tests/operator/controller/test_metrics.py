@@ -5,6 +5,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from threadcluster_operator.controller.metrics import Telemetry
 from threadcluster_operator.controller.snapshot import Key
 
+from shard_worker.contract_internal import HealthCounters
+
 CHAT = Key("talk", "chat")
 STATUS = {
     "shards": {"total": 16, "assigned": 15, "moving": 2, "imbalancePercent": 3},
@@ -53,10 +55,28 @@ def test_a_deposed_leader_exports_no_conditions() -> None:
     """Two replicas would contradict each other, and an alarm on the old one's would never end."""
     telemetry = Telemetry()
     telemetry.set_cluster_status(CHAT, STATUS, {"migration": True})
+    telemetry.set_worker_health(CHAT, {"chat-0": HealthCounters()})
     telemetry.leads = lambda: False
-    of_clusters = ("threadcluster_condition", "threadcluster_shards", "threadcluster_gate")
+    of_clusters = ("threadcluster_condition", "threadcluster_shards", "threadcluster_gate", "threadcluster_worker")
     assert not [name for name, *labels in values(telemetry) if name.startswith(of_clusters)]
     telemetry.leads = lambda: True
     assert [name for name, *labels in values(telemetry) if name.startswith(of_clusters)]
     telemetry.clear()
     assert not [name for name, *labels in values(telemetry) if name.startswith(of_clusters)]
+
+
+def test_what_went_wrong_in_workers_can_be_read() -> None:
+    """Each counter that a worker reports, by cluster and worker; nothing of a worker, or of a cluster, that is gone."""
+    telemetry = Telemetry()
+    counters = {name: number for number, name in enumerate(HealthCounters.__struct_fields__, 1)}
+    telemetry.set_worker_health(CHAT, {"chat-0": HealthCounters(**counters), "chat-1": HealthCounters()})
+    found = values(telemetry)
+    for name, number in counters.items():
+        assert found[(f"threadcluster_worker_{name}_total", "chat", "talk", "chat-0")] == number
+        assert found[(f"threadcluster_worker_{name}_total", "chat", "talk", "chat-1")] == 0
+    telemetry.set_worker_health(CHAT, {"chat-1": HealthCounters(fencings=2)})
+    found = values(telemetry)
+    assert found[("threadcluster_worker_fencings_total", "chat", "talk", "chat-1")] == 2
+    assert ("threadcluster_worker_fencings_total", "chat", "talk", "chat-0") not in found
+    telemetry.forget(CHAT)
+    assert not [name for name, *labels in values(telemetry) if name.startswith("threadcluster_worker")]

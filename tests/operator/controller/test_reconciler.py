@@ -3,14 +3,15 @@
 import asyncio
 import base64
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
 import msgspec
 import pytest
 from threadcluster_operator.controller import reconciler, secret_keeper
-from threadcluster_operator.controller.actions import OperatorContext
+from threadcluster_operator.controller.actions import ASKED_AGAIN, OperatorContext
 from threadcluster_operator.controller.cache import Cache
 from threadcluster_operator.controller.events import Recorder
 from threadcluster_operator.controller.metrics import Telemetry
@@ -33,7 +34,13 @@ from threadcluster_operator.kube.nesting import flatten
 from threadcluster_operator.render import key_fingerprint
 from threadcluster_operator.workers.client import InvalidAnswer, NoWorkerAvailable, WorkerRefused
 
-from shard_worker.contract_internal import DatabaseReport, DatabaseState, OwnershipResponse, TargetsRequest
+from shard_worker.contract_internal import (
+    DatabaseReport,
+    DatabaseState,
+    HealthCounters,
+    OwnershipResponse,
+    TargetsRequest,
+)
 from shard_worker.contract_tls import Authority, Purpose, fingerprint
 from tests.fakes.kube import InMemoryKube
 from tests.fakes.worker_api import MemoryWorkers
@@ -75,12 +82,13 @@ class Desk:
 
     def restart(self, namespace: str = "threadcluster-system") -> None:
         """Another process of the operator, which remembers nothing."""
+        self.telemetry = Telemetry()
         self.reconciler = Reconciler(
             self.shelf,
             self.cache,
             self._reach,
             Recorder(self.shelf, "operator-0"),
-            Telemetry(),
+            self.telemetry,
             OperatorContext(namespace, keys=self.keys, site="kubernetes-1", tenants=self.tenants),
         )
         self.reconciler.clock = lambda: self.now
@@ -653,24 +661,102 @@ async def test_a_right_on_secrets_that_is_lost_stops_the_secrets_alone() -> None
     await desk.look()
     assert desk.condition("Stalled") == ("True", "Forbidden")
     assert ("Service", "chat") in desk.shelf.objects
-    desk.shelf.calls.clear()
-    began = desk.now
-    for _ in range(60):
-        await desk.look()
-    assert 0.1 <= len([call for call in desk.shelf.calls if call[1] == "Secret"]) / (desk.now - began) <= 0.2
+    assert await secret_requests(desk, for_s=60.0)
+    asked = await secret_requests(desk, for_s=180.0)
+    assert 180.0 / 10.0 <= len(asked) <= 180.0 / 5.0 + 1, asked
+    assert {verb for verb, _, _ in asked} == {"try create"}
     desk.shelf.fault = lambda *_: None
     await desk.until_ready()
 
 
+async def secret_requests(desk: Desk, *, for_s: float) -> list[tuple[str, str, str]]:
+    """The requests about Secrets in this time."""
+    desk.shelf.calls.clear()
+    began = desk.now
+    while desk.now - began < for_s:
+        await desk.look()
+    return [call for call in desk.shelf.calls if call[1] == "Secret"]
+
+
+def without_dry_runs(calls: Sequence[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    """The writes among requests that change something."""
+    return [call for call in calls if not call[0].startswith("try ")]
+
+
+async def test_secrets_that_are_there_are_not_made_again() -> None:
+    """Neither while no worker answers, which an operator may not read a Secret to explain, nor while a pod waits: a dry run
+    shows that they are there, seldom where every worker has started and holds what it needs.
+    """
+    desk = Desk()
+    await desk.until_ready()
+    desk.workers.knobs.silent = True
+    assert await secret_requests(desk, for_s=280.0) == []
+    assert len(await secret_requests(desk, for_s=600.0)) == 2 * 2
+    desk.shelf.objects["Pod", "chat-0"]["status"] = {"phase": "Pending"}
+    asked = await secret_requests(desk, for_s=120.0)
+    assert len(asked) >= 2 * 8
+    assert without_dry_runs(asked) == []
+    del desk.shelf.objects["Secret", "chat-internal"]
+    asked = await secret_requests(desk, for_s=12.0)
+    assert without_dry_runs(asked) == [("create", "Secret", "chat-internal")]
+
+
+async def test_a_secret_of_workers_that_hold_another_one_is_soon_made_again() -> None:
+    """As the status tells users to have it made."""
+    desk = Desk()
+    await desk.until_ready()
+    desk.workers.knobs.mismatched = True
+    await desk.look(within_s=6.0)
+    del desk.shelf.objects["Secret", "chat-internal"]
+    asked = await secret_requests(desk, for_s=12.0)
+    assert without_dry_runs(asked) == [("create", "Secret", "chat-internal")]
+
+
+async def test_a_secret_that_comes_back_or_stays_after_its_deletion_is_hardly_ever_written() -> None:
+    """For a finalizer, or another writer: it is named, deleted once in 30 s at most, and made when it is gone."""
+    desk = Desk()
+    await desk.until_ready()
+    desk.workers.knobs.secrets = held(desk)
+    held_back = desk.shelf.objects["Secret", "chat-internal"]
+    delete = desk.shelf.delete
+
+    async def stays(kind: Kind, namespace: str, name: str, uid: str | None, *, dry_run: bool = False) -> None:
+        await delete(kind, namespace, name, uid, dry_run=dry_run)
+        if name == "chat-internal":
+            desk.shelf.objects["Secret", name] = held_back
+
+    desk.shelf.delete = stays  # type: ignore[method-assign]  # as with a finalizer
+    desk.edit({**desk.resource, "spec": {**desk.resource["spec"], "secretGeneration": 2}})
+    assert await secret_requests(desk, for_s=60.0)
+    assert desk.condition("Stalled") == ("True", "ChildRejected")
+    asked = without_dry_runs(await secret_requests(desk, for_s=300.0))
+    assert 5 <= len(asked) <= 10, asked
+    assert set(asked) == {("delete", "Secret", "chat-internal")}
+    desk.shelf.delete = delete  # type: ignore[method-assign]
+    await secret_requests(desk, for_s=40.0)
+    assert len(held(desk)) == 2
+    assert desk.condition("Stalled")[1] == "NotStalled"
+
+
+async def looks(desk: Desk, count: int) -> None:
+    """A number of reconciliations, one after another."""
+    for _ in range(count):
+        await desk.look()
+
+
 async def test_what_is_interrupted_between_delete_and_create_is_done_again() -> None:
     """The status says what the Secrets are to hold before they are made."""
-    for verb in ("delete", "create"):
+    for verb in ("create", "delete"):
         desk = Desk()
+        if verb == "delete":  # of the old Secret, when another takes its place
+            await desk.until_ready()
+            desk.workers.knobs.secrets = held(desk)
+            desk.edit({**desk.resource, "spec": {**desk.resource["spec"], "secretGeneration": 2}})
         desk.shelf.fault = lambda asked, kind, verb=verb: (  # type: ignore[misc]  # bound at once
             Unreachable(0, "", "away") if (asked, kind) == (verb, "Secret") else None
         )
         with pytest.raises(TransientError):
-            await desk.look()
+            await looks(desk, 3)
         assert not desk.resource["status"]["secret"]["made"]
         with pytest.raises(TransientError):
             await desk.look()
@@ -678,7 +764,7 @@ async def test_what_is_interrupted_between_delete_and_create_is_done_again() -> 
         desk.shelf.fault = lambda *_: None
         await desk.until_ready()
         assert desk.condition("Ready")[0] == "True"
-        assert text_of(desk, "chat-internal", "secret").count("\n") == 1
+        assert len(held(desk)) == (1 if verb == "create" else 2)
 
 
 async def test_a_rotation_takes_three_steps_and_each_waits_for_every_worker() -> None:
@@ -798,6 +884,80 @@ async def test_a_silent_cluster_is_not_written_to_after_a_restart_of_the_operato
         await desk.look(within_s=0.5)
     assert desk.shelf.writes() == []
     assert desk.condition("Stalled") == ("True", "WorkerUnreachable")
+
+
+async def test_what_workers_count_is_exported_while_they_are_asked() -> None:
+    """By worker, as it was reported last; a worker that has no pod any more is not shown."""
+    desk = Desk()
+    for counted in (1, 2):
+        desk.workers.knobs.distort = lambda answer, counted=counted: msgspec.structs.replace(  # type: ignore[misc]  # bound at once
+            answer, health=HealthCounters(takeovers=counted)
+        )
+        await desk.until_ready()
+        for _ in range(20):  # at rest a worker is asked rarely
+            await desk.look()
+        page = desk.telemetry.page().decode()
+        assert (
+            f'threadcluster_worker_takeovers_total{{name="chat",namespace="talk",worker="chat-0"}} {counted}.0' in page
+        )
+    desk.cache.drop(desk.shelf.objects.pop(("Pod", "chat-0")))
+    await desk.look()
+    assert 'worker="chat-0"' not in desk.telemetry.page().decode()
+
+
+async def test_a_quota_that_leaves_more_headroom_has_its_pods_asked_for_at_once() -> None:
+    """Quotas are read while one refuses pods, and not more often than needed; in a busy namespace one growth in 30 s counts."""
+    desk = Desk()
+    await desk.until_ready()
+    lists = ("list", "ResourceQuota", "")
+    assert lists not in desk.asked
+    live = desk.shelf.objects["StatefulSet", "chat"]
+    live["status"]["replicas"] = 0
+    desk.cache.drop(desk.shelf.objects.pop(("Pod", "chat-0")))
+
+    def report() -> None:
+        stamp = datetime.now(UTC).isoformat()
+        about = {"kind": "StatefulSet", "namespace": "talk", "name": "chat", "uid": live["metadata"]["uid"]}
+        desk.shelf.put(
+            {
+                "kind": "Event",
+                "metadata": {"name": "refused", "namespace": "talk", "creationTimestamp": stamp},
+                "reason": "FailedCreate",
+                "message": "pods is forbidden: exceeded quota: small",
+                "involvedObject": about,
+            }
+        )
+
+    def limit(pods: int) -> None:
+        status = {"hard": {"pods": str(pods)}, "used": {"pods": "0"}}
+        desk.shelf.put({"kind": "ResourceQuota", "metadata": {"name": "small"}, "status": status})
+
+    def asked_again() -> str:
+        return str(desk.shelf.objects["StatefulSet", "chat"]["metadata"]["annotations"].get(ASKED_AGAIN, ""))
+
+    report()
+    limit(0)
+    desk.shelf.calls.clear()
+    began = desk.now
+    while desk.now - began < 12.0:
+        await desk.look(within_s=0.25)
+    assert desk.condition("Stalled") == ("True", "QuotaExceeded")
+    assert "-" not in asked_again()
+    assert 3 <= desk.asked.count(lists) <= 5
+    limit(1)
+    began = desk.now
+    while "-" not in asked_again():
+        await desk.look(within_s=0.25)
+    assert desk.now - began <= 4.0
+    after = asked_again().partition("-")[2]
+    for pods in range(2, 6):
+        limit(pods)
+        await desk.look(within_s=2.0)
+    assert asked_again().partition("-")[2] == after
+    refused = Forbidden(403, "Forbidden", 'resourcequotas is forbidden: User "o" cannot list resource "resourcequotas"')
+    desk.shelf.fault = lambda verb, kind: refused if (verb, kind) == ("list", "ResourceQuota") else None
+    await desk.look(within_s=2.0)
+    assert desk.condition("Stalled") == ("True", "QuotaExceeded")
 
 
 async def test_an_answer_that_is_not_taken_is_a_reason_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -378,6 +378,59 @@ def test_an_edit_is_pending_until_the_controller_of_the_stateful_set_acted(simul
     assert conditions(simulation.resource["status"])["Ready"] == ("False", "GenerationPending")
 
 
+def reasons_of(simulation: Simulation, turns: int) -> list[tuple[str, str]]:
+    """The reasons of Ready and Progressing, one after another, while the operator looks before and after each turn."""
+    found: list[tuple[str, str]] = []
+    for _ in range(turns):
+        for step in (simulation.operate, simulation.turn, simulation.operate):
+            step()
+            conditions_now = conditions(simulation.resource["status"])
+            pair = (conditions_now["Ready"][1], conditions_now["Progressing"][1])
+            if not found or found[-1] != pair:
+                found.append(pair)
+    return found
+
+
+def test_a_rollout_has_one_reason_from_its_first_restart_to_its_end(simulation: Simulation) -> None:
+    """The operator and the controller write the StatefulSet at each ordinal: the reason does not change with these writes."""
+    simulation.edit(podTemplate={"metadata": {"annotations": {"example.org/edition": "2"}}})
+    found = [reason for reason, _ in reasons_of(simulation, 100)]
+    assert found.count("RolloutInProgress") == 1, found
+    assert found[0] == "GenerationPending"
+    assert "GenerationPending" not in found[1:]
+    assert found[-1] == "Reconciled"
+    assert simulation.ready
+
+
+def test_an_edit_during_a_rollout_is_pending_until_its_template_is_there(simulation: Simulation) -> None:
+    """A rollout of the generation before is none of this one."""
+    simulation.edit(podTemplate={"metadata": {"annotations": {"example.org/edition": "2"}}})
+    while conditions(simulation.resource["status"])["Ready"][1] != "RolloutInProgress":
+        simulation.turn()
+        simulation.operate()
+    simulation.edit(podTemplate={"metadata": {"annotations": {"example.org/edition": "3"}}})
+    simulation.operate()
+    assert conditions(simulation.resource["status"])["Ready"][1] == "GenerationPending"
+    found = [reason for reason, _ in reasons_of(simulation, 100)]
+    assert found.count("RolloutInProgress") == 1, found
+    assert found[-1] == "Reconciled"
+
+
+def test_a_rollout_names_the_worker_that_is_not_ready(simulation: Simulation) -> None:
+    """Also the last one, when no worker with the old template is left."""
+    simulation.edit(podTemplate={"metadata": {"annotations": {"example.org/edition": "2"}}})
+    for ordinal in (2, 0):
+        name = f"{NAME}-{ordinal}"
+        for _ in range(100):
+            simulation.broken.add(name)  # also the pod that takes its place
+            simulation.turn()
+            simulation.operate()
+        status = simulation.resource["status"]
+        assert conditions(status)["Ready"] == ("False", "RolloutInProgress")
+        assert f"Not ready: {name}" in ready_message(status)
+        simulation.broken.clear()
+
+
 @pytest.mark.parametrize(
     ("flag", "expected", "state"),
     [("leaving", ("True", "Leaving"), "Leaving"), ("draining", ("True", "Cordoned"), "Draining")],

@@ -24,6 +24,7 @@ from shard_worker.contract_internal import (
     DATABASE_SILENCE_S,
     DatabaseReport,
     DatabaseState,
+    HealthCounters,
     OwnershipDigest,
     OwnershipResponse,
     RebuildProgress,
@@ -52,6 +53,7 @@ DIGEST = OwnershipDigest(
     excess_privileges=("DELETE",),
     database=CONNECTED,
     rebuild=REBUILD,
+    health=HealthCounters(fencings=1),
 )
 
 
@@ -67,9 +69,10 @@ def first(answer: OwnershipDigest, at: float = 0.0) -> Reading:
 
 def test_a_reading_has_what_the_answer_has() -> None:
     """The digest's fields, and the time of the question."""
-    assert first(DIGEST, 5.0) == Reading(
+    expected = Reading(
         5.0, 3, 7, 100, "d", True, frozenset({ShardId(1), ShardId(2)}), ("DELETE",), CONNECTED, 5.0, None, REBUILD
     )
+    assert first(DIGEST, 5.0) == expected._replace(health=HealthCounters(fencings=1))
 
 
 def ownership(state: WorkerState = WorkerState.READY) -> OwnershipResponse:
@@ -111,6 +114,7 @@ def ownership(state: WorkerState = WorkerState.READY) -> OwnershipResponse:
         database=CONNECTED,
         digest="d",
         rebuild=REBUILD,
+        health=DIGEST.health,
     )
 
 

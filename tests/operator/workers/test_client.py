@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import json
 import tracemalloc
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -278,6 +279,10 @@ def _with_shards(ids: Sequence[int]) -> bytes:
     return ownership("a", 4, ids)
 
 
+def _with_fencings(count: int) -> bytes:
+    return json.dumps({**json.loads(ownership("a", 4)), "health": {"fencings": count}}).encode()
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -285,13 +290,27 @@ def _with_shards(ids: Sequence[int]) -> bytes:
         _with_shards([0, 7]),
         _with_shards([-1, 0]),
         _with_shards(range(4_097)),
+        _with_fencings(10**400),
+        _with_fencings(-1),
         b"[" * 100_000,
         b'{"answeredBy": 7}',
         b"null",
         b"\xff\xfe",
         b"",
     ],
-    ids=["twice", "a hole", "negative", "too many", "deep", "another type", "null", "no text", "empty"],
+    ids=[
+        "twice",
+        "a hole",
+        "negative",
+        "too many",
+        "no float",
+        "fewer than none",
+        "deep",
+        "another type",
+        "null",
+        "no text",
+        "empty",
+    ],
 )
 async def test_what_is_no_ownership_is_no_answer(body: bytes) -> None:
     """Typed decoding, and the ids of shards from 0 on without a hole."""
