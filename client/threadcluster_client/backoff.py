@@ -10,7 +10,7 @@ _SECONDS: Final = re.compile(r"[0-9]{1,9}")
 
 
 def wait_s(failures: int, floor_s: float | None, chance: float) -> float:
-    """Seconds to wait after so many failures in a row (at least 1); ``chance`` is a random number of 0 to 1.
+    """Seconds to wait after this number of failures in a row (at least 1); ``chance`` is a random number of 0 to 1.
 
     The server's floor is never cut short: chance only adds, at most one step.
     """

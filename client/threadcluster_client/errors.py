@@ -107,7 +107,7 @@ class NotFound(ProblemError):
 
 
 class ThreadNotFound(NotFound):
-    """No such thread, or the account may not read it: the two cannot be told apart."""
+    """No such thread, or the account may not read it: the answers are the same."""
 
     code_of_class = "thread-not-found"
 

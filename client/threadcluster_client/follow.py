@@ -19,7 +19,7 @@ from threadcluster_client.transport import Transport
 log = logging.getLogger(__name__)
 
 _STEADY_S: Final = 5.0
-"""A connection that lived for so long was a good one: the next wait is a short one again."""
+"""A connection that lived longer was a good one: the next wait is a short one again."""
 
 
 class Follow:

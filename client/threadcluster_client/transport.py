@@ -234,7 +234,7 @@ class Transport:
         return ConnectionFailed(str(fault) or type(fault).__name__)
 
     def wait_s(self, failures: int, floor_s: float | None) -> float:
-        """Seconds to wait after so many failures in a row."""
+        """Seconds to wait after this number of failures in a row."""
         return wait_s(failures, floor_s, random.random())  # noqa: S311  # not for secrets
 
     async def pause(self, seconds: float) -> None:

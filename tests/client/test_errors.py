@@ -44,7 +44,7 @@ def status_of(code: ProblemCode) -> int:
 
 
 def test_every_class_is_of_a_code_that_the_server_has() -> None:
-    """And stands below the class of that code's status."""
+    """And a subclass of the one of that code's status."""
     assert set(OF_CODE) <= set(PUBLIC)
     for code, kind in OF_CODE.items():
         assert code is not None

@@ -78,7 +78,7 @@ async def test_a_stream_goes_on_after_every_kind_of_fault_at_its_position() -> N
 
 
 async def test_a_stream_without_a_position_resumes_at_its_opening() -> None:
-    """What comes while it is away is not missed."""
+    """Events that come while it is away are not missed."""
     replies = [STREAM + b"id: 3.1\n\n", STREAM + of_thread(4) + OPEN]
     async with (
         scripted(lambda number: replies[number - 1]) as server,

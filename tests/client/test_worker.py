@@ -149,7 +149,7 @@ async def test_the_readmes_examples_run(dsn: str, tmp_path: Path, capsys: pytest
     exec(compile(source, "client/README.md", "exec"), found)
     async with workers_on(dsn, tmp_path, "a") as workers:
         await found["examples"](workers.url)
-    said = re.findall(r"print\(.*\)  # (.*)", source)
+    promised = re.findall(r"print\(.*\)  # (.*)", source)
     printed = capsys.readouterr().out.splitlines()
-    assert len(said) == 4
-    assert [line for line in printed if line in said] == said
+    assert len(promised) == 4
+    assert [line for line in printed if line in promised] == promised
