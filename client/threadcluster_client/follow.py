@@ -47,7 +47,12 @@ class Follow:
 
     async def __anext__(self) -> Item:
         self._transport.bind()
-        return await anext(self._items)
+        try:
+            return await anext(self._items)
+        except asyncio.CancelledError:
+            # A caller that gives up waiting may ask again: the cancellation has ended the generator, not the stream.
+            self._items = self._run()
+            raise
 
     async def __aenter__(self) -> Self:
         return self

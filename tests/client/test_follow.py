@@ -167,6 +167,22 @@ async def test_a_refusal_ends_the_iterator(reply: bytes, error: type[Exception])
     assert len(server.requests) == 1
 
 
+async def test_a_caller_that_gives_up_waiting_may_ask_again() -> None:
+    """The stream is opened again where the caller is: the rest of what came in the same bytes is not missed."""
+    replies = [STREAM + of_thread(1) + OPEN, STREAM + of_thread(2, 3) + OPEN]
+    async with (
+        scripted(lambda number: replies[number - 1]) as server,
+        Client(server.url) as client,
+        client.follow("T", "A") as items,
+    ):
+        got = [await anext(items)]
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(anext(items), 0.1)
+        got += [await anext(items), await anext(items)]
+        assert numbers(got) == [1, 2, 3]
+        assert server.requests[1].target.endswith("after=1.1")
+
+
 async def test_the_end_of_a_destroyed_thread_ends_the_iterator() -> None:
     """204: there is no more of it."""
     async with scripted(lambda _: NO_CONTENT) as server, client_of(server.url) as client:
