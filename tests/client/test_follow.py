@@ -91,6 +91,7 @@ async def test_a_stream_without_a_position_resumes_at_its_opening() -> None:
             "/v1/threads/T/events?account_id=A",
             "/v1/threads/T/events?account_id=A&after=3.1",
         ]
+        await items.aclose()
         await eventually(lambda: server.open == 0)
 
 
