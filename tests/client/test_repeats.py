@@ -12,7 +12,8 @@ def test_each_event_is_new_once_however_often_a_resume_repeats(data: st.DataObje
         thread: sorted(data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=6)))
         for thread in data.draw(st.sets(st.sampled_from("abc"), min_size=1))
     }
-    seen, new = SeenEvents(), []
+    seen = SeenEvents()
+    new: list[tuple[str, int, int]] = []
     for _ in range(data.draw(st.integers(1, 4))):
         for thread, of_events in sorted(epochs.items()):
             reached = sum(1 for each in new if each[0] == thread)
