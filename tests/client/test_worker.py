@@ -3,7 +3,7 @@
 import asyncio
 import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -27,8 +27,10 @@ def client_through(proxy: TcpProxy, idle_s: float) -> Client:
     return Client(f"http://127.0.0.1:{proxy.port}", limits=Limits(idle_s=idle_s, deadline_s=20.0))
 
 
-async def test_commands_are_stored_once_whatever_the_network_does(dsn: str, tmp_path: Path) -> None:
-    """Create, post, page and fail; then each fault of a connection at the moment of a command."""
+async def test_commands_are_stored_once_whatever_the_network_does(
+    dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Create, post, page and fail; each fault of a connection at the moment of a command; the README's examples."""
     async with (
         workers_on(dsn, tmp_path, "a") as workers,
         proxy_to(workers) as proxy,
@@ -53,6 +55,7 @@ async def test_commands_are_stored_once_whatever_the_network_does(dsn: str, tmp_
         assert listed.id == thread.thread_id
         assert [each async for each in client.members(thread.thread_id, ADA)] == [BOB]
         assert [each async for each in client.administrators(thread.thread_id, BOB)] == [ADA]
+        await _readmes_examples(workers.url, capsys)
 
 
 async def _refusals(client: Client, thread_id: str) -> None:
@@ -67,6 +70,19 @@ async def _refusals(client: Client, thread_id: str) -> None:
     again = await client.create_thread(ADA, "again", idempotency_key="key")
     assert (again.thread_id, again.replayed) == (created.thread_id, True)
     await client.destroy_thread(created.thread_id, ADA)
+
+
+async def _readmes_examples(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One after the other; what they print is what their comments say."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "client" / "README.md").read_text(), re.S)
+    source = "async def examples(URL):\n" + textwrap.indent("\n".join(blocks), "    ")
+    found: dict[str, Callable[[str], Awaitable[None]]] = {}
+    exec(compile(source, "client/README.md", "exec"), found)
+    await found["examples"](url)
+    promised = re.findall(r"print\(.*\)  # (.*)", source)
+    printed = capsys.readouterr().out.splitlines()
+    assert len(promised) == 4
+    assert [line for line in printed if line in promised] == promised
 
 
 def _faults(proxy: TcpProxy) -> dict[str, Callable[[], None]]:
@@ -142,17 +158,3 @@ async def _record(follow: Follow, into: list[int]) -> None:
 async def _restart(workers: Workers) -> None:
     await workers.by_name["a"].kill()
     await workers.by_name["a"].start()
-
-
-async def test_the_readmes_examples_run(dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One after the other; what they print is what their comments say."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "client" / "README.md").read_text(), re.S)
-    source = "async def examples(URL):\n" + textwrap.indent("\n".join(blocks), "    ")
-    found: dict[str, Callable[[str], asyncio.Future[None]]] = {}
-    exec(compile(source, "client/README.md", "exec"), found)
-    async with workers_on(dsn, tmp_path, "a") as workers:
-        await found["examples"](workers.url)
-    promised = re.findall(r"print\(.*\)  # (.*)", source)
-    printed = capsys.readouterr().out.splitlines()
-    assert len(promised) == 4
-    assert [line for line in printed if line in promised] == promised
