@@ -145,8 +145,8 @@ def warn_of_slow_normalisation(python):
 def digest(path):
     """Tells whether the environment is still made from these files, by the interpreter at this path."""
     found = hashlib.sha256(repr((path, ROOT)).encode())
-    for name in ("requirements.lock", "pyproject.toml", os.path.join("tools", "setup.py")):
-        with open(os.path.join(ROOT, name), "rb") as file:
+    for name in ("requirements.lock", "pyproject.toml", "client/pyproject.toml", "tools/setup.py"):
+        with open(os.path.join(ROOT, *name.split("/")), "rb") as file:
             found.update(file.read())
     return found.hexdigest()
 
@@ -198,7 +198,7 @@ def main():
     # The lock names every package, and Python compiles what it imports: without both, this takes half the time.
     pip += ["--no-deps", "--no-compile"]
     run("downloading and installing the locked packages", [*pip, "--require-hashes", "-r", "requirements.lock"])
-    run("installing the project", [*pip, "--no-build-isolation", "-e", "."])
+    run("installing the project and its client", [*pip, "--no-build-isolation", "-e", ".", "-e", "client"])
     with open(STAMP, "w") as file:
         file.write(digest(chosen.path) + "\n" + chosen.path)
 

@@ -12,7 +12,11 @@ from typing import Any, Final
 from coverage import CoverageData
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-_FOLDERS: Final = {"shard_worker": ROOT, "threadcluster_operator": ROOT / "operator"}
+_FOLDERS: Final = {
+    "shard_worker": ROOT,
+    "threadcluster_client": ROOT / "client",
+    "threadcluster_operator": ROOT / "operator",
+}
 
 
 def project() -> dict[str, Any]:  # TOML
