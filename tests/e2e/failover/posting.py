@@ -158,10 +158,12 @@ class Posts:
         found = {}
         for thread_id, acknowledged in self.acknowledged.items():
             texts = await self.read(thread_id)
-            assert len(set(texts)) == len(texts), f"{thread_id} has a message twice"
-            kept = [text for text in acknowledged if text in set(texts)]
-            assert [text for text in texts if text in set(kept)] == kept, f"{thread_id} is out of order"
-            if missing := set(acknowledged) - set(kept):
+            stored = set(texts)
+            assert len(stored) == len(texts), f"{thread_id} has a message twice"
+            known = set(acknowledged)
+            kept = [text for text in acknowledged if text in stored]
+            assert [text for text in texts if text in known] == kept, f"{thread_id} is out of order"
+            if missing := known - stored:
                 after = [text for text in missing if int(text.split()[1]) > self._marked_number]
                 assert not after, f"{after} were sent after the promotion, acknowledged, and are lost"
                 found[thread_id] = missing
