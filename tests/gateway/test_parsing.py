@@ -222,3 +222,12 @@ def test_random_bytes_come_as_many_as_asked(counts: list[int]) -> None:
     """Across the ends of blocks too."""
     source = RandomBytes()
     assert [len(source.take(count)) for count in counts] == counts
+
+
+def test_names_given_twice_in_a_deep_object_make_no_long_answer() -> None:
+    """Nine hundred objects under names of ninety characters: the failures point to the body, none to a place of 80 kB."""
+    twice = b",".join(b'"a%d":1,"a%d":2' % (n, n) for n in range(100))
+    raw = b"".join(b'{"%s":' % (b"k" * 90) for _ in range(900)) + b"{" + twice + b"}" * 901
+    _, failures = decode(raw)
+    assert len(failures) == 100
+    assert {failure.pointer for failure in failures} == {""}

@@ -6,10 +6,10 @@ bears.  U+0000 can reach a string only as an escape, so one search of the bytes 
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import Any, Final, NoReturn
 
-from shard_worker.gateway.http.failures import NAME_MOST, Failure, FailureCode, Location, of_body, pointer_to
+from shard_worker.gateway.http.failures import NAME_MOST, Failure, FailureCode, of_body, pointer_to
 from shard_worker.gateway.http.problems import Problem, ProblemCode, ProblemRaised
 
 DIGITS_MOST: Final = 500
@@ -24,6 +24,10 @@ def _integer(text: str) -> int:
 
 def _refuse_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not JSON")
+
+
+_POINTER_MOST: Final = 1_000
+"""Characters of a pointer to an object; no body of the API is nested so deeply."""
 
 
 class _StrictDecoder:
@@ -58,34 +62,44 @@ def malformed(detail: str) -> ProblemRaised:
     return ProblemRaised(Problem(code=ProblemCode.MALFORMED_JSON, detail=failure.sentence, errors=(failure,)))
 
 
-def _located(value: object) -> dict[int, Location]:
-    """Where each object of a value is, by the object's identity.  Without recursion: a body may be nested deeply."""
-    located: dict[int, Location] = {}
-    waiting: list[tuple[object, Location]] = [(value, ())]
+def _pointers(value: object, wanted: Set[int]) -> dict[int, str]:
+    """The pointer to each of the ``wanted`` objects of a value, by the object's identity, as far as `_POINTER_MOST` allows.
+
+    Without recursion, and no pointer is longer than its bound: a body may be nested deeply under long names, and have a failure in each
+    object.
+    """
+    found: dict[int, str] = {}
+    waiting: list[tuple[object, str]] = [(value, "")]
     while waiting:
         part, at = waiting.pop()
         members: Iterable[tuple[int | str, object]] = ()
         if isinstance(part, dict):
-            located[id(part)] = at
+            if id(part) in wanted:
+                found[id(part)] = at
             members = part.items()
         elif isinstance(part, list):
             members = enumerate(part)
-        waiting += [(member, (*at, step)) for step, member in members if isinstance(member, dict | list)]
-    return located
+        for step, member in members:
+            if isinstance(member, dict | list):
+                below = at + pointer_to((step,))
+                if len(below) <= _POINTER_MOST:
+                    waiting.append((member, below))
+    return found
 
 
 def _given_twice(value: object, twice: dict[str, dict[str, Any]]) -> list[Failure]:  # Any: a JSON value
     """The failure of each name that an object had twice.
 
-    An object that a second field of one name replaced is nowhere in the value: its place is the body.
+    An object that a second field of one name replaced is nowhere in the value, and one that is too deep has too long a pointer: its
+    place is the body.
     """
     if not twice:
         return []
-    located = _located(value)
+    pointers = _pointers(value, {id(within) for within in twice.values()})
     failures = []
     for name, within in twice.items():
-        at = located.get(id(within))
-        pointer = "" if at is None else pointer_to((*at, name))
+        at = pointers.get(id(within))
+        pointer = "" if at is None else at + pointer_to((name,))
         failures.append(Failure(name[:NAME_MOST], FailureCode.DUPLICATE, "duplicate field", pointer))
     return failures
 
