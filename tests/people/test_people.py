@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import aiohttp
 import pytest
+from ulid import ULID
 
 from tests.people.parts import FOLDER, browser
 from tests.support.local_cluster import LocalCluster, local_cluster
@@ -165,10 +166,11 @@ async def page_of(url: str, path: str) -> AsyncIterator[Page]:
 
 
 class Poster:
-    """Posts to one thread, each message once."""
+    """Posts to one thread, each message once; no other poster has its keys."""
 
     def __init__(self, client: aiohttp.ClientSession) -> None:
         self._client = client
+        self._name = f"people-{ULID()}"
         self._count = 0
         self.thread_id = ""
         self.newest = 0
@@ -176,7 +178,7 @@ class Poster:
     async def _send(self, path: str, body: dict[str, object]) -> dict[str, Any]:
         """Send a command until it is answered."""
         self._count += 1
-        fields = {"Idempotency-Key": f"people-{self._count}"}
+        fields = {"Idempotency-Key": f"{self._name}-{self._count}"}
         async with asyncio.timeout(60):
             while True:
                 try:
