@@ -18,6 +18,8 @@ from uuid import UUID
 
 import asyncpg
 
+from shard_worker.domain.ids import TO_BASE32
+
 log = logging.getLogger(__name__)
 
 UNENCODABLE: Final = (StructError, TypeError, ValueError, AttributeError, OverflowError)
@@ -97,6 +99,27 @@ def uuids(values: Sequence[UUID]) -> bytes:
 def raw_uuids(values: Sequence[bytes]) -> bytes:
     """A ``uuid[]`` of the 16 bytes of each."""
     return header(_UUID, len(values)) + _UUID_LENGTH.join([b"", *values])
+
+
+def ulids(values: Sequence[str]) -> bytes:
+    """A ``uuid[]`` of canonical ULIDs, converted as one number.  Raises `ValueError` for other texts.
+
+    32 digits of base 32 are the 20 bytes of an element: six give 30 bits of its length, and two more lead a ULID's 128.
+    """
+    if set(map(len, values)) - {_ULID_DIGITS}:
+        raise ValueError(f"a ULID has {_ULID_DIGITS} digits")
+    count = len(values)
+    if not count:
+        return header(_UUID, 0)
+    digits = _LENGTH_DIGITS.join(["", *values]).encode().translate(TO_BASE32)
+    elements = int(digits, 32).to_bytes(20 * count, "big")
+    if elements[3::20] != _UUID_LENGTH[3:] * count:  # a first digit over 7 would be seen in the length
+        raise ValueError("a ULID has 128 bits")
+    return header(_UUID, count) + elements
+
+
+_ULID_DIGITS: Final = 26
+_LENGTH_DIGITS: Final = "000004"
 
 
 def byteas(values: Sequence[bytes | None]) -> bytes:

@@ -21,7 +21,10 @@ SLICES: Final = 16_384
 _ULID: Final = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 _CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _BASE32: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUV"
-_TO_BASE32: Final = str.maketrans(_CROCKFORD, _BASE32)
+TO_BASE32: Final = bytes(
+    ord(_BASE32[_CROCKFORD.index(chr(byte))]) if chr(byte) in _CROCKFORD else ord("!") for byte in range(256)
+)
+"""For `bytes.translate`: from the digits of a canonical ULID to those of Python's base 32; others become one that `int` refuses."""
 
 
 def canonical(text: str) -> str | None:
@@ -31,8 +34,8 @@ def canonical(text: str) -> str | None:
 
 
 def ulid_bytes(ulid: str) -> bytes:
-    """The 16 bytes of a canonical ULID, most significant first."""
-    return int(ulid.translate(_TO_BASE32), 32).to_bytes(16, "big")
+    """The 16 bytes of a canonical ULID, most significant first.  Raises `ValueError` or `OverflowError` for another text."""
+    return int(ulid.encode().translate(TO_BASE32), 32).to_bytes(16, "big")
 
 
 def ulid_uuid(ulid: str) -> UUID:

@@ -8,7 +8,7 @@ of versions, one of each event type.  A release reads every format up to its new
 A state (a snapshot) is a cache: it has one version, the one before is still read, and any other is thrown away.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -68,6 +68,7 @@ _NUMBERS: Final[dict[type[Event], int]] = {event: number for number, event in _T
 _DECODERS: Final[dict[int, msgspec.json.Decoder[Event]]] = {
     number: msgspec.json.Decoder(event) for number, event in _TYPES.items()
 }
+_POSTS_DECODER: Final = msgspec.json.Decoder(list[MessagesAdded])
 _encode_json: Final = msgspec.json.Encoder().encode
 _encode_state: Final = msgspec.msgpack.Encoder().encode
 _decode_state: Final = msgspec.msgpack.Decoder(Thread).decode
@@ -114,6 +115,26 @@ def encoder(write_format: int) -> Encode:
 def decode(event_type: int, event_version: int, payload: bytes) -> Event:
     """An event as this release sees it, whatever its age.  Raises `UndecodableEvent`."""
     return decode_with(event_type, event_version, payload, EVENT_VERSIONS, UPCASTERS)
+
+
+def posts_format() -> tuple[int, int]:
+    """Type number and version of posted messages whose payloads `decode_posts` reads: the newest version."""
+    number = _NUMBERS[MessagesAdded]
+    return number, EVENT_VERSIONS[number]
+
+
+def decode_posts(payloads: Sequence[bytes]) -> list[MessagesAdded]:
+    """The events of payloads of `posts_format`, read as one document, which takes half the time of one each.
+
+    Raises `UndecodableEvent`, of whichever of them.
+    """
+    try:
+        events = _POSTS_DECODER.decode(b"[" + b",".join(payloads) + b"]")
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UndecodableEvent(f"one of {len(payloads)} events: {error}") from error
+    if len(events) != len(payloads):
+        raise UndecodableEvent(f"{len(payloads)} payloads are {len(events)} events")
+    return events
 
 
 def decode_with(

@@ -13,7 +13,6 @@ A batch is bounded in events, bytes and rows, and the loop turns while it is fol
 import asyncio
 import logging
 import random
-import struct
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, NamedTuple
@@ -21,6 +20,7 @@ from uuid import UUID
 
 import asyncpg
 
+from shard_worker.database.binary_arrays import UNENCODABLE
 from shard_worker.domain.events import Event
 from shard_worker.journal.codec import UndecodableEvent
 from shard_worker.journal.journal_row import JournalRow
@@ -40,6 +40,8 @@ _BATCH_ROWS: Final = 2_000
 """Rows after which a batch takes no further event; one event may make more."""
 _POSTS: Final = 1_000
 """The same of a batch of plain messages: its arrays are made in one turn of the loop, of about a millisecond."""
+_READ_AT_ONCE: Final = 100
+"""Events of such a batch that are read as one document, at least: of fewer each costs more."""
 _BATCH_BYTES: Final = 2 << 20
 """Bytes of events in a batch, about; each shard's first event is taken whatever its size."""
 _SHARD_BYTES: Final = 8 << 10
@@ -301,26 +303,26 @@ class GenerationFeed:
         self, connection: asyncpg.Connection, recent: Mapping[int, RecentSlice]
     ) -> dict[int, int] | None:
         """Store events of memory that are plain messages by one statement; how far each shard is, or None: nothing is stored."""
-        posts, most, turned_at = PostBatch(self._decode), max(1, int(_POSTS * self._share)), time.perf_counter()
-        for shard_id, events in recent.items():
-            if posts.messages >= most:
-                posts.reached[shard_id] = events.position
-                continue
-            try:
-                if not posts.add(shard_id, *events):
-                    return None
-            except (UndecodableEvent, ValueError, TypeError):
-                return None  # a transaction finds out whose fault it is
-            if time.perf_counter() - turned_at > _TURN_S:
-                await asyncio.sleep(0)
-                turned_at = time.perf_counter()
-        positions = {shard_id: events.position for shard_id, events in recent.items()}
+        posts, most, turned_at = PostBatch(), max(1, int(_POSTS * self._share)), time.perf_counter()
         try:
-            held = await self._tables.store_posts(connection, posts, positions)
-        except (
-            struct.error
-        ):  # a number that the arrays cannot hold, before anything was sent: a transaction finds out, too
-            return None
+            for shard_id, events in recent.items():
+                if posts.messages >= most:
+                    posts.reached[shard_id] = events.position
+                    continue
+                posts.add(shard_id, *events)
+                if posts.unread >= _READ_AT_ONCE:
+                    if not posts.read():
+                        return None
+                    if time.perf_counter() - turned_at > _TURN_S:
+                        await asyncio.sleep(0)
+                        turned_at = time.perf_counter()
+            if not posts.read():
+                return None
+            arrays = posts.arrays()
+        except (UndecodableEvent, *UNENCODABLE):
+            return None  # a transaction finds out whose fault it is
+        positions = {shard_id: events.position for shard_id, events in recent.items()}
+        held = await self._tables.store_posts(connection, arrays, posts.reached, positions)
         return posts.reached if held else None
 
     async def _fold(

@@ -23,7 +23,6 @@ from shard_worker.database.connection import Session
 from shard_worker.domain.events import ThreadCreated
 from shard_worker.domain.ids import ulid_bytes
 from shard_worker.journal.journal_row import JournalRow
-from shard_worker.readmodel.post_batch import PostBatch
 from shard_worker.readmodel.projection import Changes, Head, MessageRow
 from shard_worker.readmodel.rules import RULES, Rules, versions
 
@@ -337,15 +336,16 @@ class GenerationTables:
             [reason[:_REASON_MOST] for _, _, reason in buried],
         )
 
-    async def store_posts(self, connection: Session, posts: PostBatch, positions: Mapping[int, int]) -> bool:
-        """Write a batch and move its offsets from ``positions`` by one statement, which is a transaction of its own.
+    async def store_posts(
+        self, connection: Session, posts: Sequence[bytes], reached: Mapping[int, int], positions: Mapping[int, int]
+    ) -> bool:
+        """Write the arrays of a `PostBatch` and move its offsets from ``positions`` by one statement, a transaction of its own.
 
         False, and nothing is written, when not all offsets are at ``positions`` and free.  The connection takes ready-made arrays.
         """
-        reached = posts.reached
         held: bool = await connection.fetchval(
             self._store_posts,
-            *posts.arrays(),
+            *posts,
             self.generation,
             list(reached),
             [positions[shard_id] for shard_id in reached],

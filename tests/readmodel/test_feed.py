@@ -385,11 +385,13 @@ async def test_a_batch_of_posts_is_stored_as_a_whole_or_not_at_all(dsn: str, tak
         await it.reaches("the threads are there")
         await it.updater.close()
         assert await use_binary_arrays(it.connection)
-        tables, posts = await tables_of(it.connection, 1), PostBatch(codec.decode)
+        tables, posts = await tables_of(it.connection, 1), PostBatch()
         for shard, thread in enumerate(threads, start=1):
             await it.writer.write(thread, posted())
             rows, epoch, xid = await appended(it.connection, shard, 2)
-            assert posts.add(shard, 1, recent_rows(rows), [(epoch, xid)])
+            posts.add(shard, 1, recent_rows(rows), [(epoch, xid)])
+        assert posts.read()
+        batch = posts.arrays(), posts.reached
         other = await asyncpg.connect(dsn)
         transaction = other.transaction()
         await transaction.start()
@@ -398,15 +400,15 @@ async def test_a_batch_of_posts_is_stored_as_a_whole_or_not_at_all(dsn: str, tak
         if taken == "moved":
             await transaction.commit()
         before, positions = await it.state(), {1: 1, 2: 1}
-        assert not await tables.store_posts(it.connection, posts, positions)
+        assert not await tables.store_posts(it.connection, *batch, positions)
         assert await it.state() == before
         if taken == "held":
             await transaction.rollback()
-            assert await tables.store_posts(it.connection, posts, positions)
+            assert await tables.store_posts(it.connection, *batch, positions)
             assert await it.differences() == []
             stored = await it.state()
             assert stored != before
-            assert not await tables.store_posts(it.connection, posts, positions), "it is stored once"
+            assert not await tables.store_posts(it.connection, *batch, positions), "it is stored once"
             assert await it.state() == stored
         await other.close()
 

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from shard_worker.database.binary_arrays import int2s, int8s, raw_uuids, texts, uuids
+from shard_worker.database.binary_arrays import int2s, int8s, texts, uuids
 from shard_worker.domain.events import (
     Event,
     MemberIdsJoined,
@@ -15,7 +15,7 @@ from shard_worker.domain.events import (
     PostedMessage,
     ThreadDestroyed,
 )
-from shard_worker.domain.ids import MessageId, ulid_uuid
+from shard_worker.domain.ids import ulid_uuid
 from shard_worker.journal import codec
 from shard_worker.journal.append_queue import Row, Writer
 from shard_worker.journal.codec import UndecodableEvent
@@ -38,6 +38,13 @@ def row(thread: UUID, number: int, event: Event) -> Row:
     return made
 
 
+def batch_of(rows: list[Row]) -> PostBatch:
+    """Some rows of one shard, added and not read."""
+    posts = PostBatch()
+    posts.add(1, 1, recent_rows(rows), [(1, 1)] * len(rows))
+    return posts
+
+
 def added(rng: random.Random, **of_message: object) -> MessagesAdded:
     """A few messages of one sender."""
     texts_ = (None, "", "a", "an ä, an 🜚 and a \\x00-less end")
@@ -58,7 +65,7 @@ def test_its_arrays_are_the_changes_of_the_projection(seed: int) -> None:
     rng = random.Random(seed)
     threads = {UUID(int=rng.getrandbits(128)): number for number in range(5)}
     numbers = dict.fromkeys(threads, 1)
-    posts, changes = PostBatch(codec.decode), Changes()
+    posts, changes = PostBatch(), Changes()
     for shard in range(4):
         rows: list[Row] = []
         stored: list[tuple[int, int]] = []
@@ -69,8 +76,11 @@ def test_its_arrays_are_the_changes_of_the_projection(seed: int) -> None:
             stored.append((rng.randrange(1 << 40), rng.randrange(1 << 60)))
             rows.append(row(thread, numbers[thread], event))
             changes.add(StoredEvent(shard, thread, numbers[thread], *stored[-1], event))
-        assert posts.add(shard, 7, recent_rows(rows), stored)
+        posts.add(shard, 7, recent_rows(rows), stored)
+        assert posts.unread
+        assert rng.random() < 0.5 or (posts.read() and not posts.unread)  # at once, or with the next shard's
         assert posts.reached[shard] == 7 + len(rows)
+    assert posts.read()
     heads, messages = list(changes.threads.items()), changes.messages
     assert posts.messages == len(messages)
     assert posts.arrays() == (
@@ -102,16 +112,24 @@ def test_anything_but_plain_messages_is_left_to_the_projection() -> None:
         added(rng, to_account_ids=(BOB,)),
     ):
         rows = [row(thread, 2, added(rng)), row(thread, 3, event)]
-        assert not PostBatch(codec.decode).add(1, 1, recent_rows(rows), [(1, 1)] * 2), event
+        assert not batch_of(rows).read(), event
 
 
 def test_what_is_no_event_or_no_id_is_refused() -> None:
     """A transaction finds out which thread has to stop."""
-    bad, unreadable = row(UUID(int=7), 2, added(random.Random(1))), row(UUID(int=7), 2, added(random.Random(1)))
-    unreadable.event_version = 99
-    bad.payload = bad.payload.replace(ANN.encode(), b"not an id").replace(BOB.encode(), b"not an id")
-    with pytest.raises(UndecodableEvent):
-        PostBatch(codec.decode).add(1, 1, recent_rows([unreadable]), [(1, 1)])
-    with pytest.raises(ValueError, match="invalid literal"):
-        PostBatch(codec.decode).add(1, 1, recent_rows([bad]), [(1, 1)])
-    assert raw_uuids([ulid_uuid(MessageId(ANN)).bytes]) == uuids([ulid_uuid(MessageId(ANN))])
+    good = row(UUID(int=7), 2, added(random.Random(1)))
+    for payload in (b"", b"{}", good.payload[:-1], good.payload + b"," + good.payload, b"\xff" + good.payload):
+        bad = row(UUID(int=7), 3, added(random.Random(1)))
+        bad.payload = payload
+        with pytest.raises(UndecodableEvent):
+            batch_of([good, bad, good]).read()
+    for sender in ("not an id", ANN[:-1], ANN + "0", "8" + ANN[1:], ANN[:-1] + "U", ANN[:-1] + "_", ANN[:-1] + "é"):
+        bad = row(UUID(int=7), 3, added(random.Random(1)))
+        bad.payload = bad.payload.replace(ANN.encode(), sender.encode()).replace(BOB.encode(), sender.encode())
+        posts = batch_of([good, bad, good])
+        assert posts.read()
+        with pytest.raises(ValueError, match=r"ULID|base 32"):
+            posts.arrays()
+    older = row(UUID(int=7), 2, added(random.Random(1)))
+    older.event_version = 99
+    assert not batch_of([older]).read()
