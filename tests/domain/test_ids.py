@@ -48,7 +48,10 @@ def test_every_128_bit_number_is_an_id(text: str) -> None:
 @pytest.mark.parametrize("place", [0, 1, 25], ids=["first", "second", "last"])
 def test_no_other_letter_is_read_as_one_of_the_alphabet(letter: str, place: int) -> None:
     """Neither those that Crockford leaves out, nor those whose upper case is in it."""
-    assert canonical(GOOD[:place] + letter + GOOD[place + 1 :]) is None
+    text = GOOD[:place] + letter + GOOD[place + 1 :]
+    assert canonical(text) is None
+    with pytest.raises(ValueError, match="invalid literal"):
+        ulid_bytes(text)
 
 
 @pytest.mark.parametrize("first", list("89ABCDEFGHJKMNPQRSTVWXYZabz"))

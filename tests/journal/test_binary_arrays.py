@@ -17,9 +17,11 @@ from shard_worker.database.binary_arrays import (
     int8s,
     same_int2s,
     texts,
+    ulids,
     use_binary_arrays,
     uuids,
 )
+from shard_worker.domain.ids import ulid_text
 from shard_worker.journal import append_lane
 from shard_worker.journal.append_sql import binary_parameters, parameters
 from tests.journal.appender_bench import bench_on, row_of
@@ -29,6 +31,16 @@ _ENCODERS = (int2s, int4s, int8s, uuids, byteas, texts)
 _COLUMNS = "SELECT * FROM unnest($1::int2[], $2::int4[], $3::int8[], $4::uuid[], $5::bytea[], $6::text[])"
 _COUNTS = (0, 1, 2, 63, 64, 65, 200)
 """Around the number of integers that are packed at once."""
+
+_ULID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
+_NO_ULIDS = (
+    "",
+    _ULID[:-1],
+    _ULID + "0",
+    "8" + _ULID[1:],
+    _ULID.lower(),
+    *(_ULID[:9] + bad + _ULID[10:] for bad in "ILOU_- +\0é٣"),
+)
 
 Row = tuple[int, int, int, UUID, bytes | None, str | None]
 
@@ -74,6 +86,14 @@ def test_equal_elements_and_single_elements_are_encoded_as_in_a_list() -> None:
         assert array_of(INT4, [int4_element(number) for number in range(count)]) == int4s(range(count))
 
 
+@pytest.mark.parametrize("count", _COUNTS)
+def test_ulids_are_encoded_as_their_uuids(count: int) -> None:
+    """Whatever their bits, the outermost included."""
+    rng = random.Random(count)
+    values = [UUID(int=rng.choice((0, (1 << 128) - 1, rng.getrandbits(128)))) for _ in range(count)]
+    assert ulids([ulid_text(value.bytes) for value in values]) == uuids(values)
+
+
 @pytest.mark.parametrize(
     ("encode", "values"),
     [
@@ -86,6 +106,8 @@ def test_equal_elements_and_single_elements_are_encoded_as_in_a_list() -> None:
         (byteas, ["text"]),
         (texts, [b"bytes"]),
         (texts, ["\ud800"]),
+        *((ulids, [_ULID, text, _ULID]) for text in _NO_ULIDS),
+        (ulids, [_ULID[:-1], _ULID + "0"]),
     ],
 )
 def test_a_value_of_another_type_is_refused(encode: object, values: list[object]) -> None:
