@@ -12,6 +12,7 @@ A batch is bounded in events, bytes and rows, and the loop turns while it is fol
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -25,6 +26,7 @@ from shard_worker.domain.events import Event
 from shard_worker.journal.codec import UndecodableEvent
 from shard_worker.journal.journal_row import JournalRow
 from shard_worker.journal.outcome import is_about_a_row
+from shard_worker.readmodel.pace import AT_ONCE, Turn
 from shard_worker.readmodel.post_batch import PostBatch
 from shard_worker.readmodel.projection import Changes, StoredEvent
 from shard_worker.readmodel.recent_rows import RecentRows, RecentSlice
@@ -90,7 +92,7 @@ class UpdaterMetrics:
 class ShardProjection:
     """One owned shard in one generation."""
 
-    __slots__ = ("dead", "not_before", "position", "rested", "revive_at", "shard_id")
+    __slots__ = ("dead", "not_before", "position", "projected_at", "rested", "revive_at", "shard_id")
 
     def __init__(self, shard_id: int) -> None:
         self.shard_id = shard_id
@@ -98,6 +100,8 @@ class ShardProjection:
         """Offset in the database as last seen; None while unknown."""
         self.not_before = 0.0
         """Loop time before which it is left alone."""
+        self.projected_at = -math.inf
+        """Loop time of the look that projected all of its events last."""
         self.rested = False
         """Whether it was left alone, so that its events are no news to the timer."""
         self.dead: Collection[UUID] = ()
@@ -156,8 +160,13 @@ class GenerationFeed:
         """Events that are not projected; those of an unknown offset count whole."""
         return sum(heads.get(each.shard_id, 0) - (each.position or 0) for each in self.projections.values())
 
-    async def catch_up(self, connection: asyncpg.Connection, heads: Heads, batches: int) -> tuple[set[int], bool]:
+    async def catch_up(
+        self, connection: asyncpg.Connection, heads: Heads, batches: int, turn: Turn = AT_ONCE
+    ) -> tuple[set[int], bool]:
         """Project what is durable by now, in at most this number of batches, and what becomes durable meanwhile only with it.
+
+        A shard is projected once in ``turn.every_s`` seconds, and at most ``turn.share`` of those that have events now: the work of
+        a busy worker comes in small pieces.  A shard with more than a batch takes is not held back.
 
         A busy worker always has something new when a batch ends: batches of that would be small ones, at several times the
         cost an event, one behind the other.
@@ -172,32 +181,25 @@ class GenerationFeed:
             await self._locate(connection, unknown)
         await self._revive(connection)
         touched: set[int] = set()
+        line = _Line(self.projections, heads, now, turn)
         for _ in range(batches):
-            behind = self._behind(heads)
+            behind = line.next(max(1, int(_BATCH_SHARDS * self._share)))
             if not behind:
-                return touched, False
+                break
             touched.update(each.shard_id for each in behind if not each.rested)
             before = {each.shard_id: each.position for each in behind}
             await self._project(connection, behind, heads)
             # To the end of the line, but for those of which the batch could take no event: shards that always have events must
             # not keep others waiting.
             for each in behind:
+                if each.position == heads.get(each.shard_id):
+                    each.projected_at = now
                 if each.position is not None:
                     # Another generation that is not as far yet reads them from the journal.
                     self._recent.drop(each.shard_id, each.position)
                 if each.position != before[each.shard_id] and self.projections.get(each.shard_id) is each:
                     self.projections[each.shard_id] = self.projections.pop(each.shard_id)
-        return touched, bool(self._behind(heads))
-
-    def _behind(self, heads: Heads) -> list[ShardProjection]:
-        now, most = self._clock(), max(1, int(_BATCH_SHARDS * self._share))
-        found: list[ShardProjection] = []
-        for each in self.projections.values():
-            if each.position is not None and each.not_before <= now and each.position < heads.get(each.shard_id, 0):
-                found.append(each)
-                if len(found) == most:
-                    break
-        return found
+        return touched, bool(_behind(self.projections, heads, self._clock()))
 
     async def _locate(self, connection: asyncpg.Connection, projections: Sequence[ShardProjection]) -> None:
         """Read offsets, and the threads that have stopped."""
@@ -492,6 +494,39 @@ class GenerationFeed:
         except UndecodableEvent as error:
             return str(error)
         return None
+
+
+def _behind(projections: Mapping[int, ShardProjection], heads: Heads, now: float) -> list[ShardProjection]:
+    """The shards with events that can be projected now, in the order of the line."""
+    return [
+        each
+        for each in projections.values()
+        if each.position is not None and each.not_before <= now and each.position < heads.get(each.shard_id, 0)
+    ]
+
+
+class _Line:
+    """The shards that one look projects, in the order of the line."""
+
+    def __init__(self, projections: Mapping[int, ShardProjection], heads: Heads, now: float, turn: Turn) -> None:
+        self._projections = projections
+        self._heads = heads
+        self._now = now
+        self._latest = now - turn.every_s
+        self._room = math.inf if turn == AT_ONCE else math.ceil(len(_behind(projections, heads, now)) * turn.share)
+
+    def next(self, most: int) -> list[ShardProjection]:
+        """The shards of the next batch, at most so many."""
+        found: list[ShardProjection] = []
+        for each in _behind(self._projections, self._heads, self._now):
+            if len(found) == most:
+                break
+            if self._heads[each.shard_id] - (each.position or 0) >= _BATCH_EVENTS:
+                found.append(each)
+            elif self._room and each.projected_at <= self._latest:
+                self._room -= 1
+                found.append(each)
+        return found
 
 
 class _Fold:

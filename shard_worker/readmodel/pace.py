@@ -1,28 +1,39 @@
-"""How long the updater of the read model waits between two looks.
+"""How often a shard is projected into the read model, and how many in one look.
 
 A batch costs half a millisecond whatever it holds, and each offset and thread in it is written once: larger batches cost less an
-event, and a command is visible some milliseconds later.  While the worker has time left, it is visible soon; while the worker
-is at its limit, the time goes to commands.
+event, and a command is visible some milliseconds later.  While the worker has time left, every shard is projected in every look; while
+the worker is at its limit, a shard is projected in every fourth, and each look takes a quarter of them: one batch of all would be
+ten milliseconds of the server and the loop, which commands would wait for.
 """
 
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
-SHORT_S: Final = 0.015
+LOOK_S: Final = 0.015
 """Shortest time from the begin of one look to the begin of the next.  The first event after a pause does not wait."""
 LONG_S: Final = 0.06
-"""The same while the loop has no time left."""
+"""Shortest time between two batches of a shard while the loop has no time left."""
 _BUSY: Final = (0.82, 0.9)
-"""Part of the time for which the loop's thread runs: up to the first the pace is `SHORT_S`, from the second on `LONG_S`.  It is
+"""Part of the time for which the loop's thread runs: up to the first a shard waits for `LOOK_S`, from the second on for `LONG_S`.  It is
 0.7 to 0.8 at half of the commands that a worker can take, when batches are small, and 0.85 to 0.9 at its limit.
 """
 _WEIGHT: Final = 0.25
 """Of the newest look in the mean over the last ones."""
 
 
+class Turn(NamedTuple):
+    """What one look may take: shards that were projected ``every_s`` seconds ago or before, and a ``share`` of all."""
+
+    every_s: float
+    share: float
+
+
+AT_ONCE: Final = Turn(0.0, 1.0)
+
+
 class Pace:
-    """The time between looks, by how busy the loop's thread was in the last ones."""
+    """The turns of the looks, by how busy the loop's thread was in the last ones."""
 
     def __init__(
         self, worked: Callable[[], float] = time.thread_time, clock: Callable[[], float] = time.perf_counter
@@ -31,12 +42,13 @@ class Pace:
         self._at, self._ran = clock(), worked()
         self._busy = 0.0
 
-    def next_s(self) -> float:
-        """Seconds from the begin of the last look to the begin of the next; called once a look."""
+    def next(self) -> Turn:
+        """The turn of the next look; called once a look."""
         at, ran = self._clock(), self._worked()
         if at > self._at:
             busy = min(1.0, max(0.0, (ran - self._ran) / (at - self._at)))
             self._busy += (busy - self._busy) * _WEIGHT
         self._at, self._ran = at, ran
         low, high = _BUSY
-        return SHORT_S + (LONG_S - SHORT_S) * min(1.0, max(0.0, (self._busy - low) / (high - low)))
+        every_s = LOOK_S + (LONG_S - LOOK_S) * min(1.0, max(0.0, (self._busy - low) / (high - low)))
+        return AT_ONCE if every_s == LOOK_S else Turn(every_s - LOOK_S / 2, LOOK_S / every_s)

@@ -25,7 +25,7 @@ from shard_worker.journal import codec
 from shard_worker.journal.append_queue import Row
 from shard_worker.readmodel.feed import Decode, GenerationFeed, UpdaterMetrics
 from shard_worker.readmodel.overview import read_overview
-from shard_worker.readmodel.pace import SHORT_S, Pace
+from shard_worker.readmodel.pace import LOOK_S, Pace
 from shard_worker.readmodel.recent_rows import RecentRows
 from shard_worker.readmodel.rules import RULES, versions
 from shard_worker.readmodel.tables import GenerationTables
@@ -170,29 +170,28 @@ class ReadModelUpdater:
         for feed in self._feeds.values():
             feed.forget_positions()
         refreshed_at = looked_at = self._clock() - _REFRESH_S
-        pace, left = Pace(), False
+        pace = Pace()
         while True:
             if self._clock() - refreshed_at >= _REFRESH_S:
                 async with asyncio.timeout(_REFRESH_WITHIN_S):
                     await self._refresh(connection)
                 refreshed_at = self._clock()
             by_timer = await self._wait()
-            early_s = looked_at + (SHORT_S if left else pace.next_s()) - self._clock()
+            early_s = looked_at + LOOK_S - self._clock()
             if early_s > 0:
                 await asyncio.sleep(early_s)
             looked_at = self._clock()
             # Taken before the look: an event that becomes durable during it wakes the updater again.
             woken, self._woken = self._woken, set()
-            left = False
+            turn = pace.next()
             try:
                 for feed in list(self._feeds.values()):
-                    found, more = await feed.catch_up(connection, self._heads, _BATCHES_AT_ONCE)
+                    found, more = await feed.catch_up(connection, self._heads, _BATCHES_AT_ONCE, turn)
                     if by_timer and found - woken:
                         self.metrics.found_by_timer += 1
                         log.warning(
                             "read model found events of which no wake-up came", extra={"shards": len(found - woken)}
                         )
-                    left = left or more
                     if more:  # come back when the other generations had their turn
                         self._woken |= found or woken or set(self._heads)
             except BaseException:

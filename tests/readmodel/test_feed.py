@@ -23,6 +23,7 @@ from shard_worker.domain.events import (
 from shard_worker.domain.ids import AccountId, MessageId, ShardId, ThreadId, ulid_uuid
 from shard_worker.journal import codec
 from shard_worker.readmodel import feed, thread_queries
+from shard_worker.readmodel.pace import Turn
 from shard_worker.readmodel.post_batch import PostBatch
 from shard_worker.readmodel.recent_rows import RecentRows, recent_rows
 from shard_worker.readmodel.rules import RULES
@@ -480,6 +481,37 @@ async def test_a_look_makes_no_batch_of_what_comes_during_it(dsn: str) -> None:
             assert await fed.catch_up(it.connection, durable, 4) == ({1}, False)
             assert metrics.batches == 1 + looks
             assert fed.lag(durable) == 1, "what came meanwhile is left to the next look"
+
+
+async def test_a_busy_worker_projects_a_part_of_its_shards_in_each_look(dsn: str) -> None:
+    """In the order of the line, and none again before its time; a shard that is far behind is not held back."""
+    async with projected(dsn) as it:
+        shards = range(8)
+        threads = {shard: new_thread(shard) for shard in shards}
+        for shard in shards:
+            await it.writer.write(threads[shard], created())
+        now, turn = 100.0, Turn(0.06, 0.25)
+        metrics = feed.UpdaterMetrics()
+        fed = feed.GenerationFeed(
+            await tables_of(it.connection, 1), decode=codec.decode, clock=lambda: now, metrics=metrics
+        )
+        for shard in shards:
+            fed.add(shard)
+        taken, more = [], True
+        while more:
+            found, more = await fed.catch_up(it.connection, dict.fromkeys(shards, 1), 4, turn)
+            taken.append(found)
+            now += 0.015
+        assert [len(each) for each in taken] == [2, 2, 1, 1, 1, 1]
+        assert set().union(*taken) == set(shards)
+        for shard in shards:
+            await it.writer.write(threads[shard], *[posted() for _ in range(1 if shard in taken[0] else 256)])
+        durable = {shard: 2 if shard in taken[0] else 257 for shard in shards}
+        now = 100.055
+        assert await fed.catch_up(it.connection, durable, 4, turn) == (set(shards) - taken[0], True)
+        now = 100.065
+        assert await fed.catch_up(it.connection, durable, 4, turn) == (taken[0], False)
+        assert await it.differences() == []
 
 
 async def test_a_number_that_no_table_holds_stops_its_thread_and_not_the_worker(dsn: str) -> None:

@@ -1,6 +1,8 @@
-"""The pace of the projection: short while the worker has time left, long while it has none."""
+"""The pace of the projection: every shard in every look while the worker has time left, a part of them while it has none."""
 
-from shard_worker.readmodel.pace import LONG_S, SHORT_S, Pace
+import pytest
+
+from shard_worker.readmodel.pace import AT_ONCE, LONG_S, LOOK_S, Pace, Turn
 
 
 class _Thread:
@@ -15,32 +17,39 @@ class _Thread:
         self.ran += 0.05 * busy
 
 
-def pace_at(busy: float, before: float = 0.0) -> float:
-    """The pace once a thread had so much work for a while."""
+def turn_at(busy: float, before: float = 0.0) -> Turn:
+    """The turn once a thread had so much work for a while."""
     thread = _Thread()
     pace = Pace(lambda: thread.ran, lambda: thread.now)
     for share in [before] * 40 + [busy] * 40:
         thread.lives(share)
-        found = pace.next_s()
+        found = pace.next()
     return found
 
 
-def test_the_pace_is_longer_the_less_time_is_left() -> None:
-    """At half of the commands that a worker can take, when its loop runs three quarters of the time, it is the shortest; what was
+def test_a_shard_waits_longer_the_less_time_is_left() -> None:
+    """At half of the commands that a worker can take, when its loop runs three quarters of the time, it does not; what was
     long ago does not count.
     """
-    paces = [pace_at(busy / 100) for busy in range(0, 121, 5)]
-    assert paces == sorted(paces)
-    assert [pace_at(busy) for busy in (0.0, 0.5, 0.8)] == [SHORT_S] * 3
-    assert pace_at(0.92) == pace_at(1.0) == LONG_S
-    assert SHORT_S < pace_at(0.86) < LONG_S
-    assert pace_at(0.0, before=1.0) == SHORT_S
+    turns = [turn_at(busy / 100) for busy in range(0, 121, 5)]
+    assert turns == sorted(turns, key=lambda turn: (turn.every_s, -turn.share))
+    assert [turn_at(busy) for busy in (0.0, 0.5, 0.8)] == [AT_ONCE] * 3
+    assert turn_at(0.92) == turn_at(1.0) == Turn(LONG_S - LOOK_S / 2, LOOK_S / LONG_S)
+    assert 0.0 < turn_at(0.86).every_s < LONG_S - LOOK_S
+    assert turn_at(0.0, before=1.0) == AT_ONCE
+
+
+@pytest.mark.parametrize("busy", [0.83, 0.86, 0.9, 1.0])
+def test_the_looks_of_one_round_take_all_shards(busy: float) -> None:
+    """In as many looks as there are until a shard has its next turn."""
+    turn = turn_at(busy)
+    assert turn.share * (turn.every_s + LOOK_S / 2) == pytest.approx(LOOK_S)
 
 
 def test_a_look_without_time_behind_it_changes_nothing() -> None:
     """Two looks at one moment, and an account that went back."""
     thread = _Thread()
     pace = Pace(lambda: thread.ran, lambda: thread.now)
-    assert pace.next_s() == SHORT_S
+    assert pace.next() == AT_ONCE
     thread.lives(-5.0)
-    assert pace.next_s() == SHORT_S
+    assert pace.next() == AT_ONCE
