@@ -510,7 +510,9 @@ async def test_a_busy_worker_projects_a_part_of_its_shards_in_each_look(dsn: str
         now = 100.055
         assert await fed.catch_up(it.connection, durable, 4, turn) == (set(shards) - taken[0], True)
         now = 100.065
-        assert await fed.catch_up(it.connection, durable, 4, turn) == (taken[0], False)
+        first, second = sorted(taken[0], key=list(fed.projections).index)
+        assert await fed.catch_up(it.connection, durable, 4, turn) == ({first}, True)
+        assert await fed.catch_up(it.connection, durable, 4, turn) == ({second}, False)
         assert await it.differences() == []
 
 
