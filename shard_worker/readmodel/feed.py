@@ -38,6 +38,8 @@ _BATCH_SHARDS: Final = 256
 """Maximum shards in a batch."""
 _BATCH_EVENTS: Final = 256
 """Maximum events of one shard in a batch; fewer where many shards are behind, so that little is read that is not taken."""
+_TURN_EVENTS: Final = 250
+"""Events that a look takes where there are so many: a batch of fewer costs noticeably more for each."""
 _BATCH_ROWS: Final = 2_000
 """Rows after which a batch takes no further event; one event may make more."""
 _POSTS: Final = 1_000
@@ -165,8 +167,8 @@ class GenerationFeed:
     ) -> tuple[set[int], bool]:
         """Project what is durable by now, in at most this number of batches, and what becomes durable meanwhile only with it.
 
-        A shard is projected once in ``turn.every_s`` seconds, and at most ``turn.share`` of those that have events now: the work of
-        a busy worker comes in small pieces.  A shard with more than a batch takes is not held back.
+        A shard is projected once in ``turn.every_s`` seconds, and of all events about ``turn.share`` are, unless they are few: the
+        work of a busy worker comes in small pieces.  A shard with more than a batch takes is not held back.
 
         A busy worker always has something new when a batch ends: batches of that would be small ones, at several times the
         cost an event, one behind the other.
@@ -513,7 +515,9 @@ class _Line:
         self._heads = heads
         self._now = now
         self._latest = now - turn.every_s
-        self._room = math.inf if turn == AT_ONCE else math.ceil(len(_behind(projections, heads, now)) * turn.share)
+        events = sum(heads[each.shard_id] - (each.position or 0) for each in _behind(projections, heads, now))
+        self._room = math.inf if turn == AT_ONCE else max(_TURN_EVENTS, events * turn.share)
+        """Events of shards that are not far behind which this look may still take."""
 
     def next(self, most: int) -> list[ShardProjection]:
         """The shards of the next batch, at most so many."""
@@ -521,10 +525,11 @@ class _Line:
         for each in _behind(self._projections, self._heads, self._now):
             if len(found) == most:
                 break
-            if self._heads[each.shard_id] - (each.position or 0) >= _BATCH_EVENTS:
+            events = self._heads[each.shard_id] - (each.position or 0)
+            if events >= _BATCH_EVENTS:
                 found.append(each)
-            elif self._room and each.projected_at <= self._latest:
-                self._room -= 1
+            elif self._room > 0 and each.projected_at <= self._latest:
+                self._room -= events
                 found.append(each)
         return found
 

@@ -1,8 +1,8 @@
-"""How often a shard is projected into the read model, and how many in one look.
+"""How often a shard is projected into the read model, and how much in one look.
 
 A batch costs half a millisecond whatever it holds, and each offset and thread in it is written once: larger batches cost less an
 event, and a command is visible some milliseconds later.  While the worker has time left, every shard is projected in every look; while
-the worker is at its limit, a shard is projected in every fourth, and each look takes a quarter of them: one batch of all would be
+the worker is at its limit, a shard is projected in every fourth, and each look takes a quarter of the events: one batch of all would be
 ten milliseconds of the server and the loop, which commands would wait for.
 """
 
@@ -23,7 +23,7 @@ _WEIGHT: Final = 0.25
 
 
 class Turn(NamedTuple):
-    """What one look may take: shards that were projected ``every_s`` seconds ago or before, and a ``share`` of all."""
+    """What one look may take: shards that were projected ``every_s`` seconds ago or before, and a ``share`` of the events."""
 
     every_s: float
     share: float

@@ -483,36 +483,43 @@ async def test_a_look_makes_no_batch_of_what_comes_during_it(dsn: str) -> None:
             assert fed.lag(durable) == 1, "what came meanwhile is left to the next look"
 
 
-async def test_a_busy_worker_projects_a_part_of_its_shards_in_each_look(dsn: str) -> None:
-    """In the order of the line, and none again before its time; a shard that is far behind is not held back."""
+async def test_a_busy_worker_projects_a_part_of_its_events_in_each_look(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the order of the line, and no shard again before its time; one that is far behind is not held back, and few are not split."""
     async with projected(dsn) as it:
         shards = range(8)
         threads = {shard: new_thread(shard) for shard in shards}
-        for shard in shards:
-            await it.writer.write(threads[shard], created())
-        now, turn = 100.0, Turn(0.06, 0.25)
-        metrics = feed.UpdaterMetrics()
+        now, turn, durable = 100.0, Turn(0.06, 0.25), dict.fromkeys(shards, 0)
         fed = feed.GenerationFeed(
-            await tables_of(it.connection, 1), decode=codec.decode, clock=lambda: now, metrics=metrics
+            await tables_of(it.connection, 1), decode=codec.decode, clock=lambda: now, metrics=feed.UpdaterMetrics()
         )
+
+        async def write(shard: int, *events: Event) -> None:
+            await it.writer.write(threads[shard], *events)
+            durable[shard] += len(events)
+
+        async def look() -> tuple[list[int], bool]:
+            found, more = await fed.catch_up(it.connection, durable, 4, turn)
+            return sorted(found), more
+
         for shard in shards:
             fed.add(shard)
-        taken, more = [], True
-        while more:
-            found, more = await fed.catch_up(it.connection, dict.fromkeys(shards, 1), 4, turn)
-            taken.append(found)
-            now += 0.015
-        assert [len(each) for each in taken] == [2, 2, 1, 1, 1, 1]
-        assert set().union(*taken) == set(shards)
+            await write(shard, created(), posted())
+        assert await look() == (list(shards), False)
+        monkeypatch.setattr(feed, "_TURN_EVENTS", 4)
+        now += 1.0
         for shard in shards:
-            await it.writer.write(threads[shard], *[posted() for _ in range(1 if shard in taken[0] else 256)])
-        durable = {shard: 2 if shard in taken[0] else 257 for shard in shards}
-        now = 100.055
-        assert await fed.catch_up(it.connection, durable, 4, turn) == (set(shards) - taken[0], True)
-        now = 100.065
-        first, second = sorted(taken[0], key=list(fed.projections).index)
-        assert await fed.catch_up(it.connection, durable, 4, turn) == ({first}, True)
-        assert await fed.catch_up(it.connection, durable, 4, turn) == ({second}, False)
+            await write(shard, posted(), posted())
+        assert await look() == ([0, 1], True)
+        now += 0.015
+        for shard in shards:
+            await write(shard, *[posted() for _ in range(feed._BATCH_EVENTS - 2 if shard > 5 else 1)])
+        assert await look() == ([*range(2, 8)], True), "all of these are taken at once with those far behind"
+        now += 0.03
+        assert await look() == ([], True)
+        now += 0.02
+        assert await look() == ([0, 1], False)
         assert await it.differences() == []
 
 
