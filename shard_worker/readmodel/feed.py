@@ -15,7 +15,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -39,7 +39,7 @@ _BATCH_SHARDS: Final = 256
 _BATCH_EVENTS: Final = 256
 """Maximum events of one shard in a batch; fewer where many shards are behind, so that little is read that is not taken."""
 _TURN_EVENTS: Final = 250
-"""Events that a look takes where there are so many: a batch of fewer costs noticeably more for each."""
+"""Events that a look takes if there are as many: a batch of fewer costs noticeably more for each."""
 _BATCH_ROWS: Final = 2_000
 """Rows after which a batch takes no further event; one event may make more."""
 _POSTS: Final = 1_000
@@ -201,7 +201,7 @@ class GenerationFeed:
                     self._recent.drop(each.shard_id, each.position)
                 if each.position != before[each.shard_id] and self.projections.get(each.shard_id) is each:
                     self.projections[each.shard_id] = self.projections.pop(each.shard_id)
-        return touched, bool(_behind(self.projections, heads, self._clock()))
+        return touched, next(_behind(self.projections, heads, self._clock()), None) is not None
 
     async def _locate(self, connection: asyncpg.Connection, projections: Sequence[ShardProjection]) -> None:
         """Read offsets, and the threads that have stopped."""
@@ -498,13 +498,15 @@ class GenerationFeed:
         return None
 
 
-def _behind(projections: Mapping[int, ShardProjection], heads: Heads, now: float) -> list[ShardProjection]:
-    """The shards with events that can be projected now, in the order of the line."""
-    return [
-        each
-        for each in projections.values()
-        if each.position is not None and each.not_before <= now and each.position < heads.get(each.shard_id, 0)
-    ]
+def _behind(
+    projections: Mapping[int, ShardProjection], heads: Heads, now: float
+) -> Iterator[tuple[ShardProjection, int]]:
+    """The shards with events that can be projected now, in the order of the line, and how many events each has."""
+    for shard_id, each in projections.items():
+        if each.position is not None and each.not_before <= now:
+            events = heads.get(shard_id, 0) - each.position
+            if events > 0:
+                yield each, events
 
 
 class _Line:
@@ -515,21 +517,21 @@ class _Line:
         self._heads = heads
         self._now = now
         self._latest = now - turn.every_s
-        events = sum(heads[each.shard_id] - (each.position or 0) for each in _behind(projections, heads, now))
-        self._room = math.inf if turn == AT_ONCE else max(_TURN_EVENTS, events * turn.share)
-        """Events of shards that are not far behind which this look may still take."""
+        self._left = math.inf
+        if turn.share < 1.0:
+            self._left = max(_TURN_EVENTS, turn.share * sum(events for _, events in _behind(projections, heads, now)))
+        """Events of shards that are not far behind that this look may still take."""
 
     def next(self, most: int) -> list[ShardProjection]:
-        """The shards of the next batch, at most so many."""
+        """The shards of the next batch, at most ``most``."""
         found: list[ShardProjection] = []
-        for each in _behind(self._projections, self._heads, self._now):
+        for each, events in _behind(self._projections, self._heads, self._now):
             if len(found) == most:
                 break
-            events = self._heads[each.shard_id] - (each.position or 0)
             if events >= _BATCH_EVENTS:
                 found.append(each)
-            elif self._room > 0 and each.projected_at <= self._latest:
-                self._room -= events
+            elif self._left > 0 and each.projected_at <= self._latest:
+                self._left -= events
                 found.append(each)
         return found
 

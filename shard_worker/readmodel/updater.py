@@ -25,7 +25,7 @@ from shard_worker.journal import codec
 from shard_worker.journal.append_queue import Row
 from shard_worker.readmodel.feed import Decode, GenerationFeed, UpdaterMetrics
 from shard_worker.readmodel.overview import read_overview
-from shard_worker.readmodel.pace import LOOK_S, Pace
+from shard_worker.readmodel.pace import AT_ONCE, Pace
 from shard_worker.readmodel.recent_rows import RecentRows
 from shard_worker.readmodel.rules import RULES, versions
 from shard_worker.readmodel.tables import GenerationTables
@@ -170,14 +170,14 @@ class ReadModelUpdater:
         for feed in self._feeds.values():
             feed.forget_positions()
         refreshed_at = looked_at = self._clock() - _REFRESH_S
-        pace = Pace()
+        pace, turn = Pace(), AT_ONCE
         while True:
             if self._clock() - refreshed_at >= _REFRESH_S:
                 async with asyncio.timeout(_REFRESH_WITHIN_S):
                     await self._refresh(connection)
                 refreshed_at = self._clock()
             by_timer = await self._wait()
-            early_s = looked_at + LOOK_S - self._clock()
+            early_s = looked_at + turn.look_s - self._clock()
             if early_s > 0:
                 await asyncio.sleep(early_s)
             looked_at = self._clock()

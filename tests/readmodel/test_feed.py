@@ -490,7 +490,7 @@ async def test_a_busy_worker_projects_a_part_of_its_events_in_each_look(
     async with projected(dsn) as it:
         shards = range(8)
         threads = {shard: new_thread(shard) for shard in shards}
-        now, turn, durable = 100.0, Turn(0.06, 0.25), dict.fromkeys(shards, 0)
+        now, turn, durable = 100.0, Turn(0.015, 0.06, 0.25), dict.fromkeys(shards, 0)
         fed = feed.GenerationFeed(
             await tables_of(it.connection, 1), decode=codec.decode, clock=lambda: now, metrics=feed.UpdaterMetrics()
         )

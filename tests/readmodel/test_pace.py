@@ -2,7 +2,7 @@
 
 import pytest
 
-from shard_worker.readmodel.pace import AT_ONCE, LONG_S, LOOK_S, Pace, Turn
+from shard_worker.readmodel.pace import AT_ONCE, LONG_S, LOOK_S, PARTS, Pace, Turn
 
 
 class _Thread:
@@ -21,7 +21,7 @@ def turn_at(busy: float, before: float = 0.0) -> Turn:
     """The turn once a thread had so much work for a while."""
     thread = _Thread()
     pace = Pace(lambda: thread.ran, lambda: thread.now)
-    for share in [before] * 40 + [busy] * 40:
+    for share in [before] * 200 + [busy] * 200:
         thread.lives(share)
         found = pace.next()
     return found
@@ -33,9 +33,11 @@ def test_a_shard_waits_longer_the_less_time_is_left() -> None:
     """
     turns = [turn_at(busy / 100) for busy in range(0, 121, 5)]
     assert turns == sorted(turns, key=lambda turn: (turn.every_s, -turn.share))
+    assert [turn.look_s for turn in turns] == sorted(turn.look_s for turn in turns)
     assert [turn_at(busy) for busy in (0.0, 0.5, 0.8)] == [AT_ONCE] * 3
-    assert turn_at(0.92) == turn_at(1.0) == Turn(LONG_S - LOOK_S / 2, LOOK_S / LONG_S)
-    assert 0.0 < turn_at(0.86).every_s < LONG_S - LOOK_S
+    least = LONG_S / PARTS
+    assert turn_at(0.92) == turn_at(1.0) == Turn(least, LONG_S - least / 2, 1 / PARTS)
+    assert 0.0 < turn_at(0.86).every_s < LONG_S - least
     assert turn_at(0.0, before=1.0) == AT_ONCE
 
 
@@ -43,7 +45,8 @@ def test_a_shard_waits_longer_the_less_time_is_left() -> None:
 def test_the_looks_of_one_round_take_all_shards(busy: float) -> None:
     """In as many looks as there are until a shard has its next turn."""
     turn = turn_at(busy)
-    assert turn.share * (turn.every_s + LOOK_S / 2) == pytest.approx(LOOK_S)
+    assert turn.look_s >= LOOK_S
+    assert turn.share * (turn.every_s + turn.look_s / 2) == pytest.approx(turn.look_s)
 
 
 def test_a_look_without_time_behind_it_changes_nothing() -> None:
