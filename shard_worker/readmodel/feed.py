@@ -94,7 +94,7 @@ class UpdaterMetrics:
 class ShardProjection:
     """One owned shard in one generation."""
 
-    __slots__ = ("dead", "not_before", "position", "projected_at", "rested", "revive_at", "shard_id")
+    __slots__ = ("dead", "not_before", "position", "projected_at", "revive_at", "shard_id")
 
     def __init__(self, shard_id: int) -> None:
         self.shard_id = shard_id
@@ -104,8 +104,6 @@ class ShardProjection:
         """Loop time before which it is left alone."""
         self.projected_at = -math.inf
         """Loop time of the look that projected all of its events last."""
-        self.rested = False
-        """Whether it was left alone, so that its events are no news to the timer."""
         self.dead: Collection[UUID] = ()
         """Threads that have stopped, as last seen; whether one has is asked under the offset's lock."""
         self.revive_at = 0.0
@@ -113,7 +111,7 @@ class ShardProjection:
 
     def rest(self, until: float) -> None:
         """Leave it alone until then."""
-        self.not_before, self.rested = until, True
+        self.not_before = until
 
 
 class Outcome(NamedTuple):
@@ -137,6 +135,10 @@ class GenerationFeed:
         recent: RecentRows | None = None,
     ) -> None:
         self.projections: dict[int, ShardProjection] = {}
+        self._line: dict[int, ShardProjection] = {}
+        """Shards that may have events to project, in the order in which they get their turns.  A worker has hundreds of shards, and
+        a look at a moment of little load finds events in two or three.
+        """
         self._recent = RecentRows() if recent is None else recent
         self._tables = tables
         self._decode = decode
@@ -147,24 +149,40 @@ class GenerationFeed:
 
     def add(self, shard_id: int) -> None:
         """Project a shard from now on, from wherever its offset is."""
-        self.projections[shard_id] = ShardProjection(shard_id)
+        self._line[shard_id] = self.projections[shard_id] = ShardProjection(shard_id)
 
     def remove(self, shard_id: int) -> None:
         """Leave a shard to its next owner."""
         self.projections.pop(shard_id, None)
+        self._line.pop(shard_id, None)
+
+    def notify(self, shard_id: int) -> None:
+        """The shard has new events."""
+        if shard_id not in self._line and shard_id in self.projections:
+            self._line[shard_id] = self.projections[shard_id]
+
+    def notify_missed(self, heads: Heads) -> int:
+        """Look at all shards; how many have events of which `notify` did not tell."""
+        missed = [
+            each
+            for shard_id, each in self.projections.items()
+            if shard_id not in self._line and (each.position is None or each.position < heads.get(shard_id, 0))
+        ]
+        for each in missed:
+            self._line[each.shard_id] = each
+        return len(missed)
 
     def forget_positions(self) -> None:
         """Read every offset again: a session was lost, and its last batch may be stored."""
         for projection in self.projections.values():
             projection.position = None
+        self._line = dict(self.projections)
 
     def lag(self, heads: Heads) -> int:
         """Events that are not projected; those of an unknown offset count whole."""
         return sum(heads.get(each.shard_id, 0) - (each.position or 0) for each in self.projections.values())
 
-    async def catch_up(
-        self, connection: asyncpg.Connection, heads: Heads, batches: int, turn: Turn = AT_ONCE
-    ) -> tuple[set[int], bool]:
+    async def catch_up(self, connection: asyncpg.Connection, heads: Heads, batches: int, turn: Turn = AT_ONCE) -> bool:
         """Project what is durable by now, in at most this number of batches, and what becomes durable meanwhile only with it.
 
         A shard is projected once in ``turn.every_s`` seconds, and of all events about ``turn.share`` are, unless they are few: the
@@ -173,22 +191,19 @@ class GenerationFeed:
         A busy worker always has something new when a batch ends: batches of that would be small ones, at several times the
         cost an event, one behind the other.
 
-        Returns the shards that had something to project and had not rested, and whether there may be more.  Raises
-        `shard_worker.database.connection.CONNECTION_ERRORS` when the session is lost.
+        Returns whether there may be more.  Raises `shard_worker.database.connection.CONNECTION_ERRORS` when the session is lost.
         """
-        heads = dict(heads)
+        newest, heads = heads, dict(heads)
         now = self._clock()
-        unknown = [each for each in self.projections.values() if each.position is None and each.not_before <= now]
+        unknown = [each for each in self._line.values() if each.position is None and each.not_before <= now]
         if unknown:
             await self._locate(connection, unknown)
         await self._revive(connection)
-        touched: set[int] = set()
-        line = _Line(self.projections, heads, now, turn)
+        look = _Look(self._line, heads, now, turn)
         for _ in range(batches):
-            behind = line.next(max(1, int(_BATCH_SHARDS * self._share)))
+            behind = look.next(max(1, int(_BATCH_SHARDS * self._share)))
             if not behind:
                 break
-            touched.update(each.shard_id for each in behind if not each.rested)
             before = {each.shard_id: each.position for each in behind}
             await self._project(connection, behind, heads)
             # To the end of the line, but for those of which the batch could take no event: shards that always have events must
@@ -199,9 +214,12 @@ class GenerationFeed:
                 if each.position is not None:
                     # Another generation that is not as far yet reads them from the journal.
                     self._recent.drop(each.shard_id, each.position)
-                if each.position != before[each.shard_id] and self.projections.get(each.shard_id) is each:
-                    self.projections[each.shard_id] = self.projections.pop(each.shard_id)
-        return touched, next(_behind(self.projections, heads, self._clock()), None) is not None
+                if each.position != before[each.shard_id] and self._line.get(each.shard_id) is each:
+                    self._line[each.shard_id] = self._line.pop(each.shard_id)
+        for shard_id, each in list(self._line.items()):
+            if each.position is not None and each.position >= newest.get(shard_id, 0):
+                del self._line[shard_id]
+        return look.is_left(self._clock())
 
     async def _locate(self, connection: asyncpg.Connection, projections: Sequence[ShardProjection]) -> None:
         """Read offsets, and the threads that have stopped."""
@@ -419,7 +437,7 @@ class GenerationFeed:
                 # Another owner's updater holds the offset or has moved it: look again in a moment.
                 projection.rest(now + _ELSEWHERE_S)
             else:
-                projection.not_before, projection.rested = 0.0, False
+                projection.not_before = 0.0
 
     # --- threads that have stopped
 
@@ -498,34 +516,23 @@ class GenerationFeed:
         return None
 
 
-def _behind(
-    projections: Mapping[int, ShardProjection], heads: Heads, now: float
-) -> Iterator[tuple[ShardProjection, int]]:
-    """The shards with events that can be projected now, in the order of the line, and how many events each has."""
-    for shard_id, each in projections.items():
-        if each.position is not None and each.not_before <= now:
-            events = heads.get(shard_id, 0) - each.position
-            if events > 0:
-                yield each, events
-
-
-class _Line:
+class _Look:
     """The shards that one look projects, in the order of the line."""
 
-    def __init__(self, projections: Mapping[int, ShardProjection], heads: Heads, now: float, turn: Turn) -> None:
-        self._projections = projections
+    def __init__(self, line: Mapping[int, ShardProjection], heads: Heads, now: float, turn: Turn) -> None:
+        self._line = line
         self._heads = heads
         self._now = now
         self._latest = now - turn.every_s
         self._left = math.inf
-        if turn.share < 1.0:
-            self._left = max(_TURN_EVENTS, turn.share * sum(events for _, events in _behind(projections, heads, now)))
         """Events of shards that are not far behind that this look may still take."""
+        if turn.share < 1.0:
+            self._left = max(_TURN_EVENTS, turn.share * sum(events for _, events in self._behind()))
 
     def next(self, most: int) -> list[ShardProjection]:
         """The shards of the next batch, at most ``most``."""
         found: list[ShardProjection] = []
-        for each, events in _behind(self._projections, self._heads, self._now):
+        for each, events in self._behind():
             if len(found) == most:
                 break
             if events >= _BATCH_EVENTS:
@@ -534,6 +541,19 @@ class _Line:
                 self._left -= events
                 found.append(each)
         return found
+
+    def is_left(self, now: float) -> bool:
+        """Whether there are events that can be projected at ``now``."""
+        self._now = now
+        return next(self._behind(), None) is not None
+
+    def _behind(self) -> Iterator[tuple[ShardProjection, int]]:
+        """The shards with events that can be projected now, and how many events each has."""
+        for shard_id, each in self._line.items():
+            if each.position is not None and each.not_before <= self._now:
+                events = self._heads.get(shard_id, 0) - each.position
+                if events > 0:
+                    yield each, events
 
 
 class _Fold:

@@ -16,6 +16,8 @@ LONG_S: Final = 0.12
 """Shortest time between two batches of a shard while the loop has no time left."""
 PARTS: Final = 4
 """Looks by which the shards are projected once, while looks are so far apart."""
+_LOOKS: Final = 4.0
+"""Time for each second of looks, while none has more than it projects."""
 _BUSY: Final = (0.82, 0.9)
 """Part of the time for which the loop's thread runs: up to the first a shard waits for `LOOK_S`, from the second on for `LONG_S`.  It is
 0.7 to 0.8 at half of the commands that a worker can take, when batches are small, and 0.85 to 0.9 at its limit.
@@ -32,6 +34,13 @@ class Turn(NamedTuple):
     look_s: float
     every_s: float
     share: float
+
+    def pause_s(self, took_s: float, *, more: bool) -> float:
+        """Seconds from this look's begin to the next; it took ``took_s``, and found ``more`` than it could project.
+
+        Looks that take long, as where the server or the processor is slow, are further apart: they are a quarter of the time.
+        """
+        return self.look_s if more else max(self.look_s, min(LONG_S, took_s * _LOOKS))
 
 
 AT_ONCE: Final = Turn(LOOK_S, 0.0, 1.0)

@@ -25,7 +25,7 @@ from shard_worker.journal import codec
 from shard_worker.journal.append_queue import Row
 from shard_worker.readmodel.feed import Decode, GenerationFeed, UpdaterMetrics
 from shard_worker.readmodel.overview import read_overview
-from shard_worker.readmodel.pace import AT_ONCE, Pace
+from shard_worker.readmodel.pace import Pace
 from shard_worker.readmodel.recent_rows import RecentRows
 from shard_worker.readmodel.rules import RULES, versions
 from shard_worker.readmodel.tables import GenerationTables
@@ -65,8 +65,8 @@ class ReadModelUpdater:
         self._recent = RecentRows()
         self._following = False
         """Whether there is a session that takes ready-made arrays, so that rows are kept for it."""
-        self._woken: set[int] = set()
-        """Shards with events that the updater was woken for and has not projected yet."""
+        self._woken = False
+        """Whether a shard may have events that were not looked for."""
         self._feeds: dict[int, GenerationFeed] = {}
         self._wake: asyncio.Future[None] | None = None
         self._binary = True
@@ -90,7 +90,6 @@ class ReadModelUpdater:
         """Leave a shard to its next owner.  A batch that is under way may still be stored: the offset's lock orders the two."""
         self._heads.pop(shard_id, None)
         self._recent.forget(shard_id)
-        self._woken.discard(shard_id)
         for feed in self._feeds.values():
             feed.remove(shard_id)
 
@@ -108,7 +107,9 @@ class ReadModelUpdater:
             self._notify(shard_id)
 
     def _notify(self, shard_id: int) -> None:
-        self._woken.add(shard_id)
+        for feed in self._feeds.values():
+            feed.notify(shard_id)
+        self._woken = True
         wake = self._wake
         if wake is not None:
             self._wake = None
@@ -169,45 +170,47 @@ class ReadModelUpdater:
         self._following = self._binary
         for feed in self._feeds.values():
             feed.forget_positions()
-        refreshed_at = looked_at = self._clock() - _REFRESH_S
-        pace, turn = Pace(), AT_ONCE
+        self._woken = True
+        refreshed_at = missed_at = looked_at = self._clock() - _REFRESH_S
+        pace, pause_s = Pace(), 0.0
         while True:
             if self._clock() - refreshed_at >= _REFRESH_S:
                 async with asyncio.timeout(_REFRESH_WITHIN_S):
                     await self._refresh(connection)
                 refreshed_at = self._clock()
-            by_timer = await self._wait()
-            early_s = looked_at + turn.look_s - self._clock()
+            await self._wait()
+            early_s = looked_at + pause_s - self._clock()
             if early_s > 0:
                 await asyncio.sleep(early_s)
             looked_at = self._clock()
-            # Taken before the look: an event that becomes durable during it wakes the updater again.
-            woken, self._woken = self._woken, set()
-            turn = pace.next()
-            try:
-                for feed in list(self._feeds.values()):
-                    found, more = await feed.catch_up(connection, self._heads, _BATCHES_AT_ONCE, turn)
-                    if by_timer and found - woken:
-                        self.metrics.found_by_timer += 1
-                        log.warning(
-                            "read model found events of which no wake-up came", extra={"shards": len(found - woken)}
-                        )
-                    if more:  # come back when the other generations had their turn
-                        self._woken |= found or woken or set(self._heads)
-            except BaseException:
-                self._woken |= woken & set(self._heads)
-                raise
+            if looked_at - missed_at >= _POLL_S:
+                self._notify_missed()
+                missed_at = looked_at
+            # Before the look: an event that becomes durable during it wakes the updater again.
+            self._woken = False
+            turn, more = pace.next(), False
+            for feed in list(self._feeds.values()):
+                # One that has more comes back when the other generations had their turn.
+                more |= await feed.catch_up(connection, self._heads, _BATCHES_AT_ONCE, turn)
+            self._woken |= more
+            pause_s = turn.pause_s(self._clock() - looked_at, more=more)
             backoff.reset()
 
-    async def _wait(self) -> bool:
-        """Return when an append woke the updater, or when its interval is over; True in the second case."""
+    async def _wait(self) -> None:
+        """Return when an append woke the updater, or when its interval is over."""
         if self._woken:
-            return False
+            return
         # No await between the check and the future: `_notify` cannot run in between.
         wake = self._wake = asyncio.get_running_loop().create_future()
-        done, _ = await asyncio.wait((wake,), timeout=_POLL_S)
+        await asyncio.wait((wake,), timeout=_POLL_S)
         self._wake = None
-        return not done
+
+    def _notify_missed(self) -> None:
+        """Look at all shards: the interval of the timer is over."""
+        missed = sum(feed.notify_missed(self._heads) for feed in self._feeds.values())
+        if missed:
+            self.metrics.found_by_timer += 1
+            log.warning("read model found events of which no wake-up came", extra={"shards": missed})
 
     async def _refresh(self, connection: asyncpg.Connection) -> None:
         """Feed the generations that this release's rules fill, and no others; and read the overview again."""
@@ -227,4 +230,4 @@ class ReadModelUpdater:
                 )
                 for shard_id in self._heads:
                     feed.add(shard_id)
-                self._woken.update(self._heads)
+                self._woken = True
