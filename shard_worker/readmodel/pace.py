@@ -38,9 +38,9 @@ class Turn(NamedTuple):
     def pause_s(self, took_s: float, *, more: bool) -> float:
         """Seconds from this look's begin to the next; it took ``took_s``, and found ``more`` than it could project.
 
-        Looks that take long, as where the server or the processor is slow, are further apart: they are a quarter of the time.
+        Looks that take long, as where the server or the processor is slow, are further apart.
         """
-        return self.look_s if more else max(self.look_s, min(LONG_S, took_s * _LOOKS))
+        return self.look_s if more else max(self.look_s, min(LONG_S / PARTS, took_s * _LOOKS))
 
 
 AT_ONCE: Final = Turn(LOOK_S, 0.0, 1.0)
