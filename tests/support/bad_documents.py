@@ -50,20 +50,19 @@ BAD = {
     # Invalid single fields.
     "no-shards": Bad("shards: 0", "spec.shards", "should be greater than or equal to 1"),
     "too-many-shards": Bad("shards: 4097", "spec.shards", "should be less than or equal to 4096"),
-    "shards-as-text": Bad("shards: many", "spec.shards", "must be of type integer", "valid integer"),
+    "shards-as-text": Bad("shards: many", "spec.shards", "must be of type integer"),
     "fewer-than-no-replicas": Bad("replicas: -1", "spec.replicas", "should be greater than or equal to 0"),
     "too-many-replicas": Bad("{shards: 300, replicas: 257}", "spec.replicas", "less than or equal to 256"),
-    "half-a-replica": Bad("replicas: 1.5", "spec.replicas", "must be of type integer", "valid integer"),
+    "half-a-replica": Bad("replicas: 1.5", "spec.replicas", "must be of type integer"),
     "image-with-a-blank": Bad("image: 'a b'", "spec.image", PATTERN),
     "empty-image": Bad("image: ''", "spec.image", "at least 1 char"),
-    "pull-policy": Bad("imagePullPolicy: Sometimes", "spec.imagePullPolicy", ENUM, "Input should be 'Always'"),
-    "paused-as-text": Bad("paused: 'true'", "spec.paused", "must be of type boolean", "valid boolean"),
-    "no-secret": Bad("database: {}", "spec.database.urlSecretKeyRef", "Required value", "Field required"),
+    "pull-policy": Bad("imagePullPolicy: Sometimes", "spec.imagePullPolicy", ENUM),
+    "paused-as-text": Bad("paused: 'true'", "spec.paused", "must be of type boolean"),
+    "no-secret": Bad("database: {}", "spec.database.urlSecretKeyRef", "Required value"),
     "secret-without-name": Bad(
         "database: {urlSecretKeyRef: {key: url}}",
         "spec.database.urlSecretKeyRef.name",
         "Required value",
-        "Field required",
     ),
     "secret-with-a-wrong-name": Bad(
         "database: {urlSecretKeyRef: {name: My_Secret}}", "spec.database.urlSecretKeyRef.name", PATTERN
@@ -72,13 +71,11 @@ BAD = {
         "database: {urlSecretKeyRef: {name: db}, replicaURLSecretKeyRef: {key: url}}",
         "spec.database.replicaURLSecretKeyRef.name",
         "Required value",
-        "Field required",
     ),
     "tls-mode": Bad(
         "database: {urlSecretKeyRef: {name: db}, tls: {mode: Prefer}}",
         "spec.database.tls.mode",
         ENUM,
-        "Input should be 'Disable'",
     ),
     "too-few-connections": Bad(
         "database: {urlSecretKeyRef: {name: db}, maxConnectionsPerWorker: 6}",
@@ -107,12 +104,11 @@ BAD = {
         f"worker: {{env: [{_many(65, '{name: A#, value: x}')}]}}",
         "spec.worker.env",
         "must have at most 64 items",
-        "at most 64 items",
     ),
     "idle-for-no-time": Bad(
         "worker: {passivation: {idleSeconds: 0}}", "spec.worker.passivation.idleSeconds", "greater than or equal to 1"
     ),
-    "rebalance-mode": Bad("rebalance: {mode: auto}", "spec.rebalance.mode", ENUM, "Input should be 'Auto'"),
+    "rebalance-mode": Bad("rebalance: {mode: auto}", "spec.rebalance.mode", ENUM),
     "no-moves": Bad(
         "rebalance: {maxConcurrentMoves: 0}", "spec.rebalance.maxConcurrentMoves", "greater than or equal to 1"
     ),
@@ -121,18 +117,22 @@ BAD = {
         "spec.rebalance.imbalanceThresholdPercent",
         "less than or equal to 100",
     ),
-    "surge": Bad("rollout: {surge: 2}", "spec.rollout.surge", ENUM, "Input should be 0 or 1"),
+    "surge": Bad("rollout: {surge: 2}", "spec.rollout.surge", ENUM),
     "drain-for-ever": Bad("drain: {timeoutSeconds: 601}", "spec.drain.timeoutSeconds", "less than or equal to 600"),
     "port": Bad("gateway: {service: {port: 65536}}", "spec.gateway.service.port", "less than or equal to 65535"),
     "host": Bad("gateway: {ingress: {host: 'http://x'}}", "spec.gateway.ingress.host", PATTERN),
     "label": Bad("podTemplate: {metadata: {labels: {team: 'a b'}}}", "spec.podTemplate.metadata.labels.team", PATTERN),
-    "service-monitor": Bad(
-        "monitoring: {serviceMonitor: Maybe}", "spec.monitoring.serviceMonitor", ENUM, "Input should be 'Auto'"
-    ),
+    "service-monitor": Bad("monitoring: {serviceMonitor: Maybe}", "spec.monitoring.serviceMonitor", ENUM),
     # Invalid combinations of fields.
-    "no-image": Bad("image: null", "spec.image", "only the local platform brings its own", "valid string", local=False),
+    "no-image": Bad(
+        "image: null", "spec.image", "only the local platform brings its own", "must be of type string", local=False
+    ),
     "no-database": Bad(
-        "database: null", "spec.database", "only the local platform brings its own", "valid dictionary", local=False
+        "database: null",
+        "spec.database",
+        "only the local platform brings its own",
+        "must be of type object",
+        local=False,
     ),
     "more-replicas-than-shards": Bad("{shards: 2, replicas: 3}", "spec.replicas", AT_MOST_SHARDS),
     "more-replicas-than-shards-by-default": Bad("shards: 2", "spec.replicas", AT_MOST_SHARDS),
@@ -162,7 +162,6 @@ BAD = {
         "autoscaling: {minReplicas: 1, targetCommandsPerSecond: 1}",
         "spec.autoscaling.maxReplicas",
         "Required value",
-        "Field required",
     ),
     "autoscaling-beyond-shards": Bad(
         "{shards: 3, autoscaling: {minReplicas: 1, maxReplicas: 4, targetCommandsPerSecond: 1}}",
@@ -219,13 +218,11 @@ BAD = {
         ),
         "spec.podTemplate.spec.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey",
         "Required value",
-        "Field required",
     ),
     "affinity-of-another-type": Bad(
         "podTemplate: {spec: {affinity: {nodeAffinity: [{weight: 1}]}}}",
         "spec.podTemplate.spec.affinity.nodeAffinity",
         "must be of type object",
-        "Input should be a valid dictionary",
     ),
     "label-values-without-need": Bad(
         "networkPolicy: {allowFrom: [{podSelector: {matchExpressions: [{key: a, operator: Exists, values: [b]}]}}]}",

@@ -15,6 +15,8 @@ import yaml
 from pydantic import ValidationError
 
 from threadcluster_operator.api.spec import KIND, KubernetesSpec, ThreadCluster
+from threadcluster_operator.api.strict_yaml import DuplicateKey, load_documents
+from threadcluster_operator.api.wording import did_you_mean, failure
 
 
 class InvalidResource(Exception):
@@ -40,7 +42,7 @@ def parse_spec(document: Mapping[str, Any]) -> KubernetesSpec:  # JSON has no na
             {} if given is None else given, extra="ignore", by_alias=True, by_name=False
         )
     except ValidationError as error:
-        raise InvalidSpec([_failure(dict(item), "spec") for item in error.errors()]) from error
+        raise InvalidSpec([failure(dict(item), KubernetesSpec, "spec") for item in error.errors()]) from error
 
 
 class Resources:
@@ -79,7 +81,9 @@ def read_resources(path: Path) -> Resources:
 def parse_resources(text: str, source: str) -> Resources:
     """The cluster in a YAML text, and its Secrets.  ``source`` names it in messages.  Raises `InvalidResource`."""
     try:
-        documents = [document for document in yaml.safe_load_all(text) if document is not None]
+        documents = [document for document in load_documents(text) if document is not None]
+    except DuplicateKey as error:
+        raise InvalidResource(f"{source}: {error}") from None
     except yaml.YAMLError as error:
         raise InvalidResource(f"{source}: not YAML: {_yaml_failure(error)}") from None  # the cause shows the text
     except (ValueError, OverflowError, RecursionError):
@@ -97,7 +101,8 @@ def parse_resources(text: str, source: str) -> Resources:
         elif kind == KIND:
             clusters.append(_cluster(document, where))
         else:
-            raise InvalidResource(f"{where}: kind: {kind!r} is neither {KIND} nor Secret")
+            hint = did_you_mean(kind, (KIND, "Secret"))
+            raise InvalidResource(f"{where}: kind: {kind!r} is neither {KIND} nor Secret{hint}")
     if len(clusters) != 1:
         raise InvalidResource(f"{source}: exactly one {KIND} is wanted, {len(clusters)} found")
     return Resources(clusters[0], secrets)
@@ -115,18 +120,9 @@ def _cluster(document: dict[str, Any], where: str) -> ThreadCluster:  # YAML has
     try:
         return ThreadCluster.model_validate(document, by_alias=True, by_name=False)
     except ValidationError as error:
-        raise InvalidResource("\n".join(f"{where}: {_failure(dict(item))}" for item in error.errors())) from error
-
-
-def _failure(item: dict[str, Any], *outer: str) -> str:  # pydantic's own shape
-    path = ".".join(str(part) for part in (*outer, *item["loc"]))
-    reason = "unknown field" if item["type"] == "extra_forbidden" else item["msg"]
-    given = (
-        ""
-        if item["input"] is None or item["type"] in ("missing", "extra_forbidden")
-        else f" (given: {item['input']!r})"
-    )
-    return f"{path}: {reason}{given}"
+        raise InvalidResource(
+            "\n".join(f"{where}: {failure(dict(item), ThreadCluster)}" for item in error.errors())
+        ) from error
 
 
 def _secret(document: dict[str, Any], where: str) -> tuple[str, dict[str, str]]:  # YAML has no narrower type

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from threadcluster_operator.api import InvalidResource, parse_resources, read_resources
+from threadcluster_operator.api import InvalidResource, InvalidSpec, parse_resources, parse_spec, read_resources
 
 CLUSTER = """
 apiVersion: threadcluster.io/v1alpha1
@@ -120,7 +120,7 @@ def test_failures_are_one_a_line() -> None:
     with pytest.raises(InvalidResource) as caught:
         parse_resources(CLUSTER.replace("spec: {", "spec: {shards: 0, colour: red, "), "file")
     assert str(caught.value).splitlines() == [
-        "file, document 1: spec.shards: Input should be greater than or equal to 1 (given: 0)",
+        "file, document 1: spec.shards: should be greater than or equal to 1 (given: 0)",
         "file, document 1: spec.colour: unknown field",
     ]
 
@@ -147,3 +147,85 @@ def test_a_file_is_read_and_named(tmp_path: Path) -> None:
         read_resources(path)
     path.write_text(CLUSTER)
     assert read_resources(path).cluster.name == "chat"
+
+
+TWICE = {
+    "field": (CLUSTER.replace("spec:", "kind: ThreadCluster\nspec:"), "line 5: 'kind' is given twice, first in line 3"),
+    "within": (
+        "spec:\n  replicas: 2\n  shards: 4\n  replicas: 3\n",
+        "line 4: 'replicas' is given twice, first in line 2",
+    ),
+    "one line": ("spec: {replicas: 2, replicas: 2}", "line 1: 'replicas' is given twice, first in line 1"),
+    "quoted": ("a: 1\n'a': 2", "line 2: 'a' is given twice, first in line 1"),
+    "in a list": ("a:\n  - b: 1\n    b: 2", "line 3: 'b' is given twice, first in line 2"),
+    "second document": (f"{CLUSTER}---\nkind: Secret\nkind: Secret", "line 8: 'kind' is given twice, first in line 7"),
+}
+
+
+@pytest.mark.parametrize(("text", "failure"), TWICE.values(), ids=TWICE.keys())
+def test_a_key_that_is_given_twice_is_refused_with_its_line(text: str, failure: str) -> None:
+    """PyYAML keeps the last one in silence: half of a file would be without effect."""
+    with pytest.raises(InvalidResource) as caught:
+        parse_resources(text, "file")
+    assert str(caught.value) == f"file: {failure}"
+
+
+@pytest.mark.parametrize("text", ["a: &x {b: 1}\nc: {<<: *x, b: 2}", "{a: 1, 1: 2}", "{1: a, '1': b}", "? [1]\n: 2"])
+def test_other_keys_are_no_duplicates(text: str) -> None:
+    """A key that overrides a merged one, and keys of two types; the text is then refused for what it is."""
+    with pytest.raises(InvalidResource, match=r"kind: None is neither|not YAML"):
+        parse_resources(text, "file")
+
+
+MEANT = {
+    "misspelled": ("{replica: 2}", "spec.replica: unknown field; did you mean replicas?"),
+    "another case": ("{Replicas: 2}", "spec.Replicas: unknown field; did you mean replicas?"),
+    "with an underscore": (
+        "{rebalance: {max_concurrent_moves: 2}}",
+        "spec.rebalance.max_concurrent_moves: unknown field; did you mean maxConcurrentMoves?",
+    ),
+    "in a list": (
+        "{rebalance: {pins: [{shard: 1, worker: a, workers: b}]}}",
+        "spec.rebalance.pins.0.workers: unknown field; did you mean worker?",
+    ),
+    "at another depth": (
+        "{idleSeconds: 3}",
+        "spec.idleSeconds: unknown field; did you mean spec.worker.passivation.idleSeconds?",
+    ),
+    "nothing alike": ("{colour: red}", "spec.colour: unknown field"),
+    "value in another case": (
+        "{rebalance: {mode: auto}}",
+        "spec.rebalance.mode: Unsupported value, supported are 'Auto', 'Manual' or 'Paused' (given: 'auto');"
+        " did you mean Auto?",
+    ),
+    "value of another type": ("{replicas: two}", "spec.replicas: must be of type integer (given: 'two')"),
+    "number as a text": ("{replicas: '2'}", "spec.replicas: must be of type integer (given: '2')"),
+    "part as a list": ("{rebalance: [1]}", "spec.rebalance: must be of type object (given: [1])"),
+    "item of a map": (
+        "{podTemplate: {metadata: {labels: {a: 1}}}}",
+        "spec.podTemplate.metadata.labels.a: must be of type string (given: 1)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("spec", "failure"), MEANT.values(), ids=MEANT.keys())
+def test_a_wrong_field_is_named_with_the_one_that_may_be_meant(spec: str, failure: str) -> None:
+    """In the words of the API server."""
+    with pytest.raises(InvalidResource) as caught:
+        parse_resources(CLUSTER.replace("{database: {urlSecretKeyRef: {name: db}}}", spec), "file")
+    assert str(caught.value) == f"file, document 1: {failure}"
+
+
+def test_the_kind_that_may_be_meant() -> None:
+    """A misspelled kind is one of two."""
+    with pytest.raises(InvalidResource, match=r"'threadcluster' is neither .*; did you mean ThreadCluster\?"):
+        parse_resources("kind: threadcluster", "file")
+
+
+def test_an_unknown_field_of_the_api_names_no_other() -> None:
+    """`parse_spec` ignores it; a field that is wrong has its path from spec on."""
+    with pytest.raises(InvalidSpec) as caught:
+        parse_spec(
+            {"spec": {"colour": "red", "shards": "x", "image": "a", "database": {"urlSecretKeyRef": {"name": "b"}}}}
+        )
+    assert caught.value.failures == ["spec.shards: must be of type integer (given: 'x')"]

@@ -88,8 +88,8 @@ def test_no_spec_is_one_without_an_image(document: dict[str, Any]) -> None:
     """The reason is the same as where the rest is there."""
     with pytest.raises(InvalidSpec) as refused:
         parse_spec(document)
-    assert refused.value.failures == ["spec.image: Field required", "spec.database: Field required"]
-    assert str(refused.value) == "spec.image: Field required\nspec.database: Field required"
+    assert refused.value.failures == ["spec.image: Required value", "spec.database: Required value"]
+    assert str(refused.value) == "spec.image: Required value\nspec.database: Required value"
 
 
 def test_a_newer_resource_does_not_stop_an_older_operator() -> None:

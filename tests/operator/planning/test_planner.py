@@ -419,10 +419,12 @@ def test_a_resource_says_how_shards_move() -> None:
 @pytest.mark.parametrize(
     ("rebalance", "message"),
     [
-        pytest.param("{mode: Often}", "spec.rebalance.mode: Input should be 'Auto', 'Manual' or 'Paused'", id="mode"),
         pytest.param(
-            "{maxConcurrentMoves: 0}", "spec.rebalance.maxConcurrentMoves: Input should be greater", id="limit"
+            "{mode: Often}",
+            "spec.rebalance.mode: Unsupported value, supported are 'Auto', 'Manual' or 'Paused'",
+            id="mode",
         ),
+        pytest.param("{maxConcurrentMoves: 0}", "spec.rebalance.maxConcurrentMoves: should be greater", id="limit"),
         pytest.param("{speed: 1}", "spec.rebalance.speed: unknown field", id="unknown"),
         pytest.param(
             "{pins: [{shard: 12, worker: c-0}]}",
