@@ -7,13 +7,14 @@ fields.  Everything is bounded, because the server estimates the cost of each ru
 
 import sys
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import yaml
 from pydantic import BaseModel
 
 from threadcluster_operator.api import API_VERSION, KIND, ThreadClusterSpec, ThreadClusterStatus
 from threadcluster_operator.api.fields import LOCAL_MARK, NAME_LENGTH, NAME_PATTERN
+from threadcluster_operator.api.limits import explanation
 
 GROUP: Final = API_VERSION.partition("/")[0]
 VERSION: Final = API_VERSION.partition("/")[2]
@@ -67,35 +68,42 @@ def schema_of(model: type[BaseModel], *, defaults: bool = True, marks: bool = Fa
     """The structural schema of a model.
 
     Without ``defaults`` the server adds nothing to what is written.  ``marks`` keeps which platform uses a field, for the
-    reference; the server would refuse them.
+    reference, which has columns for defaults and limits; the server would refuse the marks.
     """
     raw = model.model_json_schema()
-    return _structural(raw, raw.get("$defs", {}), defaults=defaults, marks=marks)
+    return _structural(raw, raw.get("$defs", {}), _Style(defaults, marks, explained=defaults and not marks))
 
 
-def _structural(node: Schema, parts: Mapping[str, Schema], *, defaults: bool, marks: bool) -> Schema:
+class _Style(NamedTuple):
+    """The parts of a schema beside types and descriptions."""
+
+    defaults: bool
+    marks: bool
+    explained: bool
+    """Whether descriptions end with default and limits: `kubectl explain` shows no others."""
+
+
+def _structural(node: Schema, parts: Mapping[str, Schema], style: _Style) -> Schema:
     node = _resolved(node, parts)
     schema: Schema = {}
     if "description" in node:
         schema["description"] = " ".join(node["description"].split())
+        if style.explained:
+            schema["description"] += explanation(node)
     schema |= {
         key: value
         for key, value in node.items()
-        if key not in _NO_PLACE | {"description", "properties", "items", "$defs"} and (marks or key != LOCAL_MARK)
+        if key not in _NO_PLACE | {"description", "properties", "items", "$defs"} and (style.marks or key != LOCAL_MARK)
     }
     if "properties" in node:
-        schema["properties"] = {
-            name: _structural(part, parts, defaults=defaults, marks=marks) for name, part in node["properties"].items()
-        }
+        schema["properties"] = {name: _structural(part, parts, style) for name, part in node["properties"].items()}
     elif isinstance(node.get("additionalProperties"), dict):
-        schema["additionalProperties"] = _structural(
-            node["additionalProperties"], parts, defaults=defaults, marks=marks
-        )
+        schema["additionalProperties"] = _structural(node["additionalProperties"], parts, style)
     if "items" in node:
         # The server fills in no default within a list: `kubectl apply` compares a list as a whole, and would find a
         # list that differs from the manifest at every apply.  The reference shows them: the operator fills them in.
-        schema["items"] = _structural(node["items"], parts, defaults=defaults and marks, marks=marks)
-    if defaults and node.get("default") is not None:
+        schema["items"] = _structural(node["items"], parts, style._replace(defaults=style.defaults and style.marks))
+    if style.defaults and node.get("default") is not None:
         schema["default"] = {} if "properties" in node else node["default"]
     return schema
 
@@ -141,7 +149,7 @@ def _columns() -> list[Schema]:
     ready = '.status.conditions[?(@.type=="Ready")]'
     return [
         {"name": "Ready", "type": "string", "jsonPath": f"{ready}.status"},
-        {"name": "Workers", "type": "integer", "jsonPath": ".status.readyReplicas"},
+        {"name": "Workers", "type": "string", "jsonPath": ".status.readyWorkers"},
         {"name": "Shards", "type": "integer", "jsonPath": ".status.shards.assigned"},
         {"name": "Moving", "type": "integer", "jsonPath": ".status.shards.moving"},
         {"name": "Image", "type": "string", "jsonPath": ".status.image", "priority": 1},

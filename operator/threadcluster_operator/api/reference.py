@@ -7,6 +7,7 @@ from typing import Final
 from threadcluster_operator.api import API_VERSION, KIND, ThreadClusterSpec, ThreadClusterStatus
 from threadcluster_operator.api.crd import Schema, schema_of
 from threadcluster_operator.api.fields import LOCAL_MARK, NAME_LENGTH
+from threadcluster_operator.api.limits import default_of, limits_of
 
 _HEAD: Final = f"""# The {KIND} resource
 
@@ -48,7 +49,7 @@ def reference() -> str:
     lines += ["\n## Rules across fields\n", "| at | rule |", "| --- | --- |"]
     lines += [f"| `{path}` | {message} |" for path, message in _rules(spec, "spec")]
     lines += ["\n## status\n", "The operator alone writes the status. The local platform has no status: see"]
-    lines += ["`threadcluster local status`.\n"]
+    lines += ["`threadcluster status`.\n"]
     lines += _table(_fields(schema_of(ThreadClusterStatus, defaults=False), "status"), used_by=False)
     return "\n".join(lines) + "\n"
 
@@ -88,27 +89,14 @@ def _type(part: Schema) -> str:
 
 
 def _default(part: Schema) -> str:
-    default = part.get("default", {})
-    if default == {}:
-        return "–"
-    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
+    default = default_of(part)
+    return "–" if default is None else f"`{default}`"
 
 
 def _allowed(part: Schema) -> str:
     if "enum" in part:
         return ", ".join(f"`{choice}`" for choice in part["enum"])
-    limits = []
-    if "maximum" in part:
-        limits.append(f"{part['minimum']} to {part['maximum']}")
-    elif "minimum" in part:
-        limits.append(f"≥ {part['minimum']}")
-    if "maxLength" in part:
-        limits.append(f"{part.get('minLength', 0)} to {part['maxLength']} characters")
-    if "maxItems" in part:
-        limits.append(f"≤ {part['maxItems']} items")
-    if "maxProperties" in part:
-        limits.append(f"≤ {part['maxProperties']} entries")
-    return ", ".join(limits)
+    return ", ".join(limits_of(part))
 
 
 def _rules(schema: Schema, path: str) -> Iterator[tuple[str, str]]:

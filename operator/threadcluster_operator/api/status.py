@@ -72,7 +72,7 @@ class Condition(SpecModel):
     type: Annotated[Word, Field(description="The aspect that the condition is about, e.g. Ready.")]
     status: Annotated[Literal["True", "False", "Unknown"], Field(description="Whether it is so.")]
     reason: Annotated[Word, Field(description="Why, in one word of a closed list.")]
-    message: Annotated[str, Field(max_length=32_768, description="Why, and what to do, for people.")] = ""
+    message: Annotated[str, Field(max_length=32_768, description="Why, and what to do, for people; never empty.")] = ""
     last_transition_time: Annotated[
         str,
         Field(max_length=32, description="When status last changed.", json_schema_extra={"format": "date-time"}),
@@ -94,6 +94,9 @@ class ThreadClusterStatus(SpecModel):
     ] = None
     replicas: Annotated[Count | None, Field(description="Pods of workers that there are.")] = None
     ready_replicas: Annotated[Count | None, Field(description="Workers that are ready.")] = None
+    ready_workers: Annotated[
+        str | None, Field(max_length=16, description="Workers that are ready, of those that are wanted: 1/2.")
+    ] = None
     updated_replicas: Annotated[Count | None, Field(description="Workers that run the newest version.")] = None
     selector: Annotated[
         str | None, Field(max_length=512, description="The labels of the pods, for a HorizontalPodAutoscaler.")

@@ -195,6 +195,29 @@ async def test_kubectl_scales_and_says_why_not(api: Api, namespace: str) -> None
     assert AT_MOST_SHARDS in output
 
 
+async def test_kubectl_explains_defaults_and_limits(api: Api, namespace: str) -> None:
+    """In the descriptions, which is all that kubectl shows of them."""
+    for field, end in (
+        ("spec.shards", "Default: 144. Allowed: 1 to 4096."),
+        ("spec.rebalance.maxConcurrentMoves", "Default: 4. Allowed: 1 to 256."),
+        ("spec.worker.env.name", "characters."),
+    ):
+        output, ended = await run_kubectl(api, namespace, "explain", f"thr.{field}")
+        assert ended == 0, output
+        assert " ".join(output.split()).endswith(end)
+
+
+async def test_kubectl_get_shows_ready_of_wanted_workers(api: Api, namespace: str) -> None:
+    """As it shows Deployments."""
+    await api.apply(cluster(GOOD), namespace)
+    await api.patch(API_VERSION, KIND, "chat", {"status": {"readyWorkers": "0/2"}}, namespace, sub="status")
+    output, ended = await run_kubectl(api, namespace, "get", "thr", "chat")
+    assert ended == 0, output
+    heads, values = (line.split() for line in output.splitlines())
+    assert heads[:3] == ["NAME", "READY", "WORKERS"]
+    assert "0/2" in values
+
+
 async def test_status_is_apart_from_spec(api: Api, namespace: str) -> None:
     """Neither endpoint changes the other's part, and only an edit of spec makes a new generation."""
     stored = await api.apply(cluster(GOOD), namespace)
@@ -210,6 +233,7 @@ STATUS = {
     "desiredReplicas": 3,
     "replicas": 3,
     "readyReplicas": 2,
+    "readyWorkers": "2/3",
     "updatedReplicas": 3,
     "image": "threadcluster:1",
     "endpoint": "http://chat.test.svc:80",

@@ -146,6 +146,22 @@ def test_every_field_says_what_it_is_for() -> None:
     assert dumb == []
 
 
+def test_kubectl_explain_shows_defaults_and_limits() -> None:
+    """It prints descriptions alone: each of the spec ends with the default and the limits of the field."""
+    texts = {path: node["description"] for path, node in NODES if "description" in node}
+    assert texts[".spec.shards"].endswith("Default: 144. Allowed: 1 to 4096.")
+    assert texts[".spec.paused"].endswith("Default: false.")
+    assert texts[".spec.rebalance.mode"].endswith("Default: Auto.")  # kubectl lists the values itself
+    assert texts[".spec.worker.env[].valueFrom.secretKeyRef.optional"].endswith("Default: false.")
+    silent = [
+        path
+        for path, node in NODES
+        if path.startswith(".spec") and "description" in node and ("maximum" in node or "maxLength" in node)
+        if "Allowed: " not in node["description"]
+    ]
+    assert silent == []
+
+
 def test_parts_have_the_defaults_of_their_fields() -> None:
     """The server fills `{}` from within, so that no default is defined twice."""
     assert (SPEC["properties"]["rebalance"]["default"], SPEC["properties"]["shards"]["default"]) == ({}, 144)

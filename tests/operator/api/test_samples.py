@@ -25,6 +25,12 @@ def test_a_sample_teaches(path: Path) -> None:
     assert path.read_text().startswith("# ")
 
 
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
+def test_a_sample_asks_for_no_priority_of_the_system(path: Path) -> None:
+    """Pods of that priority evict the nodes' own parts, and many namespaces refuse them."""
+    assert "priorityClassName: system-" not in path.read_text()
+
+
 def test_every_part_of_the_resource_is_in_a_sample() -> None:
     """A new part comes with an example."""
     shown: set[str] = set()
