@@ -24,6 +24,15 @@ from threadcluster_operator.render import selector_of
 Truth = Literal["True", "False", "Unknown"]
 
 _MESSAGE_MOST: Final = 1024
+_PROGRESS: Final[Mapping[str, str]] = {
+    "CreatingWorkers": "Workers are created, or become ready.",
+    "Migrating": "The database's schema is being migrated.",
+    "RollingOut": "Workers are restarted, one by one.",
+    "ScalingDown": "Surplus workers hand their shards over, and go.",
+    "ScalingUp": "More workers are starting.",
+    "MovingShards": "Shards are moving to other workers.",
+}
+"""By the reason of Progressing; Ready says more of what is waited for."""
 
 
 class ConditionDraft(NamedTuple):
@@ -59,11 +68,13 @@ def status_of(
     live = seen.child("StatefulSet", seen.key.name) or {}
     newest = live.get("status", {}).get("updateRevision")
     observed, placed = seen.ownership, steps.next
+    ready = sum(1 for pod in pods if pod.ready)
     status: dict[str, Any] = {
         "observedGeneration": seen.generation,
         "desiredReplicas": spec.replicas,
         "replicas": len(pods),
-        "readyReplicas": sum(1 for pod in pods if pod.ready),
+        "readyReplicas": ready,
+        "readyWorkers": f"{ready}/{spec.replicas}",
         "updatedReplicas": sum(1 for pod in pods if newest is not None and pod.revision == newest),
         "selector": ",".join(f"{name}={value}" for name, value in selector_of(seen.key.name, "worker").items()),
         "image": spec.image,
@@ -132,7 +143,7 @@ def _conditions(
         _available(seen, spec, steps),
         _protected(seen),
         _progressing(seen, spec, steps, ready),
-        ConditionDraft("Stalled", "False", "NotStalled", "")
+        ConditionDraft("Stalled", "False", "NotStalled", "Nothing blocks the cluster.")
         if stalled is None
         else ConditionDraft("Stalled", "True", stalled.reason, stalled.message),
         _draining(seen, steps),
@@ -255,7 +266,7 @@ def _available(seen: ClusterSnapshot, spec: KubernetesSpec | None, steps: Action
         return ConditionDraft(
             "Available", "False", "ShardsRecovering", f"Not served yet by their owners: {ranges(recovering)}."
         )
-    return ConditionDraft("Available", "True", "AllShardsServed", "")
+    return ConditionDraft("Available", "True", "AllShardsServed", "Every shard is served by its owner.")
 
 
 def _protected(seen: ClusterSnapshot) -> ConditionDraft:
@@ -275,7 +286,12 @@ def _protected(seen: ClusterSnapshot) -> ConditionDraft:
             " it the role threadcluster_worker alone, and name the login that owns the schema in"
             " spec.database.migrationURLSecretKeyRef.",
         )
-    return ConditionDraft("JournalProtected", "True", "AppendOnly", "")
+    return ConditionDraft(
+        "JournalProtected",
+        "True",
+        "AppendOnly",
+        "The workers' login may append to the journal, and change nothing in it.",
+    )
 
 
 def _progressing(
@@ -296,7 +312,7 @@ def _progressing(
         reason = "ScalingUp"
     elif steps.targets is not None or (seen.ownership is not None and count_moving(seen.ownership)):
         reason = "MovingShards"
-    return ConditionDraft("Progressing", "True", reason, "")
+    return ConditionDraft("Progressing", "True", reason, _PROGRESS[reason])
 
 
 def _rebuilding(seen: ClusterSnapshot) -> ConditionDraft:
@@ -306,7 +322,7 @@ def _rebuilding(seen: ClusterSnapshot) -> ConditionDraft:
     """
     rebuild = seen.ownership.rebuild if seen.ownership is not None else None
     if rebuild is None:
-        return ConditionDraft("Progressing", "False", "Stable", "")
+        return ConditionDraft("Progressing", "False", "Stable", "Nothing is being changed.")
     return ConditionDraft(
         "Progressing",
         "True",
@@ -329,7 +345,7 @@ def _draining(seen: ClusterSnapshot, steps: Actions) -> ConditionDraft:
         return ConditionDraft("Draining", "True", "Cordoned", f"Are being drained: {', '.join(surplus)}.")
     if "still has shards" in steps.blocked_reason:
         return ConditionDraft("Draining", "True", "ScaleDown", f"{steps.blocked_reason}.")
-    return ConditionDraft("Draining", "False", "Idle", "")
+    return ConditionDraft("Draining", "False", "Idle", "No worker is being drained.")
 
 
 def _autoscaling(spec: KubernetesSpec | None) -> ConditionDraft:
@@ -347,7 +363,7 @@ def _paused(spec: KubernetesSpec | None) -> ConditionDraft:
         return ConditionDraft("Paused", "True", "RolloutPaused", "spec.rollout.paused is true: no worker is restarted.")
     if spec is not None and spec.rebalance.mode == "Paused":
         return ConditionDraft("Paused", "True", "RebalancePaused", "spec.rebalance.mode is Paused: no shard is moved.")
-    return ConditionDraft("Paused", "False", "NotPaused", "")
+    return ConditionDraft("Paused", "False", "NotPaused", "Nothing is paused.")
 
 
 def _with_timestamps(
