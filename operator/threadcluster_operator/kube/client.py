@@ -305,11 +305,31 @@ class KubeApi:
             )
             return _decoded(await response.read())
         except DynamicApiError as error:
-            found = _decoded(error.body or b"")
-            message = found.get("message") or _text(error.body or b"") or f"{method} {path}: status {error.status}"
-            raise error_of(error.status, str(found.get("reason", "")), str(message)) from error
+            raise _refusal(error, f"{method} {path}") from error
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise Unreachable(0, "", f"the API server does not answer: {str(error) or repr(error)}") from error
+            raise _no_answer(error) from error
+
+
+def _refusal(error: DynamicApiError, asked: str) -> KubeError:
+    found = _decoded(error.body or b"")
+    message = found.get("message") or _text(error.body or b"") or f"{asked}: status {error.status}"
+    return error_of(error.status, str(found.get("reason", "")), str(message))
+
+
+def _no_answer(error: Exception) -> KubeError:
+    return Unreachable(0, "", f"the API server does not answer: {str(error) or repr(error)}")
+
+
+async def discover(api: client.ApiClient) -> DynamicClient:
+    """A client that knows the API server's kinds.  Raises `KubeError`, also when another program answers at the address."""
+    try:
+        return await DynamicClient(api)  # type: ignore[no-any-return, no-untyped-call]  # theirs
+    except DynamicApiError as error:
+        raise _refusal(error, "discovery") from error
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise _no_answer(error) from error
+    except (LookupError, ValueError, TypeError, AttributeError) as error:  # the library takes every answer for its own
+        raise KubeError(0, "", f"{api.configuration.host} does not answer as an API server does") from error
 
 
 def _write(*, dry_run: bool, strict: bool = True) -> dict[str, Any]:  # the client's own keywords
@@ -394,4 +414,4 @@ async def connect(access: KubeAccess) -> AsyncIterator[KubeApi]:
     async with client.ApiClient(settings) as api:
         if renewal is not None:
             renewal.tls = api.rest_client.ssl_context
-        yield KubeApi(await DynamicClient(api), renewal=renewal)  # type: ignore[no-untyped-call]  # theirs
+        yield KubeApi(await discover(api), renewal=renewal)
