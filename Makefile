@@ -23,7 +23,7 @@ down: setup ## Stop it; the data stays
 	@$(BIN)/threadcluster local down $(ARGS)
 
 status: setup ## What runs, and who owns what
-	@$(BIN)/threadcluster local status $(ARGS)
+	@$(BIN)/threadcluster status $(ARGS)
 
 test: setup ## The gate: format, lint, types, imports, all tests (at most 7 minutes on two cores)
 	@$(MAKE) --no-print-directory -j 2 pytest beside-pytest

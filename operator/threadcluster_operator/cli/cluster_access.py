@@ -8,31 +8,24 @@ commands knows where both of them are.
 
 import asyncio
 import functools
-import json
 import os
-import shlex
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, Final, NamedTuple, ParamSpec, Protocol
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, overload
 
 import aiohttp
 import click
 
-from threadcluster_operator.api import ThreadClusterSpec, read_resources
+from threadcluster_operator.api import InvalidResource, ThreadClusterSpec, read_resources
+from threadcluster_operator.cli.target import ClusterOptions, LocalTarget, flags_of
+from threadcluster_operator.cli.target_options import Target, no_cluster, where, with_target
 from threadcluster_operator.local.control_client import ControlClient
-from threadcluster_operator.local.data_dir import DataDir, resolve_data_dir
+from threadcluster_operator.local.data_dir import DataDir
 from threadcluster_operator.local.errors import NotRunning, UpFailed
 from threadcluster_operator.planning.rebalance import Document, MovesRefused
 from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerApiClient, WorkerRefused
 from threadcluster_operator.workers.protocol import WorkersClient
-
-if TYPE_CHECKING:
-    from threadcluster_operator.cli.kubernetes.target import ClusterSelector
-
-NOT_RUNNING: Final = 3
-"""Exit code when there is no cluster to ask, as of `threadcluster local status`."""
 
 P = ParamSpec("P")
 
@@ -69,115 +62,110 @@ class Cluster(NamedTuple):
     planner: Planner
     unplanned: str | None
     """Why no planner runs; None when one does."""
-    flags: str
-    """The options that selected this cluster, for a command that is shown to the user."""
+    options: ClusterOptions
+    """The options that select just this cluster, whatever the defaults become."""
+    where: str
+    """Name and place, for people."""
+
+    @property
+    def flags(self) -> str:
+        """The options for a command that is shown to the user."""
+        return flags_of(self.options)
 
 
 @asynccontextmanager
 async def local_cluster(place: DataDir) -> AsyncIterator[Cluster]:
     """The cluster of a data directory.  Raises `NotRunning` when neither its supervisor nor any worker lives."""
-    addresses, planned = _addresses(place), place.is_locked()
-    if not place.cluster_yaml.exists() or not (addresses or planned):
+    planned = place.is_locked()
+    if not place.cluster_yaml.exists() or not (planned or place.worker_ports()):
         raise NotRunning(f"no cluster is running on {place.path}")
-    secret = place.secret_file.read_text()
+    secret = place.secret_file.read_text(encoding="utf-8")
     resource = read_resources(place.cluster_yaml).cluster
     unplanned = None if planned else "no planner runs; the supervisor is gone"
     async with aiohttp.ClientSession() as session:
-        workers = WorkerApiClient(session, addresses, secret)
-        yield Cluster(resource.name, resource.spec, workers, ControlClient(place), unplanned, "")
+        try:
+            workers = WorkerApiClient(session, WorkerAddresses(place), secret)
+        except ValueError as error:
+            raise UpFailed(
+                f"{place.secret_file} is damaged: {error}; `threadcluster local up` makes another"
+            ) from error
+        options = ClusterOptions(data_dir=place.path)
+        yield Cluster(
+            resource.name, resource.spec, workers, ControlClient(place), unplanned, options, where(place, resource.name)
+        )
+
+
+class WorkerAddresses(Sequence[str]):
+    """The addresses of a data directory's workers, looked up at each use: a worker that restarts has another port."""
+
+    def __init__(self, place: DataDir) -> None:
+        self._place = place
+
+    def _now(self) -> list[str]:
+        return [f"https://127.0.0.1:{port}" for port in self._place.worker_ports().values()]
+
+    def __len__(self) -> int:
+        return len(self._now())
+
+    @overload
+    def __getitem__(self, at: int) -> str: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[str]: ...
+    def __getitem__(self, at: int | slice) -> str | Sequence[str]:
+        """One address, or several."""
+        return self._now()[at]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._now())
 
 
 @asynccontextmanager
-async def kubernetes_cluster(where: "ClusterSelector") -> AsyncIterator[Cluster]:
+async def kubernetes_cluster(options: ClusterOptions) -> AsyncIterator[Cluster]:
     """A ThreadCluster of a Kubernetes.  Raises `threadcluster_operator.cli.kubernetes.errors.ClusterUnreachable`."""
     from threadcluster_operator.cli.kubernetes.cluster import remote_cluster
+    from threadcluster_operator.cli.kubernetes.target import place_of
 
-    flags = [
-        *_flag("kubeconfig", where.kubeconfig),
-        *_flag("context", where.context),
-        *_flag("namespace", where.namespace),
-        *_flag("name", where.name),
-    ]
-    async with remote_cluster(where) as found:
+    place = place_of(options, os.environ)
+    async with remote_cluster(place, options.name) as found:
         unplanned = "spec.paused is true, so the operator changes nothing" if found.spec.paused else None
-        yield Cluster(found.name, found.spec, found.workers, found.planner, unplanned, "".join(flags))
+        yield Cluster(
+            found.name,
+            found.spec,
+            found.workers,
+            found.planner,
+            unplanned,
+            place.options(found.name),
+            place.where(found.name),
+        )
 
 
-def _flag(name: str, value: str | None) -> Iterable[str]:
-    return () if value is None else (f" --{name} {shlex.quote(value)}",)
-
-
-def _addresses(place: DataDir) -> list[str]:
-    """The addresses of the worker processes, as their ready files have them, without the processes that are gone."""
-    found = []
-    for path in sorted(place.run.glob("*.json")):
-        try:
-            bound = json.loads(path.read_text())
-            os.kill(bound["pid"], 0)
-        except (OSError, ValueError):
-            continue
-        found.append(f"https://127.0.0.1:{bound['managementPort']}")
-    return found
-
-
-_OPTIONS: Final = (
-    click.option(
-        "--data-dir",
-        type=click.Path(file_okay=False, path_type=Path),
-        help="The data directory of a local cluster [default: the only one in ./.threadcluster, else demo].",
-    ),
-    click.option("--context", metavar="NAME", help="On Kubernetes: the context of the kubeconfig [default: current]."),
-    click.option(
-        "-n",
-        "--namespace",
-        metavar="NAME",
-        help="On Kubernetes: the ThreadCluster's namespace [default: the context's].",
-    ),
-    click.option(
-        "--name", metavar="NAME", help="On Kubernetes: the ThreadCluster [default: the only one of the namespace]."
-    ),
-    click.option(
-        "--kubeconfig",
-        metavar="FILE",
-        help="On Kubernetes: how it is reached [default: $KUBECONFIG, else ~/.kube/config].",
-    ),
-)
+Body = Callable[[Cluster], Coroutine[Any, Any, None]]
 
 
 def with_cluster(command: Callable[Concatenate[Cluster, P], Coroutine[Any, Any, None]]) -> Callable[..., None]:
     """Give a command its cluster, and the options that say which; its failures become sentences and exit codes.
 
-    Any of the options that are about Kubernetes means a cluster there; without them it is a local one.
+    The cluster is named on standard error first, but for a document that a program reads.
     """
 
     @functools.wraps(command)
-    def run(
-        data_dir: Path | None,
-        context: str | None,
-        namespace: str | None,
-        name: str | None,
-        kubeconfig: str | None,
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> None:
-        if (kubeconfig, context, namespace, name) == (None, None, None, None):
-            hint = "; for one on Kubernetes give --namespace, --name or --context" if data_dir is None else ""
-            _run_local(
-                DataDir(resolve_data_dir(data_dir, None)), lambda cluster: command(cluster, *args, **kwargs), hint
-            )
-            return
-        if data_dir is not None:
-            raise click.UsageError(
-                "--data-dir is for a local cluster; the other options that were given, for Kubernetes"
-            )
-        _run_on_kubernetes((kubeconfig, context, namespace, name), lambda cluster: command(cluster, *args, **kwargs))
+    def run(target: Target, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        async def body(cluster: Cluster) -> None:
+            if kwargs.get("output") != "json":
+                click.echo(cluster.where, err=True)
+            await command(cluster, *args, **kwargs)
 
-    for option in reversed(_OPTIONS):
-        run = option(run)
-    return run
+        try:
+            if isinstance(target, LocalTarget):
+                _run_local(target.place, body)
+            else:
+                _run_on_kubernetes(target.options, body)
+        except KeyboardInterrupt:
+            if not kwargs.get("watch"):
+                raise
+            sys.exit(0)  # the end of --watch
 
-
-Body = Callable[[Cluster], Coroutine[Any, Any, None]]
+    return with_target(run)
 
 
 async def _within(cluster: AbstractAsyncContextManager[Cluster], body: Body) -> None:
@@ -185,38 +173,30 @@ async def _within(cluster: AbstractAsyncContextManager[Cluster], body: Body) -> 
         await body(found)
 
 
-def _run_local(place: DataDir, body: Body, hint: str) -> None:
+def _run_local(place: DataDir, body: Body) -> None:
     try:
         asyncio.run(_within(local_cluster(place), body))
     except NotRunning as error:
-        _no_cluster(f"{error}{hint}")
+        no_cluster(str(error))
     except NoWorkerAvailable as error:
-        raise click.ClickException(f"{error}; `threadcluster local status` shows what runs") from error
+        raise click.ClickException(f"{error}; `threadcluster status` shows what runs") from error
     except WorkerRefused as error:
         raise click.ClickException(_refusal(error)) from error
-    except UpFailed as error:
+    except (UpFailed, InvalidResource) as error:
         raise click.ClickException(str(error)) from error
 
 
-def _run_on_kubernetes(given: tuple[str | None, str | None, str | None, str | None], body: Body) -> None:
+def _run_on_kubernetes(options: ClusterOptions, body: Body) -> None:
+    from threadcluster_operator.cli.kubernetes.errors import ClusterNotFound, ClusterUnreachable
+
     try:
-        from threadcluster_operator.cli.kubernetes.errors import ClusterNotFound, ClusterUnreachable
-        from threadcluster_operator.cli.kubernetes.target import ClusterSelector
-    except ImportError as error:
-        raise click.ClickException(f"for Kubernetes, install threadcluster[operator]: {error}") from error
-    try:
-        asyncio.run(_within(kubernetes_cluster(ClusterSelector(*given)), body))
+        asyncio.run(_within(kubernetes_cluster(options), body))
     except ClusterNotFound as error:
-        _no_cluster(str(error))
+        no_cluster(str(error))
     except (ClusterUnreachable, MovesRefused) as error:
         raise click.ClickException(str(error)) from error
     except WorkerRefused as error:
         raise click.ClickException(_refusal(error)) from error
-
-
-def _no_cluster(message: str) -> None:
-    click.echo(message, err=True)
-    sys.exit(NOT_RUNNING)
 
 
 def _refusal(error: WorkerRefused) -> str:

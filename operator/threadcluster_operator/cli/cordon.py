@@ -11,26 +11,30 @@ import click
 
 from shard_worker.contract_internal import CordonVerb
 from threadcluster_operator.cli.cluster_access import Cluster, with_cluster
+from threadcluster_operator.cli.completion import workers_here
+from threadcluster_operator.cli.obstacles import no_receiver, not_allowed
 from threadcluster_operator.cli.table import counted
 
 _LOOK_EVERY_S: Final = 0.2
 
 
 @click.command()
-@click.argument("worker")
+@click.argument("worker", shell_complete=workers_here)
 @with_cluster
 async def cordon(cluster: Cluster, worker: str) -> None:
     """Give WORKER no more shards; it keeps those it has.
 
     It holds for the worker's name, also after a restart, until `threadcluster uncordon WORKER`. The state of every worker
-    is in `threadcluster local status`, and on Kubernetes in the ThreadCluster's status.workers.
+    is in `threadcluster status`.
     """
     await cluster.workers.cordon(worker, CordonVerb.CORDON)
     click.echo(f"{worker} is cordoned: it keeps its shards, and gets no more")
+    if obstacle := no_receiver(cluster, await cluster.workers.ownership()):
+        click.echo(f"no shard can move now: {obstacle}")
 
 
 @click.command()
-@click.argument("worker")
+@click.argument("worker", shell_complete=workers_here)
 @with_cluster
 async def uncordon(cluster: Cluster, worker: str) -> None:
     """Let WORKER have shards again, after a `cordon` or a `drain`.
@@ -39,10 +43,14 @@ async def uncordon(cluster: Cluster, worker: str) -> None:
     """
     await cluster.workers.cordon(worker, CordonVerb.UNCORDON)
     click.echo(f"{worker} may have shards again")
+    if obstacle := not_allowed(cluster):
+        click.echo(f"for now it gets none: {obstacle}")
+    elif cluster.spec.rebalance.mode == "Manual":
+        click.echo("spec.rebalance.mode is Manual: `threadcluster rebalance` gives it its share")
 
 
 @click.command()
-@click.argument("worker")
+@click.argument("worker", shell_complete=workers_here)
 @click.option(
     "--wait", is_flag=True, help="Return when WORKER owns nothing, and say meanwhile how many shards are left."
 )
@@ -68,7 +76,7 @@ async def drain(cluster: Cluster, worker: str, wait: bool, timeout_s: float) -> 
     click.echo(f"{worker} is draining: its shards go to the other workers, and it gets no more")
     if wait:
         await _until_empty(cluster, worker, timeout_s)
-    elif obstacle := _obstacle(cluster, []):
+    elif obstacle := not_allowed(cluster) or no_receiver(cluster, await cluster.workers.ownership()):
         click.echo(f"for now nothing moves: {obstacle}")
 
 
@@ -84,19 +92,8 @@ async def _until_empty(cluster: Cluster, worker: str, timeout_s: float) -> None:
         if left != shown:
             click.echo(f"{worker} still owns {counted(left, 'shard')}")
             shown = left
-        closed = {entry.name for entry in found.workers if entry.cordoned or entry.draining}
-        if obstacle := _obstacle(cluster, sorted(closed)):
+        if obstacle := not_allowed(cluster) or no_receiver(cluster, found):
             raise click.ClickException(f"{worker} still owns {counted(left, 'shard')}: {obstacle}")
         if time.monotonic() >= deadline:
             raise click.ClickException(f"{worker} still owns {counted(left, 'shard')} after {timeout_s:g} s")
         await asyncio.sleep(_LOOK_EVERY_S)
-
-
-def _obstacle(cluster: Cluster, closed: list[str]) -> str | None:
-    """Why no shard will ever move, if so; ``closed`` are the workers that get none."""
-    name, spec = cluster.name, cluster.spec
-    if spec.rebalance.mode == "Paused":
-        return "spec.rebalance.mode is Paused"
-    if {f"{name}-{number}" for number in range(spec.replicas)} <= set(closed):
-        return "every worker is cordoned or draining, so none may have them"
-    return cluster.unplanned

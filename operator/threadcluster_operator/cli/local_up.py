@@ -1,6 +1,7 @@
 """`threadcluster local up`: brings a cluster up here, in the foreground or detached, or hands a running one its resource."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -20,9 +21,13 @@ from threadcluster_operator.api import (
     read_resources,
     without_local_effect,
 )
+from threadcluster_operator.cli.groups import os_sentence
+from threadcluster_operator.cli.inputs import name_of, read_input
+from threadcluster_operator.cli.target import local_clusters
 from threadcluster_operator.local.control_client import ControlClient
-from threadcluster_operator.local.data_dir import DataDir, DataDirBusy, resolve_data_dir
-from threadcluster_operator.local.database_choice import DatabaseChoice
+from threadcluster_operator.local.data_dir import ROOT, DataDir, DataDirBusy
+from threadcluster_operator.local.database_choice import DatabaseChoice, wrong_dsn
+from threadcluster_operator.local.durable_file import read_text
 from threadcluster_operator.local.errors import NotRunning, UpFailed
 
 if TYPE_CHECKING:
@@ -42,40 +47,71 @@ DATABASE_URL_VARIABLE = "THREADCLUSTER_DATABASE_URL"
 
 
 def bring_up(
-    file: Path | None, data_dir: Path | None, port: int | None, database: DatabaseChoice, *, detach: bool
+    file: Path | None,
+    chosen: tuple[Path | None, str | None],
+    port: int | None,
+    database: DatabaseChoice,
+    *,
+    detach: bool,
 ) -> None:
-    """Do what the command says it does.  Raises `click.ClickException` with what is wrong."""
+    """Do what the command says it does; ``chosen`` are the data directory and the name that were given.
+
+    Raises `click.ClickException` with what is wrong.
+    """
+    place = None
     try:
-        text, source = _text(file), str(file or _SAMPLE)
-        place = DataDir(resolve_data_dir(data_dir, parse_resources(text, source).cluster.name))
+        text, source = _text(file), name_of(file or _SAMPLE)
+        place = _place(chosen, parse_resources(text, source).cluster.name, file)
         if file is None and place.cluster_yaml.exists():
             click.echo(f"going on with {place.cluster_yaml} (-f hands over another resource)")
             text, source = _kept(place), str(place.cluster_yaml)
         resources = parse_resources(text, source)
-        resources.database_url()
+        _check_dsns(resources, source, database)
         if unused := without_local_effect(resources.cluster.spec, "spec"):
             click.echo(f"for Kubernetes alone, without effect here: {', '.join(unused)}")
         _refuse_other_cluster(place, resources)
         if place.is_locked():
-            asyncio.run(_hand_over(place, text))
+            asyncio.run(_hand_over(place, text, resources, port, database))
         elif detach:
             _detach(place, text, _port(port, resources), database)
         else:
             logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+            logging.raiseExceptions = (
+                False  # a reader of the output that has ended is no reason to end, nor to complain
+            )
             asyncio.run(_foreground(place, resources, text, _port(port, resources), database))
     except (InvalidResource, UpFailed, DataDirBusy, NotRunning) as error:
         raise click.ClickException(str(error)) from error
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        where = f" ({place.path}; another place: --data-dir)" if place is not None else ""
+        raise click.ClickException(f"{os_sentence(error)}{where}") from error
 
 
 def _text(file: Path | None) -> str:
-    if file is None:
-        return _SAMPLE.read_text() if _SAMPLE.exists() else _DEFAULT
-    try:
-        return file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InvalidResource(f"{file}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InvalidResource(f"{file}: not UTF-8 text, from byte {error.start} on") from None
+    if file is not None:
+        return read_input(file)
+    return _SAMPLE.read_text(encoding="utf-8") if _SAMPLE.exists() else _DEFAULT
+
+
+def _place(chosen: tuple[Path | None, str | None], name: str, file: Path | None) -> DataDir:
+    """The data directory that is given, or that of the cluster's name."""
+    data_dir, wanted = chosen
+    if wanted is not None and file is not None and wanted != name:
+        raise UpFailed(f"metadata.name: {name_of(file)} has the cluster {name!r}, and --name is {wanted!r}")
+    if wanted is not None and file is None and data_dir is None and not DataDir(ROOT / wanted).cluster_yaml.exists():
+        known = ", ".join(local_clusters()) or "none"
+        raise UpFailed(f"no cluster {wanted!r} to go on with; there are {known}. A new one is made from a file: -f")
+    return DataDir(data_dir if data_dir is not None else ROOT / (wanted or name))
+
+
+def _check_dsns(resources: Resources, source: str, database: DatabaseChoice) -> None:
+    """Refuse a DSN that no Postgres answers to, wherever it comes from."""
+    of_resource = resources.database_url()
+    for url, where in ((of_resource, f"{source}: spec.database.urlSecretKeyRef"), (database.url, database.source)):
+        if url is not None and (wrong := wrong_dsn(url)) is not None:
+            raise UpFailed(f"{where}: {wrong}")
 
 
 def _kept(place: DataDir) -> str:
@@ -124,7 +160,8 @@ async def _foreground(place: DataDir, resources: Resources, text: str, port: int
     began = time.monotonic()
 
     def say(line: str) -> None:
-        click.echo(f"[{time.monotonic() - began:5.1f} s] {line}")
+        with contextlib.suppress(OSError):  # the reader of the output has ended: the cluster goes on
+            click.echo(f"[{time.monotonic() - began:5.1f} s] {line}")
 
     supervisor = Supervisor(place, resources, port=port, database=database, say=say)
     loop = asyncio.get_running_loop()
@@ -160,7 +197,8 @@ async def _start(
     await control.start()
     await supervisor.await_converged()
     say(f"ready: http://127.0.0.1:{supervisor.port}")
-    click.echo(_curl_lines(f"http://127.0.0.1:{supervisor.port}"))
+    with contextlib.suppress(OSError):
+        click.echo(_curl_lines(f"http://127.0.0.1:{supervisor.port}"))
 
 
 def _curl_lines(url: str) -> str:
@@ -198,7 +236,7 @@ def _detach(place: DataDir, text: str, port: int, database: DatabaseChoice) -> N
             start_new_session=True,
             env=environment,
         )
-    with log_file.open() as follow:
+    with log_file.open(encoding="utf-8", errors="replace") as follow:
         follow.seek(from_here)
         ready = False
         while True:
@@ -213,9 +251,13 @@ def _detach(place: DataDir, text: str, port: int, database: DatabaseChoice) -> N
             time.sleep(0.05)
 
 
-async def _hand_over(place: DataDir, text: str) -> None:
+async def _hand_over(
+    place: DataDir, text: str, resources: Resources, port: int | None, database: DatabaseChoice
+) -> None:
     client = ControlClient(place)
     before = await client.status()
+    click.echo(f"cluster {resources.cluster.name}, local, {place.path}: it runs, and gets its resource")
+    _refuse_what_a_start_decides(place, resources, int(before["url"].rpartition(":")[2]), port, database)
     changes = await client.accept(text)
     click.echo("\n".join(changes) if changes else "nothing changes")
     shown = None
@@ -231,3 +273,27 @@ async def _hand_over(place: DataDir, text: str) -> None:
             raise UpFailed(f"{claimed} (after `threadcluster local down` here)")
         await asyncio.sleep(0.2)
     click.echo(f"converged: {before['replicas']} → {found['replicas']} workers, {found['url']}")
+
+
+def _refuse_what_a_start_decides(
+    place: DataDir, resources: Resources, serves: int, port: int | None, database: DatabaseChoice
+) -> None:
+    """Refuse a port or a database that a running cluster does not have: both are given to its processes as they start."""
+    remedy = "stop it with `threadcluster local down`, then bring it up so"
+    new = _port(None, resources)
+    try:
+        kept = read_resources(place.cluster_yaml)
+    except InvalidResource:  # damaged, and about to be replaced
+        kept = resources
+    if port not in (None, 0, serves):
+        raise UpFailed(f"--port: the cluster runs on port {serves}, and does not change to {port}; {remedy}")
+    if port is None and new not in (_port(None, kept), serves):
+        raise UpFailed(
+            f"spec.gateway.service.port: the cluster runs on port {serves}, and does not change to {new}; {remedy}"
+        )
+    if database.url is not None and database.url != (read_text(place.migration_dsn_file) or "").strip():
+        raise UpFailed(f"{database.source}: the cluster runs on another database; {remedy}")
+    if database.url is None and resources.database_url() != kept.database_url():
+        raise UpFailed(f"spec.database: the cluster runs on another database; {remedy}")
+    if database.take_over:
+        raise UpFailed(f"--take-over: the cluster runs, and takes a database over only as it starts; {remedy}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from threadcluster_operator.cli.groups import Group
 from threadcluster_operator.cli.tenant_options import tenant_options
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 OWN_NAMESPACE_FILE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 
 
-@click.group()
+@click.group(cls=Group)
 def operator() -> None:
     """The Kubernetes operator: makes ThreadClusters real, and keeps them so."""
 

@@ -7,6 +7,7 @@ from typing import Final
 import click
 
 from threadcluster_operator.cli.cluster_access import Cluster, with_cluster
+from threadcluster_operator.cli.obstacles import no_receiver, not_allowed
 from threadcluster_operator.cli.table import counted, table
 from threadcluster_operator.planning.rebalance import Document
 
@@ -35,7 +36,14 @@ async def plan(cluster: Cluster, output: str, execute: str | None, no_wait: bool
         await _carry_out(cluster, execute, wait=not no_wait)
         return
     found = await cluster.planner.plan()
-    click.echo(json.dumps(found, indent=2) if output == "json" else _text(found, cluster.flags))
+    if output == "json":
+        click.echo(json.dumps(found, indent=2))
+        return
+    click.echo(_text(found, cluster.flags))
+    if found["moves"] and (obstacle := not_allowed(cluster)):
+        click.echo(f"no move is made now: {obstacle}")
+    elif not found["moves"]:
+        click.echo(await _nothing(cluster))
 
 
 @click.command()
@@ -59,7 +67,7 @@ async def rebalance(cluster: Cluster, plan_hash: str | None, no_wait: bool) -> N
 async def _carry_out(cluster: Cluster, plan_hash: str | None, *, wait: bool) -> None:
     begun = await cluster.planner.rebalance(plan_hash)
     if not begun["moves"]:
-        click.echo("nothing to move")
+        click.echo(await _nothing(cluster))
         return
     click.echo(f"plan {begun['hash']}: {counted(begun['moves'], 'move')}")
     if not wait:
@@ -81,13 +89,23 @@ async def _carry_out(cluster: Cluster, plan_hash: str | None, *, wait: bool) -> 
         await asyncio.sleep(_LOOK_EVERY_S)
 
 
+async def _nothing(cluster: Cluster) -> str:
+    """Why a plan has no moves."""
+    found = await cluster.workers.ownership()
+    if obstacle := not_allowed(cluster) or no_receiver(cluster, found):
+        return f"nothing to move: {obstacle}"
+    if cluster.spec.replicas == 1:
+        return f"nothing to move: {cluster.name}-0 is the only worker (spec.replicas is 1)"
+    return "nothing to move: no worker has more than its share"
+
+
 def _text(found: Document, flags: str) -> str:
     head = (
         f"plan {found['hash']}, made from plan version {found['planVersion']}: "
         f"mode {found['mode']}, by {found['strategy']}, the fullest worker is {found['imbalancePercent']:g} % above its share"
     )
     if not found["moves"]:
-        return f"{head}\nnothing to move"
+        return head
     rows = [("SHARD", "FROM", "TO", "REASON")]
     rows += [(move["shard"], move["source"], move["target"], move["reason"]) for move in found["moves"]]
     how = f"{counted(len(found['moves']), 'move')}; to make them: threadcluster plan{flags} --execute {found['hash']}"

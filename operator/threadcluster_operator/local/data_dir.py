@@ -100,6 +100,29 @@ class DataDir:
         """Where Postgres is, with the login that owns the schema."""
         return self.path / "dsn-migrate"
 
+    def cluster_name(self) -> str | None:
+        """The name of the cluster that the directory belongs to; None while it belongs to none, or its resource is damaged."""
+        from threadcluster_operator.api import InvalidResource, read_resources  # seldom needed, and slow to import
+
+        try:
+            return read_resources(self.cluster_yaml).cluster.name
+        except InvalidResource:
+            return None
+
+    def is_data_dir(self) -> bool:
+        """Whether the directory is one that `make` made: it, and nothing else, may be deleted as a whole."""
+        return self.path.is_dir() and self.id != "" and self.secret_file.exists()
+
+    def worker_ports(self) -> dict[str, int]:
+        """The management ports of the worker processes that live, by worker, as their ready files have them."""
+        found = {}
+        for path in sorted(self.run.glob("*.json")):
+            bound = read_object(path) or {}
+            pid, port = bound.get("pid"), bound.get("managementPort")
+            if isinstance(pid, int) and isinstance(port, int) and pid > 0 and _lives(pid):
+                found[path.stem] = port
+        return found
+
     def make(self) -> None:
         """Make what is missing, and what a power loss emptied."""
         for folder in (self.path, self.logs, self.run):
@@ -192,19 +215,17 @@ def read_object(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (OSError, OverflowError):  # it is gone, another user's, or no number of a process
+        return False
+    return True
+
+
 def _is_worker(pid: int) -> bool:
     """Whether a process is a shard worker, and not another program under a reused id."""
     line = subprocess.run(
         ["ps", "-o", "stat=,args=", "-p", str(pid)], capture_output=True, text=True, check=False
     ).stdout
     return "shard_worker.main" in line and not line.lstrip().startswith("Z")
-
-
-def resolve_data_dir(data_dir: Path | None, name: str | None) -> Path:
-    """The data directory that is meant: the one given, the named cluster's, or the only one there is."""
-    if data_dir is not None:
-        return data_dir
-    if name is not None:
-        return ROOT / name
-    found = sorted(path for path in ROOT.glob("*") if path.is_dir()) if ROOT.is_dir() else []
-    return found[0] if len(found) == 1 else ROOT / "demo"

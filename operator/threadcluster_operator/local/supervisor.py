@@ -30,7 +30,8 @@ from shard_worker.domain.ids import ShardId
 from shard_worker.tasks import BackgroundTasks, FirstFailure, run_until
 from threadcluster_operator.api import RebalanceSpec, Resources, ThreadCluster
 from threadcluster_operator.local.data_dir import DataDir
-from threadcluster_operator.local.database_choice import DatabaseChoice
+from threadcluster_operator.local.database_choice import DatabaseChoice, without_password
+from threadcluster_operator.local.database_report import database_report
 from threadcluster_operator.local.durable_file import read_text
 from threadcluster_operator.local.errors import UpFailed
 from threadcluster_operator.local.log_rotation import rotate
@@ -460,11 +461,12 @@ class Supervisor:
             "url": f"http://127.0.0.1:{self.port}",
             "replicas": self.resources.cluster.spec.replicas,
             "claimedByOther": claimed,
+            "database": database_report(self._watch.answers.values()) if self._watch is not None else None,
             "dataDir": str(self.data_dir.path),
             "supervisor": {"pid": os.getpid()},
             "postgres": {
                 "pid": postgres.pid if postgres is not None else None,
-                "dsn": (read_text(self.data_dir.migration_dsn_file) or "").strip(),
+                "dsn": without_password(read_text(self.data_dir.migration_dsn_file) or ""),
                 "dataDir": str(postgres.data_dir) if postgres is not None else None,
             },
             "workers": [self._worker_status(worker) for _, worker in sorted(self._workers.items())],

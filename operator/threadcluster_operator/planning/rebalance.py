@@ -128,5 +128,5 @@ class RebalanceSession:
         self, spec: ThreadClusterSpec, running: frozenset[str], observed: ShardOwnership | None
     ) -> tuple[ShardOwnership, Placement]:
         if observed is None:
-            raise MovesRefused("no worker says who owns what; see `threadcluster local status`")
+            raise MovesRefused("no worker says who owns what; see `threadcluster status`")
         return observed, preview(self._name, spec, running, observed, rebalance_now=True)

@@ -64,6 +64,22 @@ async def test_without_rights_the_error_names_the_missing_one(
     assert "manifests/users has what the commands need" in output
 
 
+async def test_status_names_each_missing_right_in_a_row(
+    api: Api, namespace: str, jane: Path, kubeconfig_for: KubeconfigFor
+) -> None:
+    """With verb and resource; a user with the documented role sees the cluster, though no worker can be asked."""
+    await api.create(thread_cluster("chat"), namespace)
+    await _ready_pod(api, namespace)
+    await _account(api, namespace, "stranger")
+    code, output = await run(await kubeconfig_for(namespace, "stranger"), "status", "--name", "chat")
+    assert (code, output.count('cannot get resource "threadclusters"')) == (0, 1)
+    assert output.count('cannot list resource "pods"') == 2  # as a source, and on the way to the workers
+    code, output = await run(jane, "status")
+    lines = [" ".join(line.split()) for line in output.splitlines()]
+    assert (code, "chat-0 - Ready -" in lines) == (0, True)
+    assert any(line.startswith("workers Secret chat.client-internal is not in namespace") for line in lines)
+
+
 async def test_the_documented_role_is_for_one_cluster_alone(api: Api, namespace: str, jane: Path) -> None:
     """Another one's Secret and spec are not hers; without a name she may see which there are."""
     for name in ("chat", "other"):

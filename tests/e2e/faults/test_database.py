@@ -97,7 +97,7 @@ async def test_a_backend_that_is_stopped_and_continued_disturbs_no_worker(
     """SIGSTOP of the server process that appends: its statement may commit late, and is waited out."""
     async with behind_a_proxy(data_dir, postgres) as (cluster, _):
         found = await cluster.status()
-        admin = await asyncpg.connect(found["postgres"]["dsn"])
+        admin = await asyncpg.connect(cluster.admin_dsn)
         async with chatting(found["url"]) as recorder:
             for _ in range(2):
                 pids: list[int] = []

@@ -21,7 +21,7 @@ async def test_a_fenced_zombie_writes_nothing_more_and_serves_again(data_dir: Pa
     print(f"seed {seed}")
     async with local_cluster(data_dir, shards=16) as cluster:
         found = await cluster.status()
-        database = await asyncpg.connect(found["postgres"]["dsn"])
+        database = await asyncpg.connect(cluster.admin_dsn)
         stop, recorder = asyncio.Event(), Recorder(seed=seed, clients=32)
         driving = asyncio.create_task(
             drive(

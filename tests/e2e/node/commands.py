@@ -84,7 +84,7 @@ async def commands_work(api: Api, namespace: str, folder: Path) -> None:
     assert (await user.shards())[7]["pin"] == {"worker": "chat-1", "source": "command"}
     await user.owned({"chat-0": 23, "chat-1": 1})
     assert (await user.shards())[7]["owner"] == "chat-1"
-    assert "shard 7 is pinned no more" in await user.does("pin", "7", "--remove")
+    assert "shard 7 is pinned no more" in await user.does("unpin", "7")
 
     plan = json.loads(await user.does("plan", "-o", "json"))
     assert {move["target"] for move in plan["moves"]} == {"chat-1"}

@@ -8,7 +8,20 @@ from threadcluster_operator.cli.kubernetes.errors import sentence
 from threadcluster_operator.kube.client import Forbidden, KubeError, NotFound, Rejected, Unreachable
 from threadcluster_operator.main import main
 
-VERBS = ("shards", "cordon", "uncordon", "drain", "pin", "plan", "rebalance", "history")
+VERBS = (
+    "status",
+    "logs",
+    "fsck",
+    "shards",
+    "cordon",
+    "uncordon",
+    "drain",
+    "pin",
+    "unpin",
+    "plan",
+    "rebalance",
+    "history",
+)
 
 
 def run(*words: str) -> tuple[int, str]:
@@ -25,21 +38,6 @@ def test_every_command_has_the_same_options(verb: str) -> None:
     assert code == 0
     for option in ("--data-dir", "--context", "-n, --namespace", "--name", "--kubeconfig"):
         assert option in output
-
-
-def test_a_cluster_is_here_or_on_kubernetes(tmp_path: Path) -> None:
-    """Not both."""
-    code, output = run("shards", "--data-dir", str(tmp_path), "-n", "chat")
-    assert code == 2
-    assert "--data-dir is for a local cluster" in output
-
-
-def test_without_a_local_cluster_the_other_options_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the exit code that says that there is none."""
-    monkeypatch.chdir(tmp_path)
-    code, output = run("shards")
-    assert code == 3
-    assert "for one on Kubernetes give --namespace, --name or --context" in output
 
 
 def test_the_options_name_the_kubeconfig_that_is_not_there(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ async def test_status_has_its_documented_shape(running: LocalCluster) -> None:
     """Every field of `status -o json`, and a table on a terminal."""
     found = await running.status()
     fields = {"name", "ready", "url", "replicas", "claimedByOther", "dataDir", "supervisor", "postgres", "workers"}
+    fields |= {"disk", "database", "failures"}
     assert set(found) == fields
     assert found["claimedByOther"] is None
     assert (found["name"], found["ready"], found["replicas"]) == ("test", True, 2)
@@ -72,7 +73,7 @@ async def test_status_has_its_documented_shape(running: LocalCluster) -> None:
 async def test_workers_have_no_superuser_and_no_argument_has_a_password(running: LocalCluster) -> None:
     """Of all processes of a running cluster; a control request with any header gets an answer."""
     found = await running.status()
-    admin = await asyncpg.connect(found["postgres"]["dsn"])
+    admin = await asyncpg.connect(running.admin_dsn)
     try:
         logins = await admin.fetch(
             "SELECT DISTINCT a.usename, r.rolsuper FROM pg_stat_activity a JOIN pg_roles r ON r.rolname = a.usename"
@@ -223,7 +224,7 @@ WRONG = {
     ),
     "wrong-type": (HEAD + "metadata: {name: a}\nspec: {shards: many}", "spec.shards", "integer"),
     "out-of-range": (HEAD + "metadata: {name: a}\nspec: {shards: 5000}", "spec.shards", "4096"),
-    "no-name": (HEAD + "metadata: {}", "metadata.name", "required"),
+    "no-name": (HEAD + "metadata: {}", "metadata.name", "Required value"),
     "long-name": (HEAD + "metadata: {name: " + "a" * 41 + "}", "metadata.name", "40"),
     "wrong-kind": (HEAD.replace("ThreadCluster", "Deployment"), "kind", "Deployment"),
     "wrong-version": (HEAD.replace("v1alpha1", "v9") + "metadata: {name: a}", "apiVersion", "v1alpha1"),
@@ -303,3 +304,5 @@ async def test_workers_outlive_a_killed_supervisor_only_to_leave(data_dir: Path)
     assert (await cluster.status())["ready"]
     await cluster.down()
     assert json.dumps(await cluster.status())
+    assert f"deleted {data_dir}" in await cluster.does("local", "down", "--delete", "--yes")
+    assert not data_dir.exists()

@@ -10,19 +10,11 @@ from kubernetes.aio import config
 
 from threadcluster_operator.cli.kubernetes.errors import ClusterNotFound, ClusterUnreachable
 from threadcluster_operator.cli.operator import OWN_NAMESPACE_FILE
+from threadcluster_operator.cli.target import ClusterOptions
 from threadcluster_operator.controller.snapshot import Object
 from threadcluster_operator.kube.client import THREAD_CLUSTER, Forbidden, Kube, KubeAccess
 
 DEFAULT_NAMESPACE: Final = "default"
-
-
-class ClusterSelector(NamedTuple):
-    """The options that the user gives; None for an option that is left out."""
-
-    kubeconfig: str | None = None
-    context: str | None = None
-    namespace: str | None = None
-    name: str | None = None
 
 
 class Place(NamedTuple):
@@ -31,8 +23,20 @@ class Place(NamedTuple):
     access: KubeAccess
     namespace: str
 
+    def options(self, name: str) -> ClusterOptions:
+        """The options that select a ThreadCluster there."""
+        access = self.access
+        return ClusterOptions(None, name, access.context, self.namespace, access.kubeconfig)
 
-def place_of(where: ClusterSelector, environment: Mapping[str, str]) -> Place:
+    def where(self, name: str | None) -> str:
+        """Name and place of a ThreadCluster there, for people; without a name it is still to be found."""
+        context, cluster = self.access.context, "" if name is None else f"ThreadCluster {name}, "
+        return f"{cluster}namespace {self.namespace}, " + (
+            "the cluster of this pod" if context is None else f"context {context}"
+        )
+
+
+def place_of(where: ClusterOptions, environment: Mapping[str, str]) -> Place:
     """The API server of the given kubeconfig, `$KUBECONFIG` or `~/.kube/config`; in a pod, that of its service account.
 
     Raises `ClusterUnreachable` when there is none, or none with that context.
@@ -50,7 +54,16 @@ def _context(file: str, wanted: str | None) -> dict[str, Any]:  # as in the kube
         raise ClusterUnreachable(f"there is no kubeconfig {file}; give one with --kubeconfig or $KUBECONFIG")
     try:
         contexts, current = config.list_kube_config_contexts(file)  # type: ignore[no-untyped-call]  # theirs
-    except (config.ConfigException, yaml.YAMLError, OSError) as error:
+    except (
+        config.ConfigException,
+        yaml.YAMLError,
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        LookupError,
+    ) as error:
+        # A file that is no text, or another document than a kubeconfig, fails anywhere in the library.
         if wanted is None and "current-context" in str(error):
             raise ClusterUnreachable(f"{file} has no current context; give one with --context") from error
         raise ClusterUnreachable(f"{file} cannot be read: {' '.join(str(error).split())}") from error

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 from threadcluster_operator.cli.kubernetes.errors import ClusterNotFound, ClusterUnreachable
-from threadcluster_operator.cli.kubernetes.target import ClusterSelector, Place, find, place_of
+from threadcluster_operator.cli.kubernetes.target import Place, find, place_of
+from threadcluster_operator.cli.target import ClusterOptions
 from threadcluster_operator.kube.client import Forbidden, KubeAccess
 
 from tests.fakes.kube import InMemoryKube
@@ -34,9 +35,11 @@ def kubeconfig(path: Path, *, current: str | None, **namespaces: str | None) -> 
 def test_the_current_context_says_which_namespace(tmp_path: Path) -> None:
     """As for kubectl; one without a namespace means `default`, and what the user says goes before all."""
     file = str(kubeconfig(tmp_path / "config", current="a", a="chat", b=None))
-    assert place_of(ClusterSelector(file), {}) == Place(KubeAccess(file, "a"), "chat")
-    assert place_of(ClusterSelector(file, "b"), {}) == Place(KubeAccess(file, "b"), "default")
-    assert place_of(ClusterSelector(file, "b", "other"), {}) == Place(KubeAccess(file, "b"), "other")
+    assert place_of(ClusterOptions(kubeconfig=file), {}) == Place(KubeAccess(file, "a"), "chat")
+    assert place_of(ClusterOptions(kubeconfig=file, context="b"), {}) == Place(KubeAccess(file, "b"), "default")
+    assert place_of(ClusterOptions(kubeconfig=file, context="b", namespace="other"), {}) == Place(
+        KubeAccess(file, "b"), "other"
+    )
 
 
 def test_the_environment_names_the_kubeconfig_unless_one_is_given(tmp_path: Path) -> None:
@@ -44,8 +47,8 @@ def test_the_environment_names_the_kubeconfig_unless_one_is_given(tmp_path: Path
     one = kubeconfig(tmp_path / "one", current="a", a="chat")
     two = kubeconfig(tmp_path / "two", current="b", b="talk")
     both = f"{one}:{two}"
-    assert place_of(ClusterSelector(context="b"), {"KUBECONFIG": both}) == Place(KubeAccess(both, "b"), "talk")
-    assert place_of(ClusterSelector(str(two)), {"KUBECONFIG": str(one)}).namespace == "talk"
+    assert place_of(ClusterOptions(context="b"), {"KUBECONFIG": both}) == Place(KubeAccess(both, "b"), "talk")
+    assert place_of(ClusterOptions(kubeconfig=str(two)), {"KUBECONFIG": str(one)}).namespace == "talk"
 
 
 def test_the_users_own_kubeconfig_is_the_last_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,14 +56,14 @@ def test_the_users_own_kubeconfig_is_the_last_place(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".kube").mkdir()
     file = kubeconfig(tmp_path / ".kube" / "config", current="a", a="chat")
-    assert place_of(ClusterSelector(), {}) == Place(KubeAccess(str(file), "a"), "chat")
+    assert place_of(ClusterOptions(), {}) == Place(KubeAccess(str(file), "a"), "chat")
 
 
 def test_a_pod_uses_its_service_account() -> None:
     """Unless a kubeconfig or a context is named."""
     inside = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
-    assert place_of(ClusterSelector(namespace="chat"), inside) == Place(KubeAccess(), "chat")
-    assert place_of(ClusterSelector(), inside).namespace == "default"
+    assert place_of(ClusterOptions(namespace="chat"), inside) == Place(KubeAccess(), "chat")
+    assert place_of(ClusterOptions(), inside).namespace == "default"
 
 
 def test_a_missing_kubeconfig_is_reported(tmp_path: Path) -> None:
@@ -68,28 +71,28 @@ def test_a_missing_kubeconfig_is_reported(tmp_path: Path) -> None:
     with pytest.raises(
         ClusterUnreachable, match=r"there is no kubeconfig .*nothing; give one with --kubeconfig or \$KUBECONFIG"
     ):
-        place_of(ClusterSelector(str(tmp_path / "nothing")), {})
+        place_of(ClusterOptions(kubeconfig=str(tmp_path / "nothing")), {})
 
 
 def test_a_missing_context_is_reported_with_the_existing_ones(tmp_path: Path) -> None:
     """A typing error is seen at once."""
     file = kubeconfig(tmp_path / "config", current="a", a=None, b=None)
     with pytest.raises(ClusterUnreachable, match="has no context c; there are a, b"):
-        place_of(ClusterSelector(str(file), "c"), {})
+        place_of(ClusterOptions(kubeconfig=str(file), context="c"), {})
 
 
 def test_a_kubeconfig_without_a_current_context_asks_for_one(tmp_path: Path) -> None:
     """Any of its contexts can still be named."""
     file = str(kubeconfig(tmp_path / "config", current=None, a="chat"))
     with pytest.raises(ClusterUnreachable, match="has no current context; give one with --context"):
-        place_of(ClusterSelector(file), {})
+        place_of(ClusterOptions(kubeconfig=file), {})
 
 
 def test_a_kubeconfig_that_is_no_yaml_is_reported(tmp_path: Path) -> None:
     """By its name."""
     (tmp_path / "config").write_text("{")
     with pytest.raises(ClusterUnreachable, match="config cannot be read"):
-        place_of(ClusterSelector(str(tmp_path / "config")), {})
+        place_of(ClusterOptions(kubeconfig=str(tmp_path / "config")), {})
 
 
 async def test_the_only_cluster_needs_no_name() -> None:
