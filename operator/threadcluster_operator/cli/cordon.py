@@ -29,7 +29,7 @@ async def cordon(cluster: Cluster, worker: str) -> None:
     """
     await cluster.workers.cordon(worker, CordonVerb.CORDON)
     click.echo(f"{worker} is cordoned: it keeps its shards, and gets no more")
-    if obstacle := no_receiver(cluster, await cluster.workers.ownership()):
+    if obstacle := no_receiver(cluster, await cluster.workers.ownership(), worker):
         click.echo(f"no shard can move now: {obstacle}")
 
 
@@ -76,7 +76,7 @@ async def drain(cluster: Cluster, worker: str, wait: bool, timeout_s: float) -> 
     click.echo(f"{worker} is draining: its shards go to the other workers, and it gets no more")
     if wait:
         await _until_empty(cluster, worker, timeout_s)
-    elif obstacle := not_allowed(cluster) or no_receiver(cluster, await cluster.workers.ownership()):
+    elif obstacle := not_allowed(cluster) or no_receiver(cluster, await cluster.workers.ownership(), worker):
         click.echo(f"for now nothing moves: {obstacle}")
 
 

@@ -11,9 +11,12 @@ def not_allowed(cluster: Cluster) -> str | None:
     return cluster.unplanned
 
 
-def no_receiver(cluster: Cluster, found: OwnershipResponse) -> str | None:
-    """Why no worker may get a shard; None while one may, or may soon: a worker that restarts comes back."""
-    closed = {entry.name for entry in found.workers if entry.cordoned or entry.draining}
+def no_receiver(cluster: Cluster, found: OwnershipResponse, closing: str | None = None) -> str | None:
+    """Why no worker may get a shard; None while one may, or may soon: a worker that restarts comes back.
+
+    ``closing`` is a worker that was closed just now: the newest answer may be of a worker that has not read that yet.
+    """
+    closed = {closing} | {entry.name for entry in found.workers if entry.cordoned or entry.draining}
     wanted = {f"{cluster.name}-{number}" for number in range(cluster.spec.replicas)}
     if wanted <= closed:
         return "every worker is cordoned or draining, so none may have them; `uncordon` one, or raise spec.replicas"
