@@ -159,12 +159,12 @@ class QuickCluster(LocalCluster):
     """A cluster whose commands run in this process: real ones of real workers, without the start of an interpreter."""
 
     async def verb(self, *words: str) -> tuple[int, str]:
-        """Run `threadcluster …` on the data directory: its exit code, and its output without what it says on the side."""
+        """Run `threadcluster …` on the data directory: its exit code and output; of a success what is for standard output."""
         known = 2 if words[0] == "local" else 1
         line = [*words[:known], "--data-dir", str(self.data_dir), *words[known:]]
         result = await asyncio.to_thread(CliRunner().invoke, main, line)
         assert result.exception is None or isinstance(result.exception, SystemExit), result.output
-        return result.exit_code, result.output
+        return result.exit_code, result.output if result.exit_code else result.stdout
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:

@@ -10,10 +10,11 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 from threadcluster_operator.local.data_dir import DataDir
@@ -247,7 +248,7 @@ def test_a_missing_extra_is_named(
 
 
 def process(
-    words: list[str], folder: Path, *, stdout: int = subprocess.PIPE, **environment: str
+    words: list[str], folder: Path, *, stdout: int = subprocess.PIPE, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
     """A real process of the program."""
     mine = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG", "PYTHONUTF8"))}
@@ -256,7 +257,7 @@ def process(
         cwd=folder,
         stdout=stdout,
         stderr=subprocess.PIPE,
-        env=mine | {"HOME": str(folder)} | environment,
+        env={**mine, "HOME": str(folder), **(environment or {})},
         check=False,
         timeout=60,
     )
@@ -272,7 +273,7 @@ LOCALES = {
 def test_a_character_that_the_locale_does_not_have_is_no_crash(tmp_path: Path, locale: dict[str, str]) -> None:
     """It is shown as a question mark, or in UTF-8, which click takes ASCII for; a file is read as UTF-8 in every locale."""
     (tmp_path / "a.yaml").write_text(HEAD + "spec: {rebalance: {mode: 'ありがとう'}}", encoding="utf-8")
-    done = process(["local", "up", "-f", "a.yaml"], tmp_path, **locale)
+    done = process(["local", "up", "-f", "a.yaml"], tmp_path, environment=locale)
     assert done.returncode == 1
     assert b"spec.rebalance.mode: Unsupported value" in done.stderr
     assert b"given: '?????'" in done.stderr or "given: 'ありがとう'".encode() in done.stderr
@@ -324,7 +325,7 @@ def test_summaries_are_not_cut(alone: Path) -> None:
 def test_every_command_of_the_help_is_one(alone: Path) -> None:
     """Each has a help of its own; on Kubernetes those of a running cluster."""
     for program, hidden in ((main, set()), (kubectl_main, {"local", "operator", "completion"})):
-        names = program.list_commands(None)
+        names = program.list_commands(click.Context(program))
         assert not hidden & set(names)
         for name in names:
             assert CliRunner().invoke(program, [name, "--help"]).exit_code == 0

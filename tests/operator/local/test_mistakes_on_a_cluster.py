@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 import pytest
 import pytest_asyncio
@@ -28,10 +28,12 @@ DATABASE = "---\nkind: Secret\nmetadata: {name: db}\nstringData: {url: 'postgres
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-def process(words: list[str], stdout: int = subprocess.PIPE, **environment: str) -> subprocess.Popen[bytes]:
+def process(
+    words: list[str], stdout: int = subprocess.PIPE, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     """A real process of the program."""
     command = [sys.executable, "-m", "threadcluster_operator.main", *words]
-    return subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE, env={**os.environ, **environment})
+    return subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE, env={**os.environ, **(environment or {})})
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -192,7 +194,7 @@ async def test_an_ended_reader_and_another_locale_are_no_crash(cluster: QuickClu
     """The arrow in what `up` prints is no ASCII; `shards --watch` ends with its reader, and by Ctrl-C."""
     place = ["--data-dir", str(cluster.data_dir)]
     ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": ""}
-    up = process(["local", "up", "-f", str(cluster.file), *place], **ascii_only)
+    up = process(["local", "up", "-f", str(cluster.file), *place], environment=ascii_only)
     left, stopped = (process(["shards", "--watch", *place]) for _ in range(2))
     output, errors = await asyncio.to_thread(up.communicate)
     assert up.returncode == 0, errors
