@@ -207,17 +207,6 @@ async def test_kubectl_explains_defaults_and_limits(api: Api, namespace: str) ->
         assert " ".join(output.split()).endswith(end)
 
 
-async def test_kubectl_get_shows_ready_of_wanted_workers(api: Api, namespace: str) -> None:
-    """As it shows Deployments."""
-    await api.apply(cluster(GOOD), namespace)
-    await api.patch(API_VERSION, KIND, "chat", {"status": {"readyWorkers": "0/2"}}, namespace, sub="status")
-    output, ended = await run_kubectl(api, namespace, "get", "thr", "chat")
-    assert ended == 0, output
-    heads, values = (line.split() for line in output.splitlines())
-    assert heads[:3] == ["NAME", "READY", "WORKERS"]
-    assert "0/2" in values
-
-
 async def test_status_is_apart_from_spec(api: Api, namespace: str) -> None:
     """Neither endpoint changes the other's part, and only an edit of spec makes a new generation."""
     stored = await api.apply(cluster(GOOD), namespace)
@@ -287,7 +276,7 @@ async def test_what_kubectl_shows(api: Api, namespace: str) -> None:
     narrow, _ = await run_kubectl(api, namespace, "get", "thr")
     heads, row = (line.split() for line in narrow.splitlines())
     assert heads == ["NAME", "READY", "WORKERS", "SHARDS", "MOVING", "AGE"]
-    assert row[:5] == ["chat", "False", "2", "140", "4"]
+    assert row[:5] == ["chat", "False", "2/3", "140", "4"]
     wide, _ = await run_kubectl(api, namespace, "get", "thr", "-o", "wide")
     heads, row = (line.split() for line in wide.splitlines())
     assert dict(zip(heads, row, strict=True)) | {"AGE": ""} == {
