@@ -16,6 +16,8 @@ _COMMANDS: Final = {
     "plan": "cli.plan",
     "rebalance": "cli.plan",
     "history": "cli.history",
+    "thread": "cli.thread",
+    "console": "cli.console",
 }
 """Each command, by the module that has it under its name: only the one that is given is imported."""
 
@@ -43,6 +45,8 @@ def main() -> None:
     threadcluster uncordon demo-1     let it have shards again
     threadcluster plan                what would be moved for balance, and `rebalance` does it
     threadcluster history             what was moved, why, and how long that took
+    threadcluster thread ID           one thread: its shard and owner, its events, its state at any of them
+    threadcluster console             the address of the page that shows all this live
     threadcluster operator run        look after the ThreadClusters of a Kubernetes cluster
 
     These commands are for a cluster here, and with --namespace, --name or --context for one on Kubernetes:

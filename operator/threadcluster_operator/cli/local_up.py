@@ -26,6 +26,7 @@ from threadcluster_operator.local.database_choice import DatabaseChoice
 from threadcluster_operator.local.errors import NotRunning, UpFailed
 
 if TYPE_CHECKING:
+    from threadcluster_operator.console.server import ConsoleServer
     from threadcluster_operator.local.control_server import ControlServer
     from threadcluster_operator.local.supervisor import Supervisor
 
@@ -39,6 +40,8 @@ spec: {replicas: 2}
 _DEFAULT_PORT = 8080
 DATABASE_URL_VARIABLE = "THREADCLUSTER_DATABASE_URL"
 """Where `up` finds the DSN of a Postgres that is not embedded."""
+_DETACHED_VARIABLE = "THREADCLUSTER_DETACHED"
+"""Set where the output of `up` is a log: the address of the console has a token, and is printed by the command alone."""
 
 
 def bring_up(
@@ -116,6 +119,8 @@ def _refuse_other_cluster(place: DataDir, resources: Resources) -> None:
 
 
 async def _foreground(place: DataDir, resources: Resources, text: str, port: int, database: DatabaseChoice) -> None:
+    from threadcluster_operator.console.server import ConsoleServer
+    from threadcluster_operator.local.console_backend import SupervisorBackend
     from threadcluster_operator.local.control_server import ControlServer
     from threadcluster_operator.local.supervisor import Supervisor
 
@@ -137,13 +142,17 @@ async def _foreground(place: DataDir, resources: Resources, text: str, port: int
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stop)
-    control = ControlServer(supervisor, place, stop)
+    console = ConsoleServer(SupervisorBackend(supervisor))
+    await console.start(supervisor.failure.report)
+    supervisor.console_url = console.url
+    control = ControlServer(supervisor, place, stop, console=console.address)
     say(f"cluster {resources.cluster.name!r} in {place.path}")
     try:
         await run_until(stopping, _start(supervisor, control, place, text, say), name="start")
         await supervisor.fail_until(stopping)
     finally:
         await control.close()
+        await console.close()
         await supervisor.down()
     say("down; the data stays")
 
@@ -161,6 +170,13 @@ async def _start(
     await supervisor.await_converged()
     say(f"ready: http://127.0.0.1:{supervisor.port}")
     click.echo(_curl_lines(f"http://127.0.0.1:{supervisor.port}"))
+    if _DETACHED_VARIABLE not in os.environ:
+        _print_addresses(place, f"http://127.0.0.1:{supervisor.port}")
+
+
+def _print_addresses(place: DataDir, url: str) -> None:
+    """The address of the console, with its token, and that of the API's documents."""
+    click.echo(f"API:     {url}/docs\nConsole: {(place.control() or {}).get('console')}")
 
 
 def _curl_lines(url: str) -> str:
@@ -184,7 +200,7 @@ def _detach(place: DataDir, text: str, port: int, database: DatabaseChoice) -> N
     from_here = log_file.stat().st_size if log_file.exists() else 0
     command = [sys.executable, "-m", "threadcluster_operator.main", "local", "up", "-f", str(handed)]
     command += ["--data-dir", str(place.path), "--port", str(port)]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", _DETACHED_VARIABLE: "1"}
     if database.take_over:
         command += ["--take-over", database.take_over]
     if database.url is not None:
@@ -200,13 +216,14 @@ def _detach(place: DataDir, text: str, port: int, database: DatabaseChoice) -> N
         )
     with log_file.open() as follow:
         follow.seek(from_here)
-        ready = False
+        url = ""
         while True:
             ended = process.poll() is not None
             for line in follow:
                 click.echo(line, nl=False)
-                ready = ready or "] ready: " in line
-            if ready:
+                url = url or line.partition("] ready: ")[2].strip()
+            if url:
+                _print_addresses(place, url)
                 return
             if ended:
                 raise UpFailed(f"the cluster did not come up; see {log_file}")
@@ -231,3 +248,4 @@ async def _hand_over(place: DataDir, text: str) -> None:
             raise UpFailed(f"{claimed} (after `threadcluster local down` here)")
         await asyncio.sleep(0.2)
     click.echo(f"converged: {before['replicas']} → {found['replicas']} workers, {found['url']}")
+    _print_addresses(place, found["url"])
