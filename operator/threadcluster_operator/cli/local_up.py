@@ -26,7 +26,6 @@ from threadcluster_operator.local.database_choice import DatabaseChoice
 from threadcluster_operator.local.errors import NotRunning, UpFailed
 
 if TYPE_CHECKING:
-    from threadcluster_operator.console.server import ConsoleServer
     from threadcluster_operator.local.control_server import ControlServer
     from threadcluster_operator.local.supervisor import Supervisor
 

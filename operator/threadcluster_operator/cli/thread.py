@@ -18,7 +18,9 @@ _TEXT_MOST: Final = 2_000
 
 @click.command()
 @click.argument("thread_id", metavar="ID")
-@click.option("--at", type=click.IntRange(0), metavar="N", help="The state after event N, and the events up to it [default: now].")
+@click.option(
+    "--at", type=click.IntRange(0), metavar="N", help="The state after event N, and the events up to it [default: now]."
+)
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @with_cluster
 async def thread(cluster: Cluster, thread_id: str, at: int | None, output: str) -> None:
@@ -32,7 +34,9 @@ async def thread(cluster: Cluster, thread_id: str, at: int | None, output: str) 
     a terminal would obey are escaped; -o json is exact.
     """  # noqa: D301 - click takes \b for a block to leave as it is
     if canonical(thread_id) is None:
-        raise click.ClickException(f"{escaped(thread_id)} is no id of a thread: 26 characters, digits and letters without I, L, O and U")
+        raise click.ClickException(
+            f"{escaped(thread_id)} is no id of a thread: 26 characters, digits and letters without I, L, O and U"
+        )
     found = await cluster.workers.thread(thread_id, None if at is None else at + 1)
     state = await cluster.workers.thread_state(thread_id, at)
     click.echo(json.dumps(_document(found, state), indent=2) if output == "json" else _text(found, state))
@@ -50,7 +54,10 @@ def _text(found: ThreadResponse, state: ThreadStateResponse) -> str:
     lines = [f"thread {found.thread_id}: shard {found.shard} ({found.state}), {owner}, epoch {found.epoch}"]
     if not found.sequence_nr:
         return f"{lines[0]}\nno such thread was ever created"
-    lines.append(f"{counted(found.sequence_nr, 'event')}" + (", the last of them up to the one asked for:" if found.more else ":"))
+    lines.append(
+        f"{counted(found.sequence_nr, 'event')}"
+        + (", the last of them up to the one asked for:" if found.more else ":")
+    )
     lines += [line for event in found.events for line in _event(event)]
     return "\n".join([*lines, "", *_state(state)])
 

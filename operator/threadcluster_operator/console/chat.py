@@ -119,4 +119,6 @@ class StreamRefused(Exception):
 
 
 def _line(pane: int, event: str, position: str, data: msgspec.Raw | None) -> bytes:
-    return msgspec.json.encode({"kind": "chat", "pane": pane, "event": event, "position": position, "data": data}) + b"\n"
+    return (
+        msgspec.json.encode({"kind": "chat", "pane": pane, "event": event, "position": position, "data": data}) + b"\n"
+    )

@@ -56,7 +56,9 @@ class Guard:
             return _refused(403, "Sec-Fetch-Site: a page of another site may not ask")
         given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
         if not secrets.compare_digest(given, f"{_SCHEME}{self.token}".encode()):
-            return _refused(401, "the token of this run is missing: open the address that `threadcluster console` prints")
+            return _refused(
+                401, "the token of this run is missing: open the address that `threadcluster console` prints"
+            )
         if request.method == "POST" and request.content_type != "application/json":
             return _refused(415, "Content-Type: must be application/json")
         return None

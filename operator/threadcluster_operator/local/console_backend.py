@@ -5,7 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from shard_worker.contract_internal import CordonVerb, HistoryEntry
-from threadcluster_operator.console.backend import ClusterFacts, ConsoleBackend, Verb, VerbName, VerbRefused, WorkerFacts
+from threadcluster_operator.console.backend import (
+    ClusterFacts,
+    ConsoleBackend,
+    Verb,
+    VerbName,
+    VerbRefused,
+    WorkerFacts,
+)
 from threadcluster_operator.local.data_dir import resolve_data_dir
 from threadcluster_operator.local.supervisor import Supervisor
 from threadcluster_operator.planning.rebalance import MovesRefused

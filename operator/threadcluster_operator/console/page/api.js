@@ -54,7 +54,7 @@ export class Stream {
     document.addEventListener("visibilitychange", () => this.restart());
   }
 
-  /** Open it anew, with what `request` gives now. */
+  /** Open it again, with what `request` gives now. */
   restart() {
     this.ending?.abort();
     this.number += 1;
