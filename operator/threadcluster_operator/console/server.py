@@ -63,9 +63,9 @@ class ConsoleServer:
         app.router.add_post(f"{API}v1/threads/{{id}}/messages/add", self._add_messages)
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
         self._chat = Chat(self._session, lambda: self._backend.facts().url)
-        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
+        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0, shutdown_timeout=0.1).start()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
         port = self._runner.addresses[0][1]
         self._guard.listen(port)
         self.url = f"http://127.0.0.1:{port}/"
