@@ -77,13 +77,13 @@ async def test_the_state_after_each_event_is_the_fold_up_to_it(harness: Harness,
         state = evolve(state, event, number)
         states.append(encode_state(state))
         if snapshot and number == 4:
-            await harness.writer.keep_snapshot(thread, number, encode_state(state))
+            await harness.writer.snapshot(thread, state)
     for at, expected in enumerate(states):
         found = await harness.state_at(thread, at)
         assert (found.sequence_nr, found.fault) == (at, None)
         assert (found.state and encode_state(found.state)) == expected
-    for at in (None, 99):
-        assert (await harness.state_at(thread, at)).sequence_nr == len(events)
+    assert (await harness.state_at(thread, None)).sequence_nr == len(events)
+    assert (await harness.state_at(thread, 99)).sequence_nr == len(events)
 
 
 async def test_a_history_that_cannot_be_read_is_folded_to_its_fault(harness: Harness) -> None:

@@ -82,7 +82,7 @@ async def test_a_person_kills_a_worker_and_loses_nothing(tmp_path: Path, width: 
     assert token not in arguments
     assert "shard_worker.main" in arguments
 
-    # What a person reads.
+    # The texts that a person reads.
     assert shown["text"] == ["hello Ben <b>\u202e", 0]
     assert shown["killCommand"] == f"kill -9 {shown['restarted'][0]}"
     assert shown["threadCommand"].endswith("--at 2")

@@ -67,47 +67,73 @@ class Chat:
 
     async def relay(self, follow: Follow, viewer: Viewer) -> None:
         """Hand the events of a thread to a viewer, until the thread's stream is refused."""
-        position = follow.position
+        relay = _Relay(follow, viewer)
         while True:
             try:
-                position = await self._relay(follow, position, viewer)
+                await self._connect(relay)
             except (aiohttp.ClientError, TimeoutError, ValueError):
-                await viewer.add(_line(follow.pane, "lost", position, None))
+                await relay.add("lost")
             except StreamRefused as refused:
-                await viewer.add(_line(follow.pane, "refused", position, msgspec.Raw(refused.problem)))
+                await relay.add("refused", refused.problem)
                 return
             await asyncio.sleep(_AGAIN_S)
 
-    async def _relay(self, follow: Follow, position: str, viewer: Viewer) -> str:
-        """Hand over what one connection gives; the position after it.  Raises `StreamRefused`, and what aiohttp raises."""
-        where = {"account_id": follow.account_id} | ({} if position else {"after": "0"})
+    async def _connect(self, relay: "_Relay") -> None:
+        """Hand over what one connection gives.  Raises `StreamRefused`, and what aiohttp raises."""
+        where = {"account_id": relay.follow.account_id} | ({} if relay.position else {"after": "0"})
         async with self._session.get(
-            f"{self._url()}/v1/threads/{follow.thread_id}/events",
+            f"{self._url()}/v1/threads/{relay.follow.thread_id}/events",
             params=where,
-            headers={"Last-Event-ID": position} if position else {},
+            headers={"Last-Event-ID": relay.position} if relay.position else {},
             timeout=aiohttp.ClientTimeout(sock_connect=2.0, sock_read=_SILENCE_S),
             read_bufsize=_LINE_MOST,
         ) as answer:
             if answer.status != 200:
                 if answer.status < 500:
                     raise StreamRefused(await answer.read())
-                return position
-            await viewer.add(_line(follow.pane, "open", position, None))
-            event, data = "", b""
+                return
+            await relay.add("open")
             async for line in answer.content:
-                name, _, value = line.rstrip(b"\n").partition(b": ")
-                if name == b"id":
-                    position = value.decode()
-                elif name == b"event":
-                    event = value.decode()
-                elif name == b"data":
-                    data = value
-                elif name == b"" and data:
-                    if event == "error":
-                        raise StreamRefused(data)
-                    await viewer.add(_line(follow.pane, event, position, msgspec.Raw(data)))
-                    event, data = "", b""
-        return position
+                await relay.take(line)
+
+
+class _Relay:
+    """One pane's events, and the position after the last of them that was whole."""
+
+    def __init__(self, follow: Follow, viewer: Viewer) -> None:
+        self.follow = follow
+        self.position = follow.position
+        self._viewer = viewer
+        self._begin()
+
+    def _begin(self) -> None:
+        self._id: str | None = None
+        self._event, self._data = "", b""
+
+    async def add(self, event: str, data: bytes | None = None) -> None:
+        """Send the viewer a line about the pane; a new connection begins with no event under way."""
+        self._begin()
+        raw = None if data is None else msgspec.Raw(data)
+        line = {"kind": "chat", "pane": self.follow.pane, "event": event, "position": self.position, "data": raw}
+        await self._viewer.add(msgspec.json.encode(line) + b"\n")
+
+    async def take(self, line: bytes) -> None:
+        """The next line of the stream.  The position moves with the empty line that ends an event: one that was cut off comes again."""
+        name, _, value = line.rstrip(b"\n").partition(b": ")
+        if name == b"id":
+            self._id = value.decode()
+        elif name == b"event":
+            self._event = value.decode()
+        elif name == b"data":
+            self._data = value
+        elif line == b"\n":
+            self.position = self._id or self.position
+            event, data = self._event, self._data
+            self._begin()
+            if event == "error":
+                raise StreamRefused(data)
+            if data:
+                await self.add(event, data)
 
 
 class StreamRefused(Exception):
@@ -116,9 +142,3 @@ class StreamRefused(Exception):
     def __init__(self, problem: bytes) -> None:
         super().__init__(problem)
         self.problem = problem
-
-
-def _line(pane: int, event: str, position: str, data: msgspec.Raw | None) -> bytes:
-    return (
-        msgspec.json.encode({"kind": "chat", "pane": pane, "event": event, "position": position, "data": data}) + b"\n"
-    )

@@ -63,7 +63,7 @@ class Viewer:
         self._wake.set()
 
     async def lines(self) -> AsyncIterator[bytes]:
-        """What is to be sent next, without end."""
+        """The lines to be sent next, without end."""
         while True:
             await self._wake.wait()
             self._wake.clear()

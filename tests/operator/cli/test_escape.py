@@ -18,5 +18,5 @@ from threadcluster_operator.cli.escape import escaped
     ],
 )
 def test_what_a_terminal_obeys_is_escaped(text: str, shown: str) -> None:
-    """And what it shows stays; an escape that was written as such is told from one that was made."""
+    """And what it shows stays; an escape that was written as such differs from one that was made."""
     assert escaped(text) == shown

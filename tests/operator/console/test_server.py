@@ -173,7 +173,8 @@ async def test_verbs_are_made_and_refused(console: Console) -> None:
     assert await console.ask("api/verbs", {"verb": "kill", "worker": "demo-0"}) == (200, {"done": "done so"})
     status, answer = await console.ask("api/verbs", {"verb": "kill", "worker": "nothing"})
     assert (status, answer["detail"]) == (409, "'nothing' has no process now")
-    for body in ({"verb": "destroy"}, {"verb": "kill", "more": 1}, [], {}):
+    wrong: tuple[object, ...] = ({"verb": "destroy"}, {"verb": "kill", "more": 1}, [], {})
+    for body in wrong:
         assert (await console.ask("api/verbs", body))[0] == 400
     assert [(act.verb, act.worker) for act in console.backend.acts] == [("kill", "demo-0"), ("kill", "nothing")]
 
@@ -191,7 +192,7 @@ async def test_a_thread_is_inspected(console: Console) -> None:
 
 
 class PublicPort:
-    """A public port that cuts each stream after one event."""
+    """A public port that cuts each stream after one event, and one of them within an event."""
 
     def __init__(self) -> None:
         self.posted: list[tuple[str, str | None, object]] = []
@@ -222,7 +223,10 @@ class PublicPort:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         number = len(self.followed)
-        if number == 3:
+        if number == 2:  # its position, and not its data
+            await response.write(b"id: 9-0\nevent: ThreadCreated\ndata: {")
+            return response
+        if number == 4:
             await response.write(b'event: error\ndata: {"code":"thread-destroyed","detail":"gone"}\n\n')
             return response
         data = json.dumps({"sequenceNr": number, "title": "<b>\u202e"})
@@ -253,9 +257,9 @@ async def test_a_chat_goes_through_the_console(console: Console) -> None:
         chat = [(line["event"], line["position"]) for line in found if line["kind"] == "chat"]
         assert chat == [
             *(("open", ""), ("ThreadCreated", "1-0"), ("open", "1-0")),
-            *(("ThreadCreated", "2-0"), ("open", "2-0"), ("refused", "2-0")),
+            *(("open", "1-0"), ("ThreadCreated", "3-0"), ("open", "3-0"), ("refused", "3-0")),
         ]
-        assert port.followed == [f"{ADA} 0", f"{ADA} 1-0", f"{ADA} 2-0"]
+        assert port.followed == [f"{ADA} 0", f"{ADA} 1-0", f"{ADA} 1-0", f"{ADA} 3-0"]
     status, answered = await console.ask("api/v1/threads/create", {})
     assert (status, answered["code"]) == (502, "no-answer")
     assert (await console.ask("api/v1/threads/x/messages/add", {}))[0] == 400

@@ -55,6 +55,7 @@ function newCard(name) {
     card.shards,
     actions,
   );
+  card.actions = actions;
   card.shards.addEventListener("keydown", (event) => moveFocus(event, card.shards));
   return card;
 }
@@ -187,7 +188,7 @@ export function show(found) {
     const card = cards.get(worker.name);
     card.worker = worker;
     showWorker(card);
-    card.verbs.forEach((verb) => (verb.row.hidden = worker.name === NO_WORKER.name));
+    card.actions.hidden = worker.name === NO_WORKER.name;
   }
   const most = Math.max(0, ...found.shards.map((shard) => shard.commandsPerSecond));
   for (const shard of found.shards) showShard(shard, (cards.get(shard.owner) ?? cards.get(NO_WORKER.name)).shards, most);
