@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import subprocess
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -12,10 +13,12 @@ import pytest
 
 from tests.people.parts import FOLDER, browser
 from tests.support.local_cluster import LocalCluster
+from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.people
 
 OUT: Final = FOLDER / "out"
+PAGE: Final = ROOT / "operator" / "threadcluster_operator" / "console" / "page"
 WITHIN_S: Final = 60.0
 """From nothing to the end of the visit, the start of the cluster included."""
 
@@ -95,3 +98,34 @@ async def test_a_person_kills_a_worker_and_loses_nothing(tmp_path: Path, width: 
     assert shown["overflow"] == {"map": 0, "chat": 0, "inspector": 0}
     assert shown["streamsAfterHiding"] == 1
     assert shown["errors"] == []
+
+
+COUNTER: Final = """
+import { Counter } from %s;
+const shown = [];
+const counter = new Counter(2);
+const step = (change) => { change(); shown.push(Object.values(counter.totals())); };
+step(() => { counter.sent("a"); counter.sent("b"); });
+step(() => counter.acknowledged("a", 2));
+step(() => { counter.read(0, 2, ["a"]); counter.read(1, 2, ["a"]); });
+step(() => { counter.acknowledged("b", 3); counter.read(0, 3, ["b"]); });
+step(() => counter.read(1, 4, []));
+step(() => counter.restart(1));
+console.log(JSON.stringify(shown));
+"""
+
+
+def test_the_counter_counts_a_lost_message() -> None:
+    """A message is lost as soon as a pane reads past its place without it: sent, acknowledged, read back, lost."""
+    module = json.dumps((PAGE / "counter.js").as_uri())
+    done = subprocess.run(
+        ["node", "--input-type=module", "-"], input=COUNTER % module, stdout=subprocess.PIPE, text=True, check=True
+    )
+    assert json.loads(done.stdout) == [
+        [2, 0, 0, 0],
+        [2, 1, 0, 0],
+        [2, 1, 1, 0],
+        [2, 2, 1, 0],
+        [2, 2, 1, 1],
+        [2, 2, 0, 0],
+    ]
