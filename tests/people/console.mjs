@@ -15,7 +15,12 @@ const found = { requests: [], errors: [], overflow: {}, pictures: [] };
 
 const browser = await chromium.launch({ executablePath: browserPath, args: ["--no-sandbox", "--disable-quic"] });
 
+/** A picture without the names of folders of this machine, which command lines have. */
 async function picture(page, name, options = {}) {
+  await page.evaluate(() => {
+    document.querySelectorAll("#workers details").forEach((each) => (each.open = false));
+    document.querySelectorAll("code, #outcome").forEach((each) => (each.textContent = each.textContent.replace(/ --data-dir [^ :]+/, "")));
+  });
   const path = `${folder}/console-${width}-${name}.png`;
   await page.screenshot({ path, ...options });
   found.pictures.push(path);
@@ -88,7 +93,8 @@ try {
   const began = Date.now();
   await page.locator(`[data-worker="${victim}"] [data-verb="kill"]`).click();
   await page.waitForFunction(() => document.querySelector('#workers .shard:not([data-state="serving"])') !== null, null, { polling: 20, timeout: 10_000 });
-  await picture(page, "killed");
+  const bottom = await page.locator("#chat").evaluate((chat) => Math.min(innerHeight, chat.getBoundingClientRect().bottom + 16));
+  await picture(page, "killed", Number(width) < 600 ? {} : { clip: { x: 0, y: 0, width: size.width, height: bottom } });
   await read(page, sentBefore + 12);
   await page.waitForFunction(
     ([worker, old]) => Number(/process (\d+)/.exec(document.querySelector(`[data-worker="${worker}"]`).textContent)?.[1] ?? old) !== old,
@@ -117,6 +123,7 @@ try {
   });
   found.account = Object.fromEntries(await Promise.all(["sent", "acknowledged", "read", "lost"].map(async (id) => [id, await number(page, id)])));
   await overflow(page, "chat");
+  await page.evaluate(() => scrollTo(0, 0));
   await picture(page, "chat");
 
   // The inspector.
