@@ -236,6 +236,8 @@ class OwnershipAnswer(Struct, Generic[EntryT], frozen=True, kw_only=True, rename
 
     claimed_by_other: str | None = None
     """Why the database does not belong to the answering worker's cluster any more; the rest is then that of the other one."""
+    version: str = ""
+    """The release of the answering worker; empty of a worker that does not say."""
 
     @property
     def age_s(self) -> float | None:
@@ -442,6 +444,91 @@ class HistoryResponse(Struct, frozen=True, kw_only=True, rename="camel"):
     changes: tuple[HistoryEntry, ...]
 
 
+# --- GET threads/{id} and GET threads/{id}/state
+
+THREAD_EVENTS_LIMIT: Final = 100
+"""The greatest number of events in one answer, and the number without ``limit``."""
+
+
+class ThreadEvent(Struct, frozen=True, kw_only=True, rename="camel"):
+    """One event of a thread, as the journal has it."""
+
+    sequence_nr: int
+    shard_seq: int
+    """The event's number among those of its shard."""
+    epoch: int
+    """The epoch of the shard under which the event was appended."""
+    type: str
+    """The name of the event's type; ``type 99`` for one that the answering worker does not know."""
+    version: int
+    written_at: str
+    """When Postgres stored the event, in ISO 8601."""
+    key_hash: str | None
+    """The hash of the idempotency key that the command came with, in hexadecimal; the key itself is not stored."""
+    body_hash: str | None
+    """The hash of that command's content: a repetition with another content is refused."""
+    payload: msgspec.Raw
+    metadata: msgspec.Raw
+
+
+class ThreadResponse(Struct, frozen=True, kw_only=True, rename="camel"):
+    """The answer to ``GET threads/{id}``: the thread's shard with its owner, and some of its events, oldest first."""
+
+    thread_id: ThreadId
+    shard: ShardId
+    state: ShardState
+    """Of the shard."""
+    owner: str | None
+    incarnation: str | None
+    epoch: int
+    """The number of changes of the shard's owner."""
+    sequence_nr: int
+    """The number of the thread's last event; 0 for a thread that was never created."""
+    events: tuple[ThreadEvent, ...]
+    more: bool
+    """Whether there are events before the first of ``events``."""
+
+
+class InspectedMessage(Struct, frozen=True, kw_only=True, rename="camel"):
+    """A live message in a thread's state, which holds no texts."""
+
+    message_id: str
+    sender_id: str
+    reply_message_id: str | None
+    sequence_nr: int
+    index: int
+    created_at: int
+
+
+class InspectedThread(Struct, frozen=True, kw_only=True, rename="camel"):
+    """The fold of a thread's events, as its actor has it.  Instants are epoch milliseconds."""
+
+    creator_id: str
+    parent_thread_id: str | None
+    title: str | None
+    remarks: str | None
+    created_at: int
+    updated_at: int
+    destroyed: bool
+    administrator_ids: tuple[str, ...]
+    member_ids: tuple[str, ...]
+    messages: tuple[InspectedMessage, ...]
+    removed_message_ids: tuple[str, ...]
+    """The last ids that were removed."""
+
+
+class ThreadStateResponse(Struct, frozen=True, kw_only=True, rename="camel"):
+    """The answer to ``GET threads/{id}/state``: the state after the event ``sequence_nr``."""
+
+    thread_id: ThreadId
+    sequence_nr: int
+    """The event that was asked for, or the thread's last one."""
+    fault: str | None
+    """Why the history cannot be folded to that event; ``state`` is then that before the fault."""
+    state: InspectedThread | None
+    """None for a thread that was never created."""
+
+
 # --- refusals
 
 
@@ -512,6 +599,7 @@ class Variable(StrEnum):
     MANAGEMENT_PORT = f"{ENVIRONMENT_PREFIX}MANAGEMENT_PORT"
     PUBLIC_FD = f"{ENVIRONMENT_PREFIX}PUBLIC_FD"
     PARENT_FD = f"{ENVIRONMENT_PREFIX}PARENT_FD"
+    CONSOLE_URL = f"{ENVIRONMENT_PREFIX}CONSOLE_URL"
     READY_FILE = f"{ENVIRONMENT_PREFIX}READY_FILE"
     DRAIN_SECONDS = f"{ENVIRONMENT_PREFIX}DRAIN_SECONDS"
     PASSIVATION_IDLE_SECONDS = f"{ENVIRONMENT_PREFIX}PASSIVATION_IDLE_SECONDS"

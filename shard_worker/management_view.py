@@ -5,8 +5,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from importlib import metadata
 from typing import Final
 
+import asyncpg
 import msgspec
 
 from shard_worker.actors.shard_host import LocalShardHost
@@ -15,10 +17,15 @@ from shard_worker.contract_internal import (
     NO_CAPABLE_WORKER,
     EncodedOwnership,
     HistoryEntry,
+    InspectedMessage,
+    InspectedThread,
     OwnershipDigest,
     ShardEntry,
     ShardLoad,
     TargetsRequest,
+    ThreadEvent,
+    ThreadResponse,
+    ThreadStateResponse,
     WorkerEntry,
     WorkerState,
     ownership_digest,
@@ -29,9 +36,12 @@ from shard_worker.contract_internal import (
 )
 from shard_worker.database.claim_store import ClaimedByOther
 from shard_worker.database.connection import CONNECTION_ERRORS
-from shard_worker.domain.ids import ShardId
+from shard_worker.domain.ids import ShardId, ThreadId, shard_of, ulid_uuid
+from shard_worker.domain.thread import Thread
 from shard_worker.gateway.management.backend import DatabaseOfOther, DatabaseUnavailable
 from shard_worker.health import WorkerHealth
+from shard_worker.journal.codec import EVENT_NAMES
+from shard_worker.journal.inspector import ThreadInspector
 from shard_worker.ownership.membership import Ownership
 from shard_worker.ownership.reporting import OwnershipChange
 from shard_worker.ownership.shard_store import Target
@@ -43,6 +53,7 @@ _REFRESH_S: Final = 2.0
 """How long a change that is recorded may take to be seen by this worker; then it is answered all the same."""
 _IDLE: Final = Load(0.0, 0.0)
 _NO_LOAD: Final = ShardLoad()
+_VERSION: Final = metadata.version("threadcluster")
 
 
 def _nothing() -> None:
@@ -53,7 +64,7 @@ class WorkerView:
     """Implements the gateway's `ClusterView`.
 
     ``leave`` has the worker begin to leave by itself, as SIGTERM does; it may be called again, and must not wait.
-    ``health`` has what the worker says of itself.
+    ``health`` has what the worker says of itself, ``inspector`` reads single threads.
     """
 
     def __init__(
@@ -65,6 +76,7 @@ class WorkerView:
         leave: Callable[[], None] = _nothing,
         *,
         health: WorkerHealth,
+        inspector: ThreadInspector,
     ) -> None:
         self._worker = worker
         self._ownership = ownership
@@ -72,6 +84,7 @@ class WorkerView:
         self._failure = failure
         self._leave = leave
         self._health = health
+        self._inspector = inspector
         self._started = time.monotonic()
         self._ready = False
         self._recorded = 0
@@ -157,6 +170,7 @@ class WorkerView:
             health=self._health.counters(),
             digest=self._digest(view, workers),
             claimed_by_other=self._ownership.claimed_by_other,
+            version=_VERSION,
         )
 
     def digest(self) -> OwnershipDigest:
@@ -270,6 +284,36 @@ class WorkerView:
             changes = await self._ownership.history(limit, None if shard is None else ShardId(shard))
         return [_change(change) for change in changes]
 
+    async def thread(self, thread_id: ThreadId, before: int | None, limit: int) -> ThreadResponse:
+        """A thread's shard and owner, and some of its events."""
+        shard_id = shard_of(thread_id, await self.shard_count())
+        with _postgres():
+            page = await self._inspector.events(shard_id, ulid_uuid(thread_id), before, limit)
+        row = self._ownership.view.shards[shard_id]
+        return ThreadResponse(
+            thread_id=thread_id,
+            shard=shard_id,
+            state=shard_state(owner=row.owner, target=row.target),
+            owner=row.owner,
+            incarnation=row.incarnation,
+            epoch=row.epoch,
+            sequence_nr=page.last,
+            events=tuple(map(_event, page.rows)),
+            more=bool(page.rows) and page.rows[0]["seq_nr"] > 1,
+        )
+
+    async def thread_state(self, thread_id: ThreadId, at: int | None) -> ThreadStateResponse:
+        """A thread's state after an event, or now."""
+        shard_id = shard_of(thread_id, await self.shard_count())
+        with _postgres():
+            found = await self._inspector.state_at(shard_id, ulid_uuid(thread_id), at)
+        return ThreadStateResponse(
+            thread_id=thread_id,
+            sequence_nr=found.sequence_nr,
+            fault=found.fault,
+            state=None if found.state is None else _state(found.state),
+        )
+
     async def _refresh(self) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(_REFRESH_S):
@@ -357,3 +401,54 @@ def _reason(view: OwnershipView, row: ShardRow) -> str | None:
     ):
         return None
     return NO_CAPABLE_WORKER
+
+
+def _event(row: asyncpg.Record) -> ThreadEvent:
+    number = row["event_type"]
+    return ThreadEvent(
+        sequence_nr=row["seq_nr"],
+        shard_seq=row["shard_seq"],
+        epoch=row["epoch"],
+        type=EVENT_NAMES.get(number, f"type {number}"),
+        version=row["event_version"],
+        written_at=_instant(row["written_at"]),
+        key_hash=None if row["key_hash"] is None else row["key_hash"].hex(),
+        body_hash=None if row["body_hash"] is None else row["body_hash"].hex(),
+        payload=_json(row["payload"]),
+        metadata=_json(row["metadata"]),
+    )
+
+
+def _json(stored: bytes) -> msgspec.Raw:
+    """Stored JSON as it is; damaged bytes as a text, since an answer must be JSON."""
+    try:
+        msgspec.json.decode(stored)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return msgspec.Raw(msgspec.json.encode({"notJson": stored}))
+    return msgspec.Raw(stored)
+
+
+def _state(state: Thread) -> InspectedThread:
+    return InspectedThread(
+        creator_id=state.creator_id,
+        parent_thread_id=state.parent_thread_id,
+        title=state.title,
+        remarks=state.remarks,
+        created_at=state.created_at,
+        updated_at=state.updated_at,
+        destroyed=state.destroyed,
+        administrator_ids=tuple(state.administrators),
+        member_ids=tuple(state.members),
+        messages=tuple(
+            InspectedMessage(
+                message_id=message_id,
+                sender_id=live.sender_id,
+                reply_message_id=live.reply_message_id,
+                sequence_nr=live.sequence_nr,
+                index=live.index,
+                created_at=live.created_at,
+            )
+            for message_id, live in state.messages.items()
+        ),
+        removed_message_ids=tuple(state.removed),
+    )

@@ -322,6 +322,14 @@ class WorkerSettings(BaseSettings):
         ),
     ] = "owner"
     docs_enabled: Annotated[bool, Field(description="Serve `/openapi.json` and `/docs`.")] = True
+    console_url: Annotated[
+        str,
+        Field(
+            pattern=r"^(http://127\.0\.0\.1:[0-9]{1,5}/)?$",
+            description="The address of a local cluster's console, without its token: `/` of the public port then names it."
+            " Unset: there is no `/`.",
+        ),
+    ] = ""
     cors_origins: Annotated[
         tuple[str, ...],
         NoDecode,

@@ -52,6 +52,7 @@ from shard_worker.journal.append_lane import BatchBounds
 from shard_worker.journal.appender import Appender
 from shard_worker.journal.heads import AcknowledgedHeads
 from shard_worker.journal.idempotency import StoredKey, epoch_of, look_up_key
+from shard_worker.journal.inspector import ThreadInspector
 from shard_worker.journal.loader import ThreadLoader, read_head
 from shard_worker.journal.message_reader import MessageReader
 from shard_worker.journal.snapshots import SnapshotWriter
@@ -342,6 +343,7 @@ def build_serving(
         failure,
         leave,
         health=_health(cluster, journal, facts.excess),
+        inspector=ThreadInspector(queries.primary),
     )
     port = ManagementPort(view, gateway.metrics, GatewayOptions(allowed_hosts=settings.allowed_hosts), refusals)
     listener = ManagementListener(
@@ -481,6 +483,7 @@ def _build_gateway(
             budget_s=settings.command_budget_seconds,
             read_model_answers=settings.query_source == "read-model",
             documentation=settings.docs_enabled,
+            console_url=settings.console_url,
             cors_origins=settings.cors_origins,
             allowed_hosts=settings.allowed_hosts,
             id_salt=id_salt,

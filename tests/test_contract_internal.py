@@ -18,6 +18,8 @@ from shard_worker.contract_internal import (
     HealthCounters,
     HistoryEntry,
     HistoryResponse,
+    InspectedMessage,
+    InspectedThread,
     LeaveResponse,
     MigrationFailure,
     OwnershipDigest,
@@ -33,6 +35,9 @@ from shard_worker.contract_internal import (
     ShardTarget,
     TargetsRequest,
     TargetsResponse,
+    ThreadEvent,
+    ThreadResponse,
+    ThreadStateResponse,
     Variable,
     WorkerEntry,
     WorkerState,
@@ -160,6 +165,7 @@ OWNERSHIP: Final = OwnershipResponse(
     database=DATABASE,
     health=HEALTH,
     claimed_by_other="the database belongs to cluster 'other'",
+    version="0.1.0",
     digest=ownership_digest([*map(worker_hash, WORKERS), *map(shard_hash, SHARDS)]),
 )
 DIGEST: Final = OwnershipDigest(
@@ -230,6 +236,57 @@ MESSAGES: Final[dict[str, msgspec.Struct]] = {
             ),
         )
     ),
+    "GET threads/{threadId}": ThreadResponse(
+        thread_id=ThreadId("01KB0000000000000000000007"),
+        shard=ShardId(3),
+        state=ShardState.SERVING,
+        owner="demo-0",
+        incarnation="01KB0000000000000000000000",
+        epoch=7,
+        sequence_nr=9,
+        events=(
+            ThreadEvent(
+                sequence_nr=9,
+                shard_seq=41,
+                epoch=7,
+                type="MessagesAdded",
+                version=1,
+                written_at="2026-05-01T12:00:00.123Z",
+                key_hash="00ff00ff00ff00ff00ff00ff00ff00ff",
+                body_hash="11ff00ff00ff00ff00ff00ff00ff00ff",
+                payload=msgspec.Raw(b"[1]"),
+                metadata=msgspec.Raw(b"[2]"),
+            ),
+        ),
+        more=True,
+    ),
+    "GET threads/{threadId}/state": ThreadStateResponse(
+        thread_id=ThreadId("01KB0000000000000000000007"),
+        sequence_nr=9,
+        fault=None,
+        state=InspectedThread(
+            creator_id="01KB0000000000000000000008",
+            parent_thread_id=None,
+            title="hello",
+            remarks=None,
+            created_at=1,
+            updated_at=2,
+            destroyed=False,
+            administrator_ids=("01KB0000000000000000000008",),
+            member_ids=("01KB0000000000000000000008",),
+            messages=(
+                InspectedMessage(
+                    message_id="01KB0000000000000000000009",
+                    sender_id="01KB0000000000000000000008",
+                    reply_message_id=None,
+                    sequence_nr=9,
+                    index=0,
+                    created_at=2,
+                ),
+            ),
+            removed_message_ids=(),
+        ),
+    ),
     "a refusal": ProblemResponse(
         code="plan-stale",
         detail="made from plan 12, but plan 13 is in force",
@@ -241,7 +298,7 @@ STRICT: Final = (TargetsRequest, PinRequest)
 """The messages whose unknown fields are refused: a worker records what is wanted whole or not at all."""
 NEWER_FIELDS: Final = (
     *("secrets", "excessPrivileges", "readsFormat", "format", "rebuild", "pin", "claimedByOther"),
-    *("asOf", "answeredAt", "database", "health", "digest"),
+    *("asOf", "answeredAt", "database", "health", "digest", "version"),
 )
 """The fields of ``GET ownership`` that workers of earlier releases do not send."""
 
@@ -306,7 +363,7 @@ def test_fields_that_an_older_worker_lacks_have_defaults() -> None:
     assert {worker.reads_format for worker in older.workers} == {1}
     assert {shard.format for shard in older.shards} == {1}
     assert {shard.pin for shard in older.shards} == {None}
-    assert older.claimed_by_other is None
+    assert (older.claimed_by_other, older.version) == (None, "")
     assert older.worker("demo-1") is not None
     assert older.worker("demo-3") is None
 

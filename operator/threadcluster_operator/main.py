@@ -21,6 +21,8 @@ _ON_A_CLUSTER: Final = {
     "rebalance": "plan",
     "history": "history",
     "fsck": "fsck",
+    "thread": "thread",
+    "console": "console",
 }
 """Each command on a running cluster, by the module of `threadcluster_operator.cli` that has it under its name."""
 _CONTEXT: Final = {"help_option_names": ["-h", "--help"]}
@@ -43,6 +45,8 @@ def main() -> None:
     threadcluster uncordon demo-1     let it have shards again
     threadcluster plan                what would be moved for balance, and `rebalance` does it
     threadcluster history             what was moved, why, and how long that took
+    threadcluster thread ID           one thread: its shard and owner, its events, its state at any of them
+    threadcluster console             the address of the page that shows all this live
     threadcluster operator run        look after the ThreadClusters of a Kubernetes cluster
 
     A command finds its cluster by what is there, and names it first: the one that runs here; where none is here, the one of

@@ -2,8 +2,16 @@
 
 import msgspec
 
-from shard_worker.contract_internal import EncodedOwnership, HistoryEntry, OwnershipDigest, TargetsRequest
-from shard_worker.domain.ids import ShardId
+from shard_worker.contract_internal import (
+    EncodedOwnership,
+    HistoryEntry,
+    OwnershipDigest,
+    ShardState,
+    TargetsRequest,
+    ThreadResponse,
+    ThreadStateResponse,
+)
+from shard_worker.domain.ids import ShardId, ThreadId
 from shard_worker.gateway.management.backend import DatabaseOfOther, DatabaseUnavailable
 
 OWNERSHIP = EncodedOwnership(
@@ -95,6 +103,26 @@ class MemoryView:
         self._check_database()
         self.asked = (limit, shard)
         return [CHANGE]
+
+    async def thread(self, thread_id: ThreadId, before: int | None, limit: int) -> ThreadResponse:
+        self._check_database()
+        self.asked = (thread_id, before, limit)
+        return ThreadResponse(
+            thread_id=thread_id,
+            shard=ShardId(3),
+            state=ShardState.UNOWNED,
+            owner=None,
+            incarnation=None,
+            epoch=2,
+            sequence_nr=0,
+            events=(),
+            more=False,
+        )
+
+    async def thread_state(self, thread_id: ThreadId, at: int | None) -> ThreadStateResponse:
+        self._check_database()
+        self.asked = (thread_id, at)
+        return ThreadStateResponse(thread_id=thread_id, sequence_nr=0, fault=None, state=None)
 
     def _check_database(self) -> None:
         if self.of_other:

@@ -29,6 +29,8 @@ from shard_worker.contract_internal import (
     ShardEntry,
     ShardLoad,
     TargetsRequest,
+    ThreadResponse,
+    ThreadStateResponse,
     WorkerEntry,
     ownership_digest,
     shard_hash,
@@ -36,7 +38,7 @@ from shard_worker.contract_internal import (
     worker_hash,
     worker_state,
 )
-from shard_worker.domain.ids import ShardId
+from shard_worker.domain.ids import ShardId, ThreadId
 from shard_worker.ownership.assignment import Candidate, assign_shards
 
 _SHARD_HASH: Final = lru_cache(maxsize=1 << 16)(shard_hash)
@@ -203,6 +205,27 @@ class MemoryWorkers(WorkersClient, PolledWorkers):
             raise WorkerRefused("validation-failed", f"shard: {shard} does not exist")
         changes = [change for change in self._changes if shard in (None, change.shard)]
         return tuple(changes[:limit])
+
+    async def thread(self, thread_id: str, before: int | None) -> ThreadResponse:
+        """A thread that was never created, on the first shard; the workers keep no threads."""
+        self._any_live()
+        shard = self._shards[ShardId(0)]
+        return ThreadResponse(
+            thread_id=ThreadId(thread_id),
+            shard=ShardId(0),
+            state=shard_state(owner=shard.owner, target=shard.target),
+            owner=shard.owner,
+            incarnation=shard.incarnation,
+            epoch=shard.epoch,
+            sequence_nr=0,
+            events=(),
+            more=False,
+        )
+
+    async def thread_state(self, thread_id: str, at: int | None) -> ThreadStateResponse:
+        """The state of a thread that was never created."""
+        self._any_live()
+        return ThreadStateResponse(thread_id=ThreadId(thread_id), sequence_nr=0, fault=None, state=None)
 
     # --- what happens to them
 

@@ -54,6 +54,22 @@ async def test_the_page_runs_by_hashes(api: Served) -> None:
     assert not re.search(rb"<[a-z][^>]*\s(?:on\w+|style)=", page.body), "an attribute that the policy forbids"
 
 
+async def test_the_start_of_a_local_cluster_names_console_and_documents(threads: MemoryThreads) -> None:
+    """Without a token, and without script; elsewhere there is no such page."""
+    console = "http://127.0.0.1:40123/"
+    async with serving(threads, GatewayOptions(console_url=console, documentation=False)) as served:
+        assert b"/docs" not in (await served.get("/")).body
+    async with serving(threads, GatewayOptions(console_url=console)) as served:
+        page = await served.get("/")
+        assert page.status == 200
+        assert f'href="{console}"'.encode() in page.body
+        assert b'href="/docs"' in page.body
+        assert page.headers["content-security-policy"].startswith("default-src 'none'")
+        assert b"<script" not in page.body
+    async with serving(threads, GatewayOptions()) as served:
+        check(await served.get("/"), 404, "route-not-found")
+
+
 async def ask(api: Served, host: str, target: str = "/docs", *more: tuple[str, str]) -> Answered:
     """OPTIONS with exactly this ``Host``."""
     fields = "".join(f"{name}: {value}\r\n" for name, value in (("Host", host), *more))

@@ -270,9 +270,45 @@ async def test_503_without_the_database(management: Api, view: MemoryView) -> No
     assert (await post(management, "leave")).status == 200
     check(await management.get("/internal/v1/history"), 503, "database-away")
     check(await management.get("/internal/v1/history?shard=1"), 503, "database-away")
+    check(await management.get(f"/internal/v1/threads/{THREAD}"), 503, "database-away")
+    check(await management.get(f"/internal/v1/threads/{THREAD}/state"), 503, "database-away")
     check(await post(management, "workers/w-0/cordon"), 503, "database-away")
     answered = check(await management.send(put(PLAN)), 503, "database-away")
     assert answered.headers["retry-after"] == "1"
+
+
+THREAD = "01KB0000000000000000000007"
+
+
+async def test_a_thread_is_inspected(management: Api, view: MemoryView) -> None:
+    """Its last events, those before one, and its state now or after one; the id in either case of letters."""
+    found = await management.get(f"/internal/v1/threads/{THREAD.lower()}")
+    assert (found.status, found.json["threadId"], view.asked) == (200, THREAD, (THREAD, None, 100))
+    await management.get(f"/internal/v1/threads/{THREAD}?before=7&limit=2")
+    assert view.asked == (THREAD, 7, 2)
+    assert (await management.get(f"/internal/v1/threads/{THREAD}/state")).json["sequenceNr"] == 0
+    await management.get(f"/internal/v1/threads/{THREAD}/state?at=0")
+    assert view.asked == (THREAD, 0)  # type: ignore[comparison-overlap]  # a request changes it
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("x", 400, "validation-failed"),
+        (f"{THREAD}?limit=101", 400, "validation-failed"),
+        (f"{THREAD}?before=0", 400, "validation-failed"),
+        (f"{THREAD}?at=1", 400, "validation-failed"),
+        (f"{THREAD}/state?at=-1", 400, "validation-failed"),
+        ("x/state", 400, "validation-failed"),
+        (f"{THREAD}/", 404, "route-not-found"),
+        (f"{THREAD}/states", 404, "route-not-found"),
+        ("", 404, "route-not-found"),
+        ("{threadId}", 400, "validation-failed"),
+    ],
+)
+async def test_an_inspection_that_is_not_understood(management: Api, path: str, status: int, code: str) -> None:
+    """As any request."""
+    check(await management.get(f"/internal/v1/threads/{path}"), status, code)
 
 
 def test_the_document_and_the_routes_say_the_same() -> None:

@@ -44,6 +44,8 @@ spec: {replicas: 2}
 _DEFAULT_PORT = 8080
 DATABASE_URL_VARIABLE = "THREADCLUSTER_DATABASE_URL"
 """Where `up` finds the DSN of a Postgres that is not embedded."""
+_DETACHED_VARIABLE = "THREADCLUSTER_DETACHED"
+"""Set where the output of `up` is a log: the address of the console has a token, and is printed by the command alone."""
 
 
 def bring_up(
@@ -152,6 +154,8 @@ def _refuse_other_cluster(place: DataDir, resources: Resources) -> None:
 
 
 async def _foreground(place: DataDir, resources: Resources, text: str, port: int, database: DatabaseChoice) -> None:
+    from threadcluster_operator.console.server import ConsoleServer
+    from threadcluster_operator.local.console_backend import SupervisorBackend
     from threadcluster_operator.local.control_server import ControlServer
     from threadcluster_operator.local.supervisor import Supervisor
 
@@ -174,13 +178,17 @@ async def _foreground(place: DataDir, resources: Resources, text: str, port: int
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stop)
-    control = ControlServer(supervisor, place, stop)
+    console = ConsoleServer(SupervisorBackend(supervisor))
+    await console.start(supervisor.failure.report)
+    supervisor.console_url = console.url
+    control = ControlServer(supervisor, place, stop, console=console.address)
     say(f"cluster {resources.cluster.name!r} in {place.path}")
     try:
         await run_until(stopping, _start(supervisor, control, place, text, say), name="start")
         await supervisor.fail_until(stopping)
     finally:
         await control.close()
+        await console.close()
         await supervisor.down()
     say("down; the data stays")
 
@@ -199,6 +207,13 @@ async def _start(
     say(f"ready: http://127.0.0.1:{supervisor.port}")
     with contextlib.suppress(OSError):
         click.echo(_curl_lines(f"http://127.0.0.1:{supervisor.port}"))
+        if _DETACHED_VARIABLE not in os.environ:
+            _print_addresses(place, f"http://127.0.0.1:{supervisor.port}")
+
+
+def _print_addresses(place: DataDir, url: str) -> None:
+    """The address of the console, with its token, and that of the API's documents."""
+    click.echo(f"API:     {url}/docs\nConsole: {(place.control() or {}).get('console')}")
 
 
 def _curl_lines(url: str) -> str:
@@ -222,7 +237,7 @@ def _detach(place: DataDir, text: str, port: int, database: DatabaseChoice) -> N
     from_here = log_file.stat().st_size if log_file.exists() else 0
     command = [sys.executable, "-m", "threadcluster_operator.main", "local", "up", "-f", str(handed)]
     command += ["--data-dir", str(place.path), "--port", str(port)]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", _DETACHED_VARIABLE: "1"}
     if database.take_over:
         command += ["--take-over", database.take_over]
     if database.url is not None:
@@ -238,13 +253,14 @@ def _detach(place: DataDir, text: str, port: int, database: DatabaseChoice) -> N
         )
     with log_file.open(encoding="utf-8", errors="replace") as follow:
         follow.seek(from_here)
-        ready = False
+        url = ""
         while True:
             ended = process.poll() is not None
             for line in follow:
                 click.echo(line, nl=False)
-                ready = ready or "] ready: " in line
-            if ready:
+                url = url or line.partition("] ready: ")[2].strip()
+            if url:
+                _print_addresses(place, url)
                 return
             if ended:
                 raise UpFailed(f"the cluster did not come up; see {log_file}")
@@ -273,6 +289,7 @@ async def _hand_over(
             raise UpFailed(f"{claimed} (after `threadcluster local down` here)")
         await asyncio.sleep(0.2)
     click.echo(f"converged: {before['replicas']} → {found['replicas']} workers, {found['url']}")
+    _print_addresses(place, found["url"])
 
 
 def _refuse_what_a_start_decides(

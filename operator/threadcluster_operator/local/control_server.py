@@ -19,8 +19,12 @@ log = logging.getLogger(__name__)
 class ControlServer:
     """Serves the requests to one supervisor; ``stop`` is called when a client asks for the end."""
 
-    def __init__(self, supervisor: Supervisor, data_dir: DataDir, stop: Callable[[], None]) -> None:
+    def __init__(
+        self, supervisor: Supervisor, data_dir: DataDir, stop: Callable[[], None], *, console: str = ""
+    ) -> None:
+        """``console`` is the address of the console, for the commands of the same user."""
         self._supervisor = supervisor
+        self._console = console
         self._data_dir = data_dir
         self._stop = stop
         self._token = secrets.token_urlsafe(24)
@@ -40,7 +44,7 @@ class ControlServer:
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
         host, port = self._runner.addresses[0][:2]
-        self._data_dir.write_control(f"http://{host}:{port}", self._token)
+        self._data_dir.write_control(f"http://{host}:{port}", self._token, self._console)
 
     async def close(self) -> None:
         """Stop listening."""

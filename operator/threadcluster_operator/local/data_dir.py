@@ -6,7 +6,7 @@
     <data-dir>/id              by which the database's claim tells this directory from others
     <data-dir>/cluster.yaml    the resource that was last accepted
     <data-dir>/secret          from which workers, supervisor and CLI make their certificates; may be rotated
-    <data-dir>/control.json    where the supervisor listens, and the token it asks for (mode 0600)
+    <data-dir>/control.json    where supervisor and console listen, and the tokens they ask for (mode 0600)
     <data-dir>/workers.json    the worker processes, by name
     <data-dir>/dsn             where Postgres is, with the login of the workers (mode 0600)
     <data-dir>/dsn-migrate     the same with the login that owns the schema (mode 0600)
@@ -173,9 +173,10 @@ class DataDir:
         """Write a file that only this user may read, in one step that survives a power loss."""
         write_durably(path, text)
 
-    def write_control(self, url: str, token: str) -> None:
-        """Say where the supervisor listens."""
-        self.write_private(self.path / "control.json", json.dumps({"url": url, "token": token, "pid": os.getpid()}))
+    def write_control(self, url: str, token: str, console: str) -> None:
+        """Say where the supervisor listens, and the address of the console, with its token."""
+        control = {"url": url, "token": token, "console": console, "pid": os.getpid()}
+        self.write_private(self.path / "control.json", json.dumps(control))
 
     def control(self) -> dict[str, Any] | None:  # a JSON object
         """Where the supervisor listens, when one lives and has written that down."""

@@ -39,9 +39,10 @@ from threadcluster_operator.local.postgres import EmbeddedPostgres, PostgresFail
 from threadcluster_operator.local.rolling_restart import Recycling
 from threadcluster_operator.local.worker_poller import WorkerPoller
 from threadcluster_operator.local.worker_process import WorkerProcess
+from threadcluster_operator.planning.observation import Answers
 from threadcluster_operator.planning.planner import NewPlan
 from threadcluster_operator.planning.rebalance import RebalanceSession
-from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerRefused
+from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerApiClient, WorkerRefused
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,8 @@ class Supervisor:
         self.data_dir = data_dir
         self.resources = resources
         self.port = port
+        self.console_url = ""
+        """The address of the console, without its token; set before `up`, empty without a console."""
         self._database_url = database.url if database.url is not None else resources.database_url()
         self._take_over = database.take_over
         self._say = say
@@ -297,6 +300,7 @@ class Supervisor:
             Variable.HOST: "127.0.0.1",
             Variable.BIND: "127.0.0.1",
             Variable.ALLOWED_HOSTS: _LOCALHOST_NAMES,
+            Variable.CONSOLE_URL: self.console_url,
             Variable.PUBLIC_PORT: "0",
             Variable.MANAGEMENT_PORT: "0",
             Variable.PASSIVATION_IDLE_SECONDS: str(passivation.idle_seconds),
@@ -454,6 +458,26 @@ class Supervisor:
     async def status(self) -> dict[str, Any]:  # JSON
         """The whole cluster, as it is now."""
         await self._look_now()
+        return self.last_status()
+
+    def answers(self) -> Answers:
+        """The last answer of each worker."""
+        return self._watch.answers if self._watch is not None else {}
+
+    def client(self) -> WorkerApiClient | None:
+        """A client of the workers that answer; None before there are any."""
+        return self._watch.workers(self._workers.values()) if self._watch is not None else None
+
+    def kill_worker(self, name: str) -> int | None:
+        """End the process of a worker with SIGKILL; its id, or None where there is none."""
+        worker = self._workers.get(name)
+        pid = worker.pid if worker is not None else None
+        if worker is not None:
+            worker.kill()
+        return pid
+
+    def last_status(self) -> dict[str, Any]:  # JSON
+        """The whole cluster, as it was seen last."""
         postgres, claimed = self._postgres, self._claimed_by_other()
         return {
             "name": self.resources.cluster.name,

@@ -31,6 +31,8 @@ from shard_worker.contract_internal import (
     ProblemResponse,
     TargetsRequest,
     TargetsResponse,
+    ThreadResponse,
+    ThreadStateResponse,
 )
 from shard_worker.contract_tls import INTERNAL_NAME, PurposeContext, internal_client_context, parse_secrets
 from threadcluster_operator.planning.observation import newest
@@ -265,6 +267,19 @@ class WorkerApiClient(WorkersClient):
         """The last changes of owner, newest first.  Raises `WorkerRefused` for an unknown shard, `NoWorkerAvailable`."""
         where = "" if shard is None else f"&shard={shard}"
         return (await self._any("GET", f"history?limit={limit}{where}", HistoryResponse)).changes
+
+    async def thread(self, thread_id: str, before: int | None) -> ThreadResponse:
+        """A thread's owner and its last events, or the last ones before the event ``before``.
+
+        Raises `WorkerRefused` for an invalid id, `NoWorkerAvailable`.
+        """
+        where = "" if before is None else f"?before={before}"
+        return await self._any("GET", f"threads/{quote(thread_id, safe='')}{where}", ThreadResponse)
+
+    async def thread_state(self, thread_id: str, at: int | None) -> ThreadStateResponse:
+        """A thread's state after the event ``at``, or now.  Raises as `thread` does."""
+        where = "" if at is None else f"?at={at}"
+        return await self._any("GET", f"threads/{quote(thread_id, safe='')}/state{where}", ThreadStateResponse)
 
     async def _any(self, method: str, path: str, form: type[T], body: msgspec.Struct | None = None) -> T:
         """The answer of the first worker that gives one."""

@@ -8,6 +8,8 @@ from shard_worker.contract_internal import (
     OwnershipDigest,
     OwnershipResponse,
     TargetsRequest,
+    ThreadResponse,
+    ThreadStateResponse,
 )
 from threadcluster_operator.planning.observation import Answers
 
@@ -41,6 +43,14 @@ class WorkersClient(Protocol):
 
     async def history(self, limit: int, shard: int | None) -> tuple[HistoryEntry, ...]:
         """The last changes of owner, newest first."""
+        ...
+
+    async def thread(self, thread_id: str, before: int | None) -> ThreadResponse:
+        """A thread's owner and its last events, or the last ones before the event ``before``."""
+        ...
+
+    async def thread_state(self, thread_id: str, at: int | None) -> ThreadStateResponse:
+        """A thread's state after the event ``at``, or now."""
         ...
 
 

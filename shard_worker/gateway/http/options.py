@@ -20,6 +20,8 @@ class GatewayOptions:
     """Whether queries about one thread are answered from the read model too, and not by the thread's owner."""
     documentation: bool = True
     """Whether ``/openapi.json`` and ``/docs`` exist."""
+    console_url: str = ""
+    """The address of the local cluster's console, which ``/`` names; empty: ``/`` does not exist."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may call the API; ``*`` for any.  Empty: CORS is off."""
     allowed_hosts: tuple[str, ...] = ()

@@ -3,7 +3,15 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from shard_worker.contract_internal import EncodedOwnership, HistoryEntry, OwnershipDigest, TargetsRequest
+from shard_worker.contract_internal import (
+    EncodedOwnership,
+    HistoryEntry,
+    OwnershipDigest,
+    TargetsRequest,
+    ThreadResponse,
+    ThreadStateResponse,
+)
+from shard_worker.domain.ids import ThreadId
 
 Document = dict[str, object]
 
@@ -72,4 +80,12 @@ class ClusterView(Protocol):
 
     async def history(self, limit: int, shard: int | None) -> Sequence[HistoryEntry]:
         """The last changes of owner, of one shard or of all, newest first."""
+        ...
+
+    async def thread(self, thread_id: ThreadId, before: int | None, limit: int) -> ThreadResponse:
+        """A thread's shard and owner, and at most ``limit`` of its events before ``before``, or its last ones."""
+        ...
+
+    async def thread_state(self, thread_id: ThreadId, at: int | None) -> ThreadStateResponse:
+        """A thread's state after the event ``at``, or now."""
         ...

@@ -19,6 +19,7 @@ from shard_worker.contract_internal import (
     HISTORY_LIMIT,
     HISTORY_MOST,
     INTERNAL_PREFIX,
+    THREAD_EVENTS_LIMIT,
     CordonResponse,
     CordonVerb,
     HistoryResponse,
@@ -29,9 +30,10 @@ from shard_worker.contract_internal import (
     TargetsRequest,
     TargetsResponse,
 )
-from shard_worker.domain.ids import ShardId
+from shard_worker.domain.ids import ShardId, ThreadId, canonical
 from shard_worker.gateway.http import json_bounds, json_decoding
 from shard_worker.gateway.http.failures import (
+    ULID_FORM,
     Failure,
     FailureCode,
     Location,
@@ -48,6 +50,8 @@ from shard_worker.gateway.http.response import RawResponse
 from shard_worker.gateway.management.backend import ClusterView, DatabaseOfOther, DatabaseUnavailable
 
 _WORKERS: Final = f"{INTERNAL_PREFIX}/workers/"
+_THREADS: Final = f"{INTERNAL_PREFIX}/threads/"
+_SEQUENCE_NR_MOST: Final = 999_999_999
 _VERBS: Final = frozenset(verb.value for verb in CordonVerb)
 
 _STEP: Final = re.compile(r"\.([^.\[`]+)|\[([0-9]+)\]")
@@ -55,7 +59,7 @@ _WORKER_NAME: Final = "must be null, or a worker's name of 1 to 63 characters"
 
 Body = TypeVar("Body")
 Handler = Callable[[web.BaseRequest, str], Awaitable[RawResponse]]
-"""Answers a request; the text is the ``{name}`` in its path, or empty."""
+"""Answers a request; the text is the ``{name}`` or the ``{threadId}`` in its path, or empty."""
 
 
 class InternalApi:
@@ -71,6 +75,8 @@ class InternalApi:
             f"{INTERNAL_PREFIX}/pins": {"PUT": self._pin},
             f"{INTERNAL_PREFIX}/history": {"GET": self._history},
             f"{INTERNAL_PREFIX}/leave": {"POST": self._leave},
+            f"{_THREADS}{{threadId}}": {"GET": self._thread},
+            f"{_THREADS}{{threadId}}/state": {"GET": self._thread_state},
             **{f"{_WORKERS}{{name}}/{verb}": {"POST": self._cordoning(verb)} for verb in CordonVerb},
         }
         """By path, and for each path by method."""
@@ -80,6 +86,9 @@ class InternalApi:
         name, _, verb = path.removeprefix(_WORKERS).partition("/")
         if path.startswith(_WORKERS) and name and verb in _VERBS:
             return self.routes[f"{_WORKERS}{{name}}/{verb}"], unquote(name)
+        thread_id, slash, tail = path.removeprefix(_THREADS).partition("/")
+        if path.startswith(_THREADS) and thread_id and (tail == "state") == bool(slash):
+            return self.routes[f"{_THREADS}{{threadId}}{slash}{tail}"], thread_id
         return (None if "{" in path else self.routes.get(path)), ""
 
     async def _ownership(self, request: web.BaseRequest, _: str) -> RawResponse:
@@ -169,6 +178,27 @@ class InternalApi:
             changes = await self._view.history(limit or HISTORY_LIMIT, shard)
         return _answer(HistoryResponse(changes=tuple(changes)))
 
+    async def _thread(self, request: web.BaseRequest, given_id: str) -> RawResponse:
+        given = _parameters(request, ("before", "limit"))
+        failures: list[Failure] = []
+        thread_id = _thread_id(given_id, failures)
+        before = _number(given, "before", 1, _SEQUENCE_NR_MOST, failures)
+        limit = _number(given, "limit", 1, THREAD_EVENTS_LIMIT, failures)
+        if failures:
+            raise invalid(*failures)
+        with _postgres():
+            return _answer(await self._view.thread(thread_id, before, limit or THREAD_EVENTS_LIMIT))
+
+    async def _thread_state(self, request: web.BaseRequest, given_id: str) -> RawResponse:
+        given = _parameters(request, ("at",))
+        failures: list[Failure] = []
+        thread_id = _thread_id(given_id, failures)
+        at = _number(given, "at", 0, _SEQUENCE_NR_MOST, failures)
+        if failures:
+            raise invalid(*failures)
+        with _postgres():
+            return _answer(await self._view.thread_state(thread_id, at))
+
     async def _check_empty(self, request: web.BaseRequest) -> None:
         """Refuse parameters and fields: the path is the whole request."""
         _parameters(request, ())
@@ -255,6 +285,13 @@ def _parameters(request: web.BaseRequest, known: tuple[str, ...]) -> dict[str, s
     if failures:
         raise invalid(*failures)
     return fields
+
+
+def _thread_id(text: str, failures: list[Failure]) -> ThreadId:
+    found = canonical(text)
+    if found is None:
+        failures.append(of_parameter("threadId", FailureCode.WRONG_FORMAT, ULID_FORM))
+    return ThreadId(found or "")
 
 
 def _number(fields: dict[str, str], name: str, least: int, most: int, failures: list[Failure]) -> int | None:

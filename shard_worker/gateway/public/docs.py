@@ -1,4 +1,4 @@
-"""The page at ``/docs``: the OpenAPI document for people, with a form to try each operation.
+"""The page at ``/docs``: the OpenAPI document for people, with a form to try each operation; and the page at ``/``.
 
 One file of ours without anything from the internet, so that it works where the gateway does.  A ready-made UI would be
 a megabyte of other people's script for the same list of fourteen operations.  The page's style and script run by their
@@ -33,3 +33,27 @@ DOCS_FIELDS: Final = (
     % _content_security_policy(docs_page())
 )
 """The header fields of the page's answer."""
+
+START_FIELDS: Final = (
+    b"Content-Type: text/html; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\n"
+    b"Content-Security-Policy: default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n"
+)
+"""The header fields of the answer with `start_page`."""
+
+
+def start_page(console_url: str, *, documentation: bool) -> bytes:
+    """The page at ``/`` of a local cluster: where the console is, and the API.
+
+    It has no token: the page at the console's address asks for the address that ``threadcluster`` printed.
+    """
+    api = '<p>API: <a href="/docs">/docs</a></p>\n' if documentation else ""
+    return f"""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>ThreadCluster</title>
+<h1>ThreadCluster</h1>
+<p>Console: <a href="{console_url}">{console_url}</a>; <code>threadcluster console</code> prints the address with its token.</p>
+{api}</html>
+""".encode()

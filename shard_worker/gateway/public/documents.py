@@ -1,7 +1,7 @@
 """Documents: what the gateway serves about itself, made once at start."""
 
 from shard_worker.gateway.http.options import GatewayOptions
-from shard_worker.gateway.public.docs import docs_page
+from shard_worker.gateway.public.docs import docs_page, start_page
 from shard_worker.gateway.public.openapi import openapi_json
 from shard_worker.gateway.public.routes import (
     COMMANDS,
@@ -10,6 +10,7 @@ from shard_worker.gateway.public.routes import (
     OF_THE_READ_MODEL,
     OPENAPI,
     QUERIES,
+    START,
     STREAMS,
     DocumentRoute,
     Route,
@@ -24,9 +25,13 @@ def routes_of(options: GatewayOptions, *, read_model: bool, streams: bool) -> tu
         *(OF_THE_READ_MODEL if read_model else ()),
         *(STREAMS if streams else ()),
         *(DOCUMENTS if options.documentation else ()),
+        *((START,) if options.console_url else ()),
     )
 
 
 def documents_of(options: GatewayOptions) -> dict[DocumentRoute, bytes]:
     """The content of every document route."""
-    return {OPENAPI: openapi_json(), DOCS: docs_page()} if options.documentation else {}
+    found = {OPENAPI: openapi_json(), DOCS: docs_page()} if options.documentation else {}
+    if options.console_url:
+        found[START] = start_page(options.console_url, documentation=options.documentation)
+    return found

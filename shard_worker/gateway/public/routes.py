@@ -29,7 +29,7 @@ from shard_worker.gateway.http.request_body import BODY_LIMIT_BYTES
 from shard_worker.gateway.http.response import JSON
 from shard_worker.gateway.public import query_params, request_models, responses
 from shard_worker.gateway.public.cursors import Position
-from shard_worker.gateway.public.docs import DOCS_FIELDS
+from shard_worker.gateway.public.docs import DOCS_FIELDS, START_FIELDS
 
 THREAD: Final = "/v1/threads/{threadId}"
 ACCOUNT: Final = "/v1/accounts/{accountId}"
@@ -422,6 +422,16 @@ DOCS: Final = DocumentRoute(
     content_type="text/html",
     fields=DOCS_FIELDS,
 )
+
+START: Final = DocumentRoute(
+    template="/",
+    operation_id="getStart",
+    summary="Where the console and the documents are",
+    description="A page with two addresses, of a local cluster alone.",
+    content_type="text/html",
+    fields=START_FIELDS,
+)
+"""Not in the document: only a local cluster has it."""
 
 DOCUMENTS: Final = (OPENAPI, DOCS)
 ROUTES: Final[tuple[Route, ...]] = (*COMMANDS, *QUERIES, *OF_THE_READ_MODEL, *STREAMS, *DOCUMENTS)

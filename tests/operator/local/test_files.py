@@ -83,7 +83,7 @@ async def test_a_damaged_control_file_is_named(tmp_path: Path, content: bytes | 
     """To a client of a supervisor that lives."""
     data_dir = DataDir(tmp_path)
     data_dir.lock()
-    data_dir.write_control("http://127.0.0.1:1", "t")
+    data_dir.write_control("http://127.0.0.1:1", "t", "")
     assert data_dir.control() is not None
     damage(tmp_path / "control.json", content)
     assert data_dir.control() is None

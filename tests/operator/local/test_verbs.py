@@ -327,6 +327,87 @@ async def test_changed_settings_leave_every_shard_where_it_was(cluster: LocalClu
     assert {each["kind"] for each in (await moves(cluster, "--limit", "40"))[:24]} == {"handoff"}
 
 
+async def test_the_printed_addresses_are_there(cluster: LocalCluster) -> None:
+    """`up` prints them, `console` prints one again, and `/` of the public port names both without the token."""
+    output = await cluster.up(3)
+    address = (await cluster.does("console")).strip()
+    url = (await cluster.status())["url"]
+    assert output.endswith(f"API:     {url}/docs\nConsole: {address}\n")
+    console, _, token = address.partition("#token=")
+    assert len(token) >= 32
+    for log in (cluster.data_dir / "logs").iterdir():
+        assert token not in log.read_text(errors="replace")
+    async with aiohttp.ClientSession() as client, client.get(f"{url}/") as answer:
+        page = await answer.text()
+    assert f'href="{console}"' in page
+    assert token not in page
+
+
+async def act(client: aiohttp.ClientSession, address: str, **verb: object) -> tuple[int, str]:
+    """Have the console make a change: the status, and its sentence."""
+    console, _, token = address.partition("#token=")
+    fields = {"Authorization": f"Bearer {token}"}
+    async with client.post(f"{console}api/verbs", json=verb, headers=fields) as answer:
+        found = await answer.json()
+        return answer.status, found.get("done") or found["detail"]
+
+
+async def test_the_console_makes_changes(cluster: LocalCluster) -> None:
+    """As the commands do, and kills a process, which is started again."""
+    address = (await cluster.does("console")).strip()
+    async with aiohttp.ClientSession() as client:
+        assert await act(client, address, verb="drain", worker="test-1") == (200, "drain of test-1 is recorded")
+        await cluster.owned({"test-0": 6, "test-2": 6})
+        assert (await act(client, address, verb="uncordon", worker="test-1"))[0] == 200
+        await cluster.owned(EVEN)
+        assert await act(client, address, verb="pin", shard=0, worker="test-2") == (200, "shard 0 is pinned to test-2")
+        assert await act(client, address, verb="unpin", shard=0) == (200, "shard 0 is pinned no more")
+        assert (await act(client, address, verb="rebalance"))[0] == 200
+        status, sentence = await act(client, address, verb="drain", worker="x")
+        assert (status, "known are: test-0" in sentence) == (409, True)
+        before = (await cluster.status())["workers"][0]["pid"]
+        assert (await act(client, address, verb="kill", worker="test-0"))[0] == 200
+        assert (await act(client, address, verb="kill", worker="x"))[0] == 409
+    found = await cluster.ready()
+    while found["workers"][0]["pid"] in (None, before):
+        found = await cluster.status()
+    assert found["workers"][0]["pid"] != before
+
+
+ADA = "01HZZZZZZZZZZZZZZZZZZZZZZZ"
+
+
+async def test_a_thread_is_shown_with_its_owner_its_events_and_its_state(cluster: LocalCluster) -> None:
+    """At any of its events; what a terminal would obey is escaped, and JSON is exact."""
+    text = "hi \u202e \\ é"
+    url = (await cluster.status())["url"]
+    async with aiohttp.ClientSession(url) as client:
+        created = {"accountId": ADA, "title": "a\u2066b", "administratorIds": [ADA], "memberIds": [ADA]}
+        async with client.post("/v1/threads/create", json=created) as answer:
+            thread = (await answer.json())["threadId"]
+        posted = {"accountId": ADA, "messages": [{"text": text}]}
+        fields = {"Idempotency-Key": "k"}
+        async with client.post(f"/v1/threads/{thread}/messages/add", json=posted, headers=fields) as answer:
+            assert answer.status == 200, await answer.text()
+    found = json.loads(await cluster.does("thread", thread, "-o", "json"))
+    owner = (await cluster.owners())[found["shard"]]
+    assert (found["owner"], found["sequenceNr"], found["more"]) == (owner, 2, False)
+    assert [event["type"] for event in found["events"]] == ["ThreadCreated", "MessagesAdded"]
+    assert found["events"][1]["payload"]["messages"][0]["text"] == text
+    assert [event["keyHash"] is None for event in found["events"]] == [True, False]
+    assert len(found["stateAt"]["state"]["messages"]) == 1
+    earlier = json.loads(await cluster.does("thread", thread, "--at", "1", "-o", "json"))
+    assert (len(earlier["events"]), earlier["stateAt"]["state"]["messages"]) == (1, [])
+    shown = await cluster.does("thread", thread)
+    assert "\u202e" not in shown
+    assert "\u2066" not in shown
+    assert "\\u202e" in shown
+    assert "title: a\\u2066b" in shown
+    assert "live messages: 1" in shown
+    assert "no id of a thread" in await cluster.refuses("thread", "x\x1b")
+    assert "no such thread was ever created" in await cluster.does("thread", ADA)
+
+
 @pytest.mark.parametrize(
     "verb",
     [
@@ -340,6 +421,7 @@ async def test_changed_settings_leave_every_shard_where_it_was(cluster: LocalClu
         ("rebalance",),
         ("shards",),
         ("history",),
+        ("thread", ADA),
     ],
     ids=" ".join,
 )

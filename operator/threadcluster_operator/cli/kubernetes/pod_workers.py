@@ -6,7 +6,14 @@ from typing import Final, Protocol, TypeVar
 
 import aiohttp
 
-from shard_worker.contract_internal import CordonVerb, HistoryEntry, OwnershipResponse, TargetsRequest
+from shard_worker.contract_internal import (
+    CordonVerb,
+    HistoryEntry,
+    OwnershipResponse,
+    TargetsRequest,
+    ThreadResponse,
+    ThreadStateResponse,
+)
 from threadcluster_operator.cli.kubernetes.errors import ClusterUnreachable
 from threadcluster_operator.controller.snapshot import Pod, pod_of
 from threadcluster_operator.kube.client import POD, SECRET, Kube
@@ -80,6 +87,14 @@ class PodWorkers(WorkersClient):
     async def history(self, limit: int, shard: int | None) -> tuple[HistoryEntry, ...]:
         """See `WorkerApiClient`."""
         return await self._ask(lambda workers: workers.history(limit, shard))
+
+    async def thread(self, thread_id: str, before: int | None) -> ThreadResponse:
+        """See `WorkerApiClient`."""
+        return await self._ask(lambda workers: workers.thread(thread_id, before))
+
+    async def thread_state(self, thread_id: str, at: int | None) -> ThreadStateResponse:
+        """See `WorkerApiClient`."""
+        return await self._ask(lambda workers: workers.thread_state(thread_id, at))
 
     async def _ask(self, question: Callable[[WorkerApiClient], Awaitable[T]]) -> T:
         if self._known is not None:
