@@ -127,6 +127,7 @@ bench-streams: setup ## What a live event costs for each follower, how soon it a
 docs: setup ## Write what is generated: references, docs/openapi.json, crds/, the figures in docs/verification.md
 	$(BIN)/python -m shard_worker.settings > docs/configuration.md
 	$(BIN)/python -m shard_worker.gateway.public.openapi > docs/openapi.json
+	$(BIN)/python -m shard_worker.journal.event_catalogue docs/events.md
 	$(BIN)/python -m threadcluster_operator.api.reference > docs/threadcluster.md
 	$(BIN)/python -m threadcluster_operator.api.crd > crds/threadclusters.yaml
 	$(BIN)/python -m tests.benchmarks.published

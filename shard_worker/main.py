@@ -20,6 +20,7 @@ from shard_worker.database.claim import Claims
 from shard_worker.database.session import DatabaseError
 from shard_worker.database.tls import Tls, TlsMode
 from shard_worker.database_options import claim_options, database_options, one_dsn
+from shard_worker.export_command import export
 from shard_worker.readmodel_commands import readmodel
 
 log = logging.getLogger("shard_worker")
@@ -65,6 +66,7 @@ def main() -> None:
 
 
 main.add_command(readmodel)
+main.add_command(export)
 
 
 @main.command()

@@ -26,7 +26,7 @@ from shard_worker.database.connection import (
 )
 from shard_worker.database.migration_files import SCHEMA_VERSION, known_migrations
 from shard_worker.database.migration_steps import STEP_TABLE_SQL, StepRunner
-from shard_worker.database.roles import grant_worker_role
+from shard_worker.database.roles import grant_roles
 from shard_worker.database.session import CONNECTION_ERRORS
 from shard_worker.database.tls import BY_DSN, Tls
 
@@ -168,7 +168,7 @@ async def _run(
         ran.append(migration.name)
     async with connection.transaction():
         displaced = await _claim(connection, claims, shards)
-    await grant_worker_role(connection, say)
+    await grant_roles(connection, say)
     await _await_displaced(claims, say, displaced=displaced)
     return ran
 

@@ -2,6 +2,9 @@
 
 The login that migrates owns the schema.  Workers need less: they read and append the journal, and never change or delete
 an event, nor say when it was written.  `WORKER_ROLE` carries just that; give it to the login that the workers use.
+
+Readers outside of the cluster need less still: `READER_ROLE` sees events without their texts.  A view of its own has the texts,
+and no migration grants or revokes it.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,6 +14,9 @@ import asyncpg
 
 WORKER_ROLE: Final = "threadcluster_worker"
 """A role without login; ``GRANT threadcluster_worker TO <login>``."""
+
+READER_ROLE: Final = "threadcluster_reader"
+"""A role without login for whatever takes events out of the database, `shard-worker export` too."""
 
 _JOURNAL_COLUMNS: Final = (
     "shard_id, shard_seq, thread_id, seq_nr, event_type, event_version, payload, metadata, key_hash, body_hash, epoch"
@@ -34,7 +40,7 @@ _GRANTS: Final[Mapping[str, tuple[str, ...]]] = {
     "read_marker": ("INSERT", "UPDATE"),
 }
 """Tables that a worker may write, with the columns where the others must not be forged.  It may read everything."""
-_GRANTS_SQL: Final = ";\n".join(
+_WORKER_SQL: Final = ";\n".join(
     (
         f"REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {WORKER_ROLE}",
         f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {WORKER_ROLE}",
@@ -53,6 +59,14 @@ _GRANTS_SQL: Final = ";\n".join(
         $grant$""",  # noqa: S608
     )
 )
+_READER_SQL: Final = ";\n".join(
+    (
+        f"GRANT SELECT ON journal_event, schema_migration TO {READER_ROLE}",
+        # All but the key of derived thread ids.
+        f"GRANT SELECT (cluster_id, shards, system_identifier, timeline, generation, generation_at) ON meta TO {READER_ROLE}",
+    )
+)
+"""All that a reader may see.  Nothing is taken back: further rights of this role, as the one to see texts, are the administrator's."""
 _EXCESS_SQL: Final = """
 SELECT coalesce(array_agg(privilege ORDER BY privilege), '{}')
   FROM unnest(ARRAY['DELETE', 'TRUNCATE', 'UPDATE']) AS privilege
@@ -63,31 +77,43 @@ _CONCURRENTLY_UPDATED: Final = "XX000"
 """The SQLSTATE of "tuple concurrently updated": a run for another database of the server grants at the same moment."""
 
 
-async def grant_worker_role(connection: asyncpg.Connection, say: Callable[[str], None]) -> None:
-    """Make the role, where the migrating login may, and give it what a worker needs and no more.
+async def grant_roles(connection: asyncpg.Connection, say: Callable[[str], None]) -> None:
+    """Make the roles, where the migrating login may, and give each what it needs.
 
     Running workers notice nothing: what is taken and given again is one transaction.
     """
+    for role, grants in ((WORKER_ROLE, _WORKER_SQL), (READER_ROLE, _READER_SQL)):
+        if await _have_role(connection, role):
+            await _grant(connection, grants)
+        else:
+            say(f"this login may not create roles: have role {role} made, and migrate again")
+
+
+async def _have_role(connection: asyncpg.Connection, role: str) -> bool:
+    """Whether the role is there, which is made where it is not."""
     try:
-        if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", WORKER_ROLE):
-            await connection.execute(f"CREATE ROLE {WORKER_ROLE} NOLOGIN")
+        if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", role):
+            await connection.execute(f"CREATE ROLE {role} NOLOGIN")
     except (asyncpg.DuplicateObjectError, asyncpg.UniqueViolationError):
         pass  # another database of the same server made it at this moment: roles are the server's
     except asyncpg.InsufficientPrivilegeError:
-        say(f"this login may not create roles: have role {WORKER_ROLE} made, and migrate again")
-        return
+        return False
+    return True
+
+
+async def _grant(connection: asyncpg.Connection, grants: str) -> None:
     try:
-        await connection.execute(_GRANTS_SQL)
+        await connection.execute(grants)
     except asyncpg.PostgresError as error:
         if error.sqlstate != _CONCURRENTLY_UPDATED:
             raise
-        await connection.execute(_GRANTS_SQL)
+        await connection.execute(grants)
 
 
 async def make_worker_login(connection: asyncpg.Connection, login: str, password: str) -> None:
     """Have a login that may do what a worker must, and no more; one that is there gets this password.
 
-    ``connection`` needs the right to create roles, and `grant_worker_role` must have made `WORKER_ROLE`.
+    ``connection`` needs the right to create roles, and `grant_roles` must have made `WORKER_ROLE`.
     """
     name = await connection.fetchval("SELECT quote_ident($1)", login)
     secret = await connection.fetchval("SELECT quote_literal($1)", password)

@@ -14,7 +14,7 @@ from typing import Final
 
 import asyncpg
 
-from shard_worker.database.roles import grant_worker_role
+from shard_worker.database.roles import grant_roles
 from shard_worker.ownership.store import LOCK_READ_MODEL_SQL
 from shard_worker.readmodel.rules import RULES, newest_version
 
@@ -76,7 +76,7 @@ async def rebuild(
             generation = await connection.fetchval(_MAKE, version)
             await connection.execute(f"SELECT {RULES[version].make}($1)", generation)
             await connection.execute(_OFFSETS, generation)
-            await grant_worker_role(connection, say)  # before a worker can see the generation
+            await grant_roles(connection, say)  # before a worker can see the generation
         say(f"made the tables of generation {generation}, version {version}; the workers fill them")
     await switch(connection, generation, say, wait_s)
     if live["version"] != version:

@@ -1,8 +1,13 @@
 """The OpenAPI document: valid, equal to the table of routes, and true of the real answers."""
 
+import gzip
 import json
+import re
 import runpy
 import warnings
+from hashlib import sha256
+from html import escape
+from importlib.resources import files
 
 import jsonschema_rs
 import pytest
@@ -11,6 +16,7 @@ import schemathesis
 from shard_worker.gateway.http.failures import FailureCode
 from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.http.problems import OF_MANAGEMENT, ProblemCode, status_of
+from shard_worker.gateway.public.docs import SCRIPT_PATH, STYLE_PATH, rendered
 from shard_worker.gateway.public.openapi import codes_of, document, openapi_text
 from shard_worker.gateway.public.routes import COMMANDS, QUERIES, ROUTES, CommandRoute, Route, Router, StreamRoute
 from tests.fakes.memory_threads import MemoryThreads
@@ -150,8 +156,56 @@ async def test_the_document_and_its_page_are_served(api: Served) -> None:
     assert b"https://" not in page.body
 
 
+SWAGGER_UI = {
+    SCRIPT_PATH: "e6a898692f2d768e807c3ba4626068a69a2c5dd960dd6c76f3e4d3a3de180af2",
+    STYLE_PATH: "5ed08757e53da3e026d6cbecc61fe5d43585c9560b302d534ad56692519a273d",
+}
+"""Of the pinned version, as its package on npm has them."""
+
+
+async def test_the_page_is_made_of_what_this_port_serves(api: Served) -> None:
+    """Swagger UI as it was packed, under addresses that change with its version, with its licence."""
+    page = await api.get("/docs")
+    named = re.findall(r'(?:src|href)="([^"]+)"', page.body.decode())
+    assert sorted(named) == sorted(["openapi.json", *(path[1:] for path in SWAGGER_UI)])
+    for path, digest in SWAGGER_UI.items():
+        served = await api.get(path)
+        assert served.headers["content-encoding"] == "gzip"
+        assert "immutable" in served.headers["cache-control"]
+        assert sha256(gzip.decompress(served.body)).hexdigest() == digest
+    licence = files("shard_worker.gateway.public").joinpath("swagger_ui")
+    assert "Apache License" in licence.joinpath("LICENSE").read_text()
+    assert "SmartBear" in licence.joinpath("NOTICE").read_text()
+
+
+async def test_the_page_without_scripts_lists_every_operation(api: Served) -> None:
+    """With its parameters, the fields of its body and its codes; no markdown is left."""
+    plain = (await api.get("/docs")).body.decode().partition("<noscript>")[2].partition("</noscript>")[0]
+    for path, methods in API["paths"].items():
+        for method, operation in methods.items():
+            section = plain.partition(f"<h2><code>{method.upper()} {path}</code></h2>")[2].partition("<h2>")[0]
+            assert escape(operation["summary"]) in section.replace("<code>", "`").replace("</code>", "`")
+            for status in operation["responses"]:
+                assert f"<dt>{status}</dt>" in section
+            if "requestBody" in operation:
+                name = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+                for field in API["components"]["schemas"][name]["properties"]:
+                    assert f"<code>{field} (body)</code>" in section
+    assert "<code>validation-failed</code>" in plain
+    assert "maxLength" in plain
+    assert "**" not in plain
+    assert "`" not in plain
+
+
+def test_markdown_of_descriptions_is_rendered_and_nothing_else_is() -> None:
+    """Paragraphs, lists, bold words and code; a text with tags stays a text."""
+    assert rendered("**a** `b` <i>\n\ntwo:\n- c\n- `d`\n  more") == (
+        "<p><b>a</b> <code>b</code> &lt;i&gt;</p><p>two:\n</p><ul><li>c\n</li><li><code>d</code>\n  more</li></ul>"
+    )
+
+
 async def test_a_setting_turns_both_off(threads: MemoryThreads) -> None:
     """Then they are not there at all."""
     async with serving(threads, GatewayOptions(documentation=False)) as api:
-        for path in ("/openapi.json", "/docs"):
+        for path in ("/openapi.json", "/docs", *SWAGGER_UI):
             check(await api.get(path), 404, "route-not-found")

@@ -117,6 +117,33 @@ def test_the_programs_of_the_documentation_run(document: Path, typescript: str, 
     assert shown.stdout == "1\n"
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_person_reads_and_tries_the_api(document: Path, url: str, width: int) -> None:
+    """The page /docs: nothing from elsewhere, no sideways scroll, schemas with their limits, and a form that works."""
+    pictures = FOLDER / "out"
+    pictures.mkdir(exist_ok=True)
+    done = subprocess.run(
+        ["node", FOLDER / "docs_page.mjs", str(browser()), url, str(width), pictures], stdout=subprocess.PIPE, text=True
+    )
+    assert done.returncode == 0
+    found = json.loads(done.stdout)
+    assert found["foreign"] == []
+    assert found["errors"] == []
+    assert {name: by for name, by in found.items() if name.startswith("beyond") and by > 0} == {}
+    assert found["plainRight"] <= 0
+    paths = json.loads(document.read_text())["paths"]
+    assert found["operations"] == sum(map(len, paths.values()))
+    for text in (found["text"], found["plain"]):
+        assert "**" not in text
+        assert "`" not in text
+        assert [code for code in ("validation-failed", "outcome-unknown", "thread-not-found") if code not in text] == []
+    assert [path for path in paths if path not in found["plain"]] == []
+    assert [word for word in ("administratorIds", "characters", "items") if word not in found["schemas"]] == []
+    assert found["tried"].split()[:1] == ["Code"]
+    assert '"threadId"' in found["tried"]
+    assert (found["streams"], found["streamsTried"]) == (2, 0)
+
+
 class Page:
     """A page in the browser that follows a thread."""
 

@@ -1,14 +1,17 @@
 """Documents: what the gateway serves about itself, made once at start."""
 
 from shard_worker.gateway.http.options import GatewayOptions
-from shard_worker.gateway.public.docs import docs_page, start_page
-from shard_worker.gateway.public.openapi import openapi_json
+from shard_worker.gateway.public.docs import docs_page, start_page, swagger_ui
+from shard_worker.gateway.public.openapi import document, openapi_json
 from shard_worker.gateway.public.routes import (
     COMMANDS,
     DOCS,
+    DOCS_SCRIPT,
+    DOCS_STYLE,
     DOCUMENTS,
     OF_THE_READ_MODEL,
     OPENAPI,
+    PARTS_OF_DOCS,
     QUERIES,
     START,
     STREAMS,
@@ -24,14 +27,21 @@ def routes_of(options: GatewayOptions, *, read_model: bool, streams: bool) -> tu
         *QUERIES,
         *(OF_THE_READ_MODEL if read_model else ()),
         *(STREAMS if streams else ()),
-        *(DOCUMENTS if options.documentation else ()),
+        *((*DOCUMENTS, *PARTS_OF_DOCS) if options.documentation else ()),
         *((START,) if options.console_url else ()),
     )
 
 
 def documents_of(options: GatewayOptions) -> dict[DocumentRoute, bytes]:
     """The content of every document route."""
-    found = {OPENAPI: openapi_json(), DOCS: docs_page()} if options.documentation else {}
+    found: dict[DocumentRoute, bytes] = {}
+    if options.documentation:
+        found = {
+            OPENAPI: openapi_json(),
+            DOCS: docs_page(document()),
+            DOCS_SCRIPT: swagger_ui("swagger-ui-bundle.js"),
+            DOCS_STYLE: swagger_ui("swagger-ui.css"),
+        }
     if options.console_url:
         found[START] = start_page(options.console_url, documentation=options.documentation)
     return found

@@ -29,7 +29,14 @@ from shard_worker.gateway.http.request_body import BODY_LIMIT_BYTES
 from shard_worker.gateway.http.response import JSON
 from shard_worker.gateway.public import query_params, request_models, responses
 from shard_worker.gateway.public.cursors import Position
-from shard_worker.gateway.public.docs import DOCS_FIELDS, START_FIELDS
+from shard_worker.gateway.public.docs import (
+    DOCS_FIELDS,
+    SCRIPT_FIELDS,
+    SCRIPT_PATH,
+    START_FIELDS,
+    STYLE_FIELDS,
+    STYLE_PATH,
+)
 
 THREAD: Final = "/v1/threads/{threadId}"
 ACCOUNT: Final = "/v1/accounts/{accountId}"
@@ -432,8 +439,26 @@ START: Final = DocumentRoute(
     fields=START_FIELDS,
 )
 """Not in the document: only a local cluster has it."""
+DOCS_SCRIPT: Final = DocumentRoute(
+    template=SCRIPT_PATH,
+    operation_id="getDocsScript",
+    summary="Swagger UI",
+    description="The script of the page.",
+    content_type="text/javascript",
+    fields=SCRIPT_FIELDS,
+)
+DOCS_STYLE: Final = DocumentRoute(
+    template=STYLE_PATH,
+    operation_id="getDocsStyle",
+    summary="Swagger UI's style",
+    description="The style of the page.",
+    content_type="text/css",
+    fields=STYLE_FIELDS,
+)
 
 DOCUMENTS: Final = (OPENAPI, DOCS)
+PARTS_OF_DOCS: Final = (DOCS_SCRIPT, DOCS_STYLE)
+"""Files of the page; the document does not list them."""
 ROUTES: Final[tuple[Route, ...]] = (*COMMANDS, *QUERIES, *OF_THE_READ_MODEL, *STREAMS, *DOCUMENTS)
 
 

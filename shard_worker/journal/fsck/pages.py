@@ -1,11 +1,6 @@
-"""Reading a journal in short transactions: each statement is one, reads a page, and holds no snapshot afterwards.
+"""The pages that a check of the journal reads, each in a transaction of its own (`shard_worker.journal.short_reads`).
 
-A check of a large journal takes an hour.  A snapshot of an hour would keep every dead row version of the busy tables,
-and each read of each worker would scan them all.
-
-The reads of several statements are consistent all the same.  A shard's `Frame` is one statement: head, claims and row
-as of one moment.  Events up to that head never change, and no later one gets a number below it.  A page ends by bytes
-as well as by rows, for an event may hold a megabyte, and is made smaller when it takes long.
+A shard's `Frame` is one statement: head, claims and row as of one moment.
 """
 
 import time
@@ -17,19 +12,8 @@ import asyncpg
 
 from shard_worker.journal.fsck.shard import Claim
 from shard_worker.journal.fsck.thread import StoredRow
+from shard_worker.journal.short_reads import FIRST_ROWS, PAGE_BYTES, ShortReads, next_size
 
-_PAGE_BYTES: Final = 4 << 20
-_PAGE_ROWS: Final = 2_000
-_FIRST_ROWS: Final = 200
-_LEAST_ROWS: Final = 50
-"""No page is made smaller for its time: on a busy machine even an empty one takes long, and nothing would be gained."""
-_SLOW_S: Final = 0.4
-"""A page that took longer is followed by one of half its rows: no transaction should come near a second."""
-_QUICK_S: Final = 0.2
-_CONFLICTS: Final = 20
-"""How often a page is read again that a standby cancelled, because what it read was being removed there."""
-
-_SETTINGS_SQL: Final = "SET work_mem = '64MB'; SET jit = off; SET statement_timeout = '60s'; SET lock_timeout = '10s'"
 _FRAME_SQL: Final = """
 SELECT (SELECT coalesce(max(shard_seq), 0) FROM journal WHERE shard_id = $1),
        (SELECT epoch FROM shard WHERE id = $1),
@@ -116,31 +100,8 @@ class Orphan(NamedTuple):
     last: int | None
 
 
-class Pages:
-    """Reads pages on one session; `longest_s` is the longest that any of its transactions took, in seconds."""
-
-    def __init__(self, connection: asyncpg.Connection) -> None:
-        self._connection = connection
-        self.longest_s = 0.0
-
-    async def begin(self) -> None:
-        """Set the session up."""
-        await self._connection.execute(_SETTINGS_SQL)
-
-    async def fetch(self, sql: str, *parameters: object) -> list[asyncpg.Record]:
-        """One statement, which is one transaction."""
-        for left in reversed(range(_CONFLICTS)):
-            began = time.monotonic()
-            try:
-                rows = await self._connection.fetch(sql, *parameters)
-            except asyncpg.SerializationError:
-                if not left:
-                    raise
-                continue
-            finally:
-                self.longest_s = max(self.longest_s, time.monotonic() - began)
-            return rows
-        raise AssertionError("the last conflict is raised")
+class Pages(ShortReads):
+    """Reads the pages of a check on one session."""
 
     async def shard_ids(self) -> set[int]:
         """Every shard that has a row, an event or a snapshot."""
@@ -158,7 +119,7 @@ class Pages:
     async def order(self, shard_id: int, after: int, head: int) -> AsyncIterator[list[Ordered]]:
         """The events with numbers above ``after``, up to ``head``, in the order of their numbers."""
         key: tuple[object, ...] = (after, (0xFFFF_FFFF, 0xFFFF))
-        size = _FIRST_ROWS
+        size = FIRST_ROWS
         while True:
             began = time.monotonic()
             rows = await self.fetch(_ORDER_SQL, shard_id, *key, head, size)
@@ -166,28 +127,28 @@ class Pages:
                 return
             yield [Ordered(row[0], row[2], row[3], row[4]) for row in rows]
             key = tuple(rows[-1])[:2]
-            size = _next_size(size, len(rows), time.monotonic() - began)
+            size = next_size(size, len(rows), time.monotonic() - began)
 
     async def histories(
         self, shard_id: int, head: int, first: UUID = LEAST_THREAD, last: UUID = GREATEST_THREAD
     ) -> AsyncIterator[list[tuple[UUID, StoredRow]]]:
         """The events up to ``head`` of the threads from ``first`` to ``last``, thread by thread, in each in its order."""
         key: tuple[object, ...] = (_LEAST_NR, _LEAST_NR, _NOWHERE)
-        size = _FIRST_ROWS
+        size = FIRST_ROWS
         while True:
             began = time.monotonic()
-            rows = await self.fetch(_HISTORY_SQL, shard_id, head, first, last, *key, size, _PAGE_BYTES)
+            rows = await self.fetch(_HISTORY_SQL, shard_id, head, first, last, *key, size, PAGE_BYTES)
             if not rows:
                 return
             yield [(row[0], _stored(row)) for row in rows]
             first, *key_list = tuple(rows[-1])[:4]
             key = tuple(key_list)
-            size = _next_size(size, len(rows), time.monotonic() - began)
+            size = next_size(size, len(rows), time.monotonic() - began)
 
     async def orphans(self, shard_id: int) -> AsyncIterator[Orphan]:
         """The snapshots of events that are not there."""
         key: tuple[object, ...] = (LEAST_THREAD, -(1 << 15))
-        size = _FIRST_ROWS
+        size = FIRST_ROWS
         while True:
             began = time.monotonic()
             rows = await self.fetch(_ORPHANS_SQL, shard_id, *key, size)
@@ -197,15 +158,9 @@ class Pages:
                 if not row["there"]:
                     yield Orphan(row["thread_id"], row["seq_nr"], row["last"])
             key = (rows[-1]["thread_id"], rows[-1]["state_version"])
-            size = _next_size(size, len(rows), time.monotonic() - began)
+            size = next_size(size, len(rows), time.monotonic() - began)
 
 
 def _stored(row: asyncpg.Record) -> StoredRow:
     snapshots = tuple([(each[0], each[1]) for each in row[10] or ()])
     return StoredRow(row[2], row[1], row[4], row[5], row[6], row[7], row[8], row[9], snapshots)
-
-
-def _next_size(size: int, rows: int, took_s: float) -> int:
-    if took_s > _SLOW_S:
-        return max(min(size, _LEAST_ROWS), min(size, rows) // 2)
-    return min(_PAGE_ROWS, size * 2) if took_s < _QUICK_S else size
