@@ -190,7 +190,8 @@ class _AddMessages(ShortBody, gc=False, kw_only=True, forbid_unknown_fields=True
         for message in self.messages:
             text = message.text
             colons += text.count(":")
-            message.text = _text(text, _check_message)
+            if "\0" in text or not text.isascii():  # asked here too: a call for each text costs more than the question
+                message.text = _text(text, _check_message)
             names += (
                 1
                 + (message.message_id is not UNSET)
@@ -204,8 +205,11 @@ class _AddMessages(ShortBody, gc=False, kw_only=True, forbid_unknown_fields=True
         return names, colons
 
     def command(self, thread_id: ThreadId, now: int, mint: IdGenerator) -> AddMessages:
-        messages = [_new_message(message, now, mint) for message in self.messages]
-        return AddMessages(thread_id, self.account_id, tuple(messages), _at(self.create_at, now))
+        if len(self.messages) == 1:
+            made: tuple[NewMessage, ...] = (_new_message(self.messages[0], now, mint),)
+        else:
+            made = tuple([_new_message(message, now, mint) for message in self.messages])
+        return AddMessages(thread_id, self.account_id, made, _at(self.create_at, now))
 
 
 def _new_message(message: _NewMessage, now: int, mint: IdGenerator) -> NewMessage:
