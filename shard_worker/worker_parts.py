@@ -484,6 +484,7 @@ def _build_gateway(
             read_model_answers=settings.query_source == "read-model",
             documentation=settings.docs_enabled,
             console_url=settings.console_url,
+            lane=settings.lane_enabled,
             cors_origins=settings.cors_origins,
             allowed_hosts=settings.allowed_hosts,
             id_salt=id_salt,

@@ -36,19 +36,19 @@ class Repeaters:
     def __init__(self) -> None:
         self._until: OrderedDict[AccountId, float] = OrderedDict()
 
-    def note(self, account_id: AccountId, now: float) -> None:
-        """The account repeated a key at ``now`` (loop time, seconds)."""
-        self._until[account_id] = now + _REPEATER_S
+    def note(self, account_id: AccountId) -> None:
+        """The account repeated a key."""
+        self._until[account_id] = time.monotonic() + _REPEATER_S
         self._until.move_to_end(account_id)
         if len(self._until) > _REPEATERS_MOST:
             self._until.popitem(last=False)
 
-    def includes(self, account_id: AccountId, now: float) -> bool:
+    def includes(self, account_id: AccountId) -> bool:
         """Whether the account repeated a key within the last minute."""
         until = self._until.get(account_id)
         if until is None:
             return False
-        if until <= now:
+        if until <= time.monotonic():
             del self._until[account_id]
             return False
         return True

@@ -5,7 +5,6 @@ is *admitted* (an event of the request is queued for the journal) nothing was st
 unknown.
 """
 
-import asyncio
 from typing import Final, Protocol
 
 import msgspec
@@ -14,7 +13,7 @@ from shard_worker.contract import Moved, OwnerAnswer, Request, Unavailable, Unav
 
 _BUCKET_S: Final = 0.1
 _ASK_BYTES: Final = 1024
-"""Bytes that a waiting request takes beside its contents: the ask, its future, the task of its connection."""
+"""Bytes that a waiting request takes beside its contents: the ask, its slot, the task of its connection."""
 
 NOT_SERVED: Final = Unavailable(UnavailableCode.SHARD_UNAVAILABLE, "the shard is not being served right now")
 UNKNOWN: Final = Unavailable(
@@ -30,6 +29,14 @@ def bytes_of(request: Request) -> int:
     return _ASK_BYTES + len(_encode(request))
 
 
+class AnswerSlot(Protocol):
+    """Where an answer is awaited: a future, or what delivers the answer at once.  ``set_result`` must not raise, nor call an actor."""
+
+    def done(self) -> bool: ...
+
+    def set_result(self, answer: OwnerAnswer, /) -> None: ...
+
+
 class PendingBytes(Protocol):
     """Counts bytes of requests that wait to be decided: those of the worker, or those of one thread."""
 
@@ -42,18 +49,18 @@ class PendingRequest:
     __slots__ = (
         "admitted",
         "deadline",
-        "future",
         "key_checked",
         "key_doubted",
         "refused_by_journal",
         "request",
+        "slot",
         "stashed",
         "watched",
     )
 
-    def __init__(self, request: Request, future: "asyncio.Future[OwnerAnswer]", deadline: float) -> None:
+    def __init__(self, request: Request, slot: AnswerSlot, deadline: float) -> None:
         self.request = request
-        self.future = future
+        self.slot = slot
         self.deadline = deadline
         self.admitted = False
         self.key_checked: tuple[object, int] | None = None
@@ -69,12 +76,12 @@ class PendingRequest:
     @property
     def done(self) -> bool:
         """Whether the request was answered or cancelled."""
-        return self.future.done()
+        return self.slot.done()
 
     def answer(self, answer: OwnerAnswer) -> None:
         """Answer, unless that was done before."""
-        if not self.future.done():
-            self.future.set_result(answer)
+        if not self.slot.done():
+            self.slot.set_result(answer)
             if self.watched is not None:
                 self.watched.discard(self)
             if self.stashed is not None:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from shard_worker.actors.admission import PacedQueue, Place
 from shard_worker.actors.context import ActorContext
-from shard_worker.actors.pending import NOT_SERVED, UNKNOWN, bytes_of
+from shard_worker.actors.pending import NOT_SERVED, UNKNOWN, AnswerSlot, bytes_of
 from shard_worker.actors.routing import OwnerSearch, Route, route_of
 from shard_worker.actors.shard_table import ShardTable
 from shard_worker.contract import (
@@ -82,6 +82,18 @@ class ShardRegion:
         self._numbers = count()
         # Kept, not asked for: before Python 3.12 each `get_running_loop` costs a system call.
         self._loop = asyncio.get_running_loop()
+
+    def ask_here(self, request: CommandRequest, slot: AnswerSlot, budget_s: float) -> bool:
+        """Have the shard decide a command when it is on this worker; False, and nothing was done, when it is not.
+
+        The answer is `Moved` when the shard leaves before it has decided.
+        """
+        thread_id = request.command.thread_id
+        shard = self._table.find(thread_id)
+        if shard is None:
+            return False
+        self._table.decide_into(slot, shard, request, thread_id, self._loop.time() + budget_s)
+        return True
 
     async def ask(self, request: Request, budget_s: float) -> Answer:
         """The answer of the shard's owner, wherever it is, within ``budget_s`` seconds.  Never raises for a fault."""

@@ -327,7 +327,7 @@ class Shard:
             except UndecodableEvent as error:
                 self._unreadable(actor, ask, error)
                 return
-            if ask.future.done():  # ended meanwhile, and its request dropped
+            if ask.slot.done():  # ended meanwhile, and its request dropped
                 return
             if stored is not None:
                 first = Done(stored.seq_nr, message_ids_of(stored.event), False, stored.epoch)

@@ -6,7 +6,7 @@ The shard region reads the table, the handler of peers too; only the shard host 
 import asyncio
 
 from shard_worker.actors.passivation import LruPassivation
-from shard_worker.actors.pending import PendingRequest, TimerWheel
+from shard_worker.actors.pending import AnswerSlot, PendingRequest, TimerWheel
 from shard_worker.actors.shard import Shard
 from shard_worker.actors.thread_actor import ActorHost, ThreadActor
 from shard_worker.contract import OwnerAnswer, Request
@@ -33,11 +33,18 @@ class ShardTable:
         self, shard: ActorHost, request: Request, thread_id: ThreadId, deadline: float
     ) -> "asyncio.Future[OwnerAnswer]":
         """Have a shard decide a request, until ``deadline`` (loop time, seconds)."""
-        ask = PendingRequest(request, self._loop.create_future(), deadline)
+        answer: asyncio.Future[OwnerAnswer] = self._loop.create_future()
+        self.decide_into(answer, shard, request, thread_id, deadline)
+        return answer
+
+    def decide_into(
+        self, slot: AnswerSlot, shard: ActorHost, request: Request, thread_id: ThreadId, deadline: float
+    ) -> None:
+        """`decide`, with the answer in a slot of the caller's."""
+        ask = PendingRequest(request, slot, deadline)
         shard.handle(ask, thread_id)
         if not ask.done:
             self._deadlines.add(ask, deadline)
-        return ask.future
 
     def expire(self, now: float) -> None:
         """Withdraw the events, then answer the requests, whose deadline has passed at ``now`` (loop time, seconds)."""

@@ -8,7 +8,6 @@ When one of them is refused by the database, everything decided on it is decided
 The reference has two actors (a persistent one that stashes, and a child with the state); here they are one object.
 """
 
-import asyncio
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -246,12 +245,10 @@ class ThreadActor:
                 self._answer_again(ask, request, key, known)
                 return
             if self.found_keys is not None and (known := self.found_keys.get(key)) is not None:
-                env.repeaters.note(request.command.account_id, ask.future.get_loop().time())
+                env.repeaters.note(request.command.account_id)
                 ask.answer(_first_answer(request, *known))
                 return
-            doubted = ask.key_doubted or env.repeaters.includes(
-                request.command.account_id, ask.future.get_loop().time()
-            )
+            doubted = ask.key_doubted or env.repeaters.includes(request.command.account_id)
             if doubted and not self._knows_keys_of(ask):
                 self.shard.look_up_key(self, ask, key)
                 return
@@ -422,7 +419,7 @@ class ThreadActor:
         if is_key_violation(error):
             request = ask.request
             assert isinstance(request, CommandRequest)  # only commands make events
-            self.env.repeaters.note(request.command.account_id, asyncio.get_running_loop().time())
+            self.env.repeaters.note(request.command.account_id)
             for each in again:
                 each.key_doubted = True  # after a takeover many are sent again at once: one reload for all of them
         if not is_key_violation(error) or ask.refused_by_journal > _REFUSALS_BORNE:

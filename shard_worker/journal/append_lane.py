@@ -423,7 +423,6 @@ def _settle(stream: AppendQueue, rows: list[Row], took_s: float, xid: int) -> No
     """Durable: advance the head, then answer the writers in order."""
     stream.batches += 1
     stream.append_s += took_s
-    stream.in_flight = 0
     stream.back_off_s = 0.0
     stream.advance(rows, xid)
     if stream.state is AppendQueueState.CLOSED:

@@ -152,7 +152,7 @@ class AppendQueue:
             self._schedule(self)
 
     def advance(self, rows: list[Row], xid: int | None = None) -> None:
-        """These rows, the oldest on their way, are durable: move the head, and tell their writers in order.
+        """These rows, all that are at the server, are durable: move the head, and tell their writers in order.
 
         ``xid`` is the id of the transaction that stored them, where it is known.
         """
@@ -160,6 +160,8 @@ class AppendQueue:
         self.head += len(rows)
         for row in rows:
             row.writer.stored(row)
+        # Only now: a shard that closes with nothing at the server redirects what its writers have pending.
+        self.in_flight = 0
         self.host.stored(rows, xid)
 
     def return_rows(self, rows: list[Row]) -> None:

@@ -169,9 +169,10 @@ class OutcomeResolver:
 def _apply(stream: AppendQueue, rows: list[Row], *, epoch: int | None, stored: bool, head: int) -> None:
     """Apply the outcome to the stream, in one turn of the loop."""
     expected = stream.head + (len(rows) if stored else 0)
-    stream.in_flight = 0
     if stored:  # answered before a loss is reported, which redirects the other requests
         stream.advance(rows)
+    else:
+        stream.in_flight = 0
     if epoch is None or stream.state is AppendQueueState.CLOSED:
         stream.host.on_ownership_lost([] if stored else rows)
         return

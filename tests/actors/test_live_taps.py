@@ -7,7 +7,7 @@ import pytest
 from shard_worker.actors import live_taps
 from shard_worker.actors.live_taps import LiveTaps
 from shard_worker.actors.pending import PendingRequest
-from shard_worker.contract import Followed, FollowThread, LiveEvent, Moved
+from shard_worker.contract import Followed, FollowThread, LiveEvent, Moved, OwnerAnswer
 from shard_worker.domain.ids import ThreadId
 from shard_worker.journal.append_queue import Row
 from shard_worker.memory import MemoryBudget, MemoryPart
@@ -33,6 +33,17 @@ def event(number: int, size: int = 2) -> LiveEvent:
     return LiveEvent(number, 3, 7, 1, b"x" * size)
 
 
+def result(ask: PendingRequest) -> OwnerAnswer:
+    """The answer that a request got."""
+    return future_of(ask).result()
+
+
+def future_of(ask: PendingRequest) -> "asyncio.Future[OwnerAnswer]":
+    """Where a request's answer is awaited."""
+    assert isinstance(ask.slot, asyncio.Future)
+    return ask.slot
+
+
 class _Taps:
     """Taps of one shard at a time that the test chooses."""
 
@@ -50,7 +61,7 @@ class _Taps:
 
     def fresh(self) -> int:
         """The name of the tap that a new worker gets."""
-        answer = self.follow(0).future.result()
+        answer = result(self.follow(0))
         assert answer == Followed(answer.tap, fresh=True)  # type: ignore[union-attr]  # it is, by the comparison
         return answer.tap
 
@@ -66,10 +77,10 @@ async def test_a_worker_gets_what_comes_after_its_first_request() -> None:
     tap = rig.fresh()
     waiting = [rig.follow(1, tap), rig.follow(1, tap)]
     rig.stored(row(2), row(9, OTHER), row(3))
-    assert [ask.future.result() for ask in waiting] == [Followed(tap, (event(2), event(3)))] * 2
+    assert [result(ask) for ask in waiting] == [Followed(tap, (event(2), event(3)))] * 2
     rig.stored(row(4))
-    assert rig.follow(2, tap).future.result() == Followed(tap, (event(3), event(4)))
-    assert rig.follow(3, tap).future.result() == Followed(tap, (event(4),))
+    assert result(rig.follow(2, tap)) == Followed(tap, (event(3), event(4)))
+    assert result(rig.follow(3, tap)) == Followed(tap, (event(4),))
     assert not rig.follow(4, tap).done
     assert not rig.follow(7, tap).done  # it read the journal, which knows a commit before its owner does
 
@@ -78,7 +89,7 @@ async def test_a_worker_that_names_another_tap_reads_the_journal() -> None:
     """As after a move, or after this tap was forgotten."""
     rig = _Taps()
     tap = rig.fresh()
-    assert rig.follow(1, tap + 1).future.result() == Followed(tap, fresh=True)
+    assert result(rig.follow(1, tap + 1)) == Followed(tap, fresh=True)
     rig.now += live_taps._IDLE_S
     rig.taps.expire(rig.now)
     assert len(rig.taps) == 0
@@ -90,8 +101,8 @@ async def test_more_than_a_tap_holds_is_read_from_the_journal() -> None:
     rig = _Taps()
     tap = rig.fresh()
     rig.stored(*[row(number) for number in range(2, 3 + live_taps._EVENTS_MOST)])
-    assert rig.follow(1, tap).future.result() == Followed(tap, fresh=True)
-    assert rig.follow(live_taps._EVENTS_MOST, tap).future.result().events[0] == event(live_taps._EVENTS_MOST + 1)  # type: ignore[union-attr]  # it has events
+    assert result(rig.follow(1, tap)) == Followed(tap, fresh=True)
+    assert result(rig.follow(live_taps._EVENTS_MOST, tap)).events[0] == event(live_taps._EVENTS_MOST + 1)  # type: ignore[union-attr]  # it has events
 
 
 async def test_an_answer_is_bounded_in_bytes() -> None:
@@ -101,25 +112,25 @@ async def test_an_answer_is_bounded_in_bytes() -> None:
     asked = rig.follow(1, tap)
     big = 700 << 10
     rig.stored(row(2, size=big), row(3, size=big))
-    assert asked.future.result() == Followed(tap, (event(2, big),))
-    assert rig.follow(2, tap).future.result() == Followed(tap, fresh=True)  # a tap keeps no event of this size
+    assert result(asked) == Followed(tap, (event(2, big),))
+    assert result(rig.follow(2, tap)) == Followed(tap, fresh=True)  # a tap keeps no event of this size
 
 
 async def test_what_taps_keep_is_in_the_memory_budget() -> None:
     """They take a part of it, all together, and nothing when it is exceeded."""
     rig = _Taps(limit=4000)
-    tap, other = rig.fresh(), rig.follow(0, thread_id=OTHER).future.result().tap  # type: ignore[union-attr]  # it is named
+    tap, other = rig.fresh(), result(rig.follow(0, thread_id=OTHER)).tap  # type: ignore[union-attr]  # it is named
     rig.stored(*[row(number, size=300) for number in range(2, 5)])
     assert rig.memory.used == 900
     waiting = rig.follow(1, other, OTHER)
     rig.stored(row(2, OTHER, size=300))
-    assert waiting.future.result() == Followed(other, (event(2, 300),))
+    assert result(waiting) == Followed(other, (event(2, 300),))
     assert rig.memory.used == 900
-    assert rig.follow(1, other, OTHER).future.result() == Followed(other, fresh=True)
+    assert result(rig.follow(1, other, OTHER)) == Followed(other, fresh=True)
     rig.memory.take(4000)
     rig.taps.expire(rig.now)
     assert rig.memory.used == 4000
-    assert rig.follow(3, tap).future.result() == Followed(tap, fresh=True)
+    assert result(rig.follow(3, tap)) == Followed(tap, fresh=True)
     rig.memory.take(-4000)
     rig.stored(row(5, size=300))
     assert rig.memory.used == 300
@@ -138,9 +149,9 @@ async def test_events_are_kept_no_longer_than_a_worker_takes_to_ask() -> None:
     rig.now += live_taps._KEPT_S
     rig.taps.expire(rig.now)
     assert (rig.memory.used, waiting.done) == (0, False)
-    assert rig.follow(1, tap).future.result() == Followed(tap, fresh=True)
+    assert result(rig.follow(1, tap)) == Followed(tap, fresh=True)
     rig.stored(row(3))
-    assert waiting.future.result() == Followed(tap, (event(3),))
+    assert result(waiting) == Followed(tap, (event(3),))
 
 
 async def test_waiting_requests_are_sent_to_the_next_owner() -> None:
@@ -148,11 +159,11 @@ async def test_waiting_requests_are_sent_to_the_next_owner() -> None:
     rig = _Taps()
     tap = rig.fresh()
     over, waiting = rig.follow(1, tap), rig.follow(1, tap)
-    over.future.cancel()
+    future_of(over).cancel()
     rig.now += live_taps._IDLE_S
     rig.taps.expire(rig.now)
     rig.taps.redirect("w1", 8)
-    assert waiting.future.result() == Moved("w1", 8)
+    assert result(waiting) == Moved("w1", 8)
     assert len(rig.taps) == 0
     with pytest.raises(asyncio.CancelledError):
-        over.future.result()
+        result(over)

@@ -3,7 +3,7 @@
 import asyncio
 
 from shard_worker.actors.pending import NOT_SERVED, UNKNOWN, PendingRequest, TimerWheel
-from shard_worker.contract import Done, ReadThread
+from shard_worker.contract import Done, OwnerAnswer, ReadThread
 from shard_worker.domain.ids import AccountId, ThreadId, ulid_text
 
 _ID = ulid_text(bytes(16))
@@ -13,6 +13,11 @@ def _ask() -> PendingRequest:
     return PendingRequest(ReadThread(ThreadId(_ID), AccountId(_ID)), asyncio.get_running_loop().create_future(), 0.0)
 
 
+def _future(ask: PendingRequest) -> "asyncio.Future[OwnerAnswer]":
+    assert isinstance(ask.slot, asyncio.Future)
+    return ask.slot
+
+
 async def test_an_ask_that_ran_out_of_time_says_what_is_known_of_its_storage() -> None:
     """Not admitted: nothing was stored; admitted: the outcome is unknown."""
     deadlines, early, admitted, late = TimerWheel(), _ask(), _ask(), _ask()
@@ -20,7 +25,7 @@ async def test_an_ask_that_ran_out_of_time_says_what_is_known_of_its_storage() -
     for ask, deadline in ((early, 1.0), (admitted, 1.0), (late, 3.0)):
         deadlines.add(ask, deadline)
     deadlines.sweep(1.2)
-    assert (early.future.result(), admitted.future.result()) == (NOT_SERVED, UNKNOWN)
+    assert (_future(early).result(), _future(admitted).result()) == (NOT_SERVED, UNKNOWN)
     assert not late.done
     assert len(deadlines) == 1
 
@@ -37,14 +42,14 @@ async def test_an_answered_ask_is_watched_no_longer() -> None:
     assert len(deadlines) == 0
     asks[0].expire()
     deadlines.sweep(100.0)
-    assert {repr(ask.future.result()) for ask in asks} == {repr(Done(1))}
+    assert {repr(_future(ask).result()) for ask in asks} == {repr(Done(1))}
 
 
 async def test_a_request_without_a_waiter_ends_with_its_budget() -> None:
     """A client that has gone cancels its future; the sweep forgets the ask without a fault."""
     deadlines, ask = TimerWheel(), _ask()
     deadlines.add(ask, 1.0)
-    ask.future.cancel()
+    _future(ask).cancel()
     deadlines.sweep(2.0)
     assert ask.done
     assert len(deadlines) == 0

@@ -29,6 +29,7 @@ from shard_worker.domain.refusals import Refusal
 from shard_worker.domain.thread import Thread
 from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.public.server import PublicGateway, listening_socket
+from shard_worker.gateway.public.service import AnswerSlot
 from shard_worker.journal.codec import encode
 
 POOL: Final = 8
@@ -68,6 +69,10 @@ class OneTransaction:
         self._in_transaction = form == "transaction"
         self._residents: dict[str, _Resident] = {}
         self._heads: dict[int, int] = {}
+
+    def ask_here(self, request: CommandRequest, slot: AnswerSlot, budget_s: float) -> bool:
+        """The lane is off: it belongs to what is compared with this."""
+        return False
 
     async def ask(self, request: Request, budget_s: float) -> Answer:
         """Decide, store in a transaction of its own, answer."""
@@ -119,7 +124,7 @@ async def _serve(dsn: str, form: str, shards: int, incarnation: str) -> None:
     async with make_pool(dsn) as pool:
         limits = Limits(messages=1_000_000_000)
         service = OneTransaction(pool, shards=shards, incarnation=incarnation, limits=limits, form=form)
-        gateway = PublicGateway(service, GatewayOptions(cursor_key=bytes(32)))
+        gateway = PublicGateway(service, GatewayOptions(cursor_key=bytes(32), lane=False))
         with listening_socket("127.0.0.1", 0) as listening:
             await gateway.start([listening])
             stop = asyncio.Event()

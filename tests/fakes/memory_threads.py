@@ -35,6 +35,7 @@ from shard_worker.domain.limits import Limits
 from shard_worker.domain.message_window import Side
 from shard_worker.domain.refusals import Refusal, RefusalCode
 from shard_worker.domain.thread import Thread
+from shard_worker.gateway.public.service import AnswerSlot
 
 NOW_MS = 1_700_000_000_000
 EPOCH = 4
@@ -53,8 +54,16 @@ class MemoryThreads:
         self.instead: Callable[[Request], Answer | None] = lambda _: None
         """Gives an answer in place of the real one, or None."""
 
+    def ask_here(self, request: CommandRequest, slot: AnswerSlot, budget_s: float) -> bool:
+        """Answer at once."""
+        slot.set_result(self._answer(request, budget_s))
+        return True
+
     async def ask(self, request: Request, budget_s: float) -> Answer:
         """Answer at once."""
+        return self._answer(request, budget_s)
+
+    def _answer(self, request: Request, budget_s: float) -> Answer:
         assert budget_s > 0
         self.asked.append(request)
         instead = self.instead(request)

@@ -1,8 +1,10 @@
 """The real gateway over a real socket, for one test."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import cast
 
 from shard_worker.database.connection import ReadPool
@@ -24,6 +26,8 @@ PARENT = "01BX5ZZKBKACTAV9WEVGEMMVR0"
 
 
 _BOUNDS = StreamBounds(account=20, worker=100, memory=MemoryBudget(1 << 20))
+_LANE = os.environ.get("GATEWAY_LANE") != "off"
+"""Whether gateways have the lane where a test does not say; a plain command takes one of two ways through the gateway."""
 _NO_POOL = cast("ReadPool", None)
 """No stream begins: `MemoryThreads` knows no thread that can be followed."""
 
@@ -77,7 +81,8 @@ async def serving(service: ThreadService, options: GatewayOptions | None = None)
         bounds=_BOUNDS,
         problem=problem_json,
     )
-    gateway = PublicGateway(service, options, read_model=read_model, streams=hub)
+    options = options or GatewayOptions()
+    gateway = PublicGateway(service, replace(options, lane=options.lane and _LANE), read_model=read_model, streams=hub)
     with listening_socket("127.0.0.1", 0) as bound:
         await gateway.start([bound])
         try:

@@ -13,6 +13,12 @@ from tests.gateway.serving import ADA, BOB, CAI, DAN, PARENT, THREAD, Served, se
 MESSAGE = "01CX5ZZKBKACTAV9WEVGEMMVRZ"
 
 
+@pytest.fixture(params=[True, False], ids=["lane", "long way"])
+def lane(request: pytest.FixtureRequest) -> bool:
+    """Commands are answered alike, whichever way they take."""
+    return bool(request.param)
+
+
 async def test_create_answers_the_id_under_both_names(api: Served) -> None:
     """The reference's client reads ``thread_id``, ours ``threadId``."""
     answered = await api.create()

@@ -27,6 +27,12 @@ POST = request_bytes("POST", PATH, headers=(JSON_TYPE,), body=body_of_size(100))
 PAGE = request_bytes("GET", f"/v1/threads/{THREAD}/messages?account_id={ADA}&limit=500")
 
 
+@pytest.fixture(params=[True, False], ids=["lane", "long way"])
+def lane(request: pytest.FixtureRequest) -> bool:
+    """Commands are answered alike, whichever way they take."""
+    return bool(request.param)
+
+
 @pytest.fixture
 async def hasty(threads: MemoryThreads) -> AsyncIterator[Served]:
     """A gateway that waits only 0.3 s for a request, and longer for the next one."""

@@ -9,6 +9,7 @@ from shard_worker.domain.ids import AccountId, ThreadId
 from shard_worker.domain.limits import Limits
 from shard_worker.domain.refusals import RefusalCode
 from shard_worker.gateway.http.problems import ProblemCode, status_of
+from tests.fakes.elsewhere import Elsewhere
 from tests.fakes.memory_threads import MemoryThreads
 from tests.gateway.serving import ADA, BOB, CAI, DAN, PARENT, THREAD, Served, serving
 from tests.support.problem_checks import check
@@ -431,7 +432,7 @@ async def test_504_the_read_model_is_behind(api: Served, threads: MemoryThreads)
 async def test_500_has_no_stack_trace(caplog: pytest.LogCaptureFixture) -> None:
     """A fault of ours is in the log with its cause, and looks like every other problem; the connection goes on."""
 
-    class Broken:
+    class Broken(Elsewhere):
         async def ask(self, request: Request, budget_s: float) -> Answer:
             if isinstance(request, ReadThread):
                 raise RuntimeError("inner secret")

@@ -21,6 +21,12 @@ BASE = f"/v1/threads/{THREAD}"
 KEY = ("Idempotency-Key", "k-1")
 
 
+@pytest.fixture(params=[True, False], ids=["lane", "long way"])
+def lane(request: pytest.FixtureRequest) -> bool:
+    """Commands are answered alike, whichever way they take."""
+    return bool(request.param)
+
+
 async def test_a_retry_gets_the_first_answer(api: Served, threads: MemoryThreads) -> None:
     """One effect, one answer: even the minted message ids are those of the first time."""
     await api.create()
@@ -132,7 +138,7 @@ def test_every_visible_key_is_good(key: str) -> None:
 
 def hash_of(body: type[CommandBody], value: dict[str, object], path: str = "/p") -> bytes:
     """The hash of a body's JSON value."""
-    return body_hash(path, body.model_validate_json(json.dumps(value)))
+    return body_hash(path, body.model_validate_json(json.dumps(value)).compared())
 
 
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs", "M"]), min_size=1, max_size=20)

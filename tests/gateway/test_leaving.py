@@ -8,6 +8,7 @@ import pytest
 from shard_worker.contract import Answer, Done, Request
 from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.public.server import PublicGateway, inherited_socket, listening_socket
+from tests.fakes.elsewhere import Elsewhere
 from tests.fakes.memory_threads import MemoryThreads
 from tests.gateway.bodies import PATH, body_of_size
 from tests.gateway.serving import serving
@@ -17,7 +18,7 @@ from tests.support.wire import JSON_TYPE, Wire, request_bytes
 POST = request_bytes("POST", PATH, headers=(JSON_TYPE,), body=body_of_size(100))
 
 
-class Slow:
+class Slow(Elsewhere):
     """Answers when it is released."""
 
     def __init__(self) -> None:

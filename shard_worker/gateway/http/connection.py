@@ -5,7 +5,10 @@ log, and bounds what it holds for its client.  Every exception between the bytes
 the last answer (see `shard_worker.gateway.http.receiving`) it reads for a moment what still comes, so that closing does not
 take the answer back.
 
-It rests on a few parts of `RequestHandler` that aiohttp does not promise; `check_aiohttp` looks for them at start.
+A request that takes the lane (`shard_worker.gateway.public.lane`) is under way as any other is: aiohttp's task, which waits for
+a request, gets its waiter back when the answer was sent.  Until then no request that comes behind can overtake it.
+
+The connection rests on a few parts of `RequestHandler` that aiohttp does not promise; `check_aiohttp` looks for them at start.
 """
 
 import asyncio
@@ -17,7 +20,7 @@ from typing import Any, Final, cast
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http_parser import RawRequestMessage
+from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy, RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import ERROR, RequestHandler, _RequestHandler
 
@@ -26,7 +29,7 @@ from shard_worker.gateway.http.capacity import Capacity, overloaded
 from shard_worker.gateway.http.framing import problem_of_http
 from shard_worker.gateway.http.intake import Intake
 from shard_worker.gateway.http.problems import Problem, ProblemCode
-from shard_worker.gateway.http.receiving import LINGER_BYTES, ReceivingConnection
+from shard_worker.gateway.http.receiving import LINGER_BYTES, ReceivingConnection, TakeRequest
 from shard_worker.gateway.http.response import READER_PATIENCE_S, RawResponse, problem_reply
 
 _LOG: Final = logging.getLogger(__name__)
@@ -49,6 +52,10 @@ _NEEDED: Final = (
 )
 
 
+_LANE_NEEDS: Final = ("_keepalive_handle",)
+"""Parts of `RequestHandler` that the lane alone rests on."""
+
+
 class UnsuitableAiohttp(RuntimeError):
     """This release of aiohttp has not the parts that `GatewayConnection` rests on."""
 
@@ -60,10 +67,17 @@ def check_aiohttp() -> None:
         raise UnsuitableAiohttp(f"aiohttp's RequestHandler has no {', '.join(missing)}")
 
 
+def missing_for_lane() -> list[str]:
+    """Names of what this release of aiohttp lacks of what the lane rests on."""
+    names = [name for name in _LANE_NEEDS if not hasattr(RequestHandler, name)]
+    # Without its parser in C aiohttp keeps line ends between two requests, which the lane would not see.
+    return names if HttpRequestParser is not HttpRequestParserPy else [*names, "its parser in C"]
+
+
 class GatewayConnection(ReceivingConnection):
     """One client's connection."""
 
-    __slots__ = ("_paused_since", "_unreadable")
+    __slots__ = ("_in_lane", "_paused_since", "_unread", "_unreadable")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # Any: the base class has the arguments
         super().__init__(*args, **kwargs)
@@ -71,6 +85,10 @@ class GatewayConnection(ReceivingConnection):
         """Loop time since which the client leaves more unread than `WRITE_HIGH_BYTES`; 0 while it reads."""
         self._unreadable: Exception | None = None
         """Reason why a parsed head is not a request object."""
+        self._in_lane: asyncio.Future[None] | None = None
+        """aiohttp's waiter for the next request, while one is under way in the lane."""
+        self._unread: tuple[asyncio.TimerHandle, bool] | None = None
+        """The timer that cuts a client which does not read its answer from the lane, and whether that answer is the last."""
 
     @property
     def idle(self) -> bool:
@@ -147,6 +165,57 @@ class GatewayConnection(ReceivingConnection):
         else:
             self.force_close()
 
+    def enter_lane(self) -> None:
+        """A request is under way in the lane: aiohttp waits for none, as while it handles one itself."""
+        self._in_lane, self._waiter = self._waiter, None
+        self._request_in_progress = True
+        self._request_count += 1
+
+    def leave_lane(self, reply: RawResponse) -> None:
+        """Send the answer to that request, and have aiohttp go on with what came meanwhile."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            self._end_request()
+            return
+        if not self._messages and (self._last or self._client_ended):
+            reply.force_close()
+        transport.write(reply.whole())
+        if self.writing_paused:
+            self._unread = self._loop.call_later(READER_PATIENCE_S, transport.abort), reply.closes
+        else:
+            self._after_answer(closes=reply.closes)
+
+    def _after_answer(self, *, closes: bool) -> None:
+        if closes:
+            self._end_request()
+            self.force_close()
+        else:
+            self._await_next()
+
+    def _await_next(self) -> None:
+        """Wait for the next request as aiohttp does after one that it has answered."""
+        waiter, self._in_lane = self._in_lane, None
+        self._waiter = waiter
+        close_at = self._loop.time() + self._keepalive_timeout
+        self._next_keepalive_close_time = close_at
+        if self._keepalive_handle is None:
+            self._keepalive_handle = self._loop.call_at(close_at, self._process_keepalive)
+        if self._messages and waiter is not None and not waiter.done():
+            waiter.set_result(None)
+        self._end_request()
+
+    def _end_request(self) -> None:
+        self._request_in_progress = False
+        self._request_ended()
+
+    def _request_ended(self) -> None:
+        """Hold no more than what the requests behind it need; leave when the client has ended."""
+        if self.held:
+            waiting = sum(payload.total_bytes for _, payload in self._messages)
+            self._capacity.hold(self, waiting + len(self._backlog or b""))
+        if self._client_ended:
+            self._loop.call_soon(self._close_if_waiting)
+
     def cannot_read(self, error: Exception) -> None:
         """A head was parsed, but no request object can be made of it."""
         self._unreadable = error
@@ -167,11 +236,7 @@ class GatewayConnection(ReceivingConnection):
         try:
             return await super()._handle_request(request, start_time, request_handler)
         finally:
-            if self.held:
-                waiting = sum(payload.total_bytes for _, payload in self._messages)
-                self._capacity.hold(self, waiting + len(self._backlog or b""))
-            if self._client_ended:
-                self._loop.call_soon(self._close_if_waiting)
+            self._request_ended()
 
     async def _answer_unreadable(self, _: web.BaseRequest) -> web.StreamResponse:
         return problem_reply(problem_of_http(self._unreadable))
@@ -238,6 +303,10 @@ class GatewayConnection(ReceivingConnection):
         self._paused_since = 0.0
         self._capacity.leave_unread(self, 0)
         super().resume_writing()
+        if self._unread is not None:
+            (timer, closes), self._unread = self._unread, None
+            timer.cancel()
+            self._after_answer(closes=closes)
 
     async def start(self) -> None:
         """Answer the connection's requests; a fault outside of a handler ends it, with a line in the log."""
@@ -257,6 +326,12 @@ class GatewayConnection(ReceivingConnection):
         """Close without waiting for anything but the client to read what it was sent, and not for long."""
         transport = self.transport
         self._stop_listening(ConnectionResetError("the connection was closed"))
+        if self._in_lane is not None:  # aiohttp ends its task by the waiter
+            self._waiter, self._in_lane = self._in_lane, None
+        if self._unread is not None:
+            self._unread[0].cancel()
+            self._unread = None
+            self._end_request()
         super().force_close()
         if transport is not None:
             self._limit_flush(transport)
@@ -294,12 +369,14 @@ class ConnectionFactory(web.Server):
         request_timeout_s: float,
         keepalive_timeout_s: float,
         capacity: Capacity | None = None,
+        lane: TakeRequest | None = None,
     ) -> None:
         super().__init__(handler, request_factory=self._make_readable_request)
         self._request_timeout_s = request_timeout_s
         self._keepalive_timeout_s = keepalive_timeout_s
         self._intake = Intake(self._loop)
         self.capacity = capacity or Capacity()
+        self._lane = lane
 
     def __call__(self) -> GatewayConnection:
         """The protocol of one new connection."""
@@ -309,6 +386,7 @@ class ConnectionFactory(web.Server):
             request_timeout_s=self._request_timeout_s,
             intake=self._intake,
             capacity=self.capacity,
+            lane=self._lane,
             keepalive_timeout=self._keepalive_timeout_s,
             access_log=None,
             auto_decompress=False,

@@ -15,6 +15,8 @@ class Cors:
     def __init__(self, origins: tuple[str, ...]) -> None:
         self._any = "*" in origins
         self._origins = frozenset(origins)
+        self.vary: Final = b"" if self._any else b"Vary: Origin\r\n"
+        """The header fields of an answer to a request without ``Origin``."""
 
     def _allows(self, request: web.BaseRequest) -> str | None:
         origin = request.headers.get(hdrs.ORIGIN)
@@ -24,12 +26,11 @@ class Cors:
 
     def fields(self, request: web.BaseRequest) -> bytes:
         """The header fields of every answer."""
-        vary = b"" if self._any else b"Vary: Origin\r\n"
         allowed = self._allows(request)
         if allowed is None:
-            return vary
+            return self.vary
         exposed = b"Access-Control-Expose-Headers: Retry-After, Allow, Idempotent-Replayed\r\n"
-        return vary + b"Access-Control-Allow-Origin: %b\r\n" % allowed.encode() + exposed
+        return self.vary + b"Access-Control-Allow-Origin: %b\r\n" % allowed.encode() + exposed
 
     def preflight_fields(self, request: web.BaseRequest, allow: str) -> bytes:
         """The further fields of the answer to a preflight; ``allow`` is the path's methods."""

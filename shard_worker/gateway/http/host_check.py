@@ -34,10 +34,14 @@ class HostCheck:
         target = request.raw_path
         if target[:1] != "/" and "://" in target:  # the absolute form: its host counts, not the field's
             given = [re.split(r"[/?#]", target.partition("://")[2], maxsplit=1)[0]]
-        if not given or (len(given) == 1 and (given[0] in self._seen or self._allows(given[0]))):
+        if not given or (len(given) == 1 and self.admits(given[0])):
             return None
         detail = "Host: names no host of this server; the setting `allowed_hosts` lists those that clients may use"
         return Problem(code=ProblemCode.MISDIRECTED_REQUEST, detail=detail, close=True)
+
+    def admits(self, authority: str) -> bool:
+        """Whether a value of ``Host`` is a name of this server."""
+        return not self._allowed or authority in self._seen or self._allows(authority)
 
     def _allows(self, authority: str) -> bool:
         match = _AUTHORITY.fullmatch(authority)

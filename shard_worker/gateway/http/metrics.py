@@ -33,6 +33,8 @@ class RequestMetrics(Collector):
     def __init__(self) -> None:
         self._series: dict[str, _Series] = {}
         self.in_flight = 0
+        self.lane = 0
+        """Commands that went around aiohttp: see `shard_worker.gateway.public.lane`."""
         self.capacity: Capacity | None = None
         """Bounds on the port's clients; set by the port."""
 
@@ -69,6 +71,9 @@ class RequestMetrics(Collector):
         yield durations
         yield GaugeMetricFamily(
             "threadcluster_http_requests_in_flight", "Requests being answered right now.", self.in_flight
+        )
+        yield CounterMetricFamily(
+            "threadcluster_http_lane_requests", "Commands that took the short way around the HTTP library.", self.lane
         )
         if self.capacity is not None:
             yield from _families(self.capacity)

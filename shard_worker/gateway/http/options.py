@@ -34,6 +34,8 @@ class GatewayOptions:
     """How many connections the kernel holds for one listening socket."""
     bounds: Bounds = field(default_factory=Bounds)
     """How much the port holds for its clients at once."""
+    lane: bool = True
+    """Whether plain commands go around aiohttp: see `shard_worker.gateway.public.lane`."""
     idle_grace_s: float = 1.0
     """Time after which a draining port closes an idle connection."""
 

@@ -7,7 +7,7 @@ and in what one turn of the loop parses (`Intake`).
 """
 
 import asyncio
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 from aiohttp.http_exceptions import TransferEncodingError
 from aiohttp.http_parser import RawRequestMessage
@@ -19,11 +19,34 @@ from shard_worker.gateway.http.capacity import Capacity, Client
 from shard_worker.gateway.http.framing import Arrival
 from shard_worker.gateway.http.intake import SLICE_BYTES, Intake
 from shard_worker.gateway.http.problems import Problem, ProblemCode, ProblemRaised
+from shard_worker.gateway.http.response import RawResponse
 
 _UNCOUNTED_BYTES: Final = 4 * 1024
 """Segment size up to which a complete request is not counted: nearly all are this small, and counting costs time."""
 LINGER_BYTES: Final = 4 << 20
 """How many bytes behind the last request are read before the transport is paused."""
+
+
+class LaneConnection(Protocol):
+    """A connection as the lane sees it; see `GatewayConnection`."""
+
+    def enter_lane(self) -> None:
+        """A request of this connection is under way in the lane."""
+        ...
+
+    def leave_lane(self, reply: RawResponse) -> None:
+        """Send the answer to that request, and go on with what came meanwhile."""
+        ...
+
+    def force_close(self) -> None: ...
+
+
+class TakeRequest(Protocol):
+    """The short way of a request; see `shard_worker.gateway.public.lane`."""
+
+    def __call__(self, data: bytes, connection: LaneConnection) -> bool:
+        """Take the request that ``data`` is; False when it passes on the request, and nothing has happened."""
+        ...
 
 
 class ReceivingConnection(RequestHandler):
@@ -41,6 +64,7 @@ class ReceivingConnection(RequestHandler):
         "_enlisted",
         "_head_since",
         "_intake",
+        "_lane",
         "_last",
         "_lingering",
         "_quiet",
@@ -58,9 +82,11 @@ class ReceivingConnection(RequestHandler):
         request_timeout_s: float,
         intake: Intake,
         capacity: Capacity,
+        lane: TakeRequest | None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, lingering_time=0.0, **kwargs)
+        self._lane = lane
         self._request_timeout_s = request_timeout_s
         self._intake = intake
         self._capacity = capacity
@@ -102,11 +128,15 @@ class ReceivingConnection(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Parse what has come, or as much of it as this turn allows."""
-        if self._quiet and not self._messages and len(data) <= _UNCOUNTED_BYTES and self._take_whole(data):
+        if self._quiet and self._may_be_whole(data) and not self._paused_by_aiohttp and self._intake.admits(len(data)):
+            self._take_whole(data)
             return
         self._quiet = False
         self._receive(data)
-        self._quiet = not (
+        self._quiet = self._is_quiet()
+
+    def _is_quiet(self) -> bool:
+        return not (
             self._last
             or self._deaf
             or self._served_1_0
@@ -116,24 +146,30 @@ class ReceivingConnection(RequestHandler):
             or self._arrival.within
         )
 
-    def _take_whole(self, data: bytes) -> bool:
-        """Parse what is nearly always one request and nothing else; False when nothing was parsed.
+    def _may_be_whole(self, data: bytes) -> bool:
+        """Whether ``data``, on a quiet connection, looks like one small request and nothing else."""
+        return not self._messages and len(data) <= _UNCOUNTED_BYTES and framing.holds_one_head(data)
+
+    def _take_whole(self, data: bytes) -> None:
+        """Take what is nearly always one request and nothing else.
 
         A way around all that the other requests need: what is judged, timed or counted of them is nothing here.
         """
-        if not framing.holds_one_head(data) or self._paused_by_aiohttp or not self._intake.admits(len(data)):
-            return False
+        if self._lane is not None and self._awaits_request:
+            accepted_at, self._accepted_at = self._accepted_at, 0.0
+            if self._lane(data, cast("LaneConnection", self)):
+                return
+            self._accepted_at = accepted_at
         self._parse(data)
         messages = self._messages
         if len(messages) == 1:
             message, payload = messages[0]
             if not isinstance(message, _ErrInfo) and framing.is_whole_and_plain(message, payload, data):
                 self._accepted_at = 0.0
-                return True
+                return
         self._quiet = False
         self._judge(data, queued=0, was_last=False)
         self._count(data)
-        return True
 
     def _receive(self, data: bytes) -> None:
         """Take bytes in whatever state the connection is."""
@@ -172,7 +208,12 @@ class ReceivingConnection(RequestHandler):
         if backlog is None or self._paused_by_aiohttp or self.transport is None:
             return 0
         data, self._backlog = backlog[:SLICE_BYTES], backlog[SLICE_BYTES:] or None  # at most 16 copies of 256 KiB
-        self._feed_pieces(data)
+        self._quiet = self._is_quiet()
+        if self._quiet and self._may_be_whole(data):
+            self._take_whole(data)
+        else:
+            self._feed_pieces(data)
+            self._quiet = self._is_quiet()
         if self._backlog is not None:
             if not self._paused_by_aiohttp:
                 self._enlist()
@@ -375,8 +416,9 @@ class ReceivingConnection(RequestHandler):
             self._refuse(Problem(code=ProblemCode.REQUEST_TIMEOUT, detail=detail, close=True))
 
     def _process_keepalive(self) -> None:
-        if not self._head_since:  # half a head has a time of its own
-            super()._process_keepalive()
+        if self._head_since:  # half a head has a time of its own; the timer goes on, for what comes after it
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        super()._process_keepalive()
 
     def _end_lingering(self) -> None:
         if self._lingering is not None and not self._lingering.done():

@@ -25,7 +25,8 @@ _MEDIA_TYPE_MOST: Final = 100
 """Characters of a ``Content-Type`` that is looked into; the longest good spelling has half as many."""
 
 
-def _is_json(content_type: str) -> bool:
+def is_json(content_type: str) -> bool:
+    """Whether a value of ``Content-Type`` is JSON in UTF-8."""
     if len(content_type) > _MEDIA_TYPE_MOST:
         return False
     media_type, *parameters = [part.strip().lower() for part in content_type.split(";")]
@@ -38,7 +39,7 @@ def check_media_type(request: web.BaseRequest) -> None:
     """Raise 415 unless the body is plain JSON."""
     headers = request.headers
     content_type = headers.get(hdrs.CONTENT_TYPE)
-    if content_type != "application/json" and (content_type is None or not _is_json(content_type)):
+    if content_type != "application/json" and (content_type is None or not is_json(content_type)):
         what = "must be application/json, with or without charset=utf-8"
         raise ProblemRaised(Problem(code=ProblemCode.UNSUPPORTED_MEDIA_TYPE, detail=f"Content-Type: {what}"))
     if hdrs.CONTENT_ENCODING in headers:

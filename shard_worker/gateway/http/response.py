@@ -98,6 +98,16 @@ class RawResponse(web.StreamResponse):
     async def write_eof(self, data: bytes = b"") -> None:
         """Nothing is left to send."""
 
+    @property
+    def closes(self) -> bool:
+        """Whether the connection ends with this answer."""
+        return self._keep_alive is False
+
+    def whole(self) -> bytes:
+        """The answer as bytes, to a request in HTTP/1.1 that is no HEAD."""
+        head = _CLOCK.start(self._status) + self.fields
+        return (head + _CLOSE if self.closes else head) + end_of(self._status, self.content)
+
 
 def head_of(status: int, fields: bytes) -> bytes:
     """The start of an answer and its fields, without the blank line."""
@@ -119,8 +129,3 @@ def problem_reply(problem: Problem) -> RawResponse:
     if problem.code is ProblemCode.UNAUTHORIZED:
         fields += b"WWW-Authenticate: Certificate\r\n"
     return RawResponse(body_of(problem), problem.status, fields, close=problem.close)
-
-
-def raw(reply: RawResponse) -> bytes:
-    """A closing reply as bytes, for a connection that has no request to answer."""
-    return _CLOCK.start(reply.status) + reply.fields + _CLOSE + end_of(reply.status, reply.content)

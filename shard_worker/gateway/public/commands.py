@@ -27,18 +27,12 @@ from shard_worker.gateway.http.request_body import check_media_type, read_body
 from shard_worker.gateway.http.response import JSON, REPLAYED, RawResponse, problem_reply
 from shard_worker.gateway.http.turn_budget import Piece, TurnBudget
 from shard_worker.gateway.public import idempotency, query_params
-from shard_worker.gateway.public.id_generator import IdGenerator
+from shard_worker.gateway.public.command_requests import CommandRequests
 from shard_worker.gateway.public.read_markers import MarkerHandler
-from shard_worker.gateway.public.request_models import (
-    AddMessagesBody,
-    CommandBody,
-    CreateThreadBody,
-    PostedBody,
-    SetReadMarkerBody,
-)
-from shard_worker.gateway.public.routes import THREAD, CommandRoute, MarkerRoute
+from shard_worker.gateway.public.request_models import CommandBody, PostedBody, SetReadMarkerBody
+from shard_worker.gateway.public.routes import CommandRoute, MarkerRoute
 from shard_worker.gateway.public.service import ThreadService
-from shard_worker.gateway.public.short_bodies import PlainMessageBody, plain_message
+from shard_worker.gateway.public.short_bodies import ShortBody, short_body
 from shard_worker.gateway.public.validation import fast_validate, validate
 
 IDEMPOTENCY_KEY: Final = istr("Idempotency-Key")
@@ -55,11 +49,17 @@ ASKED_S_PER_BYTE: Final = 2e-8
 class CommandHandler:
     """Answers every `CommandRoute`, and the `MarkerRoute`."""
 
-    def __init__(self, service: ThreadService, options: GatewayOptions, markers: MarkerHandler | None = None) -> None:
+    def __init__(
+        self,
+        service: ThreadService,
+        options: GatewayOptions,
+        requests: CommandRequests,
+        markers: MarkerHandler | None = None,
+    ) -> None:
         self._markers = markers
         self._service = service
         self._options = options
-        self._mint = IdGenerator()
+        self._requests = requests
         self._turns = TurnBudget()
 
     async def answer(
@@ -71,10 +71,10 @@ class CommandHandler:
         keys = request.headers.getall(IDEMPOTENCY_KEY, None)
         failures: list[Failure] = []
         found: list[Failure] = []
-        body: PostedBody | PlainMessageBody | None = None
+        body: PostedBody | ShortBody | None = None
         begun = time.perf_counter()
         if len(raw) <= UNCOUNTED_BYTES:
-            body = _validate_at_once(route, raw, keyed=keys is not None)
+            body = short_body(route.body, raw) or fast_validate(route.body, raw)
         if body is None:
             self._turns.spend(time.perf_counter() - begun)
             body, failures, found = await self._validate_in_turns(route, raw)
@@ -88,21 +88,12 @@ class CommandHandler:
             assert thread_id is not None  # by the route
             assert self._markers is not None  # else the route is not served
             return await self._markers.set(ThreadId(thread_id), body.account_id, body.message_id)
-        assert isinstance(body, (PlainMessageBody, CommandBody))  # there is no other body
+        assert isinstance(route, CommandRoute)  # the other route's body is done
+        assert isinstance(body, (ShortBody, CommandBody))  # there is no other body
         now = time.time_ns() // 1_000_000
-        target = self._new_thread_id(body, key, now) if thread_id is None else ThreadId(thread_id)
-        command = body.command(target, now, self._mint)
-        if key is None:
-            asked = CommandRequest(command, self._mint.command_id())
-        else:
-            assert isinstance(body, CommandBody)  # with a key none takes the short way
-            path = route.template.replace(THREAD, f"/v1/threads/{target}")
-            asked = CommandRequest(
-                command,
-                self._mint.command_id(),
-                idempotency.key_hash(body.account_id, key),
-                idempotency.body_hash(path, body),
-            )
+        target = self._requests.new_thread_id(body, key, now) if thread_id is None else ThreadId(thread_id)
+        asked = self._requests.make(route, target, body, key, now)
+        command = asked.command
         if len(raw) > UNCOUNTED_BYTES:
             await self._turns.admit()
             self._turns.spend(len(raw) * ASKED_S_PER_BYTE)
@@ -110,10 +101,7 @@ class CommandHandler:
             answer = await self._create_below(command, command.parent_thread_id, asked)
         else:
             answer = await self._service.ask(asked, self._options.budget_s)
-        if type(answer) is Done:
-            assert isinstance(route, CommandRoute)  # by its body
-            return RawResponse(route.render(target, answer), fields=REPLAYED if answer.replayed else JSON)
-        return _not_done(answer, target if route.creates else None)
+        return reply_to_command(route, target, answer)
 
     async def _validate_in_turns(
         self, route: CommandRoute | MarkerRoute, raw: bytes
@@ -131,15 +119,6 @@ class CommandHandler:
             found_body, found = await validate(route.body, value, piece)
             await piece.pause()
             return found_body, failures, found
-
-    def _new_thread_id(self, body: CommandBody | PlainMessageBody, key: str | None, now: int) -> ThreadId:
-        """The id of the thread to create: the client's choice, or what the key comes to, or a new one."""
-        assert isinstance(body, CreateThreadBody)  # by the route
-        if body.thread_id is not None:
-            return body.thread_id
-        if key is not None:
-            return idempotency.thread_id_of(self._options.id_salt, body.account_id, key)
-        return ThreadId(self._mint.ulid(now))
 
     async def _create_below(self, command: CreateThread, parent: ThreadId, asked: CommandRequest) -> Answer:
         """Ask the parent's owner first; what that takes is taken from the create's budget."""
@@ -170,15 +149,6 @@ class CommandHandler:
                 raise TypeError(f"the owner answered ExistsThread with {type(answer).__name__}")
 
 
-def _validate_at_once(
-    route: CommandRoute | MarkerRoute, raw: bytes, *, keyed: bool
-) -> PostedBody | PlainMessageBody | None:
-    """The body in ``raw`` when it is valid without doubt."""
-    if not keyed and route.body is AddMessagesBody and (plain := plain_message(raw)) is not None:
-        return plain
-    return fast_validate(route.body, raw)
-
-
 def _failures_beside_the_body(keys: list[str] | None, query: str, *, known_thread: bool) -> list[Failure]:
     failure = None if keys is None else idempotency.key_failure(keys)
     failures = [] if failure is None else [failure]
@@ -187,10 +157,12 @@ def _failures_beside_the_body(keys: list[str] | None, query: str, *, known_threa
     return failures if known_thread else [*failures, BAD_THREAD_ID]
 
 
-def _not_done(answer: Answer, created: ThreadId | None) -> RawResponse:
-    """The reply to a command that does not hold, or may not."""
+def reply_to_command(route: CommandRoute, target: ThreadId, answer: Answer) -> RawResponse:
+    """The reply to a command on the thread ``target``, which the owner answered."""
+    if type(answer) is Done:
+        return RawResponse(route.render(target, answer), fields=REPLAYED if answer.replayed else JSON)
     if isinstance(answer, Refusal):
         return problem_reply(of_refusal(answer))
     if isinstance(answer, Unavailable):
-        return problem_reply(of_unavailable(answer, thread_id=created))
+        return problem_reply(of_unavailable(answer, thread_id=target if route.creates else None))
     raise TypeError(f"the owner answered a command with {type(answer).__name__}")

@@ -17,7 +17,9 @@ from shard_worker.gateway.http.metrics import RequestMetrics
 from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.http.problems import Problem, ProblemCode, ProblemRaised
 from shard_worker.gateway.http.response import NO_CONTENT, RawResponse, problem_reply
+from shard_worker.gateway.public.command_requests import CommandRequests
 from shard_worker.gateway.public.commands import CommandHandler
+from shard_worker.gateway.public.lane import Lane
 from shard_worker.gateway.public.lists import ListHandler
 from shard_worker.gateway.public.queries import QueryHandler
 from shard_worker.gateway.public.read_markers import MarkerHandler
@@ -57,7 +59,8 @@ class Dispatcher:
     ) -> None:
         self._router = Router(routes)
         markers = None if read_model is None else MarkerHandler(service, read_model, options)
-        self._posting = CommandHandler(service, options, markers)
+        requests = CommandRequests(options.id_salt)
+        self._posting = CommandHandler(service, options, requests, markers)
         self._reading = QueryHandler(service, options, read_model)
         self._listing = None if read_model is None else ListHandler(read_model, options)
         self._streams = None if streams is None else StreamHandler(streams)
@@ -65,8 +68,20 @@ class Dispatcher:
         self._metrics = metrics
         self._hosts = HostCheck(options.allowed_hosts)
         self._cors = Cors(options.cors_origins) if options.cors_origins else None
-        self.draining = False
+        self._draining = False
         """Whether every answer asks the client to leave the connection."""
+        self.lane = Lane(service, options, requests, metrics, self._hosts, self._cors) if options.lane else None
+
+    def leave(self) -> None:
+        """From now on ask every client to leave."""
+        self._draining = True
+        if self.lane is not None:
+            self.lane.draining = True
+
+    async def close(self) -> None:
+        """End what the lane has under way."""
+        if self.lane is not None:
+            await self.lane.close()
 
     async def __call__(self, request: web.BaseRequest) -> RawResponse:
         """Answer one request; raises nothing."""
@@ -93,7 +108,7 @@ class Dispatcher:
             reply = problem_reply(Problem(code=ProblemCode.INTERNAL_ERROR, detail="the worker failed; see its log"))
         finally:
             metrics.in_flight -= 1
-        if self.draining:
+        if self._draining:
             reply.force_close()
         if self._cors is not None:
             reply.fields += self._cors.fields(request)

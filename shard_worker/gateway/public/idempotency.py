@@ -13,7 +13,6 @@ from typing import Final
 
 from shard_worker.domain.ids import AccountId, ThreadId, ulid_text
 from shard_worker.gateway.http.failures import Failure, FailureCode, of_parameter
-from shard_worker.gateway.public.request_models import CommandBody
 
 _FIELD: Final = "Idempotency-Key"
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,128}")
@@ -42,10 +41,10 @@ def thread_id_of(salt: bytes, account_id: AccountId, key: str) -> ThreadId:
     return ThreadId(ulid_text(bytes(6) + hmac.digest(salt, f"{account_id}:{key}".encode(), "sha256")[:10]))
 
 
-def body_hash(path: str, body: CommandBody) -> bytes:
-    """16 bytes that distinguish two requests with one key; ``path`` has its ids in canonical form.
+def body_hash(path: str, compared: bytes) -> bytes:
+    """16 bytes that distinguish two requests with one key.
 
-    The journal keeps the bytes, so the hashed form must not change: names in the order of the model, which a test pins.
+    ``path`` has its ids in canonical form, ``compared`` is what `CommandBody.compared` gives.  The journal keeps the bytes, so the
+    hashed form must not change.
     """
-    compared = body.__pydantic_serializer__.to_json(body, by_alias=True, exclude_none=True, exclude={"create_at"})
     return sha256(b"%b\n%b" % (path.encode(), compared)).digest()[:16]

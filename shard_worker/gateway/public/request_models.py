@@ -112,6 +112,10 @@ class CommandBody(PostedBody):
         """The command on ``thread_id``; ``now`` (epoch milliseconds) replaces a missing ``createAt``."""
         raise NotImplementedError
 
+    def compared(self) -> bytes:
+        """The JSON by which the sendings of one key are compared: names in the order of the model, which a test pins."""
+        return self.__pydantic_serializer__.to_json(self, by_alias=True, exclude_none=True, exclude={"create_at"})
+
 
 class CreateThreadBody(CommandBody):
     """Body of ``POST /v1/threads/create``."""

@@ -19,7 +19,12 @@ from typing import Final
 
 from shard_worker.gateway.http.acceptor import Acceptor
 from shard_worker.gateway.http.capacity import Bounds, Capacity
-from shard_worker.gateway.http.connection import ConnectionFactory, GatewayConnection, check_aiohttp
+from shard_worker.gateway.http.connection import (
+    ConnectionFactory,
+    GatewayConnection,
+    check_aiohttp,
+    missing_for_lane,
+)
 from shard_worker.gateway.http.metrics import RequestMetrics
 from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.public.dispatch import Dispatcher
@@ -91,6 +96,9 @@ class PublicGateway:
     ) -> None:
         check_aiohttp()
         self.options = options or GatewayOptions()
+        if self.options.lane and (missing := missing_for_lane()):
+            _LOG.warning("aiohttp lacks what the lane rests on; commands cost more", extra={"missing": missing})
+            self.options = replace(self.options, lane=False)
         self.metrics = metrics or RequestMetrics()
         self.capacity = self.metrics.capacity = Capacity(within_descriptors(self.options.bounds))
         routes = routes_of(self.options, read_model=read_model is not None, streams=streams is not None)
@@ -113,6 +121,7 @@ class PublicGateway:
             request_timeout_s=self.options.request_timeout_s,
             keepalive_timeout_s=self.options.keepalive_timeout_s,
             capacity=self.capacity,
+            lane=None if self._dispatcher.lane is None else self._dispatcher.lane.take,
         )
         for given in sockets:
             self._acceptors.append(Acceptor(given, self._factory, self.options.backlog, self._adoptions))
@@ -131,13 +140,13 @@ class PublicGateway:
 
     def leave(self) -> None:
         """From now on every answer asks its client to leave, and no stream begins; connections are still accepted."""
-        self._dispatcher.draining = True
+        self._dispatcher.leave()
         if self._streams is not None:
             self._streams.draining = True
 
     async def drain(self, deadline_s: float) -> None:
         """Stop accepting, let what is under way finish, close what is idle after a moment's grace."""
-        self._dispatcher.draining = True
+        self._dispatcher.leave()
         self._stop_accepting()
         if self._streams is not None:
             await self._streams.drain()
@@ -173,3 +182,4 @@ class PublicGateway:
         finally:  # after the adoptions: each may have made a connection in its last turn
             for connection in [] if self._factory is None else self._factory.connections:
                 connection.force_close()
+            await self._dispatcher.close()

@@ -2,7 +2,15 @@
 
 from typing import Final, Protocol
 
-from shard_worker.contract import Answer, Query, Request, Unavailable, UnavailableCode
+from shard_worker.contract import (
+    Answer,
+    CommandRequest,
+    OwnerAnswer,
+    Query,
+    Request,
+    Unavailable,
+    UnavailableCode,
+)
 from shard_worker.domain.ids import AccountId, MessageId, ThreadId
 from shard_worker.readmodel.queries import MentionList, MessageState, ThreadList
 
@@ -11,8 +19,23 @@ READ_MODEL_AWAY: Final = Unavailable(
 )
 
 
+class AnswerSlot(Protocol):
+    """Where an answer is awaited: a future, or what delivers the answer at once.  ``set_result`` must not raise."""
+
+    def done(self) -> bool: ...
+
+    def set_result(self, answer: OwnerAnswer, /) -> None: ...
+
+
 class ThreadService(Protocol):
     """Routes a request to the owner of its thread, here or on another worker."""
+
+    def ask_here(self, request: CommandRequest, slot: AnswerSlot, budget_s: float) -> bool:
+        """Have the owner decide when it is on this worker; False, and nothing was done, when it is not.
+
+        The owner gives its answer to ``slot`` once, perhaps before this returns: `Moved` when the thread went elsewhere meanwhile.
+        """
+        ...
 
     async def ask(self, request: Request, budget_s: float) -> Answer:
         """The owner's answer within ``budget_s`` seconds; raises for nothing that is foreseen."""

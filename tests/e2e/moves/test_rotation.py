@@ -66,6 +66,9 @@ async def test_the_secret_is_rotated_under_load_and_no_client_sees_an_error(dsn:
         second = await page(session, workers.urls[1], thread, first["nextCursor"])
         assert len(second["result"]) == 1
         assert b"two" in msgspec.json.encode(second["result"])
+        for url in workers.urls:  # each worker forwards: the eight threads of the clients may all be on one
+            for _ in range(16):
+                await _thread(session, url)
         for name, worker in workers.by_name.items():
             assert worker.pid == pids[name]
             assert (await workers.metrics(of=name))["threadcluster_peer_links"] == 1.0, "of the new secret alone"
