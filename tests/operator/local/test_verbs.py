@@ -114,7 +114,7 @@ async def test_pins_move_shards_and_outlive_a_restart(cluster: LocalCluster) -> 
     await held()
     assert (await cluster.shards())[first]["reason"] == "pinned to test-1"
     await cluster.down()
-    output = await cluster.does("local", "up", "--port", "0", "--detach")
+    output = await cluster.does("local", "up", "--port", str(cluster._port), "--detach")
     assert "cluster.yaml" in output
     await held()
     assert f"shard {first} is pinned no more" in await cluster.does("unpin", str(first))
