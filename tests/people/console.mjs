@@ -102,6 +102,7 @@ try {
   );
   await page.waitForFunction(() => document.querySelector('#workers .shard:not([data-state="serving"])') === null, null, { timeout: 30_000 });
   found.killedFor = Date.now() - began;
+  found.chattedOnAt = Date.now() / 1000;
   found.restarted = [before, await pidOf(page, victim)];
 
   // Drain another one: its shards go, and the moves show it.

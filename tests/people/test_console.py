@@ -20,7 +20,7 @@ pytestmark = pytest.mark.people
 OUT: Final = FOLDER / "out"
 PAGE: Final = ROOT / "operator" / "threadcluster_operator" / "console" / "page"
 WITHIN_S: Final = 60.0
-"""From nothing to the end of the visit, the start of the cluster included."""
+"""From nothing, the start of the cluster included, until the person has chatted on after the kill and every shard is served."""
 
 
 async def visit(address: str, width: int) -> dict[str, Any]:
@@ -53,21 +53,20 @@ def command_lines(supervisor: int) -> str:
 @pytest.mark.parametrize("width", [1280, 390])
 async def test_a_person_kills_a_worker_and_loses_nothing(tmp_path: Path, width: int) -> None:
     """At the width of a screen and of a phone, within a minute."""
-    began = time.monotonic()
+    began = time.time()
     cluster = LocalCluster(tmp_path / "data", shards=24)
     output = await cluster.up(2)
     try:
         address = re.search(r"^Console: (\S+)$", output, re.MULTILINE)
         assert address is not None, output
         shown = await visit(address[1], width)
-        took_s = time.monotonic() - began
         token = address[1].partition("token=")[2]
         status = await cluster.status()
         logs = "".join(path.read_text(errors="replace") for path in (tmp_path / "data" / "logs").iterdir())
         arguments = command_lines(status["supervisor"]["pid"])
     finally:
         await cluster.down()
-    account = shown["account"]
+    account, took_s = shown["account"], shown["chattedOnAt"] - began
     print(f"width {width}: {took_s:.1f} s; {account}; served again after {shown['killedFor']} ms")
     assert account["lost"] == 0
     assert account["sent"] == account["acknowledged"] == account["read"] >= 20

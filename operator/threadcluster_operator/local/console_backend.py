@@ -36,8 +36,8 @@ class SupervisorBackend(ConsoleBackend):
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
         path = supervisor.data_dir.path
-        # Left out where the commands find the directory by themselves.
-        flags = "" if path.parent == ROOT.absolute() else f" --data-dir {shlex.quote(str(path))}"
+        here = path.parent == ROOT.absolute()
+        flags = f" --name {shlex.quote(path.name)}" if here else f" --data-dir {shlex.quote(str(path))}"
         self._commands = {name: line + flags for name, line in _COMMANDS.items()} | {VerbName.KILL: "kill -9 {pid}"}
 
     def facts(self) -> ClusterFacts:
