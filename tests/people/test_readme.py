@@ -34,7 +34,7 @@ def clean_folder(folder: Path) -> None:
 
 
 def free_port() -> int:
-    """A port that nobody uses now."""
+    """A port that is in no use."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port: int = one.getsockname()[1]
@@ -64,9 +64,9 @@ def test_its_commands_run_in_a_clean_folder(tmp_path: Path) -> None:
         )
     try:
         until = time.monotonic() + _READY_S
-        while f"http://127.0.0.1:{port}/docs" not in (said := (tmp_path / "up.log").read_text()):
-            assert cluster.poll() is None, said
-            assert time.monotonic() < until, said
+        while f"http://127.0.0.1:{port}/docs" not in (printed := (tmp_path / "up.log").read_text()):
+            assert cluster.poll() is None, printed
+            assert time.monotonic() < until, printed
             time.sleep(0.5)
         typed = chat.replace("http://127.0.0.1:8080", f"http://127.0.0.1:{port}")
         assert typed.count(f"http://127.0.0.1:{port}") == chat.count("http://127.0.0.1:8080") > 0
