@@ -9,6 +9,7 @@ from threadcluster_operator.local.postgres import EmbeddedPostgres
 
 from shard_worker.database.connection import DatabaseUnreachable, DatabaseUnsuitable
 from shard_worker.domain.ids import ulid_uuid
+from shard_worker.journal import short_reads
 from shard_worker.journal.fsck import pages
 from shard_worker.journal.fsck import run as fsck_module
 from shard_worker.journal.fsck.report import Check
@@ -315,9 +316,9 @@ async def test_a_quick_check_says_nothing(sound: Sound) -> None:
 
 async def test_rows_of_any_size_come_in_pages(sound: Sound, monkeypatch: pytest.MonkeyPatch) -> None:
     """With pages of one row everything is found that is found with two thousand."""
-    monkeypatch.setattr(pages, "_FIRST_ROWS", 1)
-    monkeypatch.setattr(pages, "_PAGE_ROWS", 1)
-    monkeypatch.setattr(pages, "_PAGE_BYTES", 1)
+    monkeypatch.setattr(pages, "FIRST_ROWS", 1)
+    monkeypatch.setattr(pages, "PAGE_BYTES", 1)
+    monkeypatch.setattr(short_reads, "_PAGE_ROWS", 1)
     assert (await sound.report()).clean
     await sound.damage("DELETE FROM journal WHERE shard_id = 3 AND shard_seq = 2")
     assert [finding.check for finding in await sound.findings()] == [Check.SHARD_SEQ, Check.THREAD_SEQ]

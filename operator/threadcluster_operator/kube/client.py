@@ -320,10 +320,16 @@ def _no_answer(error: Exception) -> KubeError:
     return Unreachable(0, "", f"the API server does not answer: {str(error) or repr(error)}")
 
 
+_NO_FILE: Final = os.path.join(os.devnull, "kinds")
+"""A file that cannot be.  The library would keep the kinds for good, in a file of the folder for temporary files whose name is made
+of the server's address: anyone on the machine could write it, and another cluster may have the address tomorrow.
+"""
+
+
 async def discover(api: client.ApiClient) -> DynamicClient:
     """A client that knows the API server's kinds.  Raises `KubeError`, also when another program answers at the address."""
     try:
-        return await DynamicClient(api)  # type: ignore[no-any-return, no-untyped-call]  # theirs
+        return await DynamicClient(api, cache_file=_NO_FILE)  # type: ignore[no-any-return, no-untyped-call]  # theirs
     except DynamicApiError as error:
         raise _refusal(error, "discovery") from error
     except (aiohttp.ClientError, TimeoutError) as error:

@@ -187,6 +187,17 @@ async def test_another_server_at_the_address_is_named(api: ApiServer, answer: di
     assert "does not know you" in errors or answer != 401
 
 
+async def test_the_kinds_of_a_server_are_kept_in_no_file(
+    api: ApiServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whoever may write to the folder for temporary files could write them; and the next server there may have others."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    before = sorted(tmp_path.iterdir())
+    code, shown, _ = await run("status", "--name", "chat")
+    assert (code, "chat-0" in shown) == (0, True)
+    assert sorted(tmp_path.iterdir()) == before
+
+
 KUBECTL = """#!/bin/sh
 echo "$KUBECONFIG $*"
 case "$*" in
