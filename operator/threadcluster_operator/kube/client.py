@@ -320,7 +320,7 @@ def _no_answer(error: Exception) -> KubeError:
     return Unreachable(0, "", f"the API server does not answer: {str(error) or repr(error)}")
 
 
-_NO_FILE: Final = os.path.join(os.devnull, "kinds")
+_NO_FILE: Final = f"{os.devnull}/kinds"
 """A file that cannot be.  The library would keep the kinds for good, in a file of the folder for temporary files whose name is made
 of the server's address: anyone on the machine could write it, and another cluster may have the address tomorrow.
 """

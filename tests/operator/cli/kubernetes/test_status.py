@@ -190,7 +190,7 @@ async def test_another_server_at_the_address_is_named(api: ApiServer, answer: di
 async def test_the_kinds_of_a_server_are_kept_in_no_file(
     api: ApiServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Whoever may write to the folder for temporary files could write them; and the next server there may have others."""
+    """Every user of the machine could write that; and the next server at the address may have other kinds."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     before = sorted(tmp_path.iterdir())
     code, shown, _ = await run("status", "--name", "chat")
