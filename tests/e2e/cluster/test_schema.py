@@ -282,7 +282,7 @@ async def test_what_kubectl_shows(api: Api, namespace: str) -> None:
     assert dict(zip(heads, row, strict=True)) | {"AGE": ""} == {
         "NAME": "chat",
         "READY": "False",
-        "WORKERS": "2",
+        "WORKERS": "2/3",
         "SHARDS": "140",
         "MOVING": "4",
         "IMAGE": "threadcluster:1",
