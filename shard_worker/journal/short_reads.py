@@ -20,7 +20,7 @@ _LEAST_ROWS: Final = 50
 """No page is made smaller for its time: on a busy machine even an empty one takes long, and nothing would be gained."""
 _SLOW_S: Final = 0.4
 """A page that took longer is followed by one of half its rows: no transaction should come near a second."""
-_QUICK_S: Final = 0.2
+QUICK_S: Final = 0.2
 _CONFLICTS: Final = 20
 """How often a page is read again that a standby cancelled, because what it read was being removed there."""
 _SETTINGS_SQL: Final = "SET work_mem = '64MB'; SET jit = off; SET statement_timeout = '60s'; SET lock_timeout = '10s'"
@@ -57,4 +57,4 @@ def next_size(size: int, rows: int, took_s: float) -> int:
     """Rows of the next page, after one of ``size`` that gave ``rows`` in ``took_s``."""
     if took_s > _SLOW_S:
         return max(min(size, _LEAST_ROWS), min(size, rows) // 2)
-    return min(_PAGE_ROWS, size * 2) if took_s < _QUICK_S else size
+    return min(_PAGE_ROWS, size * 2) if took_s < QUICK_S else size

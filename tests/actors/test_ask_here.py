@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 from shard_worker.actors.pending import NOT_SERVED
 from shard_worker.contract import Done, Moved, OwnerAnswer
+from shard_worker.domain.ids import ShardId
 from shard_worker.domain.refusals import Refusal
-from tests.support.node import SHARDS, account, add, create, node_on, request, thread
+from tests.support.node import SHARDS, Node, account, add, create, node_on, request, thread
 from tests.support.polling import eventually
 
 
@@ -56,6 +57,19 @@ async def test_an_answer_from_memory_comes_before_the_call_returns(dsn: str) -> 
         assert isinstance(answer, Refusal)
 
 
+async def held(node: Node, budget_s: float) -> tuple[Slot, ShardId]:
+    """A command that waits, since its shard is being drained; and that shard."""
+    await node.own(*range(SHARDS))
+    me, chat = account(), thread()
+    await node.ask(create(chat, me))
+    shard = node.table.find(chat)
+    assert shard is not None
+    await node.host.drain(shard.shard_id)
+    slot = Slot()
+    assert node.region.ask_here(request(add(chat, me, "x")), slot, budget_s)
+    return slot, shard.shard_id
+
+
 async def test_nothing_is_asked_of_a_shard_that_is_elsewhere(dsn: str) -> None:
     """The caller asks the region instead."""
     async with node_on(dsn) as node:
@@ -67,30 +81,16 @@ async def test_nothing_is_asked_of_a_shard_that_is_elsewhere(dsn: str) -> None:
 async def test_a_held_command_is_redirected_when_its_shard_has_moved(dsn: str) -> None:
     """Nothing of it was stored."""
     async with node_on(dsn) as node:
-        await node.own(*range(SHARDS))
-        me, chat = account(), thread()
-        await node.ask(create(chat, me))
-        shard = node.table.find(chat)
-        assert shard is not None
-        await node.host.drain(shard.shard_id)
-        slot = Slot()
-        assert node.region.ask_here(request(add(chat, me, "x")), slot, 5.0)
+        slot, shard = await held(node, 5.0)
         await asyncio.sleep(0)
         assert not slot.answers
-        node.table.shards[shard.shard_id].close("w1", 9)
+        node.table.shards[shard].close("w1", 9)
         assert slot.answers == [Moved("w1", 9)]
 
 
 async def test_a_held_command_ends_with_its_budget(dsn: str) -> None:
     """As every other."""
     async with node_on(dsn) as node:
-        await node.own(*range(SHARDS))
-        me, chat = account(), thread()
-        await node.ask(create(chat, me))
-        shard = node.table.find(chat)
-        assert shard is not None
-        await node.host.drain(shard.shard_id)
-        slot = Slot()
-        assert node.region.ask_here(request(add(chat, me, "x")), slot, 0.2)
+        slot, _ = await held(node, 0.2)
         await eventually(slot.done)
         assert slot.answers == [NOT_SERVED]

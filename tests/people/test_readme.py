@@ -82,6 +82,7 @@ def test_its_commands_run_in_a_clean_folder(tmp_path: Path) -> None:
         assert '"body":"hi"' in shown.stdout, shown.stdout
         assert "demo-1  ready" in shown.stdout, shown.stdout
     finally:
-        os.killpg(cluster.pid, signal.SIGINT)
-        cluster.wait(timeout=60)
+        if cluster.poll() is None:
+            os.killpg(cluster.pid, signal.SIGINT)
+            cluster.wait(timeout=60)
     assert cluster.returncode in (0, 130, -signal.SIGINT), (tmp_path / "up.log").read_text()

@@ -23,12 +23,13 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy, RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import ERROR, RequestHandler, _RequestHandler
+from msgspec.structs import replace
 
 from shard_worker.gateway.http import framing
 from shard_worker.gateway.http.capacity import Capacity, overloaded
 from shard_worker.gateway.http.framing import problem_of_http
 from shard_worker.gateway.http.intake import Intake
-from shard_worker.gateway.http.problems import Problem, ProblemCode
+from shard_worker.gateway.http.problems import WORKER_FAILED, Problem
 from shard_worker.gateway.http.receiving import LINGER_BYTES, ReceivingConnection, TakeRequest
 from shard_worker.gateway.http.response import READER_PATIENCE_S, RawResponse, problem_reply
 
@@ -355,8 +356,7 @@ class GatewayConnection(ReceivingConnection):
         if status < 500:
             return problem_reply(problem_of_http(exc))
         _LOG.error("request failed outside of its handler", exc_info=exc)
-        detail = "the worker failed; see its log"
-        return problem_reply(Problem(code=ProblemCode.INTERNAL_ERROR, detail=detail, close=True))
+        return problem_reply(replace(WORKER_FAILED, close=True))
 
 
 class ConnectionFactory(web.Server):

@@ -142,6 +142,10 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return status_of(self.code)
 
 
+WORKER_FAILED: Final = Problem(code=ProblemCode.INTERNAL_ERROR, detail="the worker failed; see its log")
+"""The answer to a fault of this program, which is in the log."""
+
+
 class ProblemRaised(Exception):
     """Ends the handling of a request with a `Problem`."""
 

@@ -25,7 +25,7 @@ from shard_worker.gateway.http.connection import ConnectionFactory, GatewayConne
 from shard_worker.gateway.http.host_check import HostCheck
 from shard_worker.gateway.http.metrics import RequestMetrics
 from shard_worker.gateway.http.options import GatewayOptions
-from shard_worker.gateway.http.problems import Problem, ProblemCode, ProblemRaised
+from shard_worker.gateway.http.problems import WORKER_FAILED, Problem, ProblemCode, ProblemRaised
 from shard_worker.gateway.http.response import NO_CONTENT, RawResponse, problem_reply
 from shard_worker.gateway.management.backend import ClusterView
 from shard_worker.gateway.management.internal_api import Handler, InternalApi
@@ -175,7 +175,7 @@ class ManagementPort:
             return RawResponse(NO_CONTENT, close=True)  # the client has closed the connection; this is not sent
         except Exception:  # noqa: BLE001 - the boundary: logged with its cause, answered as a 500
             _LOG.exception("management request failed", extra={"path": path})
-            return problem_reply(Problem(code=ProblemCode.INTERNAL_ERROR, detail="the worker failed; see its log"))
+            return problem_reply(WORKER_FAILED)
 
     async def _livez(self, _: web.BaseRequest, __: str) -> RawResponse:
         return _health(self._view.fault())

@@ -15,7 +15,7 @@ from shard_worker.gateway.http.cors import Cors
 from shard_worker.gateway.http.host_check import HostCheck
 from shard_worker.gateway.http.metrics import RequestMetrics
 from shard_worker.gateway.http.options import GatewayOptions
-from shard_worker.gateway.http.problems import Problem, ProblemCode, ProblemRaised
+from shard_worker.gateway.http.problems import WORKER_FAILED, Problem, ProblemCode, ProblemRaised
 from shard_worker.gateway.http.response import NO_CONTENT, RawResponse, problem_reply
 from shard_worker.gateway.public.command_requests import CommandRequests
 from shard_worker.gateway.public.commands import CommandHandler
@@ -105,7 +105,7 @@ class Dispatcher:
         except Exception:  # noqa: BLE001 - the boundary: logged with its cause, answered as a 500
             operation_id = NO_OPERATION if route is None else route.operation_id
             _LOG.exception("request failed", extra={"operation": operation_id})
-            reply = problem_reply(Problem(code=ProblemCode.INTERNAL_ERROR, detail="the worker failed; see its log"))
+            reply = problem_reply(WORKER_FAILED)
         finally:
             metrics.in_flight -= 1
         if self._draining:

@@ -22,7 +22,7 @@ from shard_worker.gateway.http.host_check import HostCheck
 from shard_worker.gateway.http.metrics import RequestMetrics
 from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.http.plain_request import PlainRequestReader
-from shard_worker.gateway.http.problems import Problem, ProblemCode
+from shard_worker.gateway.http.problems import WORKER_FAILED
 from shard_worker.gateway.http.receiving import LaneConnection
 from shard_worker.gateway.http.response import RawResponse, problem_reply
 from shard_worker.gateway.public.command_requests import CommandRequests
@@ -37,7 +37,6 @@ _LOG: Final = logging.getLogger(__name__)
 _BEFORE_THE_ID: Final = b"/v1/threads/"
 _ID_BEGINS: Final = len(_BEFORE_THE_ID)
 _ID_ENDS: Final = _ID_BEGINS + 26
-FAILED: Final = Problem(code=ProblemCode.INTERNAL_ERROR, detail="the worker failed; see its log")
 
 
 class Lane:
@@ -136,7 +135,7 @@ class Lane:
     def failed(self, route: CommandRoute) -> RawResponse:
         """Log the fault that is being handled; its reply."""
         _LOG.exception("request failed", extra={"operation": route.operation_id})
-        return problem_reply(FAILED)
+        return problem_reply(WORKER_FAILED)
 
     def ended(self, route: CommandRoute, reply: RawResponse, begun: float) -> None:
         """Finish a reply, and count it."""

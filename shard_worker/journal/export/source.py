@@ -16,7 +16,7 @@ from shard_worker.database.migration import SchemaTooNew
 from shard_worker.database.migration_files import SCHEMA_VERSION
 from shard_worker.database.roles import READER_ROLE
 from shard_worker.journal.export.rows import StoredRow
-from shard_worker.journal.short_reads import FIRST_ROWS, PAGE_BYTES, ShortReads, next_size
+from shard_worker.journal.short_reads import FIRST_ROWS, PAGE_BYTES, QUICK_S, ShortReads, next_size
 
 _VIEWS: Final = {False: "journal_event", True: "journal_event_text"}
 _ORIGIN_SQL: Final = """
@@ -134,6 +134,7 @@ class EventSource(ShortReads):
         """The events behind ``after``, up to ``head``: at most ``most``, and as many as a short transaction reads."""
         size, began = min(self._size, most), time.monotonic()
         rows = await self.fetch(_PAGE_SQL, shard_id, after, head, size, PAGE_BYTES)
-        if len(rows) == self._size or time.monotonic() - began > 0.2:
-            self._size = next_size(self._size, len(rows), time.monotonic() - began)
+        took_s = time.monotonic() - began
+        if len(rows) == self._size or took_s > QUICK_S:
+            self._size = next_size(self._size, len(rows), took_s)
         return [StoredRow(*row) for row in rows]
