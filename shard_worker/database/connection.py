@@ -13,6 +13,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -81,7 +82,11 @@ _ALL_HOSTS_S: Final = 2.0
 newer can only be seen when both are asked."""
 _STEADY_S: Final = 5.0
 """A long-lived session that ends sooner than this is opened again only after a pause."""
-_LONG_LIVED: Final = ("lease", "reconciler", "append-")
+_FIRST: Final = "lease"
+"""The session that is opened before the others when all are lost at once: without its lock the worker is soon fenced."""
+_FIRST_S: Final = 0.25
+"""How long the others wait for it; longer than a session takes to open, much shorter than a statement may take."""
+_LONG_LIVED: Final = (_FIRST, "reconciler", "append-")
 _SHORT_LIVED: Final = "append-outcome"
 _SAY_AGAIN_S: Final = 5.0
 
@@ -128,6 +133,9 @@ class Database:
         self._backoffs: dict[str, Backoff] = {}
         self._tries_beside = False
         """Whether one of the attempts of now tries its hosts again beside those that wait; no more than one does."""
+        self._no_lease_attempt = asyncio.Event()
+        """Cleared while the lease's session is opened; set otherwise."""
+        self._no_lease_attempt.set()
         self._attempts = BackgroundTasks()
         """Attempts to open a session at one host each, also those that are given up for another host's session."""
         self.gate = ConnectGate()
@@ -166,7 +174,18 @@ class Database:
 
         Raises `DatabaseUnsuitable` only, and only before the first connection: then the settings are wrong.  Later the
         same may be an address or a Secret that was changed by mistake, and heals when that is taken back.
+
+        The session of the lease is opened before others that were lost with it.
         """
+        if purpose != _FIRST:
+            return await self._connect(purpose)
+        self._no_lease_attempt.clear()
+        try:
+            return await self._connect(purpose)
+        finally:
+            self._no_lease_attempt.set()
+
+    async def _connect(self, purpose: str) -> asyncpg.Connection:
         logged_at = 0.0
         await self._steady(purpose)
         while True:
@@ -189,6 +208,8 @@ class Database:
 
     async def connect_once(self, purpose: str) -> asyncpg.Connection:
         """A checked connection now, or one of the errors of this module."""
+        if purpose != _FIRST:
+            await self._let_lease_go_first()
         try:
             connection = await self.gate.run(self._open)
         except DatabaseError as error:
@@ -198,6 +219,13 @@ class Database:
         self.fault = None
         log.debug("worker connected to Postgres", extra={"purpose": purpose})
         return connection
+
+    async def _let_lease_go_first(self) -> None:
+        """Wait while the lease's session is opened, within `_FIRST_S`."""
+        await asyncio.sleep(0)  # sessions that are lost at once are noticed in one turn, in any order
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_S):
+                await self._no_lease_attempt.wait()
 
     async def pool(self, *, most: int, statements: str = "") -> "ReadPool":
         """A pool for reads; a pooled connection is checked when it is opened, and one that cannot be had is a link fault.

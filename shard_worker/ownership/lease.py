@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
 import asyncpg
@@ -59,7 +60,11 @@ class Lease:
         self._until = 0.0
 
     async def keep(self, incarnation: str, locked: asyncio.Event) -> None:
-        """Lock and beat until the incarnation is fenced, which raises `Fenced`.  A lost session is replaced."""
+        """Lock and beat until the incarnation is fenced, which raises `Fenced`.
+
+        A lost session is replaced at once, not when the next beat is due: without its lock the incarnation lives no
+        longer than `LOCK_GONE_S`.  ``connect`` pauses before a session that broke as soon as it was opened.
+        """
         try:
             while True:
                 connection = await self._connect("lease")
@@ -70,7 +75,6 @@ class Lease:
                     log.warning("lease session lost", extra={"worker": self._worker, "cause": repr(error)})
                 finally:
                     connection.terminate()
-                await asyncio.sleep(self._beat_s)
         finally:
             self._until = 0.0
 
@@ -79,6 +83,8 @@ class Lease:
         await self._tasks.close()
 
     async def _beat(self, connection: asyncpg.Connection, incarnation: str, locked: asyncio.Event) -> None:
+        ended = asyncio.Event()
+        connection.add_termination_listener(lambda _: ended.set())
         if not await self._answer(store.lock(connection, self._worker, incarnation)):
             raise Fenced(incarnation)
         for number in itertools.count(1):
@@ -90,7 +96,9 @@ class Lease:
                 self.unbroken_since = sent
             self.acknowledged_at = sent
             locked.set()
-            await asyncio.sleep(self._beat_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._beat_s):
+                    await ended.wait()
 
     async def _answer(self, statement: Awaitable[bool]) -> bool:
         """The result of a statement within its deadline.  While the answer is late, a second session tries the address."""

@@ -66,6 +66,35 @@ async def test_an_unreachable_server_differs_from_a_refused_login(dsn: str) -> N
     assert address_of(away) == f"127.0.0.1:{proxy.port}/d"
 
 
+async def test_the_lease_is_connected_before_sessions_that_were_lost_with_it(
+    dsn: str, postgres: EmbeddedPostgres
+) -> None:
+    """Also when it has to pause, because links are reset one after the other."""
+    async with TcpProxy("127.0.0.1", postgres.port) as proxy:
+        shared = database(dsn.replace(f":{postgres.port}/", f":{proxy.port}/"))
+        opened: list[str] = []
+
+        async def hold(purpose: str) -> None:
+            while True:
+                ended = asyncio.Event()
+                connection = await shared.connect(purpose)
+                connection.add_termination_listener(lambda _, ended=ended: ended.set())
+                opened.append(purpose)
+                await ended.wait()
+
+        purposes = [*(f"read-{number}" for number in range(12)), "lease"]
+        holding = [asyncio.create_task(hold(purpose)) for purpose in purposes]
+        for _ in range(3):
+            await eventually(lambda: len(opened) == len(purposes))
+            opened.clear()
+            proxy.cut()
+            await eventually(lambda: len(opened) > 0)
+            assert opened[0] == "lease"
+        for each in holding:
+            each.cancel()
+        await asyncio.gather(*holding, return_exceptions=True)
+
+
 async def test_a_read_finds_a_server_that_is_away_to_be_a_link_fault(dsn: str) -> None:
     """Readers do not know how connections are opened: a failed read is tried again."""
     async with TcpProxy("127.0.0.1", 1) as proxy:

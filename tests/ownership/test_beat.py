@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from time import perf_counter
 
 import asyncpg
@@ -24,12 +25,12 @@ class Sessions:
     """Sessions of one test's database, all ended with the test."""
 
     def __init__(self, dsn: str) -> None:
-        self._dsn = dsn
+        self.dsn = dsn
         self.open: list[asyncpg.Connection] = []
 
     async def connect(self, purpose: str = "test") -> asyncpg.Connection:
         del purpose
-        connection = await asyncpg.connect(self._dsn)
+        connection = await asyncpg.connect(self.dsn)
         self.open.append(connection)
         return connection
 
@@ -220,6 +221,28 @@ async def test_a_session_whose_numbers_end_is_replaced(sessions: Sessions, monke
     await store.retire(peer, "a", "a1")
     with pytest.raises(Fenced):
         await keeping
+
+
+def _beaten_since(lease: Lease, before: float) -> bool:
+    return lease.acknowledged_at > before
+
+
+async def test_a_lost_session_is_replaced_at_once(sessions: Sessions) -> None:
+    """Not when the next beat is due: an incarnation without a lock is soon fenced."""
+    await sessions.beating("a")
+    lease = Lease(sessions.connect, "a", beat_s=600.0, lease_s=0.5)
+    locked = asyncio.Event()
+    keeping = asyncio.create_task(lease.keep("a1", locked))
+    await locked.wait()
+    server = await asyncpg.connect(sessions.dsn)
+    for lost in (1, 2, 3):
+        before = lease.acknowledged_at
+        await server.execute("SELECT pg_terminate_backend($1)", sessions.open[-1].get_server_pid())
+        await eventually(partial(_beaten_since, lease, before))
+        assert lease.lost_sessions == lost
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
+    await server.close()
 
 
 async def test_the_address_is_tried_beside_a_beat_that_is_late(sessions: Sessions) -> None:
