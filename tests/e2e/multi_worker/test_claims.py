@@ -78,11 +78,13 @@ async def start(workers: Workers, wanted: RenderInput, *names: str) -> None:
 
 
 async def seen_by_all(workers: Workers, *names: str) -> None:
-    """Wait until every worker knows the owner of every shard."""
+    """Wait until every worker knows that each shard's owner is the one of `Workers.spread`: a view may be a look old."""
 
     async def known() -> bool:
         answers = [await workers.ownership(of=name) for name in names]
-        return all(shard["owner"] is not None for answer in answers for shard in answer["shards"])
+        return all(
+            shard["owner"] == names[shard["id"] % len(names)] for answer in answers for shard in answer["shards"]
+        )
 
     await eventually(known, what="every worker knows every owner")
 
