@@ -29,6 +29,7 @@ EXCEPTIONS: Final = {
     ("CONTRIBUTING.md", ""): "it names the words",
     ("tests/operator/cli/kubernetes/test_target.py", "home"): "the environment variable HOME",
     ("tests/operator/cli/kubernetes/test_status.py", "home"): "the environment variable HOME",
+    ("tests/operator/cli/kubernetes/test_console.py", "home"): "the environment variable HOME",
     ("tests/operator/cli/test_mistakes.py", "home"): "the environment variable HOME",
     ("tests/operator/cli/test_target.py", "home"): "the environment variable HOME",
     ("operator/threadcluster_operator/local/postgres.py", "nobody"): "the user of that name",

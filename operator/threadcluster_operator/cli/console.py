@@ -1,4 +1,4 @@
-"""`threadcluster console`: the address of the page that shows a cluster live."""
+"""`threadcluster console`: the page that shows a cluster live, here and on Kubernetes."""
 
 import click
 
@@ -9,13 +9,20 @@ from threadcluster_operator.cli.target_options import Target, no_cluster, with_t
 @click.command()
 @with_target
 def console(target: Target) -> None:
-    """Print the address of the console of a running local cluster; `threadcluster local up` prints it too.
+    """Show a cluster live in a browser: who owns what, what moves, one thread down to its events, and a chat.
 
-    The address has the token of this run: with it a browser on this machine can read every text, and kill workers. It is good
-    until the cluster is stopped.
+    Of a local cluster, prints the address of the page that its supervisor serves; `threadcluster local up` prints it too.
+    For a cluster on Kubernetes, serves the page on loopback until Ctrl-C, and prints its address: the pods are reached as
+    by `kubectl port-forward`, with your own rights.
+
+    The address has the token of this run: with it a browser on this machine can read every text, and move shards. It is
+    good until the cluster, or this command, is stopped.
     """
     if not isinstance(target, LocalTarget):
-        raise click.ClickException("the console is that of a cluster here; there is none for Kubernetes yet")
+        from threadcluster_operator.cli.kubernetes.console_backend import serve
+
+        serve(target.options)
+        return
     control = target.place.control()
     if control is None or not control.get("console"):
         no_cluster(f"no cluster with a console is running on {target.place.path}")

@@ -2,9 +2,8 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Final
 
-from shard_worker.contract_internal import CordonVerb, HistoryEntry
+from shard_worker.contract_internal import HistoryEntry
 from threadcluster_operator.console.backend import (
     ClusterFacts,
     ConsoleBackend,
@@ -13,21 +12,11 @@ from threadcluster_operator.console.backend import (
     VerbRefused,
     WorkerFacts,
 )
+from threadcluster_operator.console.verbs import command_lines, ordered, record
 from threadcluster_operator.local.data_dir import ROOT
 from threadcluster_operator.local.supervisor import Supervisor
 from threadcluster_operator.planning.rebalance import MovesRefused
 from threadcluster_operator.workers.client import NoWorkerAvailable, WorkerApiClient
-
-_COMMANDS: Final = {
-    "thread": "threadcluster thread {thread}",
-    "history": "threadcluster history",
-    VerbName.CORDON: "threadcluster cordon {worker}",
-    VerbName.UNCORDON: "threadcluster uncordon {worker}",
-    VerbName.DRAIN: "threadcluster drain {worker}",
-    VerbName.REBALANCE: "threadcluster rebalance",
-    VerbName.PIN: "threadcluster pin {shard} {worker}",
-    VerbName.UNPIN: "threadcluster unpin {shard}",
-}
 
 
 class SupervisorBackend(ConsoleBackend):
@@ -38,7 +27,7 @@ class SupervisorBackend(ConsoleBackend):
         path = supervisor.data_dir.path
         here = path.parent == ROOT.absolute()
         flags = f" --name {shlex.quote(path.name)}" if here else f" --data-dir {shlex.quote(str(path))}"
-        self._commands = {name: line + flags for name, line in _COMMANDS.items()} | {VerbName.KILL: "kill -9 {pid}"}
+        self._commands = command_lines(flags, "kill -9 {pid}")
 
     def facts(self) -> ClusterFacts:
         """See `ConsoleBackend`."""
@@ -79,15 +68,8 @@ class SupervisorBackend(ConsoleBackend):
                     moves = (await self._supervisor.rebalance(None))["moves"]
                 except MovesRefused as error:
                     raise VerbRefused(str(error)) from error
-                return f"{moves} moves ordered" if moves else "nothing to move"
-            case VerbName.PIN | VerbName.UNPIN:
-                worker = verb.worker if verb.verb is VerbName.PIN else None
-                changed = await self.workers().pin(verb.shard, worker)
-                state = "no more" if worker is None else f"to {worker}"
-                return f"shard {verb.shard} is pinned {state}" + ("" if changed else ", as before")
-            case VerbName.CORDON | VerbName.UNCORDON | VerbName.DRAIN:
-                await self.workers().cordon(verb.worker, CordonVerb(verb.verb.value))
-                return f"{verb.verb} of {verb.worker} is recorded"
+                return ordered(moves)
+        return await record(self.workers(), verb)
 
     def workers(self) -> WorkerApiClient:
         """See `ConsoleBackend`."""

@@ -15,7 +15,7 @@ from shard_worker.contract_internal import (
     ThreadStateResponse,
 )
 from threadcluster_operator.cli.kubernetes.errors import ClusterUnreachable
-from threadcluster_operator.controller.snapshot import Pod, pod_of
+from threadcluster_operator.controller.snapshot import Object, pod_of
 from threadcluster_operator.kube.client import POD, SECRET, Kube
 from threadcluster_operator.planning.observation import Answers, newest
 from threadcluster_operator.render import CLIENT_SECRET_KEY, client_secret_of, selector_of
@@ -47,18 +47,35 @@ class PodWorkers(WorkersClient):
     """
 
     def __init__(
-        self, kube: Kube, addresses: PodAddresses, session: aiohttp.ClientSession, namespace: str, name: str
+        self,
+        kube: Kube,
+        addresses: PodAddresses,
+        session: aiohttp.ClientSession,
+        namespace: str,
+        name: str,
+        *,
+        asked_most: int = _ASKED_MOST,
     ) -> None:
         self._kube = kube
         self._addresses = addresses
         self._session = session
         self._namespace = namespace
         self._name = name
+        self._asked_most = asked_most
         self._known: WorkerApiClient | None = None
+        self._asked: list[str] = []
+        """The pods that are asked."""
 
     async def running(self) -> frozenset[str]:
         """The names of all workers' pods, ready or not."""
-        return frozenset(pod.name for pod in await self._pods())
+        return frozenset(pod["metadata"]["name"] for pod in await self._list())
+
+    async def refresh(self) -> list[Object]:
+        """List the pods again, and ask from now on those that are ready now; the pods."""
+        listed = await self._list()
+        if self._ready_of(listed) != self._asked:
+            self._known = None
+        return listed
 
     async def ownership(self) -> OwnershipResponse:
         """See `WorkerApiClient`."""
@@ -109,18 +126,22 @@ class PodWorkers(WorkersClient):
             raise ClusterUnreachable(self._addresses.failure or f"{error}; {self._see_pods()}") from error
 
     async def _find(self) -> WorkerApiClient:
-        pods = await self._pods()
-        ready = [pod.name for pod in pods if pod.ready][:_ASKED_MOST]
+        pods = await self._list()
+        ready = self._ready_of(pods)
         if not ready:
             found = f"none of its {len(pods)} pods is ready" if pods else "it has no pods"
             raise ClusterUnreachable(f"no worker of {self._name} can be asked: {found}; {self._see_pods()}")
         secret = await self._read_secret()
+        self._asked = ready
         return WorkerApiClient(self._session, [await self._addresses.to(pod) for pod in ready], secret)
 
-    async def _pods(self) -> list[Pod]:
+    async def _list(self) -> list[Object]:
         labels = ",".join(f"{key}={value}" for key, value in selector_of(self._name, "worker").items())
-        listed = (await self._kube.list(POD, self._namespace, labels)).items
-        return sorted(map(pod_of, listed), key=lambda pod: pod.ordinal)
+        return list((await self._kube.list(POD, self._namespace, labels)).items)
+
+    def _ready_of(self, listed: list[Object]) -> list[str]:
+        pods = sorted(map(pod_of, listed), key=lambda pod: pod.ordinal)
+        return [pod.name for pod in pods if pod.ready][: self._asked_most]
 
     async def _read_secret(self) -> str:
         secret = client_secret_of(self._name)

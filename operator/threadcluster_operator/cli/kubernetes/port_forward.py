@@ -26,17 +26,18 @@ _CHUNK: Final = 64 * 1024
 class PortForwarder:
     """Ways to one port of pods in one namespace, each open to this machine alone; made by `tunnels`."""
 
-    def __init__(self, session: aiohttp.ClientSession, api: ApiClient, namespace: str, port: int) -> None:
+    def __init__(self, session: aiohttp.ClientSession, api: ApiClient, namespace: str, port: int, scheme: str) -> None:
         self.failure: str | None = None
         """Why the last way that did not lead to the pod did not."""
         self._session = session
         self._api = api
         self._namespace = namespace
         self._port = port
+        self._scheme = scheme
         self._servers: dict[str, tuple[asyncio.Server, str]] = {}
 
     async def to(self, pod: str) -> str:
-        """``https://127.0.0.1:port``, at which the pod's port answers; whether it does is seen by asking."""
+        """``scheme://127.0.0.1:port``, at which the pod's port answers; whether it does is seen by asking."""
         if pod not in self._servers:
 
             async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -47,7 +48,7 @@ class PortForwarder:
 
             server = await asyncio.start_server(take, "127.0.0.1", 0)
             address = server.sockets[0].getsockname()
-            self._servers[pod] = server, f"https://127.0.0.1:{address[1]}"
+            self._servers[pod] = server, f"{self._scheme}://127.0.0.1:{address[1]}"
         return self._servers[pod][1]
 
     def close(self) -> None:
@@ -117,11 +118,11 @@ async def _send(reader: asyncio.StreamReader, socket: aiohttp.ClientWebSocketRes
 
 
 @asynccontextmanager
-async def tunnels(api: ApiClient, namespace: str, port: int) -> AsyncIterator[PortForwarder]:
-    """Ways to the pods of a namespace, for as long as this lasts."""
+async def tunnels(api: ApiClient, namespace: str, port: int, *, scheme: str = "https") -> AsyncIterator[PortForwarder]:
+    """Ways to the pods of a namespace, for as long as this lasts; ``scheme``: what the port speaks."""
     connector = aiohttp.TCPConnector(ssl=api.rest_client.ssl_context)
     async with aiohttp.ClientSession(connector=connector) as session:
-        made = PortForwarder(session, api, namespace, port)
+        made = PortForwarder(session, api, namespace, port, scheme)
         try:
             yield made
         finally:

@@ -113,29 +113,36 @@ def _document(
     place: Place, name: str | None, answers: dict[str, Any], failures: list[dict[str, str]], *, found: bool = True
 ) -> Document:
     resource: Object = answers.get("ThreadCluster", {})
-    metadata, status, spec = (resource.get(part) or {} for part in ("metadata", "status", "spec"))
+    status, spec = (resource.get(part) or {} for part in ("status", "spec"))
     conditions = [
         {field: each.get(field) for field in ("type", "status", "reason", "message")}
         for each in status.get("conditions") or ()
     ]
-    ready = next((each["status"] for each in conditions if each["type"] == "Ready"), None)
     ownership: OwnershipResponse | None = answers.get("workers")
     return {
         "name": name,
         "namespace": place.namespace,
         "context": place.access.context,
         "found": found,
-        "ready": ready == "True" and status.get("observedGeneration") == metadata.get("generation"),
+        "ready": is_ready(resource),
         "url": status.get("endpoint"),
         "replicas": spec.get("replicas"),
         "conditions": conditions,
         "database": database_report([ownership] if ownership is not None else []),
-        "workers": _workers(answers.get("pods", []), ownership),
+        "workers": workers_of(answers.get("pods", []), ownership),
         "failures": failures,
     }
 
 
-def _workers(pods: list[Object], ownership: OwnershipResponse | None) -> list[Document]:
+def is_ready(resource: Object) -> bool:
+    """Whether a ThreadCluster's status says Ready, of the spec as it is now."""
+    status = resource.get("status") or {}
+    conditions = status.get("conditions") or ()
+    ready = any(each.get("type") == "Ready" and each.get("status") == "True" for each in conditions)
+    return ready and status.get("observedGeneration") == resource.get("metadata", {}).get("generation")
+
+
+def workers_of(pods: list[Object], ownership: OwnershipResponse | None) -> list[Document]:
     """The workers that have a pod, and those that own shards without one."""
     phases = {pod["metadata"]["name"]: _phase(pod) for pod in pods}
     owned: dict[str, list[int]] = {}

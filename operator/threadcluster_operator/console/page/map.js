@@ -93,7 +93,7 @@ function showWorker(card) {
   drain.disabled = worker.state === "draining";
   uncordon.disabled = !["draining", "cordoned"].includes(worker.state);
   cordon.disabled = ["draining", "cordoned"].includes(worker.state);
-  kill.disabled = worker.pid === null;
+  kill.disabled = worker.pid === null; // on Kubernetes a pod is ended by the command alone
 }
 
 function showShard(shard, toolbar, most) {

@@ -8,110 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from aiohttp import web
 from click.testing import CliRunner
-from threadcluster_operator.kube.client import POD, SECRET, THREAD_CLUSTER, Kind
+from threadcluster_operator.kube.client import POD, SECRET, THREAD_CLUSTER
 from threadcluster_operator.main import main
 
-SPEC = {"image": "threadcluster:1", "database": {"urlSecretKeyRef": {"name": "db"}}, "replicas": 2}
-CLUSTER: dict[str, Any] = {
-    "apiVersion": "threadcluster.io/v1alpha1",
-    "kind": "ThreadCluster",
-    "metadata": {"name": "chat", "namespace": "here", "generation": 3, "uid": "u"},
-    "spec": SPEC,
-    "status": {
-        "observedGeneration": 3,
-        "endpoint": "http://chat.here.svc",
-        "conditions": [
-            {"type": "Ready", "status": "True", "reason": "Reconciled", "message": "Every worker is as wanted."},
-            {"type": "Stalled", "status": "False", "reason": "NotStalled", "message": "Nothing blocks the cluster."},
-        ],
-    },
-}
-
-
-def pod(name: str, **status: Any) -> dict[str, Any]:
-    """A worker's pod."""
-    labels = {"apps.kubernetes.io/pod-index": name.rpartition("-")[2]}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels}, "status": status}
-
-
-READY = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
-PULLING = {"phase": "Pending", "containerStatuses": [{"state": {"waiting": {"reason": "ImagePullBackOff"}}}]}
-
-
-class ApiServer:
-    """Objects by path; an answer may be a refusal, or never come."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, dict[str, Any] | int | None] = {}
-        """By path; a number is a status, None is silence."""
-        self.kubeconfig = Path()
-
-    def set(self, kind: Kind, name: str | None, answer: dict[str, Any] | int | None) -> None:
-        """The answer to a question."""
-        self.answers[kind.path("here", name)] = answer
-
-    def put(self, kind: Kind, *items: dict[str, Any]) -> None:
-        """Objects, one by one and as a list."""
-        for each in items:
-            self.set(kind, each["metadata"]["name"], each)
-        head = {"kind": f"{kind.kind}List", "apiVersion": kind.group_version, "metadata": {"resourceVersion": "1"}}
-        self.set(kind, None, head | {"items": list(items)})
-
-    async def answer(self, request: web.Request) -> web.StreamResponse:
-        """One request."""
-        first = {
-            "/version": {"major": "1", "minor": "34"},
-            "/api": {"kind": "APIVersions", "versions": ["v1"]},
-            "/apis": {"kind": "APIGroupList", "groups": []},
-        }
-        answer = {**first, **self.answers}.get(request.path, 404)
-        if answer is None:
-            await asyncio.Event().wait()
-        if isinstance(answer, int):
-            resource = request.path.split("/")[-1]
-            reason, message = {
-                401: ("Unauthorized", "Unauthorized"),
-                403: (
-                    "Forbidden",
-                    f'User "jane" cannot list resource "{resource}" in API group "" in the namespace "here"',
-                ),
-                404: ("NotFound", f'"{resource}" not found'),
-            }[answer]
-            return web.json_response(
-                {"kind": "Status", "code": answer, "reason": reason, "message": message}, status=answer
-            )
-        return web.json_response(answer)
+from tests.fakes.api_server import CLUSTER, PULLING, READY, ApiServer, api_server, pod
 
 
 @pytest.fixture
 async def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ApiServer]:
     """A server with the cluster, two pods and no Secret, as the current context of the only kubeconfig."""
-    server = ApiServer()
-    server.put(THREAD_CLUSTER, CLUSTER)
-    server.put(POD, pod("chat-0", **READY), pod("chat-1", **PULLING))
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", server.answer)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{runner.addresses[0][1]}"}}],
-        "users": [{"name": "u", "user": {"token": "t"}}],
-        "contexts": [{"name": "kind", "context": {"cluster": "c", "user": "u", "namespace": "here"}}],
-        "current-context": "kind",
-    }
-    server.kubeconfig = tmp_path / "config"
-    server.kubeconfig.write_text(yaml.safe_dump(config))
-    monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    yield server
-    await runner.cleanup()
+    async with api_server(tmp_path / "config") as server:
+        server.put(THREAD_CLUSTER, CLUSTER)
+        server.put(POD, pod("chat-0", **READY), pod("chat-1", **PULLING))
+        monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig))
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.chdir(tmp_path)
+        yield server
 
 
 async def run(*words: str) -> tuple[int, str, str]:
