@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.paths import ROOT
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.people
 
@@ -31,14 +31,6 @@ def clean_folder(folder: Path) -> None:
     )
     folder.mkdir()
     subprocess.run(["tar", "--extract", f"--file={folder}.tar"], cwd=folder, check=True)
-
-
-def free_port() -> int:
-    """A port that is in no use."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-    return port
 
 
 def test_the_readme_is_short() -> None:
