@@ -139,6 +139,7 @@ class Database:
         self._attempts = BackgroundTasks()
         """Attempts to open a session at one host each, also those that are given up for another host's session."""
         self.gate = ConnectGate()
+        self._lease_gate = ConnectGate()
         self.fault: DatabaseError | None = None
         """Why the last attempt to open a session failed; None after one that succeeded."""
         self.failovers = 0
@@ -204,14 +205,14 @@ class Database:
             else:
                 self._opened_at[purpose] = time.monotonic()
                 return connection
-            await asyncio.sleep(max(self.gate.wait_s, 0.01))
+            await asyncio.sleep(max(self._gate_of(purpose).wait_s, 0.01))
 
     async def connect_once(self, purpose: str) -> asyncpg.Connection:
         """A checked connection now, or one of the errors of this module."""
         if purpose != _FIRST:
             await self._let_lease_go_first()
         try:
-            connection = await self.gate.run(self._open)
+            connection = await self._gate_of(purpose).run(self._open)
         except DatabaseError as error:
             self.refusals[error.fault] += 1
             self.fault = error
@@ -219,6 +220,9 @@ class Database:
         self.fault = None
         log.debug("worker connected to Postgres", extra={"purpose": purpose})
         return connection
+
+    def _gate_of(self, purpose: str) -> ConnectGate:
+        return self._lease_gate if purpose == _FIRST else self.gate
 
     async def _let_lease_go_first(self) -> None:
         """Wait while the lease's session is opened, within `_FIRST_S`."""

@@ -1,7 +1,8 @@
 """Back-off of one worker's connections: while the database is away, one attempt at a time, ever further apart.
 
 A worker has about ten sessions, and each would be opened again by itself.  Through the gate a worker that cannot
-connect makes one attempt a round: the others wait for its outcome.  Pauses are random within a factor of two, so that
+connect makes one attempt a round: the others wait for its outcome.  The session of the lease has a gate of its own, because
+an attempt of another that a cut link ended must not hold it up.  Pauses are random within a factor of two, so that
 a fleet that lost its database does not come back in one moment.
 """
 

@@ -1,11 +1,18 @@
 """The log of ownership in the database: every change of owner since a mark, and the writers of each epoch."""
 
-from collections.abc import AsyncIterator, Collection
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 import asyncpg
 
+from shard_worker.ownership.store import read_view
+from shard_worker.ownership.view import EMPTY
+
+_BEATS_UNDER_WAY = 1000
+"""More than a session sends while it is being cut: a number above it is of a later session, whose numbers begin higher."""
 _SINCE_SQL = """
 SELECT e.shard_id, e.epoch, e.kind, e.source, e.worker, e.incarnation
   FROM shard_epoch e JOIN unnest($1::int[], $2::bigint[]) AS mark (id, epoch) ON mark.id = e.shard_id
@@ -72,6 +79,19 @@ class OwnershipLog:
         async with self.connected() as connection:
             rows = await connection.fetch(_SINCE_SQL, list(mark.epochs), list(mark.epochs.values()))
         return [Change(*row) for row in rows]
+
+    async def silence_after(self, worker: str, blow: Callable[[], None]) -> float:
+        """Strike; how long it took, in seconds, until a later session of the worker beat."""
+        async with self.connected() as connection, asyncio.timeout(20):
+            before = (await read_view(connection, EMPTY)).workers[worker]
+            began = time.monotonic()
+            blow()
+            while True:
+                now = (await read_view(connection, EMPTY)).workers[worker]
+                later = now.incarnation != before.incarnation or now.beat > before.beat + _BEATS_UNDER_WAY
+                if now.locked and later:
+                    return time.monotonic() - began
+                await asyncio.sleep(0.01)
 
     async def written_by(self, incarnation: str) -> int:
         """How many events the journal has of an incarnation."""
