@@ -7,6 +7,7 @@ and queries, so streams take nothing of that limit.
 
 import asyncio
 import json
+import math
 import random
 import ssl
 from collections.abc import AsyncIterator, Mapping
@@ -29,9 +30,18 @@ from threadcluster_client.errors import (
     leaves_outcome_open,
     problem_error,
 )
+from threadcluster_client.owners import Owners, owners_in
 
 _FAULTS: Final = (aiohttp.ClientError, OSError)
 """Connection faults; a time-out of asyncio is an OSError too."""
+_MAP_S: Final = 2.0
+"""Maximum time of a reading of the map."""
+_MAP_AGE_S: Final = 1.0
+"""Age after which the map is read again, beside the calls."""
+_MAP_AGE_MOST_S: Final = 10.0
+"""Age after which it is not used any more."""
+_MAP_MOST: Final = 4 << 20
+"""Bytes of a map; that of 4,096 shards has 0.7 MiB."""
 _ErrorT = TypeVar("_ErrorT", bound=ClientError)
 
 
@@ -58,6 +68,8 @@ class Call:
     url: str
     body: bytes | None = None
     idempotency_key: str | None = None
+    thread_id: str | None = None
+    """The thread that the call is about, if it is one: its owner answers without a hop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +101,21 @@ class Transport:
     """The connections of one client, in one event loop."""
 
     def __init__(
-        self, base_url: str, *, headers: Mapping[str, str], ssl_context: ssl.SSLContext | None, limits: Limits
+        self,
+        base_url: str,
+        *,
+        map_url: str | None = None,
+        headers: Mapping[str, str],
+        ssl_context: ssl.SSLContext | None,
+        limits: Limits,
     ) -> None:
-        base = urlsplit(base_url)
-        if base.scheme not in ("http", "https") or not base.hostname or base.query or base.fragment:
-            raise ValueError(f"{base_url!r} is no base URL: give one such as http://127.0.0.1:8080")
+        _expect_url(base_url, "http://127.0.0.1:8080")
+        if map_url is not None:
+            _expect_url(map_url, "http://127.0.0.1:8081/cluster")
+        self._map_url = map_url
+        self._owners: Owners | None = None
+        self._map_read_at = -math.inf
+        self._map_reading: asyncio.Task[None] | None = None
         self._base = base_url.rstrip("/")
         self._headers = dict(headers)
         self._ssl: ssl.SSLContext | bool = True if ssl_context is None else ssl_context
@@ -138,6 +160,9 @@ class Transport:
         """End all calls and streams with `ClientClosed`, and give all connections back."""
         self._check_loop()
         self._closed.set()
+        if self._map_reading is not None:
+            self._map_reading.cancel()
+            await asyncio.wait((self._map_reading,))
         if self._loop is not None:
             await self._pooled.close()
             await self._fresh.close()
@@ -178,6 +203,8 @@ class Transport:
 
     async def _attempt(self, course: _Course) -> Answer:
         call = course.call
+        owner = self._owner_of(call) if course.attempts == 0 else None
+        url = call.url if owner is None else owner + call.url.removeprefix(self._base)
         session = self._fresh if course.attempts else self._pooled
         headers = {} if call.body is None else {"Content-Type": "application/json"}
         if call.idempotency_key is not None:
@@ -187,10 +214,12 @@ class Transport:
         course.outcome_unknown = is_command  # until an answer says otherwise
         try:
             async with session.request(
-                call.method, call.url, data=call.body, headers=headers, allow_redirects=False
+                call.method, url, data=call.body, headers=headers, allow_redirects=False
             ) as response:
                 body = await response.read()
         except _FAULTS as fault:
+            if owner is not None:
+                self._owners = None  # until the map is read again
             if isinstance(fault, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
                 course.outcome_unknown = before  # no byte of the command has left
             raise self.failure(fault) from fault
@@ -202,6 +231,36 @@ class Transport:
         is_open = leaves_outcome_open(error)
         course.outcome_unknown = is_command and (before if is_open is None else is_open)
         raise error
+
+    def _owner_of(self, call: Call) -> str | None:
+        """The address of the worker that owns the call's thread, as the map was last read; has it read again when it is old."""
+        if self._map_url is None or call.thread_id is None:
+            return None
+        age_s = asyncio.get_running_loop().time() - self._map_read_at
+        if age_s > _MAP_AGE_S and (self._map_reading is None or self._map_reading.done()):
+            self._map_reading = asyncio.create_task(self._read_map(self._map_url), name="owners")
+        if self._owners is None or age_s > _MAP_AGE_MOST_S:
+            return None
+        return self._owners.address_of(call.thread_id)
+
+    async def _read_map(self, map_url: str) -> None:
+        """Read the map once; without an answer there is none until a later call."""
+        self._map_read_at = asyncio.get_running_loop().time()
+        owners, length = None, 0
+        try:
+            async with asyncio.timeout(_MAP_S), self._pooled.get(map_url, allow_redirects=False) as response:
+                if response.status == 200:
+                    chunks: list[bytes] = []
+                    async for chunk in response.content.iter_any():
+                        chunks.append(chunk)
+                        length += len(chunk)
+                        if length > _MAP_MOST:
+                            break
+                    else:
+                        owners = owners_in(b"".join(chunks))
+        except _FAULTS:
+            owners = None
+        self._owners = owners
 
     @asynccontextmanager
     async def stream(self, url: str) -> AsyncIterator["ByteStream | None"]:
@@ -264,6 +323,12 @@ class ByteStream:
             if scope.expired():
                 raise ConnectionFailed(f"no byte for {idle_s:g} s") from fault
             raise self._transport.failure(fault) from fault
+
+
+def _expect_url(given: str, example: str) -> None:
+    url = urlsplit(given)
+    if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment:
+        raise ValueError(f"{given!r} is no base URL: give one such as {example}")
 
 
 def _document(body: bytes) -> Mapping[str, Any]:

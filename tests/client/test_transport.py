@@ -1,6 +1,7 @@
 """Deadlines, attempts and connections, against a server that does what the test says."""
 
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable
 
@@ -23,6 +24,7 @@ from threadcluster_client import (
 from tests.client.scripted import ABORT, CHANGED, SILENCE, answer, problem, scripted
 from tests.support.polling import eventually
 
+THREAD = "01KB0000000000000000000007"
 PAGE = answer('{"result":[],"nextCursor":null,"sequenceNr":1,"position":"1.1"}')
 
 
@@ -216,8 +218,63 @@ def test_another_event_loop_gets_one_clear_sentence() -> None:
     asyncio.run(misuse(client.close))
 
 
+def map_of(url: str) -> bytes:
+    """A map whose only worker owns the only shard."""
+    worker = {"name": "a", "state": "ready", "address": url}
+    return answer(json.dumps({"workers": [worker], "shards": [{"id": 0, "owner": "a"}]}))
+
+
+async def test_a_call_on_a_thread_goes_to_its_owner() -> None:
+    """Once the map was read; after a fault to the base address, with the same key; a call on no thread always there."""
+    async with (
+        scripted(lambda _: CHANGED) as base,
+        scripted(lambda number: ABORT if number == 2 else CHANGED) as owner,
+        scripted(lambda _: map_of(owner.url)) as place,
+        Client(base.url, map_url=f"{place.url}/cluster") as client,
+    ):
+        await client.destroy_thread(THREAD, "A")
+        assert (len(base.requests), len(owner.requests)) == (1, 0)
+
+        async def led_to_owner() -> bool:
+            await client.destroy_thread(THREAD, "A")
+            return len(owner.requests) == 1
+
+        await eventually(led_to_owner)
+        before = len(base.requests)
+        await client.create_thread("A", "t")
+        await client.destroy_thread(THREAD, "A", idempotency_key="k")
+        assert [request.target for request in base.requests[before:]] == [
+            "/v1/threads/create",
+            f"/v1/threads/{THREAD}/destroy",
+        ]
+        assert owner.requests[-1].headers["idempotency-key"] == base.requests[-1].headers["idempotency-key"] == "k"
+        assert owner.requests[-1].target == base.requests[-1].target
+        await client.destroy_thread(THREAD, "A")
+        assert len(owner.requests) == 2  # not before the map is read again
+    assert {request.target for request in place.requests} == {"/cluster"}
+
+
+@pytest.mark.parametrize(
+    "reply", [ABORT, SILENCE, answer("no map"), answer("{}", status=404), answer('{"pad":"' + "x" * (5 << 20) + '"}')]
+)
+async def test_without_a_map_every_call_goes_to_the_base_address(reply: bytes) -> None:
+    """Whatever is at the map's."""
+    async with (
+        scripted(lambda _: CHANGED) as base,
+        scripted(lambda _: reply) as place,
+        Client(base.url, map_url=f"{place.url}/cluster") as client,
+    ):
+        await client.destroy_thread(THREAD, "A")
+        await eventually(lambda: len(place.requests) == 1)
+        for _ in range(3):
+            await client.destroy_thread(THREAD, "A")
+        assert len(base.requests) == 4
+
+
 @pytest.mark.parametrize("url", ["127.0.0.1:8080", "ftp://host", "http://", "http://host?a=b", "http://host#a"])
 def test_a_url_that_is_none_is_refused_at_once(url: str) -> None:
     """With one that would do."""
     with pytest.raises(ValueError, match="is no base URL"):
         Client(url)
+    with pytest.raises(ValueError, match="is no base URL"):
+        Client("http://127.0.0.1:8080", map_url=url)

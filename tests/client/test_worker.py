@@ -55,7 +55,7 @@ async def test_commands_are_stored_once_whatever_the_network_does(
         assert listed.id == thread.thread_id
         assert [each async for each in client.members(thread.thread_id, ADA)] == [BOB]
         assert [each async for each in client.administrators(thread.thread_id, BOB)] == [ADA]
-        await _readmes_examples(workers.url, capsys)
+        await _readmes_examples(workers, capsys)
 
 
 async def _refusals(client: Client, thread_id: str) -> None:
@@ -72,13 +72,13 @@ async def _refusals(client: Client, thread_id: str) -> None:
     await client.destroy_thread(created.thread_id, ADA)
 
 
-async def _readmes_examples(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+async def _readmes_examples(workers: Workers, capsys: pytest.CaptureFixture[str]) -> None:
     """One after the other; what they print is what their comments say."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "client" / "README.md").read_text(), re.S)
-    source = "async def examples(URL):\n" + textwrap.indent("\n".join(blocks), "    ")
-    found: dict[str, Callable[[str], Awaitable[None]]] = {}
+    source = "async def examples(URL, MAP):\n" + textwrap.indent("\n".join(blocks), "    ")
+    found: dict[str, Callable[[str, str], Awaitable[None]]] = {}
     exec(compile(source, "client/README.md", "exec"), found)
-    await found["examples"](url)
+    await found["examples"](workers.url, workers.by_name["a"].management + "/cluster")
     promised = re.findall(r"print\(.*\)  # (.*)", source)
     printed = capsys.readouterr().out.splitlines()
     assert len(promised) == 4
@@ -147,6 +147,34 @@ async def test_a_stream_goes_on_through_cuts_and_a_restart(dsn: str, tmp_path: P
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_calls_on_threads_go_to_their_owners(dsn: str, tmp_path: Path) -> None:
+    """By a real map; when an owner dies its calls go on at the other worker."""
+    async with (
+        workers_on(dsn, tmp_path, "a", "b") as workers,
+        proxy_to(workers) as proxy,
+        Client(
+            f"http://127.0.0.1:{proxy.port}",
+            map_url=workers.by_name["b"].management + "/cluster",
+            limits=Limits(idle_s=2.0),
+        ) as client,
+    ):
+        threads = [(await client.create_thread(ADA, "t")).thread_id for _ in range(16)]
+        passed: list[bytes] = []
+        proxy.watch = passed.append
+
+        async def all_to_owners() -> bool:
+            passed.clear()
+            for thread in threads:
+                await client.add_messages(thread, ADA, ["x"])
+            return not passed
+
+        await eventually(all_to_owners, within_s=30.0)
+        await workers.by_name["a"].kill()
+        for thread in threads:
+            await client.add_messages(thread, ADA, ["y"])
+        assert passed  # those of the dead worker
 
 
 async def _record(follow: Follow, into: list[int]) -> None:
