@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-LOOK_S: Final = 0.01
+LOOK_S: Final = 0.02
 """Shortest time from the begin of one look to the begin of the next.  The first event after a pause does not wait."""
 LONG_S: Final = 0.12
 """Shortest time between two batches of a shard while the loop has no time left."""

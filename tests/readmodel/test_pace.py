@@ -61,7 +61,7 @@ def test_a_look_without_time_behind_it_changes_nothing() -> None:
 def test_slow_looks_are_further_apart_unless_much_is_left() -> None:
     """A backlog is worked off without a pause."""
     assert AT_ONCE.pause_s(LOOK_S / 100, more=False) == LOOK_S
-    assert AT_ONCE.pause_s(LOOK_S / 2, more=False) == LOOK_S * 2
+    assert AT_ONCE.pause_s(LOOK_S / 3.2, more=False) == pytest.approx(LOOK_S * 1.25)
     assert AT_ONCE.pause_s(60.0, more=False) == LONG_S / PARTS
     assert AT_ONCE.pause_s(60.0, more=True) == LOOK_S
     assert turn_at(1.0).pause_s(LOOK_S / 100, more=True) == LONG_S / PARTS
