@@ -42,6 +42,7 @@ from shard_worker.domain.ids import ShardId, ThreadId
 from shard_worker.ownership.assignment import Candidate, assign_shards
 
 _SHARD_HASH: Final = lru_cache(maxsize=1 << 16)(shard_hash)
+_WORKER_HASH: Final = lru_cache(maxsize=1 << 16)(worker_hash)
 """Hundreds of clusters of a test live beside the operator that it measures."""
 _INSTANT: Final = "2026-05-01T12:00:00.000Z"
 """Of everything: a test in turns has no clock."""
@@ -109,6 +110,8 @@ class MemoryWorkers(WorkersClient, PolledWorkers):
         """The requests that change something, oldest first."""
         self._plan_hash = ""
         self._shards = {ShardId(number): _Shard() for number in range(shards)}
+        self._entries: dict[ShardId, tuple[object, ShardEntry]] = {}
+        """By shard, the state that its last entry shows, and the entry."""
         self._workers: dict[str, _Worker] = {}
         self._changes: deque[HistoryEntry] = deque(maxlen=remembers)
         self._incarnations = itertools.count(1)
@@ -139,7 +142,7 @@ class MemoryWorkers(WorkersClient, PolledWorkers):
             plan_version=answer.plan_version,
             epochs=sum(shard.epoch for shard in answer.shards),
             beats=sum(each.beat for each in answer.workers),
-            digest=_digest(answer),
+            digest=answer.digest,
             member=own is not None and own.state != "fenced",
             serving=answer.serving,
             secrets=answer.secrets,
@@ -405,7 +408,12 @@ class MemoryWorkers(WorkersClient, PolledWorkers):
         )
 
     def _shard_entry(self, shard_id: ShardId, shard: _Shard) -> ShardEntry:
-        return ShardEntry(
+        """The same object for as long as nothing of the shard changes: hundreds of clusters are asked all the time."""
+        state = (shard.owner, shard.incarnation, shard.epoch, shard.target, shard.reason, shard.pin, shard.load)
+        known = self._entries.get(shard_id)
+        if known is not None and known[0] == state:
+            return known[1]
+        entry = ShardEntry(
             id=shard_id,
             owner=shard.owner,
             incarnation=shard.incarnation,
@@ -417,7 +425,10 @@ class MemoryWorkers(WorkersClient, PolledWorkers):
             pin=shard.pin,
             load=ShardLoad(commands_per_second=shard.load, append_milliseconds=1.5),
         )
+        self._entries[shard_id] = state, entry
+        return entry
 
 
 def _digest(answer: OwnershipResponse) -> str:
-    return ownership_digest([*map(worker_hash, answer.workers), *map(_SHARD_HASH, answer.shards)])
+    workers = [_WORKER_HASH(msgspec.structs.replace(entry, beat=0)) for entry in answer.workers]
+    return ownership_digest([*workers, *map(_SHARD_HASH, answer.shards)])

@@ -16,6 +16,7 @@ from threadcluster_operator.controller.snapshot import Key
 from threadcluster_operator.kube.client import KubeAccess, connect
 
 from shard_worker.contract_internal import OwnershipDigest, OwnershipResponse
+from shard_worker.logs import configure_logging
 from tests.fakes.worker_api import MemoryWorkers
 
 SHARDS = 144
@@ -91,4 +92,5 @@ async def run(kubeconfig: str, namespace: str, port: int, resync_s: float, silen
 
 
 if __name__ == "__main__":
+    configure_logging("info", "json")
     asyncio.run(run(sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5])))
