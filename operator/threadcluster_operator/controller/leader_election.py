@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from threadcluster_operator.kube.client import (
     LEASE,
@@ -60,7 +60,26 @@ class LeaseObservation(NamedTuple):
     at: float
 
 
-class LeaderElector:
+class Leadership(Protocol):
+    """Whether this replica leads, as the operator's work sees it."""
+
+    leading: asyncio.Event
+    lost: asyncio.Event
+
+    def unfit(self) -> str | None:
+        """Why this replica could not lead now if it had to; None when it could."""
+        ...
+
+    def holds(self) -> bool:
+        """Whether this replica leads by the clock too: after a pause of the process `leading` may be out of date."""
+        ...
+
+    async def run(self) -> None:
+        """Stand for election until cancelled; then the Lease is given back."""
+        ...
+
+
+class LeaderElector(Leadership):
     """This replica's part in the election; `leading` is set while it leads."""
 
     def __init__(
@@ -71,7 +90,12 @@ class LeaderElector:
         *,
         clock: Callable[[], float] = boottime,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        fit: Callable[[], bool] = lambda: True,
+        tell: Callable[[bool], None] = lambda _: None,
     ) -> None:
+        """``fit`` says whether this replica may stand for election now, and ``tell`` gets each change of its lead."""
+        self._fit = fit
+        self._tell = tell
         self._clock = clock
         self._sleep = sleep
         self.leading = asyncio.Event()
@@ -102,6 +126,8 @@ class LeaderElector:
             while True:
                 began = self._clock()
                 try:
+                    if not self._fit():
+                        raise TimeoutError("the loop of the operator's work does not turn")
                     async with asyncio.timeout(GIVE_UP_S / 2):
                         mine = await self._turn(began)
                     self._turned_at, self._failure = self._clock(), ""
@@ -113,15 +139,18 @@ class LeaderElector:
                     log.info("leading", extra={"identity": self._identity})
                     self.lost.clear()
                     self.leading.set()
+                    self._tell(True)
                 elif not mine and self.leading.is_set():
                     log.warning("no longer leading", extra={"identity": self._identity})
                     self.leading.clear()
                     self.lost.set()
+                    self._tell(False)
                 await self._sleep(RENEW_S)
         finally:
             if self.leading.is_set():
                 self.leading.clear()
                 self.lost.set()
+                self._tell(False)
                 await asyncio.shield(self._give_back())
 
     async def _turn(self, now: float) -> bool:
@@ -193,7 +222,7 @@ class LeaderElector:
 class LeaderGuardedKube:
     """`Kube` in which only the leader may write; the writes of a follower fail as if the API server did not answer."""
 
-    def __init__(self, kube: Kube, leadership: LeaderElector) -> None:
+    def __init__(self, kube: Kube, leadership: Leadership) -> None:
         self._kube = kube
         self._leadership = leadership
         self.get = kube.get

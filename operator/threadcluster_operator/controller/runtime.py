@@ -23,8 +23,9 @@ from aiohttp import web
 from shard_worker.tasks import cancel_and_wait
 from threadcluster_operator.controller.actions import OperatorContext
 from threadcluster_operator.controller.cache import Cache
+from threadcluster_operator.controller.election_thread import ElectionThread
 from threadcluster_operator.controller.events import Recorder
-from threadcluster_operator.controller.leader_election import LeaderElector, LeaderGuardedKube, LeaseRef
+from threadcluster_operator.controller.leader_election import LeaderElector, LeaderGuardedKube, Leadership, LeaseRef
 from threadcluster_operator.controller.metrics import Telemetry
 from threadcluster_operator.controller.operator_key import OperatorKey
 from threadcluster_operator.controller.reconciler import Reach, Reconciler
@@ -95,12 +96,18 @@ def identity() -> str:
     return f"{os.environ.get('POD_NAME') or socket.gethostname()}_{os.getpid()}_{time.time_ns() % 1_000_000}"
 
 
+def lease_of(options: Options) -> LeaseRef:
+    """The Lease that the replicas of an installation share."""
+    return LeaseRef(options.own_namespace, LEASE_NAME)
+
+
 class Operator:
     """One replica."""
 
-    def __init__(self, kube: Kube, reach: Reach, options: Options) -> None:
+    def __init__(self, kube: Kube, reach: Reach, options: Options, leadership: Leadership | None = None) -> None:
+        """Without a ``leadership`` of its own the election runs in the loop of the work."""
         self.telemetry = Telemetry()
-        self.leadership = LeaderElector(kube, LeaseRef(options.own_namespace, LEASE_NAME), options.identity)
+        self.leadership = leadership or LeaderElector(kube, lease_of(options), options.identity)
         self.telemetry.leads = self.leadership.holds
         self._kube = kube
         self._reach = reach
@@ -358,7 +365,8 @@ async def run(options: Options) -> None:
         def reach(_: Key, addresses: Mapping[str, str], secret: str) -> NamedWorkers:
             return NamedWorkers(session, addresses, secret)
 
-        operator = Operator(kube, reach, options)
+        election = ElectionThread(options.access, lease_of(options), options.identity)
+        operator = Operator(kube, reach, options, election)
         runner = web.AppRunner(application(operator), access_log=None)
         await runner.setup()
         await web.TCPSite(runner, None, options.port).start()

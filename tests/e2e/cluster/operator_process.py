@@ -11,7 +11,8 @@ import sys
 from collections.abc import Mapping
 
 from aiohttp import web
-from threadcluster_operator.controller.runtime import Operator, Options, application, identity
+from threadcluster_operator.controller.election_thread import ElectionThread
+from threadcluster_operator.controller.runtime import Operator, Options, application, identity, lease_of
 from threadcluster_operator.controller.snapshot import Key
 from threadcluster_operator.kube.client import KubeAccess, connect
 
@@ -76,7 +77,8 @@ async def run(kubeconfig: str, namespace: str, port: int, resync_s: float, silen
         replaced.clear()
         options = Options(namespace, namespace, identity(), port, KubeAccess(kubeconfig), resync_s)
         async with connect(options.access) as kube:
-            operator = Operator(kube, town.reach, options)
+            election = ElectionThread(options.access, lease_of(options), options.identity)
+            operator = Operator(kube, town.reach, options, election)
             runner = web.AppRunner(application(operator), access_log=None)
             await runner.setup()
             await web.TCPSite(runner, "127.0.0.1", port).start()
