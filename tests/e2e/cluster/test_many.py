@@ -19,7 +19,7 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.e2e.cluster.control_plane import free_ports, writes_in
+from tests.e2e.cluster.control_plane import Write, free_ports, writes_in
 from tests.e2e.cluster.harness import KIND, VERSION, is_ready, stalled_by, thread_cluster
 from tests.e2e.cluster.operator_process import SHARDS
 from tests.e2e.cluster.program import Program
@@ -164,6 +164,16 @@ async def until(holds: Callable[[Looks], bool], process: Process, *, within_s: f
             await asyncio.sleep(0.2)
 
 
+async def writes_once_quiet(api: Api, namespace: str, *, within_s: float) -> list[Write]:
+    """All writes so far, once there was none for 5 s: Events wait in a line, and the last ones come after Ready."""
+    async with asyncio.timeout(within_s):
+        before: list[Write] = []
+        while (now := writes_in(api, namespace)) != before:
+            before = now
+            await asyncio.sleep(5)
+        return before
+
+
 async def rest(
     api: Api, namespace: str, process: Process, *, count: int, replicas: int, resyncs: int, resync_s: float
 ) -> tuple[Looks, int]:
@@ -172,8 +182,7 @@ async def rest(
     The peak of all: while the clusters came, at rest, and while it listed everything again after a restart.
     """
     async with many(api, namespace, count, replicas, process):
-        await asyncio.sleep(5)  # the last of its Events may still be written
-        before, looks = writes_in(api, namespace), await process.looks()
+        before, looks = await writes_once_quiet(api, namespace, within_s=60 + count), await process.looks()
         await asyncio.sleep(resyncs * resync_s)  # that nothing happens has no end to wait for
         assert writes_in(api, namespace) == before
         found, memory = (await process.looks()).since(looks), process.memory_bytes
