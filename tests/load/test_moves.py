@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from shard_worker.tasks import cancel_and_wait
 from tests.load.reference import simulate
 from tests.load.reference_client import DECODERS, ReferenceClient
 from tests.support.load.chat import random_ulid
@@ -86,5 +87,4 @@ async def _moving(workers: Workers) -> AsyncIterator[list[int]]:
         if task.done():
             task.result()
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await cancel_and_wait(task)

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 
 from shard_worker.domain.ids import ThreadId, shard_of
+from shard_worker.tasks import cancel_and_wait
 from tests.support.polling import eventually
 
 ACCOUNT = "01JD0000000000000000000001"
@@ -186,6 +187,4 @@ async def posting(url: str, shards: int, *, per_shard: int = 2) -> AsyncIterator
                 if client.done():
                     client.result()
         finally:
-            for client in clients:
-                client.cancel()
-            await asyncio.gather(*clients, return_exceptions=True)
+            await cancel_and_wait(*clients)

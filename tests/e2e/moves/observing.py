@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import aiohttp
 
+from shard_worker.tasks import cancel_and_wait
 from tests.e2e.streams.following import Chat, chat_on
 from tests.support.load.account_follower import AccountFollower
 from tests.support.load.chat import random_ulid
@@ -201,7 +202,5 @@ async def observing(workers: Workers) -> AsyncIterator[Observers]:
                     reader.result()  # a reader that ended by itself has met an answer that it cannot read
             await observers.verify()
         finally:
-            for reader in readers:
-                reader.cancel()
-            await asyncio.gather(*readers, return_exceptions=True)
+            await cancel_and_wait(*readers)
             await observers.close()

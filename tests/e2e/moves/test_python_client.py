@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 from threadcluster_client import Client, Event, Follow, Limits
 
+from shard_worker.tasks import cancel_and_wait
 from tests.e2e.moves.cluster import Cluster
 from tests.e2e.moves.faults import FAULTS
 from tests.e2e.moves.graceful_shutdowns import DEPARTURES
@@ -100,9 +101,7 @@ async def posters_on(cluster: Cluster) -> AsyncIterator[Posters]:
             await posters.expect_all()
             assert not any(follow.done() for follow in follows)
         finally:
-            for task in (*posting, *follows):
-                task.cancel()
-            await asyncio.gather(*posting, *follows, return_exceptions=True)
+            await cancel_and_wait(*posting, *follows)
 
 
 async def test_its_commands_and_follows_outlive_a_worker(cluster: Cluster) -> None:

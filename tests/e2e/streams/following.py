@@ -8,6 +8,7 @@ from itertools import count
 
 import aiohttp
 
+from shard_worker.tasks import cancel_and_wait
 from tests.support.load.follower import Follower
 from tests.support.polling import eventually
 from tests.support.worker_processes import Workers
@@ -86,8 +87,9 @@ class Chat:
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.wait((task,))
+            await cancel_and_wait(
+                task
+            )  # one cancellation may be lost: a request's own time-out may come in the same moment
 
     async def more_acknowledged(self, number: int) -> None:
         """Return when this many more commands were acknowledged."""

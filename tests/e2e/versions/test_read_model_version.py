@@ -15,6 +15,7 @@ import asyncpg
 import pytest
 from ulid import ULID
 
+from shard_worker.tasks import cancel_and_wait
 from tests.e2e.versions.rolling import chatting, restart
 from tests.support.next_read_model import MIGRATION
 from tests.support.polling import more_acknowledged
@@ -111,8 +112,7 @@ async def reading(url: str) -> AsyncIterator[Reader]:
         try:
             yield reader
         finally:
-            asking.cancel()
-            await asyncio.wait((asking,))
+            await cancel_and_wait(asking)
         assert asking.cancelled() or asking.exception() is None, asking.exception()
 
 

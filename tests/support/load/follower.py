@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
+from shard_worker.tasks import cancel_and_wait
 from tests.support.load.target import Target, parse_target
 
 _HEAD_END: Final = b"\r\n\r\n"
@@ -164,9 +165,9 @@ class Follower:
     async def stop(self) -> None:
         """Leave."""
         if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await cancel_and_wait(self._task)
+            if not self._task.cancelled():
+                self._task.result()
         if self._stream is not None and self._stream.transport is not None:
             self._stream.transport.abort()
 
