@@ -128,7 +128,7 @@ class DatabaseMetrics(Collector):
             "threadcluster_database_sessions", "Sessions of this worker that are open.", database.open_sessions
         )
         yield CounterMetricFamily(
-            "threadcluster_database_connects", "Attempts to open a session, failed ones too.", database.gate.attempts
+            "threadcluster_database_connects", "Attempts to open a session, failed ones too.", database.attempts
         )
         refusals = CounterMetricFamily(
             "threadcluster_database_connects_failed", "Sessions that were not had, by why.", labels=["fault"]

@@ -156,6 +156,11 @@ class Database:
         """How many sessions of this worker are open, those of its pools too."""
         return sum(not session.is_closed() for session in self._sessions)
 
+    @property
+    def attempts(self) -> int:
+        """How often a session was tried to be opened, failed attempts too."""
+        return self.gate.attempts + self._lease_gate.attempts
+
     async def close(self) -> None:
         """Wait for the ends of attempts that were given up; no session is opened from now on."""
         await self._attempts.close()

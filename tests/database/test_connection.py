@@ -90,6 +90,7 @@ async def test_the_lease_is_connected_before_sessions_that_were_lost_with_it(
             proxy.cut()
             await eventually(lambda: len(opened) > 0)
             assert opened[0] == "lease"
+        assert shared.attempts >= 3 * len(purposes)
         for each in holding:
             each.cancel()
         await asyncio.gather(*holding, return_exceptions=True)
