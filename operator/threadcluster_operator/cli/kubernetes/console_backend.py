@@ -4,13 +4,14 @@ import asyncio
 import os
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final, TypeVar
 
 import aiohttp
 import click
 
 from shard_worker.contract_internal import HistoryEntry, OwnershipResponse
-from shard_worker.tasks import BackgroundTasks, run_until
+from shard_worker.tasks import BackgroundTasks, FirstFailure, TaskFailure, run_until
 from threadcluster_operator.cli.kubernetes.cluster import Connection, connection
 from threadcluster_operator.cli.kubernetes.errors import ClusterNotFound, ClusterUnreachable, sentence
 from threadcluster_operator.cli.kubernetes.pod_workers import PodWorkers
@@ -58,6 +59,7 @@ class KubernetesBackend(ConsoleBackend):
         """``public``: ways to the public ports of its pods, for the chats."""
         self._reached = reached
         self._resource = resource
+        self._mode: str = spec_of(resource).rebalance.mode
         self._name = str(resource["metadata"]["name"])
         self._workers = workers
         self._public = public
@@ -93,6 +95,8 @@ class KubernetesBackend(ConsoleBackend):
         """Ask the workers, and with ``api`` the API server first.  Raises `ClusterUnreachable`, `KubeError`, `OSError`."""
         if api:
             self._resource = await find(self._reached.kube, self._reached.namespace, self._name)
+            with suppress(ClusterUnreachable):  # of a spec that became wrong, what it was before
+                self._mode = spec_of(self._resource).rebalance.mode
             self._pods = await self._workers.refresh()
         self._answers = await self._workers.answers()
         answering = sorted(self._answers)
@@ -112,7 +116,7 @@ class KubernetesBackend(ConsoleBackend):
             workers=[_facts_of(each) for each in workers_of(self._pods, newest(self._answers.values()))],
             answers=self._answers,
             claimed_by_other=next(filter(None, (each.claimed_by_other for each in self._answers.values())), None),
-            rebalance_mode=spec_of(self._resource).rebalance.mode,
+            rebalance_mode=self._mode,
         )
 
     def commands(self) -> Mapping[str, str]:
@@ -190,7 +194,13 @@ async def _serve(place: Place, name: str | None) -> None:
             workers = ConsoleWorkers(reached.kube, ways, session, place.namespace, own_name, asked_most=_ASKED_MOST)
             backend = KubernetesBackend(reached, place, resource, workers, public)
             server = ConsoleServer(backend)
-            await server.start()
+            failed = FirstFailure()
+
+            def report(failure: TaskFailure) -> None:
+                failed.report(failure)
+                stopping.set()
+
+            await server.start(report)
             try:
                 try:
                     await backend.look(api=True)
@@ -203,3 +213,5 @@ async def _serve(place: Place, name: str | None) -> None:
             finally:
                 await backend.close()
                 await server.close()
+            if failed.failure is not None:
+                raise click.ClickException(f"the console ended: {failed.failure}")

@@ -162,6 +162,9 @@ async def test_a_cluster_on_kubernetes_is_shown_and_chats_while_a_pod_dies(
         await eventually(posted, within_s=20)
         await eventually(lambda: page.texts() == ["still here"], within_s=20)
         await eventually(lambda: page.shard_states() == {"serving"} and page.states()["chat-0"] == "ImagePullBackOff")
+        api.put(THREAD_CLUSTER, CLUSTER | {"spec": CLUSTER["spec"] | {"shards": SHARDS, "replicas": -1}, "status": {}})
+        await eventually(lambda: not page.newest("snapshot")["ready"])  # a spec that became wrong ends no page
+        assert page.newest("snapshot")["mode"] == snapshot["mode"]
         status, shown = await page.ask(f"threads/{thread}")
         assert (status, shown["owner"]) == (200, "chat-1")
         watching.cancel()
