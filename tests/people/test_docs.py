@@ -17,9 +17,7 @@ from typing import Final, NamedTuple
 import pytest
 
 from tests.support.paths import ROOT
-from tests.support.ports import free_port
-
-pytestmark = pytest.mark.people
+from tests.support.ports import free_ports
 
 _READY_S: Final = 120.0
 
@@ -153,12 +151,13 @@ class Terminal:
 @pytest.fixture
 def terminal(tmp_path: Path) -> Iterator[Terminal]:
     """In a folder with nothing in it; what was begun there is stopped."""
-    made = Terminal(tmp_path, free_port())
+    made = Terminal(tmp_path, free_ports("127.0.0.1", 1)[0])
     yield made
     for place in (tmp_path / ".threadcluster").glob("*"):
         made.type(f"threadcluster local down --data-dir {place} || test $? = 3")
 
 
+@pytest.mark.people
 def test_shards_move_as_the_page_shows(terminal: Terminal) -> None:
     """docs/moving-shards.md, from the first block to the last, with the edits of the resource that its text speaks of."""
     create, drain, obstacles, plan, execute, rebalance, pin, history, killed, shards, fewer, leave = blocks_of(
@@ -222,6 +221,7 @@ def test_shards_move_as_the_page_shows(terminal: Terminal) -> None:
     expect_shown(documented_lines, shown.replace("the worker has ended", documented_lines[-1]))
 
 
+@pytest.mark.people
 def test_the_other_pages_on_one_cluster(terminal: Terminal) -> None:
     """Console, streams, the internal API, completion and events out."""
     up, thread = (block for block in blocks_of("docs/console.md") if elsewhere(block) is None)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.paths import ROOT
-from tests.support.ports import free_port
+from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.people
 
@@ -42,7 +42,7 @@ def test_its_commands_run_in_a_clean_folder(tmp_path: Path) -> None:
     """The cluster comes up, a thread is made, a worker is killed, and the message is there."""
     up, chat, kubernetes = blocks(ROOT / "README.md")
     assert "kubectl" in kubernetes, "tried by hand: it needs a cluster and a builder of images"
-    folder, port = tmp_path / "threadcluster", free_port()
+    folder, port = tmp_path / "threadcluster", free_ports("127.0.0.1", 1)[0]
     clean_folder(folder)
     environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
     with (tmp_path / "up.log").open("w") as log:

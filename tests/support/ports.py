@@ -3,9 +3,10 @@
 import socket
 
 
-def free_port() -> int:
-    """A port that is in no use."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-    return port
+def free_ports(address: str, count: int) -> list[int]:
+    """Free ports; all are held until the last is found, so that they differ."""
+    held = [socket.create_server((address, 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in held]
+    for each in held:
+        each.close()
+    return ports

@@ -9,7 +9,6 @@ import base64
 import json
 import secrets
 import shutil
-import socket
 import ssl
 import urllib.error
 import urllib.request
@@ -24,6 +23,7 @@ import yaml
 from tests.e2e.cluster.kubeconfig import write_kubeconfig
 from tests.e2e.cluster.program import Program
 from tests.support.kube_api import Api
+from tests.support.ports import free_ports
 
 SERVICE_RANGE: Final = "10.96.0.0/16"
 ADMIN: Final = "admin"
@@ -239,15 +239,6 @@ def _etcd(folder: Path, address: str, port: int, peer_port: int) -> list[str]:
         "--unsafe-no-fsync",  # what it holds is thrown away
         "--log-level=warn",
     ]
-
-
-def free_ports(address: str, count: int) -> list[int]:
-    """Free ports; all are held until the last is found, so that they differ."""
-    held = [socket.create_server((address, 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in held]
-    for each in held:
-        each.close()
-    return ports
 
 
 def answers(url: str) -> bool:

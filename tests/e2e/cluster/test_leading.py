@@ -13,10 +13,11 @@ import pytest
 from threadcluster_operator.controller.leader_election import RENEW_S
 
 from tests.e2e.cluster.conftest import KubeconfigFor
-from tests.e2e.cluster.control_plane import Write, free_ports, read_writes
+from tests.e2e.cluster.control_plane import Write, read_writes
 from tests.e2e.cluster.harness import KIND, VERSION, thread_cluster
 from tests.e2e.cluster.program import Program
 from tests.support.kube_api import Api
+from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.cluster
 

@@ -19,12 +19,13 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.e2e.cluster.control_plane import Write, free_ports, writes_in
+from tests.e2e.cluster.control_plane import Write, writes_in
 from tests.e2e.cluster.harness import KIND, VERSION, is_ready, stalled_by, thread_cluster
 from tests.e2e.cluster.operator_process import SHARDS
 from tests.e2e.cluster.program import Program
 from tests.fakes.kubelet import FakeKubelet
 from tests.support.kube_api import Api
+from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.cluster
 

@@ -17,10 +17,11 @@ from typing import Final
 import yaml
 
 from tests.e2e.cluster.build import kubectl
-from tests.e2e.cluster.control_plane import SERVICE_RANGE, ControlPlane, answers, free_ports
+from tests.e2e.cluster.control_plane import SERVICE_RANGE, ControlPlane, answers
 from tests.e2e.cluster.program import Program
 from tests.e2e.node import packages, pause
 from tests.e2e.node.enter import CGROUP_VARIABLE
+from tests.support.ports import free_ports
 
 NAME: Final = "node-0"
 ADDRESS: Final = "10.255.0.1"

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from tests.e2e.cluster.control_plane import free_ports
 from tests.e2e.cluster.program import Program
+from tests.support.ports import free_ports
 
 _SETTINGS: Final = (
     "extra_float_digits,synchronous_commit,idle_in_transaction_session_timeout,lock_timeout,tcp_keepalives_idle,"
