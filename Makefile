@@ -132,6 +132,10 @@ docs: setup ## Write what is generated: references, docs/openapi.json, crds/, th
 	$(BIN)/python -m threadcluster_operator.api.crd > crds/threadclusters.yaml
 	$(BIN)/python -m tests.benchmarks.published
 
+.PHONY: price
+price: ## What durable writes cost a month, computed from make bench and list prices (ARGS="--writes 100000")
+	@$(BIN)/python tools/price.py $(ARGS)
+
 .PHONY: pin-base
 pin-base: ## Pin the base image of the Dockerfile by the digest of its tag (needs a registry)
 	@$(PYTHON_FOUND) tools/base_image.py $(ARGS)
