@@ -18,11 +18,16 @@ from shard_worker.tasks import BackgroundTasks, OnFailure, log_only
 
 log = logging.getLogger(__name__)
 
-_BATCH: Final = 64
+_BATCH: Final = 16
+"""Maximum snapshots of one statement: Postgres compresses each, and appends wait for the processor meanwhile."""
 _BATCH_BYTES: Final = 4 << 20
 """Maximum bytes of states in one statement, but for the last: a state has up to 1 MB, with long titles a little more."""
 _PART: Final = 8
 """An eighth of the memory budget may wait here at most."""
+_GATHER_S: Final = 0.2
+"""How long snapshots gather before they are written: a statement costs half a millisecond whatever it holds."""
+_APART_S: Final = 0.01
+"""Pause after a statement: threads that are written to alike have their snapshots at the same time."""
 _BACK_OFF_S: Final = 0.5
 
 _SAVE_SQL: Final = """
@@ -117,25 +122,29 @@ class SnapshotWriter:
     async def _run(self) -> None:
         while True:
             await self._wake.wait()
+            self._wake.clear()
             if self._tail_lost:
                 self._tail_lost = False
                 try:
                     await self._discard_unbacked()
                 except Exception as error:  # a thread that is loaded discards its own
                     log.error("snapshot store failed to compare snapshots with the journal", exc_info=error)
-            batch = self._take()
-            if not batch:
-                self._wake.clear()
-                continue
-            try:
-                await self._pool.run(partial(self._save, batch=batch, era=self._era))
-                self.saved += len(batch)
-            except Exception as error:  # noqa: BLE001  # a snapshot is only a cache; logged with its cause
-                self.dropped += len(batch)
-                log.warning("snapshot store dropped snapshots", extra={"count": len(batch), "cause": repr(error)})
-                await asyncio.sleep(_BACK_OFF_S)
-            finally:
-                self._count(-sum(len(snapshot.state) for _, snapshot in batch))
+            await asyncio.sleep(_GATHER_S)
+            while batch := self._take():
+                await self._write(batch)
+                await asyncio.sleep(_APART_S)
+
+    async def _write(self, batch: list[tuple[tuple[ShardId, UUID], _Snapshot]]) -> None:
+        """Write a batch, or drop it."""
+        try:
+            await self._pool.run(partial(self._save, batch=batch, era=self._era))
+            self.saved += len(batch)
+        except Exception as error:  # noqa: BLE001  # a snapshot is only a cache; logged with its cause
+            self.dropped += len(batch)
+            log.warning("snapshot store dropped snapshots", extra={"count": len(batch), "cause": repr(error)})
+            await asyncio.sleep(_BACK_OFF_S)
+        finally:
+            self._count(-sum(len(snapshot.state) for _, snapshot in batch))
 
     async def _discard_unbacked(self) -> None:
         """Compare every shard's snapshots with its journal; while the database is away, wait and go on."""
