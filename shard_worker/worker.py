@@ -26,6 +26,7 @@ from shard_worker.worker_parts import (
     ServingParts,
     build_cluster,
     build_serving,
+    open_journal_pool,
     open_query_pools,
     read_facts,
     write_format,
@@ -93,7 +94,7 @@ class Worker:
         facts = await run_until(stopping, read_facts(cluster.database, settings), name="read-facts")
         if facts is None:
             return False
-        pool = await cluster.database.pool(most=settings.read_connections)
+        pool = await open_journal_pool(settings, cluster)
         queries = await open_query_pools(settings, cluster)
         serving = self._serving = build_serving(
             settings, cluster, (pool, queries), facts, failure=self._failure, leave=self.begin_leaving

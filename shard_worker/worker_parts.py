@@ -35,6 +35,7 @@ from shard_worker.contract_internal import ENVIRONMENT_PREFIX, HealthCounters
 from shard_worker.database.claim import Claimant
 from shard_worker.database.connection import CONNECTION_ERRORS, Database, OpenConnection, ReadPool
 from shard_worker.database.migration import read_id_salt, read_meta
+from shard_worker.database.planning import BY_INDEX, set_up_statements
 from shard_worker.database.reconnecting import Backoff
 from shard_worker.database.replica import Replica
 from shard_worker.database.roles import excess_privileges
@@ -246,6 +247,11 @@ class QueryPools:
 
     primary: ReadPool
     replica: WatchedReplica | None
+
+
+async def open_journal_pool(settings: WorkerSettings, cluster: ClusterParts) -> ReadPool:
+    """The sessions over which the journal is read and snapshots are written; none is opened yet."""
+    return await cluster.database.pool(most=settings.read_connections, statements=set_up_statements(BY_INDEX))
 
 
 async def open_query_pools(settings: WorkerSettings, cluster: ClusterParts) -> QueryPools:

@@ -38,7 +38,7 @@ _BATCH_SHARDS: Final = 256
 """Maximum shards in a batch."""
 _BATCH_EVENTS: Final = 256
 """Maximum events of one shard in a batch; fewer where many shards are behind, so that little is read that is not taken."""
-_TURN_EVENTS: Final = 250
+_TURN_EVENTS: Final = 150
 """Events that a look takes if there are as many: a batch of fewer costs noticeably more for each."""
 _BATCH_ROWS: Final = 2_000
 """Rows after which a batch takes no further event; one event may make more."""

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple, TypeVar
 import asyncpg
 
 from shard_worker.database.connection import CONNECTION_ERRORS, ReadPool, Session
+from shard_worker.database.planning import set_up_statements
 from shard_worker.database.reconnecting import Backoff
 from shard_worker.database.replica import Replica, ReplicaStatus, read_status
 from shard_worker.readmodel.live_generation import LiveGeneration
@@ -37,7 +38,7 @@ SESSION_SETTINGS: Final = {
 """Settings of a session that queries are asked of.  Every query is written to look its rows up by indexes, in the order of its
 answer.  The planner does not know how large one thread is among many small ones, nor where a page ends: without these it reads
 and sorts a thread's ten thousand members for a page of a hundred.  No query needs its parameters to be planned."""
-SET_UP: Final = "; ".join(f"SET {name} = '{value}'" for name, value in SESSION_SETTINGS.items())
+SET_UP: Final = set_up_statements(SESSION_SETTINGS)
 
 _LOOK_EVERY_S: Final = 1.0
 _LOOK_S: Final = 1.5

@@ -26,11 +26,13 @@ from shard_worker.journal.journal_row import JournalRow
 from shard_worker.readmodel.projection import Changes, Head, MessageRow
 from shard_worker.readmodel.rules import RULES, Rules, versions
 
+# An offset is found by its key and by its value, both in arrays.  A join with them would carry each row of the arrays along as
+# a whole, and be planned in an order that depends on how many offsets there were at that time.
+_AT: Final = """o.generation = $1 AND o.shard_id = ANY ($2::int[]) AND o.seq * 4096 + o.shard_id = ANY ($3::bigint[])"""
 _READ: Final = """
 WITH mine AS (
-    SELECT o.shard_id, o.seq
-      FROM projection_offset o JOIN unnest($2::int[], $3::bigint[]) AS at (shard_id, seq) USING (shard_id, seq)
-     WHERE o.generation = $1
+    SELECT o.shard_id, o.seq FROM projection_offset o
+     WHERE {at}
      ORDER BY o.shard_id
        FOR UPDATE OF o SKIP LOCKED
 )
@@ -51,17 +53,15 @@ SELECT mine.shard_id, mine.seq, event.*
  ORDER BY mine.shard_id, event.shard_seq
 """
 _LOCK: Final = """
-SELECT o.shard_id
-  FROM projection_offset o JOIN unnest($2::int[], $3::bigint[]) AS at (shard_id, seq) USING (shard_id, seq)
- WHERE o.generation = $1
+SELECT o.shard_id FROM projection_offset o
+ WHERE {at}
  ORDER BY o.shard_id
    FOR UPDATE OF o SKIP LOCKED
 """
 _SET_OFFSETS: Final = """
 WITH moved AS (
-    UPDATE projection_offset o SET seq = at.seq
-      FROM unnest($2::int[], $3::bigint[]) AS at (shard_id, seq)
-     WHERE o.generation = $1 AND o.shard_id = at.shard_id
+    UPDATE projection_offset o SET seq = ($3::bigint[])[array_position($2::int[], o.shard_id)]
+     WHERE o.generation = $1 AND o.shard_id = ANY ($2::int[])
 )
 SELECT set_config('synchronous_commit', 'off', true)
 """
@@ -162,29 +162,27 @@ UPDATE {place}.thread t
 # Arrays that are unnested side by side in a list of columns are not stored on the way, as those of one `unnest` in FROM are.
 _STORE_POSTS: Final = """
 WITH held AS MATERIALIZED (
-    SELECT o.shard_id
-      FROM projection_offset o JOIN unnest($14::int[], $15::bigint[]) AS at (shard_id, seq) USING (shard_id, seq)
-     WHERE o.generation = $13
+    SELECT o.shard_id FROM projection_offset o
+     WHERE {at}
      ORDER BY o.shard_id
        FOR UPDATE OF o SKIP LOCKED
 ), batch AS MATERIALIZED (
-    SELECT count(*) = cardinality($14::int[]) AS is_held FROM held
+    SELECT count(*) = cardinality($2::int[]) AS is_held FROM held
 ), moved AS (
-    UPDATE projection_offset o SET seq = reached.seq
-      FROM unnest($14::int[], $16::bigint[]) AS reached (shard_id, seq)
-     WHERE o.generation = $13 AND o.shard_id = reached.shard_id AND (SELECT is_held FROM batch)
+    UPDATE projection_offset o SET seq = ($4::bigint[])[array_position($2::int[], o.shard_id)]
+     WHERE o.generation = $1 AND o.shard_id = ANY ($2::int[]) AND (SELECT is_held FROM batch)
 ), posted AS (
     UPDATE {place}.thread t
        SET sequence_nr = head.sequence_nr, epoch = head.epoch, updated_at = head.at, activity_at = head.at,
            newest_xid = head.xid::xid8
-      FROM (SELECT unnest($1::uuid[]) AS thread_id, unnest($2::bigint[]) AS sequence_nr, unnest($3::bigint[]) AS epoch,
-                   unnest($4::bigint[]) AS at, unnest($5::text[]) AS xid
+      FROM (SELECT unnest($5::uuid[]) AS thread_id, unnest($6::bigint[]) AS sequence_nr, unnest($7::bigint[]) AS epoch,
+                   unnest($8::bigint[]) AS at, unnest($9::text[]) AS xid
               FROM batch WHERE is_held) AS head
      WHERE t.thread_id = head.thread_id
 ), added AS (
     INSERT INTO {place}.thread_message (thread_id, sequence_nr, index, message_id, sender_id, body, created_at)
-    SELECT unnest($6::uuid[]), unnest($7::bigint[]), unnest($8::smallint[]), unnest($9::uuid[]), unnest($10::uuid[]),
-           unnest($11::text[]), unnest($12::bigint[])
+    SELECT unnest($10::uuid[]), unnest($11::bigint[]), unnest($12::smallint[]), unnest($13::uuid[]), unnest($14::uuid[]),
+           unnest($15::text[]), unnest($16::bigint[])
       FROM batch WHERE is_held
 )
 SELECT is_held, set_config('synchronous_commit', 'off', true) FROM batch
@@ -247,13 +245,15 @@ class GenerationTables:
         place = f"readmodel_{generation:d}"
         self.place = place
         """The schema of its tables."""
+        self._read = _READ.format(at=_AT)
+        self._lock = _LOCK.format(at=_AT)
         self._create_threads = _CREATE_THREADS.format(place=place)
         self._advance_threads = _ADVANCE_THREADS.format(place=place)
         self._change_accounts = _CHANGE_ACCOUNTS.format(place=place)
         self._add_messages = _ADD_MESSAGES.format(place=place)
         self._add_plain_messages = _ADD_PLAIN_MESSAGES.format(place=place)
         self._post_to_threads = _POST_TO_THREADS.format(place=place)
-        self._store_posts = _STORE_POSTS.format(place=place)
+        self._store_posts = _STORE_POSTS.format(place=place, at=_AT)
         self._remove_messages = _REMOVE_MESSAGES.format(place=place)
         self._add_mentions = _ADD_MENTIONS.format(place=place)
         self._delete = tuple(sql.format(place=place) for sql in _DELETE)
@@ -284,7 +284,7 @@ class GenerationTables:
         """
         found: dict[int, ShardEvents] = {}
         for row in await connection.fetch(
-            _READ, self.generation, list(positions), list(positions.values()), most_events, most_bytes
+            self._read, self.generation, list(positions), _all_at(positions), most_events, most_bytes
         ):
             events = found.get(row["shard_id"])
             if events is None:
@@ -295,7 +295,7 @@ class GenerationTables:
 
     async def lock(self, connection: Session, positions: Mapping[int, int]) -> list[int]:
         """Lock the offsets that stand at ``positions``, as `read` does; the shards whose offset is locked."""
-        rows = await connection.fetch(_LOCK, self.generation, list(positions), list(positions.values()))
+        rows = await connection.fetch(self._lock, self.generation, list(positions), _all_at(positions))
         return [row["shard_id"] for row in rows]
 
     async def hold(self, connection: Session, shard_id: int) -> int | None:
@@ -345,11 +345,11 @@ class GenerationTables:
         """
         held: bool = await connection.fetchval(
             self._store_posts,
-            *posts,
             self.generation,
             list(reached),
-            [positions[shard_id] for shard_id in reached],
+            _all_at({shard_id: positions[shard_id] for shard_id in reached}),
             list(reached.values()),
+            *posts,
         )
         return held
 
@@ -500,6 +500,11 @@ def _plain_columns(plain: Sequence[MessageRow]) -> tuple[list[object], ...]:
         [message.body for message in plain],
         [message.created_at for message in plain],
     )
+
+
+def _all_at(positions: Mapping[int, int]) -> list[int]:
+    """Offsets at these positions, each as one number with its shard, which is less than 4096: as `_AT` compares them."""
+    return [seq * 4096 + shard_id for shard_id, seq in positions.items()]
 
 
 def _event_row(row: asyncpg.Record) -> JournalRow:

@@ -19,6 +19,7 @@ import asyncpg
 from shard_worker.contract_internal import ReadModelOverview
 from shard_worker.database.binary_arrays import use_binary_arrays
 from shard_worker.database.connection import CONNECTION_ERRORS, OpenConnection
+from shard_worker.database.planning import BY_INDEX, set_up_statements
 from shard_worker.database.reconnecting import Backoff
 from shard_worker.domain.ids import ShardId
 from shard_worker.journal import codec
@@ -40,6 +41,7 @@ _REFRESH_S: Final = 2.0
 _REFRESH_WITHIN_S: Final = 10.0
 _AGAIN_S: Final = 1.0
 """Shortest time to the next session after one was lost."""
+_SET_UP: Final = set_up_statements({**BY_INDEX, "plan_cache_mode": "force_generic_plan"})
 _BATCHES_AT_ONCE: Final = 4
 """Batches of a generation in a row: one that is being rebuilt must not hold up the one that answers queries."""
 _GENERATIONS: Final = (
@@ -62,6 +64,8 @@ class ReadModelUpdater:
         self._clock = clock
         self._heads: dict[int, int] = {}
         """By owned shard: the last event known to be durable."""
+        self._appended = 0
+        """Events that this worker appended since its start."""
         self._recent = RecentRows()
         self._following = False
         """Whether there is a session that takes ready-made arrays, so that rows are kept for it."""
@@ -102,6 +106,7 @@ class ReadModelUpdater:
         """
         if shard_id in self._heads:
             self._heads[shard_id] = head
+            self._appended += len(rows)
             if xid is not None and rows and self._following:
                 self._recent.add(shard_id, head, rows, epoch, xid)
             self._notify(shard_id)
@@ -165,6 +170,7 @@ class ReadModelUpdater:
             self._binary = False
             log.warning("client library takes no ready-made arrays; the read model costs more")
             return
+        await connection.execute(_SET_UP)
         # After the session was opened: it ended those of an older history, and nothing is appended to that any more.
         self._recent.clear()
         self._following = self._binary
@@ -172,7 +178,7 @@ class ReadModelUpdater:
             feed.forget_positions()
         self._woken = True
         refreshed_at = missed_at = looked_at = self._clock() - _REFRESH_S
-        pace, pause_s = Pace(), 0.0
+        pace, pause_s = Pace(lambda: self._appended), 0.0
         while True:
             if self._clock() - refreshed_at >= _REFRESH_S:
                 async with asyncio.timeout(_REFRESH_WITHIN_S):

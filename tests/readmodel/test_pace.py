@@ -1,60 +1,85 @@
-"""The pace of the projection: every shard in every look while the worker has time left, a part of them while it has none."""
+"""The pace of the projection: every shard in every look while there is time left, a part of them at the limit."""
 
 import pytest
 
 from shard_worker.readmodel.pace import AT_ONCE, LONG_S, LOOK_S, PARTS, Pace, Turn
 
+_LEAST_S = LONG_S / PARTS
 
-class _Thread:
-    """A clock, and a thread that has work for a part of the time."""
+
+class _Worker:
+    """A clock, a thread that has work for a part of the time, and what is appended."""
 
     def __init__(self) -> None:
         self.now = 100.0
         self.ran = 7.0
+        self.events = 1_000
 
-    def lives(self, busy: float) -> None:
+    def lives(self, busy: float, rate: float = 0.0) -> None:
         self.now += 0.05
         self.ran += 0.05 * busy
+        self.events += round(0.05 * rate)
+
+    def pace(self) -> Pace:
+        return Pace(lambda: self.events, lambda: self.ran, lambda: self.now)
 
 
-def turn_at(busy: float, before: float = 0.0) -> Turn:
-    """The turn once a thread had so much work for a while."""
-    thread = _Thread()
-    pace = Pace(lambda: thread.ran, lambda: thread.now)
-    for share in [before] * 200 + [busy] * 200:
-        thread.lives(share)
+def turn_at(busy: float, rate: float = 0.0, *, before: tuple[float, float] = (0.0, 0.0)) -> Turn:
+    """The turn once a worker had so much work, and appended so much, for a while."""
+    worker = _Worker()
+    pace = worker.pace()
+    for each in [before] * 200 + [(busy, rate)] * 200:
+        worker.lives(*each)
         found = pace.next()
     return found
 
 
-def test_a_shard_waits_longer_the_less_time_is_left() -> None:
-    """At half of the commands that a worker can take, when its loop runs three quarters of the time, it does not; what was
-    long ago does not count.
-    """
-    turns = [turn_at(busy / 100) for busy in range(0, 121, 5)]
+_RISING = {
+    "by busyness": [turn_at(busy / 100) for busy in range(0, 121, 5)],
+    "by rate": [turn_at(0.3, rate) for rate in range(0, 20_001, 1_000)],
+}
+
+
+@pytest.mark.parametrize("turns", _RISING.values(), ids=_RISING)
+def test_a_shard_waits_longer_the_nearer_the_limit_is(turns: list[Turn]) -> None:
+    """By the loop's time or by the events, whichever is nearer."""
     assert turns == sorted(turns, key=lambda turn: (turn.every_s, -turn.share))
-    assert [turn.look_s for turn in turns] == sorted(turn.look_s for turn in turns)
+    assert turns[0] == AT_ONCE
+    assert turns[-1] == Turn(_LEAST_S, LONG_S - _LEAST_S / 2, 1 / PARTS)
+    assert len(set(turns)) > 2
+
+
+def test_at_half_of_what_a_worker_can_take_no_shard_waits() -> None:
+    """A slow processor's loop runs three quarters of the time then; a fast one appends 9,000 events a second."""
     assert [turn_at(busy) for busy in (0.0, 0.5, 0.8)] == [AT_ONCE] * 3
-    least = LONG_S / PARTS
-    assert turn_at(0.92) == turn_at(1.0) == Turn(least, LONG_S - least / 2, 1 / PARTS)
-    assert 0.0 < turn_at(0.86).every_s < LONG_S - least
-    assert turn_at(0.0, before=1.0) == AT_ONCE
+    assert [turn_at(0.5, rate) for rate in (1_000, 8_900)] == [AT_ONCE] * 2
+    assert turn_at(0.92) == turn_at(0.5, 12_100) == turn_at(1.0, 50_000)
+    assert 0.0 < turn_at(0.86).every_s < LONG_S - _LEAST_S
+    assert 0.0 < turn_at(0.5, 10_500).every_s < LONG_S - _LEAST_S
+    assert turn_at(0.86, 12_100) == turn_at(0.92, 10_500)
 
 
-@pytest.mark.parametrize("busy", [0.83, 0.86, 0.9, 1.0])
-def test_the_looks_of_one_round_take_all_shards(busy: float) -> None:
+def test_what_was_long_ago_does_not_count() -> None:
+    """The mean is over some ten looks."""
+    assert turn_at(0.0, before=(1.0, 50_000)) == AT_ONCE
+    assert turn_at(1.0, 50_000, before=(0.0, 0.0)) == turn_at(1.0)
+
+
+@pytest.mark.parametrize(("busy", "rate"), [(0.83, 0), (0.86, 0), (0.9, 0), (1.0, 0), (0.2, 10_000), (0.2, 14_000)])
+def test_the_looks_of_one_round_take_all_shards(busy: float, rate: float) -> None:
     """In as many looks as there are until a shard has its next turn."""
-    turn = turn_at(busy)
-    assert turn.look_s >= LOOK_S
+    turn = turn_at(busy, rate)
+    assert _LEAST_S <= turn.look_s <= LOOK_S
     assert turn.share * (turn.every_s + turn.look_s / 2) == pytest.approx(turn.look_s)
 
 
 def test_a_look_without_time_behind_it_changes_nothing() -> None:
     """Two looks at one moment, and an account that went back."""
-    thread = _Thread()
-    pace = Pace(lambda: thread.ran, lambda: thread.now)
+    worker = _Worker()
+    pace = worker.pace()
+    worker.events += 1_000_000
     assert pace.next() == AT_ONCE
-    thread.lives(-5.0)
+    worker.lives(-5.0)
     assert pace.next() == AT_ONCE
 
 
@@ -62,6 +87,6 @@ def test_slow_looks_are_further_apart_unless_much_is_left() -> None:
     """A backlog is worked off without a pause."""
     assert AT_ONCE.pause_s(LOOK_S / 100, more=False) == LOOK_S
     assert AT_ONCE.pause_s(LOOK_S / 3.2, more=False) == pytest.approx(LOOK_S * 1.25)
-    assert AT_ONCE.pause_s(60.0, more=False) == LONG_S / PARTS
+    assert AT_ONCE.pause_s(60.0, more=False) == pytest.approx(LOOK_S * 1.5)
     assert AT_ONCE.pause_s(60.0, more=True) == LOOK_S
-    assert turn_at(1.0).pause_s(LOOK_S / 100, more=True) == LONG_S / PARTS
+    assert turn_at(1.0).pause_s(0.0, more=False) == turn_at(1.0).pause_s(60.0, more=True) == _LEAST_S
