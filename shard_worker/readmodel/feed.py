@@ -199,11 +199,12 @@ class GenerationFeed:
         if unknown:
             await self._locate(connection, unknown)
         await self._revive(connection)
-        look = _Look(self._line, heads, now, turn)
+        look, looked_at = _Look(self._line, heads, now, turn), unknown
         for _ in range(batches):
             behind = look.next(max(1, int(_BATCH_SHARDS * self._share)))
             if not behind:
                 break
+            looked_at += behind
             before = {each.shard_id: each.position for each in behind}
             await self._project(connection, behind, heads)
             # To the end of the line, but for those of which the batch could take no event: shards that always have events must
@@ -216,9 +217,10 @@ class GenerationFeed:
                     self._recent.drop(each.shard_id, each.position)
                 if each.position != before[each.shard_id] and self._line.get(each.shard_id) is each:
                     self._line[each.shard_id] = self._line.pop(each.shard_id)
-        for shard_id, each in list(self._line.items()):
-            if each.position is not None and each.position >= newest.get(shard_id, 0):
-                del self._line[shard_id]
+        for each in looked_at:
+            done = each.position is not None and each.position >= newest.get(each.shard_id, 0)
+            if done and self._line.get(each.shard_id) is each:
+                del self._line[each.shard_id]
         return look.is_left(self._clock())
 
     async def _locate(self, connection: asyncpg.Connection, projections: Sequence[ShardProjection]) -> None:
@@ -524,15 +526,18 @@ class _Look:
         self._heads = heads
         self._now = now
         self._latest = now - turn.every_s
+        self._first = list(self._behind())
+        """The shards that are behind, until a batch changes that."""
         self._left = math.inf
         """Events of shards that are not far behind that this look may still take."""
         if turn.share < 1.0:
-            self._left = max(_TURN_EVENTS, turn.share * sum(events for _, events in self._behind()))
+            self._left = max(_TURN_EVENTS, turn.share * sum([events for _, events in self._first]))
 
     def next(self, most: int) -> list[ShardProjection]:
         """The shards of the next batch, at most ``most``."""
         found: list[ShardProjection] = []
-        for each, events in self._behind():
+        behind, self._first = self._first or list(self._behind()), []
+        for each, events in behind:
             if len(found) == most:
                 break
             if events >= _BATCH_EVENTS:

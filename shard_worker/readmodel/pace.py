@@ -12,9 +12,9 @@ from typing import Final, NamedTuple
 
 LOOK_S: Final = 0.02
 """Shortest time from the begin of one look to the begin of the next.  The first event after a pause does not wait."""
-LONG_S: Final = 0.3
+LONG_S: Final = 0.36
 """Shortest time between two batches of a shard at the limit."""
-PARTS: Final = 30
+PARTS: Final = 24
 """Looks by which the shards are projected once, at the limit."""
 _LOOK_MOST_S: Final = 0.03
 """Time between looks that take long, as where the server or the processor is slow."""
@@ -24,7 +24,7 @@ _BUSY: Final = (0.82, 0.9)
 """Part of the time for which the loop's thread runs: up to the first a shard waits for `LOOK_S`, from the second on for `LONG_S`.  It is
 0.7 to 0.8 at half of the commands that a worker on a slow processor can take, when batches are small, and 0.85 to 0.9 at its limit.
 """
-_RATE: Final = (9_000.0, 12_000.0)
+_RATE: Final = (10_000.0, 13_000.0)
 """The same in events a second: a worker on a fast processor waits for the server at its limit, and has time left."""
 _WEIGHT: Final = 0.1
 """Of the newest look in the mean over the last ones."""
