@@ -38,6 +38,8 @@ _BATCH_SHARDS: Final = 256
 """Maximum shards in a batch."""
 _BATCH_EVENTS: Final = 256
 """Maximum events of one shard in a batch; fewer where many shards are behind, so that little is read that is not taken."""
+_PIECE_EVENTS: Final = 128
+"""Events of a shard that is far behind that are taken at once while there are commands."""
 _TURN_EVENTS: Final = 150
 """Events that a look takes if there are as many: a batch of fewer costs noticeably more for each."""
 _BATCH_ROWS: Final = 2_000
@@ -186,7 +188,8 @@ class GenerationFeed:
         """Project what is durable by now, in at most this number of batches, and what becomes durable meanwhile only with it.
 
         A shard is projected once in ``turn.every_s`` seconds, and of all events about ``turn.share`` are, unless they are few: the
-        work of a busy worker comes in small pieces.  A shard with more than a batch takes is not held back.
+        work of a busy worker comes in small pieces.  A shard with more than a batch takes is not held back by that, but by the
+        turn's bound on a backlog.
 
         A busy worker always has something new when a batch ends: batches of that would be small ones, at several times the
         cost an event, one behind the other.
@@ -206,7 +209,7 @@ class GenerationFeed:
                 break
             looked_at += behind
             before = {each.shard_id: each.position for each in behind}
-            await self._project(connection, behind, heads)
+            await self._project(connection, behind, heads, look.piece)
             # To the end of the line, but for those of which the batch could take no event: shards that always have events must
             # not keep others waiting.
             for each in behind:
@@ -235,10 +238,12 @@ class GenerationFeed:
 
     # --- batches
 
-    async def _project(self, connection: asyncpg.Connection, behind: Sequence[ShardProjection], heads: Heads) -> None:
-        """One batch of these shards; when it is refused, each by itself."""
+    async def _project(
+        self, connection: asyncpg.Connection, behind: Sequence[ShardProjection], heads: Heads, piece: int
+    ) -> None:
+        """One batch of these shards, of each at most ``piece`` events; when it is refused, each by itself."""
         try:
-            most_events = min(_BATCH_EVENTS, max(1, 2 * _BATCH_ROWS // len(behind)))
+            most_events = min(piece, max(1, 2 * _BATCH_ROWS // len(behind)))
             await self._batch(connection, behind, heads, most_events)
         except TimeoutError:
             self._share = max(1 / _BATCH_SHARDS, self._share / 2)
@@ -257,7 +262,7 @@ class GenerationFeed:
             return
         for each in behind:
             if self.projections.get(each.shard_id) is each:  # it may have gone meanwhile
-                await self._project(connection, [each], heads)
+                await self._project(connection, [each], heads, piece)
 
     async def _isolate(
         self, connection: asyncpg.Connection, projection: ShardProjection, heads: Heads, refusal: Exception
@@ -526,6 +531,10 @@ class _Look:
         self._heads = heads
         self._now = now
         self._latest = now - turn.every_s
+        self.piece = _BATCH_EVENTS if turn.backlog == math.inf else _PIECE_EVENTS
+        """Maximum events of one shard in a batch."""
+        self._backlog = turn.backlog
+        """Events of shards that are far behind that this look may still take."""
         self._first = list(self._behind())
         """The shards that are behind, until a batch changes that."""
         self._left = math.inf
@@ -541,7 +550,9 @@ class _Look:
             if len(found) == most:
                 break
             if events >= _BATCH_EVENTS:
-                found.append(each)
+                if self._backlog > 0:
+                    self._backlog -= self.piece
+                    found.append(each)
             elif self._left > 0 and each.projected_at <= self._latest:
                 self._left -= events
                 found.append(each)

@@ -3,9 +3,11 @@
 A batch costs half a millisecond whatever it holds, and each offset and thread in it is written once: larger batches cost less an
 event, and a command is visible some milliseconds later.  While little is appended, every shard is projected in every look.  At the
 limit of the worker, or of the server behind it, a shard is projected seldom, and a look takes a few of the shards: one batch of
-all would be many milliseconds of the server and the loop, which commands would wait for.
+all would be many milliseconds of the server and the loop, which commands would wait for.  For the same reason a backlog, as of a
+rebuild, is worked off in small pieces while there are commands.
 """
 
+import math
 import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
@@ -26,22 +28,32 @@ _BUSY: Final = (0.82, 0.9)
 """
 _RATE: Final = (10_000.0, 13_000.0)
 """The same in events a second: a worker on a fast processor waits for the server at its limit, and has time left."""
+_QUIET: Final = 20.0
+"""Events a second up to which a backlog is worked off as fast as it can be."""
+_BACKLOG: Final = 128
+"""Events of it that a look takes otherwise, and twice as many as were appended since the last one if these are more: so it
+becomes less."""
+_MORE_S: Final = 0.01
+"""Time from the begin of such a look to the next: a third of it is the batch."""
 _WEIGHT: Final = 0.1
 """Of the newest look in the mean over the last ones."""
 
 
 class Turn(NamedTuple):
     """A look: the next begins ``look_s`` seconds after it at the earliest; it takes shards that were projected ``every_s`` seconds
-    ago or before, and of their events a part of ``share``.
+    ago or before, and of their events a part of ``share``; and about ``backlog`` events of shards that are far behind.
     """
 
     look_s: float
     every_s: float
     share: float
+    backlog: float = math.inf
 
     def pause_s(self, took_s: float, *, more: bool) -> float:
         """Seconds from this look's begin to the next; it took ``took_s``, and found ``more`` than it could project."""
-        return self.look_s if more else max(self.look_s, min(_LOOK_MOST_S, took_s * _LOOKS))
+        if not more:
+            return max(self.look_s, min(_LOOK_MOST_S, took_s * _LOOKS))
+        return self.look_s if self.backlog == math.inf else max(_MORE_S, took_s * _LOOKS / 2)
 
 
 AT_ONCE: Final = Turn(LOOK_S, 0.0, 1.0)
@@ -63,18 +75,19 @@ class Pace:
     def next(self) -> Turn:
         """The turn of the next look; called once a look."""
         at, ran, events = self._clock(), self._worked(), self._appended()
-        passed_s = at - self._at
+        passed_s, appended = at - self._at, events - self._events
         if passed_s > 0:
             busy = min(1.0, max(0.0, (ran - self._ran) / passed_s))
             self._busy += (busy - self._busy) * _WEIGHT
-            self._rate += ((events - self._events) / passed_s - self._rate) * _WEIGHT
+            self._rate += (appended / passed_s - self._rate) * _WEIGHT
         self._at, self._ran, self._events = at, ran, events
         strain = max(_part(self._busy, _BUSY), _part(self._rate, _RATE))
+        backlog = math.inf if self._rate <= _QUIET else max(_BACKLOG, 2.0 * appended)
         if strain == 0.0:
-            return AT_ONCE
+            return AT_ONCE._replace(backlog=backlog)
         every_s = LOOK_S + (LONG_S - LOOK_S) * strain
         look_s = LOOK_S + (LONG_S / PARTS - LOOK_S) * strain
-        return Turn(look_s, every_s - look_s / 2, look_s / every_s)
+        return Turn(look_s, every_s - look_s / 2, look_s / every_s, backlog)
 
 
 def _part(value: float, bounds: tuple[float, float]) -> float:

@@ -1,5 +1,7 @@
 """The pace of the projection: every shard in every look while there is time left, a part of them at the limit."""
 
+import math
+
 import pytest
 
 from shard_worker.readmodel.pace import AT_ONCE, LONG_S, LOOK_S, PARTS, Pace, Turn
@@ -34,9 +36,14 @@ def turn_at(busy: float, rate: float = 0.0, *, before: tuple[float, float] = (0.
     return found
 
 
+def part_at(busy: float, rate: float = 0.0, *, before: tuple[float, float] = (0.0, 0.0)) -> Turn:
+    """The turn but for its bound on a backlog."""
+    return turn_at(busy, rate, before=before)._replace(backlog=math.inf)
+
+
 _RISING = {
-    "by busyness": [turn_at(busy / 100) for busy in range(0, 121, 5)],
-    "by rate": [turn_at(0.3, rate) for rate in range(0, 20_001, 1_000)],
+    "by busyness": [part_at(busy / 100) for busy in range(0, 121, 5)],
+    "by rate": [part_at(0.3, rate) for rate in range(0, 20_001, 1_000)],
 }
 
 
@@ -52,17 +59,17 @@ def test_a_shard_waits_longer_the_nearer_the_limit_is(turns: list[Turn]) -> None
 def test_at_half_of_what_a_worker_can_take_no_shard_waits() -> None:
     """A slow processor's loop runs three quarters of the time then; a fast one appends 10,000 events a second."""
     assert [turn_at(busy) for busy in (0.0, 0.5, 0.8)] == [AT_ONCE] * 3
-    assert [turn_at(0.5, rate) for rate in (1_000, 9_900)] == [AT_ONCE] * 2
-    assert turn_at(0.92) == turn_at(0.5, 13_100) == turn_at(1.0, 50_000)
+    assert [part_at(0.5, rate) for rate in (1_000, 9_900)] == [AT_ONCE] * 2
+    assert part_at(0.92) == part_at(0.5, 13_100) == part_at(1.0, 50_000)
     assert 0.0 < turn_at(0.86).every_s < LONG_S - _LEAST_S
     assert 0.0 < turn_at(0.5, 11_500).every_s < LONG_S - _LEAST_S
-    assert turn_at(0.86, 13_100) == turn_at(0.92, 11_500)
+    assert part_at(0.86, 13_100) == part_at(0.92, 11_500)
 
 
 def test_what_was_long_ago_does_not_count() -> None:
     """The mean is over some ten looks."""
     assert turn_at(0.0, before=(1.0, 50_000)) == AT_ONCE
-    assert turn_at(1.0, 50_000, before=(0.0, 0.0)) == turn_at(1.0)
+    assert part_at(1.0, 50_000, before=(0.0, 0.0)) == part_at(1.0)
 
 
 @pytest.mark.parametrize(("busy", "rate"), [(0.83, 0), (0.86, 0), (0.9, 0), (1.0, 0), (0.2, 11_000), (0.2, 14_000)])
@@ -90,3 +97,20 @@ def test_slow_looks_are_further_apart_unless_much_is_left() -> None:
     assert AT_ONCE.pause_s(60.0, more=False) == pytest.approx(LOOK_S * 1.5)
     assert AT_ONCE.pause_s(60.0, more=True) == LOOK_S
     assert turn_at(1.0).pause_s(0.0, more=False) == turn_at(1.0).pause_s(60.0, more=True) == _LEAST_S
+
+
+def test_a_backlog_gives_way_to_commands_and_becomes_less_all_the_same() -> None:
+    """Without commands it is worked off at once; with them by some hundred events a look, and more than are appended."""
+    assert turn_at(1.0).backlog == turn_at(0.0, 19).backlog == math.inf
+    assert turn_at(0.5, 200).backlog == turn_at(0.5, 1_280).backlog == 128
+    assert turn_at(0.5, 20_000).backlog == 2 * 1_000
+    assert turn_at(0.1, before=(0.5, 1_000)).backlog == math.inf
+
+
+def test_pieces_of_a_backlog_leave_half_of_the_time() -> None:
+    """Looks at a part of it are not as far apart as others, unless they take long."""
+    turn = turn_at(0.5, 200)
+    assert turn.look_s == LOOK_S
+    assert turn.pause_s(0.001, more=True) == turn.pause_s(0.005, more=True) == LOOK_S / 2
+    assert turn.pause_s(0.03, more=True) == pytest.approx(0.06)
+    assert turn.pause_s(0.001, more=False) == LOOK_S

@@ -74,6 +74,8 @@ async def test_a_million_events_are_rebuilt(dsn: str, tmp_path: Path, capsys: py
         began = time.monotonic()
         await rebuild(connection, keep_old=False, say=lambda _: None)
         idle_s = time.monotonic() - began
+        # The log's files of a server that has run for a while are there: a new one is made while everything waits.
+        await connection.execute("CHECKPOINT")
         load = Load(workers)
         await load.p99_ms(least_s=3.0)  # until every client has its threads
         alone_ms = await load.p99_ms(least_s=20.0)
