@@ -19,8 +19,9 @@ Each carries, as ``fault``, the word by which the operator knows it.
 import asyncio
 import socket
 import ssl
-from collections.abc import Sequence
-from typing import ClassVar, Final, Protocol
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, ClassVar, Final, Protocol, TypeVar, cast
 
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
@@ -80,6 +81,39 @@ class OpenConnection(Protocol):
     """Open a checked connection, waiting for Postgres for as long as it takes."""
 
     async def __call__(self, purpose: str) -> asyncpg.Connection: ...
+
+
+Method = TypeVar("Method", bound=Callable[..., Any])  # Any: of whatever arguments and result
+
+
+def _ends_with_session(method: Method) -> Method:
+    """The method, whose caller gets a `ConnectionResetError` when another task terminates the session meanwhile.
+
+    A terminated connection of asyncpg forgets its protocol, and a statement that is being prepared then asks nothing for it.
+    """
+
+    @wraps(method)
+    async def called(connection: asyncpg.Connection, *args: object, **kwargs: object) -> object:
+        try:
+            return await method(connection, *args, **kwargs)
+        except AttributeError as error:
+            if not connection.is_closed():
+                raise
+            raise ConnectionResetError("session was terminated during a statement") from error
+
+    return cast("Method", called)
+
+
+class WorkerConnection(asyncpg.Connection):
+    """A connection whose statements fail by one of `CONNECTION_ERRORS` when it is terminated at any moment."""
+
+    __slots__ = ()
+    execute = _ends_with_session(asyncpg.Connection.execute)
+    executemany = _ends_with_session(asyncpg.Connection.executemany)
+    fetch = _ends_with_session(asyncpg.Connection.fetch)
+    fetchrow = _ends_with_session(asyncpg.Connection.fetchrow)
+    fetchval = _ends_with_session(asyncpg.Connection.fetchval)
+    prepare = _ends_with_session(asyncpg.Connection.prepare)
 
 
 CONNECTION_ERRORS: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
@@ -175,6 +209,7 @@ async def connect_to(
     try:
         connection = await asyncpg.connect(
             dsn.without_hosts,
+            connection_class=WorkerConnection,
             host=host.name,
             port=host.port,
             timeout=within_s,
