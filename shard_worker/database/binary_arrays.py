@@ -37,12 +37,9 @@ _CHUNK: Final = 64
 """Numbers that are packed by one call: bounds the formats that are kept."""
 
 
-def array_of(element: int, pieces: Sequence[bytes], *, nulls: bool = False, count: int | None = None) -> bytes:
-    """An array of one dimension; its elements each begin with their length, as in `int4_element`.
-
-    ``pieces`` are the elements, or else parts of ``count`` elements.
-    """
-    return b"".join([header(element, len(pieces) if count is None else count, nulls=nulls), *pieces])
+def array_of(element: int, elements: Sequence[bytes], *, nulls: bool = False) -> bytes:
+    """An array of one dimension; each of ``elements`` begins with its length, as in `int4_element`."""
+    return b"".join([header(element, len(elements), nulls=nulls), *elements])
 
 
 def header(element: int, count: int, *, nulls: bool = False) -> bytes:
@@ -143,13 +140,14 @@ def raw_texts(values: Sequence[bytes | None]) -> bytes:
 
 def _strings(element: int, values: Sequence[bytes | None]) -> bytes:
     if None in values:
-        pieces = [_NULL if value is None else _LENGTH(len(value)) + value for value in values]
-        return array_of(element, pieces, nulls=True)
+        return array_of(
+            element, [_NULL if value is None else _LENGTH(len(value)) + value for value in values], nulls=True
+        )
     present: Sequence[bytes] = values  # type: ignore[assignment]  # looked at just now
     parts = [b""] * (2 * len(present))
     parts[::2] = map(_LENGTH, map(len, present))
     parts[1::2] = present
-    return array_of(element, parts, count=len(present))
+    return b"".join([header(element, len(present)), *parts])
 
 
 class _Codec:

@@ -53,7 +53,11 @@ class Turn(NamedTuple):
         """Seconds from this look's begin to the next; it took ``took_s``, and found ``more`` than it could project."""
         if not more:
             return max(self.look_s, min(_LOOK_MOST_S, took_s * _LOOKS))
-        return self.look_s if self.backlog == math.inf else max(_MORE_S, took_s * _LOOKS / 2)
+        if (
+            self.backlog == math.inf or self.share < 1.0
+        ):  # at the limit there is always more: shards whose turn comes later
+            return self.look_s
+        return max(_MORE_S, min(LONG_S, took_s * _LOOKS / 2))
 
 
 AT_ONCE: Final = Turn(LOOK_S, 0.0, 1.0)

@@ -113,4 +113,12 @@ def test_pieces_of_a_backlog_leave_half_of_the_time() -> None:
     assert turn.look_s == LOOK_S
     assert turn.pause_s(0.001, more=True) == turn.pause_s(0.005, more=True) == LOOK_S / 2
     assert turn.pause_s(0.03, more=True) == pytest.approx(0.06)
+    assert turn.pause_s(60.0, more=True) == LONG_S  # what is new waits for the next look too
     assert turn.pause_s(0.001, more=False) == LOOK_S
+
+
+def test_at_the_limit_what_waits_for_its_turn_is_no_backlog() -> None:
+    """There is always more then: it brings the looks no nearer to each other."""
+    turn = turn_at(0.5, 14_000)
+    assert turn.backlog < math.inf
+    assert [turn.pause_s(took_s, more=True) for took_s in (0.001, 0.005, 60.0)] == [_LEAST_S] * 3

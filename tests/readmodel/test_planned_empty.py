@@ -8,9 +8,8 @@ import re
 import asyncpg
 import pytest
 
-from shard_worker.database.planning import BY_INDEX, set_up_statements
 from shard_worker.journal import snapshots
-from shard_worker.readmodel import tables
+from shard_worker.readmodel import tables, updater
 
 _OF_TABLES = {
     f"{module.__name__.rpartition('.')[2]}.{name}": sql
@@ -50,7 +49,7 @@ def test_the_statements_are_found() -> None:
 async def test_a_statement_looks_its_rows_up(dsn: str, name: str) -> None:
     """With the settings of its session and one plan for all parameters."""
     connection = await asyncpg.connect(dsn)
-    await connection.execute(set_up_statements({**BY_INDEX, "plan_cache_mode": "force_generic_plan"}))
+    await connection.execute(updater._SET_UP)
     sql = _OF_TABLES[name].format(place="readmodel_1", at=tables._AT)
     plan = await _plan(connection, sql)
     await connection.close()
