@@ -23,13 +23,13 @@ import asyncpg
 
 from shard_worker.database.binary_arrays import UNENCODABLE
 from shard_worker.domain.events import Event
-from shard_worker.journal.codec import UndecodableEvent
+from shard_worker.journal.codec import UndecodableEvent, posts_format
 from shard_worker.journal.journal_row import JournalRow
 from shard_worker.journal.outcome import is_about_a_row
-from shard_worker.readmodel.pace import AT_ONCE, Turn
+from shard_worker.readmodel.pace import AT_ONCE, Left, Turn
 from shard_worker.readmodel.post_batch import PostBatch
 from shard_worker.readmodel.projection import Changes, StoredEvent
-from shard_worker.readmodel.recent_rows import RecentRows, RecentSlice
+from shard_worker.readmodel.recent_rows import RecentRows, RecentSlice, slice_of
 from shard_worker.readmodel.tables import GenerationTables, ShardEvents
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ _BATCH_SHARDS: Final = 256
 """Maximum shards in a batch."""
 _BATCH_EVENTS: Final = 256
 """Maximum events of one shard in a batch; fewer where many shards are behind, so that little is read that is not taken."""
-_PIECE_EVENTS: Final = 128
+_PIECE_EVENTS: Final = 64
 """Events of a shard that is far behind that are taken at once while there are commands."""
 _TURN_EVENTS: Final = 150
 """Events that a look takes if there are as many: a batch of fewer costs noticeably more for each."""
@@ -66,6 +66,8 @@ _REVIVE_AT_ONCE: Final = 20
 """Maximum of such transactions in a row: other threads must not wait for a long history."""
 _ELSEWHERE_S: Final = 0.1
 """Pause of a shard whose offset another updater holds, as the owner of before may for a moment."""
+_VAIN_LOOKS_MOST: Final = 6
+_POST: Final = posts_format()
 _LINK: Final = ("08", "57")
 """Classes of SQLSTATE by which the server ends a session."""
 
@@ -148,6 +150,12 @@ class GenerationFeed:
         self._metrics = metrics
         self._share = 1.0
         """Part of the bounds that a batch uses: halved by each that did not end in time."""
+        self.takes_arrays = False
+        """Whether the session takes ready-made arrays."""
+        self._vain_looks = 0
+        """Looks for plain messages in a row that found other events."""
+        self._looks_left_out = 0
+        """How many of the next are left out."""
 
     def add(self, shard_id: int) -> None:
         """Project a shard from now on, from wherever its offset is."""
@@ -184,7 +192,7 @@ class GenerationFeed:
         """Events that are not projected; those of an unknown offset count whole."""
         return sum(heads.get(each.shard_id, 0) - (each.position or 0) for each in self.projections.values())
 
-    async def catch_up(self, connection: asyncpg.Connection, heads: Heads, batches: int, turn: Turn = AT_ONCE) -> bool:
+    async def catch_up(self, connection: asyncpg.Connection, heads: Heads, batches: int, turn: Turn = AT_ONCE) -> Left:
         """Project what is durable by now, in at most this number of batches, and what becomes durable meanwhile only with it.
 
         A shard is projected once in ``turn.every_s`` seconds, and of all events about ``turn.share`` are, unless they are few: the
@@ -194,7 +202,7 @@ class GenerationFeed:
         A busy worker always has something new when a batch ends: batches of that would be small ones, at several times the
         cost an event, one behind the other.
 
-        Returns whether there may be more.  Raises `shard_worker.database.connection.CONNECTION_ERRORS` when the session is lost.
+        Returns what is left.  Raises `shard_worker.database.connection.CONNECTION_ERRORS` when the session is lost.
         """
         newest, heads = heads, dict(heads)
         now = self._clock()
@@ -204,12 +212,12 @@ class GenerationFeed:
         await self._revive(connection)
         look, looked_at = _Look(self._line, heads, now, turn), unknown
         for _ in range(batches):
-            behind = look.next(max(1, int(_BATCH_SHARDS * self._share)))
+            behind, piece = look.next(max(1, int(_BATCH_SHARDS * self._share)))
             if not behind:
                 break
             looked_at += behind
             before = {each.shard_id: each.position for each in behind}
-            await self._project(connection, behind, heads, look.piece)
+            await self._project(connection, behind, heads, piece)
             # To the end of the line, but for those of which the batch could take no event: shards that always have events must
             # not keep others waiting.
             for each in behind:
@@ -224,7 +232,7 @@ class GenerationFeed:
             done = each.position is not None and each.position >= newest.get(each.shard_id, 0)
             if done and self._line.get(each.shard_id) is each:
                 del self._line[each.shard_id]
-        return look.is_left(self._clock())
+        return look.left(self._clock())
 
     async def _locate(self, connection: asyncpg.Connection, projections: Sequence[ShardProjection]) -> None:
         """Read offsets, and the threads that have stopped."""
@@ -311,8 +319,11 @@ class GenerationFeed:
         # Taken before the lock: what is in memory is durable, and the lock says that nothing of it is projected.
         recent = self._recent_events(positions, most_events, most_bytes)
         async with asyncio.timeout(_BATCH_S):
-            if len(recent) == len(positions) and not doubtful and refused is None:
-                reached = await self._store_posts(connection, recent)
+            if not doubtful and refused is None:
+                plain = recent
+                if len(recent) < len(positions):
+                    plain = await self._look(connection, positions, recent, most_events, most_bytes)
+                reached = await self._store_posts(connection, plain) if plain else None
                 if reached is not None:
                     self._settle(behind, Outcome(reached), positions, began)
                     return
@@ -327,6 +338,36 @@ class GenerationFeed:
                     await self._tables.write(connection, fold.changes)
                     await self._tables.set_offsets(connection, fold.reached)
         self._settle(behind, Outcome(fold.reached, fold.holes, fold.buried), positions, began)
+
+    async def _look(
+        self,
+        connection: asyncpg.Connection,
+        positions: Mapping[int, int],
+        recent: dict[int, RecentSlice],
+        most_events: int,
+        most_bytes: int,
+    ) -> dict[int, RecentSlice]:
+        """The events behind ``positions``, from memory or from the journal, if all of them may be plain messages; else nothing.
+
+        The journal is read without a lock: what it holds does not change, and the offsets are compared when the events are stored.
+        Where a look was in vain the next ones are left out: a history of many kinds of events is read once.
+        """
+        if not self.takes_arrays:
+            return {}
+        if self._looks_left_out > 0:
+            self._looks_left_out -= 1
+            return {}
+        self._vain_looks = min(_VAIN_LOOKS_MOST, self._vain_looks + 1)
+        self._looks_left_out = (1 << self._vain_looks) - 1
+        wanted = {shard_id: position for shard_id, position in positions.items() if shard_id not in recent}
+        found = await self._tables.look(connection, wanted, most_events, most_bytes)
+        slices = dict(recent)
+        for shard_id, events in found.items():
+            if not is_plain(events):
+                return {}
+            slices[shard_id] = slice_of(events.seq, events.rows)
+        self._vain_looks = self._looks_left_out = 0
+        return {shard_id: slices[shard_id] for shard_id in positions}
 
     async def _store_posts(
         self, connection: asyncpg.Connection, recent: Mapping[int, RecentSlice]
@@ -531,8 +572,9 @@ class _Look:
         self._heads = heads
         self._now = now
         self._latest = now - turn.every_s
-        self.piece = _BATCH_EVENTS if turn.backlog == math.inf else _PIECE_EVENTS
-        """Maximum events of one shard in a batch."""
+        self._far = max(_BATCH_EVENTS, 2 * turn.events / max(1, len(line)))
+        """A shard with this number of events or more is far behind."""
+        self._pieces = turn.backlog < math.inf
         self._backlog = turn.backlog
         """Events of shards that are far behind that this look may still take."""
         self._first = list(self._behind())
@@ -542,26 +584,30 @@ class _Look:
         if turn.share < 1.0:
             self._left = max(_TURN_EVENTS, turn.share * sum([events for _, events in self._first]))
 
-    def next(self, most: int) -> list[ShardProjection]:
-        """The shards of the next batch, at most ``most``."""
+    def next(self, most: int) -> tuple[list[ShardProjection], int]:
+        """The shards of the next batch, at most ``most``, and how many events of each it may take."""
         found: list[ShardProjection] = []
+        piece = _BATCH_EVENTS
         behind, self._first = self._first or list(self._behind()), []
         for each, events in behind:
             if len(found) == most:
                 break
-            if events >= _BATCH_EVENTS:
+            if events >= self._far:
                 if self._backlog > 0:
-                    self._backlog -= self.piece
+                    if self._pieces:
+                        piece = _PIECE_EVENTS
+                    self._backlog -= piece
                     found.append(each)
             elif self._left > 0 and each.projected_at <= self._latest:
                 self._left -= events
                 found.append(each)
-        return found
+        return found, piece
 
-    def is_left(self, now: float) -> bool:
-        """Whether there are events that can be projected at ``now``."""
+    def left(self, now: float) -> Left:
+        """The events that can be projected at ``now``."""
         self._now = now
-        return next(self._behind(), None) is not None
+        most = max((events for _, events in self._behind()), default=0)
+        return Left.BACKLOG if most >= self._far else Left.EVENTS if most else Left.NOTHING
 
     def _behind(self) -> Iterator[tuple[ShardProjection, int]]:
         """The shards with events that can be projected now, and how many events each has."""
@@ -630,6 +676,14 @@ def dense(read: ShardEvents, head: int) -> tuple[Sequence[JournalRow], int | Non
             return read.rows[:count], read.seq + 1 + count
     # Nothing at all, though something is durable: else the read was only cut short by its bounds.
     return read.rows, read.seq + 1 if not read.rows and read.seq < head else None
+
+
+def is_plain(read: ShardEvents) -> bool:
+    """Whether these events may all be plain messages: at least one, without a hole, of that type, and each with its transaction."""
+    return bool(read.rows) and all(
+        row.shard_seq == number and (row.event_type, row.event_version) == _POST and row.xid is not None
+        for number, row in enumerate(read.rows, start=read.seq + 1)
+    )
 
 
 def _is_of_the_link(connection: asyncpg.Connection, error: Exception) -> bool:

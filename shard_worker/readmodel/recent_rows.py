@@ -47,6 +47,15 @@ class RecentSlice(NamedTuple):
         ]
 
 
+def slice_of(position: int, rows: Sequence[JournalRow]) -> RecentSlice:
+    """Rows as a read of the journal gives them, all of which have a transaction."""
+    return RecentSlice(
+        position,
+        [(row.thread_id, row.seq_nr, row.event_type, row.event_version, row.payload) for row in rows],
+        [(row.epoch, row.xid) for row in rows if row.xid is not None],
+    )
+
+
 class _ShardRows:
     """The rows of one shard, dense from the number ``first`` on, and about how many bytes they take."""
 

@@ -29,13 +29,7 @@ from shard_worker.readmodel.rules import RULES, Rules, versions
 # An offset is found by its key and by its value, both in arrays.  A join with them would carry each row of the arrays along as
 # a whole, and be planned in an order that depends on how many offsets there were at that time.
 _AT: Final = """o.generation = $1 AND o.shard_id = ANY ($2::int[]) AND o.seq * 4096 + o.shard_id = ANY ($3::bigint[])"""
-_READ: Final = """
-WITH mine AS (
-    SELECT o.shard_id, o.seq FROM projection_offset o
-     WHERE {at}
-     ORDER BY o.shard_id
-       FOR UPDATE OF o SKIP LOCKED
-)
+_BEHIND: Final = """
 SELECT mine.shard_id, mine.seq, event.*
   FROM mine LEFT JOIN LATERAL (
        SELECT * FROM (
@@ -45,13 +39,24 @@ SELECT mine.shard_id, mine.seq, event.*
                     FROM journal
                    WHERE journal.shard_id = mine.shard_id AND journal.shard_seq > mine.seq
                    ORDER BY shard_seq
-                   LIMIT $4
+                   LIMIT {most_events}
                   ) AS next
            ) AS sized
-        WHERE before < $5
+        WHERE before < {most_bytes}
   ) AS event ON true
  ORDER BY mine.shard_id, event.shard_seq
 """
+_READ: Final = """
+WITH mine AS (
+    SELECT o.shard_id, o.seq FROM projection_offset o
+     WHERE {at}
+     ORDER BY o.shard_id
+       FOR UPDATE OF o SKIP LOCKED
+)
+{behind}"""
+_LOOK: Final = """
+WITH mine AS (SELECT unnest($1::int[]) AS shard_id, unnest($2::bigint[]) AS seq)
+{behind}"""
 _LOCK: Final = """
 SELECT o.shard_id FROM projection_offset o
  WHERE {at}
@@ -245,7 +250,8 @@ class GenerationTables:
         place = f"readmodel_{generation:d}"
         self.place = place
         """The schema of its tables."""
-        self._read = _READ.format(at=_AT)
+        self._read = _READ.format(at=_AT, behind=_BEHIND.format(most_events="$4", most_bytes="$5"))
+        self._look = _LOOK.format(behind=_BEHIND.format(most_events="$3", most_bytes="$4"))
         self._lock = _LOCK.format(at=_AT)
         self._create_threads = _CREATE_THREADS.format(place=place)
         self._advance_threads = _ADVANCE_THREADS.format(place=place)
@@ -282,16 +288,15 @@ class GenerationTables:
 
         The first event of a shard is returned whatever its size.  A shard whose offset is elsewhere, or is held by another updater, is left out.
         """
-        found: dict[int, ShardEvents] = {}
-        for row in await connection.fetch(
-            self._read, self.generation, list(positions), _all_at(positions), most_events, most_bytes
-        ):
-            events = found.get(row["shard_id"])
-            if events is None:
-                events = found[row["shard_id"]] = ShardEvents(row["seq"], [])
-            if row["shard_seq"] is not None:
-                events.rows.append(_event_row(row))
-        return found
+        parameters = self.generation, list(positions), _all_at(positions), most_events, most_bytes
+        return _by_shard(await connection.fetch(self._read, *parameters))
+
+    async def look(
+        self, connection: Session, positions: Mapping[int, int], most_events: int, most_bytes: int
+    ) -> dict[int, ShardEvents]:
+        """The events behind ``positions``, as `read` returns it, without a lock."""
+        parameters = list(positions), list(positions.values()), most_events, most_bytes
+        return _by_shard(await connection.fetch(self._look, *parameters))
 
     async def lock(self, connection: Session, positions: Mapping[int, int]) -> list[int]:
         """Lock the offsets that stand at ``positions``, as `read` does; the shards whose offset is locked."""
@@ -505,6 +510,17 @@ def _plain_columns(plain: Sequence[MessageRow]) -> tuple[list[object], ...]:
 def _all_at(positions: Mapping[int, int]) -> list[int]:
     """Offsets at these positions, each as one number with its shard, which is less than 4096: as `_AT` compares them."""
     return [seq * 4096 + shard_id for shard_id, seq in positions.items()]
+
+
+def _by_shard(rows: Sequence[asyncpg.Record]) -> dict[int, ShardEvents]:
+    found: dict[int, ShardEvents] = {}
+    for row in rows:
+        events = found.get(row["shard_id"])
+        if events is None:
+            events = found[row["shard_id"]] = ShardEvents(row["seq"], [])
+        if row["shard_seq"] is not None:
+            events.rows.append(_event_row(row))
+    return found
 
 
 def _event_row(row: asyncpg.Record) -> JournalRow:

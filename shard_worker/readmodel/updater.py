@@ -26,7 +26,7 @@ from shard_worker.journal import codec
 from shard_worker.journal.append_queue import Row
 from shard_worker.readmodel.feed import Decode, GenerationFeed, UpdaterMetrics
 from shard_worker.readmodel.overview import read_overview
-from shard_worker.readmodel.pace import Pace
+from shard_worker.readmodel.pace import Left, Pace
 from shard_worker.readmodel.recent_rows import RecentRows
 from shard_worker.readmodel.rules import RULES, versions
 from shard_worker.readmodel.tables import GenerationTables
@@ -176,6 +176,7 @@ class ReadModelUpdater:
         self._following = self._binary
         for feed in self._feeds.values():
             feed.forget_positions()
+            feed.takes_arrays = self._following
         self._woken = True
         refreshed_at = missed_at = looked_at = self._clock() - _REFRESH_S
         pace, pause_s = Pace(lambda: self._appended), 0.0
@@ -194,12 +195,12 @@ class ReadModelUpdater:
                 missed_at = looked_at
             # Before the look: an event that becomes durable during it wakes the updater again.
             self._woken = False
-            turn, more = pace.next(), False
+            turn, left = pace.next(), Left.NOTHING
             for feed in list(self._feeds.values()):
                 # One that has more comes back when the other generations had their turn.
-                more |= await feed.catch_up(connection, self._heads, _BATCHES_AT_ONCE, turn)
-            self._woken |= more
-            pause_s = turn.pause_s(self._clock() - looked_at, more=more)
+                left = max(left, await feed.catch_up(connection, self._heads, _BATCHES_AT_ONCE, turn))
+            self._woken |= left > Left.NOTHING
+            pause_s = turn.pause_s(self._clock() - looked_at, left)
             backoff.reset()
 
     async def _wait(self) -> None:
@@ -234,6 +235,7 @@ class ReadModelUpdater:
                     metrics=self.metrics,
                     recent=self._recent,
                 )
+                feed.takes_arrays = self._following
                 for shard_id in self._heads:
                     feed.add(shard_id)
                 self._woken = True

@@ -4,7 +4,8 @@
 writes the next request in the same turn.  Either way one line of JSON says what was measured, the CPU seconds it took
 included: a run whose generator filled its core measured the generator.
 
-The requests come from a file (JSON list of ``[path, body]``) and are sent round and round, so none may carry an id.
+The requests come from a file (JSON list of ``[path, body]``) and are sent round and round, so none may carry an id.  With a rate,
+each connection sends at its times and not at once; an answer that is late counts from the time at which its request was due.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -117,6 +119,29 @@ class _Hammer(Exchange):
             self._settled()
 
 
+class _Paced(_Hammer):
+    """One connection that sends a request every ``every_s`` seconds, the first after ``first_s``."""
+
+    def __init__(self, run: _Run, every_s: float, first_s: float) -> None:
+        super().__init__(run)
+        self._every_s = every_s
+        self._due = time.perf_counter() + first_s
+
+    def fire(self) -> None:
+        """Send the next request when it is due."""
+        wait_s = self._due - time.perf_counter()
+        if wait_s > 0:
+            asyncio.get_running_loop().call_later(wait_s, self._send, None)
+        else:
+            self._send(self._due)
+
+    def _send(self, due: float | None) -> None:
+        self._due += self._every_s
+        super().fire()
+        if due is not None:
+            self._sent_at = due
+
+
 def _code(body: bytes) -> str:
     try:
         return str(json.loads(body).get("code", ""))
@@ -125,13 +150,23 @@ def _code(body: bytes) -> str:
 
 
 async def hammer(
-    host: str, port: int, requests: list[tuple[str, str]], connections: int, seconds: float, warm_up_s: float
+    host: str,
+    port: int,
+    requests: list[tuple[str, str]],
+    connections: int,
+    seconds: float,
+    warm_up_s: float,
+    rate: float | None,
 ) -> Measured:
-    """Drive with our own client."""
+    """Drive with our own client; ``rate`` requests a second in all, or as many as are answered."""
     raw = [request_bytes("POST", path, f"{host}:{port}", body.encode()) for path, body in requests]
     run = _Run(itertools.cycle(raw))
     loop = asyncio.get_running_loop()
-    opened = [(await loop.create_connection(lambda: _Hammer(run), host, port))[1] for _ in range(connections)]
+
+    def made(number: int) -> _Hammer:
+        return _Hammer(run) if rate is None else _Paced(run, connections / rate, number / rate)
+
+    opened = [(await loop.create_connection(partial(made, number), host, port))[1] for number in range(connections)]
     gc.collect()
     gc.disable()
     for connection in opened:
@@ -218,15 +253,22 @@ def _main() -> None:
     parser.add_argument("--connections", type=int, required=True)
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--warm-up", type=float, default=0.3)
+    parser.add_argument(
+        "--rate", type=float, default=None, help="requests a second; as many as are answered if missing"
+    )
     parser.add_argument("--core", type=int, default=None, help="tie the generator to this core")
     asked = parser.parse_args()
     if asked.core is not None:
         os.sched_setaffinity(0, {asked.core})
     requests = [(path, body) for path, body in json.loads(asked.requests.read_text())]
     if asked.tool == "wrk":
+        if asked.rate is not None:
+            parser.error("--rate needs the own tool")
         measured = drive_wrk(asked.host, asked.port, requests, asked.connections, asked.seconds)
     else:
-        measured = uvloop.run(hammer(asked.host, asked.port, requests, asked.connections, asked.seconds, asked.warm_up))
+        measured = uvloop.run(
+            hammer(asked.host, asked.port, requests, asked.connections, asked.seconds, asked.warm_up, asked.rate)
+        )
     sys.stdout.write(msgspec.json.encode(measured).decode() + "\n")
 
 

@@ -47,14 +47,23 @@ class MeasureFailed(RuntimeError):
 
 
 async def generate(
-    program: Program, requests_file: Path, connections: int, seconds: float, tool: str, pins: Pins
+    program: Program,
+    requests_file: Path,
+    connections: int,
+    seconds: float,
+    tool: str,
+    pins: Pins,
+    *,
+    rate: float | None = None,
 ) -> Measured:
-    """Run the generator once; raises `MeasureFailed`."""
+    """Run the generator once, at ``rate`` requests a second or as fast as they are answered; raises `MeasureFailed`."""
     command = [
         sys.executable, "-m", "tests.benchmarks.generator", "--tool", tool, "--host", "127.0.0.1",
         "--port", str(program.port), "--requests", str(requests_file),
         "--connections", str(connections), "--seconds", str(seconds),
     ]  # fmt: skip
+    if rate is not None:
+        command += ["--rate", str(rate)]
     if pins.rest is not None:
         command += ["--core", str(pins.rest)]
     process = await asyncio.create_subprocess_exec(

@@ -20,12 +20,12 @@ import click
 import msgspec
 import uvloop
 from msgspec import Struct
-from threadcluster_operator.local.postgres import EmbeddedPostgres
 
 from shard_worker.domain.ids import ulid_uuid
 from tests.benchmarks.cpu import process_cpu_s, tree_cpu_s
 from tests.benchmarks.generator import Measured
 from tests.benchmarks.measure import Settings, generate, write_requests
+from tests.benchmarks.postgres import seasoned_postgres
 from tests.benchmarks.run import fresh_database, postmaster_pid
 from tests.benchmarks.threads import Requests, make_threads
 from tests.support.load.chat import drive
@@ -37,7 +37,6 @@ _SHARDS: Final = 144
 _CLUSTER: Final = "bench"
 _CONNECTIONS: Final = 64
 _THREADS: Final = 2_000
-_BUFFERS: Final = "1GB"
 _LOOK_EVERY_S: Final = 0.001
 _CPU_BAR, _RATE_BAR, _P99_BAR = 0.25, 0.8, 1.3
 _VISIBLE_BARS_MS: Final = (20.0, 100.0)
@@ -127,27 +126,11 @@ async def _visible(side: Side, rate: float, samples: int) -> list[float]:
     return found
 
 
-async def _give_memory(postgres: EmbeddedPostgres) -> None:
-    """Have the server keep all tables of the run in its memory, as one for such a load does, and not in the kernel's."""
-    connection = await asyncpg.connect(postgres.dsn_of("postgres"))
-    try:
-        await connection.execute(f"ALTER SYSTEM SET shared_buffers = '{_BUFFERS}'")
-    finally:
-        await connection.close()
-    await postgres.stop()
-    await postgres.start()
-
-
 async def _run(rounds: int, seconds: float, samples: int) -> bool:
     with tempfile.TemporaryDirectory(prefix="read-side-") as name:
         folder = Path(name)
-        postgres = EmbeddedPostgres(folder / "postgres")
-        await postgres.start()
-        try:
-            await _give_memory(postgres)
-            return await _measured(postgres.dsn_of("postgres"), folder, rounds, seconds, samples)
-        finally:
-            await postgres.stop()
+        async with seasoned_postgres(folder) as base:
+            return await _measured(base, folder, rounds, seconds, samples)
 
 
 async def _measured(base: str, folder: Path, rounds: int, seconds: float, samples: int) -> bool:

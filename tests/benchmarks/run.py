@@ -47,7 +47,7 @@ def database_url(base: str, name: str) -> str:
     return urlunsplit(urlsplit(base)._replace(path=f"/{name}"))
 
 
-async def fresh_database(base: str, name: str) -> str:
+async def fresh_database(base: str, name: str, *, cluster: str = _CLUSTER, shards: int = _SHARDS) -> str:
     """Drop and create it, with this release's schema, claimed for the benchmark."""
     connection = await asyncpg.connect(database_url(base, "postgres"))
     try:
@@ -56,7 +56,7 @@ async def fresh_database(base: str, name: str) -> str:
     finally:
         await connection.close()
     dsn = database_url(base, name)
-    await migrate(dsn, cluster_id=_CLUSTER, shards=_SHARDS, say=lambda _: None)
+    await migrate(dsn, cluster_id=cluster, shards=shards, say=lambda _: None)
     return dsn
 
 

@@ -12,7 +12,7 @@ from ulid import ULID
 
 from shard_worker.contract import ReadThread, ThreadView, Unavailable, UnavailableCode
 from shard_worker.database.binary_arrays import use_binary_arrays
-from shard_worker.database.connection import OpenConnection, ReadPool
+from shard_worker.database.connection import OpenConnection, ReadPool, Session
 from shard_worker.domain.decide import NOT_FOUND
 from shard_worker.domain.events import (
     Event,
@@ -23,7 +23,7 @@ from shard_worker.domain.events import (
 from shard_worker.domain.ids import AccountId, MessageId, ShardId, ThreadId, ulid_uuid
 from shard_worker.journal import codec
 from shard_worker.readmodel import feed, thread_queries
-from shard_worker.readmodel.pace import Turn
+from shard_worker.readmodel.pace import Left, Turn
 from shard_worker.readmodel.post_batch import PostBatch
 from shard_worker.readmodel.recent_rows import RecentRows, recent_rows
 from shard_worker.readmodel.rules import RULES
@@ -502,28 +502,75 @@ async def test_a_busy_worker_projects_a_part_of_its_events_in_each_look(
             durable[shard] += len(events)
             fed.notify(shard)
 
-        async def look() -> tuple[list[int], bool]:
+        async def look() -> tuple[list[int], Left]:
             before = {shard: each.position for shard, each in fed.projections.items()}
-            more = await fed.catch_up(it.connection, durable, 4, turn)
-            return [shard for shard, each in fed.projections.items() if each.position != before[shard]], more
+            left = await fed.catch_up(it.connection, durable, 4, turn)
+            return [shard for shard, each in fed.projections.items() if each.position != before[shard]], left
 
         for shard in shards:
             fed.add(shard)
             await write(shard, created(), posted())
-        assert await look() == (list(shards), False)
+        assert await look() == (list(shards), Left.NOTHING)
         monkeypatch.setattr(feed, "_TURN_EVENTS", 4)
         now += 1.0
         for shard in shards:
             await write(shard, posted(), posted())
-        assert await look() == ([0, 1], True)
+        assert await look() == ([0, 1], Left.EVENTS)
         now += 0.015
         for shard in shards:
             await write(shard, *[posted() for _ in range(feed._BATCH_EVENTS - 2 if shard > 5 else 1)])
-        assert await look() == ([*range(2, 8)], True), "all of these are taken at once with those far behind"
+        assert await look() == ([*range(2, 8)], Left.EVENTS), "all of these are taken at once with those far behind"
         now += 0.03
-        assert await look() == ([], True)
+        assert await look() == ([], Left.EVENTS)
         now += 0.02
-        assert await look() == ([0, 1], False)
+        assert await look() == ([0, 1], Left.NOTHING)
+        assert await it.differences() == []
+
+
+async def test_plain_messages_of_the_journal_are_stored_by_one_statement(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of memory are; a look that finds other events is not repeated for each batch of such a history."""
+    async with projected(dsn) as it:
+        plain, mixed = new_thread(1), new_thread(2)
+        await it.writer.write(plain, created())
+        await it.writer.write(mixed, created())
+        assert await use_binary_arrays(it.connection)
+        looks: list[list[int]] = []
+        look = GenerationTables.look
+
+        async def counted(
+            self: GenerationTables, connection: Session, positions: dict[int, int], *bounds: int
+        ) -> object:
+            looks.append(list(positions))
+            return await look(self, connection, positions, *bounds)
+
+        monkeypatch.setattr(GenerationTables, "look", counted)
+        metrics = feed.UpdaterMetrics()
+        fed = feed.GenerationFeed(await tables_of(it.connection, 1), decode=codec.decode, metrics=metrics)
+        fed.takes_arrays = True
+        for shard in (1, 2):
+            fed.add(shard)
+        await fed.catch_up(it.connection, {1: 1, 2: 1}, 1)
+        assert looks == [[1, 2]], "a thread's creation is no plain message"
+        await it.writer.write(plain, posted())
+        fed.notify(1)
+        await fed.catch_up(it.connection, {1: 2}, 1)
+        assert looks == [[1, 2]], "the next one is left out"
+        await it.writer.write(plain, *[posted() for _ in range(10)])
+        fed.notify(1)
+        with monkeypatch.context() as patched:
+            patched.setattr(GenerationTables, "read", None)
+            await fed.catch_up(it.connection, {1: 12}, 1)
+        assert looks == [[1, 2], [1]]
+        looks.clear()
+        for head in range(2, 62):
+            await it.writer.write(
+                mixed, MemberIdsJoined(adder_id=ANN, member_ids=(AccountId(str(ULID())),), at=2, create_at=2)
+            )
+            fed.notify(2)
+            await fed.catch_up(it.connection, {2: head}, 1)
+        assert 4 <= len(looks) <= 6
         assert await it.differences() == []
 
 

@@ -4,9 +4,11 @@ import math
 
 import pytest
 
-from shard_worker.readmodel.pace import AT_ONCE, LONG_S, LOOK_S, PARTS, Pace, Turn
+from shard_worker.readmodel.pace import AT_ONCE, LONG_S, LOOK_S, PARTS, Left, Pace, Turn
 
 _LEAST_S = LONG_S / PARTS
+_AMONG_COMMANDS = AT_ONCE._replace(every_s=LOOK_S * 0.75)
+"""Each shard once in a look, however often there are looks because of a backlog."""
 
 
 class _Worker:
@@ -15,15 +17,15 @@ class _Worker:
     def __init__(self) -> None:
         self.now = 100.0
         self.ran = 7.0
-        self.events = 1_000
+        self.events = 1_000.0
 
     def lives(self, busy: float, rate: float = 0.0) -> None:
         self.now += 0.05
         self.ran += 0.05 * busy
-        self.events += round(0.05 * rate)
+        self.events += 0.05 * rate
 
     def pace(self) -> Pace:
-        return Pace(lambda: self.events, lambda: self.ran, lambda: self.now)
+        return Pace(lambda: int(self.events), lambda: self.ran, lambda: self.now)
 
 
 def turn_at(busy: float, rate: float = 0.0, *, before: tuple[float, float] = (0.0, 0.0)) -> Turn:
@@ -37,8 +39,8 @@ def turn_at(busy: float, rate: float = 0.0, *, before: tuple[float, float] = (0.
 
 
 def part_at(busy: float, rate: float = 0.0, *, before: tuple[float, float] = (0.0, 0.0)) -> Turn:
-    """The turn but for its bound on a backlog."""
-    return turn_at(busy, rate, before=before)._replace(backlog=math.inf)
+    """The turn but for its bounds on a backlog."""
+    return turn_at(busy, rate, before=before)._replace(backlog=math.inf, events=0.0)
 
 
 _RISING = {
@@ -59,15 +61,15 @@ def test_a_shard_waits_longer_the_nearer_the_limit_is(turns: list[Turn]) -> None
 def test_at_half_of_what_a_worker_can_take_no_shard_waits() -> None:
     """A slow processor's loop runs three quarters of the time then; a fast one appends 10,000 events a second."""
     assert [turn_at(busy) for busy in (0.0, 0.5, 0.8)] == [AT_ONCE] * 3
-    assert [part_at(0.5, rate) for rate in (1_000, 9_900)] == [AT_ONCE] * 2
+    assert [part_at(0.5, rate) for rate in (1_000, 9_900)] == [_AMONG_COMMANDS] * 2
     assert part_at(0.92) == part_at(0.5, 13_100) == part_at(1.0, 50_000)
-    assert 0.0 < turn_at(0.86).every_s < LONG_S - _LEAST_S
+    assert _LEAST_S < turn_at(0.84).every_s < turn_at(0.86).every_s < LONG_S / 3
     assert 0.0 < turn_at(0.5, 11_500).every_s < LONG_S - _LEAST_S
     assert part_at(0.86, 13_100) == part_at(0.92, 11_500)
 
 
 def test_what_was_long_ago_does_not_count() -> None:
-    """The mean is over some ten looks."""
+    """The mean is over a fifth of a second."""
     assert turn_at(0.0, before=(1.0, 50_000)) == AT_ONCE
     assert part_at(1.0, 50_000, before=(0.0, 0.0)) == part_at(1.0)
 
@@ -90,35 +92,49 @@ def test_a_look_without_time_behind_it_changes_nothing() -> None:
     assert pace.next() == AT_ONCE
 
 
-def test_slow_looks_are_further_apart_unless_much_is_left() -> None:
-    """A backlog is worked off without a pause."""
-    assert AT_ONCE.pause_s(LOOK_S / 100, more=False) == LOOK_S
-    assert AT_ONCE.pause_s(LOOK_S / 3.2, more=False) == pytest.approx(LOOK_S * 1.25)
-    assert AT_ONCE.pause_s(60.0, more=False) == pytest.approx(LOOK_S * 1.5)
-    assert AT_ONCE.pause_s(60.0, more=True) == LOOK_S
-    assert turn_at(1.0).pause_s(0.0, more=False) == turn_at(1.0).pause_s(60.0, more=True) == _LEAST_S
+def test_the_mean_is_over_time_and_not_over_looks() -> None:
+    """A burst that some short looks saw counts as long as it took."""
+    worker = _Worker()
+    pace = worker.pace()
+    for _ in range(200):
+        worker.lives(0.5, 9_000)
+        pace.next()
+    for _ in range(20):
+        worker.now += 0.0002
+        worker.ran += 0.0002
+        worker.events += 4
+        found = pace.next()
+    assert found._replace(backlog=math.inf) == _AMONG_COMMANDS
+
+
+def test_slow_looks_are_further_apart() -> None:
+    """Unless shards wait for their turn, which come at the time of a look."""
+    assert AT_ONCE.pause_s(LOOK_S / 100, Left.NOTHING) == LOOK_S
+    assert AT_ONCE.pause_s(LOOK_S / 3.2, Left.NOTHING) == pytest.approx(LOOK_S * 1.25)
+    assert AT_ONCE.pause_s(60.0, Left.NOTHING) == pytest.approx(LOOK_S * 1.5)
+    assert AT_ONCE.pause_s(60.0, Left.EVENTS) == AT_ONCE.pause_s(60.0, Left.BACKLOG) == LOOK_S
+    assert turn_at(1.0).pause_s(0.0, Left.NOTHING) == turn_at(1.0).pause_s(60.0, Left.EVENTS) == _LEAST_S
 
 
 def test_a_backlog_gives_way_to_commands_and_becomes_less_all_the_same() -> None:
-    """Without commands it is worked off at once; with them by some hundred events a look, and more than are appended."""
-    assert turn_at(1.0).backlog == turn_at(0.0, 19).backlog == math.inf
-    assert turn_at(0.5, 200).backlog == turn_at(0.5, 1_280).backlog == 128
-    assert turn_at(0.5, 20_000).backlog == 2 * 1_000
+    """Without commands it is worked off at once; with them by a hundred events a look, and more than are appended."""
+    assert turn_at(1.0).backlog == turn_at(0.0, 10).backlog == math.inf
+    assert turn_at(0.5, 200).backlog == turn_at(0.5, 1_300).backlog == 100
+    assert turn_at(0.5, 20_000).backlog == 1.5 * 1_000
     assert turn_at(0.1, before=(0.5, 1_000)).backlog == math.inf
 
 
-def test_pieces_of_a_backlog_leave_half_of_the_time() -> None:
-    """Looks at a part of it are not as far apart as others, unless they take long."""
-    turn = turn_at(0.5, 200)
-    assert turn.look_s == LOOK_S
-    assert turn.pause_s(0.001, more=True) == turn.pause_s(0.005, more=True) == LOOK_S / 2
-    assert turn.pause_s(0.03, more=True) == pytest.approx(0.06)
-    assert turn.pause_s(60.0, more=True) == LONG_S  # what is new waits for the next look too
-    assert turn.pause_s(0.001, more=False) == LOOK_S
+@pytest.mark.parametrize("rate", [200, 14_000])
+def test_pieces_of_a_backlog_come_often(rate: float) -> None:
+    """Nearer to each other than other looks, and further apart the longer they take."""
+    turn = turn_at(0.5, rate)
+    assert turn.pause_s(0.001, Left.BACKLOG) == turn.pause_s(0.003, Left.BACKLOG) == 0.004
+    assert turn.pause_s(0.03, Left.BACKLOG) == pytest.approx(0.036)
+    assert turn.pause_s(60.0, Left.BACKLOG) == LONG_S  # what is new waits for the next look too
+    assert turn.pause_s(0.001, Left.EVENTS) == turn.look_s
 
 
 def test_at_the_limit_what_waits_for_its_turn_is_no_backlog() -> None:
-    """There is always more then: it brings the looks no nearer to each other."""
-    turn = turn_at(0.5, 14_000)
-    assert turn.backlog < math.inf
-    assert [turn.pause_s(took_s, more=True) for took_s in (0.001, 0.005, 60.0)] == [_LEAST_S] * 3
+    """The events that all shards get between two turns are known, so that a few busy ones are not taken for far behind."""
+    assert turn_at(0.5, 14_000).events == pytest.approx(14_000 * LONG_S)
+    assert turn_at(0.5, 200).events == 0.0

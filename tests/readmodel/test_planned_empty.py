@@ -50,7 +50,9 @@ async def test_a_statement_looks_its_rows_up(dsn: str, name: str) -> None:
     """With the settings of its session and one plan for all parameters."""
     connection = await asyncpg.connect(dsn)
     await connection.execute(updater._SET_UP)
-    sql = _OF_TABLES[name].format(place="readmodel_1", at=tables._AT)
+    given = 2 if name == "tables._LOOK" else 3
+    behind = tables._BEHIND.format(most_events=f"${given + 1}", most_bytes=f"${given + 2}")
+    sql = _OF_TABLES[name].format(place="readmodel_1", at=tables._AT, behind=behind)
     plan = await _plan(connection, sql)
     await connection.close()
     assert not unbounded(plan), "\n".join(plan)
