@@ -14,7 +14,7 @@ from typing import Final
 import asyncpg
 from threadcluster_operator.local.postgres import EmbeddedPostgres
 
-_SETTINGS: Final = {"shared_buffers": "1GB", "min_wal_size": "2GB", "max_wal_size": "12GB"}
+_SETTINGS: Final = {"shared_buffers": "4GB", "min_wal_size": "2GB", "max_wal_size": "12GB"}
 _LOG_FILES: Final = 130
 """Files of 16 MB of the write-ahead log: two gigabytes."""
 
