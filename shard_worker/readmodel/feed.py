@@ -150,6 +150,8 @@ class GenerationFeed:
         self._metrics = metrics
         self._share = 1.0
         """Part of the bounds that a batch uses: halved by each that did not end in time."""
+        self._projected_at = -math.inf
+        """Loop time of the last look that projected all events of a shard."""
         self.takes_arrays = False
         """Whether the session takes ready-made arrays."""
         self._vain_looks = 0
@@ -210,7 +212,7 @@ class GenerationFeed:
         if unknown:
             await self._locate(connection, unknown)
         await self._revive(connection)
-        look, looked_at = _Look(self._line, heads, now, turn), unknown
+        look, looked_at = _Look(self._line, heads, now, turn, self._projected_at), unknown
         for _ in range(batches):
             behind, piece = look.next(max(1, int(_BATCH_SHARDS * self._share)))
             if not behind:
@@ -222,7 +224,7 @@ class GenerationFeed:
             # not keep others waiting.
             for each in behind:
                 if each.position == heads.get(each.shard_id):
-                    each.projected_at = now
+                    each.projected_at = self._projected_at = now
                 if each.position is not None:
                     # Another generation that is not as far yet reads them from the journal.
                     self._recent.drop(each.shard_id, each.position)
@@ -567,7 +569,9 @@ class GenerationFeed:
 class _Look:
     """The shards that one look projects, in the order of the line."""
 
-    def __init__(self, line: Mapping[int, ShardProjection], heads: Heads, now: float, turn: Turn) -> None:
+    def __init__(
+        self, line: Mapping[int, ShardProjection], heads: Heads, now: float, turn: Turn, projected_at: float
+    ) -> None:
         self._line = line
         self._heads = heads
         self._now = now
@@ -583,6 +587,8 @@ class _Look:
         """Events of shards that are not far behind that this look may still take."""
         if turn.share < 1.0:
             self._left = max(_TURN_EVENTS, turn.share * sum([events for _, events in self._first]))
+        elif projected_at > self._latest:
+            self._left = 0  # all of them together when the time comes: batches of a few cost as much as large ones
 
     def next(self, most: int) -> tuple[list[ShardProjection], int]:
         """The shards of the next batch, at most ``most``, and how many events of each it may take."""
