@@ -40,7 +40,7 @@ _BACKLOG: Final = 100.0
 becomes less."""
 _MORE_S: Final = 0.004
 """Shortest time from the begin of such a look to the next: small pieces often, since commands wait for each as long as it takes."""
-_MORE: Final = 1.2
+_MORE: Final = 1.1
 """Time for each second of such a look."""
 _MEMORY_S: Final = 0.2
 """How long the means remember."""

@@ -129,7 +129,7 @@ def test_pieces_of_a_backlog_come_often(rate: float) -> None:
     """Nearer to each other than other looks, and further apart the longer they take."""
     turn = turn_at(0.5, rate)
     assert turn.pause_s(0.001, Left.BACKLOG) == turn.pause_s(0.003, Left.BACKLOG) == 0.004
-    assert turn.pause_s(0.03, Left.BACKLOG) == pytest.approx(0.036)
+    assert turn.pause_s(0.03, Left.BACKLOG) == pytest.approx(0.033)
     assert turn.pause_s(60.0, Left.BACKLOG) == LONG_S  # what is new waits for the next look too
     assert turn.pause_s(0.001, Left.EVENTS) == turn.look_s
 
