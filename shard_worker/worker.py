@@ -197,6 +197,7 @@ class Worker:
                 serving.gateway.close,
                 # The loader keeps snapshots on its way, and both use the pool.
                 serving.journal.loader.close,
+                serving.journal.pages.close,
                 serving.journal.snapshots.close,
                 serving.trimmer.close,
                 serving.journal.pool.terminate,

@@ -56,6 +56,7 @@ from shard_worker.journal.idempotency import StoredKey, epoch_of, look_up_key
 from shard_worker.journal.inspector import ThreadInspector
 from shard_worker.journal.loader import ThreadLoader, read_head
 from shard_worker.journal.message_reader import MessageReader
+from shard_worker.journal.page_reader import PageReader
 from shard_worker.journal.snapshots import SnapshotWriter
 from shard_worker.loop_watchdog import LoopWatchdog
 from shard_worker.management_view import WorkerView
@@ -279,6 +280,7 @@ class JournalParts:
     snapshots: SnapshotWriter
     loader: ThreadLoader
     messages: MessageReader
+    pages: PageReader
     appender: Appender
     updater: ReadModelUpdater
 
@@ -424,7 +426,8 @@ def _build_journal(
         watch=cluster.heads.watch,
     )
     updater = ReadModelUpdater(cluster.database.connect)
-    return JournalParts(pool, queries, memory, snapshots, loader, MessageReader(pool), appender, updater)
+    pages = PageReader(pool)
+    return JournalParts(pool, queries, memory, snapshots, loader, MessageReader(pool), pages, appender, updater)
 
 
 def _build_actors(settings: WorkerSettings, cluster: ClusterParts, journal: JournalParts, shards: int) -> ActorParts:
@@ -448,6 +451,7 @@ def _build_actors(settings: WorkerSettings, cluster: ClusterParts, journal: Jour
             head_of,
             journal.snapshots.save,
             epoch_at,
+            journal.pages.read,
             projection,
         ),
         memory_reads_allowed=ownership.lease.allows_memory_reads,

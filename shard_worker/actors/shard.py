@@ -24,6 +24,7 @@ from shard_worker.actors.thread_actor import OVERLOADED, Phase, ThreadActor
 from shard_worker.contract import POISONED, Done, FollowThread
 from shard_worker.database.connection import CONNECTION_ERRORS
 from shard_worker.domain.decide import message_ids_of
+from shard_worker.domain.events import PostedMessage
 from shard_worker.domain.ids import ShardId, ThreadId
 from shard_worker.journal.answer_size import PAGE_BYTES
 from shard_worker.journal.append_queue import AppendQueueState, Row
@@ -78,6 +79,8 @@ class Shard:
         self._held: deque[PendingRequest] = deque()
         self._tasks: dict[asyncio.Task[None], PendingRequest | None] = {}
         """Background tasks, each with the only request that it would answer."""
+        self._reading: set[PendingRequest] = set()
+        """Requests whose pages are read with others."""
         self._taps = LiveTaps(env.tap_memory)
         self.stream = appender.open(shard_id, epoch, head, self)
 
@@ -257,6 +260,9 @@ class Shard:
         for ask in self._held:
             ask.redirect(*successor)
         self._held.clear()
+        for ask in self._reading:
+            ask.redirect(*successor)
+        self._reading.clear()
         for task, waiting in list(self._tasks.items()):
             task.cancel()
             if waiting is not None:  # a cancelled task answers nothing
@@ -356,8 +362,24 @@ class Shard:
             ask.answer(replace(done, epoch=epoch))
 
     def fetch_texts(self, actor: ThreadActor, ask: PendingRequest, needs: PendingTexts) -> None:
-        """Fill a page of messages with their texts from the journal."""
-        self._spawn(self._fetch_texts(actor, ask, needs), "fetch-texts", ask)
+        """Fill a page of messages with their texts from the journal: with other pages, or by itself where that fails."""
+        self._reading.add(ask)
+
+        def fill(messages: list[PostedMessage] | None) -> None:
+            self._reading.discard(ask)
+            if ask.done:
+                return
+            if messages is not None:
+                ask.answer(needs.with_texts(messages))
+            else:
+                self._spawn(self._fetch_texts(actor, ask, needs), "fetch-texts", ask)
+
+        def wanted() -> bool:
+            if ask.done:
+                self._reading.discard(ask)
+            return not ask.done
+
+        self.env.journal.read_page(self.shard_id, actor.uuid, needs.places, wanted, fill)
 
     async def _fetch_texts(self, actor: ThreadActor, ask: PendingRequest, needs: PendingTexts) -> None:
         while not ask.done:

@@ -84,8 +84,8 @@ class MessageReader:
         if sliced:
             parts = await self._pool.run(partial(_read_slices, shard_id, thread_uuid, sliced))
             for place, part in zip(sliced, parts, strict=True):
-                posted = _posted(part)
-                if posted is not None and posted.message_id == place.message_id:
+                posted = message_of(place, part)
+                if posted is not None:
                     found[place.message_id] = posted
         messages: list[PostedMessage] = []
         events: dict[int, MessagesAdded] = {}
@@ -138,13 +138,15 @@ async def _read_slices(
     return [row["part"] for row in rows]
 
 
-def _posted(part: bytes | None) -> PostedMessage | None:
+def message_of(place: MessagePlace, part: bytes | None) -> PostedMessage | None:
+    """The message in a slice; None when it is not the one that it should be."""
     if part is None:
         return None
     try:
-        return _decode(part)
+        posted = _decode(part)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
+    return posted if posted.message_id == place.message_id else None
 
 
 def _message_in(events: dict[int, MessagesAdded], place: MessagePlace) -> PostedMessage:

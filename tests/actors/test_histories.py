@@ -6,6 +6,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from shard_worker.actors.context import read_alone
 from shard_worker.actors.passivation import weight_of
 from shard_worker.contract import (
     AccountIdPage,
@@ -339,4 +340,5 @@ async def test_the_database_is_away_while_texts_are_read(dsn: str) -> None:
             return await read(*args, **kwargs)  # type: ignore[arg-type]  # passed through as it came
 
         node.env.journal.read_messages = failing  # type: ignore[assignment]  # gives what it gets
+        node.env.journal.read_page = read_alone
         assert await node.texts(chat, me) == ["one"]

@@ -4,6 +4,7 @@ import asyncio
 
 import asyncpg
 
+from shard_worker.actors.context import read_alone
 from shard_worker.actors.thread_actor import Phase
 from shard_worker.contract import Ack, Done, PrepareShard, ReadThread, ShardTransferred, ThreadView
 from shard_worker.domain.ids import AccountId, ShardId, ThreadId, shard_of
@@ -232,6 +233,7 @@ async def test_a_page_of_texts_under_way_is_fetched_again_by_the_next_owner(dsn:
             return []
 
         left.env.journal.read_messages = stuck  # type: ignore[assignment]  # never answers
+        left.env.journal.read_page = read_alone
         reading = asyncio.ensure_future(left.texts(chats[0], me))
         await asked.wait()
         await left.host.drain(shard)

@@ -27,6 +27,7 @@ from shard_worker.journal.appender import Appender
 from shard_worker.journal.idempotency import StoredKey, epoch_of, look_up_key
 from shard_worker.journal.loader import ThreadLoader, read_head
 from shard_worker.journal.message_reader import MessageReader
+from shard_worker.journal.page_reader import PageReader
 from shard_worker.journal.snapshots import SnapshotWriter
 from shard_worker.memory import MemoryBudget
 from shard_worker.ownership.shard_store import raise_epoch
@@ -221,9 +222,12 @@ async def node_on(
     memory = MemoryBudget(memory_bytes)
     snapshots = SnapshotWriter(pool, memory=memory)
     loader = ThreadLoader(pool, keep=snapshots.save)
+    pages = PageReader(pool)
     lease = [True]
     env = ActorContext(
-        journal=JournalAccess(loader.load, look_up, MessageReader(pool).read, head, snapshots.save, epoch),
+        journal=JournalAccess(
+            loader.load, look_up, MessageReader(pool).read, head, snapshots.save, epoch, read_page=pages.read
+        ),
         memory_reads_allowed=lambda: lease[0],
         limits=Limits(),
         bounds=PendingBounds(
@@ -257,6 +261,7 @@ async def node_on(
         await appender.close()
         await snapshots.close()
         await loader.close()
+        await pages.close()
         pool.terminate()
         await admin.close()
 

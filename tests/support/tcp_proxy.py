@@ -53,13 +53,19 @@ class TcpProxy:
         if down:
             self.down.clear()
 
-    def blackhole(self) -> None:
-        """Silence every present connection without closing it; new ones are forwarded."""
+    def blackhole(self, *, server_notices_s: float | None = None) -> None:
+        """Silence every present connection without closing it; new ones are forwarded.
+
+        The server takes the proxy for a client that lives, since its kernel answers each keep-alive: ``server_notices_s`` is when
+        it would have found out.
+        """
         for link in list(self._links):
             for task in link.tasks:
                 task.cancel()
             self._links.discard(link)
             self._silent.append(link)
+            if server_notices_s is not None:
+                asyncio.get_running_loop().call_later(server_notices_s, _reset, link.far)
 
     def lead_to(self, host: str, port: int) -> None:
         """Forward new connections there, as an address that has moved; those of before stay where they are."""

@@ -59,6 +59,9 @@ def _expect_owners(changes: list[Change], receiver: str, phase: str, blow: str, 
 
 # --- blows
 
+_SERVER_NOTICES_S: Final = 5.0
+"""By the keep-alives that each session of a worker asks the server for."""
+
 
 def _kill(this: Round, victim: str) -> None:
     this.cluster.workers.by_name[victim].signal(signal.SIGKILL)
@@ -74,7 +77,7 @@ def _silence(this: Round, victim: str) -> None:
 
 
 def _forget(this: Round, victim: str) -> None:
-    this.cluster.links[victim].blackhole()
+    this.cluster.links[victim].blackhole(server_notices_s=_SERVER_NOTICES_S)
     this.cluster.workers.by_name[victim].signal(signal.SIGCONT)
 
 

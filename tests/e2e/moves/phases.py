@@ -24,6 +24,12 @@ _WAITS_FOR_SNAPSHOTS_SQL: Final = """
 SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid)
                 WHERE l.relation = 'snapshot'::regclass AND NOT l.granted AND a.application_name = $1)
 """
+_HOLDERS_SQL: Final = """
+SELECT a.pid, a.application_name, a.state, a.wait_event, now() - a.xact_start AS since, left(a.query, 80) AS query,
+       array_agg(l.relation::regclass::text || ' ' || l.mode) FILTER (WHERE l.granted) AS holds
+  FROM pg_stat_activity a JOIN pg_locks l USING (pid) WHERE a.xact_start < now() - interval '2s' GROUP BY 1, 2, 3, 4, 5, 6
+"""
+"""Sessions whose transaction is older than any of a worker's may be."""
 _ATTEMPTS: Final = 4
 """How often a handoff may pass by before it is held in the phase that is asked for."""
 _GIVE_WAITS_SQL: Final = """
@@ -89,7 +95,10 @@ async def _locked(this: Round, statement: str, *arguments: object) -> AsyncItera
         await session.execute("BEGIN")
         # A session that an earlier round silenced may hold what it had until the server finds it dead: 5 s, and more on a busy machine.
         await session.execute("SET LOCAL lock_timeout = '30s'")
-        await session.execute(statement, *arguments)
+        try:
+            await session.execute(statement, *arguments)
+        except asyncpg.LockNotAvailableError as error:
+            raise PhaseNotReachedError(f"{statement}: {await watch.fetch(_HOLDERS_SQL)}") from error
         try:
             yield watch
         finally:
