@@ -83,12 +83,11 @@ class ShardRegion:
         # Kept, not asked for: before Python 3.12 each `get_running_loop` costs a system call.
         self._loop = asyncio.get_running_loop()
 
-    def ask_here(self, request: CommandRequest, slot: AnswerSlot, budget_s: float) -> bool:
-        """Have the shard decide a command when it is on this worker; False, and nothing was done, when it is not.
+    def ask_here(self, request: Request, thread_id: ThreadId, slot: AnswerSlot, budget_s: float) -> bool:
+        """Have the thread's shard decide when it is on this worker; False, and nothing was done, when it is not.
 
         The answer is `Moved` when the shard leaves before it has decided.
         """
-        thread_id = request.command.thread_id
         shard = self._table.find(thread_id)
         if shard is None:
             return False

@@ -38,7 +38,7 @@ async def test_the_answer_comes_when_the_event_is_durable_and_its_rows_still_cou
         assert shard is not None
         stream = node.table.shards[shard.shard_id].stream
         slot = Slot(lambda: stream.in_flight)
-        assert node.region.ask_here(request(create(chat, me)), slot, 5.0)
+        assert node.region.ask_here(request(create(chat, me)), chat, slot, 5.0)
         assert not slot.answers
         await eventually(slot.done)
         assert (slot.answers, slot.notes) == ([Done(1, epoch=1)], [1])
@@ -52,7 +52,7 @@ async def test_an_answer_from_memory_comes_before_the_call_returns(dsn: str) -> 
         me, chat = account(), thread()
         await node.ask(create(chat, me))
         slot = Slot()
-        assert node.region.ask_here(request(add(chat, account(), "x")), slot, 5.0)
+        assert node.region.ask_here(request(add(chat, account(), "x")), chat, slot, 5.0)
         [answer] = slot.answers
         assert isinstance(answer, Refusal)
 
@@ -66,15 +66,15 @@ async def held(node: Node, budget_s: float) -> tuple[Slot, ShardId]:
     assert shard is not None
     await node.host.drain(shard.shard_id)
     slot = Slot()
-    assert node.region.ask_here(request(add(chat, me, "x")), slot, budget_s)
+    assert node.region.ask_here(request(add(chat, me, "x")), chat, slot, budget_s)
     return slot, shard.shard_id
 
 
 async def test_nothing_is_asked_of_a_shard_that_is_elsewhere(dsn: str) -> None:
     """The caller asks the region instead."""
     async with node_on(dsn) as node:
-        slot = Slot()
-        assert not node.region.ask_here(request(create(thread(), account())), slot, 5.0)
+        slot, chat = Slot(), thread()
+        assert not node.region.ask_here(request(create(chat, account())), chat, slot, 5.0)
         assert not slot.answers
 
 

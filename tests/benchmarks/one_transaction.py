@@ -23,7 +23,7 @@ from shard_worker.database.connection import open_connection
 from shard_worker.domain.commands import Command
 from shard_worker.domain.decide import Unchanged, decide, message_ids_of
 from shard_worker.domain.evolve import evolve
-from shard_worker.domain.ids import shard_of, ulid_uuid
+from shard_worker.domain.ids import ThreadId, shard_of, ulid_uuid
 from shard_worker.domain.limits import Limits
 from shard_worker.domain.refusals import Refusal
 from shard_worker.domain.thread import Thread
@@ -70,7 +70,7 @@ class OneTransaction:
         self._residents: dict[str, _Resident] = {}
         self._heads: dict[int, int] = {}
 
-    def ask_here(self, request: CommandRequest, slot: AnswerSlot, budget_s: float) -> bool:
+    def ask_here(self, request: Request, thread_id: ThreadId, slot: AnswerSlot, budget_s: float) -> bool:
         """The lane is off: it belongs to what is compared with this."""
         return False
 

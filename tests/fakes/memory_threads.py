@@ -54,8 +54,9 @@ class MemoryThreads:
         self.instead: Callable[[Request], Answer | None] = lambda _: None
         """Gives an answer in place of the real one, or None."""
 
-    def ask_here(self, request: CommandRequest, slot: AnswerSlot, budget_s: float) -> bool:
+    def ask_here(self, request: Request, thread_id: ThreadId, slot: AnswerSlot, budget_s: float) -> bool:
         """Answer at once."""
+        del thread_id
         slot.set_result(self._answer(request, budget_s))
         return True
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 from unittest.mock import patch
 
-from shard_worker.contract import Answer, CommandRequest, Moved, OwnerAnswer, Request
+from shard_worker.contract import Answer, ExistsThread, Moved, OwnerAnswer, Request
+from shard_worker.domain.ids import ThreadId
 from shard_worker.gateway.http.connection import ConnectionFactory, GatewayConnection
 from shard_worker.gateway.http.options import GatewayOptions
 from shard_worker.gateway.public.id_generator import IdGenerator
@@ -63,23 +64,24 @@ class _Transport(asyncio.Transport):
 
 
 class _Threads(MemoryThreads):
-    """Answers when `release` is called, in the order asked; ``ways`` says for each command how its owner is reached."""
+    """Answers when `release` is called, in the order asked; ``ways`` says for each how its owner is reached."""
 
     def __init__(self, ways: str) -> None:
         super().__init__()
         self._ways = ways
-        self._commands = 0
+        self._asked = 0
         self._waiting: deque[Callable[[], None]] = deque()
 
-    def ask_here(self, request: CommandRequest, slot: AnswerSlot, budget_s: float) -> bool:
-        """By its way the command is (h) here, (n) here and answered now, (e) elsewhere, (m) moves, or (b) breaks the owner."""
-        way = self._ways[self._commands % len(self._ways)]
+    def ask_here(self, request: Request, thread_id: ThreadId, slot: AnswerSlot, budget_s: float) -> bool:
+        """By its way the request is (h) here, (n) here and answered now, (e) elsewhere, (m) moves, or (b) breaks the owner."""
+        del thread_id
+        way = self._ways[self._asked % len(self._ways)]
         if way == "e":
             return False
         if way == "m":
             asyncio.get_running_loop().call_soon(slot.set_result, Moved("w1", 9))
             return True
-        self._commands += 1
+        self._asked += 1
         if way == "b":
             raise RuntimeError("the owner is broken")
         answer = cast("OwnerAnswer", self._answer(request, budget_s))
@@ -91,10 +93,10 @@ class _Threads(MemoryThreads):
 
     async def ask(self, request: Request, budget_s: float) -> Answer:
         """As `ask_here`, for a request that does not come from there, or comes from there after all."""
-        if not isinstance(request, CommandRequest):
+        if isinstance(request, ExistsThread):
             return self._answer(request, budget_s)
-        way = self._ways[self._commands % len(self._ways)]
-        self._commands += 1
+        way = self._ways[self._asked % len(self._ways)]
+        self._asked += 1
         if way == "b":
             raise RuntimeError("the owner is broken")
         answer = self._answer(request, budget_s)

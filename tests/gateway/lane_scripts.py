@@ -136,6 +136,47 @@ def _command(chance: random.Random) -> tuple[str, dict[str, Any]]:
             return f"{base}/destroy", body
 
 
+_QUERY_VALUES: Final = (
+    *("limit=1", "limit=20", "offset=1", "offset=100", "min_sequence_nr=0", "min_sequence_nr=1", "min_sequence_nr=9"),
+    *[f"{side}={message}" for side in ("before", "after", "around") for message in _MESSAGES[:2]],
+)
+_ODD_VALUES: Final = (
+    *("limit=0", "limit=1001", "limit=01", "limit=", "limit", "limit=1&limit=2", "limit=%31", "limit=1+", "more=1"),
+    *(
+        "offset=-1",
+        "offset=9223372036854775808",
+        "cursor=abc",
+        "cursor=",
+        "min_sequence_nr=x",
+        "after=0",
+        "",
+        "&",
+        "=",
+        "a=b=c",
+    ),
+    *(
+        f"account_id={_ACCOUNTS[1]}",
+        "account_id=",
+        f"before={_MESSAGES[0]}&after={_MESSAGES[1]}",
+        "around=01BX5",
+        "limit=1#2",
+    ),
+)
+
+
+def _query(chance: random.Random) -> str:
+    """The target of a query; most are good ones."""
+    account = chance.choice((*_ACCOUNTS[:2], *_ACCOUNTS[:2], _ACCOUNTS[3], _ACCOUNTS[0].lower()))
+    values = [f"account_id={account}", *chance.sample(_QUERY_VALUES, chance.choice((0, 0, 1, 1, 2)))]
+    if chance.random() < 0.2:
+        values.append(chance.choice(_ODD_VALUES))
+    if chance.random() < 0.05:
+        del values[0]
+    chance.shuffle(values)
+    tail = chance.choice(("", "/administrator-ids", "/member-ids", "/messages", "/messages", "/messages"))
+    return f"/v1/threads/{chance.choice(_THREADS)}{tail}" + chance.choice("??????%&") + "&".join(values)
+
+
 def _spoilt(chance: random.Random, path: str, raw: bytes) -> tuple[str, bytes]:
     """Something is wrong with the target, or with the body."""
     match chance.randrange(9):
@@ -175,6 +216,15 @@ def _request(chance: random.Random) -> bytes:
     method, version = "POST", "HTTP/1.1"
     host = chance.choice(("127.0.0.1:8080", "chat.example"))
     lines = [f"Host: {host}", f"Content-Type: {chance.choice(_TYPES)}", f"Content-Length: {len(raw)}"]
+    if chance.random() < 0.35:
+        method, path = "GET", _query(chance)
+        if odd and chance.random() < 0.3:
+            path, _ = _spoilt(chance, path, b"{}")
+        if not odd or chance.random() < 0.8:
+            raw, lines = b"", [lines[0]]
+            lines += chance.sample(
+                ("Content-Type: application/json", "Content-Length: 0"), chance.choice((0, 0, 0, 1, 2))
+            )
     if chance.random() < 0.3:
         lines.append(f"Idempotency-Key: {chance.choice(_KEYS)}")
     lines += chance.sample(_HARMLESS, chance.randrange(4))
@@ -275,6 +325,11 @@ _BODY_FAULTS: Final = tuple(
 _FAULTS: Final[tuple[bytes | tuple[str, ...], ...]] = (*_FIELD_FAULTS, *_FIRST_LINE_FAULTS, *_BODY_FAULTS)
 
 
+def _asked(target: str, lines: tuple[str, ...] = _LINES[:1], fault: tuple[str, str] = ("-", "-")) -> bytes:
+    first = f"GET {target} HTTP/1.1".replace(*fault)
+    return (f"{first}\r\n" + "\r\n".join(lines).format(length=0) + "\r\n\r\n").encode()
+
+
 def _posted(
     path: str, body: dict[str, Any] | bytes, lines: tuple[str, ...] = _LINES, fault: tuple[str, str] = ("-", "-")
 ) -> bytes:
@@ -305,14 +360,86 @@ def _one_fault(seed: int) -> Script:
     return Script(steps, chance.choice(("h", "n", "e")), options)
 
 
+_OF_GETS: Final = (
+    *[("HTTP/1.1", version) for version in ("HTTP/1.0", "HTTP/1.2", "HTTP/1.1 ", "http/1.1")],
+    *[("GET ", f"{method} ") for method in ("POST", "HEAD", "OPTIONS", "get", "GET ", "DELETE")],
+    *[("01BX5", start) for start in ("01bx5", "81BX5", "01BU5", "01BX", "01BX5%41")],
+    *[("/v1/", start) for start in ("/v2/", "//v1/", "http://127.0.0.1/v1/", "http://other.example/v1/", "/V1/")],
+    *[("limit=2", value) for value in (*_ODD_VALUES, *_QUERY_VALUES)],
+    *[
+        ("/messages?", tail)
+        for tail in (
+            "?",
+            "/member-ids?",
+            "/administrator-ids?",
+            "/messages/?",
+            "/messages",
+            "/events?",
+            "/messages/add?",
+        )
+    ],
+    *[("account_id", name) for name in ("account-id", "accountId", "Account_id", "account%5Fid", "limit=1&account_id")],
+)
+"""Pieces of a plain query, each with the fault, or the other value, that takes its place."""
+_OF_GET_FIELDS: Final = (
+    *[(_LINES[0], odd) for odd in _ODD],
+    *[
+        (_LINES[0], more)
+        for more in (
+            *_LINES,
+            "Content-Length: 7",
+            "Idempotency-Key: k1",
+            "Content-Type: text/plain",
+            "Range: bytes=0-1",
+        )
+    ],
+    ("Host: other.example",),
+    ("X-Request-Id: 7",),
+)
+
+
+def _one_get(seed: int) -> Script:
+    """A plain query with one fault, and one without after it; and the message that is asked for."""
+    chance = random.Random(seed)
+    target = f"/v1/threads/{_THREADS[0]}/messages?account_id={_ACCOUNTS[0]}&limit=2"
+    faults: tuple[tuple[str, ...], ...] = (*_OF_GETS, *_OF_GET_FIELDS)
+    fault = faults[seed % len(faults)]
+    faulty = _asked(target, fault) if fault in _OF_GET_FIELDS else _asked(target, fault=(fault[0], fault[1]))
+    made = {
+        "accountId": _ACCOUNTS[0],
+        "messages": [{"text": "a", "messageId": _MESSAGES[0]}, {"text": "b"}, {"text": "c"}],
+    }
+    sent = (
+        _posted(f"/v1/threads/{_THREADS[0]}/messages/add", made),
+        _asked(target),
+        faulty,
+        _asked(target),
+        _asked(target),
+    )
+    steps = [step for each in sent for step in (("data", each), ("release", b""))]
+    if chance.random() < 0.1:
+        steps.insert(-2, ("leave", b""))
+    options = chance.choice(_OF_OPTIONS)
+    if b"Origin" in faulty:
+        options = _OF_OPTIONS[3]
+    elif b"other.example" in faulty:
+        options = _OF_OPTIONS[-1]
+    return Script(steps, chance.choice(("h", "n", "e", "m")), options)
+
+
 def _other_order(seed: int) -> Script:
     """Good requests alone, and what else may happen to a connection, in any order."""
     chance = random.Random(seed)
     body = {"accountId": _ACCOUNTS[0], "messages": [{"text": "hello"}]}
     lines = (*_LINES, "Idempotency-Key: k1") if chance.random() < 0.5 else _LINES
     good = _posted(f"/v1/threads/{_THREADS[0]}/messages/add", body, lines)
+    read = _asked(f"/v1/threads/{_THREADS[0]}?account_id={_ACCOUNTS[0]}")
     sent = (
-        *[good] * 6,
+        *[good] * 5,
+        *[read] * 3,
+        read + good,
+        read[:30],
+        read[30:],
         good + good,
         good + good[:40],
         good[40:],
@@ -347,11 +474,16 @@ def other_order(seed: int) -> Script:
     return _after_creation(_other_order(seed))
 
 
+def one_get(seed: int) -> Script:
+    """The faults of a query, one after the other."""
+    return _after_creation(_one_get(seed))
+
+
 def by_chance(seed: int) -> Script:
     """Everything together."""
     return _after_creation(_by_chance(seed))
 
 
 def any_script(seed: int) -> Script:
-    """One of the three in turn."""
-    return (one_fault, other_order, by_chance)[seed % 3](seed // 3)
+    """One of the four in turn."""
+    return (one_fault, other_order, by_chance, one_get)[seed % 4](seed // 4)

@@ -22,11 +22,13 @@ from shard_worker.gateway.http.response import JSON, RawResponse
 from shard_worker.gateway.public import lane, short_bodies
 from shard_worker.gateway.public.commands import reply_to_command
 from shard_worker.gateway.public.lane import Lane
+from shard_worker.gateway.public.queries import QueryHandler, Reading
+from shard_worker.gateway.public.query_params import read_parameters
 from tests.fakes.memory_threads import MemoryThreads
 from tests.gateway import serving as serving_module
 from tests.gateway.bodies import PATH, body_of_size
 from tests.gateway.lane_pair import Difference, compare
-from tests.gateway.lane_scripts import any_script, by_chance, one_fault, other_order
+from tests.gateway.lane_scripts import any_script, by_chance, one_fault, one_get, other_order
 from tests.gateway.serving import Served, serving
 from tests.support.polling import eventually
 from tests.support.wire import JSON_TYPE, Wire, request_bytes
@@ -202,12 +204,51 @@ _take = Lane.take
 
 def _settles_moved(self: Any, answer: OwnerAnswer) -> None:
     self._done = True
-    self.deliver(self._lane.reply(self._route, self._target, answer))
+    try:
+        reply = self.replied(answer)
+    except Exception:
+        reply = self._lane.failed(self.operation_id)
+    self.deliver(reply)
 
 
-def _never_ends(self: Lane, route: Any, reply: RawResponse, begun: float) -> None:
-    self._metrics.observe(route.operation_id, reply.status, 0.0)
+def _never_ends(self: Lane, operation_id: str, reply: RawResponse, begun: float) -> None:
+    self._metrics.observe(operation_id, reply.status, 0.0)
     del begun
+
+
+def _gets(change: Callable[[bytes], bytes]) -> Callable[[], Any]:
+    """A GET that is not plain is taken for one that is."""
+
+    def read(data: bytes, request: PlainRequest | None) -> PlainRequest | None:
+        if request is not None or data[:3] != b"GET":
+            return request
+        return _read(PlainRequestReader(lambda _: True, cors=False), change(data))
+
+    return _reads(read)
+
+
+def _forgets_the_tail(self: Lane, target: bytes) -> Any:
+    """Parameters are remembered whatever is asked for."""
+    path, _, query = target.partition(b"?")
+    for (tail, known), values in self._parameters.items():
+        if values is not None and known == query and (route := self._reads.get(path[38:])) is not None:
+            return Reading(route, _thread_of(path), values, self._reads[tail].query(_thread_of(path), values, None))
+    return _reading(self, target)
+
+
+def _thread_of(path: bytes) -> Any:
+    return path[12:38].decode().upper()
+
+
+_reading = Lane._reading
+
+
+def _takes_cursors(route: Any, query: bytes) -> Any:
+    return read_parameters(query.decode("ascii"), route.parameters)[0]
+
+
+def _answers_where_it_is(self: QueryHandler, reading: Reading, answer: Answer) -> RawResponse | None:
+    return self._reply(reading, answer)
 
 
 def _admits_every_host(self: PlainRequestReader, admits_host: Callable[[str], bool], *, cors: bool) -> None:
@@ -278,19 +319,36 @@ _OF_BODIES: Final[dict[str, Callable[[], Any]]] = {
     "passes when ids were made": lambda: patch.object(Lane, "take", _passes_too_late),
     "takes a create below a parent": lambda: patch.object(lane, "ShortCreateBody", object),
 }
+_OF_GETS: Final[dict[str, Callable[[], Any]]] = {
+    "takes a GET with a body": _gets(
+        lambda data: data.partition(b"\r\n\r\n")[0].replace(b"Content-Length: 7", b"X: y") + b"\r\n\r\n"
+    ),
+    "takes a GET in HTTP/1.0": _gets(lambda data: data.replace(b"HTTP/1.0", b"HTTP/1.1")),
+    "needs no host of a GET": lambda: patch.object(plain_request, "_NEEDED_TO_GET", 0),
+    "takes a HEAD": _reads(
+        lambda data, request: (
+            request or _read(PlainRequestReader(lambda _: True, cors=False), data.replace(b"HEAD ", b"GET "))
+        )
+    ),
+    "takes parameters of another query": lambda: patch.object(Lane, "_reading", _forgets_the_tail),
+    "takes cursors": lambda: patch.object(Lane, "_read_parameters", staticmethod(_takes_cursors)),
+    "does not look for a removed message": lambda: patch.object(QueryHandler, "reply_at_once", _answers_where_it_is),
+    "takes any id": lambda: patch.object(lane, "canonical", lambda text: text),
+}
 PLANTED: Final = {
+    **dict.fromkeys(_OF_GETS, one_get),
     **dict.fromkeys(_OF_ORDER, other_order),
     **dict.fromkeys(_OF_A_REQUEST, one_fault),
     **dict.fromkeys(_OF_BODIES, by_chance),
 }
-"""Left out, since no client can see them: an `Expect` before a body that is there asks for nothing; `Upgrade` means nothing where
+"""Left out, since no client can see them: parameters are read as on the long way, whatever is in them; an `Expect` before a body that is there asks for nothing; `Upgrade` means nothing where
 `Connection` does not name it; a body over `UNCOUNTED_BYTES` is only bounded."""
 
 
 @pytest.mark.parametrize("planted", PLANTED)
 async def test_a_planted_bug_is_found(planted: str) -> None:
     """By the scripts of the test above of its kind, and soon."""
-    plant = {**_OF_ORDER, **_OF_A_REQUEST, **_OF_BODIES}[planted]
+    plant = {**_OF_GETS, **_OF_ORDER, **_OF_A_REQUEST, **_OF_BODIES}[planted]
     with plant():
         for seed in range(_MUTANT_SEEDS):
             try:

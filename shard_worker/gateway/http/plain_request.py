@@ -1,8 +1,8 @@
 """Plain requests: recognised in the bytes of one segment, without a parser.
 
-A request is plain when nothing of it needs judgement: a whole POST in HTTP/1.1 with a JSON body of a known length, on a
-connection that goes on, whose further header fields mean nothing to this gateway.  Everything else is not plain, and goes to
-aiohttp untouched; so a reader never says that a request is wrong.
+A request is plain when nothing of it needs judgement: a whole POST in HTTP/1.1 with a JSON body of a known length, or a GET without
+a body, on a connection that goes on, whose further header fields mean nothing to this gateway.  Everything else is not plain, and
+goes to aiohttp untouched; so a reader never says that a request is wrong.
 
 Each line of a head is classified once and remembered.  Behind an ingress heads differ in every request (trace ids), their lines
 hardly do.
@@ -16,7 +16,8 @@ from typing import Final, NamedTuple
 from shard_worker.gateway.http.request_body import is_json
 
 _END_OF_HEAD: Final = b"\r\n\r\n"
-_METHOD: Final = b"POST "
+_POST: Final = b"POST "
+_GET: Final = b"GET "
 _VERSION: Final = b" HTTP/1.1"
 
 _FIELD: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++):[ \t]*+([\x20-\x7e\t]*+)")
@@ -52,6 +53,7 @@ _ONCE: Final = 63
 """All bits of a kind; a length's line has the length above them."""
 _LENGTH_SHIFT: Final = 6
 _NEEDED: Final = int(_Kind.HOST | _Kind.CONTENT_TYPE | _Kind.CONTENT_LENGTH)
+_NEEDED_TO_GET: Final = int(_Kind.HOST)
 
 _JUDGED: Final = frozenset(
     (
@@ -71,11 +73,11 @@ _JUDGED: Final = frozenset(
 
 
 class PlainRequest(NamedTuple):
-    """A request that needs no judgement: its path, its Idempotency-Key or None, and its body."""
+    """A request that needs no judgement: its target, its Idempotency-Key or None, and its body, which is None of a GET."""
 
     path: bytes
     key: str | None
-    body: bytes
+    body: bytes | None
 
 
 class PlainRequestReader:
@@ -92,7 +94,10 @@ class PlainRequestReader:
     def read(self, data: bytes) -> PlainRequest | None:
         """The request that ``data`` is, or None when that is not one plain request, whole and nothing else."""
         end = data.find(_END_OF_HEAD)
-        if end < 0 or data[:5] != _METHOD:
+        if end < 0:
+            return None
+        gets = data[:4] == _GET
+        if not gets and data[:5] != _POST:
             return None
         first, *lines = data[:end].split(b"\r\n")
         if first[-9:] != _VERSION or len(lines) > _FIELDS_MOST:
@@ -111,8 +116,11 @@ class PlainRequestReader:
                 if kind == _KEY_LINE:
                     key = line.partition(b":")[2].strip(b" \t").decode("ascii")
         body = data[end + 4 :]
-        if seen & _NEEDED != _NEEDED or seen >> _LENGTH_SHIFT != len(body):
+        needed = _NEEDED_TO_GET if gets else _NEEDED
+        if seen & needed != needed or seen >> _LENGTH_SHIFT != len(body):
             return None
+        if gets:
+            return None if body else PlainRequest(first[4:-9], key, None)
         return PlainRequest(first[5:-9], key, body)
 
     def _classify(self, line: bytes) -> int:

@@ -70,7 +70,10 @@ class Dispatcher:
         self._cors = Cors(options.cors_origins) if options.cors_origins else None
         self._draining = False
         """Whether every answer asks the client to leave the connection."""
-        self.lane = Lane(service, options, requests, metrics, self._hosts, self._cors) if options.lane else None
+        self.lane = None
+        """The short way of plain requests, or None: it is turned off."""
+        if options.lane:
+            self.lane = Lane(service, options, requests, metrics, self._hosts, self._cors, self._reading)
 
     def leave(self) -> None:
         """From now on ask every client to leave."""

@@ -5,6 +5,7 @@ import time
 from typing import Final
 
 from aiohttp import web
+from msgspec import Struct
 from msgspec.structs import replace
 
 from shard_worker.contract import (
@@ -45,14 +46,26 @@ _NEITHER: Final = Unavailable(
 _FOREIGN_CURSOR: Final = of_parameter("cursor", FailureCode.FOREIGN, "is none of this query, thread and account")
 
 
+class Reading(Struct, frozen=True, gc=False):
+    """A query on its way: its route and parameters, and the request that its owner gets."""
+
+    route: QueryRoute
+    thread_id: ThreadId
+    values: query_params.QueryValues
+    asked: Query
+
+
 class QueryHandler:
     """Answers every `QueryRoute`, by default from the owner's memory."""
 
     def __init__(self, service: ThreadService, options: GatewayOptions, read_model: ReadModel | None = None) -> None:
         self._service = service
         self._read_model = read_model
-        self._always = options.read_model_answers
+        self.asks_owner = read_model is None or not options.read_model_answers
+        """Whether the owner is asked first."""
         self._budget_s = options.budget_s
+        self.owner_s = options.budget_s if read_model is None else min(options.budget_s, _OWNER_S)
+        """How long the owner has to answer, in seconds."""
         self._cursors = Cursors(options.cursor_key)
 
     async def answer(self, route: QueryRoute, segment: str, query: str, request: web.BaseRequest) -> RawResponse:
@@ -70,12 +83,27 @@ class QueryHandler:
             if after is None:
                 raise invalid(_FOREIGN_CURSOR)
             values = replace(values, min_sequence_nr=max(values.min_sequence_nr, int(after[-1])))
-        asked = route.query(thread_id, values, after)
-        answer = await self._ask(asked)
+        return await self.reply(Reading(route, thread_id, values, route.query(thread_id, values, after)))
+
+    async def reply(self, reading: Reading) -> RawResponse:
+        """The reply to a query.  Raises `ProblemRaised` for an anchor that never was a message."""
+        return await self._finish(reading, await self._ask(reading.asked))
+
+    def reply_at_once(self, reading: Reading, answer: Answer) -> RawResponse | None:
+        """The reply to the owner's answer; None when it takes more than that, and `reply_to` gives it."""
+        if type(answer) is MessageLocation or (type(answer) is Unavailable and answer.code in _NOT_SERVED):
+            return None
+        return self._reply(reading, answer)
+
+    async def reply_to(self, reading: Reading, answer: Answer, began: float) -> RawResponse:
+        """The reply after the owner, which was asked at ``began`` (monotonic, seconds), has answered; raises as `reply`."""
+        return await self._finish(reading, await self._or_read_model(reading.asked, answer, began))
+
+    async def _finish(self, reading: Reading, answer: Answer) -> RawResponse:
+        asked = reading.asked
         if isinstance(answer, MessageLocation) and isinstance(asked, GetMessageWindow):
             answer = await self._ask_at_removed(asked, answer)
-        backwards = isinstance(asked, GetMessageWindow) and asked.side is Side.BEFORE
-        return self._reply(route, thread_id, values, answer, backwards=backwards)
+        return self._reply(reading, answer)
 
     async def _ask_at_removed(self, asked: GetMessageWindow, known: MessageLocation) -> Answer:
         """The answer to a query whose anchor is not live: the read model knows where it was, if it ever was a message."""
@@ -96,14 +124,16 @@ class QueryHandler:
 
     async def _ask(self, asked: Query) -> Answer:
         """The owner's answer; while the owner is not to be had, the read model's.  Or always that, by the setting."""
-        read_model = self._read_model
-        if read_model is None:
-            return await self._service.ask(asked, self._budget_s)
-        if self._always:
-            return await self._read_model_answer(read_model, asked) or _NEITHER
+        if not self.asks_owner:
+            assert self._read_model is not None  # else the owner is asked
+            return await self._read_model_answer(self._read_model, asked) or _NEITHER
         began = time.monotonic()
-        answer = await self._service.ask(asked, min(self._budget_s, _OWNER_S))
-        if not isinstance(answer, Unavailable) or answer.code not in _NOT_SERVED:
+        return await self._or_read_model(asked, await self._service.ask(asked, self.owner_s), began)
+
+    async def _or_read_model(self, asked: Query, answer: Answer, began: float) -> Answer:
+        """The owner's answer; while the owner is not to be had, the read model's."""
+        read_model = self._read_model
+        if read_model is None or not isinstance(answer, Unavailable) or answer.code not in _NOT_SERVED:
             return answer
         found = await self._read_model_answer(read_model, asked)
         # A thread that was created, or an account that joined, a moment ago may not be projected yet: the owner would know.
@@ -121,43 +151,29 @@ class QueryHandler:
             log.warning("read model not read", extra={"thread_id": asked.thread_id, "cause": repr(error)})
             return None
 
-    def _reply(
-        self,
-        route: QueryRoute,
-        thread_id: ThreadId,
-        values: query_params.QueryValues,
-        answer: Answer,
-        *,
-        backwards: bool,
-    ) -> RawResponse:
+    def _reply(self, reading: Reading, answer: Answer) -> RawResponse:
         match answer:
             case ThreadView():
                 return RawResponse(responses.thread(answer))
             case AccountIdPage():
-                cursor = self._next(route, thread_id, values, answer, backwards=False)
-                return RawResponse(responses.account_ids(answer, cursor))
+                return RawResponse(responses.account_ids(answer, self._next(reading, answer)))
             case MessagePage():
-                cursor = self._next(route, thread_id, values, answer, backwards=backwards)
-                return RawResponse(responses.messages(thread_id, answer, cursor))
+                return RawResponse(responses.messages(reading.thread_id, answer, self._next(reading, answer)))
             case Refusal():
                 return problem_reply(of_refusal(answer))
             case Unavailable():
                 return problem_reply(of_unavailable(of_read(answer)))
             case _:
-                raise TypeError(f"the owner answered {route.operation_id} with {type(answer).__name__}")
+                raise TypeError(f"the owner answered {reading.route.operation_id} with {type(answer).__name__}")
 
-    def _next(
-        self,
-        route: QueryRoute,
-        thread_id: ThreadId,
-        values: query_params.QueryValues,
-        page: AccountIdPage | MessagePage,
-        *,
-        backwards: bool,
-    ) -> str | None:
+    def _next(self, reading: Reading, page: AccountIdPage | MessagePage) -> str | None:
+        """The cursor of the page after this one."""
+        asked, values = reading.asked, reading.values
         # The first page's number travels on: `min_sequence_nr` holds it from the second page on.
         first_nr = page.sequence_nr if values.cursor is None else values.min_sequence_nr
-        position = end_of_page(page, first_nr, backwards=backwards)
+        position = end_of_page(
+            page, first_nr, backwards=isinstance(asked, GetMessageWindow) and asked.side is Side.BEFORE
+        )
         if position is None:
             return None
-        return self._cursors.write(route.operation_id, thread_id, values.account_id, position)
+        return self._cursors.write(reading.route.operation_id, reading.thread_id, values.account_id, position)

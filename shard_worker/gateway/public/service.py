@@ -4,7 +4,6 @@ from typing import Final, Protocol
 
 from shard_worker.contract import (
     Answer,
-    CommandRequest,
     OwnerAnswer,
     Query,
     Request,
@@ -30,8 +29,8 @@ class AnswerSlot(Protocol):
 class ThreadService(Protocol):
     """Routes a request to the owner of its thread, here or on another worker."""
 
-    def ask_here(self, request: CommandRequest, slot: AnswerSlot, budget_s: float) -> bool:
-        """Have the owner decide when it is on this worker; False, and nothing was done, when it is not.
+    def ask_here(self, request: Request, thread_id: ThreadId, slot: AnswerSlot, budget_s: float) -> bool:
+        """Have the thread's owner decide when it is on this worker; False, and nothing was done, when it is not.
 
         The owner gives its answer to ``slot`` once, perhaps before this returns: `Moved` when the thread went elsewhere meanwhile.
         """
