@@ -6,6 +6,7 @@ size of each message, so the page is cut before anything is read.
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import assert_never
 
 from msgspec import Struct
@@ -176,8 +177,13 @@ def _place_of_view(view: MessageView) -> tuple[int, int]:
 
 def _messages(state: Thread, query: GetMessages) -> PendingTexts | MessagePage:
     # The dict keeps the order of adding, and a removed id never comes back: it is the order of (event, index).
-    items = list(state.messages.items())
-    start = query.offset if query.after is None else bisect_right(items, query.after, key=_place)
+    if query.after is None:
+        # One more than the page may have, which shows that the list goes on.
+        items = list(islice(state.messages.items(), query.offset, query.offset + query.limit + 1))
+        start = 0
+    else:
+        items = list(state.messages.items())
+        start = bisect_right(items, query.after, key=_place)
     order = taking_order(Side.AFTER, below=0, above=start, count=len(items))
     return _take(items, order, query.limit, Side.AFTER, state.sequence_nr)
 

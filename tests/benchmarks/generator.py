@@ -4,7 +4,8 @@
 writes the next request in the same turn.  Either way one line of JSON says what was measured, the CPU seconds it took
 included: a run whose generator filled its core measured the generator.
 
-The requests come from a file (JSON list of ``[path, body]``) and are sent round and round, so none may carry an id.  With a rate,
+The requests come from a file (JSON list of ``[path, body]``, of a GET without a body) and are sent round and round, so none may
+carry an id.  With a rate,
 each connection sends at its times and not at once; an answer that is late counts from the time at which its request was due.
 """
 
@@ -159,7 +160,10 @@ async def hammer(
     rate: float | None,
 ) -> Measured:
     """Drive with our own client; ``rate`` requests a second in all, or as many as are answered."""
-    raw = [request_bytes("POST", path, f"{host}:{port}", body.encode()) for path, body in requests]
+    raw = [
+        request_bytes("POST" if body else "GET", path, f"{host}:{port}", body.encode() or None)
+        for path, body in requests
+    ]
     run = _Run(itertools.cycle(raw))
     loop = asyncio.get_running_loop()
 
@@ -264,6 +268,8 @@ def _main() -> None:
     if asked.tool == "wrk":
         if asked.rate is not None:
             parser.error("--rate needs the own tool")
+        if not all(body for _, body in requests):
+            parser.error("a GET needs the own tool")
         measured = drive_wrk(asked.host, asked.port, requests, asked.connections, asked.seconds)
     else:
         measured = uvloop.run(

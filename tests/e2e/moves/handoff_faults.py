@@ -85,7 +85,8 @@ def _survivors(victims: list[str]) -> list[str]:
     return [name for name in NAMES if name not in victims]
 
 
-async def _taken_over(this: Round, victims: list[str]) -> None:
+async def _taken_over(this: Round, victims: list[str]) -> list[str]:
+    """The living serve all; the victims that had something to take over, which were fenced for it."""
     await this.cluster.served_by(_survivors(victims))
     changes = await this.changes()
     taken = of_kind(changes, "takeover")
@@ -97,6 +98,7 @@ async def _taken_over(this: Round, victims: list[str]) -> None:
     assert {change.source for change in taken} == {victim for victim, shards in held.items() if shards}, (held, taken)
     assert len({(change.shard, change.source) for change in taken}) == len(taken), "taken over twice"
     assert len(taken) >= len(this.mark.owned_by(*victims)) - len(of_kind(changes, "handoff"))
+    return [victim for victim in victims if held[victim]]
 
 
 async def _dead(this: Round, victims: list[str]) -> None:
@@ -109,15 +111,17 @@ async def _dead(this: Round, victims: list[str]) -> None:
 async def _back(this: Round, victims: list[str]) -> None:
     """Gone for longer than the TTL: the others serve all, and a zombie that comes back writes nothing more."""
     cluster = this.cluster
-    await _taken_over(this, victims)
-    written = [await cluster.ownership_log.written_by(this.mark.incarnations[victim]) for victim in victims]
+    fenced = [this.mark.incarnations[victim] for victim in await _taken_over(this, victims)]
+    written = [await cluster.ownership_log.written_by(incarnation) for incarnation in fenced]
     for victim in victims:
         cluster.workers.by_name[victim].signal(signal.SIGCONT)
         cluster.links[victim].heal()
     for victim in victims:
-        await cluster.incarnation_other_than(victim, this.mark.incarnations[victim])
+        # One that had given away all that it owned goes on as it was.
+        if this.mark.incarnations[victim] in fenced:
+            await cluster.incarnation_other_than(victim, this.mark.incarnations[victim])
     await this.more_acknowledged(150)
-    assert [await cluster.ownership_log.written_by(this.mark.incarnations[victim]) for victim in victims] == written
+    assert [await cluster.ownership_log.written_by(incarnation) for incarnation in fenced] == written
 
 
 async def _soon_back(this: Round, victims: list[str]) -> None:
