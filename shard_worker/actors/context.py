@@ -15,7 +15,7 @@ from shard_worker.journal.codec import Encode, encode
 from shard_worker.journal.idempotency import StoredKey
 from shard_worker.journal.loader import Poisoned, Recovered
 from shard_worker.journal.message_reader import MessagePlace
-from shard_worker.journal.page_reader import OnPage, ReadPage
+from shard_worker.journal.page_reader import Listed, OnPage, ReadPage
 from shard_worker.journal.snapshots import SaveSnapshot
 from shard_worker.memory import MemoryBudget, MemoryPart
 from shard_worker.tasks import BackgroundTasks
@@ -156,7 +156,7 @@ none left is taken with a later event."""
 def read_alone(
     shard_id: ShardId,
     thread_uuid: UUID,
-    places: Sequence[MessagePlace],
+    listed: Listed,
     wanted: Callable[[], bool],
     on_page: OnPage,
 ) -> None:

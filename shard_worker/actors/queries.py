@@ -7,7 +7,7 @@ size of each message, so the page is cut before anything is read.
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import assert_never
+from typing import Final, assert_never
 
 from msgspec import Struct
 
@@ -41,6 +41,9 @@ from shard_worker.domain.thread import LiveMessage, Thread
 from shard_worker.journal.answer_size import FRAME_BYTES, PAGE_BYTES, listed_size
 from shard_worker.journal.message_reader import MessagePlace
 
+_LISTED_MOST: Final = listed_size((1 << 63) - 1, (1 << 63) - 1, 0)
+"""Bytes of a message in the answer at most, beside those in its event."""
+
 HeadAnswer = Done | ThreadView | AccountIdPage | MessagePage | ThreadAccess
 """An answer that names the thread's newest event; its epoch is put in when the answer is given."""
 
@@ -61,6 +64,8 @@ class PendingTexts(Struct, frozen=True, gc=False):
     """Whether the list goes on before the page, not after it."""
     epoch: int = 0
     """The epoch of the thread's newest event."""
+    fits: bool = False
+    """Whether all of them fit into the page, as their sizes say, which are all known."""
 
     @property
     def places(self) -> list[MessagePlace]:
@@ -72,13 +77,16 @@ class PendingTexts(Struct, frozen=True, gc=False):
 
     def with_texts(self, messages: Sequence[PostedMessage]) -> MessagePage:
         """The page filled from these messages, the first taken, as many as fit now that all sizes are known."""
-        views: list[MessageView] = []
-        size = FRAME_BYTES
-        for (message_id, live), posted in zip(self.taken, messages, strict=False):
-            size += listed_size(live.created_at, live.sequence_nr, encoded_size(posted))
-            if views and size > PAGE_BYTES:
-                break
-            views.append(_view(message_id, live, posted))
+        pairs = zip(self.taken, messages, strict=False)
+        if self.fits:
+            views = [_view(message_id, live, posted) for (message_id, live), posted in pairs]
+        else:
+            views, size = [], FRAME_BYTES
+            for (message_id, live), posted in pairs:
+                size += listed_size(live.created_at, live.sequence_nr, encoded_size(posted))
+                if views and size > PAGE_BYTES:
+                    break
+                views.append(_view(message_id, live, posted))
         if not views:  # the request is over
             return MessagePage((), True, self.sequence_nr, self.epoch)
         views.sort(key=_place_of_view)
@@ -205,30 +213,39 @@ def _take(
     items: Sequence[tuple[MessageId, LiveMessage]], order: Iterable[int], limit: int, side: Side, sequence_nr: int
 ) -> PendingTexts | MessagePage:
     """As many messages as the page may have, and at least one where there is one."""
-    taken: list[int] = []
-    size = FRAME_BYTES
-    for number in order:
-        live = items[number][1]
-        size += listed_size(live.created_at, live.sequence_nr, live.size)
-        if len(taken) == limit or (taken and size > PAGE_BYTES):
-            break
-        taken.append(number)
+    taken = list(islice(order, limit))
     if not taken:
         return MessagePage((), False, sequence_nr)
+    sizes = [items[number][1].size for number in taken]
+    fits = FRAME_BYTES + sum(sizes) + len(taken) * _LISTED_MOST <= PAGE_BYTES
+    if not fits:
+        del taken[_cut([items[number][1] for number in taken]) :]
     backwards = side is Side.BEFORE
     more = min(taken) > 0 if backwards else max(taken) + 1 < len(items)
-    return PendingTexts(tuple([items[number] for number in taken]), more, sequence_nr, backwards)
+    listed = tuple([items[number] for number in taken])
+    return PendingTexts(listed, more, sequence_nr, backwards, fits=fits and 0 not in sizes)
+
+
+def _cut(messages: Sequence[LiveMessage]) -> int:
+    """How many of the first fit into the page, one at least."""
+    size = FRAME_BYTES
+    for count, live in enumerate(messages):
+        size += listed_size(live.created_at, live.sequence_nr, live.size)
+        if count and size > PAGE_BYTES:
+            return count
+    return len(messages)
 
 
 def _view(message_id: MessageId, live: LiveMessage, posted: PostedMessage) -> MessageView:
+    created_at = live.created_at
     return MessageView(
-        message_id=message_id,
-        sender_id=live.sender_id,
-        text=posted.text,
-        reply_message_id=live.reply_message_id,
-        to_account_ids=posted.to_account_ids,
-        created_at=live.created_at,
-        updated_at=live.created_at,
-        sequence_nr=live.sequence_nr,
-        index=live.index,
+        message_id,
+        live.sender_id,
+        posted.text,
+        live.reply_message_id,
+        posted.to_account_ids,
+        created_at,
+        created_at,
+        live.sequence_nr,
+        live.index,
     )

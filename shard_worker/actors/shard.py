@@ -379,7 +379,7 @@ class Shard:
                 self._reading.discard(ask)
             return not ask.done
 
-        self.env.journal.read_page(self.shard_id, actor.uuid, needs.places, wanted, fill)
+        self.env.journal.read_page(self.shard_id, actor.uuid, needs.taken, wanted, fill)
 
     async def _fetch_texts(self, actor: ThreadActor, ask: PendingRequest, needs: PendingTexts) -> None:
         while not ask.done:

@@ -43,7 +43,7 @@ SELECT seq_nr, event_type, event_version, payload
           JOIN journal j ON shard_id = $1 AND thread_id = $2 AND seq_nr = w.nr) e
  WHERE before < $4 ORDER BY ord
 """
-_decode: Final = msgspec.json.Decoder(PostedMessage).decode
+_decode: Final = msgspec.json.Decoder(list[PostedMessage]).decode
 
 
 class MessagePlace(NamedTuple):
@@ -140,13 +140,19 @@ async def _read_slices(
 
 def message_of(place: MessagePlace, part: bytes | None) -> PostedMessage | None:
     """The message in a slice; None when it is not the one that it should be."""
-    if part is None:
+    found = messages_of([place.message_id], [part])
+    return None if found is None else found[0]
+
+
+def messages_of(message_ids: list[MessageId], parts: Sequence[bytes | None]) -> list[PostedMessage] | None:
+    """The messages in these slices, read as one document; None when these are not they."""
+    if None in parts:
         return None
     try:
-        posted = _decode(part)
+        found = _decode(b"[" + b",".join(parts) + b"]")  # type: ignore[arg-type]  # none is None
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    return posted if posted.message_id == place.message_id else None
+    return found if [message.message_id for message in found] == message_ids else None
 
 
 def _message_in(events: dict[int, MessagesAdded], place: MessagePlace) -> PostedMessage:

@@ -1,9 +1,9 @@
 """Reading the texts of many pages of messages by one statement, as the loader reads many threads.
 
 Pages that are asked for while a statement runs join the next one: under load a page costs a part of a round trip, and no task,
-future or time-out of its own.  A page is a list of places (`shard_worker.journal.message_reader`); a place that turns out to be
-wrong, a page of places of unknown size, and every page of a statement that failed are left to the reader of single pages, which
-finds out why, and tries again.
+future or time-out of its own.  Where a message is, its thread's state says.  A page with a place that turns out to be wrong, or
+whose size is not known, and every page of a statement that failed are left to the reader of single pages
+(`shard_worker.journal.message_reader`), which finds out why, and tries again.
 """
 
 import asyncio
@@ -16,23 +16,24 @@ from uuid import UUID
 
 from shard_worker.database.connection import CONNECTION_ERRORS, ReadPool, Session
 from shard_worker.domain.events import PostedMessage
-from shard_worker.domain.ids import ShardId
+from shard_worker.domain.ids import MessageId, ShardId
+from shard_worker.domain.thread import LiveMessage
 from shard_worker.journal.codec import EVENT_VERSIONS
-from shard_worker.journal.message_reader import ADDED, MessagePlace, message_of
+from shard_worker.journal.message_reader import ADDED, messages_of
 from shard_worker.tasks import BackgroundTasks
 
 log = logging.getLogger(__name__)
 
-_GROUP_PLACES: Final = 1_000
+_GROUP_MESSAGES: Final = 1_000
 """Maximum messages that one statement reads, but for its last page: a few milliseconds of the server."""
 _GROUP_BYTES: Final = 1 << 20
 """The same of their bytes."""
 _AT_ONCE: Final = 2
 """Maximum of statements at a time: one runs while the pages of another are made."""
-_TURN_PLACES: Final = 200
+_TURN_MESSAGES: Final = 200
 """Messages after which the making of pages lets the loop turn."""
 
-# One array of slices in the order of the places: rows of their own would cost this side most of the time.
+# One array of slices in the order of the messages: rows of their own would cost this side most of the time.
 _SLICES_SQL: Final = """
 SELECT array_agg(j.part ORDER BY w.ord)
   FROM unnest($3::int[], $4::bigint[], $5::int[], $6::int[]) WITH ORDINALITY AS w (page, seq_nr, start, size, ord)
@@ -43,8 +44,12 @@ SELECT array_agg(j.part ORDER BY w.ord)
 """
 
 
+Listed = Sequence[tuple[MessageId, LiveMessage]]
+"""Messages of a page, as the thread's state has them."""
+
+
 class OnPage(Protocol):
-    """Takes the messages of a page, in the order of their places; None when the page is to be read by itself.  Must not raise."""
+    """Takes the messages of a page, in the order in which they were listed; None when the page is to be read by itself.  Must not raise."""
 
     def __call__(self, messages: list[PostedMessage] | None, /) -> None: ...
 
@@ -56,7 +61,7 @@ class ReadPage(Protocol):
         self,
         shard_id: ShardId,
         thread_uuid: UUID,
-        places: Sequence[MessagePlace],
+        listed: Listed,
         wanted: Callable[[], bool],
         on_page: OnPage,
     ) -> None: ...
@@ -65,7 +70,7 @@ class ReadPage(Protocol):
 class _Page(NamedTuple):
     shard_id: ShardId
     thread_uuid: UUID
-    places: Sequence[MessagePlace]
+    listed: Listed
     wanted: Callable[[], bool]
     on_page: OnPage
 
@@ -91,15 +96,12 @@ class PageReader:
         self,
         shard_id: ShardId,
         thread_uuid: UUID,
-        places: Sequence[MessagePlace],
+        listed: Listed,
         wanted: Callable[[], bool],
         on_page: OnPage,
     ) -> None:
-        """Read the messages at these places, and call ``on_page`` once, unless the page is not ``wanted`` any more."""
-        if not all(place.size for place in places):
-            on_page(None)
-            return
-        self._waiting.append(_Page(shard_id, thread_uuid, places, wanted, on_page))
+        """Read the texts of these messages, and call ``on_page`` once, unless the page is not ``wanted`` any more."""
+        self._waiting.append(_Page(shard_id, thread_uuid, listed, wanted, on_page))
         if not self._begins:
             self._begins = True
             self._loop.call_soon(self._begin)
@@ -120,13 +122,18 @@ class PageReader:
 
     def _take(self) -> list[_Page]:
         group: list[_Page] = []
-        places = size = 0
-        while self._waiting and places < _GROUP_PLACES and size < _GROUP_BYTES:
+        messages = size = 0
+        while self._waiting and messages < _GROUP_MESSAGES and size < _GROUP_BYTES:
             page = self._waiting.popleft()
-            if page.wanted():
-                group.append(page)
-                places += len(page.places)
-                size += sum([place.size for place in page.places])
+            if not page.wanted():
+                continue
+            sizes = [live.size for _, live in page.listed]
+            if 0 in sizes:
+                page.on_page(None)
+                continue
+            group.append(page)
+            messages += len(sizes)
+            size += sum(sizes)
         return group
 
     def _ended(self, group: list[_Page], task: "asyncio.Task[None]") -> None:
@@ -150,23 +157,12 @@ class PageReader:
         first = turned_at = 0
         while group:
             page = group.pop(0)
-            end = first + len(page.places)
-            page.on_page(_messages(page.places, parts[first:end]))
+            end = first + len(page.listed)
+            page.on_page(messages_of([message_id for message_id, _ in page.listed], parts[first:end]))
             first = end
-            if group and first - turned_at >= _TURN_PLACES:
+            if group and first - turned_at >= _TURN_MESSAGES:
                 turned_at = first
                 await asyncio.sleep(0)
-
-
-def _messages(places: Sequence[MessagePlace], parts: Sequence[bytes | None]) -> list[PostedMessage] | None:
-    """The messages in these slices; None when one of them is not the message that it should be."""
-    messages: list[PostedMessage] = []
-    for place, part in zip(places, parts, strict=True):
-        message = message_of(place, part)
-        if message is None:
-            return None
-        messages.append(message)
-    return messages
 
 
 async def _read_slices(group: Sequence[_Page], connection: Session) -> list[bytes | None]:
@@ -174,10 +170,10 @@ async def _read_slices(group: Sequence[_Page], connection: Session) -> list[byte
         _SLICES_SQL,
         [page.shard_id for page in group],
         [page.thread_uuid for page in group],
-        [number for number, page in enumerate(group, start=1) for _ in page.places],
-        [place.sequence_nr for page in group for place in page.places],
-        [place.offset for page in group for place in page.places],
-        [place.size for page in group for place in page.places],
+        [number for number, page in enumerate(group, start=1) for _ in page.listed],
+        [live.sequence_nr for page in group for _, live in page.listed],
+        [live.offset for page in group for _, live in page.listed],
+        [live.size for page in group for _, live in page.listed],
         ADDED,
         EVENT_VERSIONS[ADDED],
     )

@@ -6,15 +6,17 @@ from dataclasses import dataclass, field
 
 import asyncpg
 import pytest
+from msgspec.structs import replace
 
 from shard_worker.database.connection import Database, ReadPool
 from shard_worker.domain.events import Event, MessagesAdded, PostedMessage
-from shard_worker.domain.ids import ShardId, ThreadId, ulid_uuid
-from shard_worker.journal.message_reader import MessagePlace
+from shard_worker.domain.ids import MessageId, ShardId, ThreadId, ulid_uuid
+from shard_worker.domain.thread import LiveMessage
 from shard_worker.journal.page_reader import PageReader
 from tests.support.journal_writer import ANN, JournalWriter, created, folded, message_id, new_thread
 
 Answer = list[PostedMessage] | None
+Pages = list[tuple[MessageId, LiveMessage]]
 
 
 @dataclass
@@ -24,7 +26,7 @@ class Chats:
     connection: asyncpg.Connection
     pool: ReadPool
     reader: PageReader
-    threads: list[tuple[ThreadId, ShardId, list[MessagePlace], list[PostedMessage]]] = field(default_factory=list)
+    threads: list[tuple[ThreadId, ShardId, Pages, list[PostedMessage]]] = field(default_factory=list)
 
     async def post(self, count: int) -> None:
         pen = JournalWriter(self.connection)
@@ -37,14 +39,10 @@ class Chats:
                 MessagesAdded(sender_id=ANN, messages=tuple(posted[2:]), at=2, create_at=2),
             ]
             shard = await pen.write(thread, *events)
-            places = [
-                MessagePlace(each, live.sequence_nr, live.index, live.offset, live.size)
-                for each, live in folded(events).messages.items()
-            ]
-            self.threads.append((thread, shard, places, posted))
+            self.threads.append((thread, shard, list(folded(events).messages.items()), posted))
 
     def ask(
-        self, number: int, places: list[MessagePlace] | None = None, wanted: Callable[[], bool] = lambda: True
+        self, number: int, places: Pages | None = None, wanted: Callable[[], bool] = lambda: True
     ) -> "asyncio.Future[Answer]":
         thread, shard, known, _ = self.threads[number]
         found: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -91,13 +89,13 @@ async def test_pages_that_come_while_statements_run_join_the_next(chats: Chats) 
 async def test_a_page_with_a_wrong_place_is_left_to_the_reader_of_single_pages(chats: Chats) -> None:
     """As is one of unknown places; the others of its statement are read."""
     await chats.post(2)
-    first, *others = chats.threads[0][2]
+    (first, live), *others = chats.threads[0][2]
     wrong = [
-        [first._replace(offset=first.offset + 1), *others],
-        [first._replace(message_id=message_id()), *others],
-        [first._replace(sequence_nr=99), *others],
-        [first._replace(sequence_nr=1), *others],
-        [first._replace(size=0), *others],
+        [(first, replace(live, offset=live.offset + 1)), *others],
+        [(message_id(), live), *others],
+        [(first, replace(live, sequence_nr=99)), *others],
+        [(first, replace(live, sequence_nr=1)), *others],
+        [(first, replace(live, size=0)), *others],
     ]
     pages = [chats.ask(0, places) for places in wrong]
     sound = chats.ask(1)
@@ -127,8 +125,8 @@ async def test_when_the_database_does_not_answer_each_page_is_read_by_itself(cha
 async def test_a_page_of_more_than_a_statement_reads_is_whole(chats: Chats, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bounds are those of a group: each has at least one page."""
     await chats.post(3)
-    monkeypatch.setattr("shard_worker.journal.page_reader._GROUP_PLACES", 4)
-    monkeypatch.setattr("shard_worker.journal.page_reader._TURN_PLACES", 1)
+    monkeypatch.setattr("shard_worker.journal.page_reader._GROUP_MESSAGES", 4)
+    monkeypatch.setattr("shard_worker.journal.page_reader._TURN_MESSAGES", 1)
     pages = [chats.ask(number) for number in range(3)]
     assert [await page for page in pages] == [chats.posted(number) for number in range(3)]
     assert chats.reader.statements == 2

@@ -39,8 +39,8 @@ _LOG: Final = logging.getLogger(__name__)
 
 _PLAIN_QUERY: Final = re.compile(rb"[0-9A-Za-z_=&]*")
 """A query without anything that is decoded."""
-_QUERIES_MOST: Final = 1_024
-"""Queries whose parameters are remembered; then all are forgotten."""
+_QUERIES_MOST: Final = 8_192
+"""Queries whose parameters are remembered, some 400 bytes each; then all are forgotten."""
 _QUERY_BYTES: Final = 256
 _BEFORE_THE_ID: Final = b"/v1/threads/"
 _ID_BEGINS: Final = len(_BEFORE_THE_ID)

@@ -7,9 +7,10 @@ encoder.  Their schemas, which the OpenAPI document shows, are in `shard_worker.
 from typing import Final
 
 import msgspec
+from msgspec import Struct
 
 from shard_worker.contract import AccountIdPage, Done, MessagePage, MessageView, ThreadView
-from shard_worker.domain.ids import MessageId, ThreadId
+from shard_worker.domain.ids import AccountId, MessageId, ThreadId
 from shard_worker.readmodel.queries import MentionList, ThreadList
 from shard_worker.streams.position import position_text
 
@@ -95,19 +96,34 @@ def account_ids(page: AccountIdPage, next_cursor: str | None) -> bytes:
     return b'{"error_messages":[],"results":%b,%b' % (listed, _place(page)) + _end(next_cursor)
 
 
-def _message(thread_id: ThreadId, message: MessageView) -> dict[str, object]:
-    return {
-        "id": message.message_id,
-        "threadId": thread_id,
-        "senderId": message.sender_id,
-        "type": "text",
-        "body": message.text,
-        "replyMessageId": message.reply_message_id,
-        "toAccountIds": message.to_account_ids,
-        "createdAt": message.created_at,
-        "updatedAt": message.updated_at,
-        "sequenceNr": message.sequence_nr,
-    }
+class _Listed(Struct, gc=False, rename="camel"):
+    """A message in an answer; the order of the fields is that of the JSON."""
+
+    id: MessageId
+    thread_id: ThreadId
+    sender_id: AccountId
+    type: str
+    body: str | None
+    reply_message_id: MessageId | None
+    to_account_ids: tuple[AccountId, ...]
+    created_at: int
+    updated_at: int
+    sequence_nr: int
+
+
+def _message(thread_id: ThreadId, message: MessageView) -> _Listed:
+    return _Listed(
+        message.message_id,
+        thread_id,
+        message.sender_id,
+        "text",
+        message.text,
+        message.reply_message_id,
+        message.to_account_ids,
+        message.created_at,
+        message.updated_at,
+        message.sequence_nr,
+    )
 
 
 def messages(thread_id: ThreadId, page: MessagePage, next_cursor: str | None) -> bytes:
