@@ -99,9 +99,21 @@ def _change(
 @readmodel.command()
 @database_options("make tables")
 @click.option("--keep-old", is_flag=True, help="Keep the tables in use until now, for a comparison by hand.")
+@click.option(
+    "--rate",
+    metavar="EVENTS",
+    type=click.IntRange(100, 10_000_000),
+    help="Read at most this many events a second, all workers together. Without it, as many as they can beside their commands.",
+)
 @_WAIT
 def rebuild(
-    dsn: str | None, dsn_file: Path | None, tls: TlsMode | None, ca_file: Path | None, keep_old: bool, wait_s: float
+    dsn: str | None,
+    dsn_file: Path | None,
+    tls: TlsMode | None,
+    ca_file: Path | None,
+    keep_old: bool,
+    rate: int | None,
+    wait_s: float,
 ) -> None:
     """Fill new tables from the journal while the old ones answer, then answer from the new ones.
 
@@ -112,7 +124,7 @@ def rebuild(
     from shard_worker.readmodel.rebuild import rebuild as run_rebuild
 
     _change(
-        lambda connection, say: run_rebuild(connection, keep_old=keep_old, say=say, wait_s=wait_s),
+        lambda connection, say: run_rebuild(connection, keep_old=keep_old, say=say, wait_s=wait_s, rate=rate),
         one_dsn(dsn, dsn_file),
         Tls(tls, ca_file),
     )

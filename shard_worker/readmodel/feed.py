@@ -67,6 +67,8 @@ _REVIVE_AT_ONCE: Final = 20
 _ELSEWHERE_S: Final = 0.1
 """Pause of a shard whose offset another updater holds, as the owner of before may for a moment."""
 _VAIN_LOOKS_MOST: Final = 6
+_ALLOWED_S: Final = 0.2
+"""Time whose allowance of a limited backlog may be taken at once."""
 _POST: Final = posts_format()
 _LINK: Final = ("08", "57")
 """Classes of SQLSTATE by which the server ends a session."""
@@ -150,6 +152,11 @@ class GenerationFeed:
         self._metrics = metrics
         self._share = 1.0
         """Part of the bounds that a batch uses: halved by each that did not end in time."""
+        self.rate = math.inf
+        """Events a second of shards that are far behind that are taken at most."""
+        self._allowed = 0.0
+        """How many may be taken now; less than none after a batch that took more than was allowed."""
+        self._allowed_at = clock()
         self._projected_at = -math.inf
         """Loop time of the last look that projected all events of a shard."""
         self.takes_arrays = False
@@ -212,7 +219,7 @@ class GenerationFeed:
         if unknown:
             await self._locate(connection, unknown)
         await self._revive(connection)
-        look, looked_at = _Look(self._line, heads, now, turn, self._projected_at), unknown
+        look, looked_at = _Look(self._line, heads, now, turn, self._projected_at, self._allow(now)), unknown
         for _ in range(batches):
             behind, piece = look.next(max(1, int(_BATCH_SHARDS * self._share)))
             if not behind:
@@ -230,11 +237,21 @@ class GenerationFeed:
                     self._recent.drop(each.shard_id, each.position)
                 if each.position != before[each.shard_id] and self._line.get(each.shard_id) is each:
                     self._line[each.shard_id] = self._line.pop(each.shard_id)
+        self._allowed -= look.taken
         for each in looked_at:
             done = each.position is not None and each.position >= newest.get(each.shard_id, 0)
             if done and self._line.get(each.shard_id) is each:
                 del self._line[each.shard_id]
         return look.left(self._clock())
+
+    def _allow(self, now: float) -> float:
+        """How many events of a backlog the rate allows at ``now``; what was not taken for a while does not add up."""
+        if self.rate == math.inf:
+            self._allowed = math.inf
+        else:
+            self._allowed = min(self.rate * _ALLOWED_S, self._allowed + self.rate * (now - self._allowed_at))
+        self._allowed_at = now
+        return self._allowed
 
     async def _locate(self, connection: asyncpg.Connection, projections: Sequence[ShardProjection]) -> None:
         """Read offsets, and the threads that have stopped."""
@@ -570,7 +587,13 @@ class _Look:
     """The shards that one look projects, in the order of the line."""
 
     def __init__(
-        self, line: Mapping[int, ShardProjection], heads: Heads, now: float, turn: Turn, projected_at: float
+        self,
+        line: Mapping[int, ShardProjection],
+        heads: Heads,
+        now: float,
+        turn: Turn,
+        projected_at: float,
+        allowed: float,
     ) -> None:
         self._line = line
         self._heads = heads
@@ -579,8 +602,10 @@ class _Look:
         self._far = max(_BATCH_EVENTS, 2 * turn.events / max(1, len(line)))
         """A shard with this number of events or more is far behind."""
         self._pieces = turn.backlog < math.inf
-        self._backlog = turn.backlog
+        self._backlog = min(turn.backlog, allowed)
         """Events of shards that are far behind that this look may still take."""
+        self.taken = 0.0
+        """How many of them it took, at most."""
         self._first = list(self._behind())
         """The shards that are behind, until a batch changes that."""
         self._left = math.inf
@@ -603,6 +628,7 @@ class _Look:
                     if self._pieces:
                         piece = _PIECE_EVENTS
                     self._backlog -= piece
+                    self.taken += piece
                     found.append(each)
             elif self._left > 0 and each.projected_at <= self._latest:
                 self._left -= events

@@ -30,6 +30,7 @@ _MAKE: Final = """
 INSERT INTO readmodel_generation (generation, version)
 VALUES (nextval('readmodel_generation_number'), $1) RETURNING generation
 """
+_SET_RATE: Final = "UPDATE readmodel_generation SET rate = $2 WHERE generation = $1"
 _OFFSETS: Final = "INSERT INTO projection_offset (generation, shard_id) SELECT $1, id FROM shard ON CONFLICT DO NOTHING"
 _POSITIONS: Final = "SELECT shard_id, seq FROM projection_offset WHERE generation = $1"
 _LOCK_OFFSETS: Final = """
@@ -48,9 +49,16 @@ class RebuildFailed(Exception):
 
 
 async def rebuild(
-    connection: asyncpg.Connection, *, keep_old: bool, say: Callable[[str], None], wait_s: float = WAIT_S
+    connection: asyncpg.Connection,
+    *,
+    keep_old: bool,
+    say: Callable[[str], None],
+    wait_s: float = WAIT_S,
+    rate: int | None = None,
 ) -> int:
     """Fill a new generation of the newest version and make it the live one; its number.
+
+    ``rate`` is how many events a second all workers together take from the journal for it at most.
 
     The old one is dropped, unless ``keep_old`` says otherwise or it has another version.  ``connection`` is the login that migrates.
     Raises `RebuildFailed`, and asyncpg's errors.
@@ -78,6 +86,7 @@ async def rebuild(
             await connection.execute(_OFFSETS, generation)
             await grant_roles(connection, say)  # before a worker can see the generation
         say(f"made the tables of generation {generation}, version {version}; the workers fill them")
+    await connection.execute(_SET_RATE, generation, rate)  # also of one that an earlier run began
     await switch(connection, generation, say, wait_s)
     if live["version"] != version:
         say(
@@ -138,7 +147,8 @@ async def _try_switch(connection: asyncpg.Connection, generation: int, version: 
                 # The old one first: the unique index allows one live generation.
                 await connection.execute("UPDATE readmodel_generation SET live = false WHERE generation = $1", live)
                 await connection.execute(
-                    "UPDATE readmodel_generation SET live = true, was_live = true WHERE generation = $1", generation
+                    "UPDATE readmodel_generation SET live = true, was_live = true, rate = NULL WHERE generation = $1",
+                    generation,
                 )
             else:
                 reason = f"generation {generation} lacks events that generation {live} has"

@@ -9,6 +9,7 @@ handoff between any two steps applies each event once.  A wake-up brings the row
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -45,7 +46,8 @@ _SET_UP: Final = set_up_statements({**BY_INDEX, "plan_cache_mode": "force_generi
 _BATCHES_AT_ONCE: Final = 4
 """Batches of a generation in a row: one that is being rebuilt must not hold up the one that answers queries."""
 _GENERATIONS: Final = (
-    "SELECT generation, version FROM readmodel_generation WHERE version = ANY($1::int[]) ORDER BY generation"
+    "SELECT generation, version, rate::float8 / (SELECT shards FROM meta) AS shard_rate FROM readmodel_generation"
+    " WHERE version = ANY($1::int[]) ORDER BY generation"
 )
 
 
@@ -239,3 +241,6 @@ class ReadModelUpdater:
                 for shard_id in self._heads:
                     feed.add(shard_id)
                 self._woken = True
+        for row in rows:
+            rate = row["shard_rate"]
+            self._feeds[row["generation"]].rate = math.inf if rate is None else rate * len(self._heads)

@@ -1,6 +1,7 @@
 """A failure stops as little of the projection as possible, and nothing is lost on the way; on a real Postgres."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -23,7 +24,7 @@ from shard_worker.domain.events import (
 from shard_worker.domain.ids import AccountId, MessageId, ShardId, ThreadId, ulid_uuid
 from shard_worker.journal import codec
 from shard_worker.readmodel import feed, thread_queries
-from shard_worker.readmodel.pace import Left, Turn
+from shard_worker.readmodel.pace import AT_ONCE, Left, Turn
 from shard_worker.readmodel.post_batch import PostBatch
 from shard_worker.readmodel.recent_rows import RecentRows, recent_rows
 from shard_worker.readmodel.rules import RULES
@@ -372,6 +373,34 @@ async def test_little_is_read_that_a_batch_does_not_take(dsn: str, monkeypatch: 
     await fed.catch_up(connection, tops, 6)
     assert max(read_rows) <= 2 * 40
     assert all(each.position for each in fed.projections.values())
+    await connection.close()
+
+
+@pytest.mark.parametrize("turn", [AT_ONCE, Turn(0.02, 0.015, 1.0, 100.0)], ids=["alone", "beside commands"])
+async def test_a_backlog_is_read_no_faster_than_its_rate(dsn: str, turn: Turn) -> None:
+    """Whatever the pace is; and a pause brings no more than a fifth of a second's events."""
+    connection, now = await asyncpg.connect(dsn), 100.0
+    await fill(connection, threads=50 * SHARDS, events=20)
+    tops = await heads(connection)
+    metrics = feed.UpdaterMetrics()
+    fed = feed.GenerationFeed(await tables_of(connection, 1), decode=codec.decode, clock=lambda: now, metrics=metrics)
+    fed.rate = 2_000.0
+    for shard_id in tops:
+        fed.add(shard_id)
+    await fed.catch_up(connection, tops, 4, turn)
+    for looks in range(1, 16):
+        now += 0.1
+        await fed.catch_up(connection, tops, 4, turn)
+        assert metrics.events <= 400 + looks * 200 + 256
+    assert metrics.events >= 1_500
+    now += 60.0
+    before = metrics.events
+    await fed.catch_up(connection, tops, 4, turn)
+    assert metrics.events - before <= 400 + 256
+    fed.rate = math.inf
+    for _ in range(60):
+        await fed.catch_up(connection, tops, 4)
+    assert fed.lag(tops) == 0
     await connection.close()
 
 

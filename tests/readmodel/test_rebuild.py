@@ -1,6 +1,7 @@
 """The read model is compared with the journal, repaired thread by thread, and rebuilt while it is in use."""
 
 import asyncio
+import math
 
 import asyncpg
 import pytest
@@ -12,7 +13,7 @@ from shard_worker.readmodel.verify import repair
 from tests.readmodel.histories import in_order, stored_rows
 from tests.readmodel.sessions import caught_up, heads
 from tests.readmodel.written import Written
-from tests.support.journal_writer import JournalWriter, created, new_thread, posted
+from tests.support.journal_writer import SHARDS, JournalWriter, created, new_thread, posted
 from tests.support.polling import eventually
 
 
@@ -62,11 +63,18 @@ async def test_a_rebuild_beside_appends_switches_to_tables_that_are_the_fold(dsn
     await asyncio.gather(ended, return_exceptions=True)
     other.terminate()
     other = await asyncpg.connect(dsn)
-    again = asyncio.create_task(rebuild(other, keep_old=False, say=reports.append))
+    again = asyncio.create_task(rebuild(other, keep_old=False, say=reports.append, rate=400_000))
+    rates: set[float] = set()
     while not again.done():
         await written.append(5)
         await asyncio.sleep(0.01)
+        rates |= {feed.rate for feed in written.updater._feeds.values()}
     assert await again == 2
+    owned = len(written.updater._heads)
+    assert math.inf in rates
+    assert rates - {math.inf} <= {400_000.0 * count / SHARDS for count in range(1, owned + 1)}
+    assert len(rates) >= 2, "the updater heard of the rate"
+    assert await connection.fetchval("SELECT rate FROM readmodel_generation") is None
     assert "going on with generation 2" in reports
     assert await connection.fetchval("SELECT to_regnamespace('readmodel_1')") is None
     await written.append(30)
