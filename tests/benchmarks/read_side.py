@@ -67,9 +67,9 @@ class Round(Struct, frozen=True):
 
 
 async def caught_up(connection: asyncpg.Connection) -> None:
-    """Return once every event is projected."""
+    """Return once every event is projected into the live generation."""
     behind = (
-        "SELECT EXISTS (SELECT FROM projection_offset o WHERE o.seq < (SELECT coalesce(max(j.shard_seq), 0)"
+        "SELECT EXISTS (SELECT FROM projection_offset o JOIN readmodel_generation g USING (generation) WHERE g.live AND o.seq < (SELECT coalesce(max(j.shard_seq), 0)"
         " FROM journal j WHERE j.shard_id = o.shard_id))"
     )
     async with asyncio.timeout(300):

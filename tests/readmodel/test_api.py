@@ -233,7 +233,11 @@ async def _the_state_of_the_read_model(chat: Chat, dsn: str) -> None:
     """Every worker names a thread that has stopped, whichever owns its shard, and planners see a rebuild."""
     assert (await chat.workers.ownership(of="w1"))["rebuild"] is None
     thread = await chat.create()
-    await chat.listed(ANN, *await chat.threads(ANN))
+
+    async def is_listed() -> bool:
+        return thread in dict(await chat.threads(ANN))
+
+    await eventually(is_listed, what="the thread is projected")
     database = await asyncpg.connect(dsn)
     await database.execute(
         "INSERT INTO dead_letter SELECT 1, shard_id, thread_id, 2, 6, 9, 'unknown' FROM readmodel_1.thread WHERE thread_id = $1",

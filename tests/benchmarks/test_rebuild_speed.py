@@ -13,11 +13,10 @@ from shard_worker.readmodel.verify import verify
 from tests.benchmarks.generator import Measured
 from tests.benchmarks.measure import Pins, generate, write_requests
 from tests.benchmarks.postgres import seasoned_postgres
+from tests.benchmarks.read_side import caught_up
 from tests.benchmarks.run import fresh_database
 from tests.benchmarks.threads import make_threads
-from tests.readmodel.sessions import caught_up
 from tests.support.journal_writer import SHARDS, fill
-from tests.support.polling import eventually
 from tests.support.programs import Program, worker_alone
 
 _THREADS, _EVENTS_EACH = 10_000, 100
@@ -33,10 +32,6 @@ waits 100 ms for the kernel, which writes back other files, and then every comma
 """
 _ALONE = 6
 """Pieces before the rebuild."""
-
-
-async def _projected(connection: asyncpg.Connection, within_s: float) -> None:
-    await eventually(lambda: caught_up(connection), within_s=within_s, what="the journal is projected")
 
 
 async def _p99s_ms(program: Program, requests: Path, rate: float, rebuilding: "asyncio.Future[int]") -> list[float]:
@@ -66,13 +61,13 @@ async def test_a_million_events_are_rebuilt(tmp_path: Path, capsys: pytest.Captu
         connection = await asyncpg.connect(dsn)
         events = await fill(connection, threads=_THREADS, events=_EVENTS_EACH)
         async with worker_alone(dsn, tmp_path, shards=SHARDS) as program:
-            await _projected(connection, 300.0)
+            await caught_up(connection)
             began = time.monotonic()
             await rebuild(connection, keep_old=False, say=lambda _: None)
             idle_s = time.monotonic() - began
             requests = write_requests(tmp_path, await make_threads(program.url, _POSTED_TO))
             half = (await _commands(program, requests, 10.0)).per_second / 2
-            await _projected(connection, 60.0)
+            await caught_up(connection)
             for statement in (
                 "VACUUM ANALYZE",
                 "CHECKPOINT",
@@ -84,7 +79,7 @@ async def test_a_million_events_are_rebuilt(tmp_path: Path, capsys: pytest.Captu
             beside = await _p99s_ms(program, requests, half, rebuilding)
             await rebuilding
             loaded_s = time.monotonic() - began
-            await _projected(connection, 60.0)
+            await caught_up(connection)
             generation = await connection.fetchval("SELECT generation FROM readmodel_generation WHERE live")
             differences = [str(each) async for each in verify(connection, generation, say=lambda _: None)]
         await connection.close()
