@@ -92,9 +92,13 @@ class Pace:
         self._appended, self._worked, self._clock = appended, worked, clock
         self._at, self._ran, self._events = clock(), worked(), appended()
         self._busy = self._rate = 0.0
+        self._looks = 0
+        self._left_out = -1
+        """The last look whose backlog was left out."""
 
     def next(self) -> Turn:
         """The turn of the next look; called once a look."""
+        self._looks += 1
         at, ran, events = self._clock(), self._worked(), self._appended()
         passed_s, appended = at - self._at, events - self._events
         if passed_s > 0:
@@ -111,6 +115,16 @@ class Pace:
         every_s = LOOK_S + (LONG_S - LOOK_S) * strain
         look_s = LOOK_S + (LONG_S / PARTS - LOOK_S) * strain
         return Turn(look_s, max(_APART_S, every_s - look_s / 2), look_s / every_s, backlog, self._rate * every_s)
+
+    def after_batch(self, turn: Turn) -> Turn:
+        """The rest of a look that had a batch: without its backlog, so that commands wait for one batch and not for two.
+
+        Of two looks in a row one has its backlog, whatever else there is.
+        """
+        if turn.backlog == math.inf or self._left_out == self._looks - 1:
+            return turn
+        self._left_out = self._looks
+        return turn._replace(backlog=0.0)
 
 
 def _part(value: float, bounds: tuple[float, float]) -> float:

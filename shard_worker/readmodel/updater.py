@@ -202,10 +202,8 @@ class ReadModelUpdater:
                 # One that has more comes back when the other generations had their turn.
                 batches = self.metrics.batches
                 left = max(left, await feed.catch_up(connection, self._heads, _BATCHES_AT_ONCE, turn))
-                if turn.backlog < math.inf and self.metrics.batches > batches:
-                    turn = turn._replace(
-                        backlog=0.0
-                    )  # in a look of its own: commands wait for one batch, and not for two
+                if self.metrics.batches > batches:
+                    turn = pace.after_batch(turn)
             self._woken |= left > Left.NOTHING
             pause_s = turn.pause_s(self._clock() - looked_at, left)
             backoff.reset()

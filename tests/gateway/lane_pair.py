@@ -212,7 +212,7 @@ class Side:
             "written": _DATE.sub(b"", bytes(self.transport.written)),
             "ended": self.transport.ended,
             "asked": list(self.threads.asked),
-            "idle": connection.idle,
+            "idle": connection.idle or bool(self.transport.ended),  # one that was closed is not waited for
             "answered": connection.answered,
             "waits": connection.waits_since is not None,
             "in flight": metrics.in_flight,

@@ -138,3 +138,22 @@ def test_at_the_limit_what_waits_for_its_turn_is_no_backlog() -> None:
     """The events that all shards get between two turns are known, so that a few busy ones are not taken for far behind."""
     assert turn_at(0.5, 14_000).events == pytest.approx(14_000 * LONG_S)
     assert turn_at(0.5, 200).events == 0.0
+
+
+def test_a_backlog_is_left_out_of_a_look_with_another_batch_and_of_no_two_in_a_row() -> None:
+    """Else a rebuild would end at the limit, where every look has a batch."""
+    worker = _Worker()
+    pace = worker.pace()
+    for _ in range(100):
+        worker.lives(0.5, 14_000)
+        pace.next()
+    seen: list[tuple[float, float]] = []
+    for _ in range(4):
+        worker.lives(0.5, 14_000)
+        turn = pace.next()
+        rest = pace.after_batch(turn)
+        seen.append((rest.backlog, pace.after_batch(rest).backlog))
+        assert rest._replace(backlog=turn.backlog) == turn
+    wanted = turn.backlog
+    assert seen == [(0.0, 0.0), (wanted, wanted)] * 2
+    assert pace.after_batch(AT_ONCE) == AT_ONCE
