@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, TypeVar
 import asyncpg
 
 from shard_worker.database.connection import CONNECTION_ERRORS, ReadPool, Session
-from shard_worker.database.planning import set_up_statements
+from shard_worker.database.planning import BY_INDEX, set_up_statements
 from shard_worker.database.reconnecting import Backoff
 from shard_worker.database.replica import Replica, ReplicaStatus, read_status
 from shard_worker.readmodel.live_generation import LiveGeneration
@@ -26,10 +26,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SESSION_SETTINGS: Final = {
+    **BY_INDEX,
     "default_transaction_read_only": "on",
-    "enable_hashjoin": "off",
-    "enable_mergejoin": "off",
-    "enable_bitmapscan": "off",
     "enable_memoize": "off",
     "enable_sort": "off",
     "max_parallel_workers_per_gather": "0",
