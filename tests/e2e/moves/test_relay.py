@@ -28,7 +28,7 @@ async def attack(dsn: str, folder: Path, faults_each: int) -> None:
                         relay.every = (5, fault)
                         await eventually(
                             lambda relay=relay, done=done: relay.done >= done + faults_each,  # type: ignore[misc]
-                            within_s=240,
+                            within_s=max(240.0, 10.0 * faults_each),  # a link that fell is left alone for seconds
                             what=f"{fault} done {faults_each} times",
                         )
                         relay.every = (0, None)
