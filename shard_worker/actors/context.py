@@ -15,7 +15,7 @@ from shard_worker.journal.codec import Encode, encode
 from shard_worker.journal.idempotency import StoredKey
 from shard_worker.journal.loader import Poisoned, Recovered
 from shard_worker.journal.message_reader import MessagePlace
-from shard_worker.journal.page_reader import Listed, OnPage, ReadPage
+from shard_worker.journal.page_reader import ReadPage
 from shard_worker.journal.snapshots import SaveSnapshot
 from shard_worker.memory import MemoryBudget, MemoryPart
 from shard_worker.tasks import BackgroundTasks
@@ -153,17 +153,6 @@ SNAPSHOT_ALLOWANCE: Final = 8 << 20
 none left is taken with a later event."""
 
 
-def read_alone(
-    shard_id: ShardId,
-    thread_uuid: UUID,
-    listed: Listed,
-    wanted: Callable[[], bool],
-    on_page: OnPage,
-) -> None:
-    """Where no pages are read together."""
-    on_page(None)
-
-
 @dataclass(slots=True)
 class JournalAccess:
     """Access of the actors to the journal and to what follows it, beside their appends."""
@@ -174,7 +163,7 @@ class JournalAccess:
     read_head: ReadHead
     save_snapshot: SaveSnapshot
     read_epoch: ReadEpoch
-    read_page: ReadPage = read_alone
+    read_page: ReadPage
     projection: Projection = field(default_factory=NoProjection)
 
 

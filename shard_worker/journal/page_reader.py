@@ -156,9 +156,10 @@ class PageReader:
         self.pages += len(group)
         first = turned_at = 0
         while group:
-            page = group.pop(0)
+            page = group[0]
             end = first + len(page.listed)
             page.on_page(messages_of([message_id for message_id, _ in page.listed], parts[first:end]))
+            del group[0]  # not before: one that fails is read by itself, like those behind it
             first = end
             if group and first - turned_at >= _TURN_MESSAGES:
                 turned_at = first

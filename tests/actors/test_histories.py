@@ -6,7 +6,6 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from shard_worker.actors.context import read_alone
 from shard_worker.actors.passivation import weight_of
 from shard_worker.contract import (
     AccountIdPage,
@@ -27,7 +26,7 @@ from shard_worker.domain.refusals import Refusal, RefusalCode
 from shard_worker.gateway.public import responses
 from shard_worker.journal.loader import Poisoned, Recovered
 from tests.support.loop_turns import measured_turns
-from tests.support.node import SHARDS, Node, account, add, create, message_id, node_on, thread
+from tests.support.node import SHARDS, Node, account, add, create, message_id, node_on, read_alone, thread
 from tests.support.polling import eventually
 
 ALL = range(SHARDS)

@@ -4,13 +4,24 @@ import asyncio
 
 import asyncpg
 
-from shard_worker.actors.context import read_alone
 from shard_worker.actors.thread_actor import Phase
 from shard_worker.contract import Ack, Done, PrepareShard, ReadThread, ShardTransferred, ThreadView
 from shard_worker.domain.ids import AccountId, ShardId, ThreadId, shard_of
 from shard_worker.journal.loader import read_head
 from shard_worker.ownership.view import ShardOwner
-from tests.support.node import SHARDS, Node, Peers, account, add, create, node_on, request, thread, two_nodes
+from tests.support.node import (
+    SHARDS,
+    Node,
+    Peers,
+    account,
+    add,
+    create,
+    node_on,
+    read_alone,
+    request,
+    thread,
+    two_nodes,
+)
 
 ALL = range(SHARDS)
 

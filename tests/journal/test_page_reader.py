@@ -139,3 +139,20 @@ async def test_after_the_end_no_page_is_read(chats: Chats) -> None:
     await chats.reader.close()
     await asyncio.sleep(0.05)
     assert not page.done()
+
+
+async def test_a_page_whose_making_fails_is_read_by_itself(chats: Chats) -> None:
+    """So are those behind it in the statement: each request is answered, or ends with its own fault."""
+    await chats.post(3)
+    thread, shard, listed, _ = chats.threads[0]
+    given: list[Answer] = []
+
+    def breaks_once(messages: Answer) -> None:
+        given.append(messages)
+        if len(given) == 1:
+            raise RuntimeError("a bug")
+
+    chats.reader.read(shard, ulid_uuid(thread), listed, lambda: True, breaks_once)
+    assert [await page for page in [chats.ask(1), chats.ask(2)]] == [None, None]
+    assert given == [chats.posted(0), None]
+    assert await chats.ask(1) == chats.posted(1)

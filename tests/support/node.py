@@ -27,7 +27,7 @@ from shard_worker.journal.appender import Appender
 from shard_worker.journal.idempotency import StoredKey, epoch_of, look_up_key
 from shard_worker.journal.loader import ThreadLoader, read_head
 from shard_worker.journal.message_reader import MessageReader
-from shard_worker.journal.page_reader import PageReader
+from shard_worker.journal.page_reader import Listed, OnPage, PageReader
 from shard_worker.journal.snapshots import SnapshotWriter
 from shard_worker.memory import MemoryBudget
 from shard_worker.ownership.shard_store import raise_epoch
@@ -182,6 +182,14 @@ class Node:
         return [message.text for message in page.messages]  # type: ignore[union-attr]  # a refusal fails the test
 
 
+def read_alone(
+    shard_id: ShardId, thread_uuid: UUID, listed: Listed, wanted: Callable[[], bool], on_page: OnPage
+) -> None:
+    """A reader of pages that leaves each to the reader of single ones."""
+    del shard_id, thread_uuid, listed, wanted
+    on_page(None)
+
+
 @asynccontextmanager
 async def node_on(
     dsn: str,
@@ -225,9 +233,7 @@ async def node_on(
     pages = PageReader(pool)
     lease = [True]
     env = ActorContext(
-        journal=JournalAccess(
-            loader.load, look_up, MessageReader(pool).read, head, snapshots.save, epoch, read_page=pages.read
-        ),
+        journal=JournalAccess(loader.load, look_up, MessageReader(pool).read, head, snapshots.save, epoch, pages.read),
         memory_reads_allowed=lambda: lease[0],
         limits=Limits(),
         bounds=PendingBounds(

@@ -121,10 +121,8 @@ class Lane:
         path, _, query = target.partition(b"?")
         tail = path[_ID_ENDS:]
         route = self._reads.get(tail)
-        if route is None or not path.startswith(_BEFORE_THE_ID):
-            return None
-        found = canonical(path[_ID_BEGINS:_ID_ENDS].decode("latin-1"))
-        if found is None:
+        thread_id = None if route is None else _thread_of(path)
+        if route is None or thread_id is None:
             return None
         key = tail, query
         try:
@@ -137,7 +135,6 @@ class Lane:
                 self._parameters[key] = values
         if values is None:
             return None
-        thread_id = ThreadId(found)
         return Reading(route, thread_id, values, route.query(thread_id, values, None))
 
     @staticmethod
@@ -160,11 +157,9 @@ class Lane:
             if route is None:
                 return None
         else:
-            # `canonical` takes either case and ASCII alone; latin-1 decodes whatever it is given.
-            found = canonical(path[_ID_BEGINS:_ID_ENDS].decode("latin-1"))
-            if found is None:
+            target = _thread_of(path)
+            if target is None:
                 return None
-            target = ThreadId(found)
         body = short_body(route.body, raw)
         if body is None or (type(body) is ShortCreateBody and body.parent_thread_id is not UNSET):
             return None  # of a parent the owner is asked first
@@ -193,6 +188,13 @@ class Lane:
         if self._more_fields:
             reply.fields += self._more_fields
         metrics.observe(operation_id, reply.status, time.perf_counter() - begun)
+
+
+def _thread_of(path: bytes) -> ThreadId | None:
+    """The id in the path of a thread, or None."""
+    # `canonical` takes either case and ASCII alone; latin-1 decodes whatever it is given.
+    found = canonical(path[_ID_BEGINS:_ID_ENDS].decode("latin-1")) if path.startswith(_BEFORE_THE_ID) else None
+    return None if found is None else ThreadId(found)
 
 
 class _Exchange:
@@ -318,5 +320,5 @@ class _QueryExchange(_Exchange):
     async def found(self, service: ThreadService) -> RawResponse:
         del service  # the handler has its own
         if self._answer is None:
-            return await self._queries.reply(self._reading)
+            return await self._queries.reply(self._reading, self._asked_at)
         return await self._queries.reply_to(self._reading, self._answer, self._asked_at)

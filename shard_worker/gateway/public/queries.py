@@ -83,11 +83,15 @@ class QueryHandler:
             if after is None:
                 raise invalid(_FOREIGN_CURSOR)
             values = replace(values, min_sequence_nr=max(values.min_sequence_nr, int(after[-1])))
-        return await self.reply(Reading(route, thread_id, values, route.query(thread_id, values, after)))
+        reading = Reading(route, thread_id, values, route.query(thread_id, values, after))
+        return await self.reply(reading, time.monotonic())
 
-    async def reply(self, reading: Reading) -> RawResponse:
-        """The reply to a query.  Raises `ProblemRaised` for an anchor that never was a message."""
-        return await self._finish(reading, await self._ask(reading.asked))
+    async def reply(self, reading: Reading, began: float) -> RawResponse:
+        """The reply to a query, which has its time from ``began`` (monotonic, seconds) on.
+
+        Raises `ProblemRaised` for an anchor that never was a message.
+        """
+        return await self._finish(reading, await self._ask(reading.asked, began))
 
     def reply_at_once(self, reading: Reading, answer: Answer) -> RawResponse | None:
         """The reply to the owner's answer; None when it takes more than that, and `reply_to` gives it."""
@@ -120,15 +124,15 @@ class QueryHandler:
             raise invalid(of_parameter(asked.side.value, FailureCode.NOT_FOUND, detail))
         if isinstance(place, Unavailable):
             return place
-        return await self._ask(replace(asked, place=place))
+        return await self._ask(replace(asked, place=place), time.monotonic())
 
-    async def _ask(self, asked: Query) -> Answer:
+    async def _ask(self, asked: Query, began: float) -> Answer:
         """The owner's answer; while the owner is not to be had, the read model's.  Or always that, by the setting."""
         if not self.asks_owner:
             assert self._read_model is not None  # else the owner is asked
             return await self._read_model_answer(self._read_model, asked) or _NEITHER
-        began = time.monotonic()
-        return await self._or_read_model(asked, await self._service.ask(asked, self.owner_s), began)
+        left_s = max(0.0, self.owner_s - (time.monotonic() - began))
+        return await self._or_read_model(asked, await self._service.ask(asked, left_s), began)
 
     async def _or_read_model(self, asked: Query, answer: Answer, began: float) -> Answer:
         """The owner's answer; while the owner is not to be had, the read model's."""
